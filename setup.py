@@ -1,0 +1,26 @@
+"""The compiled modules. Everything else about the package is in pyproject.toml.
+
+CLOCKWORKER_PURE=1 builds none of them. Without a working compiler they are skipped with a warning and the package runs
+as pure Python, unless CLOCKWORKER_REQUIRE_EXT=1 makes a failed build an error.
+"""
+
+import os
+
+from setuptools import Extension, setup
+
+MODULES = {
+    "clockworker.executor._eevdf_cy": "src/clockworker/executor/_eevdf_cy.py",
+    "clockworker.executor._schedulers_cy": "src/clockworker/executor/_schedulers_cy.py",
+    "clockworker.executor._core_cy": "src/clockworker/executor/_core_cy.py",
+    "clockworker.ipc._ring_cy": "src/clockworker/ipc/_ring_cy.py",
+}
+
+
+def flag(name: str) -> bool:
+    return os.environ.get(name, "") not in ("", "0")
+
+
+extensions = [
+    Extension(name, [source], optional=not flag("CLOCKWORKER_REQUIRE_EXT")) for name, source in MODULES.items()
+]
+setup(ext_modules=[] if flag("CLOCKWORKER_PURE") else extensions)

@@ -1,0 +1,64 @@
+"""Every error that Clockworker raises on its own account.
+
+Each says whose fault it is: `ConfigurationError` and `UsageError` are the caller's, `JoinError`s speak of the task that
+was awaited, `CallError`s of the shard that was called.
+"""
+
+
+class ClockworkerError(Exception):
+    """The base of all errors of this package."""
+
+
+class ConfigurationError(ClockworkerError, ValueError):
+    """A value given to a constructor, an option or a file is wrong. The message names it and what would be right."""
+
+
+class UsageError(ClockworkerError, RuntimeError):
+    """The call was made at the wrong time or in the wrong place: a closed executor, another thread, a taken loop."""
+
+
+class JoinError(ClockworkerError):
+    """The awaited task gave no value."""
+
+
+class TaskCancelled(JoinError):
+    """The awaited task was aborted. An ordinary exception, so that it is never taken for the waiter's own cancellation."""
+
+
+class TaskPanicked(JoinError):
+    """The awaited task raised; `exception` is what it raised. Returned by `JoinHandle.outcome()`, never raised by it."""
+
+    __match_args__ = ("exception",)
+
+    def __init__(self, exception: BaseException) -> None:
+        super().__init__(exception)
+        self.exception = exception
+
+
+class CallError(ClockworkerError):
+    """A call to another shard did not bring back a value."""
+
+
+class ShardDied(CallError):
+    """The shard died with the call in flight. Whether the call ran is unknown."""
+
+
+class ShardDown(CallError):
+    """The shard is down, and nothing was sent. Calls succeed again once it has been restarted."""
+
+
+class CallTimeout(CallError, TimeoutError):
+    """The call's deadline passed: while it waited for credit, in the queue, or while it ran."""
+
+
+class MessageTooLarge(CallError, ValueError):
+    """The encoded call or reply is over `max_message`. Nothing was sent."""
+
+
+class RemoteError(CallError):
+    """The remote method raised something that does not travel. `type_name` and `remote_traceback` say what and where."""
+
+    def __init__(self, message: str, type_name: str = "", remote_traceback: str = "") -> None:
+        super().__init__(message)
+        self.type_name = type_name
+        self.remote_traceback = remote_traceback
