@@ -111,7 +111,9 @@ class Channel:
         noticed by reading."""
         data = self._encoder.encode(message)
         if len(data) > MAX_MESSAGE or len(descriptors) > MAX_DESCRIPTORS:
-            raise ControlError(f"{type(message).__name__} of {len(data)} bytes, {len(descriptors)} descriptors is too large")
+            raise ControlError(
+                f"{type(message).__name__} of {len(data)} bytes, {len(descriptors)} descriptors is too large"
+            )
         if self._outbox or not self._try_send(data, descriptors):
             self._outbox.append((data, [os.dup(descriptor) for descriptor in descriptors]))
 

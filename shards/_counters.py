@@ -1,4 +1,4 @@
-"""A shard's counters in memory that the supervisor reads without the shard's help: while it is stuck, and after it died.
+"""A shard's counters, in memory that the supervisor reads without the shard's help: while it is stuck, after it died.
 
 The memory is a memfd of 64-bit words: version, number of slots, sequence, then the slots. One process writes. It makes
 the sequence odd, stores the slots and makes it even again; a reader copies the slots between two looks at the sequence

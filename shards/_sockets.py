@@ -15,6 +15,7 @@ import errno
 import os
 import socket
 import stat
+from typing import Self
 
 from clockworker._errors import AddressUnavailable
 from clockworker.shards._config import Address, InheritedSocket, TcpAddress, UnixAddress
@@ -37,6 +38,12 @@ class Listeners:
         except BaseException:
             self.close()
             raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def of(self, shard: int) -> list[socket.socket]:
         return self._of_shard[shard]
@@ -97,7 +104,9 @@ def _resolve(address: TcpAddress) -> list[tuple[int, tuple[str, int]]]:
             address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE | socket.AI_NUMERICSERV
         )
     except socket.gaierror as error:
-        raise AddressUnavailable(f"{address}: no such host ({error.strerror}); give a name or address of this machine") from error
+        raise AddressUnavailable(
+            f"{address}: no such host ({error.strerror}); give a name or address of this machine"
+        ) from error
     unique = dict.fromkeys((family, (str(sockaddr[0]), int(sockaddr[1]))) for family, _, _, _, sockaddr in found)
     return list(unique)
 
@@ -124,7 +133,9 @@ def _remove_stale(address: UnixAddress) -> None:
     except FileNotFoundError:
         return
     if not stat.S_ISSOCK(mode):
-        raise AddressUnavailable(f"{address}: a file that is no socket is in the place; remove it or choose another path")
+        raise AddressUnavailable(
+            f"{address}: a file that is no socket is in the place; remove it or choose another path"
+        )
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as probe:
         result = probe.connect_ex(address.path)
     if result == errno.ECONNREFUSED:

@@ -1,7 +1,7 @@
 """Every error that Clockworker raises on its own account.
 
-Each says whose fault it is: `ConfigurationError` and `UsageError` are the caller's, `AddressUnavailable` the machine's, `JoinError`s speak of the task that
-was awaited, `CallError`s of the shard that was called.
+Each says whose fault it is: `ConfigurationError` and `UsageError` are the caller's, `AddressUnavailable` the machine's;
+`JoinError`s speak of the task that was awaited, `CallError`s of the shard that was called.
 """
 
 
