@@ -18,6 +18,7 @@ from clockworker.executor import Queue, Scheduler
 
 MAX_SHARDS = 1024
 MAX_SHARE = 10_000
+MAX_CPUS = 8192  # Linux has no more
 
 # The command line's name of a scheduler -> the class in clockworker.executor. Classes are looked up when asked for, so
 # that the list of names on offer is the list of those that exist.
@@ -151,9 +152,10 @@ def parse_cpus(text: str) -> tuple[int, ...]:
     cpus: list[int] = []
     for part in text.split(","):
         first, dash, last = part.strip().partition("-")
-        if not first.isdecimal() or (dash and not last.isdecimal()) or (dash and int(last) < int(first)):
+        last = last if dash else first
+        if not (first.isdecimal() and last.isdecimal() and int(first) <= int(last) < MAX_CPUS):
             raise ConfigurationError(f"{text!r} is not a list of CPUs; give numbers and ranges, for example 0-3,8")
-        cpus.extend(range(int(first), int(last or first) + 1))
+        cpus.extend(range(int(first), int(last) + 1))
     if len(set(cpus)) != len(cpus):
         raise ConfigurationError(f"{text!r} names a CPU twice; give each once")
     return tuple(cpus)

@@ -16,6 +16,7 @@ open work may need them. `Leave` comes once every shard that stops is `Drained`,
 
 from __future__ import annotations
 
+import array
 import contextlib
 import os
 import socket
@@ -30,6 +31,7 @@ from clockworker.shards._config import ServeConfig
 
 MAX_MESSAGE = 64 * 1024
 MAX_DESCRIPTORS = 253  # SCM_MAX_FD in Linux
+_ANCILLARY_SIZE = socket.CMSG_SPACE(MAX_DESCRIPTORS * array.array("i").itemsize)
 
 
 class Configure(msgspec.Struct, frozen=True, tag="configure"):
@@ -127,11 +129,11 @@ class Channel:
         Raises `BlockingIOError` if there is nothing to read, `ControlError` if what came is no message.
         """
         try:
-            data, descriptors, flags, _ = socket.recv_fds(
-                self._sock, MAX_MESSAGE, MAX_DESCRIPTORS, socket.MSG_CMSG_CLOEXEC
-            )
+            # Not socket.recv_fds: it drops its flags, and the descriptors would be inherited by whatever is started.
+            data, ancillary, flags, _ = self._sock.recvmsg(MAX_MESSAGE, _ANCILLARY_SIZE, socket.MSG_CMSG_CLOEXEC)
         except ConnectionResetError:
             return None
+        descriptors = _descriptors(ancillary)
         if not data:
             return None
         try:
@@ -166,6 +168,14 @@ class Channel:
         except (BrokenPipeError, ConnectionResetError):
             pass
         return True
+
+
+def _descriptors(ancillary: list[tuple[int, int, bytes]]) -> list[int]:
+    descriptors = array.array("i")
+    for level, kind, data in ancillary:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            descriptors.frombytes(data[: len(data) - len(data) % descriptors.itemsize])
+    return descriptors.tolist()
 
 
 def _close_all(descriptors: Sequence[int]) -> None:

@@ -20,7 +20,7 @@ import msgspec
 VERSION = 1
 _HEADER = 3
 _SEQUENCE = 2
-_ATTEMPTS = 100
+_ATTEMPTS = 1000
 
 
 class Counts(msgspec.Struct, frozen=True):

@@ -145,13 +145,15 @@ def _remove_stale(address: UnixAddress) -> None:
 
 
 def _adopt(address: InheritedSocket) -> socket.socket:
-    sock = socket.socket(fileno=os.dup(address.fd))
+    sock: socket.socket | None = None
     try:
-        listening = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+        with socket.socket(fileno=address.fd) as borrowed:
+            if borrowed.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+                sock = borrowed.dup()
+            borrowed.detach()  # it stays open for whoever gave it to us
     except OSError:
-        listening = 0
-    if not listening:
-        sock.close()
+        pass
+    if sock is None:
         raise AddressUnavailable(f"{address}: not a listening socket; pass one that listen() was called on")
     sock.setblocking(False)
     return sock

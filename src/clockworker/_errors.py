@@ -13,7 +13,7 @@ class ConfigurationError(ClockworkerError, ValueError):
     """A value given to a constructor, an option or a file is wrong. The message names it and what would be right."""
 
 
-class AddressUnavailable(ClockworkerError, OSError):
+class AddressUnavailable(ClockworkerError):
     """An address cannot be listened on. The message names it, says why and what to do."""
 
 
