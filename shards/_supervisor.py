@@ -44,6 +44,9 @@ EXIT_START_UP = 3
 # wish arrives twice. Nobody's second thoughts come this soon.
 ECHO_S = 0.1
 
+# How long a drained shard may take to end once the last of the others has.
+LEAVE_S = 1.0
+
 RING_CAPACITY = 1 << 20  # bytes; untouched pages of a ring take no memory
 
 
@@ -332,19 +335,26 @@ class Supervisor:
         shard.timer = self._loop.call_later(self._config.timeout_graceful_shutdown, self._grace_over, shard)
 
     def _grace_over(self, shard: _Shard) -> None:
+        if shard.drained and not self._all_drained():
+            # It waits for the others only. Their grace ends now, and then it leaves.
+            shard.timer = self._loop.call_later(LEAVE_S, self._grace_over, shard)
+            return
         grace = self._config.timeout_graceful_shutdown
-        log.warning("%s still had work %g s after it was told to stop: killed", shard, grace)
+        what = "did not end" if shard.drained else "still had work"
+        log.warning("%s %s %g s after it was told to stop: killed", shard, what, grace)
         assert shard.process is not None
         shard.process.kill()
 
     def _let_go(self) -> None:
         """Let the drained leave, if nobody still draining may need them."""
-        draining = [shard for shard in self._shards if shard.state is State.DRAINING]
-        if all(shard.drained for shard in draining):
-            for shard in draining:
-                if shard.process is not None:
+        if self._all_drained():
+            for shard in self._shards:
+                if shard.state is State.DRAINING and shard.process is not None:
                     shard.process.channel.send(Leave())
                     self._flush_when_writable(shard.process)
+
+    def _all_drained(self) -> bool:
+        return all(shard.drained for shard in self._shards if shard.state is State.DRAINING)
 
     def _kill_all(self) -> None:
         self._stop(EXIT_OK)
