@@ -79,15 +79,15 @@ def _die_with_supervisor(supervisor: int) -> None:
 
 def _take_signals() -> None:
     """What a terminal sends to the process group is the supervisor's to answer. (A handler that does nothing, because
-    SIG_IGN would be inherited by what the application starts.) SIGTERM gets its handler with the loop; until then it
-    is held back, as the supervisor has left it."""
+    SIG_IGN would be inherited by what the application starts.) SIGTERM gets its handler with the loop, and ends the
+    process before."""
 
     def ignore(number: int, frame: FrameType | None) -> None:
         pass
 
     for number in TERMINAL_SIGNALS - {signal.SIGTERM}:
         signal.signal(number, ignore)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, TERMINAL_SIGNALS - {signal.SIGTERM})
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, TERMINAL_SIGNALS)
 
 
 class _ShardMain:
@@ -119,7 +119,6 @@ class _ShardMain:
             self._assemble(executor)
             self._main = executor.queues()[0].spawn(application(self._shard), name="main")
             self._loop.add_signal_handler(signal.SIGTERM, self._stop)
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
             self._loop.add_reader(self._channel.fileno(), self._read)
             self._write_counters_for_ever()
             try:

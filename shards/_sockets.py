@@ -64,7 +64,9 @@ class Listeners:
 
     def _listen(self, address: Address, backlog: int) -> None:
         if isinstance(address, TcpAddress):
-            for family, sockaddr in _resolve(address):
+            resolved = _resolve(address)
+            # localhost is ::1 too on machines without IPv6: of several addresses, those count that are there.
+            for family, sockaddr in list(filter(_is_here, resolved)) or resolved:
                 self._listen_tcp(family, sockaddr, backlog)
             return
         if isinstance(address, UnixAddress):
@@ -109,6 +111,15 @@ def _resolve(address: TcpAddress) -> list[tuple[int, tuple[str, int]]]:
         ) from error
     unique = dict.fromkeys((family, (str(sockaddr[0]), int(sockaddr[1]))) for family, _, _, _, sockaddr in found)
     return list(unique)
+
+
+def _is_here(resolved: tuple[int, tuple[str, int]]) -> bool:
+    family, (host, _) = resolved
+    try:
+        _tcp_socket(family, (host, 0), reuse_port=False).close()
+    except OSError:
+        return False
+    return True
 
 
 def _tcp_socket(family: int, sockaddr: tuple[str, int], *, reuse_port: bool) -> socket.socket:

@@ -65,6 +65,14 @@ def test_a_host_that_is_not_here(host: str, message: str) -> None:
         Listeners((TcpAddress(host, 0),), shards=1, backlog=8)
 
 
+def test_of_several_addresses_of_a_host_those_count_that_are_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (host, 0)) for host in ("192.0.2.1", "127.0.0.1")]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
+    with Listeners((TcpAddress("some.host", 0),), shards=1, backlog=8) as listeners:
+        [name] = listeners.names
+        assert name.startswith("127.0.0.1:")
+
+
 def test_a_unix_socket_is_one_for_all_and_is_removed(tmp_path: Path) -> None:
     path = str(tmp_path / "s")
     with Listeners((UnixAddress(path),), shards=2, backlog=8) as listeners:

@@ -239,16 +239,20 @@ def test_restarts_leave_no_descriptor_and_no_zombie(serve: Serve) -> None:
     print(f"supervisor: {supervisor.memory_info().rss / 2**20:.1f} MiB, {len(before)} descriptors")
 
 
-def test_a_shard_has_only_its_own_descriptors(serve: Serve) -> None:
-    """Of the supervisor's none: not the other shards' sockets, and nothing that an application would pass on."""
-    source = (
-        ECHO
-        + "\nimport subprocess, sys\nprint('child has', subprocess.run(['ls', '/proc/self/fd'], capture_output=True, text=True).stdout.split(), flush=True)\n"
-    )
+# What a program started by the application is left with: its descriptors (3 is the directory it reads), signal masks.
+PROGRAM = """
+import os
+print("started with", sorted(os.listdir("/proc/self/fd")))
+print("".join(line for line in open("/proc/self/status") if line.startswith("SigBlk")))
+"""
+
+
+def test_programs_that_the_application_starts_inherit_nothing(serve: Serve) -> None:
+    source = f"import subprocess, sys\nsubprocess.run([sys.executable, '-c', {PROGRAM!r}])\n" + ECHO
     server = serve(source, "--shards", "2")
     server.wait_serving()
-    for match in server.wait_log(r"child has (\[.*\])", 2):
-        assert match[1] == "['0', '1', '2', '3']"  # 3: the directory that ls reads
+    assert {match[1] for match in server.wait_log(r"started with (.*)", 2)} == {"['0', '1', '2', '3']"}
+    assert {match[1] for match in server.wait_log(r"SigBlk:\t(\S+)", 2)} == {"0" * 16}
 
 
 # The supervisor's death.
