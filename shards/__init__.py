@@ -8,6 +8,7 @@ In reading order, from the command to the code that a user writes:
     _topology       what the kernel says of the CPUs
     _placement      policy: which shard runs where
     _sockets        the listening sockets
+    _host           open files and the pid file
     _supervisor     starts, replaces and stops the shards
     _lifecycle      policy: the states of a shard, and when a dead one may start again
     _process        one incarnation of a shard, as the supervisor holds it

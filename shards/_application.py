@@ -15,14 +15,10 @@ import traceback
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeAlias
 
-from clockworker._errors import ConfigurationError
+from clockworker._errors import ApplicationError
 
 # What the application's coroutine returns is its own business: nobody looks at it.
 Main: TypeAlias = Callable[..., Coroutine[Any, Any, object]]
-
-
-class ApplicationError(ConfigurationError):
-    """The named application cannot be run."""
 
 
 def load_application(app: str, app_dir: str, *, factory: bool) -> Main:

@@ -20,10 +20,10 @@ from types import FrameType
 
 import uvloop
 
-from clockworker._errors import ControlError, TaskCancelled, TaskPanicked
+from clockworker._errors import ApplicationError, ControlError, TaskCancelled, TaskPanicked
 from clockworker.executor import Executor, Ok
 from clockworker.ipc import Mesh
-from clockworker.shards._application import ApplicationError, Main, format_traceback, load_application
+from clockworker.shards._application import Main, format_traceback, load_application
 from clockworker.shards._control import (
     Channel,
     Configure,

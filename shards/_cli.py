@@ -26,10 +26,11 @@ import clockworker
 from clockworker._errors import AddressUnavailable, ConfigurationError
 from clockworker.shards import _config as parse
 from clockworker.shards._config import Address, ServeConfig, TcpAddress
+from clockworker.shards._host import PidFile
 from clockworker.shards._logging import set_up_logging
 from clockworker.shards._placement import Placement, order, place
 from clockworker.shards._sockets import Listeners
-from clockworker.shards._supervisor import PidFile, Supervisor, log
+from clockworker.shards._supervisor import Supervisor, log
 from clockworker.shards._topology import allowed_cpus, read_topology
 
 EXIT_ADDRESS = 1

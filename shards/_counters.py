@@ -1,10 +1,11 @@
 """A shard's counters, in memory that the supervisor reads without the shard's help: while it is stuck, after it died.
 
-The memory is a memfd of 64-bit words: version, number of slots, sequence, then the slots. One process writes. It makes
-the sequence odd, stores the slots and makes it even again; a reader copies the slots between two looks at the sequence
-and takes the copy only if both were equal and even (a sequence lock, as in the kernel's vDSO clock). A writer killed
-half-way leaves the sequence odd for ever: a reader then gets what is there after a bounded number of attempts, since
-each slot by itself is stored whole.
+The memory is a memfd of 64-bit words: version, number of slots, sequence, then two sets of slots. One process writes.
+It fills the set that the sequence does not point at (by its lowest bit) and then adds one to the sequence, which is the
+only act of publication. A reader copies the set pointed at, and takes the copy if the sequence is still the same: the
+writer cannot have touched that set meanwhile. This is the kernel's `seqcount_latch`. With a plain sequence lock, which
+was tried, a writer that is killed or merely not running half-way leaves readers without a whole set; here the one
+before is always there.
 
 Aligned 64-bit stores through a memoryview are single moves in CPython. Their order is the program's on x86; elsewhere a
 torn set of counters is possible, a torn counter is not.
@@ -49,7 +50,7 @@ class Counts(msgspec.Struct, frozen=True):
 
 
 SLOTS = Counts.__struct_fields__
-_SIZE = 8 * (_HEADER + len(SLOTS))
+_SIZE = 8 * (_HEADER + 2 * len(SLOTS))
 
 
 def create_counters() -> int:
@@ -72,10 +73,10 @@ class CounterWriter:
 
     def write(self, counts: Counts) -> None:
         words = self._words
-        words[_SEQUENCE] |= 1
-        for index, value in enumerate(msgspec.structs.astuple(counts), _HEADER):
+        sequence = words[_SEQUENCE] + 1
+        for index, value in enumerate(msgspec.structs.astuple(counts), _first_slot(sequence)):
             words[index] = value
-        words[_SEQUENCE] += 1
+        words[_SEQUENCE] = sequence
 
     def close(self) -> None:
         self._words.release()
@@ -90,14 +91,21 @@ class CounterReader:
         self._words = memoryview(self._memory).cast("Q")
 
     def read(self) -> Counts:
+        """The newest set. Each failed attempt means that another set was published during it; a writer that does nothing
+        else is not waited for without end."""
         words = self._words
         for _ in range(_ATTEMPTS):
-            before = words[_SEQUENCE]
-            counts = Counts(*words[_HEADER : _HEADER + len(SLOTS)])
-            if before == words[_SEQUENCE] and not before & 1:
+            sequence = words[_SEQUENCE]
+            first = _first_slot(sequence)
+            counts = Counts(*words[first : first + len(SLOTS)])
+            if words[_SEQUENCE] == sequence:
                 break
         return counts
 
     def close(self) -> None:
         self._words.release()
         self._memory.close()
+
+
+def _first_slot(sequence: int) -> int:
+    return _HEADER + (sequence & 1) * len(SLOTS)

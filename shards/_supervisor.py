@@ -19,16 +19,15 @@ import asyncio
 import logging
 import math
 import os
-import resource
 import signal
 from collections import deque
-from pathlib import Path
 from typing import Any
 
 from clockworker import ipc
-from clockworker._errors import ConfigurationError, ControlError
+from clockworker._errors import ControlError
 from clockworker.shards._config import ServeConfig
 from clockworker.shards._control import Configure, Connect, Disconnect, Drained, Failed, Leave, Ready, Stop
+from clockworker.shards._host import raise_descriptor_limit
 from clockworker.shards._lifecycle import Lifecycle, RestartPolicy, Restarts, State
 from clockworker.shards._placement import Placement
 from clockworker.shards._process import ShardProcess
@@ -92,6 +91,7 @@ class Supervisor:
         self._rolling: _Shard | None = None
 
     def run(self) -> int:
+        """Raises `ConfigurationError` if the limit on open files is too low for so many shards."""
         raise_descriptor_limit(len(self._shards), len(self._listeners.of(0)))
         return asyncio.run(self._supervise())
 
@@ -374,34 +374,3 @@ class Supervisor:
             if shard.state is State.READY:  # one that is starting anyway will be new
                 self._rolling = shard
                 self._drain(shard)
-
-
-def raise_descriptor_limit(shards: int, addresses: int) -> None:
-    """Raise the soft limit on open files to the hard one, and check that it is enough for the mesh.
-
-    Each shard costs the supervisor a pidfd, a channel, counters, a doorbell's two and its sockets; a shard holds at
-    most four for each peer. Raises `ConfigurationError`.
-    """
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    needed = 64 + shards * (5 + addresses)
-    if hard != resource.RLIM_INFINITY and hard < needed:
-        raise ConfigurationError(
-            f"{shards} shards need {needed} open files, but the limit is {hard}; raise it (ulimit -n) or start fewer"
-        )
-
-
-class PidFile:
-    """A file with the supervisor's pid, there while the block runs."""
-
-    def __init__(self, path: str) -> None:
-        self._path = Path(path)
-
-    def __enter__(self) -> None:
-        try:
-            self._path.write_text(f"{os.getpid()}\n")
-        except OSError as error:
-            raise ConfigurationError(f"--pid-file {str(self._path)!r} cannot be written: {error.strerror}") from error
-
-    def __exit__(self, *_: object) -> None:
-        self._path.unlink(missing_ok=True)

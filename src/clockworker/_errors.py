@@ -13,6 +13,10 @@ class ConfigurationError(ClockworkerError, ValueError):
     """A value given to a constructor, an option or a file is wrong. The message names it and what would be right."""
 
 
+class ApplicationError(ConfigurationError):
+    """What `clockworker-serve` was told to run is not there, or is no application. The message says what one is."""
+
+
 class AddressUnavailable(ClockworkerError):
     """An address cannot be listened on. The message names it, says why and what to do."""
 
