@@ -22,6 +22,7 @@ from importlib import metadata
 from typing import Any
 
 import msgspec
+
 import clockworker
 from clockworker._errors import AddressUnavailable, ConfigurationError
 from clockworker.shards import _config as parse

@@ -6,7 +6,7 @@ import sys
 
 import msgspec
 
-from clockworker.shards._counters import SLOTS, CounterReader, Counts, CounterWriter, create_counters
+from clockworker.shards._counters import SLOTS, CounterReader, CounterWriter, Counts, create_counters
 from tests.shards.servers import eventually
 
 # Sets all slots to 1, to 2, and so on, for as long as it lives, with a pause after each that a reader can get in.
