@@ -91,8 +91,8 @@ class CounterReader:
         self._words = memoryview(self._memory).cast("Q")
 
     def read(self) -> Counts:
-        """The newest set. A failed attempt means that another set was published during it; a writer that does nothing else
-        is not waited for without end."""
+        """The newest set. A failed attempt means that another set was published during it; a writer that does nothing
+        else is not waited for without end."""
         words = self._words
         for _ in range(_ATTEMPTS):
             sequence = words[_SEQUENCE]
