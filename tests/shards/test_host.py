@@ -47,5 +47,5 @@ def test_the_pid_file_is_there_while_the_block_runs(tmp_path: Path) -> None:
 
 
 def test_a_pid_file_that_cannot_be_written(tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match="--pid-file .* cannot be written"), PidFile(str(tmp_path)):
+    with pytest.raises(ConfigurationError, match=r"--pid-file .* cannot be written"), PidFile(str(tmp_path)):
         pass
