@@ -5,20 +5,28 @@ them. Because the supervisor keeps a copy, connections that wait in the queue of
 for its successor; with a socket made by the shard they would be reset. Unix sockets know no SO_REUSEPORT, so there all
 shards accept from one, and so they do with an inherited descriptor.
 
+Closing a listening socket resets what is in its queue, and there is no call that says "no more" without that. So before
+the end a filter that drops every packet is put on it: new connections then wait for the client's next attempt (a second
+later, by which time the port is closed, or served by a new server), and the queue can be accepted down to nothing.
+
 SO_REUSEPORT has a trap: a second server of the same user that also sets it binds the same port without an error, and
 takes half of the connections. So each address is first bound without it, which fails if anyone listens there.
 """
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
 import socket
 import stat
+import struct
 from typing import Self
 
 from clockworker._errors import AddressUnavailable
 from clockworker.shards._config import Address, InheritedSocket, TcpAddress, UnixAddress
+
+_SO_ATTACH_FILTER = 26
 
 
 class Listeners:
@@ -28,6 +36,7 @@ class Listeners:
         """Binds and listens at once. Raises `AddressUnavailable`, with nothing left open."""
         self.names: list[str] = []
         self._of_shard: list[list[socket.socket]] = [[] for _ in range(shards)]
+        self._tcp: list[socket.socket] = []
         self._unix_paths: list[tuple[str, int]] = []
         try:
             for address in addresses:
@@ -48,12 +57,21 @@ class Listeners:
     def of(self, shard: int) -> list[socket.socket]:
         return self._of_shard[shard]
 
+    def refuse_new(self) -> None:
+        """Let no new connection into the queues of our TCP sockets, the shards' copies included. Cannot be undone.
+
+        An inherited socket is left alone: whoever gave it to us may want to use it again.
+        """
+        for sock in self._tcp:
+            _drop_all_packets(sock)
+
     def close(self) -> None:
         """Close every socket and remove the Unix sockets' files, unless someone else has put theirs in the place."""
         for sockets in self._of_shard:
             for sock in sockets:
                 sock.close()
             sockets.clear()
+        self._tcp.clear()
         for path, inode in self._unix_paths:
             try:
                 if os.stat(path).st_ino == inode:
@@ -84,6 +102,7 @@ class Listeners:
         for sockets in self._of_shard:
             sock = _tcp_socket(family, sockaddr, reuse_port=True)
             sockets.append(sock)
+            self._tcp.append(sock)
             sock.listen(backlog)
             sockaddr = sock.getsockname()[:2]  # port 0 was a free one for the first shard, and is that one for all
         self.names.append(str(TcpAddress(*sockaddr)))
@@ -135,6 +154,12 @@ def _tcp_socket(family: int, sockaddr: tuple[str, int], *, reuse_port: bool) -> 
         sock.close()
         raise
     return sock
+
+
+def _drop_all_packets(sock: socket.socket) -> None:
+    # struct sock_filter[1]: BPF_RET | BPF_K, keep 0 bytes; struct sock_fprog: its length and address.
+    program = ctypes.create_string_buffer(struct.pack("HBBI", 0x06, 0, 0, 0), 8)
+    sock.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, struct.pack("HL", 1, ctypes.addressof(program)))
 
 
 def _remove_stale(address: UnixAddress) -> None:

@@ -316,6 +316,7 @@ class Supervisor:
             return
         self._stopping = True
         self._exit_status = exit_status
+        self._listeners.refuse_new()
         self._listeners.close()
         for shard in self._shards:
             if shard.state is State.BACKOFF:

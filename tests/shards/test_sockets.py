@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import os
 import socket
 from collections.abc import Iterator
@@ -71,6 +72,18 @@ def test_of_several_addresses_of_a_host_those_count_that_are_there(monkeypatch: 
     with Listeners((TcpAddress("some.host", 0),), shards=1, backlog=8) as listeners:
         [name] = listeners.names
         assert name.startswith("127.0.0.1:")
+
+
+def test_when_new_connections_are_refused_those_in_the_queue_are_still_accepted() -> None:
+    with Listeners((LOCAL,), shards=1, backlog=8) as listeners:
+        listening = listeners.of(0)[0]
+        with socket.create_connection(listening.getsockname()), socket.socket() as late:
+            listeners.refuse_new()
+            late.setblocking(False)
+            assert late.connect_ex(listening.getsockname()) == errno.EINPROGRESS
+            listening.accept()[0].close()
+            with pytest.raises(BlockingIOError):
+                listening.accept()
 
 
 def test_a_unix_socket_is_one_for_all_and_is_removed(tmp_path: Path) -> None:

@@ -378,6 +378,34 @@ def test_a_shard_still_answers_its_peers_while_they_finish(serve: Serve) -> None
     assert abs(ends[0] - ends[1]) <= 0.5
 
 
+def test_under_load_no_request_that_was_accepted_fails(serve: Serve) -> None:
+    server = serve(WORK, "--shards", "2")
+    server.wait_serving()
+    served: list[bytes] = []
+    failed: list[Exception] = []
+
+    def requests() -> None:
+        while True:
+            try:
+                client = server.connect()
+            except OSError:
+                return  # refused: the server has stopped
+            with client:
+                try:
+                    served.append(ask(client, b"sleep 0.002"))
+                except Exception as error:
+                    failed.append(error)
+
+    threads = [threading.Thread(target=requests) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    eventually(lambda: len(served) > 300, "a steady load")
+    assert server.stop() == 0
+    for thread in threads:
+        thread.join()
+    assert failed == []
+
+
 def test_after_stopping_main_may_finish(serve: Serve) -> None:
     server = serve(ECHO + "    print('hook', shard.id, flush=True)\n", "--shards", "2")
     server.wait_serving()
