@@ -83,6 +83,11 @@ class Executor:
         """The running queues, in the order of their declaration."""
         return list(self._handles.values())
 
+    def current_queue(self) -> QueueHandle | None:
+        """The queue of the task whose step is running; None outside of all queues."""
+        current = self._core.current
+        return None if current is None else self._handles[current.membership.queue.key]
+
     async def __aenter__(self) -> Self:
         self._core.attach(asyncio.get_running_loop())
         self._host = asyncio.current_task()
@@ -166,6 +171,10 @@ class Executor:
         """Let the executor poll `source` once a turn, and for `idle_poll_us` after it has run dry."""
         self._core.source = source
         self._core.idle_poll_ns = idle_poll_us * 1_000
+
+    def wake(self) -> None:
+        """Make sure that the source is polled soon, though nothing may be runnable."""
+        self._core.wake()
 
     def panicked(self, state: TaskState, exception: BaseException) -> None:
         """The core's word that a spawned task of a queue that propagates has raised."""

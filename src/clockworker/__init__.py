@@ -7,4 +7,9 @@
 Everything public is importable from here.
 """
 
+from clockworker import _errors, executor, ipc
+from clockworker._errors import *  # noqa: F403
 from clockworker.executor import *  # noqa: F403
+from clockworker.ipc import *  # noqa: F403
+
+__all__ = [*_errors.__all__, *executor.__all__, *ipc.__all__]

@@ -4,6 +4,21 @@ Each says whose fault it is: `ConfigurationError` and `UsageError` are the calle
 `JoinError`s speak of the task that was awaited, `CallError`s of the shard that was called.
 """
 
+__all__ = [
+    "CallError",
+    "CallTimeout",
+    "ClockworkerError",
+    "ConfigurationError",
+    "JoinError",
+    "MessageTooLarge",
+    "RemoteError",
+    "ShardDied",
+    "ShardDown",
+    "TaskCancelled",
+    "TaskPanicked",
+    "UsageError",
+]
+
 
 class ClockworkerError(Exception):
     """The base of all errors of this package."""

@@ -1,0 +1,71 @@
+"""Exceptions on the wire: what a remote method raised, as data, and back. Never pickle: it would run what the peer says."""
+
+from __future__ import annotations
+
+import builtins
+import traceback
+from typing import Any
+
+import msgspec
+
+from clockworker._errors import MessageTooLarge, RemoteError
+
+_PLAIN = (str, bytes, int, float, bool, type(None))
+
+
+class Failure(msgspec.Struct, array_like=True, frozen=True):
+    """An exception that travels. `args` are the exception's if they are plain values, else its message alone."""
+
+    type_name: str
+    args: list[Any]  # plain values; msgspec takes no union of str and bytes
+    message: str
+    remote_traceback: str
+
+
+class RemoteTraceback(Exception):
+    """The cause of an exception that came from another shard: its traceback there, as text."""
+
+    def __str__(self) -> str:
+        return f"\n{self.args[0]}"
+
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(Failure)
+
+
+def encode_failure(exception: BaseException) -> bytes:
+    """The body of an error frame; it always fits a frame."""
+    kind = type(exception)
+    plain = all(isinstance(arg, _PLAIN) and len(str(arg)) < 4_096 for arg in exception.args)
+    text = str(exception)[:4_096]
+    return _encoder.encode(
+        Failure(
+            f"{kind.__module__}.{kind.__qualname__}",
+            list(exception.args)[:16] if plain else [text],
+            text,
+            "".join(traceback.format_exception(exception, limit=-20))[-16_384:],
+        )
+    )
+
+
+def decode_failure(body: bytes, declared: dict[str, type[Exception]], where: str) -> Exception:
+    """The exception to raise in the caller: itself if it is a builtin or declared, else RemoteError."""
+    failure = _decoder.decode(body)
+    module, _, name = failure.type_name.rpartition(".")
+    kind: Any = declared.get(failure.type_name)
+    if kind is None and failure.type_name == f"{MessageTooLarge.__module__}.MessageTooLarge":
+        kind = MessageTooLarge  # of the reply
+    if kind is None and module == "builtins":
+        kind = getattr(builtins, name, None)
+    exception: Exception | None = None
+    if isinstance(kind, type) and issubclass(kind, Exception):
+        try:
+            exception = kind(*failure.args)
+        except Exception:  # a constructor with a mind of its own
+            exception = None
+    if exception is None:
+        exception = RemoteError(
+            f"{where} raised {failure.type_name}: {failure.message}", failure.type_name, failure.remote_traceback
+        )
+    exception.__cause__ = RemoteTraceback(failure.remote_traceback)
+    return exception

@@ -1,0 +1,198 @@
+"""A link: the pair of rings to one peer, the calls in flight over it, and the frames that wait for room.
+
+Frames leave in the order in which they were sent. What finds the ring full waits in `_backlog`, in this process's memory.
+Credit bounds it: no more than `credit` calls are in flight to one peer, and a peer owes at most one reply for each of ours,
+so two full rings cannot wait for each other: each side always takes in what comes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections import deque
+from typing import Any
+
+import msgspec
+
+from clockworker._errors import MessageTooLarge, ShardDied, ShardDown
+from clockworker.ipc._doorbell_cy import PeerDoorbell
+from clockworker.ipc._frames import Kind, Reassembly, pieces
+from clockworker.ipc._remote import RemoteMethod
+from clockworker.ipc._ring_cy import RingConsumer, RingProducer
+
+
+class Limits(msgspec.Struct, frozen=True):
+    """Bounds of a mesh. max_message: bytes of one encoded call or reply. credit: calls in flight from here to one peer."""
+
+    max_message: int = 16 * 1024 * 1024
+    credit: int = 1_024
+
+
+class PendingCall:
+    """A call of ours that waits for its reply."""
+
+    __slots__ = ("future", "method")
+
+    def __init__(self, future: asyncio.Future[Any], method: RemoteMethod) -> None:
+        self.future = future
+        self.method = method
+
+
+class Link:
+    """One peer, connected or not. It stays the same object over the peer's incarnations."""
+
+    def __init__(self, peer: int, limits: Limits) -> None:
+        self.peer = peer
+        self.epoch = 0
+        self.connected = False
+        self.pending: dict[int, PendingCall] = {}
+        self.serving: dict[int, asyncio.Task[None]] = {}
+        self.frames_sent = 0
+        self.frames_received = 0
+        self.bytes_sent = 0
+        self.bytes_received = 0
+        self.credit_waits = 0
+        self.consumer: RingConsumer
+        self.reassembly: Reassembly
+        self._limits = limits
+        self._credit = 0
+        self._next_call = 0
+        self._backlog: deque[tuple[int, int, int, int, bytes]] = deque()
+        self._waiting_for_credit: deque[asyncio.Future[None]] = deque()
+        self._flushed = 0  # frames that the peer has been told of
+
+    def connect(self, epoch: int, consumer: RingConsumer, producer: RingProducer, doorbell: PeerDoorbell) -> None:
+        """A new incarnation of the peer, with rings that nobody has used."""
+        self.epoch = epoch
+        self.consumer = consumer
+        self.producer = producer
+        self.doorbell = doorbell
+        self.largest_frame = producer.capacity >> 2
+        self.reassembly = Reassembly(self._limits.max_message)
+        self._flushed = self.frames_sent
+        self._credit = self._limits.credit
+        self.connected = True
+
+    def disconnect(self, reason: str) -> None:
+        """The peer is gone. Calls in flight end in ShardDied, those that wait for credit in ShardDown; its own are aborted."""
+        if not self.connected:
+            return
+        self.connected = False
+        self._backlog.clear()
+        for call in self.pending.values():
+            if not call.future.done():
+                call.future.set_exception(ShardDied(f"{reason} with {call.method.name} in flight; it may have run or not"))
+        self.pending.clear()
+        for waiter in self._waiting_for_credit:
+            if not waiter.done():
+                waiter.set_exception(self.down())
+        self._waiting_for_credit.clear()
+        for task in self.serving.values():
+            task.cancel()
+        self.serving.clear()
+        self.consumer.close()
+        self.producer.close()
+        self.doorbell.close()
+
+    def down(self) -> ShardDown:
+        """The error of a call that finds no peer."""
+        return ShardDown(f"shard {self.peer} is down; nothing was sent")
+
+    async def acquire_credit(self) -> None:
+        """Take the right to have one more call in flight. First come, first served. ShardDown if the peer is or goes down."""
+        if not self.connected:
+            raise self.down()
+        if self._credit > 0:
+            self._credit -= 1
+            return
+        self.credit_waits += 1
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting_for_credit.append(waiter)
+        try:
+            await waiter  # whoever gives a credit back hands it to the first who waits
+        except asyncio.CancelledError:
+            if waiter.done() and not waiter.cancelled() and waiter.exception() is None:
+                self._release_credit()
+            raise
+        if not self.connected:
+            raise self.down()
+
+    def open_call(self, method: RemoteMethod, future: asyncio.Future[Any]) -> int:
+        """The number of a new call, whose credit was acquired; `close_call` gives it back."""
+        self._next_call += 1
+        self.pending[self._next_call] = PendingCall(future, method)
+        return self._next_call
+
+    def close_call(self, call: int) -> PendingCall | None:
+        """Forget a call; None if it was forgotten before."""
+        closed = self.pending.pop(call, None)
+        if closed is not None:
+            self._release_credit()
+        return closed
+
+    def check_size(self, body: bytes, what: str) -> None:
+        """Raise MessageTooLarge if the body may not be sent."""
+        if len(body) > self._limits.max_message:
+            raise MessageTooLarge(
+                f"{what} is {len(body):,} bytes encoded; max_message is {self._limits.max_message:,}. Nothing was sent"
+            )
+
+    def send(self, kind: Kind, queue: int, method: int, call: int, body: bytes) -> None:
+        """Put a frame into the ring, or behind those that wait for room. The peer is told at the next flush."""
+        self.bytes_sent += len(body)
+        if len(body) <= self.largest_frame:
+            self._send_frame(kind, queue, method, call, body)
+            return
+        for last, piece in pieces(body, self.largest_frame):
+            self._send_frame(kind if last else Kind.CHUNK, queue, method, call, piece)
+
+    def flush(self) -> None:
+        """Send what waits, as far as there is room, and tell the peer of all that is new to it."""
+        if not self.connected:
+            return
+        if self._backlog and not self._send_backlog():
+            # The stall must be visible before we look once more: then either we see the room, or the peer our stall.
+            self.producer.stall()
+            self._send_backlog()
+        if self.frames_sent != self._flushed:
+            self._flushed = self.frames_sent
+            self.doorbell.announce()
+
+    def announce_room(self) -> None:
+        """After taking frames in: if the peer waits for room in its ring to us, tell it."""
+        if self.consumer.producer_stalled():
+            self.doorbell.announce()
+
+    def _send_frame(self, kind: int, queue: int, method: int, call: int, body: bytes) -> None:
+        if self._backlog or not self.producer.push(kind, queue, method, call, body):
+            self._backlog.append((kind, queue, method, call, body))
+        else:
+            self.frames_sent += 1
+
+    def _send_backlog(self) -> bool:
+        while self._backlog:
+            if not self.producer.push(*self._backlog[0]):
+                return False
+            self._backlog.popleft()
+            self.frames_sent += 1
+        return True
+
+    def _release_credit(self) -> None:
+        while self._waiting_for_credit:
+            waiter = self._waiting_for_credit.popleft()
+            if not waiter.done():
+                waiter.set_result(None)
+                return
+        self._credit += 1
+
+
+def open_link_ends(
+    incoming: int, outgoing: int, doorbell: tuple[int, int], own: int
+) -> tuple[RingConsumer, RingProducer, PeerDoorbell]:
+    """Map what the supervisor passed for one peer, and close the descriptors that are not needed any more."""
+    memory, eventfd = doorbell
+    try:
+        return RingConsumer(incoming), RingProducer(outgoing), PeerDoorbell(memory, eventfd, own)
+    finally:
+        for descriptor in (incoming, outgoing, memory):
+            os.close(descriptor)

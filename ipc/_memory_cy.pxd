@@ -1,0 +1,21 @@
+cimport cython
+from cpython.buffer cimport Py_buffer
+from libc.stdint cimport uint64_t
+
+
+@cython.final
+cdef class SharedMemory:
+    cdef readonly Py_ssize_t size
+    cdef object _map
+    cdef Py_buffer _view
+    cdef char *_base
+    # Of the pure version only; declared so that one source serves both.
+    cdef object _bytes
+    cdef object _words
+    cdef object _lock
+
+    cpdef uint64_t load(self, Py_ssize_t offset) noexcept
+    cpdef void store(self, Py_ssize_t offset, uint64_t value) noexcept
+    cpdef void fence(self) noexcept
+    cpdef bytes read(self, Py_ssize_t offset, Py_ssize_t length)
+    cpdef void write(self, Py_ssize_t offset, bytes data, Py_ssize_t start, Py_ssize_t length) noexcept

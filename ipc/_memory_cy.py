@@ -1,0 +1,111 @@
+# cython: language_level=3, annotation_typing=False
+"""Memory that two processes share: words that one writes and the other reads, and runs of bytes between them.
+
+It is a memfd: it has no name in any file system, and is gone with the last process that holds it, however that ends. It is
+sealed against shrinking, since a peer that truncated it would kill us with SIGBUS.
+
+Uncompiled, a word is stored and loaded through a memoryview, which is one 8-byte move. On x86-64 that is enough: stores
+are seen in order, loads are done in order, and the full fence is a lock taken and released, which is a locked instruction.
+On other processors it is not enough, and the pure version refuses to run.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import mmap
+import os
+import platform
+import threading
+
+try:
+    import cython
+except ModuleNotFoundError:
+    from clockworker import _cython_shim as cython  # type: ignore[no-redef]
+
+from clockworker._errors import ConfigurationError
+
+if cython.compiled:
+    from cython.cimports.clockworker.ipc._atomics import cw_full_fence, cw_load_acquire, cw_store_release
+    from cython.cimports.cpython.buffer import PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
+    from cython.cimports.cpython.bytes import PyBytes_AS_STRING, PyBytes_FromStringAndSize
+    from cython.cimports.libc.string import memcpy
+
+compiled: bool = cython.compiled
+
+
+def create_memory(name: str, size: int) -> int:
+    """The descriptor of a new sealed memfd of `size` zero bytes. Its pages are taken when first touched."""
+    descriptor = os.memfd_create(f"clockworker-{name}", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    try:
+        os.ftruncate(descriptor, size)
+        fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+class SharedMemory:
+    """One memfd, mapped. Word offsets are in bytes and multiples of 8; nothing is checked: rings know their bounds."""
+
+    size: int
+
+    def __init__(self, descriptor: int) -> None:
+        if not cython.compiled and platform.machine() != "x86_64":
+            raise ConfigurationError(
+                f"on {platform.machine()} the pure-Python rings are not safe: install a C compiler and clockworker again"
+            )
+        self.size = os.fstat(descriptor).st_size
+        self._map = mmap.mmap(descriptor, self.size)
+        if cython.compiled:
+            PyObject_GetBuffer(self._map, cython.address(self._view), PyBUF_WRITABLE)
+            self._base = cython.cast(cython.p_char, self._view.buf)
+        else:
+            self._bytes = memoryview(self._map)
+            self._words = self._bytes.cast("Q")
+            self._lock = threading.Lock()
+
+    def close(self) -> None:
+        """Unmap. Nothing may be called afterwards."""
+        if cython.compiled:
+            if self._base is not cython.NULL:
+                self._base = cython.NULL
+                PyBuffer_Release(cython.address(self._view))
+        else:
+            self._words.release()
+            self._bytes.release()
+        self._map.close()
+
+    def load(self, offset: int) -> int:
+        """A word; what its writer stored before it is visible afterwards (acquire)."""
+        if cython.compiled:
+            return cw_load_acquire(self._base + offset)
+        return self._words[offset >> 3]
+
+    def store(self, offset: int, value: int) -> None:
+        """A word; whoever loads it sees what was stored before (release)."""
+        if cython.compiled:
+            cw_store_release(self._base + offset, value)
+        else:
+            self._words[offset >> 3] = value
+
+    def fence(self) -> None:
+        """No load that follows is done before a store that precedes is visible to all."""
+        if cython.compiled:
+            cw_full_fence()
+        else:
+            self._lock.acquire()
+            self._lock.release()
+
+    def read(self, offset: int, length: int) -> bytes:
+        """A copy of `length` bytes."""
+        if cython.compiled:
+            return PyBytes_FromStringAndSize(self._base + offset, length)
+        return bytes(self._bytes[offset : offset + length])
+
+    def write(self, offset: int, data: bytes, start: int, length: int) -> None:
+        """Copy `data[start : start + length]` in."""
+        if cython.compiled:
+            memcpy(self._base + offset, PyBytes_AS_STRING(data) + start, length)
+        else:
+            self._bytes[offset : offset + length] = data[start : start + length]
