@@ -21,10 +21,11 @@ from types import FrameType
 import uvloop
 
 from clockworker._errors import ApplicationError, ControlError, TaskCancelled, TaskPanicked
-from clockworker.executor import Executor, Ok
+from clockworker.executor import Executor, JoinHandle, Ok
 from clockworker.ipc import Mesh
 from clockworker.shards._application import Main, format_traceback, load_application
 from clockworker.shards._control import (
+    Begin,
     Channel,
     Configure,
     Connect,
@@ -100,6 +101,8 @@ class _ShardMain:
         self._counters = CounterWriter(counters)
         os.close(counters)
         self._listening = [socket.socket(fileno=descriptor) for descriptor in listening]
+        self._main: JoinHandle[object] | None = None
+        self._may_begin = asyncio.Event()
         self._may_leave = asyncio.Event()
 
     def run(self) -> int:
@@ -117,12 +120,15 @@ class _ShardMain:
         self._loop = asyncio.get_running_loop()
         async with Executor([queue.declare() for queue in self._config.queues], on_panic="catch") as executor:
             self._assemble(executor)
-            self._main = executor.queues()[0].spawn(application(self._shard), name="main")
             self._loop.add_signal_handler(signal.SIGTERM, self._stop)
             self._loop.add_reader(self._channel.fileno(), self._read)
             self._write_counters_for_ever()
             try:
-                return await self._live()
+                await self._may_begin.wait()
+                self._main = executor.queues()[0].spawn(application(self._shard), name="main")
+                if self._shard.stopping:
+                    self._main.abort()
+                return await self._live(self._main)
             finally:
                 self._counters.write(self._shard._counts())
                 self._mesh.close()
@@ -142,10 +148,10 @@ class _ShardMain:
             announce_ready=lambda: self._channel.send(Ready()),
         )
 
-    async def _live(self) -> int:
+    async def _live(self, main: JoinHandle[object]) -> int:
         """Run `main` to its end, then finish what is open and leave with the others."""
         status = EXIT_OK
-        outcome = await self._main.outcome()
+        outcome = await main.outcome()
         if not self._shard.stopping:
             match outcome:
                 case TaskPanicked(exception):
@@ -185,6 +191,8 @@ class _ShardMain:
                 self._mesh.connect(peer, epoch, incoming=incoming, outgoing=outgoing, doorbell=(memory, event))
             case Disconnect(peer):
                 self._mesh.disconnect(peer)
+            case Begin():
+                self._may_begin.set()
             case Stop():
                 self._stop()
             case Leave():
@@ -193,9 +201,10 @@ class _ShardMain:
                 raise ControlError(f"{type(message).__name__} was not expected")
 
     def _stop(self) -> None:
-        if not self._shard.is_ready:
+        if self._main is not None and not self._shard.is_ready:
             self._main.abort()  # still starting: there is nothing to finish
         self._shard._stop()
+        self._may_begin.set()
 
     def _write_counters_for_ever(self) -> None:
         self._counters.write(self._shard._counts())

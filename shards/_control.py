@@ -7,9 +7,11 @@ shard must not stop the supervisor.
 
 A conversation:
 
-    supervisor: Configure (first, once), then Connect and Disconnect as peers come and go, Stop, Leave
+    supervisor: Configure (first, once), Connect and Disconnect as peers come and go, Begin, Stop, Leave
     shard:      Ready or Failed, Drained
 
+`Begin` follows the first round of `Connect`: an application that starts must find its peers connected, or its first
+calls would end in `ShardDown`.
 `Stop` asks for an end of accepting and for open work to be finished; calls from peers are still served, because their
 open work may need them. `Leave` comes once every shard that stops is `Drained`, and ends the process.
 """
@@ -57,6 +59,10 @@ class Disconnect(msgspec.Struct, frozen=True, tag="disconnect"):
     peer: int
 
 
+class Begin(msgspec.Struct, frozen=True, tag="begin"):
+    pass
+
+
 class Stop(msgspec.Struct, frozen=True, tag="stop"):
     pass
 
@@ -80,7 +86,7 @@ class Drained(msgspec.Struct, frozen=True, tag="drained"):
     pass
 
 
-ToShard: TypeAlias = Configure | Connect | Disconnect | Stop | Leave
+ToShard: TypeAlias = Configure | Connect | Disconnect | Begin | Stop | Leave
 ToSupervisor: TypeAlias = Ready | Failed | Drained
 Message: TypeAlias = ToShard | ToSupervisor
 

@@ -26,7 +26,7 @@ from typing import Any
 from clockworker import ipc
 from clockworker._errors import ControlError
 from clockworker.shards._config import ServeConfig
-from clockworker.shards._control import Configure, Connect, Disconnect, Drained, Failed, Leave, Ready, Stop
+from clockworker.shards._control import Begin, Configure, Connect, Disconnect, Drained, Failed, Leave, Ready, Stop
 from clockworker.shards._host import raise_descriptor_limit
 from clockworker.shards._lifecycle import Lifecycle, RestartPolicy, Restarts, State
 from clockworker.shards._placement import Placement
@@ -83,6 +83,7 @@ class Supervisor:
         self._listeners = listeners
         self._shards = [_Shard(id, cpu) for id, cpu in enumerate(placement.cpus)]
         self._epoch = 0
+        self._wired = False  # every shard has been spawned and connected once
         self._serving = False  # every shard has been ready once
         self._stopping = False
         self._stop_asked = -math.inf  # the loop's time of the signal that asked for it
@@ -104,6 +105,10 @@ class Supervisor:
         for shard in self._shards:
             if not self._stopping:
                 self._start(shard)
+        self._wired = True
+        for shard in self._shards:
+            if shard.process is not None:
+                shard.process.channel.send(Begin())
         await self._finished.wait()
         return self._exit_status
 
@@ -178,6 +183,8 @@ class Supervisor:
         for peer in self._shards:
             if peer is not shard and peer.process is not None:
                 self._connect(shard.id, process, peer.id, peer.process)
+        if self._wired:
+            process.channel.send(Begin())
         shard.timer = self._loop.call_later(self._config.timeout_startup, self._start_up_overdue, shard)
 
     def _connect(self, a: int, process_a: ShardProcess, b: int, process_b: ShardProcess) -> None:

@@ -5,10 +5,13 @@ Each says whose fault it is: `ConfigurationError` and `UsageError` are the calle
 """
 
 __all__ = [
+    "AddressUnavailable",
+    "ApplicationError",
     "CallError",
     "CallTimeout",
     "ClockworkerError",
     "ConfigurationError",
+    "ControlError",
     "JoinError",
     "MessageTooLarge",
     "RemoteError",

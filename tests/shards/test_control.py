@@ -12,6 +12,7 @@ from clockworker._errors import ControlError
 from clockworker.shards._config import ServeConfig
 from clockworker.shards._control import (
     MAX_MESSAGE,
+    Begin,
     Channel,
     Configure,
     Connect,
@@ -37,6 +38,7 @@ MESSAGES: list[Message] = [
     Configure(1, 2, 0, 200, ServeConfig("app:main")),
     Connect(1, 7),
     Disconnect(1),
+    Begin(),
     Stop(),
     Leave(),
     Ready(),
