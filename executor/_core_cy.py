@@ -29,7 +29,7 @@ from typing import Any, Protocol
 try:
     import cython
 except ModuleNotFoundError:
-    from clockworker import _cython_shim as cython  # type: ignore[no-redef]
+    from clockworker import _cython_shim as cython
 
 from clockworker._errors import UsageError
 from clockworker.executor._eevdf_cy import Eevdf, Entity
@@ -63,8 +63,8 @@ class _TaskCallbacks:
     def __init__(self) -> None:
         seen: list[Any] = []
 
-        class Recorder(asyncio.AbstractEventLoop):
-            def call_soon(self, callback: Any, *args: Any, context: Any = None) -> Any:
+        class Recorder:
+            def call_soon(self, callback: Any, *args: Any, context: Any = None) -> None:
                 seen.append(callback)
 
             def get_debug(self) -> bool:
@@ -73,7 +73,7 @@ class _TaskCallbacks:
         async def wait(future: asyncio.Future[None]) -> None:
             await future
 
-        loop = Recorder()
+        loop: Any = Recorder()
         future: asyncio.Future[None] = asyncio.Future(loop=loop)
         asyncio.Task(wait(future), loop=loop)
         step = seen.pop()
@@ -226,7 +226,7 @@ class Core:
         self._had_call_soon = getattr(loop, "__dict__", {}).get("call_soon")
         self._loop_call_soon = loop.call_soon
         try:
-            loop.call_soon = self.call_soon  # type: ignore[method-assign]
+            loop.call_soon = self.call_soon  # type: ignore[method-assign, assignment]
         except AttributeError:
             raise UsageError(
                 f"{type(loop).__module__}.{type(loop).__qualname__} does not let its call_soon be replaced; "
@@ -266,9 +266,10 @@ class Core:
         return self._route(callback, args, context)
 
     def _route(self, callback: Any, args: tuple[Any, ...], context: contextvars.Context | None) -> Any:
+        task: Any
         if cython.compiled:
             if type(callback) is _STEP_TYPE and not args:
-                task = callback.__self__
+                task = callback.__self__  # type: ignore[attr-defined]
             elif (
                 PyCFunction_CheckExact(callback)
                 and PyCFunction_GET_FUNCTION(callback) == _WAKEUP_FUNCTION
@@ -281,7 +282,7 @@ class Core:
             if type(callback) is _STEP_TYPE or (
                 type(callback) is types.BuiltinFunctionType and callback.__name__ == _WAKEUP_NAME
             ):
-                task = callback.__self__
+                task = callback.__self__  # type: ignore[attr-defined]
             else:
                 return self._loop_call_soon(callback, *args, context=context)
         if self._debug:
@@ -441,7 +442,7 @@ class Core:
 
     def _run_step(self, entity: Entity, started: int) -> int:
         """One step of one task of the queue. Returns the time at its end."""
-        queue: QueueState = entity.item
+        queue: QueueState = entity.item  # type: ignore[assignment]
         state = self._take(queue)
         callback = state.callback
         argument = state.argument
@@ -469,7 +470,7 @@ class Core:
             raise
         finally:
             self.current = None
-            ended = now_ns()
+            ended: int = now_ns()
             elapsed = ended - started
             self._eevdf.charge(entity, elapsed)
             queue.polls += 1
@@ -502,7 +503,7 @@ class Core:
             state.waiters = None
         if state.spawned and not task.cancelled():
             # Not task.exception(): that would count as retrieved, and asyncio would not report one that nobody awaits.
-            exception = task._exception  # type: ignore[attr-defined]
+            exception = task._exception
             if exception is not None:
                 queue.panics += 1
                 if not queue.catch:

@@ -153,7 +153,7 @@ class Eevdf:
             self._withdraw(entity)
             self._insert(entity)
         while True:
-            entity = self._eligible.top()
+            entity: Entity = self._eligible.top()
             if entity.vruntime <= virtual_time:
                 return entity
             self._withdraw(entity)
@@ -196,8 +196,7 @@ class Eevdf:
         step = self.virtual_time()
         self._weighted -= step * self.total_share
         for heap in (self._eligible, self._waiting):
-            for node in heap.nodes:
-                entity = node
+            for entity in heap.nodes:
                 entity.vruntime -= step
                 entity.deadline -= step
                 entity.key -= step

@@ -5,6 +5,10 @@
 Equal keys leave in the order of `tie`.
 """
 
+from __future__ import annotations
+
+from typing import Any
+
 
 class HeapNode:
     """Base of what a `Heap` holds. A node is in one heap at a time; `position` is -1 outside."""
@@ -22,7 +26,7 @@ class HeapNode:
 class Heap:
     """Nodes by (key, tie), the smallest first."""
 
-    nodes: list[HeapNode]
+    nodes: list[Any]  # of the owner's kind of node: a compiled class cannot be generic
 
     def __init__(self) -> None:
         self.nodes = []
@@ -30,7 +34,7 @@ class Heap:
     def __len__(self) -> int:
         return len(self.nodes)
 
-    def top(self) -> HeapNode:
+    def top(self) -> Any:
         """The smallest node, which stays. The heap must not be empty."""
         return self.nodes[0]
 

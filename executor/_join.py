@@ -61,11 +61,11 @@ class JoinHandle(Generic[T]):
         Raises UsageError from a thread other than the executor's.
         """
         self._state.core.check_thread("abort")
-        return self._state.task.cancel()  # type: ignore[no-any-return]
+        return self._state.task.cancel()
 
     def done(self) -> bool:
         """True once the task has returned, raised or been cancelled."""
-        return self._state.task.done()  # type: ignore[no-any-return]
+        return self._state.task.done()
 
     def __repr__(self) -> str:
         return f"<JoinHandle of {self._state.task!r}>"

@@ -75,5 +75,5 @@ cdef class QLAS(_ServiceScheduler):
     cpdef observe(self, ScheduledTask task, long long elapsed_ns)
     @cython.locals(level=cython.int)
     cdef _enter(self, ServiceGroup group)
-    @cython.locals(above=cython.ulonglong, candidates=cython.ulonglong)
+    @cython.locals(above=cython.ulonglong, candidates=cython.ulonglong, lowest=cython.int)
     cdef int _lowest_above(self, int level) except -2

@@ -26,7 +26,7 @@ from typing import Any
 try:
     import cython
 except ModuleNotFoundError:
-    from clockworker import _cython_shim as cython  # type: ignore[no-redef]
+    from clockworker import _cython_shim as cython
 
 from clockworker.executor._heap_cy import Heap, HeapNode
 
@@ -131,7 +131,7 @@ class ArrivalFifo(Scheduler):
         self._heap.push(task)
 
     def pop(self) -> ScheduledTask:
-        task: ScheduledTask = self._heap.top()  # type: ignore[assignment]
+        task: ScheduledTask = self._heap.top()
         self._heap.remove(task)
         return task
 
@@ -202,7 +202,7 @@ class LAS(_ServiceScheduler):
             self._enter(group)
 
     def pop(self) -> ScheduledTask:
-        group: ServiceGroup = self._heap.top()  # type: ignore[assignment]
+        group: ServiceGroup = self._heap.top()
         task = group.runnable.popleft()
         self._count -= 1
         self._heap.remove(group)
@@ -280,4 +280,5 @@ class QLAS(_ServiceScheduler):
         """The lowest occupied level from `level` on, or else the lowest of all."""
         above = self._occupied >> level << level
         candidates = above if above else self._occupied
-        return bit_length(candidates & -candidates) - 1
+        lowest: int = bit_length(candidates & -candidates)
+        return lowest - 1

@@ -81,7 +81,9 @@ class Link:
         self._backlog.clear()
         for call in self.pending.values():
             if not call.future.done():
-                call.future.set_exception(ShardDied(f"{reason} with {call.method.name} in flight; it may have run or not"))
+                call.future.set_exception(
+                    ShardDied(f"{reason} with {call.method.name} in flight; it may have run or not")
+                )
         self.pending.clear()
         for waiter in self._waiting_for_credit:
             if not waiter.done():

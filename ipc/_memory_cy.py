@@ -16,11 +16,12 @@ import mmap
 import os
 import platform
 import threading
+from typing import Any
 
 try:
     import cython
 except ModuleNotFoundError:
-    from clockworker import _cython_shim as cython  # type: ignore[no-redef]
+    from clockworker import _cython_shim as cython
 
 from clockworker._errors import ConfigurationError
 
@@ -49,6 +50,8 @@ class SharedMemory:
     """One memfd, mapped. Word offsets are in bytes and multiples of 8; nothing is checked: rings know their bounds."""
 
     size: int
+    _view: Any  # compiled: the Py_buffer that keeps the map mapped
+    _base: Any  # compiled: where it begins
 
     def __init__(self, descriptor: int) -> None:
         if not cython.compiled and platform.machine() != "x86_64":
@@ -79,7 +82,7 @@ class SharedMemory:
     def load(self, offset: int) -> int:
         """A word; what its writer stored before it is visible afterwards (acquire)."""
         if cython.compiled:
-            return cw_load_acquire(self._base + offset)
+            return cw_load_acquire(self._base + offset)  # type: ignore[no-any-return]
         return self._words[offset >> 3]
 
     def store(self, offset: int, value: int) -> None:
@@ -100,7 +103,7 @@ class SharedMemory:
     def read(self, offset: int, length: int) -> bytes:
         """A copy of `length` bytes."""
         if cython.compiled:
-            return PyBytes_FromStringAndSize(self._base + offset, length)
+            return PyBytes_FromStringAndSize(self._base + offset, length)  # type: ignore[no-any-return]
         return bytes(self._bytes[offset : offset + length])
 
     def write(self, offset: int, data: bytes, start: int, length: int) -> None:

@@ -178,7 +178,9 @@ class Mesh:
             if known is not None:
                 if known[0].name == method.name:
                     raise UsageError(f"{service.__name__} has been started on shard {self.shard_id} already")
-                raise ConfigurationError(f"{method.name} and {known[0].name} have the same checksum; rename one of them")
+                raise ConfigurationError(
+                    f"{method.name} and {known[0].name} have the same checksum; rename one of them"
+                )
             if method.options.queue is not None:
                 self._executor.queue(method.options.queue)  # raises for an unknown one, here rather than in a call
         self._methods.update({method.identifier: (method, instance) for method in methods.values()})
@@ -313,9 +315,7 @@ class Mesh:
             if kind == Kind.REPLY:
                 pending.future.set_result(method.result_decoder.decode(body))
             else:
-                pending.future.set_exception(
-                    decode_failure(body, method.raises, f"{method.name} on shard {link.peer}")
-                )
+                pending.future.set_exception(decode_failure(body, method.raises, f"{method.name} on shard {link.peer}"))
         except Exception as error:
             # msgspec also raises UnicodeDecodeError and RecursionError; whatever it is, it is the caller's answer.
             failed = TypeError(f"the result of {method.name} from shard {link.peer} is not what it declares: {error}")
@@ -333,9 +333,7 @@ class Mesh:
         serve = self._serve(link, link.epoch, method, instance, call, body)
         link.serving[call] = self.queue_for(method, queue).spawn(serve, name=method.name).task
 
-    async def _serve(
-        self, link: Link, epoch: int, method: RemoteMethod, instance: Any, call: int, body: bytes
-    ) -> None:
+    async def _serve(self, link: Link, epoch: int, method: RemoteMethod, instance: Any, call: int, body: bytes) -> None:
         """Run one call of a peer, in the queue where it belongs, from decoding to encoding."""
         try:
             kind, reply = Kind.REPLY, await self._run(method, instance, body)
@@ -370,7 +368,9 @@ class Mesh:
         link.disconnect(reason)
 
     def _poisoned(self, link: Link, error: PoisonedRing) -> None:
-        logger.error("shard %d drops its rings with shard %d, which has broken the rules: %s", self.shard_id, link.peer, error)
+        logger.error(
+            "shard %d drops its rings with shard %d, which has broken the rules: %s", self.shard_id, link.peer, error
+        )
         self._drop(link, f"shard {link.peer} broke its ring")
 
 

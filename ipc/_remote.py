@@ -6,6 +6,7 @@ import inspect
 import typing
 import zlib
 from collections.abc import Callable, Hashable
+from types import GenericAlias
 from typing import Any, TypeVar, overload
 
 import msgspec
@@ -55,7 +56,9 @@ def remote(
             if parameter.annotation is parameter.empty:
                 raise ConfigurationError(f"{name}: parameter {parameter.name} needs a type annotation to be sent")
         if inspect.signature(function).return_annotation is inspect.Signature.empty:
-            raise ConfigurationError(f"{name} needs a return annotation for its result to be sent (None, if it has none)")
+            raise ConfigurationError(
+                f"{name} needs a return annotation for its result to be sent (None, if it has none)"
+            )
         setattr(function, _MARK, RemoteOptions(queue, raises))
         return function
 
@@ -80,14 +83,13 @@ class RemoteMethod:
             hints = typing.get_type_hints(function, include_extras=True)
         except NameError as error:
             raise ConfigurationError(f"{self.name}: an annotation cannot be resolved: {error}") from None
-        types = []
+        types: list[Any] = []
         for parameter in parameters:
             types.append(hints[parameter.name])
             _check_type(hints[parameter.name], f"{self.name}: parameter {parameter.name}")
         result = hints["return"]
         _check_type(result, f"{self.name}: the result")
-        # tuple[()] is the type of no arguments.
-        self.arguments_decoder = msgspec.msgpack.Decoder(tuple[*types] if types else tuple[()])
+        self.arguments_decoder = msgspec.msgpack.Decoder(GenericAlias(tuple, tuple(types)))
         self.result_decoder = msgspec.msgpack.Decoder(result)
 
     def bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:

@@ -51,7 +51,9 @@ class PoisonedRing(ClockworkerError):
 def create_ring(capacity: int) -> int:
     """The descriptor of a new ring for `capacity` bytes of frames, a power of two from 4 KiB to 1 GiB."""
     if not MIN_CAPACITY <= capacity <= MAX_CAPACITY or capacity & (capacity - 1):
-        raise ValueError(f"ring capacity is {capacity!r}; it must be a power of two from {MIN_CAPACITY} to {MAX_CAPACITY}")
+        raise ValueError(
+            f"ring capacity is {capacity!r}; it must be a power of two from {MIN_CAPACITY} to {MAX_CAPACITY}"
+        )
     descriptor = create_memory("ring", _DATA_AT + capacity)
     memory = SharedMemory(descriptor)
     memory.store(_CAPACITY_AT, capacity)
