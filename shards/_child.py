@@ -118,20 +118,24 @@ class _ShardMain:
 
     async def _serve(self, application: Main) -> int:
         self._loop = asyncio.get_running_loop()
-        async with Executor([queue.declare() for queue in self._config.queues], on_panic="catch") as executor:
-            self._assemble(executor)
-            self._loop.add_signal_handler(signal.SIGTERM, self._stop)
-            self._loop.add_reader(self._channel.fileno(), self._read)
-            self._write_counters_for_ever()
-            try:
+        executor = Executor([queue.declare() for queue in self._config.queues], on_panic="catch")
+        self._assemble(executor)
+        self._loop.add_signal_handler(signal.SIGTERM, self._stop)
+        self._loop.add_reader(self._channel.fileno(), self._read)
+        self._count()
+        try:
+            async with executor:
                 await self._may_begin.wait()
                 self._main = executor.queues()[0].spawn(application(self._shard), name="main")
                 if self._shard.stopping:
                     self._main.abort()
                 return await self._live(self._main)
-            finally:
-                self._counters.write(self._shard._counts())
-                self._mesh.close()
+        finally:
+            # After the executor, which polls the mesh until its last task is gone. And nothing may reach the mesh later.
+            self._loop.remove_reader(self._channel.fileno())
+            self._next_count.cancel()
+            self._counters.write(self._shard._counts())
+            self._mesh.close()
 
     def _assemble(self, executor: Executor) -> None:
         configure = self._configure
@@ -206,9 +210,9 @@ class _ShardMain:
         self._shard._stop()
         self._may_begin.set()
 
-    def _write_counters_for_ever(self) -> None:
+    def _count(self) -> None:
         self._counters.write(self._shard._counts())
-        self._loop.call_later(COUNTERS_EVERY_S, self._write_counters_for_ever)
+        self._next_count = self._loop.call_later(COUNTERS_EVERY_S, self._count)
 
 
 if __name__ == "__main__":

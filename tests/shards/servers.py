@@ -108,6 +108,8 @@ class Server:
             return self.process.wait(deadline)
         except subprocess.TimeoutExpired:
             pytest.fail(f"still running after {deadline:g} s:\n{self.log}")
+        finally:
+            assert not re.search("SIG(SEGV|BUS|ABRT|ILL|FPE)", self.log), self.log
 
     def stop(self, number: int = signal.SIGTERM) -> int:
         self.send(number)

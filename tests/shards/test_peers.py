@@ -64,7 +64,8 @@ def test_every_shard_can_call_every_shard(serve: Serve) -> None:
             for destination in range(3):
                 question = b"%d who from-%d" % (destination, source)
                 assert ask(client, question) == b"%d from-%d %d" % (destination, source, pids[destination])
-    server.stop()
+    assert server.stop() == 0
+    assert server.log.count(" stopped after ") == 3, server.log
     sent = [int(m[1]) for m in re.finditer(r"(\d+) sent", server.log)]
     assert sent == [2, 2, 2], "the counters of the rings reach the supervisor"
     assert "missed wake-ups: 0" in server.log

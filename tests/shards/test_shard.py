@@ -201,6 +201,42 @@ def test_the_counters_of_a_killed_shard_are_reported(serve: Serve) -> None:
     assert int(report[3]) > 100
 
 
+LEFT_OVER = """
+import asyncio
+from clockworker.ipc import remote
+
+class Service:
+    def __init__(self, shard):
+        pass
+
+    @remote
+    async def wait(self) -> None:
+        await asyncio.sleep(3600)
+
+async def left_over(service, peer):
+    try:
+        await service.on(peer).wait()
+    finally:
+        print("left over task ended", flush=True)
+
+async def main(shard):
+    service = await shard.start(Service)
+    shard.queue("default").spawn(left_over(service, 1 - shard.id))
+    shard.queue("default").spawn(left_over(service, shard.id))
+    asyncio.get_running_loop().create_task(left_over(service, 1 - shard.id))
+    await shard.wait_stopped()
+"""
+
+
+def test_tasks_that_are_left_when_a_shard_leaves_are_cancelled(serve: Serve) -> None:
+    """Also while they wait for a peer: nothing touches the rings after the last of them is gone."""
+    server = serve(LEFT_OVER, "--shards", "2")
+    server.wait_serving()
+    assert server.stop() == 0
+    assert server.log.count("left over task ended") == 6
+    assert server.log.count(" stopped after ") == 2
+
+
 def test_half_a_request_is_waited_for_when_stopping(serve: Serve) -> None:
     server = serve(ECHO, "--shards", "1")
     with server.connect() as client:
