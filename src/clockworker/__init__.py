@@ -7,9 +7,10 @@
 Everything public is importable from here.
 """
 
-from clockworker import _errors, executor, ipc
+from clockworker import _errors, executor, ipc, shards
 from clockworker._errors import *  # noqa: F403
 from clockworker.executor import *  # noqa: F403
 from clockworker.ipc import *  # noqa: F403
+from clockworker.shards import *  # noqa: F403
 
-__all__ = [*_errors.__all__, *executor.__all__, *ipc.__all__]
+__all__ = [*_errors.__all__, *executor.__all__, *ipc.__all__, *shards.__all__]

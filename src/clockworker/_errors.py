@@ -1,14 +1,17 @@
 """Every error that Clockworker raises on its own account.
 
-Each says whose fault it is: `ConfigurationError` and `UsageError` are the caller's, `JoinError`s speak of the task that
-was awaited, `CallError`s of the shard that was called.
+Each says whose fault it is: `ConfigurationError` and `UsageError` are the caller's, `AddressUnavailable` the machine's;
+`JoinError`s speak of the task that was awaited, `CallError`s of the shard that was called.
 """
 
 __all__ = [
+    "AddressUnavailable",
+    "ApplicationError",
     "CallError",
     "CallTimeout",
     "ClockworkerError",
     "ConfigurationError",
+    "ControlError",
     "JoinError",
     "MessageTooLarge",
     "RemoteError",
@@ -26,6 +29,18 @@ class ClockworkerError(Exception):
 
 class ConfigurationError(ClockworkerError, ValueError):
     """A value given to a constructor, an option or a file is wrong. The message names it and what would be right."""
+
+
+class ApplicationError(ConfigurationError):
+    """What `clockworker-serve` was told to run is not there, or is no application. The message says what one is."""
+
+
+class AddressUnavailable(ClockworkerError):
+    """An address cannot be listened on. The message names it, says why and what to do."""
+
+
+class ControlError(ClockworkerError):
+    """A message between supervisor and shard was too long, cut off or unintelligible: whoever sent it is broken."""
 
 
 class UsageError(ClockworkerError, RuntimeError):

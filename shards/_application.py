@@ -1,0 +1,82 @@
+"""Finding the application: MODULE:ATTRIBUTE, which must be `async def main(shard)`, or makes one under --factory.
+
+The mistakes of a first attempt (no such module, no such attribute, the wrong kind of thing) raise `ApplicationError`
+with one line that says what to do. An exception out of the application's own code keeps its traceback, which begins at
+the application's first frame: how we came to import it helps nobody.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import os
+import sys
+import traceback
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeAlias
+
+from clockworker._errors import ApplicationError
+
+# What the application's coroutine returns is its own business: nobody looks at it.
+Main: TypeAlias = Callable[..., Coroutine[Any, Any, object]]
+
+
+def load_application(app: str, app_dir: str, *, factory: bool) -> Main:
+    """Import and check. Raises `ApplicationError`, or whatever the application raises while it is imported."""
+    directory = os.path.abspath(app_dir)
+    if directory not in sys.path:
+        sys.path.insert(0, directory)
+    module_name, _, path = app.partition(":")
+    try:
+        target: object = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not (module_name == error.name or module_name.startswith(error.name + ".")):
+            raise  # the application's own import failed
+        raise ApplicationError(
+            f"there is no module {error.name!r} in {directory} or on sys.path; "
+            "check the name, or say where it is with --app-dir"
+        ) from None
+    for attribute in path.split("."):
+        try:
+            target = getattr(target, attribute)
+        except AttributeError:
+            raise ApplicationError(
+                f"module {module_name!r} has no attribute {path!r}; it should have `async def main(shard)`"
+            ) from None
+    if factory:
+        if not callable(target):
+            raise ApplicationError(
+                f"{app} is of type {type(target).__name__}; --factory needs a function without arguments"
+            )
+        target = target()
+    return _check(app, target, factory=factory)
+
+
+def _check(app: str, target: object, *, factory: bool) -> Main:
+    subject = f"what {app} returned" if factory else app
+    wanted = "an application is `async def main(shard)`"
+    if not callable(target):
+        raise ApplicationError(f"{subject} is not callable but of type {type(target).__name__}; {wanted}")
+    if not inspect.iscoroutinefunction(target) and not inspect.iscoroutinefunction(getattr(target, "__call__", None)):  # noqa: B004
+        hint = wanted if factory or inspect.isclass(target) else f"{wanted}; if {app} makes one, add --factory"
+        raise ApplicationError(f"{subject} is not a coroutine function but of type {type(target).__name__}; {hint}")
+    try:
+        inspect.signature(target).bind(None)
+    except TypeError:
+        raise ApplicationError(f"{subject} must take one argument, the shard; {wanted}") from None
+    return target
+
+
+def format_traceback(error: BaseException) -> str:
+    """The traceback from the application's first frame on."""
+    frames = error.__traceback__
+    while frames is not None and _is_ours(frames.tb_frame.f_code.co_filename):
+        frames = frames.tb_next
+    return "".join(traceback.format_exception(type(error), error, frames)).rstrip()
+
+
+def _is_ours(filename: str) -> bool:
+    return filename.startswith("<frozen importlib") or os.path.dirname(filename) in (
+        os.path.dirname(__file__),
+        os.path.dirname(importlib.__file__),
+    )

@@ -1,0 +1,219 @@
+"""The process of one shard: `python -m clockworker.shards._child`, started by the supervisor and by nobody else.
+
+In order: tie this process's life to the supervisor's, read what to do, import the application, and only then make loop,
+executor and mesh, and run `main(shard)` in the first queue. What the supervisor says meanwhile waits in the channel.
+
+No orphans: the kernel kills this process when the supervisor dies (PR_SET_PDEATHSIG), even in the middle of a step that
+never ends; the end of file on the control channel says the same to a process that the first has somehow missed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import logging
+import os
+import signal
+import socket
+import sys
+from types import FrameType
+
+import uvloop
+
+from clockworker._errors import ApplicationError, ControlError, TaskCancelled, TaskPanicked
+from clockworker.executor import Executor, JoinHandle, Ok
+from clockworker.ipc import Mesh
+from clockworker.shards._application import Main, format_traceback, load_application
+from clockworker.shards._control import (
+    Begin,
+    Channel,
+    Configure,
+    Connect,
+    Disconnect,
+    Drained,
+    Failed,
+    Leave,
+    Ready,
+    Stop,
+)
+from clockworker.shards._counters import CounterWriter
+from clockworker.shards._logging import set_up_logging
+from clockworker.shards._process import CONTROL_VARIABLE, SUPERVISOR_VARIABLE, TERMINAL_SIGNALS
+from clockworker.shards._shard import Shard
+
+log = logging.getLogger("clockworker.shard")
+
+EXIT_OK = 0
+EXIT_FAILED = 1
+EXIT_ORPHANED = 1
+EXIT_START_UP = 3
+
+COUNTERS_EVERY_S = 0.25
+TRACEBACK_LIMIT = 15_000  # characters, of up to 4 bytes each: has to fit into a message
+
+_PR_SET_PDEATHSIG = 1
+
+
+def main() -> None:
+    _die_with_supervisor(int(os.environ.pop(SUPERVISOR_VARIABLE)))
+    _take_signals()
+    descriptor = int(os.environ.pop(CONTROL_VARIABLE))
+    os.set_inheritable(descriptor, False)
+    channel = Channel(socket.socket(fileno=descriptor))
+    received = channel.receive_first()
+    if received is None:
+        sys.exit(EXIT_ORPHANED)
+    configure, descriptors = received
+    if not isinstance(configure, Configure):
+        raise ControlError(f"the first message is {type(configure).__name__}, not Configure")
+    set_up_logging(f"shard {configure.shard}", configure.config.log_level)
+    sys.exit(_ShardMain(channel, configure, descriptors).run())
+
+
+def _die_with_supervisor(supervisor: int) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG)")
+    if os.getppid() != supervisor:  # it died before the call above
+        sys.exit(EXIT_ORPHANED)
+
+
+def _take_signals() -> None:
+    """What a terminal sends to the process group is the supervisor's to answer. (A handler that does nothing, because
+    SIG_IGN would be inherited by what the application starts.) SIGTERM gets its handler with the loop, and ends the
+    process before."""
+
+    def ignore(number: int, frame: FrameType | None) -> None:
+        pass
+
+    for number in TERMINAL_SIGNALS - {signal.SIGTERM}:
+        signal.signal(number, ignore)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, TERMINAL_SIGNALS)
+
+
+class _ShardMain:
+    def __init__(self, channel: Channel, configure: Configure, descriptors: list[int]) -> None:
+        self._channel = channel
+        self._configure = configure
+        self._config = configure.config
+        memory, event, counters, *listening = descriptors
+        self._doorbell = (memory, event)
+        self._counters = CounterWriter(counters)
+        os.close(counters)
+        self._listening = [socket.socket(fileno=descriptor) for descriptor in listening]
+        self._main: JoinHandle[object] | None = None
+        self._may_begin = asyncio.Event()
+        self._may_leave = asyncio.Event()
+
+    def run(self) -> int:
+        """Returns the exit status."""
+        try:
+            application = load_application(self._config.app, self._config.app_dir, factory=self._config.factory)
+        except ApplicationError as error:
+            return self._fail(str(error))
+        except (Exception, SystemExit) as error:
+            return self._fail(f"{self._config.app} cannot be imported", error)
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            return runner.run(self._serve(application))
+
+    async def _serve(self, application: Main) -> int:
+        self._loop = asyncio.get_running_loop()
+        executor = Executor([queue.declare() for queue in self._config.queues], on_panic="catch")
+        self._assemble(executor)
+        self._loop.add_signal_handler(signal.SIGTERM, self._stop)
+        self._loop.add_reader(self._channel.fileno(), self._read)
+        self._count()
+        try:
+            async with executor:
+                await self._may_begin.wait()
+                self._main = executor.queues()[0].spawn(application(self._shard), name="main")
+                if self._shard.stopping:
+                    self._main.abort()
+                return await self._live(self._main)
+        finally:
+            # After the executor, which polls the mesh until its last task is gone. And nothing may reach the mesh later.
+            self._loop.remove_reader(self._channel.fileno())
+            self._next_count.cancel()
+            self._counters.write(self._shard._counts())
+            self._mesh.close()
+
+    def _assemble(self, executor: Executor) -> None:
+        configure = self._configure
+        self._mesh = Mesh(
+            configure.shard, configure.count, executor, self._doorbell, idle_poll_us=configure.idle_poll_us
+        )
+        self._shard = Shard(
+            configure.shard,
+            configure.count,
+            configure.cpu,
+            executor,
+            self._mesh,
+            self._listening,
+            announce_ready=lambda: self._channel.send(Ready()),
+        )
+
+    async def _live(self, main: JoinHandle[object]) -> int:
+        """Run `main` to its end, then finish what is open and leave with the others."""
+        status = EXIT_OK
+        outcome = await main.outcome()
+        if not self._shard.stopping:
+            match outcome:
+                case TaskPanicked(exception):
+                    return self._fail("main() raised", exception)
+                case Ok():
+                    return self._fail(
+                        "main() returned without being told to stop; end it with `await shard.wait_stopped()`"
+                    )
+                case TaskCancelled():
+                    return self._fail("main() was cancelled by the application")
+        if isinstance(outcome, TaskPanicked):
+            log.error("main() raised while stopping\n%s", format_traceback(outcome.exception))
+            status = EXIT_FAILED
+        await self._shard._drain()
+        self._channel.send(Drained())
+        await self._may_leave.wait()
+        return status
+
+    def _fail(self, message: str, error: BaseException | None = None) -> int:
+        self._channel.send(Failed(message, format_traceback(error)[-TRACEBACK_LIMIT:] if error else ""))
+        return EXIT_START_UP
+
+    def _read(self) -> None:
+        try:
+            while True:
+                received = self._channel.receive()
+                if received is None:
+                    os._exit(EXIT_ORPHANED)  # the supervisor is gone: nobody is left to finish anything for
+                self._handle(*received)
+        except BlockingIOError:
+            pass
+
+    def _handle(self, message: object, descriptors: list[int]) -> None:
+        match message:
+            case Connect(peer, epoch):
+                incoming, outgoing, memory, event = descriptors
+                self._mesh.connect(peer, epoch, incoming=incoming, outgoing=outgoing, doorbell=(memory, event))
+            case Disconnect(peer):
+                self._mesh.disconnect(peer)
+            case Begin():
+                self._may_begin.set()
+            case Stop():
+                self._stop()
+            case Leave():
+                self._may_leave.set()
+            case _:
+                raise ControlError(f"{type(message).__name__} was not expected")
+
+    def _stop(self) -> None:
+        if self._main is not None and not self._shard.is_ready:
+            self._main.abort()  # still starting: there is nothing to finish
+        self._shard._stop()
+        self._may_begin.set()
+
+    def _count(self) -> None:
+        self._counters.write(self._shard._counts())
+        self._next_count = self._loop.call_later(COUNTERS_EVERY_S, self._count)
+
+
+if __name__ == "__main__":
+    main()

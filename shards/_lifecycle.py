@@ -1,0 +1,97 @@
+"""A shard's life as a table, and when a dead one is started again. Pure: the time is an argument.
+
+    stopped ──> starting ──> ready ──> draining ──> stopped
+                   │ │         │          ▲
+                   │ └─────────┼──────────┘      told to stop while starting
+                   └────┬──────┘
+                        ▼
+                      dead ──> back-off ──> starting
+
+Every change of state goes through `Lifecycle.to`, so that a transition nobody thought of is an error at the place where
+it happens rather than a strange supervisor an hour later. A shard that ends while draining has stopped, however it
+ended; one that ends otherwise is dead. The table is h11's idea, the limit on starts systemd's (`StartLimitBurst`).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from enum import Enum
+
+import msgspec
+
+from clockworker._errors import UsageError
+
+
+class State(Enum):
+    STOPPED = "stopped"
+    STARTING = "starting"
+    READY = "ready"
+    DRAINING = "draining"
+    DEAD = "dead"
+    BACKOFF = "back-off"
+
+
+TRANSITIONS: dict[State, frozenset[State]] = {
+    State.STOPPED: frozenset({State.STARTING}),
+    State.STARTING: frozenset({State.READY, State.DRAINING, State.DEAD}),
+    State.READY: frozenset({State.DRAINING, State.DEAD}),
+    State.DRAINING: frozenset({State.STOPPED}),
+    State.DEAD: frozenset({State.BACKOFF, State.STOPPED}),
+    State.BACKOFF: frozenset({State.STARTING, State.STOPPED}),
+}
+
+
+class Lifecycle:
+    __slots__ = ("state",)
+
+    def __init__(self) -> None:
+        self.state = State.STOPPED
+
+    def to(self, state: State) -> None:
+        if state not in TRANSITIONS[self.state]:
+            raise UsageError(f"a shard that is {self.state.value} cannot become {state.value}")
+        self.state = state
+
+
+class RestartPolicy(msgspec.Struct, frozen=True):
+    """Times in seconds. The first restart is immediate, the second waits `delay`, each further one twice as long.
+
+    An incarnation that was ready for `settled` makes the count start anew. More than `max_starts` within `window` is a
+    crash loop, whatever their cause.
+    """
+
+    delay: float = 0.1
+    max_delay: float = 5.0
+    settled: float = 2.0
+    max_starts: int = 5
+    window: float = 10.0
+
+
+class Restarts:
+    """The history of one shard's starts, and the answer to "when may it start again?"."""
+
+    __slots__ = ("_failures", "_policy", "_ready_at", "_starts")
+
+    def __init__(self, policy: RestartPolicy) -> None:
+        self._policy = policy
+        self._starts: deque[float] = deque(maxlen=policy.max_starts)
+        self._ready_at: float | None = None
+        self._failures = 0
+
+    def started(self, now: float) -> None:
+        self._starts.append(now)
+        self._ready_at = None
+
+    def became_ready(self, now: float) -> None:
+        self._ready_at = now
+
+    def died(self, now: float) -> float | None:
+        """The delay until the next start, or None if that start would make a crash loop."""
+        policy = self._policy
+        if self._ready_at is not None and now - self._ready_at >= policy.settled:
+            self._failures = 0
+        delay = 0.0 if self._failures == 0 else min(policy.max_delay, policy.delay * 2.0 ** (self._failures - 1))
+        self._failures += 1
+        if len(self._starts) == policy.max_starts and now + delay - self._starts[0] < policy.window:
+            return None
+        return delay

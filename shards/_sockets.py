@@ -1,0 +1,205 @@
+"""The listening sockets. The supervisor makes them before any shard starts and keeps them until the last one is gone.
+
+For a TCP address each shard gets a socket of its own, bound with SO_REUSEPORT, and the kernel spreads connections over
+them. Because the supervisor keeps a copy, connections that wait in the queue of a dead shard's socket are still there
+for its successor; with a socket made by the shard they would be reset. Unix sockets know no SO_REUSEPORT, so there all
+shards accept from one, and so they do with an inherited descriptor.
+
+Closing a listening socket resets what is in its queue, and there is no call that says "no more" without that. So before
+the end a filter that drops every packet is put on it: new connections then wait for the client's next attempt (a second
+later, by which time the port is closed, or served by a new server), and the queue can be accepted down to nothing.
+
+SO_REUSEPORT has a trap: a second server of the same user that also sets it binds the same port without an error, and
+takes half of the connections. So each address is first bound without it, which fails if anyone listens there.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import socket
+import stat
+import struct
+from typing import Self
+
+from clockworker._errors import AddressUnavailable
+from clockworker.shards._config import Address, InheritedSocket, TcpAddress, UnixAddress
+
+_SO_ATTACH_FILTER = 26
+
+
+class Listeners:
+    """The sockets of all shards. `of(shard)` are those that a shard accepts from; `names` is what users connect to."""
+
+    def __init__(self, addresses: tuple[Address, ...], shards: int, backlog: int) -> None:
+        """Binds and listens at once. Raises `AddressUnavailable`, with nothing left open."""
+        self.names: list[str] = []
+        self._of_shard: list[list[socket.socket]] = [[] for _ in range(shards)]
+        self._tcp: list[socket.socket] = []
+        self._unix_paths: list[tuple[str, int]] = []
+        try:
+            for address in addresses:
+                try:
+                    self._listen(address, backlog)
+                except OSError as error:
+                    raise AddressUnavailable(_explain(address, error)) from error
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def of(self, shard: int) -> list[socket.socket]:
+        return self._of_shard[shard]
+
+    def refuse_new(self) -> None:
+        """Let no new connection into the queues of our TCP sockets, the shards' copies included. Cannot be undone.
+
+        An inherited socket is left alone: whoever gave it to us may want to use it again.
+        """
+        for sock in self._tcp:
+            _drop_all_packets(sock)
+
+    def close(self) -> None:
+        """Close every socket and remove the Unix sockets' files, unless someone else has put theirs in the place."""
+        for sockets in self._of_shard:
+            for sock in sockets:
+                sock.close()
+            sockets.clear()
+        self._tcp.clear()
+        for path, inode in self._unix_paths:
+            try:
+                if os.stat(path).st_ino == inode:
+                    os.unlink(path)
+            except FileNotFoundError:
+                pass
+        self._unix_paths.clear()
+
+    def _listen(self, address: Address, backlog: int) -> None:
+        if isinstance(address, TcpAddress):
+            resolved = _resolve(address)
+            # localhost is ::1 too on machines without IPv6: of several addresses, those count that are there.
+            for family, sockaddr in list(filter(_is_here, resolved)) or resolved:
+                self._listen_tcp(family, sockaddr, backlog)
+            return
+        if isinstance(address, UnixAddress):
+            sock = self._bind_unix(address)
+            sock.listen(backlog)
+        else:
+            sock = _adopt(address)
+        for sockets in self._of_shard:
+            sockets.append(sock)
+        self.names.append(str(address))
+
+    def _listen_tcp(self, family: int, sockaddr: tuple[str, int], backlog: int) -> None:
+        if sockaddr[1] != 0:
+            _tcp_socket(family, sockaddr, reuse_port=False).close()
+        for sockets in self._of_shard:
+            sock = _tcp_socket(family, sockaddr, reuse_port=True)
+            sockets.append(sock)
+            self._tcp.append(sock)
+            sock.listen(backlog)
+            sockaddr = sock.getsockname()[:2]  # port 0 was a free one for the first shard, and is that one for all
+        self.names.append(str(TcpAddress(*sockaddr)))
+
+    def _bind_unix(self, address: UnixAddress) -> socket.socket:
+        _remove_stale(address)
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        try:
+            sock.bind(address.path)
+        except BaseException:
+            sock.close()
+            raise
+        self._unix_paths.append((address.path, os.stat(address.path).st_ino))
+        return sock
+
+
+def _resolve(address: TcpAddress) -> list[tuple[int, tuple[str, int]]]:
+    try:
+        found = socket.getaddrinfo(
+            address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE | socket.AI_NUMERICSERV
+        )
+    except socket.gaierror as error:
+        raise AddressUnavailable(
+            f"{address}: no such host ({error.strerror}); give a name or address of this machine"
+        ) from error
+    unique = dict.fromkeys((family, (str(sockaddr[0]), int(sockaddr[1]))) for family, _, _, _, sockaddr in found)
+    return list(unique)
+
+
+def _is_here(resolved: tuple[int, tuple[str, int]]) -> bool:
+    family, (host, _) = resolved
+    try:
+        _tcp_socket(family, (host, 0), reuse_port=False).close()
+    except OSError:
+        return False
+    return True
+
+
+def _tcp_socket(family: int, sockaddr: tuple[str, int], *, reuse_port: bool) -> socket.socket:
+    sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        if reuse_port:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        sock.bind(sockaddr)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def _drop_all_packets(sock: socket.socket) -> None:
+    # struct sock_filter[1]: BPF_RET | BPF_K, keep 0 bytes; struct sock_fprog: its length and address.
+    program = ctypes.create_string_buffer(struct.pack("HBBI", 0x06, 0, 0, 0), 8)
+    sock.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, struct.pack("HL", 1, ctypes.addressof(program)))
+
+
+def _remove_stale(address: UnixAddress) -> None:
+    """Remove a socket file that nobody listens on. One that somebody does, or a file of another kind, is an error."""
+    try:
+        mode = os.lstat(address.path).st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(mode):
+        raise AddressUnavailable(
+            f"{address}: a file that is no socket is in the place; remove it or choose another path"
+        )
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as probe:
+        result = probe.connect_ex(address.path)
+    if result == errno.ECONNREFUSED:
+        os.unlink(address.path)
+    elif result != errno.ENOENT:  # connected, or EAGAIN: a listener with a full queue
+        raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
+
+
+def _adopt(address: InheritedSocket) -> socket.socket:
+    sock: socket.socket | None = None
+    try:
+        with socket.socket(fileno=address.fd) as borrowed:
+            if borrowed.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+                sock = borrowed.dup()
+            borrowed.detach()  # it stays open for whoever gave it to us
+    except OSError:
+        pass
+    if sock is None:
+        raise AddressUnavailable(f"{address}: not a listening socket; pass one that listen() was called on")
+    sock.setblocking(False)
+    return sock
+
+
+def _explain(address: Address, error: OSError) -> str:
+    if error.errno == errno.EADDRINUSE:
+        return f"{address} is already in use; stop the process that listens there, or choose another with --bind"
+    if error.errno == errno.EADDRNOTAVAIL:
+        return f"{address} is not an address of this machine; choose another with --bind"
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return f"{address}: permission denied; choose a port above 1023 or a place you may write to"
+    return f"{address} cannot be listened on: {error.strerror}"

@@ -1,0 +1,103 @@
+"""A server of asyncio streams whose handlers run in an executor queue, and that can be drained.
+
+Draining: an open connection is either in the middle of something or waiting for its client's next request. Only the
+handler knows, so it is told in the one way that every handler understands: once the listening sockets are closed, a
+connection whose handler waits for data, with nothing received that it has not taken, reads an end of file, as if the
+client had said that nothing more will come. Handlers that are busy are left alone until they come back to wait. The
+connection must be found waiting twice, a look apart, so that a request that has reached the kernel is read first.
+
+Rejected: closing the transports of idle connections (the handler gets an exception for nothing), cancelling handlers
+(cuts open requests), and leaving it to handlers to watch for the stop (nobody does).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Iterable
+from typing import SupportsIndex, TypeAlias
+
+log = logging.getLogger("clockworker.shard")
+
+Handler: TypeAlias = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+LOOK_S = 0.01
+
+
+class _Reader(asyncio.StreamReader):
+    """A stream reader that knows when its handler waits for data and none is left over."""
+
+    _waiter: object
+    _buffer: bytearray
+    _ended = False
+
+    @property
+    def idle(self) -> bool:
+        # asyncio has no public way to ask; both names have been the same since 3.4.
+        return self._waiter is not None and not self._buffer
+
+    def end(self) -> None:
+        """The end of file of a drain. What the client sends after it is dropped."""
+        self._ended = True
+        self.feed_eof()
+
+    def feed_data(self, data: Iterable[SupportsIndex]) -> None:
+        if not self._ended:
+            super().feed_data(data)
+
+
+class StreamServer:
+    """Makes the protocols for one call of `Shard.start_server` and keeps track of their connections."""
+
+    def __init__(self, handler: Handler, spawn: Callable[..., object], limit: int) -> None:
+        self.accepted = 0
+        self.errors = 0
+        self._handler = handler
+        self._spawn = spawn
+        self._limit = limit
+        self._open: set[_Reader] = set()
+        self._all_closed = asyncio.Event()
+        self._all_closed.set()
+
+    @property
+    def open(self) -> int:
+        return len(self._open)
+
+    def protocol(self) -> asyncio.StreamReaderProtocol:
+        reader = _Reader(limit=self._limit, loop=asyncio.get_running_loop())
+        return asyncio.StreamReaderProtocol(reader, self._connected)
+
+    async def drain(self) -> None:
+        """Wait until every connection's handler has returned. Ends by itself or not at all: limit the time outside."""
+        waiting: set[_Reader] = set()
+        while self._open:
+            idle = {reader for reader in self._open if reader.idle}
+            for reader in idle & waiting:
+                reader.end()
+            waiting = idle
+            try:
+                async with asyncio.timeout(LOOK_S):
+                    await self._all_closed.wait()
+            except TimeoutError:
+                continue
+
+    def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        assert isinstance(reader, _Reader)
+        self.accepted += 1
+        self._open.add(reader)
+        self._all_closed.clear()
+        self._spawn(self._handle(reader, writer), name="connection")
+
+    async def _handle(self, reader: _Reader, writer: asyncio.StreamWriter) -> None:
+        try:
+            await self._handler(reader, writer)
+        except ConnectionError:
+            pass  # the client went away
+        except Exception:
+            self.errors += 1
+            log.exception("a connection's handler raised")
+        finally:
+            writer.close()
+            self._open.discard(reader)
+            if not self._open:
+                self._all_closed.set()

@@ -1,0 +1,170 @@
+"""Real servers for the tests: `clockworker-serve` in a process of its own, on a free port, always cleaned up."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+import psutil
+import pytest
+
+T = TypeVar("T")
+
+DEADLINE = 20.0
+
+ECHO = """
+async def main(shard):
+    async def handle(reader, writer):
+        while line := await reader.readline():
+            writer.write(b"%d %s" % (shard.id, line))
+            await writer.drain()
+
+    await shard.start_server(handle)
+    await shard.wait_stopped()
+"""
+
+
+def eventually(condition: Callable[[], T], what: str, deadline: float = DEADLINE) -> T:
+    """The first true value of `condition`; fails, with `what`, if there is none in `deadline` seconds."""
+    end = time.monotonic() + deadline
+    while not (value := condition()):
+        if time.monotonic() > end:
+            pytest.fail(f"not within {deadline:g} s: {what}")
+        time.sleep(0.005)
+    return value
+
+
+class Server:
+    """A running `clockworker-serve`."""
+
+    def __init__(self, directory: Path, arguments: list[str], environment: dict[str, str], fds: list[int]) -> None:
+        self._log_path = directory / f"log-{time.monotonic_ns()}"
+        with self._log_path.open("wb") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "clockworker.shards._cli", *arguments],
+                cwd=directory,
+                env=os.environ | environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                pass_fds=fds,
+                start_new_session=True,
+            )
+        self.pid = self.process.pid
+
+    @property
+    def log(self) -> str:
+        return self._log_path.read_text()
+
+    def wait_log(self, pattern: str, times: int = 1, deadline: float = DEADLINE) -> list[re.Match[str]]:
+        """Wait until the log has `times` matches. An end of the server with fewer fails."""
+
+        def look() -> list[re.Match[str]] | None:
+            ended = self.process.poll() is not None
+            matches = list(re.finditer(pattern, self.log))
+            if len(matches) < times and ended:
+                pytest.fail(f"the server ended without logging {pattern!r} {times} times:\n{self.log}")
+            return matches if len(matches) >= times else None
+
+        return eventually(look, f"{pattern!r} {times} times in the log of {self._log_path}", deadline)
+
+    def wait_serving(self) -> None:
+        self.wait_log("serving with")
+
+    @property
+    def address(self) -> tuple[str, int]:
+        match = self.wait_log(r"listening on 127\.0\.0\.1:(\d+)")[0]
+        return "127.0.0.1", int(match[1])
+
+    def shard_pids(self) -> dict[int, int]:
+        """The pid of each shard's newest incarnation that was ready."""
+        return {int(m[1]): int(m[2]) for m in re.finditer(r"shard (\d+) ready on .*, pid (\d+)", self.log)}
+
+    def connect(self) -> socket.socket:
+        return socket.create_connection(self.address, timeout=DEADLINE)
+
+    def connect_to(self, shard: int) -> socket.socket:
+        """A connection to an echo server that this shard has accepted."""
+        for _ in range(200):
+            connection = self.connect()
+            if ask(connection, b"hello").startswith(b"%d " % shard):
+                return connection
+            connection.close()
+        pytest.fail(f"200 connections, and none at shard {shard}")
+
+    def send(self, number: int) -> None:
+        self.process.send_signal(number)
+
+    def wait_exit(self, deadline: float = DEADLINE) -> int:
+        try:
+            return self.process.wait(deadline)
+        except subprocess.TimeoutExpired:
+            pytest.fail(f"still running after {deadline:g} s:\n{self.log}")
+        finally:
+            assert not re.search("SIG(SEGV|BUS|ABRT|ILL|FPE)", self.log), self.log
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        self.send(number)
+        return self.wait_exit()
+
+    def members(self) -> list[psutil.Process]:
+        """Every process of the server's session that is there, zombies included."""
+        found = []
+        for process in psutil.process_iter():
+            try:
+                if os.getsid(process.pid) == self.pid:
+                    found.append(process)
+            except ProcessLookupError:
+                continue
+        return found
+
+    def clean_up(self) -> None:
+        for process in self.members():
+            process.kill()
+        self.process.wait(DEADLINE)
+
+
+def ask(connection: socket.socket, line: bytes) -> bytes:
+    connection.sendall(line + b"\n")
+    answer = b""
+    while not answer.endswith(b"\n"):
+        data = connection.recv(4096)
+        if not data:
+            raise ConnectionError(f"closed after {answer!r}")
+        answer += data
+    return answer[:-1]
+
+
+class Serve:
+    """Writes the application to app.py and starts it: `serve(source, "--shards", "2")`."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._servers: list[Server] = []
+
+    def __call__(
+        self,
+        source: str | None,
+        *arguments: str,
+        app: str = "app:main",
+        bind: tuple[str, ...] = ("--port", "0"),
+        environment: dict[str, str] | None = None,
+        fds: list[int] | None = None,
+    ) -> Server:
+        if source is not None:
+            (self._directory / "app.py").write_text(source)
+        server = Server(self._directory, [app, *bind, *arguments], environment or {}, fds or [])
+        self._servers.append(server)
+        return server
+
+    def clean_up(self) -> None:
+        for server in self._servers:
+            server.clean_up()

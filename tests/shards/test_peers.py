@@ -1,0 +1,151 @@
+"""Shards that call each other, while they are killed, restarted and stopped: what the supervisor wires together."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import time
+
+from tests.shards.servers import Serve, ask, eventually
+
+# A line `SHARD METHOD ARGUMENT` calls that shard and answers with the result or the name of the error; `after S` before
+# it waits first.
+CALLS = """
+import asyncio, os
+from clockworker.ipc import remote
+
+if os.path.exists("broken") and os.environ["CLOCKWORKER_SHARD_ID"] == "1":
+    os._exit(1)
+
+class Service:
+    def __init__(self, shard):
+        self.shard = shard
+
+    @remote
+    async def who(self, argument: str) -> str:
+        return f"{self.shard.id} {argument} {os.getpid()}"
+
+    @remote
+    async def slow(self, argument: str) -> str:
+        await asyncio.sleep(float(argument))
+        return f"{self.shard.id} {argument}"
+
+async def main(shard):
+    service = await shard.start(Service)
+
+    async def handle(reader, writer):
+        while line := await reader.readline():
+            words = line.decode().split()
+            if words == ["hello"]:
+                writer.write(b"%d hello\\n" % shard.id)
+                continue
+            if words[0] == "after":
+                await asyncio.sleep(float(words[1]))
+                words = words[2:]
+            peer, method, argument = words
+            try:
+                result = await getattr(service.on(int(peer)), method)(argument)
+            except Exception as error:
+                result = type(error).__name__
+            writer.write(result.encode() + b"\\n")
+
+    await shard.start_server(handle)
+    await shard.wait_stopped()
+"""
+
+
+def test_every_shard_can_call_every_shard(serve: Serve) -> None:
+    server = serve(CALLS, "--shards", "3")
+    server.wait_serving()
+    pids = server.shard_pids()
+    for source in range(3):
+        with server.connect_to(source) as client:
+            for destination in range(3):
+                question = b"%d who from-%d" % (destination, source)
+                assert ask(client, question) == b"%d from-%d %d" % (destination, source, pids[destination])
+    assert server.stop() == 0
+    assert server.log.count(" stopped after ") == 3, server.log
+    sent = [int(m[1]) for m in re.finditer(r"(\d+) sent", server.log)]
+    assert sent == [2, 2, 2], "the counters of the rings reach the supervisor"
+    assert "missed wake-ups: 0" in server.log
+
+
+def test_a_call_in_flight_to_a_killed_shard_ends_and_later_ones_reach_its_successor(serve: Serve) -> None:
+    server = serve(CALLS, "--shards", "2")
+    server.wait_serving()
+    with server.connect_to(0) as client:
+        client.sendall(b"1 slow 3600\n")
+        with server.connect_to(0) as other:  # its answer proves that the call before it has been sent
+            assert ask(other, b"1 who x").startswith(b"1 x")
+        os.kill(server.shard_pids()[1], signal.SIGKILL)
+        killed = time.monotonic()
+        assert client.recv(100) == b"ShardDied\n"
+        print(f"ShardDied after {1000 * (time.monotonic() - killed):.1f} ms")
+        server.wait_log("shard 1 ready", 2)
+        assert ask(client, b"1 who x") == b"1 x %d" % server.shard_pids()[1]
+    with server.connect_to(1) as client:
+        assert ask(client, b"0 who x") == b"0 x %d" % server.shard_pids()[0]
+
+
+def test_a_call_to_a_shard_that_is_starting_waits_for_it(serve: Serve) -> None:
+    source = CALLS.replace("async def main(shard):", "async def main(shard):\n    await asyncio.sleep(0.3 * shard.id)")
+    server = serve(source, "--shards", "2")
+    with server.connect_to(0) as client:
+        assert ask(client, b"1 who x").startswith(b"1 x")
+
+
+def test_calls_to_a_shard_that_does_not_come_back_do_not_hang(serve: Serve, tmp_path: object) -> None:
+    server = serve(CALLS, "--shards", "2")
+    server.wait_serving()
+    answers = set()
+    with server.connect_to(0) as client:
+        open(f"{tmp_path}/broken", "w").close()
+        os.kill(server.shard_pids()[1], signal.SIGKILL)
+        server.wait_log(r"shard 1 \(pid \d+\) killed by SIGKILL")
+        while "shard 1 is restarted in 0.4 s" not in server.log:
+            answers.add(ask(client, b"1 who x"))
+        eventually(lambda: answers.add(ask(client, b"1 who x")) or b"ShardDown" in answers, "a call finds it down")
+    assert answers <= {b"ShardDied", b"ShardDown"}
+    assert server.wait_exit() == 1
+
+
+def test_restarts_of_both_sides_again_and_again(serve: Serve) -> None:
+    server = serve(CALLS, "--shards", "2")
+    server.wait_serving()
+    for round in range(1, 4):
+        for shard in (0, 1):
+            os.kill(server.shard_pids()[shard], signal.SIGKILL)
+            server.wait_log(f"shard {shard} ready", round + 1)
+        for source, destination in ((0, 1), (1, 0)):
+            with server.connect_to(source) as client:
+                pid = server.shard_pids()[destination]
+                assert ask(client, b"%d who x" % destination) == b"%d x %d" % (destination, pid)
+
+
+def test_a_drained_shard_answers_while_others_finish(serve: Serve) -> None:
+    server = serve(CALLS, "--shards", "2")
+    server.wait_serving()
+    with server.connect_to(1) as client:
+        client.sendall(b"after 0.7 0 who x\n")
+        server.send(signal.SIGTERM)
+        assert client.recv(100).startswith(b"0 x ")
+        assert server.wait_exit() == 0
+
+
+def test_a_crash_loop_of_one_shard_leaves_nothing_mapped_in_the_other(serve: Serve) -> None:
+    server = serve(CALLS, "--shards", "2")
+    server.wait_serving()
+
+    def held(pid: int) -> tuple[int, int]:
+        with open(f"/proc/{pid}/maps") as maps:
+            return len(os.listdir(f"/proc/{pid}/fd")), sum("memfd" in line for line in maps)
+
+    with server.connect_to(0) as client:
+        ask(client, b"1 who x")
+        before = held(server.shard_pids()[0])
+        for round in range(3):
+            os.kill(server.shard_pids()[1], signal.SIGKILL)
+            server.wait_log("shard 1 ready", round + 2)
+            assert ask(client, b"1 who x").startswith(b"1 x")
+        assert held(server.shard_pids()[0]) == before

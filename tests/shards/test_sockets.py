@@ -1,0 +1,148 @@
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from clockworker._errors import AddressUnavailable
+from clockworker.shards._config import InheritedSocket, TcpAddress, UnixAddress
+from clockworker.shards._sockets import Listeners
+
+LOCAL = TcpAddress("127.0.0.1", 0)
+
+
+@pytest.fixture
+def taken() -> Iterator[TcpAddress]:
+    """An address where another server of this user listens, with SO_REUSEPORT set: as a second clockworker would."""
+    with socket.socket() as other:
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        yield TcpAddress("127.0.0.1", other.getsockname()[1])
+
+
+def test_each_shard_has_a_tcp_socket_of_its_own_on_one_port() -> None:
+    with Listeners((LOCAL,), shards=3, backlog=8) as listeners:
+        sockets = [listeners.of(shard)[0] for shard in range(3)]
+        assert len({sock.fileno() for sock in sockets}) == 3
+        assert {sock.getsockname() for sock in sockets} == {("127.0.0.1", sockets[0].getsockname()[1])}
+        assert listeners.names == [f"127.0.0.1:{sockets[0].getsockname()[1]}"]
+        assert not any(os.get_inheritable(sock.fileno()) for sock in sockets)
+
+
+def test_a_port_in_use_is_noticed_though_both_set_reuse_port(taken: TcpAddress) -> None:
+    with pytest.raises(AddressUnavailable, match=rf"^{taken} is already in use; .* --bind"):
+        Listeners((taken,), shards=2, backlog=8)
+
+
+def test_nothing_stays_open_after_a_failure(taken: TcpAddress, tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    before = os.listdir("/proc/self/fd")
+    with pytest.raises(AddressUnavailable):
+        Listeners((LOCAL, UnixAddress(str(path)), taken), shards=2, backlog=8)
+    assert os.listdir("/proc/self/fd") == before
+    assert not path.exists()
+
+
+def test_a_closed_address_can_be_bound_again() -> None:
+    with Listeners((LOCAL,), shards=2, backlog=8) as listeners:
+        port = listeners.of(0)[0].getsockname()[1]
+        with socket.create_connection(("127.0.0.1", port)):
+            pass
+    with Listeners((TcpAddress("127.0.0.1", port),), shards=2, backlog=8):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("host", "message"), [("no.such.host.invalid", "no such host"), ("192.0.2.1", "not an address of")]
+)
+def test_a_host_that_is_not_here(host: str, message: str) -> None:
+    with pytest.raises(AddressUnavailable, match=message):
+        Listeners((TcpAddress(host, 0),), shards=1, backlog=8)
+
+
+def test_of_several_addresses_of_a_host_those_count_that_are_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (host, 0)) for host in ("192.0.2.1", "127.0.0.1")]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
+    with Listeners((TcpAddress("some.host", 0),), shards=1, backlog=8) as listeners:
+        [name] = listeners.names
+        assert name.startswith("127.0.0.1:")
+
+
+def test_when_new_connections_are_refused_those_in_the_queue_are_still_accepted() -> None:
+    with Listeners((LOCAL,), shards=1, backlog=8) as listeners:
+        listening = listeners.of(0)[0]
+        with socket.create_connection(listening.getsockname()), socket.socket() as late:
+            listeners.refuse_new()
+            late.setblocking(False)
+            assert late.connect_ex(listening.getsockname()) == errno.EINPROGRESS
+            listening.accept()[0].close()
+            with pytest.raises(BlockingIOError):
+                listening.accept()
+
+
+def test_a_unix_socket_is_one_for_all_and_is_removed(tmp_path: Path) -> None:
+    path = str(tmp_path / "s")
+    with Listeners((UnixAddress(path),), shards=2, backlog=8) as listeners:
+        assert listeners.of(0)[0] is listeners.of(1)[0]
+        assert listeners.names == [f"unix:{path}"]
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(path)
+    assert not os.path.exists(path)
+
+
+def test_a_stale_unix_socket_is_replaced(tmp_path: Path) -> None:
+    path = str(tmp_path / "s")
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(path)
+    with Listeners((UnixAddress(path),), shards=1, backlog=8), socket.socket(socket.AF_UNIX) as client:
+        client.connect(path)
+
+
+def test_a_live_unix_socket_is_refused_and_left_alone(tmp_path: Path) -> None:
+    path = str(tmp_path / "s")
+    with socket.socket(socket.AF_UNIX) as other:
+        other.bind(path)
+        other.listen()
+        with pytest.raises(AddressUnavailable, match="already in use"):
+            Listeners((UnixAddress(path),), shards=1, backlog=8)
+    assert os.path.exists(path)
+
+
+def test_a_file_in_the_place_of_a_unix_socket_is_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "data"
+    path.write_text("precious")
+    with pytest.raises(AddressUnavailable, match="no socket is in the place"):
+        Listeners((UnixAddress(str(path)),), shards=1, backlog=8)
+    assert path.read_text() == "precious"
+
+
+def test_the_successor_of_a_unix_socket_is_not_removed(tmp_path: Path) -> None:
+    path = str(tmp_path / "s")
+    with socket.socket(socket.AF_UNIX) as successor:
+        with Listeners((UnixAddress(path),), shards=1, backlog=8):
+            os.rename(path, path + ".old")  # keeps the inode in use, so that the successor gets another
+            successor.bind(path)
+        assert os.path.exists(path)
+
+
+def test_an_inherited_socket_is_used_as_it_is() -> None:
+    with closing(socket.create_server(("127.0.0.1", 0))) as inherited:
+        with Listeners((InheritedSocket(inherited.fileno()),), shards=2, backlog=8) as listeners:
+            assert listeners.of(1)[0].getsockname() == inherited.getsockname()
+        assert inherited.getsockname()  # still open
+
+
+@pytest.mark.parametrize("kind", ["closed", "not a socket", "not listening"])
+def test_a_descriptor_that_is_no_listening_socket(kind: str, tmp_path: Path) -> None:
+    with socket.socket() as idle, (tmp_path / "file").open("w") as file:
+        descriptor = {"closed": 9999, "not a socket": file.fileno(), "not listening": idle.fileno()}[kind]
+        before = os.listdir("/proc/self/fd")
+        with pytest.raises(AddressUnavailable, match=f"fd:{descriptor}"):
+            Listeners((InheritedSocket(descriptor),), shards=1, backlog=8)
+        assert os.listdir("/proc/self/fd") == before

@@ -1,0 +1,470 @@
+"""A supervisor and its shards, as real processes: start, death, stop, signals."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import threading
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.shards.servers import ECHO, Serve, Server, ask, eventually
+
+# `sleep S` answers after S seconds, `die` kills the shard, `block` never gives the loop back; else as ECHO.
+WORK = """
+import asyncio, os, signal, time
+
+async def main(shard):
+    async def handle(reader, writer):
+        while line := await reader.readline():
+            match line.split():
+                case [b"sleep", seconds]:
+                    await asyncio.sleep(float(seconds))
+                case [b"die"]:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                case [b"block"]:
+                    time.sleep(3600)
+            writer.write(b"%d %s" % (shard.id, line))
+            await writer.drain()
+
+    await shard.start_server(handle)
+    await shard.wait_stopped()
+"""
+
+
+def gone(pids: list[int]) -> bool:
+    return not any(psutil.pid_exists(pid) for pid in pids)
+
+
+def memory_files() -> set[str]:
+    return set(os.listdir("/dev/shm"))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGQUIT])
+def test_stop_leaves_nothing_and_exits_0(serve: Serve, tmp_path: Path, number: signal.Signals) -> None:
+    before = memory_files()
+    server = serve(ECHO, "--shards", "2", "--bind", f"unix:{tmp_path}/s", "--pid-file", "pid")
+    server.wait_serving()
+    assert (tmp_path / "pid").read_text() == f"{server.pid}\n"
+    members = [process.pid for process in server.members()]
+    assert len(members) == 3
+    assert server.stop(number) == 0
+    assert gone(members)
+    assert memory_files() == before
+    assert not (tmp_path / "s").exists()
+    assert not (tmp_path / "pid").exists()
+    # A summary a shard.
+    for shard in (0, 1):
+        assert re.search(rf"shard {shard} (stopped|killed by SIGKILL) after .* connections", server.log)
+
+
+def test_start_up_says_what_runs_where(serve: Serve) -> None:
+    server = serve(ECHO, "--shards", "2")
+    server.wait_serving()
+    lines = server.log.splitlines()
+    assert re.search(r"\[supervisor\] clockworker \S+.*(compiled|pure Python).*CPython.*uvloop", lines[0])
+    assert re.search(r"\[supervisor\] listening on 127\.0\.0\.1:\d+$", lines[1])
+    allowed = os.sched_getaffinity(0)
+    for shard, pid in server.shard_pids().items():
+        match = re.search(rf"shard {shard} ready on CPU (\d+), pid {pid} ", server.log)
+        assert match is not None
+        assert os.sched_getaffinity(pid) == {int(match[1])} <= allowed
+        assert psutil.Process(pid).environ()["CLOCKWORKER_SHARD_ID"] == str(shard)
+
+
+def test_no_pin_leaves_the_affinity_alone(serve: Serve) -> None:
+    server = serve(ECHO, "--shards", "1", "--no-pin")
+    server.wait_serving()
+    server.wait_log("shard 0 ready on any CPU")
+    assert os.sched_getaffinity(server.shard_pids()[0]) == os.sched_getaffinity(0)
+
+
+def test_both_shards_serve_one_port_and_one_unix_socket(serve: Serve, tmp_path: Path) -> None:
+    server = serve(ECHO, "--shards", "2", "--bind", f"unix:{tmp_path}/s")
+    for shard in (0, 1):
+        server.connect_to(shard).close()
+    with socket.socket(socket.AF_UNIX) as client:
+        client.settimeout(20)
+        client.connect(f"{tmp_path}/s")
+        assert ask(client, b"hello") in (b"0 hello", b"1 hello")
+
+
+def test_an_inherited_socket_is_served(serve: Serve) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as inherited:
+        server = serve(ECHO, "--shards", "1", bind=("--fd", str(inherited.fileno())), fds=[inherited.fileno()])
+        with socket.create_connection(inherited.getsockname(), timeout=20) as client:
+            assert ask(client, b"hello") == b"0 hello"
+        assert server.stop() == 0
+
+
+# Applications that cannot be started.
+
+
+def test_an_exception_on_import_is_shown_once_and_exits_3(serve: Serve) -> None:
+    server = serve("def boom():\n    1 / 0\n\nboom()\n", "--shards", "3")
+    assert server.wait_exit() == 3
+    assert server.log.count("Traceback") == 1
+    assert server.log.count("app:main cannot be imported") == 1
+    assert re.search(r"Traceback.*\n  File .*app.py", server.log), "the first frame is the application's"
+
+
+def test_a_missing_dependency_of_the_application_keeps_its_traceback(serve: Serve) -> None:
+    server = serve("import no_such_dependency\n", "--shards", "1")
+    assert server.wait_exit() == 3
+    assert "Traceback" in server.log
+    assert "No module named 'no_such_dependency'" in server.log
+
+
+def test_an_exception_in_main_before_ready_is_shown_once_and_exits_3(serve: Serve) -> None:
+    server = serve("async def main(shard):\n    raise RuntimeError('no database')\n", "--shards", "2")
+    assert server.wait_exit() == 3
+    assert server.log.count("RuntimeError: no database") == 1
+    assert "main() raised" in server.log
+
+
+def test_a_main_that_returns_is_told_what_to_do(serve: Serve) -> None:
+    server = serve("async def main(shard):\n    pass\n", "--shards", "1")
+    assert server.wait_exit() == 3
+    assert "await shard.wait_stopped()" in server.log
+    assert "Traceback" not in server.log
+
+
+def test_a_shard_that_is_not_ready_in_time_is_killed_and_exits_3(serve: Serve) -> None:
+    server = serve("import time\ntime.sleep(3600)\n", "--shards", "1", "--timeout-startup", "0.5")
+    assert server.wait_exit() == 3
+    assert "shard 0 was not ready within 0.5 s (--timeout-startup): killed" in server.log
+
+
+def test_a_slow_import_is_waited_for(serve: Serve) -> None:
+    server = serve("import time\ntime.sleep(1)\n" + ECHO, "--shards", "1", "--timeout-startup", "10")
+    server.wait_serving()
+    assert server.stop() == 0
+
+
+def test_stop_while_starting(serve: Serve) -> None:
+    source = "import asyncio\nasync def main(shard):\n    print('main', flush=True)\n    await asyncio.sleep(3600)\n"
+    server = serve(source, "--shards", "2")
+    server.wait_log("main", 2)
+    assert server.stop() == 0
+
+
+# Death and restart.
+
+
+def test_a_killed_shard_is_back_and_pinned_and_the_others_never_notice(serve: Serve) -> None:
+    server = serve(ECHO, "--shards", "2")
+    server.wait_serving()
+    before = server.shard_pids()
+    cpu = os.sched_getaffinity(before[1])
+    with server.connect_to(0) as witness:
+        os.kill(before[1], signal.SIGKILL)
+        killed = time.monotonic()
+        while server.shard_pids()[1] == before[1]:
+            assert ask(witness, b"still there") == b"0 still there"
+            assert time.monotonic() - killed < 10
+        print(f"ready again after {time.monotonic() - killed:.3f} s")
+    after = server.shard_pids()
+    assert after[0] == before[0]
+    assert os.sched_getaffinity(after[1]) == cpu
+    server.connect_to(1).close()
+    assert re.search(rf"shard 1 \(pid {before[1]}\) killed by SIGKILL after .* connections", server.log)
+    assert gone([before[1]])
+
+
+def test_a_connection_in_the_queue_of_a_dead_shard_is_kept(serve: Serve) -> None:
+    server = serve(WORK, "--shards", "1")
+    server.wait_serving()
+    pid = server.shard_pids()[0]
+    os.kill(pid, signal.SIGSTOP)
+    with server.connect() as waiting:
+        waiting.sendall(b"hello\n")
+        os.kill(pid, signal.SIGKILL)
+        assert ask(waiting, b"again").startswith(b"0 hello")
+    server.wait_log("shard 0 ready", 2)
+    assert server.shard_pids()[0] != pid
+
+
+def test_a_shard_told_to_terminate_drains_and_is_replaced(serve: Serve) -> None:
+    server = serve(WORK, "--shards", "1")
+    with server.connect() as client:
+        ask(client, b"hello")
+        client.sendall(b"sleep 0.5\n")
+        eventually(lambda: psutil.Process(server.pid).children(), "a shard")
+        os.kill(server.shard_pids()[0], signal.SIGTERM)
+        assert client.recv(100) == b"0 sleep 0.5\n"
+    server.wait_log("shard 0 ready", 2)
+    server.connect_to(0).close()
+
+
+def test_crash_after_crash_ends_with_1_after_5_starts(serve: Serve) -> None:
+    source = "import os\nprint('booting', flush=True)\nos._exit(7)\n"
+    server = serve(source, "--shards", "1")
+    assert server.wait_exit() == 1
+    assert server.log.count("booting") == 5
+    assert server.log.count("exited with status 7") == 5
+    assert "crashes again and again" in server.log
+
+
+def test_no_respawn_stops_with_1(serve: Serve) -> None:
+    server = serve(ECHO, "--shards", "2", "--no-respawn")
+    server.wait_serving()
+    os.kill(server.shard_pids()[0], signal.SIGKILL)
+    assert server.wait_exit() == 1
+    assert "shard 0 is not restarted (--no-respawn)" in server.log
+
+
+def test_restarts_leave_no_descriptor_and_no_zombie(serve: Serve) -> None:
+    server = serve(ECHO, "--shards", "2")
+    server.wait_serving()
+    supervisor = psutil.Process(server.pid)
+
+    def descriptors() -> list[str]:
+        links = (os.readlink(f"/proc/{server.pid}/fd/{fd}") for fd in os.listdir(f"/proc/{server.pid}/fd"))
+        return sorted(re.sub(r"\d+", "N", link) for link in links)
+
+    before = descriptors()
+    for round in range(4):
+        pids = server.shard_pids()
+        for pid in pids.values():
+            os.kill(pid, signal.SIGKILL)
+        server.wait_log("ready on CPU", 2 * (round + 2))
+        assert gone(list(pids.values()))
+    assert eventually(lambda: descriptors() == before, "the same descriptors as before")
+    assert len(supervisor.children()) == 2
+    print(f"supervisor: {supervisor.memory_info().rss / 2**20:.1f} MiB, {len(before)} descriptors")
+
+
+# What a program started by the application is left with: its descriptors (3 is the directory it reads), signal masks.
+PROGRAM = """
+import os
+print("started with", sorted(os.listdir("/proc/self/fd")))
+print("".join(line for line in open("/proc/self/status") if line.startswith("SigBlk")))
+"""
+
+
+def test_programs_that_the_application_starts_inherit_nothing(serve: Serve) -> None:
+    source = f"import subprocess, sys\nsubprocess.run([sys.executable, '-c', {PROGRAM!r}])\n" + ECHO
+    server = serve(source, "--shards", "2")
+    server.wait_serving()
+    assert {match[1] for match in server.wait_log(r"started with (.*)", 2)} == {"['0', '1', '2', '3']"}
+    assert {match[1] for match in server.wait_log(r"SigBlk:\t(\S+)", 2)} == {"0" * 16}
+
+
+# The supervisor's death.
+
+
+def test_when_the_supervisor_is_killed_all_are_gone(serve: Serve, tmp_path: Path) -> None:
+    before = memory_files()
+    bind = ("--bind", f"unix:{tmp_path}/s")
+    server = serve(WORK, "--shards", "2", bind=bind)
+    server.wait_serving()
+    pids = list(server.shard_pids().values())
+    with socket.socket(socket.AF_UNIX) as blocker:
+        blocker.connect(f"{tmp_path}/s")
+        blocker.sendall(b"block\n")  # a shard that could not notice by itself
+        server.send(signal.SIGKILL)
+        server.wait_exit()
+        killed = time.monotonic()
+        eventually(lambda: not [p for p in server.members() if p.status() != psutil.STATUS_ZOMBIE], "all are gone", 5)
+        print(f"gone after {time.monotonic() - killed:.3f} s")
+    assert eventually(lambda: all(not alive(pid) for pid in pids), "the shards are gone")
+    assert memory_files() == before
+    # The stale socket is in nobody's way.
+    again = serve(None, "--shards", "1", bind=bind)
+    again.wait_serving()
+    assert again.stop() == 0
+    assert not (tmp_path / "s").exists()
+
+
+def alive(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+# Stopping with open work.
+
+
+def open_request(server: Server, line: bytes) -> socket.socket:
+    """A connection whose request has reached its handler."""
+    client = server.connect()
+    ask(client, b"hello")
+    client.sendall(line + b"\n")
+    return client
+
+
+def test_an_open_request_is_finished(serve: Serve) -> None:
+    server = serve(WORK, "--shards", "2", "--timeout-graceful-shutdown", "10")
+    server.wait_serving()
+    with open_request(server, b"sleep 1.5") as client:
+        server.send(signal.SIGTERM)
+        server.wait_log("SIGTERM: stopping")
+        assert client.recv(100).endswith(b" sleep 1.5\n")
+        assert client.recv(100) == b""
+        assert server.wait_exit() == 0
+    assert "killed" not in server.log
+
+
+def test_idle_connections_do_not_hold_up_the_stop(serve: Serve) -> None:
+    server = serve(WORK, "--shards", "2", "--timeout-graceful-shutdown", "15")
+    server.wait_serving()
+    with server.connect() as one, server.connect() as two:
+        ask(one, b"hello")
+        ask(two, b"hello")
+        assert server.stop() == 0
+        assert one.recv(100) == two.recv(100) == b""
+    assert "killed" not in server.log
+
+
+def test_a_request_longer_than_the_grace_is_killed_and_said_so(serve: Serve) -> None:
+    server = serve(WORK, "--shards", "1", "--timeout-graceful-shutdown", "0.5")
+    server.wait_serving()
+    with open_request(server, b"sleep 3600"):
+        assert server.stop() == 0
+    assert "shard 0 still had work 0.5 s after it was told to stop: killed" in server.log
+
+
+def test_a_blocked_shard_is_killed_at_the_grace(serve: Serve) -> None:
+    server = serve(WORK, "--shards", "2", "--timeout-graceful-shutdown", "0.5")
+    server.wait_serving()
+    with open_request(server, b"block"):
+        assert server.stop() == 0
+    assert server.log.count("still had work 0.5 s after it was told to stop: killed") == 1
+    assert re.search(r"shard \d stopped", server.log), "the other one was let go, not killed"
+
+
+def test_a_second_int_stops_at_once(serve: Serve) -> None:
+    server = serve(WORK, "--shards", "2")
+    server.wait_serving()
+    with open_request(server, b"sleep 3600"):
+        server.send(signal.SIGINT)
+        server.wait_log("SIGINT: stopping, open requests have 30 s")
+        first = time.monotonic()
+        eventually(lambda: time.monotonic() - first > 0.15, "long enough to be another signal")
+        server.send(signal.SIGINT)
+        assert server.wait_exit(5) == 0
+    assert "SIGINT again: stopping at once" in server.log
+
+
+def test_one_signal_that_comes_twice_counts_once(serve: Serve) -> None:
+    """A wrapper passes on what the terminal has sent to the whole process group."""
+    server = serve(WORK, "--shards", "2")
+    server.wait_serving()
+    with open_request(server, b"sleep 0.5") as client:
+        os.killpg(server.pid, signal.SIGINT)
+        os.killpg(server.pid, signal.SIGINT)
+        assert client.recv(100).endswith(b" sleep 0.5\n")
+        assert server.wait_exit() == 0
+    assert "again" not in server.log
+
+
+def test_a_shard_still_answers_its_peers_while_they_finish(serve: Serve) -> None:
+    """Shard 0 has nothing to do and is drained at once; it must not leave before shard 1 is."""
+    server = serve(WORK, "--shards", "2")
+    server.wait_serving()
+    with server.connect_to(1) as client:
+        client.sendall(b"sleep 1\n")
+        server.send(signal.SIGTERM)
+        assert client.recv(100) == b"1 sleep 1\n"
+        assert server.wait_exit() == 0
+    ends = [float(m[1]) for m in re.finditer(r"shard \d stopped after (\S+) s", server.log)]
+    assert len(ends) == 2
+    assert abs(ends[0] - ends[1]) <= 0.5
+
+
+def test_under_load_no_request_that_was_accepted_fails(serve: Serve) -> None:
+    server = serve(WORK, "--shards", "2")
+    server.wait_serving()
+    served: list[bytes] = []
+    failed: list[Exception] = []
+
+    def requests() -> None:
+        while True:
+            try:
+                client = server.connect()
+            except OSError:
+                return  # refused: the server has stopped
+            with client:
+                try:
+                    served.append(ask(client, b"sleep 0.002"))
+                except Exception as error:
+                    failed.append(error)
+
+    threads = [threading.Thread(target=requests) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    eventually(lambda: len(served) > 300, "a steady load")
+    assert server.stop() == 0
+    for thread in threads:
+        thread.join()
+    assert failed == []
+
+
+def test_after_stopping_main_may_finish(serve: Serve) -> None:
+    server = serve(ECHO + "    print('hook', shard.id, flush=True)\n", "--shards", "2")
+    server.wait_serving()
+    assert server.stop() == 0
+    assert sorted(re.findall(r"hook (\d)", server.log)) == ["0", "1"]
+
+
+def test_an_exception_in_main_while_stopping_is_logged(serve: Serve) -> None:
+    server = serve(ECHO + "    raise RuntimeError('too late')\n", "--shards", "1")
+    server.wait_serving()
+    assert server.stop() == 0
+    assert "[shard 0] main() raised while stopping" in server.log
+    assert "RuntimeError: too late" in server.log
+
+
+# The other signals.
+
+
+@pytest.mark.parametrize("name", ["USR1", "USR2", "TTIN", "TTOU"])
+def test_signals_without_a_meaning_are_ignored_with_a_line(serve: Serve, name: str) -> None:
+    server = serve(ECHO, "--shards", "1")
+    server.wait_serving()
+    os.killpg(server.pid, getattr(signal, f"SIG{name}"))
+    server.wait_log(f"SIG{name} ignored")
+    server.connect_to(0).close()
+    assert server.stop() == 0
+
+
+def test_hup_replaces_one_shard_at_a_time_and_no_request_fails(serve: Serve) -> None:
+    server = serve(WORK, "--shards", "2")
+    server.wait_serving()
+    before = server.shard_pids()
+    failed: list[Exception] = []
+    asked = 0
+    done = threading.Event()
+
+    def requests() -> None:
+        nonlocal asked
+        while not done.is_set():
+            try:
+                with server.connect() as client:
+                    ask(client, b"sleep 0.002")
+                asked += 1
+            except Exception as error:
+                failed.append(error)
+
+    threads = [threading.Thread(target=requests) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    try:
+        server.send(signal.SIGHUP)
+        server.wait_log("shard . ready", 4)
+    finally:
+        done.set()
+        for thread in threads:
+            thread.join()
+    assert failed == []
+    assert asked > 10
+    assert all(before[shard] != pid for shard, pid in server.shard_pids().items())
+    order = re.findall(r"shard (\d) (stopped|ready)", server.log)[2:]
+    assert order == [("0", "stopped"), ("0", "ready"), ("1", "stopped"), ("1", "ready")]
+    assert server.stop() == 0
