@@ -21,8 +21,8 @@ _INT64_MIN, _INT64_MAX = -(1 << 63), (1 << 63) - 1
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """As COMMAND INFO has it: `arity` counts the name too, and negative means at least so many; `keys` are first, last and
-    step. What follows the name comes in whole steps.
+    """As COMMAND INFO has it: `arity` counts the name too, and negative means at least so many; `keys` are first, last
+    and step. What follows the name comes in whole steps.
     """
 
     name: str

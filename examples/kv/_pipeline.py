@@ -67,7 +67,7 @@ class Pipeline:
             self.replies[place] = error or command.combine(parts)
 
     async def _cross(self, shard: int, batch: _Batch) -> None:
-        """Replies come in instalments if they are large. A shard that is lost leaves errors in place of the missing ones."""
+        """Large replies come in instalments. A shard that is lost leaves errors in place of the missing ones."""
         done = 0
         try:
             while done < len(batch.commands):

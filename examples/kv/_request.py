@@ -73,7 +73,7 @@ class RequestReader:
             while position < len(buffer):
                 if not self._missing:
                     if buffer[position] != ord("*"):
-                        if (end := buffer.find(b"\n", position)) < 0:
+                        if (end := _find(buffer, b"\n", position)) < 0:
                             return _check_line(buffer, position, "too big inline request")
                         line = bytes(buffer[position:end])
                         position = end + 1
@@ -139,10 +139,16 @@ def _split(data: bytes) -> list[list[bytes]]:
     return requests
 
 
+def _find(buffer: bytearray, byte: bytes, position: int) -> int:
+    """Where `byte` is next, or -1. As strchr, which Redis uses: a NUL hides what comes after it."""
+    end = buffer.find(byte, position)
+    return -1 if end < 0 or buffer.find(b"\0", position, end) >= 0 else end
+
+
 def _line_end(buffer: bytearray, position: int) -> int:
-    """Where the CR of this line is, or -1. Redis looks for it with strchr, which a NUL stops, and awaits the byte after."""
-    end = buffer.find(b"\r", position, position + MAX_LINE + 2)
-    return -1 if end < 0 or end + 2 > len(buffer) or buffer.find(b"\0", position, end) >= 0 else end
+    """Where the CR of this line is, or -1 unless the byte after it, whatever it be, has come too."""
+    end = _find(buffer, b"\r", position)
+    return -1 if end + 2 > len(buffer) else end
 
 
 def _check_line(buffer: bytearray, position: int, message: str) -> None:
@@ -162,7 +168,6 @@ _ESCAPE = re.compile(rb"\\(?:x([0-9a-fA-F]{2})|(.))", re.DOTALL)
 
 def split_inline(line: bytes) -> list[bytes]:
     """The arguments of an inline command, as Redis's sdssplitargs finds them. RequestError if quotes are unbalanced."""
-    line = line.partition(b"\0")[0]  # a C string ends there
     arguments = []
     position = _skip_space(line, 0)
     while position < len(line):

@@ -30,9 +30,9 @@ class ScanIndex:
         keys: list[bytes] = []
         size = 0
         while bucket < BUCKETS and len(keys) < count and size < _STEP_BYTES:
-            members = self._buckets[bucket]
-            keys += members
-            size += sum(map(len, members))
+            if members := self._buckets[bucket]:
+                keys += members
+                size += sum(map(len, members))
             bucket += 1
         return (bucket if bucket < BUCKETS else 0), keys
 

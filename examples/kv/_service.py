@@ -105,5 +105,5 @@ class KeyValue:
 
 def _calls(shard: cw.Shard) -> tuple[int, int]:
     """Calls between shards that this one sent and received."""
-    stats = shard.stats()
+    stats = shard.stats().mesh
     return stats.calls_sent, stats.calls_received
