@@ -49,19 +49,19 @@ async def _keys(service: Service, arguments: list[bytes]) -> Reply:
 
 async def _keys_on(service: Service, shard: int, pattern: bytes) -> list[bytes]:
     """A scan from end to end, whose pages fit in messages, however many keys there are."""
-    bucket, found = await service.on(shard).scan(0, _KEYS_STEP, pattern)
+    bucket, _, found = await service.on(shard).scan(0, _KEYS_STEP, pattern)
     while bucket:
-        bucket, keys = await service.on(shard).scan(bucket, _KEYS_STEP, pattern)
+        bucket, _, keys = await service.on(shard).scan(bucket, _KEYS_STEP, pattern)
         found += keys
     return found
 
 
 async def _scan(service: Service, arguments: list[bytes]) -> Reply:
-    """One step on one shard. A cursor counts the buckets of all the shards one after another."""
+    """A cursor counts the buckets of all the shards one after another. 0 is the first one, and what follows the last."""
     if not arguments[1].isdigit() or int(arguments[1]) >= 1 << 64:
         return Error(b"ERR invalid cursor")
     cursor = int(arguments[1])
-    count, pattern, of_strings = 10, None, True
+    count, pattern, of_strings = 10, b"*", True
     for position in range(2, len(arguments), 2):
         match [word.upper() if not place else word for place, word in enumerate(arguments[position : position + 2])]:
             case [b"COUNT", text]:
@@ -78,12 +78,16 @@ async def _scan(service: Service, arguments: list[bytes]) -> Reply:
             case _:
                 return SYNTAX_ERROR
     shard, bucket = divmod(cursor, BUCKETS)
-    if shard >= service.count:
-        return [b"0", []]
-    bucket, keys = await service.on(shard).scan(bucket, count, pattern)
-    shard += not bucket
+    found: list[bytes] = []
+    while shard < service.count and count > 0:
+        bucket, looked, keys = await service.on(shard).scan(bucket, count, pattern)
+        found += keys
+        count -= looked
+        if bucket:
+            break
+        shard += 1
     cursor = shard * BUCKETS + bucket if shard < service.count else 0
-    return [b"%d" % cursor, keys if of_strings else []]
+    return [b"%d" % cursor, found if of_strings else []]
 
 
 async def _info(service: Service, arguments: list[bytes]) -> Reply:

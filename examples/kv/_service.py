@@ -74,13 +74,13 @@ class KeyValue:
         self.store.clear()
 
     @cw.remote
-    async def scan(self, bucket: int, count: int, pattern: bytes | None) -> tuple[int, list[bytes]]:
-        """Where to go on, 0 at the end, and those of about `count` keys that match."""
+    async def scan(self, bucket: int, count: int, pattern: bytes) -> tuple[int, int, list[bytes]]:
+        """Look at about `count` keys from `bucket` on: where to go on, 0 at the end; how many it was; which match."""
         bucket, keys = self.store.scan(bucket, count)
-        if pattern is not None:
-            matches = compile_glob(pattern).fullmatch
-            keys = [key for key in keys if matches(key)]
-        return bucket, keys
+        if pattern == b"*":
+            return bucket, len(keys), keys
+        matches = compile_glob(pattern).fullmatch
+        return bucket, len(keys), [key for key in keys if matches(key)]
 
     @cw.remote
     async def info(self) -> ShardInfo:
