@@ -57,7 +57,7 @@ async def _keys_on(service: Service, shard: int, pattern: bytes) -> list[bytes]:
 
 
 async def _scan(service: Service, arguments: list[bytes]) -> Reply:
-    """A cursor counts the buckets of all the shards one after another. 0 is the first one, and what follows the last."""
+    """A cursor counts the buckets of all the shards one after another: 0 is the first, and stands for the end too."""
     if not arguments[1].isdigit() or int(arguments[1]) >= 1 << 64:
         return Error(b"ERR invalid cursor")
     cursor = int(arguments[1])
