@@ -31,7 +31,7 @@ class Command:
     keys: tuple[int, int, int]
 
     def accepts(self, count: int) -> bool:
-        return (count == self.arity or count >= -self.arity > 0) and (count - 1) % (self.keys[2] or 1) == 0
+        return (count == self.arity or count >= -self.arity > 0) and (self.keys[2] < 2 or count % self.keys[2] == 1)
 
 
 @dataclass(frozen=True, slots=True)

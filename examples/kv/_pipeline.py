@@ -11,7 +11,7 @@ import asyncio
 
 import clockworker as cw
 
-from ._commands import ManyKeys
+from ._commands import ManyKeys, OneKey, run
 from ._everywhere import Service
 from ._resp import Error, Reply, Scalar
 
@@ -30,24 +30,29 @@ class Pipeline:
         self._owner = shard.owner
         self._here = shard.id
         self._service = service
+        self._local = service.local
         self._batches: dict[int, _Batch] = {}
         self._split: list[tuple[int, ManyKeys, list[Scalar]]] = []  # place in `replies`, command, its parts' replies
 
-    def run_one(self, arguments: list[bytes]) -> None:
-        """A command on one key."""
-        self._place(self._owner(arguments[1]), arguments, self.replies)
+    def run_one(self, command: OneKey, arguments: list[bytes]) -> None:
+        shard = self._owner(arguments[1])
+        if shard == self._here:
+            self.replies.append(self._local.run_local(command.run, arguments))
+        else:
+            self._lay(shard, arguments, self.replies)
 
     def run_many(self, command: ManyKeys, arguments: list[bytes]) -> None:
         parts: list[Scalar] = []
         for shard, part in command.split(arguments, self._owner):
-            self._place(shard, part, parts)
+            if shard == self._here:
+                parts.append(self._local.run_local(run, part))
+            else:
+                self._lay(shard, part, parts)
         self._split.append((len(self.replies), command, parts))
         self.replies.append(None)
 
-    def _place(self, shard: int, arguments: list[bytes], replies: list[Reply] | list[Scalar]) -> None:
-        if shard == self._here:
-            replies.append(self._service.local.run_local(arguments))
-            return
+    def _lay(self, shard: int, arguments: list[bytes], replies: list[Reply] | list[Scalar]) -> None:
+        """Into the batch of that shard. The reply will come where `replies` ends now."""
         batch = self._batches.get(shard)
         if batch is None:
             batch = self._batches[shard] = _Batch()

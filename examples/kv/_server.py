@@ -57,7 +57,7 @@ class Server:
         for arguments in commands:
             command = find_command(arguments)
             if isinstance(command, OneKey):
-                pipeline.run_one(arguments)
+                pipeline.run_one(command, arguments)
             elif isinstance(command, ManyKeys):
                 pipeline.run_many(command, arguments)
             elif isinstance(command, Error):

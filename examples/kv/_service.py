@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
+from collections.abc import Callable
 
 import msgspec
 
@@ -45,10 +46,10 @@ class KeyValue:
         self.commands_local = 0
         self.commands_crossed = 0
 
-    def run_local(self, arguments: list[bytes]) -> Scalar:
+    def run_local(self, function: Callable[[Store, list[bytes]], Scalar], arguments: list[bytes]) -> Scalar:
         """Run a command of a client of this shard."""
         self.commands_local += 1
-        return run(self.store, arguments)
+        return function(self.store, arguments)
 
     @cw.remote
     async def execute(self, commands: list[list[bytes]]) -> list[Scalar]:

@@ -18,7 +18,8 @@ def find_command(arguments: list[bytes]) -> AnyCommand | Error:
     command = _TABLE.get(arguments[0]) or _TABLE.get(arguments[0].upper())
     if command is None:
         return _unknown_command(arguments)
-    return command if command.accepts(len(arguments)) else wrong_arity(command.name)
+    count = len(arguments)
+    return command if count == command.arity or command.accepts(count) else wrong_arity(command.name)
 
 
 def _unknown_command(arguments: list[bytes]) -> Error:
