@@ -1,4 +1,4 @@
-"""`python -m bench NAME [options]` runs `main` of the module of that name; `--help` after the name shows its options."""
+"""`python -m bench NAME [options]` runs `main` of the module of that name; `--help` after NAME shows its options."""
 
 from __future__ import annotations
 

@@ -60,6 +60,10 @@ class Pipeline:
         batch.targets.append((replies, len(replies)))
         replies.append(None)
 
+    @property
+    def settled(self) -> bool:
+        return not self._batches and not self._split
+
     async def settle(self) -> None:
         """Send the batches and wait for their replies."""
         if len(self._batches) == 1:

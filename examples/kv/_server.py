@@ -72,7 +72,8 @@ class Server:
         return b"".join(answers)
 
     async def _settle(self, pipeline: Pipeline, session: Session, answers: list[bytes]) -> None:
-        await pipeline.settle()
+        if not pipeline.settled:
+            await pipeline.settle()
         protocol = session.protocol
         answers += [encode(reply, protocol) for reply in pipeline.replies]
 
