@@ -9,10 +9,10 @@ import os
 from setuptools import Extension, setup
 
 MODULES = {
+    "clockworker.executor._heap_cy": "src/clockworker/executor/_heap_cy.py",
     "clockworker.executor._eevdf_cy": "src/clockworker/executor/_eevdf_cy.py",
     "clockworker.executor._schedulers_cy": "src/clockworker/executor/_schedulers_cy.py",
     "clockworker.executor._core_cy": "src/clockworker/executor/_core_cy.py",
-    "clockworker.ipc._ring_cy": "src/clockworker/ipc/_ring_cy.py",
 }
 
 

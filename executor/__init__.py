@@ -1,0 +1,42 @@
+"""The executor: one thread of one event loop, divided fairly between weighted queues of tasks.
+
+It works on any asyncio loop, alone; shards and rings need it, and it knows nothing of them. In reading order:
+
+    _queue          Queue, the declaration, and the handles through which tasks are spawned
+    _join           JoinHandle and the outcomes of tasks
+    _executor       Executor, run, new_event_loop
+    _core_cy        the seam in `call_soon`, and the pump
+    _eevdf_cy       policy: which queue is next
+    _schedulers_cy  policy: which task of the queue is next
+    _heap_cy        the binary heap that both use
+    _stats          what stats() returns
+    _native.pxd     C that the compiled modules (`_cy`) use
+"""
+
+from clockworker.executor._core_cy import compiled
+from clockworker.executor._executor import Executor, current_executor, new_event_loop, run
+from clockworker.executor._join import JoinHandle, Ok
+from clockworker.executor._queue import GroupHandle, Queue, QueueHandle
+from clockworker.executor._schedulers_cy import LAS, QLAS, ArrivalFifo, RunnableFifo, ScheduledTask, Scheduler
+from clockworker.executor._stats import ExecutorStats, QueueStats
+
+__all__ = [
+    "LAS",
+    "QLAS",
+    "ArrivalFifo",
+    "Executor",
+    "ExecutorStats",
+    "GroupHandle",
+    "JoinHandle",
+    "Ok",
+    "Queue",
+    "QueueHandle",
+    "QueueStats",
+    "RunnableFifo",
+    "ScheduledTask",
+    "Scheduler",
+    "compiled",
+    "current_executor",
+    "new_event_loop",
+    "run",
+]

@@ -1,0 +1,98 @@
+cimport cython
+from libc.stdint cimport int64_t
+from clockworker.executor._eevdf_cy cimport Eevdf, Entity
+from clockworker.executor._native cimport c_function
+from clockworker.executor._schedulers_cy cimport ScheduledTask, Scheduler
+
+cdef object _NO_ARGUMENT
+cdef object _STEP_TYPE
+cdef c_function _WAKEUP_FUNCTION
+
+
+@cython.final
+cdef class QueueState:
+    cdef readonly object key
+    cdef readonly Scheduler scheduler
+    cdef readonly Entity entity
+    cdef readonly bint catch
+    cdef readonly dict groups
+    cdef readonly Py_ssize_t runnable
+    cdef readonly Py_ssize_t live
+    cdef readonly long long polls
+    cdef readonly long long busy_ns
+    cdef readonly long long spawned
+    cdef readonly long long panics
+
+
+@cython.final
+cdef class Membership:
+    cdef readonly Core core
+    cdef readonly QueueState queue
+    cdef readonly object group
+    cdef readonly Py_ssize_t live
+
+
+@cython.final
+cdef class TaskState(ScheduledTask):
+    cdef readonly Core core
+    cdef readonly Membership membership
+    cdef object callback
+    cdef object argument
+    cdef object context
+    cdef public bint spawned
+    cdef public list waiters
+
+
+@cython.final
+cdef class Core:
+    cdef readonly object loop
+    cdef readonly dict queues
+    cdef public Membership default
+    cdef readonly TaskState current
+    cdef readonly object owner
+    cdef public bint accepting
+    cdef readonly bint pumping
+    cdef public object source
+    cdef public long long idle_poll_ns
+    cdef readonly long long turns
+
+    cdef long long _driver_yield_ns
+    cdef Py_ssize_t _max_polls
+    cdef Eevdf _eevdf
+    cdef dict _table
+    cdef long long _arrivals
+    cdef bint _scheduled
+    cdef long long _idle_since
+    cdef unsigned long _thread
+    cdef bint _debug
+    cdef object _pump_context
+    cdef object _had_call_soon
+    cdef object _loop_call_soon
+
+    @cython.locals(queue=QueueState)
+    cpdef QueueState add_queue(self, object key, long long share, long long slice_ns, Scheduler scheduler, bint catch)
+    cpdef set_share(self, QueueState queue, long long share)
+    @cython.locals(queue=QueueState, state=TaskState)
+    cpdef detach(self)
+    @cython.locals(queue=QueueState, state=TaskState)
+    cdef _route(self, object callback, tuple args, object context)
+    @cython.locals(membership=Membership)
+    cdef TaskState _adopt(self, object task, object context)
+    @cython.locals(queue=QueueState, state=TaskState)
+    cdef TaskState _enter(self, object task, Membership membership)
+    @cython.locals(state=TaskState)
+    cpdef TaskState spawn(self, Membership membership, object coroutine, object name)
+    @cython.locals(membership=Membership)
+    cpdef Membership group(self, QueueState queue, object key)
+    cdef _check_thread(self, object what)
+    cdef _schedule(self)
+    @cython.locals(popped=ScheduledTask, state=TaskState)
+    cdef TaskState _take(self, QueueState queue)
+    @cython.locals(now=cython.longlong, ends=cython.longlong, polls=cython.Py_ssize_t, entity=Entity, news=cython.bint)
+    cdef bint _run_turn(self) except? -1
+    @cython.locals(
+        queue=QueueState, state=TaskState, ended=cython.longlong, elapsed=cython.longlong
+    )
+    cdef int64_t _run_step(self, Entity entity, long long started) except? -1
+    @cython.locals(membership=Membership, queue=QueueState)
+    cdef _leave(self, TaskState state)

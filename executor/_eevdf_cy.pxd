@@ -1,0 +1,45 @@
+cimport cython
+from libc.stdint cimport int64_t
+from clockworker.executor._heap_cy cimport Heap, HeapNode
+
+
+@cython.final
+cdef class Entity(HeapNode):
+    cdef readonly object item
+    cdef readonly long long share
+    cdef readonly long long slice_ns
+    cdef readonly long long vruntime
+    cdef readonly long long deadline
+    cdef readonly long long kept_lag
+    cdef readonly bint active
+    cdef readonly bint eligible
+
+
+@cython.final
+cdef class Eevdf:
+    cdef readonly long long total_share
+    cdef long long _weighted
+    cdef long long _entities
+    cdef Heap _eligible
+    cdef Heap _waiting
+
+    cpdef Entity add(self, object item, long long share, long long slice_ns)
+    cpdef int64_t virtual_time(self) except? -1
+    @cython.locals(lag=cython.longlong)
+    cpdef int64_t lag_ns(self, Entity entity) except? -1
+    @cython.locals(span=cython.longlong, lag=cython.longlong)
+    cpdef activate(self, Entity entity)
+    cpdef deactivate(self, Entity entity)
+    @cython.locals(advance=cython.longlong, renewed=cython.bint)
+    cpdef charge(self, Entity entity, long long elapsed_ns)
+    @cython.locals(virtual_time=cython.longlong, entity=Entity)
+    cpdef Entity pick(self)
+    @cython.locals(old_share=cython.longlong, virtual_time=cython.longlong)
+    cpdef set_share(self, Entity entity, long long share)
+    cdef _insert(self, Entity entity)
+    cdef _withdraw(self, Entity entity)
+    @cython.locals(step=cython.longlong, heap=Heap, entity=Entity)
+    cdef _rebase(self)
+
+
+cdef int64_t virtual_span(long long duration_ns, long long share) except? -1

@@ -1,0 +1,250 @@
+"""The executor as its users see it, and the ways to get a loop that has one."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Coroutine, Hashable, Iterable, Sequence
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import uvloop
+
+from clockworker._errors import ConfigurationError, UsageError
+from clockworker.executor._core_cy import Core, Membership, TaskState, WorkSource
+from clockworker.executor._queue import OnPanic, Queue, QueueHandle, check_on_panic
+from clockworker.executor._schedulers_cy import RunnableFifo
+from clockworker.executor._stats import ExecutorStats, QueueStats
+
+T = TypeVar("T")
+
+MAX_QUEUES = 1_024
+
+
+class Executor:
+    """Divides one event loop's thread fairly between queues of tasks.
+
+    queues: their declarations; the first one is where tasks go that belong to none, on a loop from `new_event_loop`.
+    on_panic: "propagate": an exception that escapes a spawned task cancels the others, and `async with` raises it.
+        "catch": it is left to whoever awaits the task.
+    sched_latency, min_slice: seconds. A queue without a `slice` of its own gets sched_latency divided by the number of
+        queues, and no less than min_slice.
+    driver_yield, max_polls_per_yield: seconds, and steps. After either the event loop has its turn.
+
+        async with Executor([Queue("foreground", share=8), Queue("background")]) as executor:
+            value = await executor.queue("foreground").spawn(work())
+
+    Leaving `async with` cancels the tasks that are left and waits for their end.
+    """
+
+    def __init__(
+        self,
+        queues: Iterable[Queue],
+        *,
+        on_panic: OnPanic = "propagate",
+        sched_latency: float = 0.002,
+        min_slice: float = 0.0001,
+        driver_yield: float = 0.0005,
+        max_polls_per_yield: int = 61,
+    ) -> None:
+        declared = list(queues)
+        check_on_panic(on_panic)
+        _check_queues(declared)
+        for name, value in (("sched_latency", sched_latency), ("min_slice", min_slice), ("driver_yield", driver_yield)):
+            if not isinstance(value, int | float) or not 0 < value <= 10:
+                raise ConfigurationError(f"{name} is {value!r}; it must be more than 0 and at most 10 seconds")
+        if not isinstance(max_polls_per_yield, int) or max_polls_per_yield < 1:
+            raise ConfigurationError(f"max_polls_per_yield is {max_polls_per_yield!r}; it must be a whole number from 1")
+        self._core = Core(self, _nanoseconds(driver_yield), max_polls_per_yield)
+        self._handles: dict[Hashable, QueueHandle] = {}
+        default_slice = max(sched_latency / len(declared), min_slice)
+        for queue in declared:
+            state = self._core.add_queue(
+                queue.key,
+                queue.share,
+                _nanoseconds(queue.slice if queue.slice is not None else default_slice),
+                queue.scheduler if queue.scheduler is not None else RunnableFifo(),
+                (queue.on_panic or on_panic) == "catch",
+            )
+            self._handles[queue.key] = QueueHandle(self._core, state)
+        self._host: asyncio.Task[Any] | None = None
+        self._panic: BaseException | None = None
+        self._cancelled_host = False
+
+    def queue(self, key: Hashable) -> QueueHandle:
+        """The running queue of that key. An unknown key raises KeyError, listing those there are."""
+        try:
+            return self._handles[key]
+        except (KeyError, TypeError):
+            known = ", ".join(repr(known) for known in self._handles)
+            raise KeyError(f"no queue {key!r}; there are {known}") from None
+
+    def queues(self) -> Sequence[QueueHandle]:
+        """The running queues, in the order of their declaration."""
+        return list(self._handles.values())
+
+    async def __aenter__(self) -> Self:
+        self._core.attach(asyncio.get_running_loop())
+        self._host = asyncio.current_task()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        host, self._host = self._host, None
+        assert host is not None
+        core = self._core
+        core.accepting = False
+        for state in core.tasks():
+            state.task.cancel()
+        cancelled: asyncio.CancelledError | None = None
+        if self._cancelled_host:
+            host.uncancel()
+            if not isinstance(error, asyncio.CancelledError):
+                # The body ended before our cancellation reached it: take it here, or it would strike after us.
+                with contextlib.suppress(asyncio.CancelledError):
+                    await asyncio.sleep(0)
+        try:
+            while tasks := [state.task for state in core.tasks()]:
+                try:
+                    await asyncio.wait(tasks)
+                    await asyncio.sleep(0)
+                except asyncio.CancelledError as again:
+                    cancelled = again
+        finally:
+            core.detach()
+        if cancelled is not None and error is None:
+            raise cancelled
+        panic, self._panic = self._panic, None
+        ours = error is None or (self._cancelled_host and isinstance(error, asyncio.CancelledError))
+        if panic is not None and ours and host.cancelling() == 0:
+            raise panic
+
+    async def drain(self) -> None:
+        """Wait until no task of any queue is left, those included that they start meanwhile.
+
+        Not from within a task of this executor, which would wait for itself.
+        """
+        current = self._core.current
+        if current is not None:
+            raise UsageError("drain() was awaited by a task of this executor, which would wait for itself")
+        while tasks := [state.task for state in self._core.tasks()]:
+            await asyncio.wait(tasks)
+            # The core sees a task's end after its last step; let that come first.
+            await asyncio.sleep(0)
+
+    def stats(self) -> ExecutorStats:
+        """Counters over all queues, and gauges of now."""
+        queues = self._core.queues.values()
+        return ExecutorStats(
+            runnable=sum(queue.runnable for queue in queues),
+            tasks=sum(queue.live for queue in queues),
+            polls=sum(queue.polls for queue in queues),
+            busy_ns=sum(queue.busy_ns for queue in queues),
+            spawned=sum(queue.spawned for queue in queues),
+            panics=sum(queue.panics for queue in queues),
+            turns=self._core.turns,
+        )
+
+    def queue_stats(self) -> dict[Hashable, QueueStats]:
+        """Counters and gauges of each queue, by its key."""
+        return {
+            key: QueueStats(
+                key=key,
+                share=queue.entity.share,
+                runnable=queue.runnable,
+                tasks=queue.live,
+                polls=queue.polls,
+                busy_ns=queue.busy_ns,
+                spawned=queue.spawned,
+                panics=queue.panics,
+            )
+            for key, queue in self._core.queues.items()
+        }
+
+    def poll_source(self, source: WorkSource, *, idle_poll_us: int) -> None:
+        """Let the executor poll `source` once a turn, and for `idle_poll_us` after it has run dry."""
+        self._core.source = source
+        self._core.idle_poll_ns = idle_poll_us * 1_000
+
+    def panicked(self, state: TaskState, exception: BaseException) -> None:
+        """The core's word that a spawned task of a queue that propagates has raised."""
+        if self._panic is not None:
+            return
+        self._panic = exception
+        for other in self._core.tasks():
+            if other is not state:
+                other.task.cancel()
+        if self._host is not None and not self._host.done():
+            self._cancelled_host = True
+            self._host.cancel()
+
+
+def _check_queues(queues: list[Queue]) -> None:
+    if not queues:
+        raise ConfigurationError("an executor needs at least one queue, such as Queue('default')")
+    if len(queues) > MAX_QUEUES:
+        raise ConfigurationError(f"{len(queues):,} queues are too many; an executor takes up to {MAX_QUEUES:,}")
+    keys = set()
+    schedulers = set()
+    for queue in queues:
+        if not isinstance(queue, Queue):
+            raise ConfigurationError(f"queues must be Queue(...) declarations, and one is {queue!r}")
+        if queue.key in keys:
+            raise ConfigurationError(f"two queues have the key {queue.key!r}")
+        keys.add(queue.key)
+        if queue.scheduler is not None:
+            if id(queue.scheduler) in schedulers:
+                raise ConfigurationError(f"queue {queue.key!r} shares its scheduler with another; give each its own")
+            schedulers.add(id(queue.scheduler))
+
+
+def _nanoseconds(seconds: float) -> int:
+    return round(seconds * 1e9)
+
+
+def new_event_loop(
+    queues: Iterable[Queue],
+    *,
+    loop_factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop,
+    on_panic: OnPanic = "catch",
+    **options: Any,
+) -> asyncio.AbstractEventLoop:
+    """A loop with an executor attached, for `asyncio.Runner(loop_factory=...)`; `current_executor` finds it.
+
+    Tasks that belong to no queue run in the first one. Options are those of `Executor`; panics are caught, since there is
+    no `async with` to raise them.
+    """
+    executor = Executor(queues, on_panic=on_panic, **options)
+    loop = loop_factory()
+    try:
+        executor._core.attach(loop)
+    except BaseException:
+        loop.close()
+        raise
+    first = executor.queues()[0]
+    executor._core.default = Membership(executor._core, first._queue, None)
+    return loop
+
+
+def current_executor() -> Executor:
+    """The executor of the running loop. Raises UsageError if it has none, RuntimeError if no loop is running."""
+    core = getattr(asyncio.get_running_loop().call_soon, "__self__", None)
+    if not isinstance(core, Core):
+        raise UsageError("the running loop has no executor: see Executor and new_event_loop")
+    return core.owner  # type: ignore[no-any-return]
+
+
+def run(main: Coroutine[Any, Any, T], *, queues: Iterable[Queue], debug: bool | None = None, **options: Any) -> T:
+    """Like `uvloop.run`, with an executor: runs `main`, which finds it by `current_executor()`.
+
+    Options are those of `Executor`. An exception that escapes a spawned task is raised here, unless `on_panic="catch"`.
+    """
+    executor = Executor(queues, **options)
+
+    async def with_executor() -> T:
+        async with executor:
+            return await main
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop, debug=debug) as runner:
+        return runner.run(with_executor())

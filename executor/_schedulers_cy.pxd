@@ -1,0 +1,79 @@
+cimport cython
+from clockworker.executor._heap_cy cimport Heap, HeapNode
+
+
+cdef class ScheduledTask(HeapNode):
+    cdef readonly object task
+    cdef readonly object group
+    cdef readonly long long arrival
+    cdef public long long service_ns
+    cdef public object slot
+    cdef ScheduledTask next
+
+
+cdef class Scheduler:
+    cpdef push(self, ScheduledTask task)
+    cpdef ScheduledTask pop(self)
+    cpdef observe(self, ScheduledTask task, long long elapsed_ns)
+    cpdef forget_task(self, ScheduledTask task)
+    cpdef forget_group(self, object group)
+
+
+cdef class RunnableFifo(Scheduler):
+    cdef ScheduledTask _first
+    cdef ScheduledTask _last
+    cdef Py_ssize_t _count
+
+    @cython.locals(task=ScheduledTask)
+    cpdef ScheduledTask pop(self)
+
+
+cdef class ArrivalFifo(Scheduler):
+    cdef Heap _heap
+
+    @cython.locals(task=ScheduledTask)
+    cpdef ScheduledTask pop(self)
+
+
+@cython.final
+cdef class ServiceGroup(HeapNode):
+    cdef long long service_ns
+    cdef object runnable
+
+
+cdef class _ServiceScheduler(Scheduler):
+    cdef dict _groups
+    cdef Py_ssize_t _count
+    cdef long long _turn
+
+    @cython.locals(group=ServiceGroup)
+    cdef ServiceGroup _group_of(self, ScheduledTask task)
+
+
+cdef class LAS(_ServiceScheduler):
+    cdef Heap _heap
+
+    @cython.locals(group=ServiceGroup)
+    cpdef push(self, ScheduledTask task)
+    @cython.locals(group=ServiceGroup, task=ScheduledTask)
+    cpdef ScheduledTask pop(self)
+    @cython.locals(group=ServiceGroup)
+    cpdef observe(self, ScheduledTask task, long long elapsed_ns)
+    cdef _enter(self, ServiceGroup group)
+
+
+cdef class QLAS(_ServiceScheduler):
+    cdef list _levels
+    cdef unsigned long long _occupied
+    cdef int _last_level
+
+    @cython.locals(group=ServiceGroup)
+    cpdef push(self, ScheduledTask task)
+    @cython.locals(level=cython.int, group=ServiceGroup, task=ScheduledTask)
+    cpdef ScheduledTask pop(self)
+    @cython.locals(group=ServiceGroup)
+    cpdef observe(self, ScheduledTask task, long long elapsed_ns)
+    @cython.locals(level=cython.int)
+    cdef _enter(self, ServiceGroup group)
+    @cython.locals(above=cython.ulonglong, candidates=cython.ulonglong)
+    cdef int _lowest_above(self, int level) except -2

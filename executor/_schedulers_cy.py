@@ -1,0 +1,283 @@
+# cython: language_level=3, annotation_typing=False
+"""Schedulers: which of a queue's runnable tasks runs next.
+
+A `Scheduler` holds the runnable tasks of one queue. The executor pushes a task when it becomes runnable, pops the next
+one, and after the step tells what it cost (`observe`). When a task or the last task of a group is done, its state goes
+(`forget_task`, `forget_group`). A user's own scheduler is a subclass in plain Python.
+
+- `RunnableFifo`: in the order in which they became runnable, what asyncio does. Keeps no state but a linked list.
+- `ArrivalFifo`: in the order in which they were spawned; the oldest always goes first.
+- `LAS`, least attained service (Kleinrock, Queueing Systems II, 1976; "foreground-background"): the group that has had the
+  least CPU time so far. Favours short work without being told how long it is; a group that has had much
+  waits for as long as those with less keep the queue busy.
+- `QLAS`: LAS between powers of two of microseconds, round robin within one, and every 16th pop goes round robin over the
+  levels, so that nobody starves (multi-level feedback, Corbato et al., 1962).
+
+A task that was spawned without a group is a group of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Hashable
+from typing import Any
+
+try:
+    import cython
+except ModuleNotFoundError:
+    from clockworker import _cython_shim as cython  # type: ignore[no-redef]
+
+from clockworker.executor._heap_cy import Heap, HeapNode
+
+if cython.compiled:
+    from cython.cimports.clockworker.executor._native import bit_length
+else:
+    bit_length = int.bit_length
+
+# Every 16th pop of QLAS ignores the levels.
+_ROUND_ROBIN_EVERY = 16
+
+
+class ScheduledTask(HeapNode):
+    """A task as schedulers and the executor see it: one object a task, from its first step to its last."""
+
+    task: asyncio.Task[Any]
+    group: Hashable  # None if it was spawned without one: then it is its own
+    arrival: int  # 1 for the executor's first task, and so on
+    service_ns: int  # CPU time attained so far
+    slot: object  # for the scheduler's own use; it dies with the task
+    next: ScheduledTask | None  # RunnableFifo's link, None while not in such a list
+
+    def __init__(self, task: asyncio.Task[Any], group: Hashable, arrival: int) -> None:
+        super().__init__()
+        self.task = task
+        self.group = group
+        self.arrival = arrival
+        self.service_ns = 0
+        self.slot = None
+        self.next = None
+
+
+class Scheduler:
+    """Base class: override all of `push`, `pop` and `__len__`, and what else your policy needs."""
+
+    def push(self, task: ScheduledTask) -> None:
+        """The task has become runnable. It is not in the scheduler already."""
+        raise NotImplementedError(f"{type(self).__name__} must define push(task)")
+
+    def pop(self) -> ScheduledTask:
+        """Remove and return the task to run next. Only called while `len()` is not 0."""
+        raise NotImplementedError(f"{type(self).__name__} must define pop()")
+
+    def observe(self, task: ScheduledTask, elapsed_ns: int) -> None:
+        """The task's step took `elapsed_ns`. It may be runnable again already."""
+
+    def forget_task(self, task: ScheduledTask) -> None:
+        """The task is done. It is not in the scheduler."""
+
+    def forget_group(self, group: Hashable) -> None:
+        """No task of the group is left in this queue."""
+
+    def __len__(self) -> int:
+        raise NotImplementedError(f"{type(self).__name__} must define __len__()")
+
+
+class RunnableFifo(Scheduler):
+    """First runnable, first run. The default."""
+
+    _first: ScheduledTask | None
+    _last: ScheduledTask | None
+    _count: int
+
+    def __init__(self) -> None:
+        self._first = None
+        self._last = None
+        self._count = 0
+
+    def push(self, task: ScheduledTask) -> None:
+        if self._count == 0:
+            self._first = task
+        else:
+            self._last.next = task  # type: ignore[union-attr]
+        self._last = task
+        self._count += 1
+
+    def pop(self) -> ScheduledTask:
+        if self._count == 0:
+            raise IndexError("pop from an empty scheduler")
+        task = self._first
+        self._first = task.next  # type: ignore[union-attr]
+        task.next = None  # type: ignore[union-attr]
+        self._count -= 1
+        if self._count == 0:
+            self._last = None
+        return task  # type: ignore[return-value]
+
+    def __len__(self) -> int:
+        return self._count
+
+
+class ArrivalFifo(Scheduler):
+    """First spawned, first run, whenever it is runnable."""
+
+    _heap: Heap
+
+    def __init__(self) -> None:
+        self._heap = Heap()
+
+    def push(self, task: ScheduledTask) -> None:
+        task.key = task.arrival
+        self._heap.push(task)
+
+    def pop(self) -> ScheduledTask:
+        task: ScheduledTask = self._heap.top()  # type: ignore[assignment]
+        self._heap.remove(task)
+        return task
+
+    def __len__(self) -> int:
+        return len(self._heap.nodes)
+
+
+class ServiceGroup(HeapNode):
+    """The tasks that share one account of attained service. `key` orders the groups that have runnable tasks."""
+
+    service_ns: int
+    runnable: deque[ScheduledTask]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.service_ns = 0
+        self.runnable = deque()
+
+
+class _ServiceScheduler(Scheduler):
+    """What LAS and QLAS share: the accounts."""
+
+    _groups: dict[Hashable, ServiceGroup]
+    _count: int
+    _turn: int
+
+    def __init__(self) -> None:
+        self._groups = {}
+        self._count = 0
+        self._turn = 0
+
+    def forget_task(self, task: ScheduledTask) -> None:
+        task.slot = None
+
+    def forget_group(self, group: Hashable) -> None:
+        self._groups.pop(group, None)
+
+    def __len__(self) -> int:
+        return self._count
+
+    def _group_of(self, task: ScheduledTask) -> ServiceGroup:
+        # Looked up once a task: from then on the task's slot knows.
+        if task.slot is None:
+            if task.group is None:
+                task.slot = ServiceGroup()
+            else:
+                group = self._groups.get(task.group)
+                if group is None:
+                    group = self._groups[task.group] = ServiceGroup()
+                task.slot = group
+        return task.slot  # type: ignore[return-value]
+
+
+class LAS(_ServiceScheduler):
+    """Least attained service first, by group; equals in the order in which they became runnable."""
+
+    _heap: Heap
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._heap = Heap()
+
+    def push(self, task: ScheduledTask) -> None:
+        group = self._group_of(task)
+        group.runnable.append(task)
+        self._count += 1
+        if group.position < 0:
+            self._enter(group)
+
+    def pop(self) -> ScheduledTask:
+        group: ServiceGroup = self._heap.top()  # type: ignore[assignment]
+        task = group.runnable.popleft()
+        self._count -= 1
+        self._heap.remove(group)
+        if group.runnable:
+            self._enter(group)
+        return task
+
+    def observe(self, task: ScheduledTask, elapsed_ns: int) -> None:
+        group = self._group_of(task)
+        group.service_ns += elapsed_ns
+        if group.position >= 0:
+            group.key = group.service_ns
+            self._heap.update(group)
+
+    def _enter(self, group: ServiceGroup) -> None:
+        self._turn += 1
+        group.key = group.service_ns
+        group.tie = self._turn
+        self._heap.push(group)
+
+
+class QLAS(_ServiceScheduler):
+    """Least attained service first, between powers of two of microseconds; round robin within one.
+
+    A group's level is the bit length of its service in microseconds. Every 16th pop takes from the levels in turn instead
+    of the lowest.
+    """
+
+    _levels: list[deque[ServiceGroup]]
+    _occupied: int  # bit i: level i has groups
+    _last_level: int  # served by the last round-robin pop
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._levels = [deque() for _ in range(64)]
+        self._occupied = 0
+        self._last_level = 63
+
+    def push(self, task: ScheduledTask) -> None:
+        group = self._group_of(task)
+        if not group.runnable:
+            self._enter(group)
+        group.runnable.append(task)
+        self._count += 1
+
+    def pop(self) -> ScheduledTask:
+        if self._count == 0:
+            raise IndexError("pop from an empty scheduler")
+        self._turn += 1
+        level = self._lowest_above(0)
+        if self._turn % _ROUND_ROBIN_EVERY == 0:
+            level = self._lowest_above((self._last_level + 1) & 63)
+            self._last_level = level
+        groups = self._levels[level]
+        group = groups.popleft()
+        if not groups:
+            self._occupied &= ~(1 << level)
+        task = group.runnable.popleft()
+        self._count -= 1
+        if group.runnable:
+            self._enter(group)
+        return task
+
+    def observe(self, task: ScheduledTask, elapsed_ns: int) -> None:
+        # A group that waits already keeps its place until it is next popped: one poll late, and no search.
+        group = self._group_of(task)
+        group.service_ns += elapsed_ns
+
+    def _enter(self, group: ServiceGroup) -> None:
+        level = bit_length(group.service_ns // 1000)
+        self._levels[level].append(group)
+        self._occupied |= 1 << level
+
+    def _lowest_above(self, level: int) -> int:
+        """The lowest occupied level from `level` on, or else the lowest of all."""
+        above = self._occupied >> level << level
+        candidates = above if above else self._occupied
+        return bit_length(candidates & -candidates) - 1
