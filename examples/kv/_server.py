@@ -29,26 +29,22 @@ class Server:
         self._ids = itertools.count(shard.count + shard.id, shard.count)
 
     async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Serve one connection until either end closes it."""
+        """Serve one connection until the client ends it, says QUIT or breaks the protocol. Returning closes it."""
         session = Session(next(self._ids))
         requests = RequestReader()
-        try:
-            while not session.closing and (data := await reader.read(READ_BYTES)):
-                commands = requests.feed(data)
-                for start in range(0, len(commands), PIPELINE):
-                    writer.write(await self._answer(session, commands[start : start + PIPELINE]))
-                    await writer.drain()
-                    if session.closing:
-                        return
-                    await cw.yield_maybe()
-                if requests.error is not None:
-                    error = Error(b"ERR Protocol error: " + requests.error.encode("latin-1"))
-                    writer.write(encode(error, session.protocol))
+        while data := await reader.read(READ_BYTES):
+            commands = requests.feed(data)
+            for start in range(0, len(commands), PIPELINE):
+                if start:
+                    await asyncio.sleep(0)
+                writer.write(await self._answer(session, commands[start : start + PIPELINE]))
+                await writer.drain()
+                if session.closing:
                     return
-        except ConnectionError:
-            pass  # the client is gone, and nobody is left to tell
-        finally:
-            writer.close()
+            if requests.error is not None:
+                error = Error(b"ERR Protocol error: " + requests.error.encode("latin-1"))
+                writer.write(encode(error, session.protocol))
+                return
 
     async def _answer(self, session: Session, commands: list[list[bytes]]) -> bytes:
         """Commands on keys that follow each other make a pipeline; any other command waits for what came before it."""
