@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import socket
 import subprocess
@@ -60,8 +61,7 @@ class Server:
             eventually(server._accepts)
         except BaseException:
             server.process.kill()
-            server.process.wait()
-            print(server.log())
+            server.stop()
             raise
         return server
 
@@ -79,20 +79,22 @@ class Server:
         processes = self.processes()
         self.process.terminate()
         try:
-            status = self.process.wait(DEADLINE_S)
+            return self.process.wait(DEADLINE_S)
         finally:
             for process in processes:
-                if process.is_running():
+                with contextlib.suppress(psutil.NoSuchProcess):
                     process.kill()
             self.process.wait()
             print(self.log())
             self._log.close()
-        return status
 
     def processes(self) -> list[psutil.Process]:
-        """The first process and all that it started."""
-        first = psutil.Process(self.process.pid)
-        return [first, *first.children(recursive=True)]
+        """The first process and all that it started, if it runs."""
+        try:
+            first = psutil.Process(self.process.pid)
+            return [first, *first.children(recursive=True)]
+        except psutil.NoSuchProcess:
+            return []
 
     def client(self, protocol: int = 2) -> redis.Redis:
         """A redis-py client of one connection, which gives replies as they come."""
