@@ -1,8 +1,8 @@
 """Requests: bytes of a connection in, commands out.
 
-A chunk that holds whole, canonical requests is taken apart by `bytes.split` and slices; whatever is not (the tail of a
-chunk, an inline command, a value with CR LF in it, a malformed header) goes through a state machine that follows
-Redis's own reader step by step, its limits and its error texts included.
+The whole, canonical requests at the start of a chunk are taken apart by `bytes.split` and slices. What comes after
+them (the tail of a chunk, an inline command, a value with CR LF in it, a malformed header) goes through a state machine
+that follows Redis's own reader step by step, its limits and its error texts included.
 
 hiredis was tried and left out. It reads *replies*: it takes `+PING`, `:1`, nested arrays and maps for arguments, and
 allocates an array of the length that a header merely announces (`*4000000000` is 32 GB). Making sure that what it read
@@ -23,6 +23,7 @@ MAX_LINE = 64 << 10
 """Redis's PROTO_INLINE_MAX_SIZE: how far to look for the end of a line. Bytes."""
 
 _COUNTS = {b"*%d" % number: number for number in range(1, 1025)}
+# Of every argument that fits in a chunk: looking a header up takes half as long as formatting it.
 _HEADERS = [b"$%d" % number for number in range(64 << 10)]
 _INTEGER = re.compile(rb"0|-?[1-9][0-9]{0,18}")
 _ESCAPES = {b"n": b"\n", b"r": b"\r", b"t": b"\t", b"b": b"\b", b"a": b"\a"}
@@ -53,24 +54,31 @@ class RequestReader:
 
     def feed(self, data: bytes) -> list[list[bytes]]:
         """The requests that `data` completes, in order: if `error` is set now, those before the mistake."""
-        if not self._pending and not self._missing:
-            try:
-                return _split(data)
-            except (ValueError, LookupError):
-                pass
-        self._pending += data
         requests: list[list[bytes]] = []
         try:
-            self._read(requests)
+            if self._pending or self._missing:
+                self._pending += data
+                self._read(requests, 1)
+                if not requests:
+                    return requests
+                data = bytes(self._pending)
+                self._pending.clear()
+            # Once a chunk: splitting what follows each odd request again would take quadratic time.
+            self._pending += _split(data, requests)
+            self._read(requests, len(data))
         except RequestError as error:
             self.error = str(error)
         return requests
 
-    def _read(self, requests: list[list[bytes]]) -> None:
-        """Redis's processInputBuffer, processInlineBuffer and processMultibulkBuffer. Keeps what is incomplete."""
+    def _read(self, requests: list[list[bytes]], limit: int) -> None:
+        """Move no more than `limit` requests from what is pending.
+
+        Redis's processInputBuffer, processInlineBuffer and processMultibulkBuffer in one.
+        """
         buffer, position = self._pending, 0
+        limit += len(requests)
         try:
-            while position < len(buffer):
+            while position < len(buffer) and len(requests) < limit:
                 if not self._missing:
                     if buffer[position] != ord("*"):
                         if (end := _find(buffer, b"\n", position)) < 0:
@@ -116,27 +124,26 @@ class RequestReader:
             del buffer[:position]
 
 
-def _split(data: bytes) -> list[list[bytes]]:
-    """All requests in `data`, if it holds nothing but whole ones in canonical form; else ValueError or LookupError.
+def _split(data: bytes, requests: list[list[bytes]]) -> bytes:
+    """Move the whole requests in canonical form at the start of `data` to `requests`; the rest is returned.
 
-    Every argument's own length must be the one that its header announces, so a CR LF inside an argument, which splits
-    it in two, can't pass for anything else.
+    An argument's own length must be the one that its header announces, so a CR LF inside an argument, which splits it in
+    two, can't pass for anything else.
     """
+    if len(data) > len(_HEADERS):
+        return data
     lines = data.split(b"\r\n")
-    if lines.pop():
-        raise ValueError
-    requests = []
-    position = 0
-    while position < len(lines):
-        end = position + 1 + 2 * _COUNTS[lines[position]]
+    position, last = 0, len(lines) - 1
+    while position < last:
+        end = position + 1 + 2 * _COUNTS.get(lines[position], last)
+        if end > last:
+            break
         arguments = lines[position + 2 : end : 2]
         if [_HEADERS[len(argument)] for argument in arguments] != lines[position + 1 : end : 2]:
-            raise ValueError
+            break
         requests.append(arguments)
         position = end
-    if position > len(lines):
-        raise ValueError
-    return requests
+    return b"\r\n".join(lines[position:])
 
 
 def _find(buffer: bytearray, byte: bytes, position: int) -> int:
