@@ -54,7 +54,9 @@ class Executor:
             if not isinstance(value, int | float) or not 0 < value <= 10:
                 raise ConfigurationError(f"{name} is {value!r}; it must be more than 0 and at most 10 seconds")
         if not isinstance(max_polls_per_yield, int) or max_polls_per_yield < 1:
-            raise ConfigurationError(f"max_polls_per_yield is {max_polls_per_yield!r}; it must be a whole number from 1")
+            raise ConfigurationError(
+                f"max_polls_per_yield is {max_polls_per_yield!r}; it must be a whole number from 1"
+            )
         self._core = Core(self, _nanoseconds(driver_yield), max_polls_per_yield)
         self._handles: dict[Hashable, QueueHandle] = {}
         default_slice = max(sched_latency / len(declared), min_slice)

@@ -47,13 +47,17 @@ class Queue(msgspec.Struct, frozen=True):
         if self.slice is not None and not (
             isinstance(self.slice, int | float) and not isinstance(self.slice, bool) and 1e-6 <= self.slice <= 10
         ):
-            raise ConfigurationError(f"slice of queue {self.key!r} is {self.slice!r}; it must be 0.000001 to 10 seconds")
+            raise ConfigurationError(
+                f"slice of queue {self.key!r} is {self.slice!r}; it must be 0.000001 to 10 seconds"
+            )
         check_on_panic(self.on_panic, optional=True)
 
 
 def check_share(key: Hashable, share: object) -> None:
     if not isinstance(share, int) or isinstance(share, bool) or not 1 <= share <= MAX_SHARE:
-        raise ConfigurationError(f"share of queue {key!r} is {share!r}; it must be a whole number from 1 to {MAX_SHARE:,}")
+        raise ConfigurationError(
+            f"share of queue {key!r} is {share!r}; it must be a whole number from 1 to {MAX_SHARE:,}"
+        )
 
 
 def check_on_panic(value: object, optional: bool = False) -> None:

@@ -127,8 +127,8 @@ class RequestReader:
 def _split(data: bytes, requests: list[list[bytes]]) -> bytes:
     """Move the whole requests in canonical form at the start of `data` to `requests`; the rest is returned.
 
-    An argument's own length must be the one that its header announces, so a CR LF inside an argument, which splits it in
-    two, can't pass for anything else.
+    An argument's own length must be the one that its header announces, so a CR LF inside an argument, which splits it
+    in two, can't pass for anything else.
     """
     if len(data) > len(_HEADERS):
         return data
