@@ -124,8 +124,9 @@ def server(command: list[str]) -> Iterator[int]:
 def wait_for(port: int, process: subprocess.Popen[bytes]) -> None:
     deadline = time.monotonic() + START_S
     while time.monotonic() < deadline and process.poll() is None:
-        with socket.socket() as sock:
-            if sock.connect_ex(("127.0.0.1", port)) == 0:
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), START_S) as sock:
+            sock.sendall(b"DBSIZE\r\n")
+            if sock.recv(1) == b":":  # and so all shards are up
                 return
         time.sleep(0.02)
     raise SystemExit(f"the server on port {port} did not start")

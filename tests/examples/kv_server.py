@@ -58,17 +58,20 @@ class Server:
         log = tempfile.TemporaryFile()  # noqa: SIM115  as long as the server
         server = cls(subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log), port, log)
         try:
-            eventually(server._accepts)
+            eventually(server._answers)
         except BaseException:
             server.process.kill()
             server.stop()
             raise
         return server
 
-    def _accepts(self) -> bool:
+    def _answers(self) -> bool:
+        """Whether it says how many keys it has, and so whether each of its shards is up."""
         assert self.process.poll() is None, self.log()
-        with socket.socket() as sock:
-            return sock.connect_ex(("127.0.0.1", self.port)) == 0
+        try:
+            return exchange(self.port, b"DBSIZE\r\n").startswith(b":")
+        except ConnectionRefusedError:
+            return False
 
     def log(self) -> str:
         self._log.seek(0)
