@@ -12,7 +12,10 @@ import bench
 def main() -> int:
     names = [module.name for module in pkgutil.iter_modules(bench.__path__) if not module.name.startswith("_")]
     if len(sys.argv) > 1 and sys.argv[1] in names:
-        importlib.import_module(f"bench.{sys.argv[1]}").main(sys.argv[2:])
+        try:
+            importlib.import_module(f"bench.{sys.argv[1]}").main(sys.argv[2:])
+        except KeyboardInterrupt:
+            return 130
         return 0
     print("usage: python -m bench NAME [--json FILE] [options]\n")
     for name in names:

@@ -86,7 +86,7 @@ def _set(store: Store, arguments: list[bytes]) -> Scalar:
     options = _parse_set_options(words)
     if options is None:
         return SYNTAX_ERROR
-    deadline_ms = None
+    deadline_ms: int | Error | None = None
     if options.expiry is not None:
         deadline_ms = _parse_deadline_ms(store, options.expiry[0], options.expiry[1], "set")
         if isinstance(deadline_ms, Error):

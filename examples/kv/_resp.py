@@ -6,6 +6,7 @@ differ only in the null, in maps and in verbatim strings; a map is a flat array 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TypeAlias
 
 import msgspec
@@ -28,7 +29,8 @@ class Verbatim(msgspec.Struct, frozen=True):
 Scalar: TypeAlias = int | bytes | str | Error | None
 """What a command on keys answers with: these are the replies that cross between shards."""
 
-Reply: TypeAlias = "int | bytes | str | Error | Map | Verbatim | list[Reply] | list[Scalar] | list[bytes] | None"
+Reply: TypeAlias = "Scalar | Map | Verbatim | Sequence[Reply]"
+"""A sequence is always a list. It is called by what it is used as, so that a list[bytes] is one too."""
 
 OK = "OK"
 _SIMPLE = {text: b"+%b\r\n" % text.encode() for text in (OK, "PONG")}
@@ -52,5 +54,6 @@ def encode(reply: Reply, protocol: int) -> bytes:
         return b"-%b\r\n" % reply.message.translate(_ONE_LINE)
     if isinstance(reply, Verbatim):
         return b"=%d\r\ntxt:%b\r\n" % (len(reply.text) + 4, reply.text) if protocol == 3 else encode(reply.text, 2)
+    assert isinstance(reply, Map)
     header = b"%%%d\r\n" % len(reply.items) if protocol == 3 else b"*%d\r\n" % (2 * len(reply.items))
     return header + b"".join([encode(key, protocol) + encode(value, protocol) for key, value in reply.items])
