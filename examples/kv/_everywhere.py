@@ -31,19 +31,23 @@ class Everywhere(Command):
     run: Callable[[Service, list[bytes]], Awaitable[Reply]]
 
 
+def _shards(service: Service) -> range:
+    return range(service.local.shard.count)
+
+
 async def _dbsize(service: Service, arguments: list[bytes]) -> Reply:
-    return sum(await asyncio.gather(*[service.on(shard).size() for shard in range(service.count)]))
+    return sum(await asyncio.gather(*[service.on(shard).size() for shard in _shards(service)]))
 
 
 async def _flushall(service: Service, arguments: list[bytes]) -> Reply:
     if [word.upper() for word in arguments[1:]] not in ([], [b"SYNC"], [b"ASYNC"]):
         return SYNTAX_ERROR
-    await asyncio.gather(*[service.on(shard).flush() for shard in range(service.count)])
+    await asyncio.gather(*[service.on(shard).flush() for shard in _shards(service)])
     return OK
 
 
 async def _keys(service: Service, arguments: list[bytes]) -> Reply:
-    found = await asyncio.gather(*[_keys_on(service, shard, arguments[1]) for shard in range(service.count)])
+    found = await asyncio.gather(*[_keys_on(service, shard, arguments[1]) for shard in _shards(service)])
     return [key for keys in found for key in keys]
 
 
@@ -78,24 +82,23 @@ async def _scan(service: Service, arguments: list[bytes]) -> Reply:
             case _:
                 return SYNTAX_ERROR
     shard, bucket = divmod(cursor, BUCKETS)
+    shards = len(_shards(service))
     found: list[bytes] = []
-    while shard < service.count and count > 0:
+    while shard < shards and count > 0:
         bucket, looked, keys = await service.on(shard).scan(bucket, count, pattern)
         found += keys
         count -= looked
         if bucket:
             break
         shard += 1
-    cursor = shard * BUCKETS + bucket if shard < service.count else 0
+    cursor = shard * BUCKETS + bucket if shard < shards else 0
     return [b"%d" % cursor, found if of_strings else []]
 
 
 async def _info(service: Service, arguments: list[bytes]) -> Reply:
     wanted = {section.lower() for section in arguments[1:]}
     everything = not wanted or not wanted.isdisjoint((b"default", b"all", b"everything"))
-    answers = await asyncio.gather(
-        *[service.on(shard).info() for shard in range(service.count)], return_exceptions=True
-    )
+    answers = await asyncio.gather(*[service.on(shard).info() for shard in _shards(service)], return_exceptions=True)
     shards = [answer if isinstance(answer, ShardInfo) else None for answer in answers]
     sections = {b"server": _server_section, b"keyspace": _keyspace_section, b"shards": _shards_section}
     texts = [section(shards) for name, section in sections.items() if everything or name in wanted]
