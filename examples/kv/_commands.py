@@ -86,11 +86,9 @@ def _set(store: Store, arguments: list[bytes]) -> Scalar:
     options = _parse_set_options(words)
     if options is None:
         return SYNTAX_ERROR
-    deadline_ms: int | Error | None = None
-    if options.expiry is not None:
-        deadline_ms = _parse_deadline_ms(store, options.expiry[0], options.expiry[1], "set")
-        if isinstance(deadline_ms, Error):
-            return deadline_ms
+    deadline_ms = _parse_deadline_ms(store, *options.expiry, "set") if options.expiry else None
+    if isinstance(deadline_ms, Error):
+        return deadline_ms
     old = store.get(key)
     refused = options.only_if_absent if old is not None else options.only_if_present
     if not refused:
