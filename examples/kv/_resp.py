@@ -1,6 +1,6 @@
 """Replies: what a command answers with, and its bytes in RESP2 and RESP3.
 
-A reply is a plain value: bytes is a bulk string, str a simple string, None the null, and lists nest. The two protocols
+A reply is a plain value where there is one: bytes is a bulk string, None the null, and lists nest. The two protocols
 differ only in the null, in maps and in verbatim strings; a map is a flat array in RESP2.
 """
 
@@ -12,7 +12,13 @@ from typing import TypeAlias
 import msgspec
 
 
-class Error(msgspec.Struct, frozen=True):
+class Simple(msgspec.Struct, frozen=True, tag=True, array_like=True):
+    """A simple string, as in +OK. No str: on the wire between shards, msgspec could not tell it from bytes."""
+
+    text: bytes
+
+
+class Error(msgspec.Struct, frozen=True, tag=True, array_like=True):
     """An error reply; the message begins with its code, as in b"ERR syntax error"."""
 
     message: bytes
@@ -26,14 +32,13 @@ class Verbatim(msgspec.Struct, frozen=True):
     text: bytes
 
 
-Scalar: TypeAlias = int | bytes | str | Error | None
+Scalar: TypeAlias = int | bytes | Simple | Error | None
 """What a command on keys answers with: these are the replies that cross between shards."""
 
 Reply: TypeAlias = "Scalar | Map | Verbatim | Sequence[Reply]"
 """A sequence is always a list. It is called by what it is used as, so that a list[bytes] is one too."""
 
-OK = "OK"
-_SIMPLE = {text: b"+%b\r\n" % text.encode() for text in (OK, "PONG")}
+OK = Simple(b"OK")
 _ONE_LINE = bytes.maketrans(b"\r\n", b"  ")
 
 
@@ -41,8 +46,8 @@ def encode(reply: Reply, protocol: int) -> bytes:
     """The bytes of `reply` in RESP `protocol`, 2 or 3."""
     if isinstance(reply, bytes):
         return b"$%d\r\n%b\r\n" % (len(reply), reply)
-    if isinstance(reply, str):
-        return _SIMPLE.get(reply) or b"+%b\r\n" % reply.encode()
+    if isinstance(reply, Simple):
+        return b"+%b\r\n" % reply.text
     if reply is None:
         return b"_\r\n" if protocol == 3 else b"$-1\r\n"
     if isinstance(reply, int):

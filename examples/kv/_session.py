@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from ._commands import NOT_AN_INTEGER, Command, wrong_arity
 from ._glob import compile_glob
 from ._request import MAX_BULK, parse_integer
-from ._resp import OK, Error, Map, Reply
+from ._resp import OK, Error, Map, Reply, Simple
 
 VERSION = b"7.0.15"
 """The Redis whose behaviour this is; clients ask for it to know what they may send."""
@@ -37,7 +37,7 @@ def unknown_subcommand(container: str, name: bytes) -> Error:
 def _ping(session: Session, arguments: list[bytes]) -> Reply:
     if len(arguments) > 2:
         return wrong_arity("ping")
-    return arguments[1] if len(arguments) == 2 else "PONG"
+    return arguments[1] if len(arguments) == 2 else Simple(b"PONG")
 
 
 def _echo(session: Session, arguments: list[bytes]) -> Reply:

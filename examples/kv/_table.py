@@ -7,7 +7,7 @@ from typing import TypeAlias
 from . import _commands, _everywhere, _session
 from ._commands import ManyKeys, OneKey, wrong_arity
 from ._everywhere import Everywhere
-from ._resp import Error, Map, Reply
+from ._resp import Error, Map, Reply, Simple
 from ._session import OnConnection, Session, unknown_subcommand
 
 AnyCommand: TypeAlias = OneKey | ManyKeys | OnConnection | Everywhere
@@ -50,7 +50,7 @@ def _command(session: Session, arguments: list[bytes]) -> Reply:
 
 def _describe(command: AnyCommand) -> list[Reply]:
     """After the last of `keys`: categories, tips, key specifications, subcommands. None of them is told."""
-    flags: list[Reply] = [*command.flags]
+    flags = [Simple(flag.encode()) for flag in command.flags]
     return [command.name.encode(), command.arity, flags, *command.keys, [], [], [], []]
 
 

@@ -4,7 +4,7 @@ import pytest
 
 from examples.kv._commands import COMMANDS, ManyKeys, run
 from examples.kv._request import MAX_BULK
-from examples.kv._resp import Error, Scalar
+from examples.kv._resp import OK, Error, Scalar
 from examples.kv._store import Store
 
 
@@ -26,7 +26,7 @@ def shell() -> Shell:
 
 def test_set_with_a_time_to_live(shell: Shell) -> None:
     for option, left_ms in {"EX 10": 10_000, "px 10": 10, "EXAT 1010": 10_000, "PXAT 1000010": 10}.items():
-        assert shell(f"SET a 1 {option}") == "OK"
+        assert shell(f"SET a 1 {option}") == OK
         assert shell("PTTL a") == left_ms
         shell.now_ms += left_ms
         assert shell("GET a") is None
@@ -34,13 +34,13 @@ def test_set_with_a_time_to_live(shell: Shell) -> None:
 
 
 def test_set_with_a_moment_that_has_passed_removes_the_key(shell: Shell) -> None:
-    assert shell("SET a 1 PXAT 1") == "OK"
+    assert shell("SET a 1 PXAT 1") == OK
     assert shell("GET a") is None
 
 
 def test_set_only_if_absent_or_present(shell: Shell) -> None:
     assert shell("SET a 1 XX") is None
-    assert shell("SET a 1 NX") == "OK"
+    assert shell("SET a 1 NX") == OK
     assert shell("SET a 2 NX") is None
     assert shell("SET a 3 NX GET") == b"1"
     assert shell("SET a 4 XX GET") == b"1"
@@ -151,7 +151,7 @@ def test_splitting_by_shard() -> None:
 
 
 def test_combining() -> None:
-    assert MANY["mset"].combine(["OK", "OK"]) == "OK"
+    assert MANY["mset"].combine([OK, OK]) == OK
     assert MANY["exists"].combine([1, 2]) == 3
     assert MANY["mget"].combine([b"1", None]) == [b"1", None]
 

@@ -2,14 +2,14 @@ from __future__ import annotations
 
 import pytest
 
-from examples.kv._resp import Error, Map, Reply, Verbatim, encode
+from examples.kv._resp import Error, Map, Reply, Simple, Verbatim, encode
 
 
 @pytest.mark.parametrize(
     ("reply", "resp2", "resp3"),
     [
-        ("OK", b"+OK\r\n", b"+OK\r\n"),
-        ("FINE", b"+FINE\r\n", b"+FINE\r\n"),
+        (Simple(b"OK"), b"+OK\r\n", b"+OK\r\n"),
+        (Simple(b"FINE"), b"+FINE\r\n", b"+FINE\r\n"),
         (-7, b":-7\r\n", b":-7\r\n"),
         (b"", b"$0\r\n\r\n", b"$0\r\n\r\n"),
         (b"a\r\nb", b"$4\r\na\r\nb\r\n", b"$4\r\na\r\nb\r\n"),
