@@ -46,7 +46,7 @@ class Result(msgspec.Struct, frozen=True):
 def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="python -m bench kv", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument(
-        "--requests", type=int, default=100_000, help="of each test and round, at 16 a pipeline; a quarter at 1"
+        "--requests", type=int, default=50_000, help="of each test and round, at 16 a pipeline; a quarter at 1"
     )
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--clients", type=int, default=50)

@@ -77,12 +77,14 @@ class Server:
         self._log.seek(0)
         return self._log.read().decode(errors="replace")
 
-    def stop(self) -> int:
-        """TERM, and the exit status."""
+    def stop(self, killed: int = 0) -> int:
+        """TERM, and the exit status. No process may have died by a signal, but for those that a test has killed."""
         processes = self.processes()
         self.process.terminate()
         try:
-            return self.process.wait(DEADLINE_S)
+            status = self.process.wait(DEADLINE_S)
+            assert self.log().count("killed by") == killed
+            return status
         finally:
             for process in processes:
                 with contextlib.suppress(psutil.NoSuchProcess):

@@ -202,7 +202,7 @@ def test_a_killed_shard_comes_back_and_the_other_goes_on() -> None:
         with connect(server, 1) as client:  # which accepts again
             assert client.execute_command("EXISTS", *KEYS) == len(KEYS)
     finally:
-        assert server.stop() == 0
+        assert server.stop(killed=1) == 0
 
 
 def test_term_leaves_nothing() -> None:
