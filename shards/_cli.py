@@ -18,10 +18,11 @@ import re
 import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from importlib import metadata
 from typing import Any
 
 import msgspec
+
+import uvloop
 
 import clockworker
 from clockworker._errors import AddressUnavailable, ConfigurationError
@@ -197,14 +198,7 @@ def announce(config: ServeConfig, placement: Placement, listeners: Listeners) ->
 def version() -> str:
     kind = "compiled" if clockworker.compiled else "pure Python"
     python = f"{platform.python_implementation()} {platform.python_version()}"
-    return f"clockworker {_installed('clockworker')} ({kind}), {python}, uvloop {_installed('uvloop')}"
-
-
-def _installed(package: str) -> str:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return "(not installed)"
+    return f"clockworker {clockworker.__version__} ({kind}), {python}, uvloop {uvloop.__version__}"
 
 
 def _addresses(values: dict[str, Any]) -> tuple[Address, ...]:
