@@ -18,11 +18,10 @@ import re
 import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from importlib import metadata
 from typing import Any
 
 import msgspec
-
-import uvloop
 
 import clockworker
 from clockworker._errors import AddressUnavailable, ConfigurationError
@@ -198,7 +197,7 @@ def announce(config: ServeConfig, placement: Placement, listeners: Listeners) ->
 def version() -> str:
     kind = "compiled" if clockworker.compiled else "pure Python"
     python = f"{platform.python_implementation()} {platform.python_version()}"
-    return f"clockworker {clockworker.__version__} ({kind}), {python}, uvloop {uvloop.__version__}"
+    return f"clockworker {clockworker.__version__} ({kind}), {python}, uvloop {metadata.version('uvloop')}"
 
 
 def _addresses(values: dict[str, Any]) -> tuple[Address, ...]:
