@@ -4,9 +4,9 @@ from clockworker.executor._eevdf_cy cimport Eevdf, Entity
 from clockworker.executor._native cimport c_function
 from clockworker.executor._schedulers_cy cimport ScheduledTask, Scheduler
 
-cdef object _NO_ARGUMENT
 cdef object _STEP_TYPE
 cdef c_function _WAKEUP_FUNCTION
+cdef bint _STEP_LAYOUT_KNOWN
 
 
 @cython.final
@@ -37,7 +37,7 @@ cdef class TaskState(ScheduledTask):
     cdef readonly Core core
     cdef readonly Membership membership
     cdef object callback
-    cdef object argument
+    cdef tuple arguments
     cdef object context
     cdef public bint spawned
     cdef public list waiters
@@ -91,7 +91,7 @@ cdef class Core:
     @cython.locals(now=cython.longlong, ends=cython.longlong, polls=cython.Py_ssize_t, entity=Entity, news=cython.bint)
     cdef bint _run_turn(self) except? -1
     @cython.locals(
-        queue=QueueState, state=TaskState, ended=cython.longlong, elapsed=cython.longlong
+        queue=QueueState, state=TaskState, arguments=tuple, ended=cython.longlong, elapsed=cython.longlong
     )
     cdef int64_t _run_step(self, Entity entity, long long started) except? -1
     @cython.locals(membership=Membership, queue=QueueState)

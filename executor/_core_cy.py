@@ -43,6 +43,8 @@ if cython.compiled:
         PyContext_Exit,
         bound_self,
         now_ns,
+        step_holds,
+        step_task,
     )
 else:
     from time import monotonic_ns as now_ns
@@ -50,8 +52,6 @@ else:
 compiled: bool = cython.compiled
 
 MEMBERSHIP: contextvars.ContextVar[Membership] = contextvars.ContextVar("clockworker.membership")
-
-_NO_ARGUMENT = object()
 
 
 class _TaskCallbacks:
@@ -80,6 +80,7 @@ class _TaskCallbacks:
         step()
         future.set_result(None)
         wakeup = seen.pop()
+        self.step = step
         self.step_type = type(step)
         self.wakeup_name = wakeup.__name__
         self.wakeup = wakeup
@@ -90,6 +91,8 @@ _callbacks = _TaskCallbacks()
 _STEP_TYPE = _callbacks.step_type
 if cython.compiled:
     _WAKEUP_FUNCTION = PyCFunction_GET_FUNCTION(_callbacks.wakeup)
+    # The type is private, but its first field has been the task since 3.7; a look at one tells if it still is.
+    _STEP_LAYOUT_KNOWN = step_holds(_callbacks.step, _callbacks.step.__self__)
 else:
     _WAKEUP_NAME = _callbacks.wakeup_name
 
@@ -155,7 +158,7 @@ class TaskState(ScheduledTask):
     core: Core
     membership: Membership
     callback: Any  # the pending step or wake-up; None while it waits for something or runs
-    argument: Any
+    arguments: tuple[Any, ...]
     context: contextvars.Context
     spawned: bool  # by `spawn`: then an exception that escapes it is a panic
     waiters: list[asyncio.Future[None]] | None
@@ -173,7 +176,7 @@ class TaskState(ScheduledTask):
         self.core = membership.core
         self.membership = membership
         self.callback = None
-        self.argument = None
+        self.arguments = ()
         self.context = None  # type: ignore[assignment]
         self.spawned = False
         self.waiters = None
@@ -261,10 +264,7 @@ class Core:
                 state: TaskState = self._take(queue)
                 callback = state.callback
                 state.callback = None
-                if state.argument is _NO_ARGUMENT:
-                    self._loop_call_soon(callback, context=state.context)
-                else:
-                    self._loop_call_soon(callback, state.argument, context=state.context)
+                self._loop_call_soon(callback, *state.arguments, context=state.context)
         self._table.clear()
 
     # From asyncio to the queues
@@ -277,7 +277,7 @@ class Core:
         task: Any
         if cython.compiled:
             if type(callback) is _STEP_TYPE and not args:
-                task = callback.__self__  # type: ignore[attr-defined]
+                task = step_task(callback) if _STEP_LAYOUT_KNOWN else callback.__self__  # type: ignore[attr-defined]
             elif (
                 PyCFunction_CheckExact(callback)
                 and PyCFunction_GET_FUNCTION(callback) == _WAKEUP_FUNCTION
@@ -295,13 +295,15 @@ class Core:
                 return self._loop_call_soon(callback, *args, context=context)
         if self._debug:
             self._check_thread("call_soon")
-        state = self._table.get(task)
-        if state is None:
-            state = self._adopt(task, context)
+        state = self.current
+        if state is None or state.task is not task:  # else a task that yields, the most frequent of all
+            state = self._table.get(task)
             if state is None:
-                return self._loop_call_soon(callback, *args, context=context)
+                state = self._adopt(task, context)
+                if state is None:
+                    return self._loop_call_soon(callback, *args, context=context)
         state.callback = callback
-        state.argument = args[0] if args else _NO_ARGUMENT
+        state.arguments = args
         state.context = contextvars.copy_context() if context is None else context
         queue = state.membership.queue
         queue.scheduler.push(state)
@@ -453,26 +455,21 @@ class Core:
         queue: QueueState = entity.item  # type: ignore[assignment]
         state = self._take(queue)
         callback = state.callback
-        argument = state.argument
+        arguments = state.arguments
         context = state.context
         state.callback = None
-        state.argument = None
+        state.arguments = ()
         state.context = None  # type: ignore[assignment]
         self.current = state
         try:
             if cython.compiled:
                 PyContext_Enter(context)
                 try:
-                    if argument is _NO_ARGUMENT:
-                        callback()
-                    else:
-                        callback(argument)
+                    callback(*arguments)
                 finally:
                     PyContext_Exit(context)
-            elif argument is _NO_ARGUMENT:
-                context.run(callback)
             else:
-                context.run(callback, argument)
+                context.run(callback, *arguments)
         except (KeyboardInterrupt, SystemExit):
             state.spawned = False  # it ends the program, as in asyncio; nobody has to be told twice
             raise

@@ -21,7 +21,8 @@ Choices:
   it, when there is nobody to owe anything.
 - Two heaps instead of the kernel's augmented red-black tree: the eligible by deadline, the waiting by virtual runtime.
   While somebody runs V only moves forward, so the waiting become eligible in the order of their virtual runtimes, and a
-  choice costs O(log n) for those that change sides. A departure with debt moves V back, so the winner is checked again.
+  choice costs O(log n) for those that change sides. Who has run, or whom a departure with debt has left ahead of V, is
+  found out when it comes to the top of the eligible, and put with the waiting then.
 
 Policy only: no clock, no asyncio. Elapsed times and slices are nanoseconds.
 """
@@ -49,7 +50,7 @@ class Entity(HeapNode):
     deadline: int  # meaningful while active
     kept_lag: int  # meaningful while inactive: what it was owed when it left
     active: bool
-    eligible: bool  # in the heap of the eligible, rather than of the waiting
+    eligible: bool  # in the heap of the eligible, rather than of the waiting; `pick` makes sure
 
     def __init__(self, item: object, share: int, slice_ns: int, tie: int) -> None:
         super().__init__()
@@ -125,17 +126,12 @@ class Eevdf:
         advance = virtual_span(elapsed_ns, entity.share)
         entity.vruntime += advance
         self._weighted += entity.share * advance
-        renewed = entity.vruntime >= entity.deadline
-        if renewed:
+        if entity.vruntime >= entity.deadline:
             entity.deadline = entity.vruntime + virtual_span(entity.slice_ns, entity.share)
-        if entity.eligible:
-            if entity.vruntime > self.virtual_time():
-                self._withdraw(entity)
-                self._insert(entity)
-            elif renewed:
+            if entity.eligible:
                 entity.key = entity.deadline
                 self._eligible.update(entity)
-        else:
+        if not entity.eligible:
             entity.key = entity.vruntime
             self._waiting.update(entity)
         if self._weighted > _REBASE_AT:
@@ -147,7 +143,7 @@ class Eevdf:
             return None
         entity: Entity
         virtual_time = self.virtual_time()
-        while len(self._waiting.nodes):
+        while self._waiting.count:
             entity = self._waiting.top()
             if entity.key > virtual_time:
                 break
@@ -197,7 +193,7 @@ class Eevdf:
         step = self.virtual_time()
         self._weighted -= step * self.total_share
         for heap in (self._eligible, self._waiting):
-            for entity in heap.nodes:
+            for entity in heap.nodes[: heap.count]:
                 entity.vruntime -= step
                 entity.deadline -= step
                 entity.key -= step

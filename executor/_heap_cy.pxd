@@ -10,8 +10,10 @@ cdef class HeapNode:
 @cython.final
 cdef class Heap:
     cdef list nodes
+    cdef readonly Py_ssize_t count
 
     cpdef HeapNode top(self)
+    @cython.locals(position=Py_ssize_t)
     cpdef push(self, HeapNode node)
     @cython.locals(last=HeapNode)
     cpdef remove(self, HeapNode node)

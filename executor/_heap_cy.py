@@ -26,25 +26,36 @@ class HeapNode:
 class Heap:
     """Nodes by (key, tie), the smallest first."""
 
-    nodes: list[Any]  # of the owner's kind of node: a compiled class cannot be generic
+    nodes: list[Any]  # the first `count` are the heap; what follows are empty places, kept to be filled again
+    count: int
 
     def __init__(self) -> None:
         self.nodes = []
+        self.count = 0
 
     def __len__(self) -> int:
-        return len(self.nodes)
+        return self.count
 
+    # Any: a compiled class cannot be generic, and each owner has its own kind of node.
     def top(self) -> Any:
         """The smallest node, which stays. The heap must not be empty."""
         return self.nodes[0]
 
     def push(self, node: HeapNode) -> None:
-        self.nodes.append(node)
-        node.position = len(self.nodes) - 1
-        self._sift_up(node)
+        position = self.count
+        if position == len(self.nodes):
+            self.nodes.append(node)
+        else:
+            self.nodes[position] = node
+        self.count = position + 1
+        node.position = position
+        if position:
+            self._sift_up(node)
 
     def remove(self, node: HeapNode) -> None:
-        last = self.nodes.pop()
+        self.count -= 1
+        last = self.nodes[self.count]
+        self.nodes[self.count] = None
         if last is not node:
             last.position = node.position
             self.nodes[last.position] = last
@@ -72,7 +83,7 @@ class Heap:
 
     def _sift_down(self, node: HeapNode) -> None:
         nodes = self.nodes
-        size = len(nodes)
+        size = self.count
         position = node.position
         while True:
             child_position = 2 * position + 1

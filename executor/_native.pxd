@@ -18,6 +18,20 @@ cdef inline object bound_self(object callback):
     return <object>PyCFunction_GET_SELF(callback)
 
 
+cdef struct step_layout:
+    # How CPython's TaskStepMethWrapper begins. Only used where step_holds() has confirmed it.
+    PyObject head
+    PyObject *task
+
+
+cdef inline object step_task(object step):
+    return <object>(<step_layout *>step).task
+
+
+cdef inline bint step_holds(object step, object task):
+    return (<step_layout *>step).task == <PyObject *>task
+
+
 cdef inline long long now_ns() noexcept:
     """CLOCK_MONOTONIC, as time.monotonic_ns, without making an int of it."""
     cdef timespec time

@@ -139,7 +139,7 @@ class ArrivalFifo(Scheduler):
         return task
 
     def __len__(self) -> int:
-        return len(self._heap.nodes)
+        return self._heap.count
 
 
 class ServiceGroup(HeapNode):
