@@ -13,6 +13,7 @@ MODULES = {
     "clockworker.executor._eevdf_cy": "src/clockworker/executor/_eevdf_cy.py",
     "clockworker.executor._schedulers_cy": "src/clockworker/executor/_schedulers_cy.py",
     "clockworker.executor._core_cy": "src/clockworker/executor/_core_cy.py",
+    "clockworker.executor._handles_cy": "src/clockworker/executor/_handles_cy.py",
     "clockworker.ipc._memory_cy": "src/clockworker/ipc/_memory_cy.py",
     "clockworker.ipc._ring_cy": "src/clockworker/ipc/_ring_cy.py",
     "clockworker.ipc._doorbell_cy": "src/clockworker/ipc/_doorbell_cy.py",

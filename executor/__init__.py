@@ -2,8 +2,8 @@
 
 It works on any asyncio loop, alone; shards and rings need it, and it knows nothing of them. In reading order:
 
-    _queue          Queue, the declaration, and the handles through which tasks are spawned
-    _join           JoinHandle and the outcomes of tasks
+    _queue          Queue, the declaration
+    _handles_cy     handles of running queues and groups, to spawn tasks, and of tasks, to wait for them
     _executor       Executor, run, new_event_loop
     _core_cy        the seam in `call_soon`, and the pump
     _eevdf_cy       policy: which queue is next
@@ -15,8 +15,8 @@ It works on any asyncio loop, alone; shards and rings need it, and it knows noth
 
 from clockworker.executor._core_cy import compiled
 from clockworker.executor._executor import Executor, current_executor, new_event_loop, run
-from clockworker.executor._join import JoinHandle, Ok
-from clockworker.executor._queue import GroupHandle, Queue, QueueHandle
+from clockworker.executor._handles_cy import GroupHandle, JoinHandle, Ok, QueueHandle
+from clockworker.executor._queue import Queue
 from clockworker.executor._schedulers_cy import LAS, QLAS, ArrivalFifo, RunnableFifo, ScheduledTask, Scheduler
 from clockworker.executor._stats import ExecutorStats, QueueStats
 

@@ -4,6 +4,9 @@ from clockworker.executor._eevdf_cy cimport Eevdf, Entity
 from clockworker.executor._native cimport c_function
 from clockworker.executor._schedulers_cy cimport ScheduledTask, Scheduler
 
+cdef object MEMBERSHIP
+cdef object _Task
+cdef object _CoroutineType
 cdef object _STEP_TYPE
 cdef c_function _WAKEUP_FUNCTION
 cdef bint _STEP_LAYOUT_KNOWN
@@ -68,6 +71,7 @@ cdef class Core:
     cdef object _pump_context
     cdef object _had_call_soon
     cdef object _loop_call_soon
+    cdef object _get_task_factory
 
     @cython.locals(queue=QueueState)
     cpdef QueueState add_queue(self, object key, long long share, long long slice_ns, Scheduler scheduler, bint catch)
@@ -82,6 +86,7 @@ cdef class Core:
     cdef TaskState _enter(self, object task, Membership membership)
     @cython.locals(state=TaskState)
     cpdef TaskState spawn(self, Membership membership, object coroutine, object name)
+    cpdef object context(self, Membership membership)
     @cython.locals(membership=Membership)
     cpdef Membership group(self, QueueState queue, object key)
     cdef _check_thread(self, object what)

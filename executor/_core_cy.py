@@ -39,8 +39,10 @@ if cython.compiled:
     from cython.cimports.clockworker.executor._native import (
         PyCFunction_CheckExact,
         PyCFunction_GET_FUNCTION,
+        PyContext_CopyCurrent,
         PyContext_Enter,
         PyContext_Exit,
+        PyContextVar_Set,
         bound_self,
         now_ns,
         step_holds,
@@ -87,6 +89,9 @@ class _TaskCallbacks:
         wakeup(future)
 
 
+# C globals when compiled: attributes of modules would be looked up at each spawn.
+_Task = asyncio.Task
+_CoroutineType = types.CoroutineType
 _callbacks = _TaskCallbacks()
 _STEP_TYPE = _callbacks.step_type
 if cython.compiled:
@@ -244,6 +249,7 @@ class Core:
                 "asyncio's own loops and uvloop's do"
             ) from None
         self.loop = loop
+        self._get_task_factory = loop.get_task_factory
         self._thread = threading.get_ident()
         self._debug = loop.get_debug()
         self.accepting = True
@@ -344,13 +350,11 @@ class Core:
             if asyncio.iscoroutine(coroutine):
                 coroutine.close()
             raise UsageError("the executor is not running: spawn inside its `async with`, before it ends")
-        if type(coroutine) is not types.CoroutineType and not asyncio.iscoroutine(coroutine):
+        if type(coroutine) is not _CoroutineType and not asyncio.iscoroutine(coroutine):
             raise TypeError(f"spawn() takes a coroutine, such as work() of `async def work`, and got {coroutine!r}")
-        context = contextvars.copy_context()
-        if context.get(MEMBERSHIP) is not membership:
-            context.run(MEMBERSHIP.set, membership)
-        if loop.get_task_factory() is None:
-            task = asyncio.Task(coroutine, loop=loop, name=name, context=context)
+        context = self.context(membership)
+        if self._get_task_factory() is None:
+            task = _Task(coroutine, loop=loop, name=name, context=context)
         else:
             task = loop.create_task(coroutine, name=name, context=context)
         state = self._table.get(task)
@@ -360,6 +364,18 @@ class Core:
         state.spawned = True
         membership.queue.spawned += 1
         return state
+
+    def context(self, membership: Membership) -> contextvars.Context:
+        """A copy of the current context in which whatever is started has this membership."""
+        if cython.compiled:
+            context = PyContext_CopyCurrent()
+            PyContext_Enter(context)
+            PyContextVar_Set(MEMBERSHIP, membership)
+            PyContext_Exit(context)
+        else:
+            context = contextvars.copy_context()
+            context.run(MEMBERSHIP.set, membership)
+        return context
 
     def group(self, queue: QueueState, key: Hashable) -> Membership:
         """The membership of a group: the group's own while it has tasks, else a new one."""
@@ -506,8 +522,8 @@ class Core:
                 if not waiter.done():
                     waiter.set_result(None)
             state.waiters = None
-        if state.spawned and not task.cancelled():
-            # Not task.exception(): that would count as retrieved, and asyncio would not report one that nobody awaits.
+        if state.spawned:
+            # None of a task that was cancelled. Not task.exception(): that would count as retrieved, and asyncio would not report one that nobody awaits.
             exception = task._exception
             if exception is not None:
                 queue.panics += 1

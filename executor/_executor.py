@@ -12,7 +12,8 @@ import uvloop
 
 from clockworker._errors import ConfigurationError, UsageError
 from clockworker.executor._core_cy import Core, Membership, TaskState, WorkSource
-from clockworker.executor._queue import OnPanic, Queue, QueueHandle, check_on_panic
+from clockworker.executor._handles_cy import QueueHandle
+from clockworker.executor._queue import OnPanic, Queue, check_on_panic
 from clockworker.executor._schedulers_cy import RunnableFifo
 from clockworker.executor._stats import ExecutorStats, QueueStats
 

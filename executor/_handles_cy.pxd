@@ -1,0 +1,1 @@
+from clockworker.executor._core_cy cimport Core, Membership, QueueState, TaskState
