@@ -407,7 +407,7 @@ def test_under_load_no_request_that_was_accepted_fails(serve: Serve) -> None:
 
 
 def test_after_stopping_main_may_finish(serve: Serve) -> None:
-    server = serve(ECHO + "    print('hook', shard.id, flush=True)\n", "--shards", "2")
+    server = serve(ECHO + "    print(f'hook {shard.id}', flush=True)\n", "--shards", "2")
     server.wait_serving()
     assert server.stop() == 0
     assert sorted(re.findall(r"hook (\d)", server.log)) == ["0", "1"]
