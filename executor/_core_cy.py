@@ -161,7 +161,15 @@ class TaskState(ScheduledTask):
     waiters: list[asyncio.Future[None]] | None
 
     def __init__(self, task: asyncio.Task[Any], membership: Membership, arrival: int) -> None:
-        super().__init__(task, membership.group, arrival)
+        self.key = 0
+        self.tie = 0
+        self.position = -1
+        self.task = task
+        self.group = membership.group
+        self.arrival = arrival
+        self.service_ns = 0
+        self.slot = None
+        self.next = None
         self.core = membership.core
         self.membership = membership
         self.callback = None

@@ -2,6 +2,9 @@ cimport cython
 from libc.stdint cimport int64_t
 from clockworker.executor._heap_cy cimport Heap, HeapNode
 
+cdef int _SHIFT
+cdef long long _REBASE_AT
+
 
 @cython.final
 cdef class Entity(HeapNode):

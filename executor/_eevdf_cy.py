@@ -30,7 +30,7 @@ from __future__ import annotations
 
 from clockworker.executor._heap_cy import Heap, HeapNode
 
-SHIFT = 10
+_SHIFT = 10
 MAX_SHARE = 10_000  # as cgroup v2's cpu.weight
 # All virtual times are moved back before the sum can leave 64 bits: 2**60 are twelve days without an idle moment.
 _REBASE_AT = 1 << 60
@@ -92,7 +92,7 @@ class Eevdf:
     def lag_ns(self, entity: Entity) -> int:
         """What the entity is owed, in nanoseconds of its own running, rounded down; negative if it owes."""
         lag = self.virtual_time() - entity.vruntime if entity.active else entity.kept_lag
-        return (lag * entity.share) >> SHIFT
+        return (lag * entity.share) >> _SHIFT
 
     def activate(self, entity: Entity) -> None:
         """The entity has something to run."""
@@ -145,6 +145,7 @@ class Eevdf:
         """The entity that should run now; it stays active. None if none is active."""
         if self.total_share == 0:
             return None
+        entity: Entity
         virtual_time = self.virtual_time()
         while len(self._waiting.nodes):
             entity = self._waiting.top()
@@ -153,7 +154,7 @@ class Eevdf:
             self._withdraw(entity)
             self._insert(entity)
         while True:
-            entity: Entity = self._eligible.top()
+            entity = self._eligible.top()
             if entity.vruntime <= virtual_time:
                 return entity
             self._withdraw(entity)
@@ -204,4 +205,4 @@ class Eevdf:
 
 def virtual_span(duration_ns: int, share: int) -> int:
     """`duration_ns` of running, in virtual time, rounded up."""
-    return ((duration_ns << SHIFT) + share - 1) // share
+    return ((duration_ns << _SHIFT) + share - 1) // share

@@ -1,6 +1,8 @@
 cimport cython
 from clockworker.executor._heap_cy cimport Heap, HeapNode
 
+cdef int _ROUND_ROBIN_EVERY
+
 
 cdef class ScheduledTask(HeapNode):
     cdef readonly object task

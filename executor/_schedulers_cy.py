@@ -49,8 +49,11 @@ class ScheduledTask(HeapNode):
     slot: object  # for the scheduler's own use; it dies with the task
     next: ScheduledTask | None  # RunnableFifo's link, None while not in such a list
 
+    # No call of super's: one of these is made for every task that is spawned.
     def __init__(self, task: asyncio.Task[Any], group: Hashable, arrival: int) -> None:
-        super().__init__()
+        self.key = 0
+        self.tie = 0
+        self.position = -1
         self.task = task
         self.group = group
         self.arrival = arrival

@@ -2,6 +2,8 @@ cimport cython
 from clockworker.ipc._memory_cy cimport SharedMemory
 from libc.stdint cimport uint64_t
 
+cdef Py_ssize_t _SLEEPS_AT, _NEWS_AT
+
 
 @cython.final
 cdef class Doorbell:

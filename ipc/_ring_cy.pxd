@@ -2,6 +2,8 @@ cimport cython
 from clockworker.ipc._memory_cy cimport SharedMemory
 from libc.stdint cimport uint64_t
 
+cdef uint64_t _TAIL_AT, _STALLS_AT, _HEAD_AT, _DATA_AT, _HEADER
+
 
 cdef class _RingEnd:
     cdef SharedMemory _memory

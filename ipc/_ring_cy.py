@@ -39,7 +39,7 @@ _HEAD_AT = 128
 _DATA_AT = 4096
 
 _MAGIC = 0x31_474E_4952_5743  # "CWRING1"
-HEADER = 24
+_HEADER = 24
 MIN_CAPACITY = 4096
 MAX_CAPACITY = 1 << 30
 
@@ -93,7 +93,7 @@ class RingProducer(_RingEnd):
         length = len(body)
         if length > self.capacity >> 2:
             raise ValueError(f"a body of {length} bytes is over a quarter of the ring's {self.capacity}")
-        needed = HEADER + ((length + 7) & ~7)
+        needed = _HEADER + ((length + 7) & ~7)
         tail = self._tail
         if needed > self.capacity - (tail - self._head):
             head = self._memory.load(_HEAD_AT)
@@ -105,7 +105,7 @@ class RingProducer(_RingEnd):
         self._put_word(tail, length | kind << 32)
         self._put_word(tail + 8, queue | method << 32)
         self._put_word(tail + 16, call)
-        offset = (tail + HEADER) & self._mask
+        offset = (tail + _HEADER) & self._mask
         first = min(length, self.capacity - offset)
         self._memory.write(_DATA_AT + offset, body, 0, first)
         if first < length:
@@ -146,11 +146,11 @@ class RingConsumer(_RingEnd):
                 raise PoisonedRing(f"tail {tail} is not within {self.capacity} bytes of the head {head}")
             self._tail = tail
         available = self._tail - head
-        if available < HEADER:
+        if available < _HEADER:
             raise PoisonedRing(f"{available} bytes are left of a frame's header")
         word = self._word(head)
         length = word & 0xFFFFFFFF
-        needed = HEADER + ((length + 7) & ~7)
+        needed = _HEADER + ((length + 7) & ~7)
         if length > self.capacity >> 2 or needed > available:
             raise PoisonedRing(f"a frame claims {length} bytes, and {available} were published")
         self.kind = word >> 32
@@ -158,7 +158,7 @@ class RingConsumer(_RingEnd):
         self.queue = word & 0xFFFFFFFF
         self.method = word >> 32
         self.call = self._word(head + 16)
-        offset = (head + HEADER) & self._mask
+        offset = (head + _HEADER) & self._mask
         first = min(length, self.capacity - offset)
         body = self._memory.read(_DATA_AT + offset, first)
         if first < length:

@@ -197,14 +197,7 @@ def announce(config: ServeConfig, placement: Placement, listeners: Listeners) ->
 def version() -> str:
     kind = "compiled" if clockworker.compiled else "pure Python"
     python = f"{platform.python_implementation()} {platform.python_version()}"
-    return f"clockworker {_installed('clockworker')} ({kind}), {python}, uvloop {_installed('uvloop')}"
-
-
-def _installed(package: str) -> str:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return "(not installed)"
+    return f"clockworker {clockworker.__version__} ({kind}), {python}, uvloop {metadata.version('uvloop')}"
 
 
 def _addresses(values: dict[str, Any]) -> tuple[Address, ...]:

@@ -13,4 +13,6 @@ from clockworker.executor import *  # noqa: F403
 from clockworker.ipc import *  # noqa: F403
 from clockworker.shards import *  # noqa: F403
 
+__version__ = "0.1.0"
+
 __all__ = [*_errors.__all__, *executor.__all__, *ipc.__all__, *shards.__all__]

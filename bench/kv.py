@@ -1,0 +1,175 @@
+"""How does examples/kv on 1 and 2 shards compare with redis-server, by redis-benchmark?
+
+The servers are started at once and measured in turn, round after round, so that what disturbs the machine disturbs
+them all alike; an idle one takes no time. Shown are the median and the spread over the rounds, and the median of the
+rounds' ratios to redis-server. The load generator runs on the same cores as the servers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import csv
+import json
+import os
+import platform
+import shutil
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+
+import clockworker as cw
+
+ROOT = Path(__file__).parents[1]
+TESTS = ("SET", "GET", "INCR", "MSET (10 keys)")
+START_S = 30.0
+STOP_S = 15.0
+
+
+class Result(msgspec.Struct, frozen=True):
+    """Requests a second in each round."""
+
+    server: str
+    test: str
+    pipeline: int
+    rates: list[float]
+
+
+def main(argv: list[str]) -> None:
+    parser = argparse.ArgumentParser(prog="python -m bench kv", description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument(
+        "--requests", type=int, default=50_000, help="of each test and round, at 16 a pipeline; a quarter at 1"
+    )
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--clients", type=int, default=50)
+    parser.add_argument("--keys", type=int, default=100_000, help="how many different keys are used")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there")
+    options = parser.parse_args(argv)
+    for tool in ("redis-server", "redis-benchmark"):
+        if shutil.which(tool) is None:
+            parser.error(f"{tool} is not installed (Debian: apt-get install redis-server redis-tools)")
+
+    facts = machine()
+    print(*[f"{name}: {value}" for name, value in facts.items()], sep="\n")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the servers are stopped on TERM as on Ctrl-C
+    with contextlib.ExitStack() as stack:
+        ports = {name: stack.enter_context(server(command)) for name, command in commands().items()}
+        results = measure(ports, options)
+    print()
+    print(table(results))
+    if options.json:
+        document = {"machine": facts, "results": [msgspec.to_builtins(result) for result in results]}
+        options.json.write_text(json.dumps(document, indent=2) + "\n")
+
+
+def machine() -> dict[str, str]:
+    with open("/proc/cpuinfo") as info:
+        models = {line.partition(":")[2].strip() for line in info if line.startswith("model name")}
+    version = subprocess.run(["redis-server", "--version"], capture_output=True, text=True, check=True).stdout
+    return {
+        "machine": f"{len(os.sched_getaffinity(0))} cores, {', '.join(models) or platform.machine()}",
+        "load at start": " ".join(f"{load:.2f}" for load in os.getloadavg()),
+        "python": f"{platform.python_implementation()} {platform.python_version()}",
+        "clockworker": f"{cw.__version__}, {'compiled' if cw.compiled else 'pure Python'}",
+        "redis": version.split()[2].removeprefix("v="),
+    }
+
+
+def commands() -> dict[str, list[str]]:
+    """How each server is started; PORT stands for its port."""
+    serve = str(Path(sys.executable).with_name("clockworker-serve"))
+    queues = ["--queue", "foreground:8", "--queue", "background:1"]
+    example = [serve, "examples.kv:main", "--bind", "127.0.0.1:PORT", *queues]
+    return {
+        "redis-server": ["redis-server", "--port", "PORT", "--save", "", "--appendonly", "no"],
+        "kv, 1 shard": [*example, "--shards", "1"],
+        "kv, 2 shards": [*example, "--shards", "2"],
+    }
+
+
+@contextlib.contextmanager
+def server(command: list[str]) -> Iterator[int]:
+    """A running server's port."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port: int = sock.getsockname()[1]
+    command = [word.replace("PORT", str(port)) for word in command]
+    with tempfile.TemporaryFile() as log:
+        # A session of its own: Ctrl-C is for the benchmark, which then stops the server.
+        process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log, start_new_session=True)
+        try:
+            wait_for(port, process)
+            yield port
+        except SystemExit:
+            log.seek(0)
+            sys.stderr.write(log.read().decode(errors="replace"))
+            raise
+        finally:
+            process.terminate()
+            try:
+                process.wait(STOP_S)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+
+
+def wait_for(port: int, process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + START_S
+    while time.monotonic() < deadline and process.poll() is None:
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), START_S) as sock:
+            sock.sendall(b"DBSIZE\r\n")
+            if sock.recv(1) == b":":  # and so all shards are up
+                return
+        time.sleep(0.02)
+    raise SystemExit(f"the server on port {port} did not start")
+
+
+def measure(ports: dict[str, int], options: argparse.Namespace) -> list[Result]:
+    rates: dict[tuple[str, str, int], list[float]] = {}
+    for number in range(options.rounds + 1):  # the first one warms up
+        for pipeline in (16, 1):
+            for name, port in ports.items():
+                requests = options.requests if pipeline == 16 else options.requests // 4
+                if number == 0:
+                    requests //= 10
+                for test, rate in redis_benchmark(port, requests, pipeline, options).items():
+                    rates.setdefault((name, test, pipeline), [])
+                    if number:
+                        rates[name, test, pipeline].append(rate)
+        print(f"round {number} of {options.rounds}", end="\r", file=sys.stderr, flush=True)
+    return [Result(*key, measured) for key, measured in rates.items()]
+
+
+def redis_benchmark(port: int, requests: int, pipeline: int, options: argparse.Namespace) -> dict[str, float]:
+    """Requests a second for each test."""
+    counts = ["-n", str(requests), "-c", str(options.clients), "-P", str(pipeline), "-r", str(options.keys)]
+    command = ["redis-benchmark", "-p", str(port), *counts, "-t", "set,get,incr,mset", "--csv"]
+    output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    return {row["test"]: float(row["rps"]) for row in csv.DictReader(output.splitlines())}
+
+
+def table(results: list[Result]) -> str:
+    """Thousands of requests a second: median, least and most of the rounds; and how that is to redis-server's rate."""
+    by_key = {(result.server, result.test, result.pipeline): result.rates for result in results}
+    servers = list(dict.fromkeys(result.server for result in results))
+    lines = ["thousands of requests a second: median (least-most); x = of redis-server's"]
+    for pipeline in (16, 1):
+        lines.append(f"\n{f'-P {pipeline}':16}" + "".join(f"{name:>28}" for name in servers))
+        for test in TESTS:
+            redis = by_key[servers[0], test, pipeline]
+            cells = []
+            for name in servers:
+                rates = by_key[name, test, pipeline]
+                ratio = statistics.median([ours / theirs for ours, theirs in zip(rates, redis, strict=True)])
+                spread = f"({min(rates) / 1e3:.0f}-{max(rates) / 1e3:.0f})"
+                cells.append(f"{statistics.median(rates) / 1e3:.1f} {spread:>9}  {ratio:.2f}x")
+            lines.append(f"{test:16}" + "".join(f"{cell:>28}" for cell in cells))
+    return "\n".join(lines)

@@ -1,0 +1,27 @@
+"""A cache that Redis clients can use, its keys spread over the shards.
+
+    clockworker-serve examples.kv:main --shards 2 --bind 127.0.0.1:6380 --queue foreground:8 --queue background:1
+
+A connection belongs to the shard that accepted it; a command on a key of another shard crosses to it and back.
+Clients are served in the queue `foreground`, expired keys are swept in `background`. Keys live in memory, in one
+database, and die with their shard.
+
+In reading order: `_server` (the connection), `_request` (bytes to commands), `_table` (which commands there are),
+`_commands` (on keys), `_session` (on the connection), `_everywhere` (on all shards), `_pipeline` (who runs what),
+`_service` (what a shard answers to the others), `_store` (its keys and their expiry), `_scan_index` and `_glob` (for
+SCAN and KEYS), `_resp` (replies to bytes).
+"""
+
+from __future__ import annotations
+
+import clockworker as cw
+
+from ._server import Server
+from ._service import KeyValue
+
+
+async def main(shard: cw.Shard) -> None:
+    service = await shard.start(KeyValue)
+    shard.queue("background").spawn(service.local.sweep_forever(), name="sweep")
+    await shard.start_server(Server(shard, service).handle, queue="foreground")
+    await shard.wait_stopped()

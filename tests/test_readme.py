@@ -1,0 +1,34 @@
+"""The README's code runs as it stands there."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.shards.servers import Serve, ask
+
+README = Path(__file__).parent.parent / "README.md"
+EXECUTOR, SERVICE = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
+
+
+def test_the_executor_alone(tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, "-P", "-c", EXECUTOR], cwd=tmp_path, capture_output=True, timeout=60)
+    assert (done.stdout, done.stderr, done.returncode) == (b"42\n", b"", 0)
+
+
+def test_the_sharded_service(tmp_path: Path) -> None:
+    serve = Serve(tmp_path)
+    try:
+        options = re.search(r"clockworker-serve app:main (.*)", README.read_text())
+        assert options is not None
+        server = serve(SERVICE, *options[1].split())
+        server.wait_serving()
+        with server.connect() as one, server.connect() as other:
+            for number in range(20):
+                assert ask(one, b"set key%d value%d" % (number, number)) == b"ok"
+            for number in range(20):
+                assert ask(other, b"get key%d" % number) == b"value%d" % number
+            assert ask(other, b"get nothing") == b"-"
+        assert server.stop() == 0
+    finally:
+        serve.clean_up()
