@@ -242,8 +242,8 @@ def test_restarts_leave_no_descriptor_and_no_zombie(serve: Serve) -> None:
 # What a program started by the application is left with: its descriptors (3 is the directory it reads), signal masks.
 PROGRAM = """
 import os
-print("started with", sorted(os.listdir("/proc/self/fd")))
-print("".join(line for line in open("/proc/self/status") if line.startswith("SigBlk")))
+masks = "".join(line for line in open("/proc/self/status") if line.startswith("SigBlk"))
+print(f"started with {sorted(os.listdir('/proc/self/fd'))}\\n{masks}")
 """
 
 
