@@ -169,8 +169,8 @@ class Executor:
             for key, queue in self._core.queues.items()
         }
 
-    def poll_source(self, source: WorkSource, *, idle_poll_us: int) -> None:
-        """Let the executor poll `source` once a turn, and for `idle_poll_us` after it has run dry."""
+    def poll_source(self, source: WorkSource | None, *, idle_poll_us: int) -> None:
+        """Let the executor poll `source` once a turn, and for `idle_poll_us` after it has run dry. None: no more."""
         self._core.source = source
         self._core.idle_poll_ns = idle_poll_us * 1_000
 

@@ -121,6 +121,7 @@ class Mesh:
 
     def close(self) -> None:
         """Leave: calls in flight end in ShardDied. Nothing may be called afterwards."""
+        self._executor.poll_source(None, idle_poll_us=0)
         self._fallback.cancel()
         self._loop.remove_reader(self._eventfd)
         for link in self._links:
