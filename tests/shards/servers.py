@@ -68,10 +68,10 @@ class Server:
         """Wait until the log has `times` matches. An end of the server with fewer fails."""
 
         def look() -> list[re.Match[str]] | None:
-            ended = self.process.poll() is not None
+            ended = self.process.poll()  # before the log is read: what is said until then counts
             matches = list(re.finditer(pattern, self.log))
-            if len(matches) < times and ended:
-                pytest.fail(f"the server ended without logging {pattern!r} {times} times:\n{self.log}")
+            if len(matches) < times and ended is not None:
+                pytest.fail(f"the server ended with {ended} without logging {pattern!r} {times} times:\n{self.log}")
             return matches if len(matches) >= times else None
 
         return eventually(look, f"{pattern!r} {times} times in the log of {self._log_path}", deadline)

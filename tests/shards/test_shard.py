@@ -144,7 +144,7 @@ def test_a_second_server_and_an_unknown_queue_are_errors(serve: Serve) -> None:
         try:
             await attempt
         except Exception as error:
-            print(type(error).__name__, error, flush=True)
+            print(f'{type(error).__name__} {error}', flush=True)
     await shard.wait_stopped()
 """,
     )

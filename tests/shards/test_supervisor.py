@@ -242,8 +242,8 @@ def test_restarts_leave_no_descriptor_and_no_zombie(serve: Serve) -> None:
 # What a program started by the application is left with: its descriptors (3 is the directory it reads), signal masks.
 PROGRAM = """
 import os
-print("started with", sorted(os.listdir("/proc/self/fd")))
-print("".join(line for line in open("/proc/self/status") if line.startswith("SigBlk")))
+masks = "".join(line for line in open("/proc/self/status") if line.startswith("SigBlk"))
+print(f"started with {sorted(os.listdir('/proc/self/fd'))}\\n{masks}")
 """
 
 
@@ -407,7 +407,7 @@ def test_under_load_no_request_that_was_accepted_fails(serve: Serve) -> None:
 
 
 def test_after_stopping_main_may_finish(serve: Serve) -> None:
-    server = serve(ECHO + "    print('hook', shard.id, flush=True)\n", "--shards", "2")
+    server = serve(ECHO + "    print(f'hook {shard.id}', flush=True)\n", "--shards", "2")
     server.wait_serving()
     assert server.stop() == 0
     assert sorted(re.findall(r"hook (\d)", server.log)) == ["0", "1"]
