@@ -367,6 +367,7 @@ class Core:
 
     def context(self, membership: Membership) -> contextvars.Context:
         """A copy of the current context in which whatever is started has this membership."""
+        context: contextvars.Context
         if cython.compiled:
             context = PyContext_CopyCurrent()
             PyContext_Enter(context)
@@ -523,7 +524,8 @@ class Core:
                     waiter.set_result(None)
             state.waiters = None
         if state.spawned:
-            # None of a task that was cancelled. Not task.exception(): that would count as retrieved, and asyncio would not report one that nobody awaits.
+            # None if it was cancelled. Not task.exception(): that would count as retrieved, and asyncio would not report one
+            # that nobody awaits.
             exception = task._exception
             if exception is not None:
                 queue.panics += 1
