@@ -2,6 +2,7 @@ cimport cython
 from clockworker.executor._heap_cy cimport Heap, HeapNode
 
 cdef int _ROUND_ROBIN_EVERY
+cdef unsigned long long _LEVEL_0
 
 
 cdef class ScheduledTask(HeapNode):
