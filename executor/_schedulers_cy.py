@@ -136,7 +136,7 @@ class ArrivalFifo(Scheduler):
         self._heap.push(task)
 
     def pop(self) -> ScheduledTask:
-        if len(self._heap.nodes) == 0:  # the heap itself checks nothing
+        if self._heap.count == 0:  # the heap itself checks nothing
             raise IndexError("pop from an empty scheduler")
         task: ScheduledTask = self._heap.top()
         self._heap.remove(task)
