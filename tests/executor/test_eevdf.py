@@ -6,10 +6,11 @@ import random
 from fractions import Fraction
 
 import pytest
-from clockworker.executor._eevdf_cy import MAX_SHARE, Eevdf, Entity
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from clockworker.executor._eevdf_cy import MAX_SHARE, Eevdf, Entity
 
 US = 1_000
 MS = 1_000_000
@@ -310,7 +311,9 @@ class AgainstTheDefinition(RuleBasedStateMachine):
         self.entities: list[Entity] = []
 
     def choose(self, data: st.DataObject, active: bool) -> int:
-        return data.draw(st.sampled_from([each for each, entity in enumerate(self.entities) if entity.active is active]))
+        return data.draw(
+            st.sampled_from([each for each, entity in enumerate(self.entities) if entity.active is active])
+        )
 
     @precondition(lambda self: len(self.entities) < 12)
     @rule(share=shares, slice_ns=st.integers(US, 5 * MS))

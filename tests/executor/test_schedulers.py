@@ -7,8 +7,9 @@ from collections import deque
 from collections.abc import Callable, Hashable
 from typing import Any
 
-import clockworker as cw
 import pytest
+
+import clockworker as cw
 from clockworker.executor._schedulers_cy import ScheduledTask
 
 
@@ -125,7 +126,8 @@ def test_las_against_a_model() -> None:
             line.append(task)
         elif any(waiting.values()):
             expected = min(
-                (group for group, line in waiting.items() if line), key=lambda group: (service.get(group, 0), entered[group])
+                (group for group, line in waiting.items() if line),
+                key=lambda group: (service.get(group, 0), entered[group]),
             )
             task = scheduler.pop()
             assert task is waiting[expected].pop(0)
