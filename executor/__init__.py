@@ -9,21 +9,23 @@ It works on any asyncio loop, alone; shards and rings need it, and it knows noth
     _eevdf_cy       policy: which queue is next
     _schedulers_cy  policy: which task of the queue is next
     _heap_cy        the binary heap that both use
+    _histogram_cy   durations by powers of two
     _stats          what stats() returns
     _native.pxd     C that the compiled modules (`_cy`) use
 """
 
 from clockworker.executor._core_cy import compiled
-from clockworker.executor._executor import Executor, current_executor, new_event_loop, run
+from clockworker.executor._executor import Executor, current_executor, new_event_loop, run, should_yield, yield_maybe
 from clockworker.executor._handles_cy import GroupHandle, JoinHandle, Ok, QueueHandle
 from clockworker.executor._queue import Queue
 from clockworker.executor._schedulers_cy import LAS, QLAS, ArrivalFifo, RunnableFifo, ScheduledTask, Scheduler
-from clockworker.executor._stats import ExecutorStats, QueueStats
+from clockworker.executor._stats import DurationStats, ExecutorStats, QueueStats
 
 __all__ = [
     "LAS",
     "QLAS",
     "ArrivalFifo",
+    "DurationStats",
     "Executor",
     "ExecutorStats",
     "GroupHandle",
@@ -39,4 +41,6 @@ __all__ = [
     "current_executor",
     "new_event_loop",
     "run",
+    "should_yield",
+    "yield_maybe",
 ]

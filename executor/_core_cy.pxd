@@ -1,6 +1,7 @@
 cimport cython
 from libc.stdint cimport int64_t
 from clockworker.executor._eevdf_cy cimport Eevdf, Entity
+from clockworker.executor._histogram_cy cimport Histogram
 from clockworker.executor._native cimport c_function
 from clockworker.executor._schedulers_cy cimport ScheduledTask, Scheduler
 
@@ -24,7 +25,12 @@ cdef class QueueState:
     cdef readonly long long polls
     cdef readonly long long busy_ns
     cdef readonly long long spawned
+    cdef readonly long long finished
     cdef readonly long long panics
+    cdef readonly long long slice_overruns
+    cdef readonly long long preemptions
+    cdef readonly Histogram poll_time
+    cdef readonly Histogram first_poll_wait
 
 
 @cython.final
@@ -33,6 +39,7 @@ cdef class Membership:
     cdef readonly QueueState queue
     cdef readonly object group
     cdef readonly Py_ssize_t live
+    cdef readonly long long service_ns
 
 
 @cython.final
@@ -43,6 +50,7 @@ cdef class TaskState(ScheduledTask):
     cdef tuple arguments
     cdef object context
     cdef public bint spawned
+    cdef long long first_seen_ns
     cdef public list waiters
 
 
@@ -58,7 +66,16 @@ cdef class Core:
     cdef public object source
     cdef public long long idle_poll_ns
     cdef readonly long long turns
+    cdef readonly long long driver_ns
+    cdef readonly long long idle_ns
+    cdef readonly Histogram decision_time
 
+    cdef long long _decisions
+    cdef long long _turn_ended
+    cdef bint _was_idle
+    cdef long long _step_started
+    cdef long long _turn_must_end
+    cdef bint _preempt
     cdef long long _driver_yield_ns
     cdef Py_ssize_t _max_polls
     cdef Eevdf _eevdf
@@ -82,7 +99,17 @@ cdef class Core:
     cdef _route(self, object callback, tuple args, object context)
     @cython.locals(membership=Membership)
     cdef TaskState _adopt(self, object task, object context)
-    @cython.locals(queue=QueueState, state=TaskState)
+    @cython.locals(running=QueueState)
+    cdef _consider_preemption(self, Entity woken)
+    @cython.locals(state=TaskState, now=cython.longlong)
+    cpdef bint should_yield(self) except? -1
+    @cython.locals(state=TaskState)
+    cpdef switch(self, Membership membership)
+    @cython.locals(queue=QueueState)
+    cdef _join(self, TaskState state, Membership membership)
+    @cython.locals(membership=Membership, queue=QueueState)
+    cdef _depart(self, TaskState state)
+    @cython.locals(state=TaskState)
     cdef TaskState _enter(self, object task, Membership membership)
     @cython.locals(state=TaskState)
     cpdef TaskState spawn(self, Membership membership, object coroutine, object name)
@@ -93,11 +120,11 @@ cdef class Core:
     cdef _schedule(self)
     @cython.locals(popped=ScheduledTask, state=TaskState)
     cdef TaskState _take(self, QueueState queue)
-    @cython.locals(now=cython.longlong, ends=cython.longlong, polls=cython.Py_ssize_t, entity=Entity, news=cython.bint)
-    cdef bint _run_turn(self) except? -1
     @cython.locals(
-        queue=QueueState, state=TaskState, arguments=tuple, ended=cython.longlong, elapsed=cython.longlong
+        decided=cython.longlong, polls=cython.Py_ssize_t, entity=Entity, queue=QueueState, state=TaskState, news=cython.bint
     )
-    cdef int64_t _run_step(self, Entity entity, long long started) except? -1
-    @cython.locals(membership=Membership, queue=QueueState)
+    cdef bint _run_turn(self, long long now) except? -1
+    @cython.locals(arguments=tuple, ended=cython.longlong, elapsed=cython.longlong)
+    cdef int64_t _run_step(self, QueueState queue, TaskState state, long long started) except? -1
+    @cython.locals(queue=QueueState)
     cdef _leave(self, TaskState state)

@@ -33,6 +33,7 @@ except ModuleNotFoundError:
 
 from clockworker._errors import UsageError
 from clockworker.executor._eevdf_cy import Eevdf, Entity
+from clockworker.executor._histogram_cy import Histogram
 from clockworker.executor._schedulers_cy import ScheduledTask, Scheduler
 
 if cython.compiled:
@@ -126,7 +127,12 @@ class QueueState:
     polls: int
     busy_ns: int
     spawned: int
+    finished: int
     panics: int
+    slice_overruns: int  # steps that took longer than the queue's slice
+    preemptions: int  # steps during which a queue with an earlier deadline became runnable
+    poll_time: Histogram
+    first_poll_wait: Histogram
 
     def __init__(self, key: Hashable, scheduler: Scheduler, entity: Entity, catch: bool) -> None:
         self.key = key
@@ -139,7 +145,12 @@ class QueueState:
         self.polls = 0
         self.busy_ns = 0
         self.spawned = 0
+        self.finished = 0
         self.panics = 0
+        self.slice_overruns = 0
+        self.preemptions = 0
+        self.poll_time = Histogram()
+        self.first_poll_wait = Histogram()
 
 
 class Membership:
@@ -149,8 +160,10 @@ class Membership:
     queue: QueueState
     group: Hashable
     live: int  # tasks of the group; the group is dropped with the last
+    service_ns: int  # CPU time of the group's tasks while it has lived
 
     def __init__(self, core: Core, queue: QueueState, group: Hashable) -> None:
+        self.service_ns = 0
         self.core = core
         self.queue = queue
         self.group = group
@@ -166,6 +179,7 @@ class TaskState(ScheduledTask):
     arguments: tuple[Any, ...]
     context: contextvars.Context
     spawned: bool  # by `spawn`: then an exception that escapes it is a panic
+    first_seen_ns: int  # 0 once it has been polled
     waiters: list[asyncio.Future[None]] | None
 
     def __init__(self, task: asyncio.Task[Any], membership: Membership, arrival: int) -> None:
@@ -184,6 +198,7 @@ class TaskState(ScheduledTask):
         self.arguments = ()
         self.context = None  # type: ignore[assignment]
         self.spawned = False
+        self.first_seen_ns = 0
         self.waiters = None
 
 
@@ -200,6 +215,9 @@ class Core:
     source: WorkSource | None
     idle_poll_ns: int
     turns: int
+    driver_ns: int  # in which tasks were runnable and the loop had its turn
+    idle_ns: int  # in which nothing was runnable
+    decision_time: Histogram  # of one choice in 16
 
     def __init__(self, owner: Any, driver_yield_ns: int, max_polls: int) -> None:
         self.loop = None
@@ -212,6 +230,15 @@ class Core:
         self.source = None
         self.idle_poll_ns = 0
         self.turns = 0
+        self.driver_ns = 0
+        self.idle_ns = 0
+        self.decision_time = Histogram()
+        self._decisions = 0
+        self._turn_ended = 0
+        self._was_idle = False
+        self._step_started = 0
+        self._turn_must_end = 0
+        self._preempt = False
         self._driver_yield_ns = driver_yield_ns
         self._max_polls = max_polls
         self._eevdf = Eevdf()
@@ -316,9 +343,37 @@ class Core:
         queue.runnable += 1
         if not queue.entity.active:
             self._eevdf.activate(queue.entity)
+            if self.current is not None:
+                self._consider_preemption(queue.entity)
         if not self._scheduled:
             self._schedule()
         return None
+
+    def _consider_preemption(self, woken: Entity) -> None:
+        running = self.current.membership.queue  # type: ignore[union-attr]
+        if woken.eligible and woken.deadline < running.entity.deadline and not self._preempt:
+            self._preempt = True
+            running.preemptions += 1
+
+    def should_yield(self) -> bool:
+        """Whether the running step should end soon: a queue with an earlier deadline has woken, the slice is used up, or
+        the loop is due its turn. False outside of a step."""
+        state = self.current
+        if state is None:
+            return False
+        if self._preempt:
+            return True
+        now: int = now_ns()
+        return now - self._step_started >= state.membership.queue.entity.slice_ns or now >= self._turn_must_end
+
+    def switch(self, membership: Membership) -> None:
+        """Move the task whose step is running. What this step costs is still its old queue's."""
+        state = self.current
+        if state is None:
+            raise UsageError("switch_to() moves the task that calls it, and the caller is in no queue of this executor")
+        MEMBERSHIP.set(membership)
+        self._depart(state)
+        self._join(state, membership)
 
     def _adopt(self, task: asyncio.Task[Any], context: contextvars.Context | None) -> TaskState | None:
         """The state of a task that is seen for the first time; None if it is none of ours."""
@@ -332,16 +387,32 @@ class Core:
         return self._enter(task, membership)
 
     def _enter(self, task: asyncio.Task[Any], membership: Membership) -> TaskState:
+        self._arrivals += 1
+        state = TaskState(task, membership, self._arrivals)
+        state.first_seen_ns = now_ns()
+        self._join(state, membership)
+        self._table[task] = state
+        return state
+
+    def _join(self, state: TaskState, membership: Membership) -> None:
         queue = membership.queue
         if membership.group is not None:
             # A group may have ended and come back while a context still held the old membership.
             membership = queue.groups.setdefault(membership.group, membership)
-        self._arrivals += 1
-        state = TaskState(task, membership, self._arrivals)
+        state.membership = membership
+        state.group = membership.group
         membership.live += 1
         queue.live += 1
-        self._table[task] = state
-        return state
+
+    def _depart(self, state: TaskState) -> None:
+        membership = state.membership
+        queue = membership.queue
+        queue.live -= 1
+        queue.scheduler.forget_task(state)
+        membership.live -= 1
+        if membership.live == 0 and membership.group is not None:
+            queue.groups.pop(membership.group, None)
+            queue.scheduler.forget_group(membership.group)
 
     def spawn(self, membership: Membership, coroutine: Coroutine[Any, Any, Any], name: str | None) -> TaskState:
         """A new task in the membership's queue and group, its first step queued."""
@@ -426,10 +497,16 @@ class Core:
         if self.loop is None:
             self._scheduled = False
             return
+        started = now_ns()
+        if self.turns:
+            if self._was_idle:
+                self.idle_ns += started - self._turn_ended
+            else:
+                self.driver_ns += started - self._turn_ended
         self.turns += 1
         self.pumping = True
         try:
-            idle = self._run_turn()
+            idle = self._run_turn(started)
         except BaseException:
             # KeyboardInterrupt or SystemExit on the way out of the loop, or a broken scheduler. What is runnable stays so.
             if self.loop is not None:
@@ -437,17 +514,18 @@ class Core:
             raise
         finally:
             self.pumping = False
+            self._turn_ended = now_ns()
+        self._was_idle = self._eevdf.total_share == 0
         if idle:
             self._scheduled = False
         elif self.loop is not None:
             self._loop_call_soon(self._pump, context=self._pump_context)
 
-    def _run_turn(self) -> bool:
+    def _run_turn(self, now: int) -> bool:
         """Steps until the budget is spent or nothing is runnable. True if the core may sleep."""
-        now = now_ns()
-        ends = now + self._driver_yield_ns
+        self._turn_must_end = now + self._driver_yield_ns
         polls = 0
-        while polls < self._max_polls and now < ends:
+        while polls < self._max_polls and now < self._turn_must_end:
             entity = self._eevdf.pick()
             if entity is None:
                 if self.source is None:
@@ -461,22 +539,32 @@ class Core:
                     return False
                 self._idle_since = 0
                 return self.source.prepare_sleep()
-            now = self._run_step(entity, now)
+            queue: QueueState = entity.item  # type: ignore[assignment]
+            state = self._take(queue)
+            if self._decisions & 15 == 0:
+                decided = now_ns()
+                self.decision_time.record(decided - now)
+                now = decided
+            self._decisions += 1
+            now = self._run_step(queue, state, now)
             polls += 1
         if self.source is not None:
             self.source.poll()
         return False
 
-    def _run_step(self, entity: Entity, started: int) -> int:
+    def _run_step(self, queue: QueueState, state: TaskState, started: int) -> int:
         """One step of one task of the queue. Returns the time at its end."""
-        queue: QueueState = entity.item  # type: ignore[assignment]
-        state = self._take(queue)
         callback = state.callback
         arguments = state.arguments
         context = state.context
         state.callback = None
         state.arguments = ()
         state.context = None  # type: ignore[assignment]
+        if state.first_seen_ns:
+            queue.first_poll_wait.record(started - state.first_seen_ns)
+            state.first_seen_ns = 0
+        self._step_started = started
+        self._preempt = False
         self.current = state
         try:
             if cython.compiled:
@@ -494,30 +582,30 @@ class Core:
             self.current = None
             ended: int = now_ns()
             elapsed = ended - started
-            self._eevdf.charge(entity, elapsed)
+            self._eevdf.charge(queue.entity, elapsed)
             queue.polls += 1
             queue.busy_ns += elapsed
+            queue.poll_time.record(elapsed)
+            if elapsed > queue.entity.slice_ns:
+                queue.slice_overruns += 1
             state.service_ns += elapsed
-            queue.scheduler.observe(state, elapsed)
+            if state.membership.queue is queue:  # else it has moved, and the scheduler has forgotten it
+                state.membership.service_ns += elapsed
+                queue.scheduler.observe(state, elapsed)
             if state.callback is None and state.task.done():
                 self._leave(state)
             # Only now: a step that makes its own queue runnable again must not make it leave and come back.
             if queue.runnable == 0:
-                self._eevdf.deactivate(entity)
+                self._eevdf.deactivate(queue.entity)
         return ended
 
     def _leave(self, state: TaskState) -> None:
         """The task is done."""
         task = state.task
-        membership = state.membership
-        queue = membership.queue
+        queue = state.membership.queue
         self._table.pop(task, None)
-        queue.live -= 1
-        queue.scheduler.forget_task(state)
-        membership.live -= 1
-        if membership.live == 0 and membership.group is not None:
-            queue.groups.pop(membership.group, None)
-            queue.scheduler.forget_group(membership.group)
+        self._depart(state)
+        queue.finished += 1
         if state.waiters is not None:
             for waiter in state.waiters:
                 if not waiter.done():

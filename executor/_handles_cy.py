@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-from collections.abc import Coroutine, Generator, Hashable
+from collections.abc import Awaitable, Coroutine, Generator, Hashable
 from typing import Any, Generic, TypeVar
 
 import msgspec
@@ -90,6 +90,15 @@ class JoinHandle(Generic[T]):
         return waiter
 
 
+class _NextStep:
+    """Awaited, it ends the step."""
+
+    __slots__ = ()
+
+    def __await__(self) -> Generator[None, None, None]:
+        yield
+
+
 class GroupHandle:
     """A place for tasks: a queue, and a group within it. Tasks of one group share one account in the scheduler."""
 
@@ -110,6 +119,15 @@ class GroupHandle:
         Raises TypeError if it is given no coroutine, UsageError if the executor is not running.
         """
         return JoinHandle(self._core.spawn(self._membership, coroutine, name))
+
+    def switch_to(self) -> Awaitable[None]:
+        """Move the task that calls this here, and those that it starts from now on.
+
+        `await queue.switch_to()` goes on in the new queue; without `await`, the move takes effect at the next one. Raises
+        UsageError if the caller is in no queue of this executor.
+        """
+        self._core.switch(self._membership)
+        return _NextStep()
 
     def context(self) -> contextvars.Context:
         """A copy of the current context in which whatever is started belongs here: a server's connections, for one."""
