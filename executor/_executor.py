@@ -12,7 +12,7 @@ from typing import Any, Self, TypeVar
 import uvloop
 
 from clockworker._errors import ConfigurationError, UsageError
-from clockworker.executor._core_cy import Core, Membership, QueueState, TaskState, WorkSource
+from clockworker.executor._core_cy import Core, JoinHandle, Membership, QueueState, WorkSource
 from clockworker.executor._handles_cy import QueueHandle
 from clockworker.executor._queue import OnPanic, Queue, check_on_panic
 from clockworker.executor._schedulers_cy import RunnableFifo
@@ -191,7 +191,7 @@ class Executor:
         """Make sure that the source is polled soon, though nothing may be runnable."""
         self._core.wake()
 
-    def panicked(self, state: TaskState, exception: BaseException) -> None:
+    def panicked(self, state: JoinHandle, exception: BaseException) -> None:
         """The core's word that a spawned task of a queue that propagates has raised."""
         if self._panic is not None:
             return
