@@ -511,8 +511,7 @@ class Core:
             state.waiters = None
         if state.spawned and not task.cancelled():
             # Not task.exception(): that would count as retrieved, and asyncio would not report one that nobody awaits.
-            exception = task._exception
-            if exception is not None:
+            if task._exception is not None:
                 queue.panics += 1
                 if not queue.catch:
-                    self.owner.panicked(state, exception)
+                    self.owner.panicked(state)
