@@ -693,11 +693,9 @@ class Core:
                 if not waiter.done():
                     waiter.set_result(None)
             state.waiters = None
-        if state.spawned:
-            # None if it was cancelled. Not task.exception(): that would count as retrieved, and asyncio would not report one
-            # that nobody awaits.
-            exception = task._exception
-            if exception is not None:
-                queue.panics += 1
-                if not queue.catch:
-                    self.owner.panicked(state, exception)
+        # The exception is None if it was cancelled. Not task.exception(): that would count as retrieved, and asyncio would
+        # not report one that nobody awaits.
+        if state.spawned and task._exception is not None:
+            queue.panics += 1
+            if not queue.catch:
+                self.owner.panicked(state)

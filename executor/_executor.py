@@ -73,7 +73,7 @@ class Executor:
             )
             self._handles[queue.key] = QueueHandle(self._core, state)
         self._host: asyncio.Task[Any] | None = None
-        self._panic: BaseException | None = None
+        self._panicked: asyncio.Task[Any] | None = None  # the first
         self._cancelled_host = False
 
     def queue(self, key: Hashable) -> QueueHandle:
@@ -96,6 +96,7 @@ class Executor:
     async def __aenter__(self) -> Self:
         self._core.attach(asyncio.get_running_loop())
         self._host = asyncio.current_task()
+        self._cancelled_host = False
         return self
 
     async def __aexit__(
@@ -125,10 +126,10 @@ class Executor:
             core.detach()
         if cancelled is not None and error is None:
             raise cancelled
-        panic, self._panic = self._panic, None
+        panicked, self._panicked = self._panicked, None
         ours = error is None or (self._cancelled_host and isinstance(error, asyncio.CancelledError))
-        if panic is not None and ours and host.cancelling() == 0:
-            raise panic
+        if panicked is not None and ours and host.cancelling() == 0:
+            panicked.result()  # raises, and counts as retrieved: asyncio need not report it as well
 
     async def drain(self) -> None:
         """Wait until no task of any queue is left, those included that they start meanwhile.
@@ -191,11 +192,11 @@ class Executor:
         """Make sure that the source is polled soon, though nothing may be runnable."""
         self._core.wake()
 
-    def panicked(self, state: JoinHandle, exception: BaseException) -> None:
+    def panicked(self, state: JoinHandle) -> None:
         """The core's word that a spawned task of a queue that propagates has raised."""
-        if self._panic is not None:
+        if self._panicked is not None:
             return
-        self._panic = exception
+        self._panicked = state.task
         for other in self._core.tasks():
             if other is not state:
                 other.task.cancel()
