@@ -33,8 +33,9 @@ from clockworker.executor._heap_cy import Heap, HeapNode
 
 _SHIFT = 10
 MAX_SHARE = 10_000  # as cgroup v2's cpu.weight
-# All virtual times are moved back before the sum can leave 64 bits: 2**60 are twelve days without an idle moment.
-_REBASE_AT = 1 << 60
+# All virtual times are moved back before the sum can leave 64 bits. V is at most the sum of the active; when sleepers join
+# it is multiplied by their shares, all together at most 1,024 x 10,000 < 2**24. 2**39 come by twice a second.
+_REBASE_AT = 1 << 39
 
 
 class Entity(HeapNode):

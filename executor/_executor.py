@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import heapq
 from collections.abc import Callable, Coroutine, Hashable, Iterable, Sequence
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -11,15 +12,16 @@ from typing import Any, Self, TypeVar
 import uvloop
 
 from clockworker._errors import ConfigurationError, UsageError
-from clockworker.executor._core_cy import Core, Membership, TaskState, WorkSource
+from clockworker.executor._core_cy import Core, JoinHandle, Membership, QueueState, WorkSource
 from clockworker.executor._handles_cy import QueueHandle
 from clockworker.executor._queue import OnPanic, Queue, check_on_panic
 from clockworker.executor._schedulers_cy import RunnableFifo
-from clockworker.executor._stats import ExecutorStats, QueueStats
+from clockworker.executor._stats import DurationStats, ExecutorStats, QueueStats
 
 T = TypeVar("T")
 
 MAX_QUEUES = 1_024
+_TOP_GROUPS = 8
 
 
 class Executor:
@@ -71,7 +73,7 @@ class Executor:
             )
             self._handles[queue.key] = QueueHandle(self._core, state)
         self._host: asyncio.Task[Any] | None = None
-        self._panic: BaseException | None = None
+        self._panicked: asyncio.Task[Any] | None = None  # the first
         self._cancelled_host = False
 
     def queue(self, key: Hashable) -> QueueHandle:
@@ -94,6 +96,7 @@ class Executor:
     async def __aenter__(self) -> Self:
         self._core.attach(asyncio.get_running_loop())
         self._host = asyncio.current_task()
+        self._cancelled_host = False
         return self
 
     async def __aexit__(
@@ -123,10 +126,10 @@ class Executor:
             core.detach()
         if cancelled is not None and error is None:
             raise cancelled
-        panic, self._panic = self._panic, None
+        panicked, self._panicked = self._panicked, None
         ours = error is None or (self._cancelled_host and isinstance(error, asyncio.CancelledError))
-        if panic is not None and ours and host.cancelling() == 0:
-            raise panic
+        if panicked is not None and ours and host.cancelling() == 0:
+            panicked.result()  # raises, and counts as retrieved: asyncio need not report it as well
 
     async def drain(self) -> None:
         """Wait until no task of any queue is left, those included that they start meanwhile.
@@ -150,8 +153,12 @@ class Executor:
             polls=sum(queue.polls for queue in queues),
             busy_ns=sum(queue.busy_ns for queue in queues),
             spawned=sum(queue.spawned for queue in queues),
+            finished=sum(queue.finished for queue in queues),
             panics=sum(queue.panics for queue in queues),
             turns=self._core.turns,
+            driver_ns=self._core.driver_ns,
+            idle_ns=self._core.idle_ns,
+            decision_time=DurationStats.of(self._core.decision_time),
         )
 
     def queue_stats(self) -> dict[Hashable, QueueStats]:
@@ -165,7 +172,13 @@ class Executor:
                 polls=queue.polls,
                 busy_ns=queue.busy_ns,
                 spawned=queue.spawned,
+                finished=queue.finished,
                 panics=queue.panics,
+                slice_overruns=queue.slice_overruns,
+                preemptions=queue.preemptions,
+                poll_time=DurationStats.of(queue.poll_time),
+                first_poll_wait=DurationStats.of(queue.first_poll_wait),
+                top_groups=_top_groups(queue),
             )
             for key, queue in self._core.queues.items()
         }
@@ -179,11 +192,11 @@ class Executor:
         """Make sure that the source is polled soon, though nothing may be runnable."""
         self._core.wake()
 
-    def panicked(self, state: TaskState, exception: BaseException) -> None:
+    def panicked(self, state: JoinHandle) -> None:
         """The core's word that a spawned task of a queue that propagates has raised."""
-        if self._panic is not None:
+        if self._panicked is not None:
             return
-        self._panic = exception
+        self._panicked = state.task
         for other in self._core.tasks():
             if other is not state:
                 other.task.cancel()
@@ -209,6 +222,11 @@ def _check_queues(queues: list[Queue]) -> None:
             if id(queue.scheduler) in schedulers:
                 raise ConfigurationError(f"queue {queue.key!r} shares its scheduler with another; give each its own")
             schedulers.add(id(queue.scheduler))
+
+
+def _top_groups(queue: QueueState) -> tuple[tuple[Hashable, int], ...]:
+    top = heapq.nlargest(_TOP_GROUPS, queue.groups.values(), key=lambda membership: membership.service_ns)
+    return tuple((membership.group, membership.service_ns) for membership in top)
 
 
 def _nanoseconds(seconds: float) -> int:
@@ -245,6 +263,19 @@ def current_executor() -> Executor:
     if not isinstance(core, Core):
         raise UsageError("the running loop has no executor: see Executor and new_event_loop")
     return core.owner  # type: ignore[no-any-return]
+
+
+def should_yield() -> bool:
+    """Whether the running task should give way soon: a queue with an earlier deadline has woken, its own slice is used up, or
+    the loop is due its turn. False in a task that is in no queue."""
+    core = getattr(asyncio.get_running_loop().call_soon, "__self__", None)
+    return isinstance(core, Core) and core.should_yield()
+
+
+async def yield_maybe() -> None:
+    """Give way if `should_yield()`, else go on at once. For loops that compute: much cheaper than `asyncio.sleep(0)`."""
+    if should_yield():
+        await asyncio.sleep(0)
 
 
 def run(main: Coroutine[Any, Any, T], *, queues: Iterable[Queue], debug: bool | None = None, **options: Any) -> T:

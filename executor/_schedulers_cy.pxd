@@ -2,11 +2,12 @@ cimport cython
 from clockworker.executor._heap_cy cimport Heap, HeapNode
 
 cdef int _ROUND_ROBIN_EVERY
+cdef unsigned long long _LEVEL_0
 
 
 cdef class ScheduledTask(HeapNode):
     cdef readonly object task
-    cdef readonly object group
+    cdef readonly object group  # follows the task when it moves
     cdef readonly long long arrival
     cdef public long long service_ns
     cdef public object slot

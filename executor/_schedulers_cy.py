@@ -37,6 +37,8 @@ else:
 
 # Every 16th pop of QLAS ignores the levels.
 _ROUND_ROBIN_EVERY = 16
+# Bit 0 of the levels. Its type in the .pxd has 64 bits; a plain 1 would be shifted as a C int, which has 32.
+_LEVEL_0 = 1
 
 
 class ScheduledTask(HeapNode):
@@ -134,6 +136,8 @@ class ArrivalFifo(Scheduler):
         self._heap.push(task)
 
     def pop(self) -> ScheduledTask:
+        if self._heap.count == 0:  # the heap itself checks nothing
+            raise IndexError("pop from an empty scheduler")
         task: ScheduledTask = self._heap.top()
         self._heap.remove(task)
         return task
@@ -205,6 +209,8 @@ class LAS(_ServiceScheduler):
             self._enter(group)
 
     def pop(self) -> ScheduledTask:
+        if self._count == 0:
+            raise IndexError("pop from an empty scheduler")
         group: ServiceGroup = self._heap.top()
         task = group.runnable.popleft()
         self._count -= 1
@@ -262,7 +268,7 @@ class QLAS(_ServiceScheduler):
         groups = self._levels[level]
         group = groups.popleft()
         if not groups:
-            self._occupied &= ~(1 << level)
+            self._occupied &= ~(_LEVEL_0 << level)
         task = group.runnable.popleft()
         self._count -= 1
         if group.runnable:
@@ -277,7 +283,7 @@ class QLAS(_ServiceScheduler):
     def _enter(self, group: ServiceGroup) -> None:
         level = bit_length(group.service_ns // 1000)
         self._levels[level].append(group)
-        self._occupied |= 1 << level
+        self._occupied |= _LEVEL_0 << level
 
     def _lowest_above(self, level: int) -> int:
         """The lowest occupied level from `level` on, or else the lowest of all."""

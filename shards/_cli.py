@@ -23,8 +23,9 @@ from typing import Any
 
 import msgspec
 
-import clockworker
 from clockworker._errors import AddressUnavailable, ConfigurationError
+from clockworker._version import __version__
+from clockworker.executor import compiled
 from clockworker.shards import _config as parse
 from clockworker.shards._config import Address, ServeConfig, TcpAddress
 from clockworker.shards._host import PidFile
@@ -195,9 +196,9 @@ def announce(config: ServeConfig, placement: Placement, listeners: Listeners) ->
 
 
 def version() -> str:
-    kind = "compiled" if clockworker.compiled else "pure Python"
+    kind = "compiled" if compiled else "pure Python"
     python = f"{platform.python_implementation()} {platform.python_version()}"
-    return f"clockworker {clockworker.__version__} ({kind}), {python}, uvloop {metadata.version('uvloop')}"
+    return f"clockworker {__version__} ({kind}), {python}, uvloop {metadata.version('uvloop')}"
 
 
 def _addresses(values: dict[str, Any]) -> tuple[Address, ...]:

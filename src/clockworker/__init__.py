@@ -9,10 +9,9 @@ Everything public is importable from here.
 
 from clockworker import _errors, executor, ipc, shards
 from clockworker._errors import *  # noqa: F403
+from clockworker._version import __version__ as __version__
 from clockworker.executor import *  # noqa: F403
 from clockworker.ipc import *  # noqa: F403
 from clockworker.shards import *  # noqa: F403
-
-__version__ = "0.1.0"
 
 __all__ = [*_errors.__all__, *executor.__all__, *ipc.__all__, *shards.__all__]

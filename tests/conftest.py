@@ -1,0 +1,74 @@
+"""What all tests share. There is no pytest plug-in for asyncio here: a test hands its body to the fixture `run`."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from typing import Any, TypeVar
+
+import hypothesis
+import pytest
+import uvloop
+
+import clockworker as cw
+
+T = TypeVar("T")
+
+# Seconds after which a test that waits for something is taken to hang. Generous: the machine may be busy with other things.
+DEADLINE = 60.0
+
+# Examples take as long as the machine lets them; slowness is no failure.
+hypothesis.settings.register_profile("clockworker", deadline=None, print_blob=True)
+hypothesis.settings.load_profile("clockworker")
+
+
+def pytest_report_header() -> str:
+    return f"clockworker: {'compiled' if cw.compiled else 'pure Python'}"
+
+
+class Run:
+    """Runs the body of a test on a new loop, and fails the test for what was reported to the loop meanwhile."""
+
+    def __init__(self, loop_factory: Callable[[], asyncio.AbstractEventLoop]) -> None:
+        self.loop_factory = loop_factory
+        self.reports: list[dict[str, Any]] = []  # a test that provokes some takes them out
+
+    def __call__(
+        self,
+        body: Callable[[], Coroutine[Any, Any, T]],
+        *,
+        debug: bool = False,
+        loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None,
+    ) -> T:
+        async def bounded() -> T:
+            async with asyncio.timeout(DEADLINE):
+                return await body()
+
+        with asyncio.Runner(loop_factory=loop_factory or self.loop_factory, debug=debug) as runner:
+            runner.get_loop().set_exception_handler(lambda loop, context: self.reports.append(context))
+            return runner.run(bounded())
+
+
+@pytest.fixture(params=["asyncio", "uvloop"])
+def loop_factory(request: pytest.FixtureRequest) -> Callable[[], asyncio.AbstractEventLoop]:
+    return asyncio.new_event_loop if request.param == "asyncio" else uvloop.new_event_loop
+
+
+@pytest.fixture
+def run(loop_factory: Callable[[], asyncio.AbstractEventLoop]) -> Iterator[Run]:
+    runner = Run(loop_factory)
+    yield runner
+    assert not runner.reports
+
+
+async def until(condition: Callable[[], object], what: str = "the condition") -> None:
+    """Wait until the condition holds."""
+    deadline = asyncio.get_running_loop().time() + DEADLINE / 2
+    while not condition():
+        assert asyncio.get_running_loop().time() < deadline, f"{what} never came true"
+        await asyncio.sleep(0.001)
+
+
+async def until_done(*awaitables: Awaitable[Any]) -> None:
+    """Wait for all of them, whatever becomes of them."""
+    await asyncio.gather(*awaitables, return_exceptions=True)

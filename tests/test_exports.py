@@ -1,0 +1,106 @@
+"""One door for each public name, one direction for imports, and no stale extension modules."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import clockworker
+from clockworker import _errors
+
+ROOT = Path(clockworker.__file__).parent
+PACKAGES = ["executor", "ipc", "shards"]  # each may import those before it
+
+
+def sources(package: str) -> list[Path]:
+    return sorted((ROOT / package).glob("*.py"))
+
+
+def imports(path: Path) -> Iterator[str]:
+    """What a file imports, of `from a import b` as `a.b`; absolute."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path.name} imports relatively, which says less"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def exported(package: str) -> list[str]:
+    return list(getattr(importlib.import_module(f"clockworker.{package}"), "__all__", []))
+
+
+def test_every_public_name_has_one_door() -> None:
+    doors: dict[str, str] = {}
+    for package in ["_errors", *PACKAGES]:
+        for name in exported(package):
+            assert name not in doors, f"{name} is exported by {package} and by {doors[name]}"
+            doors[name] = package
+    assert sorted(doors) == sorted(clockworker.__all__)
+    assert len(set(clockworker.__all__)) == len(clockworker.__all__)
+
+
+@pytest.mark.parametrize("package", ["_errors", *PACKAGES])
+def test_exported_names_exist_and_are_the_same_at_the_root(package: str) -> None:
+    module = importlib.import_module(f"clockworker.{package}")
+    for name in exported(package):
+        assert getattr(clockworker, name) is getattr(module, name)
+
+
+def test_every_error_has_the_common_base() -> None:
+    for name in _errors.__all__:
+        assert issubclass(getattr(_errors, name), clockworker.ClockworkerError)
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_implementation_modules_are_private(package: str) -> None:
+    assert [path.name for path in sources(package) if not path.name.startswith("_")] == []
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_imports_go_one_way(package: str) -> None:
+    # The root imports all packages: whoever takes a public name from it there imports in a circle.
+    allowed = PACKAGES[: PACKAGES.index(package) + 1]
+    for path in sources(package):
+        for module in imports(path):
+            top, _, rest = module.partition(".")
+            if top == "clockworker":
+                first = rest.split(".")[0]
+                assert first in allowed or first.startswith("_"), f"{package}/{path.name} imports {module}"
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_nothing_is_imported_by_a_bare_name(package: str) -> None:
+    for path in sources(package):
+        for module in imports(path):
+            assert module.split(".")[0] not in PACKAGES, f"{package}/{path.name} imports {module}"
+
+
+@pytest.mark.parametrize("module", ["_eevdf_cy", "_heap_cy", "_stats"])
+def test_policy_imports_neither_asyncio_nor_os(module: str) -> None:
+    tops = {name.split(".")[0] for name in imports(ROOT / "executor" / f"{module}.py")}
+    assert not {"asyncio", "os", "time"} & tops
+
+
+def test_no_extension_module_is_older_than_its_source() -> None:
+    for package in PACKAGES:
+        for binary in (ROOT / package).glob("*.so"):
+            for suffix in (".py", ".pxd"):
+                source = binary.with_name(binary.name.split(".")[0] + suffix)
+                if source.exists():
+                    stale = f"{package}/{binary.name} is older than {source.name}: run setup.py build_ext --inplace"
+                    assert binary.stat().st_mtime >= source.stat().st_mtime, stale
+
+
+def test_either_all_modules_are_compiled_or_none() -> None:
+    compiled = {
+        path.stem: not str(importlib.import_module(f"clockworker.{package}.{path.stem}").__file__).endswith(".py")
+        for package in PACKAGES
+        for path in sources(package)
+        if path.stem.endswith("_cy")
+    }
+    assert set(compiled.values()) == {clockworker.compiled}, compiled
