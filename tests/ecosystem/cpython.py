@@ -1,17 +1,17 @@
 """CPython's own tests of asyncio, with an executor on every loop and without: the outcomes must be the same, test by test.
 
-    python -m tests.ecosystem.cpython [--loop asyncio|uvloop] [--queues N] [MODULE ...]
+    python -m tests.ecosystem.cpython [--loop asyncio|uvloop] [MODULE ...]
 
-Each module of `test.test_asyncio` (those of the running Python) runs in processes of its own, once with plain loops and once with
-an executor. What differs is run again alone, for a test of timing may fail by chance on a busy machine; what differs still is
-printed and makes the exit status 1. `--loop` is asyncio's own or uvloop; both unless given.
+Each module of `test.test_asyncio` (those of the running Python) runs in processes of its own, with plain loops and with
+executors. What differs is run again by itself, for a test of timing may fail by chance on a busy machine; what differs still
+is printed and makes the exit status 1. `--loop` is asyncio's own or uvloop; both unless given.
 
 How the loops get their executor, without a change to any test:
 
 - `asyncio.new_event_loop()`, `asyncio.run()`, `Runner` and `IsolatedAsyncioTestCase` all come to the loop factory of asyncio's
   default policy, which is replaced. It outlives the `set_event_loop_policy(None)` that these tests are fond of.
 - `TestCase.new_test_loop()` of CPython's `test_asyncio.utils` (a loop with a clock that the test winds) and `new_loop()` of
-  `test_runners` (one without a selector) make loops by themselves; both are wrapped. They are asyncio's, also with `--loop uvloop`.
+  `test_runners` (one without a selector) make loops by themselves; both are wrapped. These are asyncio's, whatever `--loop`.
 
 Every loop gets two queues, so that the choice between queues is made too; a task that names none runs in the first.
 Left out: loops that a test makes in a subprocess, tasks written in Python (`asyncio.tasks._PyTask`, which the executor
@@ -39,8 +39,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import clockworker as cw
 import uvloop
+
+import clockworker as cw
 
 Outcomes = dict[str, str]  # test -> ok, skipped, failed, error, ...; with what it said after a colon
 
@@ -89,7 +90,8 @@ class _Steps(cw.RunnableFifo):
 
 
 def _with_executor(make: Callable[[], asyncio.AbstractEventLoop]) -> asyncio.AbstractEventLoop:
-    return cw.new_event_loop([cw.Queue("tests", scheduler=_Steps()), cw.Queue("other")], loop_factory=make)
+    queues = [cw.Queue("tests", scheduler=_Steps()), cw.Queue("other")]
+    return cw.new_event_loop(queues, loop_factory=make, driver_yield=1.0)
 
 
 def _give_executors(module: ModuleType) -> None:
@@ -215,7 +217,9 @@ def differences(name: str, loop: str, report: Callable[[str], None] = print) -> 
         again_ours, _ = run_module(name, loop, executor=True, tests=differing)
         steady = _differing(again_plain, again_ours)
         for test in set(differing).difference(steady):
-            report(f"  {test}: the same at another attempt; at first {plain.get(test)}, with an executor {ours.get(test)}")
+            report(
+                f"  {test}: the same when run again; before, {plain.get(test)}, and with an executor {ours.get(test)}"
+            )
         differing = steady
     kinds = [_kind(outcome) or "" for outcome in ours.values()]
     counts = ", ".join(f"{kinds.count(kind)} {kind}" for kind in sorted(set(kinds)))
