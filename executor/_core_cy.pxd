@@ -89,6 +89,7 @@ cdef class Core:
     cdef dict _table
     cdef long long _arrivals
     cdef bint _scheduled
+    cdef bint _paused
     cdef long long _idle_since
     cdef unsigned long _thread
     cdef bint _debug

@@ -302,6 +302,7 @@ class Core:
         self._table: dict[asyncio.Task[Any], JoinHandle] = {}
         self._arrivals = 0
         self._scheduled = False
+        self._paused = False
         self._idle_since = 0
         self._thread = 0
         self._debug = False
@@ -552,12 +553,24 @@ class Core:
 
     # The pump
 
+    def pause(self) -> None:
+        """Take no more turns. What becomes runnable is kept."""
+        self._paused = True
+
+    def resume(self) -> None:
+        """Take turns again."""
+        self._paused = False
+        if self._eevdf.total_share:
+            self.wake()
+
     def wake(self) -> None:
         """Make sure that a turn comes, though nothing may be runnable: the source has something to do."""
         if not self._scheduled and self.loop is not None:
             self._schedule()
 
     def _schedule(self) -> None:
+        if self._paused:
+            return
         self._scheduled = True
         self._debug = self.loop.get_debug()  # type: ignore[union-attr]
         self._loop_call_soon(self._pump, context=self._pump_context)
@@ -576,7 +589,7 @@ class Core:
 
     def _pump(self) -> None:
         """One turn."""
-        if self.loop is None:
+        if self.loop is None or self._paused:
             self._scheduled = False
             return
         started = now_ns()
