@@ -75,6 +75,10 @@ class _RingEnd:
         self._mask = capacity - 1
         self._tail = self._memory.load(_TAIL_AT)
         self._head = self._memory.load(_HEAD_AT)
+        # The peer may have been here first, and words are read at these positions: aligned, or they cross the end of the map.
+        if self._tail < self._head or self._tail - self._head > capacity or (self._tail | self._head) & 7:
+            self._memory.close()
+            raise PoisonedRing(f"tail {self._tail} and head {self._head} are not positions in this ring")
 
     def close(self) -> None:
         """Unmap; the end must not be used afterwards."""
