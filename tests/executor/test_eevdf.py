@@ -310,7 +310,9 @@ class AgainstTheDefinition(RuleBasedStateMachine):
         self.entities: list[Entity] = []
 
     def choose(self, data: st.DataObject, active: bool) -> int:
-        return data.draw(st.sampled_from([each for each, entity in enumerate(self.entities) if entity.active is active]))
+        return data.draw(
+            st.sampled_from([each for each, entity in enumerate(self.entities) if entity.active is active])
+        )
 
     @precondition(lambda self: len(self.entities) < 12)
     @rule(share=shares, slice_ns=st.integers(US, 5 * MS))

@@ -125,7 +125,8 @@ def test_las_against_a_model() -> None:
             line.append(task)
         elif any(waiting.values()):
             expected = min(
-                (group for group, line in waiting.items() if line), key=lambda group: (service.get(group, 0), entered[group])
+                (group for group, line in waiting.items() if line),
+                key=lambda group: (service.get(group, 0), entered[group]),
             )
             task = scheduler.pop()
             assert task is waiting[expected].pop(0)
