@@ -108,15 +108,17 @@ class Link:
             self._credit -= 1
             return
         self.credit_waits += 1
+        epoch = self.epoch
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting_for_credit.append(waiter)
         try:
             await waiter  # whoever gives a credit back hands it to the first who waits
         except asyncio.CancelledError:
-            if waiter.done() and not waiter.cancelled() and waiter.exception() is None:
+            # A new incarnation starts with its own credit: what was handed out before is void.
+            if waiter.done() and not waiter.cancelled() and waiter.exception() is None and self.epoch == epoch:
                 self._release_credit()
             raise
-        if not self.connected:
+        if not self.connected or self.epoch != epoch:
             raise self.down()
 
     def open_call(self, method: RemoteMethod, future: asyncio.Future[Any]) -> int:

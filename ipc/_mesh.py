@@ -106,7 +106,7 @@ class Mesh:
     def connect(self, peer: int, epoch: int, *, incoming: int, outgoing: int, doorbell: tuple[int, int]) -> None:
         """A peer has come up: its rings, of which `incoming` is ours to read, and its doorbell. Owns the descriptors."""
         link = self._links[peer]
-        link.disconnect(f"shard {peer} was replaced")
+        self._drop(link, f"shard {peer} was replaced")
         link.connect(epoch, *open_link_ends(incoming, outgoing, doorbell, self.shard_id))
         # It may have sent before we were here to be told.
         self._unfinished.add(peer)
@@ -304,6 +304,8 @@ class Mesh:
             task = link.serving.pop(call, None)
             if task is not None:
                 task.cancel()
+            else:
+                self._parked = [parked for parked in self._parked if parked[0] is not link or parked[3] != call]
         else:
             raise PoisonedRing(f"a frame of unknown kind {kind}")
 
@@ -339,13 +341,14 @@ class Mesh:
         try:
             kind, reply = Kind.REPLY, await self._run(method, instance, body)
             link.check_size(reply, f"the result of {method.name}")
-        except asyncio.CancelledError as error:
-            # Either the caller no longer wants it, and has been removed; or we are going down.
+        except Exception as error:
+            kind, reply = Kind.ERROR, encode_failure(error)
+        except BaseException as error:
+            # Cancelled: either the caller no longer wants it, and has been removed; or we are going down. Or else it is
+            # one that ends more than this task, which is no reason to leave the caller waiting.
             if link.epoch == epoch and link.serving.pop(call, None) is not None and link.connected:
                 self._send(link, Kind.ERROR, 0, 0, call, encode_failure(error))
             raise
-        except Exception as error:
-            kind, reply = Kind.ERROR, encode_failure(error)
         if link.epoch == epoch and link.serving.pop(call, None) is not None:
             self._send(link, kind, 0, 0, call, reply)
 

@@ -9,11 +9,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from clockworker import ipc
 from clockworker.ipc._memory_cy import SharedMemory, create_memory
 from clockworker.ipc._ring_cy import PoisonedRing, RingConsumer, RingProducer
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 CAPACITY = 4096
 LARGEST = CAPACITY // 4
@@ -104,7 +105,10 @@ frames = st.tuples(
     st.integers(0, 2**32 - 1),
     st.integers(0, 2**32 - 1),
     st.integers(0, 2**64 - 1),
-    st.one_of(st.binary(max_size=40), st.integers(0, LARGEST).map(lambda length: bytes(index % 251 for index in range(length)))),
+    st.one_of(
+        st.binary(max_size=40),
+        st.integers(0, LARGEST).map(lambda length: bytes(index % 251 for index in range(length))),
+    ),
 )
 
 
@@ -170,7 +174,9 @@ def test_whatever_a_peer_writes_only_poisons(data: st.DataObject) -> None:
         ring.producer.push(1, 0, 0, 0, bytes(rng.randrange(200)))
         if rng.random() < 0.6:
             ring.consumer.pop()
-    for at in data.draw(st.lists(st.sampled_from([*HEADER_WORDS, *range(DATA_AT, DATA_AT + CAPACITY, 8)]), max_size=20)):
+    for at in data.draw(
+        st.lists(st.sampled_from([*HEADER_WORDS, *range(DATA_AT, DATA_AT + CAPACITY, 8)]), max_size=20)
+    ):
         ring.memory.store(at, data.draw(words))
         try:
             for _ in range(100):
@@ -227,7 +233,15 @@ def test_a_head_out_of_range_is_poison(ring: Ring, head: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "forged", [(0, 1), (CAPACITY_AT, 2 * CAPACITY), (CAPACITY_AT, 0), (TAIL_AT, 2**64 - 1), (HEAD_AT, 3), (HEAD_AT, CAPACITY - 3)]
+    "forged",
+    [
+        (0, 1),
+        (CAPACITY_AT, 2 * CAPACITY),
+        (CAPACITY_AT, 0),
+        (TAIL_AT, 2**64 - 1),
+        (HEAD_AT, 3),
+        (HEAD_AT, CAPACITY - 3),
+    ],
 )
 def test_what_is_no_ring_is_not_opened(forged: tuple[int, int]) -> None:
     descriptor = ipc.create_ring(CAPACITY)
