@@ -56,6 +56,7 @@ class Link:
         self.reassembly: Reassembly
         self._limits = limits
         self._credit = 0
+        self._granted = 0
         self._next_call = 0
         self._backlog: deque[tuple[int, int, int, int, bytes]] = deque()
         self._waiting_for_credit: deque[asyncio.Future[None]] = deque()
@@ -71,6 +72,7 @@ class Link:
         self.reassembly = Reassembly(self._limits.max_message)
         self._flushed = self.frames_sent
         self._credit = self._limits.credit
+        self._granted = 0
         self.connected = True
 
     def disconnect(self, reason: str) -> None:
@@ -104,20 +106,26 @@ class Link:
         """Take the right to have one more call in flight. First come, first served. ShardDown if the peer is or goes down."""
         if not self.connected:
             raise self.down()
-        if self._credit > 0:
+        if self._credit > 0 and not self._granted and not self._waiting_for_credit:
             self._credit -= 1
             return
         self.credit_waits += 1
         epoch = self.epoch
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting_for_credit.append(waiter)
+        cancelled = False
         try:
-            await waiter  # whoever gives a credit back hands it to the first who waits
+            await waiter
         except asyncio.CancelledError:
-            # A new incarnation starts with its own credit: what was handed out before is void.
-            if waiter.done() and not waiter.cancelled() and waiter.exception() is None and self.epoch == epoch:
-                self._release_credit()
+            cancelled = True
             raise
+        finally:
+            # A new incarnation starts with its own credit: what was granted before is void.
+            if self.epoch == epoch and self.connected and waiter.done() and not waiter.cancelled():
+                self._granted -= 1
+                if cancelled:
+                    self._credit += 1
+                self._grant_credit()
         if not self.connected or self.epoch != epoch:
             raise self.down()
 
@@ -182,12 +190,17 @@ class Link:
         return True
 
     def _release_credit(self) -> None:
-        while self._waiting_for_credit:
+        self._credit += 1
+        self._grant_credit()
+
+    def _grant_credit(self) -> None:
+        """Hand credit to those who wait. Until they have run with it (`_granted`), whoever comes waits behind them."""
+        while self._credit > 0 and self._waiting_for_credit:
             waiter = self._waiting_for_credit.popleft()
             if not waiter.done():
+                self._credit -= 1
+                self._granted += 1
                 waiter.set_result(None)
-                return
-        self._credit += 1
 
 
 def open_link_ends(

@@ -142,9 +142,6 @@ def test_credit_of_an_incarnation_ends_with_it(run: Run) -> None:
     run(body)
 
 
-@pytest.mark.xfail(
-    strict=True, reason="a call that finds credit overtakes one that was handed its credit but has not run yet"
-)
 def test_nobody_overtakes_who_waited_for_credit(run: Run) -> None:
     async def body() -> None:
         ends = Ends(credit=2)
