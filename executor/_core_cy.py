@@ -509,9 +509,8 @@ class Core:
                 if not waiter.done():
                     waiter.set_result(None)
             state.waiters = None
-        if state.spawned and not task.cancelled():
-            # Not task.exception(): that would count as retrieved, and asyncio would not report one that nobody awaits.
-            if task._exception is not None:
-                queue.panics += 1
-                if not queue.catch:
-                    self.owner.panicked(state)
+        # Not task.exception(): that would count as retrieved, and asyncio would not report one that nobody awaits.
+        if state.spawned and not task.cancelled() and task._exception is not None:
+            queue.panics += 1
+            if not queue.catch:
+                self.owner.panicked(state)
