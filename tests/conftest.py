@@ -6,10 +6,11 @@ import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from typing import Any, TypeVar
 
-import clockworker as cw
 import hypothesis
 import pytest
 import uvloop
+
+import clockworker as cw
 
 T = TypeVar("T")
 

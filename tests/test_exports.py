@@ -7,8 +7,9 @@ import importlib
 from collections.abc import Iterator
 from pathlib import Path
 
-import clockworker
 import pytest
+
+import clockworker
 from clockworker import _errors
 
 ROOT = Path(clockworker.__file__).parent

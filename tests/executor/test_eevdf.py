@@ -6,10 +6,11 @@ import random
 from fractions import Fraction
 
 import pytest
-from clockworker.executor._eevdf_cy import MAX_SHARE, Eevdf, Entity
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from clockworker.executor._eevdf_cy import MAX_SHARE, Eevdf, Entity
 
 US = 1_000
 MS = 1_000_000

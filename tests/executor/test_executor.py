@@ -6,9 +6,10 @@ import sys
 import warnings
 from typing import Any
 
-import clockworker as cw
 import pytest
 from conftest import Run, until
+
+import clockworker as cw
 
 QUEUES = [cw.Queue("foreground", 8, scheduler=None), cw.Queue("background")]
 

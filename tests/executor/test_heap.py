@@ -3,9 +3,10 @@ from __future__ import annotations
 import random
 
 import pytest
-from clockworker.executor._heap_cy import Heap, HeapNode
 from hypothesis import given
 from hypothesis import strategies as st
+
+from clockworker.executor._heap_cy import Heap, HeapNode
 
 
 class Node(HeapNode):

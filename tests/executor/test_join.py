@@ -4,9 +4,10 @@ import asyncio
 import threading
 from typing import Any
 
-import clockworker as cw
 import pytest
 from conftest import Run, until
+
+import clockworker as cw
 
 QUEUES = [cw.Queue("q", on_panic="catch"), cw.Queue("other")]
 

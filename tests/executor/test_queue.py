@@ -2,8 +2,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import clockworker as cw
 import pytest
+
+import clockworker as cw
 
 
 def test_a_declaration_is_frozen_and_has_defaults() -> None:
@@ -27,7 +28,7 @@ def test_an_unhashable_key() -> None:
 @pytest.mark.parametrize("share", [0, -1, 10_001, 1.5, "8", True, None])
 def test_a_share_that_is_no_share(share: Any) -> None:
     with pytest.raises(
-        cw.ConfigurationError, match="share of queue 'q' is .*; it must be a whole number from 1 to 10,000"
+        cw.ConfigurationError, match=r"share of queue 'q' is .*; it must be a whole number from 1 to 10,000"
     ):
         cw.Queue("q", share)
     handle = cw.Executor([cw.Queue("q", 7)]).queue("q")

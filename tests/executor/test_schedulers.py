@@ -7,8 +7,9 @@ from collections import deque
 from collections.abc import Callable, Hashable
 from typing import Any
 
-import clockworker as cw
 import pytest
+
+import clockworker as cw
 from clockworker.executor._schedulers_cy import ScheduledTask
 
 

@@ -11,8 +11,9 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-import clockworker as cw
 from probe import Probe
+
+import clockworker as cw
 
 
 class Fleet:

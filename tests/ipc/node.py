@@ -11,9 +11,10 @@ import os
 import sys
 from typing import Any
 
-import clockworker as cw
 import uvloop
 from probe import Probe
+
+import clockworker as cw
 
 
 async def main(config: dict[str, Any]) -> None:

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-import clockworker as cw
 import msgspec
+
+import clockworker as cw
 
 
 class Point(msgspec.Struct):

@@ -7,8 +7,9 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import clockworker as cw
 import pytest
+
+import clockworker as cw
 from clockworker import ipc
 from clockworker.ipc._doorbell_cy import Doorbell, PeerDoorbell
 from clockworker.ipc._ring_cy import RingConsumer, RingProducer

@@ -3,12 +3,13 @@ from __future__ import annotations
 import builtins
 from typing import Any
 
-import clockworker as cw
 import msgspec
 import pytest
-from clockworker.ipc._failure import RemoteTraceback, decode_failure, encode_failure
 from hypothesis import given
 from hypothesis import strategies as st
+
+import clockworker as cw
+from clockworker.ipc._failure import RemoteTraceback, decode_failure, encode_failure
 
 
 class Custom(Exception):

@@ -1,9 +1,10 @@
 from __future__ import annotations
 
 import pytest
-from clockworker.ipc._frames import Kind, Reassembly, pieces
 from hypothesis import given
 from hypothesis import strategies as st
+
+from clockworker.ipc._frames import Kind, Reassembly, pieces
 
 
 @given(st.binary(max_size=500), st.integers(1, 200))

@@ -6,15 +6,16 @@ import asyncio
 import os
 from typing import Any
 
-import clockworker as cw
 import pytest
+from conftest import Run, until
+from probe import Probe
+
+import clockworker as cw
 from clockworker.ipc._doorbell_cy import Doorbell, PeerDoorbell
 from clockworker.ipc._frames import Kind
 from clockworker.ipc._link import Limits, Link
 from clockworker.ipc._remote import remote_methods
 from clockworker.ipc._ring_cy import RingConsumer, RingProducer
-from conftest import Run, until
-from probe import Probe
 
 METHOD = remote_methods(Probe)["echo"]
 
@@ -179,7 +180,7 @@ def test_disconnecting_ends_everything(run: Run) -> None:
         waiting = asyncio.create_task(ends.link.acquire_credit())
         await asyncio.sleep(0)
         ends.close()
-        with pytest.raises(cw.ShardDied, match="over with Probe.echo in flight; it may have run or not"):
+        with pytest.raises(cw.ShardDied, match=r"over with Probe.echo in flight; it may have run or not"):
             await future
         with pytest.raises(cw.ShardDown):
             await waiting

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 
 import pytest
+
 from clockworker.ipc._memory_cy import SharedMemory, create_memory
 
 

@@ -10,16 +10,17 @@ from collections.abc import Coroutine
 from datetime import UTC, datetime
 from typing import Any
 
-import clockworker as cw
 import msgspec
 import pytest
+from conftest import Run, until
+from fleet import Fleet, fleet
+from probe import FAILURES, Point, Probe, ProbeError, Record
+
+import clockworker as cw
 from clockworker.ipc._failure import RemoteTraceback
 from clockworker.ipc._frames import Kind
 from clockworker.ipc._remote import remote_methods
 from clockworker.ipc._ring_cy import PoisonedRing
-from conftest import Run, until
-from fleet import Fleet, fleet
-from probe import FAILURES, Point, Probe, ProbeError, Record
 
 METHODS = remote_methods(Probe)
 
@@ -461,7 +462,7 @@ def test_a_peer_that_is_killed(run: Run) -> None:
             mesh.mesh.disconnect(1)
             for handle in in_flight:
                 with pytest.raises(
-                    cw.ShardDied, match="shard 1 died with Probe.hang in flight; it may have run or not"
+                    cw.ShardDied, match=r"shard 1 died with Probe.hang in flight; it may have run or not"
                 ):
                     await handle
             for handle in waiting:

@@ -2,8 +2,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import clockworker as cw
 import pytest
+
+import clockworker as cw
 from clockworker.ipc._remote import RemoteMethod, remote_methods
 
 

@@ -9,11 +9,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from clockworker import ipc
 from clockworker.ipc._memory_cy import SharedMemory, create_memory
 from clockworker.ipc._ring_cy import PoisonedRing, RingConsumer, RingProducer
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 CAPACITY = 4096
 LARGEST = CAPACITY // 4

@@ -7,10 +7,11 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-import clockworker as cw
 import pytest
 from conftest import Run
 from probe import Probe
+
+import clockworker as cw
 
 
 @asynccontextmanager
