@@ -121,32 +121,36 @@ def test_two_processes_exchange_frames_and_lose_no_wake_up() -> None:
     outgoing, incoming = RingProducer(rings[0]), RingConsumer(rings[1])
     own, peer = Doorbell(bells[0][0]), PeerDoorbell(bells[1][0], os.dup(bells[1][1]), 0)
     sent = received = sleeps = missed = 0
-    while received < count:
-        # Bursts of changing length: sometimes the ring is full, sometimes empty.
-        burst = sent * 7 % 150 + 1
-        while sent < count and burst and outgoing.push(1, 0, 0, sent, b"x" * (sent % 100)):
-            sent += 1
-            burst -= 1
-        peer.announce()
-        while True:
-            own.news()  # before looking: what comes after it keeps us awake
-            while (body := incoming.pop()) is not None:
-                assert incoming.call == received
-                assert body == b"x" * (received % 100)
-                received += 1
-            peer.announce()  # there is room
-            if received == sent:
-                break
-            if own.sleep():
-                sleeps += 1
-                if not select.select([bells[0][1]], [], [], 10)[0]:
-                    missed += 1
-                else:
-                    os.eventfd_read(bells[0][1])
-                own.wake()
+    try:
+        while received < count:
+            # Bursts of changing length: sometimes the ring is full, sometimes empty.
+            burst = sent * 7 % 150 + 1
+            while sent < count and burst and outgoing.push(1, 0, 0, sent, b"x" * (sent % 100)):
+                sent += 1
+                burst -= 1
+            peer.announce()
+            while True:
+                own.news()  # before looking: what comes after it keeps us awake
+                while (body := incoming.pop()) is not None:
+                    assert incoming.call == received
+                    assert body == b"x" * (received % 100)
+                    received += 1
+                peer.announce()  # there is room
+                if received == sent:
+                    break
+                if own.sleep():
+                    sleeps += 1
+                    if not select.select([bells[0][1]], [], [], 10)[0]:
+                        missed += 1
+                    else:
+                        os.eventfd_read(bells[0][1])
+                    own.wake()
+        status = child.wait(timeout=30)
+    finally:
+        child.kill()
     assert missed == 0
     assert sleeps > 0
-    assert child.wait(timeout=30) == 0
+    assert status == 0
     for end in (outgoing, incoming, own, peer):
         end.close()
     for descriptor in descriptors:

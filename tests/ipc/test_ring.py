@@ -274,19 +274,22 @@ def test_a_producer_that_is_killed_leaves_whole_frames(tmp_path: Path) -> None:
         script = Path(__file__).with_name("ring_producer.py")
         child = subprocess.Popen([sys.executable, script, str(descriptor)], pass_fds=[descriptor])
         expected, last = 0, rng.randrange(1, 5_000)
-        while True:
-            body = consumer.pop()
-            if body is None:
-                if child.poll() is not None and (body := consumer.pop()) is None:
-                    break
+        try:
+            while True:
+                body = consumer.pop()
                 if body is None:
-                    continue
-            assert consumer.call == expected
-            assert consumer.kind == expected % 5 + 1
-            assert body == (expected % 251).to_bytes(1, "little") * (expected * 37 % (LARGEST + 1))
-            expected += 1
-            if expected == last:
-                child.kill()
+                    if child.poll() is not None and (body := consumer.pop()) is None:
+                        break
+                    if body is None:
+                        continue
+                assert consumer.call == expected
+                assert consumer.kind == expected % 5 + 1
+                assert body == (expected % 251).to_bytes(1, "little") * (expected * 37 % (LARGEST + 1))
+                expected += 1
+                if expected == last:
+                    child.kill()
+        finally:
+            child.kill()
         assert child.wait() == -9
         assert expected >= last
         consumer.close()
