@@ -46,7 +46,7 @@ class Executor:
         *,
         on_panic: OnPanic = "propagate",
         sched_latency: float = 0.002,
-        min_slice: float = 0.0001,
+        min_slice: float = 0.001,
         driver_yield: float = 0.0005,
         max_polls_per_yield: int = 61,
     ) -> None:

@@ -12,10 +12,10 @@ from probe import Probe
 import clockworker as cw
 from clockworker.ipc._doorbell_cy import Doorbell, PeerDoorbell
 from clockworker.ipc._frames import Kind
-from clockworker.ipc._link import Limits, Link
+from clockworker.ipc._link import Call, Limits, Link
 from clockworker.ipc._remote import remote_methods
 from clockworker.ipc._ring_cy import RingConsumer, RingProducer
-from tests.conftest import Run, until
+from tests.conftest import Run
 
 METHOD = remote_methods(Probe)["echo"]
 
@@ -93,29 +93,55 @@ def test_flush_announces_once_and_only_news() -> None:
     ends.close()
 
 
+def submit(ends: Ends) -> Call:
+    call = Call(METHOD, 0, b"", asyncio.get_running_loop().create_future())
+    ends.link.submit(call)
+    return call
+
+
 def test_credit_is_handed_on_in_order(run: Run) -> None:
     async def body() -> None:
         ends = Ends(credit=2)
-        order: list[int] = []
-        calls: list[int] = []
-
-        async def call(number: int) -> None:
-            await ends.link.acquire_credit()
-            order.append(number)
-            calls.append(ends.link.open_call(METHOD, asyncio.get_running_loop().create_future()))
-
-        async with asyncio.TaskGroup() as group:
-            for number in range(10):
-                group.create_task(call(number))
-            for served in range(2, 12):
-                await until(lambda: len(calls) >= min(served, 10))  # noqa: B023
-                assert len(ends.link.pending) <= 2
-                assert ends.link.close_call(calls[served - 2]) is not None
-        assert order == list(range(10))
-        assert ends.link.close_call(calls[0]) is None
+        calls = [submit(ends) for _ in range(10)]
+        for served in range(10):
+            assert [call.number for call in calls[: served + 2]] == list(range(1, min(served + 2, 10) + 1))
+            assert all(call.number == 0 for call in calls[served + 2 :])
+            assert len(ends.link.pending) <= 2
+            assert ends.link.settle(calls[served].number) is calls[served]
+        assert ends.link.settle(calls[0].number) is None
         assert ends.link.credit_waits == 8
         assert ends.link._credit == 2
+        assert [number for _, number, _ in ends.received()] == list(range(1, 11))
         ends.close()
+
+    run(body)
+
+
+def test_nobody_overtakes_a_call_that_waits_for_credit(run: Run) -> None:
+    async def body() -> None:
+        ends = Ends(credit=1)
+        first, second = submit(ends), submit(ends)
+        ends.link.settle(first.number)
+        third = submit(ends)
+        assert (second.number, third.number) == (2, 0)
+        ends.close()
+        assert isinstance(second.future.exception(), cw.ShardDied)
+        assert isinstance(third.future.exception(), cw.ShardDown)
+
+    run(body)
+
+
+def test_a_caller_that_leaves_before_its_turn_uses_no_credit(run: Run) -> None:
+    async def body() -> None:
+        ends = Ends(credit=1)
+        first, second, third = submit(ends), submit(ends), submit(ends)
+        second.future.cancel()
+        assert not ends.link.in_flight(second)
+        ends.link.settle(first.number)
+        assert (second.number, third.number) == (0, 2)
+        assert ends.link.in_flight(third)
+        ends.close()
+        assert isinstance(third.future.exception(), cw.ShardDied)
 
     run(body)
 
@@ -123,47 +149,14 @@ def test_credit_is_handed_on_in_order(run: Run) -> None:
 def test_credit_of_an_incarnation_ends_with_it(run: Run) -> None:
     async def body() -> None:
         ends = Ends(credit=1)
-        await ends.link.acquire_credit()
-        call = ends.link.open_call(METHOD, asyncio.get_running_loop().create_future())
-        waiting = asyncio.create_task(ends.link.acquire_credit())
-        cancelled = asyncio.create_task(ends.link.acquire_credit())
-        await asyncio.sleep(0)
-        ends.link.close_call(call)  # handed to the first, which has not run yet
+        old, waiting = submit(ends), submit(ends)
         ends.close()
         ends.connect(2)
-        cancelled.cancel()
-        with pytest.raises(cw.ShardDown):
-            await waiting
-        with pytest.raises((cw.ShardDown, asyncio.CancelledError)):
-            await cancelled
+        assert isinstance(old.future.exception(), cw.ShardDied)
+        assert isinstance(waiting.future.exception(), cw.ShardDown)
+        assert ends.link.settle(old.number) is None
         assert ends.link._credit == 1
         ends.close()
-
-    run(body)
-
-
-def test_nobody_overtakes_who_waited_for_credit(run: Run) -> None:
-    async def body() -> None:
-        ends = Ends(credit=2)
-        loop = asyncio.get_running_loop()
-        calls = []
-        for _ in range(2):
-            await ends.link.acquire_credit()
-            calls.append(ends.link.open_call(METHOD, loop.create_future()))
-        order: list[str] = []
-
-        async def call(name: str) -> None:
-            await ends.link.acquire_credit()
-            order.append(name)
-
-        first = asyncio.create_task(call("first"))
-        await asyncio.sleep(0)
-        for number in calls:
-            ends.link.close_call(number)
-        await call("second")
-        await first
-        ends.close()
-        assert order == ["first", "second"]
 
     run(body)
 
@@ -171,18 +164,21 @@ def test_nobody_overtakes_who_waited_for_credit(run: Run) -> None:
 def test_disconnecting_ends_everything(run: Run) -> None:
     async def body() -> None:
         ends = Ends(credit=1)
-        await ends.link.acquire_credit()
-        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        ends.link.open_call(METHOD, future)
-        waiting = asyncio.create_task(ends.link.acquire_credit())
-        await asyncio.sleep(0)
+        sent, waiting = submit(ends), submit(ends)
         ends.close()
         with pytest.raises(cw.ShardDied, match=r"over with Probe.echo in flight; it may have run or not"):
-            await future
+            await sent.future
         with pytest.raises(cw.ShardDown):
-            await waiting
+            await waiting.future
         with pytest.raises(cw.ShardDown):
-            await ends.link.acquire_credit()
+            submit(ends)
         assert not ends.link.pending
 
     run(body)
+
+
+@pytest.mark.parametrize("wrong", [0, -1, True, 1.5, "many"])
+@pytest.mark.parametrize("name", ["credit", "max_message"])
+def test_limits_that_are_none(name: str, wrong: Any) -> None:
+    with pytest.raises(cw.ConfigurationError, match=f"{name} is .*; it must be a whole number from 1"):
+        Limits(**{name: wrong})
