@@ -51,6 +51,7 @@ cdef class JoinHandle(ScheduledTask):
     cdef object callback
     cdef tuple arguments
     cdef object context
+    cdef bint held
     cdef public bint spawned
     cdef long long first_seen_ns
     cdef list waiters
@@ -90,6 +91,9 @@ cdef class Core:
     cdef long long _arrivals
     cdef bint _scheduled
     cdef bint _paused
+    cdef bint _behind
+    cdef list _held
+    cdef bint _stepped_back
     cdef long long _idle_since
     cdef unsigned long _thread
     cdef bint _debug
@@ -105,6 +109,12 @@ cdef class Core:
     cpdef detach(self)
     @cython.locals(queue=QueueState, state=JoinHandle)
     cdef _route(self, object callback, tuple args, object context)
+    cdef _pass(self, object callback, tuple args, object context)
+    @cython.locals(queue=QueueState)
+    cdef _push(self, JoinHandle state)
+    cdef _hold(self, JoinHandle state)
+    @cython.locals(held=list, state=JoinHandle)
+    cdef _admit(self)
     @cython.locals(membership=Membership, state=JoinHandle)
     cdef JoinHandle _adopt(self, object task, object context)
     @cython.locals(running=QueueState)

@@ -15,6 +15,11 @@ strong: a pending task of a queue is never collected.
 scheduler picks a task, it runs that one step, charges it, and so on until its budget is spent; then the loop has its turn
 for sockets and timers. A source of work beside the loop (the mesh of rings) is polled once a turn, and for `idle_poll`
 after everything has run dry.
+
+*Order.* A step never overtakes a callback that the loop was given before it. Without this asyncio's own `open_connection`
+breaks, and so does `call_soon(callback); await sleep(0)`. While the loop holds callbacks that came after the pump, new steps
+are held back, until the pump has gone behind those. The reverse is not kept: a step waits for its queue's turn, and
+callbacks are in no queue.
 """
 
 from __future__ import annotations
@@ -188,6 +193,7 @@ class JoinHandle(ScheduledTask):
     callback: Any  # the pending step or wake-up; None while it waits for something or runs
     arguments: tuple[Any, ...]
     context: contextvars.Context
+    held: bool  # back, with its step: it is not in the scheduler yet
     spawned: bool  # by `spawn`: then an exception that escapes it is a panic
     first_seen_ns: int  # 0 once it has been polled
     waiters: list[asyncio.Future[None]] | None
@@ -207,6 +213,7 @@ class JoinHandle(ScheduledTask):
         self.callback = None
         self.arguments = ()
         self.context = None  # type: ignore[assignment]
+        self.held = False
         self.spawned = False
         self.first_seen_ns = 0
         self.waiters = None
@@ -303,6 +310,9 @@ class Core:
         self._arrivals = 0
         self._scheduled = False
         self._paused = False
+        self._behind = False  # the loop holds callbacks that came after the pump: new steps must not overtake them
+        self._held: list[JoinHandle] = []  # those whose steps wait until the pump is behind these callbacks
+        self._stepped_back = False
         self._idle_since = 0
         self._thread = 0
         self._debug = False
@@ -350,6 +360,7 @@ class Core:
             loop.call_soon = self._had_call_soon  # type: ignore[method-assign]
         else:
             del loop.call_soon
+        self._admit()
         for queue in self.queues.values():
             while queue.runnable:
                 state: JoinHandle = self._take(queue)
@@ -376,14 +387,14 @@ class Core:
             ):
                 task = bound_self(callback)
             else:
-                return self._loop_call_soon(callback, *args, context=context)
+                return self._pass(callback, args, context)
         else:
             if type(callback) is _STEP_TYPE or (
                 type(callback) is types.BuiltinFunctionType and callback.__name__ == _WAKEUP_NAME
             ):
                 task = callback.__self__  # type: ignore[attr-defined]
             else:
-                return self._loop_call_soon(callback, *args, context=context)
+                return self._pass(callback, args, context)
         if self._debug:
             self._check_thread("call_soon")
         state = self.current
@@ -399,10 +410,25 @@ class Core:
             if state is None:
                 state = self._adopt(task, context)
                 if state is None:
-                    return self._loop_call_soon(callback, *args, context=context)
+                    return self._pass(callback, args, context)
         state.callback = callback
         state.arguments = args
         state.context = _copy_context() if context is None else context
+        if self._behind:
+            self._hold(state)
+            return None
+        self._push(state)
+        if not self._scheduled:
+            self._schedule()
+        return None
+
+    def _pass(self, callback: Any, args: tuple[Any, ...], context: contextvars.Context | None) -> Any:
+        """To the loop with what is not ours."""
+        if self._scheduled:
+            self._behind = True
+        return self._loop_call_soon(callback, *args, context=context)
+
+    def _push(self, state: JoinHandle) -> None:
         queue = state.membership.queue
         queue.scheduler.push(state)
         queue.runnable += 1
@@ -410,9 +436,23 @@ class Core:
             self._eevdf.activate(queue.entity)
             if self.current is not None:
                 self._consider_preemption(queue.entity)
-        if not self._scheduled:
-            self._schedule()
-        return None
+
+    def _hold(self, state: JoinHandle) -> None:
+        state.held = True
+        self._held.append(state)
+        if not state.membership.queue.entity.active:
+            # It might have preempted the running step. It cannot before the loop has had its turn, so let that come now.
+            self._turn_must_end = 0
+
+    def _admit(self) -> None:
+        """What was held back enters the queues. The pump is about to go behind all that is queued with the loop."""
+        self._behind = False
+        if self._held:
+            held = self._held
+            self._held = []
+            for state in held:
+                state.held = False
+                self._push(state)
 
     def _consider_preemption(self, woken: Entity) -> None:
         running = self.current.membership.queue  # type: ignore[union-attr]
@@ -579,7 +619,7 @@ class Core:
         popped = queue.scheduler.pop()
         if type(popped) is JoinHandle:
             state: JoinHandle = popped
-            if state.callback is not None and state.membership.queue is queue:
+            if state.callback is not None and not state.held and state.membership.queue is queue:
                 queue.runnable -= 1
                 return state
         raise UsageError(
@@ -591,7 +631,16 @@ class Core:
         """One turn."""
         if self.loop is None or self._paused:
             self._scheduled = False
+            self._admit()
             return
+        if self._held and not self._stepped_back:
+            # Some steps came after callbacks that came after this turn was asked for: once, the callbacks go first, so that
+            # the steps need not wait for a whole turn of others.
+            self._stepped_back = True
+            self._admit()
+            self._loop_call_soon(self._pump, context=self._pump_context)
+            return
+        self._stepped_back = False
         started = now_ns()
         if self.turns:
             if self._was_idle:
@@ -605,12 +654,14 @@ class Core:
         except BaseException:
             # KeyboardInterrupt or SystemExit on the way out of the loop, or a broken scheduler. What is runnable stays so.
             if self.loop is not None:
+                self._admit()
                 self._schedule()
             raise
         finally:
             self.pumping = False
             self._turn_ended = now_ns()
         self._was_idle = self._eevdf.total_share == 0
+        self._admit()
         if idle:
             self._scheduled = False
         elif self.loop is not None:
@@ -624,10 +675,12 @@ class Core:
             entity = self._eevdf.pick()
             if entity is None:
                 if self.source is None:
-                    return True
+                    return not self._held
                 news = self.source.poll()
                 if self._eevdf.total_share:
                     continue
+                if self._held:
+                    return False
                 if news or polls or self._idle_since == 0:
                     self._idle_since = now
                 if now - self._idle_since < self.idle_poll_ns:
