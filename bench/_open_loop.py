@@ -17,6 +17,7 @@ import socket
 import struct
 import time
 from collections.abc import Callable, Coroutine, Iterator
+from concurrent.futures import Future
 from typing import Any, Protocol
 
 import msgspec
@@ -187,7 +188,9 @@ class Work(Protocol):
 
 class Measured(msgspec.Struct, frozen=True):
     latencies: dict[str, Latencies]
-    background: float  # work done from the warm-up's end to the last arrival, of one core
+    # From the warm-up's end to the last arrival, of one core:
+    background: float  # work done
+    cpu: float  # CPU time that the server's thread used, for work and all else
 
 
 async def serve(path: str, load: Load, spawn: Spawn, timer: MicrosecondTimer, work: Work) -> Measured:
@@ -197,11 +200,13 @@ async def serve(path: str, load: Load, spawn: Spawn, timer: MicrosecondTimer, wo
     async with asyncio.timeout(START_S + 20 * (load.warm_up_s + load.duration_s)):
         await server.counting
         work.count()
+        since, cpu_since = time.monotonic(), time.thread_time()
         await server.all_arrived
+        cpu = (time.thread_time() - cpu_since) / (time.monotonic() - since)
         background = await work.stop()
         await server.finished
     listener.close()
-    return Measured(server.latencies, background)
+    return Measured(server.latencies, background, cpu)
 
 
 def generate(path: str, load: Load, core: int) -> float:
@@ -234,6 +239,13 @@ def connect(path: str) -> socket.socket:
             if time.monotonic() > deadline:
                 raise
         time.sleep(0.01)
+
+
+def await_both(generator: Future[float], server: Future[Measured]) -> float:
+    """What the generator returns; what fails first is raised."""
+    late_us = generator.result()
+    server.result()
+    return late_us
 
 
 def cores() -> tuple[int, int]:

@@ -94,6 +94,11 @@ def columns(rows: Sequence[Sequence[str]]) -> str:
     )
 
 
+def microseconds(values: list[float]) -> str:
+    """Median, least and most of a figure that is in microseconds."""
+    return f"{statistics.median(values):,.0f} ({min(values):,.0f}-{max(values):,.0f})"
+
+
 def progress(text: str) -> None:
     """A line on the terminal that the next one replaces."""
     if sys.stderr.isatty():

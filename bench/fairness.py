@@ -1,7 +1,7 @@
 """How far does any queue get from its entitlement within a second?
 
-Queues saturate the core with steps of 20-200 us, and each step is noted by the task itself. A fluid machine that runs all active
-queues at once (_fluid.py) says afterwards what each was entitled to after every step, of the service that was given to
+Queues saturate the core with steps of 20-200 us, and each step is noted by the task itself. A fluid machine that runs all
+active queues at once (_fluid.py) says afterwards what each was entitled to after every step, of the service that was given to
 all. A step is as long as the executor has booked for it: on a busy machine much can happen between the task's last look
 at the clock and the executor's. How much of what was booked the tasks have not seen is in the table ("unseen").
 
@@ -148,7 +148,7 @@ def run(options: argparse.Namespace) -> FairnessReport:
         for name, shares in SHARES.items():
             for kind in KINDS:
                 progress(f"{count} queues, {name}, {kind}")
-                attempts = []
+                attempts: list[Fairness] = []
                 while len(attempts) < options.attempts and not (
                     attempts and attempts[-1].longest_poll_us <= DISTURBED_US
                 ):

@@ -22,7 +22,7 @@ import multiprocessing
 import os
 import statistics
 import tempfile
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,8 +31,20 @@ import msgspec
 import clockworker as cw
 from bench._loops import Spawn, on_loop
 from bench._microsleep import MicrosecondTimer
-from bench._open_loop import START_S, Background, Kind, Load, Measured, Work, connect, cores, generate, serve
-from bench._report import Summary, columns, percentile, progress, ratios, summary
+from bench._open_loop import (
+    START_S,
+    Background,
+    Kind,
+    Load,
+    Measured,
+    Work,
+    await_both,
+    connect,
+    cores,
+    generate,
+    serve,
+)
+from bench._report import Summary, columns, microseconds, percentile, progress, ratios, summary
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -60,7 +72,8 @@ class Result(msgspec.Struct, frozen=True):
     setup: str
     queue_delay_us: dict[str, list[float]]  # by percentile: p50, p90, p99
     total_us: dict[str, list[float]]
-    background: list[float]  # of one core
+    background: list[float]  # work, of one core
+    cpu: list[float]  # of the foreground's thread, all that it does, of one core
     curve_us: list[float]  # of the total: its percentiles CURVE over all rounds
 
 
@@ -75,12 +88,12 @@ class Priority(msgspec.Struct, frozen=True):
 
     def table(self) -> str:
         rows = [["us: median (least-most) of the rounds", *(f"p{p} delay" for p in PERCENTS)]]
-        rows[0] += [*(f"p{p} total" for p in PERCENTS), "background work"]
+        rows[0] += [*(f"p{p} total" for p in PERCENTS), "background work", "CPU"]
         for result in self.results:
             cells = [*result.queue_delay_us.values(), *result.total_us.values()]
             work = summary([100 * share for share in result.background])
             background = f"{work.median:.1f} ({work.least:.1f}-{work.most:.1f}) %" if work.most else "-"
-            rows.append([result.setup, *map(microseconds, cells), background])
+            rows.append([result.setup, *map(microseconds, cells), background, f"{statistics.median(result.cpu):.0%}"])
         verdicts = [["", "median (least-most)", "target"]]
         verdicts += [[name, str(verdict), f"{self.targets[name]:.2f}"] for name, verdict in self.verdicts.items()]
         facts = f"foreground load {self.load:.0%}; niced to {self.nice[0]} and {self.nice[1]}; "
@@ -135,7 +148,7 @@ def run(options: argparse.Namespace) -> Priority:
                 result = (niced if setup == NICED else server).submit(job)
                 late_us.append(await_both(generator.submit(generate, path, load, generator_core), result))
                 share = work.result(START_S) if work else result.result().background
-                measured[setup].append(Measured(result.result().latencies, share))
+                measured[setup].append(msgspec.structs.replace(result.result(), background=share))
     results = [sum_up(setup, rounds) for setup, rounds in measured.items()]
     by_setup = {result.setup: result for result in results}
     figures = (
@@ -145,13 +158,6 @@ def run(options: argparse.Namespace) -> Priority:
     )
     verdicts = dict(zip(TARGETS, figures, strict=True))
     return Priority(load.utilisation(), nice, statistics.median(late_us), [*CURVE], results, verdicts, TARGETS)
-
-
-def await_both(generator: Future[float], server: Future[Measured]) -> float:
-    """What the generator returns; what fails first is raised."""
-    late_us = generator.result()
-    server.result()
-    return late_us
 
 
 def renice(value: int) -> int:
@@ -232,9 +238,6 @@ def sum_up(setup: str, rounds: list[Measured]) -> Result:
         {f"p{percent}": [percentile(values, percent) for values in delays] for percent in PERCENTS},
         {f"p{percent}": [percentile(values, percent) for values in totals] for percent in PERCENTS},
         [measured.background for measured in rounds],
+        [measured.cpu for measured in rounds],
         [percentile(pooled, percent) for percent in CURVE],
     )
-
-
-def microseconds(values: list[float]) -> str:
-    return f"{statistics.median(values):,.0f} ({min(values):,.0f}-{max(values):,.0f})"
