@@ -13,19 +13,11 @@ import os
 import time
 
 _libc = ctypes.CDLL(None, use_errno=True)  # `os` has timerfd from Python 3.13 on
+_Setting = ctypes.c_long * 4  # struct itimerspec: the interval, which stays 0, and the time; seconds and nanoseconds of each
+_settime = _libc.timerfd_settime
+_settime.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.POINTER(_Setting), ctypes.c_void_p]
 _ABSOLUTE = 1  # TFD_TIMER_ABSTIME
 _FLAGS = os.O_CLOEXEC | os.O_NONBLOCK  # TFD_CLOEXEC and TFD_NONBLOCK are the same
-
-
-class _Setting(ctypes.Structure):
-    """struct itimerspec: the interval, which stays 0, and the time."""
-
-    _fields_ = (
-        ("interval_s", ctypes.c_long),
-        ("interval_ns", ctypes.c_long),
-        ("s", ctypes.c_long),
-        ("ns", ctypes.c_long),
-    )
 
 
 class MicrosecondTimer:
@@ -39,6 +31,7 @@ class MicrosecondTimer:
         self._sleepers: list[tuple[int, int, asyncio.Future[None]]] = []
         self._count = 0  # keeps futures from being compared
         self._setting = _Setting()
+        self._pointer = ctypes.pointer(self._setting)
         self._loop.add_reader(self._fd, self._fire)
 
     def sleep(self, duration_us: float) -> asyncio.Future[None]:
@@ -55,18 +48,19 @@ class MicrosecondTimer:
         os.close(self._fd)
 
     def _arm(self, due: int) -> None:
-        self._setting.s, self._setting.ns = divmod(due, 1_000_000_000)
-        _libc.timerfd_settime(self._fd, _ABSOLUTE, ctypes.byref(self._setting), None)
+        """From now on the loop is woken at that time; before, not even if an earlier time has come."""
+        self._setting[2] = due // 1_000_000_000
+        self._setting[3] = due % 1_000_000_000
+        _settime(self._fd, _ABSOLUTE, self._pointer, None)
 
     def _fire(self) -> None:
-        try:
-            os.read(self._fd, 8)
-        except BlockingIOError:  # armed anew between its expiry and now
-            return
+        sleepers = self._sleepers
         now = time.monotonic_ns()
-        while self._sleepers and self._sleepers[0][0] <= now:
-            future = heapq.heappop(self._sleepers)[2]
+        while sleepers and sleepers[0][0] <= now:
+            future = heapq.heappop(sleepers)[2]
             if not future.done():
                 future.set_result(None)
-        if self._sleepers:
-            self._arm(self._sleepers[0][0])
+        if sleepers:
+            self._arm(sleepers[0][0])
+        else:
+            os.read(self._fd, 8)
