@@ -13,7 +13,9 @@ import os
 import time
 
 _libc = ctypes.CDLL(None, use_errno=True)  # `os` has timerfd from Python 3.13 on
-_Setting = ctypes.c_long * 4  # struct itimerspec: the interval, which stays 0, and the time; seconds and nanoseconds of each
+_Setting = (
+    ctypes.c_long * 4
+)  # struct itimerspec: the interval, which stays 0, and the time; seconds and nanoseconds of each
 _settime = _libc.timerfd_settime
 _settime.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.POINTER(_Setting), ctypes.c_void_p]
 _ABSOLUTE = 1  # TFD_TIMER_ABSTIME

@@ -4,13 +4,14 @@ One process on one core sends arrivals through a socket, at times that are plann
 under test, on another core, starts a task for each. Latencies run from the moment of sending, so a server that is late to read
 has that counted against it. Both make the plan from the same seed, and a message is only its time.
 
-A task burns CPU time in segments, and sleeps between them. Burning is counted in the CPU time of the thread, so that a
+A task burns CPU time in segments, and sleeps or yields between them. Burning is counted in the CPU time of the thread: a
 server that the kernel has put aside does no work meanwhile.
 """
 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import random
 import socket
@@ -30,7 +31,8 @@ START_S = 30.0
 
 
 class Kind(msgspec.Struct, frozen=True):
-    """A kind of task: how many segments, how much CPU time in each, how long the sleeps between: uniform, ends included."""
+    """A kind of task: how many segments, how much CPU time in each, how long the sleeps between: uniform, ends included.
+    A sleep of 0 is a yield."""
 
     segments: tuple[int, int]
     cpu_us: tuple[int, int]
@@ -95,7 +97,7 @@ class Server(asyncio.Protocol):
         self.counting: asyncio.Future[None] = loop.create_future()  # done when the warm-up is over
         self.finished: asyncio.Future[None] = loop.create_future()
         self.all_arrived: asyncio.Future[None] = loop.create_future()
-        self._arrivals = load.arrivals()
+        self._arrivals = iter(list(load.arrivals()))  # all made now: chance costs more than a spawn
         self._spawn = spawn
         self._timer = timer
         self._started: list[object] = []  # asyncio itself only keeps weak references to tasks
@@ -122,7 +124,8 @@ class Server(asyncio.Protocol):
         delay_ns = time.monotonic_ns() - sent_ns
         for number, cpu_us in enumerate(arrival.cpu_us):
             if number:
-                await self._timer.sleep(arrival.sleeps_us[number - 1])
+                sleep_us = arrival.sleeps_us[number - 1]
+                await (self._timer.sleep(sleep_us) if sleep_us else asyncio.sleep(0))
             burn(cpu_us)
         total_ns = time.monotonic_ns() - sent_ns
         if arrival.counted:
@@ -172,11 +175,13 @@ class Background:
 
     async def _run(self, seed: int) -> None:
         chance = random.Random(seed)
-        while not self._stopping:
-            cpu_us = chance.randint(*self._kind.cpu_us)
+        segments = [(chance.randint(*self._kind.cpu_us), chance.randint(*self._kind.sleep_us)) for _ in range(1_000)]
+        for cpu_us, sleep_us in itertools.cycle(segments):
+            if self._stopping:
+                break
             burn(cpu_us)
             self._work_us += cpu_us
-            await self._timer.sleep(chance.randint(*self._kind.sleep_us))
+            await self._timer.sleep(sleep_us)
         self._left -= 1
         if not self._left:
             self._stopped.set_result(None)
