@@ -106,7 +106,7 @@ class Overhead(msgspec.Struct, frozen=True):
 def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tasks", type=int, nargs="+", default=[10, 1_000, 100_000], help="how many at a time")
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--operations", type=int, default=50_000, help="a measurement, at least")
+    parser.add_argument("--operations", type=int, default=25_000, help="a measurement, at least")
     parser.add_argument("--pending", type=int, default=100_000, help="tasks, to measure the memory of")
     parser.add_argument("--finished", type=int, default=1_000_000, help="tasks, to look for leaks after")
 
