@@ -11,6 +11,7 @@ from setuptools import Extension, setup
 MODULES = {
     "clockworker.executor._heap_cy": "src/clockworker/executor/_heap_cy.py",
     "clockworker.executor._eevdf_cy": "src/clockworker/executor/_eevdf_cy.py",
+    "clockworker.executor._histogram_cy": "src/clockworker/executor/_histogram_cy.py",
     "clockworker.executor._schedulers_cy": "src/clockworker/executor/_schedulers_cy.py",
     "clockworker.executor._core_cy": "src/clockworker/executor/_core_cy.py",
     "clockworker.executor._handles_cy": "src/clockworker/executor/_handles_cy.py",

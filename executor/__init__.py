@@ -3,27 +3,32 @@
 It works on any asyncio loop, alone; shards and rings need it, and it knows nothing of them. In reading order:
 
     _queue          Queue, the declaration
-    _handles_cy     handles of running queues and groups, to spawn tasks, and of tasks, to wait for them
+    _handles_cy     handles of running queues and groups, to spawn tasks
+    _join           JoinHandle, to wait for a task, as type checkers see it; _outcome, what became of it
     _executor       Executor, run, new_event_loop
-    _core_cy        the seam in `call_soon`, and the pump
+    _core_cy        the seam in `call_soon`, the pump, and JoinHandle
     _eevdf_cy       policy: which queue is next
     _schedulers_cy  policy: which task of the queue is next
     _heap_cy        the binary heap that both use
+    _histogram_cy   durations by powers of two
     _stats          what stats() returns
     _native.pxd     C that the compiled modules (`_cy`) use
 """
 
 from clockworker.executor._core_cy import compiled
-from clockworker.executor._executor import Executor, current_executor, new_event_loop, run
-from clockworker.executor._handles_cy import GroupHandle, JoinHandle, Ok, QueueHandle
+from clockworker.executor._executor import Executor, current_executor, new_event_loop, run, should_yield, yield_maybe
+from clockworker.executor._handles_cy import GroupHandle, QueueHandle
+from clockworker.executor._join import JoinHandle
+from clockworker.executor._outcome import Ok
 from clockworker.executor._queue import Queue
 from clockworker.executor._schedulers_cy import LAS, QLAS, ArrivalFifo, RunnableFifo, ScheduledTask, Scheduler
-from clockworker.executor._stats import ExecutorStats, QueueStats
+from clockworker.executor._stats import DurationStats, ExecutorStats, QueueStats
 
 __all__ = [
     "LAS",
     "QLAS",
     "ArrivalFifo",
+    "DurationStats",
     "Executor",
     "ExecutorStats",
     "GroupHandle",
@@ -39,4 +44,6 @@ __all__ = [
     "current_executor",
     "new_event_loop",
     "run",
+    "should_yield",
+    "yield_maybe",
 ]

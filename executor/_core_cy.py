@@ -23,7 +23,7 @@ import asyncio
 import contextvars
 import threading
 import types
-from collections.abc import Coroutine, Hashable
+from collections.abc import Coroutine, Generator, Hashable
 from typing import Any, Protocol
 
 try:
@@ -31,18 +31,18 @@ try:
 except ModuleNotFoundError:
     from clockworker import _cython_shim as cython
 
-from clockworker._errors import UsageError
+from clockworker._errors import TaskCancelled, TaskPanicked, UsageError
 from clockworker.executor._eevdf_cy import Eevdf, Entity
+from clockworker.executor._histogram_cy import Histogram
+from clockworker.executor._outcome import Ok
 from clockworker.executor._schedulers_cy import ScheduledTask, Scheduler
 
 if cython.compiled:
     from cython.cimports.clockworker.executor._native import (
         PyCFunction_CheckExact,
         PyCFunction_GET_FUNCTION,
-        PyContext_CopyCurrent,
         PyContext_Enter,
         PyContext_Exit,
-        PyContextVar_Set,
         bound_self,
         now_ns,
         step_holds,
@@ -92,6 +92,8 @@ class _TaskCallbacks:
 # C globals when compiled: attributes of modules would be looked up at each spawn.
 _Task = asyncio.Task
 _CoroutineType = types.CoroutineType
+_is_done = asyncio.Task.done  # unbound: no look-up by name at every step
+_copy_context = contextvars.copy_context
 _callbacks = _TaskCallbacks()
 _STEP_TYPE = _callbacks.step_type
 if cython.compiled:
@@ -126,7 +128,12 @@ class QueueState:
     polls: int
     busy_ns: int
     spawned: int
+    finished: int
     panics: int
+    slice_overruns: int  # steps that took longer than the queue's slice
+    preemptions: int  # steps during which a queue with an earlier deadline became runnable
+    poll_time: Histogram
+    first_poll_wait: Histogram
 
     def __init__(self, key: Hashable, scheduler: Scheduler, entity: Entity, catch: bool) -> None:
         self.key = key
@@ -139,7 +146,12 @@ class QueueState:
         self.polls = 0
         self.busy_ns = 0
         self.spawned = 0
+        self.finished = 0
         self.panics = 0
+        self.slice_overruns = 0
+        self.preemptions = 0
+        self.poll_time = Histogram()
+        self.first_poll_wait = Histogram()
 
 
 class Membership:
@@ -149,26 +161,39 @@ class Membership:
     queue: QueueState
     group: Hashable
     live: int  # tasks of the group; the group is dropped with the last
+    service_ns: int  # CPU time of the group's tasks while it has lived
+    alone: contextvars.Context | None  # one in which this is the only variable; of a queue's own membership only
 
     def __init__(self, core: Core, queue: QueueState, group: Hashable) -> None:
+        self.service_ns = 0
+        self.alone = None
         self.core = core
         self.queue = queue
         self.group = group
         self.live = 0
 
 
-class TaskState(ScheduledTask):
-    """A member task: what schedulers see of it, and the step that it waits to run."""
+class JoinHandle(ScheduledTask):
+    """A spawned task, to wait for or to abort. Dropping the handle leaves the task running.
 
-    core: Core
+    `await handle` gives the task's value, raises the task's own exception, or `TaskCancelled` if the task was aborted. It
+    may be awaited more than once, by several tasks. Cancelling one who waits does not touch the task.
+
+    task: the genuine asyncio task.
+    """
+
+    # One object is what the user holds, what schedulers see (the base), and where the core keeps the step that waits to
+    # run: a task costs one allocation here. Tasks that were not spawned but inherited their queue have one too.
     membership: Membership
     callback: Any  # the pending step or wake-up; None while it waits for something or runs
     arguments: tuple[Any, ...]
     context: contextvars.Context
     spawned: bool  # by `spawn`: then an exception that escapes it is a panic
+    first_seen_ns: int  # 0 once it has been polled
     waiters: list[asyncio.Future[None]] | None
 
-    def __init__(self, task: asyncio.Task[Any], membership: Membership, arrival: int) -> None:
+    # Instead of a constructor, whose arguments would be packed and parsed at every spawn.
+    def _begin(self, task: asyncio.Task[Any], membership: Membership, arrival: int) -> None:
         self.key = 0
         self.tie = 0
         self.position = -1
@@ -178,13 +203,58 @@ class TaskState(ScheduledTask):
         self.service_ns = 0
         self.slot = None
         self.next = None
-        self.core = membership.core
         self.membership = membership
         self.callback = None
         self.arguments = ()
         self.context = None  # type: ignore[assignment]
         self.spawned = False
+        self.first_seen_ns = 0
         self.waiters = None
+
+    def __await__(self) -> Generator[Any, None, Any]:
+        task = self.task
+        if not _is_done(task):
+            yield from self._new_waiter()
+        try:
+            return task.result()
+        except asyncio.CancelledError:
+            if not task.cancelled():
+                raise
+        raise TaskCancelled(f"{task.get_name()} was aborted")
+
+    async def outcome(self) -> Ok[Any] | TaskPanicked | TaskCancelled:
+        """Wait, and return what became of the task instead of raising it, for `match`."""
+        task = self.task
+        if not task.done():
+            await self._new_waiter()
+        if task.cancelled():
+            return TaskCancelled(f"{task.get_name()} was aborted")
+        exception = task.exception()
+        return Ok(task.result()) if exception is None else TaskPanicked(exception)
+
+    def abort(self) -> bool:
+        """Cancel the task at its next await, or before its first step. False if it was done already.
+
+        Raises UsageError from a thread other than the executor's.
+        """
+        self.membership.core.check_thread("abort")
+        return self.task.cancel()
+
+    def done(self) -> bool:
+        """True once the task has returned, raised or been cancelled."""
+        return self.task.done()
+
+    def __repr__(self) -> str:
+        return f"<JoinHandle of {self.task!r}>"
+
+    def _new_waiter(self) -> asyncio.Future[None]:
+        # A future of our own instead of the task: cancelling one who waits on a task cancels the task.
+        waiter: asyncio.Future[None] = self.task.get_loop().create_future()
+        if self.waiters is None:
+            self.waiters = [waiter]
+        else:
+            self.waiters.append(waiter)
+        return waiter
 
 
 class Core:
@@ -193,13 +263,16 @@ class Core:
     loop: asyncio.AbstractEventLoop | None
     queues: dict[Hashable, QueueState]
     default: Membership | None  # of tasks that bring none; None: those are not ours
-    current: TaskState | None  # whose step runs
+    current: JoinHandle | None  # whose step runs
     owner: Any  # the Executor; told of panics
     accepting: bool
     pumping: bool
     source: WorkSource | None
     idle_poll_ns: int
     turns: int
+    driver_ns: int  # in which tasks were runnable and the loop had its turn
+    idle_ns: int  # in which nothing was runnable
+    decision_time: Histogram  # of one choice in 16
 
     def __init__(self, owner: Any, driver_yield_ns: int, max_polls: int) -> None:
         self.loop = None
@@ -212,12 +285,24 @@ class Core:
         self.source = None
         self.idle_poll_ns = 0
         self.turns = 0
+        self.driver_ns = 0
+        self.idle_ns = 0
+        self.decision_time = Histogram()
+        self._decisions = 0
+        self._turn_ended = 0
+        self._was_idle = False
+        self._step_started = 0
+        self._turn_must_end = 0
+        self._preempt = False
+        self._spawning: Membership | None = None  # set while `spawn` makes a task
+        self._spawned: JoinHandle | None = None  # what call_soon made of it
         self._driver_yield_ns = driver_yield_ns
         self._max_polls = max_polls
         self._eevdf = Eevdf()
-        self._table: dict[asyncio.Task[Any], TaskState] = {}
+        self._table: dict[asyncio.Task[Any], JoinHandle] = {}
         self._arrivals = 0
         self._scheduled = False
+        self._paused = False
         self._idle_since = 0
         self._thread = 0
         self._debug = False
@@ -267,7 +352,7 @@ class Core:
             del loop.call_soon
         for queue in self.queues.values():
             while queue.runnable:
-                state: TaskState = self._take(queue)
+                state: JoinHandle = self._take(queue)
                 callback = state.callback
                 state.callback = None
                 self._loop_call_soon(callback, *state.arguments, context=state.context)
@@ -302,7 +387,14 @@ class Core:
         if self._debug:
             self._check_thread("call_soon")
         state = self.current
-        if state is None or state.task is not task:  # else a task that yields, the most frequent of all
+        if self._spawning is not None and type(callback) is _STEP_TYPE:
+            state = JoinHandle.__new__(JoinHandle)
+            self._arrivals += 1
+            state._begin(task, self._spawning, self._arrivals)
+            self._enter(state)
+            self._spawning = None
+            self._spawned = state
+        elif state is None or state.task is not task:  # else a task that yields, the most frequent of all
             state = self._table.get(task)
             if state is None:
                 state = self._adopt(task, context)
@@ -310,17 +402,45 @@ class Core:
                     return self._loop_call_soon(callback, *args, context=context)
         state.callback = callback
         state.arguments = args
-        state.context = contextvars.copy_context() if context is None else context
+        state.context = _copy_context() if context is None else context
         queue = state.membership.queue
         queue.scheduler.push(state)
         queue.runnable += 1
         if not queue.entity.active:
             self._eevdf.activate(queue.entity)
+            if self.current is not None:
+                self._consider_preemption(queue.entity)
         if not self._scheduled:
             self._schedule()
         return None
 
-    def _adopt(self, task: asyncio.Task[Any], context: contextvars.Context | None) -> TaskState | None:
+    def _consider_preemption(self, woken: Entity) -> None:
+        running = self.current.membership.queue  # type: ignore[union-attr]
+        if woken.eligible and woken.deadline < running.entity.deadline and not self._preempt:
+            self._preempt = True
+            running.preemptions += 1
+
+    def should_yield(self) -> bool:
+        """Whether the running step should end soon: a queue with an earlier deadline has woken, the slice is used up, or
+        the loop is due its turn. False outside of a step."""
+        state = self.current
+        if state is None:
+            return False
+        if self._preempt:
+            return True
+        now: int = now_ns()
+        return now - self._step_started >= state.membership.queue.entity.slice_ns or now >= self._turn_must_end
+
+    def switch(self, membership: Membership) -> None:
+        """Move the task whose step is running. What this step costs is still its old queue's."""
+        state = self.current
+        if state is None:
+            raise UsageError("switch_to() moves the task that calls it, and the caller is in no queue of this executor")
+        MEMBERSHIP.set(membership)
+        self._depart(state)
+        self._join(state, membership)
+
+    def _adopt(self, task: asyncio.Task[Any], context: contextvars.Context | None) -> JoinHandle | None:
         """The state of a task that is seen for the first time; None if it is none of ours."""
         membership = None
         if context is not None:
@@ -329,21 +449,38 @@ class Core:
             membership = self.default
             if membership is None:
                 return None
-        return self._enter(task, membership)
+        state = JoinHandle.__new__(JoinHandle)
+        self._arrivals += 1
+        state._begin(task, membership, self._arrivals)
+        self._enter(state)
+        return state
 
-    def _enter(self, task: asyncio.Task[Any], membership: Membership) -> TaskState:
+    def _enter(self, state: JoinHandle) -> None:
+        state.first_seen_ns = now_ns()
+        self._join(state, state.membership)
+        self._table[state.task] = state
+
+    def _join(self, state: JoinHandle, membership: Membership) -> None:
         queue = membership.queue
         if membership.group is not None:
             # A group may have ended and come back while a context still held the old membership.
             membership = queue.groups.setdefault(membership.group, membership)
-        self._arrivals += 1
-        state = TaskState(task, membership, self._arrivals)
+        state.membership = membership
+        state.group = membership.group
         membership.live += 1
         queue.live += 1
-        self._table[task] = state
-        return state
 
-    def spawn(self, membership: Membership, coroutine: Coroutine[Any, Any, Any], name: str | None) -> TaskState:
+    def _depart(self, state: JoinHandle) -> None:
+        membership = state.membership
+        queue = membership.queue
+        queue.live -= 1
+        queue.scheduler.forget_task(state)
+        membership.live -= 1
+        if membership.live == 0 and membership.group is not None:
+            queue.groups.pop(membership.group, None)
+            queue.scheduler.forget_group(membership.group)
+
+    def spawn(self, membership: Membership, coroutine: Coroutine[Any, Any, Any], name: str | None) -> JoinHandle:
         """A new task in the membership's queue and group, its first step queued."""
         loop = self.loop
         if not self.accepting or loop is None:
@@ -354,27 +491,44 @@ class Core:
             raise TypeError(f"spawn() takes a coroutine, such as work() of `async def work`, and got {coroutine!r}")
         context = self.context(membership)
         if self._get_task_factory() is None:
-            task = _Task(coroutine, loop=loop, name=name, context=context)
+            # The constructor calls our call_soon, which need not look up what is known here.
+            self._spawning = membership
+            self._spawned = None
+            try:
+                if name is None:
+                    task = _Task(coroutine, loop=loop, context=context)
+                else:
+                    task = _Task(coroutine, loop=loop, context=context, name=name)
+            finally:
+                self._spawning = None
+            state = self._spawned
+            self._spawned = None
+            if state is None or state.task is not task:
+                # While memory was allocated, a finalizer started a task of its own: that one came first.
+                state = self._table.get(task)
         else:
             task = loop.create_task(coroutine, name=name, context=context)
-        state = self._table.get(task)
+            state = self._table.get(task)
         if state is None:
             # An eager task factory has run its first step already, perhaps its last.
-            state = TaskState(task, membership, 0) if task.done() else self._enter(task, membership)
+            state = JoinHandle.__new__(JoinHandle)
+            state._begin(task, membership, 0)
+            if not task.done():
+                self._enter(state)
         state.spawned = True
         membership.queue.spawned += 1
         return state
 
     def context(self, membership: Membership) -> contextvars.Context:
         """A copy of the current context in which whatever is started has this membership."""
-        context: contextvars.Context
-        if cython.compiled:
-            context = PyContext_CopyCurrent()
-            PyContext_Enter(context)
-            PyContextVar_Set(MEMBERSHIP, membership)
-            PyContext_Exit(context)
-        else:
-            context = contextvars.copy_context()
+        context = _copy_context()
+        if len(context) == 0 and membership.group is None:
+            # The most frequent case: copies of one context share what is in it.
+            if membership.alone is None:
+                membership.alone = contextvars.Context()
+                membership.alone.run(MEMBERSHIP.set, membership)
+            return membership.alone.copy()
+        if context.get(MEMBERSHIP) is not membership:
             context.run(MEMBERSHIP.set, membership)
         return context
 
@@ -383,7 +537,7 @@ class Core:
         membership = queue.groups.get(key)
         return Membership(self, queue, key) if membership is None else membership
 
-    def tasks(self) -> list[TaskState]:
+    def tasks(self) -> list[JoinHandle]:
         """All member tasks that are not done."""
         return list(self._table.values())
 
@@ -399,20 +553,32 @@ class Core:
 
     # The pump
 
+    def pause(self) -> None:
+        """Take no more turns. What becomes runnable is kept."""
+        self._paused = True
+
+    def resume(self) -> None:
+        """Take turns again."""
+        self._paused = False
+        if self._eevdf.total_share:
+            self.wake()
+
     def wake(self) -> None:
         """Make sure that a turn comes, though nothing may be runnable: the source has something to do."""
         if not self._scheduled and self.loop is not None:
             self._schedule()
 
     def _schedule(self) -> None:
+        if self._paused:
+            return
         self._scheduled = True
         self._debug = self.loop.get_debug()  # type: ignore[union-attr]
         self._loop_call_soon(self._pump, context=self._pump_context)
 
-    def _take(self, queue: QueueState) -> TaskState:
+    def _take(self, queue: QueueState) -> JoinHandle:
         popped = queue.scheduler.pop()
-        if type(popped) is TaskState:
-            state: TaskState = popped
+        if type(popped) is JoinHandle:
+            state: JoinHandle = popped
             if state.callback is not None and state.membership.queue is queue:
                 queue.runnable -= 1
                 return state
@@ -423,13 +589,19 @@ class Core:
 
     def _pump(self) -> None:
         """One turn."""
-        if self.loop is None:
+        if self.loop is None or self._paused:
             self._scheduled = False
             return
+        started = now_ns()
+        if self.turns:
+            if self._was_idle:
+                self.idle_ns += started - self._turn_ended
+            else:
+                self.driver_ns += started - self._turn_ended
         self.turns += 1
         self.pumping = True
         try:
-            idle = self._run_turn()
+            idle = self._run_turn(started)
         except BaseException:
             # KeyboardInterrupt or SystemExit on the way out of the loop, or a broken scheduler. What is runnable stays so.
             if self.loop is not None:
@@ -437,17 +609,18 @@ class Core:
             raise
         finally:
             self.pumping = False
+            self._turn_ended = now_ns()
+        self._was_idle = self._eevdf.total_share == 0
         if idle:
             self._scheduled = False
         elif self.loop is not None:
             self._loop_call_soon(self._pump, context=self._pump_context)
 
-    def _run_turn(self) -> bool:
+    def _run_turn(self, now: int) -> bool:
         """Steps until the budget is spent or nothing is runnable. True if the core may sleep."""
-        now = now_ns()
-        ends = now + self._driver_yield_ns
+        self._turn_must_end = now + self._driver_yield_ns
         polls = 0
-        while polls < self._max_polls and now < ends:
+        while polls < self._max_polls and now < self._turn_must_end:
             entity = self._eevdf.pick()
             if entity is None:
                 if self.source is None:
@@ -461,22 +634,32 @@ class Core:
                     return False
                 self._idle_since = 0
                 return self.source.prepare_sleep()
-            now = self._run_step(entity, now)
+            queue: QueueState = entity.item  # type: ignore[assignment]
+            state = self._take(queue)
+            if self._decisions & 15 == 0:
+                decided = now_ns()
+                self.decision_time.record(decided - now)
+                now = decided
+            self._decisions += 1
+            now = self._run_step(queue, state, now)
             polls += 1
         if self.source is not None:
             self.source.poll()
         return False
 
-    def _run_step(self, entity: Entity, started: int) -> int:
+    def _run_step(self, queue: QueueState, state: JoinHandle, started: int) -> int:
         """One step of one task of the queue. Returns the time at its end."""
-        queue: QueueState = entity.item  # type: ignore[assignment]
-        state = self._take(queue)
         callback = state.callback
         arguments = state.arguments
         context = state.context
         state.callback = None
         state.arguments = ()
         state.context = None  # type: ignore[assignment]
+        if state.first_seen_ns:
+            queue.first_poll_wait.record(started - state.first_seen_ns)
+            state.first_seen_ns = 0
+        self._step_started = started
+        self._preempt = False
         self.current = state
         try:
             if cython.compiled:
@@ -494,40 +677,38 @@ class Core:
             self.current = None
             ended: int = now_ns()
             elapsed = ended - started
-            self._eevdf.charge(entity, elapsed)
+            self._eevdf.charge(queue.entity, elapsed)
             queue.polls += 1
             queue.busy_ns += elapsed
+            queue.poll_time.record(elapsed)
+            if elapsed > queue.entity.slice_ns:
+                queue.slice_overruns += 1
             state.service_ns += elapsed
-            queue.scheduler.observe(state, elapsed)
-            if state.callback is None and state.task.done():
+            if state.membership.queue is queue:  # else it has moved, and the scheduler has forgotten it
+                state.membership.service_ns += elapsed
+                queue.scheduler.observe(state, elapsed)
+            if state.callback is None and _is_done(state.task):
                 self._leave(state)
             # Only now: a step that makes its own queue runnable again must not make it leave and come back.
             if queue.runnable == 0:
-                self._eevdf.deactivate(entity)
+                self._eevdf.deactivate(queue.entity)
         return ended
 
-    def _leave(self, state: TaskState) -> None:
+    def _leave(self, state: JoinHandle) -> None:
         """The task is done."""
         task = state.task
-        membership = state.membership
-        queue = membership.queue
-        self._table.pop(task, None)
-        queue.live -= 1
-        queue.scheduler.forget_task(state)
-        membership.live -= 1
-        if membership.live == 0 and membership.group is not None:
-            queue.groups.pop(membership.group, None)
-            queue.scheduler.forget_group(membership.group)
+        queue = state.membership.queue
+        del self._table[task]
+        self._depart(state)
+        queue.finished += 1
         if state.waiters is not None:
             for waiter in state.waiters:
                 if not waiter.done():
                     waiter.set_result(None)
             state.waiters = None
-        if state.spawned:
-            # None if it was cancelled. Not task.exception(): that would count as retrieved, and asyncio would not report one
-            # that nobody awaits.
-            exception = task._exception
-            if exception is not None:
-                queue.panics += 1
-                if not queue.catch:
-                    self.owner.panicked(state, exception)
+        # The exception is None if it was cancelled. Not task.exception(): that would count as retrieved, and asyncio would
+        # not report one that nobody awaits.
+        if state.spawned and task._exception is not None:
+            queue.panics += 1
+            if not queue.catch:
+                self.owner.panicked(state)

@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Coroutine, Hashable, Iterable, Sequence
+import heapq
+from collections.abc import Awaitable, Callable, Coroutine, Hashable, Iterable, Sequence
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
 import uvloop
 
 from clockworker._errors import ConfigurationError, UsageError
-from clockworker.executor._core_cy import Core, Membership, TaskState, WorkSource
+from clockworker.executor._core_cy import Core, JoinHandle, Membership, QueueState, WorkSource
 from clockworker.executor._handles_cy import QueueHandle
 from clockworker.executor._queue import OnPanic, Queue, check_on_panic
 from clockworker.executor._schedulers_cy import RunnableFifo
-from clockworker.executor._stats import ExecutorStats, QueueStats
+from clockworker.executor._stats import DurationStats, ExecutorStats, QueueStats
 
 T = TypeVar("T")
 
 MAX_QUEUES = 1_024
+_TOP_GROUPS = 8
 
 
 class Executor:
@@ -35,7 +37,7 @@ class Executor:
         async with Executor([Queue("foreground", share=8), Queue("background")]) as executor:
             value = await executor.queue("foreground").spawn(work())
 
-    Leaving `async with` cancels the tasks that are left and waits for their end.
+    Leaving `async with` cancels the tasks that are left and waits for their end. `run_until` is the other way to run it.
     """
 
     def __init__(
@@ -44,7 +46,7 @@ class Executor:
         *,
         on_panic: OnPanic = "propagate",
         sched_latency: float = 0.002,
-        min_slice: float = 0.0001,
+        min_slice: float = 0.001,
         driver_yield: float = 0.0005,
         max_polls_per_yield: int = 61,
     ) -> None:
@@ -71,7 +73,7 @@ class Executor:
             )
             self._handles[queue.key] = QueueHandle(self._core, state)
         self._host: asyncio.Task[Any] | None = None
-        self._panic: BaseException | None = None
+        self._panicked: asyncio.Task[Any] | None = None  # the first
         self._cancelled_host = False
 
     def queue(self, key: Hashable) -> QueueHandle:
@@ -92,8 +94,7 @@ class Executor:
         return None if current is None else self._handles[current.membership.queue.key]
 
     async def __aenter__(self) -> Self:
-        self._core.attach(asyncio.get_running_loop())
-        self._host = asyncio.current_task()
+        self._enter()
         return self
 
     async def __aexit__(
@@ -101,17 +102,75 @@ class Executor:
     ) -> None:
         host, self._host = self._host, None
         assert host is not None
+        await self._take_back_cancellation(host, error)
+        cancelled = await self._cancel_all()
+        if cancelled is not None and error is None:
+            raise cancelled
+        self._raise_panic(host, error)
+
+    async def run_until(self, awaitable: Awaitable[T]) -> T:
+        """Run the queues until the awaitable is done, and return its result. What is still pending then stays pending, and
+        goes on at the next `run_until` on the same loop; `close` ends it.
+
+        A panic cancels the awaitable and is raised here. Raises UsageError inside `async with` or another `run_until`.
+        """
+        try:
+            self._enter()
+        except UsageError:
+            if asyncio.iscoroutine(awaitable):
+                awaitable.close()
+            raise
+        error: BaseException | None = None
+        try:
+            return await awaitable
+        except BaseException as raised:
+            error = raised
+            raise
+        finally:
+            self._core.pause()
+            host, self._host = self._host, None
+            assert host is not None
+            await self._take_back_cancellation(host, error)
+            self._raise_panic(host, error)
+
+    async def close(self) -> None:
+        """After `run_until`: cancel the tasks that are left, wait for their end, and leave the loop as it was."""
+        if self._host is not None:
+            raise UsageError("close() was called inside `async with` or run_until, which end by themselves")
+        if self._core.loop is not None:
+            self._core.resume()
+            cancelled = await self._cancel_all()
+            self._panicked = None
+            if cancelled is not None:
+                raise cancelled
+
+    def _enter(self) -> None:
+        loop = asyncio.get_running_loop()
+        if self._host is not None:
+            raise UsageError("the executor is running already, in `async with` or run_until")
+        if self._core.loop is None:
+            self._core.attach(loop)
+        elif self._core.loop is not loop:
+            raise UsageError("the executor has tasks on another loop: close() it there first")
+        self._host = asyncio.current_task()
+        self._cancelled_host = False
+        self._core.resume()
+
+    async def _take_back_cancellation(self, host: asyncio.Task[Any], error: BaseException | None) -> None:
+        """If a panic has cancelled the host: that is over, and must not strike after us."""
+        if self._cancelled_host:
+            host.uncancel()
+            if not isinstance(error, asyncio.CancelledError):
+                with contextlib.suppress(asyncio.CancelledError):
+                    await asyncio.sleep(0)
+
+    async def _cancel_all(self) -> asyncio.CancelledError | None:
+        """Cancel the tasks, wait for the last, and detach. Returns a cancellation of ours that came meanwhile."""
         core = self._core
         core.accepting = False
         for state in core.tasks():
             state.task.cancel()
         cancelled: asyncio.CancelledError | None = None
-        if self._cancelled_host:
-            host.uncancel()
-            if not isinstance(error, asyncio.CancelledError):
-                # The body ended before our cancellation reached it: take it here, or it would strike after us.
-                with contextlib.suppress(asyncio.CancelledError):
-                    await asyncio.sleep(0)
         try:
             while tasks := [state.task for state in core.tasks()]:
                 try:
@@ -121,12 +180,13 @@ class Executor:
                     cancelled = again
         finally:
             core.detach()
-        if cancelled is not None and error is None:
-            raise cancelled
-        panic, self._panic = self._panic, None
+        return cancelled
+
+    def _raise_panic(self, host: asyncio.Task[Any], error: BaseException | None) -> None:
+        panicked, self._panicked = self._panicked, None
         ours = error is None or (self._cancelled_host and isinstance(error, asyncio.CancelledError))
-        if panic is not None and ours and host.cancelling() == 0:
-            raise panic
+        if panicked is not None and ours and host.cancelling() == 0:
+            panicked.result()  # raises, and counts as retrieved: asyncio need not report it as well
 
     async def drain(self) -> None:
         """Wait until no task of any queue is left, those included that they start meanwhile.
@@ -150,8 +210,12 @@ class Executor:
             polls=sum(queue.polls for queue in queues),
             busy_ns=sum(queue.busy_ns for queue in queues),
             spawned=sum(queue.spawned for queue in queues),
+            finished=sum(queue.finished for queue in queues),
             panics=sum(queue.panics for queue in queues),
             turns=self._core.turns,
+            driver_ns=self._core.driver_ns,
+            idle_ns=self._core.idle_ns,
+            decision_time=DurationStats.of(self._core.decision_time),
         )
 
     def queue_stats(self) -> dict[Hashable, QueueStats]:
@@ -165,7 +229,13 @@ class Executor:
                 polls=queue.polls,
                 busy_ns=queue.busy_ns,
                 spawned=queue.spawned,
+                finished=queue.finished,
                 panics=queue.panics,
+                slice_overruns=queue.slice_overruns,
+                preemptions=queue.preemptions,
+                poll_time=DurationStats.of(queue.poll_time),
+                first_poll_wait=DurationStats.of(queue.first_poll_wait),
+                top_groups=_top_groups(queue),
             )
             for key, queue in self._core.queues.items()
         }
@@ -179,11 +249,11 @@ class Executor:
         """Make sure that the source is polled soon, though nothing may be runnable."""
         self._core.wake()
 
-    def panicked(self, state: TaskState, exception: BaseException) -> None:
+    def panicked(self, state: JoinHandle) -> None:
         """The core's word that a spawned task of a queue that propagates has raised."""
-        if self._panic is not None:
+        if self._panicked is not None:
             return
-        self._panic = exception
+        self._panicked = state.task
         for other in self._core.tasks():
             if other is not state:
                 other.task.cancel()
@@ -209,6 +279,11 @@ def _check_queues(queues: list[Queue]) -> None:
             if id(queue.scheduler) in schedulers:
                 raise ConfigurationError(f"queue {queue.key!r} shares its scheduler with another; give each its own")
             schedulers.add(id(queue.scheduler))
+
+
+def _top_groups(queue: QueueState) -> tuple[tuple[Hashable, int], ...]:
+    top = heapq.nlargest(_TOP_GROUPS, queue.groups.values(), key=lambda membership: membership.service_ns)
+    return tuple((membership.group, membership.service_ns) for membership in top)
 
 
 def _nanoseconds(seconds: float) -> int:
@@ -245,6 +320,19 @@ def current_executor() -> Executor:
     if not isinstance(core, Core):
         raise UsageError("the running loop has no executor: see Executor and new_event_loop")
     return core.owner  # type: ignore[no-any-return]
+
+
+def should_yield() -> bool:
+    """Whether the running task should give way soon: a queue with an earlier deadline has woken, its own slice is used up, or
+    the loop is due its turn. False in a task that is in no queue."""
+    core = getattr(asyncio.get_running_loop().call_soon, "__self__", None)
+    return isinstance(core, Core) and core.should_yield()
+
+
+async def yield_maybe() -> None:
+    """Give way if `should_yield()`, else go on at once. For loops that compute: much cheaper than `asyncio.sleep(0)`."""
+    if should_yield():
+        await asyncio.sleep(0)
 
 
 def run(main: Coroutine[Any, Any, T], *, queues: Iterable[Queue], debug: bool | None = None, **options: Any) -> T:

@@ -9,8 +9,6 @@ cdef extern from "Python.h":
     bint PyCFunction_CheckExact(object callback)
     c_function PyCFunction_GET_FUNCTION(object callback)
     PyObject *PyCFunction_GET_SELF(object callback)
-    object PyContext_CopyCurrent()
-    object PyContextVar_Set(object variable, object value)
     int PyContext_Enter(object context) except -1
     int PyContext_Exit(object context) except -1
 

@@ -7,7 +7,7 @@ cdef unsigned long long _LEVEL_0
 
 cdef class ScheduledTask(HeapNode):
     cdef readonly object task
-    cdef readonly object group
+    cdef readonly object group  # follows the task when it moves
     cdef readonly long long arrival
     cdef public long long service_ns
     cdef public object slot
