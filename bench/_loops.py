@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, TypeVar
 
 import uvloop
@@ -12,8 +12,7 @@ import uvloop
 import clockworker as cw
 
 T = TypeVar("T")
-Task = asyncio.Task[Any] | cw.JoinHandle[Any]
-Spawn = Callable[[Coroutine[Any, Any, Any]], Task]
+Spawn = Callable[[Coroutine[Any, Any, Any]], Awaitable[Any]]
 
 
 def on_loop(queues: Sequence[cw.Queue], main: Callable[[list[Spawn]], Coroutine[Any, Any, T]]) -> T:

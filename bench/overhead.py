@@ -21,7 +21,7 @@ import itertools
 import multiprocessing
 import statistics
 import time
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from concurrent.futures import ProcessPoolExecutor
 from typing import TYPE_CHECKING
 
@@ -216,7 +216,7 @@ def deal(spawns: list[Spawn], tasks: int) -> Iterable[Spawn]:
     return itertools.islice(itertools.cycle(spawns), tasks)
 
 
-async def finished(running: list[asyncio.Task[None] | cw.JoinHandle[None]]) -> None:
+async def finished(running: Iterable[Awaitable[None]]) -> None:
     for one in running:
         await one
 
