@@ -251,6 +251,8 @@ class JoinHandle(ScheduledTask):
         """True once the task has returned, raised or been cancelled."""
         return self.task.done()
 
+    __class_getitem__: Any = classmethod(types.GenericAlias)  # JoinHandle[int], as type checkers know it
+
     def __repr__(self) -> str:
         return f"<JoinHandle of {self.task!r}>"
 
