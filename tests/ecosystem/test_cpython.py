@@ -1,0 +1,16 @@
+"""CPython's own tests of asyncio have the same outcomes with an executor on the loop. How: see `cpython`."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.ecosystem import cpython
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("loop", sorted(cpython.LOOPS))
+@pytest.mark.parametrize("module", cpython.MODULES)
+def test_outcomes_are_the_same(module: str, loop: str) -> None:
+    if module not in cpython.available():
+        pytest.skip(f"this Python has no test.test_asyncio.{module}")
+    assert cpython.differences(module, loop) == []
