@@ -10,9 +10,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import csv
-import json
 import os
-import platform
 import shutil
 import signal
 import socket
@@ -23,10 +21,14 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
-import clockworker as cw
+from bench._report import progress
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 ROOT = Path(__file__).parents[1]
 TESTS = ("SET", "GET", "INCR", "MSET (10 keys)")
@@ -43,44 +45,47 @@ class Result(msgspec.Struct, frozen=True):
     rates: list[float]
 
 
-def main(argv: list[str]) -> None:
-    parser = argparse.ArgumentParser(prog="python -m bench kv", description=(__doc__ or "").partition("\n")[0])
+class KvReport(msgspec.Struct, frozen=True):
+    redis: str  # its version
+    results: list[Result]
+
+    def table(self) -> str:
+        return f"redis: {self.redis}\n\n{table(self.results)}"
+
+    def plot(self, figure: Figure) -> None:
+        """Medians with their spread, of each server, test and pipeline."""
+        servers = list(dict.fromkeys(result.server for result in self.results))
+        for place, pipeline in enumerate((16, 1), 1):
+            axes = figure.add_subplot(1, 2, place, title=f"-P {pipeline}", ylabel="thousands of requests a second")
+            for number, name in enumerate(servers):
+                found = {r.test: r.rates for r in self.results if r.server == name and r.pipeline == pipeline}
+                medians = [statistics.median(found[test]) / 1e3 for test in TESTS]
+                below = [median - min(found[test]) / 1e3 for test, median in zip(TESTS, medians, strict=True)]
+                above = [max(found[test]) / 1e3 - median for test, median in zip(TESTS, medians, strict=True)]
+                places = [test + number * 0.8 / len(servers) for test in range(len(TESTS))]
+                axes.bar(places, medians, 0.8 / len(servers), yerr=[below, above], label=name)
+            axes.set_xticks([test + 0.4 - 0.4 / len(servers) for test in range(len(TESTS))], TESTS)
+            axes.legend()
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--requests", type=int, default=50_000, help="of each test and round, at 16 a pipeline; a quarter at 1"
     )
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--clients", type=int, default=50)
     parser.add_argument("--keys", type=int, default=100_000, help="how many different keys are used")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there")
-    options = parser.parse_args(argv)
+
+
+def run(options: argparse.Namespace) -> KvReport:
     for tool in ("redis-server", "redis-benchmark"):
         if shutil.which(tool) is None:
-            parser.error(f"{tool} is not installed (Debian: apt-get install redis-server redis-tools)")
-
-    facts = machine()
-    print(*[f"{name}: {value}" for name, value in facts.items()], sep="\n")
+            raise SystemExit(f"{tool} is not installed (Debian: apt-get install redis-server redis-tools)")
+    version = subprocess.run(["redis-server", "--version"], capture_output=True, text=True, check=True).stdout
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the servers are stopped on TERM as on Ctrl-C
     with contextlib.ExitStack() as stack:
         ports = {name: stack.enter_context(server(command)) for name, command in commands().items()}
-        results = measure(ports, options)
-    print()
-    print(table(results))
-    if options.json:
-        document = {"machine": facts, "results": [msgspec.to_builtins(result) for result in results]}
-        options.json.write_text(json.dumps(document, indent=2) + "\n")
-
-
-def machine() -> dict[str, str]:
-    with open("/proc/cpuinfo") as info:
-        models = {line.partition(":")[2].strip() for line in info if line.startswith("model name")}
-    version = subprocess.run(["redis-server", "--version"], capture_output=True, text=True, check=True).stdout
-    return {
-        "machine": f"{len(os.sched_getaffinity(0))} cores, {', '.join(models) or platform.machine()}",
-        "load at start": " ".join(f"{load:.2f}" for load in os.getloadavg()),
-        "python": f"{platform.python_implementation()} {platform.python_version()}",
-        "clockworker": f"{cw.__version__}, {'compiled' if cw.compiled else 'pure Python'}",
-        "redis": version.split()[2].removeprefix("v="),
-    }
+        return KvReport(version.split()[2].removeprefix("v="), measure(ports, options))
 
 
 def commands() -> dict[str, list[str]]:
@@ -144,7 +149,7 @@ def measure(ports: dict[str, int], options: argparse.Namespace) -> list[Result]:
                     rates.setdefault((name, test, pipeline), [])
                     if number:
                         rates[name, test, pipeline].append(rate)
-        print(f"round {number} of {options.rounds}", end="\r", file=sys.stderr, flush=True)
+        progress(f"round {number} of {options.rounds}")
     return [Result(*key, measured) for key, measured in rates.items()]
 
 

@@ -3,7 +3,7 @@ from libc.stdint cimport int64_t
 from clockworker.executor._eevdf_cy cimport Eevdf, Entity
 from clockworker.executor._histogram_cy cimport Histogram
 from clockworker.executor._native cimport c_function
-from clockworker.executor._schedulers_cy cimport ScheduledTask, Scheduler
+from clockworker.executor._schedulers_cy cimport RunnableFifo, ScheduledTask, Scheduler
 
 cdef object MEMBERSHIP
 cdef object _Task
@@ -90,6 +90,7 @@ cdef class Core:
     cdef dict _table
     cdef long long _arrivals
     cdef bint _scheduled
+    cdef bint _paused
     cdef bint _behind
     cdef list _held
     cdef bint _stepped_back
@@ -136,6 +137,8 @@ cdef class Core:
     cdef _schedule(self)
     @cython.locals(popped=ScheduledTask, state=JoinHandle)
     cdef JoinHandle _take(self, QueueState queue)
+    @cython.locals(state=JoinHandle)
+    cdef _replace_scheduler(self, QueueState queue, object error)
     @cython.locals(
         decided=cython.longlong, polls=cython.Py_ssize_t, entity=Entity, queue=QueueState, state=JoinHandle, news=cython.bint
     )

@@ -40,7 +40,7 @@ from clockworker._errors import TaskCancelled, TaskPanicked, UsageError
 from clockworker.executor._eevdf_cy import Eevdf, Entity
 from clockworker.executor._histogram_cy import Histogram
 from clockworker.executor._outcome import Ok
-from clockworker.executor._schedulers_cy import ScheduledTask, Scheduler
+from clockworker.executor._schedulers_cy import RunnableFifo, ScheduledTask, Scheduler
 
 if cython.compiled:
     from cython.cimports.clockworker.executor._native import (
@@ -251,6 +251,8 @@ class JoinHandle(ScheduledTask):
         """True once the task has returned, raised or been cancelled."""
         return self.task.done()
 
+    __class_getitem__ = classmethod(types.GenericAlias)  # type: ignore[var-annotated]  # as type checkers know it
+
     def __repr__(self) -> str:
         return f"<JoinHandle of {self.task!r}>"
 
@@ -309,6 +311,7 @@ class Core:
         self._table: dict[asyncio.Task[Any], JoinHandle] = {}
         self._arrivals = 0
         self._scheduled = False
+        self._paused = False
         self._behind = False  # the loop holds callbacks that came after the pump: new steps must not overtake them
         self._held: list[JoinHandle] = []  # those whose steps wait until the pump is behind these callbacks
         self._stepped_back = False
@@ -362,7 +365,9 @@ class Core:
         self._admit()
         for queue in self.queues.values():
             while queue.runnable:
-                state: JoinHandle = self._take(queue)
+                state = self._take(queue)
+                if state is None:
+                    break
                 callback = state.callback
                 state.callback = None
                 self._loop_call_soon(callback, *state.arguments, context=state.context)
@@ -429,8 +434,11 @@ class Core:
 
     def _push(self, state: JoinHandle) -> None:
         queue = state.membership.queue
-        queue.scheduler.push(state)
-        queue.runnable += 1
+        try:
+            queue.scheduler.push(state)
+            queue.runnable += 1
+        except Exception as error:
+            self._replace_scheduler(queue, error)
         if not queue.entity.active:
             self._eevdf.activate(queue.entity)
             if self.current is not None:
@@ -513,11 +521,16 @@ class Core:
         membership = state.membership
         queue = membership.queue
         queue.live -= 1
-        queue.scheduler.forget_task(state)
         membership.live -= 1
-        if membership.live == 0 and membership.group is not None:
+        last = membership.live == 0 and membership.group is not None
+        if last:
             queue.groups.pop(membership.group, None)
-            queue.scheduler.forget_group(membership.group)
+        try:
+            queue.scheduler.forget_task(state)
+            if last:
+                queue.scheduler.forget_group(membership.group)
+        except Exception as error:
+            self._replace_scheduler(queue, error)
 
     def spawn(self, membership: Membership, coroutine: Coroutine[Any, Any, Any], name: str | None) -> JoinHandle:
         """A new task in the membership's queue and group, its first step queued."""
@@ -592,32 +605,69 @@ class Core:
 
     # The pump
 
+    def pause(self) -> None:
+        """Take no more turns. What becomes runnable is kept."""
+        self._paused = True
+
+    def resume(self) -> None:
+        """Take turns again."""
+        self._paused = False
+        if self._eevdf.total_share:
+            self.wake()
+
     def wake(self) -> None:
         """Make sure that a turn comes, though nothing may be runnable: the source has something to do."""
         if not self._scheduled and self.loop is not None:
             self._schedule()
 
     def _schedule(self) -> None:
+        if self._paused:
+            return
         self._scheduled = True
         self._debug = self.loop.get_debug()  # type: ignore[union-attr]
         self._loop_call_soon(self._pump, context=self._pump_context)
 
-    def _take(self, queue: QueueState) -> JoinHandle:
-        popped = queue.scheduler.pop()
-        if type(popped) is JoinHandle:
-            state: JoinHandle = popped
+    def _take(self, queue: QueueState) -> JoinHandle | None:
+        """The queue's next task. None if its scheduler has failed and nothing was runnable after all."""
+        try:
+            popped = queue.scheduler.pop()
+            if type(popped) is JoinHandle:
+                state: JoinHandle = popped
+                if state.callback is not None and not state.held and state.membership.queue is queue:
+                    queue.runnable -= 1
+                    return state
+            raise UsageError(
+                f"{type(queue.scheduler).__name__}.pop() of queue {queue.key!r} returned {popped!r}, "
+                "which is not a task that it was holding"
+            )
+        except Exception as error:
+            self._replace_scheduler(queue, error)
+        if queue.runnable == 0:
+            return None
+        return self._take(queue)
+
+    def _replace_scheduler(self, queue: QueueState, error: Exception) -> None:
+        """A scheduler has failed. What it was holding is known here too, so no task is lost: a RunnableFifo goes on with it."""
+        failed = type(queue.scheduler).__name__
+        queue.scheduler = RunnableFifo()
+        queue.runnable = 0
+        for state in self._table.values():
             if state.callback is not None and not state.held and state.membership.queue is queue:
-                queue.runnable -= 1
-                return state
-        raise UsageError(
-            f"{type(queue.scheduler).__name__}.pop() of queue {queue.key!r} returned {popped!r}, "
-            "which is not a task that it was holding"
+                state.next = None
+                queue.scheduler.push(state)
+                queue.runnable += 1
+        self.loop.call_exception_handler(  # type: ignore[union-attr]
+            {
+                "message": f"the scheduler {failed} of queue {queue.key!r} failed; a RunnableFifo has taken its place",
+                "exception": error,
+            }
         )
 
     def _pump(self) -> None:
         """One turn."""
-        if self.loop is None:
+        if self.loop is None or self._paused:
             self._scheduled = False
+            self._admit()
             return
         if self._held and not self._stepped_back:
             # Some steps came after callbacks that came after this turn was asked for: once, the callbacks go first, so that
@@ -675,6 +725,9 @@ class Core:
                 return self.source.prepare_sleep()
             queue: QueueState = entity.item  # type: ignore[assignment]
             state = self._take(queue)
+            if state is None:
+                self._eevdf.deactivate(entity)
+                continue
             if self._decisions & 15 == 0:
                 decided = now_ns()
                 self.decision_time.record(decided - now)
@@ -725,7 +778,10 @@ class Core:
             state.service_ns += elapsed
             if state.membership.queue is queue:  # else it has moved, and the scheduler has forgotten it
                 state.membership.service_ns += elapsed
-                queue.scheduler.observe(state, elapsed)
+                try:
+                    queue.scheduler.observe(state, elapsed)
+                except Exception as error:
+                    self._replace_scheduler(queue, error)
             if state.callback is None and _is_done(state.task):
                 self._leave(state)
             # Only now: a step that makes its own queue runnable again must not make it leave and come back.

@@ -21,23 +21,23 @@ cdef class Entity(HeapNode):
 @cython.final
 cdef class Eevdf:
     cdef readonly long long total_share
-    cdef long long _weighted
+    cdef readonly long long virtual_time
+    cdef long long _remainder
     cdef long long _entities
     cdef Heap _eligible
     cdef Heap _waiting
 
     cpdef Entity add(self, object item, long long share, long long slice_ns)
-    cpdef int64_t virtual_time(self) except? -1
     @cython.locals(lag=cython.longlong)
     cpdef int64_t lag_ns(self, Entity entity) except? -1
-    @cython.locals(span=cython.longlong, lag=cython.longlong)
+    @cython.locals(span=cython.longlong)
     cpdef activate(self, Entity entity)
     cpdef deactivate(self, Entity entity)
-    @cython.locals(advance=cython.longlong, renewed=cython.bint)
+    @cython.locals(step=cython.longlong)
     cpdef charge(self, Entity entity, long long elapsed_ns)
-    @cython.locals(virtual_time=cython.longlong, entity=Entity)
+    @cython.locals(entity=Entity)
     cpdef Entity pick(self)
-    @cython.locals(old_share=cython.longlong, virtual_time=cython.longlong)
+    @cython.locals(old_share=cython.longlong)
     cpdef set_share(self, Entity entity, long long share)
     cdef _insert(self, Entity entity)
     cdef _withdraw(self, Entity entity)

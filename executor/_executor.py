@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import heapq
-from collections.abc import Callable, Coroutine, Hashable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Hashable, Iterable, Sequence
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -37,7 +37,7 @@ class Executor:
         async with Executor([Queue("foreground", share=8), Queue("background")]) as executor:
             value = await executor.queue("foreground").spawn(work())
 
-    Leaving `async with` cancels the tasks that are left and waits for their end.
+    Leaving `async with` cancels the tasks that are left and waits for their end. `run_until` is the other way to run it.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class Executor:
         *,
         on_panic: OnPanic = "propagate",
         sched_latency: float = 0.002,
-        min_slice: float = 0.0001,
+        min_slice: float = 0.001,
         driver_yield: float = 0.0005,
         max_polls_per_yield: int = 61,
     ) -> None:
@@ -94,9 +94,7 @@ class Executor:
         return None if current is None else self._handles[current.membership.queue.key]
 
     async def __aenter__(self) -> Self:
-        self._core.attach(asyncio.get_running_loop())
-        self._host = asyncio.current_task()
-        self._cancelled_host = False
+        self._enter()
         return self
 
     async def __aexit__(
@@ -104,17 +102,75 @@ class Executor:
     ) -> None:
         host, self._host = self._host, None
         assert host is not None
+        await self._take_back_cancellation(host, error)
+        cancelled = await self._cancel_all()
+        if cancelled is not None and error is None:
+            raise cancelled
+        self._raise_panic(host, error)
+
+    async def run_until(self, awaitable: Awaitable[T]) -> T:
+        """Run the queues until the awaitable is done, and return its result. What is still pending then stays pending, and
+        goes on at the next `run_until` on the same loop; `close` ends it.
+
+        A panic cancels the awaitable and is raised here. Raises UsageError inside `async with` or another `run_until`.
+        """
+        try:
+            self._enter()
+        except UsageError:
+            if asyncio.iscoroutine(awaitable):
+                awaitable.close()
+            raise
+        error: BaseException | None = None
+        try:
+            return await awaitable
+        except BaseException as raised:
+            error = raised
+            raise
+        finally:
+            self._core.pause()
+            host, self._host = self._host, None
+            assert host is not None
+            await self._take_back_cancellation(host, error)
+            self._raise_panic(host, error)
+
+    async def close(self) -> None:
+        """After `run_until`: cancel the tasks that are left, wait for their end, and leave the loop as it was."""
+        if self._host is not None:
+            raise UsageError("close() was called inside `async with` or run_until, which end by themselves")
+        if self._core.loop is not None:
+            self._core.resume()
+            cancelled = await self._cancel_all()
+            self._panicked = None
+            if cancelled is not None:
+                raise cancelled
+
+    def _enter(self) -> None:
+        loop = asyncio.get_running_loop()
+        if self._host is not None:
+            raise UsageError("the executor is running already, in `async with` or run_until")
+        if self._core.loop is None:
+            self._core.attach(loop)
+        elif self._core.loop is not loop:
+            raise UsageError("the executor has tasks on another loop: close() it there first")
+        self._host = asyncio.current_task()
+        self._cancelled_host = False
+        self._core.resume()
+
+    async def _take_back_cancellation(self, host: asyncio.Task[Any], error: BaseException | None) -> None:
+        """If a panic has cancelled the host: that is over, and must not strike after us."""
+        if self._cancelled_host:
+            host.uncancel()
+            if not isinstance(error, asyncio.CancelledError):
+                with contextlib.suppress(asyncio.CancelledError):
+                    await asyncio.sleep(0)
+
+    async def _cancel_all(self) -> asyncio.CancelledError | None:
+        """Cancel the tasks, wait for the last, and detach. Returns a cancellation of ours that came meanwhile."""
         core = self._core
         core.accepting = False
         for state in core.tasks():
             state.task.cancel()
         cancelled: asyncio.CancelledError | None = None
-        if self._cancelled_host:
-            host.uncancel()
-            if not isinstance(error, asyncio.CancelledError):
-                # The body ended before our cancellation reached it: take it here, or it would strike after us.
-                with contextlib.suppress(asyncio.CancelledError):
-                    await asyncio.sleep(0)
         try:
             while tasks := [state.task for state in core.tasks()]:
                 try:
@@ -124,8 +180,9 @@ class Executor:
                     cancelled = again
         finally:
             core.detach()
-        if cancelled is not None and error is None:
-            raise cancelled
+        return cancelled
+
+    def _raise_panic(self, host: asyncio.Task[Any], error: BaseException | None) -> None:
         panicked, self._panicked = self._panicked, None
         ours = error is None or (self._cancelled_host and isinstance(error, asyncio.CancelledError))
         if panicked is not None and ours and host.cancelling() == 0:

@@ -65,7 +65,11 @@ class ScheduledTask(HeapNode):
 
 
 class Scheduler:
-    """Base class: override all of `push`, `pop` and `__len__`, and what else your policy needs."""
+    """Base class: override all of `push`, `pop` and `__len__`, and what else your policy needs.
+
+    A scheduler that raises, or returns what it was not holding, is reported to the loop's exception handler and replaced by a
+    `RunnableFifo`. No task is lost.
+    """
 
     def push(self, task: ScheduledTask) -> None:
         """The task has become runnable. It is not in the scheduler already."""

@@ -34,18 +34,28 @@ _decoder = msgspec.msgpack.Decoder(Failure)
 
 
 def encode_failure(exception: BaseException) -> bytes:
-    """The body of an error frame; it always fits a frame."""
+    """The body of an error frame. Whatever the exception holds, there is one, and it is small: the caller waits for it."""
     kind = type(exception)
-    plain = all(isinstance(arg, _PLAIN) and len(str(arg)) < 4_096 for arg in exception.args)
-    text = str(exception)[:4_096]
-    return _encoder.encode(
-        Failure(
-            f"{kind.__module__}.{kind.__qualname__}",
-            list(exception.args)[:16] if plain else [text],
-            text,
-            "".join(traceback.format_exception(exception, limit=-20))[-16_384:],
-        )
-    )
+    try:
+        text = _encodable(str(exception))[:4_096]
+    except Exception:  # a __str__ with a mind of its own
+        text = f"<{kind.__qualname__} that has no message>"
+    args = list(exception.args[:16]) if all(map(_is_plain, exception.args)) else [text]
+    trace = _encodable("".join(traceback.format_exception(exception, limit=-20)))[-16_384:]
+    failure = Failure(f"{kind.__module__}.{kind.__qualname__}", args, text, trace)
+    try:
+        return _encoder.encode(failure)
+    except Exception:  # an integer of more than 64 bits, or a string of lone surrogates
+        return _encoder.encode(msgspec.structs.replace(failure, args=[text]))
+
+
+def _is_plain(arg: object) -> bool:
+    return isinstance(arg, _PLAIN) and not (isinstance(arg, str | bytes) and len(arg) >= 4_096)
+
+
+def _encodable(text: str) -> str:
+    # File names that are not UTF-8 are strings with lone surrogates, which UTF-8 does not take.
+    return text.encode(errors="backslashreplace").decode()
 
 
 def decode_failure(body: bytes, declared: dict[str, type[Exception]], where: str) -> Exception:

@@ -1,8 +1,10 @@
 """A link: the pair of rings to one peer, the calls in flight over it, and the frames that wait for room.
 
 Frames leave in the order in which they were sent. What finds the ring full waits in `_backlog`, in this process's memory.
-Credit bounds it: no more than `credit` calls are in flight to one peer, and a peer owes at most one reply for each of ours,
-so two full rings cannot wait for each other: each side always takes in what comes.
+Credit bounds it: no more than `credit` calls are in flight to one peer, each owes exactly one reply, even when its caller
+has left, and only that reply gives the credit back. So two full rings cannot wait for each other: each side always takes
+in what comes. A call that finds no credit waits here, encoded; the reply that brings credit sends it at once, before its
+caller has run again, so nobody overtakes it.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from typing import Any
 
 import msgspec
 
-from clockworker._errors import MessageTooLarge, ShardDied, ShardDown
+from clockworker._errors import ConfigurationError, MessageTooLarge, ShardDied, ShardDown
 from clockworker.ipc._doorbell_cy import PeerDoorbell
 from clockworker.ipc._frames import Kind, Reassembly, pieces
 from clockworker.ipc._remote import RemoteMethod
@@ -27,15 +29,23 @@ class Limits(msgspec.Struct, frozen=True):
     max_message: int = 16 * 1024 * 1024
     credit: int = 1_024
 
+    def __post_init__(self) -> None:
+        for name, value in (("max_message", self.max_message), ("credit", self.credit)):
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise ConfigurationError(f"{name} is {value!r}; it must be a whole number from 1")
 
-class PendingCall:
-    """A call of ours that waits for its reply."""
 
-    __slots__ = ("future", "method")
+class Call:
+    """A call of ours: what it asks for, and the future of its caller."""
 
-    def __init__(self, future: asyncio.Future[Any], method: RemoteMethod) -> None:
-        self.future = future
+    __slots__ = ("body", "future", "method", "number", "queue")
+
+    def __init__(self, method: RemoteMethod, queue: int, body: bytes, future: asyncio.Future[Any]) -> None:
         self.method = method
+        self.queue = queue
+        self.body = body  # until it is sent
+        self.future = future
+        self.number = 0  # from when it is sent
 
 
 class Link:
@@ -45,8 +55,8 @@ class Link:
         self.peer = peer
         self.epoch = 0
         self.connected = False
-        self.pending: dict[int, PendingCall] = {}
-        self.serving: dict[int, asyncio.Task[None]] = {}
+        self.pending: dict[int, Call] = {}
+        self.serving: dict[int, asyncio.Task[None] | None] = {}  # None while its first step runs at birth
         self.frames_sent = 0
         self.frames_received = 0
         self.bytes_sent = 0
@@ -58,7 +68,7 @@ class Link:
         self._credit = 0
         self._next_call = 0
         self._backlog: deque[tuple[int, int, int, int, bytes]] = deque()
-        self._waiting_for_credit: deque[asyncio.Future[None]] = deque()
+        self._waiting_for_credit: deque[Call] = deque()
         self._flushed = 0  # frames that the peer has been told of
 
     def connect(self, epoch: int, consumer: RingConsumer, producer: RingProducer, doorbell: PeerDoorbell) -> None:
@@ -85,12 +95,13 @@ class Link:
                     ShardDied(f"{reason} with {call.method.name} in flight; it may have run or not")
                 )
         self.pending.clear()
-        for waiter in self._waiting_for_credit:
-            if not waiter.done():
-                waiter.set_exception(self.down())
+        for call in self._waiting_for_credit:
+            if not call.future.done():
+                call.future.set_exception(self.down())
         self._waiting_for_credit.clear()
         for task in self.serving.values():
-            task.cancel()
+            if task is not None:
+                task.cancel()
         self.serving.clear()
         self.consumer.close()
         self.producer.close()
@@ -100,37 +111,30 @@ class Link:
         """The error of a call that finds no peer."""
         return ShardDown(f"shard {self.peer} is down; nothing was sent")
 
-    async def acquire_credit(self) -> None:
-        """Take the right to have one more call in flight. First come, first served. ShardDown if the peer is or goes down."""
+    def submit(self, call: Call) -> None:
+        """Send the call as soon as there is credit; first come, first served. ShardDown if the peer is down."""
         if not self.connected:
             raise self.down()
         if self._credit > 0:
-            self._credit -= 1
-            return
-        self.credit_waits += 1
-        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting_for_credit.append(waiter)
-        try:
-            await waiter  # whoever gives a credit back hands it to the first who waits
-        except asyncio.CancelledError:
-            if waiter.done() and not waiter.cancelled() and waiter.exception() is None:
-                self._release_credit()
-            raise
-        if not self.connected:
-            raise self.down()
+            self._begin(call)
+        else:
+            self.credit_waits += 1
+            self._waiting_for_credit.append(call)
 
-    def open_call(self, method: RemoteMethod, future: asyncio.Future[Any]) -> int:
-        """The number of a new call, whose credit was acquired; `close_call` gives it back."""
-        self._next_call += 1
-        self.pending[self._next_call] = PendingCall(future, method)
-        return self._next_call
+    def settle(self, number: int) -> Call | None:
+        """The call whose reply has come. Its credit goes to who waits. None for a reply that nobody asked for."""
+        call = self.pending.pop(number, None)
+        if call is not None:
+            self._credit += 1
+            while self._credit > 0 and self._waiting_for_credit:
+                waiting = self._waiting_for_credit.popleft()
+                if not waiting.future.done():  # else its caller has left
+                    self._begin(waiting)
+        return call
 
-    def close_call(self, call: int) -> PendingCall | None:
-        """Forget a call; None if it was forgotten before."""
-        closed = self.pending.pop(call, None)
-        if closed is not None:
-            self._release_credit()
-        return closed
+    def in_flight(self, call: Call) -> bool:
+        """Whether the call was sent and its reply has not come."""
+        return self.pending.get(call.number) is call
 
     def check_size(self, body: bytes, what: str) -> None:
         """Raise MessageTooLarge if the body may not be sent."""
@@ -179,13 +183,13 @@ class Link:
             self.frames_sent += 1
         return True
 
-    def _release_credit(self) -> None:
-        while self._waiting_for_credit:
-            waiter = self._waiting_for_credit.popleft()
-            if not waiter.done():
-                waiter.set_result(None)
-                return
-        self._credit += 1
+    def _begin(self, call: Call) -> None:
+        self._credit -= 1
+        self._next_call += 1
+        call.number = self._next_call
+        self.pending[call.number] = call
+        body, call.body = call.body, b""
+        self.send(Kind.REQUEST, call.queue, call.method.identifier, call.number, body)
 
 
 def open_link_ends(
@@ -193,8 +197,16 @@ def open_link_ends(
 ) -> tuple[RingConsumer, RingProducer, PeerDoorbell]:
     """Map what the supervisor passed for one peer, and close the descriptors that are not needed any more."""
     memory, eventfd = doorbell
+    opened: list[RingConsumer | RingProducer] = []
     try:
-        return RingConsumer(incoming), RingProducer(outgoing), PeerDoorbell(memory, eventfd, own)
+        opened.append(consumer := RingConsumer(incoming))
+        opened.append(producer := RingProducer(outgoing))
+        return consumer, producer, PeerDoorbell(memory, eventfd, own)
+    except BaseException:
+        for end in opened:
+            end.close()
+        os.close(eventfd)
+        raise
     finally:
         for descriptor in (incoming, outgoing, memory):
             os.close(descriptor)

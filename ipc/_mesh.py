@@ -14,7 +14,7 @@ import asyncio
 import logging
 import os
 import zlib
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from typing import Any, TypeVar
 
 import msgspec
@@ -24,7 +24,7 @@ from clockworker.executor import Executor, QueueHandle
 from clockworker.ipc._doorbell_cy import Doorbell
 from clockworker.ipc._failure import decode_failure, encode_failure
 from clockworker.ipc._frames import Kind
-from clockworker.ipc._link import Limits, Link, open_link_ends
+from clockworker.ipc._link import Call, Limits, Link, open_link_ends
 from clockworker.ipc._remote import RemoteMethod, remote_methods
 from clockworker.ipc._ring_cy import PoisonedRing
 from clockworker.ipc._service import Sharded
@@ -37,7 +37,7 @@ logger = logging.getLogger("clockworker.ipc")
 _FRAMES_A_TURN = 256
 # How often a sleeping shard looks by itself. It should find nothing: what it finds is a lost wake-up, and counted.
 _FALLBACK_S = 1.0
-_SECOND_LOOK_S = 0.05
+_SECOND_LOOK_S = 0.5
 
 
 class MeshStats(msgspec.Struct, frozen=True):
@@ -61,6 +61,8 @@ class Mesh:
 
     doorbell: the descriptors (memory, eventfd) of this incarnation's doorbell, which the mesh owns from here on.
     idle_poll_us: how long the executor polls on after it has run dry, before the shard sleeps.
+    on_poisoned: told the peer and epoch of a ring whose rules the peer broke. Both ends must then be connected anew: the
+        peer waits for answers to what we could not read.
     """
 
     def __init__(
@@ -72,6 +74,7 @@ class Mesh:
         *,
         idle_poll_us: int = 0,
         limits: Limits | None = None,
+        on_poisoned: Callable[[int, int], None] = lambda peer, epoch: None,
     ) -> None:
         self.shard_id = shard_id
         self.count = count
@@ -82,6 +85,7 @@ class Mesh:
         self._missed_wakeups = 0
         self._suspected_sleep = 0
         self._executor = executor
+        self._on_poisoned = on_poisoned
         self._loop = asyncio.get_running_loop()
         self._limits = limits if limits is not None else Limits()
         self._links = [Link(peer, self._limits) for peer in range(count)]
@@ -106,7 +110,7 @@ class Mesh:
     def connect(self, peer: int, epoch: int, *, incoming: int, outgoing: int, doorbell: tuple[int, int]) -> None:
         """A peer has come up: its rings, of which `incoming` is ours to read, and its doorbell. Owns the descriptors."""
         link = self._links[peer]
-        link.disconnect(f"shard {peer} was replaced")
+        self._drop(link, f"the link to shard {peer} was made anew")
         link.connect(epoch, *open_link_ends(incoming, outgoing, doorbell, self.shard_id))
         # It may have sent before we were here to be told.
         self._unfinished.add(peer)
@@ -136,16 +140,18 @@ class Mesh:
         link = self._links[shard]
         body = self._encoder.encode(arguments)
         link.check_size(body, f"the arguments of {method.name}")
-        await link.acquire_credit()
-        future: asyncio.Future[Any] = self._loop.create_future()
-        call = link.open_call(method, future)
-        self._calls_sent += 1
-        self._send(link, Kind.REQUEST, self._caller_queue(), method.identifier, call, body)
+        call = Call(method, self._caller_queue(), body, self._loop.create_future())
         try:
-            return await future
+            link.submit(call)
+        except PoisonedRing as error:
+            self._poisoned(link, error)
+        self._calls_sent += 1
+        self._has_news_for(link)
+        try:
+            return await call.future
         except asyncio.CancelledError:
-            if link.close_call(call) is not None and link.connected:
-                self._send(link, Kind.CANCEL, 0, 0, call, b"")
+            if link.in_flight(call):
+                self._send(link, Kind.CANCEL, 0, 0, call.number, b"")
             raise
 
     def queue_for(self, method: RemoteMethod, identifier: int | None) -> QueueHandle:
@@ -164,7 +170,9 @@ class Mesh:
             link.send(kind, queue, method, call, body)
         except PoisonedRing as error:
             self._poisoned(link, error)
-            return
+        self._has_news_for(link)
+
+    def _has_news_for(self, link: Link) -> None:
         self._dirty.add(link)
         # At the end of a turn the executor polls us anyway; make sure that there is one.
         self._executor.wake()
@@ -301,16 +309,27 @@ class Mesh:
         elif kind == Kind.REPLY or kind == Kind.ERROR:
             self._settle(link, kind, call, body)
         elif kind == Kind.CANCEL:
-            task = link.serving.pop(call, None)
-            if task is not None:
-                task.cancel()
+            self._cancel(link, call)
         else:
             raise PoisonedRing(f"a frame of unknown kind {kind}")
 
+    def _cancel(self, link: Link, call: int) -> None:
+        """The caller has left. It is answered all the same, since only an answer gives back its credit."""
+        if call in link.serving:
+            task = link.serving.pop(call)
+            if task is not None:
+                task.cancel()
+        else:
+            parked = [parked for parked in self._parked if parked[0] is not link or parked[3] != call]
+            if len(parked) == len(self._parked):
+                return  # answered already
+            self._parked = parked
+        self._send(link, Kind.ERROR, 0, 0, call, b"")
+
     def _settle(self, link: Link, kind: int, call: int, body: bytes) -> None:
-        pending = link.close_call(call)
+        pending = link.settle(call)
         if pending is None or pending.future.done():
-            return  # cancelled here while the reply was under way
+            return  # its caller has left
         method = pending.method
         try:
             if kind == Kind.REPLY:
@@ -331,23 +350,35 @@ class Mesh:
             return
         self._calls_received += 1
         method, instance = known
+        link.serving[call] = None
         serve = self._serve(link, link.epoch, method, instance, call, body)
-        link.serving[call] = self.queue_for(method, queue).spawn(serve, name=method.name).task
+        try:
+            task = self.queue_for(method, queue).spawn(serve, name=method.name).task
+        except UsageError as error:  # the executor is ending
+            del link.serving[call]
+            self._send(link, Kind.ERROR, 0, 0, call, encode_failure(error))
+            return
+        if call in link.serving:  # else an eager task factory has run it to its end
+            link.serving[call] = task
 
     async def _serve(self, link: Link, epoch: int, method: RemoteMethod, instance: Any, call: int, body: bytes) -> None:
         """Run one call of a peer, in the queue where it belongs, from decoding to encoding."""
         try:
             kind, reply = Kind.REPLY, await self._run(method, instance, body)
             link.check_size(reply, f"the result of {method.name}")
-        except asyncio.CancelledError as error:
-            # Either the caller no longer wants it, and has been removed; or we are going down.
-            if link.epoch == epoch and link.serving.pop(call, None) is not None and link.connected:
-                self._send(link, Kind.ERROR, 0, 0, call, encode_failure(error))
-            raise
         except Exception as error:
             kind, reply = Kind.ERROR, encode_failure(error)
-        if link.epoch == epoch and link.serving.pop(call, None) is not None:
-            self._send(link, kind, 0, 0, call, reply)
+        except BaseException as error:
+            # Cancelled by its caller, who has been answered, or because we are going down; or it is one that ends more than
+            # this task, which is no reason to leave the caller waiting.
+            self._answer(link, epoch, Kind.ERROR, call, encode_failure(error))
+            raise
+        self._answer(link, epoch, kind, call, reply)
+
+    def _answer(self, link: Link, epoch: int, kind: Kind, call: int, body: bytes) -> None:
+        if link.epoch == epoch and link.connected and call in link.serving:
+            del link.serving[call]
+            self._send(link, kind, 0, 0, call, body)
 
     async def _run(self, method: RemoteMethod, instance: Any, body: bytes) -> bytes:
         try:
@@ -373,6 +404,7 @@ class Mesh:
             "shard %d drops its rings with shard %d, which has broken the rules: %s", self.shard_id, link.peer, error
         )
         self._drop(link, f"shard {link.peer} broke its ring")
+        self._on_poisoned(link.peer, link.epoch)
 
 
 def queue_identifier(key: Hashable) -> int:

@@ -78,7 +78,8 @@ class RemoteMethod:
         signature = inspect.signature(function)
         parameters = list(signature.parameters.values())[1:]
         self._signature = signature.replace(parameters=parameters)
-        self._count = len(parameters)
+        # So many arguments by position are all there are; with keyword-only parameters there is no such number.
+        self._count = -1 if any(each.kind is each.KEYWORD_ONLY for each in parameters) else len(parameters)
         try:
             hints = typing.get_type_hints(function, include_extras=True)
         except NameError as error:

@@ -2,7 +2,7 @@ cimport cython
 from clockworker.ipc._memory_cy cimport SharedMemory
 from libc.stdint cimport uint64_t
 
-cdef uint64_t _TAIL_AT, _STALLS_AT, _HEAD_AT, _DATA_AT, _HEADER
+cdef uint64_t _TAIL_AT, _STALLS_AT, _HEAD_AT, _DATA_AT, _HEADER, _LOW
 
 
 cdef class _RingEnd:

@@ -40,6 +40,7 @@ _DATA_AT = 4096
 
 _MAGIC = 0x31_474E_4952_5743  # "CWRING1"
 _HEADER = 24
+_LOW = 0xFFFFFFFF  # the lower half of a word
 MIN_CAPACITY = 4096
 MAX_CAPACITY = 1 << 30
 
@@ -75,6 +76,10 @@ class _RingEnd:
         self._mask = capacity - 1
         self._tail = self._memory.load(_TAIL_AT)
         self._head = self._memory.load(_HEAD_AT)
+        # The peer may have been here first, and words are read at these positions: aligned, or they cross the end of the map.
+        if self._tail < self._head or self._tail - self._head > capacity or (self._tail | self._head) & 7:
+            self._memory.close()
+            raise PoisonedRing(f"tail {self._tail} and head {self._head} are not positions in this ring")
 
     def close(self) -> None:
         """Unmap; the end must not be used afterwards."""
@@ -149,13 +154,13 @@ class RingConsumer(_RingEnd):
         if available < _HEADER:
             raise PoisonedRing(f"{available} bytes are left of a frame's header")
         word = self._word(head)
-        length = word & 0xFFFFFFFF
+        length = word & _LOW
         needed = _HEADER + ((length + 7) & ~7)
         if length > self.capacity >> 2 or needed > available:
             raise PoisonedRing(f"a frame claims {length} bytes, and {available} were published")
         self.kind = word >> 32
         word = self._word(head + 8)
-        self.queue = word & 0xFFFFFFFF
+        self.queue = word & _LOW
         self.method = word >> 32
         self.call = self._word(head + 16)
         offset = (head + _HEADER) & self._mask

@@ -81,9 +81,20 @@ def _local_call(mesh: Mesh, bound: Callable[..., Any], method: RemoteMethod) -> 
     async def call_in_queue(*args: Any, **kwargs: Any) -> Any:
         mesh.calls_local += 1
         # A task of its own, to be in the other queue. Awaiting the task itself carries the caller's cancellation over.
-        return await mesh.queue_for(method, None).spawn(bound(*args, **kwargs)).task
+        value, error = await mesh.queue_for(method, None).spawn(_caught(bound(*args, **kwargs))).task
+        if error is not None:
+            raise error
+        return value
 
     return call_in_queue
+
+
+async def _caught(call: Coroutine[Any, Any, Any]) -> tuple[Any, Exception | None]:
+    # Out of a spawned task it would be a panic, which can stop the executor. It is the caller's, as on another shard.
+    try:
+        return await call, None
+    except Exception as error:
+        return None, error
 
 
 class _RemoteProxy(_Proxy):

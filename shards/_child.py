@@ -33,6 +33,7 @@ from clockworker.shards._control import (
     Drained,
     Failed,
     Leave,
+    Poisoned,
     Ready,
     Stop,
 )
@@ -140,7 +141,12 @@ class _ShardMain:
     def _assemble(self, executor: Executor) -> None:
         configure = self._configure
         self._mesh = Mesh(
-            configure.shard, configure.count, executor, self._doorbell, idle_poll_us=configure.idle_poll_us
+            configure.shard,
+            configure.count,
+            executor,
+            self._doorbell,
+            idle_poll_us=configure.idle_poll_us,
+            on_poisoned=lambda peer, epoch: self._channel.send(Poisoned(peer, epoch)),
         )
         self._shard = Shard(
             configure.shard,

@@ -8,7 +8,7 @@ shard must not stop the supervisor.
 A conversation:
 
     supervisor: Configure (first, once), Connect and Disconnect as peers come and go, Begin, Stop, Leave
-    shard:      Ready or Failed, Drained
+    shard:      Ready or Failed, Drained; Poisoned
 
 `Begin` follows the first round of `Connect`: an application that starts must find its peers connected, or its first
 calls would end in `ShardDown`.
@@ -86,8 +86,15 @@ class Drained(msgspec.Struct, frozen=True, tag="drained"):
     pass
 
 
+class Poisoned(msgspec.Struct, frozen=True, tag="poisoned"):
+    """The peer broke the rules of its ring of this epoch, which has been dropped. Both ends need a new one."""
+
+    peer: int
+    epoch: int
+
+
 ToShard: TypeAlias = Configure | Connect | Disconnect | Begin | Stop | Leave
-ToSupervisor: TypeAlias = Ready | Failed | Drained
+ToSupervisor: TypeAlias = Ready | Failed | Drained | Poisoned
 Message: TypeAlias = ToShard | ToSupervisor
 
 

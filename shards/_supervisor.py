@@ -26,7 +26,18 @@ from typing import Any
 from clockworker import ipc
 from clockworker._errors import ControlError
 from clockworker.shards._config import ServeConfig
-from clockworker.shards._control import Begin, Configure, Connect, Disconnect, Drained, Failed, Leave, Ready, Stop
+from clockworker.shards._control import (
+    Begin,
+    Configure,
+    Connect,
+    Disconnect,
+    Drained,
+    Failed,
+    Leave,
+    Poisoned,
+    Ready,
+    Stop,
+)
 from clockworker.shards._host import raise_descriptor_limit
 from clockworker.shards._lifecycle import Lifecycle, RestartPolicy, Restarts, State
 from clockworker.shards._placement import Placement
@@ -83,6 +94,7 @@ class Supervisor:
         self._listeners = listeners
         self._shards = [_Shard(id, cpu) for id, cpu in enumerate(placement.cpus)]
         self._epoch = 0
+        self._pair_epochs: dict[tuple[int, int], int] = {}
         self._wired = False  # every shard has been spawned and connected once
         self._serving = False  # every shard has been ready once
         self._stopping = False
@@ -189,6 +201,7 @@ class Supervisor:
 
     def _connect(self, a: int, process_a: ShardProcess, b: int, process_b: ShardProcess) -> None:
         self._epoch += 1
+        self._pair_epochs[min(a, b), max(a, b)] = self._epoch
         a_to_b = ipc.create_ring(RING_CAPACITY)
         b_to_a = ipc.create_ring(RING_CAPACITY)
         process_a.channel.send(Connect(b, self._epoch), [b_to_a, a_to_b, *process_b.doorbell])
@@ -234,6 +247,8 @@ class Supervisor:
                 process.channel.send(Leave())
             case Failed():
                 self._failed(shard, message)
+            case Poisoned(peer, epoch):
+                self._made_anew(shard, process, peer, epoch)
             case _:
                 raise ControlError(f"{type(message).__name__} is for shards")
 
@@ -249,6 +264,13 @@ class Supervisor:
         if shard is self._rolling:
             self._rolling = None
             self._roll_next()
+
+    def _made_anew(self, shard: _Shard, process: ShardProcess, peer: int, epoch: int) -> None:
+        """A ring was found broken. The pair gets new ones, unless it has them already: both ends may report the same."""
+        other = self._shards[peer].process if 0 <= peer < len(self._shards) and peer != shard.id else None
+        if other is not None and self._pair_epochs.get((min(shard.id, peer), max(shard.id, peer))) == epoch:
+            log.error("shard %d broke the rules of its ring to %s: the two get new ones", peer, shard)
+            self._connect(shard.id, process, peer, other)
 
     def _failed(self, shard: _Shard, failed: Failed) -> None:
         """Before all have been ready once this is the end, and is reported once: the others fail in the same way."""

@@ -86,6 +86,9 @@ def test_policy_imports_neither_asyncio_nor_os(module: str) -> None:
     assert not {"asyncio", "os", "time"} & tops
 
 
+@pytest.mark.skipif(
+    not (ROOT / "executor").is_symlink(), reason="installed from a wheel, whose files have the time of their unpacking"
+)
 def test_no_extension_module_is_older_than_its_source() -> None:
     for package in PACKAGES:
         for binary in (ROOT / package).glob("*.so"):

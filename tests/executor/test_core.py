@@ -398,6 +398,66 @@ def test_a_scheduler_that_returns_what_it_was_not_given(run: Run, foreign: str) 
     assert "Breakable.pop() of queue 'broken' returned" in str(report["exception"])
 
 
+class Faulty(cw.RunnableFifo):
+    """Fails for good in one method, once it is told to."""
+
+    def __init__(self, where: str) -> None:
+        super().__init__()
+        self.where = where
+        self.broken = False
+
+    def _fail(self, where: str) -> None:
+        if self.broken and where == self.where:
+            raise LookupError(f"in {where}")
+
+    def push(self, task: cw.ScheduledTask) -> None:
+        self._fail("push")
+        if not (self.broken and self.where == "lose"):
+            super().push(task)
+
+    def pop(self) -> cw.ScheduledTask:
+        self._fail("pop")
+        return super().pop()
+
+    def observe(self, task: cw.ScheduledTask, elapsed_ns: int) -> None:
+        self._fail("observe")
+
+    def forget_task(self, task: cw.ScheduledTask) -> None:
+        self._fail("forget_task")
+
+    def forget_group(self, group: object) -> None:
+        self._fail("forget_group")
+
+
+@pytest.mark.parametrize("where", ["push", "lose", "pop", "observe", "forget_task", "forget_group"])
+def test_a_scheduler_that_fails_for_good_is_replaced_and_no_task_is_lost(run: Run, where: str) -> None:
+    async def body() -> None:
+        faulty = Faulty(where)
+        async with cw.Executor([cw.Queue("faulty", scheduler=faulty), cw.Queue("other")]) as executor:
+            done: list[int] = []
+
+            async def work(number: int) -> None:
+                for _ in range(3):
+                    await asyncio.sleep(0)
+                done.append(number)
+
+            group = executor.queue("faulty").group("tenant")
+            handles = [group.spawn(work(number)) for number in range(10)]
+            await until(lambda: executor.stats().polls > 3)
+            faulty.broken = True
+            handles += [group.spawn(work(number)) for number in range(10, 20)]
+            handles.append(executor.queue("other").spawn(work(20)))
+            for handle in handles:
+                await handle
+            assert sorted(done) == list(range(21))
+            assert executor.stats().tasks == executor.stats().runnable == 0
+
+    run(body)
+    (report,) = run.reports
+    run.reports.clear()
+    assert "the scheduler Faulty of queue 'faulty' failed; a RunnableFifo has taken its place" in report["message"]
+
+
 # Nothing is left
 
 
@@ -466,6 +526,9 @@ def test_a_pending_task_is_never_collected(run: Run) -> None:
 def test_eager_tasks(run: Run) -> None:
     async def at_once() -> object:
         return queue_key()
+
+    if sys.version_info[:2] == (3, 13) and run.loop_factory is not asyncio.new_event_loop:
+        pytest.skip("uvloop passes `eager_start`, which the eager factory of 3.13's first releases does not take")
 
     async def body() -> None:
         loop: Any = asyncio.get_running_loop()

@@ -120,7 +120,7 @@ def test_positive_lag_is_clamped_to_one_slice() -> None:
     eevdf.deactivate(sleeper)
     eevdf.activate(sleeper)
     assert eevdf.lag_ns(sleeper) == MS
-    assert eevdf.lag_ns(worker) == -MS
+    assert eevdf.lag_ns(worker) == -50 * MS  # what it owes is no longer owed to anybody, and still not its own
 
 
 def test_lag_within_a_slice_is_kept_over_sleep() -> None:
@@ -176,11 +176,11 @@ def test_sleeping_brings_no_advantage() -> None:
 def test_set_share_keeps_virtual_time_and_lag(new: int) -> None:
     eevdf, entities = make(3, 5, 9)
     picks(eevdf, 7, 333 * US)
-    virtual_time, lags = eevdf.virtual_time(), [eevdf.lag_ns(entity) for entity in entities]
+    virtual_time, lags = eevdf.virtual_time, [eevdf.lag_ns(entity) for entity in entities]
     eevdf.set_share(entities[1], new)
     assert entities[1].share == new
     assert eevdf.total_share == 12 + new
-    assert eevdf.virtual_time() == pytest.approx(virtual_time, abs=1)
+    assert eevdf.virtual_time == virtual_time
     for entity, lag in zip(entities, lags, strict=True):
         # The position is a whole number of virtual time: at a share of 10,000 one is worth 10 ns.
         assert eevdf.lag_ns(entity) == pytest.approx(lag, abs=2 + 2 * entity.share / UNIT)
@@ -216,9 +216,9 @@ def test_virtual_times_are_moved_back_and_nothing_else_changes() -> None:
         eevdf.charge(entity, 0)
         assert [eevdf.lag_ns(other) for other in entities] == before
         assert [other.deadline - other.vruntime for other in entities] == ahead
-        eevdf.charge(entity, MS)
-        highest = max(highest, eevdf.virtual_time())
-    assert eevdf.virtual_time() < highest < 1 << 40
+        eevdf.charge(entity, 1 << 47)  # a day and a half
+        highest = max(highest, eevdf.virtual_time)
+    assert eevdf.virtual_time < highest < 1 << 62
 
 
 @pytest.mark.parametrize("share", [1, 100, MAX_SHARE])
@@ -252,38 +252,30 @@ class Ideal:
         self.vruntime: dict[int, int] = {}  # of the active
         self.deadline: dict[int, int] = {}
         self.kept: dict[int, int] = {}
-
-    def exact_virtual_time(self) -> Fraction:
-        weighted = sum(self.share[each] * vruntime for each, vruntime in self.vruntime.items())
-        return Fraction(weighted, sum(self.share[each] for each in self.vruntime))
-
-    def virtual_time(self) -> int:
-        return self.exact_virtual_time().__floor__()
+        self.virtual_time = 0
+        self.remainder = 0
 
     def span(self, each: int, duration_ns: int) -> int:
         return Fraction(duration_ns * UNIT, self.share[each]).__ceil__()
 
     def pick(self) -> int:
-        now = self.exact_virtual_time()
-        eligible = [each for each, vruntime in self.vruntime.items() if vruntime <= now]
+        self.virtual_time = max(self.virtual_time, min(self.vruntime.values()))
+        eligible = [each for each, vruntime in self.vruntime.items() if vruntime <= self.virtual_time]
         return min(eligible, key=lambda each: (self.deadline[each], each))
 
     def activate(self, each: int) -> None:
         span = self.span(each, self.slice_ns[each])
-        if self.vruntime:
-            lag = min(self.kept[each], span)
-            others = sum(self.share[other] for other in self.vruntime)
-            # Placed so that the lag is the same once its own weight has moved V.
-            self.vruntime[each] = self.virtual_time() - lag - Fraction(lag * self.share[each], others).__floor__()
-        else:
-            self.vruntime[each] = 0
+        self.vruntime[each] = self.virtual_time - min(self.kept[each], span)
         self.deadline[each] = self.vruntime[each] + span
 
     def deactivate(self, each: int) -> None:
-        self.kept[each] = self.virtual_time() - self.vruntime[each]
+        self.kept[each] = self.virtual_time - self.vruntime[each]
         del self.vruntime[each], self.deadline[each]
 
     def charge(self, each: int, elapsed_ns: int) -> None:
+        total = sum(self.share[other] for other in self.vruntime)
+        step, self.remainder = divmod(self.remainder + elapsed_ns * UNIT, total)
+        self.virtual_time += step
         self.vruntime[each] += self.span(each, elapsed_ns)
         if self.vruntime[each] >= self.deadline[each]:
             self.deadline[each] = self.vruntime[each] + self.span(each, self.slice_ns[each])
@@ -291,7 +283,7 @@ class Ideal:
     def set_share(self, each: int, share: int) -> None:
         ratio = Fraction(self.share[each], share)
         if each in self.vruntime:
-            now = self.virtual_time()
+            now = self.virtual_time
             for positions in (self.vruntime, self.deadline):
                 positions[each] = now + ((positions[each] - now) * ratio).__floor__()
         else:
@@ -360,18 +352,11 @@ class AgainstTheDefinition(RuleBasedStateMachine):
             assert entity.active == (each in self.ideal.vruntime)
             if entity.active:
                 # Against V: the real one moves everything back now and then.
-                real_lag = self.real.virtual_time() - entity.vruntime
-                assert real_lag == self.ideal.virtual_time() - self.ideal.vruntime[each]
+                real_lag = self.real.virtual_time - entity.vruntime
+                assert real_lag == self.ideal.virtual_time - self.ideal.vruntime[each]
                 assert entity.deadline - entity.vruntime == self.ideal.deadline[each] - self.ideal.vruntime[each]
             else:
                 assert entity.kept_lag == self.ideal.kept[each]
-
-    @invariant()
-    def lags_sum_to_zero(self) -> None:
-        active = [entity for entity in self.entities if entity.active]
-        total = sum(entity.share * (self.real.virtual_time() - entity.vruntime) for entity in active)
-        # V is rounded down by less than one: that, times each share.
-        assert -self.real.total_share <= total <= 0
 
 
 TestAgainstTheDefinition = AgainstTheDefinition.TestCase
@@ -439,3 +424,39 @@ def test_lag_stays_bounded_while_others_come_and_go(seed: int) -> None:
             if entity.active:
                 # A queue that leaves settles its lag with the rest, which can move each of them once more.
                 assert abs(eevdf.lag_ns(entity)) <= 2 * (slice_ns + longest)
+
+
+@pytest.mark.parametrize("shares_of", [[1], [1, 8], [1, 99], [3, 7, 50]])
+@pytest.mark.parametrize("seed", range(2))
+def test_nobody_is_owed_more_than_a_slice_and_a_poll_by_those_who_sleep(shares_of: list[int], seed: int) -> None:
+    """Sixteen queues, of which every second sleeps now and then, against the machine that runs all at once in proportion.
+
+    With V as the average of the active this grew without bound: 1.8 of it in a second, 4.4 in ten.
+    """
+    rng = random.Random(seed)
+    slice_ns, longest = MS, 200 * US
+    eevdf, entities = make(*[rng.choice(shares_of) for _ in range(16)], slice_ns=slice_ns)
+    owed = [
+        Fraction(0)
+    ] * 16  # of each: what the ideal machine gave it, less what it had; a sleeper brings at most a slice
+    wakes: list[tuple[int, int]] = []
+    now = 0
+    while now < 1_000 * MS:
+        for due, index in [wake for wake in wakes if wake[0] <= now]:
+            wakes.remove((due, index))
+            eevdf.activate(entities[index])
+            owed[index] = min(owed[index], Fraction(slice_ns))
+        picked = eevdf.pick()
+        assert picked is not None
+        elapsed = rng.randrange(20 * US, longest)
+        eevdf.charge(picked, elapsed)
+        now += elapsed
+        for entity in entities:
+            if entity.active:
+                owed[entity.item] += Fraction(elapsed * entity.share, eevdf.total_share)
+        owed[picked.item] -= elapsed
+        assert max(owed) <= slice_ns + longest
+        assert min(owed) >= -(slice_ns + longest)
+        if picked.item % 2 and rng.random() < 0.2:
+            eevdf.deactivate(picked)
+            wakes.append((now + rng.randrange(MS, 20 * MS), picked.item))

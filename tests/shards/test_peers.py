@@ -27,6 +27,13 @@ class Service:
         return f"{self.shard.id} {argument} {os.getpid()}"
 
     @remote
+    async def scribble(self, argument: str) -> str:
+        link = self.shard._mesh._links[int(argument)]
+        link.producer.push(99, 0, 0, 0, b"no such kind of frame")
+        link.doorbell.announce()
+        return "not read"
+
+    @remote
     async def slow(self, argument: str) -> str:
         await asyncio.sleep(float(argument))
         return f"{self.shard.id} {argument}"
@@ -149,3 +156,23 @@ def test_a_crash_loop_of_one_shard_leaves_nothing_mapped_in_the_other(serve: Ser
             server.wait_log("shard 1 ready", round + 2)
             assert ask(client, b"1 who x").startswith(b"1 x")
         assert held(server.shard_pids()[0]) == before
+
+
+def test_a_pair_whose_ring_is_broken_gets_new_ones(serve: Serve) -> None:
+    server = serve(CALLS, "--shards", "3")
+    server.wait_serving()
+    pids = server.shard_pids()
+    with server.connect_to(0) as client, server.connect_to(1) as other:
+        # Shard 1 breaks its ring to 0. Whoever waits at either end is told.
+        client.sendall(b"1 slow 30\n")
+        other.sendall(b"0 slow 30\n")
+        with server.connect_to(0) as breaker:
+            assert ask(breaker, b"1 scribble 0") == b"ShardDied"
+        server.wait_log("shard 1 broke the rules of its ring to shard 0")
+        assert client.recv(100) == b"ShardDied\n"
+        assert other.recv(100) == b"ShardDied\n"
+        for source, connection in enumerate((client, other)):
+            for destination in range(3):
+                assert ask(connection, b"%d who again" % destination).startswith(b"%d again" % destination), source
+    assert server.shard_pids() == pids, "nobody was restarted"
+    assert server.stop() == 0

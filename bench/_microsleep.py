@@ -1,0 +1,68 @@
+"""Sleeps of microseconds, the same for every event loop.
+
+libuv counts in milliseconds: under uvloop `asyncio.sleep(0.0003)` only yields, and `asyncio.sleep(0.0006)` sleeps for 1 ms.
+Here one timerfd wakes the loop, as a socket would, at the time at which the earliest sleeper is due.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import heapq
+import os
+import time
+
+_libc = ctypes.CDLL(None, use_errno=True)  # `os` has timerfd from Python 3.13 on
+_Setting = (
+    ctypes.c_long * 4
+)  # struct itimerspec: the interval, which stays 0, and the time; seconds and nanoseconds of each
+_settime = _libc.timerfd_settime
+_settime.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.POINTER(_Setting), ctypes.c_void_p]
+_ABSOLUTE = 1  # TFD_TIMER_ABSTIME
+_FLAGS = os.O_CLOEXEC | os.O_NONBLOCK  # TFD_CLOEXEC and TFD_NONBLOCK are the same
+
+
+class MicrosecondTimer:
+    """`await timer.sleep(us)` on the running loop; `close()` when nobody sleeps any more."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._fd: int = _libc.timerfd_create(time.CLOCK_MONOTONIC, _FLAGS)
+        if self._fd < 0:
+            raise OSError(ctypes.get_errno(), "timerfd_create")
+        self._sleepers: list[tuple[int, int, asyncio.Future[None]]] = []
+        self._count = 0  # keeps futures from being compared
+        self._setting = _Setting()
+        self._pointer = ctypes.pointer(self._setting)
+        self._loop.add_reader(self._fd, self._fire)
+
+    def sleep(self, duration_us: float) -> asyncio.Future[None]:
+        due = time.monotonic_ns() + int(duration_us * 1_000)
+        future = self._loop.create_future()
+        self._count += 1
+        heapq.heappush(self._sleepers, (due, self._count, future))
+        if self._sleepers[0][2] is future:
+            self._arm(due)
+        return future
+
+    def close(self) -> None:
+        self._loop.remove_reader(self._fd)
+        os.close(self._fd)
+
+    def _arm(self, due: int) -> None:
+        """From now on the loop is woken at that time; before, not even if an earlier time has come."""
+        self._setting[2] = due // 1_000_000_000
+        self._setting[3] = due % 1_000_000_000
+        _settime(self._fd, _ABSOLUTE, self._pointer, None)
+
+    def _fire(self) -> None:
+        sleepers = self._sleepers
+        now = time.monotonic_ns()
+        while sleepers and sleepers[0][0] <= now:
+            future = heapq.heappop(sleepers)[2]
+            if not future.done():
+                future.set_result(None)
+        if sleepers:
+            self._arm(sleepers[0][0])
+        else:
+            os.read(self._fd, 8)

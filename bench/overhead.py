@@ -1,0 +1,298 @@
+"""What do a spawn, a yield, a future's wake-up and a sleep cost on an executor, in time and memory, beside plain uvloop?
+
+Times are CPU times of the thread: what else the machine does counts less, and waiting for a timer not at all. On the executor
+tasks are dealt out to all of its queues. Set-ups take turns in one process, each time on a new loop.
+
+- spawn: a task that returns at once, spawned and awaited, as many at a time as the table says.
+- yield: `asyncio.sleep(0)`. One step in `yields` is the task's end instead.
+- future ping: tasks in pairs wake each other through a new future each time; the cost is that of one wake-up.
+- sleep: `asyncio.sleep(0.001)`, the task's spawn and end included.
+
+Memory is that of fresh processes: resident bytes for each of many tasks that wait for a future, and what is left of
+many that have come and gone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import gc
+import itertools
+import multiprocessing
+import statistics
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from concurrent.futures import ProcessPoolExecutor
+from typing import TYPE_CHECKING
+
+import msgspec
+import psutil
+
+import clockworker as cw
+from bench._loops import Spawn, on_loop
+from bench._report import Summary, columns, progress, ratios
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+PLAIN = "plain"
+SETUPS = {PLAIN: 0, "two queues": 2, "one queue": 1}  # how many queues
+WAVE = 1_000  # tasks alive at a time while many come and go
+TARGETS = {"yield": 0.80, "spawn": 0.70, "future ping": 1.10}  # of plain, with two queues
+
+
+class Cost(msgspec.Struct, frozen=True):
+    """Nanoseconds for each operation, round by round."""
+
+    operation: str
+    tasks: int
+    setup: str
+    ns: list[float]
+    ratio: Summary  # to plain, within each round
+
+
+class Memory(msgspec.Struct, frozen=True):
+    setup: str
+    pending: int
+    bytes_per_pending: float
+    finished: int
+    before: int  # resident bytes
+    after: int
+
+
+class Overhead(msgspec.Struct, frozen=True):
+    targets: dict[str, float]
+    costs: list[Cost]
+    memory: list[Memory]
+
+    def table(self) -> str:
+        rows = [["ns an operation: median (least-most)", "tasks", *SETUPS]]
+        rows[0] += [f"{setup} / plain" for setup in SETUPS if setup != PLAIN] + ["target, two queues"]
+        for (operation, tasks), group in itertools.groupby(self.costs, lambda cost: (cost.operation, cost.tasks)):
+            costs = list(group)
+            row = [operation, f"{tasks:,}"]
+            row += [f"{statistics.median(cost.ns):,.0f} ({min(cost.ns):,.0f}-{max(cost.ns):,.0f})" for cost in costs]
+            row += [str(cost.ratio) for cost in costs if cost.setup != PLAIN]
+            row += [f"{self.targets[operation]:.2f}" if operation in self.targets else ""]
+            rows.append(row)
+        memory = [["memory", "bytes a pending task", "MiB before", "MiB after", "after / before"]]
+        for m in self.memory:
+            figures = [f"{m.bytes_per_pending:,.0f}", f"{m.before / 2**20:.2f}", f"{m.after / 2**20:.2f}"]
+            memory.append([m.setup, *figures, f"{m.after / m.before:.4f}"])
+        known = self.memory[0]
+        note = (
+            f"{known.pending:,} pending; before and after {known.finished:,} spawned and finished, {WAVE:,} at a time"
+        )
+        return f"{columns(rows)}\n\n{columns(memory)}\n{note}"
+
+    def plot(self, figure: Figure) -> None:
+        """Ratios to plain with their spread."""
+        axes = figure.add_subplot(ylabel="of plain uvloop's time")
+        places = list(dict.fromkeys((cost.operation, cost.tasks) for cost in self.costs))
+        setups = [setup for setup in SETUPS if setup != PLAIN]
+        for number, setup in enumerate(setups):
+            found = [cost.ratio for cost in self.costs if cost.setup == setup]
+            medians = [ratio.median for ratio in found]
+            spread = [[ratio.median - ratio.least for ratio in found], [ratio.most - ratio.median for ratio in found]]
+            axes.bar([x + 0.4 * number for x in range(len(places))], medians, 0.4, yerr=spread, label=setup)
+        for place, (operation, _) in enumerate(places):
+            if operation in self.targets:
+                axes.hlines(self.targets[operation], place - 0.2, place + 0.6, "black", label="target" * (place == 0))
+        axes.set_xticks([x + 0.2 for x in range(len(places))], [f"{name}\n{tasks:,}" for name, tasks in places])
+        axes.axhline(1, color="gray", linewidth=0.5)
+        axes.legend()
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--tasks", type=int, nargs="+", default=[10, 1_000, 100_000], help="how many at a time")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--operations", type=int, default=25_000, help="a measurement, at least")
+    parser.add_argument("--pending", type=int, default=100_000, help="tasks, to measure the memory of")
+    parser.add_argument("--finished", type=int, default=1_000_000, help="tasks, to look for leaks after")
+
+
+def run(options: argparse.Namespace) -> Overhead:
+    costs: list[Cost] = []
+    for operation, tasks in itertools.product(OPERATIONS, options.tasks):
+        costs += compare(operation, tasks, options)
+    memory = []
+    for setup in SETUPS:
+        progress(f"memory, {setup}")
+        # Spawned, not forked, and one job each: a process that has not used any memory yet.
+        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
+            memory.append(process.submit(measure_memory, setup, options.pending, options.finished).result())
+    return Overhead(TARGETS, costs, memory)
+
+
+def compare(operation: str, tasks: int, options: argparse.Namespace) -> list[Cost]:
+    """The operation under each set-up in turn."""
+    measure = OPERATIONS[operation]
+    measured: dict[str, list[float]] = {setup: [] for setup in SETUPS}
+    for number in range(options.rounds + 1):
+        progress(f"{operation}, {tasks:,} tasks, round {number} of {options.rounds}")
+        # Who goes first moves on, so that nobody always follows the same.
+        for setup in [*SETUPS][number % len(SETUPS) :] + [*SETUPS][: number % len(SETUPS)]:
+            at_a_time = tasks if number else min(tasks, WAVE)  # the first round warms up
+            ns = on_loop(queues(setup), lambda spawns: measure(spawns, at_a_time, options.operations))  # noqa: B023
+            if number:
+                measured[setup].append(ns)
+    return [Cost(operation, tasks, setup, ns, ratios(ns, measured[PLAIN])) for setup, ns in measured.items()]
+
+
+def queues(setup: str) -> list[cw.Queue]:
+    return [cw.Queue(number) for number in range(SETUPS[setup])]
+
+
+async def spawn(spawns: list[Spawn], tasks: int, operations: int) -> float:
+    async def task() -> None:
+        pass
+
+    repeats = -(-operations // tasks)
+    started = time.thread_time_ns()
+    for _ in range(repeats):
+        running = [spawn(task()) for spawn in deal(spawns, tasks)]
+        for one in running:
+            await one
+    return (time.thread_time_ns() - started) / (repeats * tasks)
+
+
+async def yields(spawns: list[Spawn], tasks: int, operations: int) -> float:
+    count = max(2 * operations // tasks, 3)
+    stopwatch = Stopwatch(tasks)
+
+    async def task() -> None:
+        stopwatch.arrive()
+        for _ in range(count):
+            await asyncio.sleep(0)
+        stopwatch.leave()
+
+    await finished([spawn(task()) for spawn in deal(spawns, tasks)])
+    return stopwatch.elapsed_ns() / (tasks * count)
+
+
+async def future_ping(spawns: list[Spawn], tasks: int, operations: int) -> float:
+    loop = asyncio.get_running_loop()
+    pairs = tasks // 2
+    count = max(operations // tasks, 2)
+    stopwatch = Stopwatch(2 * pairs)
+
+    async def player(futures: list[asyncio.Future[None]], own: int) -> None:
+        stopwatch.arrive()
+        for _ in range(count):
+            await futures[own]
+            futures[own] = loop.create_future()
+            futures[1 - own].set_result(None)
+        stopwatch.leave()
+
+    table = [[loop.create_future(), loop.create_future()] for _ in range(pairs)]
+    running = [
+        spawn(player(futures, own)) for spawn, futures in zip(deal(spawns, pairs), table, strict=True) for own in (0, 1)
+    ]
+    await stopwatch.all_arrived
+    stopwatch.start()
+    for futures in table:
+        futures[0].set_result(None)
+    await finished(running)
+    return stopwatch.elapsed_ns() / (2 * pairs * count)
+
+
+async def sleeps(spawns: list[Spawn], tasks: int, operations: int) -> float:
+    count = max(operations // 10 // tasks, 1)
+
+    async def task() -> None:
+        for _ in range(count):
+            await asyncio.sleep(0.001)
+
+    started = time.thread_time_ns()
+    await finished([spawn(task()) for spawn in deal(spawns, tasks)])
+    return (time.thread_time_ns() - started) / (tasks * count)
+
+
+Measure = Callable[[list[Spawn], int, int], Coroutine[None, None, float]]
+OPERATIONS: dict[str, Measure] = {"spawn": spawn, "yield": yields, "future ping": future_ping, "sleep": sleeps}
+
+
+def deal(spawns: list[Spawn], tasks: int) -> Iterable[Spawn]:
+    return itertools.islice(itertools.cycle(spawns), tasks)
+
+
+async def finished(running: Iterable[Awaitable[None]]) -> None:
+    for one in running:
+        await one
+
+
+class Stopwatch:
+    """Runs from the last arrival, unless started later, to the last departure."""
+
+    def __init__(self, tasks: int) -> None:
+        self.all_arrived = asyncio.get_running_loop().create_future()
+        self._arriving = tasks
+        self._leaving = tasks
+        self._started = 0
+        self._ended = 0
+
+    def arrive(self) -> None:
+        self._arriving -= 1
+        if self._arriving == 0:
+            self.all_arrived.set_result(None)
+            self.start()
+
+    def start(self) -> None:
+        self._started = time.thread_time_ns()
+
+    def leave(self) -> None:
+        self._leaving -= 1
+        if self._leaving == 0:
+            self._ended = time.thread_time_ns()
+
+    def elapsed_ns(self) -> int:
+        return self._ended - self._started
+
+
+def measure_memory(setup: str, pending: int, finished: int) -> Memory:
+    """In a process of its own."""
+
+    async def main(spawns: list[Spawn]) -> Memory:
+        await come_and_go(spawns, 10 * WAVE)  # what is allocated once, is
+        before = resident()
+        await come_and_go(spawns, finished)
+        after = resident()
+        return Memory(setup, pending, await bytes_per_pending(spawns, pending), finished, before, after)
+
+    return on_loop(queues(setup), main)
+
+
+async def come_and_go(spawns: list[Spawn], tasks: int) -> None:
+    async def task() -> None:
+        await asyncio.sleep(0)
+
+    for _ in range(0, tasks, WAVE):
+        await finished([spawn(task()) for spawn in deal(spawns, WAVE)])
+
+
+async def bytes_per_pending(spawns: list[Spawn], tasks: int) -> float:
+    loop = asyncio.get_running_loop()
+    futures: list[asyncio.Future[None]] = []
+
+    async def task() -> None:
+        future = loop.create_future()
+        futures.append(future)
+        if len(futures) == tasks:
+            loop.call_soon(all_wait.set_result, None)
+        await future
+
+    all_wait = loop.create_future()
+    before = resident()
+    running = [spawn(task()) for spawn in deal(spawns, tasks)]
+    await all_wait
+    size = resident() - before
+    for future in futures:
+        future.set_result(None)
+    await finished(running)
+    return size / tasks
+
+
+def resident() -> int:
+    gc.collect()
+    size: int = psutil.Process().memory_info().rss
+    return size

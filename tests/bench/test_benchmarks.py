@@ -1,0 +1,128 @@
+"""Each benchmark runs, at sizes too small to tell anything, and writes what it should. No figure is judged."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+TIMEOUT_S = 120
+
+OVERHEAD = "--tasks 2 20 --rounds 2 --operations 40 --pending 100 --finished 1000"
+FAIRNESS = "--queues 2 5 --seconds 0.02 --attempts 1 --repeats 1"
+PRIORITY = "--rounds 1 --seconds 0.2 --warm-up 0.05 --rate 100"
+TAIL = "--rounds 1 --seconds 0.3 --warm-up 0.05 --load 0.3"
+PINGPONG = "--rounds 2 --wakeups 100"
+
+
+def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-W", "error", "-m", "bench", *arguments]
+    return subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=TIMEOUT_S)
+
+
+def environment() -> dict[str, str]:
+    """That of the tests, whose import path the benchmarks may need."""
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+
+
+def run(name: str, options: str, tmp_path: Path) -> dict[str, Any]:
+    """The JSON document of one run."""
+    json_file, plot = tmp_path / "figures.json", tmp_path / "figures.png"
+    arguments = [name, *options.split(), "--json", str(json_file)]
+    if importlib.util.find_spec("matplotlib"):
+        arguments += ["--plot", str(plot)]
+    done = bench(*arguments)
+    assert done.returncode == 0, done.stderr
+    if importlib.util.find_spec("matplotlib"):
+        assert plot.read_bytes().startswith(b"\x89PNG")
+    document: dict[str, Any] = json.loads(json_file.read_text())
+    assert document["benchmark"] == name
+    assert {"machine", "python", "clockworker", "load at start"} <= document["machine"].keys()
+    return document
+
+
+def test_overhead(tmp_path: Path) -> None:
+    document = run("overhead", OVERHEAD, tmp_path)
+    costs = document["costs"]
+    operations = {(cost["operation"], cost["tasks"], cost["setup"]) for cost in costs}
+    assert len(operations) == len(costs) == 4 * 2 * 3
+    for cost in costs:
+        assert len(cost["ns"]) == 2
+        assert cost["ratio"].keys() == {"median", "least", "most"}
+    assert [memory["setup"] for memory in document["memory"]] == ["plain", "two queues", "one queue"]
+
+
+def test_fairness(tmp_path: Path) -> None:
+    document = run("fairness", FAIRNESS, tmp_path)
+    assert len(document["scenarios"]) == 2 * 4 * 3
+    for scenario in document["scenarios"]:
+        assert scenario["steps"] > 0
+        assert scenario["bound_us"] == pytest.approx(scenario["slice_us"] + scenario["longest_poll_us"])
+    assert len(document["cases"]) == 3
+
+
+def test_priority(tmp_path: Path) -> None:
+    document = run("priority", PRIORITY, tmp_path)
+    assert len(document["results"]) == 5
+    for result in document["results"]:
+        for figures in (result["queue_delay_us"], result["total_us"]):
+            assert list(figures) == ["p50", "p90", "p99"]
+            assert 0 < figures["p50"][0] <= figures["p90"][0] <= figures["p99"][0]
+    background = {result["setup"]: result["background"][0] for result in document["results"]}
+    assert background.pop("plain alone") == background.pop("clockworker alone") == 0
+    assert all(share > 0 for share in background.values())
+
+
+def test_tail(tmp_path: Path) -> None:
+    document = run("tail", TAIL, tmp_path)
+    results = {(result["mix"], result["setup"], result["kind"]): result for result in document["results"]}
+    assert len(results) == len(document["results"]) == 2 * 5 * 2
+    # The same arrivals for all.
+    assert results["halves", "LAS", "thin"]["tasks"] == results["halves", "plain uvloop", "thin"]["tasks"] > 0
+
+
+def test_pingpong(tmp_path: Path) -> None:
+    document = run("pingpong", PINGPONG, tmp_path)
+    assert [result["setup"] for result in document["results"]] == [
+        "plain",
+        "one queue",
+        "same queue of two",
+        "different queues",
+    ]
+    for result in document["results"]:
+        assert len(result["wakeup_ns"]) == len(result["latency_ns"]["p50"]) == 2
+
+
+def test_list_of_benchmarks() -> None:
+    done = bench()
+    assert done.returncode == 0
+    for name in ("fairness", "kv", "overhead", "pingpong", "priority", "tail"):
+        assert f"  {name}" in done.stdout
+
+
+def test_unknown_benchmark() -> None:
+    done = bench("speed")
+    assert done.returncode == 2
+    assert "no benchmark is called speed" in done.stderr
+
+
+def test_output_directory_that_is_not_there(tmp_path: Path) -> None:
+    done = bench("pingpong", "--json", str(tmp_path / "missing" / "figures.json"))
+    assert done.returncode == 2
+    assert "there is no directory" in done.stderr
+
+
+def test_plot_without_matplotlib(tmp_path: Path) -> None:
+    # A package of this name that cannot be found: sys.modules says that there is none.
+    code = "import sys; sys.modules['matplotlib'] = None; sys.argv = ['bench', 'pingpong', '--plot', 'x.png']"
+    code += "; import bench.__main__; bench.__main__.main()"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment(), capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "pip install 'clockworker[bench]'" in done.stderr

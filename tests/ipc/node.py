@@ -1,0 +1,48 @@
+"""A shard of a mesh as a process of its own, with `Probe` on it. Not a test: `fleet.py` starts it.
+
+Takes its configuration as JSON, descriptors as inherited, and lives until its standard input ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+from typing import Any
+
+import uvloop
+from probe import Probe
+
+import clockworker as cw
+
+
+async def main(config: dict[str, Any]) -> None:
+    loop = asyncio.get_running_loop()
+    over = asyncio.Event()
+    loop.add_reader(sys.stdin.fileno(), lambda: os.read(0, 1) or over.set())
+    async with cw.Executor([cw.Queue("foreground", 8), cw.Queue("background")], on_panic="catch") as executor:
+        mesh = cw.Mesh(
+            config["shard"],
+            config["count"],
+            executor,
+            tuple(config["doorbell"]),
+            idle_poll_us=config["idle_poll_us"],
+            limits=cw.Limits(**config["limits"]),
+        )
+        for peer in config["peers"]:
+            mesh.connect(**{**peer, "doorbell": tuple(peer["doorbell"])})
+        probe = Probe(config["shard"], mesh)
+        if config["waits"]:  # for a first byte, before it starts the service
+            waiting = asyncio.Event()
+            loop.remove_reader(0)
+            loop.add_reader(0, lambda: os.read(0, 1) and waiting.set())
+            await waiting.wait()
+            loop.remove_reader(0)
+            loop.add_reader(0, lambda: os.read(0, 1) or over.set())
+        probe.service = mesh.start(Probe, probe)
+        await over.wait()
+        mesh.close()
+
+
+asyncio.Runner(loop_factory=uvloop.new_event_loop).run(main(json.loads(sys.argv[1])))

@@ -1,0 +1,181 @@
+"""The service that the tests of the mesh call, and what it takes and raises. Shared with the processes of `node.py`."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import msgspec
+
+import clockworker as cw
+
+
+class Point(msgspec.Struct):
+    x: int
+    y: float = 0.5
+    tags: list[str] = []
+
+
+@dataclass
+class Record:
+    key: str
+    at: datetime
+    data: bytes | None = None
+
+
+class ProbeError(Exception):
+    """Declared by one method with `raises=`, and not by another."""
+
+
+class TwoArguments(Exception):
+    def __init__(self, one: str, two: str) -> None:
+        super().__init__(f"{one} and {two}")
+
+
+class Ends(BaseException):
+    """No Exception: it ends the task that it escapes from."""
+
+
+class Unprintable(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("no message")
+
+
+FAILURES: dict[str, Any] = {
+    "ValueError": lambda: ValueError("wrong value", 3),
+    "KeyError": lambda: KeyError("missing"),
+    "FileNotFoundError": lambda: FileNotFoundError(2, "no such file", "/nowhere"),
+    "UnicodeDecodeError": lambda: UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid start byte"),
+    "ZeroDivisionError": lambda: ZeroDivisionError(),
+    "TimeoutError": lambda: TimeoutError("of its own"),
+    "ProbeError": lambda: ProbeError("undeclared"),
+    "TwoArguments": lambda: TwoArguments("a", "b"),
+    "CancelledError": lambda: asyncio.CancelledError("by itself"),
+    "ExceptionGroup": lambda: ExceptionGroup("several", [ValueError("one")]),
+    "Ends": lambda: Ends("the task"),
+    "huge number": lambda: ValueError(2**200),
+    "surrogates": lambda: ValueError("\ud800 in a file name"),
+    "Unprintable": lambda: Unprintable(),
+    "enormous": lambda: ValueError("x" * 10_000_000),
+    "many": lambda: ValueError(*range(10_000)),
+}
+
+
+class Probe:
+    def __init__(self, shard_id: int, mesh: cw.Mesh) -> None:
+        self.shard_id = shard_id
+        self.mesh = mesh
+        self.service: cw.Sharded[Probe]
+        self.noted: list[int] = []
+        self.hanging = 0
+        self.cancelled = 0
+
+    @cw.remote
+    async def whoami(self) -> tuple[int, int]:
+        return self.shard_id, os.getpid()
+
+    @cw.remote
+    async def add(self, a: int, b: int = 10, *, c: int = 100) -> int:
+        return a + b + c
+
+    @cw.remote
+    async def echo(self, value: bytes) -> bytes:
+        return value
+
+    @cw.remote
+    async def types(
+        self, point: Point, record: Record, mixed: int | str | None, table: dict[str, set[int]]
+    ) -> tuple[Point, Record, int | str | None, dict[str, set[int]]]:
+        assert isinstance(point, Point)
+        assert isinstance(record, Record)
+        return point, record, mixed, table
+
+    @cw.remote
+    async def nothing(self) -> None: ...
+
+    @cw.remote
+    async def deep(self, value: Any) -> Any:
+        return value
+
+    @cw.remote
+    async def text(self, value: str) -> int:
+        return len(value)
+
+    @cw.remote
+    async def big(self, size: int) -> bytes:
+        return b"b" * size
+
+    @cw.remote
+    async def lie(self) -> int:
+        return "not a number"  # type: ignore[return-value]
+
+    @cw.remote
+    async def unsendable(self) -> Any:
+        return object()
+
+    @cw.remote
+    async def fail(self, how: str) -> None:
+        raise FAILURES[how]()
+
+    @cw.remote(raises=(ProbeError, TwoArguments))
+    async def fail_declared(self, how: str) -> None:
+        raise FAILURES[how]()
+
+    @cw.remote
+    async def queue(self) -> str:
+        return self._queue()
+
+    @cw.remote(queue="background")
+    async def background(self) -> str:
+        return self._queue()
+
+    @cw.remote(queue="background")
+    async def fail_in_background(self) -> None:
+        raise ValueError("in the background")
+
+    @cw.remote
+    async def note(self, number: int) -> int:
+        self.noted.append(number)
+        await asyncio.sleep(0)
+        return number
+
+    @cw.remote
+    async def notes(self) -> list[int]:
+        noted, self.noted = self.noted, []
+        return noted
+
+    @cw.remote
+    async def hang(self) -> None:
+        self.hanging += 1
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            self.cancelled += 1
+            raise
+        finally:
+            self.hanging -= 1
+
+    @cw.remote
+    async def hangs(self) -> tuple[int, int]:
+        return self.hanging, self.cancelled
+
+    @cw.remote
+    async def relay(self, shard: int, value: bytes) -> bytes:
+        return await self.service.on(shard).echo(value)
+
+    @cw.remote
+    async def flood(self, shard: int, calls: int, size: int) -> int:
+        """Call another shard many times at once."""
+        answers = await asyncio.gather(*(self.service.on(shard).big(size) for _ in range(calls)))
+        return sum(len(answer) for answer in answers)
+
+    @cw.remote
+    async def stats(self) -> cw.MeshStats:
+        return self.mesh.stats()
+
+    def _queue(self) -> str:
+        queue = cw.current_executor().current_queue()
+        return "none" if queue is None else str(queue.key)

@@ -1,0 +1,157 @@
+from __future__ import annotations
+
+import os
+import select
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import clockworker as cw
+from clockworker import ipc
+from clockworker.ipc._doorbell_cy import Doorbell, PeerDoorbell
+from clockworker.ipc._ring_cy import RingConsumer, RingProducer
+
+
+class Bell:
+    """A doorbell of a mesh of four, the shard's own end, and those of the peers 1 and 3."""
+
+    def __init__(self) -> None:
+        self.memory, self.eventfd = ipc.create_doorbell(4)
+        self.own = Doorbell(self.memory)
+        self.one = PeerDoorbell(self.memory, os.dup(self.eventfd), 1)
+        self.three = PeerDoorbell(self.memory, os.dup(self.eventfd), 3)
+
+    def rung(self) -> int:
+        try:
+            return os.eventfd_read(self.eventfd)
+        except BlockingIOError:
+            return 0
+
+    def close(self) -> None:
+        for end in (self.own, self.one, self.three):
+            end.close()
+        os.close(self.memory)
+        os.close(self.eventfd)
+
+
+@pytest.fixture
+def bell() -> Iterator[Bell]:
+    bell = Bell()
+    yield bell
+    bell.close()
+
+
+def test_descriptors_are_close_on_exec() -> None:
+    for descriptor in ipc.create_doorbell(2):
+        assert not os.get_inheritable(descriptor)
+        os.close(descriptor)
+
+
+def test_a_shard_that_is_awake_is_not_rung_for(bell: Bell) -> None:
+    assert not bell.one.announce()
+    assert bell.rung() == 0
+    assert bell.own.has_news()
+    assert bell.own.news() == [1]
+
+
+def test_news_names_each_that_flushed_once(bell: Bell) -> None:
+    assert bell.own.news() is None
+    bell.three.announce()
+    bell.one.announce()
+    bell.one.announce()
+    assert bell.own.news() == [1, 3]
+    assert bell.own.news() is None
+    bell.three.announce()
+    assert bell.own.news() == [3]
+
+
+def test_a_sleeper_is_rung_for_once_a_sleep_by_each(bell: Bell) -> None:
+    assert bell.own.sleep()
+    assert bell.own.asleep()
+    assert bell.one.announce()
+    assert not bell.one.announce()
+    assert bell.three.announce()
+    assert bell.rung() == 2
+    bell.own.wake()
+    bell.own.wake()
+    assert not bell.own.asleep()
+    assert bell.own.news() == [1, 3]
+    assert bell.own.sleep()
+    assert bell.one.announce()
+
+
+def test_sleep_is_refused_while_there_is_news(bell: Bell) -> None:
+    bell.one.announce()
+    assert not bell.own.sleep()
+    assert not bell.own.asleep()
+    bell.own.news()
+    assert bell.own.sleep()
+
+
+def test_a_new_incarnation_of_a_peer_counts_on(bell: Bell) -> None:
+    for _ in range(3):
+        bell.one.announce()
+    assert bell.own.news() == [1]
+    again = PeerDoorbell(bell.memory, os.dup(bell.eventfd), 1)
+    assert bell.own.sleep()
+    assert again.announce()
+    assert bell.own.news() == [1]
+    again.close()
+
+
+def test_a_new_owner_starts_awake_or_wakes(bell: Bell) -> None:
+    bell.one.announce()
+    owner = Doorbell(bell.memory)
+    assert owner.news() == [1]
+    owner.close()
+
+
+@pytest.mark.slow
+def test_two_processes_exchange_frames_and_lose_no_wake_up() -> None:
+    """Each sleeps whenever it has nothing to read: a lost frame or wake-up would leave both asleep."""
+    count = 200_000 if cw.compiled else 20_000
+    rings = [ipc.create_ring(4096) for _ in range(2)]
+    bells = [ipc.create_doorbell(2) for _ in range(2)]
+    descriptors = [*rings, *bells[0], *bells[1]]
+    script = Path(__file__).with_name("echo.py")
+    child = subprocess.Popen([sys.executable, script, str(count), *map(str, descriptors)], pass_fds=descriptors)
+    outgoing, incoming = RingProducer(rings[0]), RingConsumer(rings[1])
+    own, peer = Doorbell(bells[0][0]), PeerDoorbell(bells[1][0], os.dup(bells[1][1]), 0)
+    sent = received = sleeps = missed = 0
+    try:
+        while received < count:
+            # Bursts of changing length: sometimes the ring is full, sometimes empty.
+            burst = sent * 7 % 150 + 1
+            while sent < count and burst and outgoing.push(1, 0, 0, sent, b"x" * (sent % 100)):
+                sent += 1
+                burst -= 1
+            peer.announce()
+            while True:
+                own.news()  # before looking: what comes after it keeps us awake
+                while (body := incoming.pop()) is not None:
+                    assert incoming.call == received
+                    assert body == b"x" * (received % 100)
+                    received += 1
+                peer.announce()  # there is room
+                if received == sent:
+                    break
+                if own.sleep():
+                    sleeps += 1
+                    if not select.select([bells[0][1]], [], [], 10)[0]:
+                        missed += 1
+                    else:
+                        os.eventfd_read(bells[0][1])
+                    own.wake()
+        status = child.wait(timeout=30)
+    finally:
+        child.kill()
+    assert missed == 0
+    assert sleeps > 0
+    assert status == 0
+    for end in (outgoing, incoming, own, peer):
+        end.close()
+    for descriptor in descriptors:
+        os.close(descriptor)

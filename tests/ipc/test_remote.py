@@ -1,0 +1,150 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+import clockworker as cw
+from clockworker.ipc._remote import RemoteMethod, remote_methods
+
+
+class Store:
+    @cw.remote
+    async def get(self, key: bytes, default: bytes = b"", *, fresh: bool = False) -> bytes: ...
+
+    @cw.remote(queue="background", raises=(LookupError,))
+    async def compact(self) -> int: ...
+
+    async def private(self) -> None: ...
+
+
+class Special(Store):
+    @cw.remote
+    async def extra(self, positional: int, /, other: int) -> None: ...
+
+
+METHODS = remote_methods(Special)
+
+
+def test_only_what_is_marked_can_be_called_inherited_or_not() -> None:
+    assert sorted(METHODS) == ["compact", "extra", "get"]
+    assert METHODS["compact"].options.queue == "background"
+    assert METHODS["compact"].raises == {"builtins.LookupError": LookupError}
+    assert METHODS["get"].options.queue is None
+
+
+def test_identifiers_are_stable_and_differ() -> None:
+    again = remote_methods(Special)
+    assert {name: method.identifier for name, method in METHODS.items()} == {
+        name: method.identifier for name, method in again.items()
+    }
+    assert len({method.identifier for method in METHODS.values()}) == 3
+    assert remote_methods(Store)["get"].identifier != METHODS["get"].identifier
+    assert all(0 <= method.identifier < 2**32 for method in METHODS.values())
+
+
+def test_the_mark_leaves_the_method_as_it_is() -> None:
+    assert Store.get.__name__ == "get"
+    assert Store.get.__annotations__["key"] == "bytes"
+
+
+@pytest.mark.parametrize(
+    ("args", "kwargs", "bound"),
+    [
+        ((b"k",), {}, (b"k", b"", False)),
+        ((b"k", b"d"), {"fresh": True}, (b"k", b"d", True)),
+        ((), {"fresh": True, "key": b"k"}, (b"k", b"", True)),
+    ],
+)
+def test_binding_fills_in_defaults(args: Any, kwargs: Any, bound: Any) -> None:
+    assert METHODS["get"].bind(args, kwargs) == bound
+
+
+@pytest.mark.parametrize("args", [(), (b"k", b"d", True), (b"k", b"d", True, 1)])
+def test_binding_what_does_not_fit(args: Any) -> None:
+    with pytest.raises(TypeError, match=r"Store.get\(\)|Special.get\(\)"):
+        METHODS["get"].bind(args, {})
+    with pytest.raises(TypeError, match="positional"):
+        METHODS["extra"].bind((), {"positional": 1, "other": 2})
+
+
+def test_calling_hands_each_argument_to_its_parameter() -> None:
+    class Target:
+        def get(self, *args: Any, **kwargs: Any) -> Any:
+            return args, kwargs
+
+        extra = get
+
+    assert METHODS["get"].call(Target(), (b"k", b"d", True)) == ((b"k", b"d"), {"fresh": True})
+    assert METHODS["extra"].call(Target(), (1, 2)) == ((1, 2), {})
+
+
+def refused(message: str) -> Any:
+    return pytest.raises(cw.ConfigurationError, match=message)
+
+
+def test_what_cannot_be_remote_is_refused_at_the_decoration() -> None:
+    with refused("takes an `async def` method, and .*plain is not one"):
+
+        @cw.remote
+        def plain(self: Any) -> int: ...
+
+    with refused("generator is not one"):
+
+        @cw.remote
+        async def generator(self: Any) -> Any:
+            yield 1
+
+    with refused("parameter key needs a type annotation"):
+
+        @cw.remote
+        async def unannotated(self: Any, key) -> int: ...  # type: ignore[no-untyped-def]
+
+    with refused("needs a return annotation"):
+
+        @cw.remote
+        async def no_result(self: Any, key: int): ...  # type: ignore[no-untyped-def]
+
+    with refused(r"parameter \*keys.* cannot be sent; take a list or a dict instead"):
+
+        @cw.remote
+        async def variadic(self: Any, *keys: int) -> int: ...
+
+    with refused(r"parameter \*\*keys.* cannot be sent"):
+
+        @cw.remote
+        async def keywords(self: Any, **keys: int) -> int: ...
+
+
+def test_types_that_cannot_be_sent_are_refused_at_the_start() -> None:
+    class BadParameter:
+        @cw.remote
+        async def method(self, both: list[int] | set[int]) -> int: ...
+
+    class BadResult:
+        @cw.remote
+        async def method(self) -> dict[list[int], tuple[int, ...] | list[int]]: ...
+
+    class Unknown:
+        @cw.remote
+        async def method(self, value: Missing) -> int: ...  # type: ignore[name-defined]  # noqa: F821
+
+    with refused("BadParameter.method: parameter both has a type that cannot be sent"):
+        remote_methods(BadParameter)
+    with refused("BadResult.method: the result has a type that cannot be sent"):
+        remote_methods(BadResult)
+    with refused("Unknown.method: an annotation cannot be resolved: name 'Missing'"):
+        remote_methods(Unknown)
+
+
+def test_a_service_without_remote_methods() -> None:
+    class Nothing:
+        async def method(self) -> int: ...
+
+    with refused("Nothing has no method marked @remote"):
+        remote_methods(Nothing)
+
+
+def test_arguments_are_decoded_as_declared() -> None:
+    method: RemoteMethod = METHODS["extra"]
+    assert method.arguments_decoder.decode(b"\x92\x01\x02") == (1, 2)

@@ -1,0 +1,296 @@
+from __future__ import annotations
+
+import os
+import random
+import subprocess
+import sys
+from collections import deque
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from clockworker import ipc
+from clockworker.ipc._memory_cy import SharedMemory, create_memory
+from clockworker.ipc._ring_cy import PoisonedRing, RingConsumer, RingProducer
+
+CAPACITY = 4096
+LARGEST = CAPACITY // 4
+HEADER = 24
+# Where a ring keeps what; written down here once more, as a peer of another version would.
+CAPACITY_AT, TAIL_AT, STALLS_AT, HEAD_AT, DATA_AT = 8, 64, 72, 128, 4096
+HEADER_WORDS = [0, CAPACITY_AT, TAIL_AT, STALLS_AT, HEAD_AT]
+
+
+class Ring:
+    """Both ends, and the memory between them."""
+
+    def __init__(self, capacity: int = CAPACITY) -> None:
+        self.descriptor = ipc.create_ring(capacity)
+        self.producer = RingProducer(self.descriptor)
+        self.consumer = RingConsumer(self.descriptor)
+        self.memory = SharedMemory(self.descriptor)
+
+    def close(self) -> None:
+        for end in (self.producer, self.consumer, self.memory):
+            end.close()
+        os.close(self.descriptor)
+
+
+@pytest.fixture
+def ring() -> Iterator[Ring]:
+    ring = Ring()
+    yield ring
+    ring.close()
+
+
+@pytest.mark.parametrize("capacity", [0, 1, 2048, 4095, 4097, 12288, 1 << 31, -4096])
+def test_capacities_that_are_refused(capacity: int) -> None:
+    with pytest.raises(ValueError, match="it must be a power of two"):
+        ipc.create_ring(capacity)
+
+
+def test_descriptors_are_close_on_exec() -> None:
+    descriptor = ipc.create_ring(CAPACITY)
+    assert not os.get_inheritable(descriptor)
+    os.close(descriptor)
+
+
+def test_a_frame_comes_out_as_it_went_in(ring: Ring) -> None:
+    assert ring.consumer.pop() is None
+    frame = (3, 2**32 - 1, 2**32 - 2, 2**64 - 1, b"body")
+    assert ring.producer.push(*frame)
+    assert ring.consumer.pop() == b"body"
+    consumer = ring.consumer
+    assert (consumer.kind, consumer.queue, consumer.method, consumer.call) == frame[:4]
+    assert consumer.pop() is None
+
+
+def test_a_body_over_a_quarter_is_refused(ring: Ring) -> None:
+    assert ring.producer.push(1, 0, 0, 0, bytes(LARGEST))
+    with pytest.raises(ValueError, match="over a quarter of the ring's 4096"):
+        ring.producer.push(1, 0, 0, 0, bytes(LARGEST + 1))
+    assert ring.consumer.pop() == bytes(LARGEST)
+    assert ring.consumer.pop() is None
+
+
+def test_a_full_ring_says_so_and_loses_nothing(ring: Ring) -> None:
+    sent = 0
+    while ring.producer.push(1, 0, 0, sent, b""):
+        sent += 1
+    assert sent == CAPACITY // HEADER
+    assert not ring.producer.push(1, 0, 0, sent, b"")
+    for expected in range(sent):
+        assert ring.consumer.pop() == b""
+        assert ring.consumer.call == expected
+    assert ring.consumer.pop() is None
+    assert ring.producer.push(1, 0, 0, 0, b"again")
+
+
+def test_a_stall_is_seen_once(ring: Ring) -> None:
+    assert not ring.consumer.producer_stalled()
+    ring.producer.stall()
+    assert ring.consumer.producer_stalled()
+    assert not ring.consumer.producer_stalled()
+    ring.producer.stall()
+    ring.producer.stall()
+    assert ring.consumer.producer_stalled()
+    assert not ring.consumer.producer_stalled()
+
+
+frames = st.tuples(
+    st.integers(0, 255),
+    st.integers(0, 2**32 - 1),
+    st.integers(0, 2**32 - 1),
+    st.integers(0, 2**64 - 1),
+    st.one_of(
+        st.binary(max_size=40),
+        st.integers(0, LARGEST).map(lambda length: bytes(index % 251 for index in range(length))),
+    ),
+)
+
+
+@given(st.lists(st.one_of(frames, st.integers(1, 20)), max_size=200))
+@settings(max_examples=150)
+def test_against_a_deque(operations: list[tuple[int, int, int, int, bytes] | int]) -> None:
+    """A tuple is pushed; a number is how many to pop."""
+    ring = Ring()
+    model: deque[tuple[int, int, int, int, bytes]] = deque()
+    used = 0
+    for operation in [*operations, len(operations)]:
+        if isinstance(operation, tuple):
+            needed = HEADER + (len(operation[4]) + 7) // 8 * 8
+            assert ring.producer.push(*operation) == (used + needed <= CAPACITY)
+            if used + needed <= CAPACITY:
+                model.append(operation)
+                used += needed
+        else:
+            for _ in range(operation):
+                body = ring.consumer.pop()
+                if not model:
+                    assert body is None
+                    break
+                expected = model.popleft()
+                used -= HEADER + (len(expected[4]) + 7) // 8 * 8
+                consumer = ring.consumer
+                assert (consumer.kind, consumer.queue, consumer.method, consumer.call, body) == expected
+    assert not model
+    ring.close()
+
+
+@pytest.mark.parametrize("capacity", [4096, 8192, 1 << 16])
+def test_many_times_around(capacity: int) -> None:
+    ring = Ring(capacity)
+    rng = random.Random(capacity)
+    waiting: deque[bytes] = deque()
+    for number in range(20_000):
+        body = number.to_bytes(8, "little") * rng.randrange(capacity // 4 // 8)
+        while not ring.producer.push(1, 0, 0, number, body):
+            assert ring.consumer.pop() == waiting.popleft()
+        waiting.append(body)
+    while waiting:
+        assert ring.consumer.pop() == waiting.popleft()
+    ring.close()
+
+
+# A peer that breaks the rules
+
+words = st.one_of(
+    st.integers(0, 2**64 - 1),
+    st.integers(-(2**13), 2**13).map(lambda near: near % 2**64),
+    st.sampled_from([2**31, 2**32, 2**32 - 1, 2**63, 2**63 - 1, 2**64 - 8, 2**64 - 1, LARGEST, LARGEST + 1]),
+)
+
+
+@given(data=st.data())
+@settings(max_examples=300)
+def test_whatever_a_peer_writes_only_poisons(data: st.DataObject) -> None:
+    """Any word of the header or of a frame, at any time, on both sides. Nothing but PoisonedRing may come of it."""
+    ring = Ring()
+    rng = random.Random(data.draw(st.integers(0, 2**32)))
+    for _ in range(rng.randrange(60)):
+        ring.producer.push(1, 0, 0, 0, bytes(rng.randrange(200)))
+        if rng.random() < 0.6:
+            ring.consumer.pop()
+    for at in data.draw(
+        st.lists(st.sampled_from([*HEADER_WORDS, *range(DATA_AT, DATA_AT + CAPACITY, 8)]), max_size=20)
+    ):
+        ring.memory.store(at, data.draw(words))
+        try:
+            for _ in range(100):
+                body = ring.consumer.pop()
+                if body is None:
+                    break
+                assert len(body) <= LARGEST
+            ring.consumer.producer_stalled()
+        except PoisonedRing:
+            pass
+        try:
+            for _ in range(100):
+                if not ring.producer.push(1, 0, 0, 0, b"x" * rng.randrange(LARGEST)):
+                    break
+            ring.producer.stall()
+        except PoisonedRing:
+            pass
+    ring.close()
+
+
+@pytest.mark.parametrize("tail", [1, 23, CAPACITY + 1, CAPACITY + 8, 2**63, 2**64 - 1, 2**64 - 8])
+def test_a_tail_out_of_range_is_poison(ring: Ring, tail: int) -> None:
+    ring.memory.store(TAIL_AT, tail)
+    with pytest.raises(PoisonedRing):
+        ring.consumer.pop()
+    with pytest.raises(PoisonedRing):  # and stays so
+        ring.consumer.pop()
+
+
+def test_a_tail_that_goes_back_is_poison(ring: Ring) -> None:
+    for _ in range(2):
+        ring.producer.push(1, 0, 0, 0, b"body")
+        ring.consumer.pop()
+    ring.memory.store(TAIL_AT, 32)
+    with pytest.raises(PoisonedRing, match="tail 32 is not within 4096 bytes of the head 64"):
+        ring.consumer.pop()
+
+
+@pytest.mark.parametrize("length", [9, LARGEST, LARGEST + 1, 2**31, 2**32 - 1, 2**32 - 7])
+def test_a_length_beyond_what_was_published_is_poison(ring: Ring, length: int) -> None:
+    ring.producer.push(1, 0, 0, 0, b"12345678")
+    ring.memory.store(DATA_AT, length | 1 << 32)
+    with pytest.raises(PoisonedRing, match=f"a frame claims {length} bytes, and 32 were published"):
+        ring.consumer.pop()
+
+
+@pytest.mark.parametrize("head", [1 << 62, 2**64 - 1, CAPACITY * 2])
+def test_a_head_out_of_range_is_poison(ring: Ring, head: int) -> None:
+    while ring.producer.push(1, 0, 0, 0, b"body"):
+        pass
+    ring.memory.store(HEAD_AT, head)
+    with pytest.raises(PoisonedRing, match=f"head {head} is not between 0 and the tail"):
+        ring.producer.push(1, 0, 0, 0, b"body")
+
+
+@pytest.mark.parametrize(
+    "forged",
+    [
+        (0, 1),
+        (CAPACITY_AT, 2 * CAPACITY),
+        (CAPACITY_AT, 0),
+        (TAIL_AT, 2**64 - 1),
+        (HEAD_AT, 3),
+        (HEAD_AT, CAPACITY - 3),
+    ],
+)
+def test_what_is_no_ring_is_not_opened(forged: tuple[int, int]) -> None:
+    descriptor = ipc.create_ring(CAPACITY)
+    memory = SharedMemory(descriptor)
+    memory.store(*forged)
+    for end in (RingProducer, RingConsumer):
+        with pytest.raises(PoisonedRing):
+            end(descriptor)
+    memory.close()
+    os.close(descriptor)
+
+
+@pytest.mark.parametrize("size", [8, 4096, 8192])
+def test_other_memory_is_not_opened(size: int) -> None:
+    descriptor = create_memory("other", size)
+    with pytest.raises(PoisonedRing, match="not that of a ring"):
+        RingConsumer(descriptor)
+    os.close(descriptor)
+
+
+# A peer that dies
+
+
+def test_a_producer_that_is_killed_leaves_whole_frames(tmp_path: Path) -> None:
+    """SIGKILL at random moments while it pushes without pause: the sequence has no gap, and no frame is torn."""
+    rng = random.Random(7)
+    for _ in range(8):
+        descriptor = ipc.create_ring(CAPACITY)
+        consumer = RingConsumer(descriptor)
+        script = Path(__file__).with_name("ring_producer.py")
+        child = subprocess.Popen([sys.executable, script, str(descriptor)], pass_fds=[descriptor])
+        expected, last = 0, rng.randrange(1, 5_000)
+        try:
+            while True:
+                body = consumer.pop()
+                if body is None:
+                    if child.poll() is not None and (body := consumer.pop()) is None:
+                        break
+                    if body is None:
+                        continue
+                assert consumer.call == expected
+                assert consumer.kind == expected % 5 + 1
+                assert body == (expected % 251).to_bytes(1, "little") * (expected * 37 % (LARGEST + 1))
+                expected += 1
+                if expected == last:
+                    child.kill()
+        finally:
+            child.kill()
+        assert child.wait() == -9
+        assert expected >= last
+        consumer.close()
+        os.close(descriptor)
