@@ -58,6 +58,7 @@ cdef class JoinHandle(ScheduledTask):
 
     cdef _begin(self, object task, Membership membership, long long arrival)
     cdef object _new_waiter(self)
+    cpdef release(self, object task)
 
 
 @cython.final

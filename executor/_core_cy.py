@@ -261,9 +261,18 @@ class JoinHandle(ScheduledTask):
         waiter: asyncio.Future[None] = self.task.get_loop().create_future()
         if self.waiters is None:
             self.waiters = [waiter]
+            if self.membership.core.loop is None:
+                self.task.add_done_callback(self.release)
         else:
             self.waiters.append(waiter)
         return waiter
+
+    def release(self, task: asyncio.Task[Any]) -> None:
+        """Wake those who wait: the task is done. The core calls this, and once it has detached the task itself does."""
+        for waiter in self.waiters:  # type: ignore[union-attr]
+            if not waiter.done():
+                waiter.set_result(None)
+        self.waiters = None
 
 
 class Core:
@@ -357,7 +366,6 @@ class Core:
         if loop is None:
             return
         self.accepting = False
-        self.loop = None
         if self._had_call_soon is not None:
             loop.call_soon = self._had_call_soon  # type: ignore[method-assign]
         else:
@@ -371,7 +379,14 @@ class Core:
                 callback = state.callback
                 state.callback = None
                 self._loop_call_soon(callback, *state.arguments, context=state.context)
+            if queue.entity.active:
+                self._eevdf.deactivate(queue.entity)
+        for state in self._table.values():
+            self._depart(state)
+            if state.waiters is not None:
+                state.task.add_done_callback(state.release)
         self._table.clear()
+        self.loop = None  # not before: a scheduler that fails even now is reported to it
 
     # From asyncio to the queues
 
@@ -797,10 +812,7 @@ class Core:
         self._depart(state)
         queue.finished += 1
         if state.waiters is not None:
-            for waiter in state.waiters:
-                if not waiter.done():
-                    waiter.set_result(None)
-            state.waiters = None
+            state.release(task)
         # The exception is None if it was cancelled. Not task.exception(): that would count as retrieved, and asyncio would
         # not report one that nobody awaits.
         if state.spawned and task._exception is not None:

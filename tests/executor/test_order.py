@@ -111,23 +111,3 @@ def test_connections_are_opened_and_lost_as_without(run: Run) -> None:
             await executor.queue("first").spawn(work())
 
     run(body)
-
-
-def test_held_steps_survive_a_detach(run: Run) -> None:
-    ran: list[str] = []
-
-    async def note(what: str) -> None:
-        ran.append(what)
-
-    async def body() -> None:
-        loop = asyncio.get_running_loop()
-        async with cw.Executor(QUEUES) as executor:
-            executor.queue("first").spawn(note("first"))
-            loop.call_soon(ran.append, "callback")
-            kept = executor.queue("second").spawn(note("second"))
-            executor._core.detach()
-        assert not kept.done()
-        await kept.task
-        assert ran == ["callback", "first", "second"]
-
-    run(body)

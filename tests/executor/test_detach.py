@@ -1,0 +1,69 @@
+"""Detaching with steps still queued: they go on as the loop's own, whatever their scheduler does."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+import clockworker as cw
+from tests.conftest import Run
+
+
+class Faulty(cw.RunnableFifo):
+    """Fails in one method once it is told to."""
+
+    def __init__(self, where: str) -> None:
+        super().__init__()
+        self.where = where
+        self.broken = False
+
+    def push(self, task: cw.ScheduledTask) -> None:
+        if self.broken and self.where == "push":
+            raise LookupError
+        super().push(task)
+
+    def pop(self) -> cw.ScheduledTask:
+        if self.broken and self.where == "pop":
+            raise LookupError
+        return super().pop()
+
+
+@pytest.mark.parametrize("where", ["nowhere", "push", "pop"])
+def test_steps_survive_a_detach(run: Run, where: str) -> None:
+    ran: list[str] = []
+
+    async def note(what: str) -> None:
+        ran.append(what)
+
+    async def body() -> None:
+        faulty = Faulty(where)
+        loop = asyncio.get_running_loop()
+        async with cw.Executor([cw.Queue("first", scheduler=faulty), cw.Queue("second")]) as executor:
+            handles = [executor.queue("first").spawn(note("queued"))]
+            faulty.broken = True
+            loop.call_soon(ran.append, "callback")
+            # These come after the callback, so they are in no queue yet.
+            handles += [executor.queue(key).spawn(note("held back")) for key in ("first", "second")]
+            waits = asyncio.create_task(handles[0].outcome())
+            await asyncio.sleep(0)
+            handles += [executor.queue("first").group("tenant").spawn(note("queued last"))]
+            executor._core.detach()
+            assert executor.stats().tasks == executor.stats().runnable == 0
+        async with asyncio.timeout(10):
+            assert await waits == cw.Ok(None)
+            for handle in handles:
+                await handle
+        assert ran[:2] == ["callback", "queued"]
+        assert sorted(ran[2:]) == ["held back", "held back", "queued last"]
+        # The executor can be entered again, and nothing is left of the steps.
+        faulty.broken = False
+        async with executor:
+            assert executor.stats().runnable == executor.stats().tasks == 0
+            assert await executor.queue("first").spawn(asyncio.sleep(0, "as new")) == "as new"
+
+    run(body)
+    reports = [report["message"] for report in run.reports]
+    run.reports.clear()
+    expected = "the scheduler Faulty of queue 'first' failed; a RunnableFifo has taken its place"
+    assert reports == ([] if where == "nowhere" else [expected])
