@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import pytest
 
+import clockworker as cw
 from tests.ecosystem import cpython
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(not cw.compiled, reason="takes minutes, and decides nothing that is not decided compiled as well")
 @pytest.mark.parametrize("loop", sorted(cpython.LOOPS))
 @pytest.mark.parametrize("module", cpython.MODULES)
 def test_outcomes_are_the_same(module: str, loop: str) -> None:
