@@ -638,9 +638,9 @@ class Core:
     def _schedule(self) -> None:
         if self._paused:
             return
-        self._scheduled = True
         self._debug = self.loop.get_debug()  # type: ignore[union-attr]
         self._loop_call_soon(self._pump, context=self._pump_context)
+        self._scheduled = True
 
     def _take(self, queue: QueueState) -> JoinHandle | None:
         """The queue's next task. None if its scheduler has failed and nothing was runnable after all."""

@@ -311,6 +311,16 @@ def new_event_loop(
         raise
     first = executor.queues()[0]
     executor._core.default = Membership(executor._core, first._queue, None)
+    close = loop.close
+
+    def detach_and_close() -> None:
+        # Nobody else would detach it, and what is spawned on a closed loop would never run and never complain. A running
+        # loop refuses to close, and keeps its executor.
+        if not loop.is_running():
+            executor._core.detach()
+        close()
+
+    loop.close = detach_and_close  # type: ignore[method-assign]
     return loop
 
 

@@ -1,4 +1,4 @@
-"""Detaching with steps still queued: they go on as the loop's own, whatever their scheduler does."""
+"""Detaching with steps still queued: they go on as the loop's own, whatever their scheduler does. Closing the loop detaches."""
 
 from __future__ import annotations
 
@@ -67,3 +67,32 @@ def test_steps_survive_a_detach(run: Run, where: str) -> None:
     run.reports.clear()
     expected = "the scheduler Faulty of queue 'first' failed; a RunnableFifo has taken its place"
     assert reports == ([] if where == "nowhere" else [expected])
+
+
+def test_a_closed_loop_takes_no_tasks(run: Run) -> None:
+    async def body() -> cw.Executor:
+        executor = cw.current_executor()
+        assert await executor.queue("second").spawn(asyncio.sleep(0, "ran")) == "ran"
+        executor.queue("second").spawn(asyncio.Event().wait())
+        with pytest.raises(RuntimeError, match="running"):
+            asyncio.get_running_loop().close()
+        assert await executor.queue("second").spawn(asyncio.sleep(0, "still")) == "still"
+        # For the next turn, which does not come.
+        asyncio.get_running_loop().call_soon(executor.queue("first").spawn, asyncio.Event().wait())
+        return executor
+
+    loop = cw.new_event_loop([cw.Queue("first"), cw.Queue("second")], loop_factory=run.loop_factory)
+    executor = loop.run_until_complete(body())
+    for task in asyncio.all_tasks(loop):
+        task.cancel()
+    loop.run_until_complete(asyncio.sleep(0.01))
+    loop.close()
+    loop.close()
+    for _ in range(2):
+        with pytest.raises(cw.UsageError, match="not running"):
+            executor.queue("second").spawn(asyncio.sleep(0))
+        coroutine = asyncio.sleep(0)
+        with pytest.raises(RuntimeError, match="closed"):
+            loop.create_task(coroutine)
+        coroutine.close()
+    assert executor.stats().tasks == 0
