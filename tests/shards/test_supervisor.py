@@ -191,10 +191,10 @@ def test_a_connection_in_the_queue_of_a_dead_shard_is_kept(serve: Serve) -> None
 
 def test_a_shard_told_to_terminate_drains_and_is_replaced(serve: Serve) -> None:
     server = serve(WORK, "--shards", "1")
+    server.wait_serving()  # the shard answers a moment before the supervisor has heard, and logged, that it is ready
     with server.connect() as client:
         ask(client, b"hello")
         client.sendall(b"sleep 0.5\n")
-        eventually(lambda: psutil.Process(server.pid).children(), "a shard")
         os.kill(server.shard_pids()[0], signal.SIGTERM)
         assert client.recv(100) == b"0 sleep 0.5\n"
     server.wait_log("shard 0 ready", 2)
