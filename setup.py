@@ -13,6 +13,8 @@ MODULES = {
     "clockworker.executor._eevdf_cy": "src/clockworker/executor/_eevdf_cy.py",
     "clockworker.executor._histogram_cy": "src/clockworker/executor/_histogram_cy.py",
     "clockworker.executor._schedulers_cy": "src/clockworker/executor/_schedulers_cy.py",
+    "clockworker.executor._seam_cy": "src/clockworker/executor/_seam_cy.py",
+    "clockworker.executor._tasks_cy": "src/clockworker/executor/_tasks_cy.py",
     "clockworker.executor._core_cy": "src/clockworker/executor/_core_cy.py",
     "clockworker.executor._handles_cy": "src/clockworker/executor/_handles_cy.py",
     "clockworker.ipc._memory_cy": "src/clockworker/ipc/_memory_cy.py",

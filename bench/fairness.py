@@ -37,7 +37,7 @@ import msgspec
 import clockworker as cw
 from bench._fluid import FluidModel
 from bench._report import columns, progress
-from clockworker.executor._core_cy import QueueState
+from clockworker.executor._tasks_cy import QueueState
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -2,68 +2,15 @@ cimport cython
 from libc.stdint cimport int64_t
 from clockworker.executor._eevdf_cy cimport Eevdf, Entity
 from clockworker.executor._histogram_cy cimport Histogram
-from clockworker.executor._native cimport c_function
 from clockworker.executor._schedulers_cy cimport RunnableFifo, ScheduledTask, Scheduler
+from clockworker.executor._seam_cy cimport Seam
+from clockworker.executor._tasks_cy cimport JoinHandle, Membership, QueueState
 
-cdef object MEMBERSHIP
 cdef object _Task
 cdef object _CoroutineType
-cdef object _is_done
-cdef object _copy_context
-cdef object _STEP_TYPE
-cdef c_function _WAKEUP_FUNCTION
-cdef bint _STEP_LAYOUT_KNOWN
 
 
-@cython.final
-cdef class QueueState:
-    cdef readonly object key
-    cdef readonly Scheduler scheduler
-    cdef readonly Entity entity
-    cdef readonly bint catch
-    cdef readonly dict groups
-    cdef readonly Py_ssize_t runnable
-    cdef readonly Py_ssize_t live
-    cdef readonly long long polls
-    cdef readonly long long busy_ns
-    cdef readonly long long spawned
-    cdef readonly long long finished
-    cdef readonly long long panics
-    cdef readonly long long slice_overruns
-    cdef readonly long long preemptions
-    cdef readonly Histogram poll_time
-    cdef readonly Histogram first_poll_wait
-
-
-@cython.final
-cdef class Membership:
-    cdef readonly Core core
-    cdef readonly QueueState queue
-    cdef readonly object group
-    cdef readonly Py_ssize_t live
-    cdef readonly long long service_ns
-    cdef object alone
-
-
-@cython.final
-cdef class JoinHandle(ScheduledTask):
-    cdef readonly Membership membership
-    cdef object callback
-    cdef tuple arguments
-    cdef object context
-    cdef bint held
-    cdef public bint spawned
-    cdef long long first_seen_ns
-    cdef list waiters
-
-    cdef _begin(self, object task, Membership membership, long long arrival)
-    cdef object _new_waiter(self)
-    cpdef release(self, object task)
-
-
-@cython.final
-cdef class Core:
-    cdef readonly object loop
+cdef class Core(Seam):
     cdef readonly dict queues
     cdef public Membership default
     cdef readonly JoinHandle current
@@ -85,6 +32,7 @@ cdef class Core:
     cdef bint _preempt
     cdef Membership _spawning
     cdef JoinHandle _spawned
+    cdef dict _keywords_for_task
     cdef long long _driver_yield_ns
     cdef Py_ssize_t _max_polls
     cdef Eevdf _eevdf
@@ -92,15 +40,10 @@ cdef class Core:
     cdef long long _arrivals
     cdef bint _scheduled
     cdef bint _paused
-    cdef bint _behind
     cdef list _held
     cdef bint _stepped_back
     cdef long long _idle_since
-    cdef unsigned long _thread
-    cdef bint _debug
     cdef object _pump_context
-    cdef object _had_call_soon
-    cdef object _loop_call_soon
     cdef object _get_task_factory
 
     @cython.locals(queue=QueueState)
@@ -108,9 +51,8 @@ cdef class Core:
     cpdef set_share(self, QueueState queue, long long share)
     @cython.locals(queue=QueueState, state=JoinHandle)
     cpdef detach(self)
-    @cython.locals(queue=QueueState, state=JoinHandle)
-    cdef _route(self, object callback, tuple args, object context)
-    cdef _pass(self, object callback, tuple args, object context)
+    @cython.locals(state=JoinHandle)
+    cdef bint take(self, object task, object callback, object argument, object context) except -1
     @cython.locals(queue=QueueState)
     cdef _push(self, JoinHandle state)
     cdef _hold(self, JoinHandle state)
@@ -131,10 +73,10 @@ cdef class Core:
     cdef _enter(self, JoinHandle state)
     @cython.locals(state=JoinHandle)
     cpdef JoinHandle spawn(self, Membership membership, object coroutine, object name)
-    cpdef object context(self, Membership membership)
+    @cython.locals(keywords=dict)
+    cdef object _new_task(self, object coroutine, object name, object context)
     @cython.locals(membership=Membership)
     cpdef Membership group(self, QueueState queue, object key)
-    cdef _check_thread(self, object what)
     cdef _schedule(self)
     @cython.locals(popped=ScheduledTask, state=JoinHandle)
     cdef JoinHandle _take(self, QueueState queue)
@@ -144,7 +86,7 @@ cdef class Core:
         decided=cython.longlong, polls=cython.Py_ssize_t, entity=Entity, queue=QueueState, state=JoinHandle, news=cython.bint
     )
     cdef bint _run_turn(self, long long now) except? -1
-    @cython.locals(arguments=tuple, ended=cython.longlong, elapsed=cython.longlong)
+    @cython.locals(ended=cython.longlong, elapsed=cython.longlong)
     cdef int64_t _run_step(self, QueueState queue, JoinHandle state, long long started) except? -1
     @cython.locals(queue=QueueState)
     cdef _leave(self, JoinHandle state)

@@ -1,4 +1,5 @@
-from clockworker.executor._core_cy cimport Core, Membership, QueueState
+from clockworker.executor._core_cy cimport Core
+from clockworker.executor._tasks_cy cimport Membership, QueueState
 
 
 cdef class GroupHandle:

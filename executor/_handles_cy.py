@@ -7,7 +7,8 @@ import contextvars
 from collections.abc import Awaitable, Coroutine, Generator, Hashable
 from typing import Any, TypeVar
 
-from clockworker.executor._core_cy import Core, Membership, QueueState
+from clockworker.executor._core_cy import Core
+from clockworker.executor._tasks_cy import Membership, QueueState
 from clockworker.executor._join import JoinHandle
 from clockworker.executor._queue import check_share
 
@@ -56,7 +57,7 @@ class GroupHandle:
 
     def context(self) -> contextvars.Context:
         """A copy of the current context in which whatever is started belongs here: a server's connections, for one."""
-        return self._core.context(self._membership)
+        return self._membership.context()
 
 
 class QueueHandle(GroupHandle):

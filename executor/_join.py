@@ -25,6 +25,6 @@ if TYPE_CHECKING:
         def done(self) -> bool: ...
 
 else:
-    from clockworker.executor._core_cy import JoinHandle
+    from clockworker.executor._tasks_cy import JoinHandle
 
 __all__ = ["JoinHandle"]

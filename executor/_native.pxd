@@ -1,6 +1,6 @@
 # What the compiled modules take from C directly. Each has a pure counterpart beside the import.
 
-from cpython.object cimport PyObject
+from cpython.object cimport PyObject, PyTypeObject
 from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 
 
@@ -11,6 +11,59 @@ cdef extern from "Python.h":
     PyObject *PyCFunction_GET_SELF(object callback)
     int PyContext_Enter(object context) except -1
     int PyContext_Exit(object context) except -1
+    object PyContext_Copy(object context)
+    object PyContext_CopyCurrent()
+    int PyContextVar_Get(object var, PyObject *default, PyObject **value) except -1
+    object PyContextVar_Set(object var, object value)
+    object PyObject_Call(object callable, tuple arguments, dict keywords)
+    object PyObject_CallNoArgs(object callable)
+    object PyObject_CallOneArg(object callable, object argument)
+    object PyObject_Vectorcall(object callable, PyObject **arguments, size_t count, PyObject *keywords)
+    PyTypeObject *Py_TYPE(PyObject *object)
+    void Py_DECREF(PyObject *object)
+    PyObject *Py_None
+    PyObject *Py_True
+
+
+cdef extern from *:
+    """
+    /* A builtin method whose arguments arrive as an array: no tuple and no dict is made for a call. */
+    typedef PyObject *(*clockworker_method)(PyObject *, PyObject **, Py_ssize_t, PyObject *);
+
+    static PyMethodDef clockworker_call_soon = {"call_soon", NULL, METH_FASTCALL | METH_KEYWORDS, NULL};
+
+    static inline PyObject *clockworker_new_call_soon(clockworker_method method, PyObject *self) {
+        clockworker_call_soon.ml_meth = (PyCFunction)(void (*)(void))method;
+        return PyCFunction_New(&clockworker_call_soon, self);
+    }
+
+    /* The C functions behind a descriptor of a builtin type. NULL if it is of another kind: then ask by name. */
+    static inline PyCFunction clockworker_method_without_arguments(PyObject *descriptor) {
+        if (!Py_IS_TYPE(descriptor, &PyMethodDescr_Type)) return NULL;
+        PyMethodDef *method = ((PyMethodDescrObject *)descriptor)->d_method;
+        return method->ml_flags == METH_NOARGS ? method->ml_meth : NULL;
+    }
+
+    static inline int clockworker_is_true(PyCFunction function, PyObject *self) {
+        PyObject *answer = function(self, NULL);
+        if (answer == NULL) return -1;
+        int is_true = answer == Py_True;
+        Py_DECREF(answer);
+        return is_true;
+    }
+
+    static inline int clockworker_in_empty_context(void) {
+        PyObject *context = PyThreadState_Get()->context;
+        return context == NULL || PyObject_Size(context) == 0;
+    }
+    """
+    ctypedef object (*method "clockworker_method")(object, PyObject **, Py_ssize_t, PyObject *)
+    object new_call_soon "clockworker_new_call_soon"(method function, object self)
+    c_function method_without_arguments "clockworker_method_without_arguments"(object descriptor)
+    int is_true "clockworker_is_true"(c_function function, object self) except -1
+    bint in_empty_context "clockworker_in_empty_context"()
+    int __builtin_clzll(unsigned long long value) noexcept
+    int __builtin_ctzll(unsigned long long value) noexcept
 
 
 cdef inline object bound_self(object callback):
@@ -41,8 +94,3 @@ cdef inline long long now_ns() noexcept:
 
 cdef inline int bit_length(unsigned long long value) noexcept:
     return 64 - __builtin_clzll(value) if value else 0
-
-
-cdef extern from *:
-    int __builtin_clzll(unsigned long long value) noexcept
-    int __builtin_ctzll(unsigned long long value) noexcept

@@ -1,0 +1,65 @@
+cimport cython
+from cpython.object cimport PyObject
+from clockworker.executor._native cimport (
+    PyCFunction_CheckExact,
+    PyCFunction_GET_FUNCTION,
+    PyObject_Vectorcall,
+    Py_TYPE,
+    bound_self,
+    c_function,
+    step_task,
+)
+
+cdef object _STEP_TYPE
+cdef c_function _WAKEUP
+cdef c_function _DONE
+cdef c_function _CANCELLED
+cdef bint _STEP_LAYOUT_KNOWN
+
+
+cdef class Seam:
+    cdef readonly object loop
+    cdef bint behind
+    cdef bint debug
+    cdef unsigned long _thread
+    cdef object _had_call_soon
+    cdef object _loop_call_soon
+    cdef tuple _keywords
+
+    cpdef take_call_soon(self, object loop)
+    cpdef give_call_soon_back(self)
+    cdef bint take(self, object task, object callback, object argument, object context) except -1
+    cpdef schedule(self, object callback, object argument, object context)
+    cdef object pass_on(self, object callback, tuple args, object context)
+    cpdef check_thread(self, object what)
+    cdef _check_seam_thread(self)
+    cdef bint _names_context(self, tuple keywords) except -1
+
+
+cdef bint is_done(object task) except -1
+cdef bint is_cancelled(object task) except -1
+
+
+cdef inline bint is_wakeup(object callback):
+    return PyCFunction_CheckExact(callback) and PyCFunction_GET_FUNCTION(callback) == _WAKEUP
+
+
+cdef inline object task_of(object step):
+    return step_task(step) if _STEP_LAYOUT_KNOWN else step.__self__
+
+
+cdef inline object seam_call_soon(object self, PyObject **args, Py_ssize_t count, PyObject *keywords):
+    """`Seam.call_soon` when compiled. `args`: the positional arguments, then those that `keywords` names."""
+    cdef Seam seam = <Seam>self
+    cdef PyObject *callback
+    if keywords != NULL and (keywords == <PyObject *>seam._keywords or seam._names_context(<tuple>keywords)):
+        callback = args[0]
+        if count == 1:
+            if <PyObject *>Py_TYPE(callback) == <PyObject *>_STEP_TYPE:
+                if seam.take(task_of(<object>callback), <object>callback, None, <object>args[1]):
+                    return None
+        elif count == 2 and is_wakeup(<object>callback):
+            if seam.take(bound_self(<object>callback), <object>callback, <object>args[1], <object>args[2]):
+                return None
+    seam.behind = True
+    return PyObject_Vectorcall(seam._loop_call_soon, args, count, keywords)

@@ -1,0 +1,184 @@
+# cython: language_level=3, annotation_typing=False
+"""The seam: between asyncio and its tasks.
+
+CPython's `asyncio.Task` asks its loop for every step and every wake-up by `loop.call_soon(callback, ..., context=...)`, where
+`callback.__self__` is the task. An instance attribute `call_soon` on the loop sees them all, on asyncio's loops and on
+uvloop's. What is not a step or a wake-up, or not of a task that the owner takes, passes straight through. Tasks stay genuine
+`asyncio.Task`s.
+
+Rejected: driving coroutines ourselves (nothing in the ecosystem would recognise the current task), a custom task factory
+(sees births, not wake-ups), and subclassing a loop (a loop for each loop).
+
+Compiled, the attribute is a builtin method that takes its arguments as an array (`seam_call_soon` in the .pxd): it is
+called for every step of every task.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import threading
+import types
+from typing import Any
+
+try:
+    import cython
+except ModuleNotFoundError:
+    from clockworker import _cython_shim as cython
+
+from clockworker._errors import UsageError
+
+if cython.compiled:
+    from cython.cimports.clockworker.executor._native import (
+        PyCFunction_GET_FUNCTION,
+        is_true,
+        method_without_arguments,
+        new_call_soon,
+        step_holds,
+    )
+
+
+class _TaskCallbacks:
+    """What the C Task hands to call_soon, found by asking one."""
+
+    def __init__(self) -> None:
+        seen: list[Any] = []
+
+        class Recorder:
+            def call_soon(self, callback: Any, *args: Any, context: Any = None) -> None:
+                seen.append(callback)
+
+            def get_debug(self) -> bool:
+                return False
+
+        async def wait(future: asyncio.Future[None]) -> None:
+            await future
+
+        loop: Any = Recorder()
+        future: asyncio.Future[None] = asyncio.Future(loop=loop)
+        asyncio.Task(wait(future), loop=loop)
+        self.step = seen.pop()
+        self.step()
+        future.set_result(None)
+        self.wakeup = seen.pop()
+        self.wakeup(future)
+
+
+_callbacks = _TaskCallbacks()
+_STEP_TYPE = type(_callbacks.step)
+if cython.compiled:
+    _WAKEUP = PyCFunction_GET_FUNCTION(_callbacks.wakeup)
+    # The type is private, but its first field has been the task since 3.7; a look at one tells if it still is.
+    _STEP_LAYOUT_KNOWN = step_holds(_callbacks.step, _callbacks.step.__self__)
+    # They are asked after every step, and a look-up by name costs ten times as much.
+    _DONE = method_without_arguments(asyncio.Task.done)
+    _CANCELLED = method_without_arguments(asyncio.Task.cancelled)
+_WAKEUP_NAME = _callbacks.wakeup.__name__
+
+
+def is_done(task: asyncio.Task[Any]) -> bool:
+    if cython.compiled:
+        return is_true(_DONE, task) if _DONE else task.done()
+    return task.done()
+
+
+def is_cancelled(task: asyncio.Task[Any]) -> bool:
+    if cython.compiled:
+        return is_true(_CANCELLED, task) if _CANCELLED else task.cancelled()
+    return task.cancelled()
+
+
+class Seam:
+    """Takes the place of one loop's `call_soon`. Its owner, a subclass, says which tasks are its own (`take`)."""
+
+    loop: asyncio.AbstractEventLoop | None  # None before and after
+    behind: bool  # the loop was given something that did not stay here since the owner last said False
+    debug: bool  # the loop's, when the owner last looked
+    _thread: int
+    _had_call_soon: Any
+    _loop_call_soon: Any
+    _keywords: tuple[str, ...]  # the tuple ("context",) in which the C Task names its keyword
+
+    def __init__(self) -> None:
+        self.loop = None
+        self.behind = False
+        self.debug = False
+        self._thread = 0
+        self._had_call_soon = None
+        self._loop_call_soon = None
+        self._keywords = ()
+
+    def take_call_soon(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Take the loop's `call_soon`."""
+        if isinstance(getattr(loop.call_soon, "__self__", None), Seam):
+            raise UsageError("this loop has an executor already: leave its `async with` first, or use its queues")
+        self._had_call_soon = getattr(loop, "__dict__", {}).get("call_soon")
+        self._loop_call_soon = loop.call_soon
+        try:
+            loop.call_soon = new_call_soon(seam_call_soon, self) if cython.compiled else self.call_soon  # type: ignore[method-assign, assignment, name-defined]  # noqa: F821
+        except AttributeError:
+            raise UsageError(
+                f"{type(loop).__module__}.{type(loop).__qualname__} does not let its call_soon be replaced; "
+                "asyncio's own loops and uvloop's do"
+            ) from None
+        self.loop = loop
+        self._thread = threading.get_ident()
+        self.debug = loop.get_debug()
+
+    def give_call_soon_back(self) -> None:
+        """`pass_on` still works afterwards; `loop` is the owner's to clear."""
+        if self._had_call_soon is not None:
+            self.loop.call_soon = self._had_call_soon  # type: ignore[union-attr, method-assign]
+        else:
+            del self.loop.call_soon  # type: ignore[union-attr]
+
+    def take(self, task: asyncio.Task[Any], callback: Any, argument: Any, context: contextvars.Context) -> bool:
+        """A step (then `argument` is None) or a wake-up of the task. True if it is the owner's, who will run it."""
+        raise NotImplementedError
+
+    def call_soon(self, callback: Any, *args: Any, context: contextvars.Context | None = None) -> Any:
+        """In place of the loop's `call_soon`. What is taken returns None: the Task does not look at its handles."""
+        if context is not None:
+            if type(callback) is _STEP_TYPE:
+                if not args and self.take(callback.__self__, callback, None, context):  # type: ignore[attr-defined]
+                    return None
+            elif (
+                type(callback) is types.BuiltinFunctionType
+                and callback.__name__ == _WAKEUP_NAME
+                and len(args) == 1
+                and self.take(callback.__self__, callback, args[0], context)  # type: ignore[arg-type]
+            ):
+                return None
+        return self.pass_on(callback, args, context)
+
+    def schedule(self, callback: Any, argument: Any, context: contextvars.Context) -> None:
+        """`call_soon(callback, argument, context=context)`, from here."""
+        if cython.compiled:
+            if is_wakeup(callback) and self.take(bound_self(callback), callback, argument, context):  # type: ignore[name-defined]  # noqa: F821
+                return
+            self.pass_on(callback, (argument,), context)
+        else:
+            self.call_soon(callback, argument, context=context)
+
+    def pass_on(self, callback: Any, args: tuple[Any, ...], context: contextvars.Context | None) -> Any:
+        """To the loop with what is not the owner's."""
+        self.behind = True
+        return self._loop_call_soon(callback, *args, context=context)
+
+    def check_thread(self, what: str) -> None:
+        """Raise UsageError in a thread other than the loop's."""
+        if threading.get_ident() != self._thread:
+            raise UsageError(f"{what} was called from another thread: use loop.call_soon_threadsafe({what}, ...)")
+
+    def _check_seam_thread(self) -> None:
+        if threading.get_ident() != self._thread:
+            raise RuntimeError(
+                "Non-thread-safe operation: call_soon of an event loop with an executor was called from another thread"
+            )
+
+    def _names_context(self, keywords: tuple[str, ...]) -> bool:
+        """Whether the only keyword is `context`. The C Task names it by the same tuple each time: it is remembered."""
+        if keywords == ("context",):
+            self._keywords = keywords
+            return True
+        return False

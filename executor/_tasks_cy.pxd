@@ -1,0 +1,79 @@
+cimport cython
+from clockworker.executor._eevdf_cy cimport Entity
+from clockworker.executor._histogram_cy cimport Histogram
+from clockworker.executor._schedulers_cy cimport ScheduledTask, Scheduler
+from clockworker.executor._seam_cy cimport Seam
+
+cdef object MEMBERSHIP
+
+
+@cython.final
+cdef class QueueState:
+    cdef readonly object key
+    cdef public Scheduler scheduler
+    cdef public Entity entity
+    cdef readonly bint catch
+    cdef readonly dict groups
+    cdef public Py_ssize_t runnable
+    cdef public Py_ssize_t live
+    cdef public long long polls
+    cdef public long long busy_ns
+    cdef public long long spawned
+    cdef public long long finished
+    cdef public long long panics
+    cdef public long long slice_overruns
+    cdef public long long preemptions
+    cdef readonly Histogram poll_time
+    cdef readonly Histogram first_poll_wait
+
+
+@cython.final
+cdef class Membership:
+    cdef readonly Seam core
+    cdef readonly QueueState queue
+    cdef readonly object group
+    cdef public Py_ssize_t live
+    cdef public long long service_ns
+    cdef object alone
+
+    cpdef object context(self)
+    cdef object context_for_task(self)
+
+
+@cython.final
+cdef class Waiter:
+    cdef public bint _asyncio_future_blocking
+    cdef JoinHandle handle
+    cdef bint quiet
+    cdef bint waiting
+    cdef bint finished
+    cdef bint was_cancelled
+    cdef object message
+    cdef object callback
+    cdef object context
+    cdef Waiter before
+    cdef Waiter after
+
+    cdef finish(self)
+
+
+@cython.final
+cdef class JoinHandle(ScheduledTask):
+    cdef readonly Membership membership
+    cdef object callback
+    cdef object argument
+    cdef object context
+    cdef bint held
+    cdef public bint spawned
+    cdef long long first_seen_ns
+    cdef Waiter first_waiter
+    cdef Waiter last_waiter
+
+    cdef begin(self, object task, Membership membership, long long arrival)
+    @cython.locals(waiter=Waiter)
+    cdef Waiter waiter(self, bint quiet)
+    cdef add(self, Waiter waiter)
+    cdef remove(self, Waiter waiter)
+    cdef release_at_end(self)
+    @cython.locals(waiter=Waiter)
+    cpdef release(self, object task)

@@ -1,0 +1,333 @@
+# cython: language_level=3, annotation_typing=False
+"""What the core keeps: of a queue, of a place in a queue, of a task, and of who waits for one.
+
+*Membership* of a queue and group is a context variable, so all that a task starts, through any library, is in the same
+queue. It is read once, when a task is first seen.
+
+`JoinHandle` is one object for three purposes: what the user holds, what schedulers see (its base), and where the core keeps
+the step that waits to run. A task costs one allocation here.
+
+`Waiter` is why awaiting a handle is cheap: a future that only the core completes. It takes part in what the Task asks of a
+future, whatever its class (`_asyncio_future_blocking`). Rejected: waiting for the task itself, for cancelling who waits on a
+task cancels the task; and an `asyncio.Future` for each wait, which made `await handle` twice as expensive.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import types
+from collections.abc import Generator, Hashable
+from typing import Any
+
+try:
+    import cython
+except ModuleNotFoundError:
+    from clockworker import _cython_shim as cython
+
+from clockworker._errors import TaskCancelled, TaskPanicked
+from clockworker.executor._eevdf_cy import Entity
+from clockworker.executor._histogram_cy import Histogram
+from clockworker.executor._outcome import Ok
+from clockworker.executor._schedulers_cy import ScheduledTask, Scheduler
+from clockworker.executor._seam_cy import Seam
+
+if cython.compiled:
+    from cython.cimports.clockworker.executor._native import (
+        PyContext_Copy,
+        PyContext_CopyCurrent,
+        PyContext_Enter,
+        PyContext_Exit,
+        PyContextVar_Set,
+        in_empty_context,
+    )
+    from cython.cimports.clockworker.executor._seam_cy import is_cancelled, is_done
+else:
+    from clockworker.executor._seam_cy import is_cancelled, is_done
+
+MEMBERSHIP: contextvars.ContextVar[Membership] = contextvars.ContextVar("clockworker.membership")
+
+
+class QueueState:
+    """One queue while it runs: its entity in the policy, its scheduler, its counters."""
+
+    key: Hashable
+    scheduler: Scheduler
+    entity: Entity
+    catch: bool  # panics are left to whoever awaits
+    groups: dict[Hashable, Membership]
+    runnable: int
+    live: int
+    polls: int
+    busy_ns: int
+    spawned: int
+    finished: int
+    panics: int
+    slice_overruns: int  # steps that took longer than the queue's slice
+    preemptions: int  # steps during which a queue with an earlier deadline became runnable
+    poll_time: Histogram
+    first_poll_wait: Histogram
+
+    def __init__(self, key: Hashable, scheduler: Scheduler, catch: bool) -> None:
+        self.key = key
+        self.scheduler = scheduler
+        self.catch = catch
+        self.groups = {}
+        self.runnable = 0
+        self.live = 0
+        self.polls = 0
+        self.busy_ns = 0
+        self.spawned = 0
+        self.finished = 0
+        self.panics = 0
+        self.slice_overruns = 0
+        self.preemptions = 0
+        self.poll_time = Histogram()
+        self.first_poll_wait = Histogram()
+
+
+class Membership:
+    """A place in a queue, with or without a group; the value of the context variable."""
+
+    core: Seam
+    queue: QueueState
+    group: Hashable
+    live: int  # tasks of the group; the group is dropped with the last
+    service_ns: int  # CPU time of the group's tasks while it has lived
+    alone: contextvars.Context | None  # in which this is the only variable
+
+    def __init__(self, core: Seam, queue: QueueState, group: Hashable) -> None:
+        self.core = core
+        self.queue = queue
+        self.group = group
+        self.live = 0
+        self.service_ns = 0
+        self.alone = None
+
+    def context(self) -> contextvars.Context:
+        """A copy of the current context in which whatever is started has this membership."""
+        if cython.compiled:
+            if in_empty_context():
+                # The most frequent case: copies of one context share what is in it.
+                if self.alone is None:
+                    self.alone = contextvars.Context()
+                    self.alone.run(MEMBERSHIP.set, self)
+                return PyContext_Copy(self.alone)
+            context = PyContext_CopyCurrent()
+            PyContext_Enter(context)
+            try:
+                PyContextVar_Set(MEMBERSHIP, self)
+            finally:
+                PyContext_Exit(context)
+            return context
+        context = contextvars.copy_context()
+        context.run(MEMBERSHIP.set, self)
+        return context
+
+    def context_for_task(self) -> contextvars.Context | None:
+        """What to give to a Task's constructor; None if the current context, which it copies, has this membership."""
+        return None if MEMBERSHIP.get(None) is self else self.context()
+
+
+class Waiter:
+    """Where one task waits for the end of another, once. Its iterator yields itself, which tells the Task to wait for it.
+
+    Linked into its handle's list from then until it is over.
+    """
+
+    _asyncio_future_blocking: bool
+    handle: JoinHandle
+    quiet: bool  # only wait: neither raise nor return what became of the task
+    waiting: bool  # has been yielded
+    finished: bool  # who waits has been told
+    was_cancelled: bool
+    message: object  # of the cancellation
+    callback: Any  # the wake-up of who waits
+    context: contextvars.Context
+    before: Waiter | None
+    after: Waiter | None
+
+    def __iter__(self) -> Waiter:
+        return self
+
+    def __await__(self) -> Waiter:
+        return self
+
+    def __next__(self) -> Waiter:
+        task = self.handle.task
+        if not is_done(task):
+            if self.waiting:
+                raise RuntimeError("await wasn't used with future")
+            self.waiting = True
+            self._asyncio_future_blocking = True
+            self.handle.add(self)
+            return self
+        if self.quiet:
+            raise StopIteration
+        if is_cancelled(task):
+            raise TaskCancelled(f"{task.get_name()} was aborted")
+        value = task.result()
+        if value is None:
+            raise StopIteration
+        raise StopIteration(value)
+
+    # What asyncio asks of a future that a task waits for.
+
+    def get_loop(self) -> asyncio.AbstractEventLoop:
+        return self.handle.task.get_loop()
+
+    def add_done_callback(self, callback: Any, *, context: contextvars.Context) -> None:
+        self.callback = callback
+        self.context = context
+
+    def cancel(self, msg: object = None) -> bool:
+        """Wake who waits with CancelledError. The task goes on."""
+        if self.finished:
+            return False
+        self.was_cancelled = True
+        self.message = msg
+        self.handle.remove(self)
+        self.finish()
+        return True
+
+    def done(self) -> bool:
+        return self.finished
+
+    def cancelled(self) -> bool:
+        return self.was_cancelled
+
+    def result(self) -> None:
+        if self.was_cancelled:
+            raise asyncio.CancelledError() if self.message is None else asyncio.CancelledError(self.message)
+
+    def finish(self) -> None:
+        """Tell who waits, if it has begun to."""
+        self.finished = True
+        if self.callback is not None:
+            core = self.handle.membership.core
+            if core.loop is not None:
+                core.schedule(self.callback, self, self.context)
+            else:  # the executor has left the loop
+                self.get_loop().call_soon(self.callback, self, context=self.context)
+            self.callback = None
+
+
+class JoinHandle(ScheduledTask):
+    """A spawned task, to wait for or to abort. Dropping the handle leaves the task running.
+
+    `await handle` gives the task's value, raises the task's own exception, or `TaskCancelled` if the task was aborted. It
+    may be awaited more than once, by several tasks. Cancelling one who waits does not touch the task.
+
+    task: the genuine asyncio task.
+    """
+
+    # Tasks that were not spawned but inherited their queue have one too.
+    membership: Membership
+    callback: Any  # the pending step or wake-up; None while it waits for something or runs
+    argument: Any  # the wake-up's; None for a step
+    context: contextvars.Context
+    held: bool  # back, with its step: it is not in the scheduler yet
+    spawned: bool  # by `spawn`: then an exception that escapes it is a panic
+    first_seen_ns: int  # 0 once it has been polled
+    first_waiter: Waiter | None
+    last_waiter: Waiter | None
+
+    # Instead of a constructor, whose arguments would be packed and parsed at every spawn.
+    def begin(self, task: asyncio.Task[Any], membership: Membership, arrival: int) -> None:
+        self.task = task
+        self.group = membership.group
+        self.arrival = arrival
+        self.position = -1
+        self.membership = membership
+        if not cython.compiled:
+            self.key = 0
+            self.tie = 0
+            self.service_ns = 0
+            self.slot = None
+            self.next = None
+            self.callback = None
+            self.argument = None
+            self.context = None  # type: ignore[assignment]
+            self.held = False
+            self.spawned = False
+            self.first_seen_ns = 0
+            self.first_waiter = None
+            self.last_waiter = None
+
+    def __await__(self) -> Generator[Any, None, Any]:
+        return self.waiter(False)  # type: ignore[return-value]
+
+    async def outcome(self) -> Ok[Any] | TaskPanicked | TaskCancelled:
+        """Wait, and return what became of the task instead of raising it, for `match`."""
+        task = self.task
+        await self.waiter(True)  # type: ignore[misc]
+        if task.cancelled():
+            return TaskCancelled(f"{task.get_name()} was aborted")
+        exception = task.exception()
+        return Ok(task.result()) if exception is None else TaskPanicked(exception)
+
+    def abort(self) -> bool:
+        """Cancel the task at its next await, or before its first step. False if it was done already.
+
+        Raises UsageError from a thread other than the executor's.
+        """
+        self.membership.core.check_thread("abort")
+        return self.task.cancel()
+
+    def done(self) -> bool:
+        """True once the task has returned, raised or been cancelled."""
+        return self.task.done()
+
+    __class_getitem__ = classmethod(types.GenericAlias)  # type: ignore[var-annotated]  # as type checkers know it
+
+    def __repr__(self) -> str:
+        return f"<JoinHandle of {self.task!r}>"
+
+    def waiter(self, quiet: bool) -> Waiter:
+        waiter: Waiter = Waiter.__new__(Waiter)
+        waiter.handle = self
+        waiter.quiet = quiet
+        if not cython.compiled:
+            waiter._asyncio_future_blocking = False
+            waiter.waiting = False
+            waiter.finished = False
+            waiter.was_cancelled = False
+            waiter.message = None
+            waiter.callback = None
+            waiter.context = None  # type: ignore[assignment]
+            waiter.before = None
+            waiter.after = None
+        return waiter
+
+    def add(self, waiter: Waiter) -> None:
+        if self.first_waiter is None:
+            self.first_waiter = waiter
+            if self.membership.core.loop is None:
+                self.release_at_end()
+        else:
+            waiter.before = self.last_waiter
+            self.last_waiter.after = waiter  # type: ignore[union-attr]
+        self.last_waiter = waiter
+
+    def remove(self, waiter: Waiter) -> None:
+        if waiter.before is None:
+            self.first_waiter = waiter.after
+        else:
+            waiter.before.after = waiter.after
+        if waiter.after is None:
+            self.last_waiter = waiter.before
+        else:
+            waiter.after.before = waiter.before
+        waiter.before = None
+        waiter.after = None
+
+    def release_at_end(self) -> None:
+        """The core will not see the task's end."""
+        self.task.add_done_callback(self.release)
+
+    def release(self, task: asyncio.Task[Any]) -> None:
+        """Tell those who wait: the task is done. The core calls this, and once it has detached the task itself does."""
+        while self.first_waiter is not None:
+            waiter = self.first_waiter
+            self.remove(waiter)
+            waiter.finish()
