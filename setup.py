@@ -15,6 +15,7 @@ MODULES = {
     "clockworker.executor._schedulers_cy": "src/clockworker/executor/_schedulers_cy.py",
     "clockworker.executor._seam_cy": "src/clockworker/executor/_seam_cy.py",
     "clockworker.executor._tasks_cy": "src/clockworker/executor/_tasks_cy.py",
+    "clockworker.executor._table_cy": "src/clockworker/executor/_table_cy.py",
     "clockworker.executor._core_cy": "src/clockworker/executor/_core_cy.py",
     "clockworker.executor._handles_cy": "src/clockworker/executor/_handles_cy.py",
     "clockworker.ipc._memory_cy": "src/clockworker/ipc/_memory_cy.py",

@@ -4,6 +4,7 @@ from clockworker.executor._eevdf_cy cimport Eevdf, Entity
 from clockworker.executor._histogram_cy cimport Histogram
 from clockworker.executor._schedulers_cy cimport RunnableFifo, ScheduledTask, Scheduler
 from clockworker.executor._seam_cy cimport Seam
+from clockworker.executor._table_cy cimport TaskTable
 from clockworker.executor._tasks_cy cimport JoinHandle, Membership, QueueState
 
 cdef object _Task
@@ -33,10 +34,11 @@ cdef class Core(Seam):
     cdef Membership _spawning
     cdef JoinHandle _spawned
     cdef dict _keywords_for_task
+    cdef bint _constructing
     cdef long long _driver_yield_ns
     cdef Py_ssize_t _max_polls
     cdef Eevdf _eevdf
-    cdef dict _table
+    cdef TaskTable _table
     cdef long long _arrivals
     cdef bint _scheduled
     cdef bint _paused

@@ -13,16 +13,16 @@ cdef extern from "Python.h":
     int PyContext_Exit(object context) except -1
     object PyContext_Copy(object context)
     object PyContext_CopyCurrent()
-    int PyContextVar_Get(object var, PyObject *default, PyObject **value) except -1
     object PyContextVar_Set(object var, object value)
     object PyObject_Call(object callable, tuple arguments, dict keywords)
     object PyObject_CallNoArgs(object callable)
     object PyObject_CallOneArg(object callable, object argument)
     object PyObject_Vectorcall(object callable, PyObject **arguments, size_t count, PyObject *keywords)
     PyTypeObject *Py_TYPE(PyObject *object)
-    void Py_DECREF(PyObject *object)
-    PyObject *Py_None
-    PyObject *Py_True
+    void Py_INCREF(object)
+    void Py_DECREF(object)
+    void PyObject_GC_Track(object)
+    void PyObject_GC_UnTrack(object)
 
 
 cdef extern from *:
@@ -52,6 +52,17 @@ cdef extern from *:
         return is_true;
     }
 
+    /* Only to be compared: the reference is given back. */
+    static inline void *clockworker_context_value(PyObject *variable) {
+        PyObject *value;
+        if (PyContextVar_Get(variable, NULL, &value) < 0) {
+            PyErr_Clear();
+            return NULL;
+        }
+        Py_XDECREF(value);
+        return value;
+    }
+
     static inline int clockworker_in_empty_context(void) {
         PyObject *context = PyThreadState_Get()->context;
         return context == NULL || PyObject_Size(context) == 0;
@@ -61,6 +72,7 @@ cdef extern from *:
     object new_call_soon "clockworker_new_call_soon"(method function, object self)
     c_function method_without_arguments "clockworker_method_without_arguments"(object descriptor)
     int is_true "clockworker_is_true"(c_function function, object self) except -1
+    void *context_value "clockworker_context_value"(object variable)
     bint in_empty_context "clockworker_in_empty_context"()
     int __builtin_clzll(unsigned long long value) noexcept
     int __builtin_ctzll(unsigned long long value) noexcept

@@ -19,6 +19,7 @@ cdef bint _STEP_LAYOUT_KNOWN
 
 cdef class Seam:
     cdef readonly object loop
+    cdef readonly object completed
     cdef bint behind
     cdef bint debug
     cdef unsigned long _thread

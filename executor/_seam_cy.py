@@ -92,6 +92,7 @@ class Seam:
     """Takes the place of one loop's `call_soon`. Its owner, a subclass, says which tasks are its own (`take`)."""
 
     loop: asyncio.AbstractEventLoop | None  # None before and after
+    completed: asyncio.Future[None]  # an argument for wake-ups of those who did not wait for an asyncio.Future
     behind: bool  # the loop was given something that did not stay here since the owner last said False
     debug: bool  # the loop's, when the owner last looked
     _thread: int
@@ -122,6 +123,8 @@ class Seam:
                 "asyncio's own loops and uvloop's do"
             ) from None
         self.loop = loop
+        self.completed = loop.create_future()
+        self.completed.set_result(None)
         self._thread = threading.get_ident()
         self.debug = loop.get_debug()
 

@@ -39,6 +39,7 @@ if cython.compiled:
         PyContext_Enter,
         PyContext_Exit,
         PyContextVar_Set,
+        context_value,
         in_empty_context,
     )
     from cython.cimports.clockworker.executor._seam_cy import is_cancelled, is_done
@@ -126,6 +127,8 @@ class Membership:
 
     def context_for_task(self) -> contextvars.Context | None:
         """What to give to a Task's constructor; None if the current context, which it copies, has this membership."""
+        if cython.compiled:
+            return None if context_value(MEMBERSHIP) == cython.cast(cython.p_void, self) else self.context()
         return None if MEMBERSHIP.get(None) is self else self.context()
 
 
@@ -174,7 +177,8 @@ class Waiter:
     # What asyncio asks of a future that a task waits for.
 
     def get_loop(self) -> asyncio.AbstractEventLoop:
-        return self.handle.task.get_loop()
+        loop = self.handle.membership.core.loop
+        return self.handle.task.get_loop() if loop is None else loop
 
     def add_done_callback(self, callback: Any, *, context: contextvars.Context) -> None:
         self.callback = callback
@@ -206,7 +210,8 @@ class Waiter:
         if self.callback is not None:
             core = self.handle.membership.core
             if core.loop is not None:
-                core.schedule(self.callback, self, self.context)
+                # A wake-up asks what it is given for a result or an exception, and an asyncio.Future four times as quickly.
+                core.schedule(self.callback, self if self.was_cancelled else core.completed, self.context)
             else:  # the executor has left the loop
                 self.get_loop().call_soon(self.callback, self, context=self.context)
             self.callback = None
