@@ -26,6 +26,7 @@ cdef class Eevdf:
     cdef long long _entities
     cdef Heap _eligible
     cdef Heap _waiting
+    cdef Entity _current
 
     cpdef Entity add(self, object item, long long share, long long slice_ns)
     @cython.locals(lag=cython.longlong)
@@ -35,13 +36,15 @@ cdef class Eevdf:
     cpdef deactivate(self, Entity entity)
     @cython.locals(step=cython.longlong)
     cpdef charge(self, Entity entity, long long elapsed_ns)
-    @cython.locals(entity=Entity)
+    @cython.locals(entity=Entity, current=Entity)
     cpdef Entity pick(self)
+    @cython.locals(entity=Entity)
+    cdef _promote(self)
     @cython.locals(old_share=cython.longlong)
     cpdef set_share(self, Entity entity, long long share)
     cdef _insert(self, Entity entity)
     cdef _withdraw(self, Entity entity)
-    @cython.locals(step=cython.longlong, heap=Heap, entity=Entity)
+    @cython.locals(step=cython.longlong, heap=Heap, entity=Entity, current=Entity)
     cdef _rebase(self)
 
 

@@ -26,14 +26,25 @@ Choices:
   share / 1,024 ns; V carries its remainder.
 - Two heaps instead of the kernel's augmented red-black tree: the eligible by deadline, the waiting by virtual runtime. V
   only moves forward, so the waiting become eligible in the order of their virtual runtimes, and a choice costs O(log n)
-  for those that change sides. Who has run ahead is found out when it comes to the top of the eligible.
+  for those that change sides. Who was picked last stays outside of both until another is, as in Linux: then charging it is
+  arithmetic, and a queue that goes on, or is alone, costs no heap operation.
 
 Policy only: no clock, no asyncio. Elapsed times and slices are nanoseconds.
 """
 
 from __future__ import annotations
 
+try:
+    import cython
+except ModuleNotFoundError:
+    from clockworker import _cython_shim as cython
+
 from clockworker.executor._heap_cy import Heap, HeapNode
+
+if cython.compiled:
+    from cython.cimports.clockworker.executor._heap_cy import precedes
+else:
+    from clockworker.executor._heap_cy import precedes
 
 _SHIFT = 10
 MAX_SHARE = 10_000  # as cgroup v2's cpu.weight
@@ -54,7 +65,7 @@ class Entity(HeapNode):
     deadline: int  # meaningful while active
     kept_lag: int  # meaningful while inactive: what it was owed when it left
     active: bool
-    eligible: bool  # in the heap of the eligible, rather than of the waiting; `pick` makes sure
+    eligible: bool  # picked last or in the heap of the eligible, rather than of the waiting; `pick` makes sure
 
     def __init__(self, item: object, share: int, slice_ns: int, tie: int) -> None:
         super().__init__()
@@ -78,6 +89,7 @@ class Eevdf:
     _entities: int
     _eligible: Heap
     _waiting: Heap
+    _current: Entity | None  # picked last, active, and in neither heap
 
     def __init__(self) -> None:
         self.total_share = 0
@@ -86,6 +98,7 @@ class Eevdf:
         self._entities = 0
         self._eligible = Heap()
         self._waiting = Heap()
+        self._current = None
 
     def add(self, item: object, share: int, slice_ns: int) -> Entity:
         """A new, inactive entity. Among equals, those added earlier win."""
@@ -125,35 +138,51 @@ class Eevdf:
         entity.vruntime += virtual_span(elapsed_ns, entity.share)
         if entity.vruntime >= entity.deadline:
             entity.deadline = entity.vruntime + virtual_span(entity.slice_ns, entity.share)
-            if entity.eligible:
-                entity.key = entity.deadline
-                self._eligible.update(entity)
-        if not entity.eligible:
-            entity.key = entity.vruntime
-            self._waiting.update(entity)
+        if entity is not self._current:
+            self._withdraw(entity)
+            self._insert(entity)
         if self.virtual_time > _REBASE_AT:
             self._rebase()
 
     def pick(self) -> Entity | None:
         """The entity that should run now; it stays active. None if none is active."""
-        if self.total_share == 0:
+        current = self._current
+        if current is not None:
+            if self.total_share == current.share:  # it is alone
+                if current.vruntime > self.virtual_time:
+                    self.virtual_time = current.vruntime
+                return current
+            self._promote()
+            if current.vruntime <= self.virtual_time:
+                current.key = current.deadline
+                if self._eligible.count == 0 or precedes(current, self._eligible.top()):
+                    return current
+            self._insert(current)
+            self._current = None
+        elif self.total_share == 0:
             return None
         entity: Entity
         while True:
-            while self._waiting.count:
-                entity = self._waiting.top()
-                if entity.key > self.virtual_time:
-                    break
-                self._withdraw(entity)
-                self._insert(entity)
+            self._promote()
             while self._eligible.count:
                 entity = self._eligible.top()
                 if entity.vruntime <= self.virtual_time:
+                    self._eligible.remove(entity)
+                    self._current = entity
                     return entity
-                self._withdraw(entity)
+                self._eligible.remove(entity)
                 self._insert(entity)
             entity = self._waiting.top()
             self.virtual_time = entity.key
+
+    def _promote(self) -> None:
+        """V has moved: some of the waiting may be eligible."""
+        while self._waiting.count:
+            entity: Entity = self._waiting.top()
+            if entity.key > self.virtual_time:
+                break
+            self._waiting.remove(entity)
+            self._insert(entity)
 
     def set_share(self, entity: Entity, share: int) -> None:
         """Change the share; what the entity is owed in nanoseconds stays."""
@@ -169,6 +198,7 @@ class Eevdf:
         self._insert(entity)
 
     def _insert(self, entity: Entity) -> None:
+        """Into the heap to which it belongs."""
         entity.eligible = entity.vruntime <= self.virtual_time
         if entity.eligible:
             entity.key = entity.deadline
@@ -178,7 +208,10 @@ class Eevdf:
             self._waiting.push(entity)
 
     def _withdraw(self, entity: Entity) -> None:
-        if entity.eligible:
+        """Out of whatever holds it."""
+        if entity is self._current:
+            self._current = None
+        elif entity.eligible:
             self._eligible.remove(entity)
         else:
             self._waiting.remove(entity)
@@ -187,6 +220,10 @@ class Eevdf:
         # Everything moves by the same amount, so neither heap's order changes.
         step = self.virtual_time
         self.virtual_time = 0
+        current = self._current
+        if current is not None:
+            current.vruntime -= step
+            current.deadline -= step
         for heap in (self._eligible, self._waiting):
             for entity in heap.nodes[: heap.count]:
                 entity.vruntime -= step
