@@ -10,7 +10,8 @@ cdef object MEMBERSHIP
 @cython.final
 cdef class QueueState:
     cdef readonly object key
-    cdef public Scheduler scheduler
+    cdef readonly Scheduler scheduler
+    cdef bint plain_fifo
     cdef public Entity entity
     cdef readonly bint catch
     cdef readonly dict groups
@@ -25,6 +26,8 @@ cdef class QueueState:
     cdef public long long preemptions
     cdef readonly Histogram poll_time
     cdef readonly Histogram first_poll_wait
+
+    cpdef use(self, Scheduler scheduler)
 
 
 @cython.final
@@ -69,7 +72,7 @@ cdef class JoinHandle(ScheduledTask):
     cdef Waiter first_waiter
     cdef Waiter last_waiter
 
-    cdef begin(self, object task, Membership membership, long long arrival)
+    cdef begin(self, object task, Membership membership, object context, long long arrival)
     @cython.locals(waiter=Waiter)
     cdef Waiter waiter(self, bint quiet)
     cdef add(self, Waiter waiter)

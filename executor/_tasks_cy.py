@@ -1,4 +1,4 @@
-# cython: language_level=3, annotation_typing=False
+# cython: language_level=3, annotation_typing=False, auto_pickle=False
 """What the core keeps: of a queue, of a place in a queue, of a task, and of who waits for one.
 
 *Membership* of a queue and group is a context variable, so all that a task starts, through any library, is in the same
@@ -29,7 +29,7 @@ from clockworker._errors import TaskCancelled, TaskPanicked
 from clockworker.executor._eevdf_cy import Entity
 from clockworker.executor._histogram_cy import Histogram
 from clockworker.executor._outcome import Ok
-from clockworker.executor._schedulers_cy import ScheduledTask, Scheduler
+from clockworker.executor._schedulers_cy import RunnableFifo, ScheduledTask, Scheduler
 from clockworker.executor._seam_cy import Seam
 
 if cython.compiled:
@@ -54,6 +54,7 @@ class QueueState:
 
     key: Hashable
     scheduler: Scheduler
+    plain_fifo: bool  # the scheduler is the default one, which does not fail and observes nothing
     entity: Entity
     catch: bool  # panics are left to whoever awaits
     groups: dict[Hashable, Membership]
@@ -71,7 +72,7 @@ class QueueState:
 
     def __init__(self, key: Hashable, scheduler: Scheduler, catch: bool) -> None:
         self.key = key
-        self.scheduler = scheduler
+        self.use(scheduler)
         self.catch = catch
         self.groups = {}
         self.runnable = 0
@@ -85,6 +86,11 @@ class QueueState:
         self.preemptions = 0
         self.poll_time = Histogram()
         self.first_poll_wait = Histogram()
+
+    def use(self, scheduler: Scheduler) -> None:
+        """Take the scheduler, which is empty."""
+        self.scheduler = scheduler
+        self.plain_fifo = type(scheduler) is RunnableFifo
 
 
 class Membership:
@@ -230,7 +236,7 @@ class JoinHandle(ScheduledTask):
     membership: Membership
     callback: Any  # the pending step or wake-up; None while it waits for something or runs
     argument: Any  # the wake-up's; None for a step
-    context: contextvars.Context
+    context: contextvars.Context | None  # the task's, in which all its steps run; None once it is done
     held: bool  # back, with its step: it is not in the scheduler yet
     spawned: bool  # by `spawn`: then an exception that escapes it is a panic
     first_seen_ns: int  # 0 once it has been polled
@@ -238,8 +244,11 @@ class JoinHandle(ScheduledTask):
     last_waiter: Waiter | None
 
     # Instead of a constructor, whose arguments would be packed and parsed at every spawn.
-    def begin(self, task: asyncio.Task[Any], membership: Membership, arrival: int) -> None:
+    def begin(
+        self, task: asyncio.Task[Any], membership: Membership, context: contextvars.Context | None, arrival: int
+    ) -> None:
         self.task = task
+        self.context = context
         self.group = membership.group
         self.arrival = arrival
         self.position = -1
@@ -252,7 +261,6 @@ class JoinHandle(ScheduledTask):
             self.next = None
             self.callback = None
             self.argument = None
-            self.context = None  # type: ignore[assignment]
             self.held = False
             self.spawned = False
             self.first_seen_ns = 0
