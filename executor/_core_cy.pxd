@@ -34,6 +34,7 @@ cdef class Core(Seam):
     cdef Membership _spawning
     cdef JoinHandle _spawned
     cdef dict _keywords_for_task
+    cdef object _name_in_keywords
     cdef bint _constructing
     cdef long long _driver_yield_ns
     cdef Py_ssize_t _max_polls
@@ -75,8 +76,7 @@ cdef class Core(Seam):
     cdef _enter(self, JoinHandle state)
     @cython.locals(state=JoinHandle)
     cpdef JoinHandle spawn(self, Membership membership, object coroutine, object name)
-    @cython.locals(keywords=dict)
-    cdef object _new_task(self, object coroutine, object name, object context)
+    cdef object _new_task(self, object coroutine, object name, Membership membership)
     @cython.locals(membership=Membership)
     cpdef Membership group(self, QueueState queue, object key)
     cdef _schedule(self)

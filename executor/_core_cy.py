@@ -39,15 +39,17 @@ from clockworker.executor._tasks_cy import JoinHandle, Membership, QueueState
 if cython.compiled:
     from cython.cimports.clockworker.executor._clock import clock_begin, now_ns, read_clock
     from cython.cimports.clockworker.executor._native import (
+        PyContext_Enter,
+        PyContext_Exit,
         PyObject_Call,
         run_in_context,
     )
-    from cython.cimports.clockworker.executor._seam_cy import is_done
+    from cython.cimports.clockworker.executor._seam_cy import has_exception, is_done
     from cython.cimports.clockworker.executor._tasks_cy import MEMBERSHIP
 else:
     from time import monotonic_ns as now_ns
 
-    from clockworker.executor._seam_cy import is_done
+    from clockworker.executor._seam_cy import has_exception, is_done
     from clockworker.executor._tasks_cy import MEMBERSHIP
 
 compiled: bool = cython.compiled
@@ -131,6 +133,7 @@ class Core(Seam):
         self._eevdf = Eevdf(_GRANULARITY_NS)
         self._table = TaskTable()
         self._keywords_for_task: dict[str, Any] = {}
+        self._name_in_keywords: str | None = None
         self._constructing = False  # a task, with these keywords
         self._arrivals = 0
         self._scheduled = False
@@ -158,7 +161,8 @@ class Core(Seam):
             clock_begin()
         self.take_call_soon(loop)
         self._get_task_factory = loop.get_task_factory
-        self._keywords_for_task = {"loop": loop, "context": None, "name": None}
+        self._keywords_for_task = {"loop": loop, "name": None}
+        self._name_in_keywords = None
         self.accepting = True
 
     def detach(self) -> None:
@@ -330,13 +334,12 @@ class Core(Seam):
             raise UsageError("the executor is not running: spawn inside its `async with`, before it ends")
         if type(coroutine) is not _CoroutineType and not asyncio.iscoroutine(coroutine):
             raise TypeError(f"spawn() takes a coroutine, such as work() of `async def work`, and got {coroutine!r}")
-        context = membership.context_for_task()
         if self._get_task_factory() is None:
             # The constructor calls our call_soon, which need not look up what is known here.
             self._spawning = membership
             self._spawned = None
             try:
-                task = self._new_task(coroutine, name, context)
+                task = self._new_task(coroutine, name, membership)
             finally:
                 self._spawning = None
             state = self._spawned
@@ -347,12 +350,13 @@ class Core(Seam):
         else:
             if name is None:
                 name = getattr(coroutine, "__qualname__", None)
+            context = membership.context()
             task = loop.create_task(coroutine, name=name, context=context)
             state = self._table.get(task)
         if state is None:
             # An eager task factory has run its first step already, perhaps its last.
             state = JoinHandle.__new__(JoinHandle)
-            state.begin(task, membership, context, 0)
+            state.begin(task, membership, membership.context(), 0)
             if not task.done():
                 self._enter(state)
         state.spawned = True
@@ -360,27 +364,29 @@ class Core(Seam):
         return state
 
     def _new_task(
-        self, coroutine: Coroutine[Any, Any, Any], name: str | None, context: contextvars.Context | None
+        self, coroutine: Coroutine[Any, Any, Any], name: str | None, membership: Membership
     ) -> asyncio.Task[Any]:
         """A task on our loop, which has no task factory."""
         if name is None:
             # Says more than asyncio's Task-12, which in CPython 3.11 is made for each task and costs as much as its first step.
             name = getattr(coroutine, "__qualname__", None)
-        if not cython.compiled:
-            return _Task(coroutine, loop=self.loop, name=name, context=context)
-        if self._constructing:  # a finalizer, while memory was allocated below
-            return _Task(coroutine, loop=self.loop, name=name, context=context)
-        # One dictionary of keywords for all: making it would be a tenth of the work.
-        keywords = self._keywords_for_task
-        keywords["name"] = name
-        keywords["context"] = context
+        # Constructing: a finalizer spawns, while memory was allocated below.
+        if not cython.compiled or self._constructing:
+            return _Task(coroutine, loop=self.loop, name=name, context=membership.context())
+        # One dictionary of keywords for all: making it would be a tenth of the work, and most tasks are named like the last.
+        # The context is no keyword: a Task copies the current one by itself.
+        within = membership.context_to_copy()
         self._constructing = True
+        if within is not None:
+            PyContext_Enter(within)
         try:
-            return PyObject_Call(_Task, (coroutine,), keywords)  # type: ignore[name-defined]
+            if name is not self._name_in_keywords:
+                self._keywords_for_task["name"] = self._name_in_keywords = name
+            return PyObject_Call(_Task, (coroutine,), self._keywords_for_task)  # type: ignore[name-defined, no-any-return]
         finally:
+            if within is not None:
+                PyContext_Exit(within)
             self._constructing = False
-            if context is not None:
-                keywords["context"] = None
 
     def group(self, queue: QueueState, key: Hashable) -> Membership:
         """The membership of a group: the group's own while it has tasks, else a new one."""
@@ -585,7 +591,7 @@ class Core(Seam):
             state.release(task)
         # The exception is None if it was cancelled. Not task.exception(): that would count as retrieved, and asyncio would
         # not report one that nobody awaits.
-        if state.spawned and task._exception is not None:
+        if state.spawned and has_exception(task):
             queue.panics += 1
             if not queue.catch:
                 self.owner.panicked(state)

@@ -41,12 +41,28 @@ cdef extern from *:
         return method->ml_flags == METH_NOARGS ? method->ml_meth : NULL;
     }
 
+    static inline PyObject *clockworker_call_without_arguments(PyCFunction function, PyObject *self) {
+        return function(self, NULL);
+    }
+
     static inline int clockworker_is_true(PyCFunction function, PyObject *self) {
         PyObject *answer = function(self, NULL);
         if (answer == NULL) return -1;
         int is_true = answer == Py_True;
         Py_DECREF(answer);
         return is_true;
+    }
+
+    static inline getter clockworker_getter(PyObject *descriptor) {
+        return Py_IS_TYPE(descriptor, &PyGetSetDescr_Type) ? ((PyGetSetDescrObject *)descriptor)->d_getset->get : NULL;
+    }
+
+    static inline int clockworker_is_none(getter get, PyObject *self) {
+        PyObject *value = get(self, NULL);
+        if (value == NULL) return -1;
+        int is_none = value == Py_None;
+        Py_DECREF(value);
+        return is_none;
     }
 
     /* Only to be compared: the reference is given back. */
@@ -104,6 +120,10 @@ cdef extern from *:
     object new_call_soon "clockworker_new_call_soon"(method function, object self)
     c_function method_without_arguments "clockworker_method_without_arguments"(object descriptor)
     int is_true "clockworker_is_true"(c_function function, object self) except -1
+    ctypedef void *getter
+    getter getter_of "clockworker_getter"(object descriptor)
+    int is_none "clockworker_is_none"(getter get, object self) except -1
+    object call_without_arguments "clockworker_call_without_arguments"(c_function function, object self)
     void *context_value "clockworker_context_value"(object variable)
     bint in_empty_context "clockworker_in_empty_context"()
     object run_in_context "clockworker_run"(object callback, object argument, object context)

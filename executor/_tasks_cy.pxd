@@ -37,10 +37,11 @@ cdef class Membership:
     cdef readonly object group
     cdef public Py_ssize_t live
     cdef public long long service_ns
-    cdef object alone
+    cdef object _context_alone
 
     cpdef object context(self)
-    cdef object context_for_task(self)
+    cdef object context_to_copy(self)
+    cdef object _alone(self)
 
 
 @cython.final

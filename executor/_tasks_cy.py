@@ -42,9 +42,9 @@ if cython.compiled:
         context_value,
         in_empty_context,
     )
-    from cython.cimports.clockworker.executor._seam_cy import is_cancelled, is_done
+    from cython.cimports.clockworker.executor._seam_cy import is_cancelled, is_done, result_of
 else:
-    from clockworker.executor._seam_cy import is_cancelled, is_done
+    from clockworker.executor._seam_cy import is_cancelled, is_done, result_of
 
 MEMBERSHIP: contextvars.ContextVar[Membership] = contextvars.ContextVar("clockworker.membership")
 
@@ -101,7 +101,7 @@ class Membership:
     group: Hashable
     live: int  # tasks of the group; the group is dropped with the last
     service_ns: int  # CPU time of the group's tasks while it has lived
-    alone: contextvars.Context | None  # in which this is the only variable
+    _context_alone: contextvars.Context | None  # in which this is the only variable
 
     def __init__(self, core: Seam, queue: QueueState, group: Hashable) -> None:
         self.core = core
@@ -109,17 +109,14 @@ class Membership:
         self.group = group
         self.live = 0
         self.service_ns = 0
-        self.alone = None
+        self._context_alone = None
 
     def context(self) -> contextvars.Context:
         """A copy of the current context in which whatever is started has this membership."""
         if cython.compiled:
             if in_empty_context():
                 # The most frequent case: copies of one context share what is in it.
-                if self.alone is None:
-                    self.alone = contextvars.Context()
-                    self.alone.run(MEMBERSHIP.set, self)
-                return PyContext_Copy(self.alone)
+                return PyContext_Copy(self._alone())
             context = PyContext_CopyCurrent()
             PyContext_Enter(context)
             try:
@@ -131,11 +128,20 @@ class Membership:
         context.run(MEMBERSHIP.set, self)
         return context
 
-    def context_for_task(self) -> contextvars.Context | None:
-        """What to give to a Task's constructor; None if the current context, which it copies, has this membership."""
-        if cython.compiled:
-            return None if context_value(MEMBERSHIP) == cython.cast(cython.p_void, self) else self.context()
-        return None if MEMBERSHIP.get(None) is self else self.context()
+    def context_to_copy(self) -> contextvars.Context | None:
+        """A context for a task's constructor to copy; None if the current one, which it copies anyway, has this membership.
+
+        Not to be changed: it may be the one of all such tasks.
+        """
+        if context_value(MEMBERSHIP) == cython.cast(cython.p_void, self):
+            return None
+        return self._alone() if in_empty_context() else self.context()
+
+    def _alone(self) -> contextvars.Context:
+        if self._context_alone is None:
+            self._context_alone = contextvars.Context()
+            self._context_alone.run(MEMBERSHIP.set, self)
+        return self._context_alone
 
 
 class Waiter:
@@ -175,7 +181,7 @@ class Waiter:
             raise StopIteration
         if is_cancelled(task):
             raise TaskCancelled(f"{task.get_name()} was aborted")
-        value = task.result()
+        value = result_of(task)
         if value is None:
             raise StopIteration
         raise StopIteration(value)
