@@ -29,6 +29,7 @@ except ModuleNotFoundError:
     from clockworker import _cython_shim as cython
 
 from clockworker._errors import UsageError
+from clockworker.executor import _registry_cy as registry
 from clockworker.executor._eevdf_cy import Eevdf, Entity
 from clockworker.executor._histogram_cy import Histogram
 from clockworker.executor._schedulers_cy import RunnableFifo, Scheduler
@@ -44,11 +45,13 @@ if cython.compiled:
         PyObject_Call,
         run_in_context,
     )
+    from cython.cimports.clockworker.executor._registry_cy import leave_out
     from cython.cimports.clockworker.executor._seam_cy import has_exception, is_done
     from cython.cimports.clockworker.executor._tasks_cy import MEMBERSHIP
 else:
     from time import monotonic_ns as now_ns
 
+    from clockworker.executor._registry_cy import leave_out
     from clockworker.executor._seam_cy import has_exception, is_done
     from clockworker.executor._tasks_cy import MEMBERSHIP
 
@@ -160,6 +163,7 @@ class Core(Seam):
         if cython.compiled:
             clock_begin()
         self.take_call_soon(loop)
+        registry.attach(self)
         self._get_task_factory = loop.get_task_factory
         self._keywords_for_task = {"loop": loop, "name": None}
         self._name_in_keywords = None
@@ -178,10 +182,11 @@ class Core(Seam):
                 if state is None:
                     break
                 callback = state.callback
-                state.callback = None
+                state.queued = False
                 self.pass_on(callback, () if state.argument is None else (state.argument,), state.context)
             if queue.entity.active:
                 self._eevdf.deactivate(queue.entity)
+        registry.detach(self)
         for state in self._table.states():
             self._depart(state)
             if state.first_waiter is not None:
@@ -203,6 +208,7 @@ class Core(Seam):
             self._enter(state)
             self._spawning = None
             self._spawned = state
+            leave_out(task)
         elif state is None or state.task is not task:  # else a task that yields, the most frequent of all
             state = self._table.get(task)
             if state is None:
@@ -211,6 +217,7 @@ class Core(Seam):
                     return False
         state.callback = callback
         state.argument = argument
+        state.queued = True
         if self._scheduled:
             if self.behind:
                 self._hold(state)
@@ -382,7 +389,7 @@ class Core(Seam):
         try:
             if name is not self._name_in_keywords:
                 self._keywords_for_task["name"] = self._name_in_keywords = name
-            return PyObject_Call(_Task, (coroutine,), self._keywords_for_task)  # type: ignore[name-defined, no-any-return]
+            return PyObject_Call(_Task, (coroutine,), self._keywords_for_task)  # type: ignore[no-any-return]
         finally:
             if within is not None:
                 PyContext_Exit(within)
@@ -431,7 +438,7 @@ class Core(Seam):
             popped = queue.scheduler.pop()
             if type(popped) is JoinHandle:
                 state: JoinHandle = popped
-                if state.callback is not None and not state.held and state.membership.queue is queue:
+                if state.queued and not state.held and state.membership.queue is queue:
                     queue.runnable -= 1
                     return state
             raise UsageError(
@@ -450,7 +457,7 @@ class Core(Seam):
         queue.use(RunnableFifo())
         queue.runnable = 0
         for state in self._table.states():
-            if state.callback is not None and not state.held and state.membership.queue is queue:
+            if state.queued and not state.held and state.membership.queue is queue:
                 state.next = None
                 queue.scheduler.push(state)
                 queue.runnable += 1
@@ -541,8 +548,12 @@ class Core(Seam):
         """One step of one task of the queue. Returns the time at its end."""
         callback = state.callback
         argument = state.argument
-        state.callback = None
-        state.argument = None
+        state.queued = False
+        if argument is not None:
+            # A step is kept until the next: freed now, while its successors are made, the collector's count of new objects
+            # would rise with each task of many that take turns.
+            state.callback = None
+            state.argument = None
         if state.first_seen_ns:
             queue.first_poll_wait.record(started - state.first_seen_ns)
             state.first_seen_ns = 0
@@ -570,7 +581,7 @@ class Core(Seam):
                     self._replace_scheduler(queue, failure)
         if error is not None:
             state.spawned = False  # nobody has to be told twice
-        if state.callback is None and is_done(state.task):
+        if not state.queued and is_done(state.task):
             self._leave(state)
         # Only now: a step that makes its own queue runnable again must not make it leave and come back.
         if queue.runnable == 0:

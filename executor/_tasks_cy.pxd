@@ -45,6 +45,7 @@ cdef class Membership:
 
 
 @cython.final
+@cython.no_gc
 cdef class Waiter:
     cdef public bint _asyncio_future_blocking
     cdef JoinHandle handle
@@ -67,6 +68,7 @@ cdef class JoinHandle(ScheduledTask):
     cdef object callback
     cdef object argument
     cdef object context
+    cdef bint queued
     cdef bint held
     cdef public bint spawned
     cdef long long first_seen_ns
