@@ -46,12 +46,15 @@ if cython.compiled:
         run_in_context,
     )
     from cython.cimports.clockworker.executor._registry_cy import leave_out
+    from cython.cimports.clockworker.executor._schedulers_cy import fifo_pop, fifo_push
     from cython.cimports.clockworker.executor._seam_cy import has_exception, is_done
     from cython.cimports.clockworker.executor._tasks_cy import MEMBERSHIP
 else:
     from time import monotonic_ns as now_ns
 
     from clockworker.executor._registry_cy import leave_out
+
+    fifo_pop, fifo_push = RunnableFifo.pop, RunnableFifo.push
     from clockworker.executor._seam_cy import has_exception, is_done
     from clockworker.executor._tasks_cy import MEMBERSHIP
 
@@ -230,8 +233,8 @@ class Core(Seam):
 
     def _push(self, state: JoinHandle) -> None:
         queue = state.membership.queue
-        if queue.plain_fifo:
-            queue.scheduler.push(state)
+        if queue.fifo is not None:
+            fifo_push(queue.fifo, state)
             queue.runnable += 1
         else:
             try:
@@ -323,7 +326,7 @@ class Core(Seam):
         last = membership.live == 0 and membership.group is not None
         if last:
             queue.groups.pop(membership.group, None)
-        if queue.plain_fifo:
+        if queue.fifo is not None:
             return
         try:
             queue.scheduler.forget_task(state)
@@ -431,9 +434,9 @@ class Core(Seam):
 
     def _take(self, queue: QueueState) -> JoinHandle | None:
         """The queue's next task. None if its scheduler has failed and nothing was runnable after all."""
-        if queue.plain_fifo:
+        if queue.fifo is not None:
             queue.runnable -= 1
-            return queue.scheduler.pop()  # type: ignore[return-value]
+            return fifo_pop(queue.fifo)  # type: ignore[no-any-return]
         try:
             popped = queue.scheduler.pop()
             if type(popped) is JoinHandle:
@@ -574,7 +577,7 @@ class Core(Seam):
         state.service_ns += elapsed
         if state.membership.queue is queue:  # else it has moved, and the scheduler has forgotten it
             state.membership.service_ns += elapsed
-            if not queue.plain_fifo:
+            if queue.fifo is None:
                 try:
                     queue.scheduler.observe(state, elapsed)
                 except Exception as failure:

@@ -1,7 +1,7 @@
 cimport cython
 from clockworker.executor._eevdf_cy cimport Entity
 from clockworker.executor._histogram_cy cimport Histogram
-from clockworker.executor._schedulers_cy cimport ScheduledTask, Scheduler
+from clockworker.executor._schedulers_cy cimport RunnableFifo, ScheduledTask, Scheduler
 from clockworker.executor._seam_cy cimport Seam
 
 cdef object MEMBERSHIP
@@ -11,7 +11,7 @@ cdef object MEMBERSHIP
 cdef class QueueState:
     cdef readonly object key
     cdef readonly Scheduler scheduler
-    cdef bint plain_fifo
+    cdef RunnableFifo fifo
     cdef public Entity entity
     cdef readonly bint catch
     cdef readonly dict groups

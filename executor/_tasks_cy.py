@@ -54,7 +54,9 @@ class QueueState:
 
     key: Hashable
     scheduler: Scheduler
-    plain_fifo: bool  # the scheduler is the default one, which does not fail and observes nothing
+    fifo: (
+        RunnableFifo | None
+    )  # the scheduler, if it is exactly the default one, which does not fail and observes nothing
     entity: Entity
     catch: bool  # panics are left to whoever awaits
     groups: dict[Hashable, Membership]
@@ -90,7 +92,7 @@ class QueueState:
     def use(self, scheduler: Scheduler) -> None:
         """Take the scheduler, which is empty."""
         self.scheduler = scheduler
-        self.plain_fifo = type(scheduler) is RunnableFifo
+        self.fifo = scheduler if type(scheduler) is RunnableFifo else None
 
 
 class Membership:
