@@ -20,8 +20,8 @@ from types import FrameType
 
 import uvloop
 
-from clockworker._errors import ApplicationError, ControlError, TaskCancelled, TaskPanicked
-from clockworker.executor import Executor, JoinHandle, Ok
+from clockworker._errors import ApplicationError, ConfigurationError, ControlError, TaskCancelled, TaskPanicked
+from clockworker.executor import Executor, JoinHandle, Ok, Queue
 from clockworker.ipc import Mesh
 from clockworker.shards._application import Main, format_traceback, load_application
 from clockworker.shards._control import (
@@ -38,6 +38,7 @@ from clockworker.shards._control import (
     Stop,
 )
 from clockworker.shards._counters import CounterWriter
+from clockworker.shards._host import set_title
 from clockworker.shards._logging import set_up_logging
 from clockworker.shards._process import CONTROL_VARIABLE, SUPERVISOR_VARIABLE, TERMINAL_SIGNALS
 from clockworker.shards._shard import Shard
@@ -67,7 +68,12 @@ def main() -> None:
     configure, descriptors = received
     if not isinstance(configure, Configure):
         raise ControlError(f"the first message is {type(configure).__name__}, not Configure")
-    set_up_logging(f"shard {configure.shard}", configure.config.log_level)
+    set_title(f"shard {configure.shard} {configure.config.app}")
+    try:
+        set_up_logging(f"shard {configure.shard}", configure.config)
+    except ConfigurationError as error:
+        channel.send(Failed(str(error)))
+        sys.exit(EXIT_START_UP)
     sys.exit(_ShardMain(channel, configure, descriptors).run())
 
 
@@ -108,20 +114,24 @@ class _ShardMain:
 
     def run(self) -> int:
         """Returns the exit status."""
+        what = self._config.app
         try:
             application = load_application(self._config.app, self._config.app_dir, factory=self._config.factory)
+            what = "a queue's scheduler"
+            queues = [queue.declare(self._config.app_dir) for queue in self._config.queues_of(self._configure.shard)]
         except ApplicationError as error:
             return self._fail(str(error))
         except (Exception, SystemExit) as error:
-            return self._fail(f"{self._config.app} cannot be imported", error)
+            return self._fail(f"{what} cannot be imported", error)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            return runner.run(self._serve(application))
+            try:
+                return runner.run(self._serve(application, queues))
+            except Exception as error:
+                return self._fail('an exception escaped a task of a queue with on_panic = "propagate"', error)
 
-    async def _serve(self, application: Main) -> int:
+    async def _serve(self, application: Main, queues: list[Queue]) -> int:
         self._loop = asyncio.get_running_loop()
-        executor = Executor(
-            [queue.declare() for queue in self._config.queues_of(self._configure.shard)], on_panic="catch"
-        )
+        executor = Executor(queues, on_panic="catch")
         self._assemble(executor)
         self._loop.add_signal_handler(signal.SIGTERM, self._stop)
         self._loop.add_reader(self._channel.fileno(), self._read)
@@ -158,6 +168,7 @@ class _ShardMain:
             self._mesh,
             self._listening,
             announce_ready=lambda: self._channel.send(Ready()),
+            access_log=self._config.access_log,
         )
 
     async def _live(self, main: JoinHandle[object]) -> int:

@@ -1,4 +1,4 @@
-"""What the supervisor needs of its machine before it starts: enough open files, and a pid file if one is wanted."""
+"""What processes need of their machine: enough open files, a pid file if one is wanted, a title."""
 
 from __future__ import annotations
 
@@ -7,6 +7,11 @@ import resource
 from pathlib import Path
 
 from clockworker._errors import ConfigurationError
+
+try:
+    import setproctitle
+except ModuleNotFoundError:
+    setproctitle = None  # type: ignore[assignment]
 
 
 def raise_descriptor_limit(shards: int, addresses: int) -> None:
@@ -22,6 +27,15 @@ def raise_descriptor_limit(shards: int, addresses: int) -> None:
         raise ConfigurationError(
             f"{shards} shards need {needed} open files, but the limit is {hard}; raise it (ulimit -n) or start fewer"
         )
+
+
+def set_title(text: str) -> None:
+    """What ps and top show of this process, if setproctitle is installed (the extra `title`)."""
+    if setproctitle is not None:
+        # There is room for a longer title where the environment is; then /proc/PID/environ would be lost.
+        os.environ["SPT_NOENV"] = "1"
+        setproctitle.setproctitle(f"clockworker: {text}")
+        del os.environ["SPT_NOENV"]
 
 
 class PidFile:

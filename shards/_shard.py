@@ -61,6 +61,7 @@ class Shard:
         mesh: Mesh,
         listening: list[socket.socket],
         announce_ready: Callable[[], None],
+        access_log: bool = False,
     ) -> None:
         self.id = id
         self.count = count
@@ -71,6 +72,7 @@ class Shard:
         self._servers: list[asyncio.AbstractServer] = []
         self._streams: StreamServer | None = None
         self._announce_ready = announce_ready
+        self._access_log = access_log
         self.is_ready = False
         self._stopped = asyncio.Event()
         self._stopping: asyncio.Task[None] | None = None
@@ -113,7 +115,7 @@ class Shard:
         go on. Raises `UsageError` if the sockets are served already.
         """
         handle = self._queue_or_first(queue)
-        streams = StreamServer(client_connected_cb, handle.spawn, limit)
+        streams = StreamServer(client_connected_cb, handle.spawn, limit, access_log=self._access_log)
         await self._serve(streams.protocol, handle)
         self._streams = streams
 
