@@ -10,10 +10,19 @@ In reading order, from the command to the code that a user writes:
     _sockets        the listening sockets
     _host           open files and the pid file
     _supervisor     starts, replaces and stops the shards
+    _member         a shard over all its incarnations, as the supervisor sees it
     _lifecycle      policy: the states of a shard, and when a dead one may start again
     _process        one incarnation of a shard, as the supervisor holds it
     _control        what supervisor and shard say to each other
     _counters       what the supervisor can read without asking
+    _watch          finds shards whose loops stand still
+    _health         policy: when a loop is stalled, and when hung
+    _pulse          the word that a loop writes as long as it turns
+    _witness        the thread that says what holds up the loop
+    _roll           replaces shards in good order, one at a time
+    _rehearsal      imports the application before the shards are replaced
+    _reload         replaces them when a source file changes
+    _systemd        sockets from, and notices to, whoever started the supervisor
     _logging        log lines with the name of their process
     _child          the process of a shard
     _application    finding `async def main(shard)`

@@ -32,15 +32,20 @@ from clockworker.shards._control import (
     Disconnect,
     Drained,
     Failed,
+    Held,
+    Hold,
     Leave,
     Poisoned,
     Ready,
+    Release,
     Stop,
 )
 from clockworker.shards._counters import CounterWriter
 from clockworker.shards._logging import set_up_logging
 from clockworker.shards._process import CONTROL_VARIABLE, SUPERVISOR_VARIABLE, TERMINAL_SIGNALS
+from clockworker.shards._pulse import Pulse
 from clockworker.shards._shard import Shard
+from clockworker.shards._witness import start_witness
 
 log = logging.getLogger("clockworker.shard")
 
@@ -97,10 +102,12 @@ class _ShardMain:
         self._channel = channel
         self._configure = configure
         self._config = configure.config
-        memory, event, counters, *listening = descriptors
+        memory, event, counters, pulse, witness, *listening = descriptors
         self._doorbell = (memory, event)
         self._counters = CounterWriter(counters)
         os.close(counters)
+        self._pulse = Pulse(pulse)
+        self._witness = socket.socket(fileno=witness)
         self._listening = [socket.socket(fileno=descriptor) for descriptor in listening]
         self._main: JoinHandle[object] | None = None
         self._may_begin = asyncio.Event()
@@ -114,6 +121,9 @@ class _ShardMain:
             return self._fail(str(error))
         except (Exception, SystemExit) as error:
             return self._fail(f"{self._config.app} cannot be imported", error)
+        if self._configure.rehearsal:
+            self._channel.send(Ready())
+            return EXIT_OK
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             return runner.run(self._serve(application))
 
@@ -124,6 +134,8 @@ class _ShardMain:
         self._loop.add_signal_handler(signal.SIGTERM, self._stop)
         self._loop.add_reader(self._channel.fileno(), self._read)
         self._count()
+        self._pulse.start()
+        start_witness(self._witness, executor)
         try:
             async with executor:
                 await self._may_begin.wait()
@@ -135,6 +147,7 @@ class _ShardMain:
             # After the executor, which polls the mesh until its last task is gone. And nothing may reach the mesh later.
             self._loop.remove_reader(self._channel.fileno())
             self._next_count.cancel()
+            self._pulse.stop()
             self._counters.write(self._shard._counts())
             self._mesh.close()
 
@@ -201,6 +214,10 @@ class _ShardMain:
                 self._mesh.connect(peer, epoch, incoming=incoming, outgoing=outgoing, doorbell=(memory, event))
             case Disconnect(peer):
                 self._mesh.disconnect(peer)
+            case Hold(peer):
+                self._mesh.hold(peer, when_quiet=lambda: self._channel.send(Held(peer)))
+            case Release(peer):
+                self._mesh.release(peer)
             case Begin():
                 self._may_begin.set()
             case Stop():

@@ -111,6 +111,13 @@ OPTIONS = (
         "seconds that open requests have to finish when told to stop; 30",
     ),
     Option("life", ("--timeout-startup",), "S", parse.parse_seconds, "seconds that a shard has to become ready; 60"),
+    Option(
+        "life",
+        ("--timeout-shard-healthcheck",),
+        "S",
+        parse.parse_seconds,
+        "seconds that a shard's loop may stand still before the shard is killed; 30, 0: for ever",
+    ),
     Option("life", ("--respawn", "--no-respawn"), "", parse.parse_flag, "restart a shard that dies, or else stop; on"),
     Option("logs", ("--log-level",), "LEVEL", parse.parse_log_level, f"one of {', '.join(parse.LOG_LEVELS)}; info"),
     Option("operations", ("--pid-file",), "PATH", str, "file to write the supervisor's pid to"),

@@ -49,12 +49,14 @@ class UnixAddress(msgspec.Struct, frozen=True, tag="unix"):
 
 
 class InheritedSocket(msgspec.Struct, frozen=True, tag="fd"):
-    """A listening socket that was open, under this number, when the supervisor was started."""
+    """A listening socket that was open, under this number, when the supervisor was started. Whoever passed it may have
+    given it a name."""
 
     fd: int
+    name: str = ""
 
     def __str__(self) -> str:
-        return f"fd:{self.fd}"
+        return f"fd:{self.fd} ({self.name})" if self.name else f"fd:{self.fd}"
 
 
 Address: TypeAlias = TcpAddress | UnixAddress | InheritedSocket
@@ -87,6 +89,9 @@ class ServeConfig(msgspec.Struct, frozen=True):
     backlog: int = 2048
     timeout_graceful_shutdown: float = 30.0
     timeout_startup: float = 60.0
+    timeout_shard_healthcheck: float = 30.0
+    reload: bool = False
+    reload_dirs: tuple[str, ...] = ()
     respawn: bool = True
     log_level: str = "info"
     pid_file: str | None = None

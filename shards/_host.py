@@ -12,12 +12,12 @@ from clockworker._errors import ConfigurationError
 def raise_descriptor_limit(shards: int, addresses: int) -> None:
     """Raise the soft limit on open files to the hard one, and check that it is enough for the mesh.
 
-    Each shard costs the supervisor a pidfd, a channel, counters, a doorbell's two and its sockets; a shard holds at
-    most four for each peer. Raises `ConfigurationError`.
+    Each shard costs the supervisor a pidfd, a channel, counters, a pulse, two for each of witness and doorbell, and its
+    sockets; a shard holds at most four for each peer. Raises `ConfigurationError`.
     """
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    needed = 64 + shards * (5 + addresses)
+    needed = 64 + shards * (8 + addresses)
     if hard != resource.RLIM_INFINITY and hard < needed:
         raise ConfigurationError(
             f"{shards} shards need {needed} open files, but the limit is {hard}; raise it (ulimit -n) or start fewer"
