@@ -151,13 +151,6 @@ OPTIONS = (
         "seconds that a shard's loop may be blocked before the shard is killed and restarted, 0: for ever; 30",
     ),
     Option("life", ("--timeout-startup",), "S", parse.parse_seconds, "seconds that a shard has to become ready; 60"),
-    Option(
-        "life",
-        ("--timeout-shard-healthcheck",),
-        "S",
-        parse.parse_seconds,
-        "seconds that a shard's loop may stand still before the shard is killed; 30, 0: for ever",
-    ),
     Option("life", ("--respawn", "--no-respawn"), "", parse.parse_flag, "restart a shard that dies, or else stop; on"),
     Option("logs", ("--log-level",), "LEVEL", parse.parse_log_level, f"one of {', '.join(parse.LOG_LEVELS)}; info"),
     Option("logs", ("--log-format",), "text|json", parse.parse_log_format, "how lines look; text"),
