@@ -8,6 +8,8 @@ In reading order, from the command to the code that a user writes:
     _topology       what the kernel says of the CPUs
     _placement      policy: which shard runs where
     _sockets        the listening sockets
+    _dispatch       hands connections to the shard that has the fewest
+    _handover       the line on which it does
     _host           open files and the pid file
     _supervisor     starts, replaces and stops the shards
     _member         a shard over all its incarnations, as the supervisor sees it
@@ -27,6 +29,7 @@ In reading order, from the command to the code that a user writes:
     _child          the process of a shard
     _application    finding `async def main(shard)`
     _shard          Shard, the application's view
+    _accept         accepting with a limit, or from the supervisor's hands
     _streams        connections whose handlers run in a queue, and how they are drained
 """
 

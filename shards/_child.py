@@ -41,10 +41,11 @@ from clockworker.shards._control import (
     Stop,
 )
 from clockworker.shards._counters import CounterWriter
+from clockworker.shards._host import set_process_title
 from clockworker.shards._logging import set_up_logging
 from clockworker.shards._process import CONTROL_VARIABLE, SUPERVISOR_VARIABLE, TERMINAL_SIGNALS
 from clockworker.shards._pulse import Pulse
-from clockworker.shards._shard import Shard
+from clockworker.shards._shard import Handover, Shard
 from clockworker.shards._witness import start_witness
 
 log = logging.getLogger("clockworker.shard")
@@ -72,6 +73,8 @@ def main() -> None:
     configure, descriptors = received
     if not isinstance(configure, Configure):
         raise ControlError(f"the first message is {type(configure).__name__}, not Configure")
+    role = "rehearsal" if configure.rehearsal else f"shard {configure.shard}"
+    set_process_title(role, configure.config.app)
     set_up_logging(f"shard {configure.shard}", configure.config.log_level)
     sys.exit(_ShardMain(channel, configure, descriptors).run())
 
@@ -102,12 +105,14 @@ class _ShardMain:
         self._channel = channel
         self._configure = configure
         self._config = configure.config
-        memory, event, counters, pulse, witness, *listening = descriptors
+        memory, event, counters, pulse, witness, handover, *listening = descriptors
         self._doorbell = (memory, event)
         self._counters = CounterWriter(counters)
         os.close(counters)
         self._pulse = Pulse(pulse)
         self._witness = socket.socket(fileno=witness)
+        self._handover = socket.socket(fileno=handover)
+        self._handover.setblocking(False)
         self._listening = [socket.socket(fileno=descriptor) for descriptor in listening]
         self._main: JoinHandle[object] | None = None
         self._may_begin = asyncio.Event()
@@ -171,7 +176,12 @@ class _ShardMain:
             self._mesh,
             self._listening,
             announce_ready=lambda: self._channel.send(Ready()),
+            handover=Handover(self._handover, self._pulse.write_connections) if self._is_handed() else None,
+            max_connections=self._config.max_connections,
         )
+
+    def _is_handed(self) -> bool:
+        return self._config.distribution == "least-connections"
 
     async def _live(self, main: JoinHandle[object]) -> int:
         """Run `main` to its end, then finish what is open and leave with the others."""

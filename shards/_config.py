@@ -51,7 +51,10 @@ class TcpAddress(msgspec.Struct, frozen=True, tag="tcp"):
 
 
 class UnixAddress(msgspec.Struct, frozen=True, tag="unix"):
+    """`mode` is the file's: whoever may write it may connect."""
+
     path: str
+    mode: int = 0o666
 
     def __str__(self) -> str:
         return f"unix:{self.path}"

@@ -39,8 +39,8 @@ _ANCILLARY_SIZE = socket.CMSG_SPACE(MAX_DESCRIPTORS * array.array("i").itemsize)
 
 
 class Configure(msgspec.Struct, frozen=True, tag="configure"):
-    """Descriptors: the doorbell's memory and its eventfd, the counters, the pulse, the witness's socket, then the
-    listening sockets. A rehearsal only imports the application, says `Ready` or `Failed`, and ends."""
+    """Descriptors: the doorbell's memory and its eventfd, the counters, the pulse, the witness's socket, the
+    handover's, then the listening sockets. A rehearsal only imports the application, says `Ready` or `Failed`, and ends."""
 
     shard: int
     count: int

@@ -24,6 +24,7 @@ from contextlib import ExitStack
 from clockworker import ipc
 from clockworker.shards._control import Channel, Configure, ToShard
 from clockworker.shards._counters import CounterReader, create_counters
+from clockworker.shards._handover import Handover
 from clockworker.shards._health import Health, HealthPolicy
 from clockworker.shards._pulse import PulseReader, create_pulse
 from clockworker.shards._witness import Witness
@@ -70,6 +71,8 @@ class ShardProcess:
             self.witness = Witness(witness)
             opened.callback(self.witness.close)
             opened.callback(self._testimony.close)
+            self.handover = Handover()
+            opened.callback(self.handover.close)
             parent, child = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             self.channel = Channel(parent)
             opened.callback(self.channel.close)
@@ -96,7 +99,14 @@ class ShardProcess:
         """The first message, with everything that the shard needs."""
         self.send(
             configure,
-            [*self.doorbell, self._counters_descriptor, self._pulse_descriptor, self._testimony.fileno(), *listening],
+            [
+                *self.doorbell,
+                self._counters_descriptor,
+                self._pulse_descriptor,
+                self._testimony.fileno(),
+                self.handover.shard_end.fileno(),
+                *listening,
+            ],
         )
 
     def send(self, message: ToShard, descriptors: Sequence[int] = ()) -> None:

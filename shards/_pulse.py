@@ -1,7 +1,8 @@
 """The pulse of a shard: a word in shared memory that its event loop writes as long as it turns. The supervisor reads it
-without the shard's help.
+without the shard's help. Beside it are two more that must be read so: how many of the connections that were handed to the
+shard it has taken, and how many it has open.
 
-Behind it, in the same memfd, is room for a last resort. DUMP_SIGNAL has the handler of `faulthandler`, which needs no
+Behind them, in the same memfd, is room for a last resort. DUMP_SIGNAL has the handler of `faulthandler`, which needs no
 interpreter lock: it writes file, line and function of each frame there, even while C code keeps every thread of the shard
 from running. Whoever does not even do that has been stopped.
 """
@@ -21,7 +22,7 @@ from clockworker.shards._health import BEAT_S
 DUMP_SIGNAL = signal.SIGRTMIN + 6
 
 _PAGE = 4096
-_BEAT = 0  # the only word: monotonic time in ns
+_BEAT, _TAKEN, _OPEN = range(3)  # words; the first is the monotonic time in ns
 _MAX_DUMP = 32 * 1024
 
 
@@ -44,6 +45,16 @@ class PulseReader:
     def beat(self) -> float:
         """Monotonic time in seconds of the loop's last turn that it has written; 0 before the first and after the last."""
         return self._words[_BEAT] / 1e9
+
+    @property
+    def taken(self) -> int:
+        """How many connections the shard has taken from the supervisor."""
+        return self._words[_TAKEN]
+
+    @property
+    def open(self) -> int:
+        """How many of them are open."""
+        return self._words[_OPEN]
 
     def clear_dump(self) -> None:
         """Make room for what the signal's handler writes. The position in the file is shared with the shard."""
@@ -79,6 +90,11 @@ class Pulse:
         """The loop ends. What comes after it is under the supervisor's other limits."""
         self._next.cancel()
         self._words[_BEAT] = 0
+
+    def write_connections(self, taken: int, open: int) -> None:
+        """In between the supervisor may count one connection too many, never one too few."""
+        self._words[_OPEN] = open
+        self._words[_TAKEN] = taken
 
     def _beat(self) -> None:
         self._words[_BEAT] = time.monotonic_ns()

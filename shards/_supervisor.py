@@ -38,8 +38,9 @@ from clockworker.shards._control import (
     Ready,
     Stop,
 )
+from clockworker.shards._dispatch import Dispatcher
 from clockworker.shards._health import HealthPolicy
-from clockworker.shards._host import raise_descriptor_limit
+from clockworker.shards._host import raise_descriptor_limit, set_process_title
 from clockworker.shards._lifecycle import State
 from clockworker.shards._member import Member
 from clockworker.shards._placement import Placement
@@ -81,6 +82,7 @@ class Supervisor:
         self._notifier = Notifier(os.environ)
         self._rehearsal: Rehearsal | None = None
         self._reloader: Reloader | None = None
+        self._dispatcher: Dispatcher | None = None
         self._epoch = 0
         self._pair_epochs: dict[tuple[int, int], int] = {}
         self._wired = False  # every shard has been spawned and connected once
@@ -91,6 +93,7 @@ class Supervisor:
 
     def run(self) -> int:
         """Raises `ConfigurationError` if the limit on open files is too low for so many shards."""
+        set_process_title("supervisor", self._config.app)
         raise_descriptor_limit(len(self._members), len(self._listeners.of(0)))
         return asyncio.run(self._supervise())
 
@@ -101,6 +104,10 @@ class Supervisor:
             self._loop.add_signal_handler(getattr(signal, f"SIG{name.upper()}"), getattr(self, f"handle_{name}"))
         self._loop.set_exception_handler(self._broken)
         self._watch.start()
+        if self._listeners.own:
+            self._dispatcher = Dispatcher(
+                self._listeners.own, self._members, self._config.max_connections, self._watch.stalled
+            )
         for member in self._members:
             if not self._stopping:
                 self._start(member)
@@ -262,6 +269,8 @@ class Supervisor:
             self._serving = True
             log.info("serving with %s", self._how_many())
             self._notifier.ready(f"serving with {self._how_many()}")
+        if self._dispatcher is not None:
+            self._dispatcher.go_on()
         self._roll.ready(member)
 
     def _how_many(self) -> str:
@@ -306,6 +315,8 @@ class Supervisor:
         self._loop.remove_reader(process.pidfd)
         self._watch.remove(process)
         end, age, counts = process.reap(), process.age, process.counters.read()
+        if self._dispatcher is not None:
+            self._dispatcher.take_back(process)
         process.close()
         self._roll.ended(process)
         member.process = None
@@ -359,6 +370,8 @@ class Supervisor:
         self._exit_status = exit_status
         self._notifier.stopping(f"stopping {self._how_many()}")
         self._listeners.refuse_new()
+        if self._dispatcher is not None:
+            self._dispatcher.finish()
         self._listeners.close()
         if self._rehearsal is not None:
             self._rehearsal.kill()

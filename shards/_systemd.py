@@ -11,8 +11,10 @@ import socket
 import time
 from collections.abc import MutableMapping
 
+import msgspec
+
 from clockworker._errors import ConfigurationError
-from clockworker.shards._config import InheritedSocket
+from clockworker.shards._config import InheritedSocket, ServeConfig
 
 _FIRST = 3  # SD_LISTEN_FDS_START
 
@@ -33,6 +35,15 @@ def activated_sockets(environment: MutableMapping[str, str]) -> tuple[InheritedS
             os.set_inheritable(_FIRST + index, False)
         sockets.append(InheritedSocket(_FIRST + index, names[index] if index < len(names) else ""))
     return tuple(sockets)
+
+
+def with_activated_sockets(config: ServeConfig, environment: MutableMapping[str, str]) -> ServeConfig:
+    """Serve the sockets that were passed too, or instead of the default address."""
+    sockets = activated_sockets(environment)
+    if not sockets:
+        return config
+    asked_for = () if config.addresses == ServeConfig(config.app).addresses else config.addresses
+    return msgspec.structs.replace(config, addresses=(*asked_for, *sockets))
 
 
 class Notifier:

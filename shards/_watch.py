@@ -91,8 +91,8 @@ class Watch:
             self._asked.pop(process).cancel()
 
     def stalled(self, process: ShardProcess) -> bool:
-        """Whether the process is being asked why it does not turn."""
-        return process in self._asked
+        """Whether its loop has not turned at the last two looks."""
+        return self._age(process) > 2 * LOOK_S
 
     def _look(self) -> None:
         now = self._loop.time()

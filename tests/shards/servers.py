@@ -132,6 +132,14 @@ class Server:
         self.process.wait(DEADLINE)
 
 
+def is_alive(pid: int) -> bool:
+    """Whether there is such a process, and it is no zombie."""
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
 def ask(connection: socket.socket, line: bytes) -> bytes:
     connection.sendall(line + b"\n")
     answer = b""
