@@ -315,11 +315,11 @@ class Supervisor:
         self._loop.remove_reader(process.pidfd)
         self._watch.remove(process)
         end, age, counts = process.reap(), process.age, process.counters.read()
+        self._roll.ended(process)
+        member.process = None
         if self._dispatcher is not None:
             self._dispatcher.take_back(process)
         process.close()
-        self._roll.ended(process)
-        member.process = None
         member.cancel_timer()
         for peer in self._members:
             peer.tell(Disconnect(member.id))
