@@ -10,7 +10,6 @@ never ends; the end of file on the control channel says the same to a process th
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import logging
 import os
 import signal
@@ -41,7 +40,7 @@ from clockworker.shards._control import (
     Stop,
 )
 from clockworker.shards._counters import CounterWriter
-from clockworker.shards._host import set_process_title
+from clockworker.shards._host import die_with_parent, set_process_title
 from clockworker.shards._logging import set_up_logging
 from clockworker.shards._process import CONTROL_VARIABLE, SUPERVISOR_VARIABLE, TERMINAL_SIGNALS
 from clockworker.shards._pulse import Pulse
@@ -58,11 +57,10 @@ EXIT_START_UP = 3
 COUNTERS_EVERY_S = 0.25
 TRACEBACK_LIMIT = 15_000  # characters, of up to 4 bytes each: has to fit into a message
 
-_PR_SET_PDEATHSIG = 1
-
 
 def main() -> None:
-    _die_with_supervisor(int(os.environ.pop(SUPERVISOR_VARIABLE)))
+    if not die_with_parent(int(os.environ.pop(SUPERVISOR_VARIABLE))):
+        sys.exit(EXIT_ORPHANED)
     _take_signals()
     descriptor = int(os.environ.pop(CONTROL_VARIABLE))
     os.set_inheritable(descriptor, False)
@@ -77,14 +75,6 @@ def main() -> None:
     set_process_title(role, configure.config.app)
     set_up_logging(f"shard {configure.shard}", configure.config.log_level)
     sys.exit(_ShardMain(channel, configure, descriptors).run())
-
-
-def _die_with_supervisor(supervisor: int) -> None:
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:
-        raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG)")
-    if os.getppid() != supervisor:  # it died before the call above
-        sys.exit(EXIT_ORPHANED)
 
 
 def _take_signals() -> None:

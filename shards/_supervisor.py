@@ -46,7 +46,7 @@ from clockworker.shards._member import Member
 from clockworker.shards._placement import Placement
 from clockworker.shards._process import ShardProcess
 from clockworker.shards._rehearsal import Rehearsal
-from clockworker.shards._reload import Reloader
+from clockworker.shards._reload import Reloader, check_reload
 from clockworker.shards._roll import Roll
 from clockworker.shards._sockets import Listeners
 from clockworker.shards._systemd import Notifier
@@ -92,7 +92,9 @@ class Supervisor:
         self._exit_status = EXIT_OK
 
     def run(self) -> int:
-        """Raises `ConfigurationError` if the limit on open files is too low for so many shards."""
+        """Raises `ConfigurationError` if the limit on open files is too low for so many shards, or a library is missing."""
+        if self._config.reload:
+            check_reload()
         set_process_title("supervisor", self._config.app)
         raise_descriptor_limit(len(self._members), len(self._listeners.of(0)))
         return asyncio.run(self._supervise())
