@@ -10,7 +10,6 @@ never ends; the end of file on the control channel says the same to a process th
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import logging
 import os
 import signal
@@ -32,16 +31,22 @@ from clockworker.shards._control import (
     Disconnect,
     Drained,
     Failed,
+    Held,
+    Hold,
     Leave,
     Poisoned,
     Ready,
+    Release,
+    Reopen,
     Stop,
 )
 from clockworker.shards._counters import CounterWriter
-from clockworker.shards._host import set_title
-from clockworker.shards._logging import set_up_logging
+from clockworker.shards._host import die_with_parent, set_process_title
+from clockworker.shards._logging import reopen, set_up_logging
 from clockworker.shards._process import CONTROL_VARIABLE, SUPERVISOR_VARIABLE, TERMINAL_SIGNALS
-from clockworker.shards._shard import Shard
+from clockworker.shards._pulse import Pulse
+from clockworker.shards._shard import Handover, Shard
+from clockworker.shards._witness import start_witness
 
 log = logging.getLogger("clockworker.shard")
 
@@ -53,11 +58,10 @@ EXIT_START_UP = 3
 COUNTERS_EVERY_S = 0.25
 TRACEBACK_LIMIT = 15_000  # characters, of up to 4 bytes each: has to fit into a message
 
-_PR_SET_PDEATHSIG = 1
-
 
 def main() -> None:
-    _die_with_supervisor(int(os.environ.pop(SUPERVISOR_VARIABLE)))
+    if not die_with_parent(int(os.environ.pop(SUPERVISOR_VARIABLE))):
+        sys.exit(EXIT_ORPHANED)
     _take_signals()
     descriptor = int(os.environ.pop(CONTROL_VARIABLE))
     os.set_inheritable(descriptor, False)
@@ -68,21 +72,14 @@ def main() -> None:
     configure, descriptors = received
     if not isinstance(configure, Configure):
         raise ControlError(f"the first message is {type(configure).__name__}, not Configure")
-    set_title(f"shard {configure.shard} {configure.config.app}")
+    role = "rehearsal" if configure.rehearsal else f"shard {configure.shard}"
+    set_process_title(role, configure.config.app)
     try:
         set_up_logging(f"shard {configure.shard}", configure.config)
     except ConfigurationError as error:
         channel.send(Failed(str(error)))
         sys.exit(EXIT_START_UP)
     sys.exit(_ShardMain(channel, configure, descriptors).run())
-
-
-def _die_with_supervisor(supervisor: int) -> None:
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:
-        raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG)")
-    if os.getppid() != supervisor:  # it died before the call above
-        sys.exit(EXIT_ORPHANED)
 
 
 def _take_signals() -> None:
@@ -103,10 +100,14 @@ class _ShardMain:
         self._channel = channel
         self._configure = configure
         self._config = configure.config
-        memory, event, counters, *listening = descriptors
+        memory, event, counters, pulse, witness, handover, *listening = descriptors
         self._doorbell = (memory, event)
         self._counters = CounterWriter(counters)
         os.close(counters)
+        self._pulse = Pulse(pulse)
+        self._witness = socket.socket(fileno=witness)
+        self._handover = socket.socket(fileno=handover)
+        self._handover.setblocking(False)
         self._listening = [socket.socket(fileno=descriptor) for descriptor in listening]
         self._main: JoinHandle[object] | None = None
         self._may_begin = asyncio.Event()
@@ -123,6 +124,9 @@ class _ShardMain:
             return self._fail(str(error))
         except (Exception, SystemExit) as error:
             return self._fail(f"{what} cannot be imported", error)
+        if self._configure.rehearsal:
+            self._channel.send(Ready())
+            return EXIT_OK
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             try:
                 return runner.run(self._serve(application, queues))
@@ -136,6 +140,8 @@ class _ShardMain:
         self._loop.add_signal_handler(signal.SIGTERM, self._stop)
         self._loop.add_reader(self._channel.fileno(), self._read)
         self._count()
+        self._pulse.start()
+        start_witness(self._witness, executor)
         try:
             async with executor:
                 await self._may_begin.wait()
@@ -147,6 +153,7 @@ class _ShardMain:
             # After the executor, which polls the mesh until its last task is gone. And nothing may reach the mesh later.
             self._loop.remove_reader(self._channel.fileno())
             self._next_count.cancel()
+            self._pulse.stop()
             self._counters.write(self._shard._counts())
             self._mesh.close()
 
@@ -169,7 +176,12 @@ class _ShardMain:
             self._listening,
             announce_ready=lambda: self._channel.send(Ready()),
             access_log=self._config.access_log,
+            handover=Handover(self._handover, self._pulse.write_connections) if self._is_handed() else None,
+            max_connections=self._config.max_connections,
         )
+
+    def _is_handed(self) -> bool:
+        return self._config.distribution == "least-connections"
 
     async def _live(self, main: JoinHandle[object]) -> int:
         """Run `main` to its end, then finish what is open and leave with the others."""
@@ -214,6 +226,12 @@ class _ShardMain:
                 self._mesh.connect(peer, epoch, incoming=incoming, outgoing=outgoing, doorbell=(memory, event))
             case Disconnect(peer):
                 self._mesh.disconnect(peer)
+            case Hold(peer):
+                self._mesh.hold(peer, when_quiet=lambda: self._channel.send(Held(peer)))
+            case Release(peer):
+                self._mesh.release(peer)
+            case Reopen():
+                reopen()
             case Begin():
                 self._may_begin.set()
             case Stop():

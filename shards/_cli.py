@@ -10,7 +10,7 @@ import contextlib
 import os
 import platform
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 from importlib import metadata
 
 from clockworker._errors import AddressUnavailable, ApplicationError, ConfigurationError
@@ -18,7 +18,7 @@ from clockworker._version import __version__
 from clockworker.executor import compiled
 from clockworker.shards._application import format_traceback, load_application
 from clockworker.shards._config import ServeConfig
-from clockworker.shards._host import PidFile, set_title
+from clockworker.shards._host import PidFile, set_process_title
 from clockworker.shards._logging import set_up_logging
 from clockworker.shards._options import OPTIONS, PREFIX, nearest
 from clockworker.shards._placement import Placement, place, plural
@@ -26,6 +26,7 @@ from clockworker.shards._print import as_toml
 from clockworker.shards._settings import Settings, read_settings
 from clockworker.shards._sockets import Listeners
 from clockworker.shards._supervisor import Supervisor, log
+from clockworker.shards._systemd import with_activated_sockets
 from clockworker.shards._topology import read_machine
 
 EXIT_OK = 0
@@ -41,12 +42,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     sys.exit(serve(sys.argv[1:] if arguments is None else arguments, os.environ))
 
 
-def serve(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
+def serve(arguments: Sequence[str], environment: MutableMapping[str, str]) -> int:
     """Run the command. Returns its exit status; --help and --version raise `SystemExit`."""
     try:
         settings = read_settings(arguments, environment, version())
         config = settings.config
         os.environ.update(settings.variables)
+        config = with_activated_sockets(config, environment)
         placement = place_shards(config)
         if settings.print_only:
             print(as_toml(config, settings.origins, {"shards": str(placement)}), end="")
@@ -54,9 +56,9 @@ def serve(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
             return check(config, placement)
         if settings.print_only:
             return EXIT_OK
-        set_title(f"supervisor {config.app}")
+        set_process_title("supervisor", config.app)
         set_up_logging("supervisor", config)
-        with Listeners(config.addresses, placement.count, config.backlog) as listeners:
+        with Listeners(config.addresses, placement.count, config.backlog, config.distribution) as listeners:
             announce(settings, placement, listeners, environment)
             with PidFile(config.pid_file) if config.pid_file is not None else contextlib.nullcontext():
                 return Supervisor(config, placement, listeners).run()

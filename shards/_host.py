@@ -1,40 +1,53 @@
-"""What processes need of their machine: enough open files, a pid file if one is wanted, a title."""
+"""What processes of ours need of their machine: enough open files, a pid file if one is wanted, a name to be seen by, and
+an end together with whoever started them."""
 
 from __future__ import annotations
 
+import ctypes
 import os
 import resource
+import signal
 from pathlib import Path
 
 from clockworker._errors import ConfigurationError
 
-try:
-    import setproctitle
-except ModuleNotFoundError:
-    setproctitle = None  # type: ignore[assignment]
+_PR_SET_PDEATHSIG = 1
 
 
 def raise_descriptor_limit(shards: int, addresses: int) -> None:
     """Raise the soft limit on open files to the hard one, and check that it is enough for the mesh.
 
-    Each shard costs the supervisor a pidfd, a channel, counters, a doorbell's two and its sockets; a shard holds at
-    most four for each peer. Raises `ConfigurationError`.
+    Each shard costs the supervisor a pidfd, a channel, counters, a pulse, two for each of witness, handover and doorbell,
+    and its sockets; a shard holds at most four for each peer. Raises `ConfigurationError`.
     """
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    needed = 64 + shards * (5 + addresses)
+    needed = 64 + shards * (10 + addresses)
     if hard != resource.RLIM_INFINITY and hard < needed:
         raise ConfigurationError(
             f"{shards} shards need {needed} open files, but the limit is {hard}; raise it (ulimit -n) or start fewer"
         )
 
 
-def set_title(text: str) -> None:
-    """What ps and top show of this process, if setproctitle is installed (the extra `title`)."""
-    if setproctitle is not None:
-        # There is room for a longer title where the environment is; then /proc/PID/environ would be lost.
-        os.environ["SPT_NOENV"] = "1"
-        setproctitle.setproctitle(f"clockworker: {text}")
+def die_with_parent(parent: int) -> bool:
+    """Let the kernel kill this process when its parent dies. False if the parent, of this pid, has died already."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG)")
+    return os.getppid() == parent
+
+
+def set_process_title(role: str, app: str) -> None:
+    """What `ps` and `top` show of this process, if setproctitle is installed: `clockworker shard 1 [app:main]`."""
+    # Without this it also writes over the memory of the environment, which /proc/PID/environ would show.
+    os.environ["SPT_NOENV"] = "1"
+    try:
+        from setproctitle import setproctitle
+
+        setproctitle(f"clockworker {role} [{app}]")
+    except ModuleNotFoundError:
+        pass
+    finally:
         del os.environ["SPT_NOENV"]
 
 

@@ -47,12 +47,17 @@ class Server:
     """A running `clockworker-serve`."""
 
     def __init__(
-        self, directory: Path, command: list[str], arguments: list[str], environment: dict[str, str], fds: list[int]
+        self,
+        directory: Path,
+        arguments: list[str],
+        environment: dict[str, str],
+        fds: list[int],
+        command: list[str],
     ) -> None:
         self._log_path = directory / f"log-{time.monotonic_ns()}"
         with self._log_path.open("wb") as log:
             self.process = subprocess.Popen(
-                [*command, sys.executable, "-m", "clockworker.shards._cli", *arguments],
+                [*command, *arguments],
                 cwd=directory,
                 env=os.environ | environment,
                 stdin=subprocess.DEVNULL,
@@ -135,6 +140,14 @@ class Server:
         self.process.wait(DEADLINE)
 
 
+def is_alive(pid: int) -> bool:
+    """Whether there is such a process, and it is no zombie."""
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
 def ask(connection: socket.socket, line: bytes) -> bytes:
     connection.sendall(line + b"\n")
     answer = b""
@@ -161,13 +174,15 @@ class Serve:
         bind: tuple[str, ...] = ("--port", "0"),
         environment: dict[str, str] | None = None,
         fds: list[int] | None = None,
+        command: list[str] | None = None,
         under: tuple[str, ...] = (),
     ) -> Server:
         """`under` is a command that is to run the server, such as taskset."""
         if source is not None:
             (self._directory / "app.py").write_text(source)
+        command = [*under, *(command or [sys.executable, "-m", "clockworker.shards._cli"])]
         given = [*([app] if app else []), *bind, *arguments, *_share_cpus(arguments)]
-        server = Server(self._directory, list(under), given, environment or {}, fds or [])
+        server = Server(self._directory, given, environment or {}, fds or [], command)
         self._servers.append(server)
         return server
 

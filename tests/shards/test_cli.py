@@ -309,15 +309,6 @@ def test_a_variable_that_no_option_has_is_warned_of(serve: Serve) -> None:
     ]
 
 
-def test_titles(serve: Serve) -> None:
-    server = serve(ECHO, "--shards", "1")
-    server.wait_serving()
-    assert " ".join(psutil.Process(server.pid).cmdline()).strip() == "clockworker: supervisor app:main"
-    shard = psutil.Process(server.shard_pids()[0])
-    assert " ".join(shard.cmdline()).strip() == "clockworker: shard 0 app:main"
-    assert shard.environ()["CLOCKWORKER_SHARD_ID"] == "0"
-
-
 # Where shards run.
 
 

@@ -6,6 +6,8 @@ import logging
 import logging.handlers
 import queue as queues
 import re
+import signal
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -234,4 +236,17 @@ def test_files_of_a_log_configuration_get_the_lines_of_all_processes(serve: Serv
     path = tmp_path / "app.log"
     eventually(lambda: path.exists() and "serving with" in path.read_text(), "it serves")
     assert server.log == ""
+    path.rename(tmp_path / "moved")
+    server.send(signal.SIGUSR1)
+    eventually(lambda: path.exists() and "SIGUSR1: log files opened anew" in path.read_text(), "new files")
+
+    def accessed() -> bool:  # the shard hears of it a moment later
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(f"{tmp_path}/s")
+            ask(client, b"hello")
+        return "bytes received" in path.read_text()
+
+    eventually(accessed, "a line of the shard in the new file")
     assert server.stop() == 0
+    assert "opened anew" not in (tmp_path / "moved").read_text()
+    assert "stopped after" in path.read_text()
