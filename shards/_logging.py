@@ -13,9 +13,7 @@ to a new one under the old name.
 
 from __future__ import annotations
 
-import json
 import logging
-import logging.config
 import sys
 import time
 from collections.abc import Iterator
@@ -26,8 +24,8 @@ import msgspec
 
 from clockworker._errors import ConfigurationError, UsageError
 from clockworker.executor import current_executor
+from clockworker.shards import _toml
 from clockworker.shards._config import ServeConfig
-from clockworker.shards._file import load_toml
 
 _TEXT = "%(asctime)s %(levelname)-7s [%(where)s] %(message)s"
 _FORMATTERS = {
@@ -72,7 +70,8 @@ class JsonFormatter(logging.Formatter):
         try:
             return self._encoder.encode(line).decode()
         except (TypeError, ValueError, RecursionError):  # a key that is no string, a lone surrogate, a circle
-            return json.dumps({key: str(value) for key, value in line.items()})
+            plain = {key: str(value).encode(errors="backslashreplace").decode() for key, value in line.items()}
+            return self._encoder.encode(plain).decode()
 
 
 def set_up_logging(process: str, config: ServeConfig) -> None:
@@ -139,6 +138,9 @@ def _current_queue() -> str | None:
 
 
 def _configure(path: str) -> None:
+    # Here, because it is a twentieth of a shard's imports, and most have no such file.
+    import logging.config
+
     if path.endswith(".json"):
         try:
             config = msgspec.json.decode(Path(path).read_bytes(), type=dict[str, Any])
@@ -147,7 +149,7 @@ def _configure(path: str) -> None:
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             raise ConfigurationError(f"--log-config {path} is not a JSON object: {error}") from None
     else:
-        config = load_toml(path, "--log-config")
+        config = _toml.load(path, "--log-config")
     # The version is always 1. And loggers exist long before this is read, ours among them.
     config = {"version": 1, "disable_existing_loggers": False} | config
     try:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clockworker._errors import ConfigurationError
-from clockworker.shards import _file
+from clockworker.shards import _toml
 from clockworker.shards._config import QueueConfig, TcpAddress, UnixAddress
 from clockworker.shards._file import find_file, read_file
 from clockworker.shards._options import OPTIONS
@@ -116,5 +116,5 @@ VALUES = SCALARS | st.lists(SCALARS, max_size=2) | st.dictionaries(st.text(max_s
 @given(st.dictionaries(KEYS, VALUES, max_size=3))
 def test_no_document_is_worse_than_a_configuration_error(document: dict[str, object]) -> None:
     with pytest.MonkeyPatch.context() as patch, contextlib.suppress(ConfigurationError):
-        patch.setattr(_file, "load_toml", lambda *_: document)
+        patch.setattr(_toml, "load", lambda *_: document)
         read_file("x.toml")

@@ -89,7 +89,7 @@ def test_json_has_no_value_that_it_cannot_write() -> None:
     record.__dict__["circle"] = circle
     line = JsonFormatter().format(record)
     assert "\n" not in line
-    assert json.loads(line)["message"] == "lone \ud800"
+    assert json.loads(line)["message"] == "lone \\ud800"
     record = logging.makeLogRecord({"msg": "m", "object": object()})
     assert json.loads(JsonFormatter().format(record))["object"].startswith("<object object")
 
