@@ -55,6 +55,7 @@ EXIT_ORPHANED = 1
 EXIT_START_UP = 3
 
 COUNTERS_EVERY_S = 0.25
+QUIET_LOOK_S = 0.005
 TRACEBACK_LIMIT = 15_000  # characters, of up to 4 bytes each: has to fit into a message
 
 
@@ -107,6 +108,7 @@ class _ShardMain:
         self._main: JoinHandle[object] | None = None
         self._may_begin = asyncio.Event()
         self._may_leave = asyncio.Event()
+        self._serve_first = False
 
     def run(self) -> int:
         """Returns the exit status."""
@@ -193,6 +195,8 @@ class _ShardMain:
         await self._shard._drain()
         self._channel.send(Drained())
         await self._may_leave.wait()
+        while self._serve_first and not self._mesh.is_quiet():
+            await asyncio.sleep(QUIET_LOOK_S)
         return status
 
     def _fail(self, message: str, error: BaseException | None = None) -> int:
@@ -224,7 +228,8 @@ class _ShardMain:
                 self._may_begin.set()
             case Stop():
                 self._stop()
-            case Leave():
+            case Leave(serve_first):
+                self._serve_first = serve_first
                 self._may_leave.set()
             case _:
                 raise ControlError(f"{type(message).__name__} was not expected")
