@@ -19,8 +19,8 @@ from types import FrameType
 
 import uvloop
 
-from clockworker._errors import ApplicationError, ControlError, TaskCancelled, TaskPanicked
-from clockworker.executor import Executor, JoinHandle, Ok
+from clockworker._errors import ApplicationError, ConfigurationError, ControlError, TaskCancelled, TaskPanicked
+from clockworker.executor import Executor, JoinHandle, Ok, Queue
 from clockworker.ipc import Mesh
 from clockworker.shards._application import Main, format_traceback, load_application
 from clockworker.shards._control import (
@@ -37,11 +37,12 @@ from clockworker.shards._control import (
     Poisoned,
     Ready,
     Release,
+    Reopen,
     Stop,
 )
 from clockworker.shards._counters import CounterWriter
 from clockworker.shards._host import die_with_parent, set_process_title
-from clockworker.shards._logging import set_up_logging
+from clockworker.shards._logging import reopen, set_up_logging
 from clockworker.shards._process import CONTROL_VARIABLE, SUPERVISOR_VARIABLE, TERMINAL_SIGNALS
 from clockworker.shards._pulse import Pulse
 from clockworker.shards._shard import Handover, Shard
@@ -74,7 +75,11 @@ def main() -> None:
         raise ControlError(f"the first message is {type(configure).__name__}, not Configure")
     role = "rehearsal" if configure.rehearsal else f"shard {configure.shard}"
     set_process_title(role, configure.config.app)
-    set_up_logging(f"shard {configure.shard}", configure.config.log_level)
+    try:
+        set_up_logging(f"shard {configure.shard}", configure.config)
+    except ConfigurationError as error:
+        channel.send(Failed(str(error)))
+        sys.exit(EXIT_START_UP)
     sys.exit(_ShardMain(channel, configure, descriptors).run())
 
 
@@ -112,23 +117,27 @@ class _ShardMain:
 
     def run(self) -> int:
         """Returns the exit status."""
+        what = self._config.app
         try:
             application = load_application(self._config.app, self._config.app_dir, factory=self._config.factory)
+            what = "a queue's scheduler"
+            queues = [queue.declare(self._config.app_dir) for queue in self._config.queues_of(self._configure.shard)]
         except ApplicationError as error:
             return self._fail(str(error))
         except (Exception, SystemExit) as error:
-            return self._fail(f"{self._config.app} cannot be imported", error)
+            return self._fail(f"{what} cannot be imported", error)
         if self._configure.rehearsal:
             self._channel.send(Ready())
             return EXIT_OK
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            return runner.run(self._serve(application))
+            try:
+                return runner.run(self._serve(application, queues))
+            except Exception as error:
+                return self._fail('an exception escaped a task of a queue with on_panic = "propagate"', error)
 
-    async def _serve(self, application: Main) -> int:
+    async def _serve(self, application: Main, queues: list[Queue]) -> int:
         self._loop = asyncio.get_running_loop()
-        executor = Executor(
-            [queue.declare() for queue in self._config.queues_of(self._configure.shard)], on_panic="catch"
-        )
+        executor = Executor(queues, on_panic="catch")
         self._assemble(executor)
         self._loop.add_signal_handler(signal.SIGTERM, self._stop)
         self._loop.add_reader(self._channel.fileno(), self._read)
@@ -168,6 +177,7 @@ class _ShardMain:
             self._mesh,
             self._listening,
             announce_ready=lambda: self._channel.send(Ready()),
+            access_log=self._config.access_log,
             handover=Handover(self._handover, self._pulse.write_connections) if self._is_handed() else None,
             max_connections=self._config.max_connections,
         )
@@ -224,6 +234,8 @@ class _ShardMain:
                 self._mesh.hold(peer, when_quiet=lambda: self._channel.send(Held(peer)))
             case Release(peer):
                 self._mesh.release(peer)
+            case Reopen():
+                reopen()
             case Begin():
                 self._may_begin.set()
             case Stop():

@@ -75,6 +75,10 @@ class Release(msgspec.Struct, frozen=True, tag="release"):
     peer: int
 
 
+class Reopen(msgspec.Struct, frozen=True, tag="reopen"):
+    """Log files have been moved: open new ones."""
+
+
 class Begin(msgspec.Struct, frozen=True, tag="begin"):
     pass
 
@@ -117,7 +121,7 @@ class Poisoned(msgspec.Struct, frozen=True, tag="poisoned"):
     epoch: int
 
 
-ToShard: TypeAlias = Configure | Connect | Disconnect | Hold | Release | Begin | Stop | Leave
+ToShard: TypeAlias = Configure | Connect | Disconnect | Hold | Release | Reopen | Begin | Stop | Leave
 ToSupervisor: TypeAlias = Ready | Failed | Drained | Held | Poisoned
 Message: TypeAlias = ToShard | ToSupervisor
 

@@ -36,12 +36,14 @@ from clockworker.shards._control import (
     Leave,
     Poisoned,
     Ready,
+    Reopen,
     Stop,
 )
 from clockworker.shards._dispatch import Dispatcher
 from clockworker.shards._health import HealthPolicy
 from clockworker.shards._host import raise_descriptor_limit, set_process_title
 from clockworker.shards._lifecycle import State
+from clockworker.shards._logging import reopen
 from clockworker.shards._member import Member
 from clockworker.shards._placement import Placement
 from clockworker.shards._process import ShardProcess
@@ -154,7 +156,12 @@ class Supervisor:
             self._replace_all()
 
     def handle_usr1(self) -> None:
-        log.info("SIGUSR1 ignored: the log goes to standard error, there is no file to reopen")
+        for member in self._members:
+            member.tell(Reopen())
+        if reopen():
+            log.info("SIGUSR1: log files opened anew")
+        else:
+            log.info("SIGUSR1: the log goes to standard error, there is no file to reopen")
 
     def handle_usr2(self) -> None:
         log.info("SIGUSR2 ignored")
