@@ -205,7 +205,7 @@ class _ShardMain:
         await self._shard._drain()
         self._channel.send(Drained())
         await self._may_leave.wait()
-        while self._serve_first and not self._mesh.is_quiet():
+        while self._serve_first and not self._mesh.is_quiet():  # noqa: ASYNC110  # nothing tells of it
             await asyncio.sleep(QUIET_LOOK_S)
         return status
 
