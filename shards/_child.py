@@ -56,6 +56,7 @@ EXIT_ORPHANED = 1
 EXIT_START_UP = 3
 
 COUNTERS_EVERY_S = 0.25
+QUIET_LOOK_S = 0.005
 TRACEBACK_LIMIT = 15_000  # characters, of up to 4 bytes each: has to fit into a message
 
 
@@ -112,6 +113,7 @@ class _ShardMain:
         self._main: JoinHandle[object] | None = None
         self._may_begin = asyncio.Event()
         self._may_leave = asyncio.Event()
+        self._serve_first = False
 
     def run(self) -> int:
         """Returns the exit status."""
@@ -203,6 +205,8 @@ class _ShardMain:
         await self._shard._drain()
         self._channel.send(Drained())
         await self._may_leave.wait()
+        while self._serve_first and not self._mesh.is_quiet():  # noqa: ASYNC110  # nothing tells of it
+            await asyncio.sleep(QUIET_LOOK_S)
         return status
 
     def _fail(self, message: str, error: BaseException | None = None) -> int:
@@ -236,7 +240,8 @@ class _ShardMain:
                 self._may_begin.set()
             case Stop():
                 self._stop()
-            case Leave():
+            case Leave(serve_first):
+                self._serve_first = serve_first
                 self._may_leave.set()
             case _:
                 raise ControlError(f"{type(message).__name__} was not expected")

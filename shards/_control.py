@@ -88,7 +88,9 @@ class Stop(msgspec.Struct, frozen=True, tag="stop"):
 
 
 class Leave(msgspec.Struct, frozen=True, tag="leave"):
-    pass
+    """`serve_first`: peers stay, and what they have asked for without waiting for an answer is still to be done."""
+
+    serve_first: bool = False
 
 
 class Ready(msgspec.Struct, frozen=True, tag="ready"):

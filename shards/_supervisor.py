@@ -365,6 +365,7 @@ class Supervisor:
 
     def _stopped(self, member: Member) -> None:
         if not self._stopping:  # replaced
+            member.restarts.forget()
             self._start(member)
             return
         self._let_go()
