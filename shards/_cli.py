@@ -106,6 +106,9 @@ def announce(settings: Settings, placement: Placement, listeners: Listeners, env
     for name in listeners.names:
         log.info("listening on %s", name)
     log.info("placement: %s", placement)
+    if settings.config.log_config is not None:
+        for name in settings.origins.keys() & {"log_level", "log_format"}:
+            log.warning("%s has no effect beside --log-config", settings.origins[name])
     known = {variable for option in OPTIONS for variable in option.variables} | _OTHER_VARIABLES
     for variable in sorted(environment.keys() - known):
         if variable.startswith(PREFIX) and (

@@ -113,3 +113,7 @@ class ServeConfig(msgspec.Struct, frozen=True):
 
     def queues_of(self, shard: int) -> tuple[QueueConfig, ...]:
         return self.shard_queues.get(shard, self.queues)
+
+    def of_shard(self, shard: int) -> ServeConfig:
+        """What this shard needs to know: the others' queues are left out."""
+        return msgspec.structs.replace(self, queues=self.queues_of(shard), shard_queues={})

@@ -103,6 +103,8 @@ class Server:
         }
         command = [sys.executable, "-m", "clockworker.shards.testing", "clockworker.shards._agent:make", "--factory"]
         command += ["--app-dir", os.fspath(app_dir), "--shards", str(shards), *([] if bound else ["--port", "0"])]
+        if shards > len(os.sched_getaffinity(0)):
+            command.append("--no-pin")
         with self._log_path.open("wb") as log:
             self._process = subprocess.Popen(
                 [*command, *options],
