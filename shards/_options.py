@@ -118,7 +118,7 @@ OPTIONS = (
         "sockets",
         ("--bind", "-b"),
         "HOST:PORT|unix:PATH",
-        lambda texts: [parse.parse_bind(text) for text in texts],
+        parse.parse_binds,
         "address to listen on; may be repeated; 127.0.0.1:8000 unless any is given",
         takes=(str, list),
         repeat=True,
