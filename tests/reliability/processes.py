@@ -222,8 +222,10 @@ def hup_and_kill(seconds: int) -> Result:
         # Either the connection has had no answer yet, and nobody can say whose it was, or a peer did not answer.
         excused = any(outcome.started <= ready and outcome.ended >= when for when, ready in killed.values())
         assert excused, f"{outcome} at {outcome.ended - began:.2f} s; killed at {sorted(killed.items())}\n{log}"
-    served = len(plain.outcomes) + len(calling.outcomes)
-    said = f"{hups} HUPs, {kills} kills, {served:,} requests, failed {len(bad)}, all while a killed shard was replaced"
+    said = (
+        f"{hups} HUPs, {kills} kills; of {len(plain.outcomes):,} requests {len(plain.bad())} failed, of "
+        f"{len(calling.outcomes):,} that call a peer {len(calling.bad())}, all while a killed shard was replaced"
+    )
     return Result(seconds, said)
 
 
