@@ -38,7 +38,7 @@ class UnixAddress(msgspec.Struct, frozen=True, tag="unix"):
     mode: int = 0o666
 
     def __str__(self) -> str:
-        return f"unix:{self.path}"
+        return f"unix:{self.path}" if self.mode == 0o666 else f"unix:{self.path},mode={self.mode:03o}"
 
 
 class InheritedSocket(msgspec.Struct, frozen=True, tag="fd"):

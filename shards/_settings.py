@@ -85,8 +85,13 @@ def _add_environment(found: dict[str, Setting], environment: Mapping[str, str], 
     for option in OPTIONS:
         for variable in option.variables:
             if option.name not in found and (text := environment.get(variable)):
-                texts = re.split(r"[\s,]+", text.strip()) if option.repeat else text
+                texts = _several(text) if option.repeat else text
                 found[option.name] = _read(option, texts, variable + where, rank)
+
+
+def _several(text: str) -> list[str]:
+    """A variable's values, apart by spaces or commas; `unix:PATH,mode=660` is one."""
+    return [part for part in re.split(r"\s+|,(?!mode=)", text) if part]
 
 
 def _read(option: Option, text: str | list[str], origin: str, rank: int) -> Setting:

@@ -119,6 +119,14 @@ def test_an_empty_variable_is_none() -> None:
     assert read("app:main", CLOCKWORKER_SHARDS="").shards == "auto"
 
 
+def test_a_variable_may_have_several_values() -> None:
+    assert read("app:main", CLOCKWORKER_BIND=" :1, unix:/s,mode=660,:2").addresses == (
+        TcpAddress("0.0.0.0", 1),
+        UnixAddress("/s", 0o660),
+        TcpAddress("0.0.0.0", 2),
+    )
+
+
 def test_switches_can_be_turned_back() -> None:
     assert not read("app:main", CLOCKWORKER_RESPAWN="0").respawn
     assert read("app:main --respawn", CLOCKWORKER_RESPAWN="0").respawn
