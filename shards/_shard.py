@@ -125,6 +125,7 @@ class Shard:
         queue: str | None = None,
         limit: int = 2**16,
         max_connections: int | None = None,
+        read_timeout: float | None = None,
     ) -> None:
         """Serve asyncio streams on this shard's listening sockets, until the shard stops.
 
@@ -132,8 +133,10 @@ class Shard:
         for each connection. The connection is closed when it returns; an exception is logged.
         limit: bytes; the reader's, as in `asyncio.start_server`.
         max_connections: how many this shard holds open at once; more wait in the backlog. Unless given it is
-        `--max-connections`, without which as many are taken as come. How long a client may take for a request only the
-        handler can know: `async with asyncio.timeout(...)` around its reads is what stands between it and a slow one.
+        `--max-connections`, without which as many are taken as come.
+        read_timeout: seconds that one read of the handler (a line, so many bytes) may take from its call to its return,
+        however steadily the client trickles. Then it raises `TimeoutError`, and the connection is closed unless the
+        handler catches that. A client that is silent between two requests is in a read, too.
 
         When the shard stops, a handler that waits for data with nothing left to read reads an end of file; the others
         go on. Raises `UsageError` if the sockets are served already.
@@ -141,7 +144,11 @@ class Shard:
         handle = self._queue_or_first(queue)
         if max_connections is not None and max_connections < 1:
             raise UsageError(f"max_connections is {max_connections}; give a whole number from 1, or None")
-        streams = StreamServer(client_connected_cb, handle.spawn, limit, access_log=self._access_log)
+        if read_timeout is not None and not read_timeout > 0:
+            raise UsageError(f"read_timeout is {read_timeout}; give a number of seconds above 0, or None")
+        streams = StreamServer(
+            client_connected_cb, handle.spawn, limit, read_timeout=read_timeout, access_log=self._access_log
+        )
         await self._serve(streams.protocol, handle, max_connections or self._max_connections)
         self._streams = streams
 
