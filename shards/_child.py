@@ -76,7 +76,7 @@ def main() -> None:
     role = "rehearsal" if configure.rehearsal else f"shard {configure.shard}"
     set_process_title(role, configure.config.app)
     try:
-        set_up_logging(f"shard {configure.shard}", configure.config)
+        set_up_logging(role, configure.config)
     except ConfigurationError as error:
         channel.send(Failed(str(error)))
         sys.exit(EXIT_START_UP)

@@ -199,6 +199,19 @@ def test_a_shard_that_is_replaced_is_still_called_by_those_that_serve_it(serve: 
         server.wait_log("shard 1 ready", 2)
 
 
+def test_a_call_that_takes_too_long_does_not_hold_up_a_replacement_for_ever(serve: Serve) -> None:
+    server = serve(CALLS, "--shards", "2", "--timeout-graceful-shutdown", "0.5")
+    server.wait_serving()
+    with server.connect_to(0) as slow, server.connect_to(0) as other:
+        slow.sendall(b"1 slow 3600\n")
+        assert ask(other, b"1 who x").startswith(b"1 x")
+        os.kill(server.shard_pids()[1], signal.SIGTERM)
+        assert slow.recv(100) == b"ShardDied\n"
+        server.wait_log("shard 1 was still waited for by its peers 0.5 s after it was told to stop: killed")
+        server.wait_log("shard 1 ready", 2)
+        assert ask(other, b"1 who x") == b"1 x %d" % server.shard_pids()[1]
+
+
 def test_one_way_requests_survive_a_replacement(serve: Serve, tmp_path: Path) -> None:
     server = serve(CALLS, "--shards", "2")
     server.wait_serving()
