@@ -3,7 +3,7 @@ from clockworker.executor._core_cy cimport Core
 from clockworker.executor._native cimport now_ns
 
 cdef object _DEADLINE
-cdef int NEW, WAITING, SENT, DONE, _REPLY
+cdef int NEW, WAITING, SENT, DONE, _REPLY, _ONE_WAY, _ENVELOPE
 
 
 cdef class Channel:

@@ -33,7 +33,7 @@ except ModuleNotFoundError:
 from clockworker._errors import CallTimeout
 from clockworker.executor._core_cy import Core
 from clockworker.ipc._failure import decode_failure
-from clockworker.ipc._frames import Kind
+from clockworker.ipc._frames import ENVELOPE, Kind
 
 if cython.compiled:
     from cython.cimports.clockworker.executor._native import now_ns
@@ -52,6 +52,8 @@ WAITING = 1
 SENT = 2
 DONE = 3
 _REPLY = int(Kind.REPLY)
+_ONE_WAY = int(Kind.ONE_WAY)
+_ENVELOPE = ENVELOPE
 
 
 class Channel:
@@ -135,6 +137,8 @@ class Call:
             raise self.error
         method = self.method
         if self.reply_kind != _REPLY:
+            if self.kind & ~_ENVELOPE == _ONE_WAY:
+                return None
             if not self.reply:
                 raise CallTimeout(f"{method.name} was not run on {self.channel.where()}: its deadline had passed")
             raise decode_failure(self.reply, method.raises, f"{method.name} on {self.channel.where()}")

@@ -318,8 +318,8 @@ class Mesh(Traffic):
                 queue,
                 number,
                 SchemaMismatch(
-                    f"shard {self.shard_id} knows no such function: it runs another version of the code, "
-                    "or has not imported the module that defines it"
+                    f"shard {self.shard_id} does not know the function that shard {link.peer} calls: it runs another "
+                    "version of the code, or has not imported the module that defines it"
                 ),
             )
         return None
