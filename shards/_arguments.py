@@ -34,6 +34,14 @@ class _Parser(argparse.ArgumentParser):
         raise ConfigurationError(f"{message}; see clockworker-serve --help")
 
 
+class _HelpFormatter(argparse.HelpFormatter):
+    def _format_action_invocation(self, action: argparse.Action) -> str:
+        """An option's value is named once, after all of its flags (as Python 3.13 has it)."""
+        if not action.option_strings or not action.metavar:
+            return super()._format_action_invocation(action)
+        return f"{', '.join(action.option_strings)} {action.metavar}"
+
+
 class _Switch(argparse.Action):
     """A flag, kept as the text that the environment would have. Of two flags the second, --no-..., is off."""
 
@@ -67,7 +75,7 @@ def _parser(version: str) -> _Parser:
         description="Run an application on shards: one pinned process per core, fair queues inside each.",
         epilog="Each option can also be set by the environment variable named with it, and most in clockworker.toml: "
         "app_dir there is --app-dir here. The command line comes before the environment, and that before the file.",
-        formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=30, width=width),
+        formatter_class=lambda prog: _HelpFormatter(prog, max_help_position=30, width=width),
         allow_abbrev=False,
         add_help=False,
     )
