@@ -119,7 +119,9 @@ class _ShardMain:
 
     async def _serve(self, application: Main) -> int:
         self._loop = asyncio.get_running_loop()
-        executor = Executor([queue.declare() for queue in self._config.queues], on_panic="catch")
+        executor = Executor(
+            [queue.declare() for queue in self._config.queues_of(self._configure.shard)], on_panic="catch"
+        )
         self._assemble(executor)
         self._loop.add_signal_handler(signal.SIGTERM, self._stop)
         self._loop.add_reader(self._channel.fileno(), self._read)

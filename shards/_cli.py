@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import itertools
 import os
 import platform
 import re
@@ -27,7 +28,7 @@ from clockworker._errors import AddressUnavailable, ConfigurationError
 from clockworker._version import __version__
 from clockworker.executor import compiled
 from clockworker.shards import _config as parse
-from clockworker.shards._config import Address, ServeConfig, TcpAddress
+from clockworker.shards._config import Address, QueueConfig, ServeConfig, TcpAddress
 from clockworker.shards._host import PidFile
 from clockworker.shards._logging import set_up_logging
 from clockworker.shards._placement import Placement, order, place
@@ -89,6 +90,14 @@ OPTIONS = (
         repeat=True,
     ),
     Option(
+        "queues",
+        ("--shard-queue",),
+        "SHARD:NAME:SHARE[:SCHEDULER]",
+        parse.parse_shard_queues,
+        "a queue that one shard has beside the others, or has otherwise; may be repeated",
+        repeat=True,
+    ),
+    Option(
         "sockets",
         ("--bind", "-b"),
         "HOST:PORT|unix:PATH",
@@ -101,8 +110,32 @@ OPTIONS = (
     Option("sockets", ("--uds",), "PATH", parse.parse_uds, "Unix socket to listen on"),
     Option("sockets", ("--fd",), "N", parse.parse_fd, "listening socket that is already open under this number"),
     Option("sockets", ("--backlog",), "N", parse.parse_backlog, "connections that may wait at each socket; 2048"),
+    Option(
+        "sockets",
+        ("--distribution",),
+        "HOW",
+        parse.parse_distribution,
+        "how connections come to shards: kernel (its hash), least-connections, fixed (by client address); kernel",
+    ),
+    Option(
+        "sockets",
+        ("--max-connections",),
+        "N",
+        parse.parse_max_connections,
+        "connections that each shard holds open at once; more wait in the backlog",
+    ),
     Option("application", ("--factory",), "", parse.parse_flag, "APP is a function that returns the application"),
     Option("application", ("--app-dir",), "DIR", str, "directory to import APP from; the working directory"),
+    Option("application", ("--env-file",), "FILE", str, "file of NAME=VALUE lines for the environment"),
+    Option("application", ("--reload",), "", parse.parse_flag, "restart the shards when a source file changes"),
+    Option(
+        "application",
+        ("--reload-dir",),
+        "DIR",
+        tuple,
+        "directory to watch, instead of --app-dir; may be repeated",
+        repeat=True,
+    ),
     Option(
         "life",
         ("--timeout-graceful-shutdown",),
@@ -110,9 +143,27 @@ OPTIONS = (
         parse.parse_seconds,
         "seconds that open requests have to finish when told to stop; 30",
     ),
+    Option(
+        "life",
+        ("--timeout-shard-healthcheck",),
+        "S",
+        parse.parse_seconds,
+        "seconds that a shard's loop may be blocked before the shard is killed and restarted, 0: for ever; 30",
+    ),
     Option("life", ("--timeout-startup",), "S", parse.parse_seconds, "seconds that a shard has to become ready; 60"),
     Option("life", ("--respawn", "--no-respawn"), "", parse.parse_flag, "restart a shard that dies, or else stop; on"),
     Option("logs", ("--log-level",), "LEVEL", parse.parse_log_level, f"one of {', '.join(parse.LOG_LEVELS)}; info"),
+    Option("logs", ("--log-format",), "text|json", parse.parse_log_format, "how lines look; text"),
+    Option("logs", ("--log-config",), "FILE", str, "logging.config dictionary, in TOML or JSON"),
+    Option("logs", ("--access-log", "--no-access-log"), "", parse.parse_flag, "a line for each connection; off"),
+    Option(
+        "operations",
+        ("--metrics",),
+        "[HOST:PORT]",
+        parse.parse_metrics,
+        f"serve metrics, health and statistics over HTTP; 127.0.0.1:{parse.METRICS_PORT} unless given",
+    ),
+    Option("operations", ("--control",), "PATH", str, "Unix socket for clockworker-top and other tools"),
     Option("operations", ("--pid-file",), "PATH", str, "file to write the supervisor's pid to"),
 )
 
@@ -141,7 +192,7 @@ def serve(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
 
 
 def read_config(arguments: Sequence[str], environment: Mapping[str, str]) -> ServeConfig:
-    given = vars(_parser().parse_args(arguments))
+    given = vars(_parser().parse_args(_close_metrics(arguments)))
     values: dict[str, Any] = {}
     for option in OPTIONS:
         text, origin = _find(option, given, environment)
@@ -158,9 +209,11 @@ def read_config(arguments: Sequence[str], environment: Mapping[str, str]) -> Ser
         values["addresses"] = addresses
     if "no_pin" in values:
         values["pin"] = not values.pop("no_pin")
-    for name, field in (("queue", "queues"), ("idle_poll", "idle_poll_us")):
+    for name, field in (("queue", "queues"), ("idle_poll", "idle_poll_us"), ("reload_dir", "reload_dirs")):
         if name in values:
             values[field] = values.pop(name)
+    if "shard_queue" in values:
+        values["shard_queues"] = _merge(values.get("queues", ServeConfig("").queues), values.pop("shard_queue"))
     return ServeConfig(app=parse.parse_app(app), **values)
 
 
@@ -199,6 +252,25 @@ def version() -> str:
     kind = "compiled" if compiled else "pure Python"
     python = f"{platform.python_implementation()} {platform.python_version()}"
     return f"clockworker {__version__} ({kind}), {python}, uvloop {metadata.version('uvloop')}"
+
+
+def _close_metrics(arguments: Sequence[str]) -> list[str]:
+    """--metrics has a value only if what follows looks like one: `--metrics app:main` is APP with metrics."""
+    closed = list(arguments)
+    for index, (argument, following) in enumerate(itertools.pairwise([*closed, ""])):
+        if argument == "--metrics" and not re.fullmatch(r".*:\d+", following):
+            closed[index] = "--metrics=1"
+    return closed
+
+
+def _merge(
+    queues: tuple[QueueConfig, ...], changes: tuple[tuple[int, QueueConfig], ...]
+) -> dict[int, tuple[QueueConfig, ...]]:
+    """All queues of each shard that has other ones than `queues`."""
+    merged: dict[int, dict[str, QueueConfig]] = {}
+    for shard, queue in changes:
+        merged.setdefault(shard, {queue.name: queue for queue in queues})[queue.name] = queue
+    return {shard: tuple(of_shard.values()) for shard, of_shard in merged.items()}
 
 
 def _addresses(values: dict[str, Any]) -> tuple[Address, ...]:

@@ -8,13 +8,15 @@ environment) is added by whoever read it.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, TypeVar, get_args
 
 import msgspec
 
 from clockworker import executor
 from clockworker._errors import ConfigurationError
 from clockworker.executor import Queue, Scheduler
+
+T = TypeVar("T")
 
 MAX_SHARDS = 1024
 MAX_SHARE = 10_000
@@ -31,6 +33,13 @@ SCHEDULERS = {
 }
 
 LOG_LEVELS = ("critical", "error", "warning", "info", "debug")
+LogFormat: TypeAlias = Literal["text", "json"]
+
+# How connections come to shards: by the kernel's hash over a socket a shard, each to the shard that has the fewest, or
+# every client address to the same shard.
+Distribution: TypeAlias = Literal["kernel", "least-connections", "fixed"]
+
+METRICS_PORT = 9464
 
 
 class TcpAddress(msgspec.Struct, frozen=True, tag="tcp"):
@@ -61,35 +70,65 @@ Address: TypeAlias = TcpAddress | UnixAddress | InheritedSocket
 
 
 class QueueConfig(msgspec.Struct, frozen=True):
-    """One executor queue of every shard: its key, its share of the core (1 to 10000) and the scheduler inside it."""
+    """One executor queue of a shard: its key, its share of the core (1 to 10000), the scheduler inside it, how long it
+    wants to run at a stretch (seconds; the executor's choice unless given), and what becomes of exceptions that escape
+    its tasks."""
 
     name: str
     share: int = 1
     scheduler: str = "fifo"
+    slice: float | None = None
+    on_panic: Literal["catch", "propagate"] = "catch"
 
     def declare(self) -> Queue:
         """The executor's declaration of this queue, with a scheduler of its own."""
-        return Queue(self.name, share=self.share, scheduler=make_scheduler(self.scheduler))
+        return Queue(
+            self.name,
+            share=self.share,
+            scheduler=make_scheduler(self.scheduler),
+            slice=self.slice,
+            on_panic=self.on_panic,
+        )
 
 
 class ServeConfig(msgspec.Struct, frozen=True):
-    """All that a supervisor and its shards need to know. Times are in seconds."""
+    """All that a supervisor and its shards need to know. Times are in seconds.
+
+    shard_queues: all queues of a shard, by its number, where they are not `queues`; `queues_of` knows.
+    max_connections: how many connections of `Shard.start_server` a shard holds open at once; None: as many as come.
+    timeout_shard_healthcheck: how long a shard's loop may be silent before the shard is replaced; 0: for ever.
+    """
 
     app: str
     factory: bool = False
     app_dir: str = "."
+    env_file: str | None = None
+    reload: bool = False
+    reload_dirs: tuple[str, ...] = ()
     shards: int | Literal["auto"] = "auto"
     cpus: tuple[int, ...] | None = None
     pin: bool = True
     idle_poll_us: int | None = None
     queues: tuple[QueueConfig, ...] = (QueueConfig("default"),)
+    shard_queues: dict[int, tuple[QueueConfig, ...]] = {}
     addresses: tuple[Address, ...] = (TcpAddress("127.0.0.1", 8000),)
     backlog: int = 2048
+    distribution: Distribution = "kernel"
+    max_connections: int | None = None
     timeout_graceful_shutdown: float = 30.0
+    timeout_shard_healthcheck: float = 30.0
     timeout_startup: float = 60.0
     respawn: bool = True
     log_level: str = "info"
+    log_format: LogFormat = "text"
+    log_config: str | None = None
+    access_log: bool = False
+    metrics: TcpAddress | None = None
+    control: str | None = None
     pid_file: str | None = None
+
+    def queues_of(self, shard: int) -> tuple[QueueConfig, ...]:
+        return self.shard_queues.get(shard, self.queues)
 
 
 def available_schedulers() -> list[str]:
@@ -141,6 +180,17 @@ def parse_queues(texts: Sequence[str]) -> tuple[QueueConfig, ...]:
     return queues
 
 
+def parse_shard_queues(texts: Sequence[str]) -> tuple[tuple[int, QueueConfig], ...]:
+    """Each SHARD:NAME:SHARE[:SCHEDULER], for example `0:compaction:2:las`."""
+    found = []
+    for text in texts:
+        shard, colon, queue = text.partition(":")
+        if not colon or queue.count(":") not in (1, 2):
+            raise ConfigurationError(f"{text!r} is not SHARD:NAME:SHARE[:SCHEDULER], for example 0:compaction:2:las")
+        found.append((_parse_int(shard, 0, MAX_SHARDS - 1, f"{text!r}: the shard"), parse_queue(queue)))
+    return tuple(found)
+
+
 def parse_shards(text: str) -> int | Literal["auto"]:
     if text == "auto":
         return "auto"
@@ -190,6 +240,20 @@ def parse_backlog(text: str) -> int:
     return _parse_int(text, 1, 65535, "the backlog")
 
 
+def parse_max_connections(text: str) -> int:
+    return _parse_int(text, 1, 10_000_000, "the number of connections")
+
+
+def parse_metrics(text: str) -> TcpAddress:
+    """`HOST:PORT`, or a switch's "1" for 127.0.0.1:9464."""
+    if text == "1":
+        return TcpAddress("127.0.0.1", METRICS_PORT)
+    address = parse_bind(text)
+    if not isinstance(address, TcpAddress):
+        raise ConfigurationError(f"{text!r} is no address for metrics; give HOST:PORT")
+    return address
+
+
 def parse_idle_poll(text: str) -> int:
     return _parse_int(text, 0, 1_000_000, "the time to poll, in microseconds,")
 
@@ -210,12 +274,27 @@ def parse_log_level(text: str) -> str:
     return text.lower()
 
 
+def parse_log_format(text: str) -> LogFormat:
+    return _parse_choice(text, get_args(LogFormat), "log format")
+
+
+def parse_distribution(text: str) -> Distribution:
+    return _parse_choice(text, get_args(Distribution), "distribution")
+
+
 def parse_flag(text: str) -> bool:
     """The value of a switch that comes from the environment."""
     value = text.strip().lower()
     if value not in ("", "0", "false", "no", "off", "1", "true", "yes", "on"):
         raise ConfigurationError(f"{text!r} is neither on nor off; give 1 or 0")
     return value in ("1", "true", "yes", "on")
+
+
+def _parse_choice(text: str, choices: tuple[T, ...], what: str) -> T:
+    for choice in choices:
+        if text.lower() == choice:
+            return choice
+    raise ConfigurationError(f"unknown {what} {text!r}; choose one of {', '.join(map(str, choices))}")
 
 
 def _parse_int(text: str, lowest: int, highest: int, what: str, *, or_else: str = "") -> int:

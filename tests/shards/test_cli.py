@@ -126,7 +126,9 @@ def test_every_option_from_the_command_line() -> None:
     arguments = (
         "app:main --shards 3 --cpus 0-2 --no-pin --idle-poll 50 --queue web:8:las --queue bg:1 --bind :1 --bind unix:/s"
         " --host ::1 --port 2 --uds /t --fd 3 --backlog 9 --factory --app-dir d --timeout-graceful-shutdown 1.5"
-        " --timeout-startup 2 --no-respawn --log-level DEBUG --pid-file p"
+        " --timeout-startup 2 --no-respawn --log-level DEBUG --pid-file p --shard-queue 1:web:9 --shard-queue 1:x:2:qlas"
+        " --distribution fixed --max-connections 7 --env-file e --reload --reload-dir f --reload-dir g"
+        " --timeout-shard-healthcheck 0 --log-format json --log-config l --access-log --metrics [::1]:4 --control c"
     )
     assert read_config(arguments.split(), {}) == ServeConfig(
         app="app:main",
@@ -135,6 +137,7 @@ def test_every_option_from_the_command_line() -> None:
         pin=False,
         idle_poll_us=50,
         queues=(QueueConfig("web", 8, "las"), QueueConfig("bg", 1, "fifo")),
+        shard_queues={1: (QueueConfig("web", 9), QueueConfig("bg"), QueueConfig("x", 2, "qlas"))},
         addresses=(
             TcpAddress("0.0.0.0", 1),
             UnixAddress("/s"),
@@ -150,7 +153,26 @@ def test_every_option_from_the_command_line() -> None:
         respawn=False,
         log_level="debug",
         pid_file="p",
+        distribution="fixed",
+        max_connections=7,
+        env_file="e",
+        reload=True,
+        reload_dirs=("f", "g"),
+        timeout_shard_healthcheck=0.0,
+        log_format="json",
+        log_config="l",
+        access_log=True,
+        metrics=TcpAddress("::1", 4),
+        control="c",
     )
+
+
+def test_metrics_alone_is_a_switch() -> None:
+    default = TcpAddress("127.0.0.1", 9464)
+    assert read_config(["--metrics", "app:main"], {}) == ServeConfig("app:main", metrics=default)
+    assert read_config(["app:main", "--metrics"], {}) == ServeConfig("app:main", metrics=default)
+    assert read_config(["app:main"], {"CLOCKWORKER_METRICS": "1"}) == ServeConfig("app:main", metrics=default)
+    assert read_config(["--metrics", ":1", "app:main"], {}).metrics == TcpAddress("0.0.0.0", 1)
 
 
 def test_the_environment_stands_in_for_the_command_line() -> None:
