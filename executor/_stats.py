@@ -82,6 +82,8 @@ class QueueStats(msgspec.Struct, frozen=True):
     preemptions: int  # steps during which a queue with an earlier deadline became runnable
     poll_time: DurationStats  # of each step
     first_poll_wait: DurationStats  # from a task's start to its first step
+    wait: DurationStats  # of runnable tasks for their step; one in 13 is measured
+    slow_polls: int  # steps that took as long as `report_slow_polls` says, or longer
     top_groups: tuple[tuple[Hashable, int], ...]  # those of now with the most CPU time, and how much, in ns
 
 

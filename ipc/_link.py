@@ -62,6 +62,7 @@ class Link:
         self.bytes_sent = 0
         self.bytes_received = 0
         self.credit_waits = 0
+        self.rings_before = 0  # of the doorbells of earlier incarnations
         self.consumer: RingConsumer
         self.reassembly: Reassembly
         self._limits = limits
@@ -103,6 +104,7 @@ class Link:
             if task is not None:
                 task.cancel()
         self.serving.clear()
+        self.rings_before += self.doorbell.rings
         self.consumer.close()
         self.producer.close()
         self.doorbell.close()

@@ -13,7 +13,9 @@ In reading order, from the command to the code that a user writes:
     _lifecycle      policy: the states of a shard, and when a dead one may start again
     _process        one incarnation of a shard, as the supervisor holds it
     _control        what supervisor and shard say to each other
-    _counters       what the supervisor can read without asking
+    _reading        the numbers of a shard at one moment, and their sums
+    _slots          shared memory through which the supervisor reads them without asking
+    _recorder       writes them; _usage, what the kernel counts
     _logging        log lines with the name of their process
     _child          the process of a shard
     _application    finding `async def main(shard)`

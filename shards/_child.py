@@ -37,10 +37,11 @@ from clockworker.shards._control import (
     Ready,
     Stop,
 )
-from clockworker.shards._counters import CounterWriter
 from clockworker.shards._logging import set_up_logging
 from clockworker.shards._process import CONTROL_VARIABLE, SUPERVISOR_VARIABLE, TERMINAL_SIGNALS
+from clockworker.shards._recorder import Recorder
 from clockworker.shards._shard import Shard
+from clockworker.shards._slots import SlotWriter
 
 log = logging.getLogger("clockworker.shard")
 
@@ -49,7 +50,6 @@ EXIT_FAILED = 1
 EXIT_ORPHANED = 1
 EXIT_START_UP = 3
 
-COUNTERS_EVERY_S = 0.25
 TRACEBACK_LIMIT = 15_000  # characters, of up to 4 bytes each: has to fit into a message
 
 _PR_SET_PDEATHSIG = 1
@@ -97,10 +97,10 @@ class _ShardMain:
         self._channel = channel
         self._configure = configure
         self._config = configure.config
-        memory, event, counters, *listening = descriptors
+        memory, event, slots, *listening = descriptors
         self._doorbell = (memory, event)
-        self._counters = CounterWriter(counters)
-        os.close(counters)
+        self._slots = SlotWriter(slots)
+        os.close(slots)
         self._listening = [socket.socket(fileno=descriptor) for descriptor in listening]
         self._main: JoinHandle[object] | None = None
         self._may_begin = asyncio.Event()
@@ -125,7 +125,7 @@ class _ShardMain:
         self._assemble(executor)
         self._loop.add_signal_handler(signal.SIGTERM, self._stop)
         self._loop.add_reader(self._channel.fileno(), self._read)
-        self._count()
+        self._recorder.start()
         try:
             async with executor:
                 await self._may_begin.wait()
@@ -136,8 +136,7 @@ class _ShardMain:
         finally:
             # After the executor, which polls the mesh until its last task is gone. And nothing may reach the mesh later.
             self._loop.remove_reader(self._channel.fileno())
-            self._next_count.cancel()
-            self._counters.write(self._shard._counts())
+            self._recorder.stop()
             self._mesh.close()
 
     def _assemble(self, executor: Executor) -> None:
@@ -159,6 +158,7 @@ class _ShardMain:
             self._listening,
             announce_ready=lambda: self._channel.send(Ready()),
         )
+        self._recorder = Recorder(self._slots, executor, self._mesh, self._shard._connections)
 
     async def _live(self, main: JoinHandle[object]) -> int:
         """Run `main` to its end, then finish what is open and leave with the others."""
@@ -217,10 +217,6 @@ class _ShardMain:
             self._main.abort()  # still starting: there is nothing to finish
         self._shard._stop()
         self._may_begin.set()
-
-    def _count(self) -> None:
-        self._counters.write(self._shard._counts())
-        self._next_count = self._loop.call_later(COUNTERS_EVERY_S, self._count)
 
 
 if __name__ == "__main__":

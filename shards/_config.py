@@ -130,6 +130,9 @@ class ServeConfig(msgspec.Struct, frozen=True):
     def queues_of(self, shard: int) -> tuple[QueueConfig, ...]:
         return self.shard_queues.get(shard, self.queues)
 
+    def queue_names(self, shard: int) -> list[str]:
+        return [queue.name for queue in self.queues_of(shard)]
+
 
 def available_schedulers() -> list[str]:
     return [name for name, class_name in SCHEDULERS.items() if hasattr(executor, class_name)]

@@ -37,7 +37,7 @@ _ANCILLARY_SIZE = socket.CMSG_SPACE(MAX_DESCRIPTORS * array.array("i").itemsize)
 
 
 class Configure(msgspec.Struct, frozen=True, tag="configure"):
-    """Descriptors: the doorbell's memory and its eventfd, the counters, then the listening sockets."""
+    """Descriptors: the doorbell's memory and its eventfd, the slots, then the listening sockets."""
 
     shard: int
     count: int

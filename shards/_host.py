@@ -12,7 +12,7 @@ from clockworker._errors import ConfigurationError
 def raise_descriptor_limit(shards: int, addresses: int) -> None:
     """Raise the soft limit on open files to the hard one, and check that it is enough for the mesh.
 
-    Each shard costs the supervisor a pidfd, a channel, counters, a doorbell's two and its sockets; a shard holds at
+    Each shard costs the supervisor a pidfd, a channel, slots, a doorbell's two and its sockets; a shard holds at
     most four for each peer. Raises `ConfigurationError`.
     """
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

@@ -1,4 +1,4 @@
-"""One incarnation of a shard, as the supervisor holds it: the process, the channel to it, its doorbell and counters.
+"""One incarnation of a shard, as the supervisor holds it: the process, the channel to it, its doorbell and slots.
 
 Shards are fresh processes (fork and exec at once), never forks that go on: a forked interpreter inherits locks, sockets
 and memory that nobody meant it to have. One descriptor is passed by number, the control channel's; everything else goes
@@ -16,10 +16,11 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 
 from clockworker import ipc
 from clockworker.shards._control import Channel
-from clockworker.shards._counters import CounterReader, create_counters
+from clockworker.shards._slots import SlotReader, create_slots
 
 CONTROL_VARIABLE = "CLOCKWORKER_CONTROL_FD"
 SUPERVISOR_VARIABLE = "CLOCKWORKER_SUPERVISOR_PID"
@@ -44,11 +45,11 @@ TERMINAL_SIGNALS = frozenset(
 class ShardProcess:
     """Raises `OSError` from the constructor, with nothing left open, if there is no process or descriptor to be had."""
 
-    def __init__(self, shard: int, count: int, cpu: int | None) -> None:
+    def __init__(self, shard: int, count: int, cpu: int | None, queues: Sequence[str]) -> None:
         self.started = time.monotonic()
         self.doorbell = ipc.create_doorbell(count)
-        self.counters_descriptor = create_counters()
-        self.counters = CounterReader(self.counters_descriptor)
+        self.slots_descriptor = create_slots(len(queues), count)
+        self.slots = SlotReader(self.slots_descriptor, queues)
         parent, child = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.channel = Channel(parent)
         environment = os.environ | {
@@ -104,6 +105,6 @@ class ShardProcess:
 
     def _close_shared(self) -> None:
         self.channel.close()
-        self.counters.close()
-        for descriptor in (*self.doorbell, self.counters_descriptor):
+        self.slots.close()
+        for descriptor in (*self.doorbell, self.slots_descriptor):
             os.close(descriptor)

@@ -57,19 +57,18 @@ _GROUP_WORDS = 1 + MAX_GROUPS * _GROUP_WORDS_EACH
 
 S = TypeVar("S", bound=Section)
 
-
-_FIELDS = {
+_FIELDS: dict[type[Section], list[Any]] = {
     section: [field.type for field in msgspec.structs.fields(section)]
     for section in (ProcessReading, LoopReading, CallReading, QueueReading, RingReading)
 }
 
 
 def _words_of(section: type[Section]) -> int:
-    sizes = {DurationStats: _HISTOGRAM_WORDS, Groups: _GROUP_WORDS}
+    sizes: dict[Any, int] = {DurationStats: _HISTOGRAM_WORDS, Groups: _GROUP_WORDS}
     return sum(sizes.get(field, 1) for field in _FIELDS[section])
 
 
-_SHARD_WORDS = 1 + sum(map(_words_of, (ProcessReading, LoopReading, CallReading)))
+_SHARD_WORDS = 1 + _words_of(ProcessReading) + _words_of(LoopReading) + _words_of(CallReading)
 _QUEUE_WORDS = _words_of(QueueReading)
 _RING_WORDS = _words_of(RingReading)
 
@@ -200,9 +199,7 @@ def _get(kind: type[S], words: memoryview[int], at: int) -> tuple[S, int]:
         if field is DurationStats:
             length, total_ns, max_ns = words[at : at + 3]
             first = at + 3
-            values.append(
-                DurationStats(tuple(words[first : first + min(length, BUCKETS)].tolist()), max_ns, total_ns)
-            )
+            values.append(DurationStats(tuple(words[first : first + min(length, BUCKETS)].tolist()), max_ns, total_ns))
             at += _HISTOGRAM_WORDS
         elif field is Groups:
             service_ns = {}

@@ -181,7 +181,9 @@ class Supervisor:
         shard.lifecycle.to(State.STARTING)
         shard.restarts.started(self._loop.time())
         try:
-            process = ShardProcess(shard.id, len(self._shards), shard.cpu)
+            process = ShardProcess(
+                shard.id, len(self._shards), shard.cpu, [queue.name for queue in self._config.queues_of(shard.id)]
+            )
         except OSError as error:
             log.error("%s cannot be started: %s", shard, error)
             self._died(shard)
@@ -191,7 +193,7 @@ class Supervisor:
         self._loop.add_reader(process.channel.fileno(), self._read, shard, process)
         configure = Configure(shard.id, len(self._shards), shard.cpu, self._idle_poll_us, self._config)
         listening = [sock.fileno() for sock in self._listeners.of(shard.id)]
-        process.channel.send(configure, [*process.doorbell, process.counters_descriptor, *listening])
+        process.channel.send(configure, [*process.doorbell, process.slots_descriptor, *listening])
         for peer in self._shards:
             if peer is not shard and peer.process is not None:
                 self._connect(shard.id, process, peer.id, peer.process)
@@ -296,7 +298,7 @@ class Supervisor:
         for remove in (self._loop.remove_reader, self._loop.remove_writer):
             remove(process.channel.fileno())
         self._loop.remove_reader(process.pidfd)
-        end, age, counts = process.reap(), process.age, process.counters.read()
+        end, age, last = process.reap(), process.age, process.slots.read()
         process.close()
         shard.process = None
         shard.cancel_timer()
@@ -305,11 +307,11 @@ class Supervisor:
                 peer.process.channel.send(Disconnect(shard.id))
                 self._flush_when_writable(peer.process)
         if shard.state is State.DRAINING:
-            log.info("%s %s after %.1f s: %s", shard, end, age, counts.summary())
+            log.info("%s %s after %.1f s: %s", shard, end, age, last.summary())
             shard.lifecycle.to(State.STOPPED)
             self._stopped(shard)
         else:
-            log.error("%s (pid %d) %s after %.1f s: %s", shard, process.pid, end, age, counts.summary())
+            log.error("%s (pid %d) %s after %.1f s: %s", shard, process.pid, end, age, last.summary())
             self._died(shard)
 
     def _died(self, shard: _Shard) -> None:
