@@ -5,6 +5,10 @@ Credit bounds it: no more than `credit` calls are in flight to one peer, each ow
 has left, and only that reply gives the credit back. So two full rings cannot wait for each other: each side always takes
 in what comes. A call that finds no credit waits here, encoded; the reply that brings credit sends it at once, before its
 caller has run again, so nobody overtakes it.
+
+A link is *held* while its peer is replaced in good order: calls wait here as if there were no credit, over the death of the
+old incarnation, until the new one is connected. Only a call that is made while serving one of the peer's own goes through,
+since the peer waits for that before it leaves.
 """
 
 from __future__ import annotations
@@ -12,6 +16,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -70,6 +75,7 @@ class Link:
         self._next_call = 0
         self._backlog: deque[tuple[int, int, int, int, bytes]] = deque()
         self._waiting_for_credit: deque[Call] = deque()
+        self._when_quiet: Callable[[], None] | None = None  # while held
         self._flushed = 0  # frames that the peer has been told of
 
     def connect(self, epoch: int, consumer: RingConsumer, producer: RingProducer, doorbell: PeerDoorbell) -> None:
@@ -83,9 +89,12 @@ class Link:
         self._flushed = self.frames_sent
         self._credit = self._limits.credit
         self.connected = True
+        self._when_quiet = None
+        self._begin_waiting()
 
     def disconnect(self, reason: str) -> None:
-        """The peer is gone. Calls in flight end in ShardDied, those that wait for credit in ShardDown; its own are aborted."""
+        """The peer is gone. Calls in flight end in ShardDied, those that wait for credit in ShardDown unless the link is held;
+        its own are aborted."""
         if not self.connected:
             return
         self.connected = False
@@ -96,10 +105,8 @@ class Link:
                     ShardDied(f"{reason} with {call.method.name} in flight; it may have run or not")
                 )
         self.pending.clear()
-        for call in self._waiting_for_credit:
-            if not call.future.done():
-                call.future.set_exception(self.down())
-        self._waiting_for_credit.clear()
+        if self._when_quiet is None:
+            self._refuse_waiting()
         for task in self.serving.values():
             if task is not None:
                 task.cancel()
@@ -109,15 +116,31 @@ class Link:
         self.producer.close()
         self.doorbell.close()
 
+    def hold(self, when_quiet: Callable[[], None]) -> None:
+        """Keep new calls for the peer's next incarnation, and say when those in flight have been answered."""
+        self._when_quiet = when_quiet
+        if not self.pending:
+            when_quiet()
+
+    def release(self) -> None:
+        """Hold no longer."""
+        self._when_quiet = None
+        if self.connected:
+            self._begin_waiting()
+        else:
+            self._refuse_waiting()
+
     def down(self) -> ShardDown:
         """The error of a call that finds no peer."""
         return ShardDown(f"shard {self.peer} is down; nothing was sent")
 
     def submit(self, call: Call) -> None:
         """Send the call as soon as there is credit; first come, first served. ShardDown if the peer is down."""
-        if not self.connected:
+        if self._when_quiet is not None and not (self.connected and self._serves_peer()):
+            self._waiting_for_credit.append(call)
+        elif not self.connected:
             raise self.down()
-        if self._credit > 0:
+        elif self._credit > 0:
             self._begin(call)
         else:
             self.credit_waits += 1
@@ -128,10 +151,10 @@ class Link:
         call = self.pending.pop(number, None)
         if call is not None:
             self._credit += 1
-            while self._credit > 0 and self._waiting_for_credit:
-                waiting = self._waiting_for_credit.popleft()
-                if not waiting.future.done():  # else its caller has left
-                    self._begin(waiting)
+            if self._when_quiet is None:
+                self._begin_waiting()
+            elif not self.pending:
+                self._when_quiet()
         return call
 
     def in_flight(self, call: Call) -> bool:
@@ -184,6 +207,22 @@ class Link:
             self._backlog.popleft()
             self.frames_sent += 1
         return True
+
+    def _serves_peer(self) -> bool:
+        """Whether the running task serves a call of the peer's."""
+        return asyncio.current_task() in self.serving.values()
+
+    def _begin_waiting(self) -> None:
+        while self._credit > 0 and self._waiting_for_credit:
+            waiting = self._waiting_for_credit.popleft()
+            if not waiting.future.done():  # else its caller has left
+                self._begin(waiting)
+
+    def _refuse_waiting(self) -> None:
+        for call in self._waiting_for_credit:
+            if not call.future.done():
+                call.future.set_exception(self.down())
+        self._waiting_for_credit.clear()
 
     def _begin(self, call: Call) -> None:
         self._credit -= 1

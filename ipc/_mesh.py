@@ -139,6 +139,20 @@ class Mesh:
             pass
         self._drop(link, f"shard {peer} died")
 
+    def hold(self, peer: int, when_quiet: Callable[[], None]) -> None:
+        """The peer is about to be replaced: new calls to it wait until its successor is connected. `when_quiet` is called
+        once those in flight have been answered."""
+        self._links[peer].hold(when_quiet)
+
+    def release(self, peer: int) -> None:
+        """Undo `hold`. The calls that wait are sent, or end in ShardDown if the peer is gone."""
+        link = self._links[peer]
+        try:
+            link.release()
+        except PoisonedRing as error:
+            self._poisoned(link, error)
+        self._has_news_for(link)
+
     def close(self) -> None:
         """Leave: calls in flight end in ShardDied. Nothing may be called afterwards."""
         self._executor.poll_source(None, idle_poll_us=0)

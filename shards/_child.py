@@ -32,16 +32,22 @@ from clockworker.shards._control import (
     Disconnect,
     Drained,
     Failed,
+    Held,
+    Hold,
     Leave,
     Poisoned,
     Ready,
+    Release,
     Stop,
 )
+from clockworker.shards._host import set_process_title
 from clockworker.shards._logging import set_up_logging
 from clockworker.shards._process import CONTROL_VARIABLE, SUPERVISOR_VARIABLE, TERMINAL_SIGNALS
+from clockworker.shards._pulse import Pulse
 from clockworker.shards._recorder import Recorder
-from clockworker.shards._shard import Shard
+from clockworker.shards._shard import Handover, Shard
 from clockworker.shards._slots import SlotWriter
+from clockworker.shards._witness import start_witness
 
 log = logging.getLogger("clockworker.shard")
 
@@ -67,6 +73,8 @@ def main() -> None:
     configure, descriptors = received
     if not isinstance(configure, Configure):
         raise ControlError(f"the first message is {type(configure).__name__}, not Configure")
+    role = "rehearsal" if configure.rehearsal else f"shard {configure.shard}"
+    set_process_title(role, configure.config.app)
     set_up_logging(f"shard {configure.shard}", configure.config.log_level)
     sys.exit(_ShardMain(channel, configure, descriptors).run())
 
@@ -97,10 +105,14 @@ class _ShardMain:
         self._channel = channel
         self._configure = configure
         self._config = configure.config
-        memory, event, slots, *listening = descriptors
+        memory, event, slots, pulse, witness, handover, *listening = descriptors
         self._doorbell = (memory, event)
         self._slots = SlotWriter(slots)
         os.close(slots)
+        self._pulse = Pulse(pulse)
+        self._witness = socket.socket(fileno=witness)
+        self._handover = socket.socket(fileno=handover)
+        self._handover.setblocking(False)
         self._listening = [socket.socket(fileno=descriptor) for descriptor in listening]
         self._main: JoinHandle[object] | None = None
         self._may_begin = asyncio.Event()
@@ -114,6 +126,9 @@ class _ShardMain:
             return self._fail(str(error))
         except (Exception, SystemExit) as error:
             return self._fail(f"{self._config.app} cannot be imported", error)
+        if self._configure.rehearsal:
+            self._channel.send(Ready())
+            return EXIT_OK
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             return runner.run(self._serve(application))
 
@@ -126,6 +141,8 @@ class _ShardMain:
         self._loop.add_signal_handler(signal.SIGTERM, self._stop)
         self._loop.add_reader(self._channel.fileno(), self._read)
         self._recorder.start()
+        self._pulse.start()
+        start_witness(self._witness, executor)
         try:
             async with executor:
                 await self._may_begin.wait()
@@ -137,6 +154,7 @@ class _ShardMain:
             # After the executor, which polls the mesh until its last task is gone. And nothing may reach the mesh later.
             self._loop.remove_reader(self._channel.fileno())
             self._recorder.stop()
+            self._pulse.stop()
             self._mesh.close()
 
     def _assemble(self, executor: Executor) -> None:
@@ -157,8 +175,13 @@ class _ShardMain:
             self._mesh,
             self._listening,
             announce_ready=lambda: self._channel.send(Ready()),
+            handover=Handover(self._handover, self._pulse.write_connections) if self._is_handed() else None,
+            max_connections=self._config.max_connections,
         )
         self._recorder = Recorder(self._slots, executor, self._mesh, self._shard._connections)
+
+    def _is_handed(self) -> bool:
+        return self._config.distribution == "least-connections"
 
     async def _live(self, main: JoinHandle[object]) -> int:
         """Run `main` to its end, then finish what is open and leave with the others."""
@@ -203,6 +226,10 @@ class _ShardMain:
                 self._mesh.connect(peer, epoch, incoming=incoming, outgoing=outgoing, doorbell=(memory, event))
             case Disconnect(peer):
                 self._mesh.disconnect(peer)
+            case Hold(peer):
+                self._mesh.hold(peer, when_quiet=lambda: self._channel.send(Held(peer)))
+            case Release(peer):
+                self._mesh.release(peer)
             case Begin():
                 self._may_begin.set()
             case Stop():

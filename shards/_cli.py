@@ -18,7 +18,7 @@ import platform
 import re
 import shutil
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from importlib import metadata
 from typing import Any
 
@@ -34,6 +34,7 @@ from clockworker.shards._logging import set_up_logging
 from clockworker.shards._placement import Placement, order, place
 from clockworker.shards._sockets import Listeners
 from clockworker.shards._supervisor import Supervisor, log
+from clockworker.shards._systemd import with_activated_sockets
 from clockworker.shards._topology import allowed_cpus, read_topology
 
 EXIT_ADDRESS = 1
@@ -175,13 +176,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     sys.exit(serve(sys.argv[1:] if arguments is None else arguments, os.environ))
 
 
-def serve(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
+def serve(arguments: Sequence[str], environment: MutableMapping[str, str]) -> int:
     """Run the command. Returns its exit status; --help, --version and what argparse rejects raise `SystemExit`."""
     try:
-        config = read_config(arguments, environment)
+        config = with_activated_sockets(read_config(arguments, environment), environment)
         placement = place_shards(config)
         set_up_logging("supervisor", config.log_level)
-        with Listeners(config.addresses, placement.count, config.backlog) as listeners:
+        with Listeners(config.addresses, placement.count, config.backlog, config.distribution) as listeners:
             announce(config, placement, listeners)
             with PidFile(config.pid_file) if config.pid_file is not None else contextlib.nullcontext():
                 return Supervisor(config, placement, listeners).run()

@@ -51,19 +51,24 @@ class TcpAddress(msgspec.Struct, frozen=True, tag="tcp"):
 
 
 class UnixAddress(msgspec.Struct, frozen=True, tag="unix"):
+    """`mode` is the file's: whoever may write it may connect."""
+
     path: str
+    mode: int = 0o666
 
     def __str__(self) -> str:
         return f"unix:{self.path}"
 
 
 class InheritedSocket(msgspec.Struct, frozen=True, tag="fd"):
-    """A listening socket that was open, under this number, when the supervisor was started."""
+    """A listening socket that was open, under this number, when the supervisor was started. Whoever passed it may have
+    given it a name."""
 
     fd: int
+    name: str = ""
 
     def __str__(self) -> str:
-        return f"fd:{self.fd}"
+        return f"fd:{self.fd} ({self.name})" if self.name else f"fd:{self.fd}"
 
 
 Address: TypeAlias = TcpAddress | UnixAddress | InheritedSocket

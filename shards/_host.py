@@ -1,4 +1,4 @@
-"""What the supervisor needs of its machine before it starts: enough open files, and a pid file if one is wanted."""
+"""What a supervisor needs of its machine: enough open files, a pid file if one is wanted, and a name to be seen by."""
 
 from __future__ import annotations
 
@@ -12,16 +12,30 @@ from clockworker._errors import ConfigurationError
 def raise_descriptor_limit(shards: int, addresses: int) -> None:
     """Raise the soft limit on open files to the hard one, and check that it is enough for the mesh.
 
-    Each shard costs the supervisor a pidfd, a channel, slots, a doorbell's two and its sockets; a shard holds at
-    most four for each peer. Raises `ConfigurationError`.
+    Each shard costs the supervisor a pidfd, a channel, slots, a pulse, two for each of witness, handover and doorbell,
+    and its sockets; a shard holds at most four for each peer. Raises `ConfigurationError`.
     """
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    needed = 64 + shards * (5 + addresses)
+    needed = 64 + shards * (10 + addresses)
     if hard != resource.RLIM_INFINITY and hard < needed:
         raise ConfigurationError(
             f"{shards} shards need {needed} open files, but the limit is {hard}; raise it (ulimit -n) or start fewer"
         )
+
+
+def set_process_title(role: str, app: str) -> None:
+    """What `ps` and `top` show of this process, if setproctitle is installed: `clockworker shard 1 [app:main]`."""
+    # Without this it also writes over the memory of the environment, which /proc/PID/environ would show.
+    os.environ["SPT_NOENV"] = "1"
+    try:
+        from setproctitle import setproctitle
+
+        setproctitle(f"clockworker {role} [{app}]")
+    except ModuleNotFoundError:
+        pass
+    finally:
+        del os.environ["SPT_NOENV"]
 
 
 class PidFile:

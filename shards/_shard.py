@@ -20,10 +20,18 @@ import msgspec
 from clockworker._errors import UsageError
 from clockworker.executor import Executor, ExecutorStats, QueueHandle
 from clockworker.ipc import Mesh, MeshStats, Sharded
+from clockworker.shards._accept import Acceptor, accept_from, receive_from
 from clockworker.shards._streams import Handler, StreamServer
 
 T = TypeVar("T")
 P = ParamSpec("P")
+
+
+class Handover(msgspec.Struct, frozen=True):
+    """Where the supervisor hands connections over, and who is told how many have been taken and are open."""
+
+    sock: socket.socket
+    changed: Callable[[int, int], None]
 
 
 class ShardStats(msgspec.Struct, frozen=True):
@@ -59,6 +67,9 @@ class Shard:
         mesh: Mesh,
         listening: list[socket.socket],
         announce_ready: Callable[[], None],
+        *,
+        handover: Handover | None = None,
+        max_connections: int | None = None,
     ) -> None:
         self.id = id
         self.count = count
@@ -66,7 +77,10 @@ class Shard:
         self.executor = executor
         self._mesh = mesh
         self._listening = listening
+        self._handover = handover
+        self._max_connections = max_connections
         self._servers: list[asyncio.AbstractServer] = []
+        self._acceptor: Acceptor | None = None
         self._streams: StreamServer | None = None
         self._announce_ready = announce_ready
         self.is_ready = False
@@ -100,19 +114,31 @@ class Shard:
             key = key.to_bytes(key.bit_length() // 8 + 1, "little", signed=True)
         return zlib.crc32(key) * self.count >> 32
 
-    async def start_server(self, client_connected_cb: Handler, *, queue: str | None = None, limit: int = 2**16) -> None:
+    async def start_server(
+        self,
+        client_connected_cb: Handler,
+        *,
+        queue: str | None = None,
+        limit: int = 2**16,
+        max_connections: int | None = None,
+    ) -> None:
         """Serve asyncio streams on this shard's listening sockets, until the shard stops.
 
         client_connected_cb: `async def handle(reader, writer)`, run as a task of `queue` (the first queue unless given)
         for each connection. The connection is closed when it returns; an exception is logged.
         limit: bytes; the reader's, as in `asyncio.start_server`.
+        max_connections: how many this shard holds open at once; more wait in the backlog. Unless given it is
+        `--max-connections`, without which as many are taken as come. How long a client may take for a request only the
+        handler can know: `async with asyncio.timeout(...)` around its reads is what stands between it and a slow one.
 
         When the shard stops, a handler that waits for data with nothing left to read reads an end of file; the others
         go on. Raises `UsageError` if the sockets are served already.
         """
         handle = self._queue_or_first(queue)
+        if max_connections is not None and max_connections < 1:
+            raise UsageError(f"max_connections is {max_connections}; give a whole number from 1, or None")
         streams = StreamServer(client_connected_cb, handle.spawn, limit)
-        await self._serve(streams.protocol, handle)
+        await self._serve(streams.protocol, handle, max_connections or self._max_connections)
         self._streams = streams
 
     async def create_server(
@@ -125,7 +151,7 @@ class Shard:
         wait for the rest before `main` returns. What is still open then is cut. Raises `UsageError` if the sockets are
         served already.
         """
-        await self._serve(protocol_factory, self._queue_or_first(queue))
+        await self._serve(protocol_factory, self._queue_or_first(queue), None)
 
     def ready(self) -> None:
         """Tell the supervisor that this shard serves. Waiting for the stop says it too."""
@@ -156,13 +182,22 @@ class Shard:
     def _queue_or_first(self, name: str | None) -> QueueHandle:
         return self.executor.queues()[0] if name is None else self.executor.queue(name)
 
-    async def _serve(self, factory: Callable[[], asyncio.BaseProtocol], queue: QueueHandle) -> None:
-        if self._servers:
+    async def _serve(
+        self, factory: Callable[[], asyncio.BaseProtocol], queue: QueueHandle, max_connections: int | None
+    ) -> None:
+        if self._servers or self._acceptor is not None:
             raise UsageError("this shard's listening sockets are served already; one server a shard")
-        if not self._listening:
-            return  # told to stop before it came to this
-        # uvloop runs a server's callbacks in the context of the task that made it: hence a task of the queue.
-        self._servers = await queue.spawn(self._create_servers(factory), name="listen")
+        if self.stopping:
+            return
+        if self._handover is not None:
+            sources = {self._handover.sock: receive_from(self._handover.sock)}
+            self._acceptor = Acceptor(sources, factory, queue, max_connections, self._handover.changed)
+        elif max_connections is not None:
+            sources = {sock: accept_from(sock) for sock in self._listening}
+            self._acceptor = Acceptor(sources, factory, queue, max_connections, lambda taken, open: None)
+        else:
+            # uvloop runs a server's callbacks in the context of the task that made it: hence a task of the queue.
+            self._servers = await queue.spawn(self._create_servers(factory), name="listen")
 
     async def _create_servers(self, factory: Callable[[], asyncio.BaseProtocol]) -> list[asyncio.AbstractServer]:
         loop = asyncio.get_running_loop()
@@ -183,6 +218,8 @@ class Shard:
             await asyncio.sleep(0)
         for server in self._servers:
             server.close()
+        if self._acceptor is not None:
+            await self._acceptor.close()
         for sock in self._listening:
             sock.close()
         self._listening.clear()

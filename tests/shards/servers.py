@@ -45,11 +45,18 @@ def eventually(condition: Callable[[], T], what: str, deadline: float = DEADLINE
 class Server:
     """A running `clockworker-serve`."""
 
-    def __init__(self, directory: Path, arguments: list[str], environment: dict[str, str], fds: list[int]) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        arguments: list[str],
+        environment: dict[str, str],
+        fds: list[int],
+        command: list[str],
+    ) -> None:
         self._log_path = directory / f"log-{time.monotonic_ns()}"
         with self._log_path.open("wb") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "clockworker.shards._cli", *arguments],
+                [*command, *arguments],
                 cwd=directory,
                 env=os.environ | environment,
                 stdin=subprocess.DEVNULL,
@@ -132,6 +139,14 @@ class Server:
         self.process.wait(DEADLINE)
 
 
+def is_alive(pid: int) -> bool:
+    """Whether there is such a process, and it is no zombie."""
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
 def ask(connection: socket.socket, line: bytes) -> bytes:
     connection.sendall(line + b"\n")
     answer = b""
@@ -158,10 +173,12 @@ class Serve:
         bind: tuple[str, ...] = ("--port", "0"),
         environment: dict[str, str] | None = None,
         fds: list[int] | None = None,
+        command: list[str] | None = None,
     ) -> Server:
         if source is not None:
             (self._directory / "app.py").write_text(source)
-        server = Server(self._directory, [app, *bind, *arguments], environment or {}, fds or [])
+        command = command or [sys.executable, "-m", "clockworker.shards._cli"]
+        server = Server(self._directory, [app, *bind, *arguments], environment or {}, fds or [], command)
         self._servers.append(server)
         return server
 

@@ -24,7 +24,7 @@ def test_a_limit_on_open_files_that_is_too_low_is_said_before_any_shard_starts(t
         timeout=30,
     )
     assert result.returncode == 2
-    assert "8 shards need 112 open files, but the limit is 70" in result.stderr
+    assert "8 shards need 152 open files, but the limit is 70" in result.stderr
     assert "Traceback" not in result.stderr
     assert not (tmp_path / "imported").exists()
 

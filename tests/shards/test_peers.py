@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import re
 import signal
+import threading
 import time
+from collections import Counter
 
 from tests.shards.servers import Serve, ask, eventually
 
@@ -34,12 +36,26 @@ class Service:
         return "not read"
 
     @remote
+    async def round(self, argument: str) -> str:
+        await asyncio.sleep(float(argument))
+        return f"{self.shard.id} {await self.all.on(1 - self.shard.id).back(argument)}"
+
+    @remote
+    async def back(self, argument: str) -> str:
+        return f"{self.shard.id} {await self.all.on(1 - self.shard.id).third(argument)}"
+
+    @remote
+    async def third(self, argument: str) -> str:
+        return f"{self.shard.id} and back"
+
+    @remote
     async def slow(self, argument: str) -> str:
         await asyncio.sleep(float(argument))
         return f"{self.shard.id} {argument}"
 
 async def main(shard):
     service = await shard.start(Service)
+    service.local.all = service
 
     async def handle(reader, writer):
         while line := await reader.readline():
@@ -138,6 +154,84 @@ def test_a_drained_shard_answers_while_others_finish(serve: Serve) -> None:
         server.send(signal.SIGTERM)
         assert client.recv(100).startswith(b"0 x ")
         assert server.wait_exit() == 0
+
+
+def test_calls_of_peers_survive_a_replacement(serve: Serve) -> None:
+    """Those in flight are answered by the old incarnation, those that come meanwhile by the new one."""
+    server = serve(CALLS, "--shards", "2")
+    server.wait_serving()
+    old = server.shard_pids()[1]
+    with server.connect_to(0) as slow, server.connect_to(0) as other:
+        slow.sendall(b"1 slow 1\n")
+        assert ask(other, b"1 who x") == b"1 x %d" % old  # its answer proves that the call before it has been sent
+        os.kill(old, signal.SIGTERM)
+        answers = [ask(other, b"1 who x")]
+        while answers[-1] == b"1 x %d" % old:
+            answers.append(ask(other, b"1 who x"))
+        assert slow.recv(100) == b"1 1\n"
+        server.wait_log("shard 1 ready", 2)
+        assert answers[-1] == b"1 x %d" % server.shard_pids()[1]
+
+
+def test_a_shard_that_is_replaced_is_still_called_by_those_that_serve_it(serve: Serve) -> None:
+    """Shard 1 waits for shard 0 before it can leave, and shard 0 for shard 1: `round` calls back."""
+    server = serve(CALLS, "--shards", "2")
+    server.wait_serving()
+    with server.connect_to(0) as client:
+        client.sendall(b"1 round 0.5\n")
+        with server.connect_to(0) as other:
+            assert ask(other, b"1 who x").startswith(b"1 x")
+        os.kill(server.shard_pids()[1], signal.SIGTERM)
+        assert client.recv(100) == b"1 0 1 and back\n"
+        server.wait_log("shard 1 ready", 2)
+
+
+def test_a_stop_in_the_middle_of_a_replacement(serve: Serve) -> None:
+    server = serve(CALLS, "--shards", "2")
+    server.wait_serving()
+    with server.connect_to(0) as slow, server.connect_to(0) as waiting:
+        slow.sendall(b"1 slow 1\n")
+        assert ask(waiting, b"1 who x").startswith(b"1 x")
+        os.kill(server.shard_pids()[1], signal.SIGTERM)
+        waiting.sendall(b"after 0.3 1 who x\n")  # by then it is held
+        server.send(signal.SIGTERM)
+        assert slow.recv(100) == b"1 1\n"
+        assert waiting.recv(100).startswith(b"1 x")
+        assert server.wait_exit() == 0
+
+
+LOAD = 4
+
+
+def test_hup_under_load_fails_no_call_of_a_peer(serve: Serve) -> None:
+    server = serve(CALLS, "--shards", "2")
+    server.wait_serving()
+    before = server.shard_pids()
+    answers: Counter[str] = Counter()
+    done = threading.Event()
+
+    def requests() -> None:
+        while not done.is_set():
+            with server.connect() as client:
+                for peer in (0, 1):
+                    answers[ask(client, b"%d slow 0.002" % peer).decode()] += 1
+
+    threads = [threading.Thread(target=requests) for _ in range(LOAD)]
+    for thread in threads:
+        thread.start()
+    try:
+        for round in (2, 3):
+            server.send(signal.SIGHUP)
+            server.wait_log("shard 1 ready", round)
+    finally:
+        done.set()
+        for thread in threads:
+            thread.join()
+    assert set(answers) == {"0 0.002", "1 0.002"}
+    assert sum(answers.values()) > 20
+    assert all(before[shard] != pid for shard, pid in server.shard_pids().items())
+    assert server.stop() == 0
+    assert "killed" not in server.log
 
 
 def test_a_crash_loop_of_one_shard_leaves_nothing_mapped_in_the_other(serve: Serve) -> None:

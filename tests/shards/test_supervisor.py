@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.shards.servers import ECHO, Serve, Server, ask, eventually
+from tests.shards.servers import ECHO, Serve, Server, ask, eventually, is_alive
 
 # `sleep S` answers after S seconds, `die` kills the shard, `block` never gives the loop back; else as ECHO.
 WORK = """
@@ -272,20 +272,13 @@ def test_when_the_supervisor_is_killed_all_are_gone(serve: Serve, tmp_path: Path
         killed = time.monotonic()
         eventually(lambda: not [p for p in server.members() if p.status() != psutil.STATUS_ZOMBIE], "all are gone", 5)
         print(f"gone after {time.monotonic() - killed:.3f} s")
-    assert eventually(lambda: all(not alive(pid) for pid in pids), "the shards are gone")
+    assert eventually(lambda: all(not is_alive(pid) for pid in pids), "the shards are gone")
     assert memory_files() == before
     # The stale socket is in nobody's way.
     again = serve(None, "--shards", "1", bind=bind)
     again.wait_serving()
     assert again.stop() == 0
     assert not (tmp_path / "s").exists()
-
-
-def alive(pid: int) -> bool:
-    try:
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
 
 
 # Stopping with open work.
