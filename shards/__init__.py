@@ -30,6 +30,10 @@ In reading order, from the command to the code that a user writes:
     _logging        log lines with the name of their process
     _child          the process of a shard
     _application    finding `async def main(shard)`
+    _observe        what the supervisor shows: _ledger, its books; _view, what they mean; _metrics, as Prometheus wants it;
+                    _http, the pages; _query, the control socket
+    _tracing        traces: asks for them; _trace, records one; _chrome, writes it
+    _top            clockworker-top; _screen, what it shows
     _shard          Shard, the application's view
     _accept         accepting with a limit, or from the supervisor's hands
     _streams        connections whose handlers run in a queue, and how they are drained

@@ -38,7 +38,9 @@ from clockworker.shards._control import (
     Poisoned,
     Ready,
     Release,
+    StartTrace,
     Stop,
+    Traced,
 )
 from clockworker.shards._host import set_process_title
 from clockworker.shards._logging import set_up_logging
@@ -47,6 +49,7 @@ from clockworker.shards._pulse import Pulse
 from clockworker.shards._recorder import Recorder
 from clockworker.shards._shard import Handover, Shard
 from clockworker.shards._slots import SlotWriter
+from clockworker.shards._trace import Trace
 from clockworker.shards._witness import start_witness
 
 log = logging.getLogger("clockworker.shard")
@@ -137,6 +140,7 @@ class _ShardMain:
         executor = Executor(
             [queue.declare() for queue in self._config.queues_of(self._configure.shard)], on_panic="catch"
         )
+        self._executor = executor
         self._assemble(executor)
         self._loop.add_signal_handler(signal.SIGTERM, self._stop)
         self._loop.add_reader(self._channel.fileno(), self._read)
@@ -230,6 +234,9 @@ class _ShardMain:
                 self._mesh.hold(peer, when_quiet=lambda: self._channel.send(Held(peer)))
             case Release(peer):
                 self._mesh.release(peer)
+            case StartTrace(seconds):
+                trace = Trace(self._configure.shard, self._executor, self._traced)
+                self._loop.call_later(seconds, trace.end)
             case Begin():
                 self._may_begin.set()
             case Stop():
@@ -238,6 +245,10 @@ class _ShardMain:
                 self._may_leave.set()
             case _:
                 raise ControlError(f"{type(message).__name__} was not expected")
+
+    def _traced(self, recording: int) -> None:
+        self._channel.send(Traced(), [recording])
+        os.close(recording)
 
     def _stop(self) -> None:
         if self._main is not None and not self._shard.is_ready:

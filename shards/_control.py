@@ -87,6 +87,16 @@ class Leave(msgspec.Struct, frozen=True, tag="leave"):
     pass
 
 
+class StartTrace(msgspec.Struct, frozen=True, tag="start-trace"):
+    """Record what the executor does, for so long."""
+
+    seconds: float
+
+
+class Traced(msgspec.Struct, frozen=True, tag="traced"):
+    """Descriptor: the recording."""
+
+
 class Ready(msgspec.Struct, frozen=True, tag="ready"):
     pass
 
@@ -115,8 +125,8 @@ class Poisoned(msgspec.Struct, frozen=True, tag="poisoned"):
     epoch: int
 
 
-ToShard: TypeAlias = Configure | Connect | Disconnect | Hold | Release | Begin | Stop | Leave
-ToSupervisor: TypeAlias = Ready | Failed | Drained | Held | Poisoned
+ToShard: TypeAlias = Configure | Connect | Disconnect | Hold | Release | Begin | Stop | Leave | StartTrace
+ToSupervisor: TypeAlias = Ready | Failed | Drained | Held | Poisoned | Traced
 Message: TypeAlias = ToShard | ToSupervisor
 
 

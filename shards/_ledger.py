@@ -33,6 +33,7 @@ class _Account:
         self.base: Reading | None = None
         self.starts = 0
         self.stalls = 0
+        self.stalled_since = 0.0
 
 
 class Ledger:
@@ -45,8 +46,12 @@ class Ledger:
     def started(self, shard: int) -> None:
         self._accounts[shard].starts += 1
 
-    def stalled(self, shard: int) -> None:
-        self._accounts[shard].stalls += 1
+    def stalled(self, shard: int, beat: float) -> None:
+        """A look at a stalled loop. Those with the same last beat are of the same stall, which counts once."""
+        account = self._accounts[shard]
+        if beat != account.stalled_since:
+            account.stalled_since = beat
+            account.stalls += 1
 
     def died(self, shard: int, last: Reading) -> None:
         account = self._accounts[shard]

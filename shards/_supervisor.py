@@ -37,12 +37,14 @@ from clockworker.shards._control import (
     Poisoned,
     Ready,
     Stop,
+    Traced,
 )
 from clockworker.shards._dispatch import Dispatcher
 from clockworker.shards._health import HealthPolicy
 from clockworker.shards._host import raise_descriptor_limit, set_process_title
 from clockworker.shards._lifecycle import State
 from clockworker.shards._member import Member
+from clockworker.shards._observe import Observer
 from clockworker.shards._placement import Placement
 from clockworker.shards._process import ShardProcess
 from clockworker.shards._rehearsal import Rehearsal
@@ -50,6 +52,7 @@ from clockworker.shards._reload import Reloader
 from clockworker.shards._roll import Roll
 from clockworker.shards._sockets import Listeners
 from clockworker.shards._systemd import Notifier
+from clockworker.shards._tracing import Tracing
 from clockworker.shards._watch import Stall, Watch, process_state
 
 log = logging.getLogger("clockworker.supervisor")
@@ -77,6 +80,8 @@ class Supervisor:
         self._health = HealthPolicy(hung_after=config.timeout_shard_healthcheck)
         self._listeners = listeners
         self._members = [Member(id, cpu) for id, cpu in enumerate(placement.cpus)]
+        self._tracing = Tracing(self._members)
+        self._observer = Observer(config, self._members, self._serves, self._tracing.record)
         self._watch = Watch(self._members, self._report_stall, self._hung)
         self._roll = Roll(self._members, self._drain, self._rolled)
         self._notifier = Notifier(os.environ)
@@ -95,6 +100,7 @@ class Supervisor:
         """Raises `ConfigurationError` if the limit on open files is too low for so many shards."""
         set_process_title("supervisor", self._config.app)
         raise_descriptor_limit(len(self._members), len(self._listeners.of(0)))
+        self._observer.open()
         return asyncio.run(self._supervise())
 
     async def _supervise(self) -> int:
@@ -104,6 +110,7 @@ class Supervisor:
             self._loop.add_signal_handler(getattr(signal, f"SIG{name.upper()}"), getattr(self, f"handle_{name}"))
         self._loop.set_exception_handler(self._broken)
         self._watch.start()
+        await self._observer.start()
         if self._listeners.own:
             self._dispatcher = Dispatcher(
                 self._listeners.own, self._members, self._config.max_connections, self._watch.stalled
@@ -121,7 +128,11 @@ class Supervisor:
         await self._finished.wait()
         if self._reloader is not None:
             await self._reloader.stop()
+        await self._observer.stop()
         return self._exit_status
+
+    def _serves(self) -> bool:
+        return self._serving and not self._stopping
 
     def _show_life(self, interval: float) -> None:
         self._notifier.alive()
@@ -194,6 +205,7 @@ class Supervisor:
             self._died(member)
             return
         member.process = process
+        self._observer.started(member)
         self._loop.add_reader(process.pidfd, self._exited, member, process)
         self._loop.add_reader(process.channel.fileno(), self._read, member, process)
         self._watch.add(member, process)
@@ -238,7 +250,7 @@ class Supervisor:
                 if received is None:
                     self._loop.remove_reader(process.channel.fileno())  # its end shows at the pidfd
                     return
-                self._handle(member, process, received[0])
+                self._handle(member, process, *received)
         except BlockingIOError:
             pass
         except ControlError as error:
@@ -246,7 +258,13 @@ class Supervisor:
             self._loop.remove_reader(process.channel.fileno())
             process.kill()
 
-    def _handle(self, member: Member, process: ShardProcess, message: object) -> None:
+    def _handle(self, member: Member, process: ShardProcess, message: object, descriptors: list[int]) -> None:
+        match message, descriptors:
+            case Traced(), [recording]:
+                self._tracing.arrived(process, recording)
+                return
+        for descriptor in descriptors:  # nobody has asked for these
+            os.close(descriptor)
         match message:
             case Ready():
                 if member.state is State.STARTING:  # else it had been told to stop meanwhile
@@ -299,6 +317,9 @@ class Supervisor:
     # Health.
 
     def _report_stall(self, stall: Stall) -> None:
+        member = self._members[stall.shard]
+        if member.process is not None:
+            self._observer.stalled(member, member.process)
         log.warning("%s", stall)
 
     def _hung(self, member: Member, age: float) -> None:
@@ -321,6 +342,8 @@ class Supervisor:
         self._loop.remove_reader(process.pidfd)
         self._watch.remove(process)
         end, age, last = process.reap(), process.age, process.slots.read()
+        self._observer.died(member, last)
+        self._tracing.ended(process)
         self._roll.ended(process)
         member.process = None
         if self._dispatcher is not None:
