@@ -10,7 +10,6 @@ never ends; the end of file on the control channel says the same to a process th
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import logging
 import os
 import signal
@@ -20,8 +19,8 @@ from types import FrameType
 
 import uvloop
 
-from clockworker._errors import ApplicationError, ControlError, TaskCancelled, TaskPanicked
-from clockworker.executor import Executor, JoinHandle, Ok
+from clockworker._errors import ApplicationError, ConfigurationError, ControlError, TaskCancelled, TaskPanicked
+from clockworker.executor import Executor, JoinHandle, Ok, Queue
 from clockworker.ipc import Mesh
 from clockworker.shards._application import Main, format_traceback, load_application
 from clockworker.shards._control import (
@@ -38,17 +37,19 @@ from clockworker.shards._control import (
     Poisoned,
     Ready,
     Release,
+    Reopen,
     StartTrace,
     Stop,
     Traced,
 )
-from clockworker.shards._host import set_process_title
-from clockworker.shards._logging import set_up_logging
+from clockworker.shards._host import die_with_parent, set_process_title
+from clockworker.shards._logging import reopen, set_up_logging
 from clockworker.shards._process import CONTROL_VARIABLE, SUPERVISOR_VARIABLE, TERMINAL_SIGNALS
 from clockworker.shards._pulse import Pulse
 from clockworker.shards._recorder import Recorder
 from clockworker.shards._shard import Handover, Shard
 from clockworker.shards._slots import SlotWriter
+from clockworker.shards._slow import log_slow_polls
 from clockworker.shards._trace import Trace
 from clockworker.shards._witness import start_witness
 
@@ -59,13 +60,13 @@ EXIT_FAILED = 1
 EXIT_ORPHANED = 1
 EXIT_START_UP = 3
 
+QUIET_LOOK_S = 0.005
 TRACEBACK_LIMIT = 15_000  # characters, of up to 4 bytes each: has to fit into a message
-
-_PR_SET_PDEATHSIG = 1
 
 
 def main() -> None:
-    _die_with_supervisor(int(os.environ.pop(SUPERVISOR_VARIABLE)))
+    if not die_with_parent(int(os.environ.pop(SUPERVISOR_VARIABLE))):
+        sys.exit(EXIT_ORPHANED)
     _take_signals()
     descriptor = int(os.environ.pop(CONTROL_VARIABLE))
     os.set_inheritable(descriptor, False)
@@ -78,16 +79,12 @@ def main() -> None:
         raise ControlError(f"the first message is {type(configure).__name__}, not Configure")
     role = "rehearsal" if configure.rehearsal else f"shard {configure.shard}"
     set_process_title(role, configure.config.app)
-    set_up_logging(f"shard {configure.shard}", configure.config.log_level)
+    try:
+        set_up_logging(f"shard {configure.shard}", configure.config)
+    except ConfigurationError as error:
+        channel.send(Failed(str(error)))
+        sys.exit(EXIT_START_UP)
     sys.exit(_ShardMain(channel, configure, descriptors).run())
-
-
-def _die_with_supervisor(supervisor: int) -> None:
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:
-        raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG)")
-    if os.getppid() != supervisor:  # it died before the call above
-        sys.exit(EXIT_ORPHANED)
 
 
 def _take_signals() -> None:
@@ -120,27 +117,32 @@ class _ShardMain:
         self._main: JoinHandle[object] | None = None
         self._may_begin = asyncio.Event()
         self._may_leave = asyncio.Event()
+        self._serve_first = False
 
     def run(self) -> int:
         """Returns the exit status."""
+        what = self._config.app
         try:
             application = load_application(self._config.app, self._config.app_dir, factory=self._config.factory)
+            what = "a queue's scheduler"
+            queues = [queue.declare(self._config.app_dir) for queue in self._config.queues_of(self._configure.shard)]
         except ApplicationError as error:
             return self._fail(str(error))
         except (Exception, SystemExit) as error:
-            return self._fail(f"{self._config.app} cannot be imported", error)
+            return self._fail(f"{what} cannot be imported", error)
         if self._configure.rehearsal:
             self._channel.send(Ready())
             return EXIT_OK
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            return runner.run(self._serve(application))
+            try:
+                return runner.run(self._serve(application, queues))
+            except Exception as error:
+                return self._fail('an exception escaped a task of a queue with on_panic = "propagate"', error)
 
-    async def _serve(self, application: Main) -> int:
+    async def _serve(self, application: Main, queues: list[Queue]) -> int:
         self._loop = asyncio.get_running_loop()
-        executor = Executor(
-            [queue.declare() for queue in self._config.queues_of(self._configure.shard)], on_panic="catch"
-        )
-        self._executor = executor
+        executor = self._executor = Executor(queues, on_panic="catch")
+        log_slow_polls(executor, self._config, self._configure.shard)
         self._assemble(executor)
         self._loop.add_signal_handler(signal.SIGTERM, self._stop)
         self._loop.add_reader(self._channel.fileno(), self._read)
@@ -179,6 +181,7 @@ class _ShardMain:
             self._mesh,
             self._listening,
             announce_ready=lambda: self._channel.send(Ready()),
+            access_log=self._config.access_log,
             handover=Handover(self._handover, self._pulse.write_connections) if self._is_handed() else None,
             max_connections=self._config.max_connections,
         )
@@ -207,6 +210,8 @@ class _ShardMain:
         await self._shard._drain()
         self._channel.send(Drained())
         await self._may_leave.wait()
+        while self._serve_first and not self._mesh.is_quiet():  # noqa: ASYNC110  # nothing tells of it
+            await asyncio.sleep(QUIET_LOOK_S)
         return status
 
     def _fail(self, message: str, error: BaseException | None = None) -> int:
@@ -237,11 +242,14 @@ class _ShardMain:
             case StartTrace(seconds):
                 trace = Trace(self._configure.shard, self._executor, self._traced)
                 self._loop.call_later(seconds, trace.end)
+            case Reopen():
+                reopen()
             case Begin():
                 self._may_begin.set()
             case Stop():
                 self._stop()
-            case Leave():
+            case Leave(serve_first):
+                self._serve_first = serve_first
                 self._may_leave.set()
             case _:
                 raise ControlError(f"{type(message).__name__} was not expected")

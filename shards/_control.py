@@ -75,6 +75,10 @@ class Release(msgspec.Struct, frozen=True, tag="release"):
     peer: int
 
 
+class Reopen(msgspec.Struct, frozen=True, tag="reopen"):
+    """Log files have been moved: open new ones."""
+
+
 class Begin(msgspec.Struct, frozen=True, tag="begin"):
     pass
 
@@ -84,7 +88,9 @@ class Stop(msgspec.Struct, frozen=True, tag="stop"):
 
 
 class Leave(msgspec.Struct, frozen=True, tag="leave"):
-    pass
+    """`serve_first`: peers stay, and what they have asked for without waiting for an answer is still to be done."""
+
+    serve_first: bool = False
 
 
 class StartTrace(msgspec.Struct, frozen=True, tag="start-trace"):
@@ -125,7 +131,7 @@ class Poisoned(msgspec.Struct, frozen=True, tag="poisoned"):
     epoch: int
 
 
-ToShard: TypeAlias = Configure | Connect | Disconnect | Hold | Release | Begin | Stop | Leave | StartTrace
+ToShard: TypeAlias = Configure | Connect | Disconnect | Hold | Release | Reopen | Begin | Stop | Leave | StartTrace
 ToSupervisor: TypeAlias = Ready | Failed | Drained | Held | Poisoned | Traced
 Message: TypeAlias = ToShard | ToSupervisor
 

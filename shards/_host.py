@@ -1,12 +1,17 @@
-"""What a supervisor needs of its machine: enough open files, a pid file if one is wanted, and a name to be seen by."""
+"""What processes of ours need of their machine: enough open files, a pid file if one is wanted, a name to be seen by, and
+an end together with whoever started them."""
 
 from __future__ import annotations
 
+import ctypes
 import os
 import resource
+import signal
 from pathlib import Path
 
 from clockworker._errors import ConfigurationError
+
+_PR_SET_PDEATHSIG = 1
 
 
 def raise_descriptor_limit(shards: int, addresses: int) -> None:
@@ -22,6 +27,14 @@ def raise_descriptor_limit(shards: int, addresses: int) -> None:
         raise ConfigurationError(
             f"{shards} shards need {needed} open files, but the limit is {hard}; raise it (ulimit -n) or start fewer"
         )
+
+
+def die_with_parent(parent: int) -> bool:
+    """Let the kernel kill this process when its parent dies. False if the parent, of this pid, has died already."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG)")
+    return os.getppid() == parent
 
 
 def set_process_title(role: str, app: str) -> None:

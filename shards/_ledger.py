@@ -46,12 +46,14 @@ class Ledger:
     def started(self, shard: int) -> None:
         self._accounts[shard].starts += 1
 
-    def stalled(self, shard: int, beat: float) -> None:
-        """A look at a stalled loop. Those with the same last beat are of the same stall, which counts once."""
+    def stalled(self, shard: int, beat: float) -> bool:
+        """A look at a stalled loop. Those with the same last beat are of the same stall, which counts once: then False."""
         account = self._accounts[shard]
-        if beat != account.stalled_since:
-            account.stalled_since = beat
-            account.stalls += 1
+        if beat == account.stalled_since:
+            return False
+        account.stalled_since = beat
+        account.stalls += 1
+        return True
 
     def died(self, shard: int, last: Reading) -> None:
         account = self._accounts[shard]

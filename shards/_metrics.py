@@ -113,6 +113,14 @@ _OF_SHARD: tuple[_Figure, ...] = (
         label="direction",
         label_values=("local", "sent", "received"),
     ),
+    _Figure(
+        "one_way_calls",
+        "Calls for which nobody waits.",
+        lambda r: (r.calls.one_ways_sent, r.calls.one_ways_received),
+        label="direction",
+        label_values=("sent", "received"),
+    ),
+    _Figure("calls_timed_out", "Calls that their caller's deadline has ended.", lambda r: (r.calls.timed_out,)),
     _Figure("calls_in_flight", "Calls sent and not answered.", lambda r: (r.calls.in_flight,), counter=False),
     _Figure(
         "ring_frames",

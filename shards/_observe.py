@@ -101,8 +101,9 @@ class Observer:
     def died(self, member: Member, last: Reading) -> None:
         self._ledger.died(member.id, last)
 
-    def stalled(self, member: Member, process: ShardProcess) -> None:
-        self._ledger.stalled(member.id, process.pulse.beat)
+    def stalled(self, member: Member, process: ShardProcess) -> bool:
+        """False for another look at the same stall."""
+        return self._ledger.stalled(member.id, process.pulse.beat)
 
     # What others ask.
 

@@ -105,7 +105,7 @@ class Roll:
 
     def _leave_if_held(self) -> None:
         if self._current is not None and self._not_held is not None and not self._not_held:
-            self._current.tell(Leave())
+            self._current.tell(Leave(serve_first=True))
 
     def _peers(self, member: Member) -> set[ShardProcess]:
         return {peer.process for peer in self._members if peer is not member and peer.process is not None}

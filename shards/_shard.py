@@ -70,6 +70,7 @@ class Shard:
         *,
         handover: Handover | None = None,
         max_connections: int | None = None,
+        access_log: bool = False,
     ) -> None:
         self.id = id
         self.count = count
@@ -83,6 +84,7 @@ class Shard:
         self._acceptor: Acceptor | None = None
         self._streams: StreamServer | None = None
         self._announce_ready = announce_ready
+        self._access_log = access_log
         self.is_ready = False
         self._stopped = asyncio.Event()
         self._stopping: asyncio.Task[None] | None = None
@@ -137,7 +139,7 @@ class Shard:
         handle = self._queue_or_first(queue)
         if max_connections is not None and max_connections < 1:
             raise UsageError(f"max_connections is {max_connections}; give a whole number from 1, or None")
-        streams = StreamServer(client_connected_cb, handle.spawn, limit)
+        streams = StreamServer(client_connected_cb, handle.spawn, limit, access_log=self._access_log)
         await self._serve(streams.protocol, handle, max_connections or self._max_connections)
         self._streams = streams
 

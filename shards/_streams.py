@@ -14,10 +14,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterable
-from typing import SupportsIndex, TypeAlias
+import time
+from collections.abc import Awaitable, Callable
+from typing import TypeAlias
+
+from clockworker.shards._config import TcpAddress
 
 log = logging.getLogger("clockworker.shard")
+access_log = logging.getLogger("clockworker.access")
 
 Handler: TypeAlias = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
@@ -30,6 +34,7 @@ class _Reader(asyncio.StreamReader):
     _waiter: object
     _buffer: bytearray
     _ended = False
+    received = 0  # bytes
 
     @property
     def idle(self) -> bool:
@@ -41,20 +46,22 @@ class _Reader(asyncio.StreamReader):
         self._ended = True
         self.feed_eof()
 
-    def feed_data(self, data: Iterable[SupportsIndex]) -> None:
+    def feed_data(self, data: bytes) -> None:  # type: ignore[override]
         if not self._ended:
+            self.received += len(data)
             super().feed_data(data)
 
 
 class StreamServer:
     """Makes the protocols for one call of `Shard.start_server` and keeps track of their connections."""
 
-    def __init__(self, handler: Handler, spawn: Callable[..., object], limit: int) -> None:
+    def __init__(self, handler: Handler, spawn: Callable[..., object], limit: int, *, access_log: bool = False) -> None:
         self.accepted = 0
         self.errors = 0
         self._handler = handler
         self._spawn = spawn
         self._limit = limit
+        self._access_log = access_log
         self._open: set[_Reader] = set()
         self._all_closed = asyncio.Event()
         self._all_closed.set()
@@ -89,15 +96,29 @@ class StreamServer:
         self._spawn(self._handle(reader, writer), name="connection")
 
     async def _handle(self, reader: _Reader, writer: asyncio.StreamWriter) -> None:
+        started = time.monotonic()
+        end = "closed"
         try:
             await self._handler(reader, writer)
         except ConnectionError:
-            pass  # the client went away
+            end = "lost"  # the client went away
         except Exception:
+            end = "failed"
             self.errors += 1
             log.exception("a connection's handler raised")
         finally:
             writer.close()
             self._open.discard(reader)
+            if self._access_log:
+                seconds = time.monotonic() - started
+                access_log.info("%s %s after %.3f s, %d bytes received", _peer(writer), end, seconds, reader.received)
             if not self._open:
                 self._all_closed.set()
+
+
+def _peer(writer: asyncio.StreamWriter) -> str:
+    """The client's address, as it would be written for --bind; a Unix socket's client has none."""
+    match writer.get_extra_info("peername"):
+        case (str(host), int(port), *_):
+            return str(TcpAddress(host, port))
+    return "unix"

@@ -36,6 +36,7 @@ from clockworker.shards._control import (
     Leave,
     Poisoned,
     Ready,
+    Reopen,
     Stop,
     Traced,
 )
@@ -43,12 +44,14 @@ from clockworker.shards._dispatch import Dispatcher
 from clockworker.shards._health import HealthPolicy
 from clockworker.shards._host import raise_descriptor_limit, set_process_title
 from clockworker.shards._lifecycle import State
+from clockworker.shards._limiter import more
+from clockworker.shards._logging import reopen
 from clockworker.shards._member import Member
 from clockworker.shards._observe import Observer
 from clockworker.shards._placement import Placement
 from clockworker.shards._process import ShardProcess
 from clockworker.shards._rehearsal import Rehearsal
-from clockworker.shards._reload import Reloader
+from clockworker.shards._reload import Reloader, check_reload
 from clockworker.shards._roll import Roll
 from clockworker.shards._sockets import Listeners
 from clockworker.shards._systemd import Notifier
@@ -97,7 +100,9 @@ class Supervisor:
         self._exit_status = EXIT_OK
 
     def run(self) -> int:
-        """Raises `ConfigurationError` if the limit on open files is too low for so many shards."""
+        """Raises `ConfigurationError` if the limit on open files is too low for so many shards, or a library is missing."""
+        if self._config.reload:
+            check_reload()
         set_process_title("supervisor", self._config.app)
         raise_descriptor_limit(len(self._members), len(self._listeners.of(0)))
         self._observer.open()
@@ -163,7 +168,12 @@ class Supervisor:
             self._replace_all()
 
     def handle_usr1(self) -> None:
-        log.info("SIGUSR1 ignored: the log goes to standard error, there is no file to reopen")
+        for member in self._members:
+            member.tell(Reopen())
+        if reopen():
+            log.info("SIGUSR1: log files opened anew")
+        else:
+            log.info("SIGUSR1: the log goes to standard error, there is no file to reopen")
 
     def handle_usr2(self) -> None:
         log.info("SIGUSR2 ignored")
@@ -318,9 +328,13 @@ class Supervisor:
 
     def _report_stall(self, stall: Stall) -> None:
         member = self._members[stall.shard]
-        if member.process is not None:
-            self._observer.stalled(member, member.process)
-        log.warning("%s", stall)
+        if member.process is None:
+            return
+        again = not self._observer.stalled(member, member.process)
+        # That one stall goes on is said at growing intervals anyway.
+        unsaid = 0 if again else member.stalls.may_say(self._loop.time())
+        if unsaid is not None:
+            log.warning("%s%s", stall, more(unsaid))
 
     def _hung(self, member: Member, age: float) -> None:
         if member.state is State.READY and member.process is not None:
@@ -385,6 +399,7 @@ class Supervisor:
 
     def _stopped(self, member: Member) -> None:
         if not self._stopping:  # replaced
+            member.restarts.forget()
             self._start(member)
             return
         self._let_go()

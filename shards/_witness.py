@@ -20,14 +20,14 @@ from types import FrameType
 
 import msgspec
 
-import clockworker
+from clockworker import _errors
 from clockworker.executor import Executor
 from clockworker.shards._pulse import DUMP_SIGNAL
 
 _ASK = b"?"
 _MAX_TESTIMONY = 128 * 1024
 _MAX_STACK = 48  # frames, the innermost
-_OURS = (os.path.dirname(asyncio.__file__) + os.sep, os.path.dirname(clockworker.__file__) + os.sep)
+_OURS = (os.path.dirname(asyncio.__file__) + os.sep, os.path.dirname(_errors.__file__) + os.sep)
 
 
 class Testimony(msgspec.Struct, frozen=True):

@@ -20,6 +20,7 @@ FAIRNESS = "--queues 2 5 --seconds 0.02 --attempts 1 --repeats 1"
 PRIORITY = "--rounds 1 --seconds 0.2 --warm-up 0.05 --rate 100"
 TAIL = "--rounds 1 --seconds 0.3 --warm-up 0.05 --load 0.3"
 PINGPONG = "--rounds 2 --wakeups 100"
+IPC = "--rounds 2 --seconds 0.005 --sizes 64 300000 --shards 2 3 --idle 0.05"
 
 
 def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -100,10 +101,27 @@ def test_pingpong(tmp_path: Path) -> None:
         assert len(result["wakeup_ns"]) == len(result["latency_ns"]["p50"]) == 2
 
 
+def test_ipc(tmp_path: Path) -> None:
+    document = run("ipc", IPC, tmp_path)
+    transports = {message["transport"] for message in document["messages"]}
+    assert {"ring, not polling", "Pipe", "Queue", "Unix stream"} <= transports
+    assert len(document["messages"]) == 2 * len(transports)
+    for message in document["messages"]:
+        assert len(message["per_second"]) == 2
+        assert 0 < min(message["p50_us"]) <= max(message["p99_us"])
+    in_flight = {calls["setup"]: len(calls["per_second"]) for calls in document["calls"]}
+    assert in_flight["shards, polling"] == in_flight["shards, not polling"] == in_flight["Unix stream"] == 2
+    assert [growth["shards"] for growth in document["growth"]] == [2, 3]
+    for growth in document["growth"]:
+        assert growth["used_pair_kib"] > growth["idle_pair_kib"] > 0
+    assert document["idle"].keys() == {"polling", "not polling"}
+    assert "call, polling, p50 us" in {goal["what"] for goal in document["goals"]}
+
+
 def test_list_of_benchmarks() -> None:
     done = bench()
     assert done.returncode == 0
-    for name in ("fairness", "kv", "overhead", "pingpong", "priority", "tail"):
+    for name in ("fairness", "ipc", "kv", "overhead", "pingpong", "priority", "tail"):
         assert f"  {name}" in done.stdout
 
 

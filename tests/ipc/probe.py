@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 import clockworker as cw
+from clockworker.ipc._frames import Kind
 
 
 class Point(msgspec.Struct):
@@ -171,6 +172,18 @@ class Probe:
         """Call another shard many times at once."""
         answers = await asyncio.gather(*(self.service.on(shard).big(size) for _ in range(calls)))
         return sum(len(answer) for answer in answers)
+
+    @cw.remote
+    async def scribble(self, how: str) -> None:
+        """Break the rules of the ring to shard 0."""
+        link = self.mesh.links[0]
+        for kind, call, body in {
+            "kind": [(99, 0, b"no such kind of frame")],
+            "chunks": [(Kind.CHUNK, 0, bytes(10_000))] * 6,
+            "credit": [(Kind.CREDIT, 1_000_000, b"")],
+            "schema": [(Kind.SCHEMA, 0, b"\xc1")],
+        }[how]:
+            link.send(kind, 0, 0, call, body)
 
     @cw.remote
     async def stats(self) -> cw.MeshStats:

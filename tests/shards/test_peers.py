@@ -30,7 +30,7 @@ class Service:
 
     @remote
     async def scribble(self, argument: str) -> str:
-        link = self.shard._mesh._links[int(argument)]
+        link = self.shard._mesh.links[int(argument)]
         link.producer.push(99, 0, 0, 0, b"no such kind of frame")
         link.doorbell.announce()
         return "not read"

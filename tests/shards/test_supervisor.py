@@ -422,7 +422,7 @@ def test_signals_without_a_meaning_are_ignored_with_a_line(serve: Serve, name: s
     server = serve(ECHO, "--shards", "1")
     server.wait_serving()
     os.killpg(server.pid, getattr(signal, f"SIG{name}"))
-    server.wait_log(f"SIG{name} ignored")
+    server.wait_log(f"SIG{name}(: the log goes to standard error| ignored)")
     server.connect_to(0).close()
     assert server.stop() == 0
 
