@@ -37,6 +37,8 @@ In reading order, from the command to the code that a user writes:
     _reload         replaces them when a source file changes
     _systemd        sockets from, and notices to, whoever started the supervisor
     _logging        log lines that name shard and queue, as text or JSON; log files opened anew
+    _log_config     --log-config
+    _birth          what a shard's process is born with
     _child          the process of a shard
     _application    finding `async def main(shard)`
     _observe        what the supervisor shows: _ledger, its books; _view, what they mean; _metrics, as Prometheus wants it;
@@ -52,6 +54,5 @@ In reading order, from the command to the code that a user writes:
 
 from clockworker.shards._config import QueueConfig, ServeConfig
 from clockworker.shards._shard import Shard, ShardStats
-from clockworker.shards._supervisor import Supervisor
 
-__all__ = ["QueueConfig", "ServeConfig", "Shard", "ShardStats", "Supervisor"]
+__all__ = ["QueueConfig", "ServeConfig", "Shard", "ShardStats"]

@@ -23,6 +23,7 @@ from clockworker._errors import ApplicationError, ConfigurationError, ControlErr
 from clockworker.executor import Executor, JoinHandle, Ok, Queue
 from clockworker.ipc import Mesh
 from clockworker.shards._application import Main, format_traceback, load_application
+from clockworker.shards._birth import CONTROL_VARIABLE, SUPERVISOR_VARIABLE, TERMINAL_SIGNALS
 from clockworker.shards._control import (
     Begin,
     Channel,
@@ -44,7 +45,6 @@ from clockworker.shards._control import (
 )
 from clockworker.shards._host import die_with_parent, set_process_title
 from clockworker.shards._logging import reopen, set_up_logging
-from clockworker.shards._process import CONTROL_VARIABLE, SUPERVISOR_VARIABLE, TERMINAL_SIGNALS
 from clockworker.shards._pulse import Pulse
 from clockworker.shards._recorder import Recorder
 from clockworker.shards._shard import Handover, Shard

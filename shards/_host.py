@@ -3,11 +3,11 @@ an end together with whoever started them."""
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import resource
 import signal
-from pathlib import Path
 
 from clockworker._errors import ConfigurationError
 
@@ -55,13 +55,15 @@ class PidFile:
     """A file with the supervisor's pid, there while the block runs."""
 
     def __init__(self, path: str) -> None:
-        self._path = Path(path)
+        self._path = path
 
     def __enter__(self) -> None:
         try:
-            self._path.write_text(f"{os.getpid()}\n")
+            with open(self._path, "w") as file:
+                file.write(f"{os.getpid()}\n")
         except OSError as error:
-            raise ConfigurationError(f"--pid-file {str(self._path)!r} cannot be written: {error.strerror}") from error
+            raise ConfigurationError(f"--pid-file {self._path!r} cannot be written: {error.strerror}") from error
 
     def __exit__(self, *_: object) -> None:
-        self._path.unlink(missing_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self._path)

@@ -15,25 +15,18 @@ from __future__ import annotations
 
 import json
 import logging
-import logging.config
 import sys
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from clockworker._errors import ConfigurationError, UsageError
+from clockworker._errors import UsageError
 from clockworker.executor import current_executor
 from clockworker.shards._config import ServeConfig
-from clockworker.shards._file import load_toml
 
 _TEXT = "%(asctime)s %(levelname)-7s [%(where)s] %(message)s"
-_FORMATTERS = {
-    "text": {"()": "clockworker.shards._logging.TextFormatter"},
-    "json": {"()": "clockworker.shards._logging.JsonFormatter"},
-}
 
 # What every record has; anything else was given with `extra`.
 _PLAIN = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "shard", "queue", "where", "taskName"}
@@ -79,7 +72,9 @@ def set_up_logging(process: str, config: ServeConfig) -> None:
     """`process` is `supervisor` or `shard N`. Raises `ConfigurationError` for a --log-config that is wrong."""
     _mark_records(process)
     if config.log_config is not None:
-        _configure(config.log_config)
+        from clockworker.shards._log_config import configure_logging  # only now: it takes long to import
+
+        configure_logging(config.log_config)
         return
     # A record is one write, so that lines of several processes don't mix.
     handler = logging.StreamHandler(sys.stderr)
@@ -136,23 +131,3 @@ def _current_queue() -> str | None:
     except (UsageError, RuntimeError):  # no executor; no loop, as in another thread
         return None
     return None if queue is None else str(queue.key)
-
-
-def _configure(path: str) -> None:
-    if path.endswith(".json"):
-        try:
-            config = msgspec.json.decode(Path(path).read_bytes(), type=dict[str, Any])
-        except OSError as error:
-            raise ConfigurationError(f"--log-config {path} cannot be read: {error.strerror}") from None
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-            raise ConfigurationError(f"--log-config {path} is not a JSON object: {error}") from None
-    else:
-        config = load_toml(path, "--log-config")
-    # The version is always 1. And loggers exist long before this is read, ours among them.
-    config = {"version": 1, "disable_existing_loggers": False} | config
-    try:
-        config["formatters"] = _FORMATTERS | config.get("formatters", {})
-        logging.config.dictConfig(config)
-    except (ValueError, TypeError, AttributeError, ImportError) as error:
-        cause = f": {error.__cause__}" if error.__cause__ is not None else ""
-        raise ConfigurationError(f"--log-config {path}: {error}{cause}") from None

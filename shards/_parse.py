@@ -6,6 +6,7 @@ A wrong one raises `ConfigurationError` with a message that names it and says wh
 
 from __future__ import annotations
 
+import re
 from typing import Literal, TypeVar, get_args
 
 from clockworker._errors import ConfigurationError
@@ -75,11 +76,17 @@ def parse_bind(text: str) -> Address:
     return TcpAddress(host.strip("[]") or "0.0.0.0", parse_port(port))
 
 
-def parse_uds(path: str) -> UnixAddress:
+def parse_uds(text: str) -> UnixAddress:
+    """PATH, or `PATH,mode=660`: who may write the file may connect."""
+    path, comma, mode = text.rpartition(",mode=")
+    if not comma:
+        path, mode = text, ""
+    elif not re.fullmatch("0?[0-7]{3}", mode):
+        raise ConfigurationError(f"{text!r}: {mode!r} is no mode of a file; give three octal digits, for example 660")
     # sockaddr_un holds 108 bytes, the last of them a zero.
     if not path or "\0" in path or len(path.encode()) > 107:
         raise ConfigurationError(f"{path!r} cannot name a Unix socket; give a path of 1 to 107 bytes")
-    return UnixAddress(path)
+    return UnixAddress(path, int(mode, 8)) if mode else UnixAddress(path)
 
 
 def parse_port(text: str) -> int:

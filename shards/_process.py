@@ -22,31 +22,13 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 
 from clockworker import ipc
+from clockworker.shards._birth import CONTROL_VARIABLE, SHARD_VARIABLE, SUPERVISOR_VARIABLE, TERMINAL_SIGNALS
 from clockworker.shards._control import Channel, Configure, ToShard
 from clockworker.shards._handover import Handover
 from clockworker.shards._health import Health, HealthPolicy
 from clockworker.shards._pulse import PulseReader, create_pulse
 from clockworker.shards._slots import SlotReader, create_slots
 from clockworker.shards._witness import Witness
-
-CONTROL_VARIABLE = "CLOCKWORKER_CONTROL_FD"
-SUPERVISOR_VARIABLE = "CLOCKWORKER_SUPERVISOR_PID"
-SHARD_VARIABLE = "CLOCKWORKER_SHARD_ID"
-
-# A terminal sends these to the whole process group. A shard obeys its supervisor, not the terminal; until it has said
-# so to the kernel itself they are held back.
-TERMINAL_SIGNALS = frozenset(
-    {
-        signal.SIGHUP,
-        signal.SIGINT,
-        signal.SIGQUIT,
-        signal.SIGTERM,
-        signal.SIGTTIN,
-        signal.SIGTTOU,
-        signal.SIGUSR1,
-        signal.SIGUSR2,
-    }
-)
 
 
 class ShardProcess:

@@ -64,8 +64,8 @@ class PulseReader:
     def read_dump(self) -> str:
         """The stack that the handler has written, innermost frame first, as far as it is not ours; empty if it has not
         run."""
-        lines = os.pread(self._descriptor, _MAX_DUMP, _PAGE).decode(errors="replace").splitlines()
-        return "\n".join(takewhile(lambda line: f'"{asyncio.runners.__file__}"' not in line, lines))
+        _, *frames = os.pread(self._descriptor, _MAX_DUMP, _PAGE).decode(errors="replace").splitlines() or [""]
+        return "\n".join(takewhile(lambda line: f'"{asyncio.runners.__file__}"' not in line, frames))
 
     def close(self) -> None:
         self._words.release()

@@ -4,7 +4,8 @@ Draining: an open connection is either in the middle of something or waiting for
 handler knows, so it is told in the one way that every handler understands: once the listening sockets are closed, a
 connection whose handler waits for data, with nothing received that it has not taken, reads an end of file, as if the
 client had said that nothing more will come. Handlers that are busy are left alone until they come back to wait. The
-connection must be found waiting twice, a look apart, so that a request that has reached the kernel is read first.
+connection must have been found waiting for a while, so that a request that has reached the kernel is read first, and a
+client that asks one thing after the other is not cut off between two.
 
 Rejected: closing the transports of idle connections (the handler gets an exception for nothing), cancelling handlers
 (cuts open requests), and leaving it to handlers to watch for the stop (nobody does).
@@ -26,6 +27,7 @@ access_log = logging.getLogger("clockworker.access")
 Handler: TypeAlias = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 LOOK_S = 0.01
+IDLE_S = 0.05
 
 
 class _Reader(asyncio.StreamReader):
@@ -76,12 +78,14 @@ class StreamServer:
 
     async def drain(self) -> None:
         """Wait until every connection's handler has returned. Ends by itself or not at all: limit the time outside."""
-        waiting: set[_Reader] = set()
+        loop = asyncio.get_running_loop()
+        since: dict[_Reader, float] = {}
         while self._open:
-            idle = {reader for reader in self._open if reader.idle}
-            for reader in idle & waiting:
-                reader.end()
-            waiting = idle
+            now = loop.time()
+            since = {reader: since.get(reader, now) for reader in self._open if reader.idle}
+            for reader, when in since.items():
+                if now - when >= IDLE_S:
+                    reader.end()
             try:
                 async with asyncio.timeout(LOOK_S):
                     await self._all_closed.wait()

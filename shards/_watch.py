@@ -27,6 +27,9 @@ log = logging.getLogger("clockworker.supervisor")
 TESTIFY_S = 0.25
 DUMP_S = 0.1
 
+# A shard that has nothing to show may only have had no CPU. It is left alone for so long.
+STARVED_S = 1.0
+
 _STATES = {
     "R": "running",
     "S": "asleep in a system call",
@@ -34,6 +37,7 @@ _STATES = {
     "T": "stopped by a signal",
     "t": "stopped by a debugger",
 }
+_STOPPED = (_STATES["T"], _STATES["t"])
 
 
 class Stall(msgspec.Struct, frozen=True):
@@ -50,6 +54,11 @@ class Stall(msgspec.Struct, frozen=True):
     testimony: Testimony | None
     dump: str
     state: str
+
+    @property
+    def is_seen(self) -> bool:
+        """Whether there is something to see: code of the application, or a process that has been stopped."""
+        return bool(self.testimony.stack if self.testimony is not None else self.dump) or self.state in _STOPPED
 
     def __str__(self) -> str:
         what = f"shard {self.shard} (pid {self.pid}) has not come back to its loop for {self.age:.2f} s: "
@@ -116,9 +125,7 @@ class Watch:
             self._loop.remove_reader(process.witness.fileno())  # its end shows at the pidfd
         elif process in self._asked:
             self._asked.pop(process).cancel()
-            age = self._age(process)
-            if age > LOOK_S or testimony.stack:  # else it only had no CPU for a while
-                self._tell(member, process, testimony, "")
+            self._tell(member, process, testimony, "")
 
     def _no_testimony(self, member: Member, process: ShardProcess) -> None:
         process.pulse.clear_dump()
@@ -130,7 +137,9 @@ class Watch:
         self._tell(member, process, None, process.pulse.read_dump())
 
     def _tell(self, member: Member, process: ShardProcess, testimony: Testimony | None, dump: str) -> None:
-        self._report(Stall(member.id, process.pid, self._age(process), testimony, dump, process_state(process.pid)))
+        stall = Stall(member.id, process.pid, self._age(process), testimony, dump, process_state(process.pid))
+        if stall.is_seen or stall.age > STARVED_S:
+            self._report(stall)
 
     def _age(self, process: ShardProcess) -> float:
         return process.health.age(self._loop.time(), process.pulse.beat, self._looks.lost)

@@ -58,7 +58,7 @@ def serving(
 
     app: MODULE:ATTRIBUTE, or the function itself if it has a place in a module. It is imported anew by every shard, with
     this process's `sys.path`.
-    options: more of those of clockworker-serve. The number of CPUs limits nothing: shards share them.
+    options: more of those of clockworker-serve. Where there are more shards than CPUs they share them, unpinned.
     environment: variables to set beside this process's own.
     timeout: seconds that any one wait may take.
 
@@ -103,6 +103,8 @@ class Server:
         }
         command = [sys.executable, "-m", "clockworker.shards.testing", "clockworker.shards._agent:make", "--factory"]
         command += ["--app-dir", os.fspath(app_dir), "--shards", str(shards), *([] if bound else ["--port", "0"])]
+        if shards > len(os.sched_getaffinity(0)):
+            command.append("--no-pin")
         with self._log_path.open("wb") as log:
             self._process = subprocess.Popen(
                 [*command, *options],

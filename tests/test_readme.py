@@ -8,7 +8,7 @@ from pathlib import Path
 from tests.shards.servers import Serve, ask
 
 README = Path(__file__).parent.parent / "README.md"
-EXECUTOR, SERVICE = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
+EXECUTOR, SERVICE, TEST = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
 
 
 def test_the_executor_alone(tmp_path: Path) -> None:
@@ -32,3 +32,12 @@ def test_the_sharded_service(tmp_path: Path) -> None:
         assert server.stop() == 0
     finally:
         serve.clean_up()
+
+
+def test_the_test_of_the_service(tmp_path: Path) -> None:
+    (tmp_path / "app.py").write_text(SERVICE)
+    (tmp_path / "test_app.py").write_text(TEST)
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_app.py"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "1 passed" in done.stdout

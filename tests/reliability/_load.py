@@ -26,6 +26,7 @@ class Load:
     def __init__(self, address: tuple[str, int], rate: int, *, each: int, line: bytes) -> None:
         self.outcomes: list[Outcome] = []
         self.refused = 0  # connections that were not accepted
+        self.closed: list[Outcome] = []  # requests that found a connection of earlier ones closed; clients ask again
         self._address = address
         self._interval = each / rate
         self._each = each
@@ -64,7 +65,7 @@ class Load:
             return
         pid = 0
         for _ in range(self._each):
-            started = time.monotonic()
+            started, answer = time.monotonic(), b""
             try:
                 async with asyncio.timeout(10):
                     writer.write(self._line)
@@ -75,9 +76,12 @@ class Load:
                     pid = int(text)
             except OSError as error:
                 said = type(error).__name__
-            self.outcomes.append(Outcome(started, time.monotonic(), pid, said))
-            if said == "no answer" or "Error" in said:
-                break
+            outcome = Outcome(started, time.monotonic(), pid, said)
+            if answer:
+                self.outcomes.append(outcome)
+                continue
+            (self.closed if pid else self.outcomes).append(outcome)
+            break
         writer.close()
         with suppress(OSError):
             await writer.wait_closed()

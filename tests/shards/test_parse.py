@@ -18,6 +18,7 @@ from clockworker.shards._config import InheritedSocket, TcpAddress, UnixAddress
         (":8000", TcpAddress("0.0.0.0", 8000)),
         ("[::1]:0", TcpAddress("::1", 0)),
         ("unix:/run/app.sock", UnixAddress("/run/app.sock")),
+        ("unix:/run/app.sock,mode=660", UnixAddress("/run/app.sock", 0o660)),
         ("fd:3", InheritedSocket(3)),
     ],
 )
@@ -31,7 +32,19 @@ def test_addresses_are_shown_as_they_are_written() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["8000", "::1:80", "localhost", "localhost:", "host:65536", "unix:", "unix:" + "x" * 108, "fd:", "fd:x"]
+    "text",
+    [
+        "8000",
+        "::1:80",
+        "localhost",
+        "localhost:",
+        "host:65536",
+        "unix:",
+        "unix:" + "x" * 108,
+        "unix:s,mode=999",
+        "fd:",
+        "fd:x",
+    ],
 )
 def test_wrong_bind(text: str) -> None:
     with pytest.raises(ConfigurationError):

@@ -8,6 +8,7 @@ import signal
 import threading
 import time
 from collections import Counter
+from pathlib import Path
 
 from tests.shards.servers import Serve, ask, eventually
 
@@ -45,6 +46,12 @@ class Service:
         return f"{self.shard.id} {await self.all.on(1 - self.shard.id).third(argument)}"
 
     @remote
+    async def note(self, argument: str) -> None:
+        await asyncio.sleep(0.05)
+        with open("notes", "a") as notes:
+            notes.write(argument + "\\n")
+
+    @remote
     async def third(self, argument: str) -> str:
         return f"{self.shard.id} and back"
 
@@ -62,6 +69,12 @@ async def main(shard):
             words = line.decode().split()
             if words == ["hello"]:
                 writer.write(b"%d hello\\n" % shard.id)
+                continue
+            if words[0] == "notes":
+                for number in range(int(words[1])):
+                    service.send_nowait(1 - shard.id, Service.note, str(number))
+                    await asyncio.sleep(0.005)
+                writer.write(b"sent\\n")
                 continue
             if words[0] == "after":
                 await asyncio.sleep(float(words[1]))
@@ -184,6 +197,22 @@ def test_a_shard_that_is_replaced_is_still_called_by_those_that_serve_it(serve: 
         os.kill(server.shard_pids()[1], signal.SIGTERM)
         assert client.recv(100) == b"1 0 1 and back\n"
         server.wait_log("shard 1 ready", 2)
+
+
+def test_one_way_requests_survive_a_replacement(serve: Serve, tmp_path: Path) -> None:
+    server = serve(CALLS, "--shards", "2")
+    server.wait_serving()
+    with server.connect_to(0) as client:
+        client.sendall(b"notes 200\n")
+        eventually((tmp_path / "notes").exists, "the first is done")
+        os.kill(server.shard_pids()[1], signal.SIGTERM)
+        assert client.recv(100) == b"sent\n"
+    server.wait_log("shard 1 ready", 2)
+
+    def notes() -> list[int]:
+        return sorted(map(int, (tmp_path / "notes").read_text().split()))
+
+    eventually(lambda: notes() == list(range(200)), "each is done once")
 
 
 def test_a_stop_in_the_middle_of_a_replacement(serve: Serve) -> None:
