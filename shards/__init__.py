@@ -10,9 +10,11 @@ In reading order, from the command to the code that a user writes:
     _environment    --env-file
     _file           clockworker.toml
     _queues         queues, as text and as tables
+    _toml           reading TOML, and writing its values
     _parse          how each value is read from text
     _config         ServeConfig and its parts
     _schedulers     the schedulers by name, and the application's own
+    _spelling       what somebody probably meant
     _print          --print-config
     _topology       what the kernel says of the CPUs and of quotas
     _placement      policy: how many shards, and which runs where

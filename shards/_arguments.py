@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from clockworker._errors import ConfigurationError
-from clockworker.shards._options import BY_NAME, GROUPS, OPTIONS, Option, nearest
+from clockworker.shards._options import BY_NAME, GROUPS, OPTIONS, Option, nearest_option
 
 
 def split_command_line(arguments: Sequence[str], version: str) -> dict[str, Any]:
@@ -45,7 +45,7 @@ class _Switch(argparse.Action):
 
 def _unknown(argument: str) -> str:
     flags = {flag.lstrip("-"): flag for option in OPTIONS for flag in option.flags if flag.startswith("--")}
-    near = nearest(argument.lstrip("-"), [*flags, "help", "version"])
+    near = nearest_option(argument.lstrip("-"), [*flags, "help", "version"])
     hint = f"did you mean --{near}?" if near else "see clockworker-serve --help"
     return f"unknown option {argument}; {hint}"
 

@@ -125,7 +125,7 @@ class _ShardMain:
         try:
             application = load_application(self._config.app, self._config.app_dir, factory=self._config.factory)
             what = "a queue's scheduler"
-            queues = [queue.declare(self._config.app_dir) for queue in self._config.queues_of(self._configure.shard)]
+            queues = [queue.declare(self._config.app_dir) for queue in self._config.queues]
         except ApplicationError as error:
             return self._fail(str(error))
         except (Exception, SystemExit) as error:

@@ -119,3 +119,7 @@ class ServeConfig(msgspec.Struct, frozen=True):
 
     def queue_names(self, shard: int) -> list[str]:
         return [queue.name for queue in self.queues_of(shard)]
+
+    def of_shard(self, shard: int) -> ServeConfig:
+        """What this shard needs to know: the others' queues are left out."""
+        return msgspec.structs.replace(self, queues=self.queues_of(shard), shard_queues={})

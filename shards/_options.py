@@ -8,7 +8,6 @@ types; `takes` are those that make sense, and are turned into the text that `rea
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -18,6 +17,7 @@ from clockworker.shards import _parse as parse
 from clockworker.shards._config import METRICS_PORT
 from clockworker.shards._queues import parse_queues, parse_shard_queues
 from clockworker.shards._schedulers import SCHEDULERS
+from clockworker.shards._spelling import nearest
 
 PREFIX = "CLOCKWORKER_"
 
@@ -118,7 +118,7 @@ OPTIONS = (
         "sockets",
         ("--bind", "-b"),
         "HOST:PORT|unix:PATH",
-        lambda texts: [parse.parse_bind(text) for text in texts],
+        parse.parse_binds,
         "address to listen on; may be repeated; 127.0.0.1:8000 unless any is given",
         takes=(str, list),
         repeat=True,
@@ -282,12 +282,11 @@ OTHER_NAMES = {
 }
 
 
-def nearest(name: str, known: Iterable[str]) -> str | None:
+def nearest_option(name: str, known: Iterable[str]) -> str | None:
     """What was probably meant; `name` and `known` are without dashes in front."""
-    known = list(known)
     spelled = {other.replace("_", "-"): other for other in known}
     name = name.replace("_", "-").lower()
-    if (same := OTHER_NAMES.get(name)) in spelled:
-        return spelled[same]
-    near = difflib.get_close_matches(name, spelled, 1)
-    return spelled[near[0]] if near else None
+    same = OTHER_NAMES.get(name)
+    if same not in spelled:
+        same = nearest(name, spelled)
+    return None if same is None else spelled[same]

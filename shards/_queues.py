@@ -6,7 +6,6 @@ scheduler. A change says only what differs.
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, get_args
@@ -17,6 +16,7 @@ from clockworker._errors import ConfigurationError
 from clockworker.shards._config import MAX_SHARDS, MAX_SHARE, OnPanic, QueueConfig
 from clockworker.shards._parse import parse_int
 from clockworker.shards._schedulers import check_scheduler
+from clockworker.shards._spelling import did_you_mean
 
 MIN_SLICE, MAX_SLICE = 1e-6, 10.0  # seconds; the executor's limits
 
@@ -119,8 +119,7 @@ def _table(table: Mapping[str, object], where: str) -> tuple[str, dict[str, Any]
     where = f"[[{where}]] {name!r}" if isinstance(name, str) else f"[[{where}]]"
     for key, value in table.items():
         if key not in _KEYS:
-            near = difflib.get_close_matches(key, _KEYS, 1)
-            hint = f"did you mean {near[0]!r}? " if near else ""
+            hint = did_you_mean(key, _KEYS)
             raise ConfigurationError(f"{where}: unknown key {key!r}; {hint}a queue has {', '.join(_KEYS)}")
         types, right = _KEYS[key]
         if type(value) not in types or not _in_range(key, value):

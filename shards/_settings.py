@@ -93,7 +93,11 @@ def _read(option: Option, text: str | list[str], origin: str, rank: int) -> Sett
     try:
         return Setting(option.read(text), origin, rank)
     except ConfigurationError as error:
-        raise ConfigurationError(str(error) if option.name == "app" and rank == 0 else f"{origin}: {error}") from None
+        if option.name == "app" and rank == 0:
+            raise
+        # Kubernetes sets NAME_PORT for each service, and a service may well be called clockworker.
+        hint = "; is that Kubernetes's? Then set enableServiceLinks: false" if str(text).startswith("tcp://") else ""
+        raise ConfigurationError(f"{origin}: {error}{hint}") from None
 
 
 def _put_together(found: dict[str, Setting]) -> tuple[ServeConfig, dict[str, str]]:

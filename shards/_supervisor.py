@@ -219,7 +219,9 @@ class Supervisor:
         self._loop.add_reader(process.pidfd, self._exited, member, process)
         self._loop.add_reader(process.channel.fileno(), self._read, member, process)
         self._watch.add(member, process)
-        configure = Configure(member.id, len(self._members), member.cpu, self._idle_poll_us, self._config)
+        configure = Configure(
+            member.id, len(self._members), member.cpu, self._idle_poll_us, self._config.of_shard(member.id)
+        )
         process.configure(configure, [sock.fileno() for sock in self._listeners.of(member.id)])
         for peer in self._members:
             if peer is not member and peer.process is not None:

@@ -12,7 +12,6 @@ import stat
 import subprocess
 import sys
 import time
-from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -271,51 +270,6 @@ def test_the_stall_report_names_everything_before_the_stall_ends(serve: Serve) -
         assert connection.recv(100) == b"0 block 2\n"
     eventually(lambda: stats(server).shards[0].stalls == 1, "the count of stalls")
     assert total(samples(server), "clockworker_shard_stalls_total") == 1
-
-
-SHARDS = 4
-
-
-@pytest.mark.parametrize("kills", [12])
-def test_a_scrape_during_kills_is_whole_and_nothing_goes_backwards(serve: Serve, kills: int) -> None:
-    server = start(serve, shards=SHARDS)
-    counters: dict[tuple[str, tuple[tuple[str, str], ...]], float] = {}
-    scrapes = 0
-
-    def scrape() -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
-        nonlocal scrapes
-        found = samples(server)
-        for key, value in found.items():
-            if key[0].endswith(("_total", "_count", "_sum", "_bucket")) and key[0].startswith("clockworker_"):
-                assert value >= counters.get(key, 0), key
-                counters[key] = value
-        assert counters.keys() <= found.keys()
-        scrapes += 1
-        return found
-
-    def pid_of(shard: int) -> int | None:
-        shown = stats(server).shards[shard]
-        return shown.pid if shown.state == "ready" else None
-
-    def restarts(number: int) -> bool:
-        return total(scrape(), "clockworker_shard_restarts_total") == number
-
-    killed_at = [0.0] * SHARDS
-    for number in range(kills):
-        shard = number % SHARDS
-        # More than 5 starts in 10 s would be a crash loop.
-        while time.monotonic() - killed_at[shard] < 2.5:
-            scrape()
-        pid = eventually(partial(pid_of, shard), "the shard is ready")
-        with server.connect() as connection:
-            ask(connection, b"calls 20")
-        scrape()
-        os.kill(pid, signal.SIGKILL)
-        killed_at[shard] = time.monotonic()
-        eventually(partial(restarts, number + 1), "the restart is counted")
-    assert scrapes > kills
-    assert total(scrape(), "clockworker_shard_restarts_total") == kills
-    assert server.stop() == 0
 
 
 def test_the_control_socket_is_ours_alone_and_gone_afterwards(serve: Serve, runtime_directory: Path) -> None:

@@ -148,6 +148,12 @@ def test_a_shards_own_queues_build_on_those_in_force() -> None:
     assert read("app:main --shard-queue 0:x:1").queues_of(1) == (QueueConfig("default"),)
 
 
+def test_a_shard_is_told_of_its_own_queues_only() -> None:
+    config = read("app:main --shard-queue 0:x:1")
+    assert config.of_shard(0) == ServeConfig("app:main", queues=(QueueConfig("default"), QueueConfig("x")))
+    assert config.of_shard(1) == ServeConfig("app:main")
+
+
 @pytest.mark.parametrize(
     ("arguments", "environment", "file", "expected", "origin"),
     [
@@ -218,6 +224,7 @@ def test_commands() -> None:
     [
         ("app:main", {"WEB_CONCURRENCY": "lots"}, "^WEB_CONCURRENCY: the number of shards is 'lots'"),
         ("app:main", {"CLOCKWORKER_PORT": "-1"}, "^CLOCKWORKER_PORT: the port is -1"),
+        ("app:main", {"CLOCKWORKER_PORT": "tcp://10.0.0.1:80"}, "^CLOCKWORKER_PORT: .*enableServiceLinks: false"),
         ("app:main --port x", {}, "^--port: the port is 'x'"),
         ("app", {}, "^'app' does not say what to run"),
         ("", {"CLOCKWORKER_APP": "app"}, "^CLOCKWORKER_APP: 'app' does not say"),
