@@ -197,6 +197,7 @@ def default_path(environment: os._Environ[str] | dict[str, str]) -> Path:
         ) from error
     if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & 0o077:
         raise ConfigurationError(f"{directory} must be a directory of this user, of mode 0700; or give --control PATH")
+    sweep(directory)
     return directory / f"{os.getpid()}.sock"
 
 
@@ -232,6 +233,13 @@ def remove_stale(path: Path) -> bool:
             path.unlink(missing_ok=True)
             return True
     return False
+
+
+def sweep(directory: Path) -> list[Path]:
+    """Remove what killed supervisors have left there, and return what is of living ones. One that is just being bound has
+    nobody who listens either: only those are removed whose process is gone too."""
+    found = sorted(path for path in directory.glob("*.sock") if path.stem.isdecimal())
+    return [path for path in found if Path(f"/proc/{path.stem}").exists() or not remove_stale(path)]
 
 
 # The other side.
@@ -314,7 +322,7 @@ def find_path(target: str | None, environment: os._Environ[str] | dict[str, str]
     directory = default_directory(environment)
     if target is not None:
         return directory / f"{target}.sock"
-    found = sorted(path for path in directory.glob("*.sock") if not remove_stale(path))
+    found = sweep(directory)
     if not found:
         raise ControlError(f"no server of this user runs (none has its control socket in {directory}); give its path")
     if len(found) > 1:

@@ -136,9 +136,17 @@ class Recorder:
         }
 
 
+def text_of(key: object) -> str:
+    """Of the application's own objects, whose `__str__` may do what it likes."""
+    try:
+        return str(key)
+    except Exception:
+        return f"<{type(key).__name__}>"
+
+
 def _groups(top: tuple[tuple[object, int], ...]) -> Groups:
     # Keys may be anything, and two of them may have one text.
-    return Groups.sum(Groups({str(key): service_ns}) for key, service_ns in top)
+    return Groups.sum(Groups({text_of(key): service_ns}) for key, service_ns in top)
 
 
 def _ring(link: LinkStats) -> RingReading:

@@ -17,6 +17,7 @@ import msgspec
 
 from clockworker.executor import Executor
 from clockworker.ipc._memory_cy import create_memory
+from clockworker.shards._recorder import text_of
 
 MAX_STEPS = 500_000
 WORDS = 5  # of a step: queue, name, when it began, how long it took, how many of its queue were left runnable
@@ -66,7 +67,7 @@ class Trace:
     def step(self, queue: Any, state: Any, started: int, ended: int) -> None:
         name = state.task.get_name()
         if state.group is not None:
-            name = f"{name} ({state.group})"
+            name = f"{name} ({text_of(state.group)})"
         number = self._names.setdefault(name, len(self._names))
         self._steps.extend((self._numbers[queue.key], number, started, ended - started, queue.runnable))
         if len(self._steps) >= WORDS * MAX_STEPS:
