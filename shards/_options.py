@@ -227,6 +227,14 @@ OPTIONS = (
         "logs", ("--log-level",), "LEVEL", parse.parse_log_level, f"one of {', '.join(parse.LOG_LEVELS)}; default info"
     ),
     Option("logs", ("--log-format",), "text|json", parse.parse_log_format, "how lines look; default text"),
+    Option(
+        "logs",
+        ("--slow-poll",),
+        "S",
+        parse.parse_seconds,
+        "log steps of tasks that take longer than these seconds; 0: none; default 0.1; a queue may have its own in the file",
+        takes=(int, float),
+    ),
     Option("logs", ("--log-config",), "FILE", str, "logging.config dictionary, in TOML or JSON"),
     Option(
         "logs",

@@ -6,6 +6,7 @@ scheduler. A change says only what differs.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, get_args
 
@@ -25,6 +26,7 @@ _KEYS: dict[str, tuple[tuple[type, ...], str]] = {
     "scheduler": ((str,), 'a string such as "las"'),
     "slice": ((float, int), f"seconds, {MIN_SLICE:f} to {MAX_SLICE:g}"),
     "on_panic": ((str,), '"catch" or "propagate"'),
+    "slow_poll": ((float, int), "seconds from 0"),
 }
 
 
@@ -139,6 +141,8 @@ def _in_range(key: str, value: object) -> bool:
             return 1 <= value <= MAX_SHARE
         case "slice", int() | float():
             return MIN_SLICE <= value <= MAX_SLICE
+        case "slow_poll", int() | float():
+            return 0 <= value < math.inf
         case "on_panic", _:
             return value in get_args(OnPanic)
     return True

@@ -32,6 +32,7 @@ QUEUES = st.builds(
     scheduler=st.sampled_from(["fifo", "las", "a.b:C"]),
     slice=st.none() | st.floats(1e-6, 10),
     on_panic=st.sampled_from(["catch", "propagate"]),
+    slow_poll=st.none() | st.floats(0, 100),
 )
 CONFIGS = st.builds(
     ServeConfig,

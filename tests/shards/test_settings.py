@@ -39,7 +39,7 @@ EVERY_OPTION = (
     " --shard-queue 1:x:2:qlas --bind :1 --bind unix:/s --host ::1 --port 2 --uds /t --fd 3 --backlog 9"
     " --distribution fixed --max-connections 7 --factory --app-dir d --reload --reload-dir f --reload-dir g"
     " --timeout-graceful-shutdown 1.5 --timeout-shard-healthcheck 0 --timeout-startup 2 --no-respawn --log-level DEBUG"
-    " --log-format json --log-config l --access-log --metrics [::1]:4 --control c --pid-file p"
+    " --log-format json --log-config l --access-log --slow-poll 0.5 --metrics [::1]:4 --control c --pid-file p"
 )
 EVERY_FIELD = ServeConfig(
     app="app:main",
@@ -71,6 +71,7 @@ EVERY_FIELD = ServeConfig(
     log_format="json",
     log_config="l",
     access_log=True,
+    slow_poll=0.5,
     metrics=TcpAddress("::1", 4),
     control="c",
     pid_file="p",
