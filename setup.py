@@ -23,6 +23,7 @@ MODULES = {
     "clockworker.ipc._doorbell_cy": "src/clockworker/ipc/_doorbell_cy.py",
     "clockworker.ipc._call_cy": "src/clockworker/ipc/_call_cy.py",
     "clockworker.ipc._link_cy": "src/clockworker/ipc/_link_cy.py",
+    "clockworker.ipc._request_cy": "src/clockworker/ipc/_request_cy.py",
     "clockworker.ipc._traffic_cy": "src/clockworker/ipc/_traffic_cy.py",
 }
 

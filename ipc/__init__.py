@@ -8,7 +8,8 @@ A shard's `Mesh` sits beside its executor, which polls it. In reading order:
     _mesh          a shard's links to its peers, its services, its statistics
     _call_cy       the way of a call from end to end: a call of ours, until it is answered
     _link_cy       one peer: rings, credit, calls in flight, back-pressure
-    _traffic_cy    what the executor polls: frames taken in, calls of peers run
+    _traffic_cy    what the executor polls: frames taken in, calls of peers started
+    _request_cy    a call of a peer, until it is answered
     _stream        remote generators
     _limits        bounds
     _deadlines     policy: whose deadline is next

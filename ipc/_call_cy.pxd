@@ -3,7 +3,17 @@ from clockworker.executor._core_cy cimport Core
 from clockworker.executor._native cimport now_ns
 
 cdef object _DEADLINE
-cdef int NEW, WAITING, SENT, DONE, _REPLY
+cdef int NEW, WAITING, SENT, DONE, _REPLY, _ONE_WAY, _ENVELOPE
+
+
+cdef class Method:
+    cdef public str name
+    cdef public long long identifier
+    cdef public long long queue_identifier
+    cdef public bint streams
+    cdef public dict raises
+    cdef public object decode_arguments
+    cdef public object decode_result
 
 
 cdef class Channel:
@@ -18,7 +28,7 @@ cdef class Channel:
 @cython.final
 cdef class Call:
     cdef readonly Channel channel
-    cdef readonly object method
+    cdef readonly Method method
     cdef object arguments
     cdef bytes body
     cdef readonly int kind
@@ -40,6 +50,7 @@ cdef class Call:
 
     @cython.locals(inherited=cython.longlong)
     cpdef start(self)
+    @cython.locals(method=Method)
     cpdef conclude(self)
     cpdef finish(self, int kind, bytes reply)
     cpdef fail(self, object error)
@@ -51,4 +62,4 @@ cdef class Call:
 
 
 @cython.locals(call=Call)
-cpdef Call new_call(Channel channel, int kind, object method, tuple arguments, long long timeout_ns, bint nowait)
+cpdef Call new_call(Channel channel, int kind, Method method, tuple arguments, long long timeout_ns, bint nowait)

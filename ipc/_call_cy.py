@@ -23,7 +23,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 from collections.abc import Generator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 try:
     import cython
@@ -33,15 +33,12 @@ except ModuleNotFoundError:
 from clockworker._errors import CallTimeout
 from clockworker.executor._core_cy import Core
 from clockworker.ipc._failure import decode_failure
-from clockworker.ipc._frames import Kind
+from clockworker.ipc._frames import ENVELOPE, Kind
 
 if cython.compiled:
     from cython.cimports.clockworker.executor._native import now_ns
 else:
     from time import monotonic_ns as now_ns
-
-if TYPE_CHECKING:
-    from clockworker.ipc._remote import RemoteMethod
 
 # The deadline of whatever runs in this context, in nanoseconds of CLOCK_MONOTONIC; 0: none.
 DEADLINE: contextvars.ContextVar[int] = contextvars.ContextVar("clockworker.deadline", default=0)
@@ -52,6 +49,20 @@ WAITING = 1
 SENT = 2
 DONE = 3
 _REPLY = int(Kind.REPLY)
+_ONE_WAY = int(Kind.ONE_WAY)
+_ENVELOPE = ENVELOPE
+
+
+class Method:
+    """What a call needs to know of the method that it calls; `RemoteMethod` is the rest."""
+
+    name: str  # for messages
+    identifier: int
+    queue_identifier: int  # of its own queue; 0: the caller's
+    streams: bool
+    raises: dict[str, type[Exception]]
+    decode_arguments: Any
+    decode_result: Any
 
 
 class Channel:
@@ -77,7 +88,7 @@ class Call:
     """One call. Awaited once, it gives the result or raises the method's exception, CallTimeout, ShardDied and so on."""
 
     channel: Channel
-    method: RemoteMethod
+    method: Method
     arguments: Any  # until it is encoded
     body: bytes  # until it is sent
     kind: int
@@ -135,6 +146,8 @@ class Call:
             raise self.error
         method = self.method
         if self.reply_kind != _REPLY:
+            if self.kind & ~_ENVELOPE == _ONE_WAY:
+                return None
             if not self.reply:
                 raise CallTimeout(f"{method.name} was not run on {self.channel.where()}: its deadline had passed")
             raise decode_failure(self.reply, method.raises, f"{method.name} on {self.channel.where()}")
@@ -217,7 +230,7 @@ class Call:
 
 
 def new_call(
-    channel: Channel, kind: int, method: RemoteMethod, arguments: tuple[Any, ...], timeout_ns: int, nowait: bool
+    channel: Channel, kind: int, method: Method, arguments: tuple[Any, ...], timeout_ns: int, nowait: bool
 ) -> Call:
     """A call that is NEW."""
     call = Call.__new__(Call)

@@ -1,10 +1,10 @@
 cimport cython
 from clockworker.executor._core_cy cimport Core
 from clockworker.executor._tasks_cy cimport JoinHandle, Membership
-from clockworker.ipc._call_cy cimport Call, Channel
+from clockworker.ipc._call_cy cimport Call, Channel, Method
 from clockworker.ipc._ring_cy cimport RingConsumer, RingProducer
 
-cdef int _REQUEST, _ERROR, _ONE_WAY, _CANCEL, _CHUNK, _CREDIT, _ENVELOPE
+cdef int _ONE_WAY, _CANCEL, _CHUNK, _CREDIT, _ENVELOPE
 
 
 cdef class Shared:
@@ -26,6 +26,7 @@ cdef class Shared:
 
 @cython.final
 cdef class Lane:
+    cdef readonly long long queue
     cdef readonly Py_ssize_t credit
     cdef readonly object waiting
 
@@ -54,6 +55,8 @@ cdef class Link(Channel):
     cdef readonly dict lanes
     cdef bint dirty
     cdef object when_quiet
+    cdef public long long one_ways_done
+    cdef Lane _last_lane
     cdef long long _next_call
     cdef readonly object _backlog
     cdef long long _flushed
@@ -65,7 +68,7 @@ cdef class Link(Channel):
     cpdef disconnect(self, str reason)
     @cython.locals(lane=Lane)
     cpdef release(self)
-    @cython.locals(shared=Shared, current=JoinHandle, membership=Membership, lane=Lane, queue=cython.longlong, body=bytes, held=cython.bint)
+    @cython.locals(shared=Shared, method=Method, current=JoinHandle, membership=Membership, lane=Lane, queue=cython.longlong, body=bytes, held=cython.bint)
     cpdef submit(self, Call call)
     @cython.locals(lane=Lane)
     cpdef leave(self, Call call)
@@ -76,7 +79,7 @@ cdef class Link(Channel):
     @cython.locals(call=Call)
     cdef _give_back(self, Lane lane, Py_ssize_t count)
     @cython.locals(lane=Lane, body=bytes)
-    cdef _begin(self, Call call, long long queue)
+    cdef _begin(self, Call call)
     cdef bint _serves_peer(self) except -1
     @cython.locals(call=Call, lane=Lane)
     cdef _refuse_waiting(self)

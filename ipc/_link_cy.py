@@ -21,7 +21,7 @@ import asyncio
 import os
 from collections import OrderedDict, deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 
@@ -44,11 +44,6 @@ if cython.compiled:
 else:
     from clockworker.ipc._call_cy import DONE, SENT, WAITING
 
-if TYPE_CHECKING:
-    pass
-
-_REQUEST = int(Kind.REQUEST)
-_ERROR = int(Kind.ERROR)
 _ONE_WAY = int(Kind.ONE_WAY)
 _CANCEL = int(Kind.CANCEL)
 _CHUNK = int(Kind.CHUNK)
@@ -103,10 +98,12 @@ class Shared:
 class Lane:
     """The credit for one queue of the peer, and who waits for it, first come, first served."""
 
+    queue: int  # its identifier
     credit: int
     waiting: OrderedDict[Call, None]
 
-    def __init__(self, credit: int) -> None:
+    def __init__(self, queue: int, credit: int) -> None:
+        self.queue = queue
         self.credit = credit
         self.waiting = OrderedDict()
 
@@ -119,7 +116,7 @@ class Link(Channel):
     epoch: int
     connected: bool
     pending: dict[int, Call]
-    serving: dict[int, asyncio.Task[None] | None]  # the peer's calls; None while the first step runs at birth
+    serving: dict[int, Any]  # the peer's calls: requests
     outgoing: dict[int, Any]  # the streams among them
     mismatches: dict[int, str]  # methods that the peer has another version of
     schemas: dict[str, Any]  # what services the peer has told of
@@ -137,6 +134,7 @@ class Link(Channel):
     lanes: dict[int, Lane]
     dirty: bool  # among those to be flushed
     when_quiet: Callable[[], None] | None  # while held: told when no call is in flight
+    one_ways_done: int  # of the peer's
 
     def __init__(self, peer: int, shared: Shared) -> None:
         self.core = shared.core
@@ -159,6 +157,8 @@ class Link(Channel):
         self.lanes = {}
         self.dirty = False
         self.when_quiet = None
+        self.one_ways_done = 0
+        self._last_lane: Lane | None = None
         self._next_call = 0
         self._backlog: deque[tuple[int, int, int, int, bytes]] = deque()
         self._flushed = 0  # frames that the peer has been told of
@@ -186,6 +186,7 @@ class Link(Channel):
         self.connected = False
         self._backlog.clear()
         pending, self.pending = self.pending, {}
+        self._last_lane = None
         serving, self.serving = self.serving, {}
         self.outgoing = {}
         self._owed = {}
@@ -199,9 +200,8 @@ class Link(Channel):
             lane.credit = self.shared.limits.credit
         if self.when_quiet is None:
             self._refuse_waiting()
-        for task in serving.values():
-            if task is not None:
-                task.cancel()
+        for request in serving.values():
+            request.cancel()
         self.consumer.close()
         self.producer.close()
         self.rings_before += self.doorbell.rings
@@ -255,15 +255,17 @@ class Link(Channel):
             call.kind |= _ENVELOPE
         if len(body) > shared.max_message:
             raise self.too_large(body, f"the arguments of {method.name}")
-        lane = self.lanes.get(queue)
-        if lane is None:
-            lane = self.lanes[queue] = Lane(shared.limits.credit)
+        lane = self._last_lane
+        if lane is None or lane.queue != queue:
+            lane = self.lanes.get(queue)
+            if lane is None:
+                lane = self.lanes[queue] = Lane(queue, shared.limits.credit)
+            self._last_lane = lane
         call.body = body
         call.lane = lane
-        call.number = queue  # until it has a number
         held = self.when_quiet is not None and not (self.connected and self._serves_peer())
         if lane.credit > 0 and not held:
-            self._begin(call, queue)
+            self._begin(call)
         elif call.nowait and not (held and len(lane.waiting) < lane.credit):
             raise ChannelFull(
                 f"{shared.limits.credit:,} calls are in flight to shard {self.peer} in this queue, "
@@ -311,9 +313,9 @@ class Link(Channel):
         lane.credit += count
         while lane.credit > 0 and lane.waiting and self.when_quiet is None:
             call: Call = lane.waiting.popitem(last=False)[0]
-            self._begin(call, call.number)
+            self._begin(call)
 
-    def _begin(self, call: Call, queue: int) -> None:
+    def _begin(self, call: Call) -> None:
         lane: Lane = call.lane
         lane.credit -= 1
         self._next_call += 1
@@ -329,14 +331,16 @@ class Link(Channel):
             self.shared.calls_sent += 1
             call.state = SENT
             self.pending[call.number] = call
-        self.send(call.kind, queue, call.method.identifier, call.number, body)
+        self.send(call.kind, lane.queue, call.method.identifier, call.number, body)
 
     def _serves_peer(self) -> bool:
         """Whether the running task serves a call of the peer's."""
-        return asyncio.current_task(self.loop) in self.serving.values()
+        task = asyncio.current_task(self.loop)
+        return any(request.runs_in(task) for request in self.serving.values())
 
     def _refuse_waiting(self) -> None:
         lanes, self.lanes = self.lanes, {}
+        self._last_lane = None
         for lane in lanes.values():
             for call in lane.waiting:
                 call.fail(self.down())

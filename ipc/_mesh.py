@@ -28,11 +28,12 @@ from clockworker.ipc._frames import Kind, queue_identifier
 from clockworker.ipc._limits import Limits
 from clockworker.ipc._link_cy import Link, Shared, open_link_ends
 from clockworker.ipc._remote import RemoteMethod, function_of, remote_function, remote_methods, service_name
+from clockworker.ipc._request_cy import Request, Target, logger
 from clockworker.ipc._ring_cy import PoisonedRing
 from clockworker.ipc._schema import MethodSchema, ServiceSchema, differences
 from clockworker.ipc._service import Here, Sharded, There
 from clockworker.ipc._stream import receive, serve_stream
-from clockworker.ipc._traffic_cy import Target, Traffic, logger
+from clockworker.ipc._traffic_cy import Traffic
 
 S = TypeVar("S")
 R = TypeVar("R")
@@ -172,8 +173,9 @@ class Mesh(Traffic):
 
     def is_quiet(self) -> bool:
         """Whether nothing that peers have asked for is running, or waits to be taken in."""
-        idle = not self._unfinished and not self.doorbell.has_news() and self.one_ways_done == self.one_ways_received
-        return idle and not any(link.serving for link in self.links)
+        if self._unfinished or self.doorbell.has_news() or any(link.serving for link in self.links):
+            return False
+        return sum(link.one_ways_done for link in self.links) == self.one_ways_received
 
     def close(self) -> None:
         """Leave: calls in flight end in ShardDied. Nothing may be called afterwards."""
@@ -353,8 +355,8 @@ class Mesh(Traffic):
                 queue,
                 number,
                 SchemaMismatch(
-                    f"shard {self.shard_id} knows no such function: it runs another version of the code, "
-                    "or has not imported the module that defines it"
+                    f"shard {self.shard_id} does not know the function that shard {link.peer} calls: it runs another "
+                    "version of the code, or has not imported the module that defines it"
                 ),
             )
         return None
@@ -382,10 +384,8 @@ class Mesh(Traffic):
 
     # Streams
 
-    def serve_stream(
-        self, link: Link, epoch: int, target: Target, number: int, deadline_ns: int, arguments: Any
-    ) -> Coroutine[Any, Any, None]:
-        return serve_stream(self, link, epoch, target, number, deadline_ns, arguments)
+    def serve_stream(self, request: Request) -> Coroutine[Any, Any, None]:
+        return serve_stream(request)
 
     # Sleep
 

@@ -24,6 +24,7 @@ from typing import Any, TypeVar, overload
 import msgspec
 
 from clockworker._errors import ConfigurationError, UsageError
+from clockworker.ipc._call_cy import Method
 from clockworker.ipc._frames import queue_identifier
 from clockworker.ipc._schema import digest
 
@@ -92,27 +93,8 @@ def is_remote(function: object) -> bool:
     return hasattr(function, _MARK)
 
 
-class RemoteMethod:
+class RemoteMethod(Method):
     """One remote method of a service type, or a remote function: identifier, codecs, where it runs."""
-
-    __slots__ = (
-        "arguments_decoder",
-        "attribute",
-        "count",
-        "decode_arguments",
-        "decode_result",
-        "digest",
-        "identifier",
-        "keywords",
-        "name",
-        "options",
-        "queue_identifier",
-        "raises",
-        "result_decoder",
-        "shown",
-        "signature",
-        "streams",
-    )
 
     def __init__(self, function: Callable[..., Any], name: str, attribute: str, identity: str) -> None:
         self.name = name
@@ -138,10 +120,8 @@ class RemoteMethod:
         if self.streams:
             result = _item_of(result, f"{name}: the result")
         _check_type(result, f"{name}: the result")
-        self.arguments_decoder = msgspec.msgpack.Decoder(GenericAlias(tuple, tuple(taken)))
-        self.result_decoder = msgspec.msgpack.Decoder(result)
-        self.decode_arguments = self.arguments_decoder.decode
-        self.decode_result = self.result_decoder.decode
+        self.decode_arguments = msgspec.msgpack.Decoder(GenericAlias(tuple, tuple(taken))).decode
+        self.decode_result = msgspec.msgpack.Decoder(result).decode
         self.digest = digest([each.name for each in parameters], taken, result, streams=self.streams)
         if attribute:
             self.identifier = zlib.crc32(identity.encode())

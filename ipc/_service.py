@@ -19,7 +19,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeVar, cast, overload
 
 from clockworker._errors import CallTimeout, ChannelFull, ConfigurationError, UsageError
-from clockworker.ipc._call_cy import DEADLINE, Call
+from clockworker.ipc._call_cy import DEADLINE, Call, new_call
+from clockworker.ipc._frames import Kind
 from clockworker.ipc._remote import RemoteMethod, is_remote
 
 if TYPE_CHECKING:
@@ -288,11 +289,12 @@ class There:
     def __init__(self, mesh: Mesh, shard: int) -> None:
         self._mesh = mesh
         self._shard = shard
+        self._link = mesh.links[shard]
         self.where = f"shard {shard}"
 
     def caller(self, method: RemoteMethod, bound: AnyCall | None, timeout_ns: int, nowait: bool) -> AnyCall:
         """What to call in place of the method."""
-        mesh, shard, count = self._mesh, self._shard, method.count
+        mesh, shard, count, link, request = self._mesh, self._shard, method.count, self._link, int(Kind.REQUEST)
 
         if method.streams:
 
@@ -316,7 +318,7 @@ class There:
         async def call(*args: Any, **kwargs: Any) -> Any:
             if kwargs or len(args) != count:
                 args = method.bind(args, kwargs)
-            return await mesh.call(shard, method, args, timeout_ns)
+            return await new_call(link, request, method, args, timeout_ns, False)
 
         call.__name__ = method.attribute
         call.__qualname__ = method.name  # which names the tasks that are made of it

@@ -19,11 +19,10 @@ from clockworker.ipc._call_cy import new_call
 from clockworker.ipc._failure import encode_failure
 from clockworker.ipc._frames import Kind
 from clockworker.ipc._link_cy import Link
-from clockworker.ipc._traffic_cy import Target, not_sendable, not_taken
+from clockworker.ipc._request_cy import Request
 
 if TYPE_CHECKING:
     from clockworker.ipc._limits import Limits
-    from clockworker.ipc._mesh import Mesh
     from clockworker.ipc._remote import RemoteMethod
 
 
@@ -114,33 +113,22 @@ class Outgoing:
             await self._waiter
 
 
-async def serve_stream(
-    mesh: Mesh, link: Link, epoch: int, target: Target, number: int, deadline_ns: int, arguments: Any
-) -> None:
+async def serve_stream(request: Request) -> None:
     """Run a generator for a peer."""
-    if deadline_ns and not mesh.in_time(deadline_ns):
-        link.answer(epoch, number, Kind.ERROR, b"")
+    link, number = request.link, request.number
+    if request.deadline_ns and not request.in_time():
+        request.answer(Kind.ERROR, b"")
         return
-    method = target.method
-    outgoing = Outgoing(mesh.limits, mesh.loop)
-    if link.epoch == epoch:
+    outgoing = Outgoing(link.shared.limits, link.loop)
+    if number in link.serving:
         link.outgoing[number] = outgoing
     try:
-        try:
-            decoded = method.decode_arguments(arguments)
-        except Exception as error:
-            raise not_taken(method, error) from None
-        generator = target.function(*decoded)
+        generator = request.call()
         try:
             async for value in generator:
-                try:
-                    item = mesh.shared.encode(value)
-                except Exception as error:
-                    raise not_sendable(method, error) from error
-                if len(item) > mesh.limits.max_message:
-                    raise link.too_large(item, f"an item of {method.name}")
-                if link.epoch != epoch or not link.connected:
-                    return
+                item = request.encode(value, "an item")
+                if link.serving.get(number) is not request:
+                    return  # its caller has left, or the peer is another by now
                 link.send(Kind.ITEM, 0, 0, number, item)
                 outgoing.sent(len(item))
                 if outgoing.full():
@@ -148,9 +136,9 @@ async def serve_stream(
         finally:
             await generator.aclose()
     except Exception as error:
-        link.answer(epoch, number, Kind.ERROR, encode_failure(error))
+        request.answer(Kind.ERROR, encode_failure(error))
     except BaseException as error:
-        link.answer(epoch, number, Kind.ERROR, encode_failure(error))
+        request.answer(Kind.ERROR, encode_failure(error))
         raise
     else:
-        link.answer(epoch, number, Kind.REPLY, b"")
+        request.answer(Kind.REPLY, b"")

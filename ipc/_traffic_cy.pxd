@@ -1,19 +1,13 @@
 cimport cython
 from clockworker.executor._core_cy cimport Core
-from clockworker.executor._tasks_cy cimport JoinHandle, Membership
+from clockworker.executor._tasks_cy cimport Membership
 from clockworker.ipc._call_cy cimport Call
 from clockworker.ipc._doorbell_cy cimport Doorbell
 from clockworker.ipc._link_cy cimport Link, Shared
+from clockworker.ipc._request_cy cimport Request, Target, new_request
 from clockworker.ipc._ring_cy cimport RingConsumer
 
 cdef int _FRAMES_A_TURN, _REQUEST, _REPLY, _ERROR, _CANCEL, _CHUNK, _ONE_WAY, _CREDIT, _ITEM, _ACK, _SCHEMA, _ENVELOPE
-
-
-@cython.final
-cdef class Target:
-    cdef readonly object method
-    cdef readonly object function
-    cdef readonly Membership membership
 
 
 cdef class Traffic:
@@ -27,7 +21,6 @@ cdef class Traffic:
     cdef public list parked
     cdef readonly long long calls_received
     cdef readonly long long one_ways_received
-    cdef readonly long long one_ways_done
     cdef readonly set _unfinished
 
     @cython.locals(link=Link, came=cython.bint, received=cython.longlong)
@@ -40,8 +33,8 @@ cdef class Traffic:
     cpdef bint drain(self, Link link) except? -1
     @cython.locals(call=Call, asked=Call)
     cdef _take_frame(self, Link link, int kind, long long queue, long long method, long long number, bytes body)
+    @cython.locals(request=Request)
     cdef _cancel(self, Link link, long long number)
-    @cython.locals(target=Target, membership=Membership, deadline_ns=cython.longlong, one_way=cython.bint, state=JoinHandle)
+    @cython.locals(target=Target, membership=Membership, deadline_ns=cython.longlong, request=Request)
     cpdef accept(self, Link link, int kind, long long queue, long long identifier, long long number, bytes body)
     cpdef refuse(self, Link link, int kind, long long queue, long long number, object error)
-    cpdef bint in_time(self, long long deadline_ns) except? -1

@@ -1,5 +1,5 @@
 # cython: language_level=3, annotation_typing=False
-"""The traffic of a shard: what the executor polls. It takes frames in and hands them on, and runs the calls of the peers.
+"""The traffic of a shard: what the executor polls. It takes frames in, hands them on, and starts the calls of the peers.
 
 A request becomes a task in the queue that it names (its method's own, else its caller's, else the first), and in the caller's
 group. Only that task decodes the arguments and encodes the result, so that its queue pays for them; taking a frame out of the
@@ -8,9 +8,8 @@ ring and starting the task are all that the pump pays. A request whose deadline 
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Coroutine
-from typing import TYPE_CHECKING, Any
+from collections.abc import Coroutine
+from typing import Any
 
 try:
     import cython
@@ -20,25 +19,18 @@ except ModuleNotFoundError:
 from clockworker._errors import SchemaMismatch, UsageError
 from clockworker.executor._core_cy import Core
 from clockworker.executor._tasks_cy import Membership
-from clockworker.ipc._call_cy import DEADLINE, Call
+from clockworker.ipc._call_cy import Call
 from clockworker.ipc._doorbell_cy import Doorbell
 from clockworker.ipc._failure import encode_failure
 from clockworker.ipc._frames import ENVELOPE, Kind, unpack_envelope
 from clockworker.ipc._link_cy import Link, Shared
+from clockworker.ipc._request_cy import Request, Target, logger, new_request
 from clockworker.ipc._ring_cy import PoisonedRing, RingConsumer
 
 if cython.compiled:
-    from cython.cimports.clockworker.executor._native import now_ns
     from cython.cimports.clockworker.ipc._call_cy import DONE
 else:
-    from time import monotonic_ns as now_ns
-
     from clockworker.ipc._call_cy import DONE
-
-if TYPE_CHECKING:
-    from clockworker.ipc._remote import RemoteMethod
-
-logger = logging.getLogger("clockworker.ipc")
 
 # Frames taken from one ring in one turn: a flood from one peer must not keep the executor from its queues.
 _FRAMES_A_TURN = 256
@@ -56,19 +48,6 @@ _SCHEMA = int(Kind.SCHEMA)
 _ENVELOPE = ENVELOPE
 
 
-class Target:
-    """What a request runs: a method of an instance here, or a function."""
-
-    method: RemoteMethod
-    function: Callable[..., Any]  # takes all arguments by position
-    membership: Membership | None  # of the method's own queue
-
-    def __init__(self, method: RemoteMethod, function: Callable[..., Any], membership: Membership | None) -> None:
-        self.method = method
-        self.function = function
-        self.membership = membership
-
-
 class Traffic:
     """The executor's source of work beside the loop. `Mesh` is its public face."""
 
@@ -82,7 +61,6 @@ class Traffic:
     parked: list[tuple[Link, int, int, int, int, bytes]]  # requests for a service that is not started here yet
     calls_received: int
     one_ways_received: int
-    one_ways_done: int
 
     def __init__(
         self, shared: Shared, doorbell: Doorbell, memberships: dict[int, Membership], first: Membership
@@ -97,7 +75,6 @@ class Traffic:
         self.parked = []
         self.calls_received = 0
         self.one_ways_received = 0
-        self.one_ways_done = 0
         self._unfinished: set[int] = set()
 
     def unknown(self, link: Link, kind: int, queue: int, identifier: int, number: int, body: bytes) -> Target | None:
@@ -205,11 +182,11 @@ class Traffic:
 
     def _cancel(self, link: Link, number: int) -> None:
         """The caller has left. It is answered all the same, since only an answer gives back its credit."""
-        if number in link.serving:
-            task = link.serving[number]
+        found = link.serving.get(number)
+        if found is not None:
+            request: Request = found
             link.answer(link.epoch, number, _ERROR, b"")
-            if task is not None:
-                task.cancel()
+            request.cancel()
             return
         parked = [each for each in self.parked if each[0] is not link or each[4] != number]
         if len(parked) != len(self.parked):  # else it is answered already
@@ -244,25 +221,20 @@ class Traffic:
             except Exception as error:
                 self.refuse(link, kind, queue, number, TypeError(f"the envelope of a call cannot be read: {error}"))
                 return
-        method = target.method
-        one_way = kind & ~_ENVELOPE == _ONE_WAY
-        if one_way:
+        if kind & ~_ENVELOPE == _ONE_WAY:
             self.one_ways_received += 1
-            serve = self.serve_one_way(link, link.epoch, target, queue, deadline_ns, arguments)
+            request = new_request(link, target, queue, 0, deadline_ns, arguments)
+            serve = request.serve_one_way()
         else:
             self.calls_received += 1
-            link.serving[number] = None
-            if method.streams:
-                serve = self.serve_stream(link, link.epoch, target, number, deadline_ns, arguments)
-            else:
-                serve = self.serve(link, link.epoch, target, number, deadline_ns, arguments)
+            request = new_request(link, target, queue, number, deadline_ns, arguments)
+            link.serving[number] = request
+            serve = self.serve_stream(request) if target.method.streams else request.serve()
         try:
-            task = self.core.spawn(membership, serve, method.name).task
+            request.task = self.core.spawn(membership, serve, target.method.name).task
         except UsageError as error:  # the executor is ending
+            link.serving.pop(number, None)
             self.refuse(link, kind, queue, number, error)
-            return
-        if not one_way and number in link.serving:  # else an eager task factory has run it to its end
-            link.serving[number] = task
 
     def refuse(self, link: Link, kind: int, queue: int, number: int, error: Exception) -> None:
         """Answer a request that is not run."""
@@ -270,72 +242,8 @@ class Traffic:
             logger.error("a one-way request of shard %d was not run: %s", link.peer, error)
             link.owe(link.epoch, queue)
         else:
-            link.serving[number] = None
-            link.answer(link.epoch, number, _ERROR, encode_failure(error))
+            link.send(_ERROR, 0, 0, number, encode_failure(error))
 
-    async def serve(
-        self, link: Link, epoch: int, target: Target, number: int, deadline_ns: int, arguments: Any
-    ) -> None:
-        """Run one call of a peer, in the queue where it belongs, from decoding to encoding."""
-        if deadline_ns and not self.in_time(deadline_ns):
-            link.answer(epoch, number, _ERROR, b"")
-            return
-        method = target.method
-        try:
-            try:
-                decoded = method.decode_arguments(arguments)
-            except Exception as error:
-                raise not_taken(method, error) from None
-            result = await target.function(*decoded)
-            try:
-                body = self.shared.encode(result)
-            except Exception as error:
-                raise not_sendable(method, error) from error
-            if len(body) > self.shared.max_message:
-                raise link.too_large(body, f"the result of {method.name}")
-        except Exception as error:
-            link.answer(epoch, number, _ERROR, encode_failure(error))
-        except BaseException as error:
-            # Cancelled by its caller, who has been answered, or because we are going down; or it is one that ends more than
-            # this task, which is no reason to leave the caller waiting.
-            link.answer(epoch, number, _ERROR, encode_failure(error))
-            raise
-        else:
-            link.answer(epoch, number, _REPLY, body)
-
-    async def serve_one_way(
-        self, link: Link, epoch: int, target: Target, queue: int, deadline_ns: int, arguments: Any
-    ) -> None:
-        """Run a request of a peer that wants no answer. What it raises is logged here, since nobody waits for it."""
-        try:
-            if deadline_ns == 0 or self.in_time(deadline_ns):
-                try:
-                    decoded = target.method.decode_arguments(arguments)
-                except Exception as error:
-                    raise not_taken(target.method, error) from None
-                await target.function(*decoded)
-        except Exception:
-            logger.exception("%s, sent by shard %d, failed", target.method.name, link.peer)
-        finally:
-            self.one_ways_done += 1
-            link.owe(epoch, queue)
-
-    def serve_stream(
-        self, link: Link, epoch: int, target: Target, number: int, deadline_ns: int, arguments: Any
-    ) -> Coroutine[Any, Any, None]:
+    def serve_stream(self, request: Request) -> Coroutine[Any, Any, None]:
         """Run a generator for a peer; see `_stream`."""
         raise NotImplementedError
-
-    def in_time(self, deadline_ns: int) -> bool:
-        """Whether the deadline is still to come. Then what runs in this context inherits it."""
-        DEADLINE.set(deadline_ns)
-        now: int = now_ns()
-        return deadline_ns > now
-
-
-def not_taken(method: RemoteMethod, error: Exception) -> TypeError:
-    return TypeError(f"{method.name}() was called with arguments that it does not take: {error}")
-
-
-def not_sendable(method: RemoteMethod, error: Exception) -> TypeError:
-    return TypeError(f"{method.name}() returned what cannot be sent: {error}")

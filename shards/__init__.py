@@ -49,6 +49,7 @@ In reading order, from the command to the code that a user writes:
     _top            clockworker-top; _screen, what it shows
     _shard          Shard, the application's view
     _accept         accepting with a limit, or from the supervisor's hands
+    _blocking       functions that block, in threads
     _streams        connections whose handlers run in a queue, and how they are drained
     testing         for tests of applications: real shards inside a test
     _agent          what it puts beside an application in every shard

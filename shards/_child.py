@@ -21,7 +21,7 @@ import uvloop
 
 from clockworker._errors import ApplicationError, ConfigurationError, ControlError, TaskCancelled, TaskPanicked
 from clockworker.executor import Executor, JoinHandle, Ok, Queue
-from clockworker.ipc import Mesh
+from clockworker.ipc import Limits, Mesh
 from clockworker.shards._application import Main, format_traceback, load_application
 from clockworker.shards._birth import CONTROL_VARIABLE, SUPERVISOR_VARIABLE, TERMINAL_SIGNALS
 from clockworker.shards._control import (
@@ -80,7 +80,7 @@ def main() -> None:
     role = "rehearsal" if configure.rehearsal else f"shard {configure.shard}"
     set_process_title(role, configure.config.app)
     try:
-        set_up_logging(f"shard {configure.shard}", configure.config)
+        set_up_logging(role, configure.config)
     except ConfigurationError as error:
         channel.send(Failed(str(error)))
         sys.exit(EXIT_START_UP)
@@ -171,6 +171,7 @@ class _ShardMain:
             executor,
             self._doorbell,
             idle_poll_us=configure.idle_poll_us,
+            limits=Limits(max_message=self._config.max_message, credit=self._config.credit),
             on_poisoned=lambda peer, epoch: self._channel.send(Poisoned(peer, epoch)),
         )
         self._shard = Shard(
@@ -181,6 +182,7 @@ class _ShardMain:
             self._mesh,
             self._listening,
             announce_ready=lambda: self._channel.send(Ready()),
+            blocking_threads=self._config.blocking_threads,
             access_log=self._config.access_log,
             handover=Handover(self._handover, self._pulse.write_connections) if self._is_handed() else None,
             max_connections=self._config.max_connections,

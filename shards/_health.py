@@ -40,22 +40,22 @@ class Verdict(Enum):
 
 
 class Looks:
-    """The supervisor's own: `lost` is the time between them in which it did not run."""
+    """The supervisor's own. `lost` is the time between them in which it did not run; `lost_before`, what it was at the look
+    before."""
 
-    __slots__ = ("_last", "lost")
+    __slots__ = ("_last", "lost", "lost_before")
 
     def __init__(self, now: float) -> None:
         self._last = now
-        self.lost = 0.0
+        self.lost = self.lost_before = 0.0
 
     def look(self, now: float) -> bool:
         """False if this is the first look after a gap."""
         gap = now - self._last
         self._last = now
-        if gap <= MAX_GAP_S:
-            return True
-        self.lost += gap - MAX_GAP_S
-        return False
+        self.lost_before = self.lost
+        self.lost += max(0.0, gap - MAX_GAP_S)
+        return gap <= MAX_GAP_S
 
 
 class Health:
@@ -66,20 +66,24 @@ class Health:
     def __init__(self, policy: HealthPolicy) -> None:
         self._policy = policy
         self._beat = 0.0
-        self._lost = 0.0  # at the look that first saw this beat
+        self._lost = 0.0  # when this beat was written
         self._next_report = policy.stalled_after
 
-    def age(self, now: float, beat: float, lost: float) -> float:
-        """Of the beat, less the time that was lost meanwhile. 0 where there is no beat, before the loop and after it."""
+    def see(self, beat: float, lost: float) -> None:
+        """Take note of the beat. `lost` is that of the look; at the first after a gap, of the look before, since a beat that
+        is new then may have been written before the gap."""
         if beat != self._beat:
             self._beat = beat
             self._lost = lost
             self._next_report = self._policy.stalled_after
-        return max(0.0, now - beat - (lost - self._lost)) if beat else 0.0
 
-    def judge(self, now: float, beat: float, lost: float) -> Verdict:
-        """Call it at every look. `lost` is `Looks.lost`."""
-        age = self.age(now, beat, lost)
+    def age(self, now: float, lost: float) -> float:
+        """Of the beat, less the time that was lost meanwhile. 0 where there is no beat, before the loop and after it."""
+        return max(0.0, now - self._beat - (lost - self._lost)) if self._beat else 0.0
+
+    def judge(self, now: float, lost: float) -> Verdict:
+        """What is to be done, at a look that is not the first after a gap."""
+        age = self.age(now, lost)
         if self._policy.hung_after and age > self._policy.hung_after:
             return Verdict.HUNG
         if age > self._next_report:

@@ -9,11 +9,12 @@ because open work may need a peer.
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import os
 import socket
 import zlib
-from collections.abc import Callable
-from typing import Concatenate, ParamSpec, TypeVar
+from collections.abc import AsyncIterator, Callable, Coroutine
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import msgspec
 
@@ -21,9 +22,11 @@ from clockworker._errors import UsageError
 from clockworker.executor import Executor, ExecutorStats, QueueHandle
 from clockworker.ipc import Mesh, MeshStats, Sharded
 from clockworker.shards._accept import Acceptor, accept_from, receive_from
+from clockworker.shards._blocking import BlockingPool
 from clockworker.shards._streams import Handler, StreamServer
 
 T = TypeVar("T")
+Awaited = TypeVar("Awaited", bound=Coroutine[Any, Any, Any] | AsyncIterator[Any])
 P = ParamSpec("P")
 
 
@@ -67,6 +70,7 @@ class Shard:
         mesh: Mesh,
         listening: list[socket.socket],
         announce_ready: Callable[[], None],
+        blocking_threads: int,
         *,
         handover: Handover | None = None,
         max_connections: int | None = None,
@@ -85,6 +89,7 @@ class Shard:
         self._streams: StreamServer | None = None
         self._announce_ready = announce_ready
         self._access_log = access_log
+        self._blocking = BlockingPool(blocking_threads)
         self.is_ready = False
         self._stopped = asyncio.Event()
         self._stopping: asyncio.Task[None] | None = None
@@ -105,6 +110,30 @@ class Shard:
         instance = service(self, *args, **kwargs)
         return self._mesh.start(service, instance)
 
+    def call(self, shard: int, function: Callable[P, Awaited], /, *args: P.args, **kwargs: P.kwargs) -> Awaited:
+        """Call a module's function that is marked `@remote` on a shard: `await shard.call(1, compact, 10)`. One that yields is
+        iterated: `async for row in shard.call(1, rows)`.
+
+        Raises what a call of a service does (see `Sharded.on`). `with deadline(seconds):` sets how long it may take.
+        """
+        return self._mesh.function_caller(shard, function)(*args, **kwargs)  # type: ignore[no-any-return]
+
+    def call_threadsafe(
+        self, shard: int, function: Callable[P, Coroutine[Any, Any, T]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> concurrent.futures.Future[T]:
+        """The same from any other thread. The future's `result()` waits for the answer, and `cancel()` cancels the call."""
+        call = self._mesh.function_caller(shard, function)
+        return self._mesh.run_threadsafe(lambda: call(*args, **kwargs))
+
+    async def run_blocking(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run an ordinary function that blocks in a thread, and wait for its result: reading files, talking to a database
+        by a library that knows no asyncio.
+
+        A few run at once, and the rest wait. A caller that is cancelled leaves a function that has begun running. When the
+        shard stops, it waits for all of them, within the time of the graceful shutdown.
+        """
+        return await self._blocking.run(function, *args, **kwargs)
+
     def owner(self, key: bytes | str | int) -> int:
         """The shard that `key` belongs to: the same in every shard, run and machine, for the same number of shards.
 
@@ -123,6 +152,7 @@ class Shard:
         queue: str | None = None,
         limit: int = 2**16,
         max_connections: int | None = None,
+        read_timeout: float | None = None,
     ) -> None:
         """Serve asyncio streams on this shard's listening sockets, until the shard stops.
 
@@ -130,8 +160,10 @@ class Shard:
         for each connection. The connection is closed when it returns; an exception is logged.
         limit: bytes; the reader's, as in `asyncio.start_server`.
         max_connections: how many this shard holds open at once; more wait in the backlog. Unless given it is
-        `--max-connections`, without which as many are taken as come. How long a client may take for a request only the
-        handler can know: `async with asyncio.timeout(...)` around its reads is what stands between it and a slow one.
+        `--max-connections`, without which as many are taken as come.
+        read_timeout: seconds that one read of the handler (a line, so many bytes) may take from its call to its return,
+        however steadily the client trickles. Then it raises `TimeoutError`, and the connection is closed unless the
+        handler catches that. A client that is silent between two requests is in a read, too.
 
         When the shard stops, a handler that waits for data with nothing left to read reads an end of file; the others
         go on. Raises `UsageError` if the sockets are served already.
@@ -139,7 +171,11 @@ class Shard:
         handle = self._queue_or_first(queue)
         if max_connections is not None and max_connections < 1:
             raise UsageError(f"max_connections is {max_connections}; give a whole number from 1, or None")
-        streams = StreamServer(client_connected_cb, handle.spawn, limit, access_log=self._access_log)
+        if read_timeout is not None and not read_timeout > 0:
+            raise UsageError(f"read_timeout is {read_timeout}; give a number of seconds above 0, or None")
+        streams = StreamServer(
+            client_connected_cb, handle.spawn, limit, read_timeout=read_timeout, access_log=self._access_log
+        )
         await self._serve(streams.protocol, handle, max_connections or self._max_connections)
         self._streams = streams
 
@@ -231,6 +267,7 @@ class Shard:
         await self._stopped.wait()
         if self._streams is not None:
             await self._streams.drain()
+        await self._blocking.drain()
 
     def _connections(self) -> tuple[int, int, int]:
         """How many were accepted and are open, and how many handlers have raised."""

@@ -16,7 +16,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from typing import TypeAlias
 
 from clockworker.shards._config import TcpAddress
@@ -54,15 +55,54 @@ class _Reader(asyncio.StreamReader):
             super().feed_data(data)
 
 
+class _ImpatientReader(_Reader):
+    """One whose reads end in `TimeoutError` when they take too long altogether, however steadily the client trickles."""
+
+    seconds: float
+    timed_out = False
+
+    async def read(self, n: int = -1) -> bytes:
+        with self._remember():
+            async with asyncio.timeout(self.seconds):
+                return await super().read(n)
+
+    async def readexactly(self, n: int) -> bytes:
+        with self._remember():
+            async with asyncio.timeout(self.seconds):
+                return await super().readexactly(n)
+
+    async def readuntil(self, separator: bytes = b"\n") -> bytes:  # type: ignore[override]  # readline comes here, too
+        with self._remember():
+            async with asyncio.timeout(self.seconds):
+                return await super().readuntil(separator)
+
+    @contextmanager
+    def _remember(self) -> Iterator[None]:
+        try:
+            yield
+        except TimeoutError:
+            self.timed_out = True
+            raise
+
+
 class StreamServer:
     """Makes the protocols for one call of `Shard.start_server` and keeps track of their connections."""
 
-    def __init__(self, handler: Handler, spawn: Callable[..., object], limit: int, *, access_log: bool = False) -> None:
+    def __init__(
+        self,
+        handler: Handler,
+        spawn: Callable[..., object],
+        limit: int,
+        *,
+        read_timeout: float | None = None,
+        access_log: bool = False,
+    ) -> None:
         self.accepted = 0
         self.errors = 0
         self._handler = handler
         self._spawn = spawn
         self._limit = limit
+        self._read_timeout = read_timeout
         self._access_log = access_log
         self._open: set[_Reader] = set()
         self._all_closed = asyncio.Event()
@@ -73,7 +113,11 @@ class StreamServer:
         return len(self._open)
 
     def protocol(self) -> asyncio.StreamReaderProtocol:
-        reader = _Reader(limit=self._limit, loop=asyncio.get_running_loop())
+        if self._read_timeout is None:
+            reader = _Reader(limit=self._limit, loop=asyncio.get_running_loop())
+        else:
+            reader = _ImpatientReader(limit=self._limit, loop=asyncio.get_running_loop())
+            reader.seconds = self._read_timeout
         return asyncio.StreamReaderProtocol(reader, self._connected)
 
     async def drain(self) -> None:
@@ -106,7 +150,10 @@ class StreamServer:
             await self._handler(reader, writer)
         except ConnectionError:
             end = "lost"  # the client went away
-        except Exception:
+        except Exception as error:
+            if isinstance(error, TimeoutError) and isinstance(reader, _ImpatientReader) and reader.timed_out:
+                end = "timed out"
+                return
             end = "failed"
             self.errors += 1
             log.exception("a connection's handler raised")

@@ -445,7 +445,9 @@ class Supervisor:
             member.timer = self._loop.call_later(LEAVE_S, self._grace_over, member)
             return
         grace = self._config.timeout_graceful_shutdown
-        what = "did not end" if member.drained else "still had work"
+        what = "still had work"
+        if member.drained:
+            what = "did not end" if self._stopping else "was still waited for by its peers"
         log.warning("%s %s %g s after it was told to stop: killed", member, what, grace)
         assert member.process is not None
         member.process.kill()

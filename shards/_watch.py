@@ -105,14 +105,18 @@ class Watch:
 
     def _look(self) -> None:
         now = self._loop.time()
-        if self._looks.look(now):
-            for member in self._members:
-                if member.process is not None and not member.process.killed:
-                    self._judge(member, member.process, now)
+        awake = self._looks.look(now)
+        for member in self._members:
+            process = member.process
+            if process is None or process.killed:
+                continue
+            process.health.see(process.pulse.beat, self._looks.lost if awake else self._looks.lost_before)
+            if awake:
+                self._judge(member, process, now)
         self._loop.call_later(LOOK_S, self._look)
 
     def _judge(self, member: Member, process: ShardProcess, now: float) -> None:
-        match process.health.judge(now, process.pulse.beat, self._looks.lost):
+        match process.health.judge(now, self._looks.lost):
             case Verdict.STALLED if process not in self._asked:
                 process.witness.ask()
                 self._asked[process] = self._loop.call_later(TESTIFY_S, self._no_testimony, member, process)
@@ -142,7 +146,8 @@ class Watch:
             self._report(stall)
 
     def _age(self, process: ShardProcess) -> float:
-        return process.health.age(self._loop.time(), process.pulse.beat, self._looks.lost)
+        process.health.see(process.pulse.beat, self._looks.lost)
+        return process.health.age(self._loop.time(), self._looks.lost)
 
     def _is_traced(self, member: Member, process: ShardProcess) -> bool:
         tracer = _status(process.pid).get("TracerPid", "0")

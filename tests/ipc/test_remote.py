@@ -137,7 +137,7 @@ def test_types_that_cannot_be_sent_are_refused_at_the_decoration() -> None:
 
 
 def test_what_does_not_exist_yet_is_resolved_at_the_start() -> None:
-    assert remote_methods(Early)["later"].arguments_decoder.decode(b"\x91\x91\x07") == (Later(7),)
+    assert remote_methods(Early)["later"].decode_arguments(b"\x91\x91\x07") == (Later(7),)
 
     class Unknown:
         @cw.remote
@@ -177,7 +177,7 @@ def test_a_service_without_remote_methods() -> None:
 
 def test_arguments_are_decoded_as_declared() -> None:
     method: RemoteMethod = METHODS["extra"]
-    assert method.arguments_decoder.decode(b"\x92\x01\x02") == (1, 2)
+    assert method.decode_arguments(b"\x92\x01\x02") == (1, 2)
 
 
 # Functions

@@ -25,14 +25,18 @@ class Machine:
             self.now += LOOK_S
             if turns:
                 self.beat = self.now - 0.01
-            if self.looks.look(self.now):
-                verdict = self.health.judge(self.now, self.beat, self.looks.lost)
+            awake = self.looks.look(self.now)
+            self.health.see(self.beat, self.looks.lost if awake else self.looks.lost_before)
+            if awake:
+                verdict = self.health.judge(self.now, self.looks.lost)
                 if verdict is not Verdict.FINE:
                     found.append((round(self.now - start, 1), verdict))
         return found
 
-    def sleep(self, seconds: float) -> None:
-        """Nobody runs, the clock does."""
+    def sleep(self, seconds: float, *, beat: bool = False) -> None:
+        """Nobody runs, the clock does. There may be one more beat before, that no look has seen."""
+        if beat:
+            self.beat = self.now + LOOK_S / 2
         self.now += seconds
 
 
@@ -73,6 +77,15 @@ def test_after_a_nap_of_the_whole_machine_nobody_is_blamed() -> None:
     machine = Machine()
     machine.run(1.0, turns=True)
     machine.sleep(3600.0)
+    assert machine.run(1.0, turns=True) == []
+
+
+@pytest.mark.parametrize("beat", [False, True])
+def test_shards_may_take_longer_to_wake_up(beat: bool) -> None:
+    machine = Machine()
+    machine.run(1.0, turns=True)
+    machine.sleep(3600.0, beat=beat)
+    assert machine.run(0.2, turns=False) in ([], [(0.2, Verdict.STALLED)])
     assert machine.run(1.0, turns=True) == []
 
 

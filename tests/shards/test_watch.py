@@ -97,12 +97,15 @@ def test_0_is_no_limit(serve: Serve) -> None:
 
 
 def test_a_nap_of_all_is_nobodys_fault(serve: Serve) -> None:
-    """Ctrl-Z, a frozen container, a suspended machine."""
-    server = started(serve, "1")
+    """Ctrl-Z, a frozen container, a suspended machine. The supervisor is the first to wake up."""
+    server = started(serve, "2")
     pids = server.shard_pids()
     os.killpg(server.pid, signal.SIGSTOP)
     stopped = time.monotonic()
-    eventually(lambda: time.monotonic() - stopped > 2.5, "more than the limit")
+    eventually(lambda: time.monotonic() - stopped > 3.0, "more than the limit")
+    server.send(signal.SIGCONT)
+    resumed = time.monotonic()
+    eventually(lambda: time.monotonic() - resumed > 0.15, "it has looked")
     os.killpg(server.pid, signal.SIGCONT)
     resumed = time.monotonic()
     with server.connect() as client:
