@@ -61,7 +61,9 @@ class Crossing(msgspec.Struct, frozen=True):
     results: list[Result]
 
     def table(self) -> str:
-        rows = [["us: median (least-most) of the rounds", *(f"p{p}" for p in PERCENTS), "p99 / quiet", "target", "calls/s"]]
+        rows = [
+            ["us: median (least-most) of the rounds", *(f"p{p}" for p in PERCENTS), "p99 / quiet", "target", "calls/s"]
+        ]
         for result in self.results:
             target = "" if result.setup == QUIET else f"{self.target:.2f}"
             rate = f"{statistics.median(result.calls_per_second):,.0f}"
@@ -142,7 +144,9 @@ def measure(generator: ProcessPoolExecutor, setup: str, path: str, load: Load, i
     try:
         with ProcessPoolExecutor(1, context) as server, ProcessPoolExecutor(1, context) as caller:
             flood = functools.partial(call_all_the_time, setup, in_flight)
-            served = server.submit(on_shard, 0, server_core, bells, rings, functools.partial(serve_foreground, path, load))
+            served = server.submit(
+                on_shard, 0, server_core, bells, rings, functools.partial(serve_foreground, path, load)
+            )
             called = caller.submit(on_shard, 1, other_core, bells, rings, flood)
             late = await_both(generator.submit(generate, path, load, other_core), served)
             called.result()
