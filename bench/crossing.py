@@ -1,8 +1,8 @@
 """Does a flood of calls from another shard into its `background` queue spoil a shard's `foreground`?
 
-Foreground: the tasks of `priority`, 1,000 a second, 60 % of a core, sent by a process on another core. Shares are 99 to 1. There
-too is a second shard, niced so that it does not keep the sender from its plan; it has `--in-flight` calls under way at any time
-to methods that run in `background`. Four set-ups take turns, round after round, with the same arrivals:
+Foreground: the tasks of `priority`, 1,000 a second, 60 % of a core, sent by a process on another core; shares are 99 to 1. On
+that core there is a second shard too, niced so that it does not keep the sender from its plan, which has `--in-flight` calls
+under way at any time to methods that run in `background`. Four set-ups take turns, round after round, with the same arrivals:
 
 - quiet: the second shard does nothing;
 - work: calls of 100-500 us of CPU time;
@@ -16,6 +16,7 @@ import argparse
 import asyncio
 import contextlib
 import functools
+import gc
 import multiprocessing
 import os
 import random
@@ -162,6 +163,8 @@ Main = Callable[["Target"], Coroutine[Any, Any, Any]]
 def on_shard(shard: int, core: int, bells: list[tuple[int, int]], rings: list[int], main: Main) -> Any:
     """Be one of two shards until `main` is done."""
     os.sched_setaffinity(0, [core])
+    gc.collect()
+    gc.freeze()  # what benchmark and packages have imported; going through it would be the longest step of all
 
     async def body() -> Any:
         async with cw.Executor([cw.Queue("foreground", 99), cw.Queue("background", 1)]) as executor:

@@ -32,8 +32,9 @@ if cython.compiled:
 else:
     from clockworker.ipc._call_cy import DONE
 
-# Frames taken from one ring in one turn: a flood from one peer must not keep the executor from its queues.
-_FRAMES_A_TURN = 256
+# Frames taken from one ring in one turn of the executor, which is up to 61 steps: nobody is charged for starting their tasks,
+# so a flood from one peer must not do so for long.
+_FRAMES_A_TURN = 64
 
 _REQUEST = int(Kind.REQUEST)
 _REPLY = int(Kind.REPLY)

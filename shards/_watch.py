@@ -142,6 +142,8 @@ class Watch:
 
     def _tell(self, member: Member, process: ShardProcess, testimony: Testimony | None, dump: str) -> None:
         stall = Stall(member.id, process.pid, self._age(process), testimony, dump, process_state(process.pid))
+        if stall.age <= LOOK_S:
+            return  # it is over, and what was seen is not what held up the loop
         if stall.is_seen or stall.age > STARVED_S:
             self._report(stall)
 

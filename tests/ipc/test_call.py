@@ -183,6 +183,45 @@ def test_deadlines_at_every_moment_lose_no_credit(run: Run) -> None:
     run(body)
 
 
+@pytest.mark.slow
+def test_ten_thousand_callers_of_one_that_is_slow(run: Run) -> None:
+    """Each is served or times out, in order, and those that leave take their memory with them."""
+    count = 10_000 if cw.compiled else 2_000
+
+    async def body() -> None:
+        async with fleet(ring=4096, limits={"credit": 16}) as mesh:
+            await started(mesh)
+            ended: list[int] = []
+
+            async def call(number: int) -> bool:
+                # Every second one has little patience; nobody has been served by then.
+                timeout = 0.05 if number % 2 else None
+                try:
+                    await mesh.service.on(1, timeout=timeout).wait_gate(number)
+                    return True
+                except cw.CallTimeout:
+                    return False
+                finally:
+                    ended.append(number)
+
+            handles = [spawn(mesh, call(number)) for number in range(count)]
+            await until(lambda: len(ended) == count // 2)
+            assert [number for number in ended if number >= 16] == list(range(17, count, 2))
+            lanes = mesh.mesh.links[1].lanes.values()
+            assert sum(len(lane.waiting) for lane in lanes) <= count // 2
+            assert len(mesh.mesh.shared.deadlines) <= 200
+            del ended[:]
+            await spawn(mesh, mesh.service.on(1).open_gate(), "background")
+            assert [await handle for handle in handles] == [True, False] * (count // 2)
+            assert ended == list(range(0, count, 2))
+            noted = await mesh.service.on(1).notes()
+            assert noted == sorted(noted)
+            assert set(noted) >= set(range(0, count, 2))
+            await settled(mesh)
+
+    run(body)
+
+
 # No waiting
 
 
