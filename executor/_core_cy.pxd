@@ -10,6 +10,7 @@ from clockworker.executor._tasks_cy cimport JoinHandle, Membership, QueueState
 cdef object _Task
 cdef object _CoroutineType
 cdef long long _ATTENTION
+cdef int _SAMPLE_EVERY
 
 
 cdef class Core(Seam):
@@ -25,6 +26,7 @@ cdef class Core(Seam):
     cdef readonly long long driver_ns
     cdef readonly long long idle_ns
     cdef readonly Histogram decision_time
+    cdef public object tracer
 
     cdef long long _decisions
     cdef long long _turn_ended

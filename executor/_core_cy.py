@@ -80,9 +80,11 @@ else:
 # How long a queue goes on before it is compared with others: a fiftieth of the shortest slice that is given by default, and
 # so many short steps that the comparison costs nothing a step.
 _GRANULARITY_NS = 20_000
-# While a queue sleeps, what wakes it may be waiting in the loop: turns are shorter by this factor, so that fewer begin a long
-# step without having looked.
+# While a queue sleeps, what wakes it may be waiting in the loop: turns are shorter by this factor, so that nobody begins a
+# long step without having looked.
 _ATTENTION = 4
+# One wait in so many is measured. A prime: tasks take turns in patterns, and those that repeat after 16 are common.
+_SAMPLE_EVERY = 13
 # C globals when compiled: attributes of modules would be looked up at each spawn.
 _Task = asyncio.Task
 _CoroutineType = types.CoroutineType
@@ -97,6 +99,16 @@ class WorkSource(Protocol):
     def prepare_sleep(self) -> bool:
         """Called before the core leaves the thread to the loop with nothing runnable. From here on news must come through
         the loop. False if there is news already."""
+
+
+class Tracer(Protocol):
+    """Told of all that the pump does, while there is one. Times are the core's clock's, in ns."""
+
+    def step(self, queue: QueueState, state: JoinHandle, started: int, ended: int) -> None:
+        """One step of a task of the queue."""
+
+    def turn(self, started: int, ended: int) -> None:
+        """One turn on the loop."""
 
 
 class Core(Seam):
@@ -114,6 +126,7 @@ class Core(Seam):
     driver_ns: int  # in which tasks were runnable and the loop had its turn
     idle_ns: int  # in which nothing was runnable
     decision_time: Histogram  # of one choice in 16
+    tracer: Tracer | None
 
     def __init__(self, owner: Any, driver_yield_ns: int, max_polls: int) -> None:
         super().__init__()
@@ -129,6 +142,7 @@ class Core(Seam):
         self.driver_ns = 0
         self.idle_ns = 0
         self.decision_time = Histogram()
+        self.tracer = None
         self._decisions = 0
         self._turn_ended = 0
         self._was_idle = False
@@ -236,6 +250,10 @@ class Core(Seam):
 
     def _push(self, state: JoinHandle) -> None:
         queue = state.membership.queue
+        queue.pushes_to_sample -= 1
+        if queue.pushes_to_sample == 0:
+            queue.pushes_to_sample = _SAMPLE_EVERY
+            state.pushed_ns = now_ns()
         if queue.fifo is not None:
             fifo_push(queue.fifo, state)
             queue.runnable += 1
@@ -507,6 +525,8 @@ class Core(Seam):
         finally:
             self.pumping = False
             self._turn_ended = now_ns()
+            if self.tracer is not None:
+                self.tracer.turn(started, self._turn_ended)
         self._was_idle = self._eevdf.total_share == 0
         self._admit()
         if idle:
@@ -566,6 +586,9 @@ class Core(Seam):
         if state.first_seen_ns:
             queue.first_poll_wait.record(started - state.first_seen_ns)
             state.first_seen_ns = 0
+        if state.pushed_ns:
+            queue.wait.record(started - state.pushed_ns)
+            state.pushed_ns = 0
         self._step_started = started
         self._preempt = False
         self.current = state
@@ -580,6 +603,11 @@ class Core(Seam):
         queue.poll_time.record(elapsed)
         if elapsed > queue.entity.slice_ns:
             queue.slice_overruns += 1
+            if queue.slow_ns and elapsed >= queue.slow_ns:
+                queue.slow_polls += 1
+                self.owner.was_slow(state, elapsed)
+        if self.tracer is not None:
+            self.tracer.step(queue, state, started, ended)
         state.service_ns += elapsed
         if state.membership.queue is queue:  # else it has moved, and the scheduler has forgotten it
             state.membership.service_ns += elapsed

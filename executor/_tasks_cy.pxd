@@ -26,6 +26,10 @@ cdef class QueueState:
     cdef public long long preemptions
     cdef readonly Histogram poll_time
     cdef readonly Histogram first_poll_wait
+    cdef readonly Histogram wait
+    cdef int pushes_to_sample
+    cdef public long long slow_ns
+    cdef public long long slow_polls
 
     cpdef use(self, Scheduler scheduler)
 
@@ -72,6 +76,7 @@ cdef class JoinHandle(ScheduledTask):
     cdef bint held
     cdef public bint spawned
     cdef long long first_seen_ns
+    cdef long long pushed_ns
     cdef Waiter first_waiter
     cdef Waiter last_waiter
 

@@ -71,6 +71,10 @@ class QueueState:
     preemptions: int  # steps during which a queue with an earlier deadline became runnable
     poll_time: Histogram
     first_poll_wait: Histogram
+    wait: Histogram  # sampled
+    pushes_to_sample: int
+    slow_ns: int  # steps that take as long are reported; 0: none
+    slow_polls: int
 
     def __init__(self, key: Hashable, scheduler: Scheduler, catch: bool) -> None:
         self.key = key
@@ -88,6 +92,10 @@ class QueueState:
         self.preemptions = 0
         self.poll_time = Histogram()
         self.first_poll_wait = Histogram()
+        self.wait = Histogram()
+        self.pushes_to_sample = 1
+        self.slow_ns = 0
+        self.slow_polls = 0
 
     def use(self, scheduler: Scheduler) -> None:
         """Take the scheduler, which is empty."""
@@ -250,6 +258,7 @@ class JoinHandle(ScheduledTask):
     held: bool  # back, with its step: it is not in the scheduler yet
     spawned: bool  # by `spawn`: then an exception that escapes it is a panic
     first_seen_ns: int  # 0 once it has been polled
+    pushed_ns: int  # into its queue's scheduler, if this wait is measured; else 0
     first_waiter: Waiter | None
     last_waiter: Waiter | None
 
@@ -275,6 +284,7 @@ class JoinHandle(ScheduledTask):
             self.held = False
             self.spawned = False
             self.first_seen_ns = 0
+            self.pushed_ns = 0
             self.first_waiter = None
             self.last_waiter = None
 

@@ -101,6 +101,7 @@ class PeerDoorbell:
         self._news_at = _NEWS_AT + 8 * sender
         self._news = self._memory.load(self._news_at)
         self._rung_for = 0
+        self.rings = 0
 
     def close(self) -> None:
         """Unmap, and close the eventfd."""
@@ -121,4 +122,5 @@ class PeerDoorbell:
 
     def ring(self) -> None:
         """Write the eventfd."""
+        self.rings += 1
         os.eventfd_write(self._eventfd, 1)

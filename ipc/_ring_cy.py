@@ -119,6 +119,10 @@ class RingProducer(_RingEnd):
         self._memory.store(_TAIL_AT, self._tail)
         return True
 
+    def used(self) -> int:
+        """Bytes that the consumer has not read yet."""
+        return self._tail - self._memory.load(_HEAD_AT)
+
     def stall(self) -> None:
         """Ask to be told when there is room. The caller must try once more afterwards, before it relies on being told."""
         self._stalls += 1

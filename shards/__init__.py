@@ -3,26 +3,59 @@ replaces and stops them and holds their listening sockets; and `clockworker-serv
 
 In reading order, from the command to the code that a user writes:
 
-    _cli            the command line and the environment, read into one frozen ServeConfig
-    _config         ServeConfig and its parts, and how each is read from text
-    _topology       what the kernel says of the CPUs
-    _placement      policy: which shard runs where
+    _cli            the command, from its arguments to a running supervisor
+    _settings       command line, environment and file, put together into one frozen ServeConfig
+    _options        the table of all options
+    _arguments      the command line and its help
+    _environment    --env-file
+    _file           clockworker.toml
+    _queues         queues, as text and as tables
+    _toml           reading TOML, and writing its values
+    _parse          how each value is read from text
+    _config         ServeConfig and its parts
+    _schedulers     the schedulers by name, and the application's own
+    _spelling       what somebody probably meant
+    _print          --print-config
+    _topology       what the kernel says of the CPUs and of quotas
+    _placement      policy: how many shards, and which runs where
     _sockets        the listening sockets
-    _host           open files and the pid file
+    _dispatch       hands connections to the shard that has the fewest
+    _handover       the line on which it does
+    _host           open files, the pid file, titles, and the end with one's parent
     _supervisor     starts, replaces and stops the shards
+    _member         a shard over all its incarnations, as the supervisor sees it
     _lifecycle      policy: the states of a shard, and when a dead one may start again
     _process        one incarnation of a shard, as the supervisor holds it
     _control        what supervisor and shard say to each other
-    _counters       what the supervisor can read without asking
-    _logging        log lines with the name of their process
+    _reading        the numbers of a shard at one moment, and their sums
+    _slots          shared memory through which the supervisor reads them without asking
+    _recorder       writes them; _usage, what the kernel counts
+    _watch          finds shards whose loops stand still
+    _health         policy: when a loop is stalled, and when hung
+    _pulse          the word that a loop writes as long as it turns
+    _witness        the thread that says what holds up the loop
+    _roll           replaces shards in good order, one at a time
+    _rehearsal      imports the application before the shards are replaced
+    _reload         replaces them when a source file changes
+    _systemd        sockets from, and notices to, whoever started the supervisor
+    _logging        log lines that name shard and queue, as text or JSON; log files opened anew
+    _log_config     --log-config
+    _birth          what a shard's process is born with
     _child          the process of a shard
     _application    finding `async def main(shard)`
+    _observe        what the supervisor shows: _ledger, its books; _view, what they mean; _metrics, as Prometheus wants it;
+                    _http, the pages; _query, the control socket
+    _tracing        traces: asks for them; _trace, records one; _chrome, writes it
+    _top            clockworker-top; _screen, what it shows
     _shard          Shard, the application's view
+    _accept         accepting with a limit, or from the supervisor's hands
+    _blocking       functions that block, in threads
     _streams        connections whose handlers run in a queue, and how they are drained
+    testing         for tests of applications: real shards inside a test
+    _agent          what it puts beside an application in every shard
 """
 
 from clockworker.shards._config import QueueConfig, ServeConfig
 from clockworker.shards._shard import Shard, ShardStats
-from clockworker.shards._supervisor import Supervisor
 
-__all__ = ["QueueConfig", "ServeConfig", "Shard", "ShardStats", "Supervisor"]
+__all__ = ["QueueConfig", "ServeConfig", "Shard", "ShardStats"]

@@ -16,17 +16,36 @@ from collections.abc import Callable, Coroutine
 from typing import Any, TypeAlias
 
 from clockworker._errors import ApplicationError
+from clockworker.shards._spelling import did_you_mean
 
 # What the application's coroutine returns is its own business: nobody looks at it.
 Main: TypeAlias = Callable[..., Coroutine[Any, Any, object]]
 
 
+WANTED = "an application is `async def main(shard)`"
+
+
 def load_application(app: str, app_dir: str, *, factory: bool) -> Main:
     """Import and check. Raises `ApplicationError`, or whatever the application raises while it is imported."""
+    target = import_attribute(app, app_dir, "`async def main(shard)`")
+    if factory:
+        if not callable(target):
+            raise ApplicationError(
+                f"{app} is of type {type(target).__name__}; --factory needs a function without arguments"
+            )
+        if not _accepts(target, 0):
+            raise ApplicationError(f"{app} needs arguments; --factory calls it without any")
+        target = target()
+    return _check(app, target, factory=factory)
+
+
+def import_attribute(spec: str, app_dir: str, wanted: str) -> object:
+    """What MODULE:ATTRIBUTE names; the attribute may be dotted. `wanted` says what it should have been, if it is not
+    there: that raises `ApplicationError`."""
     directory = os.path.abspath(app_dir)
     if directory not in sys.path:
         sys.path.insert(0, directory)
-    module_name, _, path = app.partition(":")
+    module_name, _, path = spec.partition(":")
     try:
         target: object = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
@@ -40,31 +59,52 @@ def load_application(app: str, app_dir: str, *, factory: bool) -> Main:
         try:
             target = getattr(target, attribute)
         except AttributeError:
+            hint = did_you_mean(attribute, dir(target))
             raise ApplicationError(
-                f"module {module_name!r} has no attribute {path!r}; it should have `async def main(shard)`"
+                f"module {module_name!r} has no attribute {path!r}; {hint}it should have {wanted}"
             ) from None
-    if factory:
-        if not callable(target):
-            raise ApplicationError(
-                f"{app} is of type {type(target).__name__}; --factory needs a function without arguments"
-            )
-        target = target()
-    return _check(app, target, factory=factory)
+    return target
 
 
 def _check(app: str, target: object, *, factory: bool) -> Main:
     subject = f"what {app} returned" if factory else app
-    wanted = "an application is `async def main(shard)`"
     if not callable(target):
-        raise ApplicationError(f"{subject} is not callable but of type {type(target).__name__}; {wanted}")
-    if not inspect.iscoroutinefunction(target) and not inspect.iscoroutinefunction(getattr(target, "__call__", None)):  # noqa: B004
-        hint = wanted if factory or inspect.isclass(target) else f"{wanted}; if {app} makes one, add --factory"
+        raise ApplicationError(f"{subject} is not callable but of type {type(target).__name__}; {WANTED}")
+    if (kind := _other_interface(target)) is not None:
+        raise ApplicationError(
+            f"{subject} is {kind} application; here {WANTED}, which serves the connections itself: "
+            "see shard.start_server and shard.create_server"
+        )
+    if not inspect.iscoroutinefunction(target) and not inspect.iscoroutinefunction(type(target).__call__):
+        hint = WANTED if factory or inspect.isclass(target) else f"{WANTED}; if {app} makes one, add --factory"
         raise ApplicationError(f"{subject} is not a coroutine function but of type {type(target).__name__}; {hint}")
-    try:
-        inspect.signature(target).bind(None)
-    except TypeError:
-        raise ApplicationError(f"{subject} must take one argument, the shard; {wanted}") from None
+    if not _accepts(target, 1):
+        raise ApplicationError(f"{subject} must take one argument, the shard; {WANTED}")
     return target
+
+
+def _other_interface(target: Callable[..., object]) -> str | None:
+    """Whoever comes from other servers may bring an application of theirs, which its parameters give away."""
+    try:
+        parameters = tuple(inspect.signature(target).parameters)
+    except (TypeError, ValueError):
+        return None
+    match parameters:
+        case ("scope", "receive", "send"):
+            return "an ASGI"
+        case ("environ", "start_response"):
+            return "a WSGI"
+    return None
+
+
+def _accepts(target: Callable[..., object], arguments: int) -> bool:
+    try:
+        inspect.signature(target).bind(*[None] * arguments)
+    except TypeError:
+        return False
+    except ValueError:
+        pass  # a builtin without a signature: calling it will tell
+    return True
 
 
 def format_traceback(error: BaseException) -> str:

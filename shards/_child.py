@@ -10,7 +10,6 @@ never ends; the end of file on the control channel says the same to a process th
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import logging
 import os
 import signal
@@ -20,10 +19,11 @@ from types import FrameType
 
 import uvloop
 
-from clockworker._errors import ApplicationError, ControlError, TaskCancelled, TaskPanicked
-from clockworker.executor import Executor, JoinHandle, Ok
-from clockworker.ipc import Mesh
+from clockworker._errors import ApplicationError, ConfigurationError, ControlError, TaskCancelled, TaskPanicked
+from clockworker.executor import Executor, JoinHandle, Ok, Queue
+from clockworker.ipc import Limits, Mesh
 from clockworker.shards._application import Main, format_traceback, load_application
+from clockworker.shards._birth import CONTROL_VARIABLE, SUPERVISOR_VARIABLE, TERMINAL_SIGNALS
 from clockworker.shards._control import (
     Begin,
     Channel,
@@ -32,15 +32,26 @@ from clockworker.shards._control import (
     Disconnect,
     Drained,
     Failed,
+    Held,
+    Hold,
     Leave,
     Poisoned,
     Ready,
+    Release,
+    Reopen,
+    StartTrace,
     Stop,
+    Traced,
 )
-from clockworker.shards._counters import CounterWriter
-from clockworker.shards._logging import set_up_logging
-from clockworker.shards._process import CONTROL_VARIABLE, SUPERVISOR_VARIABLE, TERMINAL_SIGNALS
-from clockworker.shards._shard import Shard
+from clockworker.shards._host import die_with_parent, set_process_title
+from clockworker.shards._logging import reopen, set_up_logging
+from clockworker.shards._pulse import Pulse
+from clockworker.shards._recorder import Recorder
+from clockworker.shards._shard import Handover, Shard
+from clockworker.shards._slots import SlotWriter
+from clockworker.shards._slow import log_slow_polls
+from clockworker.shards._trace import Trace
+from clockworker.shards._witness import start_witness
 
 log = logging.getLogger("clockworker.shard")
 
@@ -49,14 +60,13 @@ EXIT_FAILED = 1
 EXIT_ORPHANED = 1
 EXIT_START_UP = 3
 
-COUNTERS_EVERY_S = 0.25
+QUIET_LOOK_S = 0.005
 TRACEBACK_LIMIT = 15_000  # characters, of up to 4 bytes each: has to fit into a message
-
-_PR_SET_PDEATHSIG = 1
 
 
 def main() -> None:
-    _die_with_supervisor(int(os.environ.pop(SUPERVISOR_VARIABLE)))
+    if not die_with_parent(int(os.environ.pop(SUPERVISOR_VARIABLE))):
+        sys.exit(EXIT_ORPHANED)
     _take_signals()
     descriptor = int(os.environ.pop(CONTROL_VARIABLE))
     os.set_inheritable(descriptor, False)
@@ -67,16 +77,14 @@ def main() -> None:
     configure, descriptors = received
     if not isinstance(configure, Configure):
         raise ControlError(f"the first message is {type(configure).__name__}, not Configure")
-    set_up_logging(f"shard {configure.shard}", configure.config.log_level)
+    role = "rehearsal" if configure.rehearsal else f"shard {configure.shard}"
+    set_process_title(role, configure.config.app)
+    try:
+        set_up_logging(role, configure.config)
+    except ConfigurationError as error:
+        channel.send(Failed(str(error)))
+        sys.exit(EXIT_START_UP)
     sys.exit(_ShardMain(channel, configure, descriptors).run())
-
-
-def _die_with_supervisor(supervisor: int) -> None:
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:
-        raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG)")
-    if os.getppid() != supervisor:  # it died before the call above
-        sys.exit(EXIT_ORPHANED)
 
 
 def _take_signals() -> None:
@@ -97,33 +105,50 @@ class _ShardMain:
         self._channel = channel
         self._configure = configure
         self._config = configure.config
-        memory, event, counters, *listening = descriptors
+        memory, event, slots, pulse, witness, handover, *listening = descriptors
         self._doorbell = (memory, event)
-        self._counters = CounterWriter(counters)
-        os.close(counters)
+        self._slots = SlotWriter(slots)
+        os.close(slots)
+        self._pulse = Pulse(pulse)
+        self._witness = socket.socket(fileno=witness)
+        self._handover = socket.socket(fileno=handover)
+        self._handover.setblocking(False)
         self._listening = [socket.socket(fileno=descriptor) for descriptor in listening]
         self._main: JoinHandle[object] | None = None
         self._may_begin = asyncio.Event()
         self._may_leave = asyncio.Event()
+        self._serve_first = False
 
     def run(self) -> int:
         """Returns the exit status."""
+        what = self._config.app
         try:
             application = load_application(self._config.app, self._config.app_dir, factory=self._config.factory)
+            what = "a queue's scheduler"
+            queues = [queue.declare(self._config.app_dir) for queue in self._config.queues]
         except ApplicationError as error:
             return self._fail(str(error))
         except (Exception, SystemExit) as error:
-            return self._fail(f"{self._config.app} cannot be imported", error)
+            return self._fail(f"{what} cannot be imported", error)
+        if self._configure.rehearsal:
+            self._channel.send(Ready())
+            return EXIT_OK
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            return runner.run(self._serve(application))
+            try:
+                return runner.run(self._serve(application, queues))
+            except Exception as error:
+                return self._fail('an exception escaped a task of a queue with on_panic = "propagate"', error)
 
-    async def _serve(self, application: Main) -> int:
+    async def _serve(self, application: Main, queues: list[Queue]) -> int:
         self._loop = asyncio.get_running_loop()
-        executor = Executor([queue.declare() for queue in self._config.queues], on_panic="catch")
+        executor = self._executor = Executor(queues, on_panic="catch")
+        log_slow_polls(executor, self._config, self._configure.shard)
         self._assemble(executor)
         self._loop.add_signal_handler(signal.SIGTERM, self._stop)
         self._loop.add_reader(self._channel.fileno(), self._read)
-        self._count()
+        self._recorder.start()
+        self._pulse.start()
+        start_witness(self._witness, executor)
         try:
             async with executor:
                 await self._may_begin.wait()
@@ -134,8 +159,8 @@ class _ShardMain:
         finally:
             # After the executor, which polls the mesh until its last task is gone. And nothing may reach the mesh later.
             self._loop.remove_reader(self._channel.fileno())
-            self._next_count.cancel()
-            self._counters.write(self._shard._counts())
+            self._recorder.stop()
+            self._pulse.stop()
             self._mesh.close()
 
     def _assemble(self, executor: Executor) -> None:
@@ -146,6 +171,7 @@ class _ShardMain:
             executor,
             self._doorbell,
             idle_poll_us=configure.idle_poll_us,
+            limits=Limits(max_message=self._config.max_message, credit=self._config.credit),
             on_poisoned=lambda peer, epoch: self._channel.send(Poisoned(peer, epoch)),
         )
         self._shard = Shard(
@@ -156,7 +182,15 @@ class _ShardMain:
             self._mesh,
             self._listening,
             announce_ready=lambda: self._channel.send(Ready()),
+            blocking_threads=self._config.blocking_threads,
+            access_log=self._config.access_log,
+            handover=Handover(self._handover, self._pulse.write_connections) if self._is_handed() else None,
+            max_connections=self._config.max_connections,
         )
+        self._recorder = Recorder(self._slots, executor, self._mesh, self._shard._connections)
+
+    def _is_handed(self) -> bool:
+        return self._config.distribution == "least-connections"
 
     async def _live(self, main: JoinHandle[object]) -> int:
         """Run `main` to its end, then finish what is open and leave with the others."""
@@ -178,6 +212,8 @@ class _ShardMain:
         await self._shard._drain()
         self._channel.send(Drained())
         await self._may_leave.wait()
+        while self._serve_first and not self._mesh.is_quiet():  # noqa: ASYNC110  # nothing tells of it
+            await asyncio.sleep(QUIET_LOOK_S)
         return status
 
     def _fail(self, message: str, error: BaseException | None = None) -> int:
@@ -201,24 +237,34 @@ class _ShardMain:
                 self._mesh.connect(peer, epoch, incoming=incoming, outgoing=outgoing, doorbell=(memory, event))
             case Disconnect(peer):
                 self._mesh.disconnect(peer)
+            case Hold(peer):
+                self._mesh.hold(peer, when_quiet=lambda: self._channel.send(Held(peer)))
+            case Release(peer):
+                self._mesh.release(peer)
+            case StartTrace(seconds):
+                trace = Trace(self._configure.shard, self._executor, self._traced)
+                self._loop.call_later(seconds, trace.end)
+            case Reopen():
+                reopen()
             case Begin():
                 self._may_begin.set()
             case Stop():
                 self._stop()
-            case Leave():
+            case Leave(serve_first):
+                self._serve_first = serve_first
                 self._may_leave.set()
             case _:
                 raise ControlError(f"{type(message).__name__} was not expected")
+
+    def _traced(self, recording: int) -> None:
+        self._channel.send(Traced(), [recording])
+        os.close(recording)
 
     def _stop(self) -> None:
         if self._main is not None and not self._shard.is_ready:
             self._main.abort()  # still starting: there is nothing to finish
         self._shard._stop()
         self._may_begin.set()
-
-    def _count(self) -> None:
-        self._counters.write(self._shard._counts())
-        self._next_count = self._loop.call_later(COUNTERS_EVERY_S, self._count)
 
 
 if __name__ == "__main__":

@@ -7,13 +7,15 @@ shard must not stop the supervisor.
 
 A conversation:
 
-    supervisor: Configure (first, once), Connect and Disconnect as peers come and go, Begin, Stop, Leave
-    shard:      Ready or Failed, Drained; Poisoned
+    supervisor: Configure (first, once), Connect and Disconnect as peers come and go, Begin, Stop, Leave; Hold, Release
+    shard:      Ready or Failed, Drained; Held; Poisoned
 
 `Begin` follows the first round of `Connect`: an application that starts must find its peers connected, or its first
 calls would end in `ShardDown`.
 `Stop` asks for an end of accepting and for open work to be finished; calls from peers are still served, because their
 open work may need them. `Leave` comes once every shard that stops is `Drained`, and ends the process.
+Where one shard alone is replaced, `Hold` goes to its peers before it may leave: each keeps its new calls for the
+successor and says `Held` once those that it had sent have been answered.
 """
 
 from __future__ import annotations
@@ -37,13 +39,15 @@ _ANCILLARY_SIZE = socket.CMSG_SPACE(MAX_DESCRIPTORS * array.array("i").itemsize)
 
 
 class Configure(msgspec.Struct, frozen=True, tag="configure"):
-    """Descriptors: the doorbell's memory and its eventfd, the counters, then the listening sockets."""
+    """Descriptors: the doorbell's memory and its eventfd, the slots, the pulse, the witness's socket, the
+    handover's, then the listening sockets. A rehearsal only imports the application, says `Ready` or `Failed`, and ends."""
 
     shard: int
     count: int
     cpu: int | None
     idle_poll_us: int
     config: ServeConfig
+    rehearsal: bool = False
 
 
 class Connect(msgspec.Struct, frozen=True, tag="connect"):
@@ -59,6 +63,22 @@ class Disconnect(msgspec.Struct, frozen=True, tag="disconnect"):
     peer: int
 
 
+class Hold(msgspec.Struct, frozen=True, tag="hold"):
+    """A peer is about to be replaced: keep new calls to it until its successor connects, and say when you hold."""
+
+    peer: int
+
+
+class Release(msgspec.Struct, frozen=True, tag="release"):
+    """There will be no successor after all: the calls that wait go to the peer if it is there, or else fail."""
+
+    peer: int
+
+
+class Reopen(msgspec.Struct, frozen=True, tag="reopen"):
+    """Log files have been moved: open new ones."""
+
+
 class Begin(msgspec.Struct, frozen=True, tag="begin"):
     pass
 
@@ -68,7 +88,19 @@ class Stop(msgspec.Struct, frozen=True, tag="stop"):
 
 
 class Leave(msgspec.Struct, frozen=True, tag="leave"):
-    pass
+    """`serve_first`: peers stay, and what they have asked for without waiting for an answer is still to be done."""
+
+    serve_first: bool = False
+
+
+class StartTrace(msgspec.Struct, frozen=True, tag="start-trace"):
+    """Record what the executor does, for so long."""
+
+    seconds: float
+
+
+class Traced(msgspec.Struct, frozen=True, tag="traced"):
+    """Descriptor: the recording."""
 
 
 class Ready(msgspec.Struct, frozen=True, tag="ready"):
@@ -86,6 +118,12 @@ class Drained(msgspec.Struct, frozen=True, tag="drained"):
     pass
 
 
+class Held(msgspec.Struct, frozen=True, tag="held"):
+    """No call of ours to this peer is in flight, and none will be."""
+
+    peer: int
+
+
 class Poisoned(msgspec.Struct, frozen=True, tag="poisoned"):
     """The peer broke the rules of its ring of this epoch, which has been dropped. Both ends need a new one."""
 
@@ -93,8 +131,8 @@ class Poisoned(msgspec.Struct, frozen=True, tag="poisoned"):
     epoch: int
 
 
-ToShard: TypeAlias = Configure | Connect | Disconnect | Begin | Stop | Leave
-ToSupervisor: TypeAlias = Ready | Failed | Drained | Poisoned
+ToShard: TypeAlias = Configure | Connect | Disconnect | Hold | Release | Reopen | Begin | Stop | Leave | StartTrace
+ToSupervisor: TypeAlias = Ready | Failed | Drained | Held | Poisoned | Traced
 Message: TypeAlias = ToShard | ToSupervisor
 
 

@@ -1,40 +1,69 @@
-"""What the supervisor needs of its machine before it starts: enough open files, and a pid file if one is wanted."""
+"""What processes of ours need of their machine: enough open files, a pid file if one is wanted, a name to be seen by, and
+an end together with whoever started them."""
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import os
 import resource
-from pathlib import Path
+import signal
 
 from clockworker._errors import ConfigurationError
+
+_PR_SET_PDEATHSIG = 1
 
 
 def raise_descriptor_limit(shards: int, addresses: int) -> None:
     """Raise the soft limit on open files to the hard one, and check that it is enough for the mesh.
 
-    Each shard costs the supervisor a pidfd, a channel, counters, a doorbell's two and its sockets; a shard holds at
-    most four for each peer. Raises `ConfigurationError`.
+    Each shard costs the supervisor a pidfd, a channel, slots, a pulse, two for each of witness, handover and doorbell,
+    and its sockets; a shard holds at most four for each peer. Raises `ConfigurationError`.
     """
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    needed = 64 + shards * (5 + addresses)
+    needed = 64 + shards * (10 + addresses)
     if hard != resource.RLIM_INFINITY and hard < needed:
         raise ConfigurationError(
             f"{shards} shards need {needed} open files, but the limit is {hard}; raise it (ulimit -n) or start fewer"
         )
 
 
+def die_with_parent(parent: int) -> bool:
+    """Let the kernel kill this process when its parent dies. False if the parent, of this pid, has died already."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG)")
+    return os.getppid() == parent
+
+
+def set_process_title(role: str, app: str) -> None:
+    """What `ps` and `top` show of this process, if setproctitle is installed: `clockworker shard 1 [app:main]`."""
+    # Without this it also writes over the memory of the environment, which /proc/PID/environ would show.
+    os.environ["SPT_NOENV"] = "1"
+    try:
+        from setproctitle import setproctitle
+
+        setproctitle(f"clockworker {role} [{app}]")
+    except ModuleNotFoundError:
+        pass
+    finally:
+        del os.environ["SPT_NOENV"]
+
+
 class PidFile:
     """A file with the supervisor's pid, there while the block runs."""
 
     def __init__(self, path: str) -> None:
-        self._path = Path(path)
+        self._path = path
 
     def __enter__(self) -> None:
         try:
-            self._path.write_text(f"{os.getpid()}\n")
+            with open(self._path, "w") as file:
+                file.write(f"{os.getpid()}\n")
         except OSError as error:
-            raise ConfigurationError(f"--pid-file {str(self._path)!r} cannot be written: {error.strerror}") from error
+            raise ConfigurationError(f"--pid-file {self._path!r} cannot be written: {error.strerror}") from error
 
     def __exit__(self, *_: object) -> None:
-        self._path.unlink(missing_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self._path)

@@ -82,6 +82,11 @@ class Restarts:
         self._starts.append(now)
         self._ready_at = None
 
+    def forget(self) -> None:
+        """What comes next is no restart: the shard stopped in good order, and is replaced."""
+        self._starts.clear()
+        self._failures = 0
+
     def became_ready(self, now: float) -> None:
         self._ready_at = now
 

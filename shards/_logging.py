@@ -1,14 +1,133 @@
-"""Log lines of supervisor and shards: text on standard error, each with the name of the process that wrote it."""
+"""Logs of supervisor and shards: text or JSON on standard error, or whatever a --log-config says.
+
+Every record knows where it comes from: `shard` (its number, or None in the supervisor), `queue` (the executor queue of
+the running task, or None) and `where`, both as text. They are set when the record is made, by the record factory, since a
+handler may see it in another thread, so that a formatter of the user's can use `%(shard)s` like any other field.
+
+--log-config is a dictionary of logging.config, in JSON or TOML. The formatters `text` and `json` are there for it to use.
+It is applied in every process, the supervisor's included.
+
+Log files are opened anew on `reopen()` (SIGUSR1), as logrotate wants it: the moved file is let go, and the next line goes
+to a new one under the old name.
+"""
 
 from __future__ import annotations
 
 import logging
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+
+from clockworker._errors import UsageError
+from clockworker.executor import current_executor
+from clockworker.shards._config import ServeConfig
+
+_TEXT = "%(asctime)s %(levelname)-7s [%(where)s] %(message)s"
+
+# What every record has; anything else was given with `extra`.
+_PLAIN = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "shard", "queue", "where", "taskName"}
 
 
-def set_up_logging(process: str, level: str) -> None:
-    """`process` is `supervisor` or `shard N`; a record is one write, so that lines of several processes don't mix."""
-    logging.basicConfig(
-        level=level.upper(),
-        format=f"%(asctime)s %(levelname)-7s [{process}] %(message)s",
-        force=True,
-    )
+class TextFormatter(logging.Formatter):
+    def __init__(self) -> None:
+        super().__init__(_TEXT)
+
+
+class JsonFormatter(logging.Formatter):
+    """One object a line: time (UTC), level, logger, message, shard, queue, pid; then exception and stack where there are
+    any, and what was given with `extra`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._encoder = msgspec.json.Encoder(enc_hook=repr)
+
+    def format(self, record: logging.LogRecord) -> str:
+        seconds = int(record.created)
+        line: dict[str, object] = {
+            "time": f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(seconds))}.{int(record.created % 1 * 1e6):06d}Z",
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+            "shard": getattr(record, "shard", None),
+            "queue": getattr(record, "queue", None),
+            "pid": record.process,
+        }
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        if record.stack_info:
+            line["stack"] = record.stack_info
+        for name in record.__dict__.keys() - _PLAIN - line.keys():
+            line[name] = record.__dict__[name]
+        try:
+            return self._encoder.encode(line).decode()
+        except (TypeError, ValueError, RecursionError):  # a key that is no string, a lone surrogate, a circle
+            plain = {key: str(value).encode(errors="backslashreplace").decode() for key, value in line.items()}
+            return self._encoder.encode(plain).decode()
+
+
+def set_up_logging(process: str, config: ServeConfig) -> None:
+    """`process` is `supervisor` or `shard N`. Raises `ConfigurationError` for a --log-config that is wrong."""
+    _mark_records(process)
+    if config.log_config is not None:
+        from clockworker.shards._log_config import configure_logging  # only now: it takes long to import
+
+        configure_logging(config.log_config)
+        return
+    # A record is one write, so that lines of several processes don't mix.
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonFormatter() if config.log_format == "json" else TextFormatter())
+    logging.basicConfig(level=config.log_level.upper(), handlers=[handler], force=True)
+
+
+def reopen() -> int:
+    """Open the files of all log handlers anew. Returns how many there are."""
+    files = {id(handler): handler for handler in _handlers() if isinstance(handler, logging.FileHandler)}
+    for handler in files.values():
+        handler.acquire()
+        try:
+            if handler.stream is not None:
+                handler.stream.close()
+            handler.mode = handler.mode.replace("w", "a")  # what others have written since is not ours to cut off
+            handler.stream = handler._open()
+        finally:
+            handler.release()
+    return len(files)
+
+
+def _handlers() -> Iterator[logging.Handler]:
+    """Every handler of every logger, with those that others pass records on to."""
+    loggers = [logging.root, *(it for it in logging.root.manager.loggerDict.values() if isinstance(it, logging.Logger))]
+    waiting = [handler for logger in loggers for handler in logger.handlers]
+    while waiting:
+        handler = waiting.pop()
+        yield handler
+        if (target := getattr(handler, "target", None)) is not None:  # MemoryHandler
+            waiting.append(target)
+        if (listener := getattr(handler, "listener", None)) is not None:  # QueueHandler
+            waiting.extend(listener.handlers)
+
+
+def _mark_records(process: str) -> None:
+    _, _, number = process.partition(" ")
+    shard = int(number) if number else None
+
+    def make(*args: Any, **kwargs: Any) -> logging.LogRecord:
+        record = logging.LogRecord(*args, **kwargs)
+        queue = _current_queue() if shard is not None else None
+        record.shard = shard
+        record.queue = queue
+        record.where = process if queue is None else f"{process} {queue}"
+        return record
+
+    logging.setLogRecordFactory(make)
+
+
+def _current_queue() -> str | None:
+    try:
+        queue = current_executor().current_queue()
+    except (UsageError, RuntimeError):  # no executor; no loop, as in another thread
+        return None
+    return None if queue is None else str(queue.key)

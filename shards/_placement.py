@@ -1,37 +1,70 @@
-"""Which shard runs on which CPU. Pure policy: what the machine looks like is an argument (`_topology` reads it).
+"""How many shards, and which runs on which CPU. Pure policy: what the machine looks like is an argument (`_topology` reads
+it), and what was decided comes with its reason, for the log.
 
-CPUs are handed out in this order: one hardware thread of every physical core before any core's second thread, because
-two shards on one core get about 1.2 cores' worth of work done between them; and NUMA node by NUMA node, so that a small
-number of shards stay near each other's memory. More shards than CPUs go round again from the start.
+CPUs are handed out in this order. One hardware thread of every physical core before any core's second thread, because
+two shards on one core get about 1.2 cores' worth of work done between them. Then the faster cores first, where there are
+two kinds. Then NUMA node by NUMA node, and within a node by shared last-level cache, so that a small number of shards
+stay near each other's memory. CPUs given by hand (`--cpus`) are taken in the order given: whoever writes the list knows
+better.
 
-CPUs given by hand (`--cpus`) are taken in the order given: whoever writes the list knows better.
+A quota (a container's CPU limit) is no set of CPUs but time: with a quota of 2.5 on 64 CPUs, 64 shards would each run for
+4 ms of every 100 and stand still for the rest, all at once. So `auto` starts no more shards than the quota has whole
+CPUs: with 2 there is something to spare, with 3 all would be stopped together at the end of each period.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import Literal
 
 import msgspec
 
+from clockworker._errors import ConfigurationError
+
 IDLE_POLL_US = 200
+FULL_CAPACITY = 1024
+MAX_LISTED = 16  # CPUs that a log line shows in the order of the shards, rather than as ranges
 
 
 class Cpu(msgspec.Struct, frozen=True, order=True):
-    """A hardware thread: its number, the lowest number among the threads of its core, and its NUMA node."""
+    """A hardware thread: its number, the lowest number among the threads of its core, its NUMA node, the lowest number
+    among those that share its last-level cache, and its speed, of which 1024 is the machine's fastest."""
 
     id: int
     core: int
     node: int = 0
+    cache: int = 0
+    capacity: int = FULL_CAPACITY
+
+
+class Quota(msgspec.Struct, frozen=True):
+    """CPU time that the process and its children may use, in CPUs (0.5: half of one), and the kernel's name for it."""
+
+    cpus: float
+    source: str
+
+    def __str__(self) -> str:
+        return f"{self.source} {self.cpus:.4g}"
+
+
+class Machine(msgspec.Struct, frozen=True):
+    """The CPUs that this process may use, how many there are, and the tightest quota."""
+
+    cpus: tuple[Cpu, ...]
+    online: int
+    quota: Quota | None = None
 
 
 class Placement(msgspec.Struct, frozen=True):
     """`cpus[i]` is where shard i runs, or None where nothing is pinned.
 
     `crowded` says that some shard has no CPU to itself: then polling for messages would only take time from another.
+    `reason` says why it is so many and why there, for people.
     """
 
     cpus: tuple[int | None, ...]
     crowded: bool
+    reason: str = ""
 
     @property
     def count(self) -> int:
@@ -42,6 +75,12 @@ class Placement(msgspec.Struct, frozen=True):
         """How long an idle shard polls its rings before it sleeps, unless told otherwise."""
         return 0 if self.crowded else IDLE_POLL_US
 
+    def __str__(self) -> str:
+        pinned = [cpu for cpu in self.cpus if cpu is not None]
+        numbers = ", ".join(map(str, pinned)) if len(pinned) <= MAX_LISTED else as_list(pinned)
+        where = f"on CPU{'s' if len(pinned) > 1 else ''} {numbers}" if pinned else "not pinned"
+        return f"{plural(self.count, 'shard')} {where} ({self.reason})"
+
 
 def order(cpus: Iterable[Cpu]) -> tuple[int, ...]:
     """The CPUs' numbers, best first."""
@@ -50,13 +89,82 @@ def order(cpus: Iterable[Cpu]) -> tuple[int, ...]:
     for cpu in sorted(cpus):
         thread = seen_of_core.get(cpu.core, 0)
         seen_of_core[cpu.core] = thread + 1
-        ranked.append((thread, cpu.node, cpu.core, cpu.id))
+        ranked.append((thread, -cpu.capacity, cpu.node, cpu.cache, cpu.core, cpu.id))
     return tuple(cpu_id for *_, cpu_id in sorted(ranked))
 
 
-def place(shards: int, ordered_cpus: tuple[int, ...], *, pin: bool = True) -> Placement:
-    """Give each of `shards` (at least 1) a CPU out of `ordered_cpus` (at least 1)."""
-    crowded = not pin or shards > len(ordered_cpus)
+def place(
+    machine: Machine, shards: int | Literal["auto"], *, cpus: Sequence[int] | None = None, pin: bool = True
+) -> Placement:
+    """Decide. Raises `ConfigurationError` for CPUs that may not be used, and for more pinned shards than CPUs."""
+    allowed = {cpu.id for cpu in machine.cpus}
+    if cpus is not None and (missing := sorted(set(cpus) - allowed)):
+        raise ConfigurationError(
+            f"--cpus: CPU {', '.join(map(str, missing))} is not among those that this process may use: "
+            f"{as_list(allowed)}"
+        )
+    usable = order(machine.cpus) if cpus is None else tuple(cpus)
+    if shards == "auto":
+        count, reason = _auto(machine, len(usable), by_hand=cpus is not None)
+    else:
+        count, reason = shards, "as told"
+        if pin and count > len(usable):
+            raise ConfigurationError(_too_many(machine, count, len(usable), by_hand=cpus is not None))
+    chosen = usable[:count]
+    crowded = not pin or count > len(usable) or (machine.quota is not None and machine.quota.cpus < count)
+    if machine.quota is not None and machine.quota.cpus < count and shards != "auto":
+        reason += f", but {machine.quota} leaves them {machine.quota.cpus / count:.2g} of a CPU each"
     if not pin:
-        return Placement((None,) * shards, crowded)
-    return Placement(tuple(ordered_cpus[shard % len(ordered_cpus)] for shard in range(shards)), crowded)
+        return Placement((None,) * count, crowded, reason)
+    remark = _remark([cpu for cpu in machine.cpus if cpu.id in chosen]) if cpus is None else "--cpus"
+    return Placement(chosen, crowded, "; ".join(filter(None, (reason, remark))))
+
+
+def _auto(machine: Machine, usable: int, *, by_hand: bool) -> tuple[int, str]:
+    quota = machine.quota
+    if quota is not None and quota.cpus < usable:
+        count = max(1, int(quota.cpus))
+        return count, f"{quota}: {plural(count, 'shard')}"
+    if by_hand:
+        return usable, "one each"
+    if usable < machine.online:
+        return usable, f"the affinity mask allows {usable} of {machine.online} CPUs"
+    return usable, f"the machine has {plural(usable, 'CPU')}"
+
+
+def _too_many(machine: Machine, count: int, usable: int, *, by_hand: bool) -> str:
+    if by_hand:
+        why = f"--cpus names {usable}"
+    elif usable < machine.online:
+        why = f"this process may use {usable} of {machine.online}: {as_list(cpu.id for cpu in machine.cpus)}"
+    else:
+        why = f"this machine has {usable}"
+    return f"{count} shards need {count} CPUs, and {why}; give --shards {usable} or auto, or --no-pin to let them share"
+
+
+def _remark(chosen: Sequence[Cpu]) -> str:
+    """What is worth knowing of the CPUs that were chosen."""
+    parts = []
+    if (cores := len({cpu.core for cpu in chosen})) < len(chosen):
+        parts.append(f"{cores} core{'s' if cores > 1 else ''} with {len(chosen)} threads")
+    nodes = sorted({cpu.node for cpu in chosen})
+    if len(nodes) > 1 or nodes[0] != 0:
+        parts.append(f"NUMA node{'s' if len(nodes) > 1 else ''} {', '.join(map(str, nodes))}")
+    if slow := [cpu for cpu in chosen if cpu.capacity < max(other.capacity for other in chosen)]:
+        parts.append(f"{len(slow)} of them slower")
+    return ", ".join(parts)
+
+
+def as_list(cpus: Iterable[int]) -> str:
+    """As the kernel writes it: `0-3,8`."""
+    ranges: list[list[int]] = []
+    for cpu in sorted(cpus):
+        if ranges and ranges[-1][1] == cpu - 1:
+            ranges[-1][1] = cpu
+        else:
+            ranges.append([cpu, cpu])
+    return ",".join(str(first) if first == last else f"{first}-{last}" for first, last in ranges)
+
+
+def plural(count: int, what: str) -> str:
+    return f"{count} {what}{'s' if count != 1 else ''}"

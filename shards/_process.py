@@ -1,4 +1,4 @@
-"""One incarnation of a shard, as the supervisor holds it: the process, the channel to it, its doorbell and counters.
+"""One incarnation of a shard, as the supervisor holds it: the process, the channel to it, its doorbell, slots, pulse.
 
 Shards are fresh processes (fork and exec at once), never forks that go on: a forked interpreter inherits locks, sockets
 and memory that nobody meant it to have. One descriptor is passed by number, the control channel's; everything else goes
@@ -10,83 +10,105 @@ first touched where it will be used.
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import os
 import signal
 import socket
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
+from contextlib import ExitStack
 
 from clockworker import ipc
-from clockworker.shards._control import Channel
-from clockworker.shards._counters import CounterReader, create_counters
-
-CONTROL_VARIABLE = "CLOCKWORKER_CONTROL_FD"
-SUPERVISOR_VARIABLE = "CLOCKWORKER_SUPERVISOR_PID"
-SHARD_VARIABLE = "CLOCKWORKER_SHARD_ID"
-
-# A terminal sends these to the whole process group. A shard obeys its supervisor, not the terminal; until it has said
-# so to the kernel itself they are held back.
-TERMINAL_SIGNALS = frozenset(
-    {
-        signal.SIGHUP,
-        signal.SIGINT,
-        signal.SIGQUIT,
-        signal.SIGTERM,
-        signal.SIGTTIN,
-        signal.SIGTTOU,
-        signal.SIGUSR1,
-        signal.SIGUSR2,
-    }
-)
+from clockworker.shards._birth import CONTROL_VARIABLE, SHARD_VARIABLE, SUPERVISOR_VARIABLE, TERMINAL_SIGNALS
+from clockworker.shards._control import Channel, Configure, ToShard
+from clockworker.shards._handover import Handover
+from clockworker.shards._health import Health, HealthPolicy
+from clockworker.shards._pulse import PulseReader, create_pulse
+from clockworker.shards._slots import SlotReader, create_slots
+from clockworker.shards._witness import Witness
 
 
 class ShardProcess:
     """Raises `OSError` from the constructor, with nothing left open, if there is no process or descriptor to be had."""
 
-    def __init__(self, shard: int, count: int, cpu: int | None) -> None:
+    def __init__(self, shard: int, count: int, cpu: int | None, queues: Sequence[str], health: HealthPolicy) -> None:
         self.started = time.monotonic()
-        self.doorbell = ipc.create_doorbell(count)
-        self.counters_descriptor = create_counters()
-        self.counters = CounterReader(self.counters_descriptor)
-        parent, child = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self.channel = Channel(parent)
-        environment = os.environ | {
-            CONTROL_VARIABLE: str(child.fileno()),
-            SUPERVISOR_VARIABLE: str(os.getpid()),
-            SHARD_VARIABLE: str(shard),
-        }
-        # -P: the working directory is not put on sys.path by the interpreter; the shard adds --app-dir itself.
-        command = [sys.executable, "-P", "-m", "clockworker.shards._child"]
-        held_back = signal.pthread_sigmask(signal.SIG_BLOCK, TERMINAL_SIGNALS)
-        try:
-            self._popen = subprocess.Popen(
-                command, env=environment, pass_fds=[child.fileno()], stdin=subprocess.DEVNULL
-            )
-        except OSError:
-            self._close_shared()
-            raise
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, held_back)
-            child.close()
-        self.pid = self._popen.pid
-        self.pidfd = os.pidfd_open(self.pid)
-        if cpu is not None:
-            try:
-                os.sched_setaffinity(self.pid, {cpu})
-            except OSError:  # the cpuset was changed under us
-                self.kill()
-                self.reap()
-                self.close()
-                raise
+        self.killed = False
+        self.health = Health(health)
+        with ExitStack() as opened:
+            self.doorbell = ipc.create_doorbell(count)
+            for descriptor in self.doorbell:
+                opened.callback(os.close, descriptor)
+            self._slots_descriptor = create_slots(len(queues), count)
+            opened.callback(os.close, self._slots_descriptor)
+            self.slots = SlotReader(self._slots_descriptor, queues)
+            opened.callback(self.slots.close)
+            self._pulse_descriptor = create_pulse()
+            self.pulse = PulseReader(self._pulse_descriptor)
+            opened.callback(self.pulse.close)
+            witness, self._testimony = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            self.witness = Witness(witness)
+            opened.callback(self.witness.close)
+            opened.callback(self._testimony.close)
+            self.handover = Handover()
+            opened.callback(self.handover.close)
+            parent, child = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            self.channel = Channel(parent)
+            opened.callback(self.channel.close)
+            with child:
+                self._popen = _start(shard, child.fileno())
+            self.pid = self._popen.pid
+            opened.callback(self.reap)
+            opened.callback(self._popen.kill)
+            self.pidfd = os.pidfd_open(self.pid)
+            if cpu is not None:
+                try:
+                    os.sched_setaffinity(self.pid, {cpu})
+                except OSError:  # the cpuset was changed under us
+                    os.close(self.pidfd)
+                    raise
+            self._opened = opened.pop_all()
 
     @property
     def age(self) -> float:
         """Seconds since the start."""
         return time.monotonic() - self.started
 
+    def configure(self, configure: Configure, listening: Sequence[int]) -> None:
+        """The first message, with everything that the shard needs."""
+        self.send(
+            configure,
+            [
+                *self.doorbell,
+                self._slots_descriptor,
+                self._pulse_descriptor,
+                self._testimony.fileno(),
+                self.handover.shard_end.fileno(),
+                *listening,
+            ],
+        )
+
+    def send(self, message: ToShard, descriptors: Sequence[int] = ()) -> None:
+        """Send it, now or as soon as there is room. The descriptors stay the caller's."""
+        self.channel.send(message, descriptors)
+        if self.channel.backlogged:
+            asyncio.get_running_loop().add_writer(self.channel.fileno(), self._flush)
+
+    def _flush(self) -> None:
+        self.channel.flush()
+        if not self.channel.backlogged:
+            asyncio.get_running_loop().remove_writer(self.channel.fileno())
+
+    def send_signal(self, number: int) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self.pidfd, number)
+
     def kill(self) -> None:
-        signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
+        self.killed = True
+        self.send_signal(signal.SIGKILL)
 
     def reap(self) -> str:
         """Collect the ended process and say how it ended, for a log line."""
@@ -99,11 +121,22 @@ class ShardProcess:
         return "stopped" if status == 0 else f"exited with status {status}"
 
     def close(self) -> None:
-        self._close_shared()
+        """Of an ended and reaped process."""
+        asyncio.get_running_loop().remove_writer(self.channel.fileno())
         os.close(self.pidfd)
+        self._opened.close()
 
-    def _close_shared(self) -> None:
-        self.channel.close()
-        self.counters.close()
-        for descriptor in (*self.doorbell, self.counters_descriptor):
-            os.close(descriptor)
+
+def _start(shard: int, channel: int) -> subprocess.Popen[bytes]:
+    environment = os.environ | {
+        CONTROL_VARIABLE: str(channel),
+        SUPERVISOR_VARIABLE: str(os.getpid()),
+        SHARD_VARIABLE: str(shard),
+    }
+    # -P: the working directory is not put on sys.path by the interpreter; the shard adds --app-dir itself.
+    command = [sys.executable, "-P", "-m", "clockworker.shards._child"]
+    held_back = signal.pthread_sigmask(signal.SIG_BLOCK, TERMINAL_SIGNALS)
+    try:
+        return subprocess.Popen(command, env=environment, pass_fds=[channel], stdin=subprocess.DEVNULL)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, held_back)

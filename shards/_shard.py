@@ -9,23 +9,32 @@ because open work may need a peer.
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import os
 import socket
-import time
 import zlib
-from collections.abc import Callable
-from typing import Concatenate, ParamSpec, TypeVar
+from collections.abc import AsyncIterator, Callable, Coroutine
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import msgspec
 
 from clockworker._errors import UsageError
 from clockworker.executor import Executor, ExecutorStats, QueueHandle
 from clockworker.ipc import Mesh, MeshStats, Sharded
-from clockworker.shards._counters import Counts
+from clockworker.shards._accept import Acceptor, accept_from, receive_from
+from clockworker.shards._blocking import BlockingPool
 from clockworker.shards._streams import Handler, StreamServer
 
 T = TypeVar("T")
+Awaited = TypeVar("Awaited", bound=Coroutine[Any, Any, Any] | AsyncIterator[Any])
 P = ParamSpec("P")
+
+
+class Handover(msgspec.Struct, frozen=True):
+    """Where the supervisor hands connections over, and who is told how many have been taken and are open."""
+
+    sock: socket.socket
+    changed: Callable[[int, int], None]
 
 
 class ShardStats(msgspec.Struct, frozen=True):
@@ -61,6 +70,11 @@ class Shard:
         mesh: Mesh,
         listening: list[socket.socket],
         announce_ready: Callable[[], None],
+        blocking_threads: int,
+        *,
+        handover: Handover | None = None,
+        max_connections: int | None = None,
+        access_log: bool = False,
     ) -> None:
         self.id = id
         self.count = count
@@ -68,9 +82,14 @@ class Shard:
         self.executor = executor
         self._mesh = mesh
         self._listening = listening
+        self._handover = handover
+        self._max_connections = max_connections
         self._servers: list[asyncio.AbstractServer] = []
+        self._acceptor: Acceptor | None = None
         self._streams: StreamServer | None = None
         self._announce_ready = announce_ready
+        self._access_log = access_log
+        self._blocking = BlockingPool(blocking_threads)
         self.is_ready = False
         self._stopped = asyncio.Event()
         self._stopping: asyncio.Task[None] | None = None
@@ -91,6 +110,30 @@ class Shard:
         instance = service(self, *args, **kwargs)
         return self._mesh.start(service, instance)
 
+    def call(self, shard: int, function: Callable[P, Awaited], /, *args: P.args, **kwargs: P.kwargs) -> Awaited:
+        """Call a module's function that is marked `@remote` on a shard: `await shard.call(1, compact, 10)`. One that yields is
+        iterated: `async for row in shard.call(1, rows)`.
+
+        Raises what a call of a service does (see `Sharded.on`). `with deadline(seconds):` sets how long it may take.
+        """
+        return self._mesh.function_caller(shard, function)(*args, **kwargs)  # type: ignore[no-any-return]
+
+    def call_threadsafe(
+        self, shard: int, function: Callable[P, Coroutine[Any, Any, T]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> concurrent.futures.Future[T]:
+        """The same from any other thread. The future's `result()` waits for the answer, and `cancel()` cancels the call."""
+        call = self._mesh.function_caller(shard, function)
+        return self._mesh.run_threadsafe(lambda: call(*args, **kwargs))
+
+    async def run_blocking(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run an ordinary function that blocks in a thread, and wait for its result: reading files, talking to a database
+        by a library that knows no asyncio.
+
+        A few run at once, and the rest wait. A caller that is cancelled leaves a function that has begun running. When the
+        shard stops, it waits for all of them, within the time of the graceful shutdown.
+        """
+        return await self._blocking.run(function, *args, **kwargs)
+
     def owner(self, key: bytes | str | int) -> int:
         """The shard that `key` belongs to: the same in every shard, run and machine, for the same number of shards.
 
@@ -102,19 +145,38 @@ class Shard:
             key = key.to_bytes(key.bit_length() // 8 + 1, "little", signed=True)
         return zlib.crc32(key) * self.count >> 32
 
-    async def start_server(self, client_connected_cb: Handler, *, queue: str | None = None, limit: int = 2**16) -> None:
+    async def start_server(
+        self,
+        client_connected_cb: Handler,
+        *,
+        queue: str | None = None,
+        limit: int = 2**16,
+        max_connections: int | None = None,
+        read_timeout: float | None = None,
+    ) -> None:
         """Serve asyncio streams on this shard's listening sockets, until the shard stops.
 
         client_connected_cb: `async def handle(reader, writer)`, run as a task of `queue` (the first queue unless given)
         for each connection. The connection is closed when it returns; an exception is logged.
         limit: bytes; the reader's, as in `asyncio.start_server`.
+        max_connections: how many this shard holds open at once; more wait in the backlog. Unless given it is
+        `--max-connections`, without which as many are taken as come.
+        read_timeout: seconds that one read of the handler (a line, so many bytes) may take from its call to its return,
+        however steadily the client trickles. Then it raises `TimeoutError`, and the connection is closed unless the
+        handler catches that. A client that is silent between two requests is in a read, too.
 
         When the shard stops, a handler that waits for data with nothing left to read reads an end of file; the others
         go on. Raises `UsageError` if the sockets are served already.
         """
         handle = self._queue_or_first(queue)
-        streams = StreamServer(client_connected_cb, handle.spawn, limit)
-        await self._serve(streams.protocol, handle)
+        if max_connections is not None and max_connections < 1:
+            raise UsageError(f"max_connections is {max_connections}; give a whole number from 1, or None")
+        if read_timeout is not None and not read_timeout > 0:
+            raise UsageError(f"read_timeout is {read_timeout}; give a number of seconds above 0, or None")
+        streams = StreamServer(
+            client_connected_cb, handle.spawn, limit, read_timeout=read_timeout, access_log=self._access_log
+        )
+        await self._serve(streams.protocol, handle, max_connections or self._max_connections)
         self._streams = streams
 
     async def create_server(
@@ -127,7 +189,7 @@ class Shard:
         wait for the rest before `main` returns. What is still open then is cut. Raises `UsageError` if the sockets are
         served already.
         """
-        await self._serve(protocol_factory, self._queue_or_first(queue))
+        await self._serve(protocol_factory, self._queue_or_first(queue), None)
 
     def ready(self) -> None:
         """Tell the supervisor that this shard serves. Waiting for the stop says it too."""
@@ -146,14 +208,11 @@ class Shard:
         return self._stopping is not None
 
     def stats(self) -> ShardStats:
-        streams = self._streams
         return ShardStats(
             self.id,
             os.getpid(),
             self.cpu,
-            streams.accepted if streams else 0,
-            streams.open if streams else 0,
-            streams.errors if streams else 0,
+            *self._connections(),
             self.executor.stats(),
             self._mesh.stats(),
         )
@@ -161,13 +220,22 @@ class Shard:
     def _queue_or_first(self, name: str | None) -> QueueHandle:
         return self.executor.queues()[0] if name is None else self.executor.queue(name)
 
-    async def _serve(self, factory: Callable[[], asyncio.BaseProtocol], queue: QueueHandle) -> None:
-        if self._servers:
+    async def _serve(
+        self, factory: Callable[[], asyncio.BaseProtocol], queue: QueueHandle, max_connections: int | None
+    ) -> None:
+        if self._servers or self._acceptor is not None:
             raise UsageError("this shard's listening sockets are served already; one server a shard")
-        if not self._listening:
-            return  # told to stop before it came to this
-        # uvloop runs a server's callbacks in the context of the task that made it: hence a task of the queue.
-        self._servers = await queue.spawn(self._create_servers(factory), name="listen")
+        if self.stopping:
+            return
+        if self._handover is not None:
+            sources = {self._handover.sock: receive_from(self._handover.sock)}
+            self._acceptor = Acceptor(sources, factory, queue, max_connections, self._handover.changed)
+        elif max_connections is not None:
+            sources = {sock: accept_from(sock) for sock in self._listening}
+            self._acceptor = Acceptor(sources, factory, queue, max_connections, lambda taken, open: None)
+        else:
+            # uvloop runs a server's callbacks in the context of the task that made it: hence a task of the queue.
+            self._servers = await queue.spawn(self._create_servers(factory), name="listen")
 
     async def _create_servers(self, factory: Callable[[], asyncio.BaseProtocol]) -> list[asyncio.AbstractServer]:
         loop = asyncio.get_running_loop()
@@ -188,6 +256,8 @@ class Shard:
             await asyncio.sleep(0)
         for server in self._servers:
             server.close()
+        if self._acceptor is not None:
+            await self._acceptor.close()
         for sock in self._listening:
             sock.close()
         self._listening.clear()
@@ -197,21 +267,9 @@ class Shard:
         await self._stopped.wait()
         if self._streams is not None:
             await self._streams.drain()
+        await self._blocking.drain()
 
-    def _counts(self) -> Counts:
-        """What goes into the memory that the supervisor reads."""
-        stats = self.stats()
-        return Counts(
-            written_ns=time.monotonic_ns(),
-            connections_accepted=stats.connections_accepted,
-            connections_open=stats.connections_open,
-            handler_errors=stats.handler_errors,
-            polls=stats.executor.polls,
-            busy_ns=stats.executor.busy_ns,
-            calls_local=stats.mesh.calls_local,
-            calls_sent=stats.mesh.calls_sent,
-            calls_received=stats.mesh.calls_received,
-            bytes_sent=stats.mesh.bytes_sent,
-            bytes_received=stats.mesh.bytes_received,
-            missed_wakeups=stats.mesh.missed_wakeups,
-        )
+    def _connections(self) -> tuple[int, int, int]:
+        """How many were accepted and are open, and how many handlers have raised."""
+        streams = self._streams
+        return (streams.accepted, streams.open, streams.errors) if streams else (0, 0, 0)

@@ -1,9 +1,12 @@
 """The listening sockets. The supervisor makes them before any shard starts and keeps them until the last one is gone.
 
 For a TCP address each shard gets a socket of its own, bound with SO_REUSEPORT, and the kernel spreads connections over
-them. Because the supervisor keeps a copy, connections that wait in the queue of a dead shard's socket are still there
-for its successor; with a socket made by the shard they would be reset. Unix sockets know no SO_REUSEPORT, so there all
-shards accept from one, and so they do with an inherited descriptor.
+them: by a hash of both ends' addresses and ports, or, where the distribution is `fixed`, by a filter of ours that looks
+at the client's address alone, so that a client always meets the same shard. Because the supervisor keeps a copy,
+connections that wait in the queue of a dead shard's socket are still there for its successor; with a socket made by the
+shard they would be reset. Unix sockets know no SO_REUSEPORT, so there all shards accept from one, and so they do with an
+inherited descriptor. Where the distribution is `least-connections` there is one socket for each address, and the
+supervisor itself accepts (`_dispatch`).
 
 Closing a listening socket resets what is in its queue, and there is no call that says "no more" without that. So before
 the end a filter that drops every packet is put on it: new connections then wait for the client's next attempt (a second
@@ -24,17 +27,23 @@ import struct
 from typing import Self
 
 from clockworker._errors import AddressUnavailable
-from clockworker.shards._config import Address, InheritedSocket, TcpAddress, UnixAddress
+from clockworker.shards._config import Address, Distribution, InheritedSocket, TcpAddress, UnixAddress
 
 _SO_ATTACH_FILTER = 26
+_SO_ATTACH_REUSEPORT_CBPF = 51
 
 
 class Listeners:
-    """The sockets of all shards. `of(shard)` are those that a shard accepts from; `names` is what users connect to."""
+    """The sockets of all shards. `of(shard)` are those that a shard accepts from, `own` those that the supervisor does;
+    `names` is what users connect to."""
 
-    def __init__(self, addresses: tuple[Address, ...], shards: int, backlog: int) -> None:
+    def __init__(
+        self, addresses: tuple[Address, ...], shards: int, backlog: int, distribution: Distribution = "kernel"
+    ) -> None:
         """Binds and listens at once. Raises `AddressUnavailable`, with nothing left open."""
         self.names: list[str] = []
+        self.own: list[socket.socket] = []
+        self._distribution = distribution
         self._of_shard: list[list[socket.socket]] = [[] for _ in range(shards)]
         self._tcp: list[socket.socket] = []
         self._unix_paths: list[tuple[str, int]] = []
@@ -67,7 +76,7 @@ class Listeners:
 
     def close(self) -> None:
         """Close every socket and remove the Unix sockets' files, unless someone else has put theirs in the place."""
-        for sockets in self._of_shard:
+        for sockets in (*self._of_shard, self.own):
             for sock in sockets:
                 sock.close()
             sockets.clear()
@@ -92,19 +101,25 @@ class Listeners:
             sock.listen(backlog)
         else:
             sock = _adopt(address)
-        for sockets in self._of_shard:
+        for sockets in self._accepting():
             sockets.append(sock)
         self.names.append(str(address))
+
+    def _accepting(self) -> list[list[socket.socket]]:
+        """One list for each that accepts."""
+        return [self.own] if self._distribution == "least-connections" else self._of_shard
 
     def _listen_tcp(self, family: int, sockaddr: tuple[str, int], backlog: int) -> None:
         if sockaddr[1] != 0:
             _tcp_socket(family, sockaddr, reuse_port=False).close()
-        for sockets in self._of_shard:
+        for sockets in self._accepting():
             sock = _tcp_socket(family, sockaddr, reuse_port=True)
             sockets.append(sock)
             self._tcp.append(sock)
             sock.listen(backlog)
             sockaddr = sock.getsockname()[:2]  # port 0 was a free one for the first shard, and is that one for all
+        if self._distribution == "fixed":
+            _choose_by_client(sock, len(self._of_shard))
         self.names.append(str(TcpAddress(*sockaddr)))
 
     def _bind_unix(self, address: UnixAddress) -> socket.socket:
@@ -112,10 +127,11 @@ class Listeners:
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         try:
             sock.bind(address.path)
+            self._unix_paths.append((address.path, os.stat(address.path).st_ino))
+            os.chmod(address.path, address.mode)  # before listen(): until then nobody can connect
         except BaseException:
             sock.close()
             raise
-        self._unix_paths.append((address.path, os.stat(address.path).st_ino))
         return sock
 
 
@@ -160,6 +176,18 @@ def _drop_all_packets(sock: socket.socket) -> None:
     # struct sock_filter[1]: BPF_RET | BPF_K, keep 0 bytes; struct sock_fprog: its length and address.
     program = ctypes.create_string_buffer(struct.pack("HBBI", 0x06, 0, 0, 0), 8)
     sock.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, struct.pack("HL", 1, ctypes.addressof(program)))
+
+
+def _choose_by_client(sock: socket.socket, shards: int) -> None:
+    """Let the last four bytes of the client's address choose among the sockets of the group, which the kernel numbers in
+    the order in which they were made to listen."""
+    network_header = 0xFFF00000  # SKF_NET_OFF
+    source = 12 if sock.family == socket.AF_INET else 8 + 12
+    program = struct.pack("HBBI", 0x20, 0, 0, network_header + source)  # BPF_LD | BPF_W | BPF_ABS
+    program += struct.pack("HBBI", 0x94, 0, 0, shards)  # BPF_ALU | BPF_MOD | BPF_K
+    program += struct.pack("HBBI", 0x16, 0, 0, 0)  # BPF_RET | BPF_A
+    code = ctypes.create_string_buffer(program, len(program))
+    sock.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_REUSEPORT_CBPF, struct.pack("HL", 3, ctypes.addressof(code)))
 
 
 def _remove_stale(address: UnixAddress) -> None:

@@ -2,8 +2,8 @@
 
 It never imports the application and never looks into a ring, so that nothing an application does can break it. All that
 happens to it arrives on one asyncio loop: a signal (`handle_<name>`), a message from a shard, the end of a shard's
-process (its pidfd becomes readable), or a timer. Each shard has one timer at a time, whose meaning goes with its
-state: the start-up limit while starting, the grace while draining, the delay while backing off.
+process (its pidfd becomes readable), or a timer. What is worth a module has one: `_watch` looks after the loops of the
+shards, `_roll` replaces them in good order, `_reload` sees that their sources change, `_systemd` tells who started us.
 
 Peers and death. Each ordered pair of shards shares a ring, and every ring belongs to one pair of incarnations: when a
 shard's end has been reaped, its peers get `Disconnect`; when its successor has been spawned, both get `Connect` with
@@ -20,7 +20,6 @@ import logging
 import math
 import os
 import signal
-from collections import deque
 from typing import Any
 
 from clockworker import ipc
@@ -33,16 +32,31 @@ from clockworker.shards._control import (
     Disconnect,
     Drained,
     Failed,
+    Held,
     Leave,
     Poisoned,
     Ready,
+    Reopen,
     Stop,
+    Traced,
 )
-from clockworker.shards._host import raise_descriptor_limit
-from clockworker.shards._lifecycle import Lifecycle, RestartPolicy, Restarts, State
+from clockworker.shards._dispatch import Dispatcher
+from clockworker.shards._health import HealthPolicy
+from clockworker.shards._host import raise_descriptor_limit, set_process_title
+from clockworker.shards._lifecycle import State
+from clockworker.shards._limiter import more
+from clockworker.shards._logging import reopen
+from clockworker.shards._member import Member
+from clockworker.shards._observe import Observer
 from clockworker.shards._placement import Placement
 from clockworker.shards._process import ShardProcess
+from clockworker.shards._rehearsal import Rehearsal
+from clockworker.shards._reload import Reloader, check_reload
+from clockworker.shards._roll import Roll
 from clockworker.shards._sockets import Listeners
+from clockworker.shards._systemd import Notifier
+from clockworker.shards._tracing import Tracing
+from clockworker.shards._watch import Stall, Watch, process_state
 
 log = logging.getLogger("clockworker.supervisor")
 
@@ -60,39 +74,23 @@ LEAVE_S = 1.0
 RING_CAPACITY = 1 << 20  # bytes; untouched pages of a ring take no memory
 
 
-class _Shard:
-    """What is known of one shard over all its incarnations. `process` is None while there is none."""
-
-    def __init__(self, id: int, cpu: int | None) -> None:
-        self.id = id
-        self.cpu = cpu
-        self.lifecycle = Lifecycle()
-        self.restarts = Restarts(RestartPolicy())
-        self.process: ShardProcess | None = None
-        self.timer: asyncio.TimerHandle | None = None
-        self.drained = False
-
-    @property
-    def state(self) -> State:
-        return self.lifecycle.state
-
-    def cancel_timer(self) -> None:
-        if self.timer is not None:
-            self.timer.cancel()
-            self.timer = None
-
-    def __str__(self) -> str:
-        return f"shard {self.id}"
-
-
 class Supervisor:
     """`run()` serves until told to stop and returns the exit status."""
 
     def __init__(self, config: ServeConfig, placement: Placement, listeners: Listeners) -> None:
         self._config = config
         self._idle_poll_us = placement.idle_poll_us if config.idle_poll_us is None else config.idle_poll_us
+        self._health = HealthPolicy(hung_after=config.timeout_shard_healthcheck)
         self._listeners = listeners
-        self._shards = [_Shard(id, cpu) for id, cpu in enumerate(placement.cpus)]
+        self._members = [Member(id, cpu) for id, cpu in enumerate(placement.cpus)]
+        self._tracing = Tracing(self._members)
+        self._observer = Observer(config, self._members, self._serves, self._tracing.record)
+        self._watch = Watch(self._members, self._report_stall, self._hung)
+        self._roll = Roll(self._members, self._drain, self._rolled)
+        self._notifier = Notifier(os.environ)
+        self._rehearsal: Rehearsal | None = None
+        self._reloader: Reloader | None = None
+        self._dispatcher: Dispatcher | None = None
         self._epoch = 0
         self._pair_epochs: dict[tuple[int, int], int] = {}
         self._wired = False  # every shard has been spawned and connected once
@@ -100,12 +98,14 @@ class Supervisor:
         self._stopping = False
         self._stop_asked = -math.inf  # the loop's time of the signal that asked for it
         self._exit_status = EXIT_OK
-        self._to_roll: deque[_Shard] = deque()
-        self._rolling: _Shard | None = None
 
     def run(self) -> int:
-        """Raises `ConfigurationError` if the limit on open files is too low for so many shards."""
-        raise_descriptor_limit(len(self._shards), len(self._listeners.of(0)))
+        """Raises `ConfigurationError` if the limit on open files is too low for so many shards, or a library is missing."""
+        if self._config.reload:
+            check_reload()
+        set_process_title("supervisor", self._config.app)
+        raise_descriptor_limit(len(self._members), len(self._listeners.of(0)))
+        self._observer.open()
         return asyncio.run(self._supervise())
 
     async def _supervise(self) -> int:
@@ -114,15 +114,34 @@ class Supervisor:
         for name in ("int", "term", "quit", "hup", "usr1", "usr2", "ttin", "ttou"):
             self._loop.add_signal_handler(getattr(signal, f"SIG{name.upper()}"), getattr(self, f"handle_{name}"))
         self._loop.set_exception_handler(self._broken)
-        for shard in self._shards:
+        self._watch.start()
+        await self._observer.start()
+        if self._listeners.own:
+            self._dispatcher = Dispatcher(
+                self._listeners.own, self._members, self._config.max_connections, self._watch.stalled
+            )
+        for member in self._members:
             if not self._stopping:
-                self._start(shard)
+                self._start(member)
         self._wired = True
-        for shard in self._shards:
-            if shard.process is not None:
-                shard.process.channel.send(Begin())
+        for member in self._members:
+            member.tell(Begin())
+        if self._notifier.watchdog_interval is not None:
+            self._show_life(self._notifier.watchdog_interval)
+        if self._config.reload:
+            self._reloader = Reloader(self._config.reload_dirs or (self._config.app_dir,), self._sources_changed)
         await self._finished.wait()
+        if self._reloader is not None:
+            await self._reloader.stop()
+        await self._observer.stop()
         return self._exit_status
+
+    def _serves(self) -> bool:
+        return self._serving and not self._stopping
+
+    def _show_life(self, interval: float) -> None:
+        self._notifier.alive()
+        self._loop.call_later(interval, self._show_life, interval)
 
     def _broken(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """A callback of ours raised. Whatever state that left behind, nothing is served under it."""
@@ -144,14 +163,17 @@ class Supervisor:
         self._kill_all()
 
     def handle_hup(self) -> None:
-        if self._stopping:
-            return
-        log.info("SIGHUP: replacing the shards, one at a time")
-        self._to_roll = deque(self._shards)
-        self._roll_next()
+        if not self._stopping:
+            log.info("SIGHUP: replacing the shards, one at a time")
+            self._replace_all()
 
     def handle_usr1(self) -> None:
-        log.info("SIGUSR1 ignored: the log goes to standard error, there is no file to reopen")
+        for member in self._members:
+            member.tell(Reopen())
+        if reopen():
+            log.info("SIGUSR1: log files opened anew")
+        else:
+            log.info("SIGUSR1: the log goes to standard error, there is no file to reopen")
 
     def handle_usr2(self) -> None:
         log.info("SIGUSR2 ignored")
@@ -175,165 +197,212 @@ class Supervisor:
 
     # Starting.
 
-    def _start(self, shard: _Shard) -> None:
-        shard.timer = None
-        shard.drained = False
-        shard.lifecycle.to(State.STARTING)
-        shard.restarts.started(self._loop.time())
+    def _start(self, member: Member) -> None:
+        member.timer = None
+        member.drained = member.broken = False
+        member.lifecycle.to(State.STARTING)
+        member.restarts.started(self._loop.time())
         try:
-            process = ShardProcess(shard.id, len(self._shards), shard.cpu)
+            process = ShardProcess(
+                member.id,
+                len(self._members),
+                member.cpu,
+                self._config.queue_names(member.id),
+                self._health,
+            )
         except OSError as error:
-            log.error("%s cannot be started: %s", shard, error)
-            self._died(shard)
+            log.error("%s cannot be started: %s", member, error)
+            self._died(member)
             return
-        shard.process = process
-        self._loop.add_reader(process.pidfd, self._exited, shard, process)
-        self._loop.add_reader(process.channel.fileno(), self._read, shard, process)
-        configure = Configure(shard.id, len(self._shards), shard.cpu, self._idle_poll_us, self._config)
-        listening = [sock.fileno() for sock in self._listeners.of(shard.id)]
-        process.channel.send(configure, [*process.doorbell, process.counters_descriptor, *listening])
-        for peer in self._shards:
-            if peer is not shard and peer.process is not None:
-                self._connect(shard.id, process, peer.id, peer.process)
+        member.process = process
+        self._observer.started(member)
+        self._loop.add_reader(process.pidfd, self._exited, member, process)
+        self._loop.add_reader(process.channel.fileno(), self._read, member, process)
+        self._watch.add(member, process)
+        configure = Configure(
+            member.id, len(self._members), member.cpu, self._idle_poll_us, self._config.of_shard(member.id)
+        )
+        process.configure(configure, [sock.fileno() for sock in self._listeners.of(member.id)])
+        for peer in self._members:
+            if peer is not member and peer.process is not None:
+                self._connect(member.id, process, peer.id, peer.process)
         if self._wired:
-            process.channel.send(Begin())
-        shard.timer = self._loop.call_later(self._config.timeout_startup, self._start_up_overdue, shard)
+            process.send(Begin())
+        self._roll.started(process)
+        member.timer = self._loop.call_later(self._config.timeout_startup, self._start_up_overdue, member)
 
     def _connect(self, a: int, process_a: ShardProcess, b: int, process_b: ShardProcess) -> None:
         self._epoch += 1
         self._pair_epochs[min(a, b), max(a, b)] = self._epoch
         a_to_b = ipc.create_ring(RING_CAPACITY)
         b_to_a = ipc.create_ring(RING_CAPACITY)
-        process_a.channel.send(Connect(b, self._epoch), [b_to_a, a_to_b, *process_b.doorbell])
-        process_b.channel.send(Connect(a, self._epoch), [a_to_b, b_to_a, *process_a.doorbell])
+        process_a.send(Connect(b, self._epoch), [b_to_a, a_to_b, *process_b.doorbell])
+        process_b.send(Connect(a, self._epoch), [a_to_b, b_to_a, *process_a.doorbell])
         os.close(a_to_b)
         os.close(b_to_a)
-        self._flush_when_writable(process_a)
-        self._flush_when_writable(process_b)
 
-    def _start_up_overdue(self, shard: _Shard) -> None:
-        log.error("%s was not ready within %g s (--timeout-startup): killed", shard, self._config.timeout_startup)
-        assert shard.process is not None
-        shard.process.kill()
-        if not self._serving:
+    def _start_up_overdue(self, member: Member) -> None:
+        log.error("%s was not ready within %g s (--timeout-startup): killed", member, self._config.timeout_startup)
+        assert member.process is not None
+        member.process.kill()
+        self._start_failed(member)
+
+    def _start_failed(self, member: Member) -> None:
+        """Before all have been ready once this is the end, unless somebody is about to mend the source."""
+        if not self._serving and not self._config.reload:
             self._stop(EXIT_START_UP)
+        member.broken = self._config.reload
 
     # What shards say.
 
-    def _read(self, shard: _Shard, process: ShardProcess) -> None:
+    def _read(self, member: Member, process: ShardProcess) -> None:
         try:
             while True:
                 received = process.channel.receive()
                 if received is None:
                     self._loop.remove_reader(process.channel.fileno())  # its end shows at the pidfd
                     return
-                self._handle(shard, process, received[0])
+                self._handle(member, process, *received)
         except BlockingIOError:
             pass
         except ControlError as error:
-            log.error("%s sent nonsense: %s: killed", shard, error)
+            log.error("%s sent nonsense: %s: killed", member, error)
             self._loop.remove_reader(process.channel.fileno())
             process.kill()
 
-    def _handle(self, shard: _Shard, process: ShardProcess, message: object) -> None:
+    def _handle(self, member: Member, process: ShardProcess, message: object, descriptors: list[int]) -> None:
+        match message, descriptors:
+            case Traced(), [recording]:
+                self._tracing.arrived(process, recording)
+                return
+        for descriptor in descriptors:  # nobody has asked for these
+            os.close(descriptor)
         match message:
             case Ready():
-                if shard.state is State.STARTING:  # else it had been told to stop meanwhile
-                    self._became_ready(shard, process)
-            case Drained() if shard.state is State.DRAINING:
-                shard.drained = True
+                if member.state is State.STARTING:  # else it had been told to stop meanwhile
+                    self._became_ready(member, process)
+            case Drained() if self._stopping:
+                member.drained = True
                 self._let_go()
-            case Drained():  # unasked: someone sent SIGTERM to this one shard. It leaves and is replaced
-                process.channel.send(Leave())
+            case Drained():
+                self._roll.drained(member)
+            case Held(peer):
+                self._roll.held(process, peer)
             case Failed():
-                self._failed(shard, message)
+                self._failed(member, message)
             case Poisoned(peer, epoch):
-                self._made_anew(shard, process, peer, epoch)
+                self._made_anew(member, process, peer, epoch)
             case _:
                 raise ControlError(f"{type(message).__name__} is for shards")
 
-    def _became_ready(self, shard: _Shard, process: ShardProcess) -> None:
-        shard.cancel_timer()
-        shard.lifecycle.to(State.READY)
-        shard.restarts.became_ready(self._loop.time())
-        where = "any CPU" if shard.cpu is None else f"CPU {shard.cpu}"
-        log.info("%s ready on %s, pid %d (%.3f s)", shard, where, process.pid, process.age)
-        if not self._serving and all(shard.state is State.READY for shard in self._shards):
+    def _became_ready(self, member: Member, process: ShardProcess) -> None:
+        member.cancel_timer()
+        member.lifecycle.to(State.READY)
+        member.restarts.became_ready(self._loop.time())
+        where = "any CPU" if member.cpu is None else f"CPU {member.cpu}"
+        log.info("%s ready on %s, pid %d (%.3f s)", member, where, process.pid, process.age)
+        if not self._serving and all(member.state is State.READY for member in self._members):
             self._serving = True
-            log.info("serving with %d shard%s", len(self._shards), "s" if len(self._shards) > 1 else "")
-        if shard is self._rolling:
-            self._rolling = None
-            self._roll_next()
+            log.info("serving with %s", self._how_many())
+            self._notifier.ready(f"serving with {self._how_many()}")
+        if self._dispatcher is not None:
+            self._dispatcher.go_on()
+        self._roll.ready(member)
 
-    def _made_anew(self, shard: _Shard, process: ShardProcess, peer: int, epoch: int) -> None:
+    def _how_many(self) -> str:
+        return f"{len(self._members)} shard{'s' if len(self._members) > 1 else ''}"
+
+    def _made_anew(self, member: Member, process: ShardProcess, peer: int, epoch: int) -> None:
         """A ring was found broken. The pair gets new ones, unless it has them already: both ends may report the same."""
-        other = self._shards[peer].process if 0 <= peer < len(self._shards) and peer != shard.id else None
-        if other is not None and self._pair_epochs.get((min(shard.id, peer), max(shard.id, peer))) == epoch:
-            log.error("shard %d broke the rules of its ring to %s: the two get new ones", peer, shard)
-            self._connect(shard.id, process, peer, other)
+        other = self._members[peer].process if 0 <= peer < len(self._members) and peer != member.id else None
+        if other is not None and self._pair_epochs.get((min(member.id, peer), max(member.id, peer))) == epoch:
+            log.error("shard %d broke the rules of its ring to %s: the two get new ones", peer, member)
+            self._connect(member.id, process, peer, other)
 
-    def _failed(self, shard: _Shard, failed: Failed) -> None:
-        """Before all have been ready once this is the end, and is reported once: the others fail in the same way."""
+    def _failed(self, member: Member, failed: Failed) -> None:
+        """Reported once where it is the end: the others fail in the same way."""
         if self._stopping:
             return
-        log.error("%s: %s", shard, "\n".join(filter(None, (failed.message, failed.traceback))))
-        if not self._serving:
-            self._stop(EXIT_START_UP)
+        log.error("%s: %s", member, "\n".join(filter(None, (failed.message, failed.traceback))))
+        self._start_failed(member)
 
-    def _flush_when_writable(self, process: ShardProcess) -> None:
-        if process.channel.backlogged:
-            self._loop.add_writer(process.channel.fileno(), self._flush, process)
+    # Health.
 
-    def _flush(self, process: ShardProcess) -> None:
-        process.channel.flush()
-        if not process.channel.backlogged:
-            self._loop.remove_writer(process.channel.fileno())
+    def _report_stall(self, stall: Stall) -> None:
+        member = self._members[stall.shard]
+        if member.process is None:
+            return
+        again = not self._observer.stalled(member, member.process)
+        # That one stall goes on is said at growing intervals anyway.
+        unsaid = 0 if again else member.stalls.may_say(self._loop.time())
+        if unsaid is not None:
+            log.warning("%s%s", stall, more(unsaid))
+
+    def _hung(self, member: Member, age: float) -> None:
+        if member.state is State.READY and member.process is not None:
+            log.error(
+                "%s (pid %d) has not come back to its loop for %.1f s (--timeout-shard-healthcheck %g) and is %s: killed",
+                member,
+                member.process.pid,
+                age,
+                self._config.timeout_shard_healthcheck,
+                process_state(member.process.pid),
+            )
+            member.process.kill()
 
     # The end of a process.
 
-    def _exited(self, shard: _Shard, process: ShardProcess) -> None:
-        self._read(shard, process)  # its last words may still be unread
-        for remove in (self._loop.remove_reader, self._loop.remove_writer):
-            remove(process.channel.fileno())
+    def _exited(self, member: Member, process: ShardProcess) -> None:
+        self._read(member, process)  # its last words may still be unread
+        self._loop.remove_reader(process.channel.fileno())
         self._loop.remove_reader(process.pidfd)
-        end, age, counts = process.reap(), process.age, process.counters.read()
+        self._watch.remove(process)
+        end, age, last = process.reap(), process.age, process.slots.read()
+        self._observer.died(member, last)
+        self._tracing.ended(process)
+        self._roll.ended(process)
+        member.process = None
+        if self._dispatcher is not None:
+            self._dispatcher.take_back(process)
         process.close()
-        shard.process = None
-        shard.cancel_timer()
-        for peer in self._shards:
-            if peer.process is not None:
-                peer.process.channel.send(Disconnect(shard.id))
-                self._flush_when_writable(peer.process)
-        if shard.state is State.DRAINING:
-            log.info("%s %s after %.1f s: %s", shard, end, age, counts.summary())
-            shard.lifecycle.to(State.STOPPED)
-            self._stopped(shard)
+        member.cancel_timer()
+        for peer in self._members:
+            peer.tell(Disconnect(member.id))
+        if member.state is State.DRAINING:
+            log.info("%s %s after %.1f s: %s", member, end, age, last.summary())
+            member.lifecycle.to(State.STOPPED)
+            self._stopped(member)
         else:
-            log.error("%s (pid %d) %s after %.1f s: %s", shard, process.pid, end, age, counts.summary())
-            self._died(shard)
+            log.error("%s (pid %d) %s after %.1f s: %s", member, process.pid, end, age, last.summary())
+            self._died(member)
 
-    def _died(self, shard: _Shard) -> None:
-        shard.lifecycle.to(State.DEAD)
+    def _died(self, member: Member) -> None:
+        member.lifecycle.to(State.DEAD)
         if self._stopping:
-            shard.lifecycle.to(State.STOPPED)
-            self._stopped(shard)
+            member.lifecycle.to(State.STOPPED)
+            self._stopped(member)
             return
-        delay = shard.restarts.died(self._loop.time()) if self._config.respawn else None
+        may_return = self._config.respawn and not member.broken
+        delay = member.restarts.died(self._loop.time()) if may_return else None
         if delay is not None:
-            log.info("%s is restarted%s", shard, f" in {delay:g} s" if delay else "")
-            shard.lifecycle.to(State.BACKOFF)
-            shard.timer = self._loop.call_later(delay, self._start, shard)
+            log.info("%s is restarted%s", member, f" in {delay:g} s" if delay else "")
+            member.lifecycle.to(State.BACKOFF)
+            member.timer = self._loop.call_later(delay, self._start, member)
+            return
+        member.lifecycle.to(State.STOPPED)
+        if self._config.reload:
+            log.error("%s waits for a change of the source", member)
             return
         if self._config.respawn:
-            log.error("%s crashes again and again (5 starts within 10 s): giving up", shard)
+            log.error("%s crashes again and again (5 starts within 10 s): giving up", member)
         else:
-            log.error("%s is not restarted (--no-respawn): stopping", shard)
-        shard.lifecycle.to(State.STOPPED)
+            log.error("%s is not restarted (--no-respawn): stopping", member)
         self._stop(EXIT_CRASHED)
 
-    def _stopped(self, shard: _Shard) -> None:
-        if not self._stopping:  # rolled
-            self._start(shard)
+    def _stopped(self, member: Member) -> None:
+        if not self._stopping:  # replaced
+            member.restarts.forget()
+            self._start(member)
             return
         self._let_go()
         self._finish_if_all_stopped()
@@ -345,62 +414,91 @@ class Supervisor:
             return
         self._stopping = True
         self._exit_status = exit_status
+        self._notifier.stopping(f"stopping {self._how_many()}")
         self._listeners.refuse_new()
+        if self._dispatcher is not None:
+            self._dispatcher.finish()
         self._listeners.close()
-        for shard in self._shards:
-            if shard.state is State.BACKOFF:
-                shard.cancel_timer()
-                shard.lifecycle.to(State.STOPPED)
+        if self._rehearsal is not None:
+            self._rehearsal.kill()
+        self._roll.abandon()
+        for member in self._members:
+            if member.state is State.BACKOFF:
+                member.cancel_timer()
+                member.lifecycle.to(State.STOPPED)
             else:
-                self._drain(shard)
+                self._drain(member)
+        self._let_go()
         self._finish_if_all_stopped()
 
-    def _drain(self, shard: _Shard) -> None:
-        if shard.process is None or shard.state is State.DRAINING:
+    def _drain(self, member: Member) -> None:
+        if member.process is None or member.state is State.DRAINING:
             return
-        shard.cancel_timer()
-        shard.lifecycle.to(State.DRAINING)
-        shard.process.channel.send(Stop())
-        self._flush_when_writable(shard.process)
-        shard.timer = self._loop.call_later(self._config.timeout_graceful_shutdown, self._grace_over, shard)
+        member.cancel_timer()
+        member.lifecycle.to(State.DRAINING)
+        member.tell(Stop())
+        member.timer = self._loop.call_later(self._config.timeout_graceful_shutdown, self._grace_over, member)
 
-    def _grace_over(self, shard: _Shard) -> None:
-        if shard.drained and not self._all_drained():
+    def _grace_over(self, member: Member) -> None:
+        if member.drained and self._stopping and not self._all_drained():
             # It waits for the others only. Their grace ends now, and then it leaves.
-            shard.timer = self._loop.call_later(LEAVE_S, self._grace_over, shard)
+            member.timer = self._loop.call_later(LEAVE_S, self._grace_over, member)
             return
         grace = self._config.timeout_graceful_shutdown
-        what = "did not end" if shard.drained else "still had work"
-        log.warning("%s %s %g s after it was told to stop: killed", shard, what, grace)
-        assert shard.process is not None
-        shard.process.kill()
+        what = "still had work"
+        if member.drained:
+            what = "did not end" if self._stopping else "was still waited for by its peers"
+        log.warning("%s %s %g s after it was told to stop: killed", member, what, grace)
+        assert member.process is not None
+        member.process.kill()
 
     def _let_go(self) -> None:
         """Let the drained leave, if nobody still draining may need them."""
         if self._all_drained():
-            for shard in self._shards:
-                if shard.state is State.DRAINING and shard.process is not None:
-                    shard.process.channel.send(Leave())
-                    self._flush_when_writable(shard.process)
+            for member in self._members:
+                if member.state is State.DRAINING:
+                    member.tell(Leave())
 
     def _all_drained(self) -> bool:
-        return all(shard.drained for shard in self._shards if shard.state is State.DRAINING)
+        return all(member.drained for member in self._members if member.state is State.DRAINING)
 
     def _kill_all(self) -> None:
         self._stop(EXIT_OK)
-        for shard in self._shards:
-            if shard.process is not None:
-                shard.process.kill()
+        for member in self._members:
+            if member.process is not None:
+                member.process.kill()
 
     def _finish_if_all_stopped(self) -> None:
-        if all(shard.state is State.STOPPED for shard in self._shards):
+        if all(member.state is State.STOPPED for member in self._members):
             self._finished.set()
 
-    # Replacing one after the other.
+    # Replacing.
 
-    def _roll_next(self) -> None:
-        while self._rolling is None and self._to_roll and not self._stopping:
-            shard = self._to_roll.popleft()
-            if shard.state is State.READY:  # one that is starting anyway will be new
-                self._rolling = shard
-                self._drain(shard)
+    def _sources_changed(self) -> None:
+        if not self._stopping:
+            self._replace_all()
+
+    def _replace_all(self) -> None:
+        """One after the other, once a rehearsal has shown that the application can be imported as it is now."""
+        if self._rehearsal is not None:
+            self._rehearsal.kill()
+        self._notifier.reloading("replacing the shards, one at a time")
+        try:
+            self._rehearsal = Rehearsal(self._config, len(self._members), self._rehearsed)
+        except OSError as error:
+            self._rehearsed(f"no process can be started: {error}")
+
+    def _rehearsed(self, problem: str) -> None:
+        self._rehearsal = None
+        if problem:
+            log.error("the shards are not replaced: %s", problem)
+            self._rolled()
+            return
+        for member in self._members:
+            if member.state is State.STOPPED:  # it had waited for a change
+                self._start(member)
+        self._roll.replace(self._members)
+
+    def _rolled(self) -> None:
+        if self._serving:
+            self._notifier.ready(f"serving with {self._how_many()}")

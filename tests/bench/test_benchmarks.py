@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -19,7 +20,10 @@ OVERHEAD = "--tasks 2 20 --rounds 2 --operations 40 --pending 100 --finished 100
 FAIRNESS = "--queues 2 5 --seconds 0.02 --attempts 1 --repeats 1"
 PRIORITY = "--rounds 1 --seconds 0.2 --warm-up 0.05 --rate 100"
 TAIL = "--rounds 1 --seconds 0.3 --warm-up 0.05 --load 0.3"
+CROSSING = "--rounds 1 --seconds 0.2 --warm-up 0.05 --rate 100"
 PINGPONG = "--rounds 2 --wakeups 100"
+OBSERVE = "--rounds 1 --requests 100 --clients 2"
+IPC = "--rounds 2 --seconds 0.005 --sizes 64 300000 --shards 2 3 --idle 0.05"
 
 
 def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -46,6 +50,14 @@ def run(name: str, options: str, tmp_path: Path) -> dict[str, Any]:
     assert document["benchmark"] == name
     assert {"machine", "python", "clockworker", "load at start"} <= document["machine"].keys()
     return document
+
+
+@pytest.mark.skipif(shutil.which("redis-benchmark") is None, reason="redis-benchmark is not installed")
+def test_observe(tmp_path: Path) -> None:
+    document = run("observe", OBSERVE, tmp_path)
+    assert document["rates"].keys() == {"SET", "GET", "INCR", "MSET (10 keys)"}
+    assert all(len(off) == len(on) == 1 for off, on in document["rates"].values())
+    assert [scrape["shards"] for scrape in document["scrapes"]] == [1, 2, 4, 8, 16, 32, 64]
 
 
 def test_overhead(tmp_path: Path) -> None:
@@ -100,10 +112,34 @@ def test_pingpong(tmp_path: Path) -> None:
         assert len(result["wakeup_ns"]) == len(result["latency_ns"]["p50"]) == 2
 
 
+def test_ipc(tmp_path: Path) -> None:
+    document = run("ipc", IPC, tmp_path)
+    transports = {message["transport"] for message in document["messages"]}
+    assert {"ring, not polling", "Pipe", "Queue", "Unix stream"} <= transports
+    assert len(document["messages"]) == 2 * len(transports)
+    for message in document["messages"]:
+        assert len(message["per_second"]) == 2
+        assert 0 < min(message["p50_us"]) <= max(message["p99_us"])
+    in_flight = {calls["setup"]: len(calls["per_second"]) for calls in document["calls"]}
+    assert in_flight["shards, polling"] == in_flight["shards, not polling"] == in_flight["Unix stream"] == 2
+    assert [growth["shards"] for growth in document["growth"]] == [2, 3]
+    for growth in document["growth"]:
+        assert growth["used_pair_kib"] > growth["idle_pair_kib"] > 0
+    assert document["idle"].keys() == {"polling", "not polling"}
+    assert "call, polling, p50 us" in {goal["what"] for goal in document["goals"]}
+
+
+def test_crossing(tmp_path: Path) -> None:
+    results = run("crossing", CROSSING, tmp_path)["results"]
+    assert [result["setup"] for result in results] == ["quiet", "work", "empty", "one way"]
+    assert [result["calls_per_second"][0] > 0 for result in results] == [False, True, True, True]
+    assert all(0 < result["total_us"]["p50"][0] <= result["total_us"]["p99"][0] for result in results)
+
+
 def test_list_of_benchmarks() -> None:
     done = bench()
     assert done.returncode == 0
-    for name in ("fairness", "kv", "overhead", "pingpong", "priority", "tail"):
+    for name in ("accept", "crossing", "fairness", "ipc", "kv", "observe", "overhead", "pingpong", "priority", "tail"):
         assert f"  {name}" in done.stdout
 
 

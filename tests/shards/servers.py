@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import signal
@@ -45,11 +46,18 @@ def eventually(condition: Callable[[], T], what: str, deadline: float = DEADLINE
 class Server:
     """A running `clockworker-serve`."""
 
-    def __init__(self, directory: Path, arguments: list[str], environment: dict[str, str], fds: list[int]) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        arguments: list[str],
+        environment: dict[str, str],
+        fds: list[int],
+        command: list[str],
+    ) -> None:
         self._log_path = directory / f"log-{time.monotonic_ns()}"
         with self._log_path.open("wb") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "clockworker.shards._cli", *arguments],
+                [*command, *arguments],
                 cwd=directory,
                 env=os.environ | environment,
                 stdin=subprocess.DEVNULL,
@@ -132,6 +140,14 @@ class Server:
         self.process.wait(DEADLINE)
 
 
+def is_alive(pid: int) -> bool:
+    """Whether there is such a process, and it is no zombie."""
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
 def ask(connection: socket.socket, line: bytes) -> bytes:
     connection.sendall(line + b"\n")
     answer = b""
@@ -154,17 +170,29 @@ class Serve:
         self,
         source: str | None,
         *arguments: str,
-        app: str = "app:main",
+        app: str | None = "app:main",
         bind: tuple[str, ...] = ("--port", "0"),
         environment: dict[str, str] | None = None,
         fds: list[int] | None = None,
+        command: list[str] | None = None,
+        under: tuple[str, ...] = (),
     ) -> Server:
+        """`under` is a command that is to run the server, such as taskset."""
         if source is not None:
             (self._directory / "app.py").write_text(source)
-        server = Server(self._directory, [app, *bind, *arguments], environment or {}, fds or [])
+        command = [*under, *(command or [sys.executable, "-m", "clockworker.shards._cli"])]
+        given = [*([app] if app else []), *bind, *arguments, *_share_cpus(arguments)]
+        server = Server(self._directory, given, environment or {}, fds or [], command)
         self._servers.append(server)
         return server
 
     def clean_up(self) -> None:
         for server in self._servers:
             server.clean_up()
+
+
+def _share_cpus(arguments: tuple[str, ...]) -> list[str]:
+    """Tests with more shards than this machine has CPUs are about something else."""
+    given = dict(itertools.pairwise(arguments))
+    count = given.get("--shards", "")
+    return ["--no-pin"] if count.isdecimal() and int(count) > len(os.sched_getaffinity(0)) else []

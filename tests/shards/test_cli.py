@@ -7,14 +7,13 @@ import re
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 import clockworker
-from clockworker._errors import ConfigurationError
-from clockworker.shards._cli import OPTIONS, place_shards, read_config
-from clockworker.shards._config import InheritedSocket, QueueConfig, ServeConfig, TcpAddress, UnixAddress
+from clockworker.shards._options import OPTIONS
 from tests.shards.servers import ECHO, Serve
 
 
@@ -62,17 +61,32 @@ MISTAKES = {
     "no colon": (["app"], 2, ["'app'", "app:main"]),
     "a file name": (["app.py"], 2, ["app:main"]),
     "no such module": (["ap:main"], 3, ["'ap'", "--app-dir"]),
-    "no such attribute": (["app:mian"], 3, ["'app'", "'mian'", "async def main(shard)"]),
+    "no such attribute": (["app:mian"], 3, ["'app'", "'mian'", "'main'", "async def main(shard)"]),
     "not callable": (["app:number"], 3, ["app:number", "int", "async def main(shard)"]),
     "a plain function": (["app:plain"], 3, ["app:plain", "async def main(shard)", "--factory"]),
     "a class": (["app:Class"], 3, ["app:Class", "async def main(shard)"]),
+    "an ASGI application": (["app:asgi"], 3, ["app:asgi", "ASGI", "async def main(shard)"]),
     "no parameter": (["app:nothing"], 3, ["app:nothing", "one argument"]),
     "a factory that makes nothing": (["app:plain", "--factory"], 3, ["what app:plain returned", "NoneType"]),
     "no shards": (["app:main", "--shards", "0"], 2, ["--shards", "1 to 1024", "auto"]),
+    "more shards than CPUs": (["app:main", "--shards", "1000"], 2, ["1000 CPUs", "--shards ", "auto", "--no-pin"]),
     "a share of 0": (["app:main", "--queue", "web:0"], 2, ["--queue", "'web:0'", "1 to 10000"]),
     "an unknown scheduler": (["app:main", "--queue", "web:1:lifo"], 2, ["'lifo'", "fifo", "las"]),
+    "a scheduler that is not there": (["app:main", "--queue", "web:1:app:No"], 3, ["'app'", "'No'", "Scheduler"]),
+    "a scheduler that is none": (["app:main", "--queue", "web:1:app:Class"], 3, ["app:Class", "Scheduler"]),
+    "a queue of a shard that is not there": (["app:main", "--shard-queue", "1000:x:1"], 2, ["shard 1000", "queue"]),
+    "an unknown option": (["app:main", "--sahrds", "2"], 2, ["--sahrds", "--shards"]),
+    "two applications": (["app:main", "app:main"], 2, ["'app:main'", "one application"]),
     "a CPU that is not there": (["app:main", "--cpus", "8000"], 2, ["--cpus", "8000"]),
     "a time that is none": (["app:main", "--timeout-startup", "soon"], 2, ["--timeout-startup", "'soon'", "seconds"]),
+    "no such file": (["app:main", "--config", "no.toml"], 2, ["--config", "no.toml", "No such file"]),
+    "a file with a mistake": (["--config", "wrong.toml"], 2, ["wrong.toml", "shrads", "shards"]),
+    "no such env file": (["app:main", "--env-file", "no.env"], 2, ["--env-file", "no.env"]),
+    "a wrong env file": (["app:main", "--env-file", "wrong.env"], 2, ["wrong.env", "line 2", "'what'"]),
+    "no such log configuration": (["app:main", "--log-config", "no.json"], 2, ["--log-config", "no.json"]),
+    "a wrong log configuration": (["app:main", "--log-config", "wrong.json"], 2, ["wrong.json", "'nowhere'"]),
+    "an address that is none": (["app:main", "--bind", "8000"], 2, ["--bind", "'8000'", "HOST:PORT"]),
+    "an address of elsewhere": (["app:main", "--bind", "192.0.2.1:80"], 1, ["192.0.2.1:80", "--bind"]),
     "a pid file that cannot be": (
         ["app:main", "--pid-file", "/no/such/dir/pid"],
         2,
@@ -85,24 +99,31 @@ number = 42
 def plain(): pass
 class Class: pass
 async def nothing(): pass
+async def asgi(scope, receive, send): pass
 async def main(shard): await shard.wait_stopped()
 """
+
+FILES = {
+    "app.py": APP,
+    "wrong.toml": "shrads = 2",
+    "wrong.env": "A=1\nwhat\n",
+    "wrong.json": '{"root": {"handlers": ["nowhere"]}}',
+}
 
 
 @pytest.mark.parametrize("name", MISTAKES)
 def test_a_mistake_gets_one_line_and_no_traceback(name: str, tmp_path: Path) -> None:
     arguments, status, parts = MISTAKES[name]
-    (tmp_path / "app.py").write_text(APP)
-    result = run(*arguments, "--port", "0", "--log-level", "error", cwd=tmp_path)
+    for file, text in FILES.items():
+        (tmp_path / file).write_text(text)
+    shards = () if "--shards" in arguments else ("--shards", "1")
+    port = () if "--bind" in arguments else ("--port", "0")
+    result = run(*arguments, *port, *shards, "--log-level", "error", cwd=tmp_path)
     assert result.returncode == status, result.stderr
     assert result.stdout == ""
     assert len(result.stderr.splitlines()) == 1, result.stderr
     for part in parts:
         assert part in result.stderr
-
-
-def test_an_unknown_option_ends_with_2() -> None:
-    assert run("app:main", "--sahrds", "2").returncode == 2
 
 
 def test_a_port_in_use_is_named_before_any_shard_starts(tmp_path: Path) -> None:
@@ -118,86 +139,225 @@ def test_a_port_in_use_is_named_before_any_shard_starts(tmp_path: Path) -> None:
     assert not (tmp_path / "imported").exists()
 
 
-def test_defaults() -> None:
-    assert read_config(["app:main"], {}) == ServeConfig("app:main")
+def test_an_exception_on_import_is_shown_once_and_trimmed(tmp_path: Path) -> None:
+    (tmp_path / "app.py").write_text("def fail():\n    raise OSError('no disk')\nfail()\n")
+    result = run("app:main", "--shards", "2", "--no-pin", "--port", "0", "--log-level", "error", cwd=tmp_path)
+    assert result.returncode == 3
+    assert result.stderr.count("Traceback") == 1
+    assert re.findall(r'File "(.*?)"', result.stderr) == [str(tmp_path / "app.py")] * 2
+    assert result.stderr.rstrip().endswith("OSError: no disk")
 
 
-def test_every_option_from_the_command_line() -> None:
-    arguments = (
-        "app:main --shards 3 --cpus 0-2 --no-pin --idle-poll 50 --queue web:8:las --queue bg:1 --bind :1 --bind unix:/s"
-        " --host ::1 --port 2 --uds /t --fd 3 --backlog 9 --factory --app-dir d --timeout-graceful-shutdown 1.5"
-        " --timeout-startup 2 --no-respawn --log-level DEBUG --pid-file p"
-    )
-    assert read_config(arguments.split(), {}) == ServeConfig(
-        app="app:main",
-        shards=3,
-        cpus=(0, 1, 2),
-        pin=False,
-        idle_poll_us=50,
-        queues=(QueueConfig("web", 8, "las"), QueueConfig("bg", 1, "fifo")),
-        addresses=(
-            TcpAddress("0.0.0.0", 1),
-            UnixAddress("/s"),
-            TcpAddress("::1", 2),
-            UnixAddress("/t"),
-            InheritedSocket(3),
-        ),
-        backlog=9,
-        factory=True,
-        app_dir="d",
-        timeout_graceful_shutdown=1.5,
-        timeout_startup=2.0,
-        respawn=False,
-        log_level="debug",
-        pid_file="p",
-    )
+# The file.
+
+FILE = """
+app = "app:main"
+shards = 1
+port = 0
+
+[[queue]]
+name = "foreground"
+share = 8
+scheduler = "las"
+slice = 0.0005
+
+[[queue]]
+name = "background"
+scheduler = "app:Own"
+
+[[shard.0.queue]]
+name = "background"
+share = 2
+
+[[shard.0.queue]]
+name = "compaction"
+"""
+
+TELLS = """
+import clockworker as cw
+
+class Own(cw.RunnableFifo):
+    def __init__(self):
+        super().__init__()
+        print("own scheduler made", flush=True)
+
+async def main(shard):
+    for key, stats in shard.executor.queue_stats().items():
+        print("queue", key, stats.share, flush=True)
+    await shard.wait_stopped()
+"""
 
 
-def test_the_environment_stands_in_for_the_command_line() -> None:
-    environment = {
-        "CLOCKWORKER_APP": "app:main",
-        "CLOCKWORKER_SHARDS": "3",
-        "CLOCKWORKER_QUEUE": "web:8:las, bg:1",
-        "CLOCKWORKER_BIND": ":1 unix:/s",
-        "CLOCKWORKER_NO_PIN": "1",
-        "CLOCKWORKER_RESPAWN": "0",
-    }
-    expected = ServeConfig(
-        "app:main",
-        shards=3,
-        queues=(QueueConfig("web", 8, "las"), QueueConfig("bg", 1, "fifo")),
-        addresses=(TcpAddress("0.0.0.0", 1), UnixAddress("/s")),
-        pin=False,
-        respawn=False,
-    )
-    assert read_config([], environment) == expected
-    assert read_config(["--shards", "2"], environment).shards == 2
-    assert read_config(["-w", "2"], environment).shards == 2
-    assert read_config(["--respawn"], environment).respawn
-
-
-def test_web_concurrency_is_the_last_resort() -> None:
-    assert read_config(["app:main"], {"WEB_CONCURRENCY": "5"}).shards == 5
-    assert read_config(["app:main"], {"WEB_CONCURRENCY": "5", "CLOCKWORKER_SHARDS": "2"}).shards == 2
-
-
-def test_a_wrong_value_is_blamed_on_where_it_came_from() -> None:
-    with pytest.raises(ConfigurationError, match=r"^WEB_CONCURRENCY: the number of shards is 'lots'"):
-        read_config(["app:main"], {"WEB_CONCURRENCY": "lots"})
-    with pytest.raises(ConfigurationError, match=r"^CLOCKWORKER_PORT: "):
-        read_config(["app:main"], {"CLOCKWORKER_PORT": "-1"})
-
-
-def test_auto_is_one_shard_a_cpu() -> None:
-    assert place_shards(ServeConfig("app:main")).count == len(os.sched_getaffinity(0))
-    one = min(os.sched_getaffinity(0))
-    assert place_shards(ServeConfig("app:main", cpus=(one,))).cpus == (one,)
-
-
-def test_shards_above_cpus_is_a_warning(serve: Serve) -> None:
-    cpu = str(min(os.sched_getaffinity(0)))
-    server = serve(ECHO, "--shards", "2", "--cpus", cpu)
+def test_the_file_is_enough(serve: Serve, tmp_path: Path) -> None:
+    (tmp_path / "clockworker.toml").write_text(FILE)
+    server = serve(TELLS, app=None, bind=())
     server.wait_serving()
-    server.wait_log("WARNING .* 2 shards share 1 CPU:")
-    assert all(os.sched_getaffinity(pid) == {int(cpu)} for pid in server.shard_pids().values())
+    assert re.findall(r"^queue (\w+) (\d+)$", server.log, re.MULTILINE) == [
+        ("foreground", "8"),
+        ("background", "2"),
+        ("compaction", "1"),
+    ]
+    assert server.log.count("own scheduler made") == 1
     assert server.stop() == 0
+
+
+def test_one_shard_has_a_queue_more(serve: Serve) -> None:
+    server = serve(TELLS, "--shards", "2", "--queue", "web:3", "--shard-queue", "1:web:4", "--shard-queue", "1:x:1")
+    server.wait_serving()
+    assert sorted(re.findall(r"^queue (\w+) (\d+)$", server.log, re.MULTILINE)) == [
+        ("web", "3"),
+        ("web", "4"),
+        ("x", "1"),
+    ]
+
+
+def test_an_exception_that_escapes_a_queue_that_propagates_ends_the_shard(serve: Serve, tmp_path: Path) -> None:
+    (tmp_path / "clockworker.toml").write_text("[[queue]]\nname = 'a'\n[[queue]]\nname = 'b'\non_panic = 'propagate'\n")
+    source = """
+async def fail():
+    raise ValueError("escaped")
+
+async def main(shard):
+    async def handle(reader, writer):
+        shard.queue((await reader.readline()).strip().decode()).spawn(fail())
+        writer.write(await reader.readline())
+
+    await shard.start_server(handle)
+    await shard.wait_stopped()
+"""
+    server = serve(source, "--shards", "1")
+    server.wait_serving()
+    with server.connect() as client:
+        client.sendall(b"a\nstill here\n")
+        assert client.recv(100) == b"still here\n"
+    assert server.log.count("shard 0 ready") == 1
+    with server.connect() as client:
+        client.sendall(b"b\n")
+        assert client.recv(100) == b""
+    server.wait_log("shard 0 ready", 2)
+    server.wait_log('an exception escaped a task of a queue with on_panic = "propagate"\nTraceback')
+    assert server.stop() == 0
+
+
+def test_check_config_imports_and_starts_nothing(tmp_path: Path) -> None:
+    (tmp_path / "clockworker.toml").write_text(FILE)
+    (tmp_path / "app.py").write_text("print('imported')\n" + TELLS)
+    result = run("--check-config", cwd=tmp_path)
+    assert (result.returncode, result.stderr) == (0, "")
+    imported, *made, right = result.stdout.splitlines()
+    assert (imported, set(made)) == ("imported", {"own scheduler made"})
+    assert right.startswith("configuration is right: app:main on 1 shard on CPU ")
+    assert "queues foreground:8:las, background:1:app:Own, at 127.0.0.1:0" in right
+
+
+@pytest.mark.parametrize(
+    ("source", "arguments", "status", "message"),
+    [
+        ("number = 1", (), 3, "'main'"),
+        ("1 / 0", (), 3, "Traceback.*\n  File .*app.py.*\n.*1 / 0\n(.*\n)?ZeroDivisionError"),
+        (APP, ("--queue", "a:1:app:Class"), 3, "Scheduler"),
+        (APP, ("--log-config", "no.json"), 2, "no.json"),
+        (APP, ("--shards", "0"), 2, "--shards"),
+    ],
+)
+def test_check_config_finds_what_a_start_would_find(
+    source: str, arguments: tuple[str, ...], status: int, message: str, tmp_path: Path
+) -> None:
+    (tmp_path / "app.py").write_text(source)
+    result = run("app:main", "--check-config", *arguments, cwd=tmp_path)
+    assert result.returncode == status
+    assert re.search(message, result.stderr)
+    assert "File" not in result.stderr or 'app.py"' in result.stderr.partition("File")[2].partition("\n")[0]
+    assert result.stdout == ""
+
+
+def test_print_config_can_be_fed_back(tmp_path: Path) -> None:
+    (tmp_path / "clockworker.toml").write_text(FILE)
+    printed = run("--print-config", "--port", "9000", cwd=tmp_path, CLOCKWORKER_BACKLOG="7")
+    assert (printed.returncode, printed.stderr) == (0, "")
+    for line in (
+        r'bind = \["127.0.0.1:9000"\] +# --port',
+        "backlog = 7 +# CLOCKWORKER_BACKLOG",
+        "shards = 1 +# clockworker.toml; 1 shard on CPU ",
+        "respawn = true +# default",
+    ):
+        assert re.search(f"^{line}", printed.stdout, re.MULTILINE), line
+    (tmp_path / "clockworker.toml").write_text(printed.stdout)
+    again = run("--print-config", cwd=tmp_path)
+    values = [re.sub(" +#.*", "", text) for text in (printed.stdout, again.stdout)]
+    assert values[0] == values[1]
+
+
+# The environment.
+
+
+def test_the_env_file_is_the_applications_too(serve: Serve, tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("WHO=everyone\nHOME=/nowhere\nCLOCKWORKER_SHARDS=1\n")
+    source = "import os\nprint('hello', os.environ['WHO'], os.environ['HOME'], flush=True)\n" + ECHO
+    server = serve(source, "--env-file", ".env", environment={"HOME": "/home/me"})
+    server.wait_serving()
+    assert "hello everyone /home/me" in server.log
+    assert "serving with 1 shard\n" in server.log
+
+
+def test_a_variable_that_no_option_has_is_warned_of(serve: Serve) -> None:
+    environment = {"CLOCKWORKER_SHRADS": "2", "CLOCKWORKER_SERVICE_HOST": "10.0.0.1", "CLOCKWORKER_PURE": "1"}
+    server = serve(ECHO, "--shards", "1", environment=environment)
+    server.wait_serving()
+    assert re.findall(r"WARNING \[supervisor\] (.*)", server.log) == [
+        "CLOCKWORKER_SHRADS is no option's variable; did you mean CLOCKWORKER_SHARDS?"
+    ]
+
+
+# Where shards run.
+
+
+def test_auto_is_one_shard_a_cpu_and_said(serve: Serve) -> None:
+    server = serve(ECHO)
+    server.wait_serving()
+    match = server.wait_log(r"placement: (\d+) shards? on CPUs? ([\d, -]+) \((.*)\)")[0]
+    quota = re.search(r"cpu\S+ ([\d.]+)", match[3])
+    cpus = len(os.sched_getaffinity(0))
+    assert int(match[1]) == (max(1, int(float(quota[1]))) if quota else cpus)
+
+
+def test_with_an_affinity_mask_of_one_there_is_one_shard(serve: Serve) -> None:
+    cpu = max(os.sched_getaffinity(0))
+    server = serve(ECHO, under=("taskset", "-c", str(cpu)))
+    server.wait_serving()
+    server.wait_log(rf"placement: 1 shard on CPU {cpu} \((the affinity mask allows 1 of|the machine has 1)")
+    assert os.sched_getaffinity(server.shard_pids()[0]) == {cpu}
+    assert server.stop() == 0
+
+
+@pytest.fixture
+def half_a_cpu() -> Iterator[Path]:
+    """A control group with half a CPU, where we may make one."""
+    for parent, limits in (
+        (Path("/sys/fs/cgroup"), {"cpu.max": "50000 100000"}),
+        (Path("/sys/fs/cgroup/cpu"), {"cpu.cfs_period_us": "100000", "cpu.cfs_quota_us": "50000"}),
+    ):
+        group = parent / f"clockworker-test-{os.getpid()}"
+        try:
+            group.mkdir()
+        except OSError:
+            continue
+        try:
+            if all((group / name).exists() for name in (*limits, "cgroup.procs")):
+                for name, limit in limits.items():
+                    (group / name).write_text(limit)
+                yield group
+                return
+        finally:
+            group.rmdir()
+    pytest.skip("no control group can be made here")
+
+
+def test_in_a_container_with_half_a_cpu_there_is_one_shard(serve: Serve, half_a_cpu: Path) -> None:
+    try:
+        server = serve(ECHO, under=("sh", "-c", f'echo $$ > {half_a_cpu}/cgroup.procs && exec "$@"', "sh"))
+        server.wait_serving()
+        server.wait_log(r"placement: 1 shard on CPU \d+ \((cpu.max|cpu.cfs_quota_us) 0.5: 1 shard\)")
+        assert server.stop() == 0
+    finally:
+        serve.clean_up()  # before the group can be removed

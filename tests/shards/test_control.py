@@ -19,9 +19,13 @@ from clockworker.shards._control import (
     Disconnect,
     Drained,
     Failed,
+    Held,
+    Hold,
     Leave,
     Message,
+    Poisoned,
     Ready,
+    Release,
     Stop,
 )
 
@@ -38,12 +42,16 @@ MESSAGES: list[Message] = [
     Configure(1, 2, 0, 200, ServeConfig("app:main")),
     Connect(1, 7),
     Disconnect(1),
+    Hold(1),
+    Release(1),
     Begin(),
     Stop(),
     Leave(),
     Ready(),
     Failed("it failed", "Traceback …"),
     Drained(),
+    Held(1),
+    Poisoned(1, 7),
 ]
 
 

@@ -14,7 +14,9 @@ from clockworker.shards._host import PidFile
 
 def test_a_limit_on_open_files_that_is_too_low_is_said_before_any_shard_starts(tmp_path: Path) -> None:
     (tmp_path / "app.py").write_text("open('imported', 'w')\n")
-    command = shlex.join([sys.executable, "-m", "clockworker.shards._cli", "app:main", "--shards", "8", "--port", "0"])
+    command = shlex.join(
+        [sys.executable, "-m", "clockworker.shards._cli", "app:main", "--shards", "8", "--no-pin", "--port", "0"]
+    )
     result = subprocess.run(
         ["sh", "-c", f"ulimit -n 70; exec {command}"],
         cwd=tmp_path,
@@ -24,7 +26,7 @@ def test_a_limit_on_open_files_that_is_too_low_is_said_before_any_shard_starts(t
         timeout=30,
     )
     assert result.returncode == 2
-    assert "8 shards need 112 open files, but the limit is 70" in result.stderr
+    assert "8 shards need 152 open files, but the limit is 70" in result.stderr
     assert "Traceback" not in result.stderr
     assert not (tmp_path / "imported").exists()
 

@@ -89,3 +89,11 @@ def test_having_been_ready_for_a_moment_does_not() -> None:
     now, _ = crash(restarts, 0.0, boot=0.1, ready_for=0.1)
     _, delay = crash(restarts, now, boot=0.1, ready_for=0.1)
     assert delay == pytest.approx(0.1)
+
+
+def test_replacements_are_no_restarts() -> None:
+    restarts = Restarts(POLICY)
+    for start in range(10):
+        restarts.forget()
+        restarts.started(start * 0.5)
+    assert restarts.died(5.0) == 0.0

@@ -5,7 +5,10 @@ from __future__ import annotations
 import os
 import re
 import signal
+import threading
 import time
+from collections import Counter
+from pathlib import Path
 
 from tests.shards.servers import Serve, ask, eventually
 
@@ -28,10 +31,29 @@ class Service:
 
     @remote
     async def scribble(self, argument: str) -> str:
-        link = self.shard._mesh._links[int(argument)]
+        link = self.shard._mesh.links[int(argument)]
         link.producer.push(99, 0, 0, 0, b"no such kind of frame")
         link.doorbell.announce()
         return "not read"
+
+    @remote
+    async def round(self, argument: str) -> str:
+        await asyncio.sleep(float(argument))
+        return f"{self.shard.id} {await self.all.on(1 - self.shard.id).back(argument)}"
+
+    @remote
+    async def back(self, argument: str) -> str:
+        return f"{self.shard.id} {await self.all.on(1 - self.shard.id).third(argument)}"
+
+    @remote
+    async def note(self, argument: str) -> None:
+        await asyncio.sleep(0.05)
+        with open("notes", "a") as notes:
+            notes.write(argument + "\\n")
+
+    @remote
+    async def third(self, argument: str) -> str:
+        return f"{self.shard.id} and back"
 
     @remote
     async def slow(self, argument: str) -> str:
@@ -40,12 +62,19 @@ class Service:
 
 async def main(shard):
     service = await shard.start(Service)
+    service.local.all = service
 
     async def handle(reader, writer):
         while line := await reader.readline():
             words = line.decode().split()
             if words == ["hello"]:
                 writer.write(b"%d hello\\n" % shard.id)
+                continue
+            if words[0] == "notes":
+                for number in range(int(words[1])):
+                    service.send_nowait(1 - shard.id, Service.note, str(number))
+                    await asyncio.sleep(0.005)
+                writer.write(b"sent\\n")
                 continue
             if words[0] == "after":
                 await asyncio.sleep(float(words[1]))
@@ -140,6 +169,113 @@ def test_a_drained_shard_answers_while_others_finish(serve: Serve) -> None:
         assert server.wait_exit() == 0
 
 
+def test_calls_of_peers_survive_a_replacement(serve: Serve) -> None:
+    """Those in flight are answered by the old incarnation, those that come meanwhile by the new one."""
+    server = serve(CALLS, "--shards", "2")
+    server.wait_serving()
+    old = server.shard_pids()[1]
+    with server.connect_to(0) as slow, server.connect_to(0) as other:
+        slow.sendall(b"1 slow 1\n")
+        assert ask(other, b"1 who x") == b"1 x %d" % old  # its answer proves that the call before it has been sent
+        os.kill(old, signal.SIGTERM)
+        answers = [ask(other, b"1 who x")]
+        while answers[-1] == b"1 x %d" % old:
+            answers.append(ask(other, b"1 who x"))
+        assert slow.recv(100) == b"1 1\n"
+        server.wait_log("shard 1 ready", 2)
+        assert answers[-1] == b"1 x %d" % server.shard_pids()[1]
+
+
+def test_a_shard_that_is_replaced_is_still_called_by_those_that_serve_it(serve: Serve) -> None:
+    """Shard 1 waits for shard 0 before it can leave, and shard 0 for shard 1: `round` calls back."""
+    server = serve(CALLS, "--shards", "2")
+    server.wait_serving()
+    with server.connect_to(0) as client:
+        client.sendall(b"1 round 0.5\n")
+        with server.connect_to(0) as other:
+            assert ask(other, b"1 who x").startswith(b"1 x")
+        os.kill(server.shard_pids()[1], signal.SIGTERM)
+        assert client.recv(100) == b"1 0 1 and back\n"
+        server.wait_log("shard 1 ready", 2)
+
+
+def test_a_call_that_takes_too_long_does_not_hold_up_a_replacement_for_ever(serve: Serve) -> None:
+    server = serve(CALLS, "--shards", "2", "--timeout-graceful-shutdown", "0.5")
+    server.wait_serving()
+    with server.connect_to(0) as slow, server.connect_to(0) as other:
+        slow.sendall(b"1 slow 3600\n")
+        assert ask(other, b"1 who x").startswith(b"1 x")
+        os.kill(server.shard_pids()[1], signal.SIGTERM)
+        assert slow.recv(100) == b"ShardDied\n"
+        server.wait_log("shard 1 was still waited for by its peers 0.5 s after it was told to stop: killed")
+        server.wait_log("shard 1 ready", 2)
+        assert ask(other, b"1 who x") == b"1 x %d" % server.shard_pids()[1]
+
+
+def test_one_way_requests_survive_a_replacement(serve: Serve, tmp_path: Path) -> None:
+    server = serve(CALLS, "--shards", "2")
+    server.wait_serving()
+    with server.connect_to(0) as client:
+        client.sendall(b"notes 200\n")
+        eventually((tmp_path / "notes").exists, "the first is done")
+        os.kill(server.shard_pids()[1], signal.SIGTERM)
+        assert client.recv(100) == b"sent\n"
+    server.wait_log("shard 1 ready", 2)
+
+    def notes() -> list[int]:
+        return sorted(map(int, (tmp_path / "notes").read_text().split()))
+
+    eventually(lambda: notes() == list(range(200)), "each is done once")
+
+
+def test_a_stop_in_the_middle_of_a_replacement(serve: Serve) -> None:
+    server = serve(CALLS, "--shards", "2")
+    server.wait_serving()
+    with server.connect_to(0) as slow, server.connect_to(0) as waiting:
+        slow.sendall(b"1 slow 1\n")
+        assert ask(waiting, b"1 who x").startswith(b"1 x")
+        os.kill(server.shard_pids()[1], signal.SIGTERM)
+        waiting.sendall(b"after 0.3 1 who x\n")  # by then it is held
+        server.send(signal.SIGTERM)
+        assert slow.recv(100) == b"1 1\n"
+        assert waiting.recv(100).startswith(b"1 x")
+        assert server.wait_exit() == 0
+
+
+LOAD = 4
+
+
+def test_hup_under_load_fails_no_call_of_a_peer(serve: Serve) -> None:
+    server = serve(CALLS, "--shards", "2")
+    server.wait_serving()
+    before = server.shard_pids()
+    answers: Counter[str] = Counter()
+    done = threading.Event()
+
+    def requests() -> None:
+        while not done.is_set():
+            with server.connect() as client:
+                for peer in (0, 1):
+                    answers[ask(client, b"%d slow 0.002" % peer).decode()] += 1
+
+    threads = [threading.Thread(target=requests) for _ in range(LOAD)]
+    for thread in threads:
+        thread.start()
+    try:
+        for round in (2, 3):
+            server.send(signal.SIGHUP)
+            server.wait_log("shard 1 ready", round)
+    finally:
+        done.set()
+        for thread in threads:
+            thread.join()
+    assert set(answers) == {"0 0.002", "1 0.002"}
+    assert sum(answers.values()) > 20
+    assert all(before[shard] != pid for shard, pid in server.shard_pids().items())
+    assert server.stop() == 0
+    assert "killed" not in server.log
+
+
 def test_a_crash_loop_of_one_shard_leaves_nothing_mapped_in_the_other(serve: Serve) -> None:
     server = serve(CALLS, "--shards", "2")
     server.wait_serving()
@@ -176,3 +312,88 @@ def test_a_pair_whose_ring_is_broken_gets_new_ones(serve: Serve) -> None:
                 assert ask(connection, b"%d who again" % destination).startswith(b"%d again" % destination), source
     assert server.shard_pids() == pids, "nobody was restarted"
     assert server.stop() == 0
+
+
+def test_a_shard_that_runs_another_version_of_a_service_says_so(serve: Serve, tmp_path: Path) -> None:
+    """As it is while shards are replaced one by one: the file has changed, and shard 1 alone has read it again."""
+    server = serve(CALLS, "--shards", "2")
+    server.wait_serving()
+    (tmp_path / "app.py").write_text(
+        CALLS.replace("who(self, argument: str) -> str", "who(self, argument: str | int, more: int = 1) -> str")
+    )
+    os.kill(server.shard_pids()[1], signal.SIGKILL)
+    server.wait_log("shard 1 ready", 2)
+    told = r"shard {} and shard {} run different versions of app.Service: who differs: who\(argument: {}\) -> str here"
+    server.wait_log(told.format(0, 1, "str"))
+    server.wait_log(told.format(1, 0, r"str \| int, more: int = 1"))
+    for source in (0, 1):
+        with server.connect_to(source) as client:
+            assert ask(client, b"%d who x" % (1 - source)) == b"SchemaMismatch"
+            assert ask(client, b"%d who x" % source).startswith(b"%d x" % source), "a shard agrees with itself"
+            assert ask(client, b"%d slow 0" % (1 - source)) == b"%d 0" % (1 - source), "other methods are the same"
+    server.send(signal.SIGHUP)
+    server.wait_log("shard 0 ready", 2)
+    server.wait_log("shard 1 ready", 3)
+    with server.connect_to(0) as client:
+        assert ask(client, b"1 who x").startswith(b"1 x")
+    assert server.stop() == 0
+
+
+FUNCTIONS = """
+import asyncio, os, threading, time
+import clockworker as cw
+
+@cw.remote
+async def made_here(text: str) -> str:
+    return f"{os.environ['CLOCKWORKER_SHARD_ID']} {text}"
+
+async def main(shard):
+    def in_a_thread(peer):
+        return shard.call_threadsafe(peer, made_here, "from a thread").result(10)
+
+    def slow(seconds):
+        time.sleep(seconds)
+        print("the blocking function is done", flush=True)
+        return threading.current_thread() is threading.main_thread()
+
+    async def handle(reader, writer):
+        while line := await reader.readline():
+            match line.split():
+                case [b"hello"]:
+                    answer = f"{shard.id} hello"
+                case [b"call", peer]:
+                    answer = await shard.call(int(peer), made_here, "a call")
+                case [b"thread", peer]:
+                    answer = await shard.run_blocking(in_a_thread, int(peer))
+                case [b"block", seconds]:
+                    answer = await shard.run_blocking(slow, float(seconds))
+                case [b"leave", seconds]:
+                    task = asyncio.ensure_future(shard.run_blocking(slow, float(seconds)))
+                    await asyncio.sleep(0.02)
+                    task.cancel()
+                    answer = "left"
+            writer.write(f"{answer}\\n".encode())
+
+    await shard.start_server(handle)
+    await shard.wait_stopped()
+"""
+
+
+def test_functions_and_threads(serve: Serve) -> None:
+    server = serve(FUNCTIONS, "--shards", "2")
+    server.wait_serving()
+    with server.connect_to(0) as client:
+        for peer in (0, 1):
+            assert ask(client, b"call %d" % peer) == b"%d a call" % peer
+            assert ask(client, b"thread %d" % peer) == b"%d from a thread" % peer
+        assert ask(client, b"block 0") == b"False"
+    assert server.stop() == 0
+
+
+def test_what_blocks_is_waited_for_at_the_stop_even_if_its_caller_has_left(serve: Serve) -> None:
+    server = serve(FUNCTIONS, "--shards", "1")
+    server.wait_serving()
+    with server.connect_to(0) as client:
+        assert ask(client, b"leave 0.5") == b"left"
+    assert server.stop() == 0
+    assert "the blocking function is done" in server.log

@@ -1,87 +1,139 @@
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clockworker.shards._placement import IDLE_POLL_US, Cpu, order, place
-from clockworker.shards._topology import read_topology
+from clockworker._errors import ConfigurationError
+from clockworker.shards._placement import IDLE_POLL_US, Cpu, Machine, Quota, as_list, order, place
+from clockworker.shards._topology import read_machine
+from tests.shards.machines import MACHINES
 
 
-def sysfs(root: Path, cores: list[tuple[list[int], int]]) -> Path:
-    """A tree like /sys/devices/system/cpu: for each core its hardware threads and its NUMA node."""
-    for threads, node in cores:
-        for thread in threads:
-            topology = root / f"cpu{thread}" / "topology"
-            topology.mkdir(parents=True)
-            (topology / "thread_siblings_list").write_text(",".join(map(str, threads)) + "\n")
-            (root / f"cpu{thread}" / f"node{node}").mkdir()
-    return root
+def plain(cpus: int, quota: float | None = None) -> Machine:
+    """A machine of so many CPUs that have nothing to do with each other."""
+    return Machine(tuple(Cpu(id, id) for id in range(cpus)), cpus, None if quota is None else Quota(quota, "cpu.max"))
 
 
-# name -> cores (threads, node), allowed CPUs, the expected order
-MACHINES = {
-    "a virtual machine of two plain cores": ([([0], 0), ([1], 0)], [0, 1], (0, 1)),
-    "a laptop: 4 cores, siblings next to each other": (
-        [([0, 1], 0), ([2, 3], 0), ([4, 5], 0), ([6, 7], 0)],
-        range(8),
-        (0, 2, 4, 6, 1, 3, 5, 7),
-    ),
-    "a server: siblings in the upper half": (
-        [([0, 4], 0), ([1, 5], 0), ([2, 6], 0), ([3, 7], 0)],
-        range(8),
-        (0, 1, 2, 3, 4, 5, 6, 7),
-    ),
-    "two sockets with interleaved numbers": (
-        [([0, 4], 0), ([1, 5], 1), ([2, 6], 0), ([3, 7], 1)],
-        range(8),
-        (0, 2, 1, 3, 4, 6, 5, 7),
-    ),
-    "performance cores with, efficiency cores without a sibling": (
-        [([0, 1], 0), ([2, 3], 0), ([4], 0), ([5], 0)],
-        range(6),
-        (0, 2, 4, 5, 1, 3),
-    ),
-    "a container with the second threads only": ([([0, 2], 0), ([1, 3], 0)], [2, 3], (2, 3)),
+# machine -> the order of its CPUs
+ORDERS = {
+    # Each core once, then again.
+    "laptop": (0, 1, 2, 3, 4, 5, 6, 7),
+    # The first socket's cores, the second's, and only then second threads.
+    "two sockets": (0, 2, 4, 6, 1, 3, 5, 7, 8, 10, 12, 14, 9, 11, 13, 15),
+    "epyc": tuple(range(32)),
+    # The fast ones first.
+    "big.LITTLE": (4, 5, 6, 7, 0, 1, 2, 3),
+    "container": (2, 3, 6, 7),
+    "single": (0,),
 }
 
 
 @pytest.mark.parametrize("name", MACHINES)
 def test_order(name: str, tmp_path: Path) -> None:
-    cores, allowed, expected = MACHINES[name]
-    assert order(read_topology(allowed, sysfs(tmp_path, cores))) == expected
+    make, allowed = MACHINES[name]
+    make(tmp_path)
+    assert order(read_machine(tmp_path, allowed).cpus) == ORDERS[name]
 
 
-def test_without_sysfs_each_cpu_is_a_core(tmp_path: Path) -> None:
-    assert read_topology([3, 1], tmp_path / "none") == [Cpu(1, 1), Cpu(3, 3)]
+# machine -> what --shards auto makes of it, as the log says it
+AUTO = {
+    "laptop": "8 shards on CPUs 0, 1, 2, 3, 4, 5, 6, 7 (the machine has 8 CPUs; 4 cores with 8 threads)",
+    "two sockets": "16 shards on CPUs 0, 2, 4, 6, 1, 3, 5, 7, 8, 10, 12, 14, 9, 11, 13, 15 "
+    "(the machine has 16 CPUs; 8 cores with 16 threads, NUMA nodes 0, 1)",
+    "epyc": "32 shards on CPUs 0-31 (the machine has 32 CPUs; 16 cores with 32 threads, NUMA nodes 0, 1, 2, 3)",
+    "big.LITTLE": "8 shards on CPUs 4, 5, 6, 7, 0, 1, 2, 3 (the machine has 8 CPUs; 4 of them slower)",
+    "container": "1 shard on CPU 2 (cpu.max 0.5: 1 shard)",
+    "single": "1 shard on CPU 0 (the machine has 1 CPU)",
+}
 
 
-def test_this_machine_can_be_read() -> None:
-    allowed = os.sched_getaffinity(0)
-    assert sorted(order(read_topology(allowed))) == sorted(allowed)
+@pytest.mark.parametrize("name", MACHINES)
+def test_auto_and_what_is_said_of_it(name: str, tmp_path: Path) -> None:
+    make, allowed = MACHINES[name]
+    make(tmp_path)
+    assert str(place(read_machine(tmp_path, allowed), "auto")) == AUTO[name]
+
+
+def test_an_affinity_mask_of_one(tmp_path: Path) -> None:
+    make, _ = MACHINES["two sockets"]
+    make(tmp_path)
+    placement = place(read_machine(tmp_path, [13]), "auto")
+    assert str(placement) == "1 shard on CPU 13 (the affinity mask allows 1 of 16 CPUs; NUMA node 1)"
+    assert not placement.crowded
+
+
+def test_few_shards_stay_on_one_node_and_in_one_cache() -> None:
+    # Node 0 has caches of CPUs 0, 2 and 1, 3: numbered across.
+    cpus = tuple(Cpu(id, id, node=id // 4, cache=id % 2) for id in range(8))
+    assert place(Machine(cpus, 8), 2).cpus == (0, 2)
+    assert place(Machine(cpus, 8), 4).cpus == (0, 2, 1, 3)
+
+
+def test_a_slow_core_comes_before_the_second_thread_of_a_fast_one() -> None:
+    fast = [Cpu(id, core=id - id % 2) for id in range(4)]
+    slow = [Cpu(id, core=id, capacity=600) for id in (4, 5)]
+    assert order([*fast, *slow]) == (0, 2, 4, 5, 1, 3)
+
+
+@pytest.mark.parametrize(("quota", "shards"), [(0.1, 1), (1.0, 1), (1.9, 1), (2.0, 2), (3.99, 3), (4.0, 4), (8.0, 4)])
+def test_auto_starts_no_more_shards_than_the_quota_has_whole_cpus(quota: float, shards: int) -> None:
+    assert place(plain(4, quota), "auto").count == shards
+
+
+def test_where_the_quota_is_less_than_the_shards_nobody_polls() -> None:
+    assert place(plain(4, 0.5), "auto").idle_poll_us == 0
+    assert place(plain(4, 1.5), "auto").idle_poll_us == IDLE_POLL_US
+    assert place(plain(4, 1.5), 2).idle_poll_us == 0
+
+
+def test_more_shards_than_the_quota_has_cpus_are_allowed_and_said() -> None:
+    assert str(place(plain(4, 0.5), 2)) == (
+        "2 shards on CPUs 0, 1 (as told, but cpu.max 0.5 leaves them 0.25 of a CPU each)"
+    )
 
 
 def test_shards_take_the_cpus_in_order() -> None:
-    placement = place(2, (4, 6, 5, 7))
+    placement = place(plain(8), 2, cpus=(4, 6, 5, 7))
     assert placement.cpus == (4, 6)
     assert not placement.crowded
     assert placement.idle_poll_us == IDLE_POLL_US
+    assert str(placement) == "2 shards on CPUs 4, 6 (as told; --cpus)"
 
 
-def test_more_shards_than_cpus_go_round_and_do_not_poll() -> None:
-    placement = place(5, (0, 1))
-    assert placement.cpus == (0, 1, 0, 1, 0)
-    assert placement.crowded
+def test_auto_with_cpus_is_one_each() -> None:
+    assert str(place(plain(8), "auto", cpus=(3, 1))) == "2 shards on CPUs 3, 1 (one each; --cpus)"
+
+
+def test_cpus_that_may_not_be_used_are_named() -> None:
+    with pytest.raises(ConfigurationError, match=r"--cpus: CPU 2, 9 is not among those .* may use: 0-1"):
+        place(plain(2), "auto", cpus=(0, 9, 2))
+
+
+def test_more_pinned_shards_than_cpus_are_refused_with_the_reason() -> None:
+    with pytest.raises(
+        ConfigurationError, match=r"5 shards need 5 CPUs, and this machine has 2; .*--shards 2.*--no-pin"
+    ):
+        place(plain(2), 5)
+    with pytest.raises(ConfigurationError, match="and --cpus names 1; "):
+        place(plain(2), 2, cpus=(1,))
+    masked = Machine((Cpu(1, 1), Cpu(2, 2)), 8)
+    with pytest.raises(ConfigurationError, match="this process may use 2 of 8: 1-2; "):
+        place(masked, 3)
+
+
+def test_unpinned_shards_share_and_do_not_poll() -> None:
+    placement = place(plain(2), 5, pin=False)
+    assert placement.cpus == (None,) * 5
     assert placement.idle_poll_us == 0
+    assert str(placement) == "5 shards not pinned (as told)"
 
 
-def test_unpinned_shards_do_not_poll() -> None:
-    placement = place(2, (0, 1), pin=False)
-    assert placement.cpus == (None, None)
-    assert placement.idle_poll_us == 0
+@pytest.mark.parametrize(("cpus", "text"), [([], ""), ([3], "3"), ([0, 1, 2, 8], "0-2,8"), ([5, 1, 2], "1-2,5")])
+def test_lists_are_written_as_the_kernel_does(cpus: list[int], text: str) -> None:
+    assert as_list(cpus) == text
 
 
 @given(st.lists(st.integers(1, 4), min_size=1, max_size=16), st.data())

@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clockworker.shards import Shard
-from clockworker.shards._child import COUNTERS_EVERY_S
+from clockworker.shards._recorder import EVERY_S
 from tests.shards.servers import ECHO, Serve, ask
 
 KEYS: list[bytes | str | int] = [b"a", "a", "ä", "key:000000000012", 0, 1, -1, 10**30, b""]
@@ -162,7 +162,7 @@ def test_an_exception_in_a_handler_is_logged_and_ends_that_connection_only(serve
         two.sendall(b"boom\n")
         assert two.recv(100) == b"0 boom\n"
         assert two.recv(100) == b""
-        server.wait_log(r"ERROR .*\[shard 0\] a connection's handler raised\n(.*\n)+ZeroDivisionError")
+        server.wait_log(r"ERROR .*\[shard 0 default\] a connection's handler raised\n(.*\n)+ZeroDivisionError")
         assert ask(one, b"still there") == b"0 still there"
 
 
@@ -193,7 +193,7 @@ def test_the_counters_of_a_killed_shard_are_reported(serve: Serve) -> None:
     server.wait_serving()
     with server.connect() as client:
         started = time.monotonic()
-        while time.monotonic() - started < 3 * COUNTERS_EVERY_S:
+        while time.monotonic() - started < 3 * EVERY_S:
             ask(client, b"hello")
         os.kill(server.shard_pids()[0], signal.SIGKILL)
         [report] = server.wait_log(r"killed by SIGKILL after .*: (\d+) connections \((\d+) open\), (\d+) polls")
@@ -258,8 +258,8 @@ def test_every_line_of_the_log_says_who_wrote_it(serve: Serve) -> None:
     server = serve(source, "--shards", "2")
     server.wait_serving()
     server.stop()
-    assert sorted(re.findall(r"INFO +\[(shard \d)\] mine", server.log)) == ["shard 0", "shard 1"]
-    assert all(re.search(r"\[(supervisor|shard \d)\]", line) for line in server.log.splitlines())
+    assert sorted(re.findall(r"INFO +\[(shard \d) default\] mine", server.log)) == ["shard 0", "shard 1"]
+    assert all(re.search(r"\[(supervisor|shard \d( default)?)\]", line) for line in server.log.splitlines())
 
 
 def test_a_factory(serve: Serve) -> None:

@@ -96,6 +96,37 @@ def test_a_unix_socket_is_one_for_all_and_is_removed(tmp_path: Path) -> None:
     assert not os.path.exists(path)
 
 
+def test_anybody_may_connect_to_a_unix_socket_unless_told_otherwise(tmp_path: Path) -> None:
+    for mode in (0o666, 0o600):
+        path = str(tmp_path / f"{mode:o}")
+        address = UnixAddress(path) if mode == 0o666 else UnixAddress(path, mode)
+        with Listeners((address,), shards=1, backlog=8):
+            assert os.stat(path).st_mode & 0o777 == mode
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+def test_a_fixed_distribution_goes_by_the_clients_address(host: str) -> None:
+    with Listeners((TcpAddress(host, 0),), shards=3, backlog=64, distribution="fixed") as listeners:
+        sockets = [listeners.of(shard)[0] for shard in range(3)]
+        # 127.0.0.N and ::1 by their last four bytes.
+        clients = [f"127.0.0.{last}" for last in range(1, 13)] if host == "127.0.0.1" else [host] * 6
+        for client in clients:
+            with socket.socket(sockets[0].family) as connection:
+                connection.bind((client, 0))
+                connection.connect(sockets[0].getsockname())
+                expected = int.from_bytes(socket.inet_pton(connection.family, client)[-4:]) % 3
+                accepted, peer = sockets[expected].accept()
+                accepted.close()
+                assert peer[0] == client
+
+
+def test_where_the_supervisor_accepts_there_is_one_socket(tmp_path: Path) -> None:
+    addresses = (LOCAL, UnixAddress(str(tmp_path / "s")))
+    with Listeners(addresses, shards=3, backlog=8, distribution="least-connections") as listeners:
+        assert [len(listeners.of(shard)) for shard in range(3)] == [0, 0, 0]
+        assert [sock.family for sock in listeners.own] == [socket.AF_INET, socket.AF_UNIX]
+
+
 def test_a_stale_unix_socket_is_replaced(tmp_path: Path) -> None:
     path = str(tmp_path / "s")
     with socket.socket(socket.AF_UNIX) as dead:

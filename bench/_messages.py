@@ -1,0 +1,193 @@
+"""Messages one way and there and back, over any transport: how many a second, and how long.
+
+One way: one process sends for a while, and the other tells it when it has received all. There and back: it waits for each to
+come back. A message of one byte ends either.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import time
+from collections.abc import Sequence
+
+import msgspec
+import uvloop
+
+from bench._processes import together
+from bench._report import percentile
+from bench._stream import FrameProtocol
+from bench._transports import End, Open, Transport
+
+_END = b"."
+_CHUNK = 64  # messages between two looks at the clock
+
+
+class Pace(msgspec.Struct, frozen=True):
+    """Of messages of one size over one transport."""
+
+    per_second: float
+    round_trip_us: dict[str, float]  # p50, p99
+
+
+def blocking(open_transport: Open, sizes: Sequence[int], seconds: float) -> list[Pace]:
+    """A pace for each size."""
+    transport = open_transport()
+    try:
+        return together(
+            [lambda: _drive(transport, sizes, seconds), lambda: _serve(transport, sizes)],
+        )[0]
+    finally:
+        transport.close()
+
+
+def _drive(transport: Transport, sizes: Sequence[int], seconds: float) -> list[Pace]:
+    end = transport.connect[0]()
+    paces = []
+    for size in sizes:
+        body = bytes(size)
+        for _ in range(10):  # warm: one round trip each
+            end.send(body)
+            end.flush()
+            end.receive()
+        end.send(_END)
+        end.flush()
+        end.receive()
+        clock = time.perf_counter_ns
+        started = clock()
+        until = started + int(seconds * 1e9)
+        count = 0
+        chunk = max(1, min(_CHUNK, (1 << 21) // size))
+        while clock() < until:
+            for _ in range(chunk):
+                end.send(body)
+            count += chunk
+        end.send(_END)
+        end.flush()
+        end.receive()
+        per_second = count / (clock() - started) * 1e9
+        times = []
+        now = clock()
+        until = now + int(seconds * 1e9)
+        while now < until:
+            end.send(body)
+            end.flush()
+            end.receive()
+            before, now = now, clock()
+            times.append(now - before)
+        end.send(_END)
+        end.flush()
+        end.receive()
+        paces.append(Pace(per_second, microseconds_of(times)))
+    end.close()
+    return paces
+
+
+def _serve(transport: Transport, sizes: Sequence[int]) -> list[Pace]:
+    end = transport.connect[1]()
+    for _ in sizes:
+        _echo(end)
+        receive = end.receive
+        while len(receive()) > 1:
+            pass
+        end.send(_END)
+        end.flush()
+        _echo(end)
+    end.close()
+    return []
+
+
+def _echo(end: End) -> None:
+    while True:
+        body = end.receive()
+        end.send(body)
+        end.flush()
+        if len(body) == 1:
+            break
+
+
+def stream(sizes: Sequence[int], seconds: float) -> list[Pace]:
+    """The same over a Unix stream between two uvloops."""
+    one, other = socket.socketpair()
+    with one, other:
+        return together(
+            [
+                lambda: uvloop.run(_drive_stream(one, sizes, seconds)),
+                lambda: uvloop.run(_serve_stream(other, sizes)),
+            ]
+        )[0]
+
+
+async def _drive_stream(end: socket.socket, sizes: Sequence[int], seconds: float) -> list[Pace]:
+    loop = asyncio.get_running_loop()
+    waiting: asyncio.Future[None] = loop.create_future()
+
+    async def answer() -> None:
+        nonlocal waiting
+        await waiting
+        waiting = loop.create_future()
+
+    protocol = FrameProtocol(lambda body: waiting.set_result(None))
+    await loop.create_unix_connection(lambda: protocol, sock=end)
+    paces = []
+    for size in sizes:
+        body = bytes(size)
+        for _ in range(10):
+            protocol.send(body)
+            await answer()
+        protocol.send(_END)
+        await answer()
+        clock = time.perf_counter_ns
+        started = clock()
+        until = started + int(seconds * 1e9)
+        count = 0
+        chunk = max(1, min(_CHUNK, (1 << 21) // size))
+        while clock() < until:
+            for _ in range(chunk):
+                protocol.send(body)
+            count += chunk
+            await asyncio.sleep(0)  # it is written
+            await protocol.can_write.wait()
+        protocol.send(_END)
+        await answer()
+        per_second = count / (clock() - started) * 1e9
+        times = []
+        now = clock()
+        until = now + int(seconds * 1e9)
+        while now < until:
+            protocol.send(body)
+            await answer()
+            before, now = now, clock()
+            times.append(now - before)
+        protocol.send(_END)
+        await answer()
+        paces.append(Pace(per_second, microseconds_of(times)))
+    protocol.transport.close()
+    return paces
+
+
+async def _serve_stream(end: socket.socket, sizes: Sequence[int]) -> list[Pace]:
+    loop = asyncio.get_running_loop()
+    over = loop.create_future()
+    echoing = [True, False, True] * len(sizes)  # until each message that ends
+
+    def take(body: bytes) -> None:
+        if echoing[0] or len(body) == 1:
+            protocol.send(body)
+        if len(body) == 1:
+            del echoing[0]
+            if not echoing:
+                over.set_result(None)
+
+    protocol = FrameProtocol(take)
+    await loop.create_unix_connection(lambda: protocol, sock=end)
+    await over
+    await asyncio.sleep(0)
+    protocol.transport.close()  # after what it still has to write
+    return []
+
+
+def microseconds_of(times_ns: list[int]) -> dict[str, float]:
+    """Percentiles of durations."""
+    ordered = sorted(times_ns)
+    return {f"p{percent}": percentile(ordered, percent) / 1e3 for percent in (50, 99)}

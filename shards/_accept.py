@@ -1,0 +1,147 @@
+"""Accepting in a shard where the loop's own server will not do: with a limit on open connections, or where the supervisor
+accepts and hands connections over.
+
+At the limit nothing is refused. The shard takes no more, and connections wait where they are: in the listening sockets'
+queues, as long as the backlog allows, or with the supervisor, which gives them to another shard.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import socket
+from collections.abc import Callable
+
+from clockworker.executor import QueueHandle
+
+log = logging.getLogger("clockworker.shard")
+
+_AT_ONCE = 64  # connections taken in one go, so that nothing else waits long
+_NO_DESCRIPTORS_S = 0.5
+
+
+def accept_from(sock: socket.socket) -> Callable[[], socket.socket]:
+    """The source of a listening socket's connections."""
+
+    def take() -> socket.socket:
+        return sock.accept()[0]
+
+    return take
+
+
+def receive_from(sock: socket.socket) -> Callable[[], socket.socket]:
+    """The source of connections that arrive by hand."""
+
+    def take() -> socket.socket:
+        _, descriptors, _, _ = socket.recv_fds(sock, 1, 1)
+        if not descriptors:
+            raise BlockingIOError(errno.EAGAIN, "the line has ended")
+        return socket.socket(fileno=descriptors[0])
+
+    return take
+
+
+class Acceptor:
+    """Opens a connection of `factory`'s protocols for all that `sources` bring, up to `limit` at once.
+
+    changed: told how many connections have been taken and how many are open, whenever that changes.
+    """
+
+    def __init__(
+        self,
+        sources: dict[socket.socket, Callable[[], socket.socket]],
+        factory: Callable[[], asyncio.BaseProtocol],
+        queue: QueueHandle,
+        limit: int | None,
+        changed: Callable[[int, int], None],
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._sources = sources
+        self._factory = factory
+        self._queue = queue
+        self._limit = limit
+        self._changed = changed
+        self._taken = 0
+        self._open = 0
+        self._accepting = False
+        self._closed = False
+        self._connecting: set[asyncio.Task[None]] = set()
+        self._accept()
+
+    async def close(self) -> None:
+        """Take what is there, and no more, and wait until it is connected. The sources stay open."""
+        for take in self._sources.values():
+            while self._take_one(take):
+                pass
+        self._closed = True
+        self._pause()
+        await asyncio.gather(*self._connecting, return_exceptions=True)
+
+    def _accept(self) -> None:
+        if not self._accepting and not self._closed:
+            self._accepting = True
+            for sock, take in self._sources.items():
+                self._loop.add_reader(sock.fileno(), self._take, take)
+
+    def _pause(self) -> None:
+        self._accepting = False
+        for sock in self._sources:
+            self._loop.remove_reader(sock.fileno())
+
+    def _take(self, take: Callable[[], socket.socket]) -> None:
+        for _ in range(_AT_ONCE):
+            if self._limit is not None and self._open >= self._limit:
+                self._pause()
+                return
+            if not self._take_one(take):
+                return
+
+    def _take_one(self, take: Callable[[], socket.socket]) -> bool:
+        try:
+            connection = take()
+        except OSError as error:
+            if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
+                log.error("no connection can be accepted: %s", error.strerror)
+                self._pause()
+                self._loop.call_later(_NO_DESCRIPTORS_S, self._accept)
+                return False
+            return error.errno == errno.ECONNABORTED  # it left while it waited; else there is none
+        self._taken += 1
+        self._open += 1
+        self._changed(self._taken, self._open)
+        # A task of the queue: the protocol's callbacks run in the context of whoever made the connection.
+        task = self._queue.spawn(self._connect(connection), name="connect").task
+        self._connecting.add(task)
+        task.add_done_callback(self._connecting.discard)
+        return True
+
+    async def _connect(self, connection: socket.socket) -> None:
+        connected = False
+
+        def make_protocol() -> asyncio.BaseProtocol:
+            nonlocal connected
+            protocol = self._factory()
+            lost = protocol.connection_lost
+
+            def connection_lost(error: Exception | None) -> None:
+                self._lost()
+                lost(error)
+
+            protocol.connection_lost = connection_lost  # type: ignore[method-assign, assignment]
+            connected = True
+            return protocol
+
+        try:
+            connection.setblocking(False)
+            await self._loop.connect_accepted_socket(make_protocol, connection)
+        except BaseException:
+            connection.close()
+            if not connected:  # else connection_lost is called
+                self._lost()
+            raise
+
+    def _lost(self) -> None:
+        self._open -= 1
+        self._changed(self._taken, self._open)
+        self._accept()

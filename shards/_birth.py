@@ -1,0 +1,24 @@
+"""What a shard's process is born with: the variables that it is told by, and the signals that are held back."""
+
+from __future__ import annotations
+
+import signal
+
+CONTROL_VARIABLE = "CLOCKWORKER_CONTROL_FD"
+SUPERVISOR_VARIABLE = "CLOCKWORKER_SUPERVISOR_PID"
+SHARD_VARIABLE = "CLOCKWORKER_SHARD_ID"
+
+# A terminal sends these to the whole process group. A shard obeys its supervisor, not the terminal; until it has said
+# so to the kernel itself they are held back.
+TERMINAL_SIGNALS = frozenset(
+    {
+        signal.SIGHUP,
+        signal.SIGINT,
+        signal.SIGQUIT,
+        signal.SIGTERM,
+        signal.SIGTTIN,
+        signal.SIGTTOU,
+        signal.SIGUSR1,
+        signal.SIGUSR2,
+    }
+)

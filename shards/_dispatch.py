@@ -1,0 +1,153 @@
+"""Least connections: the supervisor accepts, and hands each connection to the shard that has the fewest.
+
+The kernel's hash knows nothing of load: of a few long-lived connections one shard may get most. Here the supervisor knows
+how many each shard has: those it has handed over and the shard has not yet taken, plus those that the shard says it has
+open (in the memory of its pulse). It costs the supervisor's time for every connection, some thousands a second at most;
+that is why it is a choice.
+
+A connection is never lost on the way. The supervisor keeps both ends of the line to each shard, so what a dead or
+departed shard has not taken is read back and goes to another; while no shard can take one, connections wait in the
+listening sockets' queues. A shard that stalls gets none.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import socket
+from collections import deque
+from collections.abc import Callable, Sequence
+
+from clockworker.shards._lifecycle import State
+from clockworker.shards._member import Member
+from clockworker.shards._process import ShardProcess
+
+log = logging.getLogger("clockworker.supervisor")
+
+_AT_ONCE = 64  # connections accepted in one go, so that nothing else waits long
+_RETRY_S = 0.01  # while every shard is full or stalled
+_NO_DESCRIPTORS_S = 0.5
+
+
+class Dispatcher:
+    """limit: connections that a shard may have at once. stalled: whether a shard should be spared."""
+
+    def __init__(
+        self,
+        listening: Sequence[socket.socket],
+        members: list[Member],
+        limit: int | None,
+        stalled: Callable[[ShardProcess], bool],
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._listening = listening
+        self._members = members
+        self._limit = limit
+        self._stalled = stalled
+        self._next = 0  # of equals the one whose turn it is
+        self._returned: deque[socket.socket] = deque()
+        self._accepting = False
+        self._finished = False
+        self._retry: asyncio.TimerHandle | None = None
+
+    def go_on(self) -> None:
+        """Some shard may be able to take connections again."""
+        self._cancel_retry()
+        while self._returned:
+            process = self._choose()
+            if process is None or not self._hand_over(process, self._returned.popleft()):
+                self._pause(_RETRY_S)
+                return
+        if not self._accepting:
+            self._accepting = True
+            for sock in self._listening:
+                self._loop.add_reader(sock.fileno(), self._accept, sock)
+
+    def take_back(self, process: ShardProcess) -> None:
+        """The shard has ended: what it did not take is for others."""
+        while True:
+            try:
+                _, descriptors, _, _ = socket.recv_fds(process.handover.shard_end, 1, 1)
+            except OSError:
+                break
+            self._returned.extend(socket.socket(fileno=descriptor) for descriptor in descriptors)
+        if self._finished:
+            self._close_returned()
+        elif self._returned:
+            self.go_on()
+
+    def finish(self) -> None:
+        """Accept and hand over what is in the listening sockets' queues, and no more: all are about to stop."""
+        for sock in self._listening:
+            while self._accept_one(sock):
+                pass
+        self._stop_accepting()
+        self._cancel_retry()
+        self._finished = True
+        self._close_returned()
+
+    def _close_returned(self) -> None:
+        while self._returned:
+            self._returned.popleft().close()
+
+    def _accept(self, sock: socket.socket) -> None:
+        for _ in range(_AT_ONCE):
+            if not self._accept_one(sock):
+                return
+
+    def _accept_one(self, sock: socket.socket) -> bool:
+        process = self._choose()
+        if process is None:
+            self._pause(_RETRY_S)
+            return False
+        try:
+            connection, _ = sock.accept()
+        except OSError as error:
+            if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
+                log.error("no connection can be accepted: %s", error.strerror)
+                self._pause(_NO_DESCRIPTORS_S)
+                return False
+            return error.errno == errno.ECONNABORTED  # it left while it waited; else there is none
+        if self._hand_over(process, connection):
+            return True
+        self._pause(_RETRY_S)
+        return False
+
+    def _hand_over(self, process: ShardProcess, connection: socket.socket) -> bool:
+        if not process.handover.give(connection):
+            self._returned.append(connection)
+            return False
+        connection.close()
+        return True
+
+    def _choose(self) -> ShardProcess | None:
+        """The ready shard with the fewest connections, if one may have another."""
+        count = len(self._members)
+        best: ShardProcess | None = None
+        fewest = self._limit if self._limit is not None else 1 << 62
+        for offset in range(count):
+            member = self._members[(self._next + offset) % count]
+            process = member.process
+            if process is None or member.state is not State.READY or self._stalled(process):
+                continue
+            load = process.handover.given - process.pulse.taken + process.pulse.open
+            if load < fewest:
+                best, fewest = process, load
+        self._next = (self._next + 1) % count
+        return best
+
+    def _pause(self, seconds: float) -> None:
+        self._stop_accepting()
+        self._cancel_retry()
+        self._retry = self._loop.call_later(seconds, self.go_on)
+
+    def _stop_accepting(self) -> None:
+        self._accepting = False
+        for sock in self._listening:
+            self._loop.remove_reader(sock.fileno())
+
+    def _cancel_retry(self) -> None:
+        if self._retry is not None:
+            self._retry.cancel()
+            self._retry = None

@@ -1,0 +1,92 @@
+"""When a shard's loop counts as stalled, and when as hung. Pure: times, in seconds, are arguments.
+
+A loop that turns writes the time into shared memory (`_pulse`); how old that time is, is the age judged here. An age over
+`stalled_after` is worth a report, while whatever holds up the loop can still be seen; an age over `hung_after` is the
+end.
+
+Time in which the supervisor did not run either is nobody's fault: the machine was suspended, the container frozen, the
+whole group stopped from a terminal or in a debugger. All shards look hung at the first look after it, and killing them
+all would turn a nap into an outage. So the supervisor's own looks are watched as well: of a gap between two of them no
+more than `MAX_GAP_S` counts, and the look after it judges nobody.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+
+import msgspec
+
+# A look every LOOK_S; later than MAX_GAP_S after the one before, the supervisor cannot have been running.
+LOOK_S = 0.1
+MAX_GAP_S = 0.5
+
+# How often a loop writes that it turns: it costs an idle shard a thousandth of its CPU.
+BEAT_S = 0.1
+
+
+class HealthPolicy(msgspec.Struct, frozen=True):
+    """Seconds. A stall that goes on is reported again at `again` times the age of the report before. `hung_after` 0:
+    never."""
+
+    stalled_after: float = 0.15
+    again: float = 8.0
+    hung_after: float = 30.0
+
+
+class Verdict(Enum):
+    FINE = "fine"
+    STALLED = "stalled"  # report it
+    HUNG = "hung"  # kill it
+
+
+class Looks:
+    """The supervisor's own. `lost` is the time between them in which it did not run; `lost_before`, what it was at the look
+    before."""
+
+    __slots__ = ("_last", "lost", "lost_before")
+
+    def __init__(self, now: float) -> None:
+        self._last = now
+        self.lost = self.lost_before = 0.0
+
+    def look(self, now: float) -> bool:
+        """False if this is the first look after a gap."""
+        gap = now - self._last
+        self._last = now
+        self.lost_before = self.lost
+        self.lost += max(0.0, gap - MAX_GAP_S)
+        return gap <= MAX_GAP_S
+
+
+class Health:
+    """Of one incarnation of a shard."""
+
+    __slots__ = ("_beat", "_lost", "_next_report", "_policy")
+
+    def __init__(self, policy: HealthPolicy) -> None:
+        self._policy = policy
+        self._beat = 0.0
+        self._lost = 0.0  # when this beat was written
+        self._next_report = policy.stalled_after
+
+    def see(self, beat: float, lost: float) -> None:
+        """Take note of the beat. `lost` is that of the look; at the first after a gap, of the look before, since a beat that
+        is new then may have been written before the gap."""
+        if beat != self._beat:
+            self._beat = beat
+            self._lost = lost
+            self._next_report = self._policy.stalled_after
+
+    def age(self, now: float, lost: float) -> float:
+        """Of the beat, less the time that was lost meanwhile. 0 where there is no beat, before the loop and after it."""
+        return max(0.0, now - self._beat - (lost - self._lost)) if self._beat else 0.0
+
+    def judge(self, now: float, lost: float) -> Verdict:
+        """What is to be done, at a look that is not the first after a gap."""
+        age = self.age(now, lost)
+        if self._policy.hung_after and age > self._policy.hung_after:
+            return Verdict.HUNG
+        if age > self._next_report:
+            self._next_report = age * self._policy.again
+            return Verdict.STALLED
+        return Verdict.FINE

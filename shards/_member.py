@@ -1,0 +1,47 @@
+"""A shard as the supervisor sees it: what is known of it over all its incarnations."""
+
+from __future__ import annotations
+
+import asyncio
+
+from clockworker.shards._control import ToShard
+from clockworker.shards._lifecycle import Lifecycle, RestartPolicy, Restarts, State
+from clockworker.shards._limiter import Limiter
+from clockworker.shards._process import ShardProcess
+
+
+class Member:
+    """`process` is None while there is none. There is one timer at a time, whose meaning goes with the state: the
+    start-up limit while starting, the grace while draining, the delay while backing off.
+
+    drained: the incarnation that drains has finished its own work.
+    broken: the application cannot be started as it is, and under --reload it is not tried again before it changes.
+    """
+
+    def __init__(self, id: int, cpu: int | None) -> None:
+        self.id = id
+        self.cpu = cpu
+        self.lifecycle = Lifecycle()
+        self.restarts = Restarts(RestartPolicy())
+        self.stalls = Limiter()
+        self.process: ShardProcess | None = None
+        self.timer: asyncio.TimerHandle | None = None
+        self.drained = False
+        self.broken = False
+
+    @property
+    def state(self) -> State:
+        return self.lifecycle.state
+
+    def cancel_timer(self) -> None:
+        if self.timer is not None:
+            self.timer.cancel()
+            self.timer = None
+
+    def tell(self, message: ToShard) -> None:
+        """Send it to the process, if there is one."""
+        if self.process is not None:
+            self.process.send(message)
+
+    def __str__(self) -> str:
+        return f"shard {self.id}"

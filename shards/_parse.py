@@ -1,0 +1,182 @@
+"""How each value of the configuration is read from text.
+
+A wrong one raises `ConfigurationError` with a message that names it and says what would be right; where it came from
+(option, variable or file) is added by whoever asked.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Literal, TypeVar, get_args
+
+from clockworker._errors import ConfigurationError
+from clockworker.shards._config import (
+    MAX_SHARDS,
+    METRICS_PORT,
+    Address,
+    Distribution,
+    InheritedSocket,
+    LogFormat,
+    LogLevel,
+    TcpAddress,
+    UnixAddress,
+)
+
+T = TypeVar("T")
+
+MAX_CPUS = 8192  # Linux has no more
+
+LOG_LEVELS: tuple[LogLevel, ...] = get_args(LogLevel)
+
+
+def parse_app(text: str) -> str:
+    module, colon, attribute = text.partition(":")
+    if not colon or not module or not attribute:
+        path = module.removesuffix(".py").replace("/", ".") or "app"
+        raise ConfigurationError(
+            f"{text!r} does not say what to run; give MODULE:ATTRIBUTE, for example {path}:{attribute or 'main'}"
+        )
+    if module.endswith(".py") or "/" in module:
+        path = module.removesuffix(".py").replace("/", ".")
+        raise ConfigurationError(f"{module!r} is a file name; give the module's name: {path}:{attribute}")
+    if module.startswith(".") or ".." in module or module.endswith("."):
+        raise ConfigurationError(f"{module!r} is no module's name; give it as it would be imported, for example app")
+    return text
+
+
+def parse_shards(text: str) -> int | Literal["auto"]:
+    if text == "auto":
+        return "auto"
+    return parse_int(text, 1, MAX_SHARDS, "the number of shards", or_else=", or auto for one a CPU")
+
+
+def parse_cpus(text: str) -> tuple[int, ...]:
+    """A list of CPU numbers and ranges, as taskset and cpusets write them: `0-3,8`. The order given is kept."""
+    cpus: list[int] = []
+    for part in text.split(","):
+        first, dash, last = part.strip().partition("-")
+        last = last if dash else first
+        if not (first.isdecimal() and last.isdecimal() and int(first) <= int(last) < MAX_CPUS):
+            raise ConfigurationError(f"{text!r} is not a list of CPUs; give numbers and ranges, for example 0-3,8")
+        cpus.extend(range(int(first), int(last) + 1))
+    if len(set(cpus)) != len(cpus):
+        raise ConfigurationError(f"{text!r} names a CPU twice; give each once")
+    return tuple(cpus)
+
+
+def parse_bind(text: str) -> Address:
+    """`HOST:PORT`, `[IPV6]:PORT`, `:PORT` (every IPv4 address), `unix:PATH` or `fd:N`."""
+    if text.startswith("unix:"):
+        return parse_uds(text.removeprefix("unix:"))
+    if text.startswith("fd:"):
+        return parse_fd(text.removeprefix("fd:"))
+    host, colon, port = text.rpartition(":")
+    if not colon or (":" in host and not (host.startswith("[") and host.endswith("]"))):
+        raise ConfigurationError(f"{text!r} is no address; give HOST:PORT, [IPV6]:PORT, unix:PATH or fd:N")
+    return TcpAddress(host.strip("[]") or "0.0.0.0", parse_port(port))
+
+
+def parse_binds(texts: Sequence[str]) -> tuple[Address, ...]:
+    if not texts:
+        raise ConfigurationError("there is no address; give at least one, or leave it out for 127.0.0.1:8000")
+    return tuple(parse_bind(text) for text in texts)
+
+
+def parse_uds(text: str) -> UnixAddress:
+    """PATH, or `PATH,mode=660`: who may write the file may connect."""
+    path, comma, mode = text.rpartition(",mode=")
+    if not comma:
+        path, mode = text, ""
+    elif not re.fullmatch("0?[0-7]{3}", mode):
+        raise ConfigurationError(f"{text!r}: {mode!r} is no mode of a file; give three octal digits, for example 660")
+    # sockaddr_un holds 108 bytes, the last of them a zero.
+    if not path or "\0" in path or len(path.encode()) > 107:
+        raise ConfigurationError(f"{path!r} cannot name a Unix socket; give a path of 1 to 107 bytes")
+    return UnixAddress(path, int(mode, 8)) if mode else UnixAddress(path)
+
+
+def parse_port(text: str) -> int:
+    return parse_int(text, 0, 65535, "the port")
+
+
+def parse_fd(text: str) -> InheritedSocket:
+    return InheritedSocket(parse_int(text, 0, 2**31 - 1, "the descriptor"))
+
+
+def parse_backlog(text: str) -> int:
+    return parse_int(text, 1, 65535, "the backlog")
+
+
+def parse_max_connections(text: str) -> int:
+    return parse_int(text, 1, 10_000_000, "the number of connections")
+
+
+def parse_metrics(text: str) -> TcpAddress | None:
+    """`HOST:PORT`; or on, for 127.0.0.1:9464, and off."""
+    if ":" not in text:
+        return TcpAddress("127.0.0.1", METRICS_PORT) if parse_flag(text) else None
+    address = parse_bind(text)
+    if not isinstance(address, TcpAddress):
+        raise ConfigurationError(f"{text!r} is no address for metrics; give HOST:PORT")
+    return address
+
+
+def parse_idle_poll(text: str) -> int:
+    return parse_int(text, 0, 1_000_000, "the time to poll, in microseconds,")
+
+
+def parse_seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds <= 86_400 * 365:
+        raise ConfigurationError(f"{text!r} is no time; give seconds, for example 30 or 0.5")
+    return seconds
+
+
+def parse_limit(text: str) -> float:
+    """A time that may not be 0."""
+    if (seconds := parse_seconds(text)) == 0:
+        raise ConfigurationError("0 is no limit but an end at once; give more than 0 seconds")
+    return seconds
+
+
+def parse_log_level(text: str) -> LogLevel:
+    return parse_choice(text, LOG_LEVELS, "log level")
+
+
+def parse_log_format(text: str) -> LogFormat:
+    return parse_choice(text, get_args(LogFormat), "log format")
+
+
+def parse_distribution(text: str) -> Distribution:
+    return parse_choice(text, get_args(Distribution), "distribution")
+
+
+def parse_flag(text: str) -> bool:
+    """The value of a switch that comes from the environment."""
+    value = text.strip().lower()
+    if value not in ("", "0", "false", "no", "off", "1", "true", "yes", "on"):
+        raise ConfigurationError(f"{text!r} is neither on nor off; give 1 or 0")
+    return value in ("1", "true", "yes", "on")
+
+
+def parse_choice(text: str, choices: tuple[T, ...], what: str) -> T:
+    for choice in choices:
+        if text.lower() == choice:
+            return choice
+    raise ConfigurationError(f"unknown {what} {text!r}; choose one of {', '.join(map(str, choices))}")
+
+
+def parse_int(text: str, lowest: int, highest: int, what: str, *, or_else: str = "") -> int:
+    try:
+        value = int(text)
+    except ValueError:
+        raise ConfigurationError(
+            f"{what} is {text!r}; give a whole number from {lowest} to {highest}{or_else}"
+        ) from None
+    if not lowest <= value <= highest:
+        raise ConfigurationError(f"{what} is {value}; give a whole number from {lowest} to {highest}{or_else}")
+    return value

@@ -1,0 +1,76 @@
+"""--print-config: the configuration as a `clockworker.toml` that says the same, with where each value came from.
+
+What is not set is shown as a comment.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from clockworker.shards import _toml
+from clockworker.shards._config import InheritedSocket, QueueConfig, ServeConfig
+from clockworker.shards._options import GROUPS, OPTIONS, Option
+
+_COLUMN = 44
+# Addresses are shown as `bind`, whatever they were given as; queues as tables, after all plain values.
+_ELSEWHERE = ("host", "port", "uds", "fd", "queue")
+
+
+def as_toml(config: ServeConfig, origins: Mapping[str, str], remarks: Mapping[str, str]) -> str:
+    """`origins` and `remarks` are by option; a remark is added to the origin."""
+    return "\n".join(_lines(config, origins, remarks)) + "\n"
+
+
+def _lines(config: ServeConfig, origins: Mapping[str, str], remarks: Mapping[str, str]) -> Iterator[str]:
+    def comment(name: str) -> str:
+        return "; ".join(filter(None, (origins.get(name, "default"), remarks.get(name))))
+
+    for group in GROUPS:
+        options = [o for o in OPTIONS if o.group == group and o.takes and o.name not in _ELSEWHERE]
+        if options:
+            yield f"# {group}"
+            for option in options:
+                yield _line(option.name, _value(config, option), comment(option.name))
+            yield ""
+    for queue in config.queues:
+        yield f"{'[[queue]]':{_COLUMN}}# {comment('queue')}"
+        yield from _queue(queue)
+    common = {queue.name: queue for queue in config.queues}
+    for shard, queues in sorted(config.shard_queues.items()):
+        for queue in queues:
+            if common.get(queue.name) != queue:
+                yield f"{f'[[shard.{shard}.queue]]':{_COLUMN}}# {comment('shard_queue')}"
+                yield from _queue(queue)
+
+
+def _line(name: str, value: object, comment: str) -> str:
+    if value is None:
+        return f"{f'# {name}':{_COLUMN}}# not set"
+    return f"{f'{name} = {_toml.show(value)}':{_COLUMN}}# {comment}"
+
+
+def _value(config: ServeConfig, option: Option) -> object:
+    match option.name:
+        case "no_pin":
+            return not config.pin
+        case "idle_poll":
+            return config.idle_poll_us
+        case "bind":
+            # A descriptor's name, which its text may show, is not part of its address.
+            return [f"fd:{a.fd}" if isinstance(a, InheritedSocket) else str(a) for a in config.addresses]
+        case "reload_dir":
+            return list(config.reload_dirs)
+        case "cpus":
+            return None if config.cpus is None else list(config.cpus)
+        case "metrics":
+            return None if config.metrics is None else str(config.metrics)
+        case name:
+            value: object = getattr(config, name)
+            return value
+
+
+def _queue(queue: QueueConfig) -> Iterator[str]:
+    for field in queue.__struct_fields__:
+        if (value := getattr(queue, field)) is not None:
+            yield f"{field} = {_toml.show(value)}"
+    yield ""

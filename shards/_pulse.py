@@ -1,0 +1,101 @@
+"""The pulse of a shard: a word in shared memory that its event loop writes as long as it turns. The supervisor reads it
+without the shard's help. Beside it are two more that must be read so: how many of the connections that were handed to the
+shard it has taken, and how many it has open.
+
+Behind them, in the same memfd, is room for a last resort. DUMP_SIGNAL has the handler of `faulthandler`, which needs no
+interpreter lock: it writes file, line and function of each frame there, even while C code keeps every thread of the shard
+from running. Whoever does not even do that has been stopped.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import faulthandler
+import mmap
+import os
+import signal
+import time
+from itertools import takewhile
+
+from clockworker.shards._health import BEAT_S
+
+DUMP_SIGNAL = signal.SIGRTMIN + 6
+
+_PAGE = 4096
+_BEAT, _TAKEN, _OPEN = range(3)  # words; the first is the monotonic time in ns
+_MAX_DUMP = 32 * 1024
+
+
+def create_pulse() -> int:
+    """A new pulse, without a beat yet: a memfd, close-on-exec."""
+    descriptor = os.memfd_create("clockworker-pulse", os.MFD_CLOEXEC)
+    os.ftruncate(descriptor, _PAGE)
+    return descriptor
+
+
+class PulseReader:
+    """The supervisor's side. Owns the descriptor."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self._memory = mmap.mmap(descriptor, _PAGE, prot=mmap.PROT_READ)
+        self._words = memoryview(self._memory).cast("Q")
+
+    @property
+    def beat(self) -> float:
+        """Monotonic time in seconds of the loop's last turn that it has written; 0 before the first and after the last."""
+        return self._words[_BEAT] / 1e9
+
+    @property
+    def taken(self) -> int:
+        """How many connections the shard has taken from the supervisor."""
+        return self._words[_TAKEN]
+
+    @property
+    def open(self) -> int:
+        """How many of them are open."""
+        return self._words[_OPEN]
+
+    def clear_dump(self) -> None:
+        """Make room for what the signal's handler writes. The position in the file is shared with the shard."""
+        os.ftruncate(self._descriptor, _PAGE)
+        os.lseek(self._descriptor, _PAGE, os.SEEK_SET)
+
+    def read_dump(self) -> str:
+        """The stack that the handler has written, innermost frame first, as far as it is not ours; empty if it has not
+        run."""
+        _, *frames = os.pread(self._descriptor, _MAX_DUMP, _PAGE).decode(errors="replace").splitlines() or [""]
+        return "\n".join(takewhile(lambda line: f'"{asyncio.runners.__file__}"' not in line, frames))
+
+    def close(self) -> None:
+        self._words.release()
+        self._memory.close()
+        os.close(self._descriptor)
+
+
+class Pulse:
+    """The shard's side. Beats from when `start` is called on its loop until `stop`. Owns the descriptor."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._file = os.fdopen(descriptor, "rb+", buffering=0)
+        self._memory = mmap.mmap(descriptor, _PAGE)
+        self._words = memoryview(self._memory).cast("Q")
+        faulthandler.register(DUMP_SIGNAL, file=self._file, all_threads=False)
+
+    def start(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._beat()
+
+    def stop(self) -> None:
+        """The loop ends. What comes after it is under the supervisor's other limits."""
+        self._next.cancel()
+        self._words[_BEAT] = 0
+
+    def write_connections(self, taken: int, open: int) -> None:
+        """In between the supervisor may count one connection too many, never one too few."""
+        self._words[_OPEN] = open
+        self._words[_TAKEN] = taken
+
+    def _beat(self) -> None:
+        self._words[_BEAT] = time.monotonic_ns()
+        self._next = self._loop.call_later(BEAT_S, self._beat)

@@ -1,0 +1,175 @@
+"""The supervisor's eye on the loops of its shards: reports those that stall while they do, and says which are hung.
+
+Ten times a second it looks at every pulse; what an age means is `_health`'s to say. A stalled shard's witness is asked
+what holds up the loop. If there is no answer in time the signal is tried, and if that brings nothing either, the kernel
+still knows the state of the process. A hung shard is killed by whoever was told of it; not one that a debugger has
+stopped.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+
+from clockworker.shards._health import LOOK_S, Looks, Verdict
+from clockworker.shards._member import Member
+from clockworker.shards._process import ShardProcess
+from clockworker.shards._pulse import DUMP_SIGNAL
+from clockworker.shards._witness import Testimony
+
+log = logging.getLogger("clockworker.supervisor")
+
+# How long the witness, and after it the signal's handler, have to answer.
+TESTIFY_S = 0.25
+DUMP_S = 0.1
+
+# A shard that has nothing to show may only have had no CPU. It is left alone for so long.
+STARVED_S = 1.0
+
+_STATES = {
+    "R": "running",
+    "S": "asleep in a system call",
+    "D": "waiting for a device",
+    "T": "stopped by a signal",
+    "t": "stopped by a debugger",
+}
+_STOPPED = (_STATES["T"], _STATES["t"])
+
+
+class Stall(msgspec.Struct, frozen=True):
+    """One look at a loop that does not turn.
+
+    age: seconds since it last did.
+    testimony: None if the shard's own thread could not run. Then `dump` is what the signal's handler wrote, if anything.
+    state: of the process, as the kernel has it.
+    """
+
+    shard: int
+    pid: int
+    age: float
+    testimony: Testimony | None
+    dump: str
+    state: str
+
+    @property
+    def is_seen(self) -> bool:
+        """Whether there is something to see: code of the application, or a process that has been stopped."""
+        return bool(self.testimony.stack if self.testimony is not None else self.dump) or self.state in _STOPPED
+
+    def __str__(self) -> str:
+        what = f"shard {self.shard} (pid {self.pid}) has not come back to its loop for {self.age:.2f} s: "
+        if self.testimony is None:
+            if not self.dump:
+                return f"{what}no Python stack to be had, the process is {self.state}"
+            return f"{what}code that keeps the interpreter's lock, the process is {self.state}\n{self.dump}"
+        if self.testimony.queue is not None:
+            what += f"queue {self.testimony.queue!r}, "
+        what += f"task {self.testimony.task!r}" if self.testimony.task is not None else "no task"
+        return f"{what}, the process is {self.state}\n{self.testimony.stack or '  not in code of the application'}"
+
+
+class Watch:
+    """report: told of each look at a stalled shard. hung: told of a ready shard that should be killed, and the age of
+    its last beat."""
+
+    def __init__(
+        self, members: list[Member], report: Callable[[Stall], None], hung: Callable[[Member, float], None]
+    ) -> None:
+        self._members = members
+        self._report = report
+        self._hung = hung
+        self._asked: dict[ShardProcess, asyncio.TimerHandle] = {}
+        self._traced: set[ShardProcess] = set()
+
+    def start(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._looks = Looks(self._loop.time())
+        self._loop.call_later(LOOK_S, self._look)
+
+    def add(self, member: Member, process: ShardProcess) -> None:
+        self._loop.add_reader(process.witness.fileno(), self._testified, member, process)
+
+    def remove(self, process: ShardProcess) -> None:
+        self._loop.remove_reader(process.witness.fileno())
+        self._traced.discard(process)
+        if process in self._asked:
+            self._asked.pop(process).cancel()
+
+    def stalled(self, process: ShardProcess) -> bool:
+        """Whether its loop has not turned at the last two looks."""
+        return self._age(process) > 2 * LOOK_S
+
+    def _look(self) -> None:
+        now = self._loop.time()
+        awake = self._looks.look(now)
+        for member in self._members:
+            process = member.process
+            if process is None or process.killed:
+                continue
+            process.health.see(process.pulse.beat, self._looks.lost if awake else self._looks.lost_before)
+            if awake:
+                self._judge(member, process, now)
+        self._loop.call_later(LOOK_S, self._look)
+
+    def _judge(self, member: Member, process: ShardProcess, now: float) -> None:
+        match process.health.judge(now, self._looks.lost):
+            case Verdict.STALLED if process not in self._asked:
+                process.witness.ask()
+                self._asked[process] = self._loop.call_later(TESTIFY_S, self._no_testimony, member, process)
+            case Verdict.HUNG if not self._is_traced(member, process):
+                self._hung(member, self._age(process))
+
+    def _testified(self, member: Member, process: ShardProcess) -> None:
+        testimony = process.witness.receive()
+        if testimony is None:
+            self._loop.remove_reader(process.witness.fileno())  # its end shows at the pidfd
+        elif process in self._asked:
+            self._asked.pop(process).cancel()
+            self._tell(member, process, testimony, "")
+
+    def _no_testimony(self, member: Member, process: ShardProcess) -> None:
+        process.pulse.clear_dump()
+        process.send_signal(DUMP_SIGNAL)
+        self._asked[process] = self._loop.call_later(DUMP_S, self._dumped, member, process)
+
+    def _dumped(self, member: Member, process: ShardProcess) -> None:
+        del self._asked[process]
+        self._tell(member, process, None, process.pulse.read_dump())
+
+    def _tell(self, member: Member, process: ShardProcess, testimony: Testimony | None, dump: str) -> None:
+        stall = Stall(member.id, process.pid, self._age(process), testimony, dump, process_state(process.pid))
+        if stall.age <= LOOK_S:
+            return  # it is over, and what was seen is not what held up the loop
+        if stall.is_seen or stall.age > STARVED_S:
+            self._report(stall)
+
+    def _age(self, process: ShardProcess) -> float:
+        process.health.see(process.pulse.beat, self._looks.lost)
+        return process.health.age(self._loop.time(), self._looks.lost)
+
+    def _is_traced(self, member: Member, process: ShardProcess) -> bool:
+        tracer = _status(process.pid).get("TracerPid", "0")
+        if tracer == "0":
+            return False
+        if process not in self._traced:
+            self._traced.add(process)
+            log.warning("%s does not turn its loop, but pid %s traces it: not killed", member, tracer)
+        return True
+
+
+def process_state(pid: int) -> str:
+    """In words. The process is ours and not reaped, so the pid is its own."""
+    letter = _status(pid).get("State", "?")[:1]
+    return _STATES.get(letter, "gone" if letter in "?XZ" else f"in state {letter}")
+
+
+def _status(pid: int) -> dict[str, str]:
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return {}
+    return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}

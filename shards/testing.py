@@ -1,0 +1,237 @@
+"""For tests of applications: run one on real shards, reach its addresses and its services, kill a shard, read the log.
+
+    from clockworker.shards.testing import serving
+
+    def test_a_value_survives_its_neighbours_death():
+        with serving("app:main", shards=2, options=["--queue", "foreground:8"]) as server:
+            server.call(0, Store.set, b"key", b"value")     # on shard 0; typed as the method is
+            server.kill(1)                                  # and wait for its successor
+            assert server.call(0, Store.get, b"key") == b"value"
+            with server.connect() as client: ...
+
+The shards are those of `clockworker-serve`, processes and all; nothing is simulated. When the block ends, however it does,
+they are stopped, and when the process of the test is killed they die with it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Concatenate, ParamSpec, TypeVar, get_type_hints
+
+import msgspec
+
+from clockworker._errors import ApplicationError, RemoteError
+from clockworker.shards._agent import APPLICATION_VARIABLE, SOCKETS_VARIABLE, Answer, Question, receive, send
+from clockworker.shards._host import die_with_parent
+
+__all__ = ["Server", "serving"]
+
+T = TypeVar("T")
+P = ParamSpec("P")
+
+_PARENT_VARIABLE = "CLOCKWORKER_TESTING_PARENT"
+_LOOK_S = 0.005
+
+
+@contextmanager
+def serving(
+    app: str | Callable[..., Coroutine[Any, Any, object]],
+    *,
+    shards: int = 2,
+    options: Sequence[str] = (),
+    environment: Mapping[str, str] | None = None,
+    app_dir: str | os.PathLike[str] = ".",
+    timeout: float = 30.0,
+) -> Iterator[Server]:
+    """Run `app` while the block lasts, on a free port of 127.0.0.1 unless `options` say otherwise.
+
+    app: MODULE:ATTRIBUTE, or the function itself if it has a place in a module. It is imported anew by every shard, with
+    this process's `sys.path`.
+    options: more of those of clockworker-serve. Where there are more shards than CPUs they share them, unpinned.
+    environment: variables to set beside this process's own.
+    timeout: seconds that any one wait may take.
+
+    Raises `ApplicationError`, with the log, if the application cannot be started.
+    """
+    name = app if isinstance(app, str) else f"{app.__module__}:{app.__qualname__}"
+    with tempfile.TemporaryDirectory(prefix="clockworker-") as directory:
+        server = Server(name, shards, options, environment or {}, app_dir, timeout, Path(directory))
+        try:
+            server.wait_log("serving with")
+            yield server
+        finally:
+            server.stop()
+
+
+class Server:
+    """Made by `serving`. All methods block; in an async test call them with `asyncio.to_thread`. Waits that take too long
+    raise `TimeoutError`, and `ApplicationError` if the server has ended meanwhile; both show the log."""
+
+    def __init__(
+        self,
+        app: str,
+        shards: int,
+        options: Sequence[str],
+        environment: Mapping[str, str],
+        app_dir: str | os.PathLike[str],
+        timeout: float,
+        directory: Path,
+    ) -> None:
+        self.shards = shards
+        self._timeout = timeout
+        self._sockets = directory
+        self._log_path = directory / "log"
+        variables = {
+            _PARENT_VARIABLE: str(os.getpid()),
+            APPLICATION_VARIABLE: app,
+            SOCKETS_VARIABLE: str(directory),
+            "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+        }
+        bound = {"--bind", "-b", "--port", "-p", "--host", "--uds", "--fd"} & {
+            option.partition("=")[0] for option in options
+        }
+        command = [sys.executable, "-m", "clockworker.shards.testing", "clockworker.shards._agent:make", "--factory"]
+        command += ["--app-dir", os.fspath(app_dir), "--shards", str(shards), *([] if bound else ["--port", "0"])]
+        if shards > len(os.sched_getaffinity(0)):
+            command.append("--no-pin")
+        with self._log_path.open("wb") as log:
+            self._process = subprocess.Popen(
+                [*command, *options],
+                env={**os.environ, **environment, **variables},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+
+    @property
+    def log(self) -> str:
+        """Everything that supervisor and shards have written, to standard output and standard error."""
+        return self._log_path.read_text(errors="replace")
+
+    @property
+    def addresses(self) -> list[str]:
+        """What the server listens on: `127.0.0.1:41234`, `unix:/path`."""
+        return re.findall(r"listening on (\S+)$", self.log, re.MULTILINE)
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Host and port of the first TCP address."""
+        for address in self.addresses:
+            if match := re.fullmatch(r"\[?([^\]/]+?)\]?:(\d+)", address):
+                return match[1], int(match[2])
+        raise LookupError(f"the server has no TCP address, only {', '.join(self.addresses)}")
+
+    def connect(self) -> socket.socket:
+        """A new connection to `address`."""
+        return socket.create_connection(self.address, timeout=self._timeout)
+
+    @property
+    def supervisor_pid(self) -> int:
+        return self._process.pid
+
+    def pid(self, shard: int) -> int:
+        """The process of the shard's newest incarnation that has been ready."""
+        found = re.findall(rf"shard {shard} ready on .*, pid (\d+)", self.log)
+        if not found:
+            raise LookupError(f"shard {shard} has not been ready; there are 0 to {self.shards - 1}")
+        return int(found[-1])
+
+    def call(
+        self,
+        shard: int,
+        method: Callable[Concatenate[Any, P], Coroutine[Any, Any, T]],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> T:
+        """Call a method of the instance of a service that the application has started on this shard: `Store.get`.
+
+        Any method will do, `@remote` or not, as long as msgspec encodes what goes in and out. Raises `RemoteError` for an
+        exception of the method, a service that has not been started, and a shard that dies meanwhile.
+        """
+        question = Question(method.__module__, method.__qualname__, list(args), dict(kwargs))
+        try:
+            with socket.socket(socket.AF_UNIX) as connection:
+                connection.settimeout(self._timeout)
+                connection.connect(str(self._sockets / f"shard-{shard}"))
+                send(connection, question)
+                answer = receive(connection, Answer)
+        except OSError as error:
+            raise RemoteError(f"shard {shard} does not answer: {error}", type(error).__name__, "") from error
+        if answer.error is not None:
+            raise RemoteError(f"{method.__qualname__} on shard {shard}: {answer.error}", answer.type_name, answer.trace)
+        result: T = msgspec.msgpack.decode(answer.result, type=get_type_hints(method).get("return", Any))
+        return result
+
+    def kill(self, shard: int, number: int = signal.SIGKILL, *, wait: bool = True) -> None:
+        """Send the shard a signal, and wait until its successor is ready."""
+        before = self.pid(shard)
+        os.kill(before, number)
+        if wait:
+            self._wait(lambda: self.pid(shard) != before, f"shard {shard} is not back")
+
+    def replace(self) -> None:
+        """Replace all shards, one at a time, as SIGHUP does, and wait until that is done."""
+        before = [self.pid(shard) for shard in range(self.shards)]
+        self._process.send_signal(signal.SIGHUP)
+        self._wait(
+            lambda: all(self.pid(shard) != pid for shard, pid in enumerate(before)), "not all shards have been replaced"
+        )
+
+    def wait_log(self, pattern: str, times: int = 1) -> list[re.Match[str]]:
+        """Wait until the regular expression is found in the log so often, and return all of what is found."""
+        found: list[re.Match[str]] = []
+
+        def look() -> bool:
+            found[:] = re.finditer(pattern, self.log, re.MULTILINE)
+            return len(found) >= times
+
+        self._wait(look, f"{pattern!r} is not in the log {times} times")
+        return found
+
+    def stop(self) -> int:
+        """Stop in good order, and kill what does not stop in time. Returns the exit status."""
+        self._process.terminate()
+        try:
+            return self._process.wait(self._timeout)
+        except subprocess.TimeoutExpired:
+            return self._process.wait()
+        finally:
+            with contextlib.suppress(ProcessLookupError):  # the session's last process may be gone
+                os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+
+    def _wait(self, condition: Callable[[], bool], what: str) -> None:
+        deadline = time.monotonic() + self._timeout
+        while True:
+            ended = self._process.poll()  # before the log is read: what is said until then counts
+            if condition():
+                return
+            if ended is not None:
+                raise ApplicationError(f"the server ended with status {ended}:\n{self.log}")
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"{what} after {self._timeout:g} s:\n{self.log}")
+            time.sleep(_LOOK_S)
+
+
+def _main() -> None:
+    if not die_with_parent(int(os.environ.pop(_PARENT_VARIABLE))):
+        sys.exit(1)
+    from clockworker.shards._cli import main
+
+    main()
+
+
+if __name__ == "__main__":
+    _main()

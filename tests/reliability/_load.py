@@ -1,0 +1,87 @@
+"""Load on a server: clients that keep a rate, and what became of each of their requests."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from contextlib import suppress
+
+import msgspec
+
+
+class Outcome(msgspec.Struct, frozen=True):
+    """One request. `said` is what the server answered, or the error of a connection that ended without an answer; `pid` is
+    that of the shard at the other end, 0 if it has not answered on this connection. Times are monotonic, in seconds."""
+
+    started: float
+    ended: float
+    pid: int
+    said: str
+
+
+class Load:
+    """Runs in a thread while the block lasts: `rate` requests a second, `each` of them on a connection."""
+
+    def __init__(self, address: tuple[str, int], rate: int, *, each: int, line: bytes) -> None:
+        self.outcomes: list[Outcome] = []
+        self.refused = 0  # connections that were not accepted
+        self.closed: list[Outcome] = []  # requests that found a connection of earlier ones closed; clients ask again
+        self._address = address
+        self._interval = each / rate
+        self._each = each
+        self._line = line
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._run()))
+
+    def __enter__(self) -> Load:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+        self._thread.join()
+
+    def bad(self) -> list[Outcome]:
+        return [outcome for outcome in self.outcomes if outcome.said != "ok"]
+
+    async def _run(self) -> None:
+        clients: set[asyncio.Task[None]] = set()
+        due = time.monotonic()
+        while not self._done.is_set():
+            task = asyncio.create_task(self._client())
+            clients.add(task)
+            task.add_done_callback(clients.discard)
+            due += self._interval
+            await asyncio.sleep(max(0.0, due - time.monotonic()))
+        await asyncio.gather(*clients)
+
+    async def _client(self) -> None:
+        try:
+            async with asyncio.timeout(10):
+                reader, writer = await asyncio.open_connection(*self._address)
+        except OSError:
+            self.refused += 1
+            return
+        pid = 0
+        for _ in range(self._each):
+            started, answer = time.monotonic(), b""
+            try:
+                async with asyncio.timeout(10):
+                    writer.write(self._line)
+                    answer = await reader.readline()
+                said = "no answer"
+                if answer:
+                    text, said = answer.decode().split()
+                    pid = int(text)
+            except OSError as error:
+                said = type(error).__name__
+            outcome = Outcome(started, time.monotonic(), pid, said)
+            if answer:
+                self.outcomes.append(outcome)
+                continue
+            (self.closed if pid else self.outcomes).append(outcome)
+            break
+        writer.close()
+        with suppress(OSError):
+            await writer.wait_closed()

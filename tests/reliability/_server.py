@@ -1,0 +1,69 @@
+"""The server that the checks of processes run: `python -m tests.reliability` starts it on real shards.
+
+A line `call` asks the next shard, too; each request takes 2 ms and is answered with the pid of who answered.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+
+import clockworker as cw
+
+REQUEST_S = 0.002
+
+
+class Peer:
+    """What shards ask of each other, and the checks of them."""
+
+    def __init__(self, shard: cw.Shard) -> None:
+        self.shard = shard
+        self.all: cw.Sharded[Peer]
+
+    @cw.remote
+    async def die(self) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+        await asyncio.sleep(3600)
+
+    @cw.remote
+    async def answer(self) -> int:
+        await asyncio.sleep(REQUEST_S)
+        return os.getpid()
+
+    @cw.remote
+    async def block(self) -> None:
+        asyncio.get_running_loop().call_later(0.01, time.sleep, 3600)
+
+    @cw.remote
+    async def time_of_death(self, peer: int) -> float:
+        """Seconds until a call to a peer that dies in it has ended."""
+        started = time.monotonic()
+        try:
+            await self.all.on(peer).die()
+        except cw.ShardDied:
+            return time.monotonic() - started
+        raise AssertionError("the call came back")
+
+
+async def main(shard: cw.Shard) -> None:
+    peers = await shard.start(Peer)
+    peers.local.all = peers
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while line := await reader.readline():
+            if line == b"call\n":
+                try:
+                    await peers.on((shard.id + 1) % shard.count).answer()
+                    said = "ok"
+                except cw.CallError as error:
+                    said = type(error).__name__
+            else:
+                await asyncio.sleep(REQUEST_S)
+                said = "ok"
+            writer.write(f"{os.getpid()} {said}\n".encode())
+            await writer.drain()
+
+    await shard.start_server(handle)
+    await shard.wait_stopped()

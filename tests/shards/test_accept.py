@@ -1,0 +1,89 @@
+"""A limit on open connections where the shards themselves accept."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.shards.servers import ECHO, Serve, ask
+
+
+@pytest.mark.parametrize("by", ["option", "argument"])
+def test_at_the_limit_connections_wait_until_one_is_closed(serve: Serve, by: str) -> None:
+    source = ECHO if by == "option" else ECHO.replace("start_server(handle)", "start_server(handle, max_connections=2)")
+    server = serve(source, "--shards", "1", *(("--max-connections", "2") if by == "option" else ()))
+    server.wait_serving()
+    with server.connect() as one, server.connect() as two:
+        assert ask(one, b"hello") == ask(two, b"hello") == b"0 hello"
+        with server.connect() as late:
+            late.sendall(b"late\n")
+            late.settimeout(0.3)
+            with pytest.raises(TimeoutError):
+                late.recv(100)
+            one.close()
+            late.settimeout(20)
+            assert late.recv(100) == b"0 late\n"
+
+
+def test_what_waited_at_the_limit_is_served_before_the_stop(serve: Serve) -> None:
+    server = serve(ECHO, "--shards", "1", "--max-connections", "1")
+    server.wait_serving()
+    with server.connect() as one, server.connect() as late:
+        assert ask(one, b"hello") == b"0 hello"
+        late.sendall(b"late\n")
+        assert server.stop() == 0
+        assert one.recv(100) == b""
+        assert late.recv(100) == b"0 late\n"
+
+
+def test_a_limit_of_0_is_an_error(serve: Serve) -> None:
+    server = serve(ECHO.replace("start_server(handle)", "start_server(handle, max_connections=0)"), "--shards", "1")
+    assert server.wait_exit() == 3
+    assert "max_connections is 0; give a whole number from 1" in server.log
+
+
+READS = {
+    "a line": "await reader.readline()",
+    "a head": "await reader.readuntil(b'\\r\\n\\r\\n')",
+    "a body": "await reader.readexactly(100)",
+    "anything": "while await reader.read(1) != b'.': pass",
+}
+
+
+@pytest.mark.parametrize("read", READS.values(), ids=READS)
+def test_a_slow_client_is_left(serve: Serve, read: str) -> None:
+    source = f"""
+async def main(shard):
+    async def handle(reader, writer):
+        {read}
+        writer.write(b"done\\n")
+
+    await shard.start_server(handle, read_timeout=0.5)
+    await shard.wait_stopped()
+"""
+    server = serve(source, "--shards", "1")
+    server.wait_serving()
+    with server.connect() as slow, server.connect() as quick:
+        quick.sendall(b"x" * 96 + b"\r\n\r\n.")
+        assert quick.recv(100) == b"done\n"
+        if "read(1)" not in read:
+            slow.sendall(b"x")  # and no more
+        assert slow.recv(100) == b""
+    assert server.stop() == 0
+    assert "ERROR" not in server.log
+
+
+def test_a_handler_may_answer_a_slow_client(serve: Serve) -> None:
+    source = """
+async def main(shard):
+    async def handle(reader, writer):
+        try:
+            await reader.readline()
+        except TimeoutError:
+            writer.write(b"408")
+
+    await shard.start_server(handle, read_timeout=0.1)
+    await shard.wait_stopped()
+"""
+    server = serve(source, "--shards", "1")
+    with server.connect() as slow:
+        assert slow.recv(100) == b"408"

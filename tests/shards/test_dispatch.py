@@ -1,0 +1,149 @@
+"""Least connections: the supervisor accepts and hands over, and no connection is lost on the way."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack
+
+import pytest
+
+from tests.shards.servers import ECHO, Serve, Server, ask, eventually
+
+HANDED = ("--distribution", "least-connections")
+
+
+@pytest.fixture
+def opened() -> Iterator[ExitStack]:
+    with ExitStack() as stack:
+        yield stack
+
+
+def started(serve: Serve, *arguments: str, source: str = ECHO, shards: int = 2) -> Server:
+    server = serve(source, "--shards", str(shards), *HANDED, *arguments)
+    server.wait_serving()
+    return server
+
+
+def connect(server: Server, opened: ExitStack, count: int) -> list[socket.socket]:
+    return [opened.enter_context(server.connect()) for _ in range(count)]
+
+
+def where(connection: socket.socket) -> int:
+    return int(ask(connection, b"hello").split()[0])
+
+
+def test_the_shard_with_the_fewest_is_next(serve: Serve, opened: ExitStack) -> None:
+    server = started(serve, shards=3)
+    shards = [where(connection) for connection in connect(server, opened, 30)]
+    assert [shards.count(shard) for shard in range(3)] == [10, 10, 10]
+
+
+def test_every_kind_of_socket(serve: Serve, opened: ExitStack, tmp_path: object) -> None:
+    inherited = opened.enter_context(socket.create_server(("127.0.0.1", 0)))
+    binds = ("--port", "0", "--bind", f"unix:{tmp_path}/s", "--fd", str(inherited.fileno()))
+    server = serve(ECHO, "--shards", "2", *HANDED, bind=binds, fds=[inherited.fileno()])
+    server.wait_serving()
+    connections = connect(server, opened, 2)
+    for _ in range(2):
+        connections.append(opened.enter_context(socket.socket(socket.AF_UNIX)))
+        connections[-1].connect(f"{tmp_path}/s")
+        connections.append(opened.enter_context(socket.create_connection(inherited.getsockname())))
+    shards = [where(connection) for connection in connections]
+    assert shards.count(0) == shards.count(1) == 3
+    assert server.stop() == 0
+
+
+def test_what_a_killed_shard_had_not_taken_goes_to_another(serve: Serve, opened: ExitStack) -> None:
+    server = started(serve)
+    pid = server.shard_pids()[1]
+    os.kill(pid, signal.SIGSTOP)
+    connections = connect(server, opened, 4)  # soon enough after it that two of them are handed to the stopped one
+    os.kill(pid, signal.SIGKILL)
+    assert {where(connection) for connection in connections} <= {0, 1}
+
+
+def test_a_shard_that_stalls_is_spared(serve: Serve, opened: ExitStack) -> None:
+    server = started(serve)
+    os.kill(server.shard_pids()[1], signal.SIGSTOP)
+    server.wait_log("shard 1 .* the process is stopped by a signal")
+    assert {where(connection) for connection in connect(server, opened, 5)} == {0}
+    os.kill(server.shard_pids()[1], signal.SIGCONT)
+    eventually(lambda: where(connect(server, opened, 1)[0]) == 1, "it is spared no longer")
+
+
+def test_at_the_limit_connections_wait_until_there_is_room(serve: Serve, opened: ExitStack) -> None:
+    server = started(serve, "--max-connections", "3")
+    first = connect(server, opened, 6)
+    assert sorted(map(where, first)) == [0, 0, 0, 1, 1, 1]
+    late = connect(server, opened, 1)[0]
+    late.sendall(b"late\n")
+    late.settimeout(0.3)
+    with pytest.raises(TimeoutError):
+        late.recv(100)
+    freed = where(first[0])
+    first[0].close()
+    late.settimeout(20)
+    assert late.recv(100) == b"%d late\n" % freed
+
+
+def test_hup_and_kill_under_load(serve: Serve) -> None:
+    server = started(serve)
+    failed: list[Exception] = []
+    answered = 0
+    done = threading.Event()
+
+    def requests() -> None:
+        nonlocal answered
+        while not done.is_set():
+            try:
+                with server.connect() as client:
+                    ask(client, b"hello")
+                answered += 1
+            except Exception as error:
+                failed.append(error)
+
+    threads = [threading.Thread(target=requests) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    try:
+        server.send(signal.SIGHUP)
+        server.wait_log("shard . ready", 4)
+        assert failed == []
+        eventually(lambda: answered > 100, "some load")
+        assert server.stop() == 0
+    finally:
+        done.set()
+        for thread in threads:
+            thread.join()
+    assert all(isinstance(error, ConnectionRefusedError) for error in failed), failed
+
+
+PROTOCOL = """
+import asyncio
+
+async def main(shard):
+    class Echo(asyncio.Protocol):
+        def connection_made(self, transport):
+            self.transport = transport
+
+        def data_received(self, data):
+            self.transport.write(b"%d %s" % (shard.id, data))
+
+    await shard.create_server(Echo)
+    await shard.wait_stopped()
+"""
+
+
+def test_the_connections_of_a_protocol_count_too(serve: Serve, opened: ExitStack) -> None:
+    server = started(serve, source=PROTOCOL)
+    connections = connect(server, opened, 10)
+    shards = [where(connection) for connection in connections]
+    assert shards.count(0) == shards.count(1) == 5
+    for connection, shard in zip(connections, shards, strict=True):
+        if shard == 0:
+            connection.close()
+    eventually(lambda: {where(connection) for connection in connect(server, opened, 3)} == {0}, "its places are free")

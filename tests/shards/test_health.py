@@ -1,0 +1,108 @@
+"""Policy: times are arguments."""
+
+from __future__ import annotations
+
+import pytest
+
+from clockworker.shards._health import LOOK_S, MAX_GAP_S, Health, HealthPolicy, Looks, Verdict
+
+POLICY = HealthPolicy(stalled_after=0.15, again=8.0, hung_after=2.0)
+
+
+class Machine:
+    """A supervisor that looks at one shard, whose loop writes its beat at each look unless it is held up."""
+
+    def __init__(self, policy: HealthPolicy = POLICY) -> None:
+        self.now = 1000.0
+        self.beat = 1000.0
+        self.looks = Looks(self.now)
+        self.health = Health(policy)
+
+    def run(self, seconds: float, *, turns: bool) -> list[tuple[float, Verdict]]:
+        """What was found, and when, in seconds from here."""
+        start, found = self.now, []
+        while self.now - start < seconds - LOOK_S / 2:
+            self.now += LOOK_S
+            if turns:
+                self.beat = self.now - 0.01
+            awake = self.looks.look(self.now)
+            self.health.see(self.beat, self.looks.lost if awake else self.looks.lost_before)
+            if awake:
+                verdict = self.health.judge(self.now, self.looks.lost)
+                if verdict is not Verdict.FINE:
+                    found.append((round(self.now - start, 1), verdict))
+        return found
+
+    def sleep(self, seconds: float, *, beat: bool = False) -> None:
+        """Nobody runs, the clock does. There may be one more beat before, that no look has seen."""
+        if beat:
+            self.beat = self.now + LOOK_S / 2
+        self.now += seconds
+
+
+def test_a_loop_that_turns_is_fine() -> None:
+    assert Machine().run(100.0, turns=True) == []
+
+
+def test_a_stall_is_reported_at_once_and_ever_more_rarely_until_it_is_the_end() -> None:
+    machine = Machine()
+    (first, *rest) = machine.run(2.2, turns=False)
+    assert first == (0.2, Verdict.STALLED)
+    assert rest[0][1] is Verdict.STALLED
+    assert {verdict for _, verdict in rest[1:]} == {Verdict.HUNG}
+    assert rest[0][0] == pytest.approx(0.2 * POLICY.again, abs=2 * LOOK_S)
+    assert rest[1][0] == pytest.approx(POLICY.hung_after, abs=2 * LOOK_S)
+
+
+def test_each_stall_is_reported_anew() -> None:
+    machine = Machine()
+    assert machine.run(0.3, turns=False) == [(0.2, Verdict.STALLED)]
+    assert machine.run(0.3, turns=True) == []
+    assert machine.run(0.3, turns=False) == [(0.2, Verdict.STALLED)]
+
+
+def test_without_a_limit_nothing_is_hung() -> None:
+    found = Machine(HealthPolicy(hung_after=0.0)).run(1000.0, turns=False)
+    assert {verdict for _, verdict in found} == {Verdict.STALLED}
+    assert len(found) == 5  # 0.2, 1.6, 13, 100, 800
+
+
+def test_before_the_first_beat_nothing_is_expected() -> None:
+    machine = Machine()
+    machine.beat = 0.0
+    assert machine.run(100.0, turns=False) == []
+
+
+def test_after_a_nap_of_the_whole_machine_nobody_is_blamed() -> None:
+    machine = Machine()
+    machine.run(1.0, turns=True)
+    machine.sleep(3600.0)
+    assert machine.run(1.0, turns=True) == []
+
+
+@pytest.mark.parametrize("beat", [False, True])
+def test_shards_may_take_longer_to_wake_up(beat: bool) -> None:
+    machine = Machine()
+    machine.run(1.0, turns=True)
+    machine.sleep(3600.0, beat=beat)
+    assert machine.run(0.2, turns=False) in ([], [(0.2, Verdict.STALLED)])
+    assert machine.run(1.0, turns=True) == []
+
+
+def test_a_shard_that_is_hung_is_found_in_spite_of_a_nap_and_not_sooner() -> None:
+    machine = Machine()
+    machine.run(1.0, turns=True)
+    machine.run(1.0, turns=False)
+    machine.sleep(3600.0)
+    hung = [when for when, verdict in machine.run(2.0, turns=False) if verdict is Verdict.HUNG]
+    assert hung[0] == pytest.approx(POLICY.hung_after - 1.0 - MAX_GAP_S, abs=2 * LOOK_S)
+
+
+def test_naps_before_a_stall_do_not_delay_its_discovery() -> None:
+    machine = Machine()
+    for _ in range(5):
+        machine.run(1.0, turns=True)
+        machine.sleep(10.0)
+    machine.run(1.0, turns=True)
+    hung = [when for when, verdict in machine.run(2.5, turns=False) if verdict is Verdict.HUNG]
+    assert hung[0] == pytest.approx(POLICY.hung_after, abs=2 * LOOK_S)

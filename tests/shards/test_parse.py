@@ -1,0 +1,150 @@
+from __future__ import annotations
+
+import contextlib
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from clockworker._errors import ConfigurationError
+from clockworker.shards import _parse as parse
+from clockworker.shards._config import InheritedSocket, TcpAddress, UnixAddress
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("127.0.0.1:80", TcpAddress("127.0.0.1", 80)),
+        (":8000", TcpAddress("0.0.0.0", 8000)),
+        ("[::1]:0", TcpAddress("::1", 0)),
+        ("unix:/run/app.sock", UnixAddress("/run/app.sock")),
+        ("unix:/run/app.sock,mode=660", UnixAddress("/run/app.sock", 0o660)),
+        ("fd:3", InheritedSocket(3)),
+    ],
+)
+def test_bind(text: str, expected: object) -> None:
+    assert parse.parse_bind(text) == expected
+
+
+def test_addresses_are_shown_as_they_are_written() -> None:
+    for text in ("127.0.0.1:80", "[::1]:8000", "unix:/run/app.sock", "fd:3"):
+        assert str(parse.parse_bind(text)) == text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "8000",
+        "::1:80",
+        "localhost",
+        "localhost:",
+        "host:65536",
+        "unix:",
+        "unix:" + "x" * 108,
+        "unix:s,mode=999",
+        "fd:",
+        "fd:x",
+    ],
+)
+def test_wrong_bind(text: str) -> None:
+    with pytest.raises(ConfigurationError):
+        parse.parse_bind(text)
+
+
+@pytest.mark.parametrize(("text", "expected"), [("0", (0,)), ("0-3,8", (0, 1, 2, 3, 8)), ("3,1", (3, 1))])
+def test_cpus(text: str, expected: tuple[int, ...]) -> None:
+    assert parse.parse_cpus(text) == expected
+
+
+@pytest.mark.parametrize("text", ["", "a", "3-1", "0,0", "0-2,1", "-1", "1-", "0,,1", "0-99999999999"])
+def test_wrong_cpus(text: str) -> None:
+    with pytest.raises(ConfigurationError):
+        parse.parse_cpus(text)
+
+
+@given(st.sets(st.integers(0, 300), min_size=1).map(sorted))
+def test_cpus_come_back_from_any_list(cpus: list[int]) -> None:
+    assert parse.parse_cpus(",".join(map(str, cpus))) == tuple(cpus)
+
+
+def test_shards() -> None:
+    assert parse.parse_shards("auto") == "auto"
+    assert parse.parse_shards("3") == 3
+    for text in ("0", "-1", "many", "1.5", "1025"):
+        with pytest.raises(ConfigurationError, match="give a whole number from 1 to 1024, or auto"):
+            parse.parse_shards(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "hint"),
+    [
+        ("app", "app:main"),
+        ("app:", "app:main"),
+        (":main", "app:main"),
+        ("app.py", "app:main"),
+        ("src/app.py:run", "src.app:run"),
+        (".app:run", "app"),
+        ("a..b:run", "app"),
+    ],
+)
+def test_application_without_a_colon_or_with_a_file_name(text: str, hint: str) -> None:
+    with pytest.raises(ConfigurationError, match=hint):
+        parse.parse_app(text)
+
+
+@given(st.text(max_size=30))
+def test_no_text_is_worse_than_a_configuration_error(text: str) -> None:
+    for read in (
+        parse.parse_app,
+        parse.parse_bind,
+        parse.parse_cpus,
+        parse.parse_shards,
+        parse.parse_port,
+        parse.parse_seconds,
+        parse.parse_flag,
+        parse.parse_log_level,
+        parse.parse_metrics,
+        parse.parse_limit,
+    ):
+        with contextlib.suppress(ConfigurationError):
+            read(text)
+
+
+@pytest.mark.parametrize(("text", "expected"), [("0", 0.0), ("1.5", 1.5), ("1e3", 1000.0)])
+def test_seconds(text: str, expected: float) -> None:
+    assert parse.parse_seconds(text) == expected
+
+
+@pytest.mark.parametrize("text", ["", "soon", "-1", "inf", "nan", "1e99"])
+def test_times_are_never_endless(text: str) -> None:
+    with pytest.raises(ConfigurationError, match="give seconds"):
+        parse.parse_seconds(text)
+
+
+def test_a_limit_of_nothing_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match="more than 0"):
+        parse.parse_limit("0")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("1", TcpAddress("127.0.0.1", 9464)), ("off", None), (":80", TcpAddress("0.0.0.0", 80))],
+)
+def test_metrics(text: str, expected: object) -> None:
+    assert parse.parse_metrics(text) == expected
+
+
+def test_wrong_metrics() -> None:
+    for text in ("unix:/s", "fd:3", "maybe"):
+        with pytest.raises(ConfigurationError):
+            parse.parse_metrics(text)
+
+
+def test_a_choice_that_is_none_names_those_there_are() -> None:
+    assert parse.parse_log_level("INFO") == "info"
+    with pytest.raises(ConfigurationError, match=r"unknown log level 'loud'; choose one of critical, .*, debug"):
+        parse.parse_log_level("loud")
+    with pytest.raises(ConfigurationError, match="choose one of kernel, least-connections, fixed"):
+        parse.parse_distribution("random")
+    with pytest.raises(ConfigurationError, match="choose one of text, json"):
+        parse.parse_log_format("xml")

@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from clockworker.shards._config import InheritedSocket, QueueConfig, ServeConfig, TcpAddress, UnixAddress
+from clockworker.shards._options import OPTIONS
+from clockworker.shards._print import as_toml
+from clockworker.shards._settings import read_settings
+from tests.shards.test_settings import EVERY_FIELD
+
+
+def read_back(config: ServeConfig, directory: Path) -> ServeConfig:
+    path = directory / "printed.toml"
+    path.write_text(as_toml(config, {}, {}))
+    return read_settings(["--config", str(path)], {}).config
+
+
+@pytest.mark.parametrize("config", [ServeConfig("app:main"), EVERY_FIELD])
+def test_what_is_printed_says_the_same_when_it_is_read(config: ServeConfig, tmp_path: Path) -> None:
+    assert read_back(config, tmp_path) == config
+
+
+TEXT = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=8)
+QUEUES = st.builds(
+    QueueConfig,
+    name=TEXT,
+    share=st.integers(1, 10_000),
+    scheduler=st.sampled_from(["fifo", "las", "a.b:C"]),
+    slice=st.none() | st.floats(1e-6, 10),
+    on_panic=st.sampled_from(["catch", "propagate"]),
+    slow_poll=st.none() | st.floats(0, 100),
+)
+CONFIGS = st.builds(
+    ServeConfig,
+    app=st.just("app:main"),
+    app_dir=TEXT,
+    shards=st.just("auto") | st.integers(1, 1024),
+    cpus=st.none() | st.lists(st.integers(0, 99), min_size=1, max_size=5, unique=True).map(tuple),
+    queues=st.lists(QUEUES, min_size=1, max_size=3, unique_by=lambda queue: queue.name).map(tuple),
+    addresses=st.lists(
+        st.builds(TcpAddress, st.sampled_from(["127.0.0.1", "::1", "host"]), st.integers(0, 65535))
+        | st.builds(UnixAddress, TEXT.filter(lambda text: "\0" not in text), st.sampled_from([0o666, 0o600, 0o7]))
+        | st.builds(InheritedSocket, st.integers(0, 99)),
+        min_size=1,
+        max_size=3,
+    ).map(tuple),
+    timeout_startup=st.floats(1e-9, 1e6),
+    reload_dirs=st.lists(TEXT, max_size=2).map(tuple),
+    pin=st.booleans(),
+)
+
+
+@given(CONFIGS)
+def test_so_does_any_other(tmp_path_factory: pytest.TempPathFactory, config: ServeConfig) -> None:
+    assert read_back(config, tmp_path_factory.getbasetemp()) == config
+
+
+def test_every_value_says_where_it_came_from() -> None:
+    lines = as_toml(EVERY_FIELD, {"backlog": "--backlog", "queue": "app.toml"}, {"shards": "why"}).splitlines()
+    assert "backlog = 9                                 # --backlog" in lines
+    assert "shards = 3                                  # default; why" in lines
+    assert "# env_file                                  # not set" in lines
+    assert lines.count("[[queue]]                                   # app.toml") == 2
+    assert lines.count("[[shard.1.queue]]                           # default") == 2
+    named = {line.removeprefix("# ").partition(" ")[0] for line in lines}
+    for option in OPTIONS:
+        if option.takes and option.name not in ("host", "port", "uds", "fd", "queue"):
+            assert option.name in named

@@ -1,0 +1,168 @@
+from __future__ import annotations
+
+import contextlib
+import tomllib
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from clockworker._errors import ConfigurationError
+from clockworker.shards import _queues as queues
+from clockworker.shards._config import QueueConfig
+from clockworker.shards._queues import QueueChange
+
+COMMON = (QueueConfig("web", 8, "las", slice=0.001), QueueConfig("bg"))
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("web:8", QueueConfig("web", 8, "fifo")),
+        ("web:8:las", QueueConfig("web", 8, "las")),
+        ("b g:10000:runnable-fifo", QueueConfig("b g", 10000, "runnable-fifo")),
+        ("web:8:my.schedulers:Lottery", QueueConfig("web", 8, "my.schedulers:Lottery")),
+    ],
+)
+def test_queue(text: str, expected: QueueConfig) -> None:
+    assert queues.parse_queue(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "wrong", "right"),
+    [
+        ("web", "'web'", "NAME:SHARE[:SCHEDULER]"),
+        (":8", "':8'", "NAME:SHARE[:SCHEDULER]"),
+        ("web:8:", "'web:8:'", "foreground:8:las"),
+        ("web:0", "share is 0", "1 to 10000"),
+        ("web:10001", "share is 10001", "1 to 10000"),
+        ("web:eight", "'eight'", "whole number from 1"),
+        ("web:8:lifo", "unknown scheduler 'lifo'; did you mean 'fifo'?", "MODULE:CLASS"),
+        ("web:8:las:9", "unknown scheduler 'las:9'", "runnable-fifo"),
+        ("web:8:my.Scheduler", "unknown scheduler 'my.Scheduler'", "MODULE:CLASS"),
+    ],
+)
+def test_wrong_queue_names_what_is_wrong_and_what_would_be_right(text: str, wrong: str, right: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        queues.parse_queue(text)
+    assert wrong in str(caught.value)
+    assert right in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_queues_of_one_name_are_refused() -> None:
+    with pytest.raises(ConfigurationError, match="'web' is given 2 times"):
+        queues.parse_queues(["web:1", "other:1", "web:2"])
+
+
+def test_a_change_is_a_queue_with_its_shard_in_front() -> None:
+    assert queues.parse_shard_queues(["3:web:2", "0:x:1:qlas"]) == (
+        QueueChange(3, "web", {"share": 2}),
+        QueueChange(0, "x", {"share": 1, "scheduler": "qlas"}),
+    )
+    for text, message in [
+        ("web:8:las", "'web:8:las': the share is 'las'"),
+        ("web:8", "SHARD:NAME:SHARE"),
+        ("-1:web:2", "the shard is -1; give a whole number from 0"),
+    ]:
+        with pytest.raises(ConfigurationError, match=message):
+            queues.parse_shard_queues([text])
+
+
+def test_a_change_leaves_as_it_is_what_it_does_not_name() -> None:
+    changes = [QueueChange(1, "web", {"share": 2}), QueueChange(1, "x", {}), QueueChange(3, "bg", {"scheduler": "las"})]
+    assert queues.merge(COMMON, changes) == {
+        1: (QueueConfig("web", 2, "las", slice=0.001), QueueConfig("bg"), QueueConfig("x")),
+        3: (COMMON[0], QueueConfig("bg", 1, "las")),
+    }
+
+
+def test_a_change_to_what_it_is_already_is_none() -> None:
+    assert queues.merge(COMMON, [QueueChange(1, "bg", {"share": 1})]) == {}
+
+
+def of_file(text: str) -> object:
+    document = tomllib.loads(text)
+    return (
+        queues.changes_of_file(document["shard"]) if "shard" in document else queues.queues_of_file(document["queue"])
+    )
+
+
+def test_tables() -> None:
+    text = """
+        [[queue]]
+        name = "web"
+        share = 8
+        scheduler = "las"
+        slice = 0.001
+        [[queue]]
+        name = "bg"
+        on_panic = "propagate"
+    """
+    assert of_file(text) == (QueueConfig("web", 8, "las", 0.001), QueueConfig("bg", on_panic="propagate"))
+
+
+def test_a_list_of_texts_is_as_good() -> None:
+    assert of_file("queue = ['web:8:las', 'bg:1']") == (QueueConfig("web", 8, "las"), QueueConfig("bg"))
+
+
+def test_tables_of_shards() -> None:
+    text = "[[shard.0.queue]]\nname = 'web'\nshare = 2\n[[shard.12.queue]]\nname = 'x'\n"
+    assert of_file(text) == (QueueChange(0, "web", {"share": 2}), QueueChange(12, "x", {}))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("queue = 3", r"queue is 3; give tables \[\[queue\]\]"),
+        ("queue = []", "there is no queue"),
+        ("[queue]\nname = 'web'", r"give tables \[\[queue\]\]"),
+        ("[[queue]]\nshare = 1", r"\[\[queue\]\]: there is no name"),
+        ("[[queue]]\nname = ''", "there is no name"),
+        ("[[queue]]\nname = 3", "name is 3; give a string"),
+        ("[[queue]]\nname = 'web'\nshares = 3", r"\[\[queue\]\] 'web': unknown key 'shares'; did you mean 'share'\?"),
+        ("[[queue]]\nname = 'web'\nzzz = 3", "unknown key 'zzz'; a queue has name, share, scheduler, slice, on_panic"),
+        ("[[queue]]\nname = 'web'\nshare = '8'", "share is '8'; give a whole number from 1 to 10000"),
+        ("[[queue]]\nname = 'web'\nshare = true", "share is True; give a whole number"),
+        ("[[queue]]\nname = 'web'\nshare = 0", "share is 0; give a whole number from 1"),
+        ("[[queue]]\nname = 'web'\nslice = 0.0", "slice is 0.0; give seconds"),
+        ("[[queue]]\nname = 'web'\nslice = nan", "slice is nan; give seconds"),
+        ("[[queue]]\nname = 'web'\nscheduler = 'lass'", "unknown scheduler 'lass'; did you mean 'las'?"),
+        ("[[queue]]\nname = 'web'\non_panic = 'die'", 'on_panic is \'die\'; give "catch" or "propagate"'),
+        ("[[queue]]\nname = 'web'\n[[queue]]\nname = 'web'", "'web' is given 2 times"),
+        ("shard = 2", r"shard is 2; give tables \[shard.0\]"),
+        ("[shard.x]", "the shard is 'x'; give a whole number from 0"),
+        ("[shard]\n0 = 3", r"shard.0 is 3; give a table \[shard.0\]"),
+        ("[shard.0]\ncpu = 1", r"\[shard.0\]: unknown key 'cpu'"),
+        ("[[shard.0.queue]]\nshare = 1", r"\[\[shard.0.queue\]\]: there is no name"),
+    ],
+)
+def test_wrong_tables(text: str, message: str) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        of_file(text)
+
+
+def test_an_empty_table_of_a_shard_changes_nothing() -> None:
+    assert of_file("[shard.0]") == ()
+
+
+@given(st.text(max_size=30))
+def test_no_text_is_worse_than_a_configuration_error(text: str) -> None:
+    for read in (queues.parse_queue, lambda text: queues.parse_shard_queues([text])):
+        with contextlib.suppress(ConfigurationError):
+            read(text)
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["0", "name", "share", "queue", "x"]), inner)
+    ),
+)
+
+
+@given(VALUES)
+def test_no_value_is_worse_than_a_configuration_error(value: object) -> None:
+    for read in (queues.queues_of_file, queues.changes_of_file):
+        with contextlib.suppress(ConfigurationError):
+            read(value)

@@ -1,0 +1,77 @@
+"""Reload on a change of the source: what a developer who saves a file expects."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+
+from clockworker._errors import ConfigurationError
+from clockworker.shards._reload import check_reload
+from tests.shards.servers import ECHO, Serve, ask
+
+pytest.importorskip("watchfiles")
+
+
+def save(path: Path, text: str) -> None:
+    """As editors do: a new file in the place of the old."""
+    new = path.with_suffix(".new")
+    new.write_text(text)
+    os.replace(new, path)
+
+
+def test_a_change_replaces_the_shards_and_a_broken_one_does_not(serve: Serve, tmp_path: Path) -> None:
+    server = serve(ECHO, "--shards", "2", "--reload")
+    server.wait_serving()
+    server.wait_log("watching")
+    pids = server.shard_pids()
+    save(tmp_path / "app.py", "def main(:\n")
+    server.wait_log(r"app\.py changed")
+    server.wait_log(r"the shards are not replaced: app:main cannot be imported\n(.*\n)+SyntaxError")
+    with server.connect() as client:
+        assert ask(client, b"hello").endswith(b" hello")
+    assert server.shard_pids() == pids
+    save(tmp_path / "app.py", ECHO.replace("%d %s", "%d new %s"))
+    server.wait_log("shard . ready", 4)
+    with server.connect() as client:
+        assert ask(client, b"hello").endswith(b" new hello")
+    assert server.stop() == 0
+
+
+def test_an_application_that_cannot_be_started_is_waited_for(serve: Serve, tmp_path: Path) -> None:
+    server = serve("1 / 0\n", "--shards", "2", "--reload")
+    server.wait_log("waits for a change of the source", 2)
+    server.wait_log("watching")
+    save(tmp_path / "app.py", ECHO)
+    server.wait_serving()
+    with server.connect() as client:
+        assert ask(client, b"hello").endswith(b" hello")
+    assert server.stop() == 0
+
+
+def test_a_stop_while_it_waits_for_a_change(serve: Serve) -> None:
+    server = serve("1 / 0\n", "--shards", "2", "--reload")
+    server.wait_log("waits for a change of the source", 2)
+    assert server.stop(signal.SIGINT) == 0
+
+
+def test_another_directory(serve: Serve, tmp_path: Path) -> None:
+    library = tmp_path / "library"
+    library.mkdir()
+    server = serve(ECHO, "--shards", "1", "--reload", "--reload-dir", str(library))
+    server.wait_serving()
+    server.wait_log(f"watching {library}")
+    (tmp_path / "app.py").write_text(ECHO + "\n")
+    save(library / "helper.py", "")
+    server.wait_log("shard 0 ready", 2)
+    assert server.log.count(" changed") == 1
+    assert "helper.py changed" in server.log
+
+
+def test_without_watchfiles_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "watchfiles", None)
+    with pytest.raises(ConfigurationError, match=r"pip install 'clockworker\[reload\]'"):
+        check_reload()

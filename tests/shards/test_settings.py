@@ -1,0 +1,247 @@
+"""Which source wins, and that each value's origin is told right."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from clockworker._errors import ConfigurationError
+from clockworker.shards._config import InheritedSocket, QueueConfig, ServeConfig, TcpAddress, UnixAddress
+from clockworker.shards._options import OPTIONS
+from clockworker.shards._settings import Settings, read_settings
+
+
+@pytest.fixture(autouse=True)
+def _in_an_empty_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def read(arguments: str = "", **environment: str) -> ServeConfig:
+    return read_settings(arguments.split(), environment).config
+
+
+def settings(arguments: str = "", file: str | None = None, env_file: str | None = None, **environment: str) -> Settings:
+    if file is not None:
+        Path("clockworker.toml").write_text(file)
+    if env_file is not None:
+        Path(".env").write_text(env_file)
+        arguments += " --env-file .env"
+    return read_settings(arguments.split(), environment)
+
+
+def test_defaults() -> None:
+    assert read_settings(["app:main"], {}) == Settings(ServeConfig("app:main"), {"app": "command line"}, {})
+
+
+EVERY_OPTION = (
+    "app:main --shards 3 --cpus 0-2 --no-pin --idle-poll 50 --queue web:8:las --queue bg:1 --shard-queue 1:web:9"
+    " --shard-queue 1:x:2:qlas --bind :1 --bind unix:/s --host ::1 --port 2 --uds /t --fd 3 --backlog 9"
+    " --distribution fixed --max-connections 7 --factory --app-dir d --reload --reload-dir f --reload-dir g"
+    " --timeout-graceful-shutdown 1.5 --timeout-shard-healthcheck 0 --timeout-startup 2 --no-respawn --log-level DEBUG"
+    " --log-format json --log-config l --access-log --slow-poll 0.5 --metrics [::1]:4 --control c --pid-file p"
+)
+EVERY_FIELD = ServeConfig(
+    app="app:main",
+    shards=3,
+    cpus=(0, 1, 2),
+    pin=False,
+    idle_poll_us=50,
+    queues=(QueueConfig("web", 8, "las"), QueueConfig("bg", 1, "fifo")),
+    shard_queues={1: (QueueConfig("web", 9, "las"), QueueConfig("bg"), QueueConfig("x", 2, "qlas"))},
+    addresses=(
+        TcpAddress("0.0.0.0", 1),
+        UnixAddress("/s"),
+        TcpAddress("::1", 2),
+        UnixAddress("/t"),
+        InheritedSocket(3),
+    ),
+    backlog=9,
+    distribution="fixed",
+    max_connections=7,
+    factory=True,
+    app_dir="d",
+    reload=True,
+    reload_dirs=("f", "g"),
+    timeout_graceful_shutdown=1.5,
+    timeout_shard_healthcheck=0.0,
+    timeout_startup=2.0,
+    respawn=False,
+    log_level="debug",
+    log_format="json",
+    log_config="l",
+    access_log=True,
+    slow_poll=0.5,
+    metrics=TcpAddress("::1", 4),
+    control="c",
+    pid_file="p",
+)
+
+
+def test_every_option_from_the_command_line() -> None:
+    assert read(EVERY_OPTION) == EVERY_FIELD
+    given = {word.lstrip("-").replace("-", "_") for word in EVERY_OPTION.split() if word.startswith("--")}
+    elsewhere = {"app", "config", "env_file", "check_config", "print_config"}
+    assert {option.name for option in OPTIONS} == (given - {"no_respawn"}) | {"respawn"} | elsewhere
+
+
+def test_every_option_from_the_environment() -> None:
+    words = EVERY_OPTION.split()
+    environment: dict[str, str] = {"CLOCKWORKER_APP": words[0]}
+    for word, following in zip(words[1:], [*words[2:], ""], strict=True):
+        if word.startswith("--"):
+            name = "CLOCKWORKER_" + word.lstrip("-").replace("-", "_").upper()
+            value = "1" if following.startswith("--") else following
+            environment[name] = f"{environment[name]},{value}" if name in environment else value
+    environment["CLOCKWORKER_RESPAWN"] = "no"
+    assert read(**environment) == EVERY_FIELD
+
+
+def test_the_order_is_option_environment_file_default() -> None:
+    file = "app = 'file:main'\nshards = 4\nbacklog = 4\nlog_level = 'error'"
+    found = settings("-w 2", file, CLOCKWORKER_SHARDS="3", CLOCKWORKER_BACKLOG="3")
+    config = found.config
+    assert (config.shards, config.backlog, config.log_level, config.app) == (2, 3, "error", "file:main")
+    assert found.origins == {
+        "app": "clockworker.toml",
+        "shards": "--shards",
+        "backlog": "CLOCKWORKER_BACKLOG",
+        "log_level": "clockworker.toml",
+    }
+
+
+def test_web_concurrency_comes_after_our_own_variable_and_before_the_file() -> None:
+    assert read("app:main", WEB_CONCURRENCY="5").shards == 5
+    assert read("app:main", WEB_CONCURRENCY="5", CLOCKWORKER_SHARDS="2").shards == 2
+    assert settings("app:main", "shards = 3", WEB_CONCURRENCY="5").config.shards == 5
+
+
+def test_an_empty_variable_is_none() -> None:
+    assert read("app:main", CLOCKWORKER_SHARDS="").shards == "auto"
+
+
+def test_a_variable_may_have_several_values() -> None:
+    assert read("app:main", CLOCKWORKER_BIND=" :1, unix:/s,mode=660,:2").addresses == (
+        TcpAddress("0.0.0.0", 1),
+        UnixAddress("/s", 0o660),
+        TcpAddress("0.0.0.0", 2),
+    )
+
+
+def test_switches_can_be_turned_back() -> None:
+    assert not read("app:main", CLOCKWORKER_RESPAWN="0").respawn
+    assert read("app:main --respawn", CLOCKWORKER_RESPAWN="0").respawn
+    assert not settings("app:main --no-access-log", "access_log = true").config.access_log
+    assert read("app:main", CLOCKWORKER_NO_PIN="no").pin
+
+
+def test_lists_are_replaced_whole() -> None:
+    file = "[[queue]]\nname = 'web'\n[[queue]]\nname = 'bg'"
+    assert settings("app:main", file).config.queues == (QueueConfig("web"), QueueConfig("bg"))
+    assert settings("app:main --queue x:2", file).config.queues == (QueueConfig("x", 2),)
+    assert settings("app:main", file, CLOCKWORKER_QUEUE="x:2, y:3").config.queues == (
+        QueueConfig("x", 2),
+        QueueConfig("y", 3),
+    )
+
+
+def test_a_shards_own_queues_build_on_those_in_force() -> None:
+    file = "[[queue]]\nname = 'web'\nscheduler = 'las'\n[[shard.1.queue]]\nname = 'web'\nshare = 5"
+    assert settings("app:main", file).config.queues_of(1) == (QueueConfig("web", 5, "las"),)
+    assert settings("app:main --queue web:2:qlas", file).config.queues_of(1) == (QueueConfig("web", 5, "qlas"),)
+    assert settings("app:main --shard-queue 0:x:1", file).config.shard_queues == {
+        0: (QueueConfig("web", 1, "las"), QueueConfig("x"))
+    }
+    Path("clockworker.toml").unlink()
+    assert read("app:main --shard-queue 0:x:1").queues_of(0) == (QueueConfig("default"), QueueConfig("x"))
+    assert read("app:main --shard-queue 0:x:1").queues_of(1) == (QueueConfig("default"),)
+
+
+def test_a_shard_is_told_of_its_own_queues_only() -> None:
+    config = read("app:main --shard-queue 0:x:1")
+    assert config.of_shard(0) == ServeConfig("app:main", queues=(QueueConfig("default"), QueueConfig("x")))
+    assert config.of_shard(1) == ServeConfig("app:main")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment", "file", "expected", "origin"),
+    [
+        ("", "", 'bind = ":1"', [TcpAddress("0.0.0.0", 1)], "clockworker.toml"),
+        ("--bind :2", "", 'bind = ":1"', [TcpAddress("0.0.0.0", 2)], "--bind"),
+        ("--uds /s", ":3", 'bind = ":1"', [UnixAddress("/s")], "--uds"),
+        ("", ":3", "port = 1", [TcpAddress("0.0.0.0", 3)], "CLOCKWORKER_BIND"),
+        # A port alone keeps the host that was set further back, and a host the port.
+        ("--port 2", "", "host = '::1'\nport = 1", [TcpAddress("::1", 2)], "clockworker.toml, --port"),
+        ("--host ::1", "", "port = 1\nuds = '/s'", [TcpAddress("::1", 1)], "--host, clockworker.toml"),
+        ("--port 2", "", "uds = '/s'", [TcpAddress("127.0.0.1", 2)], "--port"),
+        ("--port 2 --uds /s", "", "", [TcpAddress("127.0.0.1", 2), UnixAddress("/s")], "--port, --uds"),
+        ("--host ::1", "", "", [TcpAddress("::1", 8000)], "--host"),
+    ],
+)
+def test_the_foremost_source_of_any_address_decides(
+    arguments: str, environment: str, file: str, expected: list[object], origin: str
+) -> None:
+    found = settings(f"app:main {arguments}", file, CLOCKWORKER_BIND=environment)
+    assert list(found.config.addresses) == expected
+    assert found.origins["bind"] == origin
+
+
+def test_metrics_alone_is_a_switch() -> None:
+    default = ServeConfig("app:main", metrics=TcpAddress("127.0.0.1", 9464))
+    assert read("--metrics app:main") == read("app:main --metrics") == default
+    assert read("app:main", CLOCKWORKER_METRICS="1") == default
+    assert read("--metrics :1 app:main").metrics == TcpAddress("0.0.0.0", 1)
+    assert settings("app:main", "metrics = false").config.metrics is None
+
+
+def test_a_file_elsewhere_is_named() -> None:
+    Path("other.toml").write_text("shards = 7")
+    Path("clockworker.toml").write_text("shards = 1")
+    found = settings("app:main --config other.toml")
+    assert (found.config.shards, found.origins["shards"]) == (7, "other.toml")
+    assert settings("app:main", CLOCKWORKER_CONFIG="other.toml").config.shards == 7
+
+
+def test_variables_of_the_env_file_stand_behind_the_environment_and_before_the_file() -> None:
+    env_file = "CLOCKWORKER_SHARDS=3\nCLOCKWORKER_BACKLOG=3\nWHO=file\nHOME=/file\n"
+    found = settings("app:main", "shards = 4", env_file, CLOCKWORKER_BACKLOG="2", HOME="/mine")
+    assert (found.config.shards, found.config.backlog) == (3, 2)
+    assert found.origins["shards"] == "CLOCKWORKER_SHARDS in .env"
+    assert found.variables == {"CLOCKWORKER_SHARDS": "3", "WHO": "file"}
+    assert found.config.env_file == ".env"
+
+
+def test_the_file_may_name_the_env_file() -> None:
+    Path("some.env").write_text("A=1")
+    assert settings("app:main", "env_file = 'some.env'").variables == {"A": "1"}
+
+
+@pytest.mark.parametrize("name", ["CONFIG", "ENV_FILE", "PRINT_CONFIG"])
+def test_what_had_to_be_known_before_the_env_file_cannot_be_in_it(name: str) -> None:
+    with pytest.raises(ConfigurationError, match=rf"\.env: CLOCKWORKER_{name} comes too late here; give --"):
+        settings("app:main", None, f"CLOCKWORKER_{name}=1")
+
+
+def test_commands() -> None:
+    assert settings("app:main --check-config").check_only
+    assert not settings("app:main").print_only
+    assert settings("app:main", CLOCKWORKER_PRINT_CONFIG="1").print_only
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment", "message"),
+    [
+        ("app:main", {"WEB_CONCURRENCY": "lots"}, "^WEB_CONCURRENCY: the number of shards is 'lots'"),
+        ("app:main", {"CLOCKWORKER_PORT": "-1"}, "^CLOCKWORKER_PORT: the port is -1"),
+        ("app:main", {"CLOCKWORKER_PORT": "tcp://10.0.0.1:80"}, "^CLOCKWORKER_PORT: .*enableServiceLinks: false"),
+        ("app:main --port x", {}, "^--port: the port is 'x'"),
+        ("app", {}, "^'app' does not say what to run"),
+        ("", {"CLOCKWORKER_APP": "app"}, "^CLOCKWORKER_APP: 'app' does not say"),
+        ("", {}, "^say what to run: clockworker-serve MODULE:ATTRIBUTE"),
+    ],
+)
+def test_a_wrong_value_is_blamed_on_where_it_came_from(
+    arguments: str, environment: dict[str, str], message: str
+) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        read(arguments, **environment)

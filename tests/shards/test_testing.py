@@ -1,0 +1,130 @@
+"""The test kit, used as its users do. This module is also the application."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import msgspec
+import pytest
+
+import clockworker as cw
+from clockworker.shards.testing import serving
+from tests.shards.servers import ask, eventually, is_alive
+
+
+class Point(msgspec.Struct):
+    x: int
+    y: int
+
+
+class Store:
+    def __init__(self, shard: cw.Shard) -> None:
+        self.shard = shard
+        self.data: dict[bytes, Point] = {}
+
+    @cw.remote
+    async def set(self, key: bytes, value: Point) -> int:
+        self.data[key] = value
+        return len(self.data)
+
+    @cw.remote
+    async def get(self, key: bytes) -> Point | None:
+        return self.data.get(key)
+
+    @cw.remote
+    async def fail(self) -> None:
+        raise LookupError("nothing here")
+
+
+class Unused:
+    @cw.remote
+    async def get(self) -> None: ...
+
+
+async def main(shard: cw.Shard) -> None:
+    await shard.start(Store)
+
+    async def handle(reader, writer):  # type: ignore[no-untyped-def]
+        while line := await reader.readline():
+            writer.write(b"%d %s" % (shard.id, line))
+
+    await shard.start_server(handle)
+    await shard.wait_stopped()
+
+
+def test_an_application_from_start_to_stop() -> None:
+    with serving(main, shards=2, options=["--queue", "foreground:8"]) as server:
+        with server.connect() as client:
+            assert ask(client, b"hello") in (b"0 hello", b"1 hello")
+        assert server.addresses == ["{}:{}".format(*server.address)]
+        assert server.call(0, Store.set, b"key", Point(1, 2)) == 1
+        assert server.call(0, Store.get, b"key") == Point(1, 2)
+        assert server.call(1, Store.get, b"key") is None
+        pids = [server.supervisor_pid, server.pid(0), server.pid(1)]
+    assert not any(map(is_alive, pids))
+
+
+def test_a_killed_shard_is_waited_for_and_has_forgotten() -> None:
+    with serving(main) as server:
+        for shard in (0, 1):
+            server.call(shard, Store.set, b"key", Point(shard, 0))
+        before = server.pid(1)
+        server.kill(1)
+        assert server.pid(1) != before
+        assert server.call(0, Store.get, b"key") == Point(0, 0)
+        assert server.call(1, Store.get, b"key") is None
+        server.wait_log(rf"shard 1 \(pid {before}\) killed by SIGKILL")
+
+
+def test_replacing_all() -> None:
+    with serving(main) as server:
+        before = [server.pid(0), server.pid(1)]
+        server.replace()
+        assert not {server.pid(0), server.pid(1)} & set(before)
+        assert server.stop() == 0
+
+
+def test_what_goes_wrong_in_a_call() -> None:
+    with serving(main, shards=1) as server:
+        with pytest.raises(cw.RemoteError, match=r"Store\.fail on shard 0: LookupError: nothing here") as caught:
+            server.call(0, Store.fail)
+        assert caught.value.type_name == "builtins.LookupError"
+        with pytest.raises(cw.RemoteError, match="has not started Unused"):
+            server.call(0, Unused.get)
+        with pytest.raises(cw.RemoteError, match="shard 7 does not answer"):
+            server.call(7, Store.fail)
+
+
+def test_an_application_that_cannot_be_started(tmp_path: Path) -> None:
+    (tmp_path / "broken.py").write_text("1 / 0\n")
+    started = serving("broken:main", app_dir=tmp_path)
+    with pytest.raises(cw.ApplicationError, match=r"(?s)ended with status 3:.*ZeroDivisionError"), started:
+        pytest.fail("it has started")
+
+
+def test_a_failing_test_leaves_nothing() -> None:
+    with pytest.raises(ZeroDivisionError), serving(main, shards=1) as server:
+        pid = server.pid(0)
+        raise ZeroDivisionError
+    assert not is_alive(pid)
+
+
+KILLED = """
+import os, signal, sys
+from clockworker.shards.testing import serving
+with serving("tests.shards.test_testing:main", shards=1) as server:
+    print(server.supervisor_pid, server.pid(0), flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_killed_test_leaves_nothing() -> None:
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    done = subprocess.run([sys.executable, "-c", KILLED], env=environment, stdout=subprocess.PIPE, check=False)
+    assert done.returncode == -signal.SIGKILL
+    pids = [int(pid) for pid in done.stdout.split()]
+    eventually(lambda: not any(map(is_alive, pids)), "all are gone")
