@@ -10,7 +10,7 @@ It works on any asyncio loop, alone; shards and rings need it, and it knows noth
     _eevdf_cy       policy: which queue is next
     _schedulers_cy  policy: which task of the queue is next
     _heap_cy        the binary heap that both use
-    _histogram_cy   durations by powers of two
+    _histogram_cy   durations in log-linear buckets
     _stats          what stats() returns
     _native.pxd     C that the compiled modules (`_cy`) use
 """

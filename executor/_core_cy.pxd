@@ -9,6 +9,7 @@ from clockworker.executor._tasks_cy cimport JoinHandle, Membership, QueueState
 
 cdef object _Task
 cdef object _CoroutineType
+cdef int _SAMPLE_EVERY
 
 
 cdef class Core(Seam):
@@ -24,6 +25,7 @@ cdef class Core(Seam):
     cdef readonly long long driver_ns
     cdef readonly long long idle_ns
     cdef readonly Histogram decision_time
+    cdef public object tracer
 
     cdef long long _decisions
     cdef long long _turn_ended
@@ -34,6 +36,7 @@ cdef class Core(Seam):
     cdef Membership _spawning
     cdef JoinHandle _spawned
     cdef dict _keywords_for_task
+    cdef object _name_in_keywords
     cdef bint _constructing
     cdef long long _driver_yield_ns
     cdef Py_ssize_t _max_polls
@@ -75,8 +78,7 @@ cdef class Core(Seam):
     cdef _enter(self, JoinHandle state)
     @cython.locals(state=JoinHandle)
     cpdef JoinHandle spawn(self, Membership membership, object coroutine, object name)
-    @cython.locals(keywords=dict)
-    cdef object _new_task(self, object coroutine, object name, object context)
+    cdef object _new_task(self, object coroutine, object name, Membership membership)
     @cython.locals(membership=Membership)
     cpdef Membership group(self, QueueState queue, object key)
     cdef _schedule(self)

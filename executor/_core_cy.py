@@ -1,4 +1,4 @@
-# cython: language_level=3, annotation_typing=False
+# cython: language_level=3, annotation_typing=False, auto_pickle=False
 """The core: the pump, and the tasks that are its own.
 
 *Membership* (`_tasks_cy`) is looked up once, when a task is first seen at the seam; then the task is in a table until it is
@@ -20,7 +20,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import types
-from collections.abc import Coroutine, Hashable
+from collections.abc import Callable, Coroutine, Hashable
 from typing import Any, Protocol
 
 try:
@@ -31,30 +31,51 @@ except ModuleNotFoundError:
 from clockworker._errors import UsageError
 from clockworker.executor._eevdf_cy import Eevdf, Entity
 from clockworker.executor._histogram_cy import Histogram
-from clockworker.executor._schedulers_cy import RunnableFifo, ScheduledTask, Scheduler
+from clockworker.executor._schedulers_cy import RunnableFifo, Scheduler
 from clockworker.executor._seam_cy import Seam
 from clockworker.executor._table_cy import TaskTable
 from clockworker.executor._tasks_cy import JoinHandle, Membership, QueueState
 
 if cython.compiled:
+    from cython.cimports.clockworker.executor._clock import clock_begin, now_ns, read_clock
     from cython.cimports.clockworker.executor._native import (
         PyContext_Enter,
         PyContext_Exit,
         PyObject_Call,
-        PyObject_CallNoArgs,
-        PyObject_CallOneArg,
-        now_ns,
+        run_in_context,
     )
-    from cython.cimports.clockworker.executor._seam_cy import is_done
+    from cython.cimports.clockworker.executor._seam_cy import has_exception, is_done
     from cython.cimports.clockworker.executor._tasks_cy import MEMBERSHIP
 else:
     from time import monotonic_ns as now_ns
 
-    from clockworker.executor._seam_cy import is_done
+    from clockworker.executor._seam_cy import has_exception, is_done
     from clockworker.executor._tasks_cy import MEMBERSHIP
 
 compiled: bool = cython.compiled
+if cython.compiled:
+    read_clock()
+else:
 
+    def run_in_context(
+        callback: Callable[..., object], argument: object, context: contextvars.Context
+    ) -> BaseException | None:
+        """The exception that escapes from a step or a wake-up of a task."""
+        try:
+            if argument is None:
+                context.run(callback)
+            else:
+                context.run(callback, argument)
+        except BaseException as error:
+            return error
+        return None
+
+
+# How long a queue goes on before it is compared with others: a fiftieth of the shortest slice that is given by default, and
+# so many short steps that the comparison costs nothing a step.
+_GRANULARITY_NS = 20_000
+# One wait in so many is measured. A prime: tasks take turns in patterns, and those that repeat after 16 are common.
+_SAMPLE_EVERY = 13
 # C globals when compiled: attributes of modules would be looked up at each spawn.
 _Task = asyncio.Task
 _CoroutineType = types.CoroutineType
@@ -69,6 +90,16 @@ class WorkSource(Protocol):
     def prepare_sleep(self) -> bool:
         """Called before the core leaves the thread to the loop with nothing runnable. From here on news must come through
         the loop. False if there is news already."""
+
+
+class Tracer(Protocol):
+    """Told of all that the pump does, while there is one. Times are the core's clock's, in ns."""
+
+    def step(self, queue: QueueState, state: JoinHandle, started: int, ended: int) -> None:
+        """One step of a task of the queue."""
+
+    def turn(self, started: int, ended: int) -> None:
+        """One turn on the loop."""
 
 
 class Core(Seam):
@@ -86,6 +117,7 @@ class Core(Seam):
     driver_ns: int  # in which tasks were runnable and the loop had its turn
     idle_ns: int  # in which nothing was runnable
     decision_time: Histogram  # of one choice in 16
+    tracer: Tracer | None
 
     def __init__(self, owner: Any, driver_yield_ns: int, max_polls: int) -> None:
         super().__init__()
@@ -101,6 +133,7 @@ class Core(Seam):
         self.driver_ns = 0
         self.idle_ns = 0
         self.decision_time = Histogram()
+        self.tracer = None
         self._decisions = 0
         self._turn_ended = 0
         self._was_idle = False
@@ -111,9 +144,10 @@ class Core(Seam):
         self._spawned: JoinHandle | None = None  # what the seam made of it
         self._driver_yield_ns = driver_yield_ns
         self._max_polls = max_polls
-        self._eevdf = Eevdf()
+        self._eevdf = Eevdf(_GRANULARITY_NS)
         self._table = TaskTable()
         self._keywords_for_task: dict[str, Any] = {}
+        self._name_in_keywords: str | None = None
         self._constructing = False  # a task, with these keywords
         self._arrivals = 0
         self._scheduled = False
@@ -137,9 +171,12 @@ class Core(Seam):
 
     def attach(self, loop: asyncio.AbstractEventLoop) -> None:
         """Take the loop: from now on steps of members come here."""
+        if cython.compiled:
+            clock_begin()
         self.take_call_soon(loop)
         self._get_task_factory = loop.get_task_factory
-        self._keywords_for_task = {"loop": loop, "context": None, "name": None}
+        self._keywords_for_task = {"loop": loop, "name": None}
+        self._name_in_keywords = None
         self.accepting = True
 
     def detach(self) -> None:
@@ -176,7 +213,7 @@ class Core(Seam):
         if self._spawning is not None and argument is None:
             state = JoinHandle.__new__(JoinHandle)
             self._arrivals += 1
-            state.begin(task, self._spawning, self._arrivals)
+            state.begin(task, self._spawning, context, self._arrivals)
             self._enter(state)
             self._spawning = None
             self._spawned = state
@@ -188,7 +225,6 @@ class Core(Seam):
                     return False
         state.callback = callback
         state.argument = argument
-        state.context = context
         if self._scheduled:
             if self.behind:
                 self._hold(state)
@@ -201,11 +237,19 @@ class Core(Seam):
 
     def _push(self, state: JoinHandle) -> None:
         queue = state.membership.queue
-        try:
+        queue.pushes_to_sample -= 1
+        if queue.pushes_to_sample == 0:
+            queue.pushes_to_sample = _SAMPLE_EVERY
+            state.pushed_ns = now_ns()
+        if queue.plain_fifo:
             queue.scheduler.push(state)
             queue.runnable += 1
-        except Exception as error:
-            self._replace_scheduler(queue, error)
+        else:
+            try:
+                queue.scheduler.push(state)
+                queue.runnable += 1
+            except Exception as error:
+                self._replace_scheduler(queue, error)
         if not queue.entity.active:
             self._eevdf.activate(queue.entity)
             if self.current is not None:
@@ -263,7 +307,7 @@ class Core(Seam):
                 return None
         state = JoinHandle.__new__(JoinHandle)
         self._arrivals += 1
-        state.begin(task, membership, self._arrivals)
+        state.begin(task, membership, context, self._arrivals)
         self._enter(state)
         return state
 
@@ -290,6 +334,8 @@ class Core(Seam):
         last = membership.live == 0 and membership.group is not None
         if last:
             queue.groups.pop(membership.group, None)
+        if queue.plain_fifo:
+            return
         try:
             queue.scheduler.forget_task(state)
             if last:
@@ -306,13 +352,12 @@ class Core(Seam):
             raise UsageError("the executor is not running: spawn inside its `async with`, before it ends")
         if type(coroutine) is not _CoroutineType and not asyncio.iscoroutine(coroutine):
             raise TypeError(f"spawn() takes a coroutine, such as work() of `async def work`, and got {coroutine!r}")
-        context = membership.context_for_task()
         if self._get_task_factory() is None:
             # The constructor calls our call_soon, which need not look up what is known here.
             self._spawning = membership
             self._spawned = None
             try:
-                task = self._new_task(coroutine, name, context)
+                task = self._new_task(coroutine, name, membership)
             finally:
                 self._spawning = None
             state = self._spawned
@@ -323,12 +368,13 @@ class Core(Seam):
         else:
             if name is None:
                 name = getattr(coroutine, "__qualname__", None)
+            context = membership.context()
             task = loop.create_task(coroutine, name=name, context=context)
             state = self._table.get(task)
         if state is None:
             # An eager task factory has run its first step already, perhaps its last.
             state = JoinHandle.__new__(JoinHandle)
-            state.begin(task, membership, 0)
+            state.begin(task, membership, membership.context(), 0)
             if not task.done():
                 self._enter(state)
         state.spawned = True
@@ -336,27 +382,29 @@ class Core(Seam):
         return state
 
     def _new_task(
-        self, coroutine: Coroutine[Any, Any, Any], name: str | None, context: contextvars.Context | None
+        self, coroutine: Coroutine[Any, Any, Any], name: str | None, membership: Membership
     ) -> asyncio.Task[Any]:
         """A task on our loop, which has no task factory."""
         if name is None:
             # Says more than asyncio's Task-12, which in CPython 3.11 is made for each task and costs as much as its first step.
             name = getattr(coroutine, "__qualname__", None)
-        if not cython.compiled:
-            return _Task(coroutine, loop=self.loop, name=name, context=context)
-        if self._constructing:  # a finalizer, while memory was allocated below
-            return _Task(coroutine, loop=self.loop, name=name, context=context)
-        # One dictionary of keywords for all: making it would be a tenth of the work.
-        keywords = self._keywords_for_task
-        keywords["name"] = name
-        keywords["context"] = context
+        # Constructing: a finalizer spawns, while memory was allocated below.
+        if not cython.compiled or self._constructing:
+            return _Task(coroutine, loop=self.loop, name=name, context=membership.context())
+        # One dictionary of keywords for all: making it would be a tenth of the work, and most tasks are named like the last.
+        # The context is no keyword: a Task copies the current one by itself.
+        within = membership.context_to_copy()
         self._constructing = True
+        if within is not None:
+            PyContext_Enter(within)
         try:
-            return PyObject_Call(_Task, (coroutine,), keywords)  # type: ignore[name-defined]
+            if name is not self._name_in_keywords:
+                self._keywords_for_task["name"] = self._name_in_keywords = name
+            return PyObject_Call(_Task, (coroutine,), self._keywords_for_task)  # type: ignore[name-defined, no-any-return]
         finally:
+            if within is not None:
+                PyContext_Exit(within)
             self._constructing = False
-            if context is not None:
-                keywords["context"] = None
 
     def group(self, queue: QueueState, key: Hashable) -> Membership:
         """The membership of a group: the group's own while it has tasks, else a new one."""
@@ -394,6 +442,9 @@ class Core(Seam):
 
     def _take(self, queue: QueueState) -> JoinHandle | None:
         """The queue's next task. None if its scheduler has failed and nothing was runnable after all."""
+        if queue.plain_fifo:
+            queue.runnable -= 1
+            return queue.scheduler.pop()  # type: ignore[return-value]
         try:
             popped = queue.scheduler.pop()
             if type(popped) is JoinHandle:
@@ -414,7 +465,7 @@ class Core(Seam):
     def _replace_scheduler(self, queue: QueueState, error: Exception) -> None:
         """A scheduler has failed. What it was holding is known here too, so no task is lost: a RunnableFifo goes on with it."""
         failed = type(queue.scheduler).__name__
-        queue.scheduler = RunnableFifo()
+        queue.use(RunnableFifo())
         queue.runnable = 0
         for state in self._table.states():
             if state.callback is not None and not state.held and state.membership.queue is queue:
@@ -461,6 +512,8 @@ class Core(Seam):
         finally:
             self.pumping = False
             self._turn_ended = now_ns()
+            if self.tracer is not None:
+                self.tracer.turn(started, self._turn_ended)
         self._was_idle = self._eevdf.total_share == 0
         self._admit()
         if idle:
@@ -508,61 +561,57 @@ class Core(Seam):
         """One step of one task of the queue. Returns the time at its end."""
         callback = state.callback
         argument = state.argument
-        context = state.context
         state.callback = None
         state.argument = None
-        state.context = None  # type: ignore[assignment]
         if state.first_seen_ns:
             queue.first_poll_wait.record(started - state.first_seen_ns)
             state.first_seen_ns = 0
+        if state.pushed_ns:
+            queue.wait.record(started - state.pushed_ns)
+            state.pushed_ns = 0
         self._step_started = started
         self._preempt = False
         self.current = state
-        try:
-            if cython.compiled:
-                PyContext_Enter(context)
-                try:
-                    if argument is None:
-                        PyObject_CallNoArgs(callback)
-                    else:
-                        PyObject_CallOneArg(callback, argument)
-                finally:
-                    PyContext_Exit(context)
-            elif argument is None:
-                context.run(callback)
-            else:
-                context.run(callback, argument)
-        except (KeyboardInterrupt, SystemExit):
-            state.spawned = False  # it ends the program, as in asyncio; nobody has to be told twice
-            raise
-        finally:
-            self.current = None
-            ended: int = now_ns()
-            elapsed = ended - started
-            self._eevdf.charge(queue.entity, elapsed)
-            queue.polls += 1
-            queue.busy_ns += elapsed
-            queue.poll_time.record(elapsed)
-            if elapsed > queue.entity.slice_ns:
-                queue.slice_overruns += 1
-            state.service_ns += elapsed
-            if state.membership.queue is queue:  # else it has moved, and the scheduler has forgotten it
-                state.membership.service_ns += elapsed
+        # KeyboardInterrupt or SystemExit, which end the program, as in asyncio. All others are the task's.
+        error = run_in_context(callback, argument, state.context)
+        self.current = None
+        ended: int = now_ns()
+        elapsed = ended - started
+        self._eevdf.charge(queue.entity, elapsed)
+        queue.polls += 1
+        queue.busy_ns += elapsed
+        queue.poll_time.record(elapsed)
+        if elapsed > queue.entity.slice_ns:
+            queue.slice_overruns += 1
+            if queue.slow_ns and elapsed >= queue.slow_ns:
+                queue.slow_polls += 1
+                self.owner.was_slow(state, elapsed)
+        if self.tracer is not None:
+            self.tracer.step(queue, state, started, ended)
+        state.service_ns += elapsed
+        if state.membership.queue is queue:  # else it has moved, and the scheduler has forgotten it
+            state.membership.service_ns += elapsed
+            if not queue.plain_fifo:
                 try:
                     queue.scheduler.observe(state, elapsed)
-                except Exception as error:
-                    self._replace_scheduler(queue, error)
-            if state.callback is None and is_done(state.task):
-                self._leave(state)
-            # Only now: a step that makes its own queue runnable again must not make it leave and come back.
-            if queue.runnable == 0:
-                self._eevdf.deactivate(queue.entity)
+                except Exception as failure:
+                    self._replace_scheduler(queue, failure)
+        if error is not None:
+            state.spawned = False  # nobody has to be told twice
+        if state.callback is None and is_done(state.task):
+            self._leave(state)
+        # Only now: a step that makes its own queue runnable again must not make it leave and come back.
+        if queue.runnable == 0:
+            self._eevdf.deactivate(queue.entity)
+        if error is not None:
+            raise error
         return ended
 
     def _leave(self, state: JoinHandle) -> None:
         """The task is done."""
         task = state.task
         queue = state.membership.queue
+        state.context = None
         self._table.remove(state)
         self._depart(state)
         queue.finished += 1
@@ -570,7 +619,7 @@ class Core(Seam):
             state.release(task)
         # The exception is None if it was cancelled. Not task.exception(): that would count as retrieved, and asyncio would
         # not report one that nobody awaits.
-        if state.spawned and task._exception is not None:
+        if state.spawned and has_exception(task):
             queue.panics += 1
             if not queue.catch:
                 self.owner.panicked(state)

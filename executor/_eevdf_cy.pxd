@@ -27,6 +27,8 @@ cdef class Eevdf:
     cdef Heap _eligible
     cdef Heap _waiting
     cdef Entity _current
+    cdef long long _stint_ends
+    cdef long long _granularity_ns
 
     cpdef Entity add(self, object item, long long share, long long slice_ns)
     @cython.locals(lag=cython.longlong)
@@ -38,6 +40,8 @@ cdef class Eevdf:
     cpdef charge(self, Entity entity, long long elapsed_ns)
     @cython.locals(entity=Entity, current=Entity)
     cpdef Entity pick(self)
+    cdef _begin_stint(self, Entity entity)
+    cdef _end_stint(self)
     @cython.locals(entity=Entity)
     cdef _promote(self)
     @cython.locals(old_share=cython.longlong)

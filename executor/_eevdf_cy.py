@@ -1,4 +1,4 @@
-# cython: language_level=3, annotation_typing=False
+# cython: language_level=3, annotation_typing=False, auto_pickle=False
 """EEVDF: which of the runnable queues runs next.
 
 Earliest Eligible Virtual Deadline First, Stoica and Abdel-Wahab, 1995 (technical report TR-95-22, Old Dominion
@@ -28,6 +28,10 @@ Choices:
   only moves forward, so the waiting become eligible in the order of their virtual runtimes, and a choice costs O(log n)
   for those that change sides. Who was picked last stays outside of both until another is, as in Linux: then charging it is
   arithmetic, and a queue that goes on, or is alone, costs no heap operation.
+- Who is picked keeps its turn for a *stint*, `granularity_ns` of running, unless somebody becomes active meanwhile. Without
+  it two queues of short steps would change places after each of them, which costs more than the choice is worth. Linux lets
+  the picked run to parity or for a slice (RUN_TO_PARITY), which was too long here: a foreground p99 of 7.7 ms instead of
+  5.8. A stint is far shorter than a slice; steps longer than a stint do not notice it.
 
 Policy only: no clock, no asyncio. Elapsed times and slices are nanoseconds.
 """
@@ -90,8 +94,10 @@ class Eevdf:
     _eligible: Heap
     _waiting: Heap
     _current: Entity | None  # picked last, active, and in neither heap
+    _stint_ends: int  # the virtual runtime up to which it goes on without being compared
+    _granularity_ns: int
 
-    def __init__(self) -> None:
+    def __init__(self, granularity_ns: int = 0) -> None:
         self.total_share = 0
         self.virtual_time = 0
         self._remainder = 0
@@ -99,6 +105,8 @@ class Eevdf:
         self._eligible = Heap()
         self._waiting = Heap()
         self._current = None
+        self._stint_ends = 0
+        self._granularity_ns = granularity_ns
 
     def add(self, item: object, share: int, slice_ns: int) -> Entity:
         """A new, inactive entity. Among equals, those added earlier win."""
@@ -121,6 +129,7 @@ class Eevdf:
         entity.active = True
         self.total_share += entity.share
         self._insert(entity)
+        self._end_stint()
 
     def deactivate(self, entity: Entity) -> None:
         """The entity has nothing left to run."""
@@ -148,14 +157,18 @@ class Eevdf:
         """The entity that should run now; it stays active. None if none is active."""
         current = self._current
         if current is not None:
+            if current.vruntime < self._stint_ends:
+                return current
             if self.total_share == current.share:  # it is alone
                 if current.vruntime > self.virtual_time:
                     self.virtual_time = current.vruntime
+                self._begin_stint(current)
                 return current
             self._promote()
             if current.vruntime <= self.virtual_time:
                 current.key = current.deadline
                 if self._eligible.count == 0 or precedes(current, self._eligible.top()):
+                    self._begin_stint(current)
                     return current
             self._insert(current)
             self._current = None
@@ -169,11 +182,21 @@ class Eevdf:
                 if entity.vruntime <= self.virtual_time:
                     self._eligible.remove(entity)
                     self._current = entity
+                    self._begin_stint(entity)
                     return entity
                 self._eligible.remove(entity)
                 self._insert(entity)
             entity = self._waiting.top()
             self.virtual_time = entity.key
+
+    def _begin_stint(self, entity: Entity) -> None:
+        # A slice may be shorter than any granularity; it is a promise, and this is not to take a visible part of it.
+        self._stint_ends = entity.vruntime + virtual_span(min(self._granularity_ns, entity.slice_ns >> 4), entity.share)
+
+    def _end_stint(self) -> None:
+        """Compare at the next choice."""
+        if self._current is not None:
+            self._stint_ends = self._current.vruntime
 
     def _promote(self) -> None:
         """V has moved: some of the waiting may be eligible."""
@@ -196,6 +219,7 @@ class Eevdf:
         entity.vruntime = self.virtual_time + (entity.vruntime - self.virtual_time) * old_share // share
         entity.deadline = self.virtual_time + (entity.deadline - self.virtual_time) * old_share // share
         self._insert(entity)
+        self._end_stint()
 
     def _insert(self, entity: Entity) -> None:
         """Into the heap to which it belongs."""
@@ -224,6 +248,7 @@ class Eevdf:
         if current is not None:
             current.vruntime -= step
             current.deadline -= step
+            self._stint_ends -= step
         for heap in (self._eligible, self._waiting):
             for entity in heap.nodes[: heap.count]:
                 entity.vruntime -= step

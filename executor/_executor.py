@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import heapq
-from collections.abc import Awaitable, Callable, Coroutine, Hashable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Hashable, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
 import uvloop
 
 from clockworker._errors import ConfigurationError, UsageError
-from clockworker.executor._core_cy import Core, WorkSource
+from clockworker.executor._core_cy import Core, Tracer, WorkSource
 from clockworker.executor._handles_cy import QueueHandle
 from clockworker.executor._queue import OnPanic, Queue, check_on_panic
 from clockworker.executor._schedulers_cy import RunnableFifo
@@ -22,7 +22,6 @@ from clockworker.executor._tasks_cy import JoinHandle, Membership, QueueState
 T = TypeVar("T")
 
 MAX_QUEUES = 1_024
-_TOP_GROUPS = 8
 
 
 class Executor:
@@ -219,8 +218,11 @@ class Executor:
             decision_time=DurationStats.of(self._core.decision_time),
         )
 
-    def queue_stats(self) -> dict[Hashable, QueueStats]:
-        """Counters and gauges of each queue, by its key."""
+    def queue_stats(self, *, top_groups: int = 8) -> dict[Hashable, QueueStats]:
+        """Counters and gauges of each queue, by its key.
+
+        top_groups: of how many groups to give the CPU time. Finding them means to look at all of the queue's groups.
+        """
         return {
             key: QueueStats(
                 key=key,
@@ -236,10 +238,36 @@ class Executor:
                 preemptions=queue.preemptions,
                 poll_time=DurationStats.of(queue.poll_time),
                 first_poll_wait=DurationStats.of(queue.first_poll_wait),
-                top_groups=_top_groups(queue),
+                wait=DurationStats.of(queue.wait),
+                slow_polls=queue.slow_polls,
+                top_groups=_top_groups(queue, top_groups),
             )
             for key, queue in self._core.queues.items()
         }
+
+    def report_slow_polls(
+        self, limits: Mapping[Hashable, float], report: Callable[[Hashable, asyncio.Task[Any], int], None]
+    ) -> None:
+        """Have steps reported that take as long as their queue's limit, or longer.
+
+        limits: seconds, by queue; none for the queues that are not there. Less than a queue's slice counts as the slice.
+        report: called after such a step with the queue's key, the task, and how long the step took, in ns.
+        """
+        for key, seconds in limits.items():
+            self.queue(key)._queue.slow_ns = _nanoseconds(seconds)
+        self._report_slow = report
+
+    def was_slow(self, state: JoinHandle, elapsed_ns: int) -> None:
+        """The core's word of a slow step."""
+        try:
+            self._report_slow(state.membership.queue.key, state.task, elapsed_ns)
+        except Exception as error:
+            assert self._core.loop is not None
+            self._core.loop.call_exception_handler({"message": "reporting a slow step failed", "exception": error})
+
+    def trace(self, tracer: Tracer | None) -> None:
+        """Let `tracer` be told of each step and each turn, until this is called with None."""
+        self._core.tracer = tracer
 
     def poll_source(self, source: WorkSource | None, *, idle_poll_us: int) -> None:
         """Let the executor poll `source` once a turn, and for `idle_poll_us` after it has run dry. None: no more."""
@@ -282,8 +310,8 @@ def _check_queues(queues: list[Queue]) -> None:
             schedulers.add(id(queue.scheduler))
 
 
-def _top_groups(queue: QueueState) -> tuple[tuple[Hashable, int], ...]:
-    top = heapq.nlargest(_TOP_GROUPS, queue.groups.values(), key=lambda membership: membership.service_ns)
+def _top_groups(queue: QueueState, count: int) -> tuple[tuple[Hashable, int], ...]:
+    top = heapq.nlargest(count, queue.groups.values(), key=lambda membership: membership.service_ns)
     return tuple((membership.group, membership.service_ns) for membership in top)
 
 

@@ -1,5 +1,10 @@
-# cython: language_level=3, annotation_typing=False
-"""A histogram of durations by powers of two, cheap enough to be kept for every step."""
+# cython: language_level=3, annotation_typing=False, auto_pickle=False
+"""A log-linear histogram of durations, cheap enough to be kept for every step.
+
+Each power of two is divided into 8 buckets of equal width, so that a bucket's bounds are at most an eighth apart, whether
+it is about microseconds or seconds. Histograms of several queues or shards are added bucket by bucket. The idea is
+HdrHistogram's, and the one of `log2` with linear steps in bpf's tools.
+"""
 
 from __future__ import annotations
 
@@ -13,28 +18,51 @@ if cython.compiled:
 else:
     bit_length = int.bit_length
 
+# The last bucket also holds what is longer than it says: over 137 s.
+BUCKETS = 280
+_BITS = 3  # 2**3 buckets to a power of two
+_MAX_SHIFT = 33
+
+
+def bucket_bound_ns(bucket: int) -> int:
+    """The longest duration that is counted in this bucket."""
+    if bucket < 16:
+        return bucket
+    return (((bucket & 7) + 9) << ((bucket >> 3) - 1)) - 1
+
 
 class Histogram:
-    """Bucket i counts durations of bit length i: those of 2**(i-1) to 2**i - 1 nanoseconds; bucket 0, those of 0."""
+    """Bucket i < 16 counts durations of i nanoseconds; the others those that are longer than bucket i - 1's bound and not
+    longer than their own (`bucket_bound_ns`)."""
 
     max_ns: int
+    total_ns: int
 
     def __init__(self) -> None:
         self.max_ns = 0
+        self.total_ns = 0
         if not cython.compiled:
-            self._buckets = [0] * 64
+            self._buckets = [0] * BUCKETS
 
     def record(self, duration_ns: int) -> None:
         """Count one duration; a negative one, from a clock that was wound back, as 0."""
         if duration_ns < 0:
             duration_ns = 0
-        self._buckets[bit_length(duration_ns)] += 1
+        shift = bit_length(duration_ns) - (_BITS + 1)
+        if shift <= 0:
+            bucket = duration_ns
+        elif shift <= _MAX_SHIFT:
+            bucket = (shift << _BITS) + (duration_ns >> shift)
+        else:
+            bucket = (_MAX_SHIFT << _BITS) + 15
+        self._buckets[bucket] += 1
+        self.total_ns += duration_ns
         if duration_ns > self.max_ns:
             self.max_ns = duration_ns
 
     def buckets(self) -> tuple[int, ...]:
         """The counts, up to the last that is not 0."""
-        counts = [self._buckets[i] for i in range(64)]
-        while counts and counts[-1] == 0:
-            counts.pop()
-        return tuple(counts)
+        length = BUCKETS
+        while length and self._buckets[length - 1] == 0:
+            length -= 1
+        return tuple([self._buckets[i] for i in range(length)])

@@ -1,4 +1,4 @@
-# cython: language_level=3, annotation_typing=False
+# cython: language_level=3, annotation_typing=False, auto_pickle=False
 """The seam: between asyncio and its tasks.
 
 CPython's `asyncio.Task` asks its loop for every step and every wake-up by `loop.call_soon(callback, ..., context=...)`, where
@@ -19,6 +19,7 @@ import asyncio
 import contextvars
 import threading
 import types
+import weakref
 from typing import Any
 
 try:
@@ -31,11 +32,15 @@ from clockworker._errors import UsageError
 if cython.compiled:
     from cython.cimports.clockworker.executor._native import (
         PyCFunction_GET_FUNCTION,
+        call_without_arguments,
+        getter_of,
+        is_none,
         is_true,
         method_without_arguments,
         new_call_soon,
         step_holds,
     )
+    from cython.cimports.clockworker.executor._registry import new_registry_add
 
 
 class _TaskCallbacks:
@@ -73,7 +78,31 @@ if cython.compiled:
     # They are asked after every step, and a look-up by name costs ten times as much.
     _DONE = method_without_arguments(asyncio.Task.done)
     _CANCELLED = method_without_arguments(asyncio.Task.cancelled)
+    _RESULT = method_without_arguments(asyncio.Task.result)
+    _EXCEPTION = getter_of(asyncio.Task._exception)
 _WAKEUP_NAME = _callbacks.wakeup.__name__
+
+
+_quickened = 0  # by how many attached seams
+
+
+def _quicken_registry(by: int) -> None:
+    """Another seam is attached (1), or no longer (-1)."""
+    global _quickened
+    _quickened += by
+    if not cython.compiled:
+        return
+    registry: Any = getattr(asyncio.tasks, "_scheduled_tasks", None)  # from CPython 3.12
+    if registry is None:
+        registry = getattr(asyncio.tasks, "_all_tasks", None)
+    if type(registry) is not weakref.WeakSet:
+        return
+    if _quickened == 0:
+        vars(registry).pop("add", None)
+    elif _quickened == 1 and by == 1 and hasattr(registry, "_pending_removals"):
+        registry.add = new_registry_add(
+            registry.data, registry._iterating, registry._pending_removals, registry._commit_removals
+        )
 
 
 def is_done(task: asyncio.Task[Any]) -> bool:
@@ -86,6 +115,20 @@ def is_cancelled(task: asyncio.Task[Any]) -> bool:
     if cython.compiled:
         return is_true(_CANCELLED, task) if _CANCELLED else task.cancelled()
     return task.cancelled()
+
+
+def result_of(task: asyncio.Task[Any]) -> Any:
+    """Of a task that is done. Raises what it has raised."""
+    if cython.compiled:
+        return call_without_arguments(_RESULT, task) if _RESULT else task.result()
+    return task.result()
+
+
+def has_exception(task: asyncio.Task[Any]) -> bool:
+    """Whether a task that is done has raised, without the task's taking note that it was asked."""
+    if cython.compiled:
+        return not is_none(_EXCEPTION, task) if _EXCEPTION else task._exception is not None  # type: ignore[attr-defined]
+    return task._exception is not None  # type: ignore[attr-defined]
 
 
 class Seam:
@@ -127,6 +170,7 @@ class Seam:
         self.completed.set_result(None)
         self._thread = threading.get_ident()
         self.debug = loop.get_debug()
+        _quicken_registry(1)
 
     def give_call_soon_back(self) -> None:
         """`pass_on` still works afterwards; `loop` is the owner's to clear."""
@@ -134,6 +178,7 @@ class Seam:
             self.loop.call_soon = self._had_call_soon  # type: ignore[union-attr, method-assign]
         else:
             del self.loop.call_soon  # type: ignore[union-attr]
+        _quicken_registry(-1)
 
     def take(self, task: asyncio.Task[Any], callback: Any, argument: Any, context: contextvars.Context) -> bool:
         """A step (then `argument` is None) or a wake-up of the task. True if it is the owner's, who will run it."""

@@ -2,26 +2,59 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterable
+from itertools import zip_longest
+from operator import add
 
 import msgspec
 
-from clockworker.executor._histogram_cy import Histogram
+from clockworker.executor._histogram_cy import BUCKETS, Histogram, bucket_bound_ns
 
 
 class DurationStats(msgspec.Struct, frozen=True):
-    """Durations, counted by powers of two of nanoseconds.
+    """Durations, counted in buckets that add up.
 
-    buckets: bucket i counts those of 2**(i-1) to 2**i - 1 ns, bucket 0 those of 0; trailing zeros are left out.
+    buckets: bucket i < 16 counts those of i ns; from there on each power of two has 8 buckets of equal width
+        (`_histogram_cy.bucket_bound_ns`). The last, 279, also has those over 137 s. Trailing zeros are left out.
+    max_ns, total_ns: the longest, and all of them together.
     """
 
-    buckets: tuple[int, ...]
-    max_ns: int
+    buckets: tuple[int, ...] = ()
+    max_ns: int = 0
+    total_ns: int = 0
 
     @classmethod
     def of(cls, histogram: Histogram) -> DurationStats:
         """What the histogram has counted so far."""
-        return cls(histogram.buckets(), histogram.max_ns)
+        return cls(histogram.buckets(), histogram.max_ns, histogram.total_ns)
+
+    @classmethod
+    def sum(cls, parts: Iterable[DurationStats]) -> DurationStats:
+        """Of several queues, shards or times, together."""
+        parts = list(parts)
+        if len(parts) == 2:  # the most frequent case, five times as quickly
+            less, more = sorted((part.buckets for part in parts), key=len)
+            buckets = (*map(add, less, more), *more[len(less) :])
+        else:
+            buckets = tuple(map(sum, zip_longest(*(part.buckets for part in parts), fillvalue=0)))
+        return cls(
+            buckets,
+            max((part.max_ns for part in parts), default=0),
+            sum(part.total_ns for part in parts),
+        )
+
+    def since(self, earlier: DurationStats) -> DurationStats:
+        """Those that have come since `earlier` was taken of the same histogram. Their longest is not known better than by
+        its bucket."""
+        buckets = list(self.buckets)
+        for bucket, count in enumerate(earlier.buckets):
+            buckets[bucket] -= count
+        while buckets and buckets[-1] == 0:
+            buckets.pop()
+        longest = self.max_ns if buckets else 0
+        if 0 < len(buckets) < BUCKETS:
+            longest = min(longest, bucket_bound_ns(len(buckets) - 1))
+        return DurationStats(tuple(buckets), longest, self.total_ns - earlier.total_ns)
 
     @property
     def count(self) -> int:
@@ -29,13 +62,13 @@ class DurationStats(msgspec.Struct, frozen=True):
         return sum(self.buckets)
 
     def quantile_ns(self, fraction: float) -> int:
-        """A bound, at most twice too high, that this fraction of the durations does not exceed; 0 if there are none."""
+        """A bound, at most an eighth too high, that this fraction of the durations does not exceed; 0 if there are none."""
         wanted = fraction * self.count
         seen = 0
-        for length, count in enumerate(self.buckets):
+        for bucket, count in enumerate(self.buckets):
             seen += count
             if seen >= wanted and seen:
-                return min((1 << length) - 1, self.max_ns)
+                return min(bucket_bound_ns(bucket), self.max_ns) if bucket < BUCKETS - 1 else self.max_ns
         return self.max_ns
 
 
@@ -55,6 +88,8 @@ class QueueStats(msgspec.Struct, frozen=True):
     preemptions: int  # steps during which a queue with an earlier deadline became runnable
     poll_time: DurationStats  # of each step
     first_poll_wait: DurationStats  # from a task's start to its first step
+    wait: DurationStats  # of runnable tasks for their step; one in 13 is measured
+    slow_polls: int  # steps that took as long as `report_slow_polls` says, or longer
     top_groups: tuple[tuple[Hashable, int], ...]  # those of now with the most CPU time, and how much, in ns
 
 

@@ -10,7 +10,8 @@ cdef object MEMBERSHIP
 @cython.final
 cdef class QueueState:
     cdef readonly object key
-    cdef public Scheduler scheduler
+    cdef readonly Scheduler scheduler
+    cdef bint plain_fifo
     cdef public Entity entity
     cdef readonly bint catch
     cdef readonly dict groups
@@ -25,6 +26,12 @@ cdef class QueueState:
     cdef public long long preemptions
     cdef readonly Histogram poll_time
     cdef readonly Histogram first_poll_wait
+    cdef readonly Histogram wait
+    cdef int pushes_to_sample
+    cdef public long long slow_ns
+    cdef public long long slow_polls
+
+    cpdef use(self, Scheduler scheduler)
 
 
 @cython.final
@@ -34,10 +41,11 @@ cdef class Membership:
     cdef readonly object group
     cdef public Py_ssize_t live
     cdef public long long service_ns
-    cdef object alone
+    cdef object _context_alone
 
     cpdef object context(self)
-    cdef object context_for_task(self)
+    cdef object context_to_copy(self)
+    cdef object _alone(self)
 
 
 @cython.final
@@ -66,10 +74,11 @@ cdef class JoinHandle(ScheduledTask):
     cdef bint held
     cdef public bint spawned
     cdef long long first_seen_ns
+    cdef long long pushed_ns
     cdef Waiter first_waiter
     cdef Waiter last_waiter
 
-    cdef begin(self, object task, Membership membership, long long arrival)
+    cdef begin(self, object task, Membership membership, object context, long long arrival)
     @cython.locals(waiter=Waiter)
     cdef Waiter waiter(self, bint quiet)
     cdef add(self, Waiter waiter)

@@ -22,9 +22,19 @@ A shard's `Mesh` sits beside its executor, which polls it. In reading order:
 
 from clockworker.ipc._doorbell_cy import create_doorbell
 from clockworker.ipc._limits import Limits
-from clockworker.ipc._mesh import Mesh, MeshStats
+from clockworker.ipc._mesh import LinkStats, Mesh, MeshStats
 from clockworker.ipc._remote import remote
 from clockworker.ipc._ring_cy import create_ring
 from clockworker.ipc._service import Sharded, deadline
 
-__all__ = ["Limits", "Mesh", "MeshStats", "Sharded", "create_doorbell", "create_ring", "deadline", "remote"]
+__all__ = [
+    "Limits",
+    "LinkStats",
+    "Mesh",
+    "MeshStats",
+    "Sharded",
+    "create_doorbell",
+    "create_ring",
+    "deadline",
+    "remote",
+]

@@ -29,6 +29,7 @@ cdef class PeerDoorbell:
     cdef Py_ssize_t _news_at
     cdef uint64_t _news
     cdef uint64_t _rung_for
+    cdef readonly uint64_t rings
 
     @cython.locals(sleeps=uint64_t)
     cpdef bint announce(self) except? -1

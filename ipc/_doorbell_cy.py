@@ -1,4 +1,4 @@
-# cython: language_level=3, annotation_typing=False
+# cython: language_level=3, annotation_typing=False, auto_pickle=False
 """The doorbell: how a shard that sleeps in its event loop learns that a ring has news.
 
 Each incarnation of a shard has one page of shared memory and one eventfd. The page has a word `sleeps`, which the shard alone
@@ -101,6 +101,7 @@ class PeerDoorbell:
         self._news_at = _NEWS_AT + 8 * sender
         self._news = self._memory.load(self._news_at)
         self._rung_for = 0
+        self.rings = 0
 
     def close(self) -> None:
         """Unmap, and close the eventfd."""
@@ -121,4 +122,5 @@ class PeerDoorbell:
 
     def ring(self) -> None:
         """Write the eventfd."""
+        self.rings += 1
         os.eventfd_write(self._eventfd, 1)

@@ -46,6 +46,7 @@ cdef class Link(Channel):
     cdef readonly long long bytes_sent
     cdef public long long bytes_received
     cdef readonly long long credit_waits
+    cdef readonly long long rings_before
     cdef readonly RingConsumer consumer
     cdef readonly RingProducer producer
     cdef readonly object doorbell

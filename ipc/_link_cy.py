@@ -127,6 +127,7 @@ class Link(Channel):
     credit_waits: int
     consumer: RingConsumer
     producer: RingProducer
+    rings_before: int  # of the peer, at its earlier incarnations
     doorbell: PeerDoorbell
     reassembly: Reassembly
     chunked: bool  # it holds something
@@ -152,6 +153,7 @@ class Link(Channel):
         self.bytes_sent = 0
         self.bytes_received = 0
         self.credit_waits = 0
+        self.rings_before = 0
         self.lanes = {}
         self.dirty = False
         self.when_quiet = None
@@ -202,6 +204,7 @@ class Link(Channel):
             request.cancel()
         self.consumer.close()
         self.producer.close()
+        self.rings_before += self.doorbell.rings
         self.doorbell.close()
 
     def hold(self, when_quiet: Callable[[], None]) -> None:

@@ -64,6 +64,22 @@ class MeshStats(msgspec.Struct, frozen=True):
     missed_wakeups: int  # found by the fallback poll; 0 unless something is wrong
 
 
+class LinkStats(msgspec.Struct, frozen=True):
+    """The traffic with one peer, over all its incarnations. A shard's link with itself is never used."""
+
+    peer: int
+    connected: bool
+    frames_sent: int
+    frames_received: int
+    bytes_sent: int
+    bytes_received: int
+    credit_waits: int
+    calls_in_flight: int  # now
+    wakeups: int  # how often the peer was asleep and was rung
+    ring_used_bytes: int  # of the ring to it: what it has not read yet
+    ring_bytes: int
+
+
 class Mesh(Traffic):
     """The shard's end of all its links.
 
@@ -290,6 +306,25 @@ class Mesh(Traffic):
             wakeups=self._wakeups,
             missed_wakeups=self._missed_wakeups,
         )
+
+    def link_stats(self) -> list[LinkStats]:
+        """The counters of each peer, by its number."""
+        return [
+            LinkStats(
+                peer=link.peer,
+                connected=link.connected,
+                frames_sent=link.frames_sent,
+                frames_received=link.frames_received,
+                bytes_sent=link.bytes_sent,
+                bytes_received=link.bytes_received,
+                credit_waits=link.credit_waits,
+                calls_in_flight=len(link.pending),
+                wakeups=link.rings_before + (link.doorbell.rings if link.connected else 0),
+                ring_used_bytes=link.producer.used() if link.connected else 0,
+                ring_bytes=link.producer.capacity if link.connected else 0,
+            )
+            for link in self.links
+        ]
 
     def _target(self, method: RemoteMethod, function: Callable[..., Any]) -> Target:
         queue = self.queue_for(method)

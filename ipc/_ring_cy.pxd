@@ -21,6 +21,7 @@ cdef class RingProducer(_RingEnd):
         length=uint64_t, needed=uint64_t, tail=uint64_t, head=uint64_t, offset=uint64_t, first=uint64_t
     )
     cpdef bint push(self, uint64_t kind, uint64_t queue, uint64_t method, uint64_t call, bytes body) except? -1
+    cpdef uint64_t used(self) noexcept
     cpdef stall(self)
     cdef void _put_word(self, uint64_t position, uint64_t value) noexcept
 

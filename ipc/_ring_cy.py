@@ -1,4 +1,4 @@
-# cython: language_level=3, annotation_typing=False
+# cython: language_level=3, annotation_typing=False, auto_pickle=False
 """The ring: frames from one process to one other, in shared memory, without locks.
 
 One producer, one consumer, a power of two of bytes. `tail` is how many bytes were ever written, `head` how many were ever
@@ -118,6 +118,10 @@ class RingProducer(_RingEnd):
         self._tail = tail + needed
         self._memory.store(_TAIL_AT, self._tail)
         return True
+
+    def used(self) -> int:
+        """Bytes that the consumer has not read yet."""
+        return self._tail - self._memory.load(_HEAD_AT)
 
     def stall(self) -> None:
         """Ask to be told when there is room. The caller must try once more afterwards, before it relies on being told."""

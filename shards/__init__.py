@@ -10,9 +10,11 @@ In reading order, from the command to the code that a user writes:
     _environment    --env-file
     _file           clockworker.toml
     _queues         queues, as text and as tables
+    _toml           reading TOML, and writing its values
     _parse          how each value is read from text
     _config         ServeConfig and its parts
     _schedulers     the schedulers by name, and the application's own
+    _spelling       what somebody probably meant
     _print          --print-config
     _topology       what the kernel says of the CPUs and of quotas
     _placement      policy: how many shards, and which runs where
@@ -25,7 +27,9 @@ In reading order, from the command to the code that a user writes:
     _lifecycle      policy: the states of a shard, and when a dead one may start again
     _process        one incarnation of a shard, as the supervisor holds it
     _control        what supervisor and shard say to each other
-    _counters       what the supervisor can read without asking
+    _reading        the numbers of a shard at one moment, and their sums
+    _slots          shared memory through which the supervisor reads them without asking
+    _recorder       writes them; _usage, what the kernel counts
     _watch          finds shards whose loops stand still
     _health         policy: when a loop is stalled, and when hung
     _pulse          the word that a loop writes as long as it turns
@@ -39,6 +43,10 @@ In reading order, from the command to the code that a user writes:
     _birth          what a shard's process is born with
     _child          the process of a shard
     _application    finding `async def main(shard)`
+    _observe        what the supervisor shows: _ledger, its books; _view, what they mean; _metrics, as Prometheus wants it;
+                    _http, the pages; _query, the control socket
+    _tracing        traces: asks for them; _trace, records one; _chrome, writes it
+    _top            clockworker-top; _screen, what it shows
     _shard          Shard, the application's view
     _accept         accepting with a limit, or from the supervisor's hands
     _blocking       functions that block, in threads

@@ -7,7 +7,6 @@ the application's first frame: how we came to import it helps nobody.
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import inspect
 import os
@@ -17,6 +16,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any, TypeAlias
 
 from clockworker._errors import ApplicationError
+from clockworker.shards._spelling import did_you_mean
 
 # What the application's coroutine returns is its own business: nobody looks at it.
 Main: TypeAlias = Callable[..., Coroutine[Any, Any, object]]
@@ -59,8 +59,7 @@ def import_attribute(spec: str, app_dir: str, wanted: str) -> object:
         try:
             target = getattr(target, attribute)
         except AttributeError:
-            near = difflib.get_close_matches(attribute, dir(target), 1)
-            hint = f"did you mean {near[0]!r}? " if near else ""
+            hint = did_you_mean(attribute, dir(target))
             raise ApplicationError(
                 f"module {module_name!r} has no attribute {path!r}; {hint}it should have {wanted}"
             ) from None

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from clockworker._errors import ConfigurationError
-from clockworker.shards._options import BY_NAME, GROUPS, OPTIONS, Option, nearest
+from clockworker.shards._options import BY_NAME, GROUPS, OPTIONS, Option, nearest_option
 
 
 def split_command_line(arguments: Sequence[str], version: str) -> dict[str, Any]:
@@ -34,6 +34,14 @@ class _Parser(argparse.ArgumentParser):
         raise ConfigurationError(f"{message}; see clockworker-serve --help")
 
 
+class _HelpFormatter(argparse.HelpFormatter):
+    def _format_action_invocation(self, action: argparse.Action) -> str:
+        """An option's value is named once, after all of its flags (as Python 3.13 has it)."""
+        if not action.option_strings or not action.metavar:
+            return super()._format_action_invocation(action)
+        return f"{', '.join(action.option_strings)} {action.metavar}"
+
+
 class _Switch(argparse.Action):
     """A flag, kept as the text that the environment would have. Of two flags the second, --no-..., is off."""
 
@@ -45,7 +53,7 @@ class _Switch(argparse.Action):
 
 def _unknown(argument: str) -> str:
     flags = {flag.lstrip("-"): flag for option in OPTIONS for flag in option.flags if flag.startswith("--")}
-    near = nearest(argument.lstrip("-"), [*flags, "help", "version"])
+    near = nearest_option(argument.lstrip("-"), [*flags, "help", "version"])
     hint = f"did you mean --{near}?" if near else "see clockworker-serve --help"
     return f"unknown option {argument}; {hint}"
 
@@ -67,7 +75,7 @@ def _parser(version: str) -> _Parser:
         description="Run an application on shards: one pinned process per core, fair queues inside each.",
         epilog="Each option can also be set by the environment variable named with it, and most in clockworker.toml: "
         "app_dir there is --app-dir here. The command line comes before the environment, and that before the file.",
-        formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=30, width=width),
+        formatter_class=lambda prog: _HelpFormatter(prog, max_help_position=30, width=width),
         allow_abbrev=False,
         add_help=False,
     )

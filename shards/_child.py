@@ -39,13 +39,18 @@ from clockworker.shards._control import (
     Ready,
     Release,
     Reopen,
+    StartTrace,
     Stop,
+    Traced,
 )
-from clockworker.shards._counters import CounterWriter
 from clockworker.shards._host import die_with_parent, set_process_title
 from clockworker.shards._logging import reopen, set_up_logging
 from clockworker.shards._pulse import Pulse
+from clockworker.shards._recorder import Recorder
 from clockworker.shards._shard import Handover, Shard
+from clockworker.shards._slots import SlotWriter
+from clockworker.shards._slow import log_slow_polls
+from clockworker.shards._trace import Trace
 from clockworker.shards._witness import start_witness
 
 log = logging.getLogger("clockworker.shard")
@@ -55,7 +60,6 @@ EXIT_FAILED = 1
 EXIT_ORPHANED = 1
 EXIT_START_UP = 3
 
-COUNTERS_EVERY_S = 0.25
 QUIET_LOOK_S = 0.005
 TRACEBACK_LIMIT = 15_000  # characters, of up to 4 bytes each: has to fit into a message
 
@@ -101,10 +105,10 @@ class _ShardMain:
         self._channel = channel
         self._configure = configure
         self._config = configure.config
-        memory, event, counters, pulse, witness, handover, *listening = descriptors
+        memory, event, slots, pulse, witness, handover, *listening = descriptors
         self._doorbell = (memory, event)
-        self._counters = CounterWriter(counters)
-        os.close(counters)
+        self._slots = SlotWriter(slots)
+        os.close(slots)
         self._pulse = Pulse(pulse)
         self._witness = socket.socket(fileno=witness)
         self._handover = socket.socket(fileno=handover)
@@ -121,7 +125,7 @@ class _ShardMain:
         try:
             application = load_application(self._config.app, self._config.app_dir, factory=self._config.factory)
             what = "a queue's scheduler"
-            queues = [queue.declare(self._config.app_dir) for queue in self._config.queues_of(self._configure.shard)]
+            queues = [queue.declare(self._config.app_dir) for queue in self._config.queues]
         except ApplicationError as error:
             return self._fail(str(error))
         except (Exception, SystemExit) as error:
@@ -137,11 +141,12 @@ class _ShardMain:
 
     async def _serve(self, application: Main, queues: list[Queue]) -> int:
         self._loop = asyncio.get_running_loop()
-        executor = Executor(queues, on_panic="catch")
+        executor = self._executor = Executor(queues, on_panic="catch")
+        log_slow_polls(executor, self._config, self._configure.shard)
         self._assemble(executor)
         self._loop.add_signal_handler(signal.SIGTERM, self._stop)
         self._loop.add_reader(self._channel.fileno(), self._read)
-        self._count()
+        self._recorder.start()
         self._pulse.start()
         start_witness(self._witness, executor)
         try:
@@ -154,9 +159,8 @@ class _ShardMain:
         finally:
             # After the executor, which polls the mesh until its last task is gone. And nothing may reach the mesh later.
             self._loop.remove_reader(self._channel.fileno())
-            self._next_count.cancel()
+            self._recorder.stop()
             self._pulse.stop()
-            self._counters.write(self._shard._counts())
             self._mesh.close()
 
     def _assemble(self, executor: Executor) -> None:
@@ -183,6 +187,7 @@ class _ShardMain:
             handover=Handover(self._handover, self._pulse.write_connections) if self._is_handed() else None,
             max_connections=self._config.max_connections,
         )
+        self._recorder = Recorder(self._slots, executor, self._mesh, self._shard._connections)
 
     def _is_handed(self) -> bool:
         return self._config.distribution == "least-connections"
@@ -236,6 +241,9 @@ class _ShardMain:
                 self._mesh.hold(peer, when_quiet=lambda: self._channel.send(Held(peer)))
             case Release(peer):
                 self._mesh.release(peer)
+            case StartTrace(seconds):
+                trace = Trace(self._configure.shard, self._executor, self._traced)
+                self._loop.call_later(seconds, trace.end)
             case Reopen():
                 reopen()
             case Begin():
@@ -248,15 +256,15 @@ class _ShardMain:
             case _:
                 raise ControlError(f"{type(message).__name__} was not expected")
 
+    def _traced(self, recording: int) -> None:
+        self._channel.send(Traced(), [recording])
+        os.close(recording)
+
     def _stop(self) -> None:
         if self._main is not None and not self._shard.is_ready:
             self._main.abort()  # still starting: there is nothing to finish
         self._shard._stop()
         self._may_begin.set()
-
-    def _count(self) -> None:
-        self._counters.write(self._shard._counts())
-        self._next_count = self._loop.call_later(COUNTERS_EVERY_S, self._count)
 
 
 if __name__ == "__main__":

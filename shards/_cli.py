@@ -11,7 +11,8 @@ import os
 import platform
 import sys
 from collections.abc import Mapping, MutableMapping, Sequence
-from importlib import metadata
+
+import uvloop
 
 from clockworker._errors import AddressUnavailable, ApplicationError, ConfigurationError
 from clockworker._version import __version__
@@ -20,7 +21,7 @@ from clockworker.shards._application import format_traceback, load_application
 from clockworker.shards._config import ServeConfig
 from clockworker.shards._host import PidFile, set_process_title
 from clockworker.shards._logging import set_up_logging
-from clockworker.shards._options import OPTIONS, PREFIX, nearest
+from clockworker.shards._options import OPTIONS, PREFIX, nearest_option
 from clockworker.shards._placement import Placement, place, plural
 from clockworker.shards._print import as_toml
 from clockworker.shards._settings import Settings, read_settings
@@ -106,16 +107,22 @@ def announce(settings: Settings, placement: Placement, listeners: Listeners, env
     for name in listeners.names:
         log.info("listening on %s", name)
     log.info("placement: %s", placement)
+    if settings.config.log_config is not None:
+        for name in settings.origins.keys() & {"log_level", "log_format"}:
+            log.warning("%s has no effect beside --log-config", settings.origins[name])
     known = {variable for option in OPTIONS for variable in option.variables} | _OTHER_VARIABLES
     for variable in sorted(environment.keys() - known):
-        if variable.startswith(PREFIX) and (near := nearest(variable.removeprefix(PREFIX), (o.name for o in OPTIONS))):
+        if variable.startswith(PREFIX) and (
+            near := nearest_option(variable.removeprefix(PREFIX), (o.name for o in OPTIONS))
+        ):
             log.warning("%s is no option's variable; did you mean %s%s?", variable, PREFIX, near.upper())
 
 
 def version() -> str:
     kind = "compiled" if compiled else "pure Python"
     python = f"{platform.python_implementation()} {platform.python_version()}"
-    return f"clockworker {__version__} ({kind}), {python}, uvloop {metadata.version('uvloop')}"
+    loop = uvloop.__version__  # type: ignore[attr-defined]  # importlib.metadata takes a fifth of the whole start
+    return f"clockworker {__version__} ({kind}), {python}, uvloop {loop}"
 
 
 def _complain(message: str, status: int) -> int:

@@ -38,7 +38,7 @@ class UnixAddress(msgspec.Struct, frozen=True, tag="unix"):
     mode: int = 0o666
 
     def __str__(self) -> str:
-        return f"unix:{self.path}"
+        return f"unix:{self.path}" if self.mode == 0o666 else f"unix:{self.path},mode={self.mode:03o}"
 
 
 class InheritedSocket(msgspec.Struct, frozen=True, tag="fd"):
@@ -58,13 +58,15 @@ Address: TypeAlias = TcpAddress | UnixAddress | InheritedSocket
 class QueueConfig(msgspec.Struct, frozen=True):
     """One executor queue of a shard: its key, its share of the core (1 to 10000), the scheduler inside it (a name, or
     MODULE:CLASS of the application's own), how long it wants to run at a stretch (seconds; the executor's choice unless
-    given), and what becomes of exceptions that escape its tasks."""
+    given), what becomes of exceptions that escape its tasks, and how long a step may take before it is logged (seconds, 0
+    for ever; `ServeConfig.slow_poll` unless given)."""
 
     name: str
     share: int = 1
     scheduler: str = "fifo"
     slice: float | None = None
     on_panic: OnPanic = "catch"
+    slow_poll: float | None = None
 
     def __str__(self) -> str:
         return f"{self.name}:{self.share}:{self.scheduler}"
@@ -110,9 +112,17 @@ class ServeConfig(msgspec.Struct, frozen=True):
     log_format: LogFormat = "text"
     log_config: str | None = None
     access_log: bool = False
+    slow_poll: float = 0.1
     metrics: TcpAddress | None = None
     control: str | None = None
     pid_file: str | None = None
 
     def queues_of(self, shard: int) -> tuple[QueueConfig, ...]:
         return self.shard_queues.get(shard, self.queues)
+
+    def queue_names(self, shard: int) -> list[str]:
+        return [queue.name for queue in self.queues_of(shard)]
+
+    def of_shard(self, shard: int) -> ServeConfig:
+        """What this shard needs to know: the others' queues are left out."""
+        return msgspec.structs.replace(self, queues=self.queues_of(shard), shard_queues={})

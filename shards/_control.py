@@ -39,7 +39,7 @@ _ANCILLARY_SIZE = socket.CMSG_SPACE(MAX_DESCRIPTORS * array.array("i").itemsize)
 
 
 class Configure(msgspec.Struct, frozen=True, tag="configure"):
-    """Descriptors: the doorbell's memory and its eventfd, the counters, the pulse, the witness's socket, the
+    """Descriptors: the doorbell's memory and its eventfd, the slots, the pulse, the witness's socket, the
     handover's, then the listening sockets. A rehearsal only imports the application, says `Ready` or `Failed`, and ends."""
 
     shard: int
@@ -93,6 +93,16 @@ class Leave(msgspec.Struct, frozen=True, tag="leave"):
     serve_first: bool = False
 
 
+class StartTrace(msgspec.Struct, frozen=True, tag="start-trace"):
+    """Record what the executor does, for so long."""
+
+    seconds: float
+
+
+class Traced(msgspec.Struct, frozen=True, tag="traced"):
+    """Descriptor: the recording."""
+
+
 class Ready(msgspec.Struct, frozen=True, tag="ready"):
     pass
 
@@ -121,8 +131,8 @@ class Poisoned(msgspec.Struct, frozen=True, tag="poisoned"):
     epoch: int
 
 
-ToShard: TypeAlias = Configure | Connect | Disconnect | Hold | Release | Reopen | Begin | Stop | Leave
-ToSupervisor: TypeAlias = Ready | Failed | Drained | Held | Poisoned
+ToShard: TypeAlias = Configure | Connect | Disconnect | Hold | Release | Reopen | Begin | Stop | Leave | StartTrace
+ToSupervisor: TypeAlias = Ready | Failed | Drained | Held | Poisoned | Traced
 Message: TypeAlias = ToShard | ToSupervisor
 
 

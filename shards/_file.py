@@ -15,12 +15,11 @@ An unknown key is an error and not a warning: a limit that was never in force is
 
 from __future__ import annotations
 
-import tomllib
 from pathlib import Path
-from typing import Any
 
 from clockworker._errors import ConfigurationError
-from clockworker.shards._options import BY_NAME, OPTIONS, Option, nearest
+from clockworker.shards import _toml
+from clockworker.shards._options import BY_NAME, OPTIONS, Option, nearest_option
 from clockworker.shards._queues import changes_of_file, queues_of_file
 
 NAME = "clockworker.toml"
@@ -43,7 +42,7 @@ def find_file() -> str | None:
 def read_file(path: str) -> dict[str, object]:
     """The value of each option that the file gives. Raises `ConfigurationError`, which names file, key and value."""
     values: dict[str, object] = {}
-    for key, value in load_toml(path, "--config").items():
+    for key, value in _toml.load(path, "--config").items():
         name = "shard_queue" if key == "shard" else key.replace("-", "_")
         try:
             if name in values:
@@ -52,18 +51,6 @@ def read_file(path: str) -> dict[str, object]:
         except ConfigurationError as error:
             raise ConfigurationError(f"{path}: {key}: {error}") from None
     return values
-
-
-def load_toml(path: str, option: str) -> dict[str, Any]:
-    """`option` is the one that named the file, for the message."""
-    try:
-        return tomllib.loads(Path(path).read_bytes().decode())
-    except OSError as error:
-        raise ConfigurationError(f"{option}: {path} cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        raise ConfigurationError(f"{path} is not UTF-8 text, from byte {error.start} on") from None
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
-        raise ConfigurationError(f"{path} is not TOML: {error}") from None
 
 
 def _read(key: str, name: str, value: object) -> object:
@@ -81,7 +68,7 @@ def _read(key: str, name: str, value: object) -> object:
 
 def _unknown(name: str) -> str:
     known = [*(option.name for option in OPTIONS if option.takes), "shard"]
-    near = nearest(name, known)
+    near = nearest_option(name, known)
     return f"unknown key; did you mean {near}?" if near else f"unknown key; known are {', '.join(sorted(known))}"
 
 
@@ -90,12 +77,12 @@ def _as_text(option: Option, value: object) -> str | list[str]:
     takes = option.takes
     if type(value) not in takes:
         kinds = " or ".join(_KINDS[kind] for kind in takes if not (kind is int and float in takes))
-        raise ConfigurationError(f"the value {_shown(value)} is {_kind(value)}; give {kinds} ({option.metavar})")
+        raise ConfigurationError(f"the value {_toml.show(value)} is {_kind(value)}; give {kinds} ({option.metavar})")
     if isinstance(value, list):
         wanted = int if option.name == "cpus" else str
         for item in value:
             if type(item) is not wanted:
-                raise ConfigurationError(f"{_shown(item)} in the list is {_kind(item)}; give {_KINDS[wanted]}")
+                raise ConfigurationError(f"{_toml.show(item)} in the list is {_kind(item)}; give {_KINDS[wanted]}")
     texts = [_text(item) for item in value] if isinstance(value, list) else [_text(value)]
     if option.repeat:
         return texts
@@ -104,10 +91,6 @@ def _as_text(option: Option, value: object) -> str | list[str]:
 
 def _text(value: object) -> str:
     return str(int(value)) if isinstance(value, bool) else str(value)
-
-
-def _shown(value: object) -> str:
-    return f'"{value}"' if isinstance(value, str) else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _kind(value: object) -> str:

@@ -17,7 +17,7 @@ _PR_SET_PDEATHSIG = 1
 def raise_descriptor_limit(shards: int, addresses: int) -> None:
     """Raise the soft limit on open files to the hard one, and check that it is enough for the mesh.
 
-    Each shard costs the supervisor a pidfd, a channel, counters, a pulse, two for each of witness, handover and doorbell,
+    Each shard costs the supervisor a pidfd, a channel, slots, a pulse, two for each of witness, handover and doorbell,
     and its sockets; a shard holds at most four for each peer. Raises `ConfigurationError`.
     """
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

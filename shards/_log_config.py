@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from clockworker._errors import ConfigurationError
-from clockworker.shards._file import load_toml
+from clockworker.shards import _toml
 
 _FORMATTERS = {
     "text": {"()": "clockworker.shards._logging.TextFormatter"},
@@ -27,7 +27,7 @@ def configure_logging(path: str) -> None:
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             raise ConfigurationError(f"--log-config {path} is not a JSON object: {error}") from None
     else:
-        config = load_toml(path, "--log-config")
+        config = _toml.load(path, "--log-config")
     # The version is always 1. And loggers exist long before this is read, ours among them.
     config = {"version": 1, "disable_existing_loggers": False} | config
     try:

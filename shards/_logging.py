@@ -13,7 +13,6 @@ to a new one under the old name.
 
 from __future__ import annotations
 
-import json
 import logging
 import sys
 import time
@@ -65,7 +64,8 @@ class JsonFormatter(logging.Formatter):
         try:
             return self._encoder.encode(line).decode()
         except (TypeError, ValueError, RecursionError):  # a key that is no string, a lone surrogate, a circle
-            return json.dumps({key: str(value) for key, value in line.items()})
+            plain = {key: str(value).encode(errors="backslashreplace").decode() for key, value in line.items()}
+            return self._encoder.encode(plain).decode()
 
 
 def set_up_logging(process: str, config: ServeConfig) -> None:

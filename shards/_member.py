@@ -6,6 +6,7 @@ import asyncio
 
 from clockworker.shards._control import ToShard
 from clockworker.shards._lifecycle import Lifecycle, RestartPolicy, Restarts, State
+from clockworker.shards._limiter import Limiter
 from clockworker.shards._process import ShardProcess
 
 
@@ -22,6 +23,7 @@ class Member:
         self.cpu = cpu
         self.lifecycle = Lifecycle()
         self.restarts = Restarts(RestartPolicy())
+        self.stalls = Limiter()
         self.process: ShardProcess | None = None
         self.timer: asyncio.TimerHandle | None = None
         self.drained = False

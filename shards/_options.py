@@ -8,7 +8,6 @@ types; `takes` are those that make sense, and are turned into the text that `rea
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -18,6 +17,7 @@ from clockworker.shards import _parse as parse
 from clockworker.shards._config import METRICS_PORT
 from clockworker.shards._queues import parse_queues, parse_shard_queues
 from clockworker.shards._schedulers import SCHEDULERS
+from clockworker.shards._spelling import nearest
 
 PREFIX = "CLOCKWORKER_"
 
@@ -66,7 +66,7 @@ OPTIONS = (
         ("--shards", "--workers", "-w"),
         "N|auto",
         parse.parse_shards,
-        "number of shards, each a process with a CPU of its own; auto: one a CPU",
+        "number of shards, each a process with a CPU of its own; auto, the default: one a CPU",
         takes=(int, str),
         other_variable="WEB_CONCURRENCY",
     ),
@@ -84,7 +84,7 @@ OPTIONS = (
         ("--idle-poll",),
         "US",
         parse.parse_idle_poll,
-        "microseconds that an idle shard polls before it sleeps; 200 if each has a CPU to itself, else 0",
+        "microseconds that an idle shard polls before it sleeps; default 200 if each has a CPU to itself, else 0",
         takes=(int,),
     ),
     Option(
@@ -93,7 +93,7 @@ OPTIONS = (
         "NAME:SHARE[:SCHEDULER]",
         parse_queues,
         f"a queue of each shard's executor; schedulers: {', '.join(SCHEDULERS)}, or MODULE:CLASS of your own; "
-        "may be repeated; default:1 unless given",
+        "may be repeated; if none is given: default:1",
         takes=(list,),
         repeat=True,
     ),
@@ -111,20 +111,27 @@ OPTIONS = (
         ("--config",),
         "FILE",
         str,
-        "configuration in TOML; clockworker.toml in the working directory unless given",
+        "configuration in TOML; default clockworker.toml in the working directory, if it is there",
         takes=(),
     ),
     Option(
         "sockets",
         ("--bind", "-b"),
         "HOST:PORT|unix:PATH",
-        lambda texts: [parse.parse_bind(text) for text in texts],
-        "address to listen on; may be repeated; 127.0.0.1:8000 unless any is given",
+        parse.parse_binds,
+        "address to listen on; may be repeated; default 127.0.0.1:8000",
         takes=(str, list),
         repeat=True,
     ),
-    Option("sockets", ("--host",), "HOST", str, "address to listen on, port 8000 unless --port is given"),
-    Option("sockets", ("--port", "-p"), "PORT", parse.parse_port, "port to listen on, 0: a free one", takes=(int,)),
+    Option("sockets", ("--host",), "HOST", str, "address to listen on; default 127.0.0.1"),
+    Option(
+        "sockets",
+        ("--port", "-p"),
+        "PORT",
+        parse.parse_port,
+        "port to listen on, 0: a free one; default 8000",
+        takes=(int,),
+    ),
     Option("sockets", ("--uds",), "PATH", parse.parse_uds, "Unix socket to listen on"),
     Option(
         "sockets",
@@ -139,7 +146,7 @@ OPTIONS = (
         ("--backlog",),
         "N",
         parse.parse_backlog,
-        "connections that may wait at each socket; 2048",
+        "connections that may wait at each socket; default 2048",
         takes=(int,),
     ),
     Option(
@@ -147,7 +154,7 @@ OPTIONS = (
         ("--distribution",),
         "HOW",
         parse.parse_distribution,
-        "how connections come to shards: kernel (its hash), least-connections, fixed (by client address); kernel",
+        "how connections come to shards: kernel (its hash), least-connections, fixed (by client address); default kernel",
     ),
     Option(
         "sockets",
@@ -165,7 +172,7 @@ OPTIONS = (
         "APP is a function that returns the application",
         takes=(bool,),
     ),
-    Option("application", ("--app-dir",), "DIR", str, "directory to import APP from; the working directory"),
+    Option("application", ("--app-dir",), "DIR", str, "directory to import APP from; default the working directory"),
     Option("application", ("--env-file",), "FILE", str, "file of NAME=VALUE lines for the environment"),
     Option(
         "application",
@@ -189,7 +196,7 @@ OPTIONS = (
         ("--timeout-graceful-shutdown",),
         "S",
         parse.parse_seconds,
-        "seconds that open requests have to finish when told to stop; 30",
+        "seconds that open requests have to finish when told to stop; default 30",
         takes=(int, float),
     ),
     Option(
@@ -197,7 +204,7 @@ OPTIONS = (
         ("--timeout-shard-healthcheck",),
         "S",
         parse.parse_seconds,
-        "seconds that a shard's loop may be blocked before the shard is killed and restarted, 0: for ever; 30",
+        "seconds that a shard's loop may be blocked before the shard is killed and restarted, 0: for ever; default 30",
         takes=(int, float),
     ),
     Option(
@@ -205,7 +212,7 @@ OPTIONS = (
         ("--timeout-startup",),
         "S",
         parse.parse_limit,
-        "seconds that a shard has to become ready; 60",
+        "seconds that a shard has to become ready; default 60",
         takes=(int, float),
     ),
     Option(
@@ -213,18 +220,28 @@ OPTIONS = (
         ("--respawn", "--no-respawn"),
         "",
         parse.parse_flag,
-        "restart a shard that dies, or else stop; on",
+        "restart a shard that dies, or else stop; default on",
         takes=(bool,),
     ),
-    Option("logs", ("--log-level",), "LEVEL", parse.parse_log_level, f"one of {', '.join(parse.LOG_LEVELS)}; info"),
-    Option("logs", ("--log-format",), "text|json", parse.parse_log_format, "how lines look; text"),
+    Option(
+        "logs", ("--log-level",), "LEVEL", parse.parse_log_level, f"one of {', '.join(parse.LOG_LEVELS)}; default info"
+    ),
+    Option("logs", ("--log-format",), "text|json", parse.parse_log_format, "how lines look; default text"),
+    Option(
+        "logs",
+        ("--slow-poll",),
+        "S",
+        parse.parse_seconds,
+        "log steps of tasks that take longer than these seconds; 0: none; default 0.1; a queue may have its own in the file",
+        takes=(int, float),
+    ),
     Option("logs", ("--log-config",), "FILE", str, "logging.config dictionary, in TOML or JSON"),
     Option(
         "logs",
         ("--access-log", "--no-access-log"),
         "",
         parse.parse_flag,
-        "a line for each connection; off",
+        "a line for each connection; default off",
         takes=(bool,),
     ),
     Option(
@@ -274,12 +291,11 @@ OTHER_NAMES = {
 }
 
 
-def nearest(name: str, known: Iterable[str]) -> str | None:
+def nearest_option(name: str, known: Iterable[str]) -> str | None:
     """What was probably meant; `name` and `known` are without dashes in front."""
-    known = list(known)
     spelled = {other.replace("_", "-"): other for other in known}
     name = name.replace("_", "-").lower()
-    if (same := OTHER_NAMES.get(name)) in spelled:
-        return spelled[same]
-    near = difflib.get_close_matches(name, spelled, 1)
-    return spelled[near[0]] if near else None
+    same = OTHER_NAMES.get(name)
+    if same not in spelled:
+        same = nearest(name, spelled)
+    return None if same is None else spelled[same]

@@ -7,6 +7,7 @@ A wrong one raises `ConfigurationError` with a message that names it and says wh
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Literal, TypeVar, get_args
 
 from clockworker._errors import ConfigurationError
@@ -74,6 +75,12 @@ def parse_bind(text: str) -> Address:
     if not colon or (":" in host and not (host.startswith("[") and host.endswith("]"))):
         raise ConfigurationError(f"{text!r} is no address; give HOST:PORT, [IPV6]:PORT, unix:PATH or fd:N")
     return TcpAddress(host.strip("[]") or "0.0.0.0", parse_port(port))
+
+
+def parse_binds(texts: Sequence[str]) -> tuple[Address, ...]:
+    if not texts:
+        raise ConfigurationError("there is no address; give at least one, or leave it out for 127.0.0.1:8000")
+    return tuple(parse_bind(text) for text in texts)
 
 
 def parse_uds(text: str) -> UnixAddress:

@@ -1,13 +1,13 @@
 """--print-config: the configuration as a `clockworker.toml` that says the same, with where each value came from.
 
-What is not set is shown as a comment. The values are written by hand, since the standard library reads TOML only.
+What is not set is shown as a comment.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 
+from clockworker.shards import _toml
 from clockworker.shards._config import InheritedSocket, QueueConfig, ServeConfig
 from clockworker.shards._options import GROUPS, OPTIONS, Option
 
@@ -46,7 +46,7 @@ def _lines(config: ServeConfig, origins: Mapping[str, str], remarks: Mapping[str
 def _line(name: str, value: object, comment: str) -> str:
     if value is None:
         return f"{f'# {name}':{_COLUMN}}# not set"
-    return f"{f'{name} = {_toml(value)}':{_COLUMN}}# {comment}"
+    return f"{f'{name} = {_toml.show(value)}':{_COLUMN}}# {comment}"
 
 
 def _value(config: ServeConfig, option: Option) -> object:
@@ -72,17 +72,5 @@ def _value(config: ServeConfig, option: Option) -> object:
 def _queue(queue: QueueConfig) -> Iterator[str]:
     for field in queue.__struct_fields__:
         if (value := getattr(queue, field)) is not None:
-            yield f"{field} = {_toml(value)}"
+            yield f"{field} = {_toml.show(value)}"
     yield ""
-
-
-def _toml(value: object) -> str:
-    match value:
-        case bool():
-            return str(value).lower()
-        case str():
-            # A JSON string is a TOML string, but for one character.
-            return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
-        case list():
-            return f"[{', '.join(map(_toml, value))}]"
-    return str(value)

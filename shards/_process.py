@@ -1,4 +1,4 @@
-"""One incarnation of a shard, as the supervisor holds it: the process, the channel to it, its doorbell, counters, pulse.
+"""One incarnation of a shard, as the supervisor holds it: the process, the channel to it, its doorbell, slots, pulse.
 
 Shards are fresh processes (fork and exec at once), never forks that go on: a forked interpreter inherits locks, sockets
 and memory that nobody meant it to have. One descriptor is passed by number, the control channel's; everything else goes
@@ -24,17 +24,17 @@ from contextlib import ExitStack
 from clockworker import ipc
 from clockworker.shards._birth import CONTROL_VARIABLE, SHARD_VARIABLE, SUPERVISOR_VARIABLE, TERMINAL_SIGNALS
 from clockworker.shards._control import Channel, Configure, ToShard
-from clockworker.shards._counters import CounterReader, create_counters
 from clockworker.shards._handover import Handover
 from clockworker.shards._health import Health, HealthPolicy
 from clockworker.shards._pulse import PulseReader, create_pulse
+from clockworker.shards._slots import SlotReader, create_slots
 from clockworker.shards._witness import Witness
 
 
 class ShardProcess:
     """Raises `OSError` from the constructor, with nothing left open, if there is no process or descriptor to be had."""
 
-    def __init__(self, shard: int, count: int, cpu: int | None, health: HealthPolicy) -> None:
+    def __init__(self, shard: int, count: int, cpu: int | None, queues: Sequence[str], health: HealthPolicy) -> None:
         self.started = time.monotonic()
         self.killed = False
         self.health = Health(health)
@@ -42,10 +42,10 @@ class ShardProcess:
             self.doorbell = ipc.create_doorbell(count)
             for descriptor in self.doorbell:
                 opened.callback(os.close, descriptor)
-            self._counters_descriptor = create_counters()
-            opened.callback(os.close, self._counters_descriptor)
-            self.counters = CounterReader(self._counters_descriptor)
-            opened.callback(self.counters.close)
+            self._slots_descriptor = create_slots(len(queues), count)
+            opened.callback(os.close, self._slots_descriptor)
+            self.slots = SlotReader(self._slots_descriptor, queues)
+            opened.callback(self.slots.close)
             self._pulse_descriptor = create_pulse()
             self.pulse = PulseReader(self._pulse_descriptor)
             opened.callback(self.pulse.close)
@@ -83,7 +83,7 @@ class ShardProcess:
             configure,
             [
                 *self.doorbell,
-                self._counters_descriptor,
+                self._slots_descriptor,
                 self._pulse_descriptor,
                 self._testimony.fileno(),
                 self.handover.shard_end.fileno(),

@@ -6,7 +6,7 @@ scheduler. A change says only what differs.
 
 from __future__ import annotations
 
-import difflib
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, get_args
 
@@ -16,6 +16,7 @@ from clockworker._errors import ConfigurationError
 from clockworker.shards._config import MAX_SHARDS, MAX_SHARE, OnPanic, QueueConfig
 from clockworker.shards._parse import parse_int
 from clockworker.shards._schedulers import check_scheduler
+from clockworker.shards._spelling import did_you_mean
 
 MIN_SLICE, MAX_SLICE = 1e-6, 10.0  # seconds; the executor's limits
 
@@ -25,6 +26,7 @@ _KEYS: dict[str, tuple[tuple[type, ...], str]] = {
     "scheduler": ((str,), 'a string such as "las"'),
     "slice": ((float, int), f"seconds, {MIN_SLICE:f} to {MAX_SLICE:g}"),
     "on_panic": ((str,), '"catch" or "propagate"'),
+    "slow_poll": ((float, int), "seconds from 0"),
 }
 
 
@@ -117,8 +119,7 @@ def _table(table: Mapping[str, object], where: str) -> tuple[str, dict[str, Any]
     where = f"[[{where}]] {name!r}" if isinstance(name, str) else f"[[{where}]]"
     for key, value in table.items():
         if key not in _KEYS:
-            near = difflib.get_close_matches(key, _KEYS, 1)
-            hint = f"did you mean {near[0]!r}? " if near else ""
+            hint = did_you_mean(key, _KEYS)
             raise ConfigurationError(f"{where}: unknown key {key!r}; {hint}a queue has {', '.join(_KEYS)}")
         types, right = _KEYS[key]
         if type(value) not in types or not _in_range(key, value):
@@ -140,6 +141,8 @@ def _in_range(key: str, value: object) -> bool:
             return 1 <= value <= MAX_SHARE
         case "slice", int() | float():
             return MIN_SLICE <= value <= MAX_SLICE
+        case "slow_poll", int() | float():
+            return 0 <= value < math.inf
         case "on_panic", _:
             return value in get_args(OnPanic)
     return True

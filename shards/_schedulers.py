@@ -3,13 +3,13 @@ an import string. The latter are imported in the shard only; before that nothing
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable
 
 from clockworker import executor
 from clockworker._errors import ApplicationError, ConfigurationError
 from clockworker.executor import Scheduler
 from clockworker.shards._application import import_attribute
+from clockworker.shards._spelling import did_you_mean
 
 # The command line's name of a scheduler -> the class in clockworker.executor.
 SCHEDULERS: dict[str, Callable[[], Scheduler]] = {
@@ -26,8 +26,7 @@ def check_scheduler(name: str) -> str:
     module, colon, path = name.partition(":")
     if name in SCHEDULERS or (colon and all(part.isidentifier() for part in (*module.split("."), *path.split(".")))):
         return name
-    near = difflib.get_close_matches(name, SCHEDULERS, 1)
-    hint = f"did you mean {near[0]}? " if near else ""
+    hint = did_you_mean(name, SCHEDULERS)
     raise ConfigurationError(
         f"unknown scheduler {name!r}; {hint}choose one of {', '.join(SCHEDULERS)}, or give your own as MODULE:CLASS"
     )

@@ -85,15 +85,24 @@ def _add_environment(found: dict[str, Setting], environment: Mapping[str, str], 
     for option in OPTIONS:
         for variable in option.variables:
             if option.name not in found and (text := environment.get(variable)):
-                texts = re.split(r"[\s,]+", text.strip()) if option.repeat else text
+                texts = _several(text) if option.repeat else text
                 found[option.name] = _read(option, texts, variable + where, rank)
+
+
+def _several(text: str) -> list[str]:
+    """A variable's values, apart by spaces or commas; `unix:PATH,mode=660` is one."""
+    return [part for part in re.split(r"\s+|,(?!mode=)", text) if part]
 
 
 def _read(option: Option, text: str | list[str], origin: str, rank: int) -> Setting:
     try:
         return Setting(option.read(text), origin, rank)
     except ConfigurationError as error:
-        raise ConfigurationError(str(error) if option.name == "app" and rank == 0 else f"{origin}: {error}") from None
+        if option.name == "app" and rank == 0:
+            raise
+        # Kubernetes sets NAME_PORT for each service, and a service may well be called clockworker.
+        hint = "; is that Kubernetes's? Then set enableServiceLinks: false" if str(text).startswith("tcp://") else ""
+        raise ConfigurationError(f"{origin}: {error}{hint}") from None
 
 
 def _put_together(found: dict[str, Setting]) -> tuple[ServeConfig, dict[str, str]]:

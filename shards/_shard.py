@@ -12,7 +12,6 @@ import asyncio
 import concurrent.futures
 import os
 import socket
-import time
 import zlib
 from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any, Concatenate, ParamSpec, TypeVar
@@ -24,7 +23,6 @@ from clockworker.executor import Executor, ExecutorStats, QueueHandle
 from clockworker.ipc import Mesh, MeshStats, Sharded
 from clockworker.shards._accept import Acceptor, accept_from, receive_from
 from clockworker.shards._blocking import BlockingPool
-from clockworker.shards._counters import Counts
 from clockworker.shards._streams import Handler, StreamServer
 
 T = TypeVar("T")
@@ -210,14 +208,11 @@ class Shard:
         return self._stopping is not None
 
     def stats(self) -> ShardStats:
-        streams = self._streams
         return ShardStats(
             self.id,
             os.getpid(),
             self.cpu,
-            streams.accepted if streams else 0,
-            streams.open if streams else 0,
-            streams.errors if streams else 0,
+            *self._connections(),
             self.executor.stats(),
             self._mesh.stats(),
         )
@@ -274,20 +269,7 @@ class Shard:
             await self._streams.drain()
         await self._blocking.drain()
 
-    def _counts(self) -> Counts:
-        """What goes into the memory that the supervisor reads."""
-        stats = self.stats()
-        return Counts(
-            written_ns=time.monotonic_ns(),
-            connections_accepted=stats.connections_accepted,
-            connections_open=stats.connections_open,
-            handler_errors=stats.handler_errors,
-            polls=stats.executor.polls,
-            busy_ns=stats.executor.busy_ns,
-            calls_local=stats.mesh.calls_local,
-            calls_sent=stats.mesh.calls_sent,
-            calls_received=stats.mesh.calls_received,
-            bytes_sent=stats.mesh.bytes_sent,
-            bytes_received=stats.mesh.bytes_received,
-            missed_wakeups=stats.mesh.missed_wakeups,
-        )
+    def _connections(self) -> tuple[int, int, int]:
+        """How many were accepted and are open, and how many handlers have raised."""
+        streams = self._streams
+        return (streams.accepted, streams.open, streams.errors) if streams else (0, 0, 0)

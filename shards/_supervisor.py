@@ -38,13 +38,16 @@ from clockworker.shards._control import (
     Ready,
     Reopen,
     Stop,
+    Traced,
 )
 from clockworker.shards._dispatch import Dispatcher
 from clockworker.shards._health import HealthPolicy
 from clockworker.shards._host import raise_descriptor_limit, set_process_title
 from clockworker.shards._lifecycle import State
+from clockworker.shards._limiter import more
 from clockworker.shards._logging import reopen
 from clockworker.shards._member import Member
+from clockworker.shards._observe import Observer
 from clockworker.shards._placement import Placement
 from clockworker.shards._process import ShardProcess
 from clockworker.shards._rehearsal import Rehearsal
@@ -52,6 +55,7 @@ from clockworker.shards._reload import Reloader, check_reload
 from clockworker.shards._roll import Roll
 from clockworker.shards._sockets import Listeners
 from clockworker.shards._systemd import Notifier
+from clockworker.shards._tracing import Tracing
 from clockworker.shards._watch import Stall, Watch, process_state
 
 log = logging.getLogger("clockworker.supervisor")
@@ -79,6 +83,8 @@ class Supervisor:
         self._health = HealthPolicy(hung_after=config.timeout_shard_healthcheck)
         self._listeners = listeners
         self._members = [Member(id, cpu) for id, cpu in enumerate(placement.cpus)]
+        self._tracing = Tracing(self._members)
+        self._observer = Observer(config, self._members, self._serves, self._tracing.record)
         self._watch = Watch(self._members, self._report_stall, self._hung)
         self._roll = Roll(self._members, self._drain, self._rolled)
         self._notifier = Notifier(os.environ)
@@ -99,6 +105,7 @@ class Supervisor:
             check_reload()
         set_process_title("supervisor", self._config.app)
         raise_descriptor_limit(len(self._members), len(self._listeners.of(0)))
+        self._observer.open()
         return asyncio.run(self._supervise())
 
     async def _supervise(self) -> int:
@@ -108,6 +115,7 @@ class Supervisor:
             self._loop.add_signal_handler(getattr(signal, f"SIG{name.upper()}"), getattr(self, f"handle_{name}"))
         self._loop.set_exception_handler(self._broken)
         self._watch.start()
+        await self._observer.start()
         if self._listeners.own:
             self._dispatcher = Dispatcher(
                 self._listeners.own, self._members, self._config.max_connections, self._watch.stalled
@@ -125,7 +133,11 @@ class Supervisor:
         await self._finished.wait()
         if self._reloader is not None:
             await self._reloader.stop()
+        await self._observer.stop()
         return self._exit_status
+
+    def _serves(self) -> bool:
+        return self._serving and not self._stopping
 
     def _show_life(self, interval: float) -> None:
         self._notifier.alive()
@@ -191,16 +203,25 @@ class Supervisor:
         member.lifecycle.to(State.STARTING)
         member.restarts.started(self._loop.time())
         try:
-            process = ShardProcess(member.id, len(self._members), member.cpu, self._health)
+            process = ShardProcess(
+                member.id,
+                len(self._members),
+                member.cpu,
+                self._config.queue_names(member.id),
+                self._health,
+            )
         except OSError as error:
             log.error("%s cannot be started: %s", member, error)
             self._died(member)
             return
         member.process = process
+        self._observer.started(member)
         self._loop.add_reader(process.pidfd, self._exited, member, process)
         self._loop.add_reader(process.channel.fileno(), self._read, member, process)
         self._watch.add(member, process)
-        configure = Configure(member.id, len(self._members), member.cpu, self._idle_poll_us, self._config)
+        configure = Configure(
+            member.id, len(self._members), member.cpu, self._idle_poll_us, self._config.of_shard(member.id)
+        )
         process.configure(configure, [sock.fileno() for sock in self._listeners.of(member.id)])
         for peer in self._members:
             if peer is not member and peer.process is not None:
@@ -241,7 +262,7 @@ class Supervisor:
                 if received is None:
                     self._loop.remove_reader(process.channel.fileno())  # its end shows at the pidfd
                     return
-                self._handle(member, process, received[0])
+                self._handle(member, process, *received)
         except BlockingIOError:
             pass
         except ControlError as error:
@@ -249,7 +270,13 @@ class Supervisor:
             self._loop.remove_reader(process.channel.fileno())
             process.kill()
 
-    def _handle(self, member: Member, process: ShardProcess, message: object) -> None:
+    def _handle(self, member: Member, process: ShardProcess, message: object, descriptors: list[int]) -> None:
+        match message, descriptors:
+            case Traced(), [recording]:
+                self._tracing.arrived(process, recording)
+                return
+        for descriptor in descriptors:  # nobody has asked for these
+            os.close(descriptor)
         match message:
             case Ready():
                 if member.state is State.STARTING:  # else it had been told to stop meanwhile
@@ -302,7 +329,14 @@ class Supervisor:
     # Health.
 
     def _report_stall(self, stall: Stall) -> None:
-        log.warning("%s", stall)
+        member = self._members[stall.shard]
+        if member.process is None:
+            return
+        again = not self._observer.stalled(member, member.process)
+        # That one stall goes on is said at growing intervals anyway.
+        unsaid = 0 if again else member.stalls.may_say(self._loop.time())
+        if unsaid is not None:
+            log.warning("%s%s", stall, more(unsaid))
 
     def _hung(self, member: Member, age: float) -> None:
         if member.state is State.READY and member.process is not None:
@@ -323,7 +357,9 @@ class Supervisor:
         self._loop.remove_reader(process.channel.fileno())
         self._loop.remove_reader(process.pidfd)
         self._watch.remove(process)
-        end, age, counts = process.reap(), process.age, process.counters.read()
+        end, age, last = process.reap(), process.age, process.slots.read()
+        self._observer.died(member, last)
+        self._tracing.ended(process)
         self._roll.ended(process)
         member.process = None
         if self._dispatcher is not None:
@@ -333,11 +369,11 @@ class Supervisor:
         for peer in self._members:
             peer.tell(Disconnect(member.id))
         if member.state is State.DRAINING:
-            log.info("%s %s after %.1f s: %s", member, end, age, counts.summary())
+            log.info("%s %s after %.1f s: %s", member, end, age, last.summary())
             member.lifecycle.to(State.STOPPED)
             self._stopped(member)
         else:
-            log.error("%s (pid %d) %s after %.1f s: %s", member, process.pid, end, age, counts.summary())
+            log.error("%s (pid %d) %s after %.1f s: %s", member, process.pid, end, age, last.summary())
             self._died(member)
 
     def _died(self, member: Member) -> None:

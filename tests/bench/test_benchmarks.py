@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -21,6 +22,7 @@ PRIORITY = "--rounds 1 --seconds 0.2 --warm-up 0.05 --rate 100"
 TAIL = "--rounds 1 --seconds 0.3 --warm-up 0.05 --load 0.3"
 CROSSING = "--rounds 1 --seconds 0.2 --warm-up 0.05 --rate 100"
 PINGPONG = "--rounds 2 --wakeups 100"
+OBSERVE = "--rounds 1 --requests 100 --clients 2"
 IPC = "--rounds 2 --seconds 0.005 --sizes 64 300000 --shards 2 3 --idle 0.05"
 
 
@@ -48,6 +50,14 @@ def run(name: str, options: str, tmp_path: Path) -> dict[str, Any]:
     assert document["benchmark"] == name
     assert {"machine", "python", "clockworker", "load at start"} <= document["machine"].keys()
     return document
+
+
+@pytest.mark.skipif(shutil.which("redis-benchmark") is None, reason="redis-benchmark is not installed")
+def test_observe(tmp_path: Path) -> None:
+    document = run("observe", OBSERVE, tmp_path)
+    assert document["rates"].keys() == {"SET", "GET", "INCR", "MSET (10 keys)"}
+    assert all(len(off) == len(on) == 1 for off, on in document["rates"].values())
+    assert [scrape["shards"] for scrape in document["scrapes"]] == [1, 2, 4, 8, 16, 32, 64]
 
 
 def test_overhead(tmp_path: Path) -> None:
@@ -129,7 +139,7 @@ def test_crossing(tmp_path: Path) -> None:
 def test_list_of_benchmarks() -> None:
     done = bench()
     assert done.returncode == 0
-    for name in ("accept", "crossing", "fairness", "ipc", "kv", "overhead", "pingpong", "priority", "tail"):
+    for name in ("accept", "crossing", "fairness", "ipc", "kv", "observe", "overhead", "pingpong", "priority", "tail"):
         assert f"  {name}" in done.stdout
 
 

@@ -7,6 +7,7 @@ import re
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -327,3 +328,36 @@ def test_with_an_affinity_mask_of_one_there_is_one_shard(serve: Serve) -> None:
     server.wait_log(rf"placement: 1 shard on CPU {cpu} \((the affinity mask allows 1 of|the machine has 1)")
     assert os.sched_getaffinity(server.shard_pids()[0]) == {cpu}
     assert server.stop() == 0
+
+
+@pytest.fixture
+def half_a_cpu() -> Iterator[Path]:
+    """A control group with half a CPU, where we may make one."""
+    for parent, limits in (
+        (Path("/sys/fs/cgroup"), {"cpu.max": "50000 100000"}),
+        (Path("/sys/fs/cgroup/cpu"), {"cpu.cfs_period_us": "100000", "cpu.cfs_quota_us": "50000"}),
+    ):
+        group = parent / f"clockworker-test-{os.getpid()}"
+        try:
+            group.mkdir()
+        except OSError:
+            continue
+        try:
+            if all((group / name).exists() for name in (*limits, "cgroup.procs")):
+                for name, limit in limits.items():
+                    (group / name).write_text(limit)
+                yield group
+                return
+        finally:
+            group.rmdir()
+    pytest.skip("no control group can be made here")
+
+
+def test_in_a_container_with_half_a_cpu_there_is_one_shard(serve: Serve, half_a_cpu: Path) -> None:
+    try:
+        server = serve(ECHO, under=("sh", "-c", f'echo $$ > {half_a_cpu}/cgroup.procs && exec "$@"', "sh"))
+        server.wait_serving()
+        server.wait_log(r"placement: 1 shard on CPU \d+ \((cpu.max|cpu.cfs_quota_us) 0.5: 1 shard\)")
+        assert server.stop() == 0
+    finally:
+        serve.clean_up()  # before the group can be removed

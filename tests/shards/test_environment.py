@@ -17,6 +17,7 @@ def write(directory: Path, text: str | bytes) -> str:
 
 def test_what_python_dotenv_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME_OF_ALL", "/srv")
+    monkeypatch.setenv("SET_TWICE", "outside")
     text = """
 # a comment
 PLAIN=value # and another
@@ -25,6 +26,8 @@ DOUBLE="two\\nlines"
 EMPTY=
 DATA=${HOME_OF_ALL}/data
 FALLBACK=${NOT_SET_ANYWHERE:-here}
+SET_TWICE=inside
+FROM=${SET_TWICE}
 """
     assert read_env_file(write(tmp_path, text)) == {
         "PLAIN": "value",
@@ -33,6 +36,8 @@ FALLBACK=${NOT_SET_ANYWHERE:-here}
         "EMPTY": "",
         "DATA": "/srv/data",
         "FALLBACK": "here",
+        "SET_TWICE": "inside",  # what is set outside stays; but that is not the reader's concern
+        "FROM": "outside",
     }
 
 

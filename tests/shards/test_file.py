@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clockworker._errors import ConfigurationError
-from clockworker.shards import _file
+from clockworker.shards import _toml
 from clockworker.shards._config import QueueConfig, TcpAddress, UnixAddress
 from clockworker.shards._file import find_file, read_file
 from clockworker.shards._options import OPTIONS
@@ -39,7 +39,7 @@ def test_values_of_every_type(tmp_path: Path) -> None:
         "shards": "auto",
         "cpus": (3, 1),
         "idle_poll": 50,
-        "bind": [TcpAddress("127.0.0.1", 1), UnixAddress("/s")],
+        "bind": (TcpAddress("127.0.0.1", 1), UnixAddress("/s")),
         "timeout_startup": 5.0,
         "timeout_graceful_shutdown": 0.5,
         "respawn": False,
@@ -50,7 +50,7 @@ def test_values_of_every_type(tmp_path: Path) -> None:
 
 def test_one_value_will_do_where_there_may_be_several(tmp_path: Path) -> None:
     assert read_file(write(tmp_path, 'bind = ":1"\nreload-dir = "src"\ncpus = "0-1"')) == {
-        "bind": [TcpAddress("0.0.0.0", 1)],
+        "bind": (TcpAddress("0.0.0.0", 1),),
         "reload_dir": ("src",),
         "cpus": (0, 1),
     }
@@ -71,6 +71,7 @@ def test_one_value_will_do_where_there_may_be_several(tmp_path: Path) -> None:
         ('factory = "yes"', '{}: factory: the value "yes" is a string; give true or false'),
         ("port = true", "{}: port: the value true is a boolean; give a whole number (PORT)"),
         ('timeout_startup = "5"', '{}: timeout_startup: the value "5" is a string; give a number (S)'),
+        ("bind = []", "{}: bind: there is no address; give at least one"),
         ("bind = [1]", "{}: bind: 1 in the list is a whole number; give a string"),
         ("cpus = ['1']", '{}: cpus: "1" in the list is a string; give a whole number'),
         ("cpus = []", "{}: cpus: '' is not a list of CPUs"),
@@ -116,5 +117,5 @@ VALUES = SCALARS | st.lists(SCALARS, max_size=2) | st.dictionaries(st.text(max_s
 @given(st.dictionaries(KEYS, VALUES, max_size=3))
 def test_no_document_is_worse_than_a_configuration_error(document: dict[str, object]) -> None:
     with pytest.MonkeyPatch.context() as patch, contextlib.suppress(ConfigurationError):
-        patch.setattr(_file, "load_toml", lambda *_: document)
+        patch.setattr(_toml, "load", lambda *_: document)
         read_file("x.toml")

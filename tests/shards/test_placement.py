@@ -72,6 +72,12 @@ def test_few_shards_stay_on_one_node_and_in_one_cache() -> None:
     assert place(Machine(cpus, 8), 4).cpus == (0, 2, 1, 3)
 
 
+def test_a_slow_core_comes_before_the_second_thread_of_a_fast_one() -> None:
+    fast = [Cpu(id, core=id - id % 2) for id in range(4)]
+    slow = [Cpu(id, core=id, capacity=600) for id in (4, 5)]
+    assert order([*fast, *slow]) == (0, 2, 4, 5, 1, 3)
+
+
 @pytest.mark.parametrize(("quota", "shards"), [(0.1, 1), (1.0, 1), (1.9, 1), (2.0, 2), (3.99, 3), (4.0, 4), (8.0, 4)])
 def test_auto_starts_no_more_shards_than_the_quota_has_whole_cpus(quota: float, shards: int) -> None:
     assert place(plain(4, quota), "auto").count == shards

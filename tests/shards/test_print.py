@@ -32,6 +32,7 @@ QUEUES = st.builds(
     scheduler=st.sampled_from(["fifo", "las", "a.b:C"]),
     slice=st.none() | st.floats(1e-6, 10),
     on_panic=st.sampled_from(["catch", "propagate"]),
+    slow_poll=st.none() | st.floats(0, 100),
 )
 CONFIGS = st.builds(
     ServeConfig,
@@ -42,7 +43,7 @@ CONFIGS = st.builds(
     queues=st.lists(QUEUES, min_size=1, max_size=3, unique_by=lambda queue: queue.name).map(tuple),
     addresses=st.lists(
         st.builds(TcpAddress, st.sampled_from(["127.0.0.1", "::1", "host"]), st.integers(0, 65535))
-        | st.builds(UnixAddress, TEXT.filter(lambda text: "\0" not in text))
+        | st.builds(UnixAddress, TEXT.filter(lambda text: "\0" not in text), st.sampled_from([0o666, 0o600, 0o7]))
         | st.builds(InheritedSocket, st.integers(0, 99)),
         min_size=1,
         max_size=3,

@@ -39,7 +39,7 @@ EVERY_OPTION = (
     " --shard-queue 1:x:2:qlas --bind :1 --bind unix:/s --host ::1 --port 2 --uds /t --fd 3 --backlog 9"
     " --distribution fixed --max-connections 7 --factory --app-dir d --reload --reload-dir f --reload-dir g"
     " --timeout-graceful-shutdown 1.5 --timeout-shard-healthcheck 0 --timeout-startup 2 --no-respawn --log-level DEBUG"
-    " --log-format json --log-config l --access-log --metrics [::1]:4 --control c --pid-file p"
+    " --log-format json --log-config l --access-log --slow-poll 0.5 --metrics [::1]:4 --control c --pid-file p"
 )
 EVERY_FIELD = ServeConfig(
     app="app:main",
@@ -71,6 +71,7 @@ EVERY_FIELD = ServeConfig(
     log_format="json",
     log_config="l",
     access_log=True,
+    slow_poll=0.5,
     metrics=TcpAddress("::1", 4),
     control="c",
     pid_file="p",
@@ -119,6 +120,14 @@ def test_an_empty_variable_is_none() -> None:
     assert read("app:main", CLOCKWORKER_SHARDS="").shards == "auto"
 
 
+def test_a_variable_may_have_several_values() -> None:
+    assert read("app:main", CLOCKWORKER_BIND=" :1, unix:/s,mode=660,:2").addresses == (
+        TcpAddress("0.0.0.0", 1),
+        UnixAddress("/s", 0o660),
+        TcpAddress("0.0.0.0", 2),
+    )
+
+
 def test_switches_can_be_turned_back() -> None:
     assert not read("app:main", CLOCKWORKER_RESPAWN="0").respawn
     assert read("app:main --respawn", CLOCKWORKER_RESPAWN="0").respawn
@@ -146,6 +155,12 @@ def test_a_shards_own_queues_build_on_those_in_force() -> None:
     Path("clockworker.toml").unlink()
     assert read("app:main --shard-queue 0:x:1").queues_of(0) == (QueueConfig("default"), QueueConfig("x"))
     assert read("app:main --shard-queue 0:x:1").queues_of(1) == (QueueConfig("default"),)
+
+
+def test_a_shard_is_told_of_its_own_queues_only() -> None:
+    config = read("app:main --shard-queue 0:x:1")
+    assert config.of_shard(0) == ServeConfig("app:main", queues=(QueueConfig("default"), QueueConfig("x")))
+    assert config.of_shard(1) == ServeConfig("app:main")
 
 
 @pytest.mark.parametrize(
@@ -218,6 +233,7 @@ def test_commands() -> None:
     [
         ("app:main", {"WEB_CONCURRENCY": "lots"}, "^WEB_CONCURRENCY: the number of shards is 'lots'"),
         ("app:main", {"CLOCKWORKER_PORT": "-1"}, "^CLOCKWORKER_PORT: the port is -1"),
+        ("app:main", {"CLOCKWORKER_PORT": "tcp://10.0.0.1:80"}, "^CLOCKWORKER_PORT: .*enableServiceLinks: false"),
         ("app:main --port x", {}, "^--port: the port is 'x'"),
         ("app", {}, "^'app' does not say what to run"),
         ("", {"CLOCKWORKER_APP": "app"}, "^CLOCKWORKER_APP: 'app' does not say"),

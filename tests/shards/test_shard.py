@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clockworker.shards import Shard
-from clockworker.shards._child import COUNTERS_EVERY_S
+from clockworker.shards._recorder import EVERY_S
 from tests.shards.servers import ECHO, Serve, ask
 
 KEYS: list[bytes | str | int] = [b"a", "a", "ä", "key:000000000012", 0, 1, -1, 10**30, b""]
@@ -193,7 +193,7 @@ def test_the_counters_of_a_killed_shard_are_reported(serve: Serve) -> None:
     server.wait_serving()
     with server.connect() as client:
         started = time.monotonic()
-        while time.monotonic() - started < 3 * COUNTERS_EVERY_S:
+        while time.monotonic() - started < 3 * EVERY_S:
             ask(client, b"hello")
         os.kill(server.shard_pids()[0], signal.SIGKILL)
         [report] = server.wait_log(r"killed by SIGKILL after .*: (\d+) connections \((\d+) open\), (\d+) polls")

@@ -61,6 +61,11 @@ def test_a_container_that_sees_the_path_of_the_host(tmp_path: Path) -> None:
     assert read_quota(tmp_path) == Quota(1.5, "cpu.max")
 
 
+def test_a_group_below_a_mount_that_is_not_the_root(tmp_path: Path) -> None:
+    cgroup_v2(tmp_path, "/docker/4f3a/web", "/docker/4f3a", {"/web": "250000 100000", "/": "max 100000"})
+    assert read_quota(tmp_path) == Quota(2.5, "cpu.max")
+
+
 def test_a_group_that_is_not_below_what_is_mounted(tmp_path: Path) -> None:
     cgroup_v2(tmp_path, "/../../user.slice", "/", {"/": "300000 100000"})
     assert read_quota(tmp_path) == Quota(3.0, "cpu.max")

@@ -1,0 +1,208 @@
+"""What the supervisor shows of itself and its shards: the books, the page of metrics, the control socket.
+
+Reading is the supervisor's alone: it looks into the slots whenever somebody asks, and once a second for the books. The
+shards take no part, so a stalled one is seen as well as any.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import logging
+import os
+import socket
+import time
+from collections.abc import AsyncGenerator, Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from clockworker._errors import AddressUnavailable, ConfigurationError
+from clockworker._version import __version__
+from clockworker.executor import compiled
+from clockworker.shards import _query
+from clockworker.shards._config import ServeConfig, TcpAddress
+from clockworker.shards._ledger import Ledger, Totals
+from clockworker.shards._lifecycle import State
+from clockworker.shards._member import Member
+from clockworker.shards._process import ShardProcess
+from clockworker.shards._query import Answers, QueryServer
+from clockworker.shards._reading import Reading, RingReading
+from clockworker.shards._view import Presence, ServerStats, view_all, view_shard
+
+if TYPE_CHECKING:
+    from clockworker.shards._http import HttpServer
+
+log = logging.getLogger("clockworker.supervisor")
+
+EVERY_S = 1.0
+
+
+class Observer:
+    """trace: records all shards for some seconds. ready: whether the server serves."""
+
+    def __init__(
+        self,
+        config: ServeConfig,
+        members: Sequence[Member],
+        ready: Callable[[], bool],
+        trace: Callable[[float], AsyncGenerator[tuple[int, int], None]],
+    ) -> None:
+        self._config = config
+        self._members = members
+        self._ready = ready
+        self._trace = trace
+        self._started = time.time()
+        self._ledger = Ledger([config.queue_names(member.id) for member in members])
+        self._http_socket: socket.socket | None = None
+        self._query_socket: socket.socket | None = None
+        self._query_path: Path | None = None
+
+    def open(self) -> None:
+        """Bind what was asked for. Raises `AddressUnavailable`, and `ConfigurationError` if the extra is missing."""
+        if self._config.metrics is not None:
+            self._http_socket = _listen(self._config.metrics)
+        if self._config.control is not None:
+            self._query_path = Path(self._config.control)
+            self._query_socket = _query.bind(self._query_path)
+            return
+        try:
+            self._query_path = _query.default_path(os.environ)
+            self._query_socket = _query.bind(self._query_path)
+        except (AddressUnavailable, ConfigurationError) as error:
+            self._query_path = None
+            log.warning("there will be no control socket for clockworker-top: %s", error)
+
+    async def start(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._http: HttpServer | None = None
+        self._query: QueryServer | None = None
+        if self._http_socket is not None:
+            self._http = await self._serve_http(self._http_socket)
+        if self._query_socket is not None:
+            self._query = QueryServer(self._query_socket, Answers(self.stats, self.rings, self._trace))
+            await self._query.start()
+        self._tick()
+
+    async def stop(self) -> None:
+        self._next.cancel()
+        for server in (self._http, self._query):
+            if server is not None:
+                await server.close()
+        if self._query_path is not None:
+            self._query_path.unlink(missing_ok=True)
+
+    # What the supervisor tells.
+
+    def started(self, member: Member) -> None:
+        self._ledger.started(member.id)
+
+    def died(self, member: Member, last: Reading) -> None:
+        self._ledger.died(member.id, last)
+
+    def stalled(self, member: Member, process: ShardProcess) -> bool:
+        """False for another look at the same stall."""
+        return self._ledger.stalled(member.id, process.pulse.beat)
+
+    # What others ask.
+
+    def stats(self) -> ServerStats:
+        totals, presences, now = self._totals(), self._presences(), self._loop.time()
+        window_s, lately = self._ledger.recently(now, totals)
+        queues, total = view_all(presences, totals, lately, window_s)
+        now_ns = time.monotonic_ns()
+        return ServerStats(
+            version=__version__,
+            compiled=compiled,
+            app=self._config.app,
+            pid=os.getpid(),
+            uptime_s=time.time() - self._started,
+            window_s=window_s,
+            shards=[
+                view_shard(presence, one, recent, window_s, now_ns)
+                for presence, one, recent in zip(presences, totals, lately, strict=True)
+            ],
+            queues=queues,
+            total=total,
+        )
+
+    def rings(self) -> list[list[RingReading]]:
+        return [[] if member.process is None else list(member.process.slots.read_rings()) for member in self._members]
+
+    def _totals(self) -> list[Totals]:
+        return self._ledger.totals(
+            [None if member.process is None else member.process.slots.read() for member in self._members]
+        )
+
+    def _presences(self) -> list[Presence]:
+        return [
+            Presence(
+                member.id,
+                member.state.value,
+                None if member.process is None else member.process.pid,
+                member.cpu,
+                0.0 if member.process is None else member.process.age,
+            )
+            for member in self._members
+        ]
+
+    def _tick(self) -> None:
+        self._ledger.remember(self._loop.time(), self._totals())
+        self._next = self._loop.call_later(EVERY_S, self._tick)
+
+    # HTTP.
+
+    async def _serve_http(self, sock: socket.socket) -> HttpServer:
+        from clockworker.shards._http import Answer, HttpServer, text
+        from clockworker.shards._metrics import Metrics, Snapshot
+
+        def snapshot() -> Snapshot:
+            return Snapshot(self._presences(), self._totals(), self._started, time.monotonic_ns())
+
+        metrics = Metrics(snapshot)
+
+        def metrics_page(accept: str) -> Answer:
+            body, content_type = metrics.page(accept)
+            return Answer(200, content_type, body)
+
+        def ready_page(accept: str) -> Answer:
+            up = sum(member.state is State.READY for member in self._members)
+            ready = self._ready() and up > 0
+            return text(
+                200 if ready else 503, f"{'ready' if ready else 'not ready'}: {up} of {len(self._members)} shards"
+            )
+
+        server = HttpServer(
+            sock,
+            {
+                "/metrics": metrics_page,
+                "/stats": lambda accept: Answer(200, "application/json", msgspec.json.encode(self.stats())),
+                "/health": lambda accept: text(200, "the supervisor is well"),
+                "/ready": ready_page,
+            },
+        )
+        await server.start()
+        host, port = sock.getsockname()[:2]
+        log.info("metrics on http://%s/metrics", TcpAddress(host, port))
+        return server
+
+
+def _listen(address: TcpAddress) -> socket.socket:
+    missing = [package for module, package in _NEEDED.items() if importlib.util.find_spec(module) is None]
+    if missing:
+        raise ConfigurationError(
+            f"--metrics needs {' and '.join(missing)}, which is not installed: pip install 'clockworker[metrics]'"
+        )
+    try:
+        family, _, _, _, where = socket.getaddrinfo(
+            address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        return socket.create_server(where[:2], family=family)
+    except OSError as error:
+        # Of the number: socket.create_server adds to the text what we say already.
+        reason = error.strerror if isinstance(error, socket.gaierror) else os.strerror(error.errno or 0)
+        raise AddressUnavailable(f"--metrics {address}: {reason}") from error
+
+
+_NEEDED = {"prometheus_client": "prometheus-client", "h11": "h11"}

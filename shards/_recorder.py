@@ -1,0 +1,162 @@
+"""Writes a shard's slots, four times a second, from its own event loop.
+
+What a reading costs must not show: about 0.1 ms. One thing can cost more, finding the groups that have used the most
+among very many; it is done as often as it takes no more than one part in `GROUPS_DUTY` of the time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+
+from clockworker.executor import DurationStats, Executor
+from clockworker.executor._histogram_cy import Histogram
+from clockworker.ipc import LinkStats, Mesh
+from clockworker.shards._reading import (
+    MAX_GROUPS,
+    CallReading,
+    Groups,
+    LoopReading,
+    QueueReading,
+    Reading,
+    RingReading,
+)
+from clockworker.shards._slots import SlotWriter
+from clockworker.shards._usage import Usage
+
+EVERY_S = 0.25
+GROUPS_DUTY = 200
+
+
+class Recorder:
+    """connections: how many were accepted and are open, and how many handlers have raised. Owns the writer."""
+
+    def __init__(
+        self, writer: SlotWriter, executor: Executor, mesh: Mesh, connections: Callable[[], tuple[int, int, int]]
+    ) -> None:
+        self._writer = writer
+        self._executor = executor
+        self._mesh = mesh
+        self._connections = connections
+        self._usage = Usage()
+        self._lag = Histogram()
+        self._groups: dict[str, Groups] = {}
+        self._groups_due_ns = 0
+
+    def start(self) -> None:
+        """On the running loop."""
+        self._loop = asyncio.get_running_loop()
+        self._due = self._loop.time()
+        self._tick()
+
+    def stop(self) -> None:
+        """Write a last time. The executor and the mesh must still be there."""
+        self._next.cancel()
+        self.write()
+        self._writer.close()
+        self._usage.close()
+
+    def _tick(self) -> None:
+        now = self._loop.time()
+        self._lag.record(round((now - self._due) * 1e9))
+        self.write()
+        self._due = now + EVERY_S
+        self._next = self._loop.call_at(self._due, self._tick)
+
+    def write(self) -> None:
+        links = self._mesh.link_stats()
+        self._writer.write(self.reading(links), {link.peer: _ring(link) for link in links})
+
+    def reading(self, links: list[LinkStats]) -> Reading:
+        return Reading(
+            time.monotonic_ns(), self._usage.read(), self._loop_reading(), self._call_reading(links), self._queues()
+        )
+
+    def _loop_reading(self) -> LoopReading:
+        accepted, opened, errors = self._connections()
+        executor = self._executor.stats()
+        return LoopReading(
+            turns=executor.turns,
+            driver_ns=executor.driver_ns,
+            idle_ns=executor.idle_ns,
+            connections_accepted=accepted,
+            connections_open=opened,
+            handler_errors=errors,
+            lag=DurationStats.of(self._lag),
+            decision_time=executor.decision_time,
+        )
+
+    def _call_reading(self, links: list[LinkStats]) -> CallReading:
+        stats = self._mesh.stats()
+        return CallReading(
+            local=stats.calls_local,
+            sent=stats.calls_sent,
+            received=stats.calls_received,
+            in_flight=stats.calls_in_flight,
+            timed_out=stats.calls_timed_out,
+            one_ways_sent=stats.one_ways_sent,
+            one_ways_received=stats.one_ways_received,
+            frames_sent=stats.frames_sent,
+            frames_received=stats.frames_received,
+            bytes_sent=stats.bytes_sent,
+            bytes_received=stats.bytes_received,
+            credit_waits=stats.credit_waits,
+            wakeups=stats.wakeups,
+            missed_wakeups=stats.missed_wakeups,
+            ring_used_bytes=max((link.ring_used_bytes for link in links), default=0),
+            ring_bytes=max((link.ring_bytes for link in links), default=0),
+        )
+
+    def _queues(self) -> dict[str, QueueReading]:
+        began = time.monotonic_ns()
+        look = began >= self._groups_due_ns
+        stats = self._executor.queue_stats(top_groups=MAX_GROUPS if look else 0)
+        if look:
+            self._groups_due_ns = began + GROUPS_DUTY * (time.monotonic_ns() - began)
+            self._groups = {str(key): _groups(queue.top_groups) for key, queue in stats.items()}
+        return {
+            str(key): QueueReading(
+                share=queue.share,
+                runnable=queue.runnable,
+                tasks=queue.tasks,
+                polls=queue.polls,
+                busy_ns=queue.busy_ns,
+                spawned=queue.spawned,
+                finished=queue.finished,
+                panics=queue.panics,
+                slice_overruns=queue.slice_overruns,
+                preemptions=queue.preemptions,
+                slow_polls=queue.slow_polls,
+                poll_time=queue.poll_time,
+                wait=queue.wait,
+                groups=self._groups[str(key)],
+            )
+            for key, queue in stats.items()
+        }
+
+
+def text_of(key: object) -> str:
+    """Of the application's own objects, whose `__str__` may do what it likes."""
+    try:
+        return str(key)
+    except Exception:
+        return f"<{type(key).__name__}>"
+
+
+def _groups(top: tuple[tuple[object, int], ...]) -> Groups:
+    # Keys may be anything, and two of them may have one text.
+    return Groups.sum(Groups({text_of(key): service_ns}) for key, service_ns in top)
+
+
+def _ring(link: LinkStats) -> RingReading:
+    return RingReading(
+        frames_sent=link.frames_sent,
+        frames_received=link.frames_received,
+        bytes_sent=link.bytes_sent,
+        bytes_received=link.bytes_received,
+        credit_waits=link.credit_waits,
+        wakeups=link.wakeups,
+        calls_in_flight=link.calls_in_flight,
+        used_bytes=link.ring_used_bytes,
+    )

@@ -1,0 +1,221 @@
+"""A shard's readings in memory that the supervisor sees without the shard's help: while it is stuck, after it died.
+
+The memory is a sealed memfd of 64-bit words: a header, then two sets of slots of fixed layout. One process writes. It
+fills the set that the sequence does not point at (by its lowest bit) and then adds one to the sequence, which is the only
+act of publication. A reader copies the set pointed at, and takes the copy if the sequence is still the same: the writer
+cannot have touched that set meanwhile. This is the kernel's `seqcount_latch`. With a plain sequence lock, which was tried,
+a writer that is killed or merely not running half-way leaves readers without a whole set; here the one before is always
+there.
+
+    header   version, number of queues, number of shards, sequence
+    set      written_ns, process, loop, calls; of each queue its section; of each peer its ring's section
+
+A section is its struct's fields in order, a word each, but a histogram is its length, total, maximum and a word for each
+bucket, and groups are their number and, for each, 32 bytes of its name and its time. The names of queues are not there:
+who reads has the configuration. Rings come last, because they alone grow with the square of the number of shards: they
+are read only by who asks for them.
+
+Aligned 64-bit stores through a memoryview are single moves in CPython, and so are those of memcpy on whole words. Their
+order is the program's on x86; elsewhere a torn set of counters is possible, a torn counter is not. What is read is not
+trusted to make sense: lengths are bounded, names decoded whatever they are.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+from array import array
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
+
+import msgspec
+
+from clockworker._errors import ControlError
+from clockworker.executor import DurationStats
+from clockworker.executor._histogram_cy import BUCKETS
+from clockworker.ipc._memory_cy import create_memory
+from clockworker.shards._reading import (
+    MAX_GROUPS,
+    CallReading,
+    Groups,
+    LoopReading,
+    ProcessReading,
+    QueueReading,
+    Reading,
+    RingReading,
+    Section,
+)
+
+VERSION = 2
+_HEADER = 4
+_SEQUENCE = 3
+_ATTEMPTS = 1000
+_HISTOGRAM_WORDS = 3 + BUCKETS
+_NAME_WORDS = 4
+_GROUP_WORDS_EACH = _NAME_WORDS + 1
+_GROUP_WORDS = 1 + MAX_GROUPS * _GROUP_WORDS_EACH
+
+S = TypeVar("S", bound=Section)
+
+_FIELDS: dict[type[Section], list[Any]] = {
+    section: [field.type for field in msgspec.structs.fields(section)]
+    for section in (ProcessReading, LoopReading, CallReading, QueueReading, RingReading)
+}
+
+
+def _words_of(section: type[Section]) -> int:
+    sizes: dict[Any, int] = {DurationStats: _HISTOGRAM_WORDS, Groups: _GROUP_WORDS}
+    return sum(sizes.get(field, 1) for field in _FIELDS[section])
+
+
+_SHARD_WORDS = 1 + _words_of(ProcessReading) + _words_of(LoopReading) + _words_of(CallReading)
+_QUEUE_WORDS = _words_of(QueueReading)
+_RING_WORDS = _words_of(RingReading)
+
+
+class _Layout:
+    """Where everything is, in words."""
+
+    def __init__(self, queues: int, shards: int) -> None:
+        self.without_rings = _SHARD_WORDS + queues * _QUEUE_WORDS
+        self.set = self.without_rings + shards * _RING_WORDS
+        self.bytes = 8 * (_HEADER + 2 * self.set)
+
+    def first(self, sequence: int) -> int:
+        return _HEADER + (sequence & 1) * self.set
+
+
+def create_slots(queues: int, shards: int) -> int:
+    """New slots for a shard with so many queues, among so many shards; all zero. A memfd, close-on-exec."""
+    size = _Layout(queues, shards).bytes
+    descriptor = create_memory("slots", size)
+    with mmap.mmap(descriptor, size) as memory, memoryview(memory).cast("Q") as words:
+        words[:_HEADER] = array("Q", [VERSION, queues, shards, 0])
+    return descriptor
+
+
+class _Slots:
+    def __init__(self, descriptor: int, access: int) -> None:
+        self._memory = mmap.mmap(descriptor, os.fstat(descriptor).st_size, prot=access)
+        self._words = memoryview(self._memory).cast("Q")
+        version, queues, self._shards = self._words[:_SEQUENCE]
+        if version != VERSION:
+            raise ControlError(f"the slots are of version {version}; this is version {VERSION}")
+        self._layout = _Layout(queues, self._shards)
+
+    def close(self) -> None:
+        self._words.release()
+        self._memory.close()
+
+
+class SlotWriter(_Slots):
+    """The shard's side: the only writer. Maps the descriptor, which stays the caller's."""
+
+    def __init__(self, descriptor: int) -> None:
+        super().__init__(descriptor, mmap.PROT_READ | mmap.PROT_WRITE)
+
+    def write(self, reading: Reading, rings: Mapping[int, RingReading] | None = None) -> None:
+        """`rings` by peer; of those that are not there the slots say zero."""
+        words = self._words
+        sequence = words[_SEQUENCE] + 1
+        at = self._layout.first(sequence)
+        words[at] = reading.written_ns
+        at += 1
+        for section in (reading.process, reading.loop, reading.calls, *reading.queues.values()):
+            at = _put(words, at, section)
+        for peer in range(self._shards):
+            at = _put(words, at, rings.get(peer, _NO_RING) if rings else _NO_RING)
+        words[_SEQUENCE] = sequence
+
+
+class SlotReader(_Slots):
+    """The supervisor's side. Maps the descriptor for reading only; it stays the caller's.
+
+    queues: the names of the shard's queues, in the order of their declaration.
+    """
+
+    def __init__(self, descriptor: int, queues: Sequence[str]) -> None:
+        super().__init__(descriptor, mmap.PROT_READ)
+        self._queues = tuple(queues)
+
+    def read(self) -> Reading:
+        """The newest reading."""
+        words = memoryview(self._copy(0, self._layout.without_rings)).cast("Q")
+        written_ns, at = words[0], 1
+        process, at = _get(ProcessReading, words, at)
+        loop, at = _get(LoopReading, words, at)
+        calls, at = _get(CallReading, words, at)
+        queues = {}
+        for name in self._queues:
+            queues[name], at = _get(QueueReading, words, at)
+        return Reading(written_ns, process, loop, calls, queues)
+
+    def read_rings(self) -> tuple[RingReading, ...]:
+        """The newest reading of the traffic with each shard, by its number."""
+        words = memoryview(self._copy(self._layout.without_rings, self._layout.set)).cast("Q")
+        return tuple(_get(RingReading, words, peer * _RING_WORDS)[0] for peer in range(self._shards))
+
+    def _copy(self, start: int, end: int) -> bytes:
+        """A failed attempt means that another set was published during it; a writer that does nothing else is not waited
+        for without end."""
+        words = self._words
+        for _ in range(_ATTEMPTS):
+            sequence = words[_SEQUENCE]
+            first = self._layout.first(sequence)
+            data = words[first + start : first + end].tobytes()
+            if words[_SEQUENCE] == sequence:
+                break
+        return data
+
+
+_NO_RING = RingReading()
+
+
+def _put(words: memoryview[int], at: int, section: Section) -> int:
+    """Write a section. Returns where the next one begins."""
+    for value in msgspec.structs.astuple(section):
+        if type(value) is DurationStats:
+            buckets = array("Q", value.buckets)
+            words[at : at + 3] = array("Q", (len(buckets), value.total_ns, value.max_ns))
+            words[at + 3 : at + 3 + len(buckets)] = buckets
+            at += _HISTOGRAM_WORDS
+        elif type(value) is Groups:
+            words[at] = len(value.service_ns)
+            for number, (name, service_ns) in enumerate(value.service_ns.items()):
+                first = at + 1 + number * _GROUP_WORDS_EACH
+                words[first : first + _NAME_WORDS] = array("Q", _name_bytes(name))
+                words[first + _NAME_WORDS] = service_ns
+            at += _GROUP_WORDS
+        else:
+            words[at] = value
+            at += 1
+    return at
+
+
+def _get(kind: type[S], words: memoryview[int], at: int) -> tuple[S, int]:
+    """The section that begins there, and where the next one does."""
+    values: list[Any] = []
+    for field in _FIELDS[kind]:
+        if field is DurationStats:
+            length, total_ns, max_ns = words[at : at + 3]
+            first = at + 3
+            values.append(DurationStats(tuple(words[first : first + min(length, BUCKETS)].tolist()), max_ns, total_ns))
+            at += _HISTOGRAM_WORDS
+        elif field is Groups:
+            service_ns = {}
+            for number in range(min(words[at], MAX_GROUPS)):
+                first = at + 1 + number * _GROUP_WORDS_EACH
+                name = words[first : first + _NAME_WORDS].tobytes().rstrip(b"\0").decode(errors="replace")
+                service_ns[name] = words[first + _NAME_WORDS]
+            values.append(Groups(service_ns))
+            at += _GROUP_WORDS
+        else:
+            values.append(words[at])
+            at += 1
+    return kind(*values), at
+
+
+def _name_bytes(name: str) -> bytes:
+    """At most 32 bytes of UTF-8, padded with zeros; a character that does not fit is left out whole."""
+    data = name.encode(errors="replace")[: 8 * _NAME_WORDS]
+    return data.decode(errors="ignore").encode().ljust(8 * _NAME_WORDS, b"\0")

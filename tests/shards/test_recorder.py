@@ -1,0 +1,72 @@
+"""What goes into the slots, of a real executor, without a server."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+
+import clockworker as cw
+from clockworker.ipc import Mesh, create_doorbell
+from clockworker.shards._recorder import Recorder
+from clockworker.shards._slots import SlotReader, SlotWriter, create_slots
+from tests.conftest import Run, until
+
+
+class Stubborn:
+    """A group's key without a text."""
+
+    def __str__(self) -> str:
+        raise RuntimeError("no")
+
+
+def test_a_reading_is_what_the_executor_says(run: Run) -> None:
+    async def body() -> None:
+        executor = cw.Executor([cw.Queue("fast", share=8), cw.Queue("slow")], on_panic="catch")
+        descriptor = create_slots(2, 2)
+        reader = SlotReader(descriptor, ["fast", "slow"])
+        async with executor:
+            mesh = Mesh(0, 2, executor, create_doorbell(2))
+            recorder = Recorder(SlotWriter(descriptor), executor, mesh, lambda: (7, 3, 1))
+            os.close(descriptor)
+            recorder.start()
+
+            async def step(times: int) -> None:
+                for _ in range(times):
+                    await asyncio.sleep(0)
+
+            forever = asyncio.Event()
+            fast = executor.queue("fast")
+            handles = [fast.group(key).spawn(step(50)) for key in ("a", Stubborn())]
+            waiting = fast.group("waits").spawn(forever.wait())  # type: ignore[arg-type]
+            stubborn = fast.group(Stubborn()).spawn(forever.wait())  # type: ignore[arg-type]
+            for handle in handles:
+                await handle
+            before = time.monotonic_ns()
+            recorder.write()
+            reading = reader.read()
+            assert before <= reading.written_ns <= time.monotonic_ns()
+            stats = executor.queue_stats()["fast"]
+            queue = reading.queues["fast"]
+            assert (queue.share, queue.polls, queue.busy_ns) == (8, stats.polls, stats.busy_ns)
+            assert (queue.spawned, queue.finished, queue.tasks) == (4, 2, 2)
+            assert queue.poll_time == stats.poll_time
+            assert queue.wait == stats.wait
+            assert 0 < queue.wait.count < queue.polls
+            assert reading.queues["slow"].polls == 0
+            assert (reading.loop.connections_accepted, reading.loop.connections_open) == (7, 3)
+            assert reading.process.rss_bytes > 10**6
+            assert reading.process.cpu_ns > 0
+            assert [ring.frames_sent for ring in reader.read_rings()] == [0, 0]
+            # By itself, too.
+            await until(lambda: reader.read().written_ns > reading.written_ns, "a next reading")
+            assert set(reader.read().queues["fast"].groups.service_ns) <= {"waits", "<Stubborn>", "a"}
+            forever.set()
+            await waiting
+            await stubborn
+            recorder.stop()
+            mesh.close()
+        assert reader.read().queues["fast"].finished == 4
+        reader.close()
+
+    run(body)
