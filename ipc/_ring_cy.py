@@ -32,6 +32,17 @@ quarter. Earlier would be tighter, but what was skipped is no room until the rea
 next burst. It looks every few thousandths of the ring, for the head is in the other core's cache, and at uneven distances,
 so as not to keep step with batches. Positions still only grow.
 
+Orderings, who pairs with whom, and what aarch64 makes of them (on x86-64 all but the fences are plain moves):
+
+    tail    store-release after the frame (stlr)      load-acquire before reading it (ldar): the frame is seen whole
+    head    store-release after copying out (stlr)    load-acquire before writing (ldar): nothing is written over what is read
+    stalls  store, full fence (dmb ish), load head    store head, full fence (dmb ish), load stalls: not both see the old
+
+The tail and the head need no more: what is published is always found by a later look, and nobody decides to sleep on them.
+Stalls do, and a release store may pass a later load even in stlr and ldapr, which is why the fence is written out. The words
+of the header are stored with release too, which is more than they need, and costs nothing on x86-64. models/ring.pml
+takes only this much for granted, with -DWEAK.
+
 Rejected: a slot per message (a size for all is wrong for all), a shared read-modify-write (one writer a word needs none),
 and padding to the end instead of wrapping (a frame of a quarter of the ring could then need half).
 """

@@ -31,7 +31,7 @@ async def main(config: dict[str, int]) -> None:
     over = asyncio.Event()
     asyncio.get_running_loop().add_reader(0, lambda: os.read(0, 1) or over.set())
     async with cw.Executor([cw.Queue("foreground")], on_panic="catch") as executor:
-        mesh = cw.Mesh(1, 2, executor, (config["memory"], config["event"]))
+        mesh = cw.Mesh(1, 2, executor, (config["memory"], config["event"]), idle_poll_us=config["idle_poll_us"])
         mesh.start(Ledger, Ledger(config["file"]))
         bell = (config["peer_memory"], config["peer_event"])
         mesh.connect(0, config["epoch"], incoming=config["incoming"], outgoing=config["outgoing"], doorbell=bell)

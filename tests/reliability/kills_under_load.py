@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import random
 import struct
-import subprocess
-import sys
 import tempfile
 import time
 from collections import Counter
@@ -20,6 +17,7 @@ import uvloop
 import clockworker as cw
 from tests.reliability._checks import Result, check
 from tests.reliability._victim import Ledger
+from tests.reliability._victims import end, start
 
 _ROOT = Path(__file__).parents[2]
 _CALLERS = 50
@@ -73,7 +71,7 @@ async def _kill(trials: int, ledger: int) -> Result:
         mesh = cw.Mesh(0, 2, executor, (os.dup(bell[0]), os.dup(bell[1])))
         service = mesh.start(Ledger, Ledger(ledger))
         load = _Load(mesh, service.on(1).enter)
-        victim = _start(mesh, 1, ledger, bell)
+        victim = start(mesh, 1, ledger, bell)
         callers = [
             executor.queue("foreground").spawn(load.call_on(random.Random(number))) for number in range(_CALLERS)
         ]
@@ -86,9 +84,9 @@ async def _kill(trials: int, ledger: int) -> Result:
                     if time.monotonic() > until:
                         raise AssertionError(f"no call ends any more, {len(load.since)} are on the way")
                 load.killed_at = time.monotonic()
-                _end(victim)  # and reap: only the reaped are replaced
+                end(victim)  # and reap: only the reaped are replaced
                 mesh.disconnect(1)
-                victim = _start(mesh, epoch + 1, ledger, bell)
+                victim = start(mesh, epoch + 1, ledger, bell)
             load.over = True
             until = time.monotonic() + _HANGS_S
             while load.since and time.monotonic() < until:
@@ -97,7 +95,7 @@ async def _kill(trials: int, ledger: int) -> Result:
             for caller in callers:
                 caller.abort()
         finally:
-            _end(victim)
+            end(victim)
             mesh.close()
             for descriptor in bell:
                 os.close(descriptor)
@@ -115,35 +113,5 @@ async def _kill(trials: int, ledger: int) -> Result:
     )
 
 
-def _end(victim: subprocess.Popen[bytes]) -> None:
-    victim.kill()
-    victim.wait()
-    assert victim.stdin is not None
-    victim.stdin.close()
-
-
 def _contents(file: int) -> bytes:
     return os.pread(file, os.fstat(file).st_size, 0)
-
-
-def _start(mesh: cw.Mesh, epoch: int, ledger: int, own: tuple[int, int]) -> subprocess.Popen[bytes]:
-    there, back = cw.create_ring(_RING), cw.create_ring(_RING)
-    memory, event = cw.create_doorbell(2)
-    config = {
-        "epoch": epoch,
-        "incoming": there,
-        "outgoing": back,
-        "memory": memory,
-        "event": event,
-        "peer_memory": own[0],
-        "peer_event": own[1],
-        "file": ledger,
-    }
-    victim = subprocess.Popen(
-        [sys.executable, "-m", "tests.reliability._victim", json.dumps(config)],
-        cwd=_ROOT,
-        stdin=subprocess.PIPE,
-        pass_fds=[there, back, memory, event, *own, ledger],
-    )
-    mesh.connect(1, epoch, incoming=back, outgoing=there, doorbell=(memory, event))
-    return victim
