@@ -18,15 +18,15 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 
 from clockworker import ipc
 from clockworker.ipc._doorbell_cy import Doorbell, PeerDoorbell
-from clockworker.ipc._frames import Kind, Reassembly, pieces
 from clockworker.ipc._ring_cy import RingConsumer, RingProducer
+from clockworker.shards._supervisor import RING_CAPACITY
 
 T = TypeVar("T")
 
-RING_CAPACITY = 1 << 20  # that of the mesh
+
 BATCH = 64  # messages for each ring of the doorbell in a flood: what one turn of an executor may send
 LARGE = 1 << 16
-MAX_MESSAGE = 1 << 24
+_KIND = 1
 QUEUE_SIZE = (
     256  # messages: a `multiprocessing.Queue` without a bound takes in without end what its thread cannot write
 )
@@ -57,28 +57,12 @@ class PollingRingEnd:
     def __init__(self, outgoing: int, incoming: int) -> None:
         self.producer = RingProducer(outgoing)
         self.consumer = RingConsumer(incoming)
-        self._largest = self.producer.capacity >> 2
-        self._reassembly = Reassembly(MAX_MESSAGE)
 
     def send(self, body: bytes) -> None:
-        if len(body) <= self._largest:
-            self.push(Kind.REQUEST, body)
-        else:
-            for last, piece in pieces(body, self._largest):
-                self.push(Kind.REQUEST if last else Kind.CHUNK, piece)
-
-    def receive(self) -> bytes:
-        while True:
-            body = self.pop()
-            if self.consumer.kind != Kind.CHUNK:
-                return self._reassembly.complete(body)
-            self._reassembly.add(body)
-
-    def push(self, kind: int, body: bytes) -> None:
-        while not self.producer.push(kind, 0, 0, 0, body):
+        while not self.producer.push(_KIND, 0, 0, 0, body):
             pass
 
-    def pop(self) -> bytes:
+    def receive(self) -> bytes:
         while (body := self.consumer.pop()) is None:
             pass
         return body
@@ -103,20 +87,20 @@ class SleepingRingEnd(PollingRingEnd):
         self._rung.register(own[1], select.POLLIN)
         self._unflushed = 0
 
-    def push(self, kind: int, body: bytes) -> None:
-        if not self.producer.push(kind, 0, 0, 0, body):
-            self.flush()
+    def send(self, body: bytes) -> None:
+        if not self.producer.push(_KIND, 0, 0, 0, body):
 
             def push_or_stall() -> bool | None:
                 self.producer.stall()
-                return self.producer.push(kind, 0, 0, 0, body) or None
+                self._peer.announce()  # of a part, perhaps
+                return self.producer.push(_KIND, 0, 0, 0, body) or None
 
             self._wait_for(push_or_stall)
         self._unflushed += 1
         if self._unflushed == BATCH or len(body) >= LARGE:
             self.flush()
 
-    def pop(self) -> bytes:
+    def receive(self) -> bytes:
         body = self.consumer.pop()
         return body if body is not None else self._wait_for(self._pop_or_make_room_known)
 
@@ -260,7 +244,7 @@ class FasterFifoEnd:
 def open_faster_fifo() -> Transport:
     from faster_fifo import Queue
 
-    there, back = (Queue(4 * RING_CAPACITY, dumps=bytes, loads=bytes) for _ in range(2))
+    there, back = (Queue(2 * RING_CAPACITY, dumps=bytes, loads=bytes) for _ in range(2))
     return Transport((lambda: FasterFifoEnd(there, back), lambda: FasterFifoEnd(back, there)), lambda: None)
 
 

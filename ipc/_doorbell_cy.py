@@ -12,6 +12,12 @@ Each side stores, fences, and loads what the other stores, so at least one sees 
 loads may be done before either store is seen, and the wake-up is lost: on x86-64 in two of a thousand. The fence must hold
 between processes: membarrier's PRIVATE_EXPEDITED covers one process and is wrong here.
 
+On aarch64 the stores are stlr, the loads ldar and the fence dmb ish, which alone orders a store before a later load. The frames
+come before the news (stlr is a release of all that precedes), and the reader, who has loaded the news (ldar), looks at the
+rings after that: so news that was seen is never news of a frame that is not there yet. The eventfd is written after the
+load that decides it, and the kernel orders it with the reader's wake-up. `sleeps` may be seen late when it becomes even: a
+bell too many, never one too few.
+
 Rejected: a bitmap of senders (a read-modify-write that all producers contend for, where 32 shards' words are four cache
 lines to look at) and a flag that the ringer clears (two writers; the count lets each producer ring once a sleep by itself).
 """

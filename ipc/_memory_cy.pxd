@@ -3,6 +3,9 @@ from cpython.buffer cimport Py_buffer
 from libc.stdint cimport uint64_t
 
 
+cpdef new_bytes(Py_ssize_t length)
+
+
 @cython.final
 cdef class SharedMemory:
     cdef readonly Py_ssize_t size
@@ -18,4 +21,5 @@ cdef class SharedMemory:
     cpdef void store(self, Py_ssize_t offset, uint64_t value) noexcept
     cpdef void fence(self) noexcept
     cpdef bytes read(self, Py_ssize_t offset, Py_ssize_t length)
+    cpdef void read_into(self, target, Py_ssize_t at, Py_ssize_t offset, Py_ssize_t length) noexcept
     cpdef void write(self, Py_ssize_t offset, bytes data, Py_ssize_t start, Py_ssize_t length) noexcept

@@ -71,7 +71,7 @@ ECHO_S = 0.1
 # How long a drained shard may take to end once the last of the others has.
 LEAVE_S = 1.0
 
-RING_CAPACITY = 1 << 20  # bytes; untouched pages of a ring take no memory
+RING_CAPACITY = 1 << 21  # bytes; untouched pages of a ring take no memory, and a ring whose reader keeps up touches few
 
 
 class Supervisor:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
+import clockworker as cw
 from clockworker.ipc._memory_cy import SharedMemory, create_memory
 
 
@@ -67,3 +68,12 @@ def test_it_is_not_inherited_and_has_no_name(descriptor: int) -> None:
     assert "memfd:clockworker-test" in os.readlink(f"/proc/self/fd/{descriptor}")
     with mmap.mmap(descriptor, 8192) as mapped:
         assert mapped[:8] == bytes(8)
+
+
+@pytest.mark.skipif(cw.compiled, reason="compiled, the orderings are the compiler's")
+def test_the_pure_version_refuses_processors_that_reorder_stores(
+    descriptor: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("platform.machine", lambda: "aarch64")
+    with pytest.raises(cw.ConfigurationError, match="on aarch64 the pure-Python rings are not safe"):
+        SharedMemory(descriptor)

@@ -46,16 +46,12 @@ def test_an_outcome_is_a_row(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_names_are_unique() -> None:
-    register = check("another", ci=1, release=1)
-    taken = checks()
-    if taken:
+    def again(trials: int) -> Result:
+        return Result(trials, "")
 
-        def again(trials: int) -> Result:
-            return Result(trials, "")
-
-        again.__name__ = taken[0].run.__name__
-        with pytest.raises(ValueError, match="both have a check named"):
-            register(again)
+    again.__name__ = checks()[0].run.__name__
+    with pytest.raises(ValueError, match="both have a check named"):
+        check("another", ci=1, release=1)(again)
 
 
 @pytest.mark.parametrize(("arguments", "status"), [(["--list"], 0), (["nothing-of-the-kind"], 2)])

@@ -1,0 +1,215 @@
+/* The ring and the doorbell between two processes, with the store buffers of the processor, and death at any store.
+
+   What is modelled, name by name, is ipc/_ring_cy.py and ipc/_doorbell_cy.py: a producer pushes MSGS frames of two words into a
+   ring for CAP frames, sleeps when the ring is full, and is told of room; a consumer pops, and sleeps when it is empty. Either
+   may be killed between any two of its steps; then the reaper rings the other.
+
+   Memory. A store enters the buffer of its process and reaches memory later, in order (x86-TSO). With -DWEAK (aarch64) only a
+   release store keeps behind what was stored before it; a plain store may overtake. A full fence waits until the buffer is
+   empty. Every word has one writer, which never loads it back, so nothing has to be forwarded from the buffer. Loads are
+   done in order: they are acquire loads. A killed process's buffer still drains: it is the processor's. The eventfd is
+   the kernel's, and not in the buffers.
+
+   What must hold: a frame is whole and the next in order (assertions); whoever was killed, what it had published is all taken;
+   and nobody sleeps on news for ever, which would be an invalid end state. There is no fallback poll here.
+
+   Mutations, each of which must be found out: -DTAIL_FIRST, -DNO_FENCE_ANNOUNCE, -DNO_FENCE_SLEEP, -DNO_FENCE_STALL,
+   -DNO_FENCE_STALLED, -DDEAD_NOT_RUNG, -DLOOK_BEFORE_SLEEP. */
+
+#ifndef MSGS
+#define MSGS 2
+#endif
+#ifndef CAP
+#define CAP 1
+#endif
+#ifndef BUFFER
+#define BUFFER 3
+#endif
+
+#define P 0
+#define C 1
+
+#define TAIL 0
+#define HEAD 1
+#define STALLS 2
+#define NEWS(of) (3 + (of))   /* in the doorbell of `of`, written by the other */
+#define SLEEPS(of) (5 + (of)) /* written by `of` */
+#define DATA(frame, word) (7 + 2 * ((frame) % CAP) + (word))
+#define WORDS (7 + 2 * CAP)
+
+byte mem[WORDS];
+chan buffer[2] = [BUFFER] of { bit, byte, byte }; /* 1: release; where; what */
+bit eventfd[2];
+bit killed[2], gone[2], dead[2]; /* told to die; ended; known to the other as dead */
+
+#define release(me, where, what) buffer[me]!1,where,what
+#define plain(me, where, what) buffer[me]!0,where,what
+#define fence(me) empty(buffer[me])
+
+proctype Drain(bit me) {
+    byte where, what;
+end:
+    do
+    :: atomic { buffer[me]?_,where,what -> mem[where] = what }
+#ifdef WEAK
+    :: atomic { buffer[me]??0,where,what -> mem[where] = what }
+#endif
+    od
+}
+
+inline announce(me, peer) {
+    news++;
+    release(me, NEWS(peer), news);
+#ifndef NO_FENCE_ANNOUNCE
+    fence(me);
+#endif
+    d_step { value = mem[SLEEPS(peer)]; }
+    if
+    :: (value & 1) && value != rung_for -> rung_for = value; eventfd[peer] = 1
+    :: else
+    fi
+}
+
+inline sleep(me) {
+#ifdef LOOK_BEFORE_SLEEP
+    value = mem[NEWS(me)];
+#endif
+    sleeps++;
+    release(me, SLEEPS(me), sleeps);
+#ifndef NO_FENCE_SLEEP
+    fence(me);
+#endif
+#ifndef LOOK_BEFORE_SLEEP
+    value = mem[NEWS(me)];
+#endif
+    if
+    :: value != seen
+    :: else -> atomic { eventfd[me] -> eventfd[me] = 0 }
+    fi;
+    sleeps++;
+    release(me, SLEEPS(me), sleeps)
+}
+
+proctype Producer() {
+    byte tail, head, stalls, news, sleeps, seen, rung_for, value;
+    bit pushed, over;
+    {
+        do
+        :: seen = mem[NEWS(P)];
+           over = dead[C];
+           do
+           :: tail == MSGS -> break
+           :: tail < MSGS && tail - head < CAP ->
+#ifdef TAIL_FIRST
+              release(P, TAIL, tail + 1);
+#endif
+              plain(P, DATA(tail, 0), tail + 1);
+              plain(P, DATA(tail, 1), tail + 1);
+#ifndef TAIL_FIRST
+              release(P, TAIL, tail + 1);
+#endif
+              tail++;
+              pushed = 1
+           :: tail < MSGS && tail - head == CAP ->
+              head = mem[HEAD];
+              if
+              :: tail - head < CAP
+              :: else ->
+                 stalls++;
+                 release(P, STALLS, stalls);
+#ifndef NO_FENCE_STALL
+                 fence(P);
+#endif
+                 head = mem[HEAD];
+                 if
+                 :: tail - head < CAP
+                 :: else -> break
+                 fi
+              fi
+           :: pushed -> pushed = 0; announce(P, C) /* a flush at any time */
+           od;
+           if
+           :: pushed -> pushed = 0; announce(P, C)
+           :: else
+           fi;
+           if
+           :: tail == MSGS || over -> break
+           :: else
+           fi;
+           sleep(P)
+        od;
+        gone[P] = 1
+    } unless { atomic { killed[P] && !gone[P] -> gone[P] = 1 } }
+}
+
+proctype Consumer() {
+    byte tail, head, stalls_seen, news, sleeps, seen, rung_for, value;
+    bit over;
+    {
+        do
+        :: seen = mem[NEWS(C)];
+           over = dead[P]; /* before the last look: what it had published is still taken in */
+           do
+           :: head == tail ->
+              tail = mem[TAIL];
+              if
+              :: tail == head -> break
+              :: else -> assert(tail > head && tail - head <= CAP)
+              fi
+           :: head != tail ->
+              value = mem[DATA(head, 0)];
+              assert(value == head + 1);
+              value = mem[DATA(head, 1)];
+              assert(value == head + 1);
+              head++;
+              release(C, HEAD, head)
+           od;
+#ifndef NO_FENCE_STALLED
+           fence(C);
+#endif
+           value = mem[STALLS];
+           if
+           :: value != stalls_seen -> stalls_seen = value; announce(C, P)
+           :: else
+           fi;
+           if
+           :: head == MSGS -> break
+           :: head < MSGS && over -> assert(mem[TAIL] == head); break
+           :: else
+           fi;
+           sleep(C)
+        od;
+        gone[C] = 1
+    } unless { atomic { killed[C] && !gone[C] -> gone[C] = 1 } }
+}
+
+proctype Reaper() {
+    byte one;
+    if
+    :: goto end /* nobody dies, and nobody is rung for that */
+    :: one = P
+    :: one = C
+    fi;
+    if
+    :: killed[one] = 1
+    :: gone[one] /* by itself */
+    fi;
+    gone[one];
+    empty(buffer[one]);
+    dead[one] = 1;
+#ifndef DEAD_NOT_RUNG
+    eventfd[1 - one] = 1;
+#endif
+end:
+    skip
+}
+
+init {
+    atomic {
+        run Drain(P);
+        run Drain(C);
+        run Producer();
+        run Consumer();
+        run Reaper()
+    }
+}

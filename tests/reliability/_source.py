@@ -1,0 +1,79 @@
+"""The modules of the ring as they are in the source, interpreted whatever is compiled, on a memory of the test's own.
+
+What is checked this way is the code that is compiled, line by line, not a model of it. A mutation replaces a piece of the
+source; one that does not find its piece is an error, so that none is silently without effect.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import clockworker as cw
+from clockworker import _cython_shim
+
+_IPC = Path(cw.__file__).parent / "ipc"
+Mutation = tuple[str, str, str]  # module, what stands there, what shall stand there
+
+TAIL_FIRST: Mutation = (
+    "_ring_cy",
+    "        self._put_word(tail, length | kind << 32)\n",
+    "        self._memory.store(_TAIL_AT, tail + needed)\n        self._put_word(tail, length | kind << 32)\n",
+)
+HEAD_FIRST: Mutation = (
+    "_ring_cy",
+    "                    body = self._memory.read(_DATA_AT + offset, length)\n",
+    "                    self._release(head + needed)\n"
+    "                    body = self._memory.read(_DATA_AT + offset, length)\n",
+)
+NO_FENCE_TO_STALL: Mutation = (
+    "_ring_cy",
+    "        self._memory.store(_STALLS_AT, self._stalls)\n        self._memory.fence()\n",
+    "        self._memory.store(_STALLS_AT, self._stalls)\n",
+)
+NO_FENCE_AFTER_POPPING: Mutation = (
+    "_ring_cy",
+    "        self._memory.fence()\n        stalls = ",
+    "        stalls = ",
+)
+NO_FENCE_TO_ANNOUNCE: Mutation = (
+    "_doorbell_cy",
+    "        self._memory.store(self._news_at, self._news)\n        self._memory.fence()\n",
+    "        self._memory.store(self._news_at, self._news)\n",
+)
+NO_FENCE_TO_SLEEP: Mutation = (
+    "_doorbell_cy",
+    "        self._memory.store(_SLEEPS_AT, self.sleeps)\n        self._memory.fence()\n",
+    "        self._memory.store(_SLEEPS_AT, self.sleeps)\n",
+)
+
+
+class Source:
+    """`ring` and `doorbell`, loaded anew. Their `SharedMemory(descriptor)` is `memory(descriptor)`."""
+
+    def __init__(self, memory: Any, *mutations: Mutation) -> None:
+        loaded: dict[str, ModuleType] = {}
+        fake = SimpleNamespace(SharedMemory=memory, create_memory=None, new_bytes=bytearray)
+        for name in ("_ring_cy", "_doorbell_cy"):
+            text = (_IPC / f"{name}.py").read_text()
+            for module, old, new in mutations:
+                if module == name:
+                    if text.count(old) != 1:
+                        raise AssertionError(f"{name} has {text.count(old)} places for the mutation {old!r}, not one")
+                    text = text.replace(old, new)
+            loaded[name] = module_of = ModuleType(f"{name}_under_test")
+            stand_ins = {"cython": _cython_shim, "clockworker.ipc._memory_cy": fake}
+            before = {key: sys.modules.get(key) for key in stand_ins}
+            sys.modules.update(stand_ins)  # type: ignore[arg-type]
+            try:
+                exec(compile(text, f"{name} (interpreted)", "exec"), module_of.__dict__)
+            finally:
+                for key, value in before.items():
+                    if value is None:
+                        del sys.modules[key]
+                    else:
+                        sys.modules[key] = value
+        self.ring: Any = loaded["_ring_cy"]
+        self.doorbell: Any = loaded["_doorbell_cy"]

@@ -1,0 +1,223 @@
+"""The ring's and the doorbell's own code in every interleaving of two processes with store buffers, and its mutations."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+from tests.reliability._checks import Result, check
+from tests.reliability._interleavings import EventFd, Memory, explore
+from tests.reliability._source import (
+    HEAD_FIRST,
+    NO_FENCE_AFTER_POPPING,
+    NO_FENCE_TO_ANNOUNCE,
+    NO_FENCE_TO_SLEEP,
+    NO_FENCE_TO_STALL,
+    TAIL_FIRST,
+    Mutation,
+    Source,
+)
+
+_RING, _BELL_OF_CONSUMER, _BELL_OF_PRODUCER = 1, 2, 3  # descriptors, and eventfds
+_CAPACITY = 4096
+_BODIES = [b"0123456789" * 4, b"abcdefghij" * 4, b"w"]  # of 40 bytes: a whole number of frames fills the ring
+_FRAMES = _CAPACITY // 64
+
+
+class LostWakeUp(AssertionError):
+    """A process sleeps on news and has not been rung for."""
+
+
+class Torn(AssertionError):
+    """A frame that nobody has sent, or out of order."""
+
+
+class Pair:
+    """Both ends of a ring and their doorbells, made before anything is interleaved, and copied for each run."""
+
+    def __init__(self, mutations: tuple[Mutation, ...], pushed: int, popped: int) -> None:
+        source = Source(_Solid, *mutations)
+        source.doorbell.os = EventFd
+        self.memory = _Solid.words
+        self.memory.clear()
+        self.memory[_RING << 20] = source.ring._MAGIC
+        self.memory[(_RING << 20) + source.ring._CAPACITY_AT] = _CAPACITY
+        self._size = source.ring._DATA_AT + _CAPACITY
+        _Solid.ring_size = self._size
+        self._producer = source.ring.RingProducer(_RING)
+        self._consumer = source.ring.RingConsumer(_RING)
+        self._bells = [
+            source.doorbell.Doorbell(_BELL_OF_CONSUMER),
+            source.doorbell.PeerDoorbell(_BELL_OF_CONSUMER, _BELL_OF_CONSUMER, 0),
+            source.doorbell.Doorbell(_BELL_OF_PRODUCER),
+            source.doorbell.PeerDoorbell(_BELL_OF_PRODUCER, _BELL_OF_PRODUCER, 0),
+        ]
+        for number in range(pushed):
+            assert self._producer.push(1, 0, 0, number, _BODIES[0])
+        for _ in range(popped):
+            assert self._consumer.pop() is not None
+        self.poisoned = source.ring.PoisonedRing
+
+    def end(self, which: str) -> Any:
+        """A copy of an end as it was, on the memory that is interleaved."""
+        ends = dict(
+            zip(
+                ("consumer's bell", "to consumer", "producer's bell", "to producer", "producer", "consumer"),
+                [*self._bells, self._producer, self._consumer],
+                strict=True,
+            )
+        )
+        end = copy.copy(ends[which])
+        end._memory = Memory(end._memory.descriptor)
+        if hasattr(end, "_seen"):
+            end._seen = list(end._seen)
+        return end
+
+
+class _Solid(Memory):
+    """Memory without interleavings, to set up with."""
+
+    words: dict[int, int] = {}  # noqa: RUF012
+    ring_size = 0
+
+    def __init__(self, descriptor: int) -> None:
+        super().__init__(descriptor, _Solid.ring_size if descriptor == _RING else 72)
+        self.descriptor = descriptor
+
+    def load(self, offset: int) -> int:
+        return self.words.get(self._base + offset, 0)
+
+    def store(self, offset: int, value: int) -> None:
+        self.words[self._base + offset] = value
+
+    def fence(self) -> None:
+        pass
+
+
+def wake_the_consumer(*mutations: Mutation) -> int:
+    """One pushes and announces, twice; the other looks, finds nothing, and goes to sleep."""
+    pair = Pair(mutations, 0, 0)
+
+    def produce() -> None:
+        producer, bell = pair.end("producer"), pair.end("to consumer")
+        for number in range(2):
+            producer.push(1, 0, 0, number, _BODIES[2])
+            bell.announce()
+
+    def consume() -> tuple[int, bool]:
+        consumer, bell = pair.end("consumer"), pair.end("consumer's bell")
+        bell.news()
+        taken = 0
+        while (body := consumer.pop()) is not None:
+            if body != _BODIES[2] or consumer.call != taken:
+                raise Torn(f"{consumer.call}: {body!r}")
+            taken += 1
+        return taken, bell.sleep()
+
+    def judge(_: None, consumed: tuple[int, bool], rung: dict[int, int]) -> None:
+        taken, asleep = consumed
+        if taken < 2 and asleep and not rung.get(_BELL_OF_CONSUMER):
+            raise LostWakeUp(f"the consumer sleeps, and has taken {taken} of 2")
+
+    return explore((produce, consume), pair.memory, judge)
+
+
+def wake_the_producer(*mutations: Mutation) -> int:
+    """The ring is full. One asks to be told of room and goes to sleep; the other makes room."""
+    pair = Pair(mutations, _FRAMES, 0)
+
+    def produce() -> bool:
+        producer, bell = pair.end("producer"), pair.end("producer's bell")
+        bell.news()
+        if producer.push(1, 0, 0, _FRAMES, _BODIES[0]):
+            return False
+        producer.stall()
+        if producer.push(1, 0, 0, _FRAMES, _BODIES[0]):
+            return False
+        return bell.sleep()  # type: ignore[no-any-return]
+
+    def consume() -> None:
+        consumer, bell = pair.end("consumer"), pair.end("to producer")
+        if consumer.pop() != _BODIES[0]:
+            raise Torn("the oldest frame")
+        if consumer.producer_stalled():
+            bell.announce()
+
+    def judge(asleep: bool, _: None, rung: dict[int, int]) -> None:
+        if asleep and not rung.get(_BELL_OF_PRODUCER):
+            raise LostWakeUp("the producer sleeps, and there is room")
+
+    return explore((produce, consume), pair.memory, judge)
+
+
+def whole_frames(*mutations: Mutation) -> int:
+    """The ring is full, so that what is pushed lies where what is popped was."""
+    pair = Pair(mutations, _FRAMES, 0)
+
+    def produce() -> int:
+        producer = pair.end("producer")
+        return sum(producer.push(1, 0, 0, _FRAMES, body) for body in _BODIES[1:2])
+
+    def consume() -> int:
+        consumer = pair.end("consumer")
+        for number in range(2):
+            body = consumer.pop()
+            if body != _BODIES[0] or consumer.call != number:
+                raise Torn(f"{consumer.call}: {body!r}")
+        return 2
+
+    return explore((produce, consume), pair.memory, lambda *_: None)
+
+
+def frames_as_they_come(*mutations: Mutation) -> int:
+    """The ring is empty: two frames are pushed, and popped as soon as they are there."""
+    pair = Pair(mutations, 1, 1)
+
+    def produce() -> None:
+        producer = pair.end("producer")
+        for body in _BODIES[:2]:
+            producer.push(1, 0, 0, 7, body)
+
+    def consume() -> None:
+        consumer = pair.end("consumer")
+        taken = 0
+        for _ in range(3):
+            try:
+                body = consumer.pop()
+            except pair.poisoned as error:
+                raise Torn(str(error)) from None
+            if body is not None:
+                if body != _BODIES[taken] or consumer.call != 7:
+                    raise Torn(f"{consumer.call}: {body!r}")
+                taken += 1
+
+    return explore((produce, consume), pair.memory, lambda *_: None)
+
+
+@check("the code in every interleaving with store buffers: torn frames 0, lost wake-ups 0", ci=1, release=1)
+def interleavings(trials: int) -> Result:
+    scenarios = (wake_the_consumer, wake_the_producer, whole_frames, frames_as_they_come)
+    states = {scenario.__name__: scenario() for scenario in scenarios}
+    return Result(sum(states.values()), ", ".join(f"{name} {count:,} states" for name, count in states.items()))
+
+
+MUTATIONS: list[tuple[str, Mutation, Callable[..., int], type[AssertionError]]] = [
+    ("the tail is published first", TAIL_FIRST, frames_as_they_come, Torn),
+    ("the head is given back first", HEAD_FIRST, whole_frames, Torn),
+    ("no fence to announce", NO_FENCE_TO_ANNOUNCE, wake_the_consumer, LostWakeUp),
+    ("no fence to sleep", NO_FENCE_TO_SLEEP, wake_the_consumer, LostWakeUp),
+    ("no fence to stall", NO_FENCE_TO_STALL, wake_the_producer, LostWakeUp),
+    ("no fence after popping", NO_FENCE_AFTER_POPPING, wake_the_producer, LostWakeUp),
+]
+
+
+@check("the code with each mutation is found out by some interleaving", ci=6, release=6)
+def mutated_interleavings(trials: int) -> Result:
+    for name, mutation, scenario, finding in MUTATIONS:
+        try:
+            scenario(mutation)
+        except finding:
+            continue
+        raise AssertionError(f"{name}: {scenario.__name__} found nothing")
+    return Result(len(MUTATIONS), ", ".join(name for name, *_ in MUTATIONS))

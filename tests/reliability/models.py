@@ -1,0 +1,95 @@
+"""The Promela models of `models/` hold, and fail with each of their mutations. Checked exhaustively by Spin."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+from tests.reliability._checks import Result, Unavailable, check
+
+MODELS = Path(__file__).parents[2] / "models"
+
+# What a mutation must be found out by, in Spin's words.
+_TORN, _ASLEEP = "assertion violated", "invalid end state"
+RING_MUTATIONS = {
+    "TAIL_FIRST": _TORN,
+    "NO_FENCE_ANNOUNCE": _ASLEEP,
+    "NO_FENCE_SLEEP": _ASLEEP,
+    "NO_FENCE_STALL": _ASLEEP,
+    "NO_FENCE_STALLED": _ASLEEP,
+    "LOOK_BEFORE_SLEEP": _ASLEEP,
+    "DEAD_NOT_RUNG": _ASLEEP,
+}
+INCARNATION_MUTATIONS = {"SKIP_EPOCH": _TORN, "OLD_RINGS": _TORN}
+_MEMORY_MIB = 6_000
+
+
+@check("model of ring and doorbell holds, with weak memory and death at any store", ci=1, release=3, pure=0)
+def model_of_ring_and_doorbell(trials: int) -> Result:
+    # WEAK has every behaviour of x86-TSO, and those of aarch64. The larger one is TSO, or it would not fit.
+    sizes = [["WEAK"], ["WEAK", "BUFFER=5"], ["MSGS=3", "CAP=2"]][:trials]
+    states = sum(explore("ring", *size) for size in sizes)
+    return Result(states, f"{states:,} states")
+
+
+@check("model of ring and doorbell fails with each mutation", ci=7, release=7, pure=0)
+def mutations_of_ring_and_doorbell(trials: int) -> Result:
+    for mutation, finding in RING_MUTATIONS.items():
+        expect("ring", mutation, finding)
+    return Result(trials, ", ".join(RING_MUTATIONS))
+
+
+@check("model of incarnations holds: no reply to a successor", ci=2, release=3, pure=0)
+def model_of_incarnations(trials: int) -> Result:
+    states = explore("incarnations", f"LIVES={trials}")
+    return Result(states, f"{states:,} states")
+
+
+@check("model of incarnations fails with each mutation", ci=2, release=2, pure=0)
+def mutations_of_incarnations(trials: int) -> Result:
+    for mutation, finding in INCARNATION_MUTATIONS.items():
+        expect("incarnations", mutation, finding)
+    return Result(trials, ", ".join(INCARNATION_MUTATIONS))
+
+
+def explore(model: str, *macros: str) -> int:
+    """The number of states of the model, in none of which anything is wrong."""
+    output = spin(model, *macros)
+    if "errors: 0" not in output:
+        raise AssertionError(f"{model}.pml {' '.join(macros)}:\n{output}")
+    states = re.search(r"(\d+) states, stored", output)
+    assert states is not None, output
+    return int(states[1])
+
+
+def expect(model: str, mutation: str, finding: str) -> None:
+    """Spin must complain of the mutated model in these words."""
+    output = spin(model, mutation)
+    if "errors: 0" in output or finding not in output:
+        raise AssertionError(f"{model}.pml with {mutation} should have shown an {finding}:\n{output}")
+
+
+def spin(model: str, *macros: str) -> str:
+    """Translate, compile, run; what the verifier printed."""
+    for program in ("spin", "cc"):
+        if shutil.which(program) is None:
+            raise Unavailable(f"{program} is not installed")
+    with tempfile.TemporaryDirectory() as directory:
+
+        def run(*command: str) -> str:
+            done = subprocess.run(command, cwd=directory, capture_output=True, text=True)
+            if done.returncode:
+                raise AssertionError(f"{command[0]} failed:\n{done.stdout}{done.stderr}")
+            return done.stdout
+
+        run("spin", "-a", *(f"-D{macro}" for macro in macros), str(MODELS / f"{model}.pml"))
+        # -O1: a mutation is found sooner than a better verifier is compiled.
+        run("cc", "-O1", "-w", "-DSAFETY", f"-DMEMLIM={_MEMORY_MIB}", "-o", "pan", "pan.c")
+        output = run("./pan", "-m1000000")
+    for incomplete in ("max search depth too small", "out of memory", "memory limit"):
+        if incomplete in output:
+            raise AssertionError(f"{model}.pml {' '.join(macros)} was not explored to the end:\n{output}")
+    return output
