@@ -21,6 +21,7 @@ cdef class Entity(HeapNode):
 @cython.final
 cdef class Eevdf:
     cdef readonly long long total_share
+    cdef readonly long long asleep
     cdef readonly long long virtual_time
     cdef long long _remainder
     cdef long long _entities

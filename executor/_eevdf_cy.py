@@ -89,6 +89,7 @@ class Eevdf:
     """The choice between the active ones of a set of entities."""
 
     total_share: int  # of the active
+    asleep: int  # how many are not active
     virtual_time: int
     _remainder: int  # of running time that has not moved V yet
     _entities: int
@@ -101,6 +102,7 @@ class Eevdf:
 
     def __init__(self, granularity_ns: int = 0) -> None:
         self.total_share = 0
+        self.asleep = 0
         self.virtual_time = 0
         self._remainder = 0
         self._entities = 0
@@ -114,6 +116,7 @@ class Eevdf:
     def add(self, item: object, share: int, slice_ns: int) -> Entity:
         """A new, inactive entity. Among equals, those added earlier win."""
         self._entities += 1
+        self.asleep += 1
         return Entity(item, share, slice_ns, self._entities)
 
     def lag_ns(self, entity: Entity) -> int:
@@ -132,6 +135,7 @@ class Eevdf:
         entity.vruntime = self.virtual_time - min(entity.kept_lag, span)
         entity.deadline = entity.vruntime + span
         entity.active = True
+        self.asleep -= 1
         self.total_share += entity.share
         self._insert(entity)
 
@@ -141,6 +145,7 @@ class Eevdf:
         entity.kept_lag = self.virtual_time - entity.vruntime
         self._withdraw(entity)
         entity.active = False
+        self.asleep += 1
         self.total_share -= entity.share
 
     def charge(self, entity: Entity, elapsed_ns: int) -> None:
