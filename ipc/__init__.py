@@ -3,10 +3,17 @@
 A shard's `Mesh` sits beside its executor, which polls it. In reading order:
 
     _remote        what can be called: @remote, signatures, identifiers
+    _schema        two shards that do not mean the same by a method
     _service       Sharded, the proxies of a service's instances
-    _mesh          calls, dispatch, replies: the way of a call from end to end
-    _link          one peer: rings, credit, calls in flight, back-pressure
-    _frames        kinds of frames; messages in chunks
+    _mesh          a shard's links to its peers, its services, its statistics
+    _call_cy       the way of a call from end to end: a call of ours, until it is answered
+    _link_cy       one peer: rings, credit, calls in flight, back-pressure
+    _traffic_cy    what the executor polls: frames taken in, calls of peers started
+    _request_cy    a call of a peer, until it is answered
+    _stream        remote generators
+    _limits        bounds
+    _deadlines     policy: whose deadline is next
+    _frames        kinds of frames; envelopes; messages in chunks
     _failure       exceptions on the wire
     _ring_cy       the ring
     _doorbell_cy   sleep and wake-up
@@ -14,10 +21,10 @@ A shard's `Mesh` sits beside its executor, which polls it. In reading order:
 """
 
 from clockworker.ipc._doorbell_cy import create_doorbell
-from clockworker.ipc._link import Limits
+from clockworker.ipc._limits import Limits
 from clockworker.ipc._mesh import Mesh, MeshStats
 from clockworker.ipc._remote import remote
 from clockworker.ipc._ring_cy import create_ring
-from clockworker.ipc._service import Sharded
+from clockworker.ipc._service import Sharded, deadline
 
-__all__ = ["Limits", "Mesh", "MeshStats", "Sharded", "create_doorbell", "create_ring", "remote"]
+__all__ = ["Limits", "Mesh", "MeshStats", "Sharded", "create_doorbell", "create_ring", "deadline", "remote"]

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from clockworker._errors import MessageTooLarge, RemoteError
+from clockworker._errors import MessageTooLarge, RemoteError, SchemaMismatch
 
 _PLAIN = (str, bytes, int, float, bool, type(None))
 
@@ -28,6 +28,11 @@ class RemoteTraceback(Exception):
     def __str__(self) -> str:
         return f"\n{self.args[0]}"
 
+
+# What a shard says of the call itself, rather than the method.
+_OURS = {"MessageTooLarge": MessageTooLarge, "SchemaMismatch": SchemaMismatch}
+# To raise them means something else where the caller is.
+_ENDINGS = ("StopIteration", "StopAsyncIteration")
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(Failure)
@@ -63,9 +68,9 @@ def decode_failure(body: bytes, declared: dict[str, type[Exception]], where: str
     failure = _decoder.decode(body)
     module, _, name = failure.type_name.rpartition(".")
     kind: Any = declared.get(failure.type_name)
-    if kind is None and failure.type_name == f"{MessageTooLarge.__module__}.MessageTooLarge":
-        kind = MessageTooLarge  # of the reply
-    if kind is None and module == "builtins":
+    if kind is None and module == MessageTooLarge.__module__:
+        kind = _OURS.get(name)
+    if kind is None and module == "builtins" and name not in _ENDINGS:
         kind = getattr(builtins, name, None)
     exception: Exception | None = None
     if isinstance(kind, type) and issubclass(kind, Exception):

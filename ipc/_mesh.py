@@ -1,8 +1,9 @@
-"""The mesh: a shard's links to all its peers, and the traffic over them.
+"""The mesh: a shard's links to all its peers, and what is open to them.
 
-The way of a call: `Mesh.call` encodes the arguments and puts a request frame into the ring to the peer; the peer's executor
-polls its mesh (`poll`), which drains the rings that have news and spawns a task for each request, in the queue that the
-call names; the task decodes, runs the method, encodes, and sends the reply frame; our `poll` finds it and wakes the caller.
+The way of a call: a proxy (`_service`) makes a `Call` (`_call_cy`), whose link (`_link_cy`) encodes it and puts a request frame
+into the ring to the peer; the peer's executor polls its `Traffic` (`_traffic_cy`), which drains the rings that have news and
+spawns a task for each request, in the queue that the call names; the task decodes, runs the method, encodes, and sends the
+reply frame; our poll finds it and wakes the caller.
 
 Frames are published at once. Peers are told of them once a turn of the executor (`flush`), so that one doorbell serves
 all that the turn has sent.
@@ -11,33 +12,37 @@ all that the turn has sent.
 from __future__ import annotations
 
 import asyncio
-import logging
+import concurrent.futures
 import os
-import zlib
-from collections.abc import Callable, Hashable
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any, TypeVar
 
 import msgspec
 
-from clockworker._errors import ConfigurationError, UsageError
+from clockworker._errors import ConfigurationError, SchemaMismatch, UsageError
 from clockworker.executor import Executor, QueueHandle
+from clockworker.ipc._call_cy import Call, new_call
 from clockworker.ipc._doorbell_cy import Doorbell
-from clockworker.ipc._failure import decode_failure, encode_failure
-from clockworker.ipc._frames import Kind
-from clockworker.ipc._link import Call, Limits, Link, open_link_ends
-from clockworker.ipc._remote import RemoteMethod, remote_methods
+from clockworker.ipc._frames import Kind, queue_identifier
+from clockworker.ipc._limits import Limits
+from clockworker.ipc._link_cy import Link, Shared, open_link_ends
+from clockworker.ipc._remote import RemoteMethod, function_of, remote_function, remote_methods, service_name
+from clockworker.ipc._request_cy import Request, Target, logger
 from clockworker.ipc._ring_cy import PoisonedRing
-from clockworker.ipc._service import Sharded
+from clockworker.ipc._schema import MethodSchema, ServiceSchema, differences
+from clockworker.ipc._service import Here, Sharded, There
+from clockworker.ipc._stream import receive, serve_stream
+from clockworker.ipc._traffic_cy import Traffic
 
 S = TypeVar("S")
+R = TypeVar("R")
 
-logger = logging.getLogger("clockworker.ipc")
-
-# Frames taken from one ring in one turn: a flood from one peer must not keep the executor from its queues.
-_FRAMES_A_TURN = 256
 # How often a sleeping shard looks by itself. It should find nothing: what it finds is a lost wake-up, and counted.
 _FALLBACK_S = 1.0
 _SECOND_LOOK_S = 0.5
+
+_schema_decoder = msgspec.msgpack.Decoder(ServiceSchema)
 
 
 class MeshStats(msgspec.Struct, frozen=True):
@@ -47,6 +52,9 @@ class MeshStats(msgspec.Struct, frozen=True):
     calls_sent: int  # to other shards
     calls_received: int  # from other shards
     calls_in_flight: int  # now
+    calls_timed_out: int
+    one_ways_sent: int
+    one_ways_received: int
     frames_sent: int
     frames_received: int
     bytes_sent: int  # bodies of frames
@@ -56,7 +64,7 @@ class MeshStats(msgspec.Struct, frozen=True):
     missed_wakeups: int  # found by the fallback poll; 0 unless something is wrong
 
 
-class Mesh:
+class Mesh(Traffic):
     """The shard's end of all its links.
 
     doorbell: the descriptors (memory, eventfd) of this incarnation's doorbell, which the mesh owns from here on.
@@ -78,182 +86,263 @@ class Mesh:
     ) -> None:
         self.shard_id = shard_id
         self.count = count
+        self.limits = limits if limits is not None else Limits()
+        self.loop = asyncio.get_running_loop()
         self.calls_local = 0
-        self._calls_sent = 0
-        self._calls_received = 0
+        self._calls_timed_out = 0
         self._wakeups = 0
         self._missed_wakeups = 0
         self._suspected_sleep = 0
-        self._executor = executor
+        self.executor = executor
         self._on_poisoned = on_poisoned
-        self._loop = asyncio.get_running_loop()
-        self._limits = limits if limits is not None else Limits()
-        self._links = [Link(peer, self._limits) for peer in range(count)]
-        self._dirty: set[Link] = set()
-        self._unfinished: set[int] = set()
-        self._encoder = msgspec.msgpack.Encoder()
-        self._methods: dict[int, tuple[RemoteMethod, Any]] = {}
-        self._parked: list[tuple[Link, int, int, int, bytes]] = []
-        self._queues = {queue_identifier(queue.key): queue for queue in executor.queues()}
-        self._queue_identifiers = {queue.key: queue_identifier(queue.key) for queue in executor.queues()}
-        if len(self._queues) != len(executor.queues()):
-            raise ConfigurationError("two queue keys have the same checksum; rename one of them")
+        self._schemas: dict[str, ServiceSchema] = {}  # of the services that are started here
+        self._callers: dict[tuple[int, Callable[..., Any]], Callable[..., Any]] = {}
+        self._timer: asyncio.TimerHandle | None = None
+        queues = executor.queues()
         memory, self._eventfd = doorbell
-        self._doorbell = Doorbell(memory)
+        super().__init__(
+            Shared(
+                executor._core,
+                self.loop,
+                shard_id,
+                self.limits,
+                {queue._queue: queue_identifier(queue.key) for queue in queues},
+                self._set_timer,
+                self._broken,
+            ),
+            Doorbell(memory),
+            {queue_identifier(queue.key): queue._membership for queue in queues},
+            queues[0]._membership,
+        )
+        if len(self.memberships) != len(queues):
+            raise ConfigurationError("two queue keys have the same checksum; rename one of them")
+        self.links.extend(Link(peer, self.shared) for peer in range(count))
         os.close(memory)
-        self._loop.add_reader(self._eventfd, self._rung)
-        self._fallback = self._loop.call_later(_FALLBACK_S, self._look)
+        self.loop.add_reader(self._eventfd, self._rung)
+        self._fallback = self.loop.call_later(_FALLBACK_S, self._look)
+        self.here = Here(self)
+        self.places: list[Here | There] = [
+            self.here if shard == shard_id else There(self, shard) for shard in range(count)
+        ]
         executor.poll_source(self, idle_poll_us=idle_poll_us)
 
     # Peers
 
     def connect(self, peer: int, epoch: int, *, incoming: int, outgoing: int, doorbell: tuple[int, int]) -> None:
         """A peer has come up: its rings, of which `incoming` is ours to read, and its doorbell. Owns the descriptors."""
-        link = self._links[peer]
+        link = self.links[peer]
         self._drop(link, f"the link to shard {peer} was made anew")
         link.connect(epoch, *open_link_ends(incoming, outgoing, doorbell, self.shard_id))
+        for schema in self._schemas.values():
+            self._tell(link, schema)
         # It may have sent before we were here to be told.
-        self._unfinished.add(peer)
-        self._executor.wake()
+        self.look_at(peer)
 
     def disconnect(self, peer: int) -> None:
         """The peer has died. What it had published is still taken in; then calls in flight to it end in ShardDied."""
-        link = self._links[peer]
-        while link.connected and self._drain(link):
+        link = self.links[peer]
+        while link.connected and self.drain(link):
             pass
         self._drop(link, f"shard {peer} died")
 
     def close(self) -> None:
         """Leave: calls in flight end in ShardDied. Nothing may be called afterwards."""
-        self._executor.poll_source(None, idle_poll_us=0)
+        self.executor.poll_source(None, idle_poll_us=0)
         self._fallback.cancel()
-        self._loop.remove_reader(self._eventfd)
-        for link in self._links:
+        if self._timer is not None:
+            self._timer.cancel()
+        self.loop.remove_reader(self._eventfd)
+        for link in self.links:
             self._drop(link, "the mesh was closed")
-        self._doorbell.close()
+        self.doorbell.close()
         os.close(self._eventfd)
 
     # Calls out
 
-    async def call(self, shard: int, method: RemoteMethod, arguments: tuple[Any, ...]) -> Any:
-        """Call a method on another shard and wait for its result."""
-        link = self._links[shard]
-        body = self._encoder.encode(arguments)
-        link.check_size(body, f"the arguments of {method.name}")
-        call = Call(method, self._caller_queue(), body, self._loop.create_future())
-        try:
-            link.submit(call)
-        except PoisonedRing as error:
-            self._poisoned(link, error)
-        self._calls_sent += 1
-        self._has_news_for(link)
-        try:
-            return await call.future
-        except asyncio.CancelledError:
-            if link.in_flight(call):
-                self._send(link, Kind.CANCEL, 0, 0, call.number, b"")
-            raise
+    def call(self, shard: int, method: RemoteMethod, arguments: tuple[Any, ...], timeout_ns: int = 0) -> Call:
+        """A call of a method on another shard: `await` it."""
+        return new_call(self.links[shard], Kind.REQUEST, method, arguments, timeout_ns, False)
 
-    def queue_for(self, method: RemoteMethod, identifier: int | None) -> QueueHandle:
-        """Where a method runs: its own queue, the caller's, or the first."""
-        if method.options.queue is not None:
-            return self._executor.queue(method.options.queue)
-        queue = self._queues.get(identifier) if identifier is not None else None
-        return queue if queue is not None else self._executor.queues()[0]
+    def call_nowait(self, shard: int, method: RemoteMethod, arguments: tuple[Any, ...], timeout_ns: int = 0) -> Call:
+        """The same, sent already. ChannelFull if there is no credit for it."""
+        call = new_call(self.links[shard], Kind.REQUEST, method, arguments, timeout_ns, True)
+        call.start()
+        return call
 
-    def _caller_queue(self) -> int:
-        queue = self._executor.current_queue()
-        return 0 if queue is None else self._queue_identifiers[queue.key]
+    def send(self, shard: int, method: RemoteMethod, arguments: tuple[Any, ...]) -> Call:
+        """A one-way request: `await` it until there is credit and it is sent."""
+        return new_call(self.links[shard], Kind.ONE_WAY, method, arguments, 0, False)
 
-    def _send(self, link: Link, kind: Kind, queue: int, method: int, call: int, body: bytes) -> None:
-        try:
-            link.send(kind, queue, method, call, body)
-        except PoisonedRing as error:
-            self._poisoned(link, error)
-        self._has_news_for(link)
+    def send_nowait(self, shard: int, method: RemoteMethod, arguments: tuple[Any, ...]) -> None:
+        """A one-way request, sent. ChannelFull if there is no credit for it."""
+        call = new_call(self.links[shard], Kind.ONE_WAY, method, arguments, 0, True)
+        call.start()
+        if call.error is not None:
+            raise call.error
 
-    def _has_news_for(self, link: Link) -> None:
-        self._dirty.add(link)
-        # At the end of a turn the executor polls us anyway; make sure that there is one.
-        self._executor.wake()
+    def stream(
+        self, shard: int, method: RemoteMethod, arguments: tuple[Any, ...], timeout_ns: int, nowait: bool
+    ) -> AsyncIterator[Any]:
+        """The items of a remote generator."""
+        return receive(self.links[shard], method, arguments, timeout_ns, nowait)
+
+    def function_caller(self, shard: int, function: Callable[..., Any]) -> Callable[..., Any]:
+        """What calls a module's function on a shard, this one or another."""
+        if not 0 <= shard < self.count:
+            raise IndexError(f"there is no shard {shard!r}: they are 0 to {self.count - 1}")
+        caller = self._callers.get((shard, function))
+        if caller is None:
+            caller = self.places[shard].caller(remote_function(function), function, 0, False)
+            self._callers[shard, function] = caller
+        return caller
+
+    def run_threadsafe(self, call: Callable[[], Coroutine[Any, Any, R]]) -> concurrent.futures.Future[R]:
+        """From another thread: make the call in the loop's."""
+
+        async def run() -> R:
+            return await call()
+
+        return asyncio.run_coroutine_threadsafe(run(), self.loop)
+
+    def queue_for(self, method: RemoteMethod) -> QueueHandle | None:
+        """The method's own queue. KeyError if the executor lacks it."""
+        return None if method.options.queue is None else self.executor.queue(method.options.queue)
+
+    def _set_timer(self) -> None:
+        earliest_ns = self.shared.deadlines.earliest_ns()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if earliest_ns is not None:
+            delay_s = (earliest_ns - time.monotonic_ns()) / 1e9
+            self._timer = self.loop.call_later(max(0.0, delay_s), self._deadlines_passed)
+
+    def _deadlines_passed(self) -> None:
+        self._timer = None
+        for call in self.shared.deadlines.due(time.monotonic_ns()):
+            self._calls_timed_out += 1
+            call.expire()
+        self._set_timer()
 
     # Services
 
     def start(self, service: type[S], instance: S) -> Sharded[S]:
         """Let the other shards call `instance`. Calls that came before are served now."""
         methods = remote_methods(service)
+        targets: dict[int, Target] = {}
         for method in methods.values():
-            known = self._methods.get(method.identifier)
+            known = self.targets.get(method.identifier)
             if known is not None:
-                if known[0].name == method.name:
+                if known.method.name == method.name:
                     raise UsageError(f"{service.__name__} has been started on shard {self.shard_id} already")
                 raise ConfigurationError(
-                    f"{method.name} and {known[0].name} have the same checksum; rename one of them"
+                    f"{method.name} and {known.method.name} have the same checksum; rename one of them"
                 )
-            if method.options.queue is not None:
-                self._executor.queue(method.options.queue)  # raises for an unknown one, here rather than in a call
-        self._methods.update({method.identifier: (method, instance) for method in methods.values()})
-        parked, self._parked = self._parked, []
-        for link, queue, identifier, call, body in parked:
+            # A queue that the executor lacks is an error here, rather than in a call.
+            targets[method.identifier] = self._target(method, getattr(instance, method.attribute))
+        self.targets.update(targets)
+        name = service_name(service)
+        schema = ServiceSchema(
+            name,
+            {each.attribute: MethodSchema(each.identifier, each.digest, each.shown) for each in methods.values()},
+        )
+        self._schemas[name] = schema
+        for link in self.links:
+            self._compare(link, name)
+            self._tell(link, schema)
+        parked, self.parked = self.parked, []
+        for link, kind, queue, identifier, number, body in parked:
             if link.connected:
-                self._accept(link, queue, identifier, call, body)
+                self.accept(link, kind, queue, identifier, number, body)
         return Sharded(self, instance, methods)
 
     def stats(self) -> MeshStats:
         """The counters."""
         return MeshStats(
             calls_local=self.calls_local,
-            calls_sent=self._calls_sent,
-            calls_received=self._calls_received,
-            calls_in_flight=sum(len(link.pending) for link in self._links),
-            frames_sent=sum(link.frames_sent for link in self._links),
-            frames_received=sum(link.frames_received for link in self._links),
-            bytes_sent=sum(link.bytes_sent for link in self._links),
-            bytes_received=sum(link.bytes_received for link in self._links),
-            credit_waits=sum(link.credit_waits for link in self._links),
+            calls_sent=self.shared.calls_sent,
+            calls_received=self.calls_received,
+            calls_in_flight=sum(len(link.pending) for link in self.links),
+            calls_timed_out=self._calls_timed_out,
+            one_ways_sent=self.shared.one_ways_sent,
+            one_ways_received=self.one_ways_received,
+            frames_sent=sum(link.frames_sent for link in self.links),
+            frames_received=sum(link.frames_received for link in self.links),
+            bytes_sent=sum(link.bytes_sent for link in self.links),
+            bytes_received=sum(link.bytes_received for link in self.links),
+            credit_waits=sum(link.credit_waits for link in self.links),
             wakeups=self._wakeups,
             missed_wakeups=self._missed_wakeups,
         )
 
-    # What the executor asks of a source of work
+    def _target(self, method: RemoteMethod, function: Callable[..., Any]) -> Target:
+        queue = self.queue_for(method)
+        return Target(method, method.on(function), None if queue is None else queue._membership)
 
-    def poll(self) -> bool:
-        """Take in what has come, send off what waits. True if something came."""
-        self._doorbell.wake()
-        news = self._doorbell.news()
-        if news is not None:
-            self._unfinished.update(news)
-        came = False
-        if self._unfinished:
-            for peer in list(self._unfinished):
-                link = self._links[peer]
-                self._dirty.add(link)  # it may have made room for our backlog
-                received = link.frames_received
-                if not link.connected or not self._drain(link):
-                    self._unfinished.discard(peer)
-                came = came or link.frames_received != received
-        self._flush()
-        return came
-
-    def prepare_sleep(self) -> bool:
-        """Announce that the shard sleeps. False if there is news after all."""
-        if self._unfinished or self._dirty:
-            return False
-        return self._doorbell.sleep()
-
-    def _flush(self) -> None:
-        while self._dirty:
-            link = self._dirty.pop()
+    def unknown(self, link: Link, kind: int, queue: int, identifier: int, number: int, body: bytes) -> Target | None:
+        """A function, or a method of a service that the peer has started and we have not yet."""
+        found = function_of(identifier)
+        if found is not None:
             try:
-                link.flush()
-            except PoisonedRing as error:
-                self._poisoned(link, error)
+                target = self.targets[identifier] = self._target(*found)
+                return target
+            except KeyError as error:
+                self.refuse(link, kind, queue, number, error)
+                return None
+        expected = any(
+            identifier == method.identifier for schema in link.schemas.values() for method in schema.methods.values()
+        )
+        if identifier in link.mismatches:
+            self.refuse(link, kind, queue, number, SchemaMismatch(link.mismatches[identifier]))
+        elif expected:
+            # The caller's credit bounds how many wait.
+            self.parked.append((link, kind, queue, identifier, number, body))
+        else:
+            self.refuse(
+                link,
+                kind,
+                queue,
+                number,
+                SchemaMismatch(
+                    f"shard {self.shard_id} does not know the function that shard {link.peer} calls: it runs another "
+                    "version of the code, or has not imported the module that defines it"
+                ),
+            )
+        return None
+
+    # Versions of services
+
+    def _tell(self, link: Link, schema: ServiceSchema) -> None:
+        link.send(Kind.SCHEMA, 0, 0, 0, self.shared.encode(schema))
+
+    def take_schema(self, link: Link, body: bytes) -> None:
+        try:
+            schema = _schema_decoder.decode(body)
+        except Exception as error:
+            raise PoisonedRing(f"a schema that cannot be read: {error}") from None
+        link.schemas[schema.service] = schema
+        self._compare(link, schema.service)
+
+    def _compare(self, link: Link, service: str) -> None:
+        ours, theirs = self._schemas.get(service), link.schemas.get(service)
+        if ours is not None and theirs is not None:
+            found = differences(ours, theirs, link.peer)
+            link.mismatches = link.mismatches | found
+            for text in found.values():
+                logger.error("shard %d and shard %d run different versions of %s", self.shard_id, link.peer, text)
+
+    # Streams
+
+    def serve_stream(self, request: Request) -> Coroutine[Any, Any, None]:
+        return serve_stream(request)
+
+    # Sleep
 
     def _rung(self) -> None:
         if self._answer_bell():
             self._wakeups += 1
-            self._doorbell.wake()
-            self._executor.wake()
+            self.doorbell.wake()
+            self.executor.wake()
 
     def _answer_bell(self) -> bool:
         try:
@@ -265,148 +354,31 @@ class Mesh:
     def _look(self) -> None:
         """The fallback: a sleeping shard with news, twice in the same sleep, and a bell that was not rung."""
         delay = _FALLBACK_S
-        if self._doorbell.asleep() and self._doorbell.has_news():
+        if self.doorbell.asleep() and self.doorbell.has_news():
             if self._answer_bell():
-                self._executor.wake()
-            elif self._suspected_sleep == self._doorbell.sleeps:
+                self.executor.wake()
+            elif self._suspected_sleep == self.doorbell.sleeps:
                 self._missed_wakeups += 1
                 logger.error("shard %d slept on news: a wake-up was lost", self.shard_id)
-                self._executor.wake()
+                self.executor.wake()
             else:
                 # The peer may be between its announcement and the bell.
-                self._suspected_sleep = self._doorbell.sleeps
+                self._suspected_sleep = self.doorbell.sleeps
                 delay = _SECOND_LOOK_S
-        self._fallback = self._loop.call_later(delay, self._look)
-
-    # Frames in
-
-    def _drain(self, link: Link) -> bool:
-        """Take frames in. True if there may be more."""
-        consumer = link.consumer
-        try:
-            for _ in range(_FRAMES_A_TURN):
-                body = consumer.pop()
-                if body is None:
-                    link.announce_room()
-                    return False
-                link.frames_received += 1
-                link.bytes_received += len(body)
-                self._take_frame(link, consumer.kind, consumer.queue, consumer.method, consumer.call, body)
-            link.announce_room()
-        except PoisonedRing as error:
-            self._poisoned(link, error)
-            return False
-        return True
-
-    def _take_frame(self, link: Link, kind: int, queue: int, method: int, call: int, body: bytes) -> None:
-        if kind == Kind.CHUNK:
-            if not link.reassembly.add(body):
-                raise PoisonedRing(f"a message in chunks is over {self._limits.max_message} bytes")
-            return
-        body = link.reassembly.complete(body)
-        if kind == Kind.REQUEST:
-            self._accept(link, queue, method, call, body)
-        elif kind == Kind.REPLY or kind == Kind.ERROR:
-            self._settle(link, kind, call, body)
-        elif kind == Kind.CANCEL:
-            self._cancel(link, call)
-        else:
-            raise PoisonedRing(f"a frame of unknown kind {kind}")
-
-    def _cancel(self, link: Link, call: int) -> None:
-        """The caller has left. It is answered all the same, since only an answer gives back its credit."""
-        if call in link.serving:
-            task = link.serving.pop(call)
-            if task is not None:
-                task.cancel()
-        else:
-            parked = [parked for parked in self._parked if parked[0] is not link or parked[3] != call]
-            if len(parked) == len(self._parked):
-                return  # answered already
-            self._parked = parked
-        self._send(link, Kind.ERROR, 0, 0, call, b"")
-
-    def _settle(self, link: Link, kind: int, call: int, body: bytes) -> None:
-        pending = link.settle(call)
-        if pending is None or pending.future.done():
-            return  # its caller has left
-        method = pending.method
-        try:
-            if kind == Kind.REPLY:
-                pending.future.set_result(method.result_decoder.decode(body))
-            else:
-                pending.future.set_exception(decode_failure(body, method.raises, f"{method.name} on shard {link.peer}"))
-        except Exception as error:
-            # msgspec also raises UnicodeDecodeError and RecursionError; whatever it is, it is the caller's answer.
-            failed = TypeError(f"the result of {method.name} from shard {link.peer} is not what it declares: {error}")
-            failed.__cause__ = error
-            pending.future.set_exception(failed)
-
-    def _accept(self, link: Link, queue: int, identifier: int, call: int, body: bytes) -> None:
-        known = self._methods.get(identifier)
-        if known is None:
-            # Not started here yet. The caller's credit bounds how many wait.
-            self._parked.append((link, queue, identifier, call, body))
-            return
-        self._calls_received += 1
-        method, instance = known
-        link.serving[call] = None
-        serve = self._serve(link, link.epoch, method, instance, call, body)
-        try:
-            task = self.queue_for(method, queue).spawn(serve, name=method.name).task
-        except UsageError as error:  # the executor is ending
-            del link.serving[call]
-            self._send(link, Kind.ERROR, 0, 0, call, encode_failure(error))
-            return
-        if call in link.serving:  # else an eager task factory has run it to its end
-            link.serving[call] = task
-
-    async def _serve(self, link: Link, epoch: int, method: RemoteMethod, instance: Any, call: int, body: bytes) -> None:
-        """Run one call of a peer, in the queue where it belongs, from decoding to encoding."""
-        try:
-            kind, reply = Kind.REPLY, await self._run(method, instance, body)
-            link.check_size(reply, f"the result of {method.name}")
-        except Exception as error:
-            kind, reply = Kind.ERROR, encode_failure(error)
-        except BaseException as error:
-            # Cancelled by its caller, who has been answered, or because we are going down; or it is one that ends more than
-            # this task, which is no reason to leave the caller waiting.
-            self._answer(link, epoch, Kind.ERROR, call, encode_failure(error))
-            raise
-        self._answer(link, epoch, kind, call, reply)
-
-    def _answer(self, link: Link, epoch: int, kind: Kind, call: int, body: bytes) -> None:
-        if link.epoch == epoch and link.connected and call in link.serving:
-            del link.serving[call]
-            self._send(link, kind, 0, 0, call, body)
-
-    async def _run(self, method: RemoteMethod, instance: Any, body: bytes) -> bytes:
-        try:
-            arguments = method.arguments_decoder.decode(body)
-        except Exception as error:
-            raise TypeError(f"{method.name}() was called with arguments that it does not take: {error}") from None
-        result = await method.call(instance, arguments)
-        try:
-            return self._encoder.encode(result)
-        except Exception as error:
-            raise TypeError(f"{method.name}() returned what cannot be sent: {error}") from error
+        self._fallback = self.loop.call_later(delay, self._look)
 
     # Ends
 
     def _drop(self, link: Link, reason: str) -> None:
-        self._dirty.discard(link)
         self._unfinished.discard(link.peer)
-        self._parked = [parked for parked in self._parked if parked[0] is not link]
+        self.parked = [parked for parked in self.parked if parked[0] is not link]
         link.disconnect(reason)
 
-    def _poisoned(self, link: Link, error: PoisonedRing) -> None:
+    def _broken(self, link: Link, error: PoisonedRing) -> None:
+        if not link.connected:
+            return
         logger.error(
             "shard %d drops its rings with shard %d, which has broken the rules: %s", self.shard_id, link.peer, error
         )
         self._drop(link, f"shard {link.peer} broke its ring")
         self._on_poisoned(link.peer, link.epoch)
-
-
-def queue_identifier(key: Hashable) -> int:
-    """What stands for a queue key in a frame; 0 is none."""
-    return zlib.crc32(repr(key).encode()) or 1

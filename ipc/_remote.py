@@ -1,8 +1,20 @@
-"""What can be called: methods marked `@remote`, their signatures, and the identifiers by which shards agree on them."""
+"""What can be called: methods and functions marked `@remote`, their signatures, and what shards agree on them by.
+
+A signature is looked at twice. The decorator refuses at import what can be refused there: an annotation that is missing, or of
+a type that cannot be sent. What an annotation names may not exist yet (the class itself, for one); then it is resolved when the
+service is started, or the function first called.
+
+In a frame a method is a checksum of its name: whatever version of it the peer has, the peer knows which method is meant, and
+that it is another version (see `_schema`). A module-level function is a checksum of name and signature, since nothing is
+exchanged about functions beforehand: another version is one that the peer does not know.
+"""
 
 from __future__ import annotations
 
+import collections.abc
+import contextlib
 import inspect
+import types
 import typing
 import zlib
 from collections.abc import Callable, Hashable
@@ -11,11 +23,15 @@ from typing import Any, TypeVar, overload
 
 import msgspec
 
-from clockworker._errors import ConfigurationError
+from clockworker._errors import ConfigurationError, UsageError
+from clockworker.ipc._call_cy import Method
+from clockworker.ipc._frames import queue_identifier
+from clockworker.ipc._schema import digest
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 _MARK = "__clockworker_remote__"
+_STREAMS = (collections.abc.AsyncIterator, collections.abc.AsyncGenerator, collections.abc.AsyncIterable)
 
 
 class RemoteOptions(msgspec.Struct, frozen=True):
@@ -36,10 +52,11 @@ def remote(
     queue: Hashable | None = None,
     raises: tuple[type[Exception], ...] = (),
 ) -> Any:
-    """Let a method of a service be called from other shards.
+    """Let a method of a service, or a function of a module, be called from other shards.
 
-    The method must be `async def`, every parameter and the result annotated with types that msgspec encodes. It runs in the
-    queue named here, else in the caller's, if the shard that runs it has one of that key, else in its first.
+    It must be `async def`, every parameter and the result annotated with types that msgspec encodes. If it yields, it is a
+    stream: annotate it `AsyncIterator[Item]`, and iterate the call. It runs in the queue named here, else in the caller's, if
+    the shard that runs it has one of that key, else in its first.
 
     raises: exception types that reach the caller as themselves, made anew from their `args`. Builtin exceptions always do;
         all others become `RemoteError`.
@@ -47,84 +64,169 @@ def remote(
 
     def mark(function: F) -> F:
         name = getattr(function, "__qualname__", repr(function))
-        if not inspect.iscoroutinefunction(function):
-            raise ConfigurationError(f"@remote takes an `async def` method, and {name} is not one")
-        parameters = list(inspect.signature(function).parameters.values())[1:]
+        if not inspect.iscoroutinefunction(function) and not inspect.isasyncgenfunction(function):
+            raise ConfigurationError(f"@remote takes an `async def` method or function, and {name} is not one")
+        signature = inspect.signature(function)
+        parameters = _sent_parameters(function, signature)
         for parameter in parameters:
             if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
                 raise ConfigurationError(f"{name}: parameter {parameter} cannot be sent; take a list or a dict instead")
             if parameter.annotation is parameter.empty:
                 raise ConfigurationError(f"{name}: parameter {parameter.name} needs a type annotation to be sent")
-        if inspect.signature(function).return_annotation is inspect.Signature.empty:
+        if signature.return_annotation is inspect.Signature.empty:
             raise ConfigurationError(
                 f"{name} needs a return annotation for its result to be sent (None, if it has none)"
             )
+        for parameter in parameters:
+            _check_now(function, parameter.annotation, f"{name}: parameter {parameter.name}")
+        _check_now(function, signature.return_annotation, f"{name}: the result", inspect.isasyncgenfunction(function))
         setattr(function, _MARK, RemoteOptions(queue, raises))
+        if _is_of_a_module(function):
+            _functions.append(function)
         return function
 
     return mark if function is None else mark(function)
 
 
-class RemoteMethod:
-    """One remote method of a service type: identifier, codecs, where it runs."""
+def is_remote(function: object) -> bool:
+    """Whether it is marked `@remote`."""
+    return hasattr(function, _MARK)
 
-    def __init__(self, service: type, name: str, function: Callable[..., Any]) -> None:
-        self.name = f"{service.__name__}.{name}"
-        self.attribute = name
+
+class RemoteMethod(Method):
+    """One remote method of a service type, or a remote function: identifier, codecs, where it runs."""
+
+    def __init__(self, function: Callable[..., Any], name: str, attribute: str, identity: str) -> None:
+        self.name = name
+        self.attribute = attribute
         self.options: RemoteOptions = getattr(function, _MARK)
-        # Shards run the same code, so the name says it all; a checksum of it fits the frame.
-        self.identifier = zlib.crc32(f"{service.__module__}.{service.__qualname__}.{name}".encode())
+        self.streams = inspect.isasyncgenfunction(function)
+        self.queue_identifier = 0 if self.options.queue is None else queue_identifier(self.options.queue)
         self.raises = {_type_name(exception): exception for exception in self.options.raises}
         signature = inspect.signature(function)
-        parameters = list(signature.parameters.values())[1:]
-        self._signature = signature.replace(parameters=parameters)
+        parameters = _sent_parameters(function, signature)
+        self.signature = signature.replace(parameters=parameters)
+        self.shown = str(self.signature)
+        self.keywords = [each.name for each in parameters if each.kind is each.KEYWORD_ONLY]
         # So many arguments by position are all there are; with keyword-only parameters there is no such number.
-        self._count = -1 if any(each.kind is each.KEYWORD_ONLY for each in parameters) else len(parameters)
+        self.count = -1 if self.keywords else len(parameters)
         try:
-            hints = typing.get_type_hints(function, include_extras=True)
+            taken = [_resolve(function, each.annotation) for each in parameters]
+            result = _resolve(function, signature.return_annotation)
         except NameError as error:
-            raise ConfigurationError(f"{self.name}: an annotation cannot be resolved: {error}") from None
-        types: list[Any] = []
-        for parameter in parameters:
-            types.append(hints[parameter.name])
-            _check_type(hints[parameter.name], f"{self.name}: parameter {parameter.name}")
-        result = hints["return"]
-        _check_type(result, f"{self.name}: the result")
-        self.arguments_decoder = msgspec.msgpack.Decoder(GenericAlias(tuple, tuple(types)))
-        self.result_decoder = msgspec.msgpack.Decoder(result)
+            raise ConfigurationError(f"{name}: an annotation cannot be resolved: {error}") from None
+        for parameter, annotation in zip(parameters, taken, strict=True):
+            _check_type(annotation, f"{name}: parameter {parameter.name}")
+        if self.streams:
+            result = _item_of(result, f"{name}: the result")
+        _check_type(result, f"{name}: the result")
+        self.decode_arguments = msgspec.msgpack.Decoder(GenericAlias(tuple, tuple(taken))).decode
+        self.decode_result = msgspec.msgpack.Decoder(result).decode
+        self.digest = digest([each.name for each in parameters], taken, result, streams=self.streams)
+        if attribute:
+            self.identifier = zlib.crc32(identity.encode())
+        else:
+            self.identifier = zlib.crc32(f"{identity} {self.digest}".encode())
 
     def bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
         """All arguments in the order of the parameters, defaults filled in. TypeError as from a plain call."""
-        if not kwargs and len(args) == self._count:
+        if not kwargs and len(args) == self.count:
             return args
         try:
-            bound = self._signature.bind(*args, **kwargs)
+            bound = self.signature.bind(*args, **kwargs)
         except TypeError as error:
             raise TypeError(f"{self.name}() {error}") from None
         bound.apply_defaults()
         return tuple(bound.arguments.values())
 
-    def call(self, instance: Any, arguments: tuple[Any, ...]) -> Any:
-        """The coroutine of the instance's method, given all arguments in order."""
-        keyword_only = {
-            parameter.name: value
-            for parameter, value in zip(self._signature.parameters.values(), arguments, strict=True)
-            if parameter.kind is parameter.KEYWORD_ONLY
-        }
-        positional = arguments[: len(arguments) - len(keyword_only)]
-        return getattr(instance, self.attribute)(*positional, **keyword_only)
+    def on(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """The function, or a bound method, as one that takes all arguments by position."""
+        if not self.keywords:
+            return function
+        names = self.keywords
+
+        def by_position(*args: Any) -> Any:
+            return function(*args[: -len(names)], **dict(zip(names, args[-len(names) :], strict=True)))
+
+        return by_position
 
 
 def remote_methods(service: type) -> dict[str, RemoteMethod]:
     """The remote methods of a service type, by attribute. ConfigurationError if there are none."""
     methods = {
-        name: RemoteMethod(service, name, function)
+        name: RemoteMethod(function, f"{service.__name__}.{name}", name, f"{service_name(service)}.{name}")
         for name, function in inspect.getmembers(service, inspect.isfunction)
-        if hasattr(function, _MARK)
+        if is_remote(function)
     }
     if not methods:
         raise ConfigurationError(f"{service.__qualname__} has no method marked @remote, so no shard could call it")
     return methods
+
+
+def service_name(service: type) -> str:
+    """What shards call a service among themselves."""
+    return f"{service.__module__}.{service.__qualname__}"
+
+
+# Functions of modules. Each shard imports the same modules, and so knows the same functions.
+_functions: list[Callable[..., Any]] = []  # whose signature no peer has asked for yet
+_by_function: dict[Callable[..., Any], RemoteMethod] = {}
+_by_identifier: dict[int, tuple[RemoteMethod, Callable[..., Any]]] = {}
+
+
+def remote_function(function: Callable[..., Any]) -> RemoteMethod:
+    """What the calls of a module's function are made with. UsageError if it is not marked."""
+    found = _by_function.get(function)
+    if found is not None:
+        return found
+    if not is_remote(function) or not _is_of_a_module(function):
+        raise UsageError(
+            f"{getattr(function, '__qualname__', function)!s} cannot be called on a shard by itself: "
+            "mark it @remote, and have it at the top of a module; methods are called through their service"
+        )
+    name = f"{function.__module__}.{function.__qualname__}"
+    method = _by_function[function] = RemoteMethod(function, name, "", name)
+    _by_identifier[method.identifier] = method, function
+    return method
+
+
+def function_of(identifier: int) -> tuple[RemoteMethod, Callable[..., Any]] | None:
+    """The function that a peer means."""
+    while _functions:
+        # One that is wrong says so to those who call it here; it is no reason not to find the others.
+        with contextlib.suppress(ConfigurationError):
+            remote_function(_functions.pop())
+    return _by_identifier.get(identifier)
+
+
+def _is_of_a_module(function: Callable[..., Any]) -> bool:
+    return "." not in function.__qualname__
+
+
+def _sent_parameters(function: Callable[..., Any], signature: inspect.Signature) -> list[inspect.Parameter]:
+    parameters = list(signature.parameters.values())
+    return parameters if _is_of_a_module(function) else parameters[1:]  # self
+
+
+def _resolve(function: Callable[..., Any], annotation: Any) -> Any:
+    """What an annotation means. NameError if it names something that is not there, or not yet."""
+    holder = types.SimpleNamespace(__annotations__={"it": annotation})
+    return typing.get_type_hints(holder, function.__globals__, include_extras=True)["it"]
+
+
+def _check_now(function: Callable[..., Any], annotation: Any, where: str, streams: bool = False) -> None:
+    """At the decoration: what cannot be resolved yet is left for the start."""
+    try:
+        found = _resolve(function, annotation)
+        _check_type(_item_of(found, where) if streams else found, where)
+    except NameError:
+        pass
+
+
+def _item_of(annotation: Any, where: str) -> Any:
+    if typing.get_origin(annotation) not in _STREAMS:
+        raise ConfigurationError(f"{where} is a stream; annotate it AsyncIterator[Item], and not {annotation!r}")
+    return typing.get_args(annotation)[0]
 
 
 def _check_type(annotation: Any, where: str) -> None:

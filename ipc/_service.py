@@ -1,16 +1,63 @@
-"""Services: one instance on every shard, and the proxies through which the others call it."""
+"""Services: one instance on every shard, and the proxies through which the others call it.
+
+`Here` and `There` are the two kinds of place where a method may run, with the same methods: this process, where a call is a
+plain call and nothing is encoded, and another, behind a link.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+import asyncio
+import concurrent.futures
+import functools
+import logging
+import math
+import time
+from collections import defaultdict
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator
+from contextlib import contextmanager
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeVar, cast, overload
 
-from clockworker.ipc._remote import RemoteMethod
+from clockworker._errors import CallTimeout, ChannelFull, ConfigurationError, UsageError
+from clockworker.ipc._call_cy import DEADLINE, Call, new_call
+from clockworker.ipc._frames import Kind
+from clockworker.ipc._remote import RemoteMethod, is_remote
 
 if TYPE_CHECKING:
+    from clockworker.executor import QueueHandle
     from clockworker.ipc._mesh import Mesh
 
 S = TypeVar("S")
+P = ParamSpec("P")
+R = TypeVar("R")
+A = TypeVar("A")
+
+AnyCall = Callable[..., Any]
+
+logger = logging.getLogger("clockworker.ipc")
+
+
+@contextmanager
+def deadline(timeout: float) -> Iterator[None]:
+    """Give the calls to shards that are made inside `timeout` seconds altogether; those that are not answered by then end in
+    `CallTimeout`. Calls that the called methods make in turn inherit what is left. Of two deadlines the earlier holds.
+
+    Nothing but such calls is cut short: for your own code there is `asyncio.timeout`.
+    """
+    ends_ns = time.monotonic_ns() + nanoseconds(timeout)
+    outer_ns = DEADLINE.get()
+    token = DEADLINE.set(min(ends_ns, outer_ns) if outer_ns else ends_ns)
+    try:
+        yield
+    finally:
+        DEADLINE.reset(token)
+
+
+def nanoseconds(timeout: float) -> int:
+    """ConfigurationError if it is no time to wait. At least 1, since 0 stands for none."""
+    if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not 0 <= timeout < math.inf:
+        raise ConfigurationError(f"timeout is {timeout!r}; it must be a number of seconds from 0, or None for no limit")
+    return max(1, round(min(timeout, 1e9) * 1e9))
 
 
 class Sharded(Generic[S]):
@@ -18,12 +65,11 @@ class Sharded(Generic[S]):
 
     def __init__(self, mesh: Mesh, instance: S, methods: dict[str, RemoteMethod]) -> None:
         self._name = type(instance).__name__
-        self._own = mesh.shard_id
+        self._mesh = mesh
         self._instance = instance
-        self._proxies: list[Any] = [
-            _LocalProxy(mesh, instance, methods) if shard == mesh.shard_id else _RemoteProxy(mesh, shard, methods)
-            for shard in range(mesh.count)
-        ]
+        self._methods = methods
+        self._proxies: list[Any] = [_Proxy(place, instance, methods, 0, nowait=False) for place in mesh.places]
+        self._nowait: list[Any] = [_Proxy(place, instance, methods, 0, nowait=True) for place in mesh.places]
 
     @property
     def local(self) -> S:
@@ -33,60 +79,392 @@ class Sharded(Generic[S]):
     @property
     def others(self) -> list[int]:
         """The other shards, for a call to each."""
-        return [shard for shard in range(len(self._proxies)) if shard != self._own]
+        return [shard for shard in range(len(self._proxies)) if shard != self._mesh.shard_id]
 
-    def on(self, shard: int) -> S:
+    def on(self, shard: int, *, timeout: float | None = None) -> S:
         """The instance on that shard, of which only the methods marked `@remote` can be called.
 
+        timeout: seconds, for the call altogether: waiting for credit, queueing and running. Then it ends in CallTimeout, and
+            the method is cancelled. Calls that the method makes inherit what is left of them.
+
         On another shard, a call raises ShardDied if that shard dies with the call in flight, ShardDown if it is down
-        already, MessageTooLarge if the arguments or the result are; and what the method raises. On one's own shard it is a
-        plain call: nothing is encoded.
+        already, MessageTooLarge if the arguments or the result are, SchemaMismatch if that shard runs another version of the
+        method; and what the method raises. On one's own shard it is a plain call: nothing is encoded.
         """
         if not 0 <= shard < len(self._proxies):
-            raise IndexError(f"there is no shard {shard!r}: they are 0 to {len(self._proxies) - 1}")
-        return self._proxies[shard]  # type: ignore[no-any-return]
+            raise self._no_shard(shard)
+        if timeout is None:
+            return self._proxies[shard]  # type: ignore[no-any-return]
+        return cast(S, _TimedProxy(self._proxies[shard], nanoseconds(timeout)))
+
+    def on_nowait(self, shard: int, *, timeout: float | None = None) -> S:
+        """As `on`, but a call does not wait for credit: it is sent by calling it, before it is awaited, or raises
+        ChannelFull."""
+        if not 0 <= shard < len(self._nowait):
+            raise self._no_shard(shard)
+        if timeout is None:
+            return self._nowait[shard]  # type: ignore[no-any-return]
+        return cast(S, _TimedProxy(self._nowait[shard], nanoseconds(timeout)))
+
+    async def send(
+        self,
+        shard: int,
+        method: Callable[Concatenate[S, P], Coroutine[Any, Any, object]],
+        /,
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> None:
+        """Have the method run on that shard without waiting for it: `await service.send(1, Log.add, line)`.
+
+        Waits for credit, of which each request holds some until it is done, so that a sender cannot outrun that shard by
+        more. What the method returns is dropped, and what it raises is logged over there. Raises ShardDown and
+        MessageTooLarge as a call does; if that shard dies, nobody says so.
+        """
+        place, remote = self._place(shard), self._remote(method)
+        await place.send(remote, getattr(self._instance, remote.attribute), remote.bind(args, kwargs))
+
+    def send_nowait(
+        self,
+        shard: int,
+        method: Callable[Concatenate[S, P], Coroutine[Any, Any, object]],
+        /,
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> None:
+        """As `send`, at once. ChannelFull if there is no credit."""
+        place, remote = self._place(shard), self._remote(method)
+        place.send_nowait(remote, getattr(self._instance, remote.attribute), remote.bind(args, kwargs))
+
+    @overload
+    async def map(
+        self, method: Callable[Concatenate[S, P], Coroutine[Any, Any, R]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> list[R]: ...
+    @overload
+    async def map(
+        self,
+        shards: Iterable[int],
+        method: Callable[Concatenate[S, P], Coroutine[Any, Any, R]],
+        /,
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> list[R]: ...
+    async def map(self, first: Any, /, *args: Any, **kwargs: Any) -> list[Any]:
+        """Call the method on all shards at once, or on those given first, and return the results in that order.
+
+            sizes = await store.map(Store.size)
+            found = await store.map(store.others, Store.get, key)
+
+        If one fails its exception is raised, and the calls that are still going on are cancelled.
+        """
+        if callable(first):
+            shards: Iterable[int] = range(len(self._proxies))
+            method = first
+        else:
+            shards, (method, *rest) = first, args
+            args = tuple(rest)
+        name = self._remote(method).attribute
+        self._methods[name].bind(args, kwargs)  # what is wrong with them is wrong before anything is sent
+        proxies = [self.on(shard) for shard in shards]
+        async with _Together() as together:
+            tasks = [together.create_task(getattr(proxy, name)(*args, **kwargs)) for proxy in proxies]
+        return [task.result() for task in tasks]
+
+    async def map_reduce(
+        self,
+        reduce: Callable[[A, R], A],
+        initial: A,
+        method: Callable[Concatenate[S, P], Coroutine[Any, Any, R]],
+        /,
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> A:
+        """Call the method on all shards at once, and fold the results in the order of the shards, as functools.reduce does.
+
+        total = await store.map_reduce(operator.add, 0, Store.size)
+        """
+        return functools.reduce(reduce, await self.map(method, *args, **kwargs), initial)
+
+    async def broadcast(
+        self, method: Callable[Concatenate[S, P], Coroutine[Any, Any, object]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> None:
+        """Call the method on all shards, and return when it has ended on each.
+
+        One that fails does not keep the others from it. Then the exception of the first such shard is raised, and what became
+        of the others is noted on it.
+        """
+        name = self._remote(method).attribute
+        self._methods[name].bind(args, kwargs)
+        calls = [getattr(proxy, name)(*args, **kwargs) for proxy in self._proxies]
+        outcomes = await asyncio.gather(*calls, return_exceptions=True)
+        failed = [(shard, error) for shard, error in enumerate(outcomes) if isinstance(error, BaseException)]
+        if failed:
+            (shard, first), *others = failed
+            first.add_note(f"{self._name}.{name} failed on shard {shard}")
+            for shard, error in others:
+                first.add_note(f"and on shard {shard}: {type(error).__name__}: {error}")
+            raise first
+
+    def call_threadsafe(
+        self,
+        shard: int,
+        method: Callable[Concatenate[S, P], Coroutine[Any, Any, R]],
+        /,
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> concurrent.futures.Future[R]:
+        """From any thread: call the method on that shard. The future's `result()` waits for it, `cancel()` cancels it."""
+        name = self._remote(method).attribute
+        return self._mesh.run_threadsafe(lambda: getattr(self.on(shard), name)(*args, **kwargs))
+
+    def _remote(self, method: AnyCall) -> RemoteMethod:
+        found = self._methods.get(getattr(method, "__name__", ""))
+        if found is None or not is_remote(method):
+            name = getattr(method, "__qualname__", repr(method))
+            raise UsageError(f"{name} is no method of {self._name} that is marked @remote")
+        return found
+
+    def _place(self, shard: int) -> Here | There:
+        if not 0 <= shard < len(self._proxies):
+            raise self._no_shard(shard)
+        return self._mesh.places[shard]
+
+    def _no_shard(self, shard: int) -> IndexError:
+        return IndexError(f"there is no shard {shard!r}: they are 0 to {len(self._proxies) - 1}")
 
     def __repr__(self) -> str:
-        return f"<Sharded {self._name}, here on shard {self._own} of {len(self._proxies)}>"
+        return f"<Sharded {self._name}, here on shard {self._mesh.shard_id} of {len(self._proxies)}>"
+
+
+class _Together(asyncio.TaskGroup):
+    """A task group that raises the first exception itself, as a single call would."""
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        try:
+            await super().__aexit__(kind, error, traceback)
+        except BaseExceptionGroup as group:
+            raise group.exceptions[0] from None
 
 
 class _Proxy:
-    """Raises a helpful error for what is not remote."""
+    """The instance somewhere. Its attributes are the remote methods, and a helpful error for whatever else is asked for."""
 
-    def __init__(self, shard: int, methods: dict[str, RemoteMethod]) -> None:
-        self._where = f"shard {shard}"
-        self._remote = sorted(methods)
+    def __init__(
+        self, place: Here | There, instance: Any, methods: dict[str, RemoteMethod], timeout_ns: int, *, nowait: bool
+    ) -> None:
+        self._place = place
+        self._instance = instance
+        self._methods = methods
+        self._is_nowait = nowait
+        for name in methods:
+            setattr(self, name, self._call(name, timeout_ns))
+
+    def _call(self, name: str, timeout_ns: int) -> AnyCall:
+        return self._place.caller(self._methods[name], getattr(self._instance, name), timeout_ns, self._is_nowait)
 
     def __getattr__(self, name: str) -> Any:
-        known = ", ".join(self._remote)
-        raise AttributeError(f"{name!r} cannot be called on {self._where}; marked @remote are {known}")
+        known = ", ".join(sorted(self._methods))
+        raise AttributeError(f"{name!r} cannot be called on {self._place.where}; marked @remote are {known}")
 
 
-class _LocalProxy(_Proxy):
-    def __init__(self, mesh: Mesh, instance: Any, methods: dict[str, RemoteMethod]) -> None:
-        super().__init__(mesh.shard_id, methods)
-        for name, method in methods.items():
-            setattr(self, name, _local_call(mesh, getattr(instance, name), method))
+class _TimedProxy:
+    """The same with a timeout. It lives for one call: only what is asked for is made."""
+
+    __slots__ = ("_proxy", "_timeout_ns")
+
+    def __init__(self, proxy: _Proxy, timeout_ns: int) -> None:
+        self._proxy = proxy
+        self._timeout_ns = timeout_ns
+
+    def __getattr__(self, name: str) -> Any:
+        if name not in self._proxy._methods:
+            getattr(self._proxy, name)
+        return self._proxy._call(name, self._timeout_ns)
 
 
-def _local_call(mesh: Mesh, bound: Callable[..., Any], method: RemoteMethod) -> Callable[..., Coroutine[Any, Any, Any]]:
-    if method.options.queue is None:
+class There:
+    """Another shard."""
 
-        def call_here(*args: Any, **kwargs: Any) -> Coroutine[Any, Any, Any]:
+    def __init__(self, mesh: Mesh, shard: int) -> None:
+        self._mesh = mesh
+        self._shard = shard
+        self._link = mesh.links[shard]
+        self.where = f"shard {shard}"
+
+    def caller(self, method: RemoteMethod, bound: AnyCall | None, timeout_ns: int, nowait: bool) -> AnyCall:
+        """What to call in place of the method."""
+        mesh, shard, count, link, request = self._mesh, self._shard, method.count, self._link, int(Kind.REQUEST)
+
+        if method.streams:
+
+            def stream(*args: Any, **kwargs: Any) -> AsyncIterator[Any]:
+                return mesh.stream(shard, method, method.bind(args, kwargs), timeout_ns, nowait)
+
+            return stream
+
+        if nowait:
+
+            async def answer_of(call: Call) -> Any:
+                return await call
+
+            answer_of.__qualname__ = method.name
+
+            def call_nowait(*args: Any, **kwargs: Any) -> Coroutine[Any, Any, Any]:
+                return answer_of(mesh.call_nowait(shard, method, method.bind(args, kwargs), timeout_ns))
+
+            return call_nowait
+
+        async def call(*args: Any, **kwargs: Any) -> Any:
+            if kwargs or len(args) != count:
+                args = method.bind(args, kwargs)
+            return await new_call(link, request, method, args, timeout_ns, False)
+
+        call.__name__ = method.attribute
+        call.__qualname__ = method.name  # which names the tasks that are made of it
+        return call
+
+    async def send(self, method: RemoteMethod, bound: AnyCall | None, arguments: tuple[Any, ...]) -> None:
+        await self._mesh.send(self._shard, method, arguments)
+
+    def send_nowait(self, method: RemoteMethod, bound: AnyCall | None, arguments: tuple[Any, ...]) -> None:
+        self._mesh.send_nowait(self._shard, method, arguments)
+
+
+class Here:
+    """This shard."""
+
+    def __init__(self, mesh: Mesh) -> None:
+        self._mesh = mesh
+        self.where = f"shard {mesh.shard_id}"
+        # One-way requests to ourselves hold credit too: as many as there are things in this queue of nothing.
+        self._in_flight: defaultdict[QueueHandle, asyncio.Queue[None]] = defaultdict(
+            lambda: asyncio.Queue(mesh.limits.credit)
+        )
+
+    def caller(self, method: RemoteMethod, bound: AnyCall, timeout_ns: int, nowait: bool) -> AnyCall:
+        """What to call in place of the method, a bound one or a function."""
+        mesh, queue = self._mesh, self._mesh.queue_for(method)
+
+        if method.streams:
+            if queue is None and not timeout_ns:
+                return bound
+
+            def stream(*args: Any, **kwargs: Any) -> AsyncIterator[Any]:
+                return self._stream(bound(*args, **kwargs), queue, timeout_ns, method.name)
+
+            return stream
+
+        if queue is None and not timeout_ns:
+
+            def call(*args: Any, **kwargs: Any) -> Coroutine[Any, Any, Any]:
+                mesh.calls_local += 1
+                return bound(*args, **kwargs)  # type: ignore[no-any-return]
+
+            return call
+
+        if queue is not None and not timeout_ns:
+
+            async def call_in_queue(*args: Any, **kwargs: Any) -> Any:
+                mesh.calls_local += 1
+                # A task of its own, to be in the other queue. Awaiting the task itself carries a cancellation over.
+                value, error = await queue.spawn(_caught(bound(*args, **kwargs)), name=method.name).task
+                if error is not None:
+                    raise error
+                return value
+
+            return call_in_queue
+
+        async def call_apart(*args: Any, **kwargs: Any) -> Any:
             mesh.calls_local += 1
-            return bound(*args, **kwargs)  # type: ignore[no-any-return]
+            with _until(timeout_ns):
+                return await self._apart(bound(*args, **kwargs), queue, timeout_ns, method.name)
 
-        return call_here
+        return call_apart
 
-    async def call_in_queue(*args: Any, **kwargs: Any) -> Any:
-        mesh.calls_local += 1
-        # A task of its own, to be in the other queue. Awaiting the task itself carries the caller's cancellation over.
-        value, error = await mesh.queue_for(method, None).spawn(_caught(bound(*args, **kwargs))).task
-        if error is not None:
-            raise error
-        return value
+    async def _apart(self, call: Coroutine[Any, Any, R], queue: QueueHandle | None, timeout_ns: int, name: str) -> R:
+        """Await it with a timeout, or in another queue, or both."""
+        if queue is not None:
+            call = _outcome_of(queue.spawn(_caught(call), name=name).task)
+        if not timeout_ns:
+            return await call
+        try:
+            async with asyncio.timeout(timeout_ns / 1e9) as scope:
+                return await call
+        except TimeoutError as error:
+            if scope.expired():
+                raise CallTimeout(f"{name} on {self.where} did not answer in time") from error
+            raise
 
-    return call_in_queue
+    async def _stream(
+        self, generator: Any, queue: QueueHandle | None, timeout_ns: int, name: str
+    ) -> AsyncIterator[Any]:
+        ends_ns = time.monotonic_ns() + timeout_ns
+        try:
+            while True:
+                left_ns = max(1, ends_ns - time.monotonic_ns()) if timeout_ns else 0
+                with _until(left_ns):
+                    try:
+                        value = await self._apart(_next_of(generator), queue, left_ns, name)
+                    except _Ended:
+                        return
+                yield value
+        finally:
+            await generator.aclose()
+
+    async def send(self, method: RemoteMethod, bound: AnyCall, arguments: tuple[Any, ...]) -> None:
+        queue = self._queue_of(method)
+        await self._in_flight[queue].put(None)
+        self._spawn(queue, method, bound, arguments)
+
+    def send_nowait(self, method: RemoteMethod, bound: AnyCall, arguments: tuple[Any, ...]) -> None:
+        queue = self._queue_of(method)
+        try:
+            self._in_flight[queue].put_nowait(None)
+        except asyncio.QueueFull:
+            raise ChannelFull(
+                f"{self._mesh.limits.credit:,} one-way requests of this shard's own are in queue {queue.key!r}, "
+                f"which is all the credit that there is; {method.name} was not called"
+            ) from None
+        self._spawn(queue, method, bound, arguments)
+
+    def _queue_of(self, method: RemoteMethod) -> QueueHandle:
+        executor = self._mesh.executor
+        return self._mesh.queue_for(method) or executor.current_queue() or executor.queues()[0]
+
+    def _spawn(self, queue: QueueHandle, method: RemoteMethod, bound: AnyCall, arguments: tuple[Any, ...]) -> None:
+        queue.spawn(self._alone(method, bound, arguments, self._in_flight[queue]), name=method.name)
+
+    async def _alone(
+        self, method: RemoteMethod, bound: AnyCall, arguments: tuple[Any, ...], in_flight: asyncio.Queue[None]
+    ) -> None:
+        self._mesh.calls_local += 1
+        try:
+            await method.on(bound)(*arguments)
+        except Exception:
+            logger.exception("%s, sent by this shard, failed", method.name)
+        finally:
+            in_flight.get_nowait()
+
+
+@contextmanager
+def _until(timeout_ns: int) -> Iterator[None]:
+    if timeout_ns:
+        with deadline(timeout_ns / 1e9):
+            yield
+    else:
+        yield
+
+
+class _Ended(Exception):
+    """A generator has; StopAsyncIteration does not pass through a coroutine."""
+
+
+async def _next_of(generator: Any) -> Any:
+    try:
+        return await anext(generator)
+    except StopAsyncIteration:
+        raise _Ended from None
 
 
 async def _caught(call: Coroutine[Any, Any, Any]) -> tuple[Any, Exception | None]:
@@ -97,15 +475,8 @@ async def _caught(call: Coroutine[Any, Any, Any]) -> tuple[Any, Exception | None
         return None, error
 
 
-class _RemoteProxy(_Proxy):
-    def __init__(self, mesh: Mesh, shard: int, methods: dict[str, RemoteMethod]) -> None:
-        super().__init__(shard, methods)
-        for name, method in methods.items():
-            setattr(self, name, _remote_call(mesh, shard, method))
-
-
-def _remote_call(mesh: Mesh, shard: int, method: RemoteMethod) -> Callable[..., Coroutine[Any, Any, Any]]:
-    async def call(*args: Any, **kwargs: Any) -> Any:
-        return await mesh.call(shard, method, method.bind(args, kwargs))
-
-    return call
+async def _outcome_of(task: asyncio.Task[tuple[Any, Exception | None]]) -> Any:
+    value, error = await task
+    if error is not None:
+        raise error
+    return value

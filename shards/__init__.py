@@ -18,6 +18,7 @@ In reading order, from the command to the code that a user writes:
     _child          the process of a shard
     _application    finding `async def main(shard)`
     _shard          Shard, the application's view
+    _blocking       functions that block, in threads
     _streams        connections whose handlers run in a queue, and how they are drained
 """
 

@@ -22,7 +22,7 @@ import uvloop
 
 from clockworker._errors import ApplicationError, ControlError, TaskCancelled, TaskPanicked
 from clockworker.executor import Executor, JoinHandle, Ok
-from clockworker.ipc import Mesh
+from clockworker.ipc import Limits, Mesh
 from clockworker.shards._application import Main, format_traceback, load_application
 from clockworker.shards._control import (
     Begin,
@@ -146,6 +146,7 @@ class _ShardMain:
             executor,
             self._doorbell,
             idle_poll_us=configure.idle_poll_us,
+            limits=Limits(max_message=self._config.max_message, credit=self._config.credit),
             on_poisoned=lambda peer, epoch: self._channel.send(Poisoned(peer, epoch)),
         )
         self._shard = Shard(
@@ -156,6 +157,7 @@ class _ShardMain:
             self._mesh,
             self._listening,
             announce_ready=lambda: self._channel.send(Ready()),
+            blocking_threads=self._config.blocking_threads,
         )
 
     async def _live(self, main: JoinHandle[object]) -> int:

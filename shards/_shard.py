@@ -9,22 +9,25 @@ because open work may need a peer.
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import os
 import socket
 import time
 import zlib
-from collections.abc import Callable
-from typing import Concatenate, ParamSpec, TypeVar
+from collections.abc import AsyncIterator, Callable, Coroutine
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import msgspec
 
 from clockworker._errors import UsageError
 from clockworker.executor import Executor, ExecutorStats, QueueHandle
 from clockworker.ipc import Mesh, MeshStats, Sharded
+from clockworker.shards._blocking import BlockingPool
 from clockworker.shards._counters import Counts
 from clockworker.shards._streams import Handler, StreamServer
 
 T = TypeVar("T")
+Awaited = TypeVar("Awaited", bound=Coroutine[Any, Any, Any] | AsyncIterator[Any])
 P = ParamSpec("P")
 
 
@@ -61,6 +64,7 @@ class Shard:
         mesh: Mesh,
         listening: list[socket.socket],
         announce_ready: Callable[[], None],
+        blocking_threads: int,
     ) -> None:
         self.id = id
         self.count = count
@@ -71,6 +75,7 @@ class Shard:
         self._servers: list[asyncio.AbstractServer] = []
         self._streams: StreamServer | None = None
         self._announce_ready = announce_ready
+        self._blocking = BlockingPool(blocking_threads)
         self.is_ready = False
         self._stopped = asyncio.Event()
         self._stopping: asyncio.Task[None] | None = None
@@ -90,6 +95,30 @@ class Shard:
             )
         instance = service(self, *args, **kwargs)
         return self._mesh.start(service, instance)
+
+    def call(self, shard: int, function: Callable[P, Awaited], /, *args: P.args, **kwargs: P.kwargs) -> Awaited:
+        """Call a module's function that is marked `@remote` on a shard: `await shard.call(1, compact, 10)`. One that yields is
+        iterated: `async for row in shard.call(1, rows)`.
+
+        Raises what a call of a service does (see `Sharded.on`). `with deadline(seconds):` sets how long it may take.
+        """
+        return self._mesh.function_caller(shard, function)(*args, **kwargs)  # type: ignore[no-any-return]
+
+    def call_threadsafe(
+        self, shard: int, function: Callable[P, Coroutine[Any, Any, T]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> concurrent.futures.Future[T]:
+        """The same from any other thread. The future's `result()` waits for the answer, and `cancel()` cancels the call."""
+        call = self._mesh.function_caller(shard, function)
+        return self._mesh.run_threadsafe(lambda: call(*args, **kwargs))
+
+    async def run_blocking(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run an ordinary function that blocks in a thread, and wait for its result: reading files, talking to a database
+        by a library that knows no asyncio.
+
+        A few run at once, and the rest wait. A caller that is cancelled leaves a function that has begun running. When the
+        shard stops, it waits for all of them, within the time of the graceful shutdown.
+        """
+        return await self._blocking.run(function, *args, **kwargs)
 
     def owner(self, key: bytes | str | int) -> int:
         """The shard that `key` belongs to: the same in every shard, run and machine, for the same number of shards.
@@ -197,6 +226,7 @@ class Shard:
         await self._stopped.wait()
         if self._streams is not None:
             await self._streams.drain()
+        await self._blocking.drain()
 
     def _counts(self) -> Counts:
         """What goes into the memory that the supervisor reads."""

@@ -9,12 +9,14 @@ __all__ = [
     "ApplicationError",
     "CallError",
     "CallTimeout",
+    "ChannelFull",
     "ClockworkerError",
     "ConfigurationError",
     "ControlError",
     "JoinError",
     "MessageTooLarge",
     "RemoteError",
+    "SchemaMismatch",
     "ShardDied",
     "ShardDown",
     "TaskCancelled",
@@ -79,6 +81,15 @@ class ShardDown(CallError):
 
 class CallTimeout(CallError, TimeoutError):
     """The call's deadline passed: while it waited for credit, in the queue, or while it ran."""
+
+
+class ChannelFull(CallError):
+    """As many calls as `credit` allows are in flight to that shard in that queue. Nothing was sent; the form without
+    `_nowait` waits."""
+
+
+class SchemaMismatch(CallError):
+    """The two shards run different versions of the method. Nothing was run; they agree again when both run the same."""
 
 
 class MessageTooLarge(CallError, ValueError):

@@ -19,6 +19,7 @@ OVERHEAD = "--tasks 2 20 --rounds 2 --operations 40 --pending 100 --finished 100
 FAIRNESS = "--queues 2 5 --seconds 0.02 --attempts 1 --repeats 1"
 PRIORITY = "--rounds 1 --seconds 0.2 --warm-up 0.05 --rate 100"
 TAIL = "--rounds 1 --seconds 0.3 --warm-up 0.05 --load 0.3"
+CROSSING = "--rounds 1 --seconds 0.2 --warm-up 0.05 --rate 100"
 PINGPONG = "--rounds 2 --wakeups 100"
 IPC = "--rounds 2 --seconds 0.005 --sizes 64 300000 --shards 2 3 --idle 0.05"
 
@@ -118,10 +119,17 @@ def test_ipc(tmp_path: Path) -> None:
     assert "call, polling, p50 us" in {goal["what"] for goal in document["goals"]}
 
 
+def test_crossing(tmp_path: Path) -> None:
+    results = run("crossing", CROSSING, tmp_path)["results"]
+    assert [result["setup"] for result in results] == ["quiet", "work", "empty", "one way"]
+    assert [result["calls_per_second"][0] > 0 for result in results] == [False, True, True, True]
+    assert all(0 < result["total_us"]["p50"][0] <= result["total_us"]["p99"][0] for result in results)
+
+
 def test_list_of_benchmarks() -> None:
     done = bench()
     assert done.returncode == 0
-    for name in ("fairness", "ipc", "kv", "overhead", "pingpong", "priority", "tail"):
+    for name in ("crossing", "fairness", "ipc", "kv", "overhead", "pingpong", "priority", "tail"):
         assert f"  {name}" in done.stdout
 
 

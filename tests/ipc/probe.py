@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -11,6 +13,8 @@ from typing import Any
 import msgspec
 
 import clockworker as cw
+from clockworker.ipc._call_cy import DEADLINE
+from clockworker.ipc._frames import Kind
 
 
 class Point(msgspec.Struct):
@@ -64,6 +68,24 @@ FAILURES: dict[str, Any] = {
 }
 
 
+@cw.remote
+async def pid_and(x: int, *, y: int = 1) -> tuple[int, int, int]:
+    return os.getpid(), x, y
+
+
+@cw.remote(queue="background", raises=(ProbeError,))
+async def function_in_background(fails: bool) -> str:
+    if fails:
+        raise ProbeError("of a function")
+    return str(cw.current_executor().current_queue())
+
+
+@cw.remote
+async def count_up(to: int) -> AsyncIterator[int]:
+    for number in range(to):
+        yield number
+
+
 class Probe:
     def __init__(self, shard_id: int, mesh: cw.Mesh) -> None:
         self.shard_id = shard_id
@@ -72,6 +94,9 @@ class Probe:
         self.noted: list[int] = []
         self.hanging = 0
         self.cancelled = 0
+        self.yielded = 0
+        self.closed = 0
+        self.gate = asyncio.Event()
 
     @cw.remote
     async def whoami(self) -> tuple[int, int]:
@@ -171,6 +196,109 @@ class Probe:
         """Call another shard many times at once."""
         answers = await asyncio.gather(*(self.service.on(shard).big(size) for _ in range(calls)))
         return sum(len(answer) for answer in answers)
+
+    @cw.remote
+    async def left(self) -> float | None:
+        """Seconds until the deadline of this call."""
+        ends_ns = DEADLINE.get()
+        return (ends_ns - time.monotonic_ns()) / 1e9 if ends_ns else None
+
+    @cw.remote
+    async def relay_left(self, shard: int) -> float | None:
+        return await self.service.on(shard).left()
+
+    @cw.remote
+    async def relay_hang(self, shard: int) -> None:
+        await self.service.on(shard).hang()
+
+    @cw.remote
+    async def spin(self, seconds: float) -> None:
+        """Not an await in it: nothing else runs meanwhile."""
+        ends = time.monotonic() + seconds
+        while time.monotonic() < ends:
+            pass
+
+    @cw.remote
+    async def group(self) -> Any:
+        core = cw.current_executor()._core
+        assert core.current is not None
+        return core.current.group
+
+    @cw.remote
+    async def relay_group(self, shard: int) -> Any:
+        return await self.service.on(shard).group()
+
+    @cw.remote
+    async def note_or_fail(self, number: int, fails: bool) -> int:
+        self.noted.append(number)
+        if fails:
+            raise ProbeError("nobody waits for this")
+        return number
+
+    @cw.remote
+    async def open_gate(self) -> None:
+        self.gate.set()
+
+    @cw.remote
+    async def wait_gate(self, number: int) -> int:
+        self.noted.append(number)
+        self.hanging += 1
+        await self.gate.wait()
+        self.hanging -= 1
+        return number
+
+    @cw.remote
+    async def rows(self, count: int, size: int = 0, fail_at: int = -1) -> AsyncIterator[Point]:
+        self.yielded = 0
+        try:
+            for number in range(count):
+                if number == fail_at:
+                    raise ValueError("in the middle")
+                self.yielded += 1
+                yield Point(number, tags=["x" * size])
+        finally:
+            self.closed += 1
+
+    @cw.remote(queue="background")
+    async def queues(self, count: int) -> AsyncIterator[str]:
+        for _ in range(count):
+            yield self._queue()
+
+    @cw.remote
+    async def rows_then_hang(self, count: int) -> AsyncIterator[int]:
+        try:
+            for number in range(count):
+                yield number
+            await self.hang()
+        finally:
+            self.closed += 1
+
+    @cw.remote
+    async def bad_rows(self) -> AsyncIterator[Any]:
+        yield 1
+        yield object()
+
+    @cw.remote
+    async def lying_rows(self) -> AsyncIterator[int]:
+        yield 1
+        yield "two"  # type: ignore[misc]
+
+    @cw.remote
+    async def streamed(self) -> tuple[int, int]:
+        """Items that `rows` has yielded, and streams that have been closed."""
+        return self.yielded, self.closed
+
+    @cw.remote
+    async def scribble(self, how: str) -> None:
+        """Break the rules of the ring to shard 0."""
+        link = self.mesh.links[0]
+        for kind, call, body in {
+            "kind": [(99, 0, b"no such kind of frame")],
+            "chunks": [(Kind.CHUNK, 0, bytes(10_000))] * 6,
+            "credit": [(Kind.CREDIT, 1_000_000, b"")],
+            "schema": [(Kind.SCHEMA, 0, b"\xc1")],
+        }[how]:
+            link.send(kind, 0, 0, call, body)
 
     @cw.remote
     async def stats(self) -> cw.MeshStats:

@@ -10,12 +10,13 @@ import pytest
 from probe import Probe
 
 import clockworker as cw
+from clockworker.ipc._call_cy import Call, new_call
 from clockworker.ipc._doorbell_cy import Doorbell, PeerDoorbell
-from clockworker.ipc._frames import Kind
-from clockworker.ipc._link import Call, Limits, Link
+from clockworker.ipc._frames import ENVELOPE, Kind
+from clockworker.ipc._limits import Limits
+from clockworker.ipc._link_cy import Link, Shared
 from clockworker.ipc._remote import remote_methods
-from clockworker.ipc._ring_cy import RingConsumer, RingProducer
-from tests.conftest import Run
+from clockworker.ipc._ring_cy import PoisonedRing, RingConsumer, RingProducer
 
 METHOD = remote_methods(Probe)["echo"]
 
@@ -24,7 +25,19 @@ class Ends:
     """A link of shard 0 to shard 1, and the peer's side of it."""
 
     def __init__(self, credit: int = 4, capacity: int = 4096) -> None:
-        self.link = Link(1, Limits(credit=credit))
+        self.loop = asyncio.new_event_loop()
+        self.broken: list[PoisonedRing] = []
+        executor = cw.Executor([cw.Queue("only")])
+        self.shared = Shared(
+            executor._core,
+            self.loop,
+            0,
+            Limits(credit=credit),
+            {queue._queue: 7 for queue in executor.queues()},
+            lambda: None,
+            lambda link, error: self.broken.append(error),
+        )
+        self.link = Link(1, self.shared)
         self.capacity = capacity
         self.connect(1)
 
@@ -39,6 +52,7 @@ class Ends:
 
     def close(self) -> None:
         self.link.disconnect("over")
+        self.loop.close()
         for end in (self.peer, self.answers, self.bell):
             end.close()
 
@@ -93,92 +107,152 @@ def test_flush_announces_once_and_only_news() -> None:
     ends.close()
 
 
-def submit(ends: Ends) -> Call:
-    call = Call(METHOD, 0, b"", asyncio.get_running_loop().create_future())
-    ends.link.submit(call)
+def submit(ends: Ends, kind: Kind = Kind.REQUEST, *, nowait: bool = False, timeout_ns: int = 0) -> Call:
+    call = new_call(ends.link, kind, METHOD, (b"",), timeout_ns, nowait)
+    call.start()
     return call
 
 
-def test_credit_is_handed_on_in_order(run: Run) -> None:
-    async def body() -> None:
-        ends = Ends(credit=2)
-        calls = [submit(ends) for _ in range(10)]
-        for served in range(10):
-            assert [call.number for call in calls[: served + 2]] == list(range(1, min(served + 2, 10) + 1))
-            assert all(call.number == 0 for call in calls[served + 2 :])
-            assert len(ends.link.pending) <= 2
-            assert ends.link.settle(calls[served].number) is calls[served]
-        assert ends.link.settle(calls[0].number) is None
-        assert ends.link.credit_waits == 8
-        assert ends.link._credit == 2
-        assert [number for _, number, _ in ends.received()] == list(range(1, 11))
-        ends.close()
-
-    run(body)
+def waiting(ends: Ends) -> list[Call]:
+    return list(ends.link.lanes[0].waiting)
 
 
-def test_nobody_overtakes_a_call_that_waits_for_credit(run: Run) -> None:
-    async def body() -> None:
-        ends = Ends(credit=1)
-        first, second = submit(ends), submit(ends)
-        ends.link.settle(first.number)
-        third = submit(ends)
-        assert (second.number, third.number) == (2, 0)
-        ends.close()
-        assert isinstance(second.future.exception(), cw.ShardDied)
-        assert isinstance(third.future.exception(), cw.ShardDown)
-
-    run(body)
+def numbers(ends: Ends) -> list[int]:
+    return [number for _, number, _ in ends.received()]
 
 
-def test_a_caller_that_leaves_before_its_turn_uses_no_credit(run: Run) -> None:
-    async def body() -> None:
-        ends = Ends(credit=1)
-        first, second, third = submit(ends), submit(ends), submit(ends)
-        second.future.cancel()
-        assert not ends.link.in_flight(second)
-        ends.link.settle(first.number)
-        assert (second.number, third.number) == (0, 2)
-        assert ends.link.in_flight(third)
-        ends.close()
-        assert isinstance(third.future.exception(), cw.ShardDied)
-
-    run(body)
-
-
-def test_credit_of_an_incarnation_ends_with_it(run: Run) -> None:
-    async def body() -> None:
-        ends = Ends(credit=1)
-        old, waiting = submit(ends), submit(ends)
-        ends.close()
-        ends.connect(2)
-        assert isinstance(old.future.exception(), cw.ShardDied)
-        assert isinstance(waiting.future.exception(), cw.ShardDown)
-        assert ends.link.settle(old.number) is None
-        assert ends.link._credit == 1
-        ends.close()
-
-    run(body)
+def test_credit_is_handed_on_in_order() -> None:
+    ends = Ends(credit=2)
+    calls = [submit(ends) for _ in range(10)]
+    for served in range(10):
+        assert waiting(ends) == calls[served + 2 :]
+        assert list(ends.link.pending.values()) == calls[served : served + 2]
+        assert ends.link.settle(calls[served].number) is calls[served]
+    assert ends.link.settle(calls[0].number) is None
+    assert ends.link.credit_waits == 8
+    assert ends.link.lanes[0].credit == 2
+    assert numbers(ends) == list(range(1, 11))
+    ends.close()
 
 
-def test_disconnecting_ends_everything(run: Run) -> None:
-    async def body() -> None:
-        ends = Ends(credit=1)
-        sent, waiting = submit(ends), submit(ends)
-        ends.close()
-        with pytest.raises(cw.ShardDied, match=r"over with Probe.echo in flight; it may have run or not"):
-            await sent.future
-        with pytest.raises(cw.ShardDown):
-            await waiting.future
-        with pytest.raises(cw.ShardDown):
-            submit(ends)
-        assert not ends.link.pending
+def test_nobody_overtakes_a_call_that_waits_for_credit() -> None:
+    ends = Ends(credit=1)
+    first, second = submit(ends), submit(ends)
+    ends.link.settle(first.number)
+    third = submit(ends)
+    assert waiting(ends) == [third]
+    ends.link.disconnect("over")
+    assert isinstance(second.error, cw.ShardDied)
+    assert isinstance(third.error, cw.ShardDown)
+    ends.close()
 
-    run(body)
+
+def test_a_call_that_will_not_wait() -> None:
+    ends = Ends(credit=1)
+    submit(ends, nowait=True)
+    for kind in (Kind.REQUEST, Kind.ONE_WAY):
+        with pytest.raises(cw.ChannelFull, match=r"1 calls are in flight to shard 1 in this queue.*Probe.echo was not"):
+            submit(ends, kind, nowait=True)
+    assert numbers(ends) == [1]
+    ends.close()
+
+
+def test_credit_of_one_way_requests_comes_back_many_at_a_time() -> None:
+    ends = Ends(credit=8)
+    calls = [submit(ends, Kind.ONE_WAY) for _ in range(20)]
+    assert [call.done() for call in calls] == [True] * 8 + [False] * 12
+    assert not ends.link.pending
+    ends.link.give_back(0, 5)
+    assert [call.done() for call in calls] == [True] * 13 + [False] * 7
+    with pytest.raises(PoisonedRing, match="credit for 9 requests that were not sent"):
+        ends.link.give_back(0, 9)
+    with pytest.raises(PoisonedRing, match="credit for 1 requests"):
+        ends.link.give_back(5, 1)  # a queue into which nothing was sent
+    ends.close()
+
+
+def test_what_is_owed_for_one_way_requests_is_given_back_a_quarter_at_a_time() -> None:
+    ends = Ends(credit=8)
+    for _ in range(5):
+        ends.link.owe(1, 7)
+    ends.link.owe(0, 7)  # of an incarnation that is gone
+    assert ends.received() == [(Kind.CREDIT, 2, b"")] * 2
+    ends.close()
+
+
+def test_a_caller_that_leaves_before_its_turn_uses_no_credit_and_no_memory() -> None:
+    ends = Ends(credit=1)
+    first, second, third = submit(ends), submit(ends), submit(ends)
+    assert second.cancel()
+    assert not second.cancel()
+    assert waiting(ends) == [third]
+    ends.link.settle(first.number)
+    assert ends.link.pending == {2: third}
+    ends.close()
+
+
+def test_a_caller_that_leaves_in_flight_has_its_credit_until_it_is_answered() -> None:
+    ends = Ends(credit=1)
+    first, second = submit(ends), submit(ends)
+    first.cancel()
+    assert waiting(ends) == [second]
+    assert ends.received() == [(Kind.REQUEST, 1, b"\x91\xc4\x00"), (Kind.CANCEL, 1, b"")]
+    assert ends.link.settle(1) is first
+    assert numbers(ends) == [2]
+    ends.close()
+
+
+def test_credit_of_an_incarnation_ends_with_it() -> None:
+    ends = Ends(credit=1)
+    old, second = submit(ends), submit(ends)
+    ends.link.disconnect("over")
+    for end in (ends.peer, ends.answers, ends.bell):
+        end.close()
+    ends.connect(2)
+    assert isinstance(old.error, cw.ShardDied)
+    assert isinstance(second.error, cw.ShardDown)
+    assert ends.link.settle(old.number) is None
+    assert not ends.link.lanes
+    ends.close()
+
+
+def test_disconnecting_ends_everything() -> None:
+    ends = Ends(credit=1)
+    sent, second = submit(ends), submit(ends)
+    ends.close()
+    with pytest.raises(cw.ShardDied, match=r"over with Probe.echo in flight; it may have run or not"):
+        sent.conclude()
+    with pytest.raises(cw.ShardDown):
+        second.conclude()
+    with pytest.raises(cw.ShardDown):
+        submit(ends)
+    assert not ends.link.pending
+
+
+def test_deadlines_are_forgotten_with_their_calls() -> None:
+    ends = Ends(credit=4)
+    for _ in range(1_000):
+        call = submit(ends, timeout_ns=10**12)
+        ends.link.settle(call.number)
+        call.finish(Kind.REPLY, b"\xc4\x00")
+        ends.received()
+    assert len(ends.shared.deadlines) < 200
+    ends.close()
+
+
+def test_only_a_call_with_a_deadline_has_an_envelope() -> None:
+    ends = Ends()
+    submit(ends)
+    submit(ends, timeout_ns=10**12)
+    (plain, _, body), (timed, _, enveloped) = ends.received()
+    assert (plain, timed) == (Kind.REQUEST, Kind.REQUEST | ENVELOPE)
+    assert enveloped.endswith(body)
+    assert len(enveloped) == len(body) + 10
+    ends.close()
 
 
 @pytest.mark.parametrize("wrong", [0, -1, True, 1.5, "many"])
-@pytest.mark.parametrize("name", ["credit", "max_message"])
+@pytest.mark.parametrize("name", ["credit", "max_message", "window", "window_bytes"])
 def test_limits_that_are_none(name: str, wrong: Any) -> None:
     with pytest.raises(cw.ConfigurationError, match=f"{name} is .*; it must be a whole number from 1"):
         Limits(**{name: wrong})

@@ -19,7 +19,7 @@ import clockworker as cw
 from clockworker.ipc._failure import RemoteTraceback
 from clockworker.ipc._frames import Kind
 from clockworker.ipc._remote import remote_methods
-from clockworker.ipc._ring_cy import PoisonedRing
+from clockworker.ipc._schema import MethodSchema, ServiceSchema
 from tests.conftest import Run, until
 
 METHODS = remote_methods(Probe)
@@ -33,11 +33,12 @@ async def settled(fleet: Fleet) -> None:
     """Wait until nothing is in flight, and check that nothing was lost."""
     await until(lambda: fleet.mesh.stats().calls_in_flight == 0)
     assert fleet.mesh.stats().missed_wakeups == 0
-    for link in fleet.mesh._links:
-        assert not link._waiting_for_credit
+    for link in fleet.mesh.links:
         assert not link.serving
-        if link.connected:
-            assert link._credit == link._limits.credit
+        assert not link.pending
+        for lane in link.lanes.values():
+            assert not lane.waiting
+            assert lane.credit == fleet.mesh.limits.credit
 
 
 # What a call brings and takes
@@ -54,7 +55,7 @@ def test_calls_reach_the_shard_that_they_name(run: Run) -> None:
             await settled(mesh)
             stats = mesh.mesh.stats()
             assert (stats.calls_local, stats.calls_sent, stats.calls_received) == (1, 4, 1)
-            assert stats.frames_sent == stats.frames_received == 5
+            assert stats.frames_sent == stats.frames_received == 5 + 2  # and the service's schema to each and from each
             assert stats.bytes_sent > 0
             assert stats.bytes_received > 0
 
@@ -118,19 +119,14 @@ def test_whatever_cannot_be_decoded_is_answered(run: Run) -> None:
         ("text", b"\x92\xa1a\xa1b"),  # too many
     ]
 
-    class Encoder:
-        body: bytes
-
-        def encode(self, _: object) -> bytes:
-            return self.body
-
     async def body() -> None:
         async with fleet() as mesh:
-            encoder, mesh.mesh._encoder = mesh.mesh._encoder, Encoder()  # type: ignore[assignment]
-            for method, mesh.mesh._encoder.body in cases:  # type: ignore[attr-defined]
+            encode = mesh.mesh.shared.encode
+            for method, encoded in cases:
+                mesh.mesh.shared.encode = lambda _, encoded=encoded: encoded
                 with pytest.raises(TypeError, match="arguments that it does not take"):
                     await mesh.mesh.call(1, METHODS[method], ())
-            mesh.mesh._encoder = encoder
+            mesh.mesh.shared.encode = encode
             assert await mesh.service.on(1).add(1) == 111
             await settled(mesh)
 
@@ -281,7 +277,7 @@ def test_ten_thousand_callers_with_little_credit(run: Run) -> None:
             while not all(handle.done() for handle in handles):
                 most = max(most, mesh.mesh.stats().calls_in_flight)
                 await asyncio.sleep(0.001)
-            assert 0 < most <= 64
+            assert 0 < most <= 2 * 64  # credit is for each queue
             assert [await handle for handle in handles] == [number for number in range(count) for _ in range(2)]
             noted = await probe.notes()
             assert sorted(noted) == [number for number in range(count) for _ in range(2)]
@@ -530,12 +526,13 @@ def test_a_replaced_peer_gets_nothing_that_was_meant_for_the_old(run: Run) -> No
     async def body() -> None:
         async with fleet() as mesh:
             assert await mesh.service.on(1).add(1) == 111
-            link = mesh.mesh._links[1]
-            mesh.mesh._accept(link, 0, method.identifier, 77, b"\x90")
-            assert len(mesh.mesh._parked) == 1
+            link = mesh.mesh.links[1]
+            link.schemas["late"] = ServiceSchema("late", {"ask": MethodSchema(method.identifier, "", "")})
+            mesh.mesh.accept(link, Kind.REQUEST, 0, method.identifier, 77, b"\x90")
+            assert len(mesh.mesh.parked) == 1
             mesh.kill(1)
             mesh.restart(1)
-            assert mesh.mesh._parked == []
+            assert mesh.mesh.parked == []
             mesh.mesh.start(Late, Late())
             assert not link.serving
             assert await mesh.service.on(1).add(1) == 111
@@ -543,35 +540,16 @@ def test_a_replaced_peer_gets_nothing_that_was_meant_for_the_old(run: Run) -> No
     run(body)
 
 
-@pytest.mark.parametrize("how", ["kind", "tail", "chunks"])
+@pytest.mark.parametrize("how", ["kind", "chunks", "credit", "schema"])
 def test_a_poisoned_ring_is_dropped(run: Run, caplog: pytest.LogCaptureFixture, how: str) -> None:
     async def body() -> None:
         async with fleet(limits={"max_message": 50_000}) as mesh:
             probe = mesh.service.on(1)
             waiting = spawn(mesh, probe.hang())
             assert await probe.add(1) == 111
-            consumer, link = mesh.mesh._links[1].consumer, mesh.mesh._links[1]
             with caplog.at_level(logging.ERROR, "clockworker.ipc"):
-
-                class Broken:
-                    """A ring whose peer has gone mad."""
-
-                    kind, queue, method, call = (Kind.CHUNK if how == "chunks" else 99), 0, 0, 0
-
-                    def pop(self) -> bytes:
-                        if how == "tail":
-                            raise PoisonedRing("tail 3 is not within 4096 bytes of the head 64")
-                        return bytes(20_000)
-
-                    def producer_stalled(self) -> bool:
-                        return False
-
-                    def close(self) -> None:
-                        consumer.close()
-
-                link.consumer = Broken()  # type: ignore[assignment]
-                mesh.mesh._unfinished.add(1)
-                mesh.executor.wake()
+                with pytest.raises(cw.ShardDied, match="shard 1 broke its ring"):
+                    await probe.scribble(how)
                 with pytest.raises(cw.ShardDied, match="shard 1 broke its ring"):
                     await waiting
             (record,) = caplog.records
@@ -618,7 +596,7 @@ def test_with_polling_it_works_and_still_falls_asleep(run: Run) -> None:
             while turns != mesh.executor.stats().turns:
                 turns = mesh.executor.stats().turns
                 await asyncio.sleep(0.05)
-            assert mesh.mesh._doorbell.asleep()
+            assert mesh.mesh.doorbell.asleep()
             assert await mesh.service.on(1).add(1) == 111
             await settled(mesh)
 

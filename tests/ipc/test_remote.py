@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from typing import Any
 
+import msgspec
 import pytest
 
 import clockworker as cw
-from clockworker.ipc._remote import RemoteMethod, remote_methods
+from clockworker.ipc._remote import RemoteMethod, function_of, remote_function, remote_methods
 
 
 class Store:
@@ -69,14 +71,11 @@ def test_binding_what_does_not_fit(args: Any) -> None:
 
 
 def test_calling_hands_each_argument_to_its_parameter() -> None:
-    class Target:
-        def get(self, *args: Any, **kwargs: Any) -> Any:
-            return args, kwargs
+    def target(*args: Any, **kwargs: Any) -> Any:
+        return args, kwargs
 
-        extra = get
-
-    assert METHODS["get"].call(Target(), (b"k", b"d", True)) == ((b"k", b"d"), {"fresh": True})
-    assert METHODS["extra"].call(Target(), (1, 2)) == ((1, 2), {})
+    assert METHODS["get"].on(target)(b"k", b"d", True) == ((b"k", b"d"), {"fresh": True})
+    assert METHODS["extra"].on(target) is target
 
 
 def refused(message: str) -> Any:
@@ -84,12 +83,12 @@ def refused(message: str) -> Any:
 
 
 def test_what_cannot_be_remote_is_refused_at_the_decoration() -> None:
-    with refused("takes an `async def` method, and .*plain is not one"):
+    with refused("takes an `async def` method or function, and .*plain is not one"):
 
         @cw.remote
         def plain(self: Any) -> int: ...
 
-    with refused("generator is not one"):
+    with refused(r"the result is a stream; annotate it AsyncIterator\[Item\], and not typing.Any"):
 
         @cw.remote
         async def generator(self: Any) -> Any:
@@ -116,25 +115,56 @@ def test_what_cannot_be_remote_is_refused_at_the_decoration() -> None:
         async def keywords(self: Any, **keys: int) -> int: ...
 
 
-def test_types_that_cannot_be_sent_are_refused_at_the_start() -> None:
-    class BadParameter:
-        @cw.remote
-        async def method(self, both: list[int] | set[int]) -> int: ...
+def test_types_that_cannot_be_sent_are_refused_at_the_decoration() -> None:
+    with refused("BadParameter.method: parameter both has a type that cannot be sent"):
 
-    class BadResult:
-        @cw.remote
-        async def method(self) -> dict[list[int], tuple[int, ...] | list[int]]: ...
+        class BadParameter:
+            @cw.remote
+            async def method(self, fine: int, both: list[int] | set[int]) -> int: ...
+
+    with refused("BadResult.method: the result has a type that cannot be sent"):
+
+        class BadResult:
+            @cw.remote
+            async def method(self) -> dict[list[int], tuple[int, ...] | list[int]]: ...
+
+    with refused("BadItem.method: the result has a type that cannot be sent"):
+
+        class BadItem:
+            @cw.remote
+            async def method(self) -> AsyncIterator[list[int] | set[int]]:
+                yield []
+
+
+def test_what_does_not_exist_yet_is_resolved_at_the_start() -> None:
+    assert remote_methods(Early)["later"].decode_arguments(b"\x91\x91\x07") == (Later(7),)
 
     class Unknown:
         @cw.remote
         async def method(self, value: Missing) -> int: ...  # type: ignore[name-defined]  # noqa: F821
 
-    with refused("BadParameter.method: parameter both has a type that cannot be sent"):
-        remote_methods(BadParameter)
-    with refused("BadResult.method: the result has a type that cannot be sent"):
-        remote_methods(BadResult)
     with refused("Unknown.method: an annotation cannot be resolved: name 'Missing'"):
         remote_methods(Unknown)
+
+    with refused("Late.method: parameter value has a type that cannot be sent"):
+        remote_methods(Late)
+
+
+class Early:
+    @cw.remote
+    async def later(self, value: Later) -> None: ...
+
+
+class Late:
+    @cw.remote
+    async def method(self, value: Both) -> None: ...
+
+
+class Later(msgspec.Struct, array_like=True):
+    number: int
+
+
+Both = list[int] | set[int]
 
 
 def test_a_service_without_remote_methods() -> None:
@@ -147,4 +177,45 @@ def test_a_service_without_remote_methods() -> None:
 
 def test_arguments_are_decoded_as_declared() -> None:
     method: RemoteMethod = METHODS["extra"]
-    assert method.arguments_decoder.decode(b"\x92\x01\x02") == (1, 2)
+    assert method.decode_arguments(b"\x92\x01\x02") == (1, 2)
+
+
+# Functions
+
+
+@cw.remote
+async def double(x: int, *, times: int = 1) -> int:
+    return x * 2 * times
+
+
+def test_a_function_of_a_module() -> None:
+    method = remote_function(double)
+    assert method.name == f"{__name__}.double"
+    assert method.bind((3,), {}) == (3, 1)
+    assert function_of(method.identifier) == (method, double)
+    assert function_of(method.identifier + 1) is None
+
+
+def test_what_is_no_function_of_a_module() -> None:
+    @cw.remote
+    async def inner(self: Any) -> None: ...
+
+    async def unmarked() -> None: ...
+
+    for function in (inner, unmarked, Store.get):
+        with pytest.raises(
+            cw.UsageError, match=r"cannot be called on a shard by itself: mark it @remote, and have it at"
+        ):
+            remote_function(function)
+
+
+def test_another_signature_is_another_function() -> None:
+    def made(annotation: type) -> Any:
+        async def function(x: Any) -> int: ...
+
+        function.__annotations__["x"] = annotation
+        function.__qualname__ = "function"
+        return cw.remote(function)
+
+    assert remote_function(made(int)).identifier == remote_function(made(int)).identifier
+    assert remote_function(made(int)).identifier != remote_function(made(str)).identifier

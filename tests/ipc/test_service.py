@@ -1,13 +1,15 @@
-"""Services on a mesh of one: everything that needs no second process."""
+"""Services: what needs no second process on a mesh of one, and calls to all shards of a real one."""
 
 from __future__ import annotations
 
 import asyncio
+import operator
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
+from fleet import fleet
 from probe import Probe
 
 import clockworker as cw
@@ -137,5 +139,73 @@ def test_a_queue_that_the_executor_lacks_is_refused_at_the_start(run: Run) -> No
         async with mesh_of_one() as mesh:
             with pytest.raises(KeyError, match="no queue 'nowhere'; there are 'foreground', 'background'"):
                 mesh.start(Misplaced, Misplaced())
+
+    run(body)
+
+
+# All shards at once
+
+
+def test_map_in_the_order_of_the_shards(run: Run) -> None:
+    async def body() -> None:
+        async with fleet(3) as mesh:
+            service = mesh.service
+            shards = [shard for shard, _ in await service.map(Probe.whoami)]
+            assert shards == [0, 1, 2]
+            assert [shard for shard, _ in await service.map([2, 0], Probe.whoami)] == [2, 0]
+            assert await service.map(service.others, Probe.add, 1, c=3) == [14, 14]
+            assert await service.map([], Probe.add, 1) == []
+            with pytest.raises(IndexError, match="there is no shard 3"):
+                await service.map([0, 3], Probe.whoami)
+            with pytest.raises(TypeError, match="missing a required argument"):
+                await service.map(Probe.add)  # type: ignore[call-overload]
+
+    run(body)
+
+
+def test_the_first_failure_of_a_map_cancels_the_rest(run: Run) -> None:
+    async def body() -> None:
+        async with fleet(3) as mesh:
+            mapped = asyncio.ensure_future(mesh.service.map(Probe.hang))
+            while [hanging for hanging, _ in await mesh.service.map(Probe.hangs)] != [1, 1, 1]:
+                await asyncio.sleep(0.001)
+            mesh.kill(2)
+            mesh.mesh.disconnect(2)
+            with pytest.raises(cw.ShardDied, match="shard 2 died"):
+                await mapped
+            assert mesh.probe.cancelled == 1
+            while await mesh.service.on(1).hangs() != (0, 1):
+                await asyncio.sleep(0.001)
+
+    run(body)
+
+
+def test_map_reduce_folds_in_order(run: Run) -> None:
+    def append(found: list[int], answer: tuple[int, int]) -> list[int]:
+        return [*found, answer[0]]
+
+    async def body() -> None:
+        async with fleet(3) as mesh:
+            assert await mesh.service.map_reduce(append, [], Probe.whoami) == [0, 1, 2]
+            assert await mesh.service.map_reduce(operator.add, 1_000, Probe.add, 1) == 1_333
+
+    run(body)
+
+
+def test_a_broadcast_reaches_all_and_then_says_who_failed(run: Run) -> None:
+    async def body() -> None:
+        async with fleet(4) as mesh:
+            await mesh.service.broadcast(Probe.note, 7)
+            assert await mesh.service.map(Probe.notes) == [[7]] * 4
+            for shard in (2, 3):
+                mesh.kill(shard)
+                mesh.mesh.disconnect(shard)
+            with pytest.raises(cw.ShardDown, match="shard 2 is down") as caught:
+                await mesh.service.broadcast(Probe.note, 8)
+            assert caught.value.__notes__ == [
+                "Probe.note failed on shard 2",
+                "and on shard 3: ShardDown: shard 3 is down; nothing was sent",
+            ]
+            assert await mesh.service.map([0, 1], Probe.notes) == [[8]] * 2
 
     run(body)

@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import time
+from pathlib import Path
 
 from tests.shards.servers import Serve, ask, eventually
 
@@ -28,7 +29,7 @@ class Service:
 
     @remote
     async def scribble(self, argument: str) -> str:
-        link = self.shard._mesh._links[int(argument)]
+        link = self.shard._mesh.links[int(argument)]
         link.producer.push(99, 0, 0, 0, b"no such kind of frame")
         link.doorbell.announce()
         return "not read"
@@ -176,3 +177,88 @@ def test_a_pair_whose_ring_is_broken_gets_new_ones(serve: Serve) -> None:
                 assert ask(connection, b"%d who again" % destination).startswith(b"%d again" % destination), source
     assert server.shard_pids() == pids, "nobody was restarted"
     assert server.stop() == 0
+
+
+def test_a_shard_that_runs_another_version_of_a_service_says_so(serve: Serve, tmp_path: Path) -> None:
+    """As it is while shards are replaced one by one: the file has changed, and shard 1 alone has read it again."""
+    server = serve(CALLS, "--shards", "2")
+    server.wait_serving()
+    (tmp_path / "app.py").write_text(
+        CALLS.replace("who(self, argument: str) -> str", "who(self, argument: str | int, more: int = 1) -> str")
+    )
+    os.kill(server.shard_pids()[1], signal.SIGKILL)
+    server.wait_log("shard 1 ready", 2)
+    told = r"shard {} and shard {} run different versions of app.Service: who differs: who\(argument: {}\) -> str here"
+    server.wait_log(told.format(0, 1, "str"))
+    server.wait_log(told.format(1, 0, r"str \| int, more: int = 1"))
+    for source in (0, 1):
+        with server.connect_to(source) as client:
+            assert ask(client, b"%d who x" % (1 - source)) == b"SchemaMismatch"
+            assert ask(client, b"%d who x" % source).startswith(b"%d x" % source), "a shard agrees with itself"
+            assert ask(client, b"%d slow 0" % (1 - source)) == b"%d 0" % (1 - source), "other methods are the same"
+    server.send(signal.SIGHUP)
+    server.wait_log("shard 0 ready", 2)
+    server.wait_log("shard 1 ready", 3)
+    with server.connect_to(0) as client:
+        assert ask(client, b"1 who x").startswith(b"1 x")
+    assert server.stop() == 0
+
+
+FUNCTIONS = """
+import asyncio, os, threading, time
+import clockworker as cw
+
+@cw.remote
+async def made_here(text: str) -> str:
+    return f"{os.environ['CLOCKWORKER_SHARD_ID']} {text}"
+
+async def main(shard):
+    def in_a_thread(peer):
+        return shard.call_threadsafe(peer, made_here, "from a thread").result(10)
+
+    def slow(seconds):
+        time.sleep(seconds)
+        print("the blocking function is done", flush=True)
+        return threading.current_thread() is threading.main_thread()
+
+    async def handle(reader, writer):
+        while line := await reader.readline():
+            match line.split():
+                case [b"hello"]:
+                    answer = f"{shard.id} hello"
+                case [b"call", peer]:
+                    answer = await shard.call(int(peer), made_here, "a call")
+                case [b"thread", peer]:
+                    answer = await shard.run_blocking(in_a_thread, int(peer))
+                case [b"block", seconds]:
+                    answer = await shard.run_blocking(slow, float(seconds))
+                case [b"leave", seconds]:
+                    task = asyncio.ensure_future(shard.run_blocking(slow, float(seconds)))
+                    await asyncio.sleep(0.02)
+                    task.cancel()
+                    answer = "left"
+            writer.write(f"{answer}\\n".encode())
+
+    await shard.start_server(handle)
+    await shard.wait_stopped()
+"""
+
+
+def test_functions_and_threads(serve: Serve) -> None:
+    server = serve(FUNCTIONS, "--shards", "2")
+    server.wait_serving()
+    with server.connect_to(0) as client:
+        for peer in (0, 1):
+            assert ask(client, b"call %d" % peer) == b"%d a call" % peer
+            assert ask(client, b"thread %d" % peer) == b"%d from a thread" % peer
+        assert ask(client, b"block 0") == b"False"
+    assert server.stop() == 0
+
+
+def test_what_blocks_is_waited_for_at_the_stop_even_if_its_caller_has_left(serve: Serve) -> None:
+    server = serve(FUNCTIONS, "--shards", "1")
+    server.wait_serving()
+    with server.connect_to(0) as client:
+        assert ask(client, b"leave 0.5") == b"left"
+    assert server.stop() == 0
+    assert "the blocking function is done" in server.log

@@ -1,0 +1,257 @@
+# cython: language_level=3, annotation_typing=False
+"""A call of ours, from its first step to its result.
+
+`await call` sends it and waits. A call is what its task waits for, as asyncio understands futures, and the record of it in the
+link; there is no future beside it. What the reply holds is decoded when its caller runs again, so that the caller's queue
+pays for it and not the pump.
+
+    NEW       made, not awaited yet
+    WAITING   for credit
+    SENT      in flight
+    DONE      answered, or failed, or its caller has left: cancelled, or its deadline has passed
+
+    NEW -> WAITING | SENT | DONE      WAITING -> SENT | DONE      SENT -> DONE
+
+A call that its caller left while it was in flight is DONE and still known to the link: only the answer gives its credit back.
+
+Rejected: an `asyncio.Future` for each call (it and its callback cost as much as the frame), and being the coroutine as well:
+`asyncio.gather` takes whatever can be waited for as a future for a future that has been started.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+from collections.abc import Generator
+from typing import Any
+
+try:
+    import cython
+except ModuleNotFoundError:
+    from clockworker import _cython_shim as cython
+
+from clockworker._errors import CallTimeout
+from clockworker.executor._core_cy import Core
+from clockworker.ipc._failure import decode_failure
+from clockworker.ipc._frames import ENVELOPE, Kind
+
+if cython.compiled:
+    from cython.cimports.clockworker.executor._native import now_ns
+else:
+    from time import monotonic_ns as now_ns
+
+# The deadline of whatever runs in this context, in nanoseconds of CLOCK_MONOTONIC; 0: none.
+DEADLINE: contextvars.ContextVar[int] = contextvars.ContextVar("clockworker.deadline", default=0)
+_DEADLINE = DEADLINE  # a C global when compiled
+
+NEW = 0
+WAITING = 1
+SENT = 2
+DONE = 3
+_REPLY = int(Kind.REPLY)
+_ONE_WAY = int(Kind.ONE_WAY)
+_ENVELOPE = ENVELOPE
+
+
+class Method:
+    """What a call needs to know of the method that it calls; `RemoteMethod` is the rest."""
+
+    name: str  # for messages
+    identifier: int
+    queue_identifier: int  # of its own queue; 0: the caller's
+    streams: bool
+    raises: dict[str, type[Exception]]
+    decode_arguments: Any
+    decode_result: Any
+
+
+class Channel:
+    """The way to one other shard, as a call sees it. A link of rings is the one there is."""
+
+    core: Core
+    loop: asyncio.AbstractEventLoop
+
+    def submit(self, call: Call) -> None:
+        """Send it, or let it wait for credit. Raises what keeps it from being sent."""
+        raise NotImplementedError
+
+    def leave(self, call: Call) -> None:
+        """The caller of a call that is WAITING or SENT has left."""
+        raise NotImplementedError
+
+    def where(self) -> str:
+        """For messages: "shard 3"."""
+        raise NotImplementedError
+
+
+class Call:
+    """One call. Awaited once, it gives the result or raises the method's exception, CallTimeout, ShardDied and so on."""
+
+    channel: Channel
+    method: Method
+    arguments: Any  # until it is encoded
+    body: bytes  # until it is sent
+    kind: int
+    timeout_ns: int  # from the first step; 0: none
+    deadline_ns: int  # 0: none
+    nowait: bool  # ChannelFull rather than WAITING
+    state: int
+    number: int  # the link's, from when it is sent
+    lane: Any  # the link's: whose credit it uses
+    reply_kind: int
+    reply: bytes
+    error: BaseException | None  # instead of a reply
+    receiver: Any  # of a stream: takes its items, and is told when the call is DONE
+    cancelled_with: Any
+    awaited: bool
+    _asyncio_future_blocking: bool
+    _callback: Any
+    _context: contextvars.Context
+
+    def __await__(self) -> Generator[Any, None, Any]:
+        return self  # type: ignore[return-value]
+
+    def __iter__(self) -> Call:
+        return self
+
+    def __next__(self) -> Any:
+        if self.state == NEW:
+            self.start()
+        if self.state != DONE:
+            if self.awaited:
+                raise RuntimeError("await wasn't used with future")
+            self.awaited = True
+            self._asyncio_future_blocking = True
+            return self
+        value = self.conclude()
+        if value is None:
+            raise StopIteration
+        raise StopIteration(value)
+
+    def start(self) -> None:
+        """Send it, or queue it for credit. Raises what keeps it from being sent."""
+        if self.timeout_ns:
+            self.deadline_ns = now_ns() + self.timeout_ns
+        inherited: int = _DEADLINE.get()
+        if inherited and (self.deadline_ns == 0 or inherited < self.deadline_ns):
+            self.deadline_ns = inherited
+        if self.deadline_ns and self.deadline_ns <= now_ns():
+            self.state = DONE
+            raise CallTimeout(f"{self.method.name} was not called: its deadline has passed")
+        self.channel.submit(self)
+
+    def conclude(self) -> Any:
+        """The result of a call that is DONE, or the exception."""
+        if self.error is not None:
+            raise self.error
+        method = self.method
+        if self.reply_kind != _REPLY:
+            if self.kind & ~_ENVELOPE == _ONE_WAY:
+                return None
+            if not self.reply:
+                raise CallTimeout(f"{method.name} was not run on {self.channel.where()}: its deadline had passed")
+            raise decode_failure(self.reply, method.raises, f"{method.name} on {self.channel.where()}")
+        if method.streams:
+            return None
+        try:
+            return method.decode_result(self.reply)
+        except Exception as error:
+            # msgspec also raises UnicodeDecodeError and RecursionError; whatever it is, it is the caller's answer.
+            raise TypeError(
+                f"the result of {method.name} from {self.channel.where()} is not what it declares: {error}"
+            ) from error
+
+    def finish(self, kind: int, reply: bytes) -> None:
+        """The answer has come."""
+        self.reply_kind = kind
+        self.reply = reply
+        self.end()
+
+    def fail(self, error: BaseException) -> None:
+        """There will be no answer."""
+        self.error = error
+        self.end()
+
+    def expire(self) -> None:
+        """The deadline has passed."""
+        sent = self.state == SENT
+        self.deadline_ns = 0  # nobody waits for it to pass any more
+        self.channel.leave(self)
+        what = "did not answer in time" if sent else "was not called: there was no credit in time, and nothing was sent"
+        self.fail(CallTimeout(f"{self.method.name} on {self.channel.where()} {what}"))
+
+    def end(self) -> None:
+        self.state = DONE
+        if self.receiver is not None:
+            self.receiver.wake()
+        elif self._callback is not None:
+            self._wake()
+
+    def _wake(self) -> None:
+        callback = self._callback
+        self._callback = None
+        core = self.channel.core
+        if core.loop is not None:
+            # A wake-up asks what it is given for a result or an exception, and an asyncio.Future most quickly.
+            core.schedule(callback, core.completed if self.cancelled_with is None else self, self._context)
+        else:  # the executor has left the loop
+            self.channel.loop.call_soon(callback, self, context=self._context)
+
+    # What asyncio asks of a future that a task waits for.
+
+    def get_loop(self) -> asyncio.AbstractEventLoop:
+        return self.channel.loop
+
+    def add_done_callback(self, callback: Any, *, context: contextvars.Context) -> None:
+        self._callback = callback
+        self._context = context
+        if self.state == DONE:
+            self._wake()
+
+    def cancel(self, msg: object = None) -> bool:
+        """Wake the caller with CancelledError, and cancel the callee."""
+        if self.state == DONE:
+            return False
+        self.channel.leave(self)
+        self.cancelled_with = asyncio.CancelledError() if msg is None else asyncio.CancelledError(msg)
+        self.fail(self.cancelled_with)
+        return True
+
+    def done(self) -> bool:
+        return self.state == DONE
+
+    def cancelled(self) -> bool:
+        return self.cancelled_with is not None
+
+    def result(self) -> None:
+        """For the wake-up of a task that does not go through the core."""
+        if self.cancelled_with is not None:
+            raise self.cancelled_with
+
+
+def new_call(
+    channel: Channel, kind: int, method: Method, arguments: tuple[Any, ...], timeout_ns: int, nowait: bool
+) -> Call:
+    """A call that is NEW."""
+    call = Call.__new__(Call)
+    call.channel = channel
+    call.kind = kind
+    call.method = method
+    call.arguments = arguments
+    call.timeout_ns = timeout_ns
+    call.nowait = nowait
+    if not cython.compiled:
+        call.body = b""
+        call.deadline_ns = 0
+        call.state = NEW
+        call.number = 0
+        call.lane = None
+        call.reply_kind = 0
+        call.reply = b""
+        call.error = None
+        call.receiver = None
+        call.cancelled_with = None
+        call.awaited = False
+        call._asyncio_future_blocking = False
+        call._callback = None
+    return call

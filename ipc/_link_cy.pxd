@@ -1,0 +1,87 @@
+cimport cython
+from clockworker.executor._core_cy cimport Core
+from clockworker.executor._tasks_cy cimport JoinHandle, Membership
+from clockworker.ipc._call_cy cimport Call, Channel, Method
+from clockworker.ipc._ring_cy cimport RingConsumer, RingProducer
+
+cdef int _ONE_WAY, _CANCEL, _CHUNK, _CREDIT, _ENVELOPE
+
+
+cdef class Shared:
+    cdef readonly Core core
+    cdef readonly object loop
+    cdef readonly int shard_id
+    cdef readonly object limits
+    cdef readonly Py_ssize_t max_message
+    cdef public object encode
+    cdef readonly dict identifiers
+    cdef readonly object deadlines
+    cdef readonly list dirty
+    cdef public long long calls_sent
+    cdef public long long one_ways_sent
+    cdef public long long timeouts
+    cdef object new_earliest
+    cdef object broken
+
+
+@cython.final
+cdef class Lane:
+    cdef readonly long long queue
+    cdef readonly Py_ssize_t credit
+    cdef readonly object waiting
+
+
+cdef class Link(Channel):
+    cdef readonly Shared shared
+    cdef readonly int peer
+    cdef readonly long long epoch
+    cdef readonly bint connected
+    cdef readonly dict pending
+    cdef readonly dict serving
+    cdef readonly dict outgoing
+    cdef public dict mismatches
+    cdef readonly dict schemas
+    cdef readonly long long frames_sent
+    cdef public long long frames_received
+    cdef readonly long long bytes_sent
+    cdef public long long bytes_received
+    cdef readonly long long credit_waits
+    cdef readonly RingConsumer consumer
+    cdef readonly RingProducer producer
+    cdef readonly object doorbell
+    cdef readonly object reassembly
+    cdef bint chunked
+    cdef readonly dict lanes
+    cdef bint dirty
+    cdef Lane _last_lane
+    cdef long long _next_call
+    cdef readonly object _backlog
+    cdef long long _flushed
+    cdef dict _owed
+    cdef Py_ssize_t _many_owed
+    cdef Py_ssize_t _largest_frame
+
+    @cython.locals(call=Call, lane=Lane)
+    cpdef disconnect(self, str reason)
+    @cython.locals(shared=Shared, method=Method, current=JoinHandle, membership=Membership, lane=Lane, queue=cython.longlong, body=bytes)
+    cpdef submit(self, Call call)
+    @cython.locals(lane=Lane)
+    cpdef leave(self, Call call)
+    @cython.locals(call=Call)
+    cpdef Call settle(self, long long number)
+    @cython.locals(lane=Lane)
+    cpdef give_back(self, long long queue, Py_ssize_t count)
+    @cython.locals(call=Call)
+    cdef _give_back(self, Lane lane, Py_ssize_t count)
+    @cython.locals(lane=Lane, body=bytes)
+    cdef _begin(self, Call call)
+    cdef _ended(self, Call call)
+    cpdef answer(self, long long epoch, long long number, int kind, bytes body)
+    @cython.locals(owed=cython.Py_ssize_t)
+    cpdef owe(self, long long epoch, long long queue)
+    cpdef send(self, int kind, long long queue, long long method, long long call, bytes body)
+    cpdef mark_dirty(self)
+    cpdef flush(self)
+    cpdef announce_room(self)
+    cdef _send_frame(self, int kind, long long queue, long long method, long long call, bytes body)
+    cdef bint _send_backlog(self) except -1

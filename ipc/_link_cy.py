@@ -1,0 +1,418 @@
+# cython: language_level=3, annotation_typing=False
+"""A link: the pair of rings to one peer, the calls in flight over it, and the frames that wait for room.
+
+Frames leave in the order in which they were sent. What finds the ring full waits in `_backlog`, in this process's memory.
+Credit bounds it: no more than `credit` calls are in flight to one peer for each queue that they run in there, each owes exactly
+one reply, even when its caller has left, and only that reply gives the credit back. So two full rings cannot wait for each
+other: each side always takes in what comes. A call that finds no credit waits here, encoded; the reply that brings credit
+sends it at once, before its caller has run again, so nobody overtakes it.
+
+Credit is counted for each queue (a `Lane`), so that a flood of calls into one does not keep a call into another waiting. A
+one-way request is owed no reply; the peer counts those that are done and gives their credit back many at a time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections import OrderedDict, deque
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+try:
+    import cython
+except ModuleNotFoundError:
+    from clockworker import _cython_shim as cython
+
+from clockworker._errors import ChannelFull, MessageTooLarge, SchemaMismatch, ShardDied, ShardDown
+from clockworker.executor._core_cy import Core
+from clockworker.ipc._call_cy import Call, Channel
+from clockworker.ipc._deadlines import Deadlines
+from clockworker.ipc._doorbell_cy import PeerDoorbell
+from clockworker.ipc._frames import ENVELOPE, Kind, Reassembly, pack_envelope, pieces
+from clockworker.ipc._limits import Limits
+from clockworker.ipc._ring_cy import PoisonedRing, RingConsumer, RingProducer
+
+if cython.compiled:
+    from cython.cimports.clockworker.ipc._call_cy import DONE, SENT, WAITING
+else:
+    from clockworker.ipc._call_cy import DONE, SENT, WAITING
+
+_ONE_WAY = int(Kind.ONE_WAY)
+_CANCEL = int(Kind.CANCEL)
+_CHUNK = int(Kind.CHUNK)
+_CREDIT = int(Kind.CREDIT)
+_ENVELOPE = ENVELOPE
+
+
+class Shared:
+    """What all links of a mesh have in common."""
+
+    core: Core
+    loop: asyncio.AbstractEventLoop
+    shard_id: int
+    limits: Limits
+    max_message: int
+    encode: Any
+    identifiers: dict[Any, int]  # of our queues' states
+    deadlines: Deadlines
+    dirty: list[Link]  # with something to flush
+    calls_sent: int
+    one_ways_sent: int
+    timeouts: int
+    new_earliest: Callable[[], None]  # a deadline is earlier than all others
+    broken: Callable[[Link, PoisonedRing], None]
+
+    def __init__(
+        self,
+        core: Core,
+        loop: asyncio.AbstractEventLoop,
+        shard_id: int,
+        limits: Limits,
+        identifiers: dict[Any, int],
+        new_earliest: Callable[[], None],
+        broken: Callable[[Link, PoisonedRing], None],
+    ) -> None:
+        self.core = core
+        self.loop = loop
+        self.shard_id = shard_id
+        self.limits = limits
+        self.max_message = limits.max_message
+        self.encode = msgspec.msgpack.Encoder().encode
+        self.identifiers = identifiers
+        self.deadlines = Deadlines()
+        self.dirty = []
+        self.calls_sent = 0
+        self.one_ways_sent = 0
+        self.timeouts = 0
+        self.new_earliest = new_earliest
+        self.broken = broken
+
+
+class Lane:
+    """The credit for one queue of the peer, and who waits for it, first come, first served."""
+
+    queue: int  # its identifier
+    credit: int
+    waiting: OrderedDict[Call, None]
+
+    def __init__(self, queue: int, credit: int) -> None:
+        self.queue = queue
+        self.credit = credit
+        self.waiting = OrderedDict()
+
+
+class Link(Channel):
+    """One peer, connected or not. It stays the same object over the peer's incarnations."""
+
+    shared: Shared
+    peer: int
+    epoch: int
+    connected: bool
+    pending: dict[int, Call]
+    serving: dict[int, Any]  # the peer's calls: requests
+    outgoing: dict[int, Any]  # the streams among them
+    mismatches: dict[int, str]  # methods that the peer has another version of
+    schemas: dict[str, Any]  # what services the peer has told of
+    frames_sent: int
+    frames_received: int
+    bytes_sent: int
+    bytes_received: int
+    credit_waits: int
+    consumer: RingConsumer
+    producer: RingProducer
+    doorbell: PeerDoorbell
+    reassembly: Reassembly
+    chunked: bool  # it holds something
+    lanes: dict[int, Lane]
+    dirty: bool  # among those to be flushed
+
+    def __init__(self, peer: int, shared: Shared) -> None:
+        self.core = shared.core
+        self.loop = shared.loop
+        self.shared = shared
+        self.peer = peer
+        self.epoch = 0
+        self.connected = False
+        self.pending = {}
+        self.serving = {}
+        self.outgoing = {}
+        self.mismatches = {}
+        self.schemas = {}
+        self.frames_sent = 0
+        self.frames_received = 0
+        self.bytes_sent = 0
+        self.bytes_received = 0
+        self.credit_waits = 0
+        self.lanes = {}
+        self.dirty = False
+        self._last_lane: Lane | None = None
+        self._next_call = 0
+        self._backlog: deque[tuple[int, int, int, int, bytes]] = deque()
+        self._flushed = 0  # frames that the peer has been told of
+        self._owed: dict[int, int] = {}  # one-way requests of each queue that are done
+        self._many_owed = max(1, shared.limits.credit // 4)
+        self._largest_frame = 0
+
+    def connect(self, epoch: int, consumer: RingConsumer, producer: RingProducer, doorbell: PeerDoorbell) -> None:
+        """A new incarnation of the peer, with rings that nobody has used."""
+        self.epoch = epoch
+        self.consumer = consumer
+        self.producer = producer
+        self.doorbell = doorbell
+        self._largest_frame = producer.capacity >> 2
+        self.reassembly = Reassembly(self.shared.limits.max_message)
+        self.chunked = False
+        self._flushed = self.frames_sent
+        self.connected = True
+
+    def disconnect(self, reason: str) -> None:
+        """The peer is gone. Calls in flight end in ShardDied, those that wait for credit in ShardDown; its own are aborted,
+        but for one-way requests: those it would not have heard of again."""
+        if not self.connected:
+            return
+        self.connected = False
+        self._backlog.clear()
+        pending, self.pending = self.pending, {}
+        lanes, self.lanes = self.lanes, {}
+        self._last_lane = None
+        serving, self.serving = self.serving, {}
+        self.outgoing = {}
+        self._owed = {}
+        self.mismatches = {}
+        self.schemas = {}
+        for call in pending.values():
+            if call.state != DONE:
+                call.fail(ShardDied(f"{reason} with {call.method.name} in flight; it may have run or not"))
+                self._ended(call)
+        for lane in lanes.values():
+            for call in lane.waiting:
+                call.fail(self.down())
+                self._ended(call)
+        for request in serving.values():
+            request.cancel()
+        self.consumer.close()
+        self.producer.close()
+        self.doorbell.close()
+
+    def where(self) -> str:
+        return f"shard {self.peer}"
+
+    def down(self) -> ShardDown:
+        """The error of a call that finds no peer."""
+        return ShardDown(f"shard {self.peer} is down; nothing was sent")
+
+    # Calls out
+
+    def submit(self, call: Call) -> None:
+        """Send the call as soon as there is credit; first come, first served."""
+        shared = self.shared
+        method = call.method
+        call.state = DONE  # until it is on its way
+        body = shared.encode(call.arguments)
+        call.arguments = None
+        if not self.connected:
+            raise self.down()
+        if self.mismatches and method.identifier in self.mismatches:
+            raise SchemaMismatch(self.mismatches[method.identifier])
+        queue: int = method.queue_identifier
+        group = None
+        current = self.core.current
+        if current is not None:
+            membership = current.membership
+            if queue == 0:
+                queue = shared.identifiers[membership.queue]
+            group = membership.group
+        if call.deadline_ns or group is not None:
+            body = pack_envelope(call.deadline_ns, group, shared.shard_id, body)
+            call.kind |= _ENVELOPE
+        if len(body) > shared.max_message:
+            raise self.too_large(body, f"the arguments of {method.name}")
+        lane = self._last_lane
+        if lane is None or lane.queue != queue:
+            lane = self.lanes.get(queue)
+            if lane is None:
+                lane = self.lanes[queue] = Lane(queue, shared.limits.credit)
+            self._last_lane = lane
+        call.body = body
+        call.lane = lane
+        if lane.credit > 0:
+            self._begin(call)
+        elif call.nowait:
+            raise ChannelFull(
+                f"{shared.limits.credit:,} calls are in flight to shard {self.peer} in this queue, "
+                f"which is all the credit that there is; {method.name} was not called"
+            )
+        else:
+            self.credit_waits += 1
+            call.state = WAITING
+            lane.waiting[call] = None
+        if call.deadline_ns and call.state != DONE and shared.deadlines.add(call.deadline_ns, call):
+            shared.new_earliest()
+
+    def leave(self, call: Call) -> None:
+        if call.state == WAITING:
+            lane: Lane = call.lane
+            lane.waiting.pop(call, None)
+        elif call.state == SENT and call.number in self.pending:
+            self.send(_CANCEL, 0, 0, call.number, b"")
+        self._ended(call)
+
+    def settle(self, number: int) -> Call | None:
+        """The call whose answer has come. Its credit goes to who waits. None for an answer that nobody asked for."""
+        call: Call | None = self.pending.pop(number, None)
+        if call is not None:
+            self._give_back(call.lane, 1)
+            if call.deadline_ns and call.state != DONE:
+                self._ended(call)
+        return call
+
+    def give_back(self, queue: int, count: int) -> None:
+        """One-way requests are done there."""
+        lane = self.lanes.get(queue)
+        if lane is None or lane.credit + count > self.shared.limits.credit:
+            raise PoisonedRing(f"credit for {count} requests that were not sent")
+        self._give_back(lane, count)
+
+    def in_flight(self) -> int:
+        """Calls that have no answer yet."""
+        return len(self.pending)
+
+    def _give_back(self, lane: Lane, count: int) -> None:
+        lane.credit += count
+        while lane.credit > 0 and lane.waiting:
+            call: Call = lane.waiting.popitem(last=False)[0]
+            self._begin(call)
+
+    def _begin(self, call: Call) -> None:
+        lane: Lane = call.lane
+        lane.credit -= 1
+        self._next_call += 1
+        call.number = self._next_call
+        body = call.body
+        call.body = b""
+        if call.kind & ~_ENVELOPE == _ONE_WAY:
+            self.shared.one_ways_sent += 1
+            if call.state == WAITING:
+                self._ended(call)
+            call.finish(_ONE_WAY, b"")
+        else:
+            self.shared.calls_sent += 1
+            call.state = SENT
+            self.pending[call.number] = call
+        self.send(call.kind, lane.queue, call.method.identifier, call.number, body)
+
+    def _ended(self, call: Call) -> None:
+        if call.deadline_ns:
+            self.shared.deadlines.answered()
+
+    # Calls in
+
+    def answer(self, epoch: int, number: int, kind: int, body: bytes) -> None:
+        """Once for each of the peer's calls, unless it has been answered as cancelled, or the peer is another by now."""
+        if epoch == self.epoch and number in self.serving:
+            del self.serving[number]
+            if self.outgoing:
+                self.outgoing.pop(number, None)
+            self.send(kind, 0, 0, number, body)
+
+    def owe(self, epoch: int, queue: int) -> None:
+        """One of the peer's one-way requests is done."""
+        if epoch == self.epoch and self.connected:
+            owed = self._owed.get(queue, 0) + 1
+            if owed >= self._many_owed:
+                self._owed[queue] = 0
+                self.send(_CREDIT, queue, 0, owed, b"")
+            else:
+                self._owed[queue] = owed
+
+    def too_large(self, body: bytes, what: str) -> MessageTooLarge:
+        return MessageTooLarge(
+            f"{what} is {len(body):,} bytes encoded; max_message is {self.shared.max_message:,}. Nothing was sent"
+        )
+
+    # Frames out
+
+    def send(self, kind: int, queue: int, method: int, call: int, body: bytes) -> None:
+        """Put a frame into the ring, or behind those that wait for room. The peer is told at the next flush."""
+        if not self.connected:
+            return
+        self.bytes_sent += len(body)
+        try:
+            if len(body) <= self._largest_frame:
+                self._send_frame(kind, queue, method, call, body)
+            else:
+                for last, piece in pieces(body, self._largest_frame):
+                    self._send_frame(kind if last else _CHUNK, queue, method, call, piece)
+        except PoisonedRing as error:
+            self.shared.broken(self, error)
+            return
+        self.mark_dirty()
+
+    def mark_dirty(self) -> None:
+        """Flush it at the end of the executor's turn."""
+        if not self.dirty:
+            self.dirty = True
+            self.shared.dirty.append(self)
+            # At the end of a turn the executor polls us anyway; make sure that there is one.
+            if not self.core._scheduled:
+                self.core.wake()
+
+    def flush(self) -> None:
+        """Send what waits, as far as there is room, and tell the peer of all that is new to it."""
+        self.dirty = False
+        if not self.connected:
+            return
+        try:
+            if self._backlog and not self._send_backlog():
+                # The stall must be visible before we look once more: then either we see the room, or the peer our stall.
+                self.producer.stall()
+                self._send_backlog()
+        except PoisonedRing as error:
+            self.shared.broken(self, error)
+            return
+        if self.frames_sent != self._flushed:
+            self._flushed = self.frames_sent
+            self.doorbell.announce()
+
+    def announce_room(self) -> None:
+        """After taking frames in: if the peer waits for room in its ring to us, tell it."""
+        if self.consumer.producer_stalled():
+            self.doorbell.announce()
+
+    def _send_frame(self, kind: int, queue: int, method: int, call: int, body: bytes) -> None:
+        if self._backlog or not self.producer.push(kind, queue, method, call, body):
+            self._backlog.append((kind, queue, method, call, body))
+        else:
+            self.frames_sent += 1
+
+    def _send_backlog(self) -> bool:
+        while self._backlog:
+            kind, queue, method, call, body = self._backlog[0]
+            if not self.producer.push(kind, queue, method, call, body):
+                return False
+            self._backlog.popleft()
+            self.frames_sent += 1
+        return True
+
+
+def open_link_ends(
+    incoming: int, outgoing: int, doorbell: tuple[int, int], own: int
+) -> tuple[RingConsumer, RingProducer, PeerDoorbell]:
+    """Map what the supervisor passed for one peer, and close the descriptors that are not needed any more."""
+    memory, eventfd = doorbell
+    opened: list[RingConsumer | RingProducer] = []
+    try:
+        opened.append(consumer := RingConsumer(incoming))
+        opened.append(producer := RingProducer(outgoing))
+        return consumer, producer, PeerDoorbell(memory, eventfd, own)
+    except BaseException:
+        for end in opened:
+            end.close()
+        os.close(eventfd)
+        raise
+    finally:
+        for descriptor in (incoming, outgoing, memory):
+            os.close(descriptor)

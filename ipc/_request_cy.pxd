@@ -1,0 +1,40 @@
+cimport cython
+from clockworker.executor._tasks_cy cimport Membership
+from clockworker.ipc._call_cy cimport Method
+from clockworker.ipc._link_cy cimport Link, Shared
+
+cdef int _REPLY, _ERROR
+
+
+@cython.final
+cdef class Target:
+    cdef readonly Method method
+    cdef readonly object function
+    cdef readonly Membership membership
+
+
+@cython.final
+cdef class Request:
+    cdef readonly Link link
+    cdef readonly long long epoch
+    cdef readonly Target target
+    cdef readonly long long queue
+    cdef readonly long long number
+    cdef readonly long long deadline_ns
+    cdef object arguments
+    cdef object task
+
+    cpdef bint in_time(self) except? -1
+    @cython.locals(method=Method)
+    cpdef call(self)
+    @cython.locals(shared=Shared, method=Method, body=bytes)
+    cpdef bytes encode(self, object value, str what)
+    cdef reply(self, object result)
+    cpdef answer(self, int kind, bytes body)
+    cpdef cancel(self)
+
+
+@cython.locals(request=Request)
+cpdef Request new_request(
+    Link link, Target target, long long queue, long long number, long long deadline_ns, object arguments
+)

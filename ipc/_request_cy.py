@@ -1,0 +1,141 @@
+# cython: language_level=3, annotation_typing=False
+"""A call of a peer, run here: a task in the queue where it belongs, from decoding the arguments to encoding the result.
+
+It is answered exactly once: by its task, or before that because its caller has left. A one-way request is answered with
+credit.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Any
+
+try:
+    import cython
+except ModuleNotFoundError:
+    from clockworker import _cython_shim as cython
+
+from clockworker.executor._tasks_cy import Membership
+from clockworker.ipc._call_cy import DEADLINE, Method
+from clockworker.ipc._failure import encode_failure
+from clockworker.ipc._frames import Kind
+from clockworker.ipc._link_cy import Link, Shared
+
+if cython.compiled:
+    from cython.cimports.clockworker.executor._native import now_ns
+else:
+    from time import monotonic_ns as now_ns
+
+logger = logging.getLogger("clockworker.ipc")
+
+_REPLY = int(Kind.REPLY)
+_ERROR = int(Kind.ERROR)
+
+
+class Target:
+    """What a request runs: a method of an instance here, or a function."""
+
+    method: Method
+    function: Callable[..., Any]  # takes all arguments by position
+    membership: Membership | None  # of the method's own queue
+
+    def __init__(self, method: Method, function: Callable[..., Any], membership: Membership | None) -> None:
+        self.method = method
+        self.function = function
+        self.membership = membership
+
+
+class Request:
+    """One call of a peer."""
+
+    link: Link
+    epoch: int  # the link's, when it came
+    target: Target
+    queue: int  # whose credit it has
+    number: int  # the peer's; 0: one way
+    deadline_ns: int
+    arguments: Any  # encoded
+    task: asyncio.Task[None] | None  # None while the first step runs at birth
+
+    async def serve(self) -> None:
+        """Run it and answer."""
+        if self.deadline_ns and not self.in_time():
+            self.answer(_ERROR, b"")
+            return
+        try:
+            self.reply(await self.call())
+        except Exception as error:
+            self.answer(_ERROR, encode_failure(error))
+        except BaseException as error:
+            # Cancelled by its caller, who has been answered, or because we are going down; or it is one that ends more than
+            # this task, which is no reason to leave the caller waiting.
+            self.answer(_ERROR, encode_failure(error))
+            raise
+
+    async def serve_one_way(self) -> None:
+        """Run it. What it raises is logged here, since nobody waits for it."""
+        try:
+            if self.deadline_ns == 0 or self.in_time():
+                await self.call()
+        except Exception:
+            logger.exception("%s, sent by shard %d, failed", self.target.method.name, self.link.peer)
+        finally:
+            self.link.owe(self.epoch, self.queue)
+
+    def in_time(self) -> bool:
+        """Whether the deadline is still to come. Then what runs in this context inherits it."""
+        DEADLINE.set(self.deadline_ns)
+        now: int = now_ns()
+        return self.deadline_ns > now
+
+    def call(self) -> Any:
+        """The coroutine or generator of the method, with its arguments."""
+        method = self.target.method
+        arguments = self.arguments
+        self.arguments = None
+        try:
+            decoded = method.decode_arguments(arguments)
+        except Exception as error:
+            raise TypeError(f"{method.name}() was called with arguments that it does not take: {error}") from None
+        return self.target.function(*decoded)
+
+    def encode(self, value: object, what: str) -> bytes:
+        """A result, or an item of a stream. TypeError if it cannot be sent, MessageTooLarge if it is too large."""
+        shared: Shared = self.link.shared
+        method = self.target.method
+        try:
+            body: bytes = shared.encode(value)
+        except Exception as error:
+            raise TypeError(f"{method.name}() returned what cannot be sent: {error}") from error
+        if len(body) > shared.max_message:
+            raise self.link.too_large(body, f"{what} of {method.name}")
+        return body
+
+    def reply(self, result: object) -> None:
+        self.answer(_REPLY, self.encode(result, "the result"))
+
+    def answer(self, kind: int, body: bytes) -> None:
+        """Once; after that it does nothing."""
+        self.link.answer(self.epoch, self.number, kind, body)
+
+    def cancel(self) -> None:
+        """The caller has left, or died."""
+        if self.task is not None:
+            self.task.cancel()
+
+
+def new_request(link: Link, target: Target, queue: int, number: int, deadline_ns: int, arguments: Any) -> Request:
+    """One that has just come."""
+    request = Request.__new__(Request)
+    request.link = link
+    request.epoch = link.epoch
+    request.target = target
+    request.queue = queue
+    request.number = number
+    request.deadline_ns = deadline_ns
+    request.arguments = arguments
+    if not cython.compiled:
+        request.task = None
+    return request

@@ -1,0 +1,144 @@
+"""Streams: a remote async generator, iterated here, item by item and no faster than here.
+
+The peer runs the generator and sends an item frame for each thing that it yields. No more than a window of items is under way:
+`window` of them, or `window_bytes`, whichever is less; then the generator stands still. Whoever iterates says from time to time
+how many it has used (acks), half a window at a time, so that neither side waits for a whole round trip.
+
+What the caller holds is an ordinary async generator. Leaving it early (`break`, `aclose`, cancellation, a deadline, or merely
+dropping it) cancels the peer's task, in which the remote generator is closed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING, Any
+
+from clockworker.ipc._call_cy import new_call
+from clockworker.ipc._failure import encode_failure
+from clockworker.ipc._frames import Kind
+from clockworker.ipc._link_cy import Link
+from clockworker.ipc._request_cy import Request
+
+if TYPE_CHECKING:
+    from clockworker.ipc._limits import Limits
+    from clockworker.ipc._remote import RemoteMethod
+
+
+class Incoming:
+    """What has come of a stream and has not been used; the receiver of its call."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.items: deque[bytes] = deque()
+        self._loop = loop
+        self._waiter: asyncio.Future[None] | None = None
+
+    def take(self, item: bytes) -> None:
+        self.items.append(item)
+        self.wake()
+
+    def wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    async def wait(self) -> None:
+        self._waiter = self._loop.create_future()
+        try:
+            await self._waiter
+        finally:
+            self._waiter = None
+
+
+async def receive(
+    link: Link, method: RemoteMethod, arguments: tuple[Any, ...], timeout_ns: int, nowait: bool
+) -> AsyncIterator[Any]:
+    """The items of the peer's generator."""
+    limits: Limits = link.shared.limits
+    call = new_call(link, Kind.REQUEST, method, arguments, timeout_ns, nowait)
+    incoming = call.receiver = Incoming(link.loop)
+    used = used_bytes = 0
+    try:
+        call.start()
+        while True:
+            while incoming.items:
+                item = incoming.items.popleft()
+                used += 1
+                used_bytes += len(item)
+                if (2 * used >= limits.window or 2 * used_bytes >= limits.window_bytes) and not call.done():
+                    link.send(Kind.ACK, 0, used, call.number, b"")
+                    used = used_bytes = 0
+                try:
+                    value = method.decode_result(item)
+                except Exception as error:
+                    raise TypeError(
+                        f"an item of {method.name} from {link.where()} is not what it declares: {error}"
+                    ) from error
+                yield value
+            if call.done():
+                break
+            await incoming.wait()
+        call.conclude()
+    finally:
+        call.cancel()
+
+
+class Outgoing:
+    """What of a stream is under way."""
+
+    def __init__(self, limits: Limits, loop: asyncio.AbstractEventLoop) -> None:
+        self._limits = limits
+        self._loop = loop
+        self._sizes: deque[int] = deque()
+        self._bytes = 0
+        self._waiter: asyncio.Future[None] | None = None
+
+    def sent(self, size: int) -> None:
+        self._sizes.append(size)
+        self._bytes += size
+
+    def used(self, count: int) -> None:
+        """The peer has used so many more."""
+        for _ in range(min(count, len(self._sizes))):
+            self._bytes -= self._sizes.popleft()
+        if not self.full() and self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def full(self) -> bool:
+        return len(self._sizes) >= self._limits.window or self._bytes >= self._limits.window_bytes
+
+    async def wait_room(self) -> None:
+        while self.full():
+            self._waiter = self._loop.create_future()
+            await self._waiter
+
+
+async def serve_stream(request: Request) -> None:
+    """Run a generator for a peer."""
+    link, number = request.link, request.number
+    if request.deadline_ns and not request.in_time():
+        request.answer(Kind.ERROR, b"")
+        return
+    outgoing = Outgoing(link.shared.limits, link.loop)
+    if number in link.serving:
+        link.outgoing[number] = outgoing
+    try:
+        generator = request.call()
+        try:
+            async for value in generator:
+                item = request.encode(value, "an item")
+                if link.serving.get(number) is not request:
+                    return  # its caller has left, or the peer is another by now
+                link.send(Kind.ITEM, 0, 0, number, item)
+                outgoing.sent(len(item))
+                if outgoing.full():
+                    await outgoing.wait_room()
+        finally:
+            await generator.aclose()
+    except Exception as error:
+        request.answer(Kind.ERROR, encode_failure(error))
+    except BaseException as error:
+        request.answer(Kind.ERROR, encode_failure(error))
+        raise
+    else:
+        request.answer(Kind.REPLY, b"")

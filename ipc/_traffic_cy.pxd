@@ -1,0 +1,40 @@
+cimport cython
+from clockworker.executor._core_cy cimport Core
+from clockworker.executor._tasks_cy cimport Membership
+from clockworker.ipc._call_cy cimport Call
+from clockworker.ipc._doorbell_cy cimport Doorbell
+from clockworker.ipc._link_cy cimport Link, Shared
+from clockworker.ipc._request_cy cimport Request, Target, new_request
+from clockworker.ipc._ring_cy cimport RingConsumer
+
+cdef int _FRAMES_A_TURN, _REQUEST, _REPLY, _ERROR, _CANCEL, _CHUNK, _ONE_WAY, _CREDIT, _ITEM, _ACK, _SCHEMA, _ENVELOPE
+
+
+cdef class Traffic:
+    cdef readonly Core core
+    cdef readonly Shared shared
+    cdef readonly list links
+    cdef readonly Doorbell doorbell
+    cdef readonly dict targets
+    cdef readonly dict memberships
+    cdef readonly Membership first
+    cdef public list parked
+    cdef readonly long long calls_received
+    cdef readonly long long one_ways_received
+    cdef readonly set _unfinished
+
+    @cython.locals(link=Link, came=cython.bint, received=cython.longlong)
+    cpdef bint poll(self) except? -1
+    cpdef bint prepare_sleep(self) except? -1
+    cpdef look_at(self, int peer)
+    @cython.locals(link=Link, dirty=list)
+    cdef _flush(self)
+    @cython.locals(consumer=RingConsumer, epoch=cython.longlong, taken=cython.int, body=bytes)
+    cpdef bint drain(self, Link link) except? -1
+    @cython.locals(call=Call, asked=Call)
+    cdef _take_frame(self, Link link, int kind, long long queue, long long method, long long number, bytes body)
+    @cython.locals(request=Request)
+    cdef _cancel(self, Link link, long long number)
+    @cython.locals(target=Target, membership=Membership, deadline_ns=cython.longlong, request=Request)
+    cpdef accept(self, Link link, int kind, long long queue, long long identifier, long long number, bytes body)
+    cpdef refuse(self, Link link, int kind, long long queue, long long number, object error)

@@ -1,0 +1,250 @@
+# cython: language_level=3, annotation_typing=False
+"""The traffic of a shard: what the executor polls. It takes frames in, hands them on, and starts the calls of the peers.
+
+A request becomes a task in the queue that it names (its method's own, else its caller's, else the first), and in the caller's
+group. Only that task decodes the arguments and encodes the result, so that its queue pays for them; taking a frame out of the
+ring and starting the task are all that the pump pays. A request whose deadline has passed when its turn comes is not run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Coroutine
+from typing import Any
+
+try:
+    import cython
+except ModuleNotFoundError:
+    from clockworker import _cython_shim as cython
+
+from clockworker._errors import SchemaMismatch, UsageError
+from clockworker.executor._core_cy import Core
+from clockworker.executor._tasks_cy import Membership
+from clockworker.ipc._call_cy import Call
+from clockworker.ipc._doorbell_cy import Doorbell
+from clockworker.ipc._failure import encode_failure
+from clockworker.ipc._frames import ENVELOPE, Kind, unpack_envelope
+from clockworker.ipc._link_cy import Link, Shared
+from clockworker.ipc._request_cy import Request, Target, logger, new_request
+from clockworker.ipc._ring_cy import PoisonedRing, RingConsumer
+
+if cython.compiled:
+    from cython.cimports.clockworker.ipc._call_cy import DONE
+else:
+    from clockworker.ipc._call_cy import DONE
+
+# Frames taken from one ring in one turn of the executor, which is up to 61 steps: nobody is charged for starting their tasks,
+# so a flood from one peer must not do so for long.
+_FRAMES_A_TURN = 64
+
+_REQUEST = int(Kind.REQUEST)
+_REPLY = int(Kind.REPLY)
+_ERROR = int(Kind.ERROR)
+_CANCEL = int(Kind.CANCEL)
+_CHUNK = int(Kind.CHUNK)
+_ONE_WAY = int(Kind.ONE_WAY)
+_CREDIT = int(Kind.CREDIT)
+_ITEM = int(Kind.ITEM)
+_ACK = int(Kind.ACK)
+_SCHEMA = int(Kind.SCHEMA)
+_ENVELOPE = ENVELOPE
+
+
+class Traffic:
+    """The executor's source of work beside the loop. `Mesh` is its public face."""
+
+    core: Core
+    shared: Shared
+    links: list[Link]
+    doorbell: Doorbell
+    targets: dict[int, Target]
+    memberships: dict[int, Membership]  # of our queues, by identifier
+    first: Membership
+    parked: list[tuple[Link, int, int, int, int, bytes]]  # requests for a service that is not started here yet
+    calls_received: int
+    one_ways_received: int
+
+    def __init__(
+        self, shared: Shared, doorbell: Doorbell, memberships: dict[int, Membership], first: Membership
+    ) -> None:
+        self.core = shared.core
+        self.shared = shared
+        self.links = []
+        self.doorbell = doorbell
+        self.targets = {}
+        self.memberships = memberships
+        self.first = first
+        self.parked = []
+        self.calls_received = 0
+        self.one_ways_received = 0
+        self._unfinished: set[int] = set()
+
+    def unknown(self, link: Link, kind: int, queue: int, identifier: int, number: int, body: bytes) -> Target | None:
+        """A request for a method that nothing here has."""
+        raise NotImplementedError
+
+    def take_schema(self, link: Link, body: bytes) -> None:
+        """The peer has started a service."""
+        raise NotImplementedError
+
+    # What the executor asks of a source of work
+
+    def poll(self) -> bool:
+        """Take in what has come, send off what waits. True if something came."""
+        self.doorbell.wake()
+        news = self.doorbell.news()
+        if news is not None:
+            self._unfinished.update(news)
+        came = False
+        if self._unfinished:
+            for peer in list(self._unfinished):
+                link: Link = self.links[peer]
+                link.mark_dirty()  # it may have made room for our backlog
+                received = link.frames_received
+                if not link.connected or not self.drain(link):
+                    self._unfinished.discard(peer)
+                if link.frames_received != received:
+                    came = True
+        if self.shared.dirty:
+            self._flush()
+        return came
+
+    def prepare_sleep(self) -> bool:
+        """Announce that the shard sleeps. False if there is news after all."""
+        if self._unfinished or self.shared.dirty:
+            return False
+        return self.doorbell.sleep()
+
+    def look_at(self, peer: int) -> None:
+        """There may be something in its ring."""
+        self._unfinished.add(peer)
+        self.core.wake()
+
+    def _flush(self) -> None:
+        dirty = self.shared.dirty
+        while dirty:
+            link: Link = dirty.pop()
+            link.flush()
+
+    # Frames in
+
+    def drain(self, link: Link) -> bool:
+        """Take frames in. True if there may be more."""
+        consumer: RingConsumer = link.consumer
+        epoch = link.epoch
+        taken = 0
+        try:
+            while taken < _FRAMES_A_TURN:
+                body = consumer.pop()
+                if body is None:
+                    break
+                taken += 1
+                link.frames_received += 1
+                link.bytes_received += len(body)
+                self._take_frame(link, consumer.kind, consumer.queue, consumer.method, consumer.call, body)
+                if not link.connected or link.epoch != epoch:
+                    return False
+            link.announce_room()
+        except PoisonedRing as error:
+            self.shared.broken(link, error)
+            return False
+        return taken == _FRAMES_A_TURN
+
+    def _take_frame(self, link: Link, kind: int, queue: int, method: int, number: int, body: bytes) -> None:
+        if kind == _CHUNK:
+            if not link.reassembly.add(body):
+                raise PoisonedRing(f"a message in chunks is over {self.shared.max_message} bytes")
+            link.chunked = True
+            return
+        if link.chunked:
+            link.chunked = False
+            body = link.reassembly.complete(body)
+        if kind in (_REPLY, _ERROR):
+            call = link.settle(number)
+            if call is not None and call.state != DONE:
+                call.finish(kind, body)
+        elif kind & ~_ENVELOPE == _REQUEST or kind & ~_ENVELOPE == _ONE_WAY:
+            self.accept(link, kind, queue, method, number, body)
+        elif kind == _ITEM:
+            asked: Call | None = link.pending.get(number)
+            if asked is not None and asked.receiver is not None and asked.state != DONE:
+                asked.receiver.take(body)
+        elif kind == _ACK:
+            stream = link.outgoing.get(number)
+            if stream is not None:
+                stream.used(method)
+        elif kind == _CREDIT:
+            link.give_back(queue, number)
+        elif kind == _CANCEL:
+            self._cancel(link, number)
+        elif kind == _SCHEMA:
+            self.take_schema(link, body)
+        else:
+            raise PoisonedRing(f"a frame of unknown kind {kind}")
+
+    def _cancel(self, link: Link, number: int) -> None:
+        """The caller has left. It is answered all the same, since only an answer gives back its credit."""
+        found = link.serving.get(number)
+        if found is not None:
+            request: Request = found
+            link.answer(link.epoch, number, _ERROR, b"")
+            request.cancel()
+            return
+        parked = [each for each in self.parked if each[0] is not link or each[4] != number]
+        if len(parked) != len(self.parked):  # else it is answered already
+            self.parked = parked
+            link.send(_ERROR, 0, 0, number, b"")
+
+    # Calls in
+
+    def accept(self, link: Link, kind: int, queue: int, identifier: int, number: int, body: bytes) -> None:
+        """A request: start its task."""
+        found = self.targets.get(identifier)
+        if found is None:
+            found = self.unknown(link, kind, queue, identifier, number, body)
+            if found is None:
+                return
+        target: Target = found
+        if link.mismatches and identifier in link.mismatches:
+            self.refuse(link, kind, queue, number, SchemaMismatch(link.mismatches[identifier]))
+            return
+        membership = target.membership
+        if membership is None:
+            membership = self.memberships.get(queue)
+            if membership is None:
+                membership = self.first
+        deadline_ns = 0
+        arguments: Any = body
+        if kind & _ENVELOPE:
+            try:
+                deadline_ns, group, arguments = unpack_envelope(body)
+                if group is not None:
+                    membership = self.core.group(membership.queue, group)
+            except Exception as error:
+                self.refuse(link, kind, queue, number, TypeError(f"the envelope of a call cannot be read: {error}"))
+                return
+        if kind & ~_ENVELOPE == _ONE_WAY:
+            self.one_ways_received += 1
+            request = new_request(link, target, queue, 0, deadline_ns, arguments)
+            serve = request.serve_one_way()
+        else:
+            self.calls_received += 1
+            request = new_request(link, target, queue, number, deadline_ns, arguments)
+            link.serving[number] = request
+            serve = self.serve_stream(request) if target.method.streams else request.serve()
+        try:
+            request.task = self.core.spawn(membership, serve, target.method.name).task
+        except UsageError as error:  # the executor is ending
+            link.serving.pop(number, None)
+            self.refuse(link, kind, queue, number, error)
+
+    def refuse(self, link: Link, kind: int, queue: int, number: int, error: Exception) -> None:
+        """Answer a request that is not run."""
+        if kind & ~_ENVELOPE == _ONE_WAY:
+            logger.error("a one-way request of shard %d was not run: %s", link.peer, error)
+            link.owe(link.epoch, queue)
+        else:
+            link.send(_ERROR, 0, 0, number, encode_failure(error))
+
+    def serve_stream(self, request: Request) -> Coroutine[Any, Any, None]:
+        """Run a generator for a peer; see `_stream`."""
+        raise NotImplementedError
