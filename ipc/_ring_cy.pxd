@@ -22,6 +22,7 @@ cdef class RingProducer(_RingEnd):
 
     @cython.locals(left=uint64_t)
     cpdef bint push(self, uint64_t kind, uint64_t queue, uint64_t method, uint64_t call, bytes body) except? -1
+    cpdef uint64_t published(self)
     @cython.locals(chunk=uint64_t, left=uint64_t)
     cdef bint _push_chunks(self, uint64_t kind, uint64_t queue, uint64_t method, bytes body) except? -1
     @cython.locals(needed=uint64_t, tail=uint64_t, offset=uint64_t, first=uint64_t)

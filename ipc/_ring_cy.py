@@ -137,8 +137,8 @@ class RingProducer(_RingEnd):
     def push(self, kind: int, queue: int, method: int, call: int, body: bytes) -> bool:
         """Publish a frame. False if there is no room for it now.
 
-        A body over a quarter of the capacity may be left with a part of it published. The next frame to push must then be the
-        same again, until True; another is a ValueError.
+        A body over a quarter of the capacity may be left with a part of it published, which the other side should be told of. The
+        next frame to push must then be the same again, with the same body, until True; another is a ValueError.
         """
         left = len(body)
         if left > self.capacity >> 2 or self._unfinished is not None:
@@ -151,6 +151,10 @@ class RingProducer(_RingEnd):
             self._sent = 0
             return True
         return self._put(kind, queue, method, call, body, 0, left)
+
+    def published(self) -> int:
+        """How many bytes were ever published: when it grows, the other side has something to look at, be it a part."""
+        return self._tail
 
     def _push_chunks(self, kind: int, queue: int, method: int, body: bytes) -> bool:
         """All of the body but what the last frame takes, from where it was left."""

@@ -85,7 +85,9 @@ def test_a_body_of_any_length_comes_out_whole(ring: Ring, length: int) -> None:
 
 def test_nothing_comes_between_the_parts_of_a_body(ring: Ring) -> None:
     body = bytes(2 * CAPACITY)
+    assert ring.producer.published() == 0
     assert not ring.producer.push(1, 0, 0, 0, body)
+    assert 0 < ring.producer.published() <= CAPACITY
     with pytest.raises(ValueError, match="a body of 8192 bytes is not all in the ring; push it again first"):
         ring.producer.push(1, 0, 0, 0, b"another")
     while not ring.producer.push(1, 0, 0, 0, body):
