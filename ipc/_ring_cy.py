@@ -137,8 +137,8 @@ class RingProducer(_RingEnd):
     def push(self, kind: int, queue: int, method: int, call: int, body: bytes) -> bool:
         """Publish a frame. False if there is no room for it now.
 
-        A body over a quarter of the capacity may be left with a part of it published, which the other side should be told of. The
-        next frame to push must then be the same again, with the same body, until True; another is a ValueError.
+        A body over a quarter of the capacity may be left with a part of it published, of which the other side should be told.
+        The next frame to push must then be the same again, with the same body, until True; another is a ValueError.
         """
         left = len(body)
         if left > self.capacity >> 2 or self._unfinished is not None:
