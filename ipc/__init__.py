@@ -13,9 +13,9 @@ A shard's `Mesh` sits beside its executor, which polls it. In reading order:
     _stream        remote generators
     _limits        bounds
     _deadlines     policy: whose deadline is next
-    _frames        kinds of frames; envelopes; messages in chunks
+    _frames        kinds of frames; envelopes
     _failure       exceptions on the wire
-    _ring_cy       the ring
+    _ring_cy       the ring; messages in chunks
     _doorbell_cy   sleep and wake-up
     _memory_cy     shared words and bytes; _atomics.pxd, their orderings
 """

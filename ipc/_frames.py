@@ -1,5 +1,4 @@
-"""Frames: the kinds of message that rings carry, what may travel in front of a call's arguments, and the chunks of messages
-that are too large for one frame. Policy only.
+"""Frames: the kinds of message that rings carry, and what may travel in front of a call's arguments. Policy only.
 
 Most calls have neither deadline nor group, and pay nothing for them: only a frame whose kind has the flag `ENVELOPE` begins
 with one.
@@ -13,7 +12,7 @@ from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable
 from enum import IntEnum
 from typing import Any
 
@@ -27,7 +26,6 @@ class Kind(IntEnum):
     REPLY = 2  # call: that of the request
     ERROR = 3  # instead of a reply; the body is a Failure, or empty: the deadline had passed
     CANCEL = 4  # the caller of `call` no longer wants it
-    CHUNK = 5  # a piece of the body of the next frame that is not a chunk
     ONE_WAY = 6  # a request that wants no reply
     CREDIT = 7  # so many (call) one-way requests of `queue` are done
     ITEM = 8  # of the stream that `call` asked for
@@ -81,34 +79,3 @@ def _travels(group: Hashable) -> bool:
 
 def _hashable(group: Any) -> Hashable:
     return tuple(map(_hashable, group)) if isinstance(group, list) else group
-
-
-def pieces(body: bytes, largest: int) -> Iterator[tuple[bool, bytes]]:
-    """The body in pieces of at most `largest` bytes, each with whether it is the last."""
-    for start in range(0, len(body), largest):
-        yield start + largest >= len(body), body[start : start + largest]
-
-
-class Reassembly:
-    """Puts chunks together. What one peer may make us hold is bounded by `max_message`."""
-
-    def __init__(self, max_message: int) -> None:
-        self._max_message = max_message
-        self._pieces: list[bytes] = []
-        self._length = 0
-
-    def add(self, piece: bytes) -> bool:
-        """Keep a chunk. False if the message has grown past `max_message`, which a peer that keeps the rules never sends."""
-        self._length += len(piece)
-        self._pieces.append(piece)
-        return self._length <= self._max_message
-
-    def complete(self, last: bytes) -> bytes:
-        """The whole body, of which `last` is the end."""
-        if not self._pieces:
-            return last
-        self._pieces.append(last)
-        body = b"".join(self._pieces)
-        self._pieces.clear()
-        self._length = 0
-        return body

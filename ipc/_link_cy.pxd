@@ -4,7 +4,7 @@ from clockworker.executor._tasks_cy cimport JoinHandle, Membership
 from clockworker.ipc._call_cy cimport Call, Channel, Method
 from clockworker.ipc._ring_cy cimport RingConsumer, RingProducer
 
-cdef int _ONE_WAY, _CANCEL, _CHUNK, _CREDIT, _ENVELOPE
+cdef int _ONE_WAY, _CANCEL, _CREDIT, _ENVELOPE
 
 
 cdef class Shared:
@@ -50,8 +50,6 @@ cdef class Link(Channel):
     cdef readonly RingConsumer consumer
     cdef readonly RingProducer producer
     cdef readonly object doorbell
-    cdef readonly object reassembly
-    cdef bint chunked
     cdef readonly dict lanes
     cdef bint dirty
     cdef object when_quiet
@@ -62,7 +60,6 @@ cdef class Link(Channel):
     cdef long long _flushed
     cdef dict _owed
     cdef Py_ssize_t _many_owed
-    cdef Py_ssize_t _largest_frame
 
     @cython.locals(call=Call, lane=Lane)
     cpdef disconnect(self, str reason)
@@ -91,5 +88,4 @@ cdef class Link(Channel):
     cpdef mark_dirty(self)
     cpdef flush(self)
     cpdef announce_room(self)
-    cdef _send_frame(self, int kind, long long queue, long long method, long long call, bytes body)
     cdef bint _send_backlog(self) except -1

@@ -35,7 +35,7 @@ from clockworker.executor._core_cy import Core
 from clockworker.ipc._call_cy import Call, Channel
 from clockworker.ipc._deadlines import Deadlines
 from clockworker.ipc._doorbell_cy import PeerDoorbell
-from clockworker.ipc._frames import ENVELOPE, Kind, Reassembly, pack_envelope, pieces
+from clockworker.ipc._frames import ENVELOPE, Kind, pack_envelope
 from clockworker.ipc._limits import Limits
 from clockworker.ipc._ring_cy import PoisonedRing, RingConsumer, RingProducer
 
@@ -46,7 +46,6 @@ else:
 
 _ONE_WAY = int(Kind.ONE_WAY)
 _CANCEL = int(Kind.CANCEL)
-_CHUNK = int(Kind.CHUNK)
 _CREDIT = int(Kind.CREDIT)
 _ENVELOPE = ENVELOPE
 
@@ -129,8 +128,6 @@ class Link(Channel):
     producer: RingProducer
     rings_before: int  # of the peer, at its earlier incarnations
     doorbell: PeerDoorbell
-    reassembly: Reassembly
-    chunked: bool  # it holds something
     lanes: dict[int, Lane]
     dirty: bool  # among those to be flushed
     when_quiet: Callable[[], None] | None  # while held: told when no call is in flight
@@ -161,10 +158,9 @@ class Link(Channel):
         self._last_lane: Lane | None = None
         self._next_call = 0
         self._backlog: deque[tuple[int, int, int, int, bytes]] = deque()
-        self._flushed = 0  # frames that the peer has been told of
+        self._flushed = 0  # of what is published in the ring, how much the peer has been told of
         self._owed: dict[int, int] = {}  # one-way requests of each queue that are done
         self._many_owed = max(1, shared.limits.credit // 4)
-        self._largest_frame = 0
 
     def connect(self, epoch: int, consumer: RingConsumer, producer: RingProducer, doorbell: PeerDoorbell) -> None:
         """A new incarnation of the peer, with rings that nobody has used."""
@@ -172,10 +168,7 @@ class Link(Channel):
         self.consumer = consumer
         self.producer = producer
         self.doorbell = doorbell
-        self._largest_frame = producer.capacity >> 2
-        self.reassembly = Reassembly(self.shared.limits.max_message)
-        self.chunked = False
-        self._flushed = self.frames_sent
+        self._flushed = 0
         self.connected = True
 
     def disconnect(self, reason: str) -> None:
@@ -383,11 +376,10 @@ class Link(Channel):
             return
         self.bytes_sent += len(body)
         try:
-            if len(body) <= self._largest_frame:
-                self._send_frame(kind, queue, method, call, body)
+            if self._backlog or not self.producer.push(kind, queue, method, call, body):
+                self._backlog.append((kind, queue, method, call, body))
             else:
-                for last, piece in pieces(body, self._largest_frame):
-                    self._send_frame(kind if last else _CHUNK, queue, method, call, piece)
+                self.frames_sent += 1
         except PoisonedRing as error:
             self.shared.broken(self, error)
             return
@@ -415,20 +407,15 @@ class Link(Channel):
         except PoisonedRing as error:
             self.shared.broken(self, error)
             return
-        if self.frames_sent != self._flushed:
-            self._flushed = self.frames_sent
+        published = self.producer.published()
+        if published != self._flushed:
+            self._flushed = published
             self.doorbell.announce()
 
     def announce_room(self) -> None:
         """After taking frames in: if the peer waits for room in its ring to us, tell it."""
         if self.consumer.producer_stalled():
             self.doorbell.announce()
-
-    def _send_frame(self, kind: int, queue: int, method: int, call: int, body: bytes) -> None:
-        if self._backlog or not self.producer.push(kind, queue, method, call, body):
-            self._backlog.append((kind, queue, method, call, body))
-        else:
-            self.frames_sent += 1
 
     def _send_backlog(self) -> bool:
         while self._backlog:
@@ -441,13 +428,13 @@ class Link(Channel):
 
 
 def open_link_ends(
-    incoming: int, outgoing: int, doorbell: tuple[int, int], own: int
+    incoming: int, outgoing: int, doorbell: tuple[int, int], own: int, max_message: int
 ) -> tuple[RingConsumer, RingProducer, PeerDoorbell]:
     """Map what the supervisor passed for one peer, and close the descriptors that are not needed any more."""
     memory, eventfd = doorbell
     opened: list[RingConsumer | RingProducer] = []
     try:
-        opened.append(consumer := RingConsumer(incoming))
+        opened.append(consumer := RingConsumer(incoming, max_message))
         opened.append(producer := RingProducer(outgoing))
         return consumer, producer, PeerDoorbell(memory, eventfd, own)
     except BaseException:

@@ -148,7 +148,7 @@ class Mesh(Traffic):
         """A peer has come up: its rings, of which `incoming` is ours to read, and its doorbell. Owns the descriptors."""
         link = self.links[peer]
         self._drop(link, f"the link to shard {peer} was made anew")
-        link.connect(epoch, *open_link_ends(incoming, outgoing, doorbell, self.shard_id))
+        link.connect(epoch, *open_link_ends(incoming, outgoing, doorbell, self.shard_id, self.shared.max_message))
         for schema in self._schemas.values():
             self._tell(link, schema)
         link.release()

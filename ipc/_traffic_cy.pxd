@@ -7,7 +7,7 @@ from clockworker.ipc._link_cy cimport Link, Shared
 from clockworker.ipc._request_cy cimport Request, Target, new_request
 from clockworker.ipc._ring_cy cimport RingConsumer
 
-cdef int _FRAMES_A_TURN, _REQUEST, _REPLY, _ERROR, _CANCEL, _CHUNK, _ONE_WAY, _CREDIT, _ITEM, _ACK, _SCHEMA, _ENVELOPE
+cdef int _FRAMES_A_TURN, _REQUEST, _REPLY, _ERROR, _CANCEL, _ONE_WAY, _CREDIT, _ITEM, _ACK, _SCHEMA, _ENVELOPE
 
 
 cdef class Traffic:

@@ -40,7 +40,6 @@ _REQUEST = int(Kind.REQUEST)
 _REPLY = int(Kind.REPLY)
 _ERROR = int(Kind.ERROR)
 _CANCEL = int(Kind.CANCEL)
-_CHUNK = int(Kind.CHUNK)
 _ONE_WAY = int(Kind.ONE_WAY)
 _CREDIT = int(Kind.CREDIT)
 _ITEM = int(Kind.ITEM)
@@ -150,14 +149,6 @@ class Traffic:
         return taken == _FRAMES_A_TURN
 
     def _take_frame(self, link: Link, kind: int, queue: int, method: int, number: int, body: bytes) -> None:
-        if kind == _CHUNK:
-            if not link.reassembly.add(body):
-                raise PoisonedRing(f"a message in chunks is over {self.shared.max_message} bytes")
-            link.chunked = True
-            return
-        if link.chunked:
-            link.chunked = False
-            body = link.reassembly.complete(body)
         if kind in (_REPLY, _ERROR):
             call = link.settle(number)
             if call is not None and call.state != DONE:

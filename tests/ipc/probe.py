@@ -294,7 +294,7 @@ class Probe:
         link = self.mesh.links[0]
         for kind, call, body in {
             "kind": [(99, 0, b"no such kind of frame")],
-            "chunks": [(Kind.CHUNK, 0, bytes(10_000))] * 6,
+            "chunks": [(Kind.REQUEST, 0, bytes(60_000))],
             "credit": [(Kind.CREDIT, 1_000_000, b"")],
             "schema": [(Kind.SCHEMA, 0, b"\xc1")],
         }[how]:

@@ -113,7 +113,7 @@ def mutated_frames(trials: int) -> Result:
     )
 
 
-_KINDS = [each for kind in Kind if kind != Kind.CHUNK for each in [kind] * (5 if kind == Kind.REQUEST else 1)]
+_KINDS = [each for kind in Kind for each in [kind] * (5 if kind == Kind.REQUEST else 1)]
 
 
 class Target:
