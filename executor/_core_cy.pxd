@@ -10,6 +10,7 @@ from clockworker.executor._tasks_cy cimport JoinHandle, Membership, QueueState
 cdef object _Task
 cdef object _CoroutineType
 cdef int _SAMPLE_EVERY
+cdef long long _ATTENTION
 
 
 cdef class Core(Seam):
@@ -87,7 +88,7 @@ cdef class Core(Seam):
     @cython.locals(state=JoinHandle)
     cdef _replace_scheduler(self, QueueState queue, object error)
     @cython.locals(
-        decided=cython.longlong, polls=cython.Py_ssize_t, entity=Entity, queue=QueueState, state=JoinHandle, news=cython.bint
+        attentive_until=cython.longlong, decided=cython.longlong, polls=cython.Py_ssize_t, entity=Entity, queue=QueueState, state=JoinHandle, news=cython.bint
     )
     cdef bint _run_turn(self, long long now) except? -1
     @cython.locals(ended=cython.longlong, elapsed=cython.longlong)

@@ -29,6 +29,7 @@ except ModuleNotFoundError:
     from clockworker import _cython_shim as cython
 
 from clockworker._errors import UsageError
+from clockworker.executor import _registry_cy as registry
 from clockworker.executor._eevdf_cy import Eevdf, Entity
 from clockworker.executor._histogram_cy import Histogram
 from clockworker.executor._schedulers_cy import RunnableFifo, Scheduler
@@ -44,11 +45,16 @@ if cython.compiled:
         PyObject_Call,
         run_in_context,
     )
+    from cython.cimports.clockworker.executor._registry_cy import leave_out
+    from cython.cimports.clockworker.executor._schedulers_cy import fifo_pop, fifo_push
     from cython.cimports.clockworker.executor._seam_cy import has_exception, is_done
     from cython.cimports.clockworker.executor._tasks_cy import MEMBERSHIP
 else:
     from time import monotonic_ns as now_ns
 
+    from clockworker.executor._registry_cy import leave_out
+
+    fifo_pop, fifo_push = RunnableFifo.pop, RunnableFifo.push
     from clockworker.executor._seam_cy import has_exception, is_done
     from clockworker.executor._tasks_cy import MEMBERSHIP
 
@@ -76,6 +82,9 @@ else:
 _GRANULARITY_NS = 20_000
 # One wait in so many is measured. A prime: tasks take turns in patterns, and those that repeat after 16 are common.
 _SAMPLE_EVERY = 13
+# While a queue sleeps, what wakes it may be waiting in the loop: turns are shorter by this factor, so that fewer begin a long
+# step without having looked.
+_ATTENTION = 4
 # C globals when compiled: attributes of modules would be looked up at each spawn.
 _Task = asyncio.Task
 _CoroutineType = types.CoroutineType
@@ -174,6 +183,7 @@ class Core(Seam):
         if cython.compiled:
             clock_begin()
         self.take_call_soon(loop)
+        registry.attach(self)
         self._get_task_factory = loop.get_task_factory
         self._keywords_for_task = {"loop": loop, "name": None}
         self._name_in_keywords = None
@@ -192,10 +202,11 @@ class Core(Seam):
                 if state is None:
                     break
                 callback = state.callback
-                state.callback = None
+                state.queued = False
                 self.pass_on(callback, () if state.argument is None else (state.argument,), state.context)
             if queue.entity.active:
                 self._eevdf.deactivate(queue.entity)
+        registry.detach(self)
         for state in self._table.states():
             self._depart(state)
             if state.first_waiter is not None:
@@ -217,6 +228,7 @@ class Core(Seam):
             self._enter(state)
             self._spawning = None
             self._spawned = state
+            leave_out(task)
         elif state is None or state.task is not task:  # else a task that yields, the most frequent of all
             state = self._table.get(task)
             if state is None:
@@ -225,6 +237,7 @@ class Core(Seam):
                     return False
         state.callback = callback
         state.argument = argument
+        state.queued = True
         if self._scheduled:
             if self.behind:
                 self._hold(state)
@@ -241,8 +254,8 @@ class Core(Seam):
         if queue.pushes_to_sample == 0:
             queue.pushes_to_sample = _SAMPLE_EVERY
             state.pushed_ns = now_ns()
-        if queue.plain_fifo:
-            queue.scheduler.push(state)
+        if queue.fifo is not None:
+            fifo_push(queue.fifo, state)
             queue.runnable += 1
         else:
             try:
@@ -334,7 +347,7 @@ class Core(Seam):
         last = membership.live == 0 and membership.group is not None
         if last:
             queue.groups.pop(membership.group, None)
-        if queue.plain_fifo:
+        if queue.fifo is not None:
             return
         try:
             queue.scheduler.forget_task(state)
@@ -400,7 +413,7 @@ class Core(Seam):
         try:
             if name is not self._name_in_keywords:
                 self._keywords_for_task["name"] = self._name_in_keywords = name
-            return PyObject_Call(_Task, (coroutine,), self._keywords_for_task)  # type: ignore[name-defined, no-any-return]
+            return PyObject_Call(_Task, (coroutine,), self._keywords_for_task)  # type: ignore[no-any-return]
         finally:
             if within is not None:
                 PyContext_Exit(within)
@@ -442,14 +455,14 @@ class Core(Seam):
 
     def _take(self, queue: QueueState) -> JoinHandle | None:
         """The queue's next task. None if its scheduler has failed and nothing was runnable after all."""
-        if queue.plain_fifo:
+        if queue.fifo is not None:
             queue.runnable -= 1
-            return queue.scheduler.pop()  # type: ignore[return-value]
+            return fifo_pop(queue.fifo)  # type: ignore[no-any-return]
         try:
             popped = queue.scheduler.pop()
             if type(popped) is JoinHandle:
                 state: JoinHandle = popped
-                if state.callback is not None and not state.held and state.membership.queue is queue:
+                if state.queued and not state.held and state.membership.queue is queue:
                     queue.runnable -= 1
                     return state
             raise UsageError(
@@ -468,7 +481,7 @@ class Core(Seam):
         queue.use(RunnableFifo())
         queue.runnable = 0
         for state in self._table.states():
-            if state.callback is not None and not state.held and state.membership.queue is queue:
+            if state.queued and not state.held and state.membership.queue is queue:
                 state.next = None
                 queue.scheduler.push(state)
                 queue.runnable += 1
@@ -524,8 +537,11 @@ class Core(Seam):
     def _run_turn(self, now: int) -> bool:
         """Steps until the budget is spent or nothing is runnable. True if the core may sleep."""
         self._turn_must_end = now + self._driver_yield_ns
+        attentive_until = now + self._driver_yield_ns // _ATTENTION
         polls = 0
         while polls < self._max_polls and now < self._turn_must_end:
+            if self._eevdf.asleep and now >= attentive_until and polls:
+                break
             entity = self._eevdf.pick()
             if entity is None:
                 if self.source is None:
@@ -561,8 +577,12 @@ class Core(Seam):
         """One step of one task of the queue. Returns the time at its end."""
         callback = state.callback
         argument = state.argument
-        state.callback = None
-        state.argument = None
+        state.queued = False
+        if argument is not None:
+            # A step is kept until the next: freed now, while its successors are made, the collector's count of new objects
+            # would rise with each task of many that take turns.
+            state.callback = None
+            state.argument = None
         if state.first_seen_ns:
             queue.first_poll_wait.record(started - state.first_seen_ns)
             state.first_seen_ns = 0
@@ -591,14 +611,14 @@ class Core(Seam):
         state.service_ns += elapsed
         if state.membership.queue is queue:  # else it has moved, and the scheduler has forgotten it
             state.membership.service_ns += elapsed
-            if not queue.plain_fifo:
+            if queue.fifo is None:
                 try:
                     queue.scheduler.observe(state, elapsed)
                 except Exception as failure:
                     self._replace_scheduler(queue, failure)
         if error is not None:
             state.spawned = False  # nobody has to be told twice
-        if state.callback is None and is_done(state.task):
+        if not state.queued and is_done(state.task):
             self._leave(state)
         # Only now: a step that makes its own queue runnable again must not make it leave and come back.
         if queue.runnable == 0:

@@ -19,7 +19,6 @@ import asyncio
 import contextvars
 import threading
 import types
-import weakref
 from typing import Any
 
 try:
@@ -40,7 +39,6 @@ if cython.compiled:
         new_call_soon,
         step_holds,
     )
-    from cython.cimports.clockworker.executor._registry import new_registry_add
 
 
 class _TaskCallbacks:
@@ -83,28 +81,6 @@ if cython.compiled:
 _WAKEUP_NAME = _callbacks.wakeup.__name__
 
 
-_quickened = 0  # by how many attached seams
-
-
-def _quicken_registry(by: int) -> None:
-    """Another seam is attached (1), or no longer (-1)."""
-    global _quickened
-    _quickened += by
-    if not cython.compiled:
-        return
-    registry: Any = getattr(asyncio.tasks, "_scheduled_tasks", None)  # from CPython 3.12
-    if registry is None:
-        registry = getattr(asyncio.tasks, "_all_tasks", None)
-    if type(registry) is not weakref.WeakSet:
-        return
-    if _quickened == 0:
-        vars(registry).pop("add", None)
-    elif _quickened == 1 and by == 1 and hasattr(registry, "_pending_removals"):
-        registry.add = new_registry_add(
-            registry.data, registry._iterating, registry._pending_removals, registry._commit_removals
-        )
-
-
 def is_done(task: asyncio.Task[Any]) -> bool:
     if cython.compiled:
         return is_true(_DONE, task) if _DONE else task.done()
@@ -127,8 +103,8 @@ def result_of(task: asyncio.Task[Any]) -> Any:
 def has_exception(task: asyncio.Task[Any]) -> bool:
     """Whether a task that is done has raised, without the task's taking note that it was asked."""
     if cython.compiled:
-        return not is_none(_EXCEPTION, task) if _EXCEPTION else task._exception is not None  # type: ignore[attr-defined]
-    return task._exception is not None  # type: ignore[attr-defined]
+        return not is_none(_EXCEPTION, task) if _EXCEPTION else task._exception is not None
+    return task._exception is not None
 
 
 class Seam:
@@ -170,7 +146,6 @@ class Seam:
         self.completed.set_result(None)
         self._thread = threading.get_ident()
         self.debug = loop.get_debug()
-        _quicken_registry(1)
 
     def give_call_soon_back(self) -> None:
         """`pass_on` still works afterwards; `loop` is the owner's to clear."""
@@ -178,7 +153,6 @@ class Seam:
             self.loop.call_soon = self._had_call_soon  # type: ignore[union-attr, method-assign]
         else:
             del self.loop.call_soon  # type: ignore[union-attr]
-        _quicken_registry(-1)
 
     def take(self, task: asyncio.Task[Any], callback: Any, argument: Any, context: contextvars.Context) -> bool:
         """A step (then `argument` is None) or a wake-up of the task. True if it is the owner's, who will run it."""
@@ -188,7 +162,7 @@ class Seam:
         """In place of the loop's `call_soon`. What is taken returns None: the Task does not look at its handles."""
         if context is not None:
             if type(callback) is _STEP_TYPE:
-                if not args and self.take(callback.__self__, callback, None, context):  # type: ignore[attr-defined]
+                if not args and self.take(callback.__self__, callback, None, context):
                     return None
             elif (
                 type(callback) is types.BuiltinFunctionType

@@ -43,6 +43,8 @@ _ARRIVAL = operator.attrgetter("arrival")
 class TaskTable:
     """Each task's JoinHandle."""
 
+    _table: Any  # compiled: a PointerTable
+
     def __init__(self) -> None:
         if cython.compiled:
             table_open(cython.address(self._table), 6)

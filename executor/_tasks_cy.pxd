@@ -1,7 +1,7 @@
 cimport cython
 from clockworker.executor._eevdf_cy cimport Entity
 from clockworker.executor._histogram_cy cimport Histogram
-from clockworker.executor._schedulers_cy cimport ScheduledTask, Scheduler
+from clockworker.executor._schedulers_cy cimport RunnableFifo, ScheduledTask, Scheduler
 from clockworker.executor._seam_cy cimport Seam
 
 cdef object MEMBERSHIP
@@ -11,7 +11,7 @@ cdef object MEMBERSHIP
 cdef class QueueState:
     cdef readonly object key
     cdef readonly Scheduler scheduler
-    cdef bint plain_fifo
+    cdef RunnableFifo fifo
     cdef public Entity entity
     cdef readonly bint catch
     cdef readonly dict groups
@@ -49,6 +49,7 @@ cdef class Membership:
 
 
 @cython.final
+@cython.no_gc
 cdef class Waiter:
     cdef public bint _asyncio_future_blocking
     cdef JoinHandle handle
@@ -71,6 +72,7 @@ cdef class JoinHandle(ScheduledTask):
     cdef object callback
     cdef object argument
     cdef object context
+    cdef bint queued
     cdef bint held
     cdef public bint spawned
     cdef long long first_seen_ns

@@ -54,7 +54,9 @@ class QueueState:
 
     key: Hashable
     scheduler: Scheduler
-    plain_fifo: bool  # the scheduler is the default one, which does not fail and observes nothing
+    fifo: (
+        RunnableFifo | None
+    )  # the scheduler, if it is exactly the default one, which does not fail and observes nothing
     entity: Entity
     catch: bool  # panics are left to whoever awaits
     groups: dict[Hashable, Membership]
@@ -98,7 +100,7 @@ class QueueState:
     def use(self, scheduler: Scheduler) -> None:
         """Take the scheduler, which is empty."""
         self.scheduler = scheduler
-        self.plain_fifo = type(scheduler) is RunnableFifo
+        self.fifo = scheduler if type(scheduler) is RunnableFifo else None
 
 
 class Membership:
@@ -124,14 +126,14 @@ class Membership:
         if cython.compiled:
             if in_empty_context():
                 # The most frequent case: copies of one context share what is in it.
-                return PyContext_Copy(self._alone())
+                return PyContext_Copy(self._alone())  # type: ignore[no-any-return]
             context = PyContext_CopyCurrent()
             PyContext_Enter(context)
             try:
                 PyContextVar_Set(MEMBERSHIP, self)
             finally:
                 PyContext_Exit(context)
-            return context
+            return context  # type: ignore[no-any-return]
         context = contextvars.copy_context()
         context.run(MEMBERSHIP.set, self)
         return context
@@ -155,7 +157,8 @@ class Membership:
 class Waiter:
     """Where one task waits for the end of another, once. Its iterator yields itself, which tells the Task to wait for it.
 
-    Linked into its handle's list from then until it is over.
+    Linked into its handle's list from then until it is over. Compiled, the collector of cycles does not look into it: the only
+    cycle that it can be in is that of a task that waits, which is held by the table anyway through the task that it waits for.
     """
 
     _asyncio_future_blocking: bool
@@ -248,8 +251,9 @@ class JoinHandle(ScheduledTask):
 
     # Tasks that were not spawned but inherited their queue have one too.
     membership: Membership
-    callback: Any  # the pending step or wake-up; None while it waits for something or runs
+    callback: Any  # the step or wake-up that is queued, or the step that was last run
     argument: Any  # the wake-up's; None for a step
+    queued: bool  # its step is; else it waits for something, runs, or is done
     context: contextvars.Context | None  # the task's, in which all its steps run; None once it is done
     held: bool  # back, with its step: it is not in the scheduler yet
     spawned: bool  # by `spawn`: then an exception that escapes it is a panic
@@ -276,6 +280,7 @@ class JoinHandle(ScheduledTask):
             self.next = None
             self.callback = None
             self.argument = None
+            self.queued = False
             self.held = False
             self.spawned = False
             self.first_seen_ns = 0

@@ -1,12 +1,8 @@
-# Registering tasks with asyncio, in C.
-#
-# A Task's constructor calls `add` of a WeakSet, from which `asyncio.all_tasks()` reads; that is a function in Python, and when
-# the task goes its weak reference calls another: together a fifth of what a spawn costs. These do the same to the same set,
-# and are put in the way of `add` as an attribute of the instance, while an executor is attached.
-
 cdef extern from *:
     """
     enum { CLOCKWORKER_DATA, CLOCKWORKER_ITERATING, CLOCKWORKER_PENDING, CLOCKWORKER_DISCARD, CLOCKWORKER_COMMIT };
+
+    static PyObject *clockworker_left_out;  /* only compared: no reference */
 
     /* WeakSet._remove. While somebody iterates, removals wait. */
     static PyObject *clockworker_registry_discard(PyObject *self, PyObject *reference) {
@@ -19,6 +15,10 @@ cdef extern from *:
 
     /* WeakSet.add */
     static PyObject *clockworker_registry_add(PyObject *self, PyObject *task) {
+        if (task == clockworker_left_out) {
+            clockworker_left_out = NULL;
+            Py_RETURN_NONE;
+        }
         if (PyList_GET_SIZE(PyTuple_GET_ITEM(self, CLOCKWORKER_PENDING))) {
             PyObject *done = PyObject_CallNoArgs(PyTuple_GET_ITEM(self, CLOCKWORKER_COMMIT));
             if (done == NULL) return NULL;
@@ -40,11 +40,13 @@ cdef extern from *:
     static inline PyObject *clockworker_new_registry_method(int which, PyObject *parts) {
         return PyCFunction_New(&clockworker_registry_methods[which], parts);
     }
+
+    static inline void clockworker_set_left_out(PyObject *task) {
+        clockworker_left_out = task;
+    }
     """
     object new_registry_method "clockworker_new_registry_method"(int which, tuple parts)
+    void set_left_out "clockworker_set_left_out"(object task) noexcept
 
 
-cdef inline object new_registry_add(set data, set iterating, list pending, object commit):
-    """`add` for the WeakSet with these parts."""
-    discard = new_registry_method(1, (data, iterating, pending))
-    return new_registry_method(0, (data, iterating, pending, discard, commit))
+cdef void leave_out(object task) noexcept
