@@ -9,6 +9,7 @@ from clockworker.executor._tasks_cy cimport JoinHandle, Membership, QueueState
 
 cdef object _Task
 cdef object _CoroutineType
+cdef long long _ATTENTION
 
 
 cdef class Core(Seam):
@@ -34,6 +35,7 @@ cdef class Core(Seam):
     cdef Membership _spawning
     cdef JoinHandle _spawned
     cdef dict _keywords_for_task
+    cdef object _name_in_keywords
     cdef bint _constructing
     cdef long long _driver_yield_ns
     cdef Py_ssize_t _max_polls
@@ -75,8 +77,7 @@ cdef class Core(Seam):
     cdef _enter(self, JoinHandle state)
     @cython.locals(state=JoinHandle)
     cpdef JoinHandle spawn(self, Membership membership, object coroutine, object name)
-    @cython.locals(keywords=dict)
-    cdef object _new_task(self, object coroutine, object name, object context)
+    cdef object _new_task(self, object coroutine, object name, Membership membership)
     @cython.locals(membership=Membership)
     cpdef Membership group(self, QueueState queue, object key)
     cdef _schedule(self)
@@ -85,7 +86,7 @@ cdef class Core(Seam):
     @cython.locals(state=JoinHandle)
     cdef _replace_scheduler(self, QueueState queue, object error)
     @cython.locals(
-        decided=cython.longlong, polls=cython.Py_ssize_t, entity=Entity, queue=QueueState, state=JoinHandle, news=cython.bint
+        attentive_until=cython.longlong, decided=cython.longlong, polls=cython.Py_ssize_t, entity=Entity, queue=QueueState, state=JoinHandle, news=cython.bint
     )
     cdef bint _run_turn(self, long long now) except? -1
     @cython.locals(ended=cython.longlong, elapsed=cython.longlong)

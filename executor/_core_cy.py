@@ -1,4 +1,4 @@
-# cython: language_level=3, annotation_typing=False
+# cython: language_level=3, annotation_typing=False, auto_pickle=False
 """The core: the pump, and the tasks that are its own.
 
 *Membership* (`_tasks_cy`) is looked up once, when a task is first seen at the seam; then the task is in a table until it is
@@ -20,7 +20,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import types
-from collections.abc import Coroutine, Hashable
+from collections.abc import Callable, Coroutine, Hashable
 from typing import Any, Protocol
 
 try:
@@ -29,32 +29,60 @@ except ModuleNotFoundError:
     from clockworker import _cython_shim as cython
 
 from clockworker._errors import UsageError
+from clockworker.executor import _registry_cy as registry
 from clockworker.executor._eevdf_cy import Eevdf, Entity
 from clockworker.executor._histogram_cy import Histogram
-from clockworker.executor._schedulers_cy import RunnableFifo, ScheduledTask, Scheduler
+from clockworker.executor._schedulers_cy import RunnableFifo, Scheduler
 from clockworker.executor._seam_cy import Seam
 from clockworker.executor._table_cy import TaskTable
 from clockworker.executor._tasks_cy import JoinHandle, Membership, QueueState
 
 if cython.compiled:
+    from cython.cimports.clockworker.executor._clock import clock_begin, now_ns, read_clock
     from cython.cimports.clockworker.executor._native import (
         PyContext_Enter,
         PyContext_Exit,
         PyObject_Call,
-        PyObject_CallNoArgs,
-        PyObject_CallOneArg,
-        now_ns,
+        run_in_context,
     )
-    from cython.cimports.clockworker.executor._seam_cy import is_done
+    from cython.cimports.clockworker.executor._registry_cy import leave_out
+    from cython.cimports.clockworker.executor._schedulers_cy import fifo_pop, fifo_push
+    from cython.cimports.clockworker.executor._seam_cy import has_exception, is_done
     from cython.cimports.clockworker.executor._tasks_cy import MEMBERSHIP
 else:
     from time import monotonic_ns as now_ns
 
-    from clockworker.executor._seam_cy import is_done
+    from clockworker.executor._registry_cy import leave_out
+
+    fifo_pop, fifo_push = RunnableFifo.pop, RunnableFifo.push
+    from clockworker.executor._seam_cy import has_exception, is_done
     from clockworker.executor._tasks_cy import MEMBERSHIP
 
 compiled: bool = cython.compiled
+if cython.compiled:
+    read_clock()
+else:
 
+    def run_in_context(
+        callback: Callable[..., object], argument: object, context: contextvars.Context
+    ) -> BaseException | None:
+        """The exception that escapes from a step or a wake-up of a task."""
+        try:
+            if argument is None:
+                context.run(callback)
+            else:
+                context.run(callback, argument)
+        except BaseException as error:
+            return error
+        return None
+
+
+# How long a queue goes on before it is compared with others: a fiftieth of the shortest slice that is given by default, and
+# so many short steps that the comparison costs nothing a step.
+_GRANULARITY_NS = 20_000
+# While a queue sleeps, what wakes it may be waiting in the loop: turns are shorter by this factor, so that fewer begin a long
+# step without having looked.
+_ATTENTION = 4
 # C globals when compiled: attributes of modules would be looked up at each spawn.
 _Task = asyncio.Task
 _CoroutineType = types.CoroutineType
@@ -111,9 +139,10 @@ class Core(Seam):
         self._spawned: JoinHandle | None = None  # what the seam made of it
         self._driver_yield_ns = driver_yield_ns
         self._max_polls = max_polls
-        self._eevdf = Eevdf()
+        self._eevdf = Eevdf(_GRANULARITY_NS)
         self._table = TaskTable()
         self._keywords_for_task: dict[str, Any] = {}
+        self._name_in_keywords: str | None = None
         self._constructing = False  # a task, with these keywords
         self._arrivals = 0
         self._scheduled = False
@@ -137,9 +166,13 @@ class Core(Seam):
 
     def attach(self, loop: asyncio.AbstractEventLoop) -> None:
         """Take the loop: from now on steps of members come here."""
+        if cython.compiled:
+            clock_begin()
         self.take_call_soon(loop)
+        registry.attach(self)
         self._get_task_factory = loop.get_task_factory
-        self._keywords_for_task = {"loop": loop, "context": None, "name": None}
+        self._keywords_for_task = {"loop": loop, "name": None}
+        self._name_in_keywords = None
         self.accepting = True
 
     def detach(self) -> None:
@@ -155,10 +188,11 @@ class Core(Seam):
                 if state is None:
                     break
                 callback = state.callback
-                state.callback = None
+                state.queued = False
                 self.pass_on(callback, () if state.argument is None else (state.argument,), state.context)
             if queue.entity.active:
                 self._eevdf.deactivate(queue.entity)
+        registry.detach(self)
         for state in self._table.states():
             self._depart(state)
             if state.first_waiter is not None:
@@ -176,10 +210,11 @@ class Core(Seam):
         if self._spawning is not None and argument is None:
             state = JoinHandle.__new__(JoinHandle)
             self._arrivals += 1
-            state.begin(task, self._spawning, self._arrivals)
+            state.begin(task, self._spawning, context, self._arrivals)
             self._enter(state)
             self._spawning = None
             self._spawned = state
+            leave_out(task)
         elif state is None or state.task is not task:  # else a task that yields, the most frequent of all
             state = self._table.get(task)
             if state is None:
@@ -188,7 +223,7 @@ class Core(Seam):
                     return False
         state.callback = callback
         state.argument = argument
-        state.context = context
+        state.queued = True
         if self._scheduled:
             if self.behind:
                 self._hold(state)
@@ -201,11 +236,15 @@ class Core(Seam):
 
     def _push(self, state: JoinHandle) -> None:
         queue = state.membership.queue
-        try:
-            queue.scheduler.push(state)
+        if queue.fifo is not None:
+            fifo_push(queue.fifo, state)
             queue.runnable += 1
-        except Exception as error:
-            self._replace_scheduler(queue, error)
+        else:
+            try:
+                queue.scheduler.push(state)
+                queue.runnable += 1
+            except Exception as error:
+                self._replace_scheduler(queue, error)
         if not queue.entity.active:
             self._eevdf.activate(queue.entity)
             if self.current is not None:
@@ -263,7 +302,7 @@ class Core(Seam):
                 return None
         state = JoinHandle.__new__(JoinHandle)
         self._arrivals += 1
-        state.begin(task, membership, self._arrivals)
+        state.begin(task, membership, context, self._arrivals)
         self._enter(state)
         return state
 
@@ -290,6 +329,8 @@ class Core(Seam):
         last = membership.live == 0 and membership.group is not None
         if last:
             queue.groups.pop(membership.group, None)
+        if queue.fifo is not None:
+            return
         try:
             queue.scheduler.forget_task(state)
             if last:
@@ -306,13 +347,12 @@ class Core(Seam):
             raise UsageError("the executor is not running: spawn inside its `async with`, before it ends")
         if type(coroutine) is not _CoroutineType and not asyncio.iscoroutine(coroutine):
             raise TypeError(f"spawn() takes a coroutine, such as work() of `async def work`, and got {coroutine!r}")
-        context = membership.context_for_task()
         if self._get_task_factory() is None:
             # The constructor calls our call_soon, which need not look up what is known here.
             self._spawning = membership
             self._spawned = None
             try:
-                task = self._new_task(coroutine, name, context)
+                task = self._new_task(coroutine, name, membership)
             finally:
                 self._spawning = None
             state = self._spawned
@@ -323,12 +363,13 @@ class Core(Seam):
         else:
             if name is None:
                 name = getattr(coroutine, "__qualname__", None)
+            context = membership.context()
             task = loop.create_task(coroutine, name=name, context=context)
             state = self._table.get(task)
         if state is None:
             # An eager task factory has run its first step already, perhaps its last.
             state = JoinHandle.__new__(JoinHandle)
-            state.begin(task, membership, 0)
+            state.begin(task, membership, membership.context(), 0)
             if not task.done():
                 self._enter(state)
         state.spawned = True
@@ -336,27 +377,29 @@ class Core(Seam):
         return state
 
     def _new_task(
-        self, coroutine: Coroutine[Any, Any, Any], name: str | None, context: contextvars.Context | None
+        self, coroutine: Coroutine[Any, Any, Any], name: str | None, membership: Membership
     ) -> asyncio.Task[Any]:
         """A task on our loop, which has no task factory."""
         if name is None:
             # Says more than asyncio's Task-12, which in CPython 3.11 is made for each task and costs as much as its first step.
             name = getattr(coroutine, "__qualname__", None)
-        if not cython.compiled:
-            return _Task(coroutine, loop=self.loop, name=name, context=context)
-        if self._constructing:  # a finalizer, while memory was allocated below
-            return _Task(coroutine, loop=self.loop, name=name, context=context)
-        # One dictionary of keywords for all: making it would be a tenth of the work.
-        keywords = self._keywords_for_task
-        keywords["name"] = name
-        keywords["context"] = context
+        # Constructing: a finalizer spawns, while memory was allocated below.
+        if not cython.compiled or self._constructing:
+            return _Task(coroutine, loop=self.loop, name=name, context=membership.context())
+        # One dictionary of keywords for all: making it would be a tenth of the work, and most tasks are named like the last.
+        # The context is no keyword: a Task copies the current one by itself.
+        within = membership.context_to_copy()
         self._constructing = True
+        if within is not None:
+            PyContext_Enter(within)
         try:
-            return PyObject_Call(_Task, (coroutine,), keywords)  # type: ignore[name-defined]
+            if name is not self._name_in_keywords:
+                self._keywords_for_task["name"] = self._name_in_keywords = name
+            return PyObject_Call(_Task, (coroutine,), self._keywords_for_task)  # type: ignore[no-any-return]
         finally:
+            if within is not None:
+                PyContext_Exit(within)
             self._constructing = False
-            if context is not None:
-                keywords["context"] = None
 
     def group(self, queue: QueueState, key: Hashable) -> Membership:
         """The membership of a group: the group's own while it has tasks, else a new one."""
@@ -394,11 +437,14 @@ class Core(Seam):
 
     def _take(self, queue: QueueState) -> JoinHandle | None:
         """The queue's next task. None if its scheduler has failed and nothing was runnable after all."""
+        if queue.fifo is not None:
+            queue.runnable -= 1
+            return fifo_pop(queue.fifo)  # type: ignore[no-any-return]
         try:
             popped = queue.scheduler.pop()
             if type(popped) is JoinHandle:
                 state: JoinHandle = popped
-                if state.callback is not None and not state.held and state.membership.queue is queue:
+                if state.queued and not state.held and state.membership.queue is queue:
                     queue.runnable -= 1
                     return state
             raise UsageError(
@@ -414,10 +460,10 @@ class Core(Seam):
     def _replace_scheduler(self, queue: QueueState, error: Exception) -> None:
         """A scheduler has failed. What it was holding is known here too, so no task is lost: a RunnableFifo goes on with it."""
         failed = type(queue.scheduler).__name__
-        queue.scheduler = RunnableFifo()
+        queue.use(RunnableFifo())
         queue.runnable = 0
         for state in self._table.states():
-            if state.callback is not None and not state.held and state.membership.queue is queue:
+            if state.queued and not state.held and state.membership.queue is queue:
                 state.next = None
                 queue.scheduler.push(state)
                 queue.runnable += 1
@@ -471,8 +517,11 @@ class Core(Seam):
     def _run_turn(self, now: int) -> bool:
         """Steps until the budget is spent or nothing is runnable. True if the core may sleep."""
         self._turn_must_end = now + self._driver_yield_ns
+        attentive_until = now + self._driver_yield_ns // _ATTENTION
         polls = 0
         while polls < self._max_polls and now < self._turn_must_end:
+            if self._eevdf.asleep and now >= attentive_until and polls:
+                break
             entity = self._eevdf.pick()
             if entity is None:
                 if self.source is None:
@@ -508,61 +557,53 @@ class Core(Seam):
         """One step of one task of the queue. Returns the time at its end."""
         callback = state.callback
         argument = state.argument
-        context = state.context
-        state.callback = None
-        state.argument = None
-        state.context = None  # type: ignore[assignment]
+        state.queued = False
+        if argument is not None:
+            # A step is kept until the next: freed now, while its successors are made, the collector's count of new objects
+            # would rise with each task of many that take turns.
+            state.callback = None
+            state.argument = None
         if state.first_seen_ns:
             queue.first_poll_wait.record(started - state.first_seen_ns)
             state.first_seen_ns = 0
         self._step_started = started
         self._preempt = False
         self.current = state
-        try:
-            if cython.compiled:
-                PyContext_Enter(context)
-                try:
-                    if argument is None:
-                        PyObject_CallNoArgs(callback)
-                    else:
-                        PyObject_CallOneArg(callback, argument)
-                finally:
-                    PyContext_Exit(context)
-            elif argument is None:
-                context.run(callback)
-            else:
-                context.run(callback, argument)
-        except (KeyboardInterrupt, SystemExit):
-            state.spawned = False  # it ends the program, as in asyncio; nobody has to be told twice
-            raise
-        finally:
-            self.current = None
-            ended: int = now_ns()
-            elapsed = ended - started
-            self._eevdf.charge(queue.entity, elapsed)
-            queue.polls += 1
-            queue.busy_ns += elapsed
-            queue.poll_time.record(elapsed)
-            if elapsed > queue.entity.slice_ns:
-                queue.slice_overruns += 1
-            state.service_ns += elapsed
-            if state.membership.queue is queue:  # else it has moved, and the scheduler has forgotten it
-                state.membership.service_ns += elapsed
+        # KeyboardInterrupt or SystemExit, which end the program, as in asyncio. All others are the task's.
+        error = run_in_context(callback, argument, state.context)
+        self.current = None
+        ended: int = now_ns()
+        elapsed = ended - started
+        self._eevdf.charge(queue.entity, elapsed)
+        queue.polls += 1
+        queue.busy_ns += elapsed
+        queue.poll_time.record(elapsed)
+        if elapsed > queue.entity.slice_ns:
+            queue.slice_overruns += 1
+        state.service_ns += elapsed
+        if state.membership.queue is queue:  # else it has moved, and the scheduler has forgotten it
+            state.membership.service_ns += elapsed
+            if queue.fifo is None:
                 try:
                     queue.scheduler.observe(state, elapsed)
-                except Exception as error:
-                    self._replace_scheduler(queue, error)
-            if state.callback is None and is_done(state.task):
-                self._leave(state)
-            # Only now: a step that makes its own queue runnable again must not make it leave and come back.
-            if queue.runnable == 0:
-                self._eevdf.deactivate(queue.entity)
+                except Exception as failure:
+                    self._replace_scheduler(queue, failure)
+        if error is not None:
+            state.spawned = False  # nobody has to be told twice
+        if not state.queued and is_done(state.task):
+            self._leave(state)
+        # Only now: a step that makes its own queue runnable again must not make it leave and come back.
+        if queue.runnable == 0:
+            self._eevdf.deactivate(queue.entity)
+        if error is not None:
+            raise error
         return ended
 
     def _leave(self, state: JoinHandle) -> None:
         """The task is done."""
         task = state.task
         queue = state.membership.queue
+        state.context = None
         self._table.remove(state)
         self._depart(state)
         queue.finished += 1
@@ -570,7 +611,7 @@ class Core(Seam):
             state.release(task)
         # The exception is None if it was cancelled. Not task.exception(): that would count as retrieved, and asyncio would
         # not report one that nobody awaits.
-        if state.spawned and task._exception is not None:
+        if state.spawned and has_exception(task):
             queue.panics += 1
             if not queue.catch:
                 self.owner.panicked(state)

@@ -21,12 +21,16 @@ cdef class Entity(HeapNode):
 @cython.final
 cdef class Eevdf:
     cdef readonly long long total_share
+    cdef readonly long long asleep
     cdef readonly long long virtual_time
     cdef long long _remainder
     cdef long long _entities
     cdef Heap _eligible
     cdef Heap _waiting
     cdef Entity _current
+    cdef long long _stint_ns
+    cdef long long _uncharged_ns
+    cdef long long _granularity_ns
 
     cpdef Entity add(self, object item, long long share, long long slice_ns)
     @cython.locals(lag=cython.longlong)
@@ -34,10 +38,15 @@ cdef class Eevdf:
     @cython.locals(span=cython.longlong)
     cpdef activate(self, Entity entity)
     cpdef deactivate(self, Entity entity)
-    @cython.locals(step=cython.longlong)
     cpdef charge(self, Entity entity, long long elapsed_ns)
     @cython.locals(entity=Entity, current=Entity)
     cpdef Entity pick(self)
+    @cython.locals(step=cython.longlong)
+    cdef _advance(self, Entity entity, long long elapsed_ns)
+    cdef _begin_stint(self, Entity entity)
+    cdef _end_stint(self)
+    @cython.locals(elapsed=cython.longlong)
+    cdef _settle(self)
     @cython.locals(entity=Entity)
     cdef _promote(self)
     @cython.locals(old_share=cython.longlong)

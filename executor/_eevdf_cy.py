@@ -1,4 +1,4 @@
-# cython: language_level=3, annotation_typing=False
+# cython: language_level=3, annotation_typing=False, auto_pickle=False
 """EEVDF: which of the runnable queues runs next.
 
 Earliest Eligible Virtual Deadline First, Stoica and Abdel-Wahab, 1995 (technical report TR-95-22, Old Dominion
@@ -28,6 +28,11 @@ Choices:
   only moves forward, so the waiting become eligible in the order of their virtual runtimes, and a choice costs O(log n)
   for those that change sides. Who was picked last stays outside of both until another is, as in Linux: then charging it is
   arithmetic, and a queue that goes on, or is alone, costs no heap operation.
+- Who is picked keeps its turn for a *stint*, `granularity_ns` of running, unless somebody becomes active meanwhile. Without
+  it two queues of short steps would change places after each of them, which costs more than the choice is worth. Linux lets
+  the picked run to parity or for a slice (RUN_TO_PARITY), which was too long here: a foreground p99 of 7.7 ms instead of
+  5.8. A stint is far shorter than a slice; steps longer than a stint do not notice it. Charges within a stint are added up and
+  applied at its end.
 
 Policy only: no clock, no asyncio. Elapsed times and slices are nanoseconds.
 """
@@ -84,34 +89,45 @@ class Eevdf:
     """The choice between the active ones of a set of entities."""
 
     total_share: int  # of the active
+    asleep: int  # how many are not active
     virtual_time: int
     _remainder: int  # of running time that has not moved V yet
     _entities: int
     _eligible: Heap
     _waiting: Heap
     _current: Entity | None  # picked last, active, and in neither heap
+    _stint_ns: int  # for which it goes on without being compared
+    _uncharged_ns: int  # of that, what it has had
+    _granularity_ns: int
 
-    def __init__(self) -> None:
+    def __init__(self, granularity_ns: int = 0) -> None:
         self.total_share = 0
+        self.asleep = 0
         self.virtual_time = 0
         self._remainder = 0
         self._entities = 0
         self._eligible = Heap()
         self._waiting = Heap()
         self._current = None
+        self._stint_ns = 0
+        self._uncharged_ns = 0
+        self._granularity_ns = granularity_ns
 
     def add(self, item: object, share: int, slice_ns: int) -> Entity:
         """A new, inactive entity. Among equals, those added earlier win."""
         self._entities += 1
+        self.asleep += 1
         return Entity(item, share, slice_ns, self._entities)
 
     def lag_ns(self, entity: Entity) -> int:
         """What the entity is owed, in nanoseconds of its own running, rounded down; negative if it owes."""
+        self._end_stint()
         lag = self.virtual_time - entity.vruntime if entity.active else entity.kept_lag
         return (lag * entity.share) >> _SHIFT
 
     def activate(self, entity: Entity) -> None:
         """The entity has something to run."""
+        self._end_stint()
         span = virtual_span(entity.slice_ns, entity.share)
         if self.total_share == 0:
             # Lags are all that anybody has; start over, to keep the numbers small.
@@ -119,18 +135,31 @@ class Eevdf:
         entity.vruntime = self.virtual_time - min(entity.kept_lag, span)
         entity.deadline = entity.vruntime + span
         entity.active = True
+        self.asleep -= 1
         self.total_share += entity.share
         self._insert(entity)
 
     def deactivate(self, entity: Entity) -> None:
         """The entity has nothing left to run."""
+        self._end_stint()
         entity.kept_lag = self.virtual_time - entity.vruntime
         self._withdraw(entity)
         entity.active = False
+        self.asleep += 1
         self.total_share -= entity.share
 
     def charge(self, entity: Entity, elapsed_ns: int) -> None:
         """The active entity has run for `elapsed_ns`."""
+        if entity is self._current:
+            self._uncharged_ns += elapsed_ns
+            if self._uncharged_ns >= self._stint_ns:
+                self._settle()
+        else:
+            self._advance(entity, elapsed_ns)
+            self._withdraw(entity)
+            self._insert(entity)
+
+    def _advance(self, entity: Entity, elapsed_ns: int) -> None:
         self._remainder += elapsed_ns << _SHIFT
         step = self._remainder // self.total_share
         self._remainder -= step * self.total_share
@@ -138,9 +167,6 @@ class Eevdf:
         entity.vruntime += virtual_span(elapsed_ns, entity.share)
         if entity.vruntime >= entity.deadline:
             entity.deadline = entity.vruntime + virtual_span(entity.slice_ns, entity.share)
-        if entity is not self._current:
-            self._withdraw(entity)
-            self._insert(entity)
         if self.virtual_time > _REBASE_AT:
             self._rebase()
 
@@ -148,14 +174,18 @@ class Eevdf:
         """The entity that should run now; it stays active. None if none is active."""
         current = self._current
         if current is not None:
+            if self._uncharged_ns < self._stint_ns:
+                return current
             if self.total_share == current.share:  # it is alone
                 if current.vruntime > self.virtual_time:
                     self.virtual_time = current.vruntime
+                self._begin_stint(current)
                 return current
             self._promote()
             if current.vruntime <= self.virtual_time:
                 current.key = current.deadline
                 if self._eligible.count == 0 or precedes(current, self._eligible.top()):
+                    self._begin_stint(current)
                     return current
             self._insert(current)
             self._current = None
@@ -169,11 +199,28 @@ class Eevdf:
                 if entity.vruntime <= self.virtual_time:
                     self._eligible.remove(entity)
                     self._current = entity
+                    self._begin_stint(entity)
                     return entity
                 self._eligible.remove(entity)
                 self._insert(entity)
             entity = self._waiting.top()
             self.virtual_time = entity.key
+
+    def _begin_stint(self, entity: Entity) -> None:
+        # A slice may be shorter than any granularity; it is a promise, and this is not to take a visible part of it.
+        self._stint_ns = min(self._granularity_ns, entity.slice_ns >> 4)
+
+    def _end_stint(self) -> None:
+        """Virtual times are true again, and the next choice compares."""
+        self._stint_ns = 0
+        if self._uncharged_ns:
+            self._settle()
+
+    def _settle(self) -> None:
+        self._stint_ns = 0
+        elapsed = self._uncharged_ns
+        self._uncharged_ns = 0
+        self._advance(self._current, elapsed)  # type: ignore[arg-type]
 
     def _promote(self) -> None:
         """V has moved: some of the waiting may be eligible."""
@@ -186,6 +233,7 @@ class Eevdf:
 
     def set_share(self, entity: Entity, share: int) -> None:
         """Change the share; what the entity is owed in nanoseconds stays."""
+        self._end_stint()
         old_share = entity.share
         entity.share = share
         if not entity.active:

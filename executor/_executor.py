@@ -49,7 +49,7 @@ class Executor:
         sched_latency: float = 0.002,
         min_slice: float = 0.001,
         driver_yield: float = 0.0005,
-        max_polls_per_yield: int = 61,
+        max_polls_per_yield: int = 256,
     ) -> None:
         declared = list(queues)
         check_on_panic(on_panic)

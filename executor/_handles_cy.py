@@ -1,4 +1,4 @@
-# cython: language_level=3, annotation_typing=False
+# cython: language_level=3, annotation_typing=False, auto_pickle=False
 """Handles of running queues and groups, through which tasks get in."""
 
 from __future__ import annotations
@@ -8,9 +8,9 @@ from collections.abc import Awaitable, Coroutine, Generator, Hashable
 from typing import Any, TypeVar
 
 from clockworker.executor._core_cy import Core
-from clockworker.executor._tasks_cy import Membership, QueueState
 from clockworker.executor._join import JoinHandle
 from clockworker.executor._queue import check_share
+from clockworker.executor._tasks_cy import Membership, QueueState
 
 T = TypeVar("T")
 

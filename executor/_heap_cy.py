@@ -1,4 +1,4 @@
-# cython: language_level=3, annotation_typing=False, boundscheck=False, wraparound=False
+# cython: language_level=3, annotation_typing=False, auto_pickle=False, boundscheck=False, wraparound=False
 """A binary heap whose members know their place, so that one can be re-ordered or taken out of the middle in O(log n).
 
 `heapq` finds a changed member only by scanning, and compares with `__lt__`; here keys are 64-bit integers in the node.

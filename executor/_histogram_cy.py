@@ -1,4 +1,4 @@
-# cython: language_level=3, annotation_typing=False
+# cython: language_level=3, annotation_typing=False, auto_pickle=False
 """A histogram of durations by powers of two, cheap enough to be kept for every step."""
 
 from __future__ import annotations

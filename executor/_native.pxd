@@ -1,7 +1,6 @@
 # What the compiled modules take from C directly. Each has a pure counterpart beside the import.
 
 from cpython.object cimport PyObject, PyTypeObject
-from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 
 
 cdef extern from "Python.h":
@@ -15,8 +14,6 @@ cdef extern from "Python.h":
     object PyContext_CopyCurrent()
     object PyContextVar_Set(object var, object value)
     object PyObject_Call(object callable, tuple arguments, dict keywords)
-    object PyObject_CallNoArgs(object callable)
-    object PyObject_CallOneArg(object callable, object argument)
     object PyObject_Vectorcall(object callable, PyObject **arguments, size_t count, PyObject *keywords)
     PyTypeObject *Py_TYPE(PyObject *object)
     void Py_INCREF(object)
@@ -44,12 +41,28 @@ cdef extern from *:
         return method->ml_flags == METH_NOARGS ? method->ml_meth : NULL;
     }
 
+    static inline PyObject *clockworker_call_without_arguments(PyCFunction function, PyObject *self) {
+        return function(self, NULL);
+    }
+
     static inline int clockworker_is_true(PyCFunction function, PyObject *self) {
         PyObject *answer = function(self, NULL);
         if (answer == NULL) return -1;
         int is_true = answer == Py_True;
         Py_DECREF(answer);
         return is_true;
+    }
+
+    static inline getter clockworker_getter(PyObject *descriptor) {
+        return Py_IS_TYPE(descriptor, &PyGetSetDescr_Type) ? ((PyGetSetDescrObject *)descriptor)->d_getset->get : NULL;
+    }
+
+    static inline int clockworker_is_none(getter get, PyObject *self) {
+        PyObject *value = get(self, NULL);
+        if (value == NULL) return -1;
+        int is_none = value == Py_None;
+        Py_DECREF(value);
+        return is_none;
     }
 
     /* Only to be compared: the reference is given back. */
@@ -63,6 +76,41 @@ cdef extern from *:
         return value;
     }
 
+    static PyObject *clockworker_no_arguments;
+
+    static PyObject *clockworker_take_exception(void) {
+    #if PY_VERSION_HEX >= 0x030C0000
+        return PyErr_GetRaisedException();
+    #else
+        PyObject *type, *value, *traceback;
+        PyErr_Fetch(&type, &value, &traceback);
+        PyErr_NormalizeException(&type, &value, &traceback);
+        if (traceback != NULL) PyException_SetTraceback(value, traceback);
+        Py_XDECREF(type);
+        Py_XDECREF(traceback);
+        return value;
+    #endif
+    }
+
+    /* context.run(callback[, argument]) of what the seam has taken: None, or the exception. A step (no argument) has no
+       vectorcall, so PyObject_Call would look for one and check the result; a wake-up is a method of one argument. */
+    static inline PyObject *clockworker_run(PyObject *callback, PyObject *argument, PyObject *context) {
+        if (clockworker_no_arguments == NULL && (clockworker_no_arguments = PyTuple_New(0)) == NULL)
+            return clockworker_take_exception();
+        if (PyContext_Enter(context) < 0) return clockworker_take_exception();
+        PyObject *result = argument == Py_None
+            ? Py_TYPE(callback)->tp_call(callback, clockworker_no_arguments, NULL)
+            : PyCFunction_GET_FUNCTION(callback)(PyCFunction_GET_SELF(callback), argument);
+        PyObject *error = NULL;
+        if (result == NULL) error = clockworker_take_exception();
+        else Py_DECREF(result);
+        if (PyContext_Exit(context) < 0) {
+            Py_XDECREF(error);
+            return clockworker_take_exception();
+        }
+        return error != NULL ? error : Py_NewRef(Py_None);
+    }
+
     static inline int clockworker_in_empty_context(void) {
         PyObject *context = PyThreadState_Get()->context;
         return context == NULL || PyObject_Size(context) == 0;
@@ -72,8 +120,13 @@ cdef extern from *:
     object new_call_soon "clockworker_new_call_soon"(method function, object self)
     c_function method_without_arguments "clockworker_method_without_arguments"(object descriptor)
     int is_true "clockworker_is_true"(c_function function, object self) except -1
+    ctypedef void *getter
+    getter getter_of "clockworker_getter"(object descriptor)
+    int is_none "clockworker_is_none"(getter get, object self) except -1
+    object call_without_arguments "clockworker_call_without_arguments"(c_function function, object self)
     void *context_value "clockworker_context_value"(object variable)
     bint in_empty_context "clockworker_in_empty_context"()
+    object run_in_context "clockworker_run"(object callback, object argument, object context)
     int __builtin_clzll(unsigned long long value) noexcept
     int __builtin_ctzll(unsigned long long value) noexcept
 
@@ -95,13 +148,6 @@ cdef inline object step_task(object step):
 
 cdef inline bint step_holds(object step, object task):
     return (<step_layout *>step).task == <PyObject *>task
-
-
-cdef inline long long now_ns() noexcept:
-    """CLOCK_MONOTONIC, as time.monotonic_ns, without making an int of it."""
-    cdef timespec time
-    clock_gettime(CLOCK_MONOTONIC, &time)
-    return <long long>time.tv_sec * 1000000000 + time.tv_nsec
 
 
 cdef inline int bit_length(unsigned long long value) noexcept:

@@ -7,6 +7,7 @@ from clockworker.executor._native cimport (
     Py_TYPE,
     bound_self,
     c_function,
+    getter,
     step_task,
 )
 
@@ -14,6 +15,8 @@ cdef object _STEP_TYPE
 cdef c_function _WAKEUP
 cdef c_function _DONE
 cdef c_function _CANCELLED
+cdef c_function _RESULT
+cdef getter _EXCEPTION
 cdef bint _STEP_LAYOUT_KNOWN
 
 
@@ -39,6 +42,8 @@ cdef class Seam:
 
 cdef bint is_done(object task) except -1
 cdef bint is_cancelled(object task) except -1
+cdef object result_of(object task)
+cdef bint has_exception(object task) except -1
 
 
 cdef inline bint is_wakeup(object callback):

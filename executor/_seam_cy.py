@@ -1,4 +1,4 @@
-# cython: language_level=3, annotation_typing=False
+# cython: language_level=3, annotation_typing=False, auto_pickle=False
 """The seam: between asyncio and its tasks.
 
 CPython's `asyncio.Task` asks its loop for every step and every wake-up by `loop.call_soon(callback, ..., context=...)`, where
@@ -31,6 +31,9 @@ from clockworker._errors import UsageError
 if cython.compiled:
     from cython.cimports.clockworker.executor._native import (
         PyCFunction_GET_FUNCTION,
+        call_without_arguments,
+        getter_of,
+        is_none,
         is_true,
         method_without_arguments,
         new_call_soon,
@@ -73,6 +76,8 @@ if cython.compiled:
     # They are asked after every step, and a look-up by name costs ten times as much.
     _DONE = method_without_arguments(asyncio.Task.done)
     _CANCELLED = method_without_arguments(asyncio.Task.cancelled)
+    _RESULT = method_without_arguments(asyncio.Task.result)
+    _EXCEPTION = getter_of(asyncio.Task._exception)
 _WAKEUP_NAME = _callbacks.wakeup.__name__
 
 
@@ -86,6 +91,20 @@ def is_cancelled(task: asyncio.Task[Any]) -> bool:
     if cython.compiled:
         return is_true(_CANCELLED, task) if _CANCELLED else task.cancelled()
     return task.cancelled()
+
+
+def result_of(task: asyncio.Task[Any]) -> Any:
+    """Of a task that is done. Raises what it has raised."""
+    if cython.compiled:
+        return call_without_arguments(_RESULT, task) if _RESULT else task.result()
+    return task.result()
+
+
+def has_exception(task: asyncio.Task[Any]) -> bool:
+    """Whether a task that is done has raised, without the task's taking note that it was asked."""
+    if cython.compiled:
+        return not is_none(_EXCEPTION, task) if _EXCEPTION else task._exception is not None
+    return task._exception is not None
 
 
 class Seam:
@@ -143,7 +162,7 @@ class Seam:
         """In place of the loop's `call_soon`. What is taken returns None: the Task does not look at its handles."""
         if context is not None:
             if type(callback) is _STEP_TYPE:
-                if not args and self.take(callback.__self__, callback, None, context):  # type: ignore[attr-defined]
+                if not args and self.take(callback.__self__, callback, None, context):
                     return None
             elif (
                 type(callback) is types.BuiltinFunctionType

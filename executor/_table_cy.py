@@ -1,4 +1,4 @@
-# cython: language_level=3, annotation_typing=False
+# cython: language_level=3, annotation_typing=False, auto_pickle=False
 """Tasks and their states, by identity: looked up at every wake-up.
 
 Compiled it is a table of pointers. A dict costs four times as much, and one more cache miss when there are many tasks.
@@ -11,6 +11,7 @@ The price: a loop that is dropped without being closed keeps its pending tasks.
 from __future__ import annotations
 
 import asyncio
+import operator
 from typing import Any
 
 try:
@@ -36,8 +37,13 @@ if cython.compiled:
     )
 
 
+_ARRIVAL = operator.attrgetter("arrival")
+
+
 class TaskTable:
     """Each task's JoinHandle."""
+
+    _table: Any  # compiled: a PointerTable
 
     def __init__(self) -> None:
         if cython.compiled:
@@ -77,12 +83,15 @@ class TaskTable:
             del self._states[state.task]
 
     def states(self) -> list[JoinHandle]:
+        """All, in the order in which they came."""
         if not cython.compiled:
             return list(self._states.values())
-        found = []
-        for at in range(self._table.mask + 1):
-            if self._table.slots[at].key != cython.NULL:
-                found.append(cython.cast(JoinHandle, self._table.slots[at].value))
+        found = [
+            cython.cast(JoinHandle, self._table.slots[at].value)
+            for at in range(self._table.mask + 1)
+            if self._table.slots[at].key != cython.NULL
+        ]
+        found.sort(key=_ARRIVAL)
         return found
 
     def clear(self) -> None:

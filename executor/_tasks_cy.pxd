@@ -1,7 +1,7 @@
 cimport cython
 from clockworker.executor._eevdf_cy cimport Entity
 from clockworker.executor._histogram_cy cimport Histogram
-from clockworker.executor._schedulers_cy cimport ScheduledTask, Scheduler
+from clockworker.executor._schedulers_cy cimport RunnableFifo, ScheduledTask, Scheduler
 from clockworker.executor._seam_cy cimport Seam
 
 cdef object MEMBERSHIP
@@ -10,7 +10,8 @@ cdef object MEMBERSHIP
 @cython.final
 cdef class QueueState:
     cdef readonly object key
-    cdef public Scheduler scheduler
+    cdef readonly Scheduler scheduler
+    cdef RunnableFifo fifo
     cdef public Entity entity
     cdef readonly bint catch
     cdef readonly dict groups
@@ -26,6 +27,8 @@ cdef class QueueState:
     cdef readonly Histogram poll_time
     cdef readonly Histogram first_poll_wait
 
+    cpdef use(self, Scheduler scheduler)
+
 
 @cython.final
 cdef class Membership:
@@ -34,13 +37,15 @@ cdef class Membership:
     cdef readonly object group
     cdef public Py_ssize_t live
     cdef public long long service_ns
-    cdef object alone
+    cdef object _context_alone
 
     cpdef object context(self)
-    cdef object context_for_task(self)
+    cdef object context_to_copy(self)
+    cdef object _alone(self)
 
 
 @cython.final
+@cython.no_gc
 cdef class Waiter:
     cdef public bint _asyncio_future_blocking
     cdef JoinHandle handle
@@ -63,13 +68,14 @@ cdef class JoinHandle(ScheduledTask):
     cdef object callback
     cdef object argument
     cdef object context
+    cdef bint queued
     cdef bint held
     cdef public bint spawned
     cdef long long first_seen_ns
     cdef Waiter first_waiter
     cdef Waiter last_waiter
 
-    cdef begin(self, object task, Membership membership, long long arrival)
+    cdef begin(self, object task, Membership membership, object context, long long arrival)
     @cython.locals(waiter=Waiter)
     cdef Waiter waiter(self, bint quiet)
     cdef add(self, Waiter waiter)

@@ -1,4 +1,4 @@
-# cython: language_level=3, annotation_typing=False
+# cython: language_level=3, annotation_typing=False, auto_pickle=False
 """What the core keeps: of a queue, of a place in a queue, of a task, and of who waits for one.
 
 *Membership* of a queue and group is a context variable, so all that a task starts, through any library, is in the same
@@ -29,7 +29,7 @@ from clockworker._errors import TaskCancelled, TaskPanicked
 from clockworker.executor._eevdf_cy import Entity
 from clockworker.executor._histogram_cy import Histogram
 from clockworker.executor._outcome import Ok
-from clockworker.executor._schedulers_cy import ScheduledTask, Scheduler
+from clockworker.executor._schedulers_cy import RunnableFifo, ScheduledTask, Scheduler
 from clockworker.executor._seam_cy import Seam
 
 if cython.compiled:
@@ -42,9 +42,9 @@ if cython.compiled:
         context_value,
         in_empty_context,
     )
-    from cython.cimports.clockworker.executor._seam_cy import is_cancelled, is_done
+    from cython.cimports.clockworker.executor._seam_cy import is_cancelled, is_done, result_of
 else:
-    from clockworker.executor._seam_cy import is_cancelled, is_done
+    from clockworker.executor._seam_cy import is_cancelled, is_done, result_of
 
 MEMBERSHIP: contextvars.ContextVar[Membership] = contextvars.ContextVar("clockworker.membership")
 
@@ -54,6 +54,9 @@ class QueueState:
 
     key: Hashable
     scheduler: Scheduler
+    fifo: (
+        RunnableFifo | None
+    )  # the scheduler, if it is exactly the default one, which does not fail and observes nothing
     entity: Entity
     catch: bool  # panics are left to whoever awaits
     groups: dict[Hashable, Membership]
@@ -71,7 +74,7 @@ class QueueState:
 
     def __init__(self, key: Hashable, scheduler: Scheduler, catch: bool) -> None:
         self.key = key
-        self.scheduler = scheduler
+        self.use(scheduler)
         self.catch = catch
         self.groups = {}
         self.runnable = 0
@@ -86,6 +89,11 @@ class QueueState:
         self.poll_time = Histogram()
         self.first_poll_wait = Histogram()
 
+    def use(self, scheduler: Scheduler) -> None:
+        """Take the scheduler, which is empty."""
+        self.scheduler = scheduler
+        self.fifo = scheduler if type(scheduler) is RunnableFifo else None
+
 
 class Membership:
     """A place in a queue, with or without a group; the value of the context variable."""
@@ -95,7 +103,7 @@ class Membership:
     group: Hashable
     live: int  # tasks of the group; the group is dropped with the last
     service_ns: int  # CPU time of the group's tasks while it has lived
-    alone: contextvars.Context | None  # in which this is the only variable
+    _context_alone: contextvars.Context | None  # in which this is the only variable
 
     def __init__(self, core: Seam, queue: QueueState, group: Hashable) -> None:
         self.core = core
@@ -103,39 +111,46 @@ class Membership:
         self.group = group
         self.live = 0
         self.service_ns = 0
-        self.alone = None
+        self._context_alone = None
 
     def context(self) -> contextvars.Context:
         """A copy of the current context in which whatever is started has this membership."""
         if cython.compiled:
             if in_empty_context():
                 # The most frequent case: copies of one context share what is in it.
-                if self.alone is None:
-                    self.alone = contextvars.Context()
-                    self.alone.run(MEMBERSHIP.set, self)
-                return PyContext_Copy(self.alone)
+                return PyContext_Copy(self._alone())  # type: ignore[no-any-return]
             context = PyContext_CopyCurrent()
             PyContext_Enter(context)
             try:
                 PyContextVar_Set(MEMBERSHIP, self)
             finally:
                 PyContext_Exit(context)
-            return context
+            return context  # type: ignore[no-any-return]
         context = contextvars.copy_context()
         context.run(MEMBERSHIP.set, self)
         return context
 
-    def context_for_task(self) -> contextvars.Context | None:
-        """What to give to a Task's constructor; None if the current context, which it copies, has this membership."""
-        if cython.compiled:
-            return None if context_value(MEMBERSHIP) == cython.cast(cython.p_void, self) else self.context()
-        return None if MEMBERSHIP.get(None) is self else self.context()
+    def context_to_copy(self) -> contextvars.Context | None:
+        """A context for a task's constructor to copy; None if the current one, which it copies anyway, has this membership.
+
+        Not to be changed: it may be the one of all such tasks.
+        """
+        if context_value(MEMBERSHIP) == cython.cast(cython.p_void, self):
+            return None
+        return self._alone() if in_empty_context() else self.context()
+
+    def _alone(self) -> contextvars.Context:
+        if self._context_alone is None:
+            self._context_alone = contextvars.Context()
+            self._context_alone.run(MEMBERSHIP.set, self)
+        return self._context_alone
 
 
 class Waiter:
     """Where one task waits for the end of another, once. Its iterator yields itself, which tells the Task to wait for it.
 
-    Linked into its handle's list from then until it is over.
+    Linked into its handle's list from then until it is over. Compiled, the collector of cycles does not look into it: the only
+    cycle that it can be in is that of a task that waits, which is held by the table anyway through the task that it waits for.
     """
 
     _asyncio_future_blocking: bool
@@ -169,7 +184,7 @@ class Waiter:
             raise StopIteration
         if is_cancelled(task):
             raise TaskCancelled(f"{task.get_name()} was aborted")
-        value = task.result()
+        value = result_of(task)
         if value is None:
             raise StopIteration
         raise StopIteration(value)
@@ -228,9 +243,10 @@ class JoinHandle(ScheduledTask):
 
     # Tasks that were not spawned but inherited their queue have one too.
     membership: Membership
-    callback: Any  # the pending step or wake-up; None while it waits for something or runs
+    callback: Any  # the step or wake-up that is queued, or the step that was last run
     argument: Any  # the wake-up's; None for a step
-    context: contextvars.Context
+    queued: bool  # its step is; else it waits for something, runs, or is done
+    context: contextvars.Context | None  # the task's, in which all its steps run; None once it is done
     held: bool  # back, with its step: it is not in the scheduler yet
     spawned: bool  # by `spawn`: then an exception that escapes it is a panic
     first_seen_ns: int  # 0 once it has been polled
@@ -238,8 +254,11 @@ class JoinHandle(ScheduledTask):
     last_waiter: Waiter | None
 
     # Instead of a constructor, whose arguments would be packed and parsed at every spawn.
-    def begin(self, task: asyncio.Task[Any], membership: Membership, arrival: int) -> None:
+    def begin(
+        self, task: asyncio.Task[Any], membership: Membership, context: contextvars.Context | None, arrival: int
+    ) -> None:
         self.task = task
+        self.context = context
         self.group = membership.group
         self.arrival = arrival
         self.position = -1
@@ -252,7 +271,7 @@ class JoinHandle(ScheduledTask):
             self.next = None
             self.callback = None
             self.argument = None
-            self.context = None  # type: ignore[assignment]
+            self.queued = False
             self.held = False
             self.spawned = False
             self.first_seen_ns = 0

@@ -1,4 +1,4 @@
-# cython: language_level=3, annotation_typing=False
+# cython: language_level=3, annotation_typing=False, auto_pickle=False
 """The doorbell: how a shard that sleeps in its event loop learns that a ring has news.
 
 Each incarnation of a shard has one page of shared memory and one eventfd. The page has a word `sleeps`, which the shard alone

@@ -1,4 +1,4 @@
-# cython: language_level=3, annotation_typing=False
+# cython: language_level=3, annotation_typing=False, auto_pickle=False
 """Memory that two processes share: words that one writes and the other reads, and runs of bytes between them.
 
 It is a memfd: it has no name in any file system, and is gone with the last process that holds it, however that ends. It is
