@@ -1,6 +1,5 @@
 cimport cython
 from clockworker.executor._core_cy cimport Core
-from clockworker.executor._native cimport now_ns
 
 cdef object _DEADLINE
 cdef int NEW, WAITING, SENT, DONE, _REPLY, _ONE_WAY, _ENVELOPE

@@ -36,7 +36,7 @@ from clockworker.ipc._failure import decode_failure
 from clockworker.ipc._frames import ENVELOPE, Kind
 
 if cython.compiled:
-    from cython.cimports.clockworker.executor._native import now_ns
+    from cython.cimports.clockworker.ipc._monotonic import now_ns
 else:
     from time import monotonic_ns as now_ns
 

@@ -19,7 +19,6 @@ cdef class Shared:
     cdef readonly list dirty
     cdef public long long calls_sent
     cdef public long long one_ways_sent
-    cdef public long long timeouts
     cdef object new_earliest
     cdef object broken
 

@@ -64,7 +64,6 @@ class Shared:
     dirty: list[Link]  # with something to flush
     calls_sent: int
     one_ways_sent: int
-    timeouts: int
     new_earliest: Callable[[], None]  # a deadline is earlier than all others
     broken: Callable[[Link, PoisonedRing], None]
 
@@ -89,7 +88,6 @@ class Shared:
         self.dirty = []
         self.calls_sent = 0
         self.one_ways_sent = 0
-        self.timeouts = 0
         self.new_earliest = new_earliest
         self.broken = broken
 
@@ -297,10 +295,6 @@ class Link(Channel):
         if lane is None or lane.credit + count > self.shared.limits.credit:
             raise PoisonedRing(f"credit for {count} requests that were not sent")
         self._give_back(lane, count)
-
-    def in_flight(self) -> int:
-        """Calls that have no answer yet."""
-        return len(self.pending)
 
     def _give_back(self, lane: Lane, count: int) -> None:
         lane.credit += count

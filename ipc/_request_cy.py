@@ -24,7 +24,7 @@ from clockworker.ipc._frames import Kind
 from clockworker.ipc._link_cy import Link, Shared
 
 if cython.compiled:
-    from cython.cimports.clockworker.executor._native import now_ns
+    from cython.cimports.clockworker.ipc._monotonic import now_ns
 else:
     from time import monotonic_ns as now_ns
 

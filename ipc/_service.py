@@ -320,7 +320,7 @@ class There:
                 args = method.bind(args, kwargs)
             return await new_call(link, request, method, args, timeout_ns, False)
 
-        call.__name__ = method.attribute
+        call.__name__ = method.attribute or method.name
         call.__qualname__ = method.name  # which names the tasks that are made of it
         return call
 
