@@ -1,0 +1,132 @@
+"""asyncio's set of all tasks while executors keep tasks of their own: all_tasks() names every task, and all is undone."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import weakref
+from asyncio import all_tasks
+from typing import Any
+
+import pytest
+
+import clockworker as cw
+from tests.conftest import Run
+
+
+def registry() -> Any:
+    return getattr(asyncio.tasks, "_scheduled_tasks", None) or getattr(asyncio.tasks, "_all_tasks", set())
+
+
+def test_all_tasks_names_every_task(run: Run) -> None:
+    async def body() -> None:
+        never = asyncio.Event()
+        outside = asyncio.create_task(never.wait())
+        async with cw.Executor([cw.Queue("first"), cw.Queue("second")]) as executor:
+            spawned = [executor.queue(key).spawn(never.wait()).task for key in ("first", "second")]
+            inherited: list[asyncio.Task[Any]] = []
+
+            async def start() -> None:
+                inherited.append(asyncio.create_task(never.wait()))
+                await never.wait()
+
+            spawned.append(executor.queue("first").spawn(start()).task)
+            beside = asyncio.create_task(never.wait())
+            while not inherited:
+                await asyncio.sleep(0)
+            me = asyncio.current_task()
+            assert all_tasks() == {me, outside, *spawned, *inherited, beside}
+            assert all(task in registry() for task in all_tasks())
+            assert len(registry()) >= len(all_tasks())
+            spawned[0].cancel()
+            await asyncio.wait([spawned[0]])
+            assert all_tasks() == {me, outside, *spawned[1:], *inherited, beside}
+        assert all_tasks() == {me, outside, beside}
+        for task in (outside, beside):
+            task.cancel()
+
+    run(body)
+
+
+def test_the_set_is_as_it_was_when_the_last_executor_has_left(run: Run) -> None:
+    kind = type(registry())
+
+    async def body() -> None:
+        others = asyncio.new_event_loop()
+        executor = cw.Executor([cw.Queue("elsewhere")])
+        async with cw.Executor([cw.Queue("first")]) as here:
+            assert (type(registry()) is not kind) is (kind is weakref.WeakSet)
+            executor._core.attach(others)
+            assert await here.queue("first").spawn(asyncio.sleep(0, "ran")) == "ran"
+        assert (type(registry()) is not kind) is (kind is weakref.WeakSet)
+        executor._core.detach()
+        others.close()
+
+    run(body)
+    assert type(registry()) is kind
+    assert "add" not in vars(registry())
+
+
+def test_tasks_that_are_pending_at_a_detach_are_asyncios_again(run: Run) -> None:
+    async def body() -> None:
+        done = asyncio.Event()
+        async with cw.Executor([cw.Queue("first")]) as executor:
+            task = executor.queue("first").spawn(done.wait()).task
+            executor._core.detach()
+            assert task in all_tasks()
+        assert task in all_tasks()
+        done.set()
+        await task
+
+    run(body)
+
+
+def test_no_task_is_kept(run: Run) -> None:
+    async def body() -> None:
+        async with cw.Executor([cw.Queue("first")]) as executor:
+            seen = []
+            for start in (executor.queue("first").spawn, asyncio.create_task):
+                for _ in range(3):
+                    task: Any = start(asyncio.sleep(0))
+                    await task
+                    seen.append(weakref.ref(getattr(task, "task", task)))
+            del task
+            await asyncio.sleep(0)  # this step is a wake-up by the last of them, which the loop holds
+            gc.collect()
+            assert [reference() for reference in seen] == [None] * 6
+        assert len(all_tasks()) == 1
+
+    run(body)
+
+
+@pytest.mark.parametrize("collecting", [False, True])
+def test_a_task_that_a_finalizer_starts_is_registered_too(run: Run, collecting: bool) -> None:
+    async def body() -> None:
+        never = asyncio.Event()
+        async with cw.Executor([cw.Queue("first")]) as executor:
+            started: list[asyncio.Task[Any]] = []
+
+            class Garbage:
+                def __init__(self) -> None:
+                    self.me = self
+
+                def __del__(self) -> None:
+                    started.append(asyncio.create_task(never.wait()))
+                    started.append(executor.queue("first").spawn(never.wait()).task)
+
+            threshold = gc.get_threshold()
+            gc.set_threshold(1 if collecting else 700, 1, 1)
+            try:
+                for _ in range(50):
+                    Garbage()
+                    started.append(executor.queue("first").spawn(never.wait()).task)
+            finally:
+                gc.set_threshold(*threshold)
+            gc.collect()
+            assert len(started) == 150
+            assert {asyncio.current_task(), *started} == all_tasks()
+            for task in started:
+                task.cancel()
+            await asyncio.wait(started)
+
+    run(body)
