@@ -6,13 +6,17 @@ It works on any asyncio loop, alone; shards and rings need it, and it knows noth
     _handles_cy     handles of running queues and groups, to spawn tasks
     _join           JoinHandle, to wait for a task, as type checkers see it; _outcome, what became of it
     _executor       Executor, run, new_event_loop
-    _core_cy        the seam in `call_soon`, the pump, and JoinHandle
+    _seam_cy        the seam in `call_soon`, through which asyncio's tasks come
+    _core_cy        the pump: which step runs, and when the loop has its turn
+    _tasks_cy       what the core keeps of queues, tasks and those who wait; JoinHandle itself
+    _table_cy       the tasks by identity; _pointer_table.pxd, its hash table
+    _registry_cy    asyncio's set of all tasks, and ours
     _eevdf_cy       policy: which queue is next
     _schedulers_cy  policy: which task of the queue is next
     _heap_cy        the binary heap that both use
     _histogram_cy   durations in log-linear buckets
     _stats          what stats() returns
-    _native.pxd     C that the compiled modules (`_cy`) use
+    _native.pxd     C that the compiled modules (`_cy`) use; _clock.pxd, the clock that times steps
 """
 
 from clockworker.executor._core_cy import compiled
