@@ -64,7 +64,7 @@ def test_overhead(tmp_path: Path) -> None:
     document = run("overhead", OVERHEAD, tmp_path)
     costs = document["costs"]
     operations = {(cost["operation"], cost["tasks"], cost["setup"]) for cost in costs}
-    assert len(operations) == len(costs) == 4 * 2 * 3
+    assert len(operations) == len(costs) == 5 * 2 * 3
     for cost in costs:
         assert len(cost["ns"]) == 2
         assert cost["ratio"].keys() == {"median", "least", "most"}
