@@ -27,6 +27,7 @@ import argparse
 import asyncio
 import contextlib
 import gc
+import inspect
 import random
 import time
 from collections.abc import Callable, Iterator
@@ -43,8 +44,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 STEP_US = (20, 200)
-SCHED_LATENCY_US = 2_000.0  # the executor's defaults, stated here because the bound depends on them
-MIN_SLICE_US = 100.0
+# The executor's defaults: the bound depends on them.
+SCHED_LATENCY_US, MIN_SLICE_US = (
+    inspect.signature(cw.Executor).parameters[name].default * 1e6 for name in ("sched_latency", "min_slice")
+)
 OVERRUN_US = 50_000.0
 DISTURBED_US = 2_000.0
 END_BOUND = 1.0  # % of the core
