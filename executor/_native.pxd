@@ -1,7 +1,6 @@
 # What the compiled modules take from C directly. Each has a pure counterpart beside the import.
 
 from cpython.object cimport PyObject, PyTypeObject
-from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 
 
 cdef extern from "Python.h":
@@ -149,13 +148,6 @@ cdef inline object step_task(object step):
 
 cdef inline bint step_holds(object step, object task):
     return (<step_layout *>step).task == <PyObject *>task
-
-
-cdef inline long long now_ns() noexcept:
-    """CLOCK_MONOTONIC, as time.monotonic_ns, without making an int of it. For what is not timed at every step (`_clock`)."""
-    cdef timespec time
-    clock_gettime(CLOCK_MONOTONIC, &time)
-    return <long long>time.tv_sec * 1000000000 + time.tv_nsec
 
 
 cdef inline int bit_length(unsigned long long value) noexcept:
