@@ -25,6 +25,9 @@ from clockworker.shards._accept import Acceptor, accept_from, receive_from
 from clockworker.shards._blocking import BlockingPool
 from clockworker.shards._streams import Handler, StreamServer
 
+# A handshake that has begun when a shard is told to stop ends within this time, or belongs to a client far away.
+HANDSHAKE_S = 0.05
+
 T = TypeVar("T")
 Awaited = TypeVar("Awaited", bound=Coroutine[Any, Any, Any] | AsyncIterator[Any])
 P = ParamSpec("P")
@@ -252,6 +255,7 @@ class Shard:
             self._stopping = asyncio.get_running_loop().create_task(self._stop_accepting(), name="stop")
 
     async def _stop_accepting(self) -> None:
+        await asyncio.sleep(HANDSHAKE_S)
         for _ in range(2):  # one whole turn of the loop: what waits to be accepted is accepted
             await asyncio.sleep(0)
         for server in self._servers:

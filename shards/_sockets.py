@@ -9,8 +9,9 @@ inherited descriptor. Where the distribution is `least-connections` there is one
 supervisor itself accepts (`_dispatch`).
 
 Closing a listening socket resets what is in its queue, and there is no call that says "no more" without that. So before
-the end a filter that drops every packet is put on it: new connections then wait for the client's next attempt (a second
-later, by which time the port is closed, or served by a new server), and the queue can be accepted down to nothing.
+the end a filter that drops every SYN is put on it: new connections then wait for the client's next attempt (a second
+later, by which time the port is closed, or served by a new server), and the queue can be accepted down to nothing. The end
+of a handshake passes: a client whose SYN was answered believes itself connected, and has perhaps asked already.
 
 SO_REUSEPORT has a trap: a second server of the same user that also sets it binds the same port without an error, and
 takes half of the connections. So each address is first bound without it, which fails if anyone listens there.
@@ -72,7 +73,7 @@ class Listeners:
         An inherited socket is left alone: whoever gave it to us may want to use it again.
         """
         for sock in self._tcp:
-            _drop_all_packets(sock)
+            _drop_syns(sock)
 
     def close(self) -> None:
         """Close every socket and remove the Unix sockets' files, unless someone else has put theirs in the place."""
@@ -172,10 +173,16 @@ def _tcp_socket(family: int, sockaddr: tuple[str, int], *, reuse_port: bool) -> 
     return sock
 
 
-def _drop_all_packets(sock: socket.socket) -> None:
-    # struct sock_filter[1]: BPF_RET | BPF_K, keep 0 bytes; struct sock_fprog: its length and address.
-    program = ctypes.create_string_buffer(struct.pack("HBBI", 0x06, 0, 0, 0), 8)
-    sock.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, struct.pack("HL", 1, ctypes.addressof(program)))
+def _drop_syns(sock: socket.socket) -> None:
+    # The filter sees packets from the TCP header on. Connections inherit it, and get no SYN.
+    flags, syn, ack = 13, 0x02, 0x10
+    program = struct.pack("HBBI", 0x30, 0, 0, flags)  # BPF_LD | BPF_B | BPF_ABS
+    program += struct.pack("HBBI", 0x54, 0, 0, syn | ack)  # BPF_ALU | BPF_AND | BPF_K
+    program += struct.pack("HBBI", 0x15, 0, 1, syn)  # BPF_JMP | BPF_JEQ | BPF_K
+    program += struct.pack("HBBI", 0x06, 0, 0, 0)  # BPF_RET | BPF_K: keep nothing
+    program += struct.pack("HBBI", 0x06, 0, 0, 0xFFFFFFFF)  # all of it
+    code = ctypes.create_string_buffer(program, len(program))
+    sock.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, struct.pack("HL", 5, ctypes.addressof(code)))
 
 
 def _choose_by_client(sock: socket.socket, shards: int) -> None:

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
+import select
 import socket
+import struct
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -12,6 +15,7 @@ import pytest
 from clockworker._errors import AddressUnavailable
 from clockworker.shards._config import InheritedSocket, TcpAddress, UnixAddress
 from clockworker.shards._sockets import Listeners
+from tests.conftest import DEADLINE
 
 LOCAL = TcpAddress("127.0.0.1", 0)
 
@@ -84,6 +88,27 @@ def test_when_new_connections_are_refused_those_in_the_queue_are_still_accepted(
             listening.accept()[0].close()
             with pytest.raises(BlockingIOError):
                 listening.accept()
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+def test_a_handshake_that_has_begun_ends_though_new_connections_are_refused(host: str) -> None:
+    attach, detach = 26, 27  # SO_ATTACH_FILTER, SO_DETACH_FILTER
+    nothing = ctypes.create_string_buffer(struct.pack("HBBI", 0x06, 0, 0, 0), 8)
+    with Listeners((TcpAddress(host, 0),), shards=1, backlog=8) as listeners:
+        listening = listeners.of(0)[0]
+        with socket.socket(listening.family) as client:
+            # It is deaf to the answer to its SYN, which is sent again after a second.
+            client.setsockopt(socket.SOL_SOCKET, attach, struct.pack("HL", 1, ctypes.addressof(nothing)))
+            client.setblocking(False)
+            assert client.connect_ex(listening.getsockname()) == errno.EINPROGRESS
+            listeners.refuse_new()
+            client.setsockopt(socket.SOL_SOCKET, detach, 0)
+            assert select.select([], [client], [], DEADLINE)[1]
+            assert client.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0
+            client.sendall(b"asked")
+            assert select.select([listening], [], [], DEADLINE)[0]
+            with listening.accept()[0] as connection:
+                assert connection.recv(100) == b"asked"
 
 
 def test_a_unix_socket_is_one_for_all_and_is_removed(tmp_path: Path) -> None:
