@@ -57,7 +57,7 @@ cdef class Core(Seam):
     cpdef set_share(self, QueueState queue, long long share)
     @cython.locals(queue=QueueState, state=JoinHandle)
     cpdef detach(self)
-    @cython.locals(state=JoinHandle)
+    @cython.locals(membership=Membership, state=JoinHandle)
     cdef bint take(self, object task, object callback, object argument, object context) except -1
     @cython.locals(queue=QueueState)
     cdef _push(self, JoinHandle state)

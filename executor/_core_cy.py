@@ -221,12 +221,13 @@ class Core(Seam):
         if self.debug:
             self._check_seam_thread()
         state = self.current
-        if self._spawning is not None and argument is None:
+        membership = self._spawning
+        if membership is not None and argument is None:
+            self._spawning = None  # first: while memory is allocated a finalizer may spawn
             state = JoinHandle.__new__(JoinHandle)
             self._arrivals += 1
-            state.begin(task, self._spawning, context, self._arrivals)
+            state.begin(task, membership, context, self._arrivals)
             self._enter(state)
-            self._spawning = None
             self._spawned = state
             leave_out(task)
         elif state is None or state.task is not task:  # else a task that yields, the most frequent of all
