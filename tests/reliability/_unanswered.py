@@ -19,13 +19,17 @@ import asyncio
 import os
 from clockworker import remote
 
+def say(text):
+    # In one piece: others write to the same file.
+    print(f"{text}\\n", end="", flush=True)
+
 class Service:
     def __init__(self, shard):
         pass
 
     @remote
     async def sleep(self, seconds: float) -> None:
-        print("asleep", os.getpid(), flush=True)
+        say(f"asleep {os.getpid()}")
         await asyncio.sleep(seconds)
 
 async def main(shard):
@@ -35,7 +39,7 @@ async def main(shard):
             try:
                 await service.on(1).sleep(3600)
             except Exception as error:
-                print("got", type(error).__name__, flush=True)
+                say(f"got {type(error).__name__}")
         task = asyncio.ensure_future(call())
     await shard.wait_stopped()
 """

@@ -179,11 +179,12 @@ import clockworker as cw
 class Own(cw.RunnableFifo):
     def __init__(self):
         super().__init__()
-        print("own scheduler made", flush=True)
+        print("own scheduler made\\n", end="", flush=True)
 
 async def main(shard):
     for key, stats in shard.executor.queue_stats().items():
-        print("queue", key, stats.share, flush=True)
+        # In one piece: others write to the same file.
+        print(f"queue {key} {stats.share}\\n", end="", flush=True)
     await shard.wait_stopped()
 """
 
