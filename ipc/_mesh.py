@@ -404,7 +404,9 @@ class Mesh(Traffic):
 
     def _look(self) -> None:
         """The fallback: a sleeping shard with news, twice in the same sleep, and a bell that was not rung."""
-        delay = _FALLBACK_S
+        # At whole seconds, when other things are done too: a shard at rest wakes up once for all.
+        now = self.loop.time()
+        due = (now + 0.05) // _FALLBACK_S * _FALLBACK_S + _FALLBACK_S
         if self.doorbell.asleep() and self.doorbell.has_news():
             if self._answer_bell():
                 self.executor.wake()
@@ -415,8 +417,8 @@ class Mesh(Traffic):
             else:
                 # The peer may be between its announcement and the bell.
                 self._suspected_sleep = self.doorbell.sleeps
-                delay = _SECOND_LOOK_S
-        self._fallback = self.loop.call_later(delay, self._look)
+                due = now + _SECOND_LOOK_S
+        self._fallback = self.loop.call_at(due, self._look)
 
     # Ends
 

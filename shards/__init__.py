@@ -35,6 +35,7 @@ In reading order, from the command to the code that a user writes:
     _watch          finds shards whose loops stand still
     _health         policy: when a loop is stalled, and when hung
     _pulse          the word that a loop writes as long as it turns
+    _rest           policy: when a shard has nothing to do, and need not be looked after so often
     _witness        the thread that says what holds up the loop
     _drain          has shards finish their open work, and kills those that do not
     _roll           replaces shards in good order, one at a time

@@ -23,6 +23,7 @@ from clockworker.shards._control import (
     Held,
     Poisoned,
     Ready,
+    Stirred,
     Traced,
 )
 from clockworker.shards._dispatch import Dispatcher
@@ -63,7 +64,7 @@ class Supervisor:
         self._members = [Member(id, cpu) for id, cpu in enumerate(placement.cpus)]
         self._tracing = Tracing(self._members)
         self._observer = Observer(config, self._members, self._serves, self._tracing.record)
-        self._watch = Watch(self._members, self._report_stall, self._hung)
+        self._watch = Watch(self._members, self._health.pace, self._report_stall, self._hung)
         self._wiring = Wiring(self._members)
         self._drain = Drain(self._members, config.timeout_graceful_shutdown)
         self._roll = Roll(self._members, self._drain.begin, self._renewed)
@@ -207,6 +208,8 @@ class Supervisor:
             case Ready():
                 if member.state is State.STARTING:  # else it had been told to stop meanwhile
                     self._became_ready(member, process)
+            case Stirred():
+                self._watch.stirred()
             case Drained() if self._stopping:
                 self._drain.drained(member)
             case Drained():

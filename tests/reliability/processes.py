@@ -13,6 +13,7 @@ from pathlib import Path
 import psutil
 
 from clockworker._errors import ApplicationError
+from clockworker.shards._rest import REST_AFTER_S
 from clockworker.shards.testing import serving
 from tests.reliability._checks import Result, check
 from tests.reliability._load import Load
@@ -227,6 +228,26 @@ def hup_and_kill(seconds: int) -> Result:
         f"{len(calling.outcomes):,} that call a peer {len(calling.bad())}, all while a killed shard was replaced"
     )
     return Result(seconds, said)
+
+
+@check("a server that has nothing to do uses no CPU: within 1 ms a second, supervisor and each shard", ci=3, release=30)
+def idle_server(seconds: int) -> Result:
+    """A trial is a second."""
+    with serving(main, shards=2) as server:
+        pids = {"supervisor": server.supervisor_pid, "shard 0": server.pid(0), "shard 1": server.pid(1)}
+        time.sleep(2 * REST_AFTER_S)
+        before = {name: cpu_ms(pid) for name, pid in pids.items()}
+        time.sleep(seconds)
+        used = {name: (cpu_ms(pid) - before[name]) / seconds for name, pid in pids.items()}
+    said = ", ".join(f"{name} {each:.2f} ms" for name, each in used.items())
+    assert max(used.values()) < 1.0, said
+    return Result(seconds, f"a second: {said}")
+
+
+def cpu_ms(pid: int) -> float:
+    """Of all its threads. (`cpu_times` counts in ticks of 10 ms.)"""
+    stats = [Path(f"/proc/{pid}/task/{thread}/schedstat").read_text() for thread in os.listdir(f"/proc/{pid}/task")]
+    return sum(int(stat.split()[0]) for stat in stats) / 1e6
 
 
 def descriptors_of(pid: int) -> list[str]:
