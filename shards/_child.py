@@ -250,8 +250,8 @@ class _ShardMain:
                 reopen()
             case Begin():
                 self._may_begin.set()
-            case Stop():
-                self._stop()
+            case Stop(for_good):
+                self._stop(for_good)
             case Leave(serve_first):
                 self._serve_first = serve_first
                 self._may_leave.set()
@@ -267,10 +267,10 @@ class _ShardMain:
         self._channel.send(Traced(), [recording])
         os.close(recording)
 
-    def _stop(self) -> None:
+    def _stop(self, for_good: bool = False) -> None:
         if self._main is not None and not self._shard.is_ready:
             self._main.abort()  # still starting: there is nothing to finish
-        self._shard._stop()
+        self._shard._stop(for_good)
         self._may_begin.set()
 
 

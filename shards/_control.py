@@ -84,7 +84,9 @@ class Begin(msgspec.Struct, frozen=True, tag="begin"):
 
 
 class Stop(msgspec.Struct, frozen=True, tag="stop"):
-    pass
+    """`for_good`: the listening sockets end with this shard; what waits there has nobody else."""
+
+    for_good: bool = False
 
 
 class Leave(msgspec.Struct, frozen=True, tag="leave"):

@@ -35,7 +35,7 @@ class Drain:
             return
         member.cancel_timer()
         member.lifecycle.to(State.DRAINING)
-        member.tell(Stop())
+        member.tell(Stop(for_good=self.together))
         self._set_timer(member, self._grace)
 
     def drained(self, member: Member) -> None:

@@ -40,7 +40,7 @@ from clockworker.shards._reload import Reloader, check_reload
 from clockworker.shards._renewal import Renewal
 from clockworker.shards._roll import Roll
 from clockworker.shards._signals import Signals, Wishes
-from clockworker.shards._sockets import Listeners
+from clockworker.shards._sockets import HANDSHAKE_S, Listeners
 from clockworker.shards._systemd import Notifier
 from clockworker.shards._tracing import Tracing
 from clockworker.shards._watch import Stall, Watch, process_state
@@ -340,18 +340,24 @@ class Supervisor:
         self._exit_status = exit_status
         self._notifier.stopping(f"stopping {self._how_many()}")
         self._listeners.refuse_new()
-        if self._dispatcher is not None:
-            self._dispatcher.finish()
-        self._listeners.close()
         self._renewal.abandon()
         for member in self._members:
             if member.state is State.BACKOFF:
                 member.cancel_timer()
                 member.lifecycle.to(State.STOPPED)
-            else:
-                self._drain.begin(member)
-        self._drain.let_go()
+        if self._dispatcher is None:
+            self._drain_all()
+        else:  # the shards get what comes until then, and are told only after it
+            self._loop.call_later(HANDSHAKE_S, self._drain_all)
         self._finish_if_all_stopped()
+
+    def _drain_all(self) -> None:
+        if self._dispatcher is not None:
+            self._dispatcher.finish()
+        self._listeners.close()
+        for member in self._members:
+            self._drain.begin(member)
+        self._drain.let_go()
 
     def _kill_all(self) -> None:
         self._stop(EXIT_OK)
