@@ -40,6 +40,7 @@ R = TypeVar("R")
 
 # How often a sleeping shard looks by itself. It should find nothing: what it finds is a lost wake-up, and counted.
 _FALLBACK_S = 1.0
+_HOLD_S = 0.25  # how long calls wait that the peer may need before it can leave
 _SECOND_LOOK_S = 0.5
 
 _schema_decoder = msgspec.msgpack.Decoder(ServiceSchema)
@@ -165,11 +166,20 @@ class Mesh(Traffic):
     def hold(self, peer: int, when_quiet: Callable[[], None]) -> None:
         """The peer is about to be replaced: new calls to it wait until its successor is connected. `when_quiet` is called
         once those in flight have been answered."""
-        self.links[peer].hold(when_quiet)
+        link = self.links[peer]
+        link.hold(when_quiet)
+        self._let_through_later(link, link.epoch)
 
     def release(self, peer: int) -> None:
         """Undo `hold`. The calls that wait are sent, or end in ShardDown if the peer is gone."""
         self.links[peer].release()
+
+    def _let_through_later(self, link: Link, epoch: int) -> None:
+        def let_through() -> None:
+            if link.let_through(epoch):
+                self._let_through_later(link, epoch)
+
+        self.loop.call_later(_HOLD_S, let_through)
 
     def is_quiet(self) -> bool:
         """Whether nothing that peers have asked for is running, or waits to be taken in."""
