@@ -1,7 +1,9 @@
 """Sleeps of microseconds, the same for every event loop.
 
 libuv counts in milliseconds: under uvloop `asyncio.sleep(0.0003)` only yields, and `asyncio.sleep(0.0006)` sleeps for 1 ms.
-Here one timerfd wakes the loop, as a socket would, at the time at which the earliest sleeper is due.
+`MicrosecondTimer` is exact: one timerfd wakes the loop, as a socket would, at the time at which the earliest sleeper is due.
+To set it is dear, some 7 us in a virtual machine, and who takes turns more often sets it more often.
+`LoopTimer` is what programs have: the loop's own timers, and the next whole millisecond, as tokio's timers do.
 """
 
 from __future__ import annotations
@@ -9,8 +11,11 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import heapq
+import math
 import os
 import time
+from collections.abc import Awaitable
+from typing import Protocol
 
 _libc = ctypes.CDLL(None, use_errno=True)  # `os` has timerfd from Python 3.13 on
 _Setting = (
@@ -22,9 +27,24 @@ _ABSOLUTE = 1  # TFD_TIMER_ABSTIME
 _FLAGS = os.O_CLOEXEC | os.O_NONBLOCK  # TFD_CLOEXEC and TFD_NONBLOCK are the same
 
 
-class MicrosecondTimer:
+class Timer(Protocol):
     """`await timer.sleep(us)` on the running loop; `close()` when nobody sleeps any more."""
 
+    def sleep(self, duration_us: float) -> Awaitable[None]: ...
+    def close(self) -> None: ...
+
+
+class LoopTimer:
+    """`asyncio.sleep`, rounded up to whole milliseconds."""
+
+    def sleep(self, duration_us: float) -> Awaitable[None]:
+        return asyncio.sleep(math.ceil(duration_us / 1_000) / 1_000)
+
+    def close(self) -> None:
+        """There is nothing to close."""
+
+
+class MicrosecondTimer:
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._fd: int = _libc.timerfd_create(time.CLOCK_MONOTONIC, _FLAGS)

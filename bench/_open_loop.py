@@ -23,7 +23,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from bench._microsleep import MicrosecondTimer
+from bench._microsleep import Timer
 from bench._report import percentile
 
 STAMP = struct.Struct("<q")  # time of sending, nanoseconds of CLOCK_MONOTONIC
@@ -91,7 +91,7 @@ Spawn = Callable[[Coroutine[Any, Any, Any]], object]
 class Server(asyncio.Protocol):
     """Starts a task for each arrival that the generator sends. `finished` is done when the last of them is."""
 
-    def __init__(self, load: Load, spawn: Spawn, timer: MicrosecondTimer) -> None:
+    def __init__(self, load: Load, spawn: Spawn, timer: Timer) -> None:
         loop = asyncio.get_running_loop()
         self.latencies = {kind: Latencies([], []) for kind in load.kinds}
         self.counting: asyncio.Future[None] = loop.create_future()  # done when the warm-up is over
@@ -150,7 +150,7 @@ def burn(cpu_us: float) -> None:
 class Background:
     """Endless tasks of a kind beside the server: a segment of CPU time, a sleep, and so on. Possibly none."""
 
-    def __init__(self, kind: Kind, tasks: int, spawn: Spawn, timer: MicrosecondTimer) -> None:
+    def __init__(self, kind: Kind, tasks: int, spawn: Spawn, timer: Timer) -> None:
         self._kind = kind
         self._timer = timer
         self._work_us = 0
@@ -201,7 +201,7 @@ class Measured(msgspec.Struct, frozen=True):
     cpu: float  # CPU time that the server's thread used, for work and all else
 
 
-async def serve(path: str, load: Load, spawn: Spawn, timer: MicrosecondTimer, work: Work) -> Measured:
+async def serve(path: str, load: Load, spawn: Spawn, timer: Timer, work: Work) -> Measured:
     """Be the server for one generator, at the path of a Unix socket."""
     server = Server(load, spawn, timer)
     listener = await asyncio.get_running_loop().create_unix_server(lambda: server, path)
