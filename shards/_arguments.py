@@ -59,10 +59,11 @@ def _unknown(argument: str) -> str:
 
 
 def _close_metrics(arguments: Sequence[str]) -> list[str]:
-    """--metrics has a value only if what follows looks like one: `--metrics app:main` is APP with metrics."""
+    """--metrics has a value unless what follows is another option or looks like APP: `--metrics app:main` is APP with
+    metrics."""
     closed = list(arguments)
     for index, (argument, following) in enumerate(itertools.pairwise([*closed, ""])):
-        if argument == "--metrics" and not re.fullmatch(r".*:\d+", following):
+        if argument == "--metrics" and (not following or re.fullmatch(r"-.*|.*:(?!\d+$)[^:]*", following)):
             closed[index] = "--metrics=1"
     return closed
 

@@ -48,6 +48,7 @@ def serve(arguments: Sequence[str], environment: MutableMapping[str, str]) -> in
     try:
         settings = read_settings(arguments, environment, version())
         config = settings.config
+        check_directories(settings)
         os.environ.update(settings.variables)
         config = with_activated_sockets(config, environment, asked_for="bind" in settings.origins)
         placement = place_shards(config)
@@ -67,6 +68,15 @@ def serve(arguments: Sequence[str], environment: MutableMapping[str, str]) -> in
         return _complain(str(error), EXIT_USAGE)
     except AddressUnavailable as error:
         return _complain(str(error), EXIT_ADDRESS)
+
+
+def check_directories(settings: Settings) -> None:
+    """Raises `ConfigurationError` if the application cannot be where it is said to be."""
+    config = settings.config
+    for name, directories in (("app_dir", (config.app_dir,)), ("reload_dir", config.reload_dirs)):
+        for directory in directories:
+            if not os.path.isdir(directory):
+                raise ConfigurationError(f"{settings.origins.get(name, 'the default')}: {directory!r} is no directory")
 
 
 def place_shards(config: ServeConfig) -> Placement:

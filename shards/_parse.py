@@ -32,13 +32,21 @@ LOG_LEVELS: tuple[LogLevel, ...] = get_args(LogLevel)
 
 def parse_app(text: str) -> str:
     module, colon, attribute = text.partition(":")
-    if not colon or not module or not attribute:
-        path = module.removesuffix(".py").replace("/", ".") or "app"
+    path = module.removeprefix("./").removesuffix(".py").replace("/", ".")
+    if not all(part.isidentifier() for part in path.split(".")):
+        path = "app"
+    if not colon or not module or not attribute or " " in text:
+        example = attribute if attribute.isidentifier() else "main"
         raise ConfigurationError(
-            f"{text!r} does not say what to run; give MODULE:ATTRIBUTE, for example {path}:{attribute or 'main'}"
+            f"{text!r} does not say what to run; give MODULE:ATTRIBUTE, for example {path}:{example}"
+        )
+    if module.startswith(("/", "../")):
+        directory, _, name = module.removesuffix(".py").rpartition("/")
+        raise ConfigurationError(
+            f"{module!r} is a file name; give the module's name, and where it is: "
+            f"--app-dir {directory or '/'} {name}:{attribute}"
         )
     if module.endswith(".py") or "/" in module:
-        path = module.removesuffix(".py").replace("/", ".")
         raise ConfigurationError(f"{module!r} is a file name; give the module's name: {path}:{attribute}")
     if module.startswith(".") or ".." in module or module.endswith("."):
         raise ConfigurationError(f"{module!r} is no module's name; give it as it would be imported, for example app")
@@ -73,8 +81,16 @@ def parse_bind(text: str) -> Address:
         return parse_fd(text.removeprefix("fd:"))
     host, colon, port = text.rpartition(":")
     if not colon or (":" in host and not (host.startswith("[") and host.endswith("]"))):
-        raise ConfigurationError(f"{text!r} is no address; give HOST:PORT, [IPV6]:PORT, unix:PATH or fd:N")
+        raise ConfigurationError(
+            f"{text!r} is no address; give HOST:PORT{_example(text)}, [IPV6]:PORT, unix:PATH or fd:N"
+        )
     return TcpAddress(host.strip("[]") or "0.0.0.0", parse_port(port))
+
+
+def _example(text: str) -> str:
+    if text.isdecimal():
+        return f" (127.0.0.1:{text})"
+    return f" ({text}:8000)" if re.fullmatch(r"[\w.-]+", text) else ""
 
 
 def parse_binds(texts: Sequence[str]) -> tuple[Address, ...]:
@@ -115,7 +131,13 @@ def parse_max_connections(text: str) -> int:
 def parse_metrics(text: str) -> TcpAddress | None:
     """`HOST:PORT`; or on, for 127.0.0.1:9464, and off."""
     if ":" not in text:
-        return TcpAddress("127.0.0.1", METRICS_PORT) if parse_flag(text) else None
+        try:
+            return TcpAddress("127.0.0.1", METRICS_PORT) if parse_flag(text) else None
+        except ConfigurationError:
+            raise ConfigurationError(
+                f"{text!r} is no address for metrics; give HOST:PORT{_example(text)}, or nothing for "
+                f"127.0.0.1:{METRICS_PORT}"
+            ) from None
     address = parse_bind(text)
     if not isinstance(address, TcpAddress):
         raise ConfigurationError(f"{text!r} is no address for metrics; give HOST:PORT")

@@ -240,4 +240,6 @@ def _explain(address: Address, error: OSError) -> str:
         return f"{address} is not an address of this machine; choose another with --bind"
     if error.errno in (errno.EACCES, errno.EPERM):
         return f"{address}: permission denied; choose a port above 1023 or a place you may write to"
+    if error.errno == errno.ENOENT and isinstance(address, UnixAddress):
+        return f"{address}: there is no directory {os.path.dirname(address.path)!r}; make it, or choose another path"
     return f"{address} cannot be listened on: {error.strerror}"

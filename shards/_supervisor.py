@@ -292,12 +292,15 @@ class Supervisor:
         process.close()
         member.cancel_timer()
         self._wiring.remove(member.id)
+        did = f": {last.summary()}" if last.written_ns else ""
         if member.state is State.DRAINING:
-            log.info("%s %s after %.1f s: %s", member, end, age, last.summary())
+            # Of a start that has failed all has been said.
+            level = logging.DEBUG if self._exit_status == EXIT_START_UP else logging.INFO
+            log.log(level, "%s %s after %.1f s%s", member, end, age, did)
             member.lifecycle.to(State.STOPPED)
             self._stopped(member)
         else:
-            log.error("%s (pid %d) %s after %.1f s: %s", member, process.pid, end, age, last.summary())
+            log.error("%s (pid %d) %s after %.1f s%s", member, process.pid, end, age, did)
             self._died(member)
 
     def _died(self, member: Member) -> None:

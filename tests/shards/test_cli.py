@@ -85,7 +85,13 @@ MISTAKES = {
     "a wrong env file": (["app:main", "--env-file", "wrong.env"], 2, ["wrong.env", "line 2", "'what'"]),
     "no such log configuration": (["app:main", "--log-config", "no.json"], 2, ["--log-config", "no.json"]),
     "a wrong log configuration": (["app:main", "--log-config", "wrong.json"], 2, ["wrong.json", "'nowhere'"]),
-    "an address that is none": (["app:main", "--bind", "8000"], 2, ["--bind", "'8000'", "HOST:PORT"]),
+    "a file in this directory": (["./app:main"], 2, ["'./app'", ": app:main"]),
+    "a file elsewhere": (["/srv/web/app.py:main"], 2, ["--app-dir /srv/web app:main"]),
+    "a directory that is not there": (["app:main", "--app-dir", "nowhere"], 2, ["--app-dir", "'nowhere'", "directory"]),
+    "a directory to watch that is not": (["app:main", "--reload-dir", "nowhere"], 2, ["--reload-dir", "'nowhere'"]),
+    "metrics on a port": (["app:main", "--metrics", "9464"], 2, ["--metrics", "'9464'", "127.0.0.1:9464"]),
+    "a socket in no directory": (["app:main", "--uds", "no/s"], 1, ["unix:no/s", "no directory 'no'"]),
+    "an address that is none": (["app:main", "--bind", "8000"], 2, ["--bind", "'8000'", "HOST:PORT (127.0.0.1:8000)"]),
     "an address of elsewhere": (["app:main", "--bind", "192.0.2.1:80"], 1, ["192.0.2.1:80", "--bind"]),
     "a pid file that cannot be": (
         ["app:main", "--pid-file", "/no/such/dir/pid"],
@@ -117,7 +123,7 @@ def test_a_mistake_gets_one_line_and_no_traceback(name: str, tmp_path: Path) -> 
     for file, text in FILES.items():
         (tmp_path / file).write_text(text)
     shards = () if "--shards" in arguments else ("--shards", "1")
-    port = () if "--bind" in arguments else ("--port", "0")
+    port = () if {"--bind", "--uds"} & {*arguments} else ("--port", "0")
     result = run(*arguments, *port, *shards, "--log-level", "error", cwd=tmp_path)
     assert result.returncode == status, result.stderr
     assert result.stdout == ""

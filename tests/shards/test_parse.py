@@ -85,6 +85,10 @@ def test_shards() -> None:
         ("src/app.py:run", "src.app:run"),
         (".app:run", "app"),
         ("a..b:run", "app"),
+        ("./app:run", ": app:run"),
+        ("../app.py:run", "--app-dir .. app:run"),
+        ("/app:run", "--app-dir / app:run"),
+        ("app main", "for example app:main"),
     ],
 )
 def test_application_without_a_colon_or_with_a_file_name(text: str, hint: str) -> None:
