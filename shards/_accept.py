@@ -94,6 +94,10 @@ class Acceptor:
         self._connecting: set[asyncio.Task[None]] = set()
         self._accept()
 
+    def add(self, sources: dict[socket.socket, Callable[[], socket.socket]]) -> None:
+        """More sources, in time for `close`."""
+        self._sources.update(sources)
+
     async def close(self) -> None:
         """Take what is there, and no more, and wait until it is connected. The sources stay open."""
         for take in self._sources.values():

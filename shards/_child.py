@@ -15,6 +15,7 @@ import os
 import signal
 import socket
 import sys
+from collections.abc import Sequence
 from types import FrameType
 
 import uvloop
@@ -251,7 +252,7 @@ class _ShardMain:
             case Begin():
                 self._may_begin.set()
             case Stop(for_good):
-                self._stop(for_good)
+                self._stop(for_good, [socket.socket(fileno=descriptor) for descriptor in descriptors])
             case Leave(serve_first):
                 self._serve_first = serve_first
                 self._may_leave.set()
@@ -267,10 +268,10 @@ class _ShardMain:
         self._channel.send(Traced(), [recording])
         os.close(recording)
 
-    def _stop(self, for_good: bool = False) -> None:
+    def _stop(self, for_good: bool = False, orphaned: Sequence[socket.socket] = ()) -> None:
         if self._main is not None and not self._shard.is_ready:
             self._main.abort()  # still starting: there is nothing to finish
-        self._shard._stop(for_good)
+        self._shard._stop(for_good, orphaned)
         self._may_begin.set()
 
 

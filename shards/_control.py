@@ -84,7 +84,8 @@ class Begin(msgspec.Struct, frozen=True, tag="begin"):
 
 
 class Stop(msgspec.Struct, frozen=True, tag="stop"):
-    """`for_good`: the listening sockets end with this shard; what waits there has nobody else."""
+    """`for_good`: the listening sockets end with this shard; what waits there has nobody else. Descriptors: those of shards
+    that are not there to accept, which leave it their queues."""
 
     for_good: bool = False
 

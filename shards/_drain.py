@@ -29,13 +29,13 @@ class Drain:
         self._grace = grace
         self.together = False
 
-    def begin(self, member: Member) -> None:
-        """Tell it to stop, if it is there and has not been told."""
+    def begin(self, member: Member, orphaned: Sequence[int] = ()) -> None:
+        """Tell it to stop, if it is there and has not been told. orphaned: whose queues it is to serve, too."""
         if member.process is None or member.state is State.DRAINING:
             return
         member.cancel_timer()
         member.lifecycle.to(State.DRAINING)
-        member.tell(Stop(for_good=self.together))
+        member.tell(Stop(for_good=self.together), orphaned)
         self._set_timer(member, self._grace)
 
     def drained(self, member: Member) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 
 from clockworker.shards._control import ToShard
 from clockworker.shards._lifecycle import Lifecycle, RestartPolicy, Restarts, State
@@ -38,10 +39,10 @@ class Member:
             self.timer.cancel()
             self.timer = None
 
-    def tell(self, message: ToShard) -> None:
+    def tell(self, message: ToShard, descriptors: Sequence[int] = ()) -> None:
         """Send it to the process, if there is one."""
         if self.process is not None:
-            self.process.send(message)
+            self.process.send(message, descriptors)
 
     def __str__(self) -> str:
         return f"shard {self.id}"

@@ -214,7 +214,7 @@ def _of_server(snapshot: Snapshot) -> Iterator[Metric]:
     stalls = CounterMetricFamily("clockworker_shard_stalls", "Stalls of the shard's loop reported.", labels=["shard"])
     age = GaugeMetricFamily(
         "clockworker_shard_reading_age_seconds",
-        "Age of the shard's figures; over a second, its loop does not turn.",
+        "Age of the shard's figures; over two seconds, its loop does not turn.",
         labels=["shard"],
     )
     for presence, totals in zip(snapshot.presences, snapshot.totals, strict=True):

@@ -15,7 +15,7 @@ import select
 import socket
 import time
 import zlib
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import msgspec
@@ -91,6 +91,7 @@ class Shard:
         self._handover = handover
         self._max_connections = max_connections
         self._servers: list[asyncio.AbstractServer] = []
+        self._served: tuple[Callable[[], asyncio.BaseProtocol], QueueHandle] | None = None  # by those servers
         self._acceptor: Acceptor | None = None
         self._streams: StreamServer | None = None
         self._announce_ready = announce_ready
@@ -241,23 +242,29 @@ class Shard:
             self._acceptor = Acceptor(sources, factory, queue, max_connections, lambda taken, open: None)
         else:
             # uvloop runs a server's callbacks in the context of the task that made it: hence a task of the queue.
-            self._servers = await queue.spawn(self._create_servers(factory), name="listen")
+            await queue.spawn(self._create_servers(factory, queue, self._listening), name="listen")
 
-    async def _create_servers(self, factory: Callable[[], asyncio.BaseProtocol]) -> list[asyncio.AbstractServer]:
+    async def _create_servers(
+        self, factory: Callable[[], asyncio.BaseProtocol], queue: QueueHandle, listening: Iterable[socket.socket]
+    ) -> None:
         loop = asyncio.get_running_loop()
-        servers: list[asyncio.AbstractServer] = []
-        for sock in self._listening:
+        self._served = factory, queue
+        for sock in listening:
             create = loop.create_unix_server if sock.family == socket.AF_UNIX else loop.create_server
-            servers.append(await create(factory, sock=sock))
-        return servers
+            self._servers.append(await create(factory, sock=sock))
 
     # For the shard's process only.
 
-    def _stop(self, for_good: bool) -> None:
-        if self._stopping is None:
-            self._stopping = asyncio.get_running_loop().create_task(self._stop_accepting(for_good), name="stop")
+    def _stop(self, for_good: bool, orphaned: Sequence[socket.socket]) -> None:
+        if self._stopping is not None:
+            for sock in orphaned:
+                sock.close()
+        else:
+            stop = self._stop_accepting(for_good, orphaned)
+            self._stopping = asyncio.get_running_loop().create_task(stop, name="stop")
 
-    async def _stop_accepting(self, for_good: bool) -> None:
+    async def _stop_accepting(self, for_good: bool, orphaned: Sequence[socket.socket]) -> None:
+        await self._take_over(orphaned)
         if for_good:
             await asyncio.sleep(HANDSHAKE_S)
             if self._servers:
@@ -270,6 +277,15 @@ class Shard:
             sock.close()
         self._listening.clear()
         self._stopped.set()
+
+    async def _take_over(self, orphaned: Sequence[socket.socket]) -> None:
+        """Serve these sockets as our own."""
+        self._listening.extend(orphaned)
+        if self._acceptor is not None:
+            self._acceptor.add({sock: accept_from(sock) for sock in orphaned})
+        elif self._served is not None:
+            factory, queue = self._served
+            await queue.spawn(self._create_servers(factory, queue, orphaned), name="listen")
 
     async def _empty_queues(self) -> None:
         """The loop accepts one connection a turn."""

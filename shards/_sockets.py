@@ -25,6 +25,7 @@ import os
 import socket
 import stat
 import struct
+from collections.abc import Sequence
 from typing import Self
 
 from clockworker._errors import AddressUnavailable
@@ -69,6 +70,13 @@ class Listeners:
 
     def of(self, shard: int) -> list[socket.socket]:
         return self._of_shard[shard]
+
+    def orphaned(self, accepting: Sequence[int]) -> list[socket.socket]:
+        """The sockets that none of these shards accepts from. None where a client is to meet one shard only."""
+        if self._distribution == "fixed":
+            return []
+        served = {sock for shard in accepting for sock in self._of_shard[shard]}
+        return [sock for sockets in self._of_shard for sock in sockets if sock not in served]
 
     def refuse_new(self) -> None:
         """Let no new connection into the queues of our TCP sockets, the shards' copies included. Cannot be undone.

@@ -357,6 +357,9 @@ class Supervisor:
     def _drain_all(self) -> None:
         if self._dispatcher is not None:
             self._dispatcher.finish()
+        if accepting := [member for member in self._members if member.state is State.READY]:
+            orphaned = self._listeners.orphaned([member.id for member in accepting])
+            self._drain.begin(accepting[0], [sock.fileno() for sock in orphaned])
         self._listeners.close()
         for member in self._members:
             self._drain.begin(member)

@@ -267,6 +267,28 @@ def test_what_waits_to_be_accepted_at_the_stop_is_served(serve: Serve, tmp_path:
     assert server.wait_exit() == 0
 
 
+@pytest.mark.parametrize("limit", [(), ("--max-connections", "1000")])
+def test_what_waits_for_a_shard_that_starts_is_served_by_another_at_the_stop(
+    serve: Serve, tmp_path: Path, limit: tuple[str, ...]
+) -> None:
+    """Half of them, by the kernel's hash."""
+    server = serve("import os, time\nwhile os.path.exists('wait'): time.sleep(0.01)\n" + ECHO, "--shards", "2", *limit)
+    server.wait_serving()
+    (tmp_path / "wait").touch()
+    os.kill(server.shard_pids()[1], signal.SIGKILL)
+    server.wait_log("shard 1 is restarted")
+    with ExitStack() as opened:
+        clients = [opened.enter_context(server.connect()) for _ in range(40)]
+        for client in clients:
+            client.sendall(b"hello\n")
+        server.send(signal.SIGTERM)
+        server.wait_log("SIGTERM: stopping")
+        for client in clients:
+            assert client.recv(100) == b"0 hello\n"
+        (tmp_path / "wait").unlink()
+        assert server.wait_exit() == 0
+
+
 def test_one_signal_that_comes_twice_counts_once(serve: Serve) -> None:
     """A wrapper passes on what the terminal has sent to the whole process group."""
     server = serve(WORK, "--shards", "2")
