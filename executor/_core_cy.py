@@ -127,6 +127,7 @@ class Core(Seam):
     idle_ns: int  # in which nothing was runnable
     decision_time: Histogram  # of one choice in 16
     tracer: Tracer | None
+    stirred: Callable[[], None] | None  # told once, of the next work after a sleep, before it is done
 
     def __init__(self, owner: Any, driver_yield_ns: int, max_polls: int) -> None:
         super().__init__()
@@ -143,6 +144,7 @@ class Core(Seam):
         self.idle_ns = 0
         self.decision_time = Histogram()
         self.tracer = None
+        self.stirred = None
         self._decisions = 0
         self._turn_ended = 0
         self._was_idle = False
@@ -449,6 +451,10 @@ class Core(Seam):
     def _schedule(self) -> None:
         if self._paused:
             return
+        stirred = self.stirred
+        if stirred is not None:
+            self.stirred = None
+            stirred()
         self.debug = self.loop.get_debug()  # type: ignore[union-attr]
         self._loop_call_soon(self._pump, context=self._pump_context)
         self._scheduled = True
