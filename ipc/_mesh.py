@@ -5,8 +5,7 @@ into the ring to the peer; the peer's executor polls its `Traffic` (`_traffic_cy
 spawns a task for each request, in the queue that the call names; the task decodes, runs the method, encodes, and sends the
 reply frame; our poll finds it and wakes the caller.
 
-Frames are published at once. Peers are told of them once a turn of the executor (`flush`), so that one doorbell serves
-all that the turn has sent.
+Frames are published at once, and peers are told of them at once.
 """
 
 from __future__ import annotations

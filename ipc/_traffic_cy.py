@@ -97,7 +97,8 @@ class Traffic:
         if self._unfinished:
             for peer in list(self._unfinished):
                 link: Link = self.links[peer]
-                link.mark_dirty()  # it may have made room for our backlog
+                if link._backlog:
+                    link.mark_dirty()  # it may have made room
                 received = link.frames_received
                 if not link.connected or not self.drain(link):
                     self._unfinished.discard(peer)
