@@ -56,7 +56,7 @@ cdef class Link(Channel):
     cdef Lane _last_lane
     cdef long long _next_call
     cdef readonly object _backlog
-    cdef long long _flushed
+    cdef long long _announced
     cdef dict _owed
     cdef Py_ssize_t _many_owed
 
@@ -88,5 +88,6 @@ cdef class Link(Channel):
     cpdef send(self, int kind, long long queue, long long method, long long call, bytes body)
     cpdef mark_dirty(self)
     cpdef flush(self)
+    cdef _announce(self)
     cpdef announce_room(self)
     cdef bint _send_backlog(self) except -1

@@ -48,12 +48,13 @@ In reading order, from the command to the code that a user writes:
     _birth          what a shard's process is born with
     _child          the process of a shard
     _application    finding `async def main(shard)`
-    _observe        what the supervisor shows: _ledger, its books; _view, what they mean; _metrics, as Prometheus wants it;
-                    _http, the pages; _query, the control socket
+    _observe        what the supervisor shows: _ledger, its books; _view, what they mean; _metrics and _page, as Prometheus
+                    wants it; _http, the pages; _query, the control socket
     _tracing        traces: asks for them; _trace, records one; _chrome, writes it
     _top            clockworker-top; _screen, what it shows
     _shard          Shard, the application's view
     _accept         accepting with a limit, or from the supervisor's hands
+    _counter        counters of the application's own
     _blocking       functions that block, in threads
     _streams        connections whose handlers run in a queue, and how they are drained
     testing         for tests of applications: real shards inside a test
@@ -61,6 +62,7 @@ In reading order, from the command to the code that a user writes:
 """
 
 from clockworker.shards._config import QueueConfig, ServeConfig
+from clockworker.shards._counter import Counter
 from clockworker.shards._shard import Shard, ShardStats
 
-__all__ = ["QueueConfig", "ServeConfig", "Shard", "ShardStats"]
+__all__ = ["Counter", "QueueConfig", "ServeConfig", "Shard", "ShardStats"]

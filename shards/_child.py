@@ -190,7 +190,9 @@ class _ShardMain:
             handover=Handover(self._handover, self._pulse.write_connections) if self._is_handed() else None,
             max_connections=self._config.max_connections,
         )
-        self._recorder = Recorder(self._slots, executor, self._mesh, self._shard._connections)
+        self._recorder = Recorder(
+            self._slots, executor, self._mesh, self._shard._connections, self._shard._counters.read
+        )
 
     def _is_handed(self) -> bool:
         return self._config.distribution == "least-connections"

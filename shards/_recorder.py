@@ -17,6 +17,7 @@ from clockworker.ipc import LinkStats, Mesh
 from clockworker.shards._reading import (
     MAX_GROUPS,
     CallReading,
+    Counters,
     Groups,
     LoopReading,
     QueueReading,
@@ -34,15 +35,22 @@ GROUPS_DUTY = 200
 
 
 class Recorder:
-    """connections: how many were accepted and are open, and how many handlers have raised. Owns the writer."""
+    """connections: how many were accepted and are open, and how many handlers have raised. counters: the application's.
+    Owns the writer."""
 
     def __init__(
-        self, writer: SlotWriter, executor: Executor, mesh: Mesh, connections: Callable[[], tuple[int, int, int]]
+        self,
+        writer: SlotWriter,
+        executor: Executor,
+        mesh: Mesh,
+        connections: Callable[[], tuple[int, int, int]],
+        counters: Callable[[], Counters],
     ) -> None:
         self._writer = writer
         self._executor = executor
         self._mesh = mesh
         self._connections = connections
+        self._counters = counters
         self._usage = Usage()
         self._lag = Histogram()
         self._groups: dict[str, Groups] = {}
@@ -52,7 +60,7 @@ class Recorder:
         """On the running loop."""
         self._loop = asyncio.get_running_loop()
         self._resting = False
-        self._done = -1, (0, 0, 0)  # when it was written last: turns and connections
+        self._done: object = None  # when it was written last
         self._written = 0.0
         self._due = self._loop.time()
         self._tick()
@@ -73,7 +81,7 @@ class Recorder:
     def _tick(self) -> None:
         now = self._loop.time()
         self._lag.record(round((now - self._due) * 1e9))
-        done = self._executor.turns, self._connections()
+        done = self._executor.turns, self._connections(), self._counters()
         if self._resting and done == self._done and now - self._written < REST_WRITE_S:
             self._writer.touch(time.monotonic_ns())
         else:
@@ -92,7 +100,12 @@ class Recorder:
 
     def reading(self, links: list[LinkStats]) -> Reading:
         return Reading(
-            time.monotonic_ns(), self._usage.read(), self._loop_reading(), self._call_reading(links), self._queues()
+            time.monotonic_ns(),
+            self._usage.read(),
+            self._loop_reading(),
+            self._call_reading(links),
+            self._queues(),
+            self._counters(),
         )
 
     def _loop_reading(self) -> LoopReading:

@@ -25,6 +25,7 @@ from clockworker.executor import Executor, ExecutorStats, QueueHandle
 from clockworker.ipc import Mesh, MeshStats, Sharded
 from clockworker.shards._accept import Acceptor, accept_from, receive_from
 from clockworker.shards._blocking import BlockingPool
+from clockworker.shards._counter import Counter, CounterBook
 from clockworker.shards._sockets import HANDSHAKE_S
 from clockworker.shards._streams import Handler, StreamServer
 
@@ -97,6 +98,7 @@ class Shard:
         self._announce_ready = announce_ready
         self._access_log = access_log
         self._blocking = BlockingPool(blocking_threads)
+        self._counters = CounterBook()
         self.is_ready = False
         self._stopped = asyncio.Event()
         self._stopping: asyncio.Task[None] | None = None
@@ -104,6 +106,14 @@ class Shard:
     def queue(self, name: str) -> QueueHandle:
         """The executor's queue of that name. Raises as `Executor.queue` does if there is none."""
         return self.executor.queue(name)
+
+    def counter(self, name: str) -> Counter:
+        """A counter of the application's own, the same for the same name: `orders = shard.counter("shop_orders")`, and
+        `orders.add()` for each. Prometheus finds `shop_orders_total` with a series a shard on the page of metrics.
+
+        name: letters, digits and `_`, without the ending `_total`, which is added. Raises `UsageError` for another one.
+        """
+        return self._counters.get(name)
 
     async def start(self, service: Callable[Concatenate[Shard, P], T], *args: P.args, **kwargs: P.kwargs) -> Sharded[T]:
         """Make this shard's instance, `service(shard, *args)`, and open it to calls from the others.
