@@ -494,3 +494,28 @@ def test_an_executor_that_was_never_entered_leaves_no_trace() -> None:
         executor = cw.Executor(QUEUES)
         assert executor.stats().tasks == 0
         assert executor.current_queue() is None
+
+
+def test_who_waits_for_work_is_told_once_before_it_is_done(run: Run) -> None:
+    async def body() -> None:
+        seen: list[str] = []
+
+        async def work() -> None:
+            seen.append("work")
+
+        async with cw.Executor([cw.Queue("only")]) as executor:
+            queue = executor.queues()[0]
+            await queue.spawn(work())
+            executor.when_stirred(lambda: seen.append("stirred"))
+            turns = executor.turns
+            await asyncio.sleep(0.01)
+            assert (seen, executor.turns) == (["work"], turns), "the loop's own timers are none of its work"
+            await queue.spawn(work())
+            await queue.spawn(work())
+            assert seen == ["work", "stirred", "work", "work"]
+            executor.when_stirred(lambda: seen.append("stirred"))
+            executor.when_stirred(None)
+            await queue.spawn(work())
+            assert seen[4:] == ["work"]
+
+    run(body)
