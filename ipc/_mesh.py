@@ -5,8 +5,7 @@ into the ring to the peer; the peer's executor polls its `Traffic` (`_traffic_cy
 spawns a task for each request, in the queue that the call names; the task decodes, runs the method, encodes, and sends the
 reply frame; our poll finds it and wakes the caller.
 
-Frames are published at once. Peers are told of them once a turn of the executor (`flush`), so that one doorbell serves
-all that the turn has sent.
+Frames are published at once, and peers are told of them at once.
 """
 
 from __future__ import annotations
@@ -27,7 +26,14 @@ from clockworker.ipc._doorbell_cy import Doorbell
 from clockworker.ipc._frames import Kind, queue_identifier
 from clockworker.ipc._limits import Limits
 from clockworker.ipc._link_cy import Link, Shared, open_link_ends
-from clockworker.ipc._remote import RemoteMethod, function_of, remote_function, remote_methods, service_name
+from clockworker.ipc._remote import (
+    RemoteMethod,
+    can_suspend,
+    function_of,
+    remote_function,
+    remote_methods,
+    service_name,
+)
 from clockworker.ipc._request_cy import Request, Target, logger
 from clockworker.ipc._ring_cy import PoisonedRing
 from clockworker.ipc._schema import MethodSchema, ServiceSchema, differences
@@ -40,6 +46,7 @@ R = TypeVar("R")
 
 # How often a sleeping shard looks by itself. It should find nothing: what it finds is a lost wake-up, and counted.
 _FALLBACK_S = 1.0
+_HOLD_S = 0.25  # how long calls wait that the peer may need before it can leave
 _SECOND_LOOK_S = 0.5
 
 _schema_decoder = msgspec.msgpack.Decoder(ServiceSchema)
@@ -165,11 +172,20 @@ class Mesh(Traffic):
     def hold(self, peer: int, when_quiet: Callable[[], None]) -> None:
         """The peer is about to be replaced: new calls to it wait until its successor is connected. `when_quiet` is called
         once those in flight have been answered."""
-        self.links[peer].hold(when_quiet)
+        link = self.links[peer]
+        link.hold(when_quiet)
+        self._let_through_later(link, link.epoch)
 
     def release(self, peer: int) -> None:
         """Undo `hold`. The calls that wait are sent, or end in ShardDown if the peer is gone."""
         self.links[peer].release()
+
+    def _let_through_later(self, link: Link, epoch: int) -> None:
+        def let_through() -> None:
+            if link.let_through(epoch):
+                self._let_through_later(link, epoch)
+
+        self.loop.call_later(_HOLD_S, let_through)
 
     def is_quiet(self) -> bool:
         """Whether nothing that peers have asked for is running, or waits to be taken in."""
@@ -328,7 +344,12 @@ class Mesh(Traffic):
 
     def _target(self, method: RemoteMethod, function: Callable[..., Any]) -> Target:
         queue = self.queue_for(method)
-        return Target(method, method.on(function), None if queue is None else queue._membership)
+        return Target(
+            method,
+            method.on(function),
+            None if queue is None else queue._membership,
+            None if can_suspend(function) else self.executor._core.carrier(method.name),
+        )
 
     def unknown(self, link: Link, kind: int, queue: int, identifier: int, number: int, body: bytes) -> Target | None:
         """A function, or a method of a service that the peer has started and we have not yet."""
@@ -404,7 +425,9 @@ class Mesh(Traffic):
 
     def _look(self) -> None:
         """The fallback: a sleeping shard with news, twice in the same sleep, and a bell that was not rung."""
-        delay = _FALLBACK_S
+        # At whole seconds, when other things are done too: a shard at rest wakes up once for all.
+        now = self.loop.time()
+        due = (now + 0.05) // _FALLBACK_S * _FALLBACK_S + _FALLBACK_S
         if self.doorbell.asleep() and self.doorbell.has_news():
             if self._answer_bell():
                 self.executor.wake()
@@ -415,8 +438,8 @@ class Mesh(Traffic):
             else:
                 # The peer may be between its announcement and the bell.
                 self._suspected_sleep = self.doorbell.sleeps
-                delay = _SECOND_LOOK_S
-        self._fallback = self.loop.call_later(delay, self._look)
+                due = now + _SECOND_LOOK_S
+        self._fallback = self.loop.call_at(due, self._look)
 
     # Ends
 

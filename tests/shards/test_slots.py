@@ -147,3 +147,19 @@ def test_nonsense_is_read_without_an_exception() -> None:
 
 def test_the_summary_is_one_line() -> None:
     assert "\n" not in Reading.nothing(["q"]).summary()
+
+
+def test_what_is_only_touched_keeps_its_figures() -> None:
+    descriptor = create_slots(1, 1)
+    writer, reader = SlotWriter(descriptor), SlotReader(descriptor, ["q"])
+    os.close(descriptor)
+    reading = msgspec.structs.replace(Reading.nothing(["q"]), written_ns=5, calls=CallReading(sent=7))
+    writer.write(reading)
+    assert reader.read() == reading
+    writer.touch(9)
+    assert reader.read() == msgspec.structs.replace(reading, written_ns=9)
+    again = msgspec.structs.replace(reading, written_ns=11, calls=CallReading(sent=8))
+    writer.write(again)
+    assert reader.read() == again
+    writer.close()
+    reader.close()
