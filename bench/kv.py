@@ -103,9 +103,7 @@ def commands() -> dict[str, list[str]]:
 @contextlib.contextmanager
 def server(command: list[str]) -> Iterator[int]:
     """A running server's port."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
+    port = free_port()
     command = [word.replace("PORT", str(port)) for word in command]
     with tempfile.TemporaryFile() as log:
         # A session of its own: Ctrl-C is for the benchmark, which then stops the server.
@@ -124,6 +122,13 @@ def server(command: list[str]) -> Iterator[int]:
             except subprocess.TimeoutExpired:
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
+
+
+def free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port: int = sock.getsockname()[1]
+        return port
 
 
 def wait_for(port: int, process: subprocess.Popen[bytes]) -> None:

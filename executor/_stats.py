@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterable
 from itertools import zip_longest
-from operator import add
+from operator import add, sub
 
 import msgspec
 
@@ -46,9 +46,7 @@ class DurationStats(msgspec.Struct, frozen=True):
     def since(self, earlier: DurationStats) -> DurationStats:
         """Those that have come since `earlier` was taken of the same histogram. Their longest is not known better than by
         its bucket."""
-        buckets = list(self.buckets)
-        for bucket, count in enumerate(earlier.buckets):
-            buckets[bucket] -= count
+        buckets = [*map(sub, self.buckets, earlier.buckets), *self.buckets[len(earlier.buckets) :]]
         while buckets and buckets[-1] == 0:
             buckets.pop()
         longest = self.max_ns if buckets else 0

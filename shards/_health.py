@@ -19,9 +19,10 @@ import msgspec
 
 from clockworker.shards._rest import BEAT_S
 
-# A look every LOOK_S while any loop works or is late. One that is later than MAX_LATE_S: the supervisor cannot have been
-# running.
-LOOK_S = 0.1
+# A look every LOOK_S while any loop works or is late: twice as often as a beat, so that a stall of twice `stalled_after` is
+# reported while it lasts, wherever between two beats and two looks it began. One that is later than MAX_LATE_S: the
+# supervisor cannot have been running.
+LOOK_S = 0.05
 MAX_LATE_S = 0.4
 
 

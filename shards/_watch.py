@@ -1,10 +1,9 @@
 """The supervisor's eye on the loops of its shards: reports those that stall while they do, and says which are hung.
 
-It looks at every pulse, ten times a second while any loop works and at the shards' slow pace while all rest; what an age
-means is `_health`'s to say. A stalled shard's witness is asked
-what holds up the loop. If there is no answer in time the signal is tried, and if that brings nothing either, the kernel
-still knows the state of the process. A hung shard is killed by whoever was told of it; not one that a debugger has
-stopped.
+It looks at every pulse, twenty times a second while any loop works and at the shards' slow pace while all rest; what an age
+means is `_health`'s to say. A stalled shard's witness is asked what holds up the loop. If there is no answer in time the
+signal is tried, and if that brings nothing either, the kernel still knows the state of the process. A hung shard is killed
+by whoever was told of it; not one that a debugger has stopped.
 """
 
 from __future__ import annotations
@@ -114,9 +113,9 @@ class Watch:
             self._asked.pop(process).cancel()
 
     def stalled(self, process: ShardProcess) -> bool:
-        """Whether its loop has not turned at the last two looks."""
+        """Whether its loop has left out two beats."""
         self._see(process, self._looks.lost)
-        return self._lateness(process) > 2 * LOOK_S
+        return self._lateness(process) > 2 * BEAT_S
 
     def _look(self) -> None:
         now = self._loop.time()
@@ -129,7 +128,7 @@ class Watch:
             self._see(process, self._looks.lost if awake else self._looks.lost_before)
             if awake:
                 self._judge(member, process, now)
-            quick = quick or process.pulse.pace <= BEAT_S or self._lateness(process) > LOOK_S
+            quick = quick or process.pulse.pace <= BEAT_S or self._lateness(process) > BEAT_S
         self._plan(quick)
 
     def _plan(self, quick: bool) -> None:
@@ -167,7 +166,7 @@ class Watch:
     def _tell(self, member: Member, process: ShardProcess, testimony: Testimony | None, dump: str) -> None:
         self._see(process, self._looks.lost)
         stall = Stall(member.id, process.pid, self._age(process), testimony, dump, process_state(process.pid))
-        if self._lateness(process) <= LOOK_S:
+        if self._lateness(process) <= BEAT_S:
             return  # it is over, and what was seen is not what held up the loop
         if stall.is_seen or self._lateness(process) > STARVED_S:
             self._report(stall)

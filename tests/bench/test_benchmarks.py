@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -22,7 +21,7 @@ PRIORITY = "--rounds 1 --seconds 0.2 --warm-up 0.05 --rate 100"
 TAIL = "--rounds 1 --seconds 0.3 --warm-up 0.05 --load 0.3"
 CROSSING = "--rounds 1 --seconds 0.2 --warm-up 0.05 --rate 100"
 PINGPONG = "--rounds 2 --wakeups 100"
-OBSERVE = "--rounds 1 --requests 100 --clients 2"
+OBSERVE = "--rounds 2 --starts 1 --seconds 0.05 --clients 2 --stalls 1"
 IPC = "--rounds 2 --seconds 0.005 --sizes 64 300000 --shards 2 3 --idle 0.05"
 
 
@@ -52,11 +51,12 @@ def run(name: str, options: str, tmp_path: Path) -> dict[str, Any]:
     return document
 
 
-@pytest.mark.skipif(shutil.which("redis-benchmark") is None, reason="redis-benchmark is not installed")
 def test_observe(tmp_path: Path) -> None:
     document = run("observe", OBSERVE, tmp_path)
-    assert document["rates"].keys() == {"SET", "GET", "INCR", "MSET (10 keys)"}
-    assert all(len(off) == len(on) == 1 for off, on in document["rates"].values())
+    for figures in (document["rates"], document["cpu_us"]):
+        assert {name: len(rounds) for name, rounds in figures.items()} == {"off": 2, "on": 2, "off again": 2}
+        assert all(figure > 0 for rounds in figures.values() for figure in rounds)
+    assert len(document["stalls_s"]) == 1
     assert [scrape["shards"] for scrape in document["scrapes"]] == [1, 2, 4, 8, 16, 32, 64]
 
 

@@ -7,16 +7,19 @@ import re
 import signal
 import time
 import urllib.request
+from collections import deque
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from clockworker.shards.testing import serving
+from clockworker.shards.testing import Server, serving
 from tests.reliability._checks import Result, check
 from tests.reliability._server import main
 
-SHARDS = 4
-# More than 5 starts of a shard within 10 s would be a crash loop.
-REST_S = 2.6
+SHARDS = 16
+# More than 5 starts of a shard within 10 s would be a crash loop: many shards can be killed more often than few.
+STARTS, WINDOW_S = 5, 10.0
+PAUSE_S = 0.01  # between two scrapes, so that the shards get on with their starts
+HANGS_S = 60.0
 
 Series = tuple[str, tuple[tuple[str, str], ...]]
 
@@ -30,7 +33,7 @@ class Scraper:
         self._counters: dict[Series, float] = {}
 
     def scrape(self) -> dict[Series, float]:
-        with urllib.request.urlopen(self._url, timeout=60) as answer:  # raises for any status but 200
+        with urllib.request.urlopen(self._url, timeout=HANGS_S) as answer:  # raises for any status but 200
             text = answer.read().decode()
         counters, gauges = {}, {}
         for family in text_string_to_metric_families(text):
@@ -45,29 +48,57 @@ class Scraper:
         self.scrapes += 1
         return ours | gauges
 
-    def scrape_until(self, series: Series, value: float) -> None:
-        deadline = time.monotonic() + 60
-        while self.scrape()[series] != value:
-            assert time.monotonic() < deadline, f"{series} never became {value}"
+
+class Victim:
+    """A shard, to be killed as often as it may be started."""
+
+    def __init__(self, server: Server, shard: int) -> None:
+        self.kills = 0
+        self.is_back = False  # since the last kill
+        self._server = server
+        self._shard = shard
+        self._started: deque[float] = deque(maxlen=STARTS)  # when its starts were seen
+
+    def see(self, scraped: dict[Series, float]) -> None:
+        def of_shard(name: str) -> float:
+            return scraped[f"clockworker_shard_{name}", (("shard", str(self._shard)),)]
+
+        restarts = of_shard("restarts_total")
+        assert restarts <= self.kills, f"shard {self._shard} has had {self.kills} kills, and {restarts:g} restarts"
+        if not self.is_back and restarts == self.kills and of_shard("ready"):
+            self.is_back = True
+            self._started.append(time.monotonic())
+
+    def may_be_killed(self) -> bool:
+        return self.is_back and (len(self._started) < STARTS or time.monotonic() - self._started[0] > WINDOW_S)
+
+    def kill(self) -> None:
+        os.kill(self._server.pid(self._shard), signal.SIGKILL)
+        self.kills += 1
+        self.is_back = False
 
 
-def of_shard(name: str, shard: int) -> Series:
-    return f"clockworker_shard_{name}", (("shard", str(shard)),)
-
-
-@check("metrics scraped during kills: every answer 200 and valid, no counter goes backwards", ci=12, release=1_000)
+@check(
+    "metrics scraped during kills: every answer 200 and valid, no counter goes backwards",
+    ci=100,
+    release=1_000,
+    pure=12,
+)
 def scraped_during_kills(trials: int) -> Result:
     with serving(main, shards=SHARDS, options=["--port", "0", "--metrics", "127.0.0.1:0"], timeout=60) as server:
         address = re.search(r"metrics on http://([\d.:]+)/", server.log)
         assert address is not None
         scraper = Scraper(address[1])
-        struck = [0.0] * SHARDS
-        for number in range(trials):
-            shard = number % SHARDS
-            while time.monotonic() - struck[shard] < REST_S:
-                scraper.scrape()
-            scraper.scrape_until(of_shard("ready", shard), 1)
-            struck[shard] = time.monotonic()
-            os.kill(server.pid(shard), signal.SIGKILL)
-            scraper.scrape_until(of_shard("restarts_total", shard), number // SHARDS + 1)
-    return Result(trials, f"{scraper.scrapes:,} scrapes, all of them 200, valid and monotonic")
+        victims = [Victim(server, shard) for shard in range(SHARDS)]
+        kills, latest = 0, time.monotonic()
+        while kills < trials or not all(victim.is_back for victim in victims):
+            scraped = scraper.scrape()
+            for victim in victims:
+                victim.see(scraped)
+            ready = [victim for victim in victims if victim.may_be_killed()]
+            for victim in ready[: trials - kills]:
+                victim.kill()
+                kills, latest = kills + 1, time.monotonic()
+            assert time.monotonic() - latest < HANGS_S, f"not every shard is back after {kills} kills"
+            time.sleep(PAUSE_S)
+    return Result(kills, f"{scraper.scrapes:,} scrapes, all of them 200, valid and monotonic")
