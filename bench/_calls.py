@@ -201,6 +201,65 @@ def one_way(idle_poll_us: int, sizes: Sequence[int], seconds: float) -> list[flo
         shards.close()
 
 
+def one_way_over_stream(make: Make, sizes: Sequence[int], seconds: float) -> list[float]:
+    """The same between two uvloops."""
+    one, other = socket.socketpair()
+
+    async def drive() -> list[float]:
+        client = RpcClient(make, {"taken": int, "stop": type(None)})
+        await client.frames.connect(one)
+        clock = time.perf_counter_ns
+        paces = []
+        for size in sizes:
+            value = bytes(size)
+            for _ in range(10):
+                client.notify("take", value)
+            await client.call("taken")
+            started = clock()
+            until = started + int(seconds * 1e9)
+            count = 0
+            chunk = max(1, min(64, (1 << 21) // size))
+            while clock() < until:
+                for _ in range(chunk):
+                    client.notify("take", value)
+                count += chunk
+                await asyncio.sleep(0)  # it is written
+                await client.frames.drain()
+            if await client.call("taken") != count:
+                raise SystemExit(f"of {count} one-way requests some were not run")
+            paces.append(count / (clock() - started) * 1e9)
+        await client.call("stop")
+        client.frames.close()
+        return paces
+
+    async def serve() -> None:
+        count = 0
+
+        async def take(value: bytes) -> None:
+            nonlocal count
+            count += 1
+
+        async def taken() -> int:
+            nonlocal count
+            before, count = count, 0
+            return before
+
+        async def stop() -> None:
+            loop.call_later(0.01, stopped.set)  # when this is answered
+
+        loop = asyncio.get_running_loop()
+        stopped = asyncio.Event()
+        server = RpcServer(make, {"take": (take, tuple[bytes]), "taken": (taken, tuple[()]), "stop": (stop, tuple[()])})
+        await server.frames.connect(other)
+        await stopped.wait()
+        server.frames.close()
+
+    with one, other:
+        paces = together([lambda: uvloop.run(drive()), lambda: uvloop.run(serve())])[0]
+    assert paces is not None
+    return paces
+
+
 def over_stream(make: Make, size: int, seconds: float) -> CallPace:
     """Between two uvloops."""
     one, other = socket.socketpair()

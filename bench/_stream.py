@@ -15,6 +15,7 @@ from typing import Any, Protocol, cast
 import msgspec
 
 _PREFIX = 4  # bytes of a frame's length
+_NO_REPLY = 0  # the number of a call that is not answered
 _READ_AHEAD = 1 << 20  # bytes
 
 Take = Callable[[bytes], None]
@@ -145,6 +146,10 @@ class RpcClient:
             await self.frames.drain()
         return await future
 
+    def notify(self, method: str, *arguments: Any) -> None:
+        """A call that nobody answers. Drain now and then."""
+        self.frames.send(self._encoder.encode((_NO_REPLY, method, arguments)))
+
     def _settle(self, body: bytes) -> None:
         number, result = self._reply.decode(body)
         future, decoder = self._calls.pop(number)
@@ -172,6 +177,9 @@ class RpcServer:
         task.add_done_callback(self._running.discard)
 
     async def _serve(self, number: int, method: Callable[..., Coroutine[Any, Any, Any]], arguments: Any) -> None:
-        self.frames.send(self._encoder.encode((number, await method(*arguments))))
+        result = await method(*arguments)
+        if number == _NO_REPLY:
+            return
+        self.frames.send(self._encoder.encode((number, result)))
         if self._drains:
             await self.frames.drain()
