@@ -9,6 +9,8 @@ from clockworker.executor._tasks_cy cimport JoinHandle, Membership, QueueState
 
 cdef object _Task
 cdef object _CoroutineType
+cdef object _enter_task
+cdef object _leave_task
 cdef long long _ATTENTION
 cdef int _SAMPLE_EVERY
 
@@ -27,6 +29,7 @@ cdef class Core(Seam):
     cdef readonly long long idle_ns
     cdef readonly Histogram decision_time
     cdef public object tracer
+    cdef public object stirred
 
     cdef long long _decisions
     cdef long long _turn_ended
@@ -44,6 +47,8 @@ cdef class Core(Seam):
     cdef Eevdf _eevdf
     cdef TaskTable _table
     cdef long long _arrivals
+    cdef readonly Py_ssize_t singles
+    cdef set _singles_of_others
     cdef bint _scheduled
     cdef bint _paused
     cdef list _held
@@ -59,6 +64,7 @@ cdef class Core(Seam):
     cpdef detach(self)
     @cython.locals(membership=Membership, state=JoinHandle)
     cdef bint take(self, object task, object callback, object argument, object context) except -1
+    cdef _enqueue(self, JoinHandle state)
     @cython.locals(queue=QueueState)
     cdef _push(self, JoinHandle state)
     cdef _hold(self, JoinHandle state)
@@ -79,6 +85,11 @@ cdef class Core(Seam):
     cdef _enter(self, JoinHandle state)
     @cython.locals(state=JoinHandle)
     cpdef JoinHandle spawn(self, Membership membership, object coroutine, object name)
+    @cython.locals(state=JoinHandle, queue=QueueState)
+    cpdef spawn_step(self, Membership membership, object carrier, object step)
+    @cython.locals(membership=Membership)
+    cdef object _run_single(self, JoinHandle state)
+    cdef _leave_single(self, JoinHandle state)
     cdef object _new_task(self, object coroutine, object name, Membership membership)
     @cython.locals(membership=Membership)
     cpdef Membership group(self, QueueState queue, object key)

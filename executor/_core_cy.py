@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import operator
 import types
 from collections.abc import Callable, Coroutine, Hashable
 from typing import Any, Protocol
@@ -88,6 +89,17 @@ _SAMPLE_EVERY = 13
 # C globals when compiled: attributes of modules would be looked up at each spawn.
 _Task = asyncio.Task
 _CoroutineType = types.CoroutineType
+_enter_task = asyncio._enter_task
+_leave_task = asyncio._leave_task
+_ARRIVAL = operator.attrgetter("arrival")
+
+
+def _ignore(*args: Any, **keywords: Any) -> None:
+    pass
+
+
+async def _panic(error: BaseException) -> None:
+    raise error
 
 
 class WorkSource(Protocol):
@@ -127,6 +139,9 @@ class Core(Seam):
     idle_ns: int  # in which nothing was runnable
     decision_time: Histogram  # of one choice in 16
     tracer: Tracer | None
+    stirred: Callable[[], None] | None  # told once, of the next work after a sleep, before it is done
+    singles: int  # steps that are no task's and have not run
+    _singles_of_others: set[JoinHandle]  # those in queues whose scheduler may fail
 
     def __init__(self, owner: Any, driver_yield_ns: int, max_polls: int) -> None:
         super().__init__()
@@ -143,6 +158,7 @@ class Core(Seam):
         self.idle_ns = 0
         self.decision_time = Histogram()
         self.tracer = None
+        self.stirred = None
         self._decisions = 0
         self._turn_ended = 0
         self._was_idle = False
@@ -159,6 +175,8 @@ class Core(Seam):
         self._name_in_keywords: str | None = None
         self._constructing = False  # a task, with these keywords
         self._arrivals = 0
+        self.singles = 0
+        self._singles_of_others = set()
         self._scheduled = False
         self._paused = False
         self._held: list[JoinHandle] = []  # those whose steps wait until the pump is behind these callbacks
@@ -203,6 +221,9 @@ class Core(Seam):
                     break
                 callback = state.callback
                 state.queued = False
+                if state.single:
+                    self._leave_single(state)
+                    continue
                 self.pass_on(callback, () if state.argument is None else (state.argument,), state.context)
             if queue.entity.active:
                 self._eevdf.deactivate(queue.entity)
@@ -238,6 +259,11 @@ class Core(Seam):
                     return False
         state.callback = callback
         state.argument = argument
+        self._enqueue(state)
+        return True
+
+    def _enqueue(self, state: JoinHandle) -> None:
+        """Its step is to run."""
         state.queued = True
         if self._scheduled:
             if self.behind:
@@ -247,7 +273,6 @@ class Core(Seam):
         else:
             self._push(state)
             self._schedule()
-        return True
 
     def _push(self, state: JoinHandle) -> None:
         queue = state.membership.queue
@@ -395,6 +420,76 @@ class Core(Seam):
         membership.queue.spawned += 1
         return state
 
+    def spawn_step(self, membership: Membership, carrier: asyncio.Task[Any], step: Callable[[], object]) -> None:
+        """Have `step` called once, in the membership's queue and group, as the only step of a task would be: for what cannot
+        suspend. No task is made; while the step runs `carrier` is the current one.
+
+        An exception that escapes from it is a panic. If the executor ends before its turn comes, it is not called.
+        """
+        if not self.accepting:
+            raise UsageError("the executor is not running")
+        state = JoinHandle.__new__(JoinHandle)
+        self._arrivals += 1
+        state.begin(carrier, membership, None, self._arrivals)
+        state.single = True
+        state.callback = step
+        state.first_seen_ns = now_ns()
+        self._join(state, membership)
+        self.singles += 1
+        queue = state.membership.queue
+        queue.spawned += 1
+        if queue.fifo is None:
+            self._singles_of_others.add(state)
+        self._enqueue(state)
+
+    def carrier(self, name: str) -> asyncio.Task[Any]:
+        """A genuine task, to be the current one during steps that are no task's. It never runs itself and is never done."""
+
+        async def never() -> None:
+            pass
+
+        coroutine = never()
+        loop: Any = self.loop
+        call_soon = loop.call_soon
+        loop.call_soon = _ignore  # its first step
+        try:
+            task = _Task(coroutine, loop=loop, name=name)
+        finally:
+            loop.call_soon = call_soon
+        coroutine.close()
+        asyncio._unregister_task(task)
+        task._log_destroy_pending = False  # type: ignore[attr-defined]
+        return task
+
+    def _run_single(self, state: JoinHandle) -> BaseException | None:
+        """Call what `spawn_step` was given. Returns what ends the program."""
+        if not self.accepting:
+            return None
+        membership = state.membership
+        state.context = membership.context()
+        loop: Any = self.loop
+        _enter_task(loop, state.task)
+        try:
+            error = run_in_context(state.callback, None, state.context)
+        finally:
+            _leave_task(loop, state.task)
+        if error is None or isinstance(error, KeyboardInterrupt | SystemExit):
+            return error
+        if not isinstance(error, asyncio.CancelledError):
+            self.spawn(
+                membership, _panic(error), state.task.get_name()
+            )  # whose panic is dealt with as that of any task
+        return None
+
+    def _leave_single(self, state: JoinHandle) -> None:
+        self.singles -= 1
+        if self._singles_of_others:
+            self._singles_of_others.discard(state)
+        state.membership.queue.finished += 1
+        self._depart(state)
+        state.callback = None
+        state.context = None
+
     def _new_task(
         self, coroutine: Coroutine[Any, Any, Any], name: str | None, membership: Membership
     ) -> asyncio.Task[Any]:
@@ -449,6 +544,10 @@ class Core(Seam):
     def _schedule(self) -> None:
         if self._paused:
             return
+        stirred = self.stirred
+        if stirred is not None:
+            self.stirred = None
+            stirred()
         self.debug = self.loop.get_debug()  # type: ignore[union-attr]
         self._loop_call_soon(self._pump, context=self._pump_context)
         self._scheduled = True
@@ -481,7 +580,7 @@ class Core(Seam):
         failed = type(queue.scheduler).__name__
         queue.use(RunnableFifo())
         queue.runnable = 0
-        for state in self._table.states():
+        for state in sorted([*self._table.states(), *self._singles_of_others], key=_ARRIVAL):
             if state.queued and not state.held and state.membership.queue is queue:
                 state.next = None
                 queue.scheduler.push(state)
@@ -594,7 +693,7 @@ class Core(Seam):
         self._preempt = False
         self.current = state
         # KeyboardInterrupt or SystemExit, which end the program, as in asyncio. All others are the task's.
-        error = run_in_context(callback, argument, state.context)
+        error = self._run_single(state) if state.single else run_in_context(callback, argument, state.context)
         self.current = None
         ended: int = now_ns()
         elapsed = ended - started
@@ -619,7 +718,9 @@ class Core(Seam):
                     self._replace_scheduler(queue, failure)
         if error is not None:
             state.spawned = False  # nobody has to be told twice
-        if not state.queued and is_done(state.task):
+        if state.single:
+            self._leave_single(state)
+        elif not state.queued and is_done(state.task):
             self._leave(state)
         # Only now: a step that makes its own queue runnable again must not make it leave and come back.
         if queue.runnable == 0:

@@ -173,9 +173,10 @@ class Executor:
             state.task.cancel()
         cancelled: asyncio.CancelledError | None = None
         try:
-            while tasks := [state.task for state in core.tasks()]:
+            while (tasks := [state.task for state in core.tasks()]) or core.singles:
                 try:
-                    await asyncio.wait(tasks)
+                    if tasks:
+                        await asyncio.wait(tasks)
                     await asyncio.sleep(0)
                 except asyncio.CancelledError as again:
                     cancelled = again
@@ -197,9 +198,10 @@ class Executor:
         current = self._core.current
         if current is not None:
             raise UsageError("drain() was awaited by a task of this executor, which would wait for itself")
-        while tasks := [state.task for state in self._core.tasks()]:
-            await asyncio.wait(tasks)
-            # The core sees a task's end after its last step; let that come first.
+        while (tasks := [state.task for state in self._core.tasks()]) or self._core.singles:
+            if tasks:
+                await asyncio.wait(tasks)
+            # The core sees a task's end after its last step; let that come first. Steps of no task are all runnable.
             await asyncio.sleep(0)
 
     def stats(self) -> ExecutorStats:
@@ -274,6 +276,15 @@ class Executor:
         """Let the executor poll `source` once a turn, and for `idle_poll_us` after it has run dry. None: no more."""
         self._core.source = source
         self._core.idle_poll_ns = idle_poll_us * 1_000
+
+    @property
+    def turns(self) -> int:
+        """How many it has had on the loop."""
+        return self._core.turns
+
+    def when_stirred(self, callback: Callable[[], None] | None) -> None:
+        """Call back once, when something becomes runnable after nothing was, before it runs. None: nobody wants to know."""
+        self._core.stirred = callback
 
     def wake(self) -> None:
         """Make sure that the source is polled soon, though nothing may be runnable."""

@@ -75,6 +75,7 @@ cdef class JoinHandle(ScheduledTask):
     cdef bint queued
     cdef bint held
     cdef public bint spawned
+    cdef bint single
     cdef long long first_seen_ns
     cdef long long pushed_ns
     cdef Waiter first_waiter

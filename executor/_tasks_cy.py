@@ -257,6 +257,7 @@ class JoinHandle(ScheduledTask):
     context: contextvars.Context | None  # the task's, in which all its steps run; None once it is done
     held: bool  # back, with its step: it is not in the scheduler yet
     spawned: bool  # by `spawn`: then an exception that escapes it is a panic
+    single: bool  # one step of no task (`Core.spawn_step`): `task` is its carrier, and not in the table
     first_seen_ns: int  # 0 once it has been polled
     pushed_ns: int  # into its queue's scheduler, if this wait is measured; else 0
     first_waiter: Waiter | None
@@ -283,6 +284,7 @@ class JoinHandle(ScheduledTask):
             self.queued = False
             self.held = False
             self.spawned = False
+            self.single = False
             self.first_seen_ns = 0
             self.pushed_ns = 0
             self.first_waiter = None

@@ -56,7 +56,7 @@ cdef class Link(Channel):
     cdef Lane _last_lane
     cdef long long _next_call
     cdef readonly object _backlog
-    cdef long long _flushed
+    cdef long long _announced
     cdef dict _owed
     cdef Py_ssize_t _many_owed
 
@@ -64,6 +64,8 @@ cdef class Link(Channel):
     cpdef disconnect(self, str reason)
     @cython.locals(lane=Lane)
     cpdef release(self)
+    @cython.locals(lane=Lane, call=Call)
+    cpdef bint let_through(self, long long epoch) except -1
     @cython.locals(shared=Shared, method=Method, current=JoinHandle, membership=Membership, lane=Lane, queue=cython.longlong, body=bytes, held=cython.bint)
     cpdef submit(self, Call call)
     @cython.locals(lane=Lane)
@@ -86,5 +88,6 @@ cdef class Link(Channel):
     cpdef send(self, int kind, long long queue, long long method, long long call, bytes body)
     cpdef mark_dirty(self)
     cpdef flush(self)
+    cdef _announce(self)
     cpdef announce_room(self)
     cdef bint _send_backlog(self) except -1

@@ -5,8 +5,7 @@ into the ring to the peer; the peer's executor polls its `Traffic` (`_traffic_cy
 spawns a task for each request, in the queue that the call names; the task decodes, runs the method, encodes, and sends the
 reply frame; our poll finds it and wakes the caller.
 
-Frames are published at once. Peers are told of them once a turn of the executor (`flush`), so that one doorbell serves
-all that the turn has sent.
+Frames are published at once, and peers are told of them at once.
 """
 
 from __future__ import annotations
@@ -27,7 +26,14 @@ from clockworker.ipc._doorbell_cy import Doorbell
 from clockworker.ipc._frames import Kind, queue_identifier
 from clockworker.ipc._limits import Limits
 from clockworker.ipc._link_cy import Link, Shared, open_link_ends
-from clockworker.ipc._remote import RemoteMethod, function_of, remote_function, remote_methods, service_name
+from clockworker.ipc._remote import (
+    RemoteMethod,
+    can_suspend,
+    function_of,
+    remote_function,
+    remote_methods,
+    service_name,
+)
 from clockworker.ipc._request_cy import Request, Target, logger
 from clockworker.ipc._ring_cy import PoisonedRing
 from clockworker.ipc._schema import MethodSchema, ServiceSchema, differences
@@ -39,6 +45,8 @@ from clockworker.ipc._traffic_cy import Traffic
 
 S = TypeVar("S")
 R = TypeVar("R")
+
+_HOLD_S = 0.25  # how long calls wait that the peer may need before it can leave
 
 _schema_decoder = msgspec.msgpack.Decoder(ServiceSchema)
 
@@ -124,11 +132,20 @@ class Mesh(Traffic):
     def hold(self, peer: int, when_quiet: Callable[[], None]) -> None:
         """The peer is about to be replaced: new calls to it wait until its successor is connected. `when_quiet` is called
         once those in flight have been answered."""
-        self.links[peer].hold(when_quiet)
+        link = self.links[peer]
+        link.hold(when_quiet)
+        self._let_through_later(link, link.epoch)
 
     def release(self, peer: int) -> None:
         """Undo `hold`. The calls that wait are sent, or end in ShardDown if the peer is gone."""
         self.links[peer].release()
+
+    def _let_through_later(self, link: Link, epoch: int) -> None:
+        def let_through() -> None:
+            if link.let_through(epoch):
+                self._let_through_later(link, epoch)
+
+        self.loop.call_later(_HOLD_S, let_through)
 
     def is_quiet(self) -> bool:
         """Whether nothing that peers have asked for is running, or waits to be taken in."""
@@ -270,7 +287,12 @@ class Mesh(Traffic):
 
     def _target(self, method: RemoteMethod, function: Callable[..., Any]) -> Target:
         queue = self.queue_for(method)
-        return Target(method, method.on(function), None if queue is None else queue._membership)
+        return Target(
+            method,
+            method.on(function),
+            None if queue is None else queue._membership,
+            None if can_suspend(function) else self.executor._core.carrier(method.name),
+        )
 
     def unknown(self, link: Link, kind: int, queue: int, identifier: int, number: int, body: bytes) -> Target | None:
         """A function, or a method of a service that the peer has started and we have not yet."""

@@ -1,5 +1,6 @@
 cimport cython
-from clockworker.executor._tasks_cy cimport Membership
+from clockworker.executor._core_cy cimport Core
+from clockworker.executor._tasks_cy cimport JoinHandle, Membership
 from clockworker.ipc._call_cy cimport Method
 from clockworker.ipc._link_cy cimport Link, Shared
 
@@ -11,6 +12,7 @@ cdef class Target:
     cdef readonly Method method
     cdef readonly object function
     cdef readonly Membership membership
+    cdef readonly object carrier
 
 
 @cython.final
@@ -23,7 +25,12 @@ cdef class Request:
     cdef readonly long long deadline_ns
     cdef object arguments
     cdef object task
+    cdef bint running
+    cdef bint left
 
+    cdef start(self, Core core, Membership membership, object serve)
+    cdef log(self, object error)
+    cdef done_one_way(self)
     cpdef bint in_time(self) except? -1
     @cython.locals(method=Method)
     cpdef call(self)

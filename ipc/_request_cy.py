@@ -1,15 +1,21 @@
 # cython: language_level=3, annotation_typing=False
-"""A call of a peer, run here: a task in the queue where it belongs, from decoding the arguments to encoding the result.
+"""A call of a peer, run here in the queue where it belongs, from decoding the arguments to encoding the result.
 
-It is answered exactly once: by its task, or before that because its caller has left. A one-way request is answered with
+It is a task there, or a single step if the method cannot suspend (`_remote.can_suspend`): then the request itself is what its
+queue holds, and is called. Making a task, and waking the loop for its end, was half of what such a request cost.
+
+It is answered exactly once: when it has run, or before that because its caller has left. A one-way request is answered with
 credit.
+
+Rejected: running every method's first step that way, and making a task of those that suspend. The first step and the others
+would have different current tasks, and `asyncio.timeout` or a task group depends on there being one.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 try:
@@ -17,6 +23,7 @@ try:
 except ModuleNotFoundError:
     from clockworker import _cython_shim as cython
 
+from clockworker.executor._core_cy import Core
 from clockworker.executor._tasks_cy import Membership
 from clockworker.ipc._call_cy import DEADLINE, Method
 from clockworker.ipc._failure import encode_failure
@@ -24,9 +31,20 @@ from clockworker.ipc._frames import Kind
 from clockworker.ipc._link_cy import Link, Shared
 
 if cython.compiled:
+    from cython.cimports.clockworker.ipc._coroutine import run_to_end
     from cython.cimports.clockworker.ipc._monotonic import now_ns
 else:
     from time import monotonic_ns as now_ns
+
+    def run_to_end(coroutine: Coroutine[Any, Any, Any]) -> Any:
+        """The result of a coroutine that does not suspend."""
+        try:
+            coroutine.send(None)
+        except StopIteration as ended:
+            return ended.value
+        coroutine.close()
+        raise RuntimeError(f"{coroutine!r} has suspended, and what it was made of could not")
+
 
 logger = logging.getLogger("clockworker.ipc")
 
@@ -40,11 +58,19 @@ class Target:
     method: Method
     function: Callable[..., Any]  # takes all arguments by position
     membership: Membership | None  # of the method's own queue
+    carrier: asyncio.Task[Any] | None  # the current task of all calls of a method that cannot suspend; None if it can
 
-    def __init__(self, method: Method, function: Callable[..., Any], membership: Membership | None) -> None:
+    def __init__(
+        self,
+        method: Method,
+        function: Callable[..., Any],
+        membership: Membership | None,
+        carrier: asyncio.Task[Any] | None,
+    ) -> None:
         self.method = method
         self.function = function
         self.membership = membership
+        self.carrier = carrier
 
 
 class Request:
@@ -57,7 +83,43 @@ class Request:
     number: int  # the peer's; 0: one way
     deadline_ns: int
     arguments: Any  # encoded
-    task: asyncio.Task[None] | None  # None while the first step runs at birth
+    task: asyncio.Task[None] | None  # None while the first step runs at birth, and if it has none
+    running: bool  # if it has no task
+    left: bool  # its caller has, before it ran
+
+    def start(self, core: Core, membership: Membership, serve: Coroutine[Any, Any, None] | None) -> None:
+        """Let its turn come: of `serve`, or if that is None of `self()`."""
+        if serve is None:
+            core.spawn_step(membership, self.target.carrier, self)  # type: ignore[arg-type]
+        else:
+            self.task = core.spawn(membership, serve, self.target.method.name).task
+
+    def __call__(self) -> None:
+        """What `serve` and `serve_one_way` do, for a method that cannot suspend."""
+        if self.left:
+            return
+        self.running = True
+        try:
+            if self.deadline_ns and not self.in_time():
+                if self.number:
+                    self.answer(_ERROR, b"")
+            elif self.number:
+                self.reply(run_to_end(self.call()))
+            else:
+                run_to_end(self.call())
+        except Exception as error:
+            if self.number:
+                self.answer(_ERROR, encode_failure(error))
+            else:
+                self.log(error)
+        except BaseException as error:
+            if self.number:
+                self.answer(_ERROR, encode_failure(error))
+            raise
+        finally:
+            self.running = False
+            if self.number == 0:
+                self.done_one_way()
 
     async def serve(self) -> None:
         """Run it and answer."""
@@ -79,11 +141,19 @@ class Request:
         try:
             if self.deadline_ns == 0 or self.in_time():
                 await self.call()
-        except Exception:
-            logger.exception("%s, sent by shard %d, failed", self.target.method.name, self.link.peer)
+        except Exception as error:
+            self.log(error)
         finally:
-            self.link.one_ways_done += 1
-            self.link.owe(self.epoch, self.queue)
+            self.done_one_way()
+
+    def log(self, error: Exception) -> None:
+        logger.error(
+            "%s, sent by shard %d, failed", self.target.method.name, self.link.peer, exc_info=error, stacklevel=2
+        )
+
+    def done_one_way(self) -> None:
+        self.link.one_ways_done += 1
+        self.link.owe(self.epoch, self.queue)
 
     def in_time(self) -> bool:
         """Whether the deadline is still to come. Then what runs in this context inherits it."""
@@ -122,11 +192,12 @@ class Request:
         self.link.answer(self.epoch, self.number, kind, body)
 
     def runs_in(self, task: asyncio.Task[Any] | None) -> bool:
-        """Whether the task is the one that serves it."""
-        return self.task is task
+        """Whether it is what the task, which is the current one, does."""
+        return self.running or self.task is task
 
     def cancel(self) -> None:
         """The caller has left, or died."""
+        self.left = True
         if self.task is not None:
             self.task.cancel()
 
@@ -143,4 +214,6 @@ def new_request(link: Link, target: Target, queue: int, number: int, deadline_ns
     request.arguments = arguments
     if not cython.compiled:
         request.task = None
+        request.running = False
+        request.left = False
     return request

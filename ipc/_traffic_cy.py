@@ -99,7 +99,8 @@ class Traffic:
         if self._unfinished:
             for peer in list(self._unfinished):
                 link: Link = self.links[peer]
-                link.mark_dirty()  # it may have made room for our backlog
+                if link._backlog:
+                    link.mark_dirty()  # it may have made room
                 received = link.frames_received
                 if not link.connected or not self.drain(link):
                     self._unfinished.discard(peer)
@@ -196,7 +197,7 @@ class Traffic:
     # Calls in
 
     def accept(self, link: Link, kind: int, queue: int, identifier: int, number: int, body: bytes) -> None:
-        """A request: start its task."""
+        """A request: start its task, or queue it as it is."""
         found = self.targets.get(identifier)
         if found is None:
             found = self.unknown(link, kind, queue, identifier, number, body)
@@ -224,14 +225,17 @@ class Traffic:
         if kind & ~_ENVELOPE == _ONE_WAY:
             self.one_ways_received += 1
             request = new_request(link, target, queue, 0, deadline_ns, arguments)
-            serve = request.serve_one_way()
+            serve = None if target.carrier is not None else request.serve_one_way()
         else:
             self.calls_received += 1
             request = new_request(link, target, queue, number, deadline_ns, arguments)
             link.serving[number] = request
-            serve = self.serve_stream(request) if target.method.streams else request.serve()
+            if target.carrier is not None:
+                serve = None
+            else:
+                serve = self.serve_stream(request) if target.method.streams else request.serve()
         try:
-            request.task = self.core.spawn(membership, serve, target.method.name).task
+            request.start(self.core, membership, serve)
         except UsageError as error:  # the executor is ending
             link.serving.pop(number, None)
             self.refuse(link, kind, queue, number, error)

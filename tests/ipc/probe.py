@@ -168,6 +168,24 @@ class Probe:
         return number
 
     @cw.remote
+    async def note_at_once(self, number: int) -> str:
+        """Not an await in it."""
+        self.noted.append(number)
+        task = asyncio.current_task()
+        assert task is not None
+        return f"{task.get_name()} in {self._queue()}"
+
+    @cw.remote
+    async def note_replaced(self, number: int) -> int:
+        self.noted.append(number)
+        return number
+
+    @cw.remote
+    async def replace(self) -> None:
+        """Give `note_replaced` other code, which waits."""
+        Probe.note_replaced.__code__ = Probe.note.__code__
+
+    @cw.remote
     async def notes(self) -> list[int]:
         noted, self.noted = self.noted, []
         return noted

@@ -7,6 +7,7 @@ import inspect
 import logging
 import os
 import random
+import signal
 from typing import Any
 
 import pytest
@@ -455,5 +456,61 @@ def test_from_a_thread(run: Run) -> None:
             assert hanging.cancel()
             await until_hanging(mesh, 0)
             await settled(mesh)
+
+    run(body)
+
+
+# Methods that cannot suspend, which have no task
+
+
+def test_requests_with_and_without_a_task_are_served_in_order(run: Run) -> None:
+    async def body() -> None:
+        async with fleet() as mesh:
+            probe = mesh.service.on(1)
+            await started(mesh)
+            calls = [
+                spawn(mesh, probe.note(number) if number % 3 else probe.note_at_once(number)) for number in range(60)
+            ]
+            answers = [await call for call in calls]
+            assert answers[1::3] == list(range(1, 60, 3))
+            assert set(answers[::3]) == {"Probe.note_at_once in foreground"}
+            assert await probe.notes() == list(range(60))
+            await settled(mesh)
+
+    run(body)
+
+
+def test_a_request_whose_caller_leaves_before_its_turn_is_not_run(run: Run) -> None:
+    async def body() -> None:
+        async with fleet() as mesh:
+            await started(mesh)
+            probe = mesh.service.on(1)
+            # Stopped, it takes in all at once when it goes on: the requests, then that their callers have left.
+            os.kill(mesh.processes[1].pid, signal.SIGSTOP)
+            calls = [spawn(mesh, probe.note_at_once(number)) for number in range(3)]
+            timed = spawn(mesh, mesh.service.on(1, timeout=0.01).note_at_once(3))
+            with pytest.raises(cw.CallTimeout):
+                await timed
+            calls[1].abort()
+            with pytest.raises(cw.TaskCancelled):
+                await calls[1]
+            os.kill(mesh.processes[1].pid, signal.SIGCONT)
+            assert {await call for call in calls[::2]} == {"Probe.note_at_once in foreground"}
+            assert await probe.notes() == [0, 2]
+            await settled(mesh)
+
+    run(body)
+
+
+def test_a_method_whose_code_is_replaced_by_one_that_waits_ends_in_an_error(run: Run) -> None:
+    async def body() -> None:
+        async with fleet() as mesh:
+            probe = mesh.service.on(1)
+            assert await probe.note_replaced(1) == 1
+            await probe.replace()
+            with pytest.raises(RuntimeError, match="has suspended, and what it was made of could not"):
+                await probe.note_replaced(2)
+            await mesh.service.send(1, Probe.note_replaced, 3)
+            assert await probe.notes() == [1, 2, 3]
 
     run(body)

@@ -1,13 +1,17 @@
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import asyncio
+import contextlib
+import functools
+import unittest.mock
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import msgspec
 import pytest
 
 import clockworker as cw
-from clockworker.ipc._remote import RemoteMethod, function_of, remote_function, remote_methods
+from clockworker.ipc._remote import RemoteMethod, can_suspend, function_of, remote_function, remote_methods
 
 
 class Store:
@@ -219,3 +223,70 @@ def test_another_signature_is_another_function() -> None:
 
     assert remote_function(made(int)).identifier == remote_function(made(int)).identifier
     assert remote_function(made(int)).identifier != remote_function(made(str)).identifier
+
+
+class Kinds:
+    """Each method by what can be said of it."""
+
+    async def no_return(self) -> int:
+        for number in range(3):
+            if number == 2:
+                return number
+        try:
+            raise ValueError
+        except ValueError:
+            return len([each + 1 for each in range(3)])
+
+    async def no_starts_another(self) -> None:
+        async def inner() -> None:
+            await asyncio.sleep(0)
+
+        self.task = asyncio.get_running_loop().create_task(inner())
+
+    async def no_makes_a_generator(self) -> list[int]:
+        def inner() -> Iterator[int]:
+            yield 1
+
+        return list(inner())
+
+    async def yes_await(self) -> None:
+        await asyncio.sleep(0)
+
+    async def yes_sometimes(self, often: bool) -> None:
+        if often:
+            await asyncio.sleep(0)
+
+    async def yes_for(self) -> None:
+        async for _ in self.yes_yields():
+            pass
+
+    async def yes_with(self) -> None:
+        async with contextlib.AsyncExitStack():
+            pass
+
+    async def yes_comprehension(self) -> list[int]:
+        return [each async for each in self.yes_yields()]
+
+    async def yes_yields(self) -> AsyncIterator[int]:
+        yield 1
+
+    def yes_plain(self) -> Any:
+        return self.yes_await()
+
+    yes_partial = functools.partialmethod(yes_await)
+
+    @functools.wraps(no_return)
+    def yes_wrapped(self) -> Any:
+        return self.yes_await()
+
+
+@pytest.mark.parametrize("name", [name for name in dir(Kinds) if name.startswith(("no_", "yes_"))])
+def test_what_can_suspend(name: str) -> None:
+    assert can_suspend(getattr(Kinds(), name)) == name.startswith("yes")
+    assert can_suspend(getattr(Kinds, name)) == name.startswith("yes")
+
+
+def test_what_can_suspend_of_what_is_no_function() -> None:
+    assert can_suspend(asyncio.sleep)
+    assert can_suspend(unittest.mock.AsyncMock())
+    assert can_suspend(functools.partial(Kinds().no_return))
