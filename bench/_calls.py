@@ -6,7 +6,7 @@ import asyncio
 import os
 import socket
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
@@ -17,7 +17,7 @@ import clockworker as cw
 from bench._loops import Spawn
 from bench._messages import microseconds_of
 from bench._processes import together
-from bench._stream import RpcClient, RpcServer
+from bench._stream import Make, RpcClient, RpcServer
 from bench._transports import Open, Transport
 from clockworker.shards._wiring import RING_CAPACITY
 
@@ -104,11 +104,22 @@ class Station:
     def __init__(self, mesh: cw.Mesh) -> None:
         self.mesh = mesh
         self.stopped = asyncio.Event()
+        self._taken = 0
         self.service: cw.Sharded[Station] = mesh.start(Station, self)
 
     @cw.remote
     async def echo(self, value: bytes) -> bytes:
         return value
+
+    @cw.remote
+    async def take(self, value: bytes) -> None:
+        self._taken += 1
+
+    @cw.remote
+    async def taken(self) -> int:
+        """Since it was last asked."""
+        taken, self._taken = self._taken, 0
+        return taken
 
     @cw.remote
     async def stop(self) -> None:
@@ -156,21 +167,114 @@ def over_mesh(idle_poll_us: int, size: int, seconds: float) -> CallPace:
         shards.close()
 
 
-def over_stream(size: int, seconds: float) -> CallPace:
+def one_way(idle_poll_us: int, sizes: Sequence[int], seconds: float) -> list[float]:
+    """Typed one-way requests a second between two shards, until the last has been run, for each size of argument."""
+    shards = Shards(2, idle_poll_us)
+
+    async def main(station: Station) -> list[float]:
+        other = station.service.on(1)
+        clock = time.perf_counter_ns
+        paces = []
+        for size in sizes:
+            value = bytes(size)
+            for _ in range(10):
+                await station.service.send(1, Station.take, value)
+            await other.taken()
+            started = clock()
+            until = started + int(seconds * 1e9)
+            count = 0
+            chunk = max(1, min(64, (1 << 21) // size))  # as many as other messages between two looks at the clock
+            while clock() < until:
+                for _ in range(chunk):
+                    await station.service.send(1, Station.take, value)
+                count += chunk
+            if await other.taken() != count:  # it comes after them
+                raise SystemExit(f"of {count} one-way requests some were not run")
+            paces.append(count / (clock() - started) * 1e9)
+        return paces
+
+    try:
+        paces = together([lambda: shards.run(0, main), lambda: shards.run(1)])[0]
+        assert paces is not None
+        return paces
+    finally:
+        shards.close()
+
+
+def one_way_over_stream(make: Make, sizes: Sequence[int], seconds: float) -> list[float]:
+    """The same between two uvloops."""
+    one, other = socket.socketpair()
+
+    async def drive() -> list[float]:
+        client = RpcClient(make, {"taken": int, "stop": type(None)})
+        await client.frames.connect(one)
+        clock = time.perf_counter_ns
+        paces = []
+        for size in sizes:
+            value = bytes(size)
+            for _ in range(10):
+                client.notify("take", value)
+            await client.call("taken")
+            started = clock()
+            until = started + int(seconds * 1e9)
+            count = 0
+            chunk = max(1, min(64, (1 << 21) // size))
+            while clock() < until:
+                for _ in range(chunk):
+                    client.notify("take", value)
+                count += chunk
+                await asyncio.sleep(0)  # it is written
+                await client.frames.drain()
+            if await client.call("taken") != count:
+                raise SystemExit(f"of {count} one-way requests some were not run")
+            paces.append(count / (clock() - started) * 1e9)
+        await client.call("stop")
+        client.frames.close()
+        return paces
+
+    async def serve() -> None:
+        count = 0
+
+        async def take(value: bytes) -> None:
+            nonlocal count
+            count += 1
+
+        async def taken() -> int:
+            nonlocal count
+            before, count = count, 0
+            return before
+
+        async def stop() -> None:
+            loop.call_later(0.01, stopped.set)  # when this is answered
+
+        loop = asyncio.get_running_loop()
+        stopped = asyncio.Event()
+        server = RpcServer(make, {"take": (take, tuple[bytes]), "taken": (taken, tuple[()]), "stop": (stop, tuple[()])})
+        await server.frames.connect(other)
+        await stopped.wait()
+        server.frames.close()
+
+    with one, other:
+        paces = together([lambda: uvloop.run(drive()), lambda: uvloop.run(serve())])[0]
+    assert paces is not None
+    return paces
+
+
+def over_stream(make: Make, size: int, seconds: float) -> CallPace:
     """Between two uvloops."""
     one, other = socket.socketpair()
 
     async def drive() -> CallPace:
         loop = asyncio.get_running_loop()
-        client = RpcClient({"echo": bytes, "stop": type(None)})
-        await loop.create_unix_connection(lambda: client.protocol, sock=one)
+        client = RpcClient(make, {"echo": bytes, "stop": type(None)})
+        await client.frames.connect(one)
 
         async def echo(value: bytes) -> bytes:
             return await client.call("echo", value)  # type: ignore[no-any-return]
 
         pace = await _pace(echo, loop.create_task, size, seconds)
         await client.call("stop")
-        client.protocol.transport.close()
+        client.frames.close()
         return pace
 
     async def serve() -> None:
@@ -182,10 +286,10 @@ def over_stream(size: int, seconds: float) -> CallPace:
 
         loop = asyncio.get_running_loop()
         stopped = asyncio.Event()
-        server = RpcServer({"echo": (echo, tuple[bytes]), "stop": (stop, tuple[()])})
-        await loop.create_unix_connection(lambda: server.protocol, sock=other)
+        server = RpcServer(make, {"echo": (echo, tuple[bytes]), "stop": (stop, tuple[()])})
+        await server.frames.connect(other)
         await stopped.wait()
-        server.protocol.transport.close()
+        server.frames.close()
 
     with one, other:
         pace = together([lambda: uvloop.run(drive()), lambda: uvloop.run(serve())])[0]

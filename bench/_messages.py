@@ -16,7 +16,7 @@ import uvloop
 
 from bench._processes import together
 from bench._report import percentile
-from bench._stream import FrameProtocol
+from bench._stream import FrameProtocol, FrameStream
 from bench._transports import End, Open, Transport
 
 _END = b"."
@@ -106,8 +106,20 @@ def _echo(end: End) -> None:
             break
 
 
-def stream(sizes: Sequence[int], seconds: float) -> list[Pace]:
-    """The same over a Unix stream between two uvloops."""
+def protocols(sizes: Sequence[int], seconds: float) -> list[Pace]:
+    """The same over a Unix stream between two uvloops, with protocols."""
+    one, other = socket.socketpair()
+    with one, other:
+        return together(
+            [
+                lambda: uvloop.run(_drive_protocol(one, sizes, seconds)),
+                lambda: uvloop.run(_serve_protocol(other, sizes)),
+            ]
+        )[0]
+
+
+def streams(sizes: Sequence[int], seconds: float) -> list[Pace]:
+    """The same with asyncio's streams."""
     one, other = socket.socketpair()
     with one, other:
         return together(
@@ -118,7 +130,7 @@ def stream(sizes: Sequence[int], seconds: float) -> list[Pace]:
         )[0]
 
 
-async def _drive_stream(end: socket.socket, sizes: Sequence[int], seconds: float) -> list[Pace]:
+async def _drive_protocol(end: socket.socket, sizes: Sequence[int], seconds: float) -> list[Pace]:
     loop = asyncio.get_running_loop()
     waiting: asyncio.Future[None] = loop.create_future()
 
@@ -128,7 +140,7 @@ async def _drive_stream(end: socket.socket, sizes: Sequence[int], seconds: float
         waiting = loop.create_future()
 
     protocol = FrameProtocol(lambda body: waiting.set_result(None))
-    await loop.create_unix_connection(lambda: protocol, sock=end)
+    await protocol.connect(end)
     paces = []
     for size in sizes:
         body = bytes(size)
@@ -147,7 +159,7 @@ async def _drive_stream(end: socket.socket, sizes: Sequence[int], seconds: float
                 protocol.send(body)
             count += chunk
             await asyncio.sleep(0)  # it is written
-            await protocol.can_write.wait()
+            await protocol.drain()
         protocol.send(_END)
         await answer()
         per_second = count / (clock() - started) * 1e9
@@ -162,11 +174,11 @@ async def _drive_stream(end: socket.socket, sizes: Sequence[int], seconds: float
         protocol.send(_END)
         await answer()
         paces.append(Pace(per_second, microseconds_of(times)))
-    protocol.transport.close()
+    protocol.close()
     return paces
 
 
-async def _serve_stream(end: socket.socket, sizes: Sequence[int]) -> list[Pace]:
+async def _serve_protocol(end: socket.socket, sizes: Sequence[int]) -> list[Pace]:
     loop = asyncio.get_running_loop()
     over = loop.create_future()
     echoing = [True, False, True] * len(sizes)  # until each message that ends
@@ -180,10 +192,66 @@ async def _serve_stream(end: socket.socket, sizes: Sequence[int]) -> list[Pace]:
                 over.set_result(None)
 
     protocol = FrameProtocol(take)
-    await loop.create_unix_connection(lambda: protocol, sock=end)
+    await protocol.connect(end)
     await over
     await asyncio.sleep(0)
-    protocol.transport.close()  # after what it still has to write
+    protocol.close()  # after what it still has to write
+    return []
+
+
+async def _drive_stream(end: socket.socket, sizes: Sequence[int], seconds: float) -> list[Pace]:
+    frames = FrameStream()
+    await frames.connect(end)
+    paces = []
+    for size in sizes:
+        body = bytes(size)
+        for _ in range(10):
+            await _there_and_back(frames, body)
+        await _there_and_back(frames, _END)
+        clock = time.perf_counter_ns
+        started = clock()
+        until = started + int(seconds * 1e9)
+        count = 0
+        chunk = max(1, min(_CHUNK, (1 << 21) // size))
+        while clock() < until:
+            for _ in range(chunk):
+                frames.send(body)
+                await frames.drain()
+            count += chunk
+        await _there_and_back(frames, _END)
+        per_second = count / (clock() - started) * 1e9
+        times = []
+        now = clock()
+        until = now + int(seconds * 1e9)
+        while now < until:
+            await _there_and_back(frames, body)
+            before, now = now, clock()
+            times.append(now - before)
+        await _there_and_back(frames, _END)
+        paces.append(Pace(per_second, microseconds_of(times)))
+    frames.close()
+    return paces
+
+
+async def _there_and_back(frames: FrameStream, body: bytes) -> None:
+    frames.send(body)
+    await frames.drain()
+    await frames.receive()
+
+
+async def _serve_stream(end: socket.socket, sizes: Sequence[int]) -> list[Pace]:
+    frames = FrameStream()
+    await frames.connect(end)
+    for echoing in [True, False, True] * len(sizes):  # until each message that ends
+        while True:
+            body = await frames.receive()
+            if echoing or len(body) == 1:
+                frames.send(body)
+                await frames.drain()
+            if len(body) == 1:
+                break
+    await asyncio.sleep(0)
+    frames.close()  # after what it still has to write
     return []
 
 

@@ -1,24 +1,42 @@
 """What one would write without Clockworker: a Unix stream between two uvloops, and typed calls with msgspec over it.
 
-As fast as it is easily made: asyncio protocols instead of streams, one write for all that a turn of the loop has to send,
-typed decoders, a task for each request, as the methods are coroutines.
+In two ways. `FrameProtocol` is as fast as it is easily made: an asyncio protocol, one write for all that a turn of the loop
+has to send. `FrameStream` is how most people write it: asyncio's streams, `readexactly`, and `drain` after each write. Calls
+over both have typed decoders and a task for each request, as the methods are coroutines.
 """
 
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Callable, Coroutine
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import msgspec
 
 _PREFIX = 4  # bytes of a frame's length
+_NO_REPLY = 0  # the number of a call that is not answered
+_READ_AHEAD = 1 << 20  # bytes
+
+Take = Callable[[bytes], None]
+
+
+class Frames(Protocol):
+    """A way to send frames. What comes is given to the `take` that it was made with."""
+
+    async def connect(self, end: socket.socket) -> None: ...
+    def send(self, body: bytes) -> None: ...
+    async def drain(self) -> None: ...
+    def close(self) -> None: ...
+
+
+Make = Callable[[Take], Frames]
 
 
 class FrameProtocol(asyncio.Protocol):
     """Frames with a length before them. `take` is given each; `can_write` is set while the transport's buffer has room."""
 
-    def __init__(self, take: Callable[[bytes], None]) -> None:
+    def __init__(self, take: Take) -> None:
         self._take = take
         self._loop = asyncio.get_running_loop()
         self._buffer = bytearray()
@@ -26,6 +44,9 @@ class FrameProtocol(asyncio.Protocol):
         self.can_write = asyncio.Event()
         self.can_write.set()
         self.transport: asyncio.Transport
+
+    async def connect(self, end: socket.socket) -> None:
+        await self._loop.create_unix_connection(lambda: self, sock=end)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
@@ -41,6 +62,13 @@ class FrameProtocol(asyncio.Protocol):
             self._loop.call_soon(self._write)
         self._outgoing.append(len(body).to_bytes(_PREFIX, "little"))
         self._outgoing.append(body)
+
+    async def drain(self) -> None:
+        """Wait for room. Who sends what is bounded anyway need not."""
+        await self.can_write.wait()
+
+    def close(self) -> None:
+        self.transport.close()
 
     def _write(self) -> None:
         self.transport.writelines(self._outgoing)
@@ -60,11 +88,46 @@ class FrameProtocol(asyncio.Protocol):
             del buffer[:position]
 
 
+class FrameStream:
+    """The same frames over asyncio's streams: a task has them taken, or without `take` they are there to `receive`."""
+
+    def __init__(self, take: Take | None = None) -> None:
+        self._take = take
+        self._reader: asyncio.StreamReader
+        self._writer: asyncio.StreamWriter
+        self._taking: asyncio.Task[None] | None = None
+
+    async def connect(self, end: socket.socket) -> None:
+        self._reader, self._writer = await asyncio.open_unix_connection(sock=end, limit=_READ_AHEAD)
+        if self._take is not None:
+            self._taking = asyncio.get_running_loop().create_task(self._take_all(self._take))
+
+    def send(self, body: bytes) -> None:
+        self._writer.writelines((len(body).to_bytes(_PREFIX, "little"), body))
+
+    async def drain(self) -> None:
+        await self._writer.drain()
+
+    async def receive(self) -> bytes:
+        length = int.from_bytes(await self._reader.readexactly(_PREFIX), "little")
+        return await self._reader.readexactly(length)
+
+    async def _take_all(self, take: Take) -> None:
+        while True:
+            take(await self.receive())
+
+    def close(self) -> None:
+        if self._taking is not None:
+            self._taking.cancel()
+        self._writer.close()
+
+
 class RpcClient:
     """Calls by number: the request is (number, method, arguments), the reply (number, result)."""
 
-    def __init__(self, results: dict[str, type]) -> None:
-        self.protocol = FrameProtocol(self._settle)
+    def __init__(self, make: Make, results: dict[str, type]) -> None:
+        self.frames = make(self._settle)
+        self._drains = isinstance(self.frames, FrameStream)
         self._loop = asyncio.get_running_loop()
         self._encoder = msgspec.msgpack.Encoder()
         self._reply = msgspec.msgpack.Decoder(tuple[int, msgspec.Raw])
@@ -78,8 +141,14 @@ class RpcClient:
         self._number += 1
         future = self._loop.create_future()
         self._calls[self._number] = (future, self._results[method])
-        self.protocol.send(self._encoder.encode((self._number, method, arguments)))
+        self.frames.send(self._encoder.encode((self._number, method, arguments)))
+        if self._drains:
+            await self.frames.drain()
         return await future
+
+    def notify(self, method: str, *arguments: Any) -> None:
+        """A call that nobody answers. Drain now and then."""
+        self.frames.send(self._encoder.encode((_NO_REPLY, method, arguments)))
 
     def _settle(self, body: bytes) -> None:
         number, result = self._reply.decode(body)
@@ -91,8 +160,9 @@ class RpcClient:
 class RpcServer:
     """The other end: methods by name, with the types of their arguments."""
 
-    def __init__(self, methods: dict[str, tuple[Callable[..., Coroutine[Any, Any, Any]], Any]]) -> None:
-        self.protocol = FrameProtocol(self._accept)
+    def __init__(self, make: Make, methods: dict[str, tuple[Callable[..., Coroutine[Any, Any, Any]], Any]]) -> None:
+        self.frames = make(self._accept)
+        self._drains = isinstance(self.frames, FrameStream)
         self._loop = asyncio.get_running_loop()
         self._encoder = msgspec.msgpack.Encoder()
         self._request = msgspec.msgpack.Decoder(tuple[int, str, msgspec.Raw])
@@ -107,4 +177,9 @@ class RpcServer:
         task.add_done_callback(self._running.discard)
 
     async def _serve(self, number: int, method: Callable[..., Coroutine[Any, Any, Any]], arguments: Any) -> None:
-        self.protocol.send(self._encoder.encode((number, await method(*arguments))))
+        result = await method(*arguments)
+        if number == _NO_REPLY:
+            return
+        self.frames.send(self._encoder.encode((number, result)))
+        if self._drains:
+            await self.frames.drain()

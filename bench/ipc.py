@@ -4,9 +4,12 @@ Pairs of processes, each pinned to a core. Set-ups take turns, round after round
 within a round.
 
 - messages: bytes one way (how many a second) and there and back (how long), over the bare ring, polling and asleep on its
-  doorbell, and over its peers.
+  doorbell, and over its peers. One way also as typed requests, `await service.send(1, Service.take, value)`, until the last
+  has been run: these are compared with all peers, of which most carry bare bytes, and typed requests over a Unix stream are
+  the ones that do as much.
 - calls: `echo(value: bytes) -> bytes` with types checked, one after the other and 64 in flight, between two shards, polling
-  (`idle_poll` 200 us) and not, and as one would write it with msgspec over a Unix stream. Over blocking peers one at a time.
+  (`idle_poll` 200 us) and not, and as one would write it with msgspec over a Unix stream, with asyncio's protocols or, as most
+  people do, with its streams. Over blocking peers one at a time.
 - local: a call to the own shard beside a plain spawn and await on the same executor; CPU time of the thread.
 - growth: every shard calls every other one, eight at a time, without polling. More shards than cores share them.
 - idle: CPU time of two shards that have nothing to do.
@@ -17,7 +20,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import resource
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
@@ -27,6 +30,7 @@ from bench._calls import CallPace, Fleet, Idle, LocalCost
 from bench._messages import Pace
 from bench._processes import cores
 from bench._report import Summary, columns, progress, ratios, summary
+from bench._stream import FrameProtocol, FrameStream, Make
 from bench._transports import Open, open_polling_ring, open_sleeping_ring, peers
 
 if TYPE_CHECKING:
@@ -35,7 +39,11 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 POLLING, SLEEPING = "polling", "not polling"
-STREAM = "Unix stream"
+TYPED = "typed"
+STREAMS: dict[str, tuple[Make, Callable[[Sequence[int], float], list[Pace]]]] = {
+    "Unix stream, protocols": (FrameProtocol, _messages.protocols),
+    "Unix stream, asyncio streams": (FrameStream, _messages.streams),
+}
 IDLE_POLL_US = {POLLING: 200, SLEEPING: 0}
 CALL_SIZE = 64
 
@@ -46,7 +54,7 @@ class Messages(msgspec.Struct, frozen=True):
     transport: str
     size: int  # bytes
     per_second: list[float]
-    p50_us: list[float]  # there and back
+    p50_us: list[float]  # there and back; empty for typed requests, whose way back `Calls` has
     p99_us: list[float]
 
 
@@ -71,12 +79,12 @@ class Growth(msgspec.Struct, frozen=True):
 
 
 class Goal(msgspec.Struct, frozen=True):
-    """What must be shown, as a ratio or a time."""
+    """What must be shown, as a ratio or a time; or what stands beside it, without a goal."""
 
     what: str
     goal: str
     measured: Summary
-    reached: bool
+    reached: bool | None
 
 
 class IpcReport(msgspec.Struct, frozen=True):
@@ -106,7 +114,8 @@ class IpcReport(msgspec.Struct, frozen=True):
         idle = [["idle", "ms of CPU a second, both shards"]]
         idle += [[setup, f"{each.cpu_ms / each.seconds:.2f}"] for setup, each in self.idle.items()]
         goals = [["goal", "wanted", "measured", ""]]
-        goals += [[g.what, g.goal, str(g.measured), "reached" if g.reached else "missed"] for g in self.goals]
+        verdicts = {True: "reached", False: "missed", None: ""}
+        goals += [[g.what, g.goal, str(g.measured), verdicts[g.reached]] for g in self.goals]
         tables = [columns(rows) for rows in (messages, calls, local, growth, idle, goals) if len(rows) > 1]
         if self.missing:
             tables.append(f"not installed, so left out: {', '.join(self.missing)} (pip install 'clockworker[bench]')")
@@ -118,14 +127,15 @@ class IpcReport(msgspec.Struct, frozen=True):
             found = [m for m in self.messages if m.transport == name]
             sizes = [m.size for m in found]
             rate.plot(sizes, [summary(m.per_second).median for m in found], "o-", label=name)
-            trip.plot(sizes, [summary(m.p50_us).median for m in found], "o-", label=name)
+            if found[0].p50_us:
+                trip.plot(sizes, [summary(m.p50_us).median for m in found], "o-", label=name)
         for axes, label in ((rate, "messages a second, one way"), (trip, "us there and back, p50")):
             axes.set(xscale="log", yscale="log", xlabel="bytes", ylabel=label)
         rate.legend()
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--seconds", type=float, default=0.08, help="of each measurement")
     parser.add_argument("--sizes", type=int, nargs="+", default=[8, 64, 1024, 1 << 16, 1 << 20], help="of messages")
     parser.add_argument("--shards", type=int, nargs="+", default=[2, 8, 32], help="for the growth")
@@ -167,15 +177,24 @@ def compare_messages(options: argparse.Namespace) -> list[Messages]:
         name: lambda open_transport=open_transport: _messages.blocking(open_transport, options.sizes, options.seconds)  # type: ignore[misc]
         for name, open_transport in transports.items()
     }
-    setups[STREAM] = lambda: _messages.stream(options.sizes, options.seconds)
+    for name, (_, over_stream) in STREAMS.items():
+        setups[name] = lambda measure=over_stream: measure(options.sizes, options.seconds)  # type: ignore[misc]
+    for name, (make, _) in STREAMS.items():
+        setups[f"{name}, {TYPED}"] = lambda make=make: [  # type: ignore[misc]
+            Pace(rate, {}) for rate in _calls.one_way_over_stream(make, options.sizes, options.seconds)
+        ]
+    for name, idle_poll_us in IDLE_POLL_US.items():
+        setups[f"send, {name}"] = lambda idle=idle_poll_us: [  # type: ignore[misc]
+            Pace(rate, {}) for rate in _calls.one_way(idle, options.sizes, options.seconds)
+        ]
     found = take_turns("messages", setups, options.rounds)
     return [
         Messages(
             f"ring, {name}" if name in IDLE_POLL_US else name,
             size,
             [paces[index].per_second for paces in found[name]],
-            [paces[index].round_trip_us["p50"] for paces in found[name]],
-            [paces[index].round_trip_us["p99"] for paces in found[name]],
+            [paces[index].round_trip_us["p50"] for paces in found[name] if paces[index].round_trip_us],
+            [paces[index].round_trip_us["p99"] for paces in found[name] if paces[index].round_trip_us],
         )
         for index, size in enumerate(options.sizes)
         for name in setups
@@ -188,7 +207,8 @@ def compare_calls(options: argparse.Namespace) -> list[Calls]:
         f"shards, {name}": lambda idle_poll_us=idle_poll_us: _calls.over_mesh(idle_poll_us, CALL_SIZE, seconds)  # type: ignore[misc]
         for name, idle_poll_us in IDLE_POLL_US.items()
     }
-    setups[STREAM] = lambda: _calls.over_stream(CALL_SIZE, seconds)
+    for name, (make, _) in STREAMS.items():
+        setups[name] = lambda make=make: _calls.over_stream(make, CALL_SIZE, seconds)  # type: ignore[misc]
     for name, open_transport in peers().items():
         setups[name] = lambda peer=open_transport: _calls.over_transport(peer, CALL_SIZE, seconds)  # type: ignore[misc]
     return [
@@ -233,7 +253,7 @@ def goals(messages: list[Messages], calls: list[Calls], local: list[LocalCost]) 
     """What was measured of what must be shown."""
     found = []
 
-    def goal(what: str, wanted: str, measured: Summary, reached: bool) -> None:
+    def goal(what: str, wanted: str, measured: Summary, reached: bool | None) -> None:
         found.append(Goal(what, wanted, measured, reached))
 
     def best(of: list[list[float]], better: Callable[[list[float]], float]) -> list[float]:
@@ -241,25 +261,36 @@ def goals(messages: list[Messages], calls: list[Calls], local: list[LocalCost]) 
 
     by_setup = {each.setup: each for each in calls}
     if calls:
-        polling, sleeping, stream = (by_setup[name] for name in (f"shards, {POLLING}", f"shards, {SLEEPING}", STREAM))
+        polling, sleeping = (by_setup[f"shards, {name}"] for name in (POLLING, SLEEPING))
         others = [each.p50_us for each in calls if not each.setup.startswith("shards")]
         p50 = summary(polling.p50_us)
         goal("call, polling, p50 us", "<= 10", p50, p50.median <= 10)
         ratio = ratios(polling.p50_us, best(others, min))
         goal("call, polling, p50 / best peer", "<= 0.17", ratio, ratio.median <= 1 / 6)
-        ratio = ratios(sleeping.p50_us, stream.p50_us)
-        goal("call, not polling, p50 / Unix stream", "<= 0.80", ratio, ratio.median <= 0.8)
+        for name in STREAMS:
+            ratio = ratios(sleeping.p50_us, by_setup[name].p50_us)
+            goal(f"call, not polling, p50 / {name}", "<= 0.80", ratio, ratio.median <= 0.8)
         for each in (polling, sleeping):
-            ratio = ratios(each.per_second, stream.per_second)
-            goal(f"64 in flight, {each.setup.partition(', ')[2]} / Unix stream", ">= 2.50", ratio, ratio.median >= 2.5)
+            for name in STREAMS:
+                ratio = ratios(each.per_second, by_setup[name].per_second)
+                what = f"64 in flight, {each.setup.partition(', ')[2]} / {name}"
+                goal(what, ">= 2.50", ratio, ratio.median >= 2.5)
     for size in dict.fromkeys(each.size for each in messages):
-        others = [m.per_second for m in messages if m.size == size and not m.transport.startswith("ring")]
-        for m in messages:
-            wanted = 1.5 if size == CALL_SIZE else 1.0
-            if m.size == size and m.transport.startswith("ring") and size in (CALL_SIZE, 1 << 20):
-                ratio = ratios(m.per_second, best(others, max))
-                what = f"{m.transport}, {size:,} bytes one way / best peer"
+        if size not in (CALL_SIZE, 1 << 20):
+            continue
+        ours = [m for m in messages if m.size == size and m.transport.startswith(("send", "ring"))]
+        others = [m.per_second for m in messages if m.size == size and m not in ours]
+        typed = [m.per_second for m in messages if m.size == size and m.transport.endswith(TYPED)]
+        wanted = 1.5 if size == CALL_SIZE else 1.0
+        for m in sorted(ours, key=lambda m: m.transport, reverse=True):
+            ratio = ratios(m.per_second, best(others, max))
+            what = f"{m.transport}, {size:,} bytes one way / best peer"
+            if m.transport.startswith("send"):
                 goal(what, f">= {wanted:.2f}", ratio, ratio.median >= wanted)
+                ratio = ratios(m.per_second, best(typed, max))
+                goal(f"beside it: {m.transport}, {size:,} bytes one way / best typed stream", "", ratio, None)
+            else:
+                goal(f"beside it: {what}", "", ratio, None)
     if local:
         ratio = ratios([cost.call_ns for cost in local], [cost.spawn_ns for cost in local])
         goal("call to the own shard / spawn and await", "<= 1.50", ratio, ratio.median <= 1.5)
@@ -274,5 +305,7 @@ def _thousands(values: list[float]) -> str:
 
 
 def _tenths(values: list[float]) -> str:
+    if not values:
+        return ""
     found = summary(values)
     return f"{found.median:,.1f} ({found.least:,.1f}-{found.most:,.1f})"

@@ -5,7 +5,9 @@ A shard's `Mesh` sits beside its executor, which polls it. In reading order:
     _remote        what can be called: @remote, signatures, identifiers
     _schema        two shards that do not mean the same by a method
     _service       Sharded, the proxies of a service's instances
-    _mesh          a shard's links to its peers, its services, its statistics
+    _mesh          a shard's links to its peers, its services
+    _stats         what it has counted
+    _sleep         the bell that wakes it, and a look now and then for one that was lost
     _call_cy       the way of a call from end to end: a call of ours, until it is answered
     _link_cy       one peer: rings, credit, calls in flight, back-pressure
     _traffic_cy    what the executor polls: frames taken in, calls of peers started
@@ -22,10 +24,11 @@ A shard's `Mesh` sits beside its executor, which polls it. In reading order:
 
 from clockworker.ipc._doorbell_cy import create_doorbell
 from clockworker.ipc._limits import Limits
-from clockworker.ipc._mesh import LinkStats, Mesh, MeshStats
+from clockworker.ipc._mesh import Mesh
 from clockworker.ipc._remote import remote
 from clockworker.ipc._ring_cy import create_ring
 from clockworker.ipc._service import Sharded, deadline
+from clockworker.ipc._stats import LinkStats, MeshStats
 
 __all__ = [
     "Limits",

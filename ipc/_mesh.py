@@ -38,53 +38,17 @@ from clockworker.ipc._request_cy import Request, Target, logger
 from clockworker.ipc._ring_cy import PoisonedRing
 from clockworker.ipc._schema import MethodSchema, ServiceSchema, differences
 from clockworker.ipc._service import Here, Sharded, There
+from clockworker.ipc._sleep import Sleep
+from clockworker.ipc._stats import LinkStats, MeshStats, stats_of_link
 from clockworker.ipc._stream import receive, serve_stream
 from clockworker.ipc._traffic_cy import Traffic
 
 S = TypeVar("S")
 R = TypeVar("R")
 
-# How often a sleeping shard looks by itself. It should find nothing: what it finds is a lost wake-up, and counted.
-_FALLBACK_S = 1.0
 _HOLD_S = 0.25  # how long calls wait that the peer may need before it can leave
-_SECOND_LOOK_S = 0.5
 
 _schema_decoder = msgspec.msgpack.Decoder(ServiceSchema)
-
-
-class MeshStats(msgspec.Struct, frozen=True):
-    """Counters of a shard's traffic since it started, over all peers."""
-
-    calls_local: int  # through `service.on(own)`
-    calls_sent: int  # to other shards
-    calls_received: int  # from other shards
-    calls_in_flight: int  # now
-    calls_timed_out: int
-    one_ways_sent: int
-    one_ways_received: int
-    frames_sent: int
-    frames_received: int
-    bytes_sent: int  # bodies of frames
-    bytes_received: int
-    credit_waits: int
-    wakeups: int  # by the doorbell
-    missed_wakeups: int  # found by the fallback poll; 0 unless something is wrong
-
-
-class LinkStats(msgspec.Struct, frozen=True):
-    """The traffic with one peer, over all its incarnations. A shard's link with itself is never used."""
-
-    peer: int
-    connected: bool
-    frames_sent: int
-    frames_received: int
-    bytes_sent: int
-    bytes_received: int
-    credit_waits: int
-    calls_in_flight: int  # now
-    wakeups: int  # how often the peer was asleep and was rung
-    ring_used_bytes: int  # of the ring to it: what it has not read yet
-    ring_bytes: int
 
 
 class Mesh(Traffic):
@@ -113,16 +77,13 @@ class Mesh(Traffic):
         self.loop = asyncio.get_running_loop()
         self.calls_local = 0
         self._calls_timed_out = 0
-        self._wakeups = 0
-        self._missed_wakeups = 0
-        self._suspected_sleep = 0
         self.executor = executor
         self._on_poisoned = on_poisoned
         self._schemas: dict[str, ServiceSchema] = {}  # of the services that are started here
         self._callers: dict[tuple[int, Callable[..., Any]], Callable[..., Any]] = {}
         self._timer: asyncio.TimerHandle | None = None
         queues = executor.queues()
-        memory, self._eventfd = doorbell
+        memory, eventfd = doorbell
         super().__init__(
             Shared(
                 executor._core,
@@ -141,8 +102,7 @@ class Mesh(Traffic):
             raise ConfigurationError("two queue keys have the same checksum; rename one of them")
         self.links.extend(Link(peer, self.shared) for peer in range(count))
         os.close(memory)
-        self.loop.add_reader(self._eventfd, self._rung)
-        self._fallback = self.loop.call_later(_FALLBACK_S, self._look)
+        self._sleep = Sleep(self, self.loop, eventfd, shard_id)
         self.here = Here(self)
         self.places: list[Here | There] = [
             self.here if shard == shard_id else There(self, shard) for shard in range(count)
@@ -196,14 +156,12 @@ class Mesh(Traffic):
     def close(self) -> None:
         """Leave: calls in flight end in ShardDied. Nothing may be called afterwards."""
         self.executor.poll_source(None, idle_poll_us=0)
-        self._fallback.cancel()
+        self._sleep.close()
         if self._timer is not None:
             self._timer.cancel()
-        self.loop.remove_reader(self._eventfd)
         for link in self.links:
             self._drop(link, "the mesh was closed")
         self.doorbell.close()
-        os.close(self._eventfd)
 
     # Calls out
 
@@ -319,28 +277,13 @@ class Mesh(Traffic):
             bytes_sent=sum(link.bytes_sent for link in self.links),
             bytes_received=sum(link.bytes_received for link in self.links),
             credit_waits=sum(link.credit_waits for link in self.links),
-            wakeups=self._wakeups,
-            missed_wakeups=self._missed_wakeups,
+            wakeups=self._sleep.wakeups,
+            missed_wakeups=self._sleep.missed_wakeups,
         )
 
     def link_stats(self) -> list[LinkStats]:
         """The counters of each peer, by its number."""
-        return [
-            LinkStats(
-                peer=link.peer,
-                connected=link.connected,
-                frames_sent=link.frames_sent,
-                frames_received=link.frames_received,
-                bytes_sent=link.bytes_sent,
-                bytes_received=link.bytes_received,
-                credit_waits=link.credit_waits,
-                calls_in_flight=len(link.pending),
-                wakeups=link.rings_before + (link.doorbell.rings if link.connected else 0),
-                ring_used_bytes=link.producer.used() if link.connected else 0,
-                ring_bytes=link.producer.capacity if link.connected else 0,
-            )
-            for link in self.links
-        ]
+        return [stats_of_link(link) for link in self.links]
 
     def _target(self, method: RemoteMethod, function: Callable[..., Any]) -> Target:
         queue = self.queue_for(method)
@@ -410,36 +353,8 @@ class Mesh(Traffic):
 
     # Sleep
 
-    def _rung(self) -> None:
-        if self._answer_bell():
-            self._wakeups += 1
-            self.doorbell.wake()
-            self.executor.wake()
-
-    def _answer_bell(self) -> bool:
-        try:
-            os.eventfd_read(self._eventfd)
-        except BlockingIOError:
-            return False
-        return True
-
-    def _look(self) -> None:
-        """The fallback: a sleeping shard with news, twice in the same sleep, and a bell that was not rung."""
-        # At whole seconds, when other things are done too: a shard at rest wakes up once for all.
-        now = self.loop.time()
-        due = (now + 0.05) // _FALLBACK_S * _FALLBACK_S + _FALLBACK_S
-        if self.doorbell.asleep() and self.doorbell.has_news():
-            if self._answer_bell():
-                self.executor.wake()
-            elif self._suspected_sleep == self.doorbell.sleeps:
-                self._missed_wakeups += 1
-                logger.error("shard %d slept on news: a wake-up was lost", self.shard_id)
-                self.executor.wake()
-            else:
-                # The peer may be between its announcement and the bell.
-                self._suspected_sleep = self.doorbell.sleeps
-                due = now + _SECOND_LOOK_S
-        self._fallback = self.loop.call_at(due, self._look)
+    def look_soon(self) -> None:
+        self._sleep.look_soon()
 
     # Ends
 

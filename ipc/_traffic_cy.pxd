@@ -21,6 +21,7 @@ cdef class Traffic:
     cdef public list parked
     cdef readonly long long calls_received
     cdef readonly long long one_ways_received
+    cdef public bint looks_seldom
     cdef readonly set _unfinished
 
     @cython.locals(link=Link, came=cython.bint, received=cython.longlong)

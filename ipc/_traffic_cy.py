@@ -61,6 +61,7 @@ class Traffic:
     parked: list[tuple[Link, int, int, int, int, bytes]]  # requests for a service that is not started here yet
     calls_received: int
     one_ways_received: int
+    looks_seldom: bool  # while asleep, the shard looks for lost wake-ups less and less often: see `_sleep`
 
     def __init__(
         self, shared: Shared, doorbell: Doorbell, memberships: dict[int, Membership], first: Membership
@@ -75,6 +76,7 @@ class Traffic:
         self.parked = []
         self.calls_received = 0
         self.one_ways_received = 0
+        self.looks_seldom = False
         self._unfinished: set[int] = set()
 
     def unknown(self, link: Link, kind: int, queue: int, identifier: int, number: int, body: bytes) -> Target | None:
@@ -112,7 +114,13 @@ class Traffic:
         """Announce that the shard sleeps. False if there is news after all."""
         if self._unfinished or self.shared.dirty:
             return False
+        if self.looks_seldom:
+            self.look_soon()
         return self.doorbell.sleep()
+
+    def look_soon(self) -> None:
+        """A new sleep begins: look for lost wake-ups more often again."""
+        raise NotImplementedError
 
     def look_at(self, peer: int) -> None:
         """There may be something in its ring."""

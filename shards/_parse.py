@@ -27,6 +27,8 @@ T = TypeVar("T")
 
 MAX_CPUS = 8192  # Linux has no more
 
+UNITS = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
+
 LOG_LEVELS: tuple[LogLevel, ...] = get_args(LogLevel)
 
 
@@ -146,6 +148,38 @@ def parse_metrics(text: str) -> TcpAddress | None:
 
 def parse_idle_poll(text: str) -> int:
     return parse_int(text, 0, 1_000_000, "the time to poll, in microseconds,")
+
+
+def parse_credit(text: str) -> int:
+    return parse_int(text, 1, 1_000_000, "the number of calls in flight")
+
+
+def parse_max_message(text: str) -> int:
+    return parse_size(text, 1 << 10, 1 << 30, "the largest message")
+
+
+def parse_blocking_threads(text: str) -> int:
+    return parse_int(text, 1, 1_024, "the number of threads")
+
+
+def parse_size(text: str, lowest: int, highest: int, what: str) -> int:
+    """Bytes, as a plain number or in units: `65536`, `64KiB`, `16 MiB`, `1GiB`."""
+    found = re.fullmatch(rf"(\d{{1,20}}) ?({'|'.join(UNITS)})?", text.strip(), re.IGNORECASE)
+    size = -1
+    if found is not None:
+        unit = (found[2] or "B").lower()
+        size = int(found[1]) * next(bytes_ for name, bytes_ in UNITS.items() if name.lower() == unit)
+    if not lowest <= size <= highest:
+        raise ConfigurationError(
+            f"{what} is {text!r}; give a size from {show_size(lowest)} to {show_size(highest)}, for example 16MiB"
+        )
+    return size
+
+
+def show_size(size: int) -> str:
+    """As `parse_size` reads it, in the largest unit that leaves a whole number."""
+    unit, bytes_ = max(((unit, each) for unit, each in UNITS.items() if size % each == 0), key=lambda each: each[1])
+    return f"{size // bytes_}{unit}"
 
 
 def parse_seconds(text: str) -> float:

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from clockworker.shards import _toml
 from clockworker.shards._config import InheritedSocket, QueueConfig, ServeConfig
 from clockworker.shards._options import GROUPS, OPTIONS, Option
+from clockworker.shards._parse import show_size
 
 _COLUMN = 44
 # Addresses are shown as `bind`, whatever they were given as; queues as tables, after all plain values.
@@ -55,6 +56,8 @@ def _value(config: ServeConfig, option: Option) -> object:
             return not config.pin
         case "idle_poll":
             return config.idle_poll_us
+        case "max_message":
+            return show_size(config.max_message)
         case "bind":
             # A descriptor's name, which its text may show, is not part of its address.
             return [f"fd:{a.fd}" if isinstance(a, InheritedSocket) else str(a) for a in config.addresses]

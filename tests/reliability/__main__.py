@@ -1,12 +1,16 @@
-"""The command: `python -m tests.reliability --help`."""
+"""The command: `python -m tests.reliability --help`.
+
+It says first what it will do and how long that takes, goes on after a check that fails, and ends with a table.
+"""
 
 from __future__ import annotations
 
 import argparse
 import sys
+import time
 
 import clockworker as cw
-from tests.reliability._checks import SIZES, Row, checks, execute
+from tests.reliability._checks import SIZES, Check, Row, checks, execute
 
 
 def main() -> int:
@@ -15,6 +19,9 @@ def main() -> int:
     parser.add_argument("names", nargs="*", metavar="NAME", help="checks to run; all, unless given")
     parser.add_argument("--size", choices=SIZES, default="ci")
     parser.add_argument("--list", action="store_true", help="print the checks and their sizes, and run none")
+    parser.add_argument(
+        "--hours", type=float, default=0.0, metavar="H", help="go round the chosen checks until so many hours are over"
+    )
     options = parser.parse_args()
     known = {check.name: check for check in checks()}
     unknown = [name for name in options.names if name not in known]
@@ -26,17 +33,38 @@ def main() -> int:
             print(f"{check.name:32} {check.ci:>12,} {check.release:>14,}  {check.claim}")
         return 0
     print(
-        f"clockworker {cw.__version__}, {'compiled' if cw.compiled else 'pure Python'}; size: {options.size}",
+        f"clockworker {cw.__version__}, {'compiled' if cw.compiled else 'pure Python'}; size: {options.size}\n"
+        f"{announcement(chosen, options.size)}\n",
         flush=True,
     )
     rows = []
-    for check in chosen:
-        row = execute(check, options.size)
-        rows.append(row)
-        print(f"{row.outcome}: {row.name} ({row.seconds:.1f} s)", flush=True)
+    until = time.monotonic() + options.hours * 3600
+    while not rows or time.monotonic() < until:
+        for check in chosen:
+            row = execute(check, options.size)
+            rows.append(row)
+            print(f"{row.outcome}: {row.name} ({row.seconds:.1f} s)", flush=True)
     print(f"\n{table(rows)}")
     bad = {"failed"} if options.size == "ci" else {"failed", "unavailable"}
     return 1 if any(row.outcome in bad for row in rows) else 0
+
+
+def announcement(chosen: list[Check], size: str) -> str:
+    """What will be run, and about how long it takes."""
+    known, lines = 0.0, []
+    for check in chosen:
+        if trials := check.trials(size):
+            seconds = check.seconds(size)
+            known += seconds or 0.0
+            lines.append(f"  {check.name:32} {trials:>14,}  {'' if seconds is None else duration(seconds)}".rstrip())
+    some = sum(check.seconds(size) is None and check.trials(size) > 0 for check in chosen)
+    more = f", and {some} whose time nobody has measured" if some else ""
+    return "\n".join([*lines, f"{len(lines)} checks, about {duration(known)} on two cores of their own{more}"])
+
+
+def duration(seconds: float) -> str:
+    """In words, roughly."""
+    return f"{seconds:,.0f} s" if seconds < 100 else f"{seconds / 60:,.0f} min"
 
 
 def table(rows: list[Row]) -> str:

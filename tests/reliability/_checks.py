@@ -7,7 +7,8 @@ A check proves one claim with a number of trials, which is all that differs betw
         ...                                     # an exception is a failure; its message says what was seen
         return Result(trials, "0 lost, 0 hung, 52,113 acked")
 
-A check that lacks something of the machine (a program, a permission) raises `Unavailable` saying what.
+A check that lacks something of the machine (a program, a permission) raises `Unavailable` saying what. `pace`, trials a
+second on a machine of two cores, is for the announcement of how long a run will take.
 """
 
 from __future__ import annotations
@@ -38,7 +39,8 @@ class Result(msgspec.Struct, frozen=True):
 
 
 class Check(msgspec.Struct, frozen=True):
-    """One claim. Sizes are numbers of trials; pure: the CI size of the pure version, where 0 leaves the check out."""
+    """One claim. Sizes are numbers of trials; pure: the CI size of the pure version, where 0 leaves the check out. pace: trials
+    a second on two cores, compiled; None: nobody has measured it."""
 
     name: str
     claim: str
@@ -46,12 +48,17 @@ class Check(msgspec.Struct, frozen=True):
     ci: int
     release: int
     pure: int
+    pace: float | None = None
 
     def trials(self, size: str) -> int:
         """How many trials this size has, 0 if the check is left out in this kind of build."""
         if not cw.compiled:
             return self.pure if size == "ci" or self.pure == 0 else self.release
         return self.ci if size == "ci" else self.release
+
+    def seconds(self, size: str) -> float | None:
+        """About how long it will take."""
+        return None if self.pace is None else self.trials(size) / self.pace
 
 
 class Row(msgspec.Struct, frozen=True):
@@ -69,7 +76,7 @@ _checks: dict[str, Check] = {}
 
 
 def check(
-    claim: str, *, ci: int, release: int, pure: int | None = None
+    claim: str, *, ci: int, release: int, pure: int | None = None, pace: float | None = None
 ) -> Callable[[Callable[[int], Result]], Callable[[int], Result]]:
     """Register a check under its function's name, with dashes. Without `pure` the pure version has the CI size too."""
 
@@ -78,7 +85,7 @@ def check(
         known = _checks.get(name)
         if known is not None and known.run.__module__ != run.__module__:
             raise ValueError(f"{run.__module__} and {known.run.__module__} both have a check named {name}")
-        _checks[name] = Check(name, claim, run, ci, release, ci if pure is None else pure)
+        _checks[name] = Check(name, claim, run, ci, release, ci if pure is None else pure, pace)
         return run
 
     return register

@@ -94,6 +94,7 @@ class _Mutator:
     ci=5_000_000,
     release=100_000_000,
     pure=100_000,
+    pace=1_000_000,
 )
 def mutated_frames(trials: int) -> Result:
     mutator = _Mutator(random.Random(trials))
@@ -128,7 +129,13 @@ class Target:
         raise ValueError(deep)
 
 
-@check("random and mutated frames into a mesh: it lives on, and answers", ci=100_000, release=10_000_000, pure=10_000)
+@check(
+    "random and mutated frames into a mesh: it lives on, and answers",
+    ci=100_000,
+    release=10_000_000,
+    pure=10_000,
+    pace=100_000,
+)
 def mutated_frames_in_the_mesh(trials: int) -> Result:
     return asyncio.run(_bombard(trials, random.Random(trials)))
 

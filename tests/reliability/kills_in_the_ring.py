@@ -1,24 +1,16 @@
 """A push or a pop that is killed on the way: what the survivor finds has no torn frame, and none is skipped.
 
 Every store: the code itself, interpreted, on memory that stops before its n-th store, for every n of every operation of a long
-run; a copy of a body counts as a store for each of its words. Every instruction: the compiled code in a child that is
-stepped through it with ptrace, and killed after the n-th instruction.
+run; a copy of a body counts as a store for each of its words. Every instruction: `kills_between_instructions`.
 """
 
 from __future__ import annotations
 
 import copy
-import ctypes
-import os
 import random
-import signal
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Any
 
-from clockworker import ipc
-from clockworker.ipc._ring_cy import RingConsumer, RingProducer
-from tests.reliability._checks import Result, Unavailable, check
+from tests.reliability._checks import Result, check
 from tests.reliability._source import TAIL_FIRST, Mutation, Source
 
 _CAPACITY = 4096
@@ -170,6 +162,7 @@ def live(kills: int, *mutations: Mutation, seed: int = 0) -> _Life:
     ci=100_000,
     release=10_000_000,
     pure=20_000,
+    pace=68_000,
 )
 def kills_at_every_store(trials: int) -> Result:
     kills = 0
@@ -178,120 +171,10 @@ def kills_at_every_store(trials: int) -> Result:
     return Result(kills, f"{kills:,} kills, 0 torn, 0 skipped")
 
 
-@check("a push that publishes the tail first is found out by the kills", ci=1, release=1)
+@check("a push that publishes the tail first is found out by the kills", ci=1, release=1, pace=10)
 def mutated_kills(trials: int) -> Result:
     try:
         live(5_000, TAIL_FIRST)
     except AssertionError as found:
         return Result(trials, str(found)[:60])
     raise AssertionError("5,000 kills found nothing")
-
-
-# Compiled, instruction by instruction
-
-_libc = ctypes.CDLL(None, use_errno=True)
-_libc.ptrace.argtypes = [ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p]
-_libc.ptrace.restype = ctypes.c_long
-_TRACEME, _SINGLESTEP = 0, 9
-
-
-class _Ring:
-    """A real ring with frames in it, and one more operation to do."""
-
-    def __init__(self, before: int, popped: int, size: int) -> None:
-        self.descriptor = ipc.create_ring(_CAPACITY)
-        self.producer, self.consumer = RingProducer(self.descriptor), RingConsumer(self.descriptor)
-        self.pending: list[Frame] = []
-        for call in range(before):
-            body = bytes([call % 251]) * 100
-            assert self.producer.push(1, 0, 0, call, body)
-            self.pending.append((call, body))
-        for _ in range(popped):
-            assert self.consumer.pop() == self.pending.pop(0)[1]
-        self.next = (before, b"next" * (size // 4))
-
-    def push(self) -> None:
-        self.producer.push(1, 0, 0, *self.next)
-
-    def pop(self) -> None:
-        self.consumer.pop()
-
-    def check(self, by: str) -> None:
-        """What a survivor finds."""
-        consumer = RingConsumer(self.descriptor)
-        found = []
-        while (body := consumer.pop()) is not None:
-            found.append((consumer.call, body))
-        consumer.close()
-        allowed = [self.pending, [*self.pending, self.next]] if by == "push" else [self.pending, self.pending[1:]]
-        if found not in allowed:
-            raise AssertionError(f"after a {by} was killed: {found!r}, where {self.pending!r} was before")
-
-    def close(self) -> None:
-        self.producer.close()
-        self.consumer.close()
-        os.close(self.descriptor)
-
-
-# Frames before, of them popped, and the size of the next: plain, around the end, into the last room, to the beginning again,
-# in chunks, and where there is no room.
-_SITUATIONS = [(2, 0, 100), (31, 30, 200), (32, 1, 56), (12, 12, 100), (2, 1, 2000), (32, 0, 400)]
-
-
-def step(ring: _Ring, operation: str, steps: int) -> int:
-    """In a child, kill the operation after so many instructions. How many it did: fewer if it was done before."""
-    child = os.fork()
-    if child == 0:
-        try:
-            _libc.ptrace(_TRACEME, 0, None, None)
-            run: Callable[[], None] = getattr(ring, operation)
-            os.kill(os.getpid(), signal.SIGSTOP)
-            run()
-            os.kill(os.getpid(), signal.SIGSTOP)
-        finally:
-            os._exit(0)
-    try:
-        _, status = os.waitpid(child, 0)
-        if not os.WIFSTOPPED(status):
-            raise Unavailable("ptrace is not permitted here")
-        for done in range(steps):
-            if _libc.ptrace(_SINGLESTEP, child, None, None) == -1:
-                raise Unavailable(f"ptrace: {os.strerror(ctypes.get_errno())}")
-            _, status = os.waitpid(child, 0)
-            if not os.WIFSTOPPED(status) or os.WSTOPSIG(status) != signal.SIGTRAP:
-                return done
-        return steps
-    finally:
-        if os.WIFSTOPPED(status):
-            os.kill(child, signal.SIGKILL)
-            os.waitpid(child, 0)
-
-
-@contextmanager
-def situation(which: tuple[int, int, int]) -> Iterator[_Ring]:
-    ring = _Ring(*which)
-    try:
-        yield ring
-    finally:
-        ring.close()
-
-
-@check("a push or pop killed at any instruction (compiled, ptrace): torn or skipped 0", ci=66, release=1 << 40, pure=0)
-def kills_at_every_instruction(trials: int) -> Result:
-    rng = random.Random(1)
-    kills = instructions = 0
-    cases = [(which, "push") for which in _SITUATIONS]
-    cases += [(which, "pop") for which in _SITUATIONS if which[0] > which[1]]
-    for which, operation in cases:
-        with situation(which) as ring:
-            length = step(ring, operation, 1 << 20)
-            if length in (0, 1 << 20):
-                raise AssertionError(f"{operation} took {length} instructions")
-        instructions += length
-        share = trials // len(cases)
-        for steps in range(length) if share >= length else sorted(rng.sample(range(length), share)):
-            with situation(which) as ring:
-                step(ring, operation, steps)
-                ring.check(operation)
-                kills += 1
-    return Result(kills, f"{kills:,} kills in operations of {instructions:,} instructions, 0 torn, 0 skipped")

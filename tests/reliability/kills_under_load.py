@@ -57,7 +57,13 @@ class _Load:
             del self.since[number]
 
 
-@check("kill -9 of shards under load: acked calls lost 0, done twice 0, hung 0", ci=100, release=1_000, pure=10)
+@check(
+    "kill -9 of shards under load: acked calls lost 0, done twice 0, hung 0",
+    ci=100,
+    release=1_000,
+    pure=10,
+    pace=12,
+)
 def kills_under_load(trials: int) -> Result:
     with tempfile.TemporaryFile() as ledger:
         return uvloop.run(_kill(trials, ledger.fileno()))

@@ -44,7 +44,7 @@ def run_unchanged(scenario: str) -> str:
     return done.stdout + done.stderr
 
 
-@check("no reply reaches the successor of its caller; without the epoch one does", ci=2, release=2, pure=2)
+@check("no reply reaches the successor of its caller; without the epoch one does", ci=2, release=2, pure=2, pace=1.5)
 def late_replies(trials: int) -> Result:
     if "got new" not in (output := run_unchanged("_late_reply")):
         raise AssertionError(f"the successor's call did not get its own reply:\n{output}")
@@ -55,7 +55,11 @@ def late_replies(trials: int) -> Result:
 
 
 @check(
-    "a call to a shard that dies and stays dead ends; if its peers are not told it does not", ci=2, release=2, pure=2
+    "a call to a shard that dies and stays dead ends; if its peers are not told it does not",
+    ci=2,
+    release=2,
+    pure=2,
+    pace=0.4,
 )
 def peers_of_the_dead(trials: int) -> Result:
     if "got ShardDied" not in (output := run_unchanged("_unanswered")):

@@ -41,7 +41,13 @@ class _Player:
                 self._bell.wake()
 
 
-@check("sleep and wake between two processes: lost wake-ups 0", ci=1_000_000, release=100_000_000, pure=20_000)
+@check(
+    "sleep and wake between two processes: lost wake-ups 0",
+    ci=1_000_000,
+    release=100_000_000,
+    pure=20_000,
+    pace=90_000,
+)
 def wake_ups(trials: int) -> Result:
     """Ping-pong: each waits, asleep unless the answer was faster, for the other."""
     there, back = ipc.create_ring(4096), ipc.create_ring(4096)

@@ -56,6 +56,34 @@ def test_cpus(text: str, expected: tuple[int, ...]) -> None:
     assert parse.parse_cpus(text) == expected
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("2048", 2048),
+        ("4096B", 4096),
+        ("64KiB", 1 << 16),
+        (" 16 mib", 1 << 24),
+        ("1GiB", 1 << 30),
+        ("1025KiB", 1025 << 10),
+    ],
+)
+def test_size(text: str, expected: int) -> None:
+    assert parse.parse_max_message(text) == expected
+    assert parse.parse_max_message(parse.show_size(expected)) == expected
+
+
+def test_sizes_are_shown_in_the_largest_unit() -> None:
+    sizes = (1500, 1 << 10, 3 << 19, 1 << 24, 1 << 30)
+    assert [parse.show_size(size) for size in sizes] == ["1500B", "1KiB", "1536KiB", "16MiB", "1GiB"]
+
+
+@pytest.mark.parametrize("text", ["", "MiB", "16M", "16MB", "1.5MiB", "-1", "0", "1023", "1025MiB", "9" * 30])
+def test_wrong_size(text: str) -> None:
+    with pytest.raises(ConfigurationError) as error:
+        parse.parse_max_message(text)
+    assert str(error.value) == (f"the largest message is {text!r}; give a size from 1KiB to 1GiB, for example 16MiB")
+
+
 @pytest.mark.parametrize("text", ["", "a", "3-1", "0,0", "0-2,1", "-1", "1-", "0,,1", "0-99999999999"])
 def test_wrong_cpus(text: str) -> None:
     with pytest.raises(ConfigurationError):

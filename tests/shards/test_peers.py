@@ -18,6 +18,7 @@ from tests.shards.servers import Serve, ask, eventually
 # it waits first.
 CALLS = """
 import asyncio, os
+from clockworker import ChannelFull
 from clockworker.ipc import remote
 
 if os.path.exists("broken") and os.environ["CLOCKWORKER_SHARD_ID"] == "1":
@@ -87,10 +88,13 @@ async def main(shard):
                 writer.write(b"%d hello\\n" % shard.id)
                 continue
             if words[0] == "notes":
-                for number in range(int(words[1])):
-                    service.send_nowait(1 - shard.id, Service.note, str(number))
-                    await asyncio.sleep(0.005)
-                writer.write(b"sent\\n")
+                try:
+                    for number in range(int(words[1])):
+                        service.send_nowait(1 - shard.id, Service.note, str(number))
+                        await asyncio.sleep(0.005)
+                    writer.write(b"sent\\n")
+                except ChannelFull as error:
+                    writer.write(f"{error}\\n".encode())
                 continue
             if words[0] == "after":
                 await asyncio.sleep(float(words[1]))
@@ -121,6 +125,14 @@ def test_every_shard_can_call_every_shard(serve: Serve) -> None:
     sent = [int(m[1]) for m in re.finditer(r"(\d+) sent", server.log)]
     assert sent == [2, 2, 2], "the counters of the rings reach the supervisor"
     assert "missed wake-ups: 0" in server.log
+
+
+def test_calls_obey_the_limits_of_the_configuration(serve: Serve) -> None:
+    server = serve(CALLS, "--shards", "2", "--max-message", "1KiB", "--credit", "1")
+    with server.connect_to(0) as client:
+        assert ask(client, b"1 who " + b"x" * 1000).startswith(b"1 xxx")
+        assert ask(client, b"1 who " + b"x" * 1024) == b"MessageTooLarge"
+        assert ask(client, b"notes 2").startswith(b"1 calls are in flight to shard 1")
 
 
 def test_a_call_in_flight_to_a_killed_shard_ends_and_later_ones_reach_its_successor(serve: Serve) -> None:

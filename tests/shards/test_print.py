@@ -51,6 +51,9 @@ CONFIGS = st.builds(
     timeout_startup=st.floats(1e-9, 1e6),
     reload_dirs=st.lists(TEXT, max_size=2).map(tuple),
     pin=st.booleans(),
+    credit=st.integers(1, 1_000_000),
+    max_message=st.integers(1 << 10, 1 << 30),
+    blocking_threads=st.integers(1, 1_024),
 )
 
 

@@ -35,7 +35,8 @@ def test_defaults() -> None:
 
 
 EVERY_OPTION = (
-    "app:main --shards 3 --cpus 0-2 --no-pin --idle-poll 50 --queue web:8:las --queue bg:1 --shard-queue 1:web:9"
+    "app:main --shards 3 --cpus 0-2 --no-pin --idle-poll 50 --credit 6 --max-message 2MiB --blocking-threads 4"
+    " --queue web:8:las --queue bg:1 --shard-queue 1:web:9"
     " --shard-queue 1:x:2:qlas --bind :1 --bind unix:/s --host ::1 --port 2 --uds /t --fd 3 --backlog 9"
     " --distribution fixed --max-connections 7 --factory --app-dir d --reload --reload-dir f --reload-dir g"
     " --timeout-graceful-shutdown 1.5 --timeout-shard-healthcheck 0 --timeout-startup 2 --no-respawn --log-level DEBUG"
@@ -47,6 +48,9 @@ EVERY_FIELD = ServeConfig(
     cpus=(0, 1, 2),
     pin=False,
     idle_poll_us=50,
+    credit=6,
+    max_message=2 << 20,
+    blocking_threads=4,
     queues=(QueueConfig("web", 8, "las"), QueueConfig("bg", 1, "fifo")),
     shard_queues={1: (QueueConfig("web", 9, "las"), QueueConfig("bg"), QueueConfig("x", 2, "qlas"))},
     addresses=(

@@ -1,0 +1,59 @@
+"""What a mesh has counted, as it is told."""
+
+from __future__ import annotations
+
+import msgspec
+
+from clockworker.ipc._link_cy import Link
+
+
+class MeshStats(msgspec.Struct, frozen=True):
+    """Counters of a shard's traffic since it started, over all peers."""
+
+    calls_local: int  # through `service.on(own)`
+    calls_sent: int  # to other shards
+    calls_received: int  # from other shards
+    calls_in_flight: int  # now
+    calls_timed_out: int
+    one_ways_sent: int
+    one_ways_received: int
+    frames_sent: int
+    frames_received: int
+    bytes_sent: int  # bodies of frames
+    bytes_received: int
+    credit_waits: int
+    wakeups: int  # by the doorbell
+    missed_wakeups: int  # found by the shard's own looks while it slept; 0 unless something is wrong
+
+
+class LinkStats(msgspec.Struct, frozen=True):
+    """The traffic with one peer, over all its incarnations. A shard's link with itself is never used."""
+
+    peer: int
+    connected: bool
+    frames_sent: int
+    frames_received: int
+    bytes_sent: int
+    bytes_received: int
+    credit_waits: int
+    calls_in_flight: int  # now
+    wakeups: int  # how often the peer was asleep and was rung
+    ring_used_bytes: int  # of the ring to it: what it has not read yet
+    ring_bytes: int
+
+
+def stats_of_link(link: Link) -> LinkStats:
+    """The counters of one peer."""
+    return LinkStats(
+        peer=link.peer,
+        connected=link.connected,
+        frames_sent=link.frames_sent,
+        frames_received=link.frames_received,
+        bytes_sent=link.bytes_sent,
+        bytes_received=link.bytes_received,
+        credit_waits=link.credit_waits,
+        calls_in_flight=len(link.pending),
+        wakeups=link.rings_before + (link.doorbell.rings if link.connected else 0),
+        ring_used_bytes=link.producer.used() if link.connected else 0,
+        ring_bytes=link.producer.capacity if link.connected else 0,
+    )
