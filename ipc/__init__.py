@@ -5,6 +5,8 @@ A shard's `Mesh` sits beside its executor, which polls it. In reading order:
     _remote        what can be called: @remote, signatures, identifiers
     _schema        two shards that do not mean the same by a method
     _service       Sharded, the proxies of a service's instances
+    _places        what a proxy's call does, here and on another shard
+    _timeout       time-outs as users give them
     _mesh          a shard's links to its peers, its services, its statistics
     _call_cy       the way of a call from end to end: a call of ours, until it is answered
     _link_cy       one peer: rings, credit, calls in flight, back-pressure
@@ -25,7 +27,8 @@ from clockworker.ipc._limits import Limits
 from clockworker.ipc._mesh import LinkStats, Mesh, MeshStats
 from clockworker.ipc._remote import remote
 from clockworker.ipc._ring_cy import create_ring
-from clockworker.ipc._service import Sharded, deadline
+from clockworker.ipc._service import Sharded
+from clockworker.ipc._timeout import deadline
 
 __all__ = [
     "Limits",

@@ -47,6 +47,8 @@ _ACK = int(Kind.ACK)
 _SCHEMA = int(Kind.SCHEMA)
 _ENVELOPE = ENVELOPE
 
+Parked = tuple[Link, int, int, int, int, bytes]  # a request's link, kind, queue, method, number and body
+
 
 class Traffic:
     """The executor's source of work beside the loop. `Mesh` is its public face."""
@@ -58,7 +60,7 @@ class Traffic:
     targets: dict[int, Target]
     memberships: dict[int, Membership]  # of our queues, by identifier
     first: Membership
-    parked: list[tuple[Link, int, int, int, int, bytes]]  # requests for a service that is not started here yet
+    parked: list[Parked]  # requests for a service that is not started here yet
     calls_received: int
     one_ways_received: int
 
