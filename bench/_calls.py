@@ -19,7 +19,7 @@ from bench._messages import microseconds_of
 from bench._processes import together
 from bench._stream import RpcClient, RpcServer
 from bench._transports import Open, Transport
-from clockworker.shards._supervisor import RING_CAPACITY
+from clockworker.shards._wiring import RING_CAPACITY
 
 T = TypeVar("T")
 Echo = Callable[[bytes], Awaitable[bytes]]

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 from clockworker import ipc
 from clockworker.ipc._doorbell_cy import Doorbell, PeerDoorbell
 from clockworker.ipc._ring_cy import RingConsumer, RingProducer
-from clockworker.shards._supervisor import RING_CAPACITY
+from clockworker.shards._wiring import RING_CAPACITY
 
 T = TypeVar("T")
 

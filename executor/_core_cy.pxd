@@ -29,6 +29,7 @@ cdef class Core(Seam):
     cdef readonly long long idle_ns
     cdef readonly Histogram decision_time
     cdef public object tracer
+    cdef public object stirred
 
     cdef long long _decisions
     cdef long long _turn_ended

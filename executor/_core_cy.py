@@ -139,6 +139,7 @@ class Core(Seam):
     idle_ns: int  # in which nothing was runnable
     decision_time: Histogram  # of one choice in 16
     tracer: Tracer | None
+    stirred: Callable[[], None] | None  # told once, of the next work after a sleep, before it is done
     singles: int  # steps that are no task's and have not run
     _singles_of_others: set[JoinHandle]  # those in queues whose scheduler may fail
 
@@ -157,6 +158,7 @@ class Core(Seam):
         self.idle_ns = 0
         self.decision_time = Histogram()
         self.tracer = None
+        self.stirred = None
         self._decisions = 0
         self._turn_ended = 0
         self._was_idle = False
@@ -552,6 +554,10 @@ class Core(Seam):
     def _schedule(self) -> None:
         if self._paused:
             return
+        stirred = self.stirred
+        if stirred is not None:
+            self.stirred = None
+            stirred()
         self.debug = self.loop.get_debug()  # type: ignore[union-attr]
         self._loop_call_soon(self._pump, context=self._pump_context)
         self._scheduled = True

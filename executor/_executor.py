@@ -277,6 +277,15 @@ class Executor:
         self._core.source = source
         self._core.idle_poll_ns = idle_poll_us * 1_000
 
+    @property
+    def turns(self) -> int:
+        """How many it has had on the loop."""
+        return self._core.turns
+
+    def when_stirred(self, callback: Callable[[], None] | None) -> None:
+        """Call back once, when something becomes runnable after nothing was, before it runs. None: nobody wants to know."""
+        self._core.stirred = callback
+
     def wake(self) -> None:
         """Make sure that the source is polled soon, though nothing may be runnable."""
         self._core.wake()

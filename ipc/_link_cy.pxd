@@ -64,6 +64,8 @@ cdef class Link(Channel):
     cpdef disconnect(self, str reason)
     @cython.locals(lane=Lane)
     cpdef release(self)
+    @cython.locals(lane=Lane, call=Call)
+    cpdef bint let_through(self, long long epoch) except -1
     @cython.locals(shared=Shared, method=Method, current=JoinHandle, membership=Membership, lane=Lane, queue=cython.longlong, body=bytes, held=cython.bint)
     cpdef submit(self, Call call)
     @cython.locals(lane=Lane)

@@ -17,7 +17,8 @@ one-way request is owed no reply; the peer counts those that are done and gives 
 
 A link is *held* while its peer is replaced in good order: calls wait here as if there were no credit, over the end of the old
 incarnation, until the new one is connected. Only a call that is made while serving one of the peer's own goes through, since
-the peer waits for that before it leaves.
+the peer waits for that before it leaves. That such a call is made on a task which the serving one has started cannot be seen;
+so as long as calls of the peer's are being served, what waits is let through from time to time.
 """
 
 from __future__ import annotations
@@ -217,6 +218,18 @@ class Link(Channel):
                 self._give_back(lane, 0)
         else:
             self._refuse_waiting()
+
+    def let_through(self, epoch: int) -> bool:
+        """While held and not quiet yet: send what waits to the incarnation of this epoch, if it may be waiting for it. False if
+        it is held no longer."""
+        if self.when_quiet is None or not self.connected or self.epoch != epoch:
+            return False
+        if self.pending and self.serving:
+            for lane in list(self.lanes.values()):
+                while lane.credit > 0 and lane.waiting:
+                    call: Call = lane.waiting.popitem(last=False)[0]
+                    self._begin(call)
+        return True
 
     def where(self) -> str:
         return f"shard {self.peer}"

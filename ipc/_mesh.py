@@ -47,6 +47,7 @@ R = TypeVar("R")
 
 # How often a sleeping shard looks by itself. It should find nothing: what it finds is a lost wake-up, and counted.
 _FALLBACK_S = 1.0
+_HOLD_S = 0.25  # how long calls wait that the peer may need before it can leave
 _SECOND_LOOK_S = 0.5
 
 _schema_decoder = msgspec.msgpack.Decoder(ServiceSchema)
@@ -176,11 +177,20 @@ class Mesh(Traffic):
     def hold(self, peer: int, when_quiet: Callable[[], None]) -> None:
         """The peer is about to be replaced: new calls to it wait until its successor is connected. `when_quiet` is called
         once those in flight have been answered."""
-        self.links[peer].hold(when_quiet)
+        link = self.links[peer]
+        link.hold(when_quiet)
+        self._let_through_later(link, link.epoch)
 
     def release(self, peer: int) -> None:
         """Undo `hold`. The calls that wait are sent, or end in ShardDown if the peer is gone."""
         self.links[peer].release()
+
+    def _let_through_later(self, link: Link, epoch: int) -> None:
+        def let_through() -> None:
+            if link.let_through(epoch):
+                self._let_through_later(link, epoch)
+
+        self.loop.call_later(_HOLD_S, let_through)
 
     def is_quiet(self) -> bool:
         """Whether nothing that peers have asked for is running, or waits to be taken in."""
@@ -455,7 +465,9 @@ class Mesh(Traffic):
 
     def _look(self) -> None:
         """The fallback: a sleeping shard with news, twice in the same sleep, and a bell that was not rung."""
-        delay = _FALLBACK_S
+        # At whole seconds, when other things are done too: a shard at rest wakes up once for all.
+        now = self.loop.time()
+        due = (now + 0.05) // _FALLBACK_S * _FALLBACK_S + _FALLBACK_S
         if self.doorbell.asleep() and self.doorbell.has_news():
             if self._answer_bell():
                 self.executor.wake()
@@ -466,8 +478,8 @@ class Mesh(Traffic):
             else:
                 # The peer may be between its announcement and the bell.
                 self._suspected_sleep = self.doorbell.sleeps
-                delay = _SECOND_LOOK_S
-        self._fallback = self.loop.call_later(delay, self._look)
+                due = now + _SECOND_LOOK_S
+        self._fallback = self.loop.call_at(due, self._look)
 
     # Ends
 

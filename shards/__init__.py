@@ -23,19 +23,24 @@ In reading order, from the command to the code that a user writes:
     _handover       the line on which it does
     _host           open files, the pid file, titles, and the end with one's parent
     _supervisor     starts, replaces and stops the shards
+    _signals        what an operator asks of it
     _member         a shard over all its incarnations, as the supervisor sees it
     _lifecycle      policy: the states of a shard, and when a dead one may start again
     _process        one incarnation of a shard, as the supervisor holds it
     _control        what supervisor and shard say to each other
+    _wiring         connects the shards with each other by rings
     _reading        the numbers of a shard at one moment, and their sums
     _slots          shared memory through which the supervisor reads them without asking
     _recorder       writes them; _usage, what the kernel counts
     _watch          finds shards whose loops stand still
     _health         policy: when a loop is stalled, and when hung
     _pulse          the word that a loop writes as long as it turns
+    _rest           policy: when a shard has nothing to do, and need not be looked after so often
     _witness        the thread that says what holds up the loop
+    _drain          has shards finish their open work, and kills those that do not
     _roll           replaces shards in good order, one at a time
-    _rehearsal      imports the application before the shards are replaced
+    _renewal        replaces them all, once a rehearsal has gone well
+    _rehearsal      imports the application before that
     _reload         replaces them when a source file changes
     _systemd        sockets from, and notices to, whoever started the supervisor
     _logging        log lines that name shard and queue, as text or JSON; log files opened anew
@@ -43,12 +48,13 @@ In reading order, from the command to the code that a user writes:
     _birth          what a shard's process is born with
     _child          the process of a shard
     _application    finding `async def main(shard)`
-    _observe        what the supervisor shows: _ledger, its books; _view, what they mean; _metrics, as Prometheus wants it;
-                    _http, the pages; _query, the control socket
+    _observe        what the supervisor shows: _ledger, its books; _view, what they mean; _metrics and _page, as Prometheus
+                    wants it; _http, the pages; _query, the control socket
     _tracing        traces: asks for them; _trace, records one; _chrome, writes it
     _top            clockworker-top; _screen, what it shows
     _shard          Shard, the application's view
     _accept         accepting with a limit, or from the supervisor's hands
+    _counter        counters of the application's own
     _blocking       functions that block, in threads
     _streams        connections whose handlers run in a queue, and how they are drained
     testing         for tests of applications: real shards inside a test
@@ -56,6 +62,7 @@ In reading order, from the command to the code that a user writes:
 """
 
 from clockworker.shards._config import QueueConfig, ServeConfig
+from clockworker.shards._counter import Counter
 from clockworker.shards._shard import Shard, ShardStats
 
-__all__ = ["QueueConfig", "ServeConfig", "Shard", "ShardStats"]
+__all__ = ["Counter", "QueueConfig", "ServeConfig", "Shard", "ShardStats"]

@@ -1,5 +1,6 @@
 """Accepting in a shard where the loop's own server will not do: with a limit on open connections, or where the supervisor
-accepts and hands connections over.
+accepts and hands connections over. Either way somebody wants to know how many are open. That the socket itself tells: a
+protocol may have no room for a wrapper (`__slots__`), and may give its transport to another (`set_protocol`).
 
 At the limit nothing is refused. The shard takes no more, and connections wait where they are: in the listening sockets'
 queues, as long as the backlog allows, or with the supervisor, which gives them to another shard.
@@ -40,6 +41,30 @@ def receive_from(sock: socket.socket) -> Callable[[], socket.socket]:
         return socket.socket(fileno=descriptors[0])
 
     return take
+
+
+class _Connection(socket.socket):
+    """Takes over a socket, and tells once when it is given up: uvloop detaches it then, asyncio closes it."""
+
+    __slots__ = ("_lost",)
+
+    def __init__(self, taken: socket.socket, lost: Callable[[], None]) -> None:
+        super().__init__(taken.family, taken.type, taken.proto, fileno=taken.detach())
+        self._lost: Callable[[], None] | None = lost
+        self.setblocking(False)
+
+    def detach(self) -> int:
+        self._tell()
+        return super().detach()
+
+    def close(self) -> None:
+        self._tell()
+        super().close()
+
+    def _tell(self) -> None:
+        lost, self._lost = self._lost, None
+        if lost is not None:
+            lost()
 
 
 class Acceptor:
@@ -99,7 +124,7 @@ class Acceptor:
 
     def _take_one(self, take: Callable[[], socket.socket]) -> bool:
         try:
-            connection = take()
+            taken = take()
         except OSError as error:
             if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
                 log.error("no connection can be accepted: %s", error.strerror)
@@ -111,34 +136,16 @@ class Acceptor:
         self._open += 1
         self._changed(self._taken, self._open)
         # A task of the queue: the protocol's callbacks run in the context of whoever made the connection.
-        task = self._queue.spawn(self._connect(connection), name="connect").task
+        task = self._queue.spawn(self._connect(_Connection(taken, self._lost)), name="connect").task
         self._connecting.add(task)
         task.add_done_callback(self._connecting.discard)
         return True
 
-    async def _connect(self, connection: socket.socket) -> None:
-        connected = False
-
-        def make_protocol() -> asyncio.BaseProtocol:
-            nonlocal connected
-            protocol = self._factory()
-            lost = protocol.connection_lost
-
-            def connection_lost(error: Exception | None) -> None:
-                self._lost()
-                lost(error)
-
-            protocol.connection_lost = connection_lost  # type: ignore[method-assign, assignment]
-            connected = True
-            return protocol
-
+    async def _connect(self, connection: _Connection) -> None:
         try:
-            connection.setblocking(False)
-            await self._loop.connect_accepted_socket(make_protocol, connection)
+            await self._loop.connect_accepted_socket(self._factory, connection)
         except BaseException:
             connection.close()
-            if not connected:  # else connection_lost is called
-                self._lost()
             raise
 
     def _lost(self) -> None:

@@ -40,9 +40,11 @@ from clockworker.shards._control import (
     Release,
     Reopen,
     StartTrace,
+    Stirred,
     Stop,
     Traced,
 )
+from clockworker.shards._health import HealthPolicy
 from clockworker.shards._host import die_with_parent, set_process_title
 from clockworker.shards._logging import reopen, set_up_logging
 from clockworker.shards._pulse import Pulse
@@ -109,7 +111,7 @@ class _ShardMain:
         self._doorbell = (memory, event)
         self._slots = SlotWriter(slots)
         os.close(slots)
-        self._pulse = Pulse(pulse)
+        self._pulse = Pulse(pulse, HealthPolicy(hung_after=self._config.timeout_shard_healthcheck).pace)
         self._witness = socket.socket(fileno=witness)
         self._handover = socket.socket(fileno=handover)
         self._handover.setblocking(False)
@@ -147,7 +149,7 @@ class _ShardMain:
         self._loop.add_signal_handler(signal.SIGTERM, self._stop)
         self._loop.add_reader(self._channel.fileno(), self._read)
         self._recorder.start()
-        self._pulse.start()
+        self._pulse.start(executor, self._rests)
         start_witness(self._witness, executor)
         try:
             async with executor:
@@ -187,7 +189,9 @@ class _ShardMain:
             handover=Handover(self._handover, self._pulse.write_connections) if self._is_handed() else None,
             max_connections=self._config.max_connections,
         )
-        self._recorder = Recorder(self._slots, executor, self._mesh, self._shard._connections)
+        self._recorder = Recorder(
+            self._slots, executor, self._mesh, self._shard._connections, self._shard._counters.read
+        )
 
     def _is_handed(self) -> bool:
         return self._config.distribution == "least-connections"
@@ -248,22 +252,27 @@ class _ShardMain:
                 reopen()
             case Begin():
                 self._may_begin.set()
-            case Stop():
-                self._stop()
+            case Stop(for_good):
+                self._stop(for_good)
             case Leave(serve_first):
                 self._serve_first = serve_first
                 self._may_leave.set()
             case _:
                 raise ControlError(f"{type(message).__name__} was not expected")
 
+    def _rests(self, resting: bool) -> None:
+        self._recorder.rest(resting)
+        if not resting:
+            self._channel.send(Stirred())
+
     def _traced(self, recording: int) -> None:
         self._channel.send(Traced(), [recording])
         os.close(recording)
 
-    def _stop(self) -> None:
+    def _stop(self, for_good: bool = False) -> None:
         if self._main is not None and not self._shard.is_ready:
             self._main.abort()  # still starting: there is nothing to finish
-        self._shard._stop()
+        self._shard._stop(for_good)
         self._may_begin.set()
 
 

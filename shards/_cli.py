@@ -49,7 +49,7 @@ def serve(arguments: Sequence[str], environment: MutableMapping[str, str]) -> in
         settings = read_settings(arguments, environment, version())
         config = settings.config
         os.environ.update(settings.variables)
-        config = with_activated_sockets(config, environment)
+        config = with_activated_sockets(config, environment, asked_for="bind" in settings.origins)
         placement = place_shards(config)
         if settings.print_only:
             print(as_toml(config, settings.origins, {"shards": str(placement)}), end="")

@@ -8,7 +8,7 @@ shard must not stop the supervisor.
 A conversation:
 
     supervisor: Configure (first, once), Connect and Disconnect as peers come and go, Begin, Stop, Leave; Hold, Release
-    shard:      Ready or Failed, Drained; Held; Poisoned
+    shard:      Ready or Failed, Drained; Held; Poisoned; Stirred
 
 `Begin` follows the first round of `Connect`: an application that starts must find its peers connected, or its first
 calls would end in `ShardDown`.
@@ -84,7 +84,9 @@ class Begin(msgspec.Struct, frozen=True, tag="begin"):
 
 
 class Stop(msgspec.Struct, frozen=True, tag="stop"):
-    pass
+    """`for_good`: the listening sockets end with this shard; what waits there has nobody else."""
+
+    for_good: bool = False
 
 
 class Leave(msgspec.Struct, frozen=True, tag="leave"):
@@ -118,6 +120,10 @@ class Drained(msgspec.Struct, frozen=True, tag="drained"):
     pass
 
 
+class Stirred(msgspec.Struct, frozen=True, tag="stirred"):
+    """The shard had been at rest and works: look after its loop."""
+
+
 class Held(msgspec.Struct, frozen=True, tag="held"):
     """No call of ours to this peer is in flight, and none will be."""
 
@@ -132,7 +138,7 @@ class Poisoned(msgspec.Struct, frozen=True, tag="poisoned"):
 
 
 ToShard: TypeAlias = Configure | Connect | Disconnect | Hold | Release | Reopen | Begin | Stop | Leave | StartTrace
-ToSupervisor: TypeAlias = Ready | Failed | Drained | Held | Poisoned | Traced
+ToSupervisor: TypeAlias = Ready | Failed | Drained | Held | Poisoned | Stirred | Traced
 Message: TypeAlias = ToShard | ToSupervisor
 
 

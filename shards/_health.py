@@ -2,26 +2,27 @@
 
 A loop that turns writes the time into shared memory (`_pulse`); how old that time is, is the age judged here. An age over
 `stalled_after` is worth a report, while whatever holds up the loop can still be seen; an age over `hung_after` is the
-end.
+end. A loop at rest (`_rest`) writes at a slower pace, and for so much longer its age is none of `lateness`.
 
 Time in which the supervisor did not run either is nobody's fault: the machine was suspended, the container frozen, the
 whole group stopped from a terminal or in a debugger. All shards look hung at the first look after it, and killing them
 all would turn a nap into an outage. So the supervisor's own looks are watched as well: of a gap between two of them no
-more than `MAX_GAP_S` counts, and the look after it judges nobody.
+more than `MAX_LATE_S` beyond its length counts, and the look after it judges nobody.
 """
 
 from __future__ import annotations
 
+import math
 from enum import Enum
 
 import msgspec
 
-# A look every LOOK_S; later than MAX_GAP_S after the one before, the supervisor cannot have been running.
-LOOK_S = 0.1
-MAX_GAP_S = 0.5
+from clockworker.shards._rest import BEAT_S
 
-# How often a loop writes that it turns: it costs an idle shard a thousandth of its CPU.
-BEAT_S = 0.1
+# A look every LOOK_S while any loop works or is late. One that is later than MAX_LATE_S: the supervisor cannot have been
+# running.
+LOOK_S = 0.1
+MAX_LATE_S = 0.4
 
 
 class HealthPolicy(msgspec.Struct, frozen=True):
@@ -31,6 +32,11 @@ class HealthPolicy(msgspec.Struct, frozen=True):
     stalled_after: float = 0.15
     again: float = 8.0
     hung_after: float = 30.0
+
+    @property
+    def pace(self) -> float:
+        """How often a loop at rest beats, and is looked at: seldom, but so that a limit is kept."""
+        return min(1.0, max(BEAT_S, self.hung_after / 4)) if self.hung_after else 1.0
 
 
 class Verdict(Enum):
@@ -43,35 +49,40 @@ class Looks:
     """The supervisor's own. `lost` is the time between them in which it did not run; `lost_before`, what it was at the look
     before."""
 
-    __slots__ = ("_last", "lost", "lost_before")
+    __slots__ = ("_due", "lost", "lost_before")
 
-    def __init__(self, now: float) -> None:
-        self._last = now
+    def __init__(self) -> None:
+        self._due = math.inf
         self.lost = self.lost_before = 0.0
+
+    def plan(self, due: float) -> None:
+        """When the next one will be."""
+        self._due = due
 
     def look(self, now: float) -> bool:
         """False if this is the first look after a gap."""
-        gap = now - self._last
-        self._last = now
+        late = now - self._due
         self.lost_before = self.lost
-        self.lost += max(0.0, gap - MAX_GAP_S)
-        return gap <= MAX_GAP_S
+        self.lost += max(0.0, late - MAX_LATE_S)
+        return late <= MAX_LATE_S
 
 
 class Health:
     """Of one incarnation of a shard."""
 
-    __slots__ = ("_beat", "_lost", "_next_report", "_policy")
+    __slots__ = ("_beat", "_lost", "_next_report", "_patience", "_policy")
 
     def __init__(self, policy: HealthPolicy) -> None:
         self._policy = policy
         self._beat = 0.0
         self._lost = 0.0  # when this beat was written
+        self._patience = 0.0
         self._next_report = policy.stalled_after
 
-    def see(self, beat: float, lost: float) -> None:
+    def see(self, pace: float, beat: float, lost: float) -> None:
         """Take note of the beat. `lost` is that of the look; at the first after a gap, of the look before, since a beat that
         is new then may have been written before the gap."""
+        self._patience = max(0.0, pace - BEAT_S)
         if beat != self._beat:
             self._beat = beat
             self._lost = lost
@@ -81,12 +92,16 @@ class Health:
         """Of the beat, less the time that was lost meanwhile. 0 where there is no beat, before the loop and after it."""
         return max(0.0, now - self._beat - (lost - self._lost)) if self._beat else 0.0
 
+    def lateness(self, now: float, lost: float) -> float:
+        """The age, of a loop at rest less the time for which it had said that it would not beat."""
+        return max(0.0, self.age(now, lost) - self._patience)
+
     def judge(self, now: float, lost: float) -> Verdict:
         """What is to be done, at a look that is not the first after a gap."""
-        age = self.age(now, lost)
-        if self._policy.hung_after and age > self._policy.hung_after:
+        if self._policy.hung_after and self.age(now, lost) > self._policy.hung_after:
             return Verdict.HUNG
-        if age > self._next_report:
-            self._next_report = age * self._policy.again
+        late = self.lateness(now, lost)
+        if late > self._next_report:
+            self._next_report = late * self._policy.again
             return Verdict.STALLED
         return Verdict.FINE

@@ -1,8 +1,11 @@
-"""The books as Prometheus metrics: a collector that makes them anew for each scrape. Needs the extra `metrics`.
+"""The books as Prometheus metrics: a collector, and the page that it makes anew for each scrape. Needs the extra `metrics`.
 
 Names follow Prometheus's conventions: base units, `_total` for counters. What belongs to a shard has the label `shard`,
 what belongs to a queue has `queue` too. Histograms are given by queue over all shards, since a series for each shard and
 bucket would be most of the page; nothing has a series for each pair of shards.
+
+The numbers are listed apart from the families that name them, in the same order, so that a page needs no object for each
+series (`_page`).
 """
 
 from __future__ import annotations
@@ -10,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 
 import msgspec
-from prometheus_client import CollectorRegistry, ProcessCollector
+from prometheus_client import ProcessCollector
 from prometheus_client.core import (
     CounterMetricFamily,
     GaugeMetricFamily,
@@ -19,17 +22,17 @@ from prometheus_client.core import (
     Metric,
     SummaryMetricFamily,
 )
-from prometheus_client.exposition import choose_encoder
 
 from clockworker._version import __version__
 from clockworker.executor import DurationStats, compiled
 from clockworker.shards._ledger import Totals
-from clockworker.shards._reading import QueueReading, Reading
+from clockworker.shards._page import Page
+from clockworker.shards._reading import QueueReading
 from clockworker.shards._view import Presence
 
-# Bounds of the buckets that are shown: each fourth power of two of nanoseconds, 1 us to 17 s. They fall on bounds of ours:
-# the durations below 2**k are in the first 8 * (k - 2) buckets.
-_BOUNDS = [(str(2**k / 1e9), 8 * (k - 2)) for k in range(10, 35, 2)]
+# Buckets that are shown: up to each fourth power of two of nanoseconds, 1 us to 17 s. They end where buckets of ours do: the
+# durations below 2**k are in the first 8 * (k - 2).
+_BUCKETS = [(str(2**k / 1e9), 8 * (k - 2)) for k in range(10, 35, 2)]
 
 
 class Snapshot(msgspec.Struct, frozen=True):
@@ -52,9 +55,34 @@ class _Figure(msgspec.Struct, frozen=True):
     label_values: tuple[str, ...] = ()
 
 
+class _Standing(msgspec.Struct, frozen=True):
+    """How a shard stands, as the supervisor knows."""
+
+    presence: Presence
+    totals: Totals
+    age_ns: int
+
+
 def _s(ns: int) -> float:
     return ns / 1e9
 
+
+_OF_SUPERVISOR: tuple[_Figure, ...] = (
+    _Figure(
+        "shard_ready",
+        "1 while the shard is ready, else 0.",
+        lambda s: (int(s.presence.state == "ready"),),
+        counter=False,
+    ),
+    _Figure("shard_restarts", "Incarnations of the shard after the first.", lambda s: (s.totals.restarts,)),
+    _Figure("shard_stalls", "Stalls of the shard's loop reported.", lambda s: (s.totals.stalls,)),
+    _Figure(
+        "shard_reading_age_seconds",
+        "Age of the shard's figures; over a second, its loop does not turn.",
+        lambda s: (_s(s.age_ns),),
+        counter=False,
+    ),
+)
 
 _OF_SHARD: tuple[_Figure, ...] = (
     _Figure(
@@ -168,100 +196,126 @@ _OF_QUEUE: tuple[_Figure, ...] = (
 )
 
 
+_HISTOGRAMS: tuple[tuple[str, str, Callable[[QueueReading], DurationStats]], ...] = (
+    ("queue_wait_seconds", "Waits of runnable tasks for their step; one in 13 is measured.", lambda q: q.wait),
+    ("queue_poll_seconds", "How long steps took.", lambda q: q.poll_time),
+)
+
+
 class Metrics:
     """snapshot: asked at each scrape."""
 
     def __init__(self, snapshot: Callable[[], Snapshot]) -> None:
         self._snapshot = snapshot
-        self._registry = CollectorRegistry(auto_describe=False)
-        self._registry.register(self)
-        ProcessCollector(registry=self._registry)  # the supervisor's own
+        self._page = Page()
+        self._supervisor = ProcessCollector(registry=None)
 
     def page(self, accept: str) -> tuple[bytes, str]:
-        """The page in the format that is accepted, and its content type."""
-        encoder, content_type = choose_encoder(accept)
-        return encoder(self._registry), content_type
+        """The page in the format that is accepted, and its content type. The supervisor's own process is on it, too."""
+        snapshot = self._snapshot()
+        process = list(self._supervisor.collect())
+        values = [*_values(snapshot), *[sample.value for metric in process for sample in metric.samples]]
+        queues = tuple(tuple(totals.reading.queues) for totals in snapshot.totals)
+        shape = queues, tuple(_counters(snapshot)), len(process)
+        return self._page.render(accept, shape, values, lambda: iter([*_families(snapshot), *process]))
 
     def collect(self) -> Iterator[Metric]:
-        snapshot = self._snapshot()
-        readings = [(str(shard), totals.reading) for shard, totals in enumerate(snapshot.totals)]
-        yield from _of_server(snapshot)
-        for figure in _OF_SHARD:
-            yield _family(figure, ["shard"], (([shard], reading) for shard, reading in readings))
-        for figure in _OF_QUEUE:
-            yield _family(
-                figure,
-                ["shard", "queue"],
-                (([shard, name], queue) for shard, reading in readings for name, queue in reading.queues.items()),
+        """For a registry of prometheus-client."""
+        return _families(self._snapshot())
+
+
+def _values(snapshot: Snapshot) -> list[float]:
+    """Each number of each of `_families`, in their order."""
+    readings = [totals.reading for totals in snapshot.totals]
+    queues = [queue for reading in readings for queue in reading.queues.values()]
+    values: list[float] = [1, snapshot.started]
+    parts: tuple[tuple[tuple[_Figure, ...], Sequence[object]], ...] = (
+        (_OF_SUPERVISOR, _standings(snapshot)),
+        (_OF_SHARD, readings),
+        (_OF_QUEUE, queues),
+    )
+    for figures, of in parts:
+        for figure in figures:
+            for part in of:
+                values += figure.values(part)
+    for reading in readings:
+        values += (reading.loop.lag.count, _s(reading.loop.lag.total_ns))
+    for name in _counters(snapshot):
+        values += [reading.counters.values.get(name, 0) for reading in readings]
+    for _, _, durations_of in _HISTOGRAMS:
+        for name in _queues(snapshot):
+            values += _cumulated(
+                DurationStats.sum(durations_of(reading.queues[name]) for reading in readings if name in reading.queues)
             )
-        lag = SummaryMetricFamily("clockworker_loop_lag_seconds", "How late a timer was.", labels=["shard"])
-        for shard, reading in readings:
-            lag.add_metric([shard], reading.loop.lag.count, _s(reading.loop.lag.total_ns))
-        yield lag
-        yield from _histograms([reading for _, reading in readings])
+    return values
 
 
-def _of_server(snapshot: Snapshot) -> Iterator[Metric]:
+def _families(snapshot: Snapshot) -> Iterator[Metric]:
+    values = iter(_values(snapshot))
+    shards = [[str(shard)] for shard in range(len(snapshot.totals))]
+    queues = [[str(shard), name] for shard, totals in enumerate(snapshot.totals) for name in totals.reading.queues]
     info = {"version": __version__, "compiled": str(compiled).lower()}
+    next(values)  # an info is always 1
     yield InfoMetricFamily("clockworker", "The server's version, and whether it is compiled.", value=info)
     yield GaugeMetricFamily(
-        "clockworker_start_time_seconds", "When the supervisor started, since the epoch.", value=snapshot.started
+        "clockworker_start_time_seconds", "When the supervisor started, since the epoch.", value=next(values)
     )
-    ready = GaugeMetricFamily("clockworker_shard_ready", "1 while the shard is ready, else 0.", labels=["shard"])
-    restarts = CounterMetricFamily(
-        "clockworker_shard_restarts", "Incarnations of the shard after the first.", labels=["shard"]
-    )
-    stalls = CounterMetricFamily("clockworker_shard_stalls", "Stalls of the shard's loop reported.", labels=["shard"])
-    age = GaugeMetricFamily(
-        "clockworker_shard_reading_age_seconds",
-        "Age of the shard's figures; over a second, its loop does not turn.",
-        labels=["shard"],
-    )
-    for presence, totals in zip(snapshot.presences, snapshot.totals, strict=True):
-        shard = [str(presence.id)]
-        ready.add_metric(shard, presence.state == "ready")
-        restarts.add_metric(shard, totals.restarts)
-        stalls.add_metric(shard, totals.stalls)
-        written = totals.reading.written_ns
-        age.add_metric(shard, max(0, snapshot.now_ns - written) / 1e9 if written else 0.0)
-    yield from (ready, restarts, stalls, age)
+    for figure in (*_OF_SUPERVISOR, *_OF_SHARD):
+        yield _family(figure, ["shard"], shards, values)
+    for figure in _OF_QUEUE:
+        yield _family(figure, ["shard", "queue"], queues, values)
+    lag = SummaryMetricFamily("clockworker_loop_lag_seconds", "How late a timer was.", labels=["shard"])
+    for shard in shards:
+        lag.add_metric(shard, count_value=int(next(values)), sum_value=next(values))
+    yield lag
+    for name in _counters(snapshot):
+        counter = CounterMetricFamily(name, "Counted by the application.", labels=["shard"])
+        for shard in shards:
+            counter.add_metric(shard, next(values))
+        yield counter
+    for name, help, _ in _HISTOGRAMS:
+        histogram = HistogramMetricFamily(f"clockworker_{name}", help, labels=["queue"])
+        for queue in _queues(snapshot):
+            buckets = [(bound, next(values)) for bound in (*[bound for bound, _ in _BUCKETS], "+Inf")]
+            next(values)  # the count, once more
+            histogram.add_metric([queue], buckets, next(values))
+        yield histogram
 
 
-def _family(
-    figure: _Figure,
-    labels: list[str],
-    parts: Iterator[tuple[list[str], Reading]] | Iterator[tuple[list[str], QueueReading]],
-) -> Metric:
+def _family(figure: _Figure, labels: list[str], series: list[list[str]], values: Iterator[float]) -> Metric:
     kind = CounterMetricFamily if figure.counter else GaugeMetricFamily
-    if not figure.label:
-        family = kind(f"clockworker_{figure.name}", figure.help, labels=labels)
-        for values, part in parts:
-            family.add_metric(values, figure.values(part)[0])
-        return family
-    family = kind(f"clockworker_{figure.name}", figure.help, labels=[*labels, figure.label])
-    for values, part in parts:
-        for value, figure_value in zip(figure.label_values, figure.values(part), strict=True):
-            family.add_metric([*values, value], figure_value)
+    name = f"clockworker_{figure.name}"
+    family = kind(name, figure.help, labels=[*labels, figure.label] if figure.label else labels)
+    for of in series:
+        for more in [[value] for value in figure.label_values] if figure.label else [[]]:
+            family.add_metric([*of, *more], next(values))
     return family
 
 
-def _histograms(readings: list[Reading]) -> Iterator[Metric]:
-    wait = HistogramMetricFamily(
-        "clockworker_queue_wait_seconds",
-        "Waits of runnable tasks for their step; one in 13 is measured.",
-        labels=["queue"],
-    )
-    poll = HistogramMetricFamily("clockworker_queue_poll_seconds", "How long steps took.", labels=["queue"])
-    names = dict.fromkeys(name for reading in readings for name in reading.queues)
-    for name in names:
-        queues = [reading.queues[name] for reading in readings if name in reading.queues]
-        _add(wait, name, DurationStats.sum(queue.wait for queue in queues))
-        _add(poll, name, DurationStats.sum(queue.poll_time for queue in queues))
-    yield wait
-    yield poll
+def _standings(snapshot: Snapshot) -> list[_Standing]:
+    return [
+        _Standing(presence, totals, max(0, snapshot.now_ns - written) if (written := totals.reading.written_ns) else 0)
+        for presence, totals in zip(snapshot.presences, snapshot.totals, strict=True)
+    ]
 
 
-def _add(family: HistogramMetricFamily, name: str, durations: DurationStats) -> None:
-    buckets = [(bound, float(sum(durations.buckets[:below]))) for bound, below in _BOUNDS]
-    buckets.append(("+Inf", float(durations.count)))
-    family.add_metric([name], buckets, _s(durations.total_ns))
+def _queues(snapshot: Snapshot) -> dict[str, None]:
+    """The names of the queues of any shard."""
+    return dict.fromkeys(name for totals in snapshot.totals for name in totals.reading.queues)
+
+
+def _counters(snapshot: Snapshot) -> dict[str, None]:
+    """The names of the application's counters on any shard."""
+    return dict.fromkeys(name for totals in snapshot.totals for name in totals.reading.counters.values)
+
+
+def _cumulated(durations: DurationStats) -> list[float]:
+    """What a histogram's series are: how many within each bound, how many in all, twice, and their sum."""
+    counts: list[float] = []
+    count = begin = 0
+    for _, end in _BUCKETS:
+        count += sum(durations.buckets[begin:end])
+        counts.append(count)
+        begin = end
+    count += sum(durations.buckets[begin:])
+    return [*counts, count, count, _s(durations.total_ns)]

@@ -29,6 +29,7 @@ from clockworker.shards._member import Member
 from clockworker.shards._process import ShardProcess
 from clockworker.shards._query import Answers, QueryServer
 from clockworker.shards._reading import Reading, RingReading
+from clockworker.shards._rest import SUPERVISOR_AFTER_S, next_tick
 from clockworker.shards._view import Presence, ServerStats, view_all, view_shard
 
 if TYPE_CHECKING:
@@ -149,7 +150,7 @@ class Observer:
 
     def _tick(self) -> None:
         self._ledger.remember(self._loop.time(), self._totals())
-        self._next = self._loop.call_later(EVERY_S, self._tick)
+        self._next = self._loop.call_at(next_tick(self._loop.time(), EVERY_S, SUPERVISOR_AFTER_S), self._tick)
 
     # HTTP.
 

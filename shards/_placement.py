@@ -9,7 +9,9 @@ better.
 
 A quota (a container's CPU limit) is no set of CPUs but time: with a quota of 2.5 on 64 CPUs, 64 shards would each run for
 4 ms of every 100 and stand still for the rest, all at once. So `auto` starts no more shards than the quota has whole
-CPUs: with 2 there is something to spare, with 3 all would be stopped together at the end of each period.
+CPUs: with 2 there is something to spare, with 3 all would be stopped together at the end of each period. And none is
+pinned, unless its CPU was given by hand: the CPUs are others' too, and of all the containers on a machine each would choose
+the same ones, while the rest stand idle. (Where CPUs are really ours, the affinity mask says so.)
 """
 
 from __future__ import annotations
@@ -44,7 +46,7 @@ class Quota(msgspec.Struct, frozen=True):
     source: str
 
     def __str__(self) -> str:
-        return f"{self.source} {self.cpus:.4g}"
+        return f"{self.source} allows {self.cpus:.4g} CPU{'s' if self.cpus != 1 else ''}"
 
 
 class Machine(msgspec.Struct, frozen=True):
@@ -111,11 +113,14 @@ def place(
         if pin and count > len(usable):
             raise ConfigurationError(_too_many(machine, count, len(usable), by_hand=cpus is not None))
     chosen = usable[:count]
-    crowded = not pin or count > len(usable) or (machine.quota is not None and machine.quota.cpus < count)
-    if machine.quota is not None and machine.quota.cpus < count and shards != "auto":
-        reason += f", but {machine.quota} leaves them {machine.quota.cpus / count:.2g} of a CPU each"
+    quota = machine.quota
+    crowded = not pin or count > len(usable) or (quota is not None and quota.cpus < count)
+    if quota is not None and quota.cpus < count and shards != "auto":
+        reason += f", but {quota}, {quota.cpus / count:.2g} for each"
     if not pin:
         return Placement((None,) * count, crowded, reason)
+    if quota is not None and quota.cpus < len(usable) > 1 and cpus is None:
+        return Placement((None,) * count, crowded, f"{reason}; any of {len(usable)} CPUs, --cpus pins")
     remark = _remark([cpu for cpu in machine.cpus if cpu.id in chosen]) if cpus is None else "--cpus"
     return Placement(chosen, crowded, "; ".join(filter(None, (reason, remark))))
 
@@ -124,7 +129,7 @@ def _auto(machine: Machine, usable: int, *, by_hand: bool) -> tuple[int, str]:
     quota = machine.quota
     if quota is not None and quota.cpus < usable:
         count = max(1, int(quota.cpus))
-        return count, f"{quota}: {plural(count, 'shard')}"
+        return count, str(quota)
     if by_hand:
         return usable, "one each"
     if usable < machine.online:

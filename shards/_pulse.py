@@ -1,6 +1,6 @@
 """The pulse of a shard: a word in shared memory that its event loop writes as long as it turns. The supervisor reads it
-without the shard's help. Beside it are two more that must be read so: how many of the connections that were handed to the
-shard it has taken, and how many it has open.
+without the shard's help. Beside it are three more that must be read so: how often it will be written (`_rest`), how many of
+the connections that were handed to the shard it has taken, and how many it has open.
 
 Behind them, in the same memfd, is room for a last resort. DUMP_SIGNAL has the handler of `faulthandler`, which needs no
 interpreter lock: it writes file, line and function of each frame there, even while C code keeps every thread of the shard
@@ -15,14 +15,16 @@ import mmap
 import os
 import signal
 import time
+from collections.abc import Callable
 from itertools import takewhile
 
-from clockworker.shards._health import BEAT_S
+from clockworker.executor import Executor
+from clockworker.shards._rest import BEAT_S, Rest, next_tick
 
 DUMP_SIGNAL = signal.SIGRTMIN + 6
 
 _PAGE = 4096
-_BEAT, _TAKEN, _OPEN = range(3)  # words; the first is the monotonic time in ns
+_BEAT, _PACE, _TAKEN, _OPEN = range(4)  # words; the first two in ns, of the monotonic clock
 _MAX_DUMP = 32 * 1024
 
 
@@ -45,6 +47,11 @@ class PulseReader:
     def beat(self) -> float:
         """Monotonic time in seconds of the loop's last turn that it has written; 0 before the first and after the last."""
         return self._words[_BEAT] / 1e9
+
+    @property
+    def pace(self) -> float:
+        """Seconds in which the next may be expected. To be read before `beat`: what is written last is what shortens it."""
+        return self._words[_PACE] / 1e9
 
     @property
     def taken(self) -> int:
@@ -74,20 +81,31 @@ class PulseReader:
 
 
 class Pulse:
-    """The shard's side. Beats from when `start` is called on its loop until `stop`. Owns the descriptor."""
+    """The shard's side. Beats from when `start` is called on its loop until `stop`. Owns the descriptor.
 
-    def __init__(self, descriptor: int) -> None:
+    pace: seconds between two beats while the shard rests.
+    """
+
+    def __init__(self, descriptor: int, pace: float) -> None:
+        self._pace = pace
         self._file = os.fdopen(descriptor, "rb+", buffering=0)
         self._memory = mmap.mmap(descriptor, _PAGE)
         self._words = memoryview(self._memory).cast("Q")
         faulthandler.register(DUMP_SIGNAL, file=self._file, all_threads=False)
 
-    def start(self) -> None:
+    def start(self, executor: Executor, changed: Callable[[bool], None]) -> None:
+        """changed: told whether the shard rests, whenever that changes; at first it does not."""
         self._loop = asyncio.get_running_loop()
+        self._executor = executor
+        self._changed = changed
+        self._rest = Rest()
+        self._resting = False
+        self._words[_PACE] = round(BEAT_S * 1e9)
         self._beat()
 
     def stop(self) -> None:
         """The loop ends. What comes after it is under the supervisor's other limits."""
+        self._executor.when_stirred(None)
         self._next.cancel()
         self._words[_BEAT] = 0
 
@@ -97,5 +115,24 @@ class Pulse:
         self._words[_TAKEN] = taken
 
     def _beat(self) -> None:
+        now = time.monotonic()
+        self._words[_BEAT] = round(now * 1e9)
+        if self._rest.look(now, self._executor.turns, time.process_time()) != self._resting:
+            self._change()
+        if self._resting:
+            self._next = self._loop.call_at(next_tick(self._loop.time(), self._pace), self._beat)
+        else:
+            self._next = self._loop.call_later(BEAT_S, self._beat)
+
+    def _change(self) -> None:
+        self._resting = not self._resting
+        self._words[_PACE] = round((self._pace if self._resting else BEAT_S) * 1e9)
+        self._executor.when_stirred(self._stirred if self._resting else None)
+        self._changed(self._resting)
+
+    def _stirred(self) -> None:
+        """There is work again, which has not begun."""
+        self._next.cancel()
         self._words[_BEAT] = time.monotonic_ns()
+        self._change()
         self._next = self._loop.call_later(BEAT_S, self._beat)

@@ -21,6 +21,8 @@ import msgspec
 from clockworker.executor import DurationStats
 
 MAX_GROUPS = 8
+MAX_COUNTERS = 32
+COUNTER_NAME_BYTES = 56
 
 
 class Section(msgspec.Struct, frozen=True):
@@ -80,6 +82,27 @@ class Groups(msgspec.Struct, frozen=True):
     @classmethod
     def largest(cls, used: dict[str, int]) -> Groups:
         return cls(dict(sorted(used.items(), key=lambda item: item[1], reverse=True)[:MAX_GROUPS]))
+
+
+class Counters(msgspec.Struct, frozen=True):
+    """The application's own (`Shard.counter`), by name."""
+
+    values: dict[str, int] = {}
+
+    def then(self, later: Counters) -> Counters:
+        """A counter that the later incarnation has not come to yet is what it was."""
+        return Counters.total((self, later))
+
+    def since(self, earlier: Counters) -> Counters:
+        return Counters({name: value - earlier.values.get(name, 0) for name, value in self.values.items()})
+
+    @classmethod
+    def total(cls, parts: Iterable[Counters]) -> Counters:
+        values: dict[str, int] = {}
+        for part in parts:
+            for name, value in part.values.items():
+                values[name] = values.get(name, 0) + value
+        return cls(values)
 
 
 class ProcessReading(Section, frozen=True):
@@ -190,6 +213,7 @@ class Reading(msgspec.Struct, frozen=True):
     loop: LoopReading
     calls: CallReading
     queues: dict[str, QueueReading]
+    counters: Counters = Counters()
 
     @classmethod
     def nothing(cls, queues: Iterable[str] = ()) -> Reading:
@@ -202,6 +226,7 @@ class Reading(msgspec.Struct, frozen=True):
             self.loop.then(later.loop),
             self.calls.then(later.calls),
             {name: self.queues.get(name, _NO_QUEUE).then(queue) for name, queue in later.queues.items()},
+            self.counters.then(later.counters),
         )
 
     def since(self, earlier: Reading) -> Reading:
@@ -216,6 +241,7 @@ class Reading(msgspec.Struct, frozen=True):
                 )
                 for name, queue in self.queues.items()
             },
+            self.counters.since(earlier.counters),
         )
 
     @classmethod
@@ -228,6 +254,7 @@ class Reading(msgspec.Struct, frozen=True):
             LoopReading.total(part.loop for part in parts),
             CallReading.total(part.calls for part in parts),
             {name: QueueReading.total(part.queues[name] for part in parts if name in part.queues) for name in names},
+            Counters.total(part.counters for part in parts),
         )
 
     def summary(self) -> str:

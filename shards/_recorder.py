@@ -1,7 +1,8 @@
-"""Writes a shard's slots, four times a second, from its own event loop.
+"""Writes a shard's slots, four times a second, and once while it rests, from its own event loop.
 
-What a reading costs must not show: about 0.1 ms. One thing can cost more, finding the groups that have used the most
-among very many; it is done as often as it takes no more than one part in `GROUPS_DUTY` of the time.
+What a reading costs must not show: about 0.1 ms, and next to nothing where nothing has happened since the one before. One
+thing can cost more, finding the groups that have used the most among very many; it is done as often as it takes no more
+than one part in `GROUPS_DUTY` of the time.
 """
 
 from __future__ import annotations
@@ -16,29 +17,40 @@ from clockworker.ipc import LinkStats, Mesh
 from clockworker.shards._reading import (
     MAX_GROUPS,
     CallReading,
+    Counters,
     Groups,
     LoopReading,
     QueueReading,
     Reading,
     RingReading,
 )
+from clockworker.shards._rest import next_tick
 from clockworker.shards._slots import SlotWriter
 from clockworker.shards._usage import Usage
 
 EVERY_S = 0.25
+REST_EVERY_S = 1.0
+REST_WRITE_S = 10.0  # the little that a shard at rest uses is told so often
 GROUPS_DUTY = 200
 
 
 class Recorder:
-    """connections: how many were accepted and are open, and how many handlers have raised. Owns the writer."""
+    """connections: how many were accepted and are open, and how many handlers have raised. counters: the application's.
+    Owns the writer."""
 
     def __init__(
-        self, writer: SlotWriter, executor: Executor, mesh: Mesh, connections: Callable[[], tuple[int, int, int]]
+        self,
+        writer: SlotWriter,
+        executor: Executor,
+        mesh: Mesh,
+        connections: Callable[[], tuple[int, int, int]],
+        counters: Callable[[], Counters],
     ) -> None:
         self._writer = writer
         self._executor = executor
         self._mesh = mesh
         self._connections = connections
+        self._counters = counters
         self._usage = Usage()
         self._lag = Histogram()
         self._groups: dict[str, Groups] = {}
@@ -47,8 +59,17 @@ class Recorder:
     def start(self) -> None:
         """On the running loop."""
         self._loop = asyncio.get_running_loop()
+        self._resting = False
+        self._done = -1, (0, 0, 0)  # when it was written last: turns and connections
+        self._written = 0.0
         self._due = self._loop.time()
         self._tick()
+
+    def rest(self, resting: bool) -> None:
+        """The shard has nothing to do, or has again."""
+        self._resting = resting
+        self._next.cancel()
+        self._plan()
 
     def stop(self) -> None:
         """Write a last time. The executor and the mesh must still be there."""
@@ -60,8 +81,17 @@ class Recorder:
     def _tick(self) -> None:
         now = self._loop.time()
         self._lag.record(round((now - self._due) * 1e9))
-        self.write()
-        self._due = now + EVERY_S
+        done = self._executor.turns, self._connections()
+        if self._resting and done == self._done and now - self._written < REST_WRITE_S:
+            self._writer.touch(time.monotonic_ns())
+        else:
+            self._done, self._written = done, now
+            self.write()
+        self._plan()
+
+    def _plan(self) -> None:
+        now = self._loop.time()
+        self._due = next_tick(now, REST_EVERY_S) if self._resting else now + EVERY_S
         self._next = self._loop.call_at(self._due, self._tick)
 
     def write(self) -> None:
@@ -70,7 +100,12 @@ class Recorder:
 
     def reading(self, links: list[LinkStats]) -> Reading:
         return Reading(
-            time.monotonic_ns(), self._usage.read(), self._loop_reading(), self._call_reading(links), self._queues()
+            time.monotonic_ns(),
+            self._usage.read(),
+            self._loop_reading(),
+            self._call_reading(links),
+            self._queues(),
+            self._counters(),
         )
 
     def _loop_reading(self) -> LoopReading:

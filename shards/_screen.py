@@ -30,7 +30,7 @@ _QUEUE_HEAD = _QUEUE.format(
 _GROUP_HEAD = _GROUP.format("GROUP", "QUEUE", "CPU%")
 HEADS = (_SHARD_HEAD, _QUEUE_HEAD, _GROUP_HEAD)
 _MAX_GROUPS = 8
-_STALLED_S = 1.0  # a ready shard whose figures are older does not turn its loop
+_STALLED_S = 2.0  # a ready shard whose figures are older does not turn its loop
 
 
 def screen(stats: ServerStats, sort: str, width: int) -> list[str]:

@@ -1,9 +1,9 @@
 """What an application sees of the shard that it runs in: `async def main(shard: Shard)`.
 
 Stopping, from the inside. When the shard is told to stop it first lets the loop accept what is already in the listening
-sockets' queues, closes its copies of those sockets, and then wakes `wait_stopped()`. `main` finishes what it wants to
-finish; then the handlers of open connections do (see `_streams`). Only when every shard has come so far do they leave,
-because open work may need a peer.
+sockets' queues, unless a successor will, closes its copies of those sockets, and then wakes `wait_stopped()`. `main`
+finishes what it wants to finish; then the handlers of open connections do (see `_streams`). Only when every shard has
+come so far do they leave, because open work may need a peer.
 """
 
 from __future__ import annotations
@@ -11,7 +11,9 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import os
+import select
 import socket
+import time
 import zlib
 from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any, Concatenate, ParamSpec, TypeVar
@@ -23,10 +25,12 @@ from clockworker.executor import Executor, ExecutorStats, QueueHandle
 from clockworker.ipc import Mesh, MeshStats, Sharded
 from clockworker.shards._accept import Acceptor, accept_from, receive_from
 from clockworker.shards._blocking import BlockingPool
+from clockworker.shards._counter import Counter, CounterBook
+from clockworker.shards._sockets import HANDSHAKE_S
 from clockworker.shards._streams import Handler, StreamServer
 
-# A handshake that has begun when a shard is told to stop ends within this time, or belongs to a client far away.
-HANDSHAKE_S = 0.05
+# How long the queues may take to become empty. Some never do: of sockets that others hold and go on with.
+EMPTY_S = 5.0
 
 T = TypeVar("T")
 Awaited = TypeVar("Awaited", bound=Coroutine[Any, Any, Any] | AsyncIterator[Any])
@@ -93,6 +97,7 @@ class Shard:
         self._announce_ready = announce_ready
         self._access_log = access_log
         self._blocking = BlockingPool(blocking_threads)
+        self._counters = CounterBook()
         self.is_ready = False
         self._stopped = asyncio.Event()
         self._stopping: asyncio.Task[None] | None = None
@@ -100,6 +105,14 @@ class Shard:
     def queue(self, name: str) -> QueueHandle:
         """The executor's queue of that name. Raises as `Executor.queue` does if there is none."""
         return self.executor.queue(name)
+
+    def counter(self, name: str) -> Counter:
+        """A counter of the application's own, the same for the same name: `orders = shard.counter("shop_orders")`, and
+        `orders.add()` for each. Prometheus finds `shop_orders_total` with a series a shard on the page of metrics.
+
+        name: letters, digits and `_`, without the ending `_total`, which is added. Raises `UsageError` for another one.
+        """
+        return self._counters.get(name)
 
     async def start(self, service: Callable[Concatenate[Shard, P], T], *args: P.args, **kwargs: P.kwargs) -> Sharded[T]:
         """Make this shard's instance, `service(shard, *args)`, and open it to calls from the others.
@@ -251,14 +264,15 @@ class Shard:
 
     # For the shard's process only.
 
-    def _stop(self) -> None:
+    def _stop(self, for_good: bool) -> None:
         if self._stopping is None:
-            self._stopping = asyncio.get_running_loop().create_task(self._stop_accepting(), name="stop")
+            self._stopping = asyncio.get_running_loop().create_task(self._stop_accepting(for_good), name="stop")
 
-    async def _stop_accepting(self) -> None:
-        await asyncio.sleep(HANDSHAKE_S)
-        for _ in range(2):  # one whole turn of the loop: what waits to be accepted is accepted
-            await asyncio.sleep(0)
+    async def _stop_accepting(self, for_good: bool) -> None:
+        if for_good:
+            await asyncio.sleep(HANDSHAKE_S)
+            if self._servers:
+                await self._empty_queues()
         for server in self._servers:
             server.close()
         if self._acceptor is not None:
@@ -267,6 +281,15 @@ class Shard:
             sock.close()
         self._listening.clear()
         self._stopped.set()
+
+    async def _empty_queues(self) -> None:
+        """The loop accepts one connection a turn."""
+        waiting = select.poll()
+        for sock in self._listening:
+            waiting.register(sock, select.POLLIN)
+        deadline = time.monotonic() + EMPTY_S
+        while waiting.poll(0) and time.monotonic() < deadline:  # noqa: ASYNC110  # no event tells of it
+            await asyncio.sleep(0)
 
     async def _drain(self) -> None:
         await self._stopped.wait()

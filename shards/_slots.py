@@ -8,12 +8,13 @@ a writer that is killed or merely not running half-way leaves readers without a 
 there.
 
     header   version, number of queues, number of shards, sequence
-    set      written_ns, process, loop, calls; of each queue its section; of each peer its ring's section
+    set      written_ns, process, loop, calls, the application's counters; of each queue its section; of each peer its
+             ring's section
 
 A section is its struct's fields in order, a word each, but a histogram is its length, total, maximum and a word for each
-bucket, and groups are their number and, for each, 32 bytes of its name and its time. The names of queues are not there:
-who reads has the configuration. Rings come last, because they alone grow with the square of the number of shards: they
-are read only by who asks for them.
+bucket, and a table of groups or counters is their number and, for each, the bytes of its name and its value. The names of
+queues are not there: who reads has the configuration. Rings come last, because they alone grow with the square of the
+number of shards: they are read only by who asks for them.
 
 Aligned 64-bit stores through a memoryview are single moves in CPython, and so are those of memcpy on whole words. Their
 order is the program's on x86; elsewhere a torn set of counters is possible, a torn counter is not. What is read is not
@@ -24,6 +25,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import sys
 from array import array
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
@@ -35,8 +37,11 @@ from clockworker.executor import DurationStats
 from clockworker.executor._histogram_cy import BUCKETS
 from clockworker.ipc._memory_cy import create_memory
 from clockworker.shards._reading import (
+    COUNTER_NAME_BYTES,
+    MAX_COUNTERS,
     MAX_GROUPS,
     CallReading,
+    Counters,
     Groups,
     LoopReading,
     ProcessReading,
@@ -46,16 +51,46 @@ from clockworker.shards._reading import (
     Section,
 )
 
-VERSION = 2
+VERSION = 3
 _HEADER = 4
 _SEQUENCE = 3
 _ATTEMPTS = 1000
 _HISTOGRAM_WORDS = 3 + BUCKETS
-_NAME_WORDS = 4
-_GROUP_WORDS_EACH = _NAME_WORDS + 1
-_GROUP_WORDS = 1 + MAX_GROUPS * _GROUP_WORDS_EACH
 
 S = TypeVar("S", bound=Section)
+
+
+class _Table:
+    """Where at most `most` names with their values are. The words of a name: 8 bytes each, UTF-8, padded with zeros."""
+
+    def __init__(self, most: int, name_words: int) -> None:
+        self._most = most
+        self._name_words = name_words
+        self._each = name_words + 1
+        self.words = 1 + most * self._each
+
+    def put(self, words: memoryview[int], at: int, values: Mapping[str, int]) -> None:
+        words[at] = len(values)
+        at += 1
+        for name, value in values.items():
+            words[at : at + self._each] = array("Q", self._padded(name) + value.to_bytes(8, sys.byteorder))
+            at += self._each
+
+    def get(self, words: memoryview[int], at: int) -> dict[str, int]:
+        values = {}
+        for place in range(at + 1, at + 1 + min(words[at], self._most) * self._each, self._each):
+            value = place + self._name_words
+            values[words[place:value].tobytes().rstrip(b"\0").decode(errors="replace")] = words[value]
+        return values
+
+    def _padded(self, name: str) -> bytes:
+        """A character that does not fit is left out whole."""
+        data = name.encode(errors="replace")[: 8 * self._name_words]
+        return data.decode(errors="ignore").encode().ljust(8 * self._name_words, b"\0")
+
+
+_GROUPS = _Table(MAX_GROUPS, 4)
+_COUNTERS = _Table(MAX_COUNTERS, COUNTER_NAME_BYTES // 8)
 
 _FIELDS: dict[type[Section], list[Any]] = {
     section: [field.type for field in msgspec.structs.fields(section)]
@@ -64,11 +99,11 @@ _FIELDS: dict[type[Section], list[Any]] = {
 
 
 def _words_of(section: type[Section]) -> int:
-    sizes: dict[Any, int] = {DurationStats: _HISTOGRAM_WORDS, Groups: _GROUP_WORDS}
+    sizes: dict[Any, int] = {DurationStats: _HISTOGRAM_WORDS, Groups: _GROUPS.words}
     return sum(sizes.get(field, 1) for field in _FIELDS[section])
 
 
-_SHARD_WORDS = 1 + _words_of(ProcessReading) + _words_of(LoopReading) + _words_of(CallReading)
+_SHARD_WORDS = 1 + _words_of(ProcessReading) + _words_of(LoopReading) + _words_of(CallReading) + _COUNTERS.words
 _QUEUE_WORDS = _words_of(QueueReading)
 _RING_WORDS = _words_of(RingReading)
 
@@ -121,11 +156,20 @@ class SlotWriter(_Slots):
         at = self._layout.first(sequence)
         words[at] = reading.written_ns
         at += 1
-        for section in (reading.process, reading.loop, reading.calls, *reading.queues.values()):
+        for section in (reading.process, reading.loop, reading.calls):
             at = _put(words, at, section)
+        _COUNTERS.put(words, at, reading.counters.values)
+        at += _COUNTERS.words
+        for queue in reading.queues.values():
+            at = _put(words, at, queue)
         for peer in range(self._shards):
             at = _put(words, at, rings.get(peer, _NO_RING) if rings else _NO_RING)
         words[_SEQUENCE] = sequence
+
+    def touch(self, written_ns: int) -> None:
+        """What was written last is still so."""
+        words = self._words
+        words[self._layout.first(words[_SEQUENCE])] = written_ns
 
 
 class SlotReader(_Slots):
@@ -137,18 +181,30 @@ class SlotReader(_Slots):
     def __init__(self, descriptor: int, queues: Sequence[str]) -> None:
         super().__init__(descriptor, mmap.PROT_READ)
         self._queues = tuple(queues)
+        self._last: tuple[int, Reading] | None = None
 
     def read(self) -> Reading:
         """The newest reading."""
+        sequence = self._words[_SEQUENCE]
+        if self._last is not None and self._last[0] == sequence:  # a shard at rest only touches it
+            written_ns = self._words[self._layout.first(sequence)]
+            return msgspec.structs.replace(self._last[1], written_ns=written_ns)
+        reading = self._read()
+        self._last = sequence, reading
+        return reading
+
+    def _read(self) -> Reading:
         words = memoryview(self._copy(0, self._layout.without_rings)).cast("Q")
         written_ns, at = words[0], 1
         process, at = _get(ProcessReading, words, at)
         loop, at = _get(LoopReading, words, at)
         calls, at = _get(CallReading, words, at)
+        counters = Counters(_COUNTERS.get(words, at))
+        at += _COUNTERS.words
         queues = {}
         for name in self._queues:
             queues[name], at = _get(QueueReading, words, at)
-        return Reading(written_ns, process, loop, calls, queues)
+        return Reading(written_ns, process, loop, calls, queues, counters)
 
     def read_rings(self) -> tuple[RingReading, ...]:
         """The newest reading of the traffic with each shard, by its number."""
@@ -180,12 +236,8 @@ def _put(words: memoryview[int], at: int, section: Section) -> int:
             words[at + 3 : at + 3 + len(buckets)] = buckets
             at += _HISTOGRAM_WORDS
         elif type(value) is Groups:
-            words[at] = len(value.service_ns)
-            for number, (name, service_ns) in enumerate(value.service_ns.items()):
-                first = at + 1 + number * _GROUP_WORDS_EACH
-                words[first : first + _NAME_WORDS] = array("Q", _name_bytes(name))
-                words[first + _NAME_WORDS] = service_ns
-            at += _GROUP_WORDS
+            _GROUPS.put(words, at, value.service_ns)
+            at += _GROUPS.words
         else:
             words[at] = value
             at += 1
@@ -202,20 +254,9 @@ def _get(kind: type[S], words: memoryview[int], at: int) -> tuple[S, int]:
             values.append(DurationStats(tuple(words[first : first + min(length, BUCKETS)].tolist()), max_ns, total_ns))
             at += _HISTOGRAM_WORDS
         elif field is Groups:
-            service_ns = {}
-            for number in range(min(words[at], MAX_GROUPS)):
-                first = at + 1 + number * _GROUP_WORDS_EACH
-                name = words[first : first + _NAME_WORDS].tobytes().rstrip(b"\0").decode(errors="replace")
-                service_ns[name] = words[first + _NAME_WORDS]
-            values.append(Groups(service_ns))
-            at += _GROUP_WORDS
+            values.append(Groups(_GROUPS.get(words, at)))
+            at += _GROUPS.words
         else:
             values.append(words[at])
             at += 1
     return kind(*values), at
-
-
-def _name_bytes(name: str) -> bytes:
-    """At most 32 bytes of UTF-8, padded with zeros; a character that does not fit is left out whole."""
-    data = name.encode(errors="replace")[: 8 * _NAME_WORDS]
-    return data.decode(errors="ignore").encode().ljust(8 * _NAME_WORDS, b"\0")

@@ -30,6 +30,9 @@ from typing import Self
 from clockworker._errors import AddressUnavailable
 from clockworker.shards._config import Address, Distribution, InheritedSocket, TcpAddress, UnixAddress
 
+# A handshake that has begun when no more are wanted ends within this time, or belongs to a client far away.
+HANDSHAKE_S = 0.05
+
 _SO_ATTACH_FILTER = 26
 _SO_ATTACH_REUSEPORT_CBPF = 51
 

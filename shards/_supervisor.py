@@ -1,77 +1,56 @@
 """The supervisor: starts the shards, replaces those that die, stops them all. It reads from top to bottom.
 
 It never imports the application and never looks into a ring, so that nothing an application does can break it. All that
-happens to it arrives on one asyncio loop: a signal (`handle_<name>`), a message from a shard, the end of a shard's
-process (its pidfd becomes readable), or a timer. What is worth a module has one: `_watch` looks after the loops of the
-shards, `_roll` replaces them in good order, `_reload` sees that their sources change, `_systemd` tells who started us.
-
-Peers and death. Each ordered pair of shards shares a ring, and every ring belongs to one pair of incarnations: when a
-shard's end has been reaped, its peers get `Disconnect`; when its successor has been spawned, both get `Connect` with
-fresh rings and a new epoch. Calls to a starting shard wait in its ring.
-
-Stopping has two steps. `Stop` goes to all; each finishes its open work and reports `Drained`, but still answers its
-peers, whose open work may need it. When all have, `Leave` lets them go. The grace covers both; then comes SIGKILL.
+happens to it arrives on one asyncio loop: a signal (`_signals`), a message from a shard, the end of a shard's process (its
+pidfd becomes readable), or a timer. What is worth a module has one: `_wiring` connects the shards, `_watch` looks after
+their loops, `_drain` has them finish, `_renewal` replaces them all in good order, `_reload` sees that their sources change,
+`_systemd` tells who started us. What is left here is a shard's way through its states, and the server's own.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import math
 import os
-import signal
 from typing import Any
 
-from clockworker import ipc
 from clockworker._errors import ControlError
 from clockworker.shards._config import ServeConfig
 from clockworker.shards._control import (
-    Begin,
     Configure,
-    Connect,
-    Disconnect,
     Drained,
     Failed,
     Held,
-    Leave,
     Poisoned,
     Ready,
-    Reopen,
-    Stop,
+    Stirred,
     Traced,
 )
 from clockworker.shards._dispatch import Dispatcher
+from clockworker.shards._drain import Drain
 from clockworker.shards._health import HealthPolicy
 from clockworker.shards._host import raise_descriptor_limit, set_process_title
 from clockworker.shards._lifecycle import State
 from clockworker.shards._limiter import more
-from clockworker.shards._logging import reopen
 from clockworker.shards._member import Member
 from clockworker.shards._observe import Observer
 from clockworker.shards._placement import Placement
 from clockworker.shards._process import ShardProcess
-from clockworker.shards._rehearsal import Rehearsal
 from clockworker.shards._reload import Reloader, check_reload
+from clockworker.shards._renewal import Renewal
 from clockworker.shards._roll import Roll
-from clockworker.shards._sockets import Listeners
+from clockworker.shards._signals import Signals, Wishes
+from clockworker.shards._sockets import HANDSHAKE_S, Listeners
 from clockworker.shards._systemd import Notifier
 from clockworker.shards._tracing import Tracing
 from clockworker.shards._watch import Stall, Watch, process_state
+from clockworker.shards._wiring import Wiring
 
 log = logging.getLogger("clockworker.supervisor")
 
 EXIT_OK = 0
 EXIT_CRASHED = 1
 EXIT_START_UP = 3
-
-# Wrappers (timeout, npm, make) pass a signal on that the terminal or they themselves sent to the whole group: the same
-# wish arrives twice. Nobody's second thoughts come this soon.
-ECHO_S = 0.1
-
-# How long a drained shard may take to end once the last of the others has.
-LEAVE_S = 1.0
-
-RING_CAPACITY = 1 << 21  # bytes; untouched pages of a ring take no memory, and a ring whose reader keeps up touches few
 
 
 class Supervisor:
@@ -85,18 +64,15 @@ class Supervisor:
         self._members = [Member(id, cpu) for id, cpu in enumerate(placement.cpus)]
         self._tracing = Tracing(self._members)
         self._observer = Observer(config, self._members, self._serves, self._tracing.record)
-        self._watch = Watch(self._members, self._report_stall, self._hung)
-        self._roll = Roll(self._members, self._drain, self._rolled)
+        self._watch = Watch(self._members, self._health.pace, self._report_stall, self._hung)
+        self._wiring = Wiring(self._members)
+        self._drain = Drain(self._members, config.timeout_graceful_shutdown)
+        self._roll = Roll(self._members, self._drain.begin, self._renewed)
         self._notifier = Notifier(os.environ)
-        self._rehearsal: Rehearsal | None = None
+        self._renewal = Renewal(config, self._members, self._roll, self._notifier, self._start, self._renewed)
         self._reloader: Reloader | None = None
         self._dispatcher: Dispatcher | None = None
-        self._epoch = 0
-        self._pair_epochs: dict[tuple[int, int], int] = {}
-        self._wired = False  # every shard has been spawned and connected once
         self._serving = False  # every shard has been ready once
-        self._stopping = False
-        self._stop_asked = -math.inf  # the loop's time of the signal that asked for it
         self._exit_status = EXIT_OK
 
     def run(self) -> int:
@@ -111,8 +87,16 @@ class Supervisor:
     async def _supervise(self) -> int:
         self._loop = asyncio.get_running_loop()
         self._finished = asyncio.Event()
-        for name in ("int", "term", "quit", "hup", "usr1", "usr2", "ttin", "ttou"):
-            self._loop.add_signal_handler(getattr(signal, f"SIG{name.upper()}"), getattr(self, f"handle_{name}"))
+        Signals(
+            self._members,
+            Wishes(
+                grace=self._config.timeout_graceful_shutdown,
+                stopping=lambda: self._stopping,
+                stop=lambda: self._stop(EXIT_OK),
+                stop_at_once=self._kill_all,
+                replace_all=self._renewal.begin,
+            ),
+        )
         self._loop.set_exception_handler(self._broken)
         self._watch.start()
         await self._observer.start()
@@ -123,18 +107,20 @@ class Supervisor:
         for member in self._members:
             if not self._stopping:
                 self._start(member)
-        self._wired = True
-        for member in self._members:
-            member.tell(Begin())
+        self._wiring.begin()
         if self._notifier.watchdog_interval is not None:
             self._show_life(self._notifier.watchdog_interval)
         if self._config.reload:
-            self._reloader = Reloader(self._config.reload_dirs or (self._config.app_dir,), self._sources_changed)
+            self._reloader = Reloader(self._config.reload_dirs or (self._config.app_dir,), self._renewal.begin)
         await self._finished.wait()
         if self._reloader is not None:
             await self._reloader.stop()
         await self._observer.stop()
         return self._exit_status
+
+    @property
+    def _stopping(self) -> bool:
+        return self._drain.together
 
     def _serves(self) -> bool:
         return self._serving and not self._stopping
@@ -149,51 +135,6 @@ class Supervisor:
         self._stop(EXIT_CRASHED)
         self._exit_status = EXIT_CRASHED
         self._kill_all()
-
-    # Signals.
-
-    def handle_int(self) -> None:
-        self._stop_or_kill("SIGINT")
-
-    def handle_term(self) -> None:
-        self._stop_or_kill("SIGTERM")
-
-    def handle_quit(self) -> None:
-        log.info("SIGQUIT: stopping at once")
-        self._kill_all()
-
-    def handle_hup(self) -> None:
-        if not self._stopping:
-            log.info("SIGHUP: replacing the shards, one at a time")
-            self._replace_all()
-
-    def handle_usr1(self) -> None:
-        for member in self._members:
-            member.tell(Reopen())
-        if reopen():
-            log.info("SIGUSR1: log files opened anew")
-        else:
-            log.info("SIGUSR1: the log goes to standard error, there is no file to reopen")
-
-    def handle_usr2(self) -> None:
-        log.info("SIGUSR2 ignored")
-
-    def handle_ttin(self) -> None:
-        log.info("SIGTTIN ignored: the number of shards is fixed")
-
-    def handle_ttou(self) -> None:
-        log.info("SIGTTOU ignored: the number of shards is fixed")
-
-    def _stop_or_kill(self, name: str) -> None:
-        if self._stopping:
-            if self._loop.time() - self._stop_asked < ECHO_S:
-                return
-            log.info("%s again: stopping at once", name)
-            self._kill_all()
-        else:
-            self._stop_asked = self._loop.time()
-            log.info("%s: stopping, open requests have %g s", name, self._config.timeout_graceful_shutdown)
-            self._stop(EXIT_OK)
 
     # Starting.
 
@@ -223,23 +164,9 @@ class Supervisor:
             member.id, len(self._members), member.cpu, self._idle_poll_us, self._config.of_shard(member.id)
         )
         process.configure(configure, [sock.fileno() for sock in self._listeners.of(member.id)])
-        for peer in self._members:
-            if peer is not member and peer.process is not None:
-                self._connect(member.id, process, peer.id, peer.process)
-        if self._wired:
-            process.send(Begin())
+        self._wiring.add(member.id, process)
         self._roll.started(process)
         member.timer = self._loop.call_later(self._config.timeout_startup, self._start_up_overdue, member)
-
-    def _connect(self, a: int, process_a: ShardProcess, b: int, process_b: ShardProcess) -> None:
-        self._epoch += 1
-        self._pair_epochs[min(a, b), max(a, b)] = self._epoch
-        a_to_b = ipc.create_ring(RING_CAPACITY)
-        b_to_a = ipc.create_ring(RING_CAPACITY)
-        process_a.send(Connect(b, self._epoch), [b_to_a, a_to_b, *process_b.doorbell])
-        process_b.send(Connect(a, self._epoch), [a_to_b, b_to_a, *process_a.doorbell])
-        os.close(a_to_b)
-        os.close(b_to_a)
 
     def _start_up_overdue(self, member: Member) -> None:
         log.error("%s was not ready within %g s (--timeout-startup): killed", member, self._config.timeout_startup)
@@ -281,9 +208,10 @@ class Supervisor:
             case Ready():
                 if member.state is State.STARTING:  # else it had been told to stop meanwhile
                     self._became_ready(member, process)
+            case Stirred():
+                self._watch.stirred()
             case Drained() if self._stopping:
-                member.drained = True
-                self._let_go()
+                self._drain.drained(member)
             case Drained():
                 self._roll.drained(member)
             case Held(peer):
@@ -291,7 +219,7 @@ class Supervisor:
             case Failed():
                 self._failed(member, message)
             case Poisoned(peer, epoch):
-                self._made_anew(member, process, peer, epoch)
+                self._wiring.poisoned(member, process, peer, epoch)
             case _:
                 raise ControlError(f"{type(message).__name__} is for shards")
 
@@ -309,15 +237,12 @@ class Supervisor:
             self._dispatcher.go_on()
         self._roll.ready(member)
 
+    def _renewed(self) -> None:
+        if self._serving:
+            self._notifier.ready(f"serving with {self._how_many()}")
+
     def _how_many(self) -> str:
         return f"{len(self._members)} shard{'s' if len(self._members) > 1 else ''}"
-
-    def _made_anew(self, member: Member, process: ShardProcess, peer: int, epoch: int) -> None:
-        """A ring was found broken. The pair gets new ones, unless it has them already: both ends may report the same."""
-        other = self._members[peer].process if 0 <= peer < len(self._members) and peer != member.id else None
-        if other is not None and self._pair_epochs.get((min(member.id, peer), max(member.id, peer))) == epoch:
-            log.error("shard %d broke the rules of its ring to %s: the two get new ones", peer, member)
-            self._connect(member.id, process, peer, other)
 
     def _failed(self, member: Member, failed: Failed) -> None:
         """Reported once where it is the end: the others fail in the same way."""
@@ -366,8 +291,7 @@ class Supervisor:
             self._dispatcher.take_back(process)
         process.close()
         member.cancel_timer()
-        for peer in self._members:
-            peer.tell(Disconnect(member.id))
+        self._wiring.remove(member.id)
         if member.state is State.DRAINING:
             log.info("%s %s after %.1f s: %s", member, end, age, last.summary())
             member.lifecycle.to(State.STOPPED)
@@ -404,7 +328,7 @@ class Supervisor:
             member.restarts.forget()
             self._start(member)
             return
-        self._let_go()
+        self._drain.let_go()
         self._finish_if_all_stopped()
 
     # Stopping.
@@ -412,55 +336,28 @@ class Supervisor:
     def _stop(self, exit_status: int) -> None:
         if self._stopping:
             return
-        self._stopping = True
+        self._drain.together = True
         self._exit_status = exit_status
         self._notifier.stopping(f"stopping {self._how_many()}")
         self._listeners.refuse_new()
-        if self._dispatcher is not None:
-            self._dispatcher.finish()
-        self._listeners.close()
-        if self._rehearsal is not None:
-            self._rehearsal.kill()
-        self._roll.abandon()
+        self._renewal.abandon()
         for member in self._members:
             if member.state is State.BACKOFF:
                 member.cancel_timer()
                 member.lifecycle.to(State.STOPPED)
-            else:
-                self._drain(member)
-        self._let_go()
+        if self._dispatcher is None:
+            self._drain_all()
+        else:  # the shards get what comes until then, and are told only after it
+            self._loop.call_later(HANDSHAKE_S, self._drain_all)
         self._finish_if_all_stopped()
 
-    def _drain(self, member: Member) -> None:
-        if member.process is None or member.state is State.DRAINING:
-            return
-        member.cancel_timer()
-        member.lifecycle.to(State.DRAINING)
-        member.tell(Stop())
-        member.timer = self._loop.call_later(self._config.timeout_graceful_shutdown, self._grace_over, member)
-
-    def _grace_over(self, member: Member) -> None:
-        if member.drained and self._stopping and not self._all_drained():
-            # It waits for the others only. Their grace ends now, and then it leaves.
-            member.timer = self._loop.call_later(LEAVE_S, self._grace_over, member)
-            return
-        grace = self._config.timeout_graceful_shutdown
-        what = "still had work"
-        if member.drained:
-            what = "did not end" if self._stopping else "was still waited for by its peers"
-        log.warning("%s %s %g s after it was told to stop: killed", member, what, grace)
-        assert member.process is not None
-        member.process.kill()
-
-    def _let_go(self) -> None:
-        """Let the drained leave, if nobody still draining may need them."""
-        if self._all_drained():
-            for member in self._members:
-                if member.state is State.DRAINING:
-                    member.tell(Leave())
-
-    def _all_drained(self) -> bool:
-        return all(member.drained for member in self._members if member.state is State.DRAINING)
+    def _drain_all(self) -> None:
+        if self._dispatcher is not None:
+            self._dispatcher.finish()
+        self._listeners.close()
+        for member in self._members:
+            self._drain.begin(member)
+        self._drain.let_go()
 
     def _kill_all(self) -> None:
         self._stop(EXIT_OK)
@@ -471,34 +368,3 @@ class Supervisor:
     def _finish_if_all_stopped(self) -> None:
         if all(member.state is State.STOPPED for member in self._members):
             self._finished.set()
-
-    # Replacing.
-
-    def _sources_changed(self) -> None:
-        if not self._stopping:
-            self._replace_all()
-
-    def _replace_all(self) -> None:
-        """One after the other, once a rehearsal has shown that the application can be imported as it is now."""
-        if self._rehearsal is not None:
-            self._rehearsal.kill()
-        self._notifier.reloading("replacing the shards, one at a time")
-        try:
-            self._rehearsal = Rehearsal(self._config, len(self._members), self._rehearsed)
-        except OSError as error:
-            self._rehearsed(f"no process can be started: {error}")
-
-    def _rehearsed(self, problem: str) -> None:
-        self._rehearsal = None
-        if problem:
-            log.error("the shards are not replaced: %s", problem)
-            self._rolled()
-            return
-        for member in self._members:
-            if member.state is State.STOPPED:  # it had waited for a change
-                self._start(member)
-        self._roll.replace(self._members)
-
-    def _rolled(self) -> None:
-        if self._serving:
-            self._notifier.ready(f"serving with {self._how_many()}")

@@ -37,13 +37,14 @@ def activated_sockets(environment: MutableMapping[str, str]) -> tuple[InheritedS
     return tuple(sockets)
 
 
-def with_activated_sockets(config: ServeConfig, environment: MutableMapping[str, str]) -> ServeConfig:
-    """Serve the sockets that were passed too, or instead of the default address."""
+def with_activated_sockets(
+    config: ServeConfig, environment: MutableMapping[str, str], *, asked_for: bool
+) -> ServeConfig:
+    """Serve the sockets that were passed: beside the addresses that were asked for, or instead of the default one."""
     sockets = activated_sockets(environment)
     if not sockets:
         return config
-    asked_for = () if config.addresses == ServeConfig(config.app).addresses else config.addresses
-    return msgspec.structs.replace(config, addresses=(*asked_for, *sockets))
+    return msgspec.structs.replace(config, addresses=(*(config.addresses if asked_for else ()), *sockets))
 
 
 class Notifier:

@@ -69,7 +69,7 @@ class Rates(msgspec.Struct, frozen=True):
 
 
 class ShardView(msgspec.Struct, frozen=True):
-    """state: of the life cycle. age_s: of the reading; over a second, the shard's loop does not turn. ring_fill: of the
+    """state: of the life cycle. age_s: of the reading; over two seconds, the shard's loop does not turn. ring_fill: of the
     fullest ring to a peer, from 0 to 1."""
 
     id: int

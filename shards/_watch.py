@@ -1,6 +1,7 @@
 """The supervisor's eye on the loops of its shards: reports those that stall while they do, and says which are hung.
 
-Ten times a second it looks at every pulse; what an age means is `_health`'s to say. A stalled shard's witness is asked
+It looks at every pulse, ten times a second while any loop works and at the shards' slow pace while all rest; what an age
+means is `_health`'s to say. A stalled shard's witness is asked
 what holds up the loop. If there is no answer in time the signal is tried, and if that brings nothing either, the kernel
 still knows the state of the process. A hung shard is killed by whoever was told of it; not one that a debugger has
 stopped.
@@ -19,6 +20,7 @@ from clockworker.shards._health import LOOK_S, Looks, Verdict
 from clockworker.shards._member import Member
 from clockworker.shards._process import ShardProcess
 from clockworker.shards._pulse import DUMP_SIGNAL
+from clockworker.shards._rest import BEAT_S, SUPERVISOR_AFTER_S, next_tick
 from clockworker.shards._witness import Testimony
 
 log = logging.getLogger("clockworker.supervisor")
@@ -73,13 +75,18 @@ class Stall(msgspec.Struct, frozen=True):
 
 
 class Watch:
-    """report: told of each look at a stalled shard. hung: told of a ready shard that should be killed, and the age of
-    its last beat."""
+    """pace: how often shards at rest are looked at, in seconds. report: told of each look at a stalled shard. hung: told of
+    a ready shard that should be killed, and the age of its last beat."""
 
     def __init__(
-        self, members: list[Member], report: Callable[[Stall], None], hung: Callable[[Member, float], None]
+        self,
+        members: list[Member],
+        pace: float,
+        report: Callable[[Stall], None],
+        hung: Callable[[Member, float], None],
     ) -> None:
         self._members = members
+        self._pace = pace
         self._report = report
         self._hung = hung
         self._asked: dict[ShardProcess, asyncio.TimerHandle] = {}
@@ -87,11 +94,18 @@ class Watch:
 
     def start(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self._looks = Looks(self._loop.time())
-        self._loop.call_later(LOOK_S, self._look)
+        self._looks = Looks()
+        self._plan(quick=False)
 
     def add(self, member: Member, process: ShardProcess) -> None:
         self._loop.add_reader(process.witness.fileno(), self._testified, member, process)
+        self.stirred()
+
+    def stirred(self) -> None:
+        """A shard works."""
+        if not self._quick:
+            self._next.cancel()
+            self._plan(quick=True)
 
     def remove(self, process: ShardProcess) -> None:
         self._loop.remove_reader(process.witness.fileno())
@@ -101,19 +115,29 @@ class Watch:
 
     def stalled(self, process: ShardProcess) -> bool:
         """Whether its loop has not turned at the last two looks."""
-        return self._age(process) > 2 * LOOK_S
+        self._see(process, self._looks.lost)
+        return self._lateness(process) > 2 * LOOK_S
 
     def _look(self) -> None:
         now = self._loop.time()
         awake = self._looks.look(now)
+        quick = False
         for member in self._members:
             process = member.process
             if process is None or process.killed:
                 continue
-            process.health.see(process.pulse.beat, self._looks.lost if awake else self._looks.lost_before)
+            self._see(process, self._looks.lost if awake else self._looks.lost_before)
             if awake:
                 self._judge(member, process, now)
-        self._loop.call_later(LOOK_S, self._look)
+            quick = quick or process.pulse.pace <= BEAT_S or self._lateness(process) > LOOK_S
+        self._plan(quick)
+
+    def _plan(self, quick: bool) -> None:
+        now = self._loop.time()
+        due = now + LOOK_S if quick else next_tick(now, self._pace, SUPERVISOR_AFTER_S)
+        self._quick = quick
+        self._looks.plan(due)
+        self._next = self._loop.call_at(due, self._look)
 
     def _judge(self, member: Member, process: ShardProcess, now: float) -> None:
         match process.health.judge(now, self._looks.lost):
@@ -141,15 +165,21 @@ class Watch:
         self._tell(member, process, None, process.pulse.read_dump())
 
     def _tell(self, member: Member, process: ShardProcess, testimony: Testimony | None, dump: str) -> None:
+        self._see(process, self._looks.lost)
         stall = Stall(member.id, process.pid, self._age(process), testimony, dump, process_state(process.pid))
-        if stall.age <= LOOK_S:
+        if self._lateness(process) <= LOOK_S:
             return  # it is over, and what was seen is not what held up the loop
-        if stall.is_seen or stall.age > STARVED_S:
+        if stall.is_seen or self._lateness(process) > STARVED_S:
             self._report(stall)
 
+    def _see(self, process: ShardProcess, lost: float) -> None:
+        process.health.see(process.pulse.pace, process.pulse.beat, lost)
+
     def _age(self, process: ShardProcess) -> float:
-        process.health.see(process.pulse.beat, self._looks.lost)
         return process.health.age(self._loop.time(), self._looks.lost)
+
+    def _lateness(self, process: ShardProcess) -> float:
+        return process.health.lateness(self._loop.time(), self._looks.lost)
 
     def _is_traced(self, member: Member, process: ShardProcess) -> bool:
         tracer = _status(process.pid).get("TracerPid", "0")

@@ -25,6 +25,7 @@ class Server:
     def __init__(self, shard: cw.Shard, service: Service) -> None:
         self.shard = shard
         self.service = service
+        self._commands = shard.counter("kv_commands")
         # Dealt to the shards in turn, so that no two connections of the server have the same number.
         self._ids = itertools.count(shard.count + shard.id, shard.count)
 
@@ -65,6 +66,7 @@ class Server:
                 if session.closing:
                     break
         await self._settle(pipeline, session, answers)
+        self._commands.add(len(answers))
         return b"".join(answers)
 
     async def _settle(self, pipeline: Pipeline, session: Session, answers: list[bytes]) -> None:

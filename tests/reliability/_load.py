@@ -23,7 +23,7 @@ class Outcome(msgspec.Struct, frozen=True):
 class Load:
     """Runs in a thread while the block lasts: `rate` requests a second, `each` of them on a connection."""
 
-    def __init__(self, address: tuple[str, int], rate: int, *, each: int, line: bytes) -> None:
+    def __init__(self, address: tuple[str, int], rate: int, *, each: int, line: bytes = b"request\n") -> None:
         self.outcomes: list[Outcome] = []
         self.refused = 0  # connections that were not accepted
         self.closed: list[Outcome] = []  # requests that found a connection of earlier ones closed; clients ask again
@@ -44,6 +44,11 @@ class Load:
 
     def bad(self) -> list[Outcome]:
         return [outcome for outcome in self.outcomes if outcome.said != "ok"]
+
+    def rate(self) -> float:
+        """Requests that were answered, a second."""
+        outcomes = self.outcomes
+        return len(outcomes) / (outcomes[-1].ended - outcomes[0].started)
 
     async def _run(self) -> None:
         clients: set[asyncio.Task[None]] = set()

@@ -13,6 +13,7 @@ from pathlib import Path
 import psutil
 
 from clockworker._errors import ApplicationError
+from clockworker.shards._rest import REST_AFTER_S
 from clockworker.shards.testing import serving
 from tests.reliability._checks import Result, check
 from tests.reliability._load import Load
@@ -86,22 +87,24 @@ def supervisor_killed(trials: int) -> Result:
 
 @check("TERM under load: accepted requests failed 0, exit within the grace", ci=10, release=100)
 def term_under_load(trials: int) -> Result:
+    """Every other server accepts by itself, the others' shards do."""
     rate = 500 if trials < 100 else 2_000
-    served, times = 0, []
-    for _ in range(trials):
-        with (
-            serving(main, shards=2, options=["--timeout-graceful-shutdown", "10"]) as server,
-            Load(server.address, rate, each=1, line=b"request\n") as load,
-        ):
+    served, rates, times = 0, list[float](), list[float]()
+    for trial in range(trials):
+        distribution = ("kernel", "least-connections")[trial % 2]
+        options = ["--timeout-graceful-shutdown", "10", "--distribution", distribution]
+        with serving(main, shards=2, options=options) as server, Load(server.address, rate, each=1) as load:
             wait(lambda: len(load.outcomes) > rate / 5, "a steady load")
+            rates.append(load.rate())
             started = time.monotonic()
             status = server.stop()
             times.append(time.monotonic() - started)
             assert status == 0, f"exit status {status}\n{server.log}"
             assert "killed" not in server.log, server.log
-        assert not load.bad(), f"failed: {load.bad()}"
+        assert not load.bad(), f"{distribution}: failed: {load.bad()}\n{server.log}"
         served += len(load.outcomes)
-    return Result(trials, f"{served:,} requests at {rate}/s, 0 failed; stopped after {milliseconds(times)}")
+    median = percentile(rates, 50)
+    return Result(trials, f"{served:,} requests at {median:,.0f}/s, 0 failed; stopped after {milliseconds(times)}")
 
 
 @check("crash on boot: 5 starts, then exit 1", ci=1, release=10)
@@ -199,7 +202,7 @@ def hup_and_kill(seconds: int) -> Result:
     killed: dict[int, tuple[float, float]] = {}  # pid -> when it was killed, and when its successor was ready
     with (
         serving(main, shards=2) as server,
-        Load(server.address, 250, each=1, line=b"request\n") as plain,
+        Load(server.address, 250, each=1) as plain,
         Load(server.address, 250, each=5, line=b"call\n") as calling,
     ):
         began = time.monotonic()
@@ -227,6 +230,26 @@ def hup_and_kill(seconds: int) -> Result:
         f"{len(calling.outcomes):,} that call a peer {len(calling.bad())}, all while a killed shard was replaced"
     )
     return Result(seconds, said)
+
+
+@check("a server that has nothing to do uses no CPU: within 1 ms a second, supervisor and each shard", ci=3, release=30)
+def idle_server(seconds: int) -> Result:
+    """A trial is a second."""
+    with serving(main, shards=2) as server:
+        pids = {"supervisor": server.supervisor_pid, "shard 0": server.pid(0), "shard 1": server.pid(1)}
+        time.sleep(2 * REST_AFTER_S)
+        before = {name: cpu_ms(pid) for name, pid in pids.items()}
+        time.sleep(seconds)
+        used = {name: (cpu_ms(pid) - before[name]) / seconds for name, pid in pids.items()}
+    said = ", ".join(f"{name} {each:.2f} ms" for name, each in used.items())
+    assert max(used.values()) < 1.0, said
+    return Result(seconds, f"a second: {said}")
+
+
+def cpu_ms(pid: int) -> float:
+    """Of all its threads. (`cpu_times` counts in ticks of 10 ms.)"""
+    stats = [Path(f"/proc/{pid}/task/{thread}/schedstat").read_text() for thread in os.listdir(f"/proc/{pid}/task")]
+    return sum(int(stat.split()[0]) for stat in stats) / 1e6
 
 
 def descriptors_of(pid: int) -> list[str]:

@@ -316,8 +316,8 @@ def test_a_variable_that_no_option_has_is_warned_of(serve: Serve) -> None:
 def test_auto_is_one_shard_a_cpu_and_said(serve: Serve) -> None:
     server = serve(ECHO)
     server.wait_serving()
-    match = server.wait_log(r"placement: (\d+) shards? on CPUs? ([\d, -]+) \((.*)\)")[0]
-    quota = re.search(r"cpu\S+ ([\d.]+)", match[3])
+    match = server.wait_log(r"placement: (\d+) shards? (on CPUs? [\d, -]+|not pinned) \((.*)\)")[0]
+    quota = re.search(r"cpu\S+ allows ([\d.]+)", match[3])
     cpus = len(os.sched_getaffinity(0))
     assert int(match[1]) == (max(1, int(float(quota[1]))) if quota else cpus)
 
@@ -358,7 +358,9 @@ def test_in_a_container_with_half_a_cpu_there_is_one_shard(serve: Serve, half_a_
     try:
         server = serve(ECHO, under=("sh", "-c", f'echo $$ > {half_a_cpu}/cgroup.procs && exec "$@"', "sh"))
         server.wait_serving()
-        server.wait_log(r"placement: 1 shard on CPU \d+ \((cpu.max|cpu.cfs_quota_us) 0.5: 1 shard\)")
+        server.wait_log(
+            r"placement: 1 shard not pinned \((cpu.max|cpu.cfs_quota_us) allows 0.5 CPUs; any of \d+ CPUs?, --cpus pins\)"
+        )
         assert server.stop() == 0
     finally:
         serve.clean_up()  # before the group can be removed

@@ -133,13 +133,26 @@ async def main(shard):
         def data_received(self, data):
             self.transport.write(b"%d %s" % (shard.id, data))
 
-    await shard.create_server(Echo)
+    class Slots(asyncio.Protocol):
+        __slots__ = ("transport",)
+        connection_made, data_received = Echo.connection_made, Echo.data_received
+
+    class Upgrades(Echo):
+        def data_received(self, data):
+            echo = Echo()
+            echo.connection_made(self.transport)
+            self.transport.set_protocol(echo)
+            echo.data_received(data)
+
+    await shard.create_server(KIND)
     await shard.wait_stopped()
 """
 
 
-def test_the_connections_of_a_protocol_count_too(serve: Serve, opened: ExitStack) -> None:
-    server = started(serve, source=PROTOCOL)
+@pytest.mark.parametrize("kind", ["Echo", "Slots", "Upgrades"])
+def test_the_connections_of_a_protocol_count_too(serve: Serve, opened: ExitStack, kind: str) -> None:
+    """Whether or not it can be altered, and though it gives its connection to another."""
+    server = started(serve, source=PROTOCOL.replace("KIND", kind))
     connections = connect(server, opened, 10)
     shards = [where(connection) for connection in connections]
     assert shards.count(0) == shards.count(1) == 5

@@ -4,29 +4,39 @@ from __future__ import annotations
 
 import pytest
 
-from clockworker.shards._health import LOOK_S, MAX_GAP_S, Health, HealthPolicy, Looks, Verdict
+from clockworker.shards._health import LOOK_S, MAX_LATE_S, Health, HealthPolicy, Looks, Verdict
+from clockworker.shards._rest import BEAT_S
 
 POLICY = HealthPolicy(stalled_after=0.15, again=8.0, hung_after=2.0)
 
 
 class Machine:
-    """A supervisor that looks at one shard, whose loop writes its beat at each look unless it is held up."""
+    """A supervisor that looks at one shard, whose loop writes its beat just before each look unless it is held up."""
 
     def __init__(self, policy: HealthPolicy = POLICY) -> None:
         self.now = 1000.0
         self.beat = 1000.0
-        self.looks = Looks(self.now)
+        self.pace = BEAT_S
+        self.look_every = LOOK_S
+        self.looks = Looks()
+        self.looks.plan(self.now + self.look_every)
         self.health = Health(policy)
+
+    def rest(self) -> None:
+        """From now on beats and looks are at the slow pace."""
+        self.pace = self.look_every = POLICY.pace
+        self.looks.plan(self.now + self.look_every)
 
     def run(self, seconds: float, *, turns: bool) -> list[tuple[float, Verdict]]:
         """What was found, and when, in seconds from here."""
         start, found = self.now, []
         while self.now - start < seconds - LOOK_S / 2:
-            self.now += LOOK_S
+            self.now += self.look_every
             if turns:
                 self.beat = self.now - 0.01
             awake = self.looks.look(self.now)
-            self.health.see(self.beat, self.looks.lost if awake else self.looks.lost_before)
+            self.looks.plan(self.now + self.look_every)
+            self.health.see(self.pace, self.beat, self.looks.lost if awake else self.looks.lost_before)
             if awake:
                 verdict = self.health.judge(self.now, self.looks.lost)
                 if verdict is not Verdict.FINE:
@@ -95,7 +105,7 @@ def test_a_shard_that_is_hung_is_found_in_spite_of_a_nap_and_not_sooner() -> Non
     machine.run(1.0, turns=False)
     machine.sleep(3600.0)
     hung = [when for when, verdict in machine.run(2.0, turns=False) if verdict is Verdict.HUNG]
-    assert hung[0] == pytest.approx(POLICY.hung_after - 1.0 - MAX_GAP_S, abs=2 * LOOK_S)
+    assert hung[0] == pytest.approx(POLICY.hung_after - 1.0 - LOOK_S - MAX_LATE_S, abs=2 * LOOK_S)
 
 
 def test_naps_before_a_stall_do_not_delay_its_discovery() -> None:
@@ -106,3 +116,44 @@ def test_naps_before_a_stall_do_not_delay_its_discovery() -> None:
     machine.run(1.0, turns=True)
     hung = [when for when, verdict in machine.run(2.5, turns=False) if verdict is Verdict.HUNG]
     assert hung[0] == pytest.approx(POLICY.hung_after, abs=2 * LOOK_S)
+
+
+def test_at_rest_a_loop_that_beats_at_its_pace_is_fine() -> None:
+    machine = Machine()
+    machine.run(1.0, turns=True)
+    machine.rest()
+    assert machine.pace == 0.5
+    assert machine.run(100.0, turns=True) == []
+
+
+def test_at_rest_a_loop_that_does_not_is_found_at_the_slow_pace() -> None:
+    machine = Machine()
+    machine.run(1.0, turns=True)
+    machine.rest()
+    machine.run(1.0, turns=True)
+    found = machine.run(3.0, turns=False)
+    assert found[0] == (pytest.approx(machine.pace + POLICY.stalled_after, abs=machine.pace), Verdict.STALLED)
+    hung = [when for when, verdict in found if verdict is Verdict.HUNG]
+    assert hung[0] == pytest.approx(POLICY.hung_after, abs=machine.pace + 0.1)
+
+
+def test_an_old_beat_counts_as_soon_as_a_quicker_one_is_promised() -> None:
+    health = Health(POLICY)
+    health.see(0.5, 1000.0, 0.0)
+    assert health.judge(1000.5, 0.0) is Verdict.FINE
+    health.see(BEAT_S, 1000.0, 0.0)
+    assert health.judge(1000.5, 0.0) is Verdict.STALLED
+
+
+def test_a_nap_at_rest_is_nobodys_fault() -> None:
+    machine = Machine()
+    machine.rest()
+    machine.run(1.0, turns=True)
+    for seconds in (0.9 * machine.pace, 3600.0):
+        machine.sleep(seconds, beat=True)
+        assert machine.run(1.0, turns=True) == []
+
+
+@pytest.mark.parametrize(("hung_after", "pace"), [(0.0, 1.0), (30.0, 1.0), (2.0, 0.5), (1.0, 0.25), (0.2, BEAT_S)])
+def test_a_limit_that_is_short_allows_no_long_rest(hung_after: float, pace: float) -> None:
+    assert HealthPolicy(hung_after=hung_after).pace == pace

@@ -4,33 +4,115 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-import msgspec
+import pytest
+from prometheus_client import CollectorRegistry, Metric
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse
+from prometheus_client.samples import Sample
 
 from clockworker import DurationStats
 from clockworker.shards._ledger import Totals
 from clockworker.shards._metrics import Metrics, Snapshot
-from clockworker.shards._reading import QueueReading, Reading
+from clockworker.shards._page import make_template
+from clockworker.shards._reading import (
+    CallReading,
+    Counters,
+    LoopReading,
+    ProcessReading,
+    QueueReading,
+    Reading,
+)
 from clockworker.shards._view import Presence
 
 DOCS = Path(__file__).parents[2] / "docs"
 
 
-def page(shards: int = 2) -> str:
-    durations = DurationStats((*[0] * 70, 3, *[0] * 100, 1), 2**21, 5 * 10**6)
-    queues = {name: QueueReading(share=1, wait=durations, poll_time=durations) for name in ("fast", "slow")}
-    reading = msgspec.structs.replace(Reading.nothing(), written_ns=10**9, queues=queues)
-    snapshot = Snapshot(
+TEXT, OPENMETRICS = "", "application/openmetrics-text; version=1.0.0"
+
+
+def snapshot(shards: int = 2, *, by: int = 1, queues: Sequence[str] = ("fast", "slow"), counters: int = 2) -> Snapshot:
+    """Counters of shard i and queue or counter j are different numbers, all of them multiples of `by`."""
+    durations = DurationStats((*[0] * 70, 3 * by, *[0] * 100, by), 2**21, by * 5 * 10**6)
+    readings = []
+    for shard in range(shards):
+        reading = Reading(
+            written_ns=10**9,
+            process=ProcessReading(cpu_user_ns=by * (shard + 1) * 10**7, minor_faults=by * 1_234_567),
+            loop=LoopReading(turns=by * (shard + 1), lag=durations),
+            calls=CallReading(local=by * 3, sent=by * 2, received=by, ring_used_bytes=1, ring_bytes=3),
+            queues={
+                name: QueueReading(share=1, polls=by * (10 * shard + number), wait=durations, poll_time=durations)
+                for number, name in enumerate(queues)
+            },
+            counters=Counters({f"shop_orders_{number}": by * (shard + 1) for number in range(shard, counters)}),
+        )
+        readings.append(reading)
+    return Snapshot(
         [Presence(shard, "ready", 1, None, 1.0) for shard in range(shards)],
-        [Totals(3, 2, reading) for _ in range(shards)],
+        [Totals(3, 2, reading) for reading in readings],
         1.5,
         3 * 10**9,
     )
-    body, kind = Metrics(lambda: snapshot).page("")
+
+
+def page(shards: int = 2) -> str:
+    body, kind = Metrics(lambda: snapshot(shards)).page(TEXT)
     assert kind.startswith("text/plain")
     return body.decode()
+
+
+def ours(families: Iterable[Metric]) -> dict[str, list[Sample]]:
+    return {family.name: family.samples for family in families if family.name.startswith(("clockworker", "shop"))}
+
+
+@pytest.mark.parametrize("accept", [TEXT, OPENMETRICS])
+def test_a_page_says_what_prometheus_client_would_write(accept: str) -> None:
+    """At the first scrape, at later ones, and when there are other series."""
+    now = [snapshot()]
+    metrics = Metrics(lambda: now[0])
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(metrics)
+    odd = ('50% "x"', "a\\b {}", "ü\u2028%s\n")
+    for then in (
+        snapshot(by=1),
+        snapshot(by=10**9),
+        snapshot(shards=3),
+        snapshot(counters=1),
+        snapshot(queues=odd),
+        snapshot(by=7, queues=odd),
+    ):
+        now[0] = then
+        body, content_type = metrics.page(accept)
+        encoder, expected_type = choose_encoder(accept)
+        read = parse_openmetrics if accept else parse
+        assert content_type == expected_type
+        assert ours(read(body.decode())) == ours(read(encoder(registry).decode()))
+
+
+def test_each_client_s_own_format_is_not_kept_for_ever() -> None:
+    metrics = Metrics(lambda: snapshot())
+    for minor in range(50):
+        body, kind = metrics.page(f"application/openmetrics-text; version=1.{minor}.0")
+        assert f"version=1.{minor}.0" in kind
+        assert body.endswith(b"# EOF\n")
+    assert len(metrics._page._templates) <= 8
+
+
+def test_a_page_with_another_number_of_samples_is_no_template() -> None:
+    with pytest.raises(ValueError, match="the page has 2 samples, and there are 3 numbers"):
+        make_template("# HELP a b.\na 1\nb 2\n", 3)
+
+
+def test_the_application_s_counters_are_on_the_page_for_each_shard() -> None:
+    families = {family.name: family for family in parse(page())}
+    found = {(sample.name, sample.labels["shard"]): sample.value for sample in families["shop_orders_0"].samples}
+    # Shard 1 has not come to it yet.
+    assert found == {("shop_orders_0_total", "0"): 1, ("shop_orders_0_total", "1"): 0}
+    assert families["shop_orders_1"].type == "counter"
 
 
 def test_histograms_are_by_queue_over_all_shards() -> None:

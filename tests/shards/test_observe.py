@@ -68,6 +68,8 @@ async def main(shard):
     await shard.wait_stopped()
 """
 
+ROOT = Path(__file__).parents[2]
+KV = "examples.kv:main"
 QUEUES = ("--queue", "foreground:8", "--queue", "background:1")
 
 
@@ -224,6 +226,49 @@ def test_sums_agree_with_what_clients_and_the_kernel_counted(serve: Serve) -> No
     assert bucket == total(found, "clockworker_queue_poll_seconds_count", queue="foreground")
     for connection in connections:
         connection.close()
+
+
+def test_commands_and_cpu_of_a_load_are_what_clients_and_the_kernel_counted(serve: Serve) -> None:
+    server = serve(None, "--shards", "2", "--metrics", "127.0.0.1:0", "--app-dir", str(ROOT), *QUEUES, app=KV)
+    server.wait_serving()
+    pairs = [b"SET key:%d 012345\r\nGET key:%d\r\n" % (number, number) for number in range(200)]
+    requests, answer = b"".join(pairs), b"+OK\r\n$6\r\n012345\r\n" * len(pairs)
+    connections = [server.connect() for _ in range(8)]
+    before = fresh(server)
+    started_ns = [cpu_clock_ns(shard.pid) for shard in before.shards]
+    commands, used_s = 0, 0.0
+    while used_s < 2.5:
+        for connection in connections:
+            connection.sendall(requests)
+        for connection in connections:
+            assert receive(connection, len(answer)) == answer
+            commands += 2 * len(pairs)
+        used_s = (sum(cpu_clock_ns(shard.pid) for shard in before.shards) - sum(started_ns)) / 1e9
+    after = fresh(server)
+    ended_ns = [cpu_clock_ns(shard.pid) for shard in after.shards]
+
+    lately = after.total.since_start.since(before.total.since_start)
+    assert lately.counters.values == {"kv_commands": commands}
+    assert total(samples(server), "kv_commands_total") == commands
+    for old, new, started, ended in zip(before.shards, after.shards, started_ns, ended_ns, strict=True):
+        counted_ns = new.since_start.process.cpu_ns - old.since_start.process.cpu_ns
+        assert counted_ns == pytest.approx(ended - started, rel=0.01)
+    assert lately.calls.sent == lately.calls.received > 0
+    for connection in connections:
+        connection.close()
+
+
+def cpu_clock_ns(pid: int | None) -> int:
+    """What another process has used, of all its threads: clock_getcpuclockid(3)."""
+    assert pid is not None
+    return time.clock_gettime_ns(~pid << 3 | 2)
+
+
+def receive(connection: socket.socket, size: int) -> bytes:
+    data = b""
+    while len(data) < size and (piece := connection.recv(size - len(data))):
+        data += piece
+    return data
 
 
 def test_rings_between_each_pair(serve: Serve) -> None:

@@ -10,6 +10,8 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import pytest
+
 from tests.shards.servers import Serve, ask, eventually
 
 # A line `SHARD METHOD ARGUMENT` calls that shard and answers with the result or the name of the error; `after S` before
@@ -44,6 +46,20 @@ class Service:
     @remote
     async def back(self, argument: str) -> str:
         return f"{self.shard.id} {await self.all.on(1 - self.shard.id).third(argument)}"
+
+    @remote
+    async def round_by_child(self, argument: str) -> str:
+        await asyncio.sleep(float(argument))
+        return f"{self.shard.id} {await self.all.on(1 - self.shard.id).back_by_child(argument)}"
+
+    @remote
+    async def back_by_child(self, argument: str) -> str:
+        async with asyncio.TaskGroup() as group:
+            child = group.create_task(self.third_of_the_other(argument))
+        return f"{self.shard.id} {child.result()}"
+
+    async def third_of_the_other(self, argument):
+        return await self.all.on(1 - self.shard.id).third(argument)
 
     @remote
     async def note(self, argument: str) -> None:
@@ -186,12 +202,14 @@ def test_calls_of_peers_survive_a_replacement(serve: Serve) -> None:
         assert answers[-1] == b"1 x %d" % server.shard_pids()[1]
 
 
-def test_a_shard_that_is_replaced_is_still_called_by_those_that_serve_it(serve: Serve) -> None:
-    """Shard 1 waits for shard 0 before it can leave, and shard 0 for shard 1: `round` calls back."""
+@pytest.mark.parametrize("method", [b"round", b"round_by_child"])
+def test_a_shard_that_is_replaced_is_still_called_by_those_that_serve_it(serve: Serve, method: bytes) -> None:
+    """Shard 1 waits for shard 0 before it can leave, and shard 0 for shard 1: `round` calls back, itself or on a task that it
+    has started."""
     server = serve(CALLS, "--shards", "2")
     server.wait_serving()
     with server.connect_to(0) as client:
-        client.sendall(b"1 round 0.5\n")
+        client.sendall(b"1 %s 0.5\n" % method)
         with server.connect_to(0) as other:
             assert ask(other, b"1 who x").startswith(b"1 x")
         os.kill(server.shard_pids()[1], signal.SIGTERM)

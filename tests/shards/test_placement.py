@@ -45,7 +45,7 @@ AUTO = {
     "(the machine has 16 CPUs; 8 cores with 16 threads, NUMA nodes 0, 1)",
     "epyc": "32 shards on CPUs 0-31 (the machine has 32 CPUs; 16 cores with 32 threads, NUMA nodes 0, 1, 2, 3)",
     "big.LITTLE": "8 shards on CPUs 4, 5, 6, 7, 0, 1, 2, 3 (the machine has 8 CPUs; 4 of them slower)",
-    "container": "1 shard on CPU 2 (cpu.max 0.5: 1 shard)",
+    "container": "1 shard not pinned (cpu.max allows 0.5 CPUs; any of 4 CPUs, --cpus pins)",
     "single": "1 shard on CPU 0 (the machine has 1 CPU)",
 }
 
@@ -91,8 +91,16 @@ def test_where_the_quota_is_less_than_the_shards_nobody_polls() -> None:
 
 def test_more_shards_than_the_quota_has_cpus_are_allowed_and_said() -> None:
     assert str(place(plain(4, 0.5), 2)) == (
-        "2 shards on CPUs 0, 1 (as told, but cpu.max 0.5 leaves them 0.25 of a CPU each)"
+        "2 shards not pinned (as told, but cpu.max allows 0.5 CPUs, 0.25 for each; any of 4 CPUs, --cpus pins)"
     )
+
+
+def test_under_a_quota_only_those_are_pinned_whose_cpus_were_given() -> None:
+    """All containers of a machine would choose the same CPUs."""
+    assert place(plain(4, 2.0), "auto").cpus == (None, None)
+    assert place(plain(4, 2.0), 2).cpus == (None, None)
+    assert place(plain(4, 2.0), 2, cpus=(3, 1)).cpus == (3, 1)
+    assert place(plain(4, 4.0), "auto").cpus == (0, 1, 2, 3), "with as much time as there are CPUs these are ours"
 
 
 def test_shards_take_the_cpus_in_order() -> None:

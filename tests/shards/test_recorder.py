@@ -8,6 +8,7 @@ import time
 
 import clockworker as cw
 from clockworker.ipc import Mesh, create_doorbell
+from clockworker.shards._reading import Counters
 from clockworker.shards._recorder import Recorder
 from clockworker.shards._slots import SlotReader, SlotWriter, create_slots
 from tests.conftest import Run, until
@@ -27,7 +28,9 @@ def test_a_reading_is_what_the_executor_says(run: Run) -> None:
         reader = SlotReader(descriptor, ["fast", "slow"])
         async with executor:
             mesh = Mesh(0, 2, executor, create_doorbell(2))
-            recorder = Recorder(SlotWriter(descriptor), executor, mesh, lambda: (7, 3, 1))
+            recorder = Recorder(
+                SlotWriter(descriptor), executor, mesh, lambda: (7, 3, 1), lambda: Counters({"orders": 12})
+            )
             os.close(descriptor)
             recorder.start()
 
@@ -55,6 +58,7 @@ def test_a_reading_is_what_the_executor_says(run: Run) -> None:
             assert 0 < queue.wait.count < queue.polls
             assert reading.queues["slow"].polls == 0
             assert (reading.loop.connections_accepted, reading.loop.connections_open) == (7, 3)
+            assert reading.counters.values == {"orders": 12}
             assert reading.process.rss_bytes > 10**6
             assert reading.process.cpu_ns > 0
             assert [ring.frames_sent for ring in reader.read_rings()] == [0, 0]

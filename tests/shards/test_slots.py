@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 from clockworker import ControlError, DurationStats
 from clockworker.ipc._memory_cy import create_memory
 from clockworker.shards._reading import (
+    MAX_COUNTERS,
     CallReading,
+    Counters,
     Groups,
     LoopReading,
     ProcessReading,
@@ -63,6 +65,7 @@ readings = st.builds(
     sections(LoopReading),
     sections(CallReading),
     st.fixed_dictionaries({"foreground": sections(QueueReading), "background": sections(QueueReading)}),
+    st.builds(Counters, st.dictionaries(names, word, max_size=MAX_COUNTERS)),
 )
 
 
@@ -125,7 +128,7 @@ def test_another_process_never_shows_half_a_set_even_when_killed() -> None:
 
 def test_slots_of_another_version_are_refused() -> None:
     descriptor = create_memory("slots", 4096)
-    with pytest.raises(ControlError, match="version 0; this is version 2"):
+    with pytest.raises(ControlError, match="version 0; this is version 3"):
         SlotReader(descriptor, ["q"])
     os.close(descriptor)
 
@@ -144,3 +147,19 @@ def test_nonsense_is_read_without_an_exception() -> None:
 
 def test_the_summary_is_one_line() -> None:
     assert "\n" not in Reading.nothing(["q"]).summary()
+
+
+def test_what_is_only_touched_keeps_its_figures() -> None:
+    descriptor = create_slots(1, 1)
+    writer, reader = SlotWriter(descriptor), SlotReader(descriptor, ["q"])
+    os.close(descriptor)
+    reading = msgspec.structs.replace(Reading.nothing(["q"]), written_ns=5, calls=CallReading(sent=7))
+    writer.write(reading)
+    assert reader.read() == reading
+    writer.touch(9)
+    assert reader.read() == msgspec.structs.replace(reading, written_ns=9)
+    again = msgspec.structs.replace(reading, written_ns=11, calls=CallReading(sent=8))
+    writer.write(again)
+    assert reader.read() == again
+    writer.close()
+    reader.close()

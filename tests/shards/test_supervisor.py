@@ -8,6 +8,7 @@ import re
 import signal
 import socket
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import psutil
@@ -229,6 +230,41 @@ def test_a_blocked_shard_is_killed_at_the_grace(serve: Serve) -> None:
         assert server.stop() == 0
     assert server.log.count("still had work 0.5 s after it was told to stop: killed") == 1
     assert re.search(r"shard \d stopped", server.log), "the other one was let go, not killed"
+
+
+HELD = """
+import os, time
+
+async def main(shard):
+    async def handle(reader, writer):
+        line = await reader.readline()
+        if line == b"hold\\n":
+            while not os.path.exists("go-on"):
+                time.sleep(0.001)
+        writer.write(line)
+
+    await shard.start_server(handle)
+    await shard.wait_stopped()
+"""
+
+
+@pytest.mark.parametrize("distribution", ["kernel", "least-connections"])
+def test_what_waits_to_be_accepted_at_the_stop_is_served(serve: Serve, tmp_path: Path, distribution: str) -> None:
+    """However many have come while the loop was held up, and after the handshakes have long been over."""
+    server = serve(HELD, "--shards", "1", "--distribution", distribution)
+    server.wait_serving()
+    with ExitStack() as opened:
+        holding = opened.enter_context(server.connect())
+        holding.sendall(b"hold\n")
+        clients = [opened.enter_context(server.connect()) for _ in range(40)]
+        for client in clients:
+            client.sendall(b"hello\n")
+        server.send(signal.SIGTERM)
+        server.wait_log("SIGTERM: stopping")
+        (tmp_path / "go-on").touch()
+        for client in [holding, *clients]:
+            assert client.recv(100) in (b"hold\n", b"hello\n")
+    assert server.wait_exit() == 0
 
 
 def test_one_signal_that_comes_twice_counts_once(serve: Serve) -> None:

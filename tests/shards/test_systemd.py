@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from clockworker._errors import ConfigurationError
-from clockworker.shards._config import InheritedSocket, ServeConfig, TcpAddress
+from clockworker.shards._config import InheritedSocket, ServeConfig
 from clockworker.shards._systemd import Notifier, activated_sockets, with_activated_sockets
 from tests.shards.servers import ECHO, Serve, ask
 
@@ -50,14 +50,13 @@ def test_a_number_that_is_none() -> None:
 
 
 def test_passed_sockets_take_the_place_of_the_default_address_only() -> None:
-    def addresses(config: ServeConfig) -> tuple[object, ...]:
-        environment = {"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": "1"}
-        return with_activated_sockets(config, environment).addresses
-
-    other = TcpAddress("127.0.0.1", 9000)
-    assert addresses(ServeConfig("app:main")) == (InheritedSocket(3),)
-    assert addresses(ServeConfig("app:main", addresses=(other,))) == (other, InheritedSocket(3))
-    assert with_activated_sockets(ServeConfig("app:main"), {}) == ServeConfig("app:main")
+    config = ServeConfig("app:main")
+    environment = {"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": "1"}
+    of_default = with_activated_sockets(config, dict(environment), asked_for=False).addresses
+    assert of_default == (InheritedSocket(3),)
+    asked_for = with_activated_sockets(config, dict(environment), asked_for=True).addresses
+    assert asked_for == (*config.addresses, InheritedSocket(3))
+    assert with_activated_sockets(config, {}, asked_for=False) == config
 
 
 def test_without_anybody_to_notify_nothing_is_sent() -> None:

@@ -6,9 +6,12 @@ import ctypes
 import os
 import signal
 import time
+from pathlib import Path
 
 import pytest
 
+from clockworker.shards._pulse import PulseReader
+from clockworker.shards._rest import BEAT_S
 from tests.shards.servers import Serve, Server, ask, eventually
 
 # A line `KIND SECONDS` keeps the loop: asleep in the kernel, in Python code, in C code that keeps the interpreter's lock (for
@@ -41,6 +44,23 @@ async def main(shard):
             await writer.drain()
 
     await shard.start_server(handle)
+    await shard.wait_stopped()
+"""
+
+
+CALLBACK = """
+import asyncio, time
+
+class Blocking(asyncio.Protocol):
+    def connection_made(self, transport):
+        self.transport = transport
+
+    def data_received(self, data):
+        time.sleep(6)
+        self.transport.write(data)
+
+async def main(shard):
+    await shard.create_server(Blocking)
     await shard.wait_stopped()
 """
 
@@ -84,6 +104,50 @@ def test_code_that_keeps_the_interpreters_lock(serve: Serve) -> None:
         server.wait_log(r"code that keeps the interpreter's lock.*\n(.*\n)*  File \".*/app.py\", line \d+ in hold\n")
         server.wait_log(r"--timeout-shard-healthcheck 2\) and is running: killed")
     server.wait_log("shard 0 ready", 2)
+
+
+def at_rest(server: Server, shard: int = 0) -> int:
+    """Waits until the shard rests, which is seen in the memory of its pulse. Its pid."""
+    pid = server.shard_pids()[shard]
+    path, *_ = [fd for fd in Path(f"/proc/{pid}/fd").iterdir() if "clockworker-pulse" in os.readlink(fd)]
+    pulse = PulseReader(os.open(path, os.O_RDWR | os.O_CLOEXEC))
+    eventually(lambda: pulse.pace > BEAT_S, "it rests")
+    pulse.close()
+    return pid
+
+
+def test_a_shard_that_is_stopped_while_it_rests(serve: Serve) -> None:
+    server = started(serve, "2")
+    pid = at_rest(server)
+    os.kill(pid, signal.SIGSTOP)
+    server.wait_log(rf"shard 0 \(pid {pid}\) has not come back to its loop .*, the process is stopped by a signal")
+    server.wait_log(rf"shard 0 \(pid {pid}\) .*--timeout-shard-healthcheck 2\) and is stopped by a signal: killed")
+    server.wait_log("shard 0 ready", 2)
+
+
+def test_a_stall_that_ends_a_rest(serve: Serve) -> None:
+    server = started(serve)
+    with server.connect() as client:
+        assert ask(client, b"sleep 0") == b"sleep 0"
+        at_rest(server)
+        client.sendall(b"sleep 5\n")
+        server.wait_log("queue 'background', task 'crunching'.*\n(.*\n)*.*in hold\n")
+        client.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            client.recv(1)
+
+
+def test_a_callback_that_ends_a_rest_and_keeps_the_loop(serve: Serve) -> None:
+    """No task and no executor have anything to do with it."""
+    server = serve(CALLBACK, "--shards", "1")
+    server.wait_serving()
+    with server.connect() as client:
+        at_rest(server)
+        client.sendall(b"x")
+        server.wait_log("has not come back to its loop for .* s: no task, .*\n(.*\n)*.*in data_received\n")
+        client.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            client.recv(1)
 
 
 def test_0_is_no_limit(serve: Serve) -> None:

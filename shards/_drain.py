@@ -1,0 +1,68 @@
+"""Draining: shards that were told to stop finish their open work, and those that do not are killed.
+
+It has two steps. `Stop` goes to a shard; it finishes its open work and reports `Drained`, but still answers its peers,
+whose open work may need it. Where all stop together, `Leave` lets them go when all of them have drained; where one alone is
+replaced, `_roll` says when. The grace covers both; then comes SIGKILL.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+
+from clockworker.shards._control import Leave, Stop
+from clockworker.shards._lifecycle import State
+from clockworker.shards._member import Member
+
+log = logging.getLogger("clockworker.supervisor")
+
+# How long a drained shard may take to end once the last of the others has.
+LEAVE_S = 1.0
+
+
+class Drain:
+    """grace: seconds from `Stop` to SIGKILL. together: whether all stop and leave together."""
+
+    def __init__(self, members: Sequence[Member], grace: float) -> None:
+        self._members = members
+        self._grace = grace
+        self.together = False
+
+    def begin(self, member: Member) -> None:
+        """Tell it to stop, if it is there and has not been told."""
+        if member.process is None or member.state is State.DRAINING:
+            return
+        member.cancel_timer()
+        member.lifecycle.to(State.DRAINING)
+        member.tell(Stop(for_good=self.together))
+        self._set_timer(member, self._grace)
+
+    def drained(self, member: Member) -> None:
+        member.drained = True
+        self.let_go()
+
+    def let_go(self) -> None:
+        """Where all stop together: let the drained leave, if nobody still draining may need them."""
+        if self.together and self._all_drained():
+            for member in self._members:
+                if member.state is State.DRAINING:
+                    member.tell(Leave())
+
+    def _all_drained(self) -> bool:
+        return all(member.drained for member in self._members if member.state is State.DRAINING)
+
+    def _set_timer(self, member: Member, seconds: float) -> None:
+        member.timer = asyncio.get_running_loop().call_later(seconds, self._grace_over, member)
+
+    def _grace_over(self, member: Member) -> None:
+        if member.drained and self.together and not self._all_drained():
+            # It waits for the others only. Their grace ends now, and then it leaves.
+            self._set_timer(member, LEAVE_S)
+            return
+        what = "still had work"
+        if member.drained:
+            what = "did not end" if self.together else "was still waited for by its peers"
+        log.warning("%s %s %g s after it was told to stop: killed", member, what, self._grace)
+        assert member.process is not None
+        member.process.kill()
