@@ -35,6 +35,7 @@ cdef class Core(Seam):
     cdef long long _turn_ended
     cdef bint _was_idle
     cdef long long _step_started
+    cdef long long _charge_from
     cdef long long _turn_must_end
     cdef bint _preempt
     cdef Membership _spawning
@@ -87,6 +88,8 @@ cdef class Core(Seam):
     cpdef JoinHandle spawn(self, Membership membership, object coroutine, object name)
     @cython.locals(state=JoinHandle, queue=QueueState)
     cpdef spawn_step(self, Membership membership, object carrier, object step)
+    cpdef begin_charge(self)
+    cpdef charge(self, QueueState queue)
     @cython.locals(membership=Membership)
     cdef object _run_single(self, JoinHandle state)
     cdef _leave_single(self, JoinHandle state)

@@ -163,6 +163,7 @@ class Core(Seam):
         self._turn_ended = 0
         self._was_idle = False
         self._step_started = 0
+        self._charge_from = 0
         self._turn_must_end = 0
         self._preempt = False
         self._spawning: Membership | None = None  # set while `spawn` makes a task
@@ -441,6 +442,15 @@ class Core(Seam):
         if queue.fifo is None:
             self._singles_of_others.add(state)
         self._enqueue(state)
+
+    def begin_charge(self) -> None:
+        """From here on time is spent for some queue's sake, outside of its steps."""
+        self._charge_from = now_ns()
+
+    def charge(self, queue: QueueState) -> None:
+        """It was for this one, if that is runnable now. It counts for whose turn is next, and not in `busy_ns`."""
+        if queue.entity.active:
+            self._eevdf.charge(queue.entity, now_ns() - self._charge_from)
 
     def carrier(self, name: str) -> asyncio.Task[Any]:
         """A genuine task, to be the current one during steps that are no task's. It never runs itself and is never done."""

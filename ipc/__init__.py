@@ -5,6 +5,8 @@ A shard's `Mesh` sits beside its executor, which polls it. In reading order:
     _remote        what can be called: @remote, signatures, identifiers
     _schema        two shards that do not mean the same by a method
     _service       Sharded, the proxies of a service's instances
+    _places        what a proxy's call does, here and on another shard
+    _timeout       time-outs as users give them
     _mesh          a shard's links to its peers, its services
     _stats         what it has counted
     _sleep         the bell that wakes it, and a look now and then for one that was lost
@@ -27,8 +29,9 @@ from clockworker.ipc._limits import Limits
 from clockworker.ipc._mesh import Mesh
 from clockworker.ipc._remote import remote
 from clockworker.ipc._ring_cy import create_ring
-from clockworker.ipc._service import Sharded, deadline
+from clockworker.ipc._service import Sharded
 from clockworker.ipc._stats import LinkStats, MeshStats
+from clockworker.ipc._timeout import deadline
 
 __all__ = [
     "Limits",

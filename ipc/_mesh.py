@@ -26,6 +26,7 @@ from clockworker.ipc._doorbell_cy import Doorbell
 from clockworker.ipc._frames import Kind, queue_identifier
 from clockworker.ipc._limits import Limits
 from clockworker.ipc._link_cy import Link, Shared, open_link_ends
+from clockworker.ipc._places import Here, There
 from clockworker.ipc._remote import (
     RemoteMethod,
     can_suspend,
@@ -37,11 +38,11 @@ from clockworker.ipc._remote import (
 from clockworker.ipc._request_cy import Request, Target, logger
 from clockworker.ipc._ring_cy import PoisonedRing
 from clockworker.ipc._schema import MethodSchema, ServiceSchema, differences
-from clockworker.ipc._service import Here, Sharded, There
+from clockworker.ipc._service import Sharded
 from clockworker.ipc._sleep import Sleep
 from clockworker.ipc._stats import LinkStats, MeshStats, stats_of_link
 from clockworker.ipc._stream import receive, serve_stream
-from clockworker.ipc._traffic_cy import Traffic
+from clockworker.ipc._traffic_cy import Parked, Traffic
 
 S = TypeVar("S")
 R = TypeVar("R")
@@ -56,6 +57,7 @@ class Mesh(Traffic):
 
     doorbell: the descriptors (memory, eventfd) of this incarnation's doorbell, which the mesh owns from here on.
     idle_poll_us: how long the executor polls on after it has run dry, before the shard sleeps.
+    start_grace_s: for how long after `ready` a call of a service that is not started here may wait for that.
     on_poisoned: told the peer and epoch of a ring whose rules the peer broke. Both ends must then be connected anew: the
         peer waits for answers to what we could not read.
     """
@@ -69,6 +71,7 @@ class Mesh(Traffic):
         *,
         idle_poll_us: int = 0,
         limits: Limits | None = None,
+        start_grace_s: float = 5.0,
         on_poisoned: Callable[[int, int], None] = lambda peer, epoch: None,
     ) -> None:
         self.shard_id = shard_id
@@ -80,6 +83,8 @@ class Mesh(Traffic):
         self.executor = executor
         self._on_poisoned = on_poisoned
         self._schemas: dict[str, ServiceSchema] = {}  # of the services that are started here
+        self._start_grace_s = start_grace_s
+        self._is_ready = False
         self._callers: dict[tuple[int, Callable[..., Any]], Callable[..., Any]] = {}
         self._timer: asyncio.TimerHandle | None = None
         queues = executor.queues()
@@ -262,6 +267,13 @@ class Mesh(Traffic):
                 self.accept(link, kind, queue, identifier, number, body)
         return Sharded(self, instance, methods)
 
+    def ready(self) -> None:
+        """All services should have been started by now: calls of others do not wait for that for much longer."""
+        if not self._is_ready:
+            self._is_ready = True
+            for request in self.parked:
+                self._wait_for_start(request)
+
     def stats(self) -> MeshStats:
         """The counters."""
         return MeshStats(
@@ -304,14 +316,14 @@ class Mesh(Traffic):
             except KeyError as error:
                 self.refuse(link, kind, queue, number, error)
                 return None
-        expected = any(
-            identifier == method.identifier for schema in link.schemas.values() for method in schema.methods.values()
-        )
         if identifier in link.mismatches:
             self.refuse(link, kind, queue, number, SchemaMismatch(link.mismatches[identifier]))
-        elif expected:
+        elif self._service_of(link, identifier) is not None:
             # The caller's credit bounds how many wait.
-            self.parked.append((link, kind, queue, identifier, number, body))
+            request = (link, kind, queue, identifier, number, body)
+            self.parked.append(request)
+            if self._is_ready:
+                self._wait_for_start(request)
         else:
             self.refuse(
                 link,
@@ -324,6 +336,34 @@ class Mesh(Traffic):
                 ),
             )
         return None
+
+    def _service_of(self, link: Link, identifier: int) -> str | None:
+        """The peer's service that has the method."""
+        for name, schema in link.schemas.items():
+            if any(identifier == method.identifier for method in schema.methods.values()):
+                return name
+        return None
+
+    def _wait_for_start(self, request: Parked) -> None:
+        self.loop.call_later(self._start_grace_s, self._refuse_parked, request)
+
+    def _refuse_parked(self, request: Parked) -> None:
+        """A request has waited long enough for its service to be started."""
+        if not any(each is request for each in self.parked):
+            return  # it was, or its caller has left
+        self.parked = [each for each in self.parked if each is not request]
+        link, kind, queue, identifier, number, _ = request
+        started = ", ".join(sorted(self._schemas)) or "none"
+        self.refuse(
+            link,
+            kind,
+            queue,
+            number,
+            SchemaMismatch(
+                f"shard {self.shard_id} has not started the service {self._service_of(link, identifier)}, and has been "
+                f"ready for {self._start_grace_s:g} s; it has started {started}. Start it on every shard, before ready()"
+            ),
+        )
 
     # Versions of services
 

@@ -1,6 +1,6 @@
 cimport cython
 from clockworker.executor._core_cy cimport Core
-from clockworker.executor._tasks_cy cimport Membership
+from clockworker.executor._tasks_cy cimport Membership, QueueState
 from clockworker.ipc._call_cy cimport Call
 from clockworker.ipc._doorbell_cy cimport Doorbell
 from clockworker.ipc._link_cy cimport Link, Shared
@@ -23,6 +23,7 @@ cdef class Traffic:
     cdef readonly long long one_ways_received
     cdef public bint looks_seldom
     cdef readonly set _unfinished
+    cdef QueueState _charged
 
     @cython.locals(link=Link, came=cython.bint, received=cython.longlong)
     cpdef bint poll(self) except? -1
@@ -32,10 +33,11 @@ cdef class Traffic:
     cdef _flush(self)
     @cython.locals(consumer=RingConsumer, epoch=cython.longlong, taken=cython.int, body=bytes)
     cpdef bint drain(self, Link link) except? -1
-    @cython.locals(call=Call, asked=Call)
+    @cython.locals(call=Call, asked=Call, started_in=QueueState)
     cdef _take_frame(self, Link link, int kind, long long queue, long long method, long long number, bytes body)
+    cdef _charge(self, QueueState queue)
     @cython.locals(request=Request)
     cdef _cancel(self, Link link, long long number)
     @cython.locals(target=Target, membership=Membership, deadline_ns=cython.longlong, request=Request)
-    cpdef accept(self, Link link, int kind, long long queue, long long identifier, long long number, bytes body)
+    cpdef QueueState accept(self, Link link, int kind, long long queue, long long identifier, long long number, bytes body)
     cpdef refuse(self, Link link, int kind, long long queue, long long number, object error)

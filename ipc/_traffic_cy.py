@@ -2,8 +2,9 @@
 """The traffic of a shard: what the executor polls. It takes frames in, hands them on, and starts the calls of the peers.
 
 A request becomes a task in the queue that it names (its method's own, else its caller's, else the first), and in the caller's
-group. Only that task decodes the arguments and encodes the result, so that its queue pays for them; taking a frame out of the
-ring and starting the task are all that the pump pays. A request whose deadline has passed when its turn comes is not run.
+group, or a step there if its method cannot suspend. Only that decodes the arguments and encodes the result, so that its queue
+pays for them. It is charged for taking the frame out of the ring and starting it too, so that a flood shortens the turns of
+the queue that it is for, and no others. A request whose deadline has passed when its turn comes is not run.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ except ModuleNotFoundError:
 
 from clockworker._errors import SchemaMismatch, UsageError
 from clockworker.executor._core_cy import Core
-from clockworker.executor._tasks_cy import Membership
+from clockworker.executor._tasks_cy import Membership, QueueState
 from clockworker.ipc._call_cy import Call
 from clockworker.ipc._doorbell_cy import Doorbell
 from clockworker.ipc._failure import encode_failure
@@ -32,8 +33,7 @@ if cython.compiled:
 else:
     from clockworker.ipc._call_cy import DONE
 
-# Frames taken from one ring in one turn of the executor, which is up to 61 steps: nobody is charged for starting their tasks,
-# so a flood from one peer must not do so for long.
+# Frames taken from one ring in one turn of the executor: whoever is charged for them, all others wait meanwhile.
 _FRAMES_A_TURN = 64
 
 _REQUEST = int(Kind.REQUEST)
@@ -47,6 +47,8 @@ _ACK = int(Kind.ACK)
 _SCHEMA = int(Kind.SCHEMA)
 _ENVELOPE = ENVELOPE
 
+Parked = tuple[Link, int, int, int, int, bytes]  # a request's link, kind, queue, method, number and body
+
 
 class Traffic:
     """The executor's source of work beside the loop. `Mesh` is its public face."""
@@ -58,7 +60,7 @@ class Traffic:
     targets: dict[int, Target]
     memberships: dict[int, Membership]  # of our queues, by identifier
     first: Membership
-    parked: list[tuple[Link, int, int, int, int, bytes]]  # requests for a service that is not started here yet
+    parked: list[Parked]  # requests for a service that is not started here yet
     calls_received: int
     one_ways_received: int
     looks_seldom: bool  # while asleep, the shard looks for lost wake-ups less and less often: see `_sleep`
@@ -78,6 +80,7 @@ class Traffic:
         self.one_ways_received = 0
         self.looks_seldom = False
         self._unfinished: set[int] = set()
+        self._charged: QueueState | None = None  # for the requests that are just being taken in
 
     def unknown(self, link: Link, kind: int, queue: int, identifier: int, number: int, body: bytes) -> Target | None:
         """A request for a method that nothing here has."""
@@ -140,6 +143,7 @@ class Traffic:
         consumer: RingConsumer = link.consumer
         epoch = link.epoch
         taken = 0
+        self.core.begin_charge()
         try:
             while taken < _FRAMES_A_TURN:
                 body = consumer.pop()
@@ -155,6 +159,8 @@ class Traffic:
         except PoisonedRing as error:
             self.shared.broken(link, error)
             return False
+        finally:
+            self._charge(None)
         return taken == _FRAMES_A_TURN
 
     def _take_frame(self, link: Link, kind: int, queue: int, method: int, number: int, body: bytes) -> None:
@@ -163,7 +169,9 @@ class Traffic:
             if call is not None and call.state != DONE:
                 call.finish(kind, body)
         elif kind & ~_ENVELOPE == _REQUEST or kind & ~_ENVELOPE == _ONE_WAY:
-            self.accept(link, kind, queue, method, number, body)
+            started_in = self.accept(link, kind, queue, method, number, body)
+            if started_in is not self._charged:
+                self._charge(started_in)
         elif kind == _ITEM:
             asked: Call | None = link.pending.get(number)
             if asked is not None and asked.receiver is not None and asked.state != DONE:
@@ -181,6 +189,13 @@ class Traffic:
         else:
             raise PoisonedRing(f"a frame of unknown kind {kind}")
 
+    def _charge(self, queue: QueueState | None) -> None:
+        """What was taken in was for this queue; one that was before it is charged for those before."""
+        if self._charged is not None:
+            self.core.charge(self._charged)
+            self.core.begin_charge()
+        self._charged = queue
+
     def _cancel(self, link: Link, number: int) -> None:
         """The caller has left. It is answered all the same, since only an answer gives back its credit."""
         found = link.serving.get(number)
@@ -196,17 +211,17 @@ class Traffic:
 
     # Calls in
 
-    def accept(self, link: Link, kind: int, queue: int, identifier: int, number: int, body: bytes) -> None:
-        """A request: start its task, or queue it as it is."""
+    def accept(self, link: Link, kind: int, queue: int, identifier: int, number: int, body: bytes) -> QueueState | None:
+        """A request: start its task, or queue it as it is. Returns the queue in which it runs, if it does."""
         found = self.targets.get(identifier)
         if found is None:
             found = self.unknown(link, kind, queue, identifier, number, body)
             if found is None:
-                return
+                return None
         target: Target = found
         if link.mismatches and identifier in link.mismatches:
             self.refuse(link, kind, queue, number, SchemaMismatch(link.mismatches[identifier]))
-            return
+            return None
         membership = target.membership
         if membership is None:
             membership = self.memberships.get(queue)
@@ -221,7 +236,7 @@ class Traffic:
                     membership = self.core.group(membership.queue, group)
             except Exception as error:
                 self.refuse(link, kind, queue, number, TypeError(f"the envelope of a call cannot be read: {error}"))
-                return
+                return None
         if kind & ~_ENVELOPE == _ONE_WAY:
             self.one_ways_received += 1
             request = new_request(link, target, queue, 0, deadline_ns, arguments)
@@ -239,6 +254,8 @@ class Traffic:
         except UsageError as error:  # the executor is ending
             link.serving.pop(number, None)
             self.refuse(link, kind, queue, number, error)
+            return None
+        return membership.queue
 
     def refuse(self, link: Link, kind: int, queue: int, number: int, error: Exception) -> None:
         """Answer a request that is not run."""

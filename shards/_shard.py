@@ -212,6 +212,7 @@ class Shard:
         """Tell the supervisor that this shard serves. Waiting for the stop says it too."""
         if not self.is_ready:
             self.is_ready = True
+            self._mesh.ready()
             self._announce_ready()
 
     async def wait_stopped(self) -> None:

@@ -89,7 +89,8 @@ class ChannelFull(CallError):
 
 
 class SchemaMismatch(CallError):
-    """The two shards run different versions of the method. Nothing was run; they agree again when both run the same."""
+    """The two shards run different versions of the method, or the other has not started the service. Nothing was run; they
+    agree again when both run the same."""
 
 
 class MessageTooLarge(CallError, ValueError):

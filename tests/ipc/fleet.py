@@ -25,6 +25,7 @@ class Fleet:
         self._limits = options.pop("limits", {})
         self._idle_poll_us = options.pop("idle_poll_us", 0)
         self._waits = options.pop("waits", False)
+        self._start_grace_s = options.pop("start_grace_s", 5.0)
         assert not options
         self._epoch = 0
         self._own_bell = cw.create_doorbell(count)
@@ -112,6 +113,7 @@ class Fleet:
             "limits": self._limits,
             "idle_poll_us": self._idle_poll_us,
             "waits": self._waits,
+            "start_grace_s": self._start_grace_s,
         }
         self.processes[shard] = subprocess.Popen(
             [sys.executable, Path(__file__).with_name("node.py"), json.dumps(config)],
@@ -125,7 +127,7 @@ class Fleet:
 
 @asynccontextmanager
 async def fleet(count: int = 2, **options: Any) -> AsyncIterator[Fleet]:
-    """A fleet of `count` shards, gone at the end. Options: ring, limits, idle_poll_us, waits."""
+    """A fleet of `count` shards, gone at the end. Options: ring, limits, idle_poll_us, waits, start_grace_s."""
     queues = [cw.Queue("foreground", 8), cw.Queue("background")]
     async with cw.Executor(queues, on_panic="catch") as executor:
         fleet = Fleet(executor, count, **options)

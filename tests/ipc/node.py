@@ -29,6 +29,7 @@ async def main(config: dict[str, Any]) -> None:
             tuple(config["doorbell"]),
             idle_poll_us=config["idle_poll_us"],
             limits=cw.Limits(**config["limits"]),
+            start_grace_s=config["start_grace_s"],
         )
         for peer in config["peers"]:
             mesh.connect(**{**peer, "doorbell": tuple(peer["doorbell"])})
@@ -38,6 +39,10 @@ async def main(config: dict[str, Any]) -> None:
             loop.remove_reader(0)
             loop.add_reader(0, lambda: os.read(0, 1) and waiting.set())
             await waiting.wait()
+            if not config["start_grace_s"]:  # the service comes later than it should
+                mesh.ready()
+                waiting.clear()
+                await waiting.wait()
             loop.remove_reader(0)
             loop.add_reader(0, lambda: os.read(0, 1) or over.set())
         probe.service = mesh.start(Probe, probe)

@@ -444,6 +444,37 @@ def test_calls_before_the_service_is_started_wait(run: Run) -> None:
     run(body)
 
 
+def test_calls_of_a_service_that_is_never_started_end(run: Run, caplog: pytest.LogCaptureFixture) -> None:
+    async def body() -> None:
+        async with fleet(waits=True, start_grace_s=0.0) as mesh:
+            probe = mesh.service.on(1)
+            early = [spawn(mesh, probe.note(number)) for number in range(3)]
+            await until(lambda: mesh.mesh.stats().calls_in_flight == 3)
+            early[1].abort()
+            mesh.release(1)  # to say that it is ready
+            said = r"shard 1 has not started the service probe.Probe, and has been ready for 0 s; it has started none"
+            for handle in early[::2]:
+                with pytest.raises(cw.SchemaMismatch, match=said):
+                    await handle
+            with pytest.raises(cw.SchemaMismatch, match=said):
+                await probe.note(3)
+            with pytest.raises(cw.SchemaMismatch, match=said):
+                await anext(probe.rows(3))
+            mesh.release(1)  # to start it after all
+            await until_served(probe)
+            assert await probe.notes() == []
+            await settled(mesh)
+
+    async def until_served(probe: Probe) -> None:
+        while True:
+            try:
+                return await probe.nothing()
+            except cw.SchemaMismatch:
+                await asyncio.sleep(0.001)
+
+    run(body)
+
+
 def test_a_peer_that_is_killed(run: Run) -> None:
     async def body() -> None:
         async with fleet(limits={"credit": 8}) as mesh:
