@@ -11,6 +11,8 @@ tasks are dealt out to all of its queues. Set-ups take turns in one process, eac
 
 Memory is that of fresh processes: resident bytes for each of many tasks that wait for a future, and what is left of
 many that have come and gone.
+
+Where clockworker is compiled, the same operations are measured without the compiled modules as well, in another process.
 """
 
 from __future__ import annotations
@@ -21,9 +23,13 @@ import gc
 import itertools
 import multiprocessing
 import statistics
+import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -39,7 +45,7 @@ if TYPE_CHECKING:
 PLAIN = "plain"
 SETUPS = {PLAIN: 0, "two queues": 2, "one queue": 1}  # how many queues
 WAVE = 1_000  # tasks alive at a time while many come and go
-TARGETS = {"spawn and await": 0.70, "yield": 0.80, "future ping": 1.10}  # of plain, with two queues
+TARGETS = {"spawn and await": 0.70, "yield": 0.80, "future ping": 1.10}  # of plain, with two queues, compiled
 
 
 class Cost(msgspec.Struct, frozen=True):
@@ -64,18 +70,31 @@ class Memory(msgspec.Struct, frozen=True):
 class Overhead(msgspec.Struct, frozen=True):
     targets: dict[str, float]
     costs: list[Cost]
-    memory: list[Memory]
+    memory: list[Memory] = []
+    pure: list[Cost] = []  # without the compiled modules
 
     def table(self) -> str:
+        tables = [self._costs(self.costs, self.targets)]
+        if self.pure:
+            tables.append(f"pure Python\n{self._costs(self.pure, {})}")
+        if self.memory:
+            tables.append(self._memory())
+        return "\n\n".join(tables)
+
+    @staticmethod
+    def _costs(costs: list[Cost], targets: dict[str, float]) -> str:
         rows = [["ns an operation: median (least-most)", "tasks", *SETUPS]]
-        rows[0] += [f"{setup} / plain" for setup in SETUPS if setup != PLAIN] + ["target, two queues"]
-        for (operation, tasks), group in itertools.groupby(self.costs, lambda cost: (cost.operation, cost.tasks)):
-            costs = list(group)
+        rows[0] += [f"{setup} / plain" for setup in SETUPS if setup != PLAIN] + ["target, two queues"] * bool(targets)
+        for (operation, tasks), group in itertools.groupby(costs, lambda cost: (cost.operation, cost.tasks)):
+            measured = list(group)
             row = [operation, f"{tasks:,}"]
-            row += [f"{statistics.median(cost.ns):,.0f} ({min(cost.ns):,.0f}-{max(cost.ns):,.0f})" for cost in costs]
-            row += [str(cost.ratio) for cost in costs if cost.setup != PLAIN]
-            row += [f"{self.targets[operation]:.2f}" if operation in self.targets else ""]
+            row += [f"{statistics.median(cost.ns):,.0f} ({min(cost.ns):,.0f}-{max(cost.ns):,.0f})" for cost in measured]
+            row += [str(cost.ratio) for cost in measured if cost.setup != PLAIN]
+            row += [f"{targets[operation]:.2f}"] if operation in targets else []
             rows.append(row)
+        return columns(rows)
+
+    def _memory(self) -> str:
         memory = [["memory", "bytes a pending task", "MiB before", "MiB after", "after / before"]]
         for m in self.memory:
             figures = [f"{m.bytes_per_pending:,.0f}", f"{m.before / 2**20:.2f}", f"{m.after / 2**20:.2f}"]
@@ -84,7 +103,7 @@ class Overhead(msgspec.Struct, frozen=True):
         note = (
             f"{known.pending:,} pending; before and after {known.finished:,} spawned and finished, {WAVE:,} at a time"
         )
-        return f"{columns(rows)}\n\n{columns(memory)}\n{note}"
+        return f"{columns(memory)}\n{note}"
 
     def plot(self, figure: Figure) -> None:
         """Ratios to plain with their spread."""
@@ -108,6 +127,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tasks", type=int, nargs="+", default=[10, 1_000, 100_000], help="how many at a time")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--operations", type=int, default=25_000, help="a measurement, at least")
+    parser.add_argument("--times-only", action="store_true", help="leave out memory and pure Python")
     parser.add_argument("--pending", type=int, default=100_000, help="tasks, to measure the memory of")
     parser.add_argument("--finished", type=int, default=1_000_000, help="tasks, to look for leaks after")
 
@@ -116,13 +136,27 @@ def run(options: argparse.Namespace) -> Overhead:
     costs: list[Cost] = []
     for operation, tasks in itertools.product(OPERATIONS, options.tasks):
         costs += compare(operation, tasks, options)
+    targets = TARGETS if cw.compiled else {}
+    if options.times_only:
+        return Overhead(targets, costs)
     memory = []
     for setup in SETUPS:
         progress(f"memory, {setup}")
         # Spawned, not forked, and one job each: a process that has not used any memory yet.
         with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
             memory.append(process.submit(measure_memory, setup, options.pending, options.finished).result())
-    return Overhead(TARGETS, costs, memory)
+    return Overhead(targets, costs, memory, without_compiled_modules(options) if cw.compiled else [])
+
+
+def without_compiled_modules(options: argparse.Namespace) -> list[Cost]:
+    """The same measurements, in a process in which they are hidden."""
+    with tempfile.TemporaryDirectory() as directory:
+        figures = Path(directory) / "figures.json"
+        command = [sys.executable, "-m", "bench._pure", "overhead", "--times-only", "--json", str(figures)]
+        command += ["--rounds", str(options.rounds), "--operations", str(options.operations)]
+        command += ["--tasks", *map(str, options.tasks)]
+        subprocess.run(command, stdout=subprocess.DEVNULL, check=True)
+        return msgspec.json.decode(figures.read_bytes(), type=Overhead).costs
 
 
 def compare(operation: str, tasks: int, options: argparse.Namespace) -> list[Cost]:

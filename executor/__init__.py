@@ -9,13 +9,14 @@ It works on any asyncio loop, alone; shards and rings need it, and it knows noth
     _seam_cy        the seam in `call_soon`, through which asyncio's tasks come
     _core_cy        the pump: which step runs, and when the loop has its turn
     _tasks_cy       what the core keeps of queues, tasks and those who wait; JoinHandle itself
-    _table_cy       the tasks by identity; _pointer_table.pxd, its hash table
+    _table_cy       the tasks by identity; _page_table.pxd, in the order of memory
     _registry_cy    asyncio's set of all tasks, and ours
     _eevdf_cy       policy: which queue is next
     _schedulers_cy  policy: which task of the queue is next
     _heap_cy        the binary heap that both use
     _histogram_cy   durations in log-linear buckets
     _stats          what stats() returns
+    _look_ahead.pxd what the next steps of a long queue will touch is fetched into the cache; _layout, where CPython keeps it
     _native.pxd     C that the compiled modules (`_cy`) use; _clock.pxd, the clock that times steps
 """
 

@@ -64,7 +64,7 @@ cdef class Core(Seam):
     @cython.locals(queue=QueueState, state=JoinHandle)
     cpdef detach(self)
     @cython.locals(membership=Membership, state=JoinHandle)
-    cdef bint take(self, object task, object callback, object argument, object context) except -1
+    cdef bint take(self, object callback, object argument, object context) except -1
     cdef _enqueue(self, JoinHandle state)
     @cython.locals(queue=QueueState)
     cdef _push(self, JoinHandle state)

@@ -33,22 +33,25 @@ from clockworker._errors import UsageError
 from clockworker.executor import _registry_cy as registry
 from clockworker.executor._eevdf_cy import Eevdf, Entity
 from clockworker.executor._histogram_cy import Histogram
+from clockworker.executor._layout import suspended
 from clockworker.executor._schedulers_cy import RunnableFifo, Scheduler
-from clockworker.executor._seam_cy import Seam
+from clockworker.executor._seam_cy import A_TASK, Seam
 from clockworker.executor._table_cy import TaskTable
 from clockworker.executor._tasks_cy import JoinHandle, Membership, QueueState
 
 if cython.compiled:
     from cython.cimports.clockworker.executor._clock import clock_begin, now_ns, read_clock
+    from cython.cimports.clockworker.executor._look_ahead import LONG, learn_coroutine, learn_task, look_ahead
     from cython.cimports.clockworker.executor._native import (
         PyContext_Enter,
         PyContext_Exit,
         PyObject_Call,
+        PyObject_GC_UnTrack,
         run_in_context,
     )
     from cython.cimports.clockworker.executor._registry_cy import leave_out
     from cython.cimports.clockworker.executor._schedulers_cy import fifo_pop, fifo_push
-    from cython.cimports.clockworker.executor._seam_cy import has_exception, is_done
+    from cython.cimports.clockworker.executor._seam_cy import has_exception, is_done, is_of, task_of
     from cython.cimports.clockworker.executor._tasks_cy import MEMBERSHIP
 else:
     from time import monotonic_ns as now_ns
@@ -62,7 +65,19 @@ else:
 compiled: bool = cython.compiled
 if cython.compiled:
     read_clock()
+    # 0: not found, and not all that the next steps need is fetched ahead.
+    _few, _many = suspended()
+    layout = (
+        learn_task(A_TASK, A_TASK.get_coro()),
+        learn_coroutine(_few[0], _few[1], _few[2], _many[0], _many[1], _many[2]),
+    )
 else:
+
+    def task_of(callback: Any, argument: object) -> asyncio.Task[Any]:
+        return callback.__self__  # type: ignore[no-any-return]
+
+    def is_of(callback: Any, argument: object, task: asyncio.Task[Any]) -> bool:
+        return callback.__self__ is task
 
     def run_in_context(
         callback: Callable[..., object], argument: object, context: contextvars.Context
@@ -220,12 +235,14 @@ class Core(Seam):
                 state = self._take(queue)
                 if state is None:
                     break
-                callback = state.callback
+                callback, argument = state.callback, state.argument
                 state.queued = False
                 if state.single:
                     self._leave_single(state)
                     continue
-                self.pass_on(callback, () if state.argument is None else (state.argument,), state.context)
+                state.callback = None
+                state.argument = None
+                self.pass_on(callback, () if argument is None else (argument,), state.context)
             if queue.entity.active:
                 self._eevdf.deactivate(queue.entity)
         registry.detach(self)
@@ -239,7 +256,7 @@ class Core(Seam):
 
     # From asyncio to the queues
 
-    def take(self, task: asyncio.Task[Any], callback: Any, argument: Any, context: contextvars.Context) -> bool:
+    def take(self, callback: Any, argument: Any, context: contextvars.Context) -> bool:
         if self.debug:
             self._check_seam_thread()
         state = self.current
@@ -248,16 +265,19 @@ class Core(Seam):
             self._spawning = None  # first: while memory is allocated a finalizer may spawn
             state = JoinHandle.__new__(JoinHandle)
             self._arrivals += 1
-            state.begin(task, membership, context, self._arrivals)
+            state.begin(task_of(callback, argument), membership, context, self._arrivals)
             self._enter(state)
             self._spawned = state
-            leave_out(task)
-        elif state is None or state.task is not task:  # else a task that yields, the most frequent of all
-            state = self._table.get(task)
+            leave_out(state.task)
+        elif state is None or not is_of(callback, argument, state.task):
+            # Not the task that runs, which yields: the most frequent of all.
+            state = self._table.find(callback, argument)
             if state is None:
-                state = self._adopt(task, context)
+                state = self._adopt(task_of(callback, argument), context)
                 if state is None:
                     return False
+        if cython.compiled and argument is None:
+            PyObject_GC_UnTrack(callback)  # as the task is, see _table_cy
         state.callback = callback
         state.argument = argument
         self._enqueue(state)
@@ -566,6 +586,11 @@ class Core(Seam):
     def _take(self, queue: QueueState) -> JoinHandle | None:
         """The queue's next task. None if its scheduler has failed and nothing was runnable after all."""
         if queue.fifo is not None:
+            if cython.compiled:
+                if queue.runnable >= LONG:
+                    look_ahead(queue.fifo)
+                else:
+                    queue.fifo._ahead[0] = cython.NULL
             queue.runnable -= 1
             return fifo_pop(queue.fifo)  # type: ignore[no-any-return]
         try:

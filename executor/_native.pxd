@@ -131,19 +131,14 @@ cdef extern from *:
     int __builtin_ctzll(unsigned long long value) noexcept
 
 
-cdef inline object bound_self(object callback):
-    # A borrowed reference: declared as returning an object it would be taken for a new one.
-    return <object>PyCFunction_GET_SELF(callback)
-
-
 cdef struct step_layout:
     # How CPython's TaskStepMethWrapper begins. Only used where step_holds() has confirmed it.
     PyObject head
     PyObject *task
 
 
-cdef inline object step_task(object step):
-    return <object>(<step_layout *>step).task
+cdef inline PyObject *step_task(object step):
+    return (<step_layout *>step).task
 
 
 cdef inline bint step_holds(object step, object task):

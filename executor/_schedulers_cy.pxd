@@ -26,6 +26,7 @@ cdef class RunnableFifo(Scheduler):
     cdef ScheduledTask _first
     cdef ScheduledTask _last
     cdef Py_ssize_t _count
+    cdef void *_ahead[7]  # what _look_ahead.pxd has come to; NULL: it is not looking
 
     @cython.locals(task=ScheduledTask)
     cpdef ScheduledTask pop(self)

@@ -98,6 +98,7 @@ class RunnableFifo(Scheduler):
     _first: ScheduledTask | None
     _last: ScheduledTask | None
     _count: int
+    _ahead: Any  # compiled: what _look_ahead.pxd has come to
 
     def __init__(self) -> None:
         self._first = None
@@ -115,6 +116,8 @@ class RunnableFifo(Scheduler):
     def pop(self) -> ScheduledTask:
         if self._count == 0:
             raise IndexError("pop from an empty scheduler")
+        if cython.compiled:
+            self._ahead[0] = cython.NULL
         task = self._first
         self._first = task.next  # type: ignore[union-attr]
         task.next = None  # type: ignore[union-attr]

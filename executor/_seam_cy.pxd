@@ -3,9 +3,9 @@ from cpython.object cimport PyObject
 from clockworker.executor._native cimport (
     PyCFunction_CheckExact,
     PyCFunction_GET_FUNCTION,
+    PyCFunction_GET_SELF,
     PyObject_Vectorcall,
     Py_TYPE,
-    bound_self,
     c_function,
     getter,
     step_task,
@@ -32,7 +32,7 @@ cdef class Seam:
 
     cpdef take_call_soon(self, object loop)
     cpdef give_call_soon_back(self)
-    cdef bint take(self, object task, object callback, object argument, object context) except -1
+    cdef bint take(self, object callback, object argument, object context) except -1
     cpdef schedule(self, object callback, object argument, object context)
     cdef object pass_on(self, object callback, tuple args, object context)
     cpdef check_thread(self, object what)
@@ -50,8 +50,21 @@ cdef inline bint is_wakeup(object callback):
     return PyCFunction_CheckExact(callback) and PyCFunction_GET_FUNCTION(callback) == _WAKEUP
 
 
-cdef inline object task_of(object step):
-    return step_task(step) if _STEP_LAYOUT_KNOWN else step.__self__
+# The task of a step (then there is no argument) or a wake-up. By its address where that is enough: counting a reference to a
+# task that has not run for long would be a cache miss.
+
+cdef inline PyObject *task_address(object callback, object argument) except NULL:
+    if argument is not None:
+        return PyCFunction_GET_SELF(callback)
+    return step_task(callback) if _STEP_LAYOUT_KNOWN else <PyObject *>callback.__self__
+
+
+cdef inline bint is_of(object callback, object argument, object task) except -1:
+    return task_address(callback, argument) == <PyObject *>task
+
+
+cdef inline object task_of(object callback, object argument):
+    return <object>task_address(callback, argument)
 
 
 cdef inline object seam_call_soon(object self, PyObject **args, Py_ssize_t count, PyObject *keywords):
@@ -62,10 +75,10 @@ cdef inline object seam_call_soon(object self, PyObject **args, Py_ssize_t count
         callback = args[0]
         if count == 1:
             if <PyObject *>Py_TYPE(callback) == <PyObject *>_STEP_TYPE:
-                if seam.take(task_of(<object>callback), <object>callback, None, <object>args[1]):
+                if seam.take(<object>callback, None, <object>args[1]):
                     return None
-        elif count == 2 and is_wakeup(<object>callback):
-            if seam.take(bound_self(<object>callback), <object>callback, <object>args[1], <object>args[2]):
+        elif count == 2 and args[1] != <PyObject *>None and is_wakeup(<object>callback):
+            if seam.take(<object>callback, <object>args[1], <object>args[2]):
                 return None
     seam.behind = True
     return PyObject_Vectorcall(seam._loop_call_soon, args, count, keywords)

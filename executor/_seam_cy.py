@@ -68,6 +68,7 @@ class _TaskCallbacks:
 
 
 _callbacks = _TaskCallbacks()
+A_TASK = _callbacks.step.__self__  # done
 _STEP_TYPE = type(_callbacks.step)
 if cython.compiled:
     _WAKEUP = PyCFunction_GET_FUNCTION(_callbacks.wakeup)
@@ -154,21 +155,22 @@ class Seam:
         else:
             del self.loop.call_soon  # type: ignore[union-attr]
 
-    def take(self, task: asyncio.Task[Any], callback: Any, argument: Any, context: contextvars.Context) -> bool:
-        """A step (then `argument` is None) or a wake-up of the task. True if it is the owner's, who will run it."""
+    def take(self, callback: Any, argument: Any, context: contextvars.Context) -> bool:
+        """A step (then `argument` is None) or a wake-up of a task. True if it is the owner's, who will run it."""
         raise NotImplementedError
 
     def call_soon(self, callback: Any, *args: Any, context: contextvars.Context | None = None) -> Any:
         """In place of the loop's `call_soon`. What is taken returns None: the Task does not look at its handles."""
         if context is not None:
             if type(callback) is _STEP_TYPE:
-                if not args and self.take(callback.__self__, callback, None, context):
+                if not args and self.take(callback, None, context):
                     return None
             elif (
                 type(callback) is types.BuiltinFunctionType
                 and callback.__name__ == _WAKEUP_NAME
                 and len(args) == 1
-                and self.take(callback.__self__, callback, args[0], context)  # type: ignore[arg-type]
+                and args[0] is not None
+                and self.take(callback, args[0], context)
             ):
                 return None
         return self.pass_on(callback, args, context)
@@ -176,7 +178,7 @@ class Seam:
     def schedule(self, callback: Any, argument: Any, context: contextvars.Context) -> None:
         """`call_soon(callback, argument, context=context)`, from here."""
         if cython.compiled:
-            if is_wakeup(callback) and self.take(bound_self(callback), callback, argument, context):  # type: ignore[name-defined]  # noqa: F821
+            if is_wakeup(callback) and self.take(callback, argument, context):  # type: ignore[name-defined]  # noqa: F821
                 return
             self.pass_on(callback, (argument,), context)
         else:

@@ -1,11 +1,13 @@
 # cython: language_level=3, annotation_typing=False, auto_pickle=False
 """Tasks and their states, by identity: looked up at every wake-up.
 
-Compiled it is a table of pointers. A dict costs four times as much, and one more cache miss when there are many tasks.
+Compiled it is a table of pointers in the order of memory (`_page_table.pxd`). A dict costs four times as much.
 
-The table holds each state, and a state its task: nothing that is in it goes away. To the collector of cycles all that is
-reachable from here is reachable from outside, so it need not look into the states while they are in the table, and does not.
-The price: a loop that is dropped without being closed keeps its pending tasks.
+The table holds each state, and a state its task and the step that waits to run: nothing that is in it goes away. To the
+collector of cycles all that is reachable from here is reachable from outside, so it need not look into states, their tasks
+and steps while they are in the table, and does not. With many tasks that come and go its full runs were a third of all time.
+The price: a loop that is dropped without being closed keeps its pending tasks, and `gc.get_objects()` does not name them
+(`asyncio.all_tasks()` does).
 """
 
 from __future__ import annotations
@@ -28,13 +30,15 @@ if cython.compiled:
         PyObject_GC_Track,
         PyObject_GC_UnTrack,
     )
-    from cython.cimports.clockworker.executor._pointer_table import (
+    from cython.cimports.clockworker.executor._page_table import (
+        ENTRIES,
         table_close,
         table_get,
         table_open,
         table_put,
         table_remove,
     )
+    from cython.cimports.clockworker.executor._seam_cy import task_address
 
 
 _ARRIVAL = operator.attrgetter("arrival")
@@ -43,7 +47,7 @@ _ARRIVAL = operator.attrgetter("arrival")
 class TaskTable:
     """Each task's JoinHandle."""
 
-    _table: Any  # compiled: a PointerTable
+    _table: Any  # compiled: a PageTable
 
     def __init__(self) -> None:
         if cython.compiled:
@@ -60,6 +64,13 @@ class TaskTable:
         found = table_get(cython.address(self._table), cython.cast(cython.p_void, task))
         return None if found == cython.NULL else cython.cast(JoinHandle, found)
 
+    def find(self, callback: Any, argument: Any) -> JoinHandle | None:
+        """That of the task whose step (then `argument` is None) or wake-up this is."""
+        if not cython.compiled:
+            return self._states.get(callback.__self__)
+        found = table_get(cython.address(self._table), cython.cast(cython.p_void, task_address(callback, argument)))
+        return None if found == cython.NULL else cython.cast(JoinHandle, found)
+
     def put(self, state: JoinHandle) -> None:
         """A new one. Its task must not be here yet."""
         if cython.compiled:
@@ -70,6 +81,7 @@ class TaskTable:
             )
             Py_INCREF(state)
             PyObject_GC_UnTrack(state)
+            PyObject_GC_UnTrack(state.task)
         else:
             self._states[state.task] = state
 
@@ -78,6 +90,9 @@ class TaskTable:
         if cython.compiled:
             if table_remove(cython.address(self._table), cython.cast(cython.p_void, state.task)):
                 PyObject_GC_Track(state)
+                PyObject_GC_Track(state.task)
+                if state.callback is not None and state.argument is None:
+                    PyObject_GC_Track(state.callback)
                 Py_DECREF(state)
         else:
             del self._states[state.task]
@@ -87,9 +102,11 @@ class TaskTable:
         if not cython.compiled:
             return list(self._states.values())
         found = [
-            cython.cast(JoinHandle, self._table.slots[at].value)
+            cython.cast(JoinHandle, self._table.slots[at].entries[entry])
             for at in range(self._table.mask + 1)
-            if self._table.slots[at].key != cython.NULL
+            if self._table.slots[at] != cython.NULL
+            for entry in range(ENTRIES)
+            if self._table.slots[at].entries[entry] != cython.NULL
         ]
         found.sort(key=_ARRIVAL)
         return found

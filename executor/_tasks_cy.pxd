@@ -68,12 +68,13 @@ cdef class Waiter:
 
 @cython.final
 cdef class JoinHandle(ScheduledTask):
+    # What a wake-up touches is in the first two cache lines.
+    cdef bint queued
+    cdef bint held
     cdef readonly Membership membership
     cdef object callback
     cdef object argument
     cdef object context
-    cdef bint queued
-    cdef bint held
     cdef public bint spawned
     cdef bint single
     cdef long long first_seen_ns

@@ -39,10 +39,11 @@ if cython.compiled:
         PyContext_Enter,
         PyContext_Exit,
         PyContextVar_Set,
+        PyObject_GC_UnTrack,
         context_value,
         in_empty_context,
     )
-    from cython.cimports.clockworker.executor._seam_cy import is_cancelled, is_done, result_of
+    from cython.cimports.clockworker.executor._seam_cy import is_cancelled, is_done, is_wakeup, result_of
 else:
     from clockworker.executor._seam_cy import is_cancelled, is_done, result_of
 
@@ -157,8 +158,9 @@ class Membership:
 class Waiter:
     """Where one task waits for the end of another, once. Its iterator yields itself, which tells the Task to wait for it.
 
-    Linked into its handle's list from then until it is over. Compiled, the collector of cycles does not look into it: the only
-    cycle that it can be in is that of a task that waits, which is held by the table anyway through the task that it waits for.
+    Linked into its handle's list from then until it is over. Compiled, the collector of cycles looks neither into it nor into
+    the wake-up: the only cycle that they can be in is that of a task that waits, which is held by the table anyway through the
+    task that it waits for.
     """
 
     _asyncio_future_blocking: bool
@@ -204,6 +206,8 @@ class Waiter:
         return self.handle.task.get_loop() if loop is None else loop
 
     def add_done_callback(self, callback: Any, *, context: contextvars.Context) -> None:
+        if cython.compiled and is_wakeup(callback):
+            PyObject_GC_UnTrack(callback)
         self.callback = callback
         self.context = context
 

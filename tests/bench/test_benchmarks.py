@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+import clockworker as cw
+
 ROOT = Path(__file__).parents[2]
 TIMEOUT_S = 120
 
@@ -69,6 +71,8 @@ def test_overhead(tmp_path: Path) -> None:
         assert len(cost["ns"]) == 2
         assert cost["ratio"].keys() == {"median", "least", "most"}
     assert [memory["setup"] for memory in document["memory"]] == ["plain", "two queues", "one queue"]
+    beside = {(cost["operation"], cost["tasks"], cost["setup"]) for cost in document["pure"]}
+    assert beside == (operations if cw.compiled else set())
 
 
 def test_fairness(tmp_path: Path) -> None:
