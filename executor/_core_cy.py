@@ -280,7 +280,11 @@ class Core(Seam):
             PyObject_GC_UnTrack(callback)  # as the task is, see _table_cy
         state.callback = callback
         state.argument = argument
-        self._enqueue(state)
+        state.queued = True
+        if self._scheduled and not self.behind:  # the frequent case, spared a call
+            self._push(state)
+        else:
+            self._enqueue(state)
         return True
 
     def _enqueue(self, state: JoinHandle) -> None:

@@ -55,6 +55,8 @@ class Server:
         command: list[str],
     ) -> None:
         self._log_path = directory / f"log-{time.monotonic_ns()}"
+        # Unbuffered, a print() is two writes, and another process's line may come between.
+        environment = {"PYTHONUNBUFFERED": "", **environment}
         with self._log_path.open("wb") as log:
             self.process = subprocess.Popen(
                 [*command, *arguments],

@@ -126,7 +126,7 @@ def test_application_start_up_fails(serve: Serve) -> None:
 def test_address_in_use(serve: Serve) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         address = f"127.0.0.1:{other.getsockname()[1]}"
-        server = serve("print('imported')\n", "--shards", "2", bind=("--bind", address))
+        server = serve("print('imported', flush=True)\n", "--shards", "2", bind=("--bind", address))
         assert server.wait_exit() == 1
     assert f"{address} is already in use" in server.log
     assert "imported" not in server.log

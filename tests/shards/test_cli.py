@@ -248,7 +248,7 @@ async def main(shard):
 
 def test_check_config_imports_and_starts_nothing(tmp_path: Path) -> None:
     (tmp_path / "clockworker.toml").write_text(FILE)
-    (tmp_path / "app.py").write_text("print('imported')\n" + TELLS)
+    (tmp_path / "app.py").write_text("print('imported', flush=True)\n" + TELLS)
     result = run("--check-config", cwd=tmp_path)
     assert (result.returncode, result.stderr) == (0, "")
     imported, *made, right = result.stdout.splitlines()
