@@ -56,6 +56,8 @@ cdef class Link(Channel):
     cdef Lane _last_lane
     cdef long long _next_call
     cdef readonly object _backlog
+    cdef Py_ssize_t _backlog_bytes
+    cdef bint _crowded
     cdef long long _announced
     cdef dict _owed
     cdef Py_ssize_t _many_owed
@@ -66,7 +68,7 @@ cdef class Link(Channel):
     cpdef release(self)
     @cython.locals(lane=Lane, call=Call)
     cpdef bint let_through(self, long long epoch) except -1
-    @cython.locals(shared=Shared, method=Method, current=JoinHandle, membership=Membership, lane=Lane, queue=cython.longlong, body=bytes, held=cython.bint)
+    @cython.locals(shared=Shared, method=Method, current=JoinHandle, membership=Membership, lane=Lane, queue=cython.longlong, body=bytes, held=cython.bint, crowded=cython.bint)
     cpdef submit(self, Call call)
     @cython.locals(lane=Lane)
     cpdef leave(self, Call call)

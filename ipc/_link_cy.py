@@ -7,6 +7,8 @@ of the executor. Then the two took turns: one worked through its batch while the
 was a quarter as fast, with 64 less than half, and the bell was rung more often, since each batch found the peer asleep.
 
 What finds the ring full waits in `_backlog`, in this process's memory, until the end of the turn or the next news of the peer.
+Once a ring's worth waits there the link is *crowded*, and new calls wait, as if there were no credit, until half of that has
+found room: else a thousand calls of a megabyte each would lie there, and new memory costs more than copying does.
 Credit bounds it: no more than `credit` calls are in flight to one peer for each queue that they run in there, each owes exactly
 one reply, even when its caller has left, and only that reply gives the credit back. So two full rings cannot wait for each
 other: each side always takes in what comes. A call that finds no credit waits here, encoded; the reply that brings credit
@@ -162,6 +164,8 @@ class Link(Channel):
         self._last_lane: Lane | None = None
         self._next_call = 0
         self._backlog: deque[tuple[int, int, int, int, bytes]] = deque()
+        self._backlog_bytes = 0
+        self._crowded = False
         self._announced = 0  # of what is published in the ring, how much the peer has been told of
         self._owed: dict[int, int] = {}  # one-way requests of each queue that are done
         self._many_owed = max(1, shared.limits.credit // 4)
@@ -182,6 +186,8 @@ class Link(Channel):
             return
         self.connected = False
         self._backlog.clear()
+        self._backlog_bytes = 0
+        self._crowded = False
         pending, self.pending = self.pending, {}
         self._last_lane = None
         serving, self.serving = self.serving, {}
@@ -273,13 +279,19 @@ class Link(Channel):
         call.body = body
         call.lane = lane
         held = self.when_quiet is not None and not (self.connected and self._serves_peer())
-        if lane.credit > 0 and not held:
+        # A call that goes through while the link is held goes through in any case: the peer waits for it.
+        crowded = self._crowded and self.when_quiet is None
+        if lane.credit > 0 and not held and not crowded:
             self._begin(call)
         elif call.nowait and not (held and len(lane.waiting) < lane.credit):
-            raise ChannelFull(
-                f"{shared.limits.credit:,} calls are in flight to shard {self.peer} in this queue, "
-                f"which is all the credit that there is; {method.name} was not called"
-            )
+            if crowded:
+                full = f"{self._backlog_bytes:,} bytes wait for room in the ring to shard {self.peer}"
+            else:
+                full = (
+                    f"{shared.limits.credit:,} calls are in flight to shard {self.peer} in this queue, "
+                    "which is all the credit that there is"
+                )
+            raise ChannelFull(f"{full}; {method.name} was not called")
         else:
             if not held:
                 self.credit_waits += 1
@@ -316,7 +328,7 @@ class Link(Channel):
 
     def _give_back(self, lane: Lane, count: int) -> None:
         lane.credit += count
-        while lane.credit > 0 and lane.waiting and self.when_quiet is None:
+        while lane.credit > 0 and lane.waiting and self.when_quiet is None and not self._crowded:
             call: Call = lane.waiting.popitem(last=False)[0]
             self._begin(call)
 
@@ -390,6 +402,8 @@ class Link(Channel):
         try:
             if self._backlog or not self.producer.push(kind, queue, method, call, body):
                 self._backlog.append((kind, queue, method, call, body))
+                self._backlog_bytes += len(body)
+                self._crowded = self._crowded or self._backlog_bytes > self.producer.capacity
                 self.mark_dirty()
             else:
                 self.frames_sent += 1
@@ -419,6 +433,12 @@ class Link(Channel):
         except PoisonedRing as error:
             self.shared.broken(self, error)
             return
+        if self._crowded and self._backlog_bytes <= self.producer.capacity >> 1:
+            self._crowded = False
+            for lane in list(self.lanes.values()):
+                self._give_back(lane, 0)
+            if not self.connected:  # its ring was broken
+                return
         self._announce()
 
     def _announce(self) -> None:
@@ -439,6 +459,7 @@ class Link(Channel):
             if not self.producer.push(kind, queue, method, call, body):
                 return False
             self._backlog.popleft()
+            self._backlog_bytes -= len(body)
             self.frames_sent += 1
         return True
 

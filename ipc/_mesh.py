@@ -26,6 +26,7 @@ from clockworker.ipc._doorbell_cy import Doorbell
 from clockworker.ipc._frames import Kind, queue_identifier
 from clockworker.ipc._limits import Limits
 from clockworker.ipc._link_cy import Link, Shared, open_link_ends
+from clockworker.ipc._malloc import keep_freed_memory
 from clockworker.ipc._places import Here, There
 from clockworker.ipc._remote import (
     RemoteMethod,
@@ -74,6 +75,7 @@ class Mesh(Traffic):
         start_grace_s: float = 5.0,
         on_poisoned: Callable[[int, int], None] = lambda peer, epoch: None,
     ) -> None:
+        keep_freed_memory()
         self.shard_id = shard_id
         self.count = count
         self.limits = limits if limits is not None else Limits()

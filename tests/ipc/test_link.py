@@ -157,6 +157,40 @@ def test_a_call_that_will_not_wait() -> None:
     ends.close()
 
 
+def test_calls_wait_while_a_rings_worth_waits_for_room() -> None:
+    ends = Ends(credit=1_000)
+    body = bytes(500)
+    calls = [new_call(ends.link, Kind.ONE_WAY, METHOD, (body,), 0, False) for _ in range(100)]
+    for call in calls:
+        call.start()
+    assert ends.capacity < sum(500 for call in calls if call.done()) < 3 * ends.capacity
+    assert not calls[-1].done()
+    with pytest.raises(cw.ChannelFull, match=r"4,\d{3} bytes wait for room in the ring to shard 1; Probe.echo was not"):
+        submit(ends, nowait=True)
+    came: list[int] = []
+    while len(came) < 100:
+        ends.link.flush()
+        came += numbers(ends)
+        assert len(ends.link._backlog) * 500 < 2 * ends.capacity
+    assert came == list(range(1, 101))
+    assert all(call.done() for call in calls)
+    assert not waiting(ends)
+    assert submit(ends, nowait=True).number == 101
+    ends.close()
+
+
+def test_calls_that_wait_for_room_end_with_their_peer() -> None:
+    ends = Ends(credit=1_000)
+    calls = [new_call(ends.link, Kind.REQUEST, METHOD, (bytes(900),), 0, False) for _ in range(20)]
+    for call in calls:
+        call.start()
+    ends.link.disconnect("over")
+    assert {type(call.error) for call in calls} == {cw.ShardDied, cw.ShardDown}
+    ends.connect(2)
+    assert submit(ends, nowait=True).error is None
+    ends.close()
+
+
 def test_credit_of_one_way_requests_comes_back_many_at_a_time() -> None:
     ends = Ends(credit=8)
     calls = [submit(ends, Kind.ONE_WAY) for _ in range(20)]
