@@ -2,6 +2,7 @@ cimport cython
 from clockworker.executor._core_cy cimport Core
 from clockworker.executor._tasks_cy cimport JoinHandle, Membership
 from clockworker.ipc._call_cy cimport Call, Channel, Method
+from clockworker.ipc._doorbell_cy cimport PeerDoorbell
 from clockworker.ipc._ring_cy cimport RingConsumer, RingProducer
 
 cdef int _ONE_WAY, _CANCEL, _CREDIT, _ENVELOPE
@@ -46,9 +47,10 @@ cdef class Link(Channel):
     cdef public long long bytes_received
     cdef readonly long long credit_waits
     cdef readonly long long rings_before
+    cdef readonly long long rings_ahead_before
     cdef readonly RingConsumer consumer
     cdef readonly RingProducer producer
-    cdef readonly object doorbell
+    cdef readonly PeerDoorbell doorbell
     cdef readonly dict lanes
     cdef bint dirty
     cdef object when_quiet

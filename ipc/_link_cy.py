@@ -133,6 +133,7 @@ class Link(Channel):
     consumer: RingConsumer
     producer: RingProducer
     rings_before: int  # of the peer, at its earlier incarnations
+    rings_ahead_before: int
     doorbell: PeerDoorbell
     lanes: dict[int, Lane]
     dirty: bool  # among those to be flushed
@@ -157,6 +158,7 @@ class Link(Channel):
         self.bytes_received = 0
         self.credit_waits = 0
         self.rings_before = 0
+        self.rings_ahead_before = 0
         self.lanes = {}
         self.dirty = False
         self.when_quiet = None
@@ -208,6 +210,7 @@ class Link(Channel):
         self.consumer.close()
         self.producer.close()
         self.rings_before += self.doorbell.rings
+        self.rings_ahead_before += self.doorbell.rings_ahead
         self.doorbell.close()
 
     def hold(self, when_quiet: Callable[[], None]) -> None:
@@ -251,6 +254,8 @@ class Link(Channel):
         shared = self.shared
         method = call.method
         call.state = DONE  # until it is on its way
+        if self.connected and not self._crowded and self.when_quiet is None:
+            self.doorbell.ring_ahead()
         body = shared.encode(call.arguments)
         call.arguments = None
         if not self.connected and self.when_quiet is None:

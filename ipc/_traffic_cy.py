@@ -30,11 +30,17 @@ from clockworker.ipc._ring_cy import PoisonedRing, RingConsumer
 
 if cython.compiled:
     from cython.cimports.clockworker.ipc._call_cy import DONE
+    from cython.cimports.clockworker.ipc._monotonic import now_ns
 else:
+    from time import monotonic_ns as now_ns
+
     from clockworker.ipc._call_cy import DONE
 
 # Frames taken from one ring in one turn of the executor: whoever is charged for them, all others wait meanwhile.
 _FRAMES_A_TURN = 64
+
+# A reply that is expected within this time is rung ahead for: by then the caller's core has just woken up.
+_SOON_NS = 20_000
 
 _REQUEST = int(Kind.REQUEST)
 _REPLY = int(Kind.REPLY)
@@ -120,6 +126,13 @@ class Traffic:
         if self.looks_seldom:
             self.look_soon()
         return self.doorbell.sleep()
+
+    def rung(self) -> None:
+        """Our bell can be read: take a turn now. It is read when that has served what we were woken for."""
+        self.doorbell.rung = True
+        self.core.take_turn()
+        if self.doorbell.rung:  # no sleep has been announced since
+            self.doorbell.answer()
 
     def look_soon(self) -> None:
         """A new sleep begins: look for lost wake-ups more often again."""
@@ -244,6 +257,10 @@ class Traffic:
         else:
             self.calls_received += 1
             request = new_request(link, target, queue, number, deadline_ns, arguments)
+            if link.doorbell.may_ring_ahead():
+                request.came_ns = now_ns()
+                if target.expected_ns < _SOON_NS and not self.core.is_busy():
+                    link.doorbell.ring_ahead()
             link.serving[number] = request
             if target.carrier is not None:
                 serve = None
