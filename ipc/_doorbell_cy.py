@@ -28,8 +28,11 @@ That loses no wake-up, for a ring counts for the sleep whose number was loaded a
 number, either the bell has not been answered yet, and the sleeper will look at the news after it; or it has been, and the next
 number is in a store buffer or before: then the sleeper's fence, and its look at the news, come after our load, and so after
 our store. If it finds another, it rings anew. So a promise may be broken, or made to one who had woken already: that is a bell
-too many. The eventfd is read before a sleep is announced and never between that and its end, or a bell for the new sleep could
-be taken for one of the last; and by then what woke us has been served, so that reading delays nobody.
+too many.
+
+The eventfd is read before a sleep is announced and never between that and its end, or a bell for the new sleep would be taken
+for one of the last. By then what woke us has been served, so that reading delays nobody. Nothing but the news is looked at
+after it, so a bell must mean nothing else.
 
 A promise is for a peer that has a core to itself, and another than ours: on ours it would wake up in our place, and find
 nothing. So the page says where its shard runs, if it is tied to one core. Otherwise nobody rings ahead.

@@ -5,6 +5,7 @@ from clockworker.ipc._call_cy cimport Call, Channel, Method
 from clockworker.ipc._doorbell_cy cimport PeerDoorbell
 from clockworker.ipc._ring_cy cimport RingConsumer, RingProducer
 
+cdef long long _SOON_NS, _LONGEST_NS
 cdef int _ONE_WAY, _CANCEL, _CREDIT, _ENVELOPE
 
 
@@ -47,6 +48,8 @@ cdef class Link(Channel):
     cdef public long long bytes_received
     cdef readonly long long credit_waits
     cdef readonly long long rings_before
+    cdef long long _follows_ns
+    cdef long long _heard_ns
     cdef readonly long long rings_ahead_before
     cdef readonly RingConsumer consumer
     cdef readonly RingProducer producer
@@ -86,6 +89,7 @@ cdef class Link(Channel):
     @cython.locals(call=Call, lane=Lane)
     cdef _refuse_waiting(self)
     cdef _ended(self, Call call)
+    cpdef hear(self)
     cpdef answer(self, long long epoch, long long number, int kind, bytes body)
     @cython.locals(owed=cython.Py_ssize_t)
     cpdef owe(self, long long epoch, long long queue)

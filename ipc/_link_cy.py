@@ -49,8 +49,16 @@ from clockworker.ipc._ring_cy import PoisonedRing, RingConsumer, RingProducer
 
 if cython.compiled:
     from cython.cimports.clockworker.ipc._call_cy import DONE, SENT, WAITING
+    from cython.cimports.clockworker.ipc._monotonic import now_ns
 else:
+    from time import monotonic_ns as now_ns
+
     from clockworker.ipc._call_cy import DONE, SENT, WAITING
+
+# What follows news within this time, on average, is rung ahead for: by then the core that it is for has just woken up.
+_SOON_NS = 20_000
+# What it is taken to take at most, so that one that is slow is forgotten after a few that are not.
+_LONGEST_NS = 100_000
 
 _ONE_WAY = int(Kind.ONE_WAY)
 _CANCEL = int(Kind.CANCEL)
@@ -163,6 +171,8 @@ class Link(Channel):
         self.dirty = False
         self.when_quiet = None
         self.one_ways_done = 0
+        self._follows_ns = _LONGEST_NS
+        self._heard_ns = 0
         self._last_lane: Lane | None = None
         self._next_call = 0
         self._backlog: deque[tuple[int, int, int, int, bytes]] = deque()
@@ -179,6 +189,8 @@ class Link(Channel):
         self.producer = producer
         self.doorbell = doorbell
         self._announced = 0
+        self._follows_ns = _LONGEST_NS
+        self._heard_ns = 0
         self.connected = True
 
     def disconnect(self, reason: str) -> None:
@@ -255,7 +267,7 @@ class Link(Channel):
         method = call.method
         call.state = DONE  # until it is on its way
         if self.connected and not self._crowded and self.when_quiet is None:
-            self.doorbell.ring_ahead()
+            self.doorbell.ring_ahead()  # it wakes up while we encode
         body = shared.encode(call.arguments)
         call.arguments = None
         if not self.connected and self.when_quiet is None:
@@ -374,6 +386,16 @@ class Link(Channel):
 
     # Calls in
 
+    def hear(self) -> None:
+        """The peer has news for us. If it sleeps now, and what we have to say to that mostly follows soon, it can wake up
+        meanwhile."""
+        if self.connected and self.doorbell.may_ring_ahead():
+            if self._heard_ns:  # and we have said nothing since
+                self._follows_ns += (_LONGEST_NS - self._follows_ns) >> 3
+            self._heard_ns = now_ns()
+            if self._follows_ns < _SOON_NS and not self.core.is_busy():
+                self.doorbell.ring_ahead()
+
     def answer(self, epoch: int, number: int, kind: int, body: bytes) -> None:
         """Once for each of the peer's calls, unless it has been answered as cancelled, or the peer is another by now."""
         if epoch == self.epoch and number in self.serving:
@@ -452,6 +474,9 @@ class Link(Channel):
         if published != self._announced:
             self._announced = published
             self.doorbell.announce()
+            if self._heard_ns:
+                self._follows_ns += (min(now_ns() - self._heard_ns, _LONGEST_NS) - self._follows_ns) >> 3
+                self._heard_ns = 0
 
     def announce_room(self) -> None:
         """After taking frames in: if the peer waits for room in its ring to us, tell it."""

@@ -4,7 +4,6 @@ from clockworker.executor._tasks_cy cimport JoinHandle, Membership
 from clockworker.ipc._call_cy cimport Method
 from clockworker.ipc._link_cy cimport Link, Shared
 
-cdef long long _LONGEST_NS
 cdef int _REPLY, _ERROR
 
 
@@ -14,9 +13,6 @@ cdef class Target:
     cdef readonly object function
     cdef readonly Membership membership
     cdef readonly object carrier
-    cdef readonly long long expected_ns
-
-    cdef took(self, long long taken_ns)
 
 
 @cython.final
@@ -27,7 +23,6 @@ cdef class Request:
     cdef readonly long long queue
     cdef readonly long long number
     cdef readonly long long deadline_ns
-    cdef long long came_ns
     cdef object arguments
     cdef object task
     cdef bint running

@@ -48,8 +48,6 @@ else:
 
 logger = logging.getLogger("clockworker.ipc")
 
-# What a call is taken to have taken at most: one that was slow is forgotten after a few that were not.
-_LONGEST_NS = 100_000
 _REPLY = int(Kind.REPLY)
 _ERROR = int(Kind.ERROR)
 
@@ -61,7 +59,6 @@ class Target:
     function: Callable[..., Any]  # takes all arguments by position
     membership: Membership | None  # of the method's own queue
     carrier: asyncio.Task[Any] | None  # the current task of all calls of a method that cannot suspend; None if it can
-    expected_ns: int  # how long it takes until a call has been answered: a running mean of those whose callers sleep
 
     def __init__(
         self,
@@ -74,12 +71,6 @@ class Target:
         self.function = function
         self.membership = membership
         self.carrier = carrier
-        self.expected_ns = 0 if carrier is not None else _LONGEST_NS
-
-
-    def took(self, taken_ns: int) -> None:
-        """A call has been answered, so long after it was taken in."""
-        self.expected_ns += (min(taken_ns, _LONGEST_NS) - self.expected_ns) >> 3
 
 
 class Request:
@@ -91,7 +82,6 @@ class Request:
     queue: int  # whose credit it has
     number: int  # the peer's; 0: one way
     deadline_ns: int
-    came_ns: int  # when it was taken in, if its caller slept then; else 0
     arguments: Any  # encoded
     task: asyncio.Task[None] | None  # None while the first step runs at birth, and if it has none
     running: bool  # if it has no task
@@ -200,9 +190,6 @@ class Request:
     def answer(self, kind: int, body: bytes) -> None:
         """Once; after that it does nothing."""
         self.link.answer(self.epoch, self.number, kind, body)
-        if self.came_ns:
-            self.target.took(now_ns() - self.came_ns)
-            self.came_ns = 0
 
     def runs_in(self, task: asyncio.Task[Any] | None) -> bool:
         """Whether it is what the task, which is the current one, does."""
@@ -226,7 +213,6 @@ def new_request(link: Link, target: Target, queue: int, number: int, deadline_ns
     request.deadline_ns = deadline_ns
     request.arguments = arguments
     if not cython.compiled:
-        request.came_ns = 0
         request.task = None
         request.running = False
         request.left = False

@@ -7,7 +7,6 @@ from clockworker.ipc._link_cy cimport Link, Shared
 from clockworker.ipc._request_cy cimport Request, Target, new_request
 from clockworker.ipc._ring_cy cimport RingConsumer
 
-cdef long long _SOON_NS
 cdef int _FRAMES_A_TURN, _REQUEST, _REPLY, _ERROR, _CANCEL, _ONE_WAY, _CREDIT, _ITEM, _ACK, _SCHEMA, _ENVELOPE
 
 
@@ -28,6 +27,8 @@ cdef class Traffic:
 
     @cython.locals(link=Link, came=cython.bint, received=cython.longlong)
     cpdef bint poll(self) except? -1
+    @cython.locals(link=Link, news=list)
+    cdef _listen(self)
     cpdef bint prepare_sleep(self) except? -1
     cpdef rung(self)
     cpdef look_at(self, int peer)

@@ -30,17 +30,11 @@ from clockworker.ipc._ring_cy import PoisonedRing, RingConsumer
 
 if cython.compiled:
     from cython.cimports.clockworker.ipc._call_cy import DONE
-    from cython.cimports.clockworker.ipc._monotonic import now_ns
 else:
-    from time import monotonic_ns as now_ns
-
     from clockworker.ipc._call_cy import DONE
 
 # Frames taken from one ring in one turn of the executor: whoever is charged for them, all others wait meanwhile.
 _FRAMES_A_TURN = 64
-
-# A reply that is expected within this time is rung ahead for: by then the caller's core has just woken up.
-_SOON_NS = 20_000
 
 _REQUEST = int(Kind.REQUEST)
 _REPLY = int(Kind.REPLY)
@@ -100,10 +94,7 @@ class Traffic:
 
     def poll(self) -> bool:
         """Take in what has come, send off what waits. True if something came."""
-        self.doorbell.wake()
-        news = self.doorbell.news()
-        if news is not None:
-            self._unfinished.update(news)
+        self._listen()
         came = False
         if self._unfinished:
             for peer in list(self._unfinished):
@@ -119,6 +110,16 @@ class Traffic:
             self._flush()
         return came
 
+    def _listen(self) -> None:
+        """Who has news?"""
+        self.doorbell.wake()
+        news = self.doorbell.news()
+        if news is not None:
+            for peer in news:
+                link: Link = self.links[peer]
+                link.hear()
+            self._unfinished.update(news)
+
     def prepare_sleep(self) -> bool:
         """Announce that the shard sleeps. False if there is news after all."""
         if self._unfinished or self.shared.dirty:
@@ -130,6 +131,7 @@ class Traffic:
     def rung(self) -> None:
         """Our bell can be read: take a turn now. It is read when that has served what we were woken for."""
         self.doorbell.rung = True
+        self._listen()  # before all else: a peer that is rung ahead wakes up meanwhile
         self.core.take_turn()
         if self.doorbell.rung:  # no sleep has been announced since
             self.doorbell.answer()
@@ -257,10 +259,6 @@ class Traffic:
         else:
             self.calls_received += 1
             request = new_request(link, target, queue, number, deadline_ns, arguments)
-            if link.doorbell.may_ring_ahead():
-                request.came_ns = now_ns()
-                if target.expected_ns < _SOON_NS and not self.core.is_busy():
-                    link.doorbell.ring_ahead()
             link.serving[number] = request
             if target.carrier is not None:
                 serve = None
