@@ -1,11 +1,11 @@
 cimport cython
 from clockworker.executor._core_cy cimport Core
 from clockworker.executor._tasks_cy cimport JoinHandle, Membership
+from clockworker.ipc._ahead_cy cimport Habit
 from clockworker.ipc._call_cy cimport Call, Channel, Method
 from clockworker.ipc._doorbell_cy cimport PeerDoorbell
 from clockworker.ipc._ring_cy cimport RingConsumer, RingProducer
 
-cdef long long _SOON_NS, _LONGEST_NS
 cdef int _ONE_WAY, _CANCEL, _CREDIT, _ENVELOPE
 
 
@@ -48,8 +48,7 @@ cdef class Link(Channel):
     cdef public long long bytes_received
     cdef readonly long long credit_waits
     cdef readonly long long rings_before
-    cdef long long _follows_ns
-    cdef long long _heard_ns
+    cdef Habit _habit
     cdef readonly long long rings_ahead_before
     cdef readonly RingConsumer consumer
     cdef readonly RingProducer producer

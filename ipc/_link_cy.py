@@ -40,6 +40,7 @@ except ModuleNotFoundError:
 
 from clockworker._errors import ChannelFull, MessageTooLarge, SchemaMismatch, ShardDied, ShardDown
 from clockworker.executor._core_cy import Core
+from clockworker.ipc._ahead_cy import Habit
 from clockworker.ipc._call_cy import Call, Channel
 from clockworker.ipc._deadlines import Deadlines
 from clockworker.ipc._doorbell_cy import PeerDoorbell
@@ -54,11 +55,6 @@ else:
     from time import monotonic_ns as now_ns
 
     from clockworker.ipc._call_cy import DONE, SENT, WAITING
-
-# What follows news within this time, on average, is rung ahead for: by then the core that it is for has just woken up.
-_SOON_NS = 20_000
-# What it is taken to take at most, so that one that is slow is forgotten after a few that are not.
-_LONGEST_NS = 100_000
 
 _ONE_WAY = int(Kind.ONE_WAY)
 _CANCEL = int(Kind.CANCEL)
@@ -171,8 +167,7 @@ class Link(Channel):
         self.dirty = False
         self.when_quiet = None
         self.one_ways_done = 0
-        self._follows_ns = _LONGEST_NS
-        self._heard_ns = 0
+        self._habit = Habit()
         self._last_lane: Lane | None = None
         self._next_call = 0
         self._backlog: deque[tuple[int, int, int, int, bytes]] = deque()
@@ -189,8 +184,7 @@ class Link(Channel):
         self.producer = producer
         self.doorbell = doorbell
         self._announced = 0
-        self._follows_ns = _LONGEST_NS
-        self._heard_ns = 0
+        self._habit = Habit()
         self.connected = True
 
     def disconnect(self, reason: str) -> None:
@@ -387,14 +381,9 @@ class Link(Channel):
     # Calls in
 
     def hear(self) -> None:
-        """The peer has news for us. If it sleeps now, and what we have to say to that mostly follows soon, it can wake up
-        meanwhile."""
-        if self.connected and self.doorbell.may_ring_ahead():
-            if self._heard_ns:  # and we have said nothing since
-                self._follows_ns += (_LONGEST_NS - self._follows_ns) >> 3
-            self._heard_ns = now_ns()
-            if self._follows_ns < _SOON_NS and not self.core.is_busy():
-                self.doorbell.ring_ahead()
+        """The peer has news for us. If it sleeps, it may be time to wake it for what we shall have to say to that."""
+        if self.connected and self.doorbell.may_ring_ahead() and self._habit.hear(now_ns()) and not self.core.is_busy():
+            self.doorbell.ring_ahead()
 
     def answer(self, epoch: int, number: int, kind: int, body: bytes) -> None:
         """Once for each of the peer's calls, unless it has been answered as cancelled, or the peer is another by now."""
@@ -474,9 +463,8 @@ class Link(Channel):
         if published != self._announced:
             self._announced = published
             self.doorbell.announce()
-            if self._heard_ns:
-                self._follows_ns += (min(now_ns() - self._heard_ns, _LONGEST_NS) - self._follows_ns) >> 3
-                self._heard_ns = 0
+            if self._habit.heard_ns:
+                self._habit.follow(now_ns())
 
     def announce_room(self) -> None:
         """After taking frames in: if the peer waits for room in its ring to us, tell it."""

@@ -24,7 +24,7 @@ class _Player:
         self.sleeps = 0
 
     def send(self, call: int) -> None:
-        if call % 3:  # too early, often, for the other sleeps anew before there is anything
+        if call % 8 == 0:  # now and then too early: the other sleeps anew before there is anything
             self._peer.ring_ahead()
         assert self._producer.push(1, 0, 0, call, b"")
         self._peer.announce()
@@ -61,6 +61,7 @@ def wake_ups(trials: int) -> Result:
     def answer() -> None:
         os.sched_setaffinity(0, {max(cores)})
         player = _Player(back, there, other, one)
+        os.sched_setaffinity(0, cores)
         while (call := player.receive()) != 0:
             player.send(call)
         sender.send(player.sleeps)
@@ -69,8 +70,9 @@ def wake_ups(trials: int) -> Result:
     process.start()
     sender.close()
     try:
-        os.sched_setaffinity(0, {min(cores)})  # who is not tied to a core is not rung ahead
+        os.sched_setaffinity(0, {min(cores)})  # for its bell: who is not tied to a core is not rung ahead
         player = _Player(there, back, one, other)
+        os.sched_setaffinity(0, cores)
         call = 0
         while player.sleeps < trials // 2:
             call += 1
