@@ -22,6 +22,7 @@ MODULES = {
     "clockworker.ipc._memory_cy": "src/clockworker/ipc/_memory_cy.py",
     "clockworker.ipc._ring_cy": "src/clockworker/ipc/_ring_cy.py",
     "clockworker.ipc._doorbell_cy": "src/clockworker/ipc/_doorbell_cy.py",
+    "clockworker.ipc._ahead_cy": "src/clockworker/ipc/_ahead_cy.py",
     "clockworker.ipc._call_cy": "src/clockworker/ipc/_call_cy.py",
     "clockworker.ipc._link_cy": "src/clockworker/ipc/_link_cy.py",
     "clockworker.ipc._request_cy": "src/clockworker/ipc/_request_cy.py",

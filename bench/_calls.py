@@ -308,6 +308,37 @@ def over_transport(open_transport: Open, size: int, seconds: float) -> CallPace:
         transport.close()
 
 
+def wake_ups(seconds: float) -> CallPace:
+    """What the machine takes for two of them, there and back: an eventfd each way, blocking reads, nothing else."""
+    there, back = os.eventfd(0), os.eventfd(0)
+
+    def drive() -> CallPace:
+        clock = time.perf_counter_ns
+        times: list[int] = []
+        now = clock()
+        until = now + int(seconds * 1e9)
+        while now < until:
+            before = clock()
+            os.eventfd_write(there, 1)
+            os.eventfd_read(back)
+            now = clock()
+            times.append(now - before)
+        os.eventfd_write(there, 2)
+        return CallPace(microseconds_of(times[WARM:]), 0.0)
+
+    def answer() -> None:
+        while os.eventfd_read(there) == 1:
+            os.eventfd_write(back, 1)
+
+    try:
+        pace = together([drive, answer])[0]
+        assert pace is not None
+        return pace
+    finally:
+        os.close(there)
+        os.close(back)
+
+
 async def _pace(echo: Echo, spawn: Spawn, size: int, seconds: float) -> CallPace:
     value = bytes(size)
     for _ in range(WARM):

@@ -80,9 +80,8 @@ class SleepingRingEnd(PollingRingEnd):
 
     def __init__(self, outgoing: int, incoming: int, own: tuple[int, int], peer: tuple[int, int]) -> None:
         super().__init__(outgoing, incoming)
-        self._doorbell = Doorbell(own[0])
+        self._doorbell = Doorbell(*own)
         self._peer = PeerDoorbell(*peer, 0)
-        self._eventfd = own[1]
         self._rung = select.poll()
         self._rung.register(own[1], select.POLLIN)
         self._unflushed = 0
@@ -128,7 +127,7 @@ class SleepingRingEnd(PollingRingEnd):
                 return found
             if self._doorbell.sleep():
                 self._rung.poll()
-                os.eventfd_read(self._eventfd)
+                self._doorbell.rung = True
                 self._doorbell.wake()
 
 

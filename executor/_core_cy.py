@@ -575,17 +575,33 @@ class Core(Seam):
         if not self._scheduled and self.loop is not None:
             self._schedule()
 
+    def take_turn(self) -> None:
+        """Take a turn at once, in a callback of the loop's that has nothing else to do; or later, if one has been asked for."""
+        if self._scheduled or self._paused or self.loop is None:
+            return
+        self._stir()
+        self._scheduled = True
+        self.behind = False
+        self._pump()
+
+    def is_busy(self) -> bool:
+        """Whether anything is runnable."""
+        return self._eevdf.total_share != 0
+
     def _schedule(self) -> None:
         if self._paused:
             return
+        self._stir()
+        self._loop_call_soon(self._pump, context=self._pump_context)
+        self._scheduled = True
+        self.behind = False
+
+    def _stir(self) -> None:
         stirred = self.stirred
         if stirred is not None:
             self.stirred = None
             stirred()
         self.debug = self.loop.get_debug()  # type: ignore[union-attr]
-        self._loop_call_soon(self._pump, context=self._pump_context)
-        self._scheduled = True
-        self.behind = False
 
     def _take(self, queue: QueueState) -> JoinHandle | None:
         """The queue's next task. None if its scheduler has failed and nothing was runnable after all."""
@@ -695,7 +711,10 @@ class Core(Seam):
                 if now - self._idle_since < self.idle_poll_ns:
                     return False
                 self._idle_since = 0
-                return self.source.prepare_sleep()
+                if self.source.prepare_sleep():
+                    return True
+                now = now_ns()  # there is news after all
+                continue
             queue: QueueState = entity.item  # type: ignore[assignment]
             state = self._take(queue)
             if state is None:

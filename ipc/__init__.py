@@ -21,6 +21,7 @@ A shard's `Mesh` sits beside its executor, which polls it. In reading order:
     _failure       exceptions on the wire
     _ring_cy       the ring; messages in chunks
     _doorbell_cy   sleep and wake-up
+    _ahead_cy      policy: when a peer is rung before there is news for it
     _malloc        freed memory is kept for the next message
     _memory_cy     shared words and bytes; _atomics.pxd, their orderings
 """

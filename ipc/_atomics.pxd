@@ -19,7 +19,16 @@ cdef extern from *:
     static inline void cw_full_fence(void) {
         __atomic_thread_fence(__ATOMIC_SEQ_CST);
     }
+    /* Between two looks at a word that another core is about to store. */
+    static inline void cw_pause(void) {
+    #if defined(__x86_64__)
+        __builtin_ia32_pause();
+    #elif defined(__aarch64__)
+        __asm__ __volatile__("yield");
+    #endif
+    }
     """
     uint64_t cw_load_acquire(const void *word) noexcept nogil
     void cw_store_release(void *word, uint64_t value) noexcept nogil
     void cw_full_fence() noexcept nogil
+    void cw_pause() noexcept nogil

@@ -150,7 +150,12 @@ class Call:
                 return None
             if not self.reply:
                 raise CallTimeout(f"{method.name} was not run on {self.channel.where()}: its deadline had passed")
-            raise decode_failure(self.reply, method.raises, f"{method.name} on {self.channel.where()}")
+            where = f"{method.name} on {self.channel.where()}"
+            failure = decode_failure(self.reply, method.raises, where)
+            if self.deadline_ns and self.deadline_ns <= now_ns():
+                # Perhaps because a call that it has made inherited the deadline, and heard of its end before we did.
+                raise CallTimeout(f"{where} did not answer in time") from failure
+            raise failure
         if method.streams:
             return None
         try:

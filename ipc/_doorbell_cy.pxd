@@ -2,21 +2,33 @@ cimport cython
 from clockworker.ipc._memory_cy cimport SharedMemory
 from libc.stdint cimport uint64_t
 
-cdef Py_ssize_t _SLEEPS_AT, _NEWS_AT
+cdef Py_ssize_t _SLEEPS_AT, _CORE_AT, _NEWS_AT
+cdef uint64_t _AHEAD
+cdef long long _LOOK_ON_NS
 
 
 @cython.final
 cdef class Doorbell:
     cdef SharedMemory _memory
+    cdef int _eventfd
     cdef Py_ssize_t _count
     cdef readonly uint64_t sleeps
     cdef list _seen
     cdef uint64_t _total_seen
+    cdef public bint rung
+    cdef bint _promised
+    cdef bint _found_news
+    cdef readonly long long wakeups
+    cdef readonly long long wakeups_in_vain
 
     @cython.locals(peer=Py_ssize_t, count=uint64_t, seen=uint64_t)
     cpdef list news(self)
     cpdef bint sleep(self) except? -1
     cpdef wake(self)
+    @cython.locals(rung=uint64_t)
+    cpdef bint answer(self) except? -1
+    @cython.locals(until=cython.longlong)
+    cdef bint _look_on(self) except? -1
     cpdef bint asleep(self) except? -1
     @cython.locals(peer=Py_ssize_t, total=uint64_t)
     cpdef bint has_news(self) except? -1
@@ -30,7 +42,14 @@ cdef class PeerDoorbell:
     cdef uint64_t _news
     cdef uint64_t _rung_for
     cdef readonly uint64_t rings
+    cdef readonly uint64_t rings_ahead
+    cdef uint64_t _own_core
 
     @cython.locals(sleeps=uint64_t)
     cpdef bint announce(self) except? -1
     cpdef ring(self)
+    cpdef bint may_ring_ahead(self) except? -1
+    @cython.locals(sleeps=uint64_t)
+    cpdef ring_ahead(self)
+    @cython.locals(sleeps=uint64_t, core=uint64_t)
+    cdef uint64_t _sleep_to_end(self)

@@ -18,6 +18,25 @@ rings after that: so news that was seen is never news of a frame that is not the
 load that decides it, and the kernel orders it with the reader's wake-up. `sleeps` may be seen late when it becomes even: a
 bell too many, never one too few.
 
+Ringing ahead. Most of a call to a core that sleeps is waiting for that core to wake up. Who is about to publish rings before
+the work, not after it, and the peer wakes up meanwhile:
+
+    producer:  load sleeps; odd, and not rung for yet: write the eventfd     work     publish frames, announce as above
+    sleeper:   wakes, and finds no news: it has been promised some, so it looks on for a while; then it sleeps anew
+
+That loses no wake-up, for a ring counts for the sleep whose number was loaded and for no other. If announcing still finds that
+number, either the bell has not been answered yet, and the sleeper will look at the news after it; or it has been, and the next
+number is in a store buffer or before: then the sleeper's fence, and its look at the news, come after our load, and so after
+our store. If it finds another, it rings anew. So a promise may be broken, or made to one who had woken already: that is a bell
+too many.
+
+The eventfd is read before a sleep is announced and never between that and its end, or a bell for the new sleep would be taken
+for one of the last. By then what woke us has been served, so that reading delays nobody. Nothing but the news is looked at
+after it, so a bell must mean nothing else.
+
+A promise is for a peer that has a core to itself, and another than ours: on ours it would wake up in our place, and find
+nothing. So the page says where its shard runs, if it is tied to one core. Otherwise nobody rings ahead.
+
 Rejected: a bitmap of senders (a read-modify-write that all producers contend for, where 32 shards' words are four cache
 lines to look at) and a flag that the ringer clears (two writers; the count lets each producer ring once a sleep by itself).
 """
@@ -26,10 +45,32 @@ from __future__ import annotations
 
 import os
 
+try:
+    import cython
+except ModuleNotFoundError:
+    from clockworker import _cython_shim as cython
+
 from clockworker.ipc._memory_cy import SharedMemory, create_memory
 
+if cython.compiled:
+    from cython.cimports.clockworker.ipc._atomics import cw_pause
+    from cython.cimports.clockworker.ipc._monotonic import now_ns
+else:
+    from time import monotonic_ns as now_ns
+
+    def cw_pause() -> None:
+        pass
+
+
 _SLEEPS_AT = 0
+_CORE_AT = 8  # 1 + the core that the shard is tied to; 0: to none, or it is not there yet
 _NEWS_AT = 64
+
+_AHEAD = 1 << 32  # what a bell ahead of news adds to the eventfd; others add 1
+
+# How long one who was rung for ahead looks for the news. A promise is made for what should follow sooner than a core wakes up
+# (15 us on a virtual machine), so this is for when it does not quite.
+_LOOK_ON_NS = 25_000
 
 
 def create_doorbell(count: int) -> tuple[int, int]:
@@ -42,15 +83,28 @@ def create_doorbell(count: int) -> tuple[int, int]:
         raise
 
 
-class Doorbell:
-    """The shard's own doorbell."""
+def own_core() -> int:
+    """1 + the core that this process is tied to, or 0 if it may run on others."""
+    cores = os.sched_getaffinity(0)
+    return 1 + min(cores) if len(cores) == 1 else 0
 
-    def __init__(self, memory: int) -> None:
+
+class Doorbell:
+    """The shard's own doorbell. The eventfd is the caller's, who sets `rung` when it can be read."""
+
+    def __init__(self, memory: int, eventfd: int) -> None:
         self._memory = SharedMemory(memory)
+        self._eventfd = eventfd
         self._count = (self._memory.size - _NEWS_AT) >> 3
         self.sleeps = self._memory.load(_SLEEPS_AT)
+        self._memory.store(_CORE_AT, own_core())
         self._seen = [0] * self._count
         self._total_seen = 0
+        self.rung = False  # and the bell has not been answered yet
+        self._promised = False  # it was rung ahead of the news
+        self._found_news = False  # since it woke
+        self.wakeups = 0
+        self.wakeups_in_vain = 0
 
     def close(self) -> None:
         """Unmap; the doorbell must not be used afterwards."""
@@ -67,10 +121,15 @@ class Doorbell:
                 self._total_seen += count - self._seen[peer]
                 self._seen[peer] = count
                 changed.append(peer)
+        self._found_news = True
         return changed
 
     def sleep(self) -> bool:
         """Announce sleep. False, and still awake, if there is news."""
+        if self.rung:
+            self.answer()
+        if self._promised and self._look_on():
+            return False
         self.sleeps += 1
         self._memory.store(_SLEEPS_AT, self.sleeps)
         self._memory.fence()
@@ -84,6 +143,32 @@ class Doorbell:
         if self.sleeps & 1:
             self.sleeps += 1
             self._memory.store(_SLEEPS_AT, self.sleeps)
+            self._found_news = False
+
+    def answer(self) -> bool:
+        """Read the eventfd. False if it had not been rung. May take the bell of a sleep that is announced: not to be called
+        during one, unless it is ended now."""
+        self.rung = False
+        try:
+            rung = os.eventfd_read(self._eventfd)
+        except BlockingIOError:
+            return False
+        self.wakeups += 1
+        self._promised = rung >= _AHEAD
+        return True
+
+    def _look_on(self) -> bool:
+        """We were promised news. True if there are some that we have not seen."""
+        self._promised = False
+        if self._found_news:
+            return False
+        until = now_ns() + _LOOK_ON_NS
+        while not self.has_news():
+            if now_ns() > until:
+                self.wakeups_in_vain += 1
+                return False
+            cw_pause()
+        return True
 
     def asleep(self) -> bool:
         """Whether sleep is announced."""
@@ -106,8 +191,10 @@ class PeerDoorbell:
         self._eventfd = eventfd
         self._news_at = _NEWS_AT + 8 * sender
         self._news = self._memory.load(self._news_at)
+        self._own_core = own_core()
         self._rung_for = 0
         self.rings = 0
+        self.rings_ahead = 0  # of them
 
     def close(self) -> None:
         """Unmap, and close the eventfd."""
@@ -130,3 +217,24 @@ class PeerDoorbell:
         """Write the eventfd."""
         self.rings += 1
         os.eventfd_write(self._eventfd, 1)
+
+    def may_ring_ahead(self) -> bool:
+        """Whether the peer sleeps, has not been rung for, and has another core than ours to wake up on."""
+        return self._sleep_to_end() != 0
+
+    def ring_ahead(self) -> None:
+        """If it may: wake the peer for news that will follow at once."""
+        sleeps = self._sleep_to_end()
+        if sleeps:
+            self._rung_for = sleeps
+            self.rings += 1
+            self.rings_ahead += 1
+            os.eventfd_write(self._eventfd, _AHEAD)
+
+    def _sleep_to_end(self) -> int:
+        """The number of the sleep from which the peer may be rung ahead; 0: it may not."""
+        sleeps = self._memory.load(_SLEEPS_AT)
+        if sleeps & 1 == 0 or sleeps == self._rung_for:
+            return 0
+        core = self._memory.load(_CORE_AT)
+        return sleeps if core != 0 and core != self._own_core else 0

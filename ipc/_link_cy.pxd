@@ -1,7 +1,9 @@
 cimport cython
 from clockworker.executor._core_cy cimport Core
 from clockworker.executor._tasks_cy cimport JoinHandle, Membership
+from clockworker.ipc._ahead_cy cimport Habit
 from clockworker.ipc._call_cy cimport Call, Channel, Method
+from clockworker.ipc._doorbell_cy cimport PeerDoorbell
 from clockworker.ipc._ring_cy cimport RingConsumer, RingProducer
 
 cdef int _ONE_WAY, _CANCEL, _CREDIT, _ENVELOPE
@@ -46,9 +48,11 @@ cdef class Link(Channel):
     cdef public long long bytes_received
     cdef readonly long long credit_waits
     cdef readonly long long rings_before
+    cdef Habit _habit
+    cdef readonly long long rings_ahead_before
     cdef readonly RingConsumer consumer
     cdef readonly RingProducer producer
-    cdef readonly object doorbell
+    cdef readonly PeerDoorbell doorbell
     cdef readonly dict lanes
     cdef bint dirty
     cdef object when_quiet
@@ -84,6 +88,7 @@ cdef class Link(Channel):
     @cython.locals(call=Call, lane=Lane)
     cdef _refuse_waiting(self)
     cdef _ended(self, Call call)
+    cpdef hear(self)
     cpdef answer(self, long long epoch, long long number, int kind, bytes body)
     @cython.locals(owed=cython.Py_ssize_t)
     cpdef owe(self, long long epoch, long long queue)

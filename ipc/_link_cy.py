@@ -40,6 +40,7 @@ except ModuleNotFoundError:
 
 from clockworker._errors import ChannelFull, MessageTooLarge, SchemaMismatch, ShardDied, ShardDown
 from clockworker.executor._core_cy import Core
+from clockworker.ipc._ahead_cy import Habit
 from clockworker.ipc._call_cy import Call, Channel
 from clockworker.ipc._deadlines import Deadlines
 from clockworker.ipc._doorbell_cy import PeerDoorbell
@@ -49,7 +50,10 @@ from clockworker.ipc._ring_cy import PoisonedRing, RingConsumer, RingProducer
 
 if cython.compiled:
     from cython.cimports.clockworker.ipc._call_cy import DONE, SENT, WAITING
+    from cython.cimports.clockworker.ipc._monotonic import now_ns
 else:
+    from time import monotonic_ns as now_ns
+
     from clockworker.ipc._call_cy import DONE, SENT, WAITING
 
 _ONE_WAY = int(Kind.ONE_WAY)
@@ -133,6 +137,7 @@ class Link(Channel):
     consumer: RingConsumer
     producer: RingProducer
     rings_before: int  # of the peer, at its earlier incarnations
+    rings_ahead_before: int
     doorbell: PeerDoorbell
     lanes: dict[int, Lane]
     dirty: bool  # among those to be flushed
@@ -157,10 +162,12 @@ class Link(Channel):
         self.bytes_received = 0
         self.credit_waits = 0
         self.rings_before = 0
+        self.rings_ahead_before = 0
         self.lanes = {}
         self.dirty = False
         self.when_quiet = None
         self.one_ways_done = 0
+        self._habit = Habit()
         self._last_lane: Lane | None = None
         self._next_call = 0
         self._backlog: deque[tuple[int, int, int, int, bytes]] = deque()
@@ -177,6 +184,7 @@ class Link(Channel):
         self.producer = producer
         self.doorbell = doorbell
         self._announced = 0
+        self._habit = Habit()
         self.connected = True
 
     def disconnect(self, reason: str) -> None:
@@ -208,6 +216,7 @@ class Link(Channel):
         self.consumer.close()
         self.producer.close()
         self.rings_before += self.doorbell.rings
+        self.rings_ahead_before += self.doorbell.rings_ahead
         self.doorbell.close()
 
     def hold(self, when_quiet: Callable[[], None]) -> None:
@@ -251,6 +260,8 @@ class Link(Channel):
         shared = self.shared
         method = call.method
         call.state = DONE  # until it is on its way
+        if self.connected and not self._crowded and self.when_quiet is None:
+            self.doorbell.ring_ahead()  # it wakes up while we encode
         body = shared.encode(call.arguments)
         call.arguments = None
         if not self.connected and self.when_quiet is None:
@@ -369,6 +380,11 @@ class Link(Channel):
 
     # Calls in
 
+    def hear(self) -> None:
+        """The peer has news for us. If it sleeps, it may be time to wake it for what we shall have to say to that."""
+        if self.connected and self.doorbell.may_ring_ahead() and self._habit.hear(now_ns()) and not self.core.is_busy():
+            self.doorbell.ring_ahead()
+
     def answer(self, epoch: int, number: int, kind: int, body: bytes) -> None:
         """Once for each of the peer's calls, unless it has been answered as cancelled, or the peer is another by now."""
         if epoch == self.epoch and number in self.serving:
@@ -447,6 +463,8 @@ class Link(Channel):
         if published != self._announced:
             self._announced = published
             self.doorbell.announce()
+            if self._habit.heard_ns:
+                self._habit.follow(now_ns())
 
     def announce_room(self) -> None:
         """After taking frames in: if the peer waits for room in its ring to us, tell it."""

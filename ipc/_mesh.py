@@ -101,7 +101,7 @@ class Mesh(Traffic):
                 self._set_timer,
                 self._broken,
             ),
-            Doorbell(memory),
+            Doorbell(memory, eventfd),
             {queue_identifier(queue.key): queue._membership for queue in queues},
             queues[0]._membership,
         )
@@ -291,7 +291,8 @@ class Mesh(Traffic):
             bytes_sent=sum(link.bytes_sent for link in self.links),
             bytes_received=sum(link.bytes_received for link in self.links),
             credit_waits=sum(link.credit_waits for link in self.links),
-            wakeups=self._sleep.wakeups,
+            wakeups=self.doorbell.wakeups,
+            wakeups_in_vain=self.doorbell.wakeups_in_vain,
             missed_wakeups=self._sleep.missed_wakeups,
         )
 

@@ -16,6 +16,7 @@ know whether their frame waits for a bell or for a link that the other side has 
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import os
 
 from clockworker.ipc._request_cy import logger
@@ -47,9 +48,9 @@ class Sleep:
         self._eventfd = eventfd
         self._shard_id = shard_id
         self._suspected = 0  # the sleep that had news and no bell
-        self.wakeups = 0
         self.missed_wakeups = 0
-        loop.add_reader(eventfd, self._rung)
+        # In an empty context, as turns are taken that the core has asked for: what starts in them inherits nothing.
+        contextvars.Context().run(loop.add_reader, eventfd, traffic.rung)
         self._look_after(_FIRST_LOOK_S)
 
     def close(self) -> None:
@@ -68,19 +69,6 @@ class Sleep:
         self._traffic.looks_seldom = delay_s > _FIRST_LOOK_S
         self._timer = self._loop.call_at(next_look_at(self._loop.time(), delay_s), self._look)
 
-    def _rung(self) -> None:
-        if self._answer_bell():
-            self.wakeups += 1
-            self._doorbell.wake()
-            self._traffic.core.wake()
-
-    def _answer_bell(self) -> bool:
-        try:
-            os.eventfd_read(self._eventfd)
-        except BlockingIOError:
-            return False
-        return True
-
     def _look(self) -> None:
         doorbell = self._doorbell
         if doorbell.asleep() and not doorbell.has_news():
@@ -89,7 +77,8 @@ class Sleep:
         self._look_after(_FIRST_LOOK_S)
         if not doorbell.asleep():
             return
-        if self._answer_bell():
+        if doorbell.answer():
+            doorbell.wake()
             self._traffic.core.wake()
         elif self._suspected != doorbell.sleeps:
             self._suspected = doorbell.sleeps

@@ -23,6 +23,7 @@ class MeshStats(msgspec.Struct, frozen=True):
     bytes_received: int
     credit_waits: int
     wakeups: int  # by the doorbell
+    wakeups_in_vain: int  # among them, by a bell rung ahead of news that did not follow soon enough
     missed_wakeups: int  # found by the shard's own looks while it slept; 0 unless something is wrong
 
 
@@ -38,6 +39,7 @@ class LinkStats(msgspec.Struct, frozen=True):
     credit_waits: int
     calls_in_flight: int  # now
     wakeups: int  # how often the peer was asleep and was rung
+    wakeups_ahead: int  # among them, before what it was woken for was ready
     ring_used_bytes: int  # of the ring to it: what it has not read yet
     ring_bytes: int
 
@@ -54,6 +56,7 @@ def stats_of_link(link: Link) -> LinkStats:
         credit_waits=link.credit_waits,
         calls_in_flight=len(link.pending),
         wakeups=link.rings_before + (link.doorbell.rings if link.connected else 0),
+        wakeups_ahead=link.rings_ahead_before + (link.doorbell.rings_ahead if link.connected else 0),
         ring_used_bytes=link.producer.used() if link.connected else 0,
         ring_bytes=link.producer.capacity if link.connected else 0,
     )

@@ -27,7 +27,10 @@ cdef class Traffic:
 
     @cython.locals(link=Link, came=cython.bint, received=cython.longlong)
     cpdef bint poll(self) except? -1
+    @cython.locals(link=Link, news=list)
+    cdef _listen(self)
     cpdef bint prepare_sleep(self) except? -1
+    cpdef rung(self)
     cpdef look_at(self, int peer)
     @cython.locals(link=Link, dirty=list)
     cdef _flush(self)

@@ -94,10 +94,7 @@ class Traffic:
 
     def poll(self) -> bool:
         """Take in what has come, send off what waits. True if something came."""
-        self.doorbell.wake()
-        news = self.doorbell.news()
-        if news is not None:
-            self._unfinished.update(news)
+        self._listen()
         came = False
         if self._unfinished:
             for peer in list(self._unfinished):
@@ -113,6 +110,16 @@ class Traffic:
             self._flush()
         return came
 
+    def _listen(self) -> None:
+        """Who has news?"""
+        self.doorbell.wake()
+        news = self.doorbell.news()
+        if news is not None:
+            for peer in news:
+                link: Link = self.links[peer]
+                link.hear()
+            self._unfinished.update(news)
+
     def prepare_sleep(self) -> bool:
         """Announce that the shard sleeps. False if there is news after all."""
         if self._unfinished or self.shared.dirty:
@@ -120,6 +127,14 @@ class Traffic:
         if self.looks_seldom:
             self.look_soon()
         return self.doorbell.sleep()
+
+    def rung(self) -> None:
+        """Our bell can be read: take a turn now. It is read when that has served what we were woken for."""
+        self.doorbell.rung = True
+        self._listen()  # before all else: a peer that is rung ahead wakes up meanwhile
+        self.core.take_turn()
+        if self.doorbell.rung:  # no sleep has been announced since
+            self.doorbell.answer()
 
     def look_soon(self) -> None:
         """A new sleep begins: look for lost wake-ups more often again."""

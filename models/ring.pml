@@ -1,8 +1,10 @@
 /* The ring and the doorbell between two processes, with the store buffers of the processor, and death at any store.
 
    What is modelled, name by name, is ipc/_ring_cy.py and ipc/_doorbell_cy.py: a producer pushes MSGS frames of two words into a
-   ring for CAP frames, sleeps when the ring is full, and is told of room; a consumer pops, and sleeps when it is empty. Either
-   may be killed between any two of its steps; then the reaper rings the other.
+   ring for CAP frames, sleeps when the ring is full, and is told of room; a consumer pops, and sleeps when it is empty. The
+   producer may ring ahead of the last frame, AHEAD times (where others follow, their bells make up for one that is lost). Who is
+   rung reads the eventfd before it sleeps again, so it must mean nothing but news. Either may be killed between any two of its
+   steps; then the reaper tells the other, by a socket on which it sleeps too.
 
    Memory. A store enters the buffer of its process and reaches memory later, in order (x86-TSO). With -DWEAK (aarch64) only a
    release store keeps behind what was stored before it; a plain store may overtake. A full fence waits until the buffer is
@@ -14,13 +16,16 @@
    and nobody sleeps on news for ever, which would be an invalid end state. There is no fallback poll here.
 
    Mutations, each of which must be found out: -DTAIL_FIRST, -DNO_FENCE_ANNOUNCE, -DNO_FENCE_SLEEP, -DNO_FENCE_STALL,
-   -DNO_FENCE_STALLED, -DDEAD_NOT_RUNG, -DLOOK_BEFORE_SLEEP. */
+   -DNO_FENCE_STALLED, -DDEAD_NOT_TOLD, -DLOOK_BEFORE_SLEEP, -DAHEAD_FOR_THE_NEXT, -DANSWERED_IN_SLEEP. */
 
 #ifndef MSGS
 #define MSGS 2
 #endif
 #ifndef CAP
 #define CAP 1
+#endif
+#ifndef AHEAD
+#define AHEAD 1
 #endif
 #ifndef BUFFER
 #define BUFFER 3
@@ -39,7 +44,7 @@
 
 byte mem[WORDS];
 chan buffer[2] = [BUFFER] of { bit, byte, byte }; /* 1: release; where; what */
-bit eventfd[2];
+bit eventfd[2], told[2];
 bit killed[2], gone[2], dead[2]; /* told to die; ended; known to the other as dead */
 
 #define release(me, where, what) buffer[me]!1,where,what
@@ -70,7 +75,37 @@ inline announce(me, peer) {
     fi
 }
 
+inline ring_ahead(me, peer) {
+    d_step {
+        value = mem[SLEEPS(peer)];
+        if
+#ifdef AHEAD_FOR_THE_NEXT
+        :: (value & 1) && value != rung_for -> rung_for = value + 2; value = 1
+#else
+        :: (value & 1) && value != rung_for -> rung_for = value; value = 1
+#endif
+        :: else -> value = 0
+        fi
+    }
+    if
+    :: value -> d_step { eventfd[peer] = 1; value = 0 }
+    :: else
+    fi
+}
+
+inline answer(me) {
+    d_step {
+        if
+        :: rung -> rung = 0; eventfd[me] = 0
+        :: else
+        fi
+    }
+}
+
 inline sleep(me) {
+#ifndef ANSWERED_IN_SLEEP
+    answer(me);
+#endif
 #ifdef LOOK_BEFORE_SLEEP
     value = mem[NEWS(me)];
 #endif
@@ -84,7 +119,14 @@ inline sleep(me) {
 #endif
     if
     :: value != seen
-    :: else -> atomic { eventfd[me] -> eventfd[me] = 0 }
+    :: else ->
+#ifdef ANSWERED_IN_SLEEP
+       answer(me);
+#endif
+       if
+       :: atomic { eventfd[me] -> rung = 1 }
+       :: atomic { told[me] -> told[me] = 0 }
+       fi
     fi;
     sleeps++;
     release(me, SLEEPS(me), sleeps)
@@ -92,7 +134,8 @@ inline sleep(me) {
 
 proctype Producer() {
     byte tail, head, stalls, news, sleeps, seen, rung_for, value;
-    bit pushed, over;
+    bit pushed, over, rung;
+    byte ahead;
     {
         do
         :: seen = mem[NEWS(P)];
@@ -127,6 +170,7 @@ proctype Producer() {
                  fi
               fi
            :: pushed -> pushed = 0; announce(P, C) /* a flush at any time */
+           :: tail == MSGS - 1 && !pushed && ahead < AHEAD -> ahead++; ring_ahead(P, C)
            od;
            if
            :: pushed -> pushed = 0; announce(P, C)
@@ -144,7 +188,7 @@ proctype Producer() {
 
 proctype Consumer() {
     byte tail, head, stalls_seen, news, sleeps, seen, rung_for, value;
-    bit over;
+    bit over, rung;
     {
         do
         :: seen = mem[NEWS(C)];
@@ -186,7 +230,7 @@ proctype Consumer() {
 proctype Reaper() {
     byte one;
     if
-    :: goto end /* nobody dies, and nobody is rung for that */
+    :: goto end /* nobody dies, and nobody is told */
     :: one = P
     :: one = C
     fi;
@@ -197,8 +241,8 @@ proctype Reaper() {
     gone[one];
     empty(buffer[one]);
     dead[one] = 1;
-#ifndef DEAD_NOT_RUNG
-    eventfd[1 - one] = 1;
+#ifndef DEAD_NOT_TOLD
+    told[1 - one] = 1;
 #endif
 end:
     skip

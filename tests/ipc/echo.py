@@ -3,7 +3,6 @@
 Exits with 0 when it has echoed as many as it was told, and with 1 if it slept on for ten seconds.
 """
 
-import os
 import select
 import sys
 
@@ -12,14 +11,14 @@ from clockworker.ipc._ring_cy import RingConsumer, RingProducer
 
 count, ring_in, ring_out, peer_memory, peer_eventfd, own_memory, own_eventfd = map(int, sys.argv[1:])
 incoming, outgoing = RingConsumer(ring_in), RingProducer(ring_out)
-own, peer = Doorbell(own_memory), PeerDoorbell(peer_memory, peer_eventfd, 1)
+own, peer = Doorbell(own_memory, own_eventfd), PeerDoorbell(peer_memory, peer_eventfd, 1)
 
 
 def sleep() -> None:
     if own.sleep():
         if not select.select([own_eventfd], [], [], 10)[0]:
             sys.exit(1)
-        os.eventfd_read(own_eventfd)
+        own.rung = True
         own.wake()
 
 

@@ -25,6 +25,7 @@ class Fleet:
         self._limits = options.pop("limits", {})
         self._idle_poll_us = options.pop("idle_poll_us", 0)
         self._waits = options.pop("waits", False)
+        self._cores = options.pop("cores", None)
         self._start_grace_s = options.pop("start_grace_s", 5.0)
         assert not options
         self._epoch = 0
@@ -120,6 +121,8 @@ class Fleet:
             stdin=subprocess.PIPE,
             pass_fds=[*rings.values(), *(each for bell in everybodys.values() for each in bell)],
         )
+        if self._cores is not None:
+            os.sched_setaffinity(self.processes[shard].pid, self._cores)
 
     def _connect(self, shard: int, bells: dict[int, tuple[int, int]], rings: dict[tuple[int, int], int]) -> None:
         self.mesh.connect(shard, self._epoch, incoming=rings[shard, 0], outgoing=rings[0, shard], doorbell=bells[shard])
@@ -127,7 +130,7 @@ class Fleet:
 
 @asynccontextmanager
 async def fleet(count: int = 2, **options: Any) -> AsyncIterator[Fleet]:
-    """A fleet of `count` shards, gone at the end. Options: ring, limits, idle_poll_us, waits, start_grace_s."""
+    """A fleet of `count` shards, gone at the end. Options: ring, limits, idle_poll_us, waits, cores, start_grace_s."""
     queues = [cw.Queue("foreground", 8), cw.Queue("background")]
     async with cw.Executor(queues, on_panic="catch") as executor:
         fleet = Fleet(executor, count, **options)

@@ -20,7 +20,7 @@ class Bell:
 
     def __init__(self) -> None:
         self.memory, self.eventfd = ipc.create_doorbell(4)
-        self.own = Doorbell(self.memory)
+        self.own = Doorbell(self.memory, self.eventfd)
         self.one = PeerDoorbell(self.memory, os.dup(self.eventfd), 1)
         self.three = PeerDoorbell(self.memory, os.dup(self.eventfd), 3)
 
@@ -104,9 +104,95 @@ def test_a_new_incarnation_of_a_peer_counts_on(bell: Bell) -> None:
 
 def test_a_new_owner_starts_awake_or_wakes(bell: Bell) -> None:
     bell.one.announce()
-    owner = Doorbell(bell.memory)
+    owner = Doorbell(bell.memory, bell.eventfd)
     assert owner.news() == [1]
     owner.close()
+
+
+# Ringing ahead
+
+
+@pytest.fixture
+def apart(monkeypatch: pytest.MonkeyPatch) -> Iterator[Bell]:
+    """The shard is tied to core 0, its peers to core 1."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0})
+    bell = Bell()
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {1})
+    for end in (bell.one, bell.three):
+        end.close()
+    bell.one, bell.three = (PeerDoorbell(bell.memory, os.dup(bell.eventfd), peer) for peer in (1, 3))
+    yield bell
+    bell.close()
+
+
+def woken(bell: Bell) -> None:
+    """What the loop does that finds the eventfd to be readable."""
+    bell.own.rung = True
+    bell.own.wake()
+
+
+def test_a_bell_ahead_wakes_a_sleeper_once_and_news_ring_no_more(apart: Bell) -> None:
+    apart.one.ring_ahead()
+    assert apart.one.rings == 0
+    assert apart.own.sleep()
+    assert apart.one.may_ring_ahead()
+    apart.one.ring_ahead()
+    apart.one.ring_ahead()
+    assert not apart.one.may_ring_ahead()
+    assert not apart.one.announce()
+    assert (apart.one.rings, apart.one.rings_ahead) == (1, 1)
+    assert apart.rung() == 1 << 32
+    assert apart.own.news() == [1]
+
+
+def test_a_bell_ahead_is_for_one_sleep(apart: Bell) -> None:
+    assert apart.own.sleep()
+    apart.one.ring_ahead()
+    woken(apart)
+    assert apart.own.sleep()  # it has looked on for a while
+    assert apart.own.wakeups_in_vain == 1
+    assert apart.one.announce()
+    assert apart.rung() == 1
+
+
+def test_who_was_promised_news_stays_awake_for_them(apart: Bell) -> None:
+    assert apart.own.sleep()
+    apart.one.ring_ahead()
+    woken(apart)
+    assert apart.own.news() is None
+    apart.one.announce()
+    assert not apart.own.sleep()
+    assert not apart.own.asleep()
+    assert apart.own.news() == [1]
+    assert apart.own.sleep()
+    assert (apart.own.wakeups, apart.own.wakeups_in_vain) == (1, 0)
+
+
+def test_a_promise_that_was_kept_is_not_waited_for_again(apart: Bell) -> None:
+    assert apart.own.sleep()
+    apart.one.ring_ahead()
+    apart.one.announce()
+    woken(apart)
+    assert apart.own.news() == [1]
+    assert apart.own.sleep()
+    assert (apart.own.wakeups, apart.own.wakeups_in_vain) == (1, 0)
+    assert apart.rung() == 0
+
+
+@pytest.mark.parametrize(("own", "peers"), [({0, 1}, {1}), ({1}, {1})])
+def test_nobody_is_rung_ahead_who_might_wake_up_in_our_place(
+    own: set[int], peers: set[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: own)
+    bell = Bell()
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: peers)
+    peer = PeerDoorbell(bell.memory, os.dup(bell.eventfd), 1)
+    assert bell.own.sleep()
+    peer.ring_ahead()
+    assert bell.rung() == 0
+    assert peer.announce()
+    peer.close()
+    bell.close()
 
 
 @pytest.mark.slow
@@ -119,7 +205,7 @@ def test_two_processes_exchange_frames_and_lose_no_wake_up() -> None:
     script = Path(__file__).with_name("echo.py")
     child = subprocess.Popen([sys.executable, script, str(count), *map(str, descriptors)], pass_fds=descriptors)
     outgoing, incoming = RingProducer(rings[0]), RingConsumer(rings[1])
-    own, peer = Doorbell(bells[0][0]), PeerDoorbell(bells[1][0], os.dup(bells[1][1]), 0)
+    own, peer = Doorbell(*bells[0]), PeerDoorbell(bells[1][0], os.dup(bells[1][1]), 0)
     sent = received = sleeps = missed = 0
     try:
         while received < count:
@@ -143,7 +229,7 @@ def test_two_processes_exchange_frames_and_lose_no_wake_up() -> None:
                     if not select.select([bells[0][1]], [], [], 10)[0]:
                         missed += 1
                     else:
-                        os.eventfd_read(bells[0][1])
+                        own.rung = True
                     own.wake()
         status = child.wait(timeout=30)
     finally:

@@ -45,7 +45,7 @@ class Ends:
         there, back = cw.create_ring(self.capacity), cw.create_ring(self.capacity)
         memory, eventfd = cw.create_doorbell(2)
         self.peer, self.answers = RingConsumer(there), RingProducer(back)
-        self.bell = Doorbell(memory)
+        self.bell = Doorbell(memory, eventfd)
         self.link.connect(epoch, RingConsumer(back), RingProducer(there), PeerDoorbell(memory, eventfd, 0))
         for descriptor in (there, back, memory):
             os.close(descriptor)

@@ -41,6 +41,34 @@ async def settled(fleet: Fleet) -> None:
             assert lane.credit == fleet.mesh.limits.credit
 
 
+# Sleep and wake-up
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs a core for each of two shards")
+def test_a_shard_that_sleeps_on_its_own_core_is_rung_ahead_of_a_call(run: Run) -> None:
+    cores = os.sched_getaffinity(0)
+
+    async def body() -> None:
+        async with fleet(cores={max(cores)}) as mesh:
+            doorbell = mesh.mesh.links[1].doorbell
+            while mesh.mesh.link_stats()[1].wakeups_ahead < 3:
+                await until(doorbell.may_ring_ahead, "it sleeps")
+                assert await mesh.service.on(1).echo(b"early") == b"early"
+            for number in range(200):
+                assert await mesh.service.on(1).echo(b"%d" % number) == b"%d" % number
+            await settled(mesh)
+            stats = mesh.mesh.stats()
+            assert 0 <= stats.wakeups_in_vain <= stats.wakeups
+            link = mesh.mesh.link_stats()[1]
+            assert link.wakeups_ahead <= link.wakeups
+
+    os.sched_setaffinity(0, {min(cores)})
+    try:
+        run(body)
+    finally:
+        os.sched_setaffinity(0, cores)
+
+
 # What a call brings and takes
 
 

@@ -70,7 +70,7 @@ class Shard:
     def __init__(self) -> None:
         self.memory, self.eventfd = cw.create_doorbell(2)
         self.shared = SharedMemory(self.memory)
-        self.doorbell = Doorbell(self.memory)
+        self.doorbell = Doorbell(self.memory, self.eventfd)
         self.looks_seldom = False
         self.wakes = 0
         self.core = self
@@ -81,6 +81,9 @@ class Shard:
         self.wakes += 1
         self.doorbell.wake()
         self.doorbell.news()
+
+    def rung(self) -> None:
+        """The loop of this shard never says so."""
 
     def fall_asleep(self) -> None:
         """As `Traffic.prepare_sleep` does."""

@@ -4,12 +4,11 @@ A process is a function that reaches shared memory only through `Memory`. It is 
 state is the list of its loads' results: it is run again from the start with these until it wants the next operation, which
 is remembered for the list. Thus whole states (both lists, memory, both buffers, bells) can be compared, and each is
 explored once. A store goes into its process's buffer and is drained, oldest first, at any later moment; a fence waits for the
-buffer to be empty; a load sees the own buffer first.
+buffer to be empty; a load sees the own buffer first. The eventfds are the kernel's: what is added to them is there at once.
 """
 
 from __future__ import annotations
 
-import itertools
 import os
 from collections.abc import Callable
 from typing import Any
@@ -72,8 +71,24 @@ class EventFd:
     close = staticmethod(os.close)
 
     @staticmethod
+    def sched_getaffinity(process: int) -> set[int]:
+        return {0}
+
+    @staticmethod
+    def eventfd_read(eventfd: int) -> int:
+        value = _running.do("read", eventfd)
+        if value == 0:
+            raise BlockingIOError
+        return value
+
+    @staticmethod
     def eventfd_write(eventfd: int, value: int) -> None:
         _running.do("ring", eventfd, value)
+
+
+def wait_for(eventfd: int) -> None:
+    """Sleep until it can be read. Of the process that is run."""
+    _running.do("wait", eventfd)
 
 
 def explore(
@@ -81,7 +96,8 @@ def explore(
     memory: dict[int, int],
     judge: Callable[[Any, Any, dict[int, int]], None],
 ) -> int:
-    """Run both in every interleaving. `judge` is given what they returned and how often each eventfd was rung, and raises.
+    """Run both in every interleaving. `judge` is given what they returned, None if they wait for ever, and what is in each
+    eventfd, and raises.
 
     The number of states.
     """
@@ -99,13 +115,13 @@ def explore(
             next_operations[process][results] = known
         return known  # type: ignore[no-any-return]
 
-    start = (((), ()), tuple(sorted(memory.items())), ((), ()), ())
+    start: Any = (((), ()), tuple(sorted(memory.items())), ((), ()), ())
     seen: set[Any] = {start}
     todo: list[Any] = [start]
     while todo:
         results, words, buffers, bells = todo.pop()
         successors = []
-        outcomes = []
+        outcomes: list[Any] = []
         for process in (0, 1):
             own = buffers[process]
             if own:
@@ -124,17 +140,30 @@ def explore(
             elif what == "store":
                 after = _put(buffers, process, (*own, (where, value)))
             elif what == "ring":
-                rung = tuple(sorted((*bells, where)))
+                rung = _add(bells, where, value)
+            elif what == "read":
+                result = dict(bells).get(where, 0)
+                rung = _add(bells, where, -result)
+            elif what == "wait":
+                if not dict(bells).get(where):
+                    outcomes.append(None)
+                    continue
             elif own:  # a fence
                 continue
             successors.append((_put(results, process, (*results[process], result)), words, after, rung))
         if len(outcomes) == 2 and not buffers[0] and not buffers[1]:
-            judge(outcomes[0], outcomes[1], {bell: len([*times]) for bell, times in itertools.groupby(bells)})
+            judge(outcomes[0], outcomes[1], dict(bells))
         for successor in successors:
             if successor not in seen:
                 seen.add(successor)
                 todo.append(successor)
     return len(seen)
+
+
+def _add(bells: tuple[tuple[int, int], ...], eventfd: int, value: int) -> tuple[tuple[int, int], ...]:
+    counts = dict(bells)
+    counts[eventfd] = counts.get(eventfd, 0) + value
+    return tuple(sorted((bell, count) for bell, count in counts.items() if count))
 
 
 def _put(pair: tuple[Any, Any], index: int, value: Any) -> tuple[Any, Any]:

@@ -48,6 +48,16 @@ NO_FENCE_TO_SLEEP: Mutation = (
     "        self._memory.store(_SLEEPS_AT, self.sleeps)\n        self._memory.fence()\n",
     "        self._memory.store(_SLEEPS_AT, self.sleeps)\n",
 )
+AHEAD_FOR_THE_NEXT: Mutation = (
+    "_doorbell_cy",
+    "            self._rung_for = sleeps\n            self.rings += 1\n            self.rings_ahead += 1\n",
+    "            self._rung_for = sleeps + 2\n            self.rings += 1\n            self.rings_ahead += 1\n",
+)
+ANSWERED_IN_SLEEP: Mutation = (
+    "_doorbell_cy",
+    "            self.wake()\n            return False\n        return True\n",
+    "            self.wake()\n            return False\n        self.answer()\n        return True\n",
+)
 
 
 class Source:
