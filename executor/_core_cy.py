@@ -138,6 +138,8 @@ class Tracer(Protocol):
         """One turn on the loop."""
 
 
+@cython.final
+@cython.cclass
 class Core(Seam):
     """The pump of one executor, and its end of the seam. `Executor` is its public face."""
 
@@ -398,14 +400,13 @@ class Core(Seam):
         last = membership.live == 0 and membership.group is not None
         if last:
             queue.groups.pop(membership.group, None)
-        if queue.fifo is not None:
-            return
-        try:
-            queue.scheduler.forget_task(state)
-            if last:
-                queue.scheduler.forget_group(membership.group)
-        except Exception as error:
-            self._replace_scheduler(queue, error)
+        if queue.fifo is None:
+            try:
+                queue.scheduler.forget_task(state)
+                if last:
+                    queue.scheduler.forget_group(membership.group)
+            except Exception as error:
+                self._replace_scheduler(queue, error)
 
     def spawn(self, membership: Membership, coroutine: Coroutine[Any, Any, Any], name: str | None) -> JoinHandle:
         """A new task in the membership's queue and group, its first step queued."""
@@ -576,16 +577,15 @@ class Core(Seam):
             self._schedule()
 
     def _schedule(self) -> None:
-        if self._paused:
-            return
-        stirred = self.stirred
-        if stirred is not None:
-            self.stirred = None
-            stirred()
-        self.debug = self.loop.get_debug()  # type: ignore[union-attr]
-        self._loop_call_soon(self._pump, context=self._pump_context)
-        self._scheduled = True
-        self.behind = False
+        if not self._paused:
+            stirred = self.stirred
+            if stirred is not None:
+                self.stirred = None
+                stirred()
+            self.debug = self.loop.get_debug()  # type: ignore[union-attr]
+            self._loop_call_soon(self._pump, context=self._pump_context)
+            self._scheduled = True
+            self.behind = False
 
     def _take(self, queue: QueueState) -> JoinHandle | None:
         """The queue's next task. None if its scheduler has failed and nothing was runnable after all."""
@@ -678,28 +678,30 @@ class Core(Seam):
         self._turn_must_end = now + self._driver_yield_ns
         attentive_until = now + self._driver_yield_ns // _ATTENTION
         polls = 0
+        queue: QueueState = None  # type: ignore[assignment]
         while polls < self._max_polls and now < self._turn_must_end:
             if self._eevdf.asleep and now >= attentive_until and polls:
                 break
-            entity = self._eevdf.pick()
-            if entity is None:
-                if self.source is None:
-                    return not self._held
-                news = self.source.poll()
-                if self._eevdf.total_share:
-                    continue
-                if self._held:
-                    return False
-                if news or polls or self._idle_since == 0:
-                    self._idle_since = now
-                if now - self._idle_since < self.idle_poll_ns:
-                    return False
-                self._idle_since = 0
-                return self.source.prepare_sleep()
-            queue: QueueState = entity.item  # type: ignore[assignment]
+            if self._eevdf.uncharged_ns >= self._eevdf.stint_ns or not polls:
+                entity = self._eevdf.pick()
+                if entity is None:
+                    if self.source is None:
+                        return not self._held
+                    news = self.source.poll()
+                    if self._eevdf.total_share:
+                        continue
+                    if self._held:
+                        return False
+                    if news or polls or self._idle_since == 0:
+                        self._idle_since = now
+                    if now - self._idle_since < self.idle_poll_ns:
+                        return False
+                    self._idle_since = 0
+                    return self.source.prepare_sleep()
+                queue = entity.item  # type: ignore[assignment]
             state = self._take(queue)
             if state is None:
-                self._eevdf.deactivate(entity)
+                self._eevdf.deactivate(queue.entity)
                 continue
             if self._decisions & 15 == 0:
                 decided = now_ns()

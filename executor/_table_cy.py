@@ -44,6 +44,8 @@ if cython.compiled:
 _ARRIVAL = operator.attrgetter("arrival")
 
 
+@cython.final
+@cython.cclass
 class TaskTable:
     """Each task's JoinHandle."""
 

@@ -50,6 +50,8 @@ else:
 MEMBERSHIP: contextvars.ContextVar[Membership] = contextvars.ContextVar("clockworker.membership")
 
 
+@cython.final
+@cython.cclass
 class QueueState:
     """One queue while it runs: its entity in the policy, its scheduler, its counters."""
 
@@ -104,6 +106,8 @@ class QueueState:
         self.fifo = scheduler if type(scheduler) is RunnableFifo else None
 
 
+@cython.final
+@cython.cclass
 class Membership:
     """A place in a queue, with or without a group; the value of the context variable."""
 
@@ -155,6 +159,9 @@ class Membership:
         return self._context_alone
 
 
+@cython.final
+@cython.no_gc
+@cython.cclass
 class Waiter:
     """Where one task waits for the end of another, once. Its iterator yields itself, which tells the Task to wait for it.
 
@@ -244,6 +251,8 @@ class Waiter:
             self.callback = None
 
 
+@cython.final
+@cython.cclass
 class JoinHandle(ScheduledTask):
     """A spawned task, to wait for or to abort. Dropping the handle leaves the task running.
 
