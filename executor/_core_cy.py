@@ -775,7 +775,7 @@ class Core(Seam):
         task = state.task
         queue = state.membership.queue
         state.context = None
-        self._table.remove(state)
+        self._table.remove(state, state.first_waiter is not None)
         self._depart(state)
         queue.finished += 1
         if state.first_waiter is not None:

@@ -13,7 +13,7 @@ cdef class TaskTable:
     @cython.locals(found=cython.p_void)
     cdef JoinHandle find(self, object callback, object argument)
     cdef int put(self, JoinHandle state) except -1
-    cdef int remove(self, JoinHandle state) except -1
+    cdef int remove(self, JoinHandle state, bint keep_hidden) except -1
     @cython.locals(at=cython.size_t, entry=cython.size_t)
     cpdef list states(self)
     @cython.locals(state=JoinHandle)

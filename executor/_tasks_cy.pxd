@@ -63,15 +63,17 @@ cdef class Waiter:
 
 
 cdef class JoinHandle(ScheduledTask):
-    # What a wake-up touches is in the first two cache lines.
-    cdef bint queued
-    cdef bint held
+    # What a wake-up touches is in the first two cache lines. With the collector's head the whole is three: with one more word
+    # a yield among 100,000 tasks costs a tenth more.
+    cdef unsigned char queued
+    cdef unsigned char held
+    cdef unsigned char single
+    cdef unsigned char hidden
+    cdef public bint spawned
     cdef readonly Membership membership
     cdef object callback
     cdef object argument
     cdef object context
-    cdef public bint spawned
-    cdef bint single
     cdef long long first_seen_ns
     cdef long long pushed_ns
     cdef Waiter first_waiter
@@ -83,5 +85,7 @@ cdef class JoinHandle(ScheduledTask):
     cdef int add(self, Waiter waiter) except -1
     cdef void remove(self, Waiter waiter) noexcept
     cdef int release_at_end(self) except -1
+    cdef void hide(self) noexcept
+    cdef void show(self) noexcept
     @cython.locals(waiter=Waiter)
     cpdef release(self, object task)

@@ -34,11 +34,13 @@ from clockworker.executor._seam_cy import Seam
 
 if cython.compiled:
     from cython.cimports.clockworker.executor._native import (
+        Py_REFCNT,
         PyContext_Copy,
         PyContext_CopyCurrent,
         PyContext_Enter,
         PyContext_Exit,
         PyContextVar_Set,
+        PyObject_GC_Track,
         PyObject_GC_UnTrack,
         context_value,
         in_empty_context,
@@ -182,6 +184,13 @@ class Waiter:
     before: Waiter | None
     after: Waiter | None
 
+    def __dealloc__(self) -> None:  # of compiled classes only
+        if self.handle is not None and self.handle.hidden:
+            if Py_REFCNT(cython.cast(cython.p_void, self.handle)) > 1:
+                self.handle.show()
+            elif Py_REFCNT(cython.cast(cython.p_void, self.handle.task)) > 1:  # the handle goes with its waiter
+                PyObject_GC_Track(self.handle.task)
+
     def __iter__(self) -> Waiter:
         return self
 
@@ -271,6 +280,7 @@ class JoinHandle(ScheduledTask):
     held: bool  # back, with its step: it is not in the scheduler yet
     spawned: bool  # by `spawn`: then an exception that escapes it is a panic
     single: bool  # one step of no task (`Core.spawn_step`): `task` is its carrier, and not in the table
+    hidden: bool  # done, and still out of the collector's sight: who waited has not gone on yet
     first_seen_ns: int  # 0 once it has been polled
     pushed_ns: int  # into its queue's scheduler, if this wait is measured; else 0
     first_waiter: Waiter | None
@@ -298,6 +308,7 @@ class JoinHandle(ScheduledTask):
             self.held = False
             self.spawned = False
             self.single = False
+            self.hidden = False
             self.first_seen_ns = 0
             self.pushed_ns = 0
             self.first_waiter = None
@@ -369,6 +380,21 @@ class JoinHandle(ScheduledTask):
             waiter.after.before = waiter.before
         waiter.before = None
         waiter.after = None
+
+    def hide(self) -> None:
+        """From the collector of cycles, with the task; why that may be is in _table_cy."""
+        if cython.compiled:
+            PyObject_GC_UnTrack(self)
+            PyObject_GC_UnTrack(self.task)
+
+    def show(self) -> None:
+        """To the collector."""
+        if cython.compiled:
+            self.hidden = False
+            PyObject_GC_Track(self)
+            PyObject_GC_Track(self.task)
+            if self.callback is not None and self.argument is None:
+                PyObject_GC_Track(self.callback)
 
     def release_at_end(self) -> None:
         """The core will not see the task's end."""
