@@ -65,25 +65,25 @@ cdef class Core(Seam):
     cpdef detach(self)
     @cython.locals(membership=Membership, state=JoinHandle)
     cdef bint take(self, object callback, object argument, object context) except -1
-    cdef _enqueue(self, JoinHandle state)
+    cdef int _enqueue(self, JoinHandle state) except -1
     @cython.locals(queue=QueueState)
-    cdef _push(self, JoinHandle state)
-    cdef _hold(self, JoinHandle state)
+    cdef int _push(self, JoinHandle state) except -1
+    cdef int _hold(self, JoinHandle state) except -1
     @cython.locals(held=list, state=JoinHandle)
-    cdef _admit(self)
+    cdef int _admit(self) except -1
     @cython.locals(membership=Membership, state=JoinHandle)
     cdef JoinHandle _adopt(self, object task, object context)
     @cython.locals(running=QueueState)
-    cdef _consider_preemption(self, Entity woken)
+    cdef int _consider_preemption(self, Entity woken) except -1
     @cython.locals(state=JoinHandle, now=cython.longlong)
     cpdef bint should_yield(self) except? -1
     @cython.locals(state=JoinHandle)
     cpdef switch(self, Membership membership)
     @cython.locals(queue=QueueState)
-    cdef _join(self, JoinHandle state, Membership membership)
+    cdef int _join(self, JoinHandle state, Membership membership) except -1
     @cython.locals(membership=Membership, queue=QueueState)
-    cdef _depart(self, JoinHandle state)
-    cdef _enter(self, JoinHandle state)
+    cdef int _depart(self, JoinHandle state) except -1
+    cdef int _enter(self, JoinHandle state) except -1
     @cython.locals(state=JoinHandle)
     cpdef JoinHandle spawn(self, Membership membership, object coroutine, object name)
     @cython.locals(state=JoinHandle, queue=QueueState)
@@ -92,18 +92,18 @@ cdef class Core(Seam):
     cpdef charge(self, QueueState queue)
     @cython.locals(membership=Membership)
     cdef object _run_single(self, JoinHandle state)
-    cdef _leave_single(self, JoinHandle state)
+    cdef int _leave_single(self, JoinHandle state) except -1
     cdef object _new_task(self, object coroutine, object name, Membership membership)
     @cython.locals(membership=Membership)
     cpdef Membership group(self, QueueState queue, object key)
     cpdef take_turn(self)
     cpdef bint is_busy(self)
-    cdef _schedule(self)
-    cdef _stir(self)
+    cdef int _schedule(self) except -1
+    cdef int _stir(self) except -1
     @cython.locals(popped=ScheduledTask, state=JoinHandle)
     cdef JoinHandle _take(self, QueueState queue)
     @cython.locals(state=JoinHandle)
-    cdef _replace_scheduler(self, QueueState queue, object error)
+    cdef int _replace_scheduler(self, QueueState queue, object error) except -1
     @cython.locals(
         attentive_until=cython.longlong, decided=cython.longlong, polls=cython.Py_ssize_t, entity=Entity, queue=QueueState, state=JoinHandle, news=cython.bint
     )
@@ -111,4 +111,4 @@ cdef class Core(Seam):
     @cython.locals(ended=cython.longlong, elapsed=cython.longlong)
     cdef int64_t _run_step(self, QueueState queue, JoinHandle state, long long started) except? -1
     @cython.locals(queue=QueueState)
-    cdef _leave(self, JoinHandle state)
+    cdef int _leave(self, JoinHandle state) except -1

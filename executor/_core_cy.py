@@ -138,6 +138,8 @@ class Tracer(Protocol):
         """One turn on the loop."""
 
 
+@cython.final
+@cython.cclass
 class Core(Seam):
     """The pump of one executor, and its end of the seam. `Executor` is its public face."""
 
@@ -398,14 +400,13 @@ class Core(Seam):
         last = membership.live == 0 and membership.group is not None
         if last:
             queue.groups.pop(membership.group, None)
-        if queue.fifo is not None:
-            return
-        try:
-            queue.scheduler.forget_task(state)
-            if last:
-                queue.scheduler.forget_group(membership.group)
-        except Exception as error:
-            self._replace_scheduler(queue, error)
+        if queue.fifo is None:
+            try:
+                queue.scheduler.forget_task(state)
+                if last:
+                    queue.scheduler.forget_group(membership.group)
+            except Exception as error:
+                self._replace_scheduler(queue, error)
 
     def spawn(self, membership: Membership, coroutine: Coroutine[Any, Any, Any], name: str | None) -> JoinHandle:
         """A new task in the membership's queue and group, its first step queued."""
@@ -589,12 +590,11 @@ class Core(Seam):
         return self._eevdf.total_share != 0
 
     def _schedule(self) -> None:
-        if self._paused:
-            return
-        self._stir()
-        self._loop_call_soon(self._pump, context=self._pump_context)
-        self._scheduled = True
-        self.behind = False
+        if not self._paused:
+            self._stir()
+            self._loop_call_soon(self._pump, context=self._pump_context)
+            self._scheduled = True
+            self.behind = False
 
     def _stir(self) -> None:
         stirred = self.stirred
@@ -694,31 +694,33 @@ class Core(Seam):
         self._turn_must_end = now + self._driver_yield_ns
         attentive_until = now + self._driver_yield_ns // _ATTENTION
         polls = 0
+        queue: QueueState = None  # type: ignore[assignment]
         while polls < self._max_polls and now < self._turn_must_end:
             if self._eevdf.asleep and now >= attentive_until and polls:
                 break
-            entity = self._eevdf.pick()
-            if entity is None:
-                if self.source is None:
-                    return not self._held
-                news = self.source.poll()
-                if self._eevdf.total_share:
+            if self._eevdf.uncharged_ns >= self._eevdf.stint_ns or not polls:
+                entity = self._eevdf.pick()
+                if entity is None:
+                    if self.source is None:
+                        return not self._held
+                    news = self.source.poll()
+                    if self._eevdf.total_share:
+                        continue
+                    if self._held:
+                        return False
+                    if news or polls or self._idle_since == 0:
+                        self._idle_since = now
+                    if now - self._idle_since < self.idle_poll_ns:
+                        return False
+                    self._idle_since = 0
+                    if self.source.prepare_sleep():
+                        return True
+                    now = now_ns()  # there is news after all
                     continue
-                if self._held:
-                    return False
-                if news or polls or self._idle_since == 0:
-                    self._idle_since = now
-                if now - self._idle_since < self.idle_poll_ns:
-                    return False
-                self._idle_since = 0
-                if self.source.prepare_sleep():
-                    return True
-                now = now_ns()  # there is news after all
-                continue
-            queue: QueueState = entity.item  # type: ignore[assignment]
+                queue = entity.item  # type: ignore[assignment]
             state = self._take(queue)
             if state is None:
-                self._eevdf.deactivate(entity)
+                self._eevdf.deactivate(queue.entity)
                 continue
             if self._decisions & 15 == 0:
                 decided = now_ns()
@@ -792,7 +794,7 @@ class Core(Seam):
         task = state.task
         queue = state.membership.queue
         state.context = None
-        self._table.remove(state)
+        self._table.remove(state, state.first_waiter is not None)
         self._depart(state)
         queue.finished += 1
         if state.first_waiter is not None:

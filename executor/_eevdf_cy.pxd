@@ -6,7 +6,6 @@ cdef int _SHIFT
 cdef long long _REBASE_AT
 
 
-@cython.final
 cdef class Entity(HeapNode):
     cdef readonly object item
     cdef readonly long long share
@@ -18,7 +17,6 @@ cdef class Entity(HeapNode):
     cdef readonly bint eligible
 
 
-@cython.final
 cdef class Eevdf:
     cdef readonly long long total_share
     cdef readonly long long asleep
@@ -28,33 +26,33 @@ cdef class Eevdf:
     cdef Heap _eligible
     cdef Heap _waiting
     cdef Entity _current
-    cdef long long _stint_ns
-    cdef long long _uncharged_ns
+    cdef long long stint_ns
+    cdef long long uncharged_ns
     cdef long long _granularity_ns
 
     cpdef Entity add(self, object item, long long share, long long slice_ns)
     @cython.locals(lag=cython.longlong)
     cpdef int64_t lag_ns(self, Entity entity) except? -1
     @cython.locals(span=cython.longlong)
-    cpdef activate(self, Entity entity)
-    cpdef deactivate(self, Entity entity)
-    cpdef charge(self, Entity entity, long long elapsed_ns)
+    cpdef int activate(self, Entity entity) except -1
+    cpdef int deactivate(self, Entity entity) except -1
+    cpdef int charge(self, Entity entity, long long elapsed_ns) except -1
     @cython.locals(entity=Entity, current=Entity)
     cpdef Entity pick(self)
     @cython.locals(step=cython.longlong)
-    cdef _advance(self, Entity entity, long long elapsed_ns)
-    cdef _begin_stint(self, Entity entity)
-    cdef _end_stint(self)
+    cdef int _advance(self, Entity entity, long long elapsed_ns) except -1
+    cdef void _begin_stint(self, Entity entity) noexcept
+    cdef int _end_stint(self) except -1
     @cython.locals(elapsed=cython.longlong)
-    cdef _settle(self)
+    cdef int _settle(self) except -1
     @cython.locals(entity=Entity)
-    cdef _promote(self)
+    cdef int _promote(self) except -1
     @cython.locals(old_share=cython.longlong)
     cpdef set_share(self, Entity entity, long long share)
-    cdef _insert(self, Entity entity)
-    cdef _withdraw(self, Entity entity)
+    cdef int _insert(self, Entity entity) except -1
+    cdef int _withdraw(self, Entity entity) except -1
     @cython.locals(step=cython.longlong, heap=Heap, entity=Entity, current=Entity)
-    cdef _rebase(self)
+    cdef int _rebase(self) except -1
 
 
 cdef int64_t virtual_span(long long duration_ns, long long share) except? -1

@@ -57,6 +57,8 @@ MAX_SHARE = 10_000  # as cgroup v2's cpu.weight
 _REBASE_AT = 1 << 60
 
 
+@cython.final
+@cython.cclass
 class Entity(HeapNode):
     """One queue in the eyes of the policy. `item` is whatever the owner wants to find in what `Eevdf.pick` returns.
 
@@ -85,6 +87,8 @@ class Entity(HeapNode):
         self.eligible = False
 
 
+@cython.final
+@cython.cclass
 class Eevdf:
     """The choice between the active ones of a set of entities."""
 
@@ -96,8 +100,8 @@ class Eevdf:
     _eligible: Heap
     _waiting: Heap
     _current: Entity | None  # picked last, active, and in neither heap
-    _stint_ns: int  # for which it goes on without being compared
-    _uncharged_ns: int  # of that, what it has had
+    stint_ns: int  # for which it goes on without being compared: until it has had so much, `pick` returns it again
+    uncharged_ns: int  # of that, what it has had
     _granularity_ns: int
 
     def __init__(self, granularity_ns: int = 0) -> None:
@@ -109,8 +113,8 @@ class Eevdf:
         self._eligible = Heap()
         self._waiting = Heap()
         self._current = None
-        self._stint_ns = 0
-        self._uncharged_ns = 0
+        self.stint_ns = 0
+        self.uncharged_ns = 0
         self._granularity_ns = granularity_ns
 
     def add(self, item: object, share: int, slice_ns: int) -> Entity:
@@ -151,8 +155,8 @@ class Eevdf:
     def charge(self, entity: Entity, elapsed_ns: int) -> None:
         """The active entity has run for `elapsed_ns`."""
         if entity is self._current:
-            self._uncharged_ns += elapsed_ns
-            if self._uncharged_ns >= self._stint_ns:
+            self.uncharged_ns += elapsed_ns
+            if self.uncharged_ns >= self.stint_ns:
                 self._settle()
         else:
             self._advance(entity, elapsed_ns)
@@ -174,7 +178,7 @@ class Eevdf:
         """The entity that should run now; it stays active. None if none is active."""
         current = self._current
         if current is not None:
-            if self._uncharged_ns < self._stint_ns:
+            if self.uncharged_ns < self.stint_ns:
                 return current
             if self.total_share == current.share:  # it is alone
                 if current.vruntime > self.virtual_time:
@@ -208,18 +212,18 @@ class Eevdf:
 
     def _begin_stint(self, entity: Entity) -> None:
         # A slice may be shorter than any granularity; it is a promise, and this is not to take a visible part of it.
-        self._stint_ns = min(self._granularity_ns, entity.slice_ns >> 4)
+        self.stint_ns = min(self._granularity_ns, entity.slice_ns >> 4)
 
     def _end_stint(self) -> None:
         """Virtual times are true again, and the next choice compares."""
-        self._stint_ns = 0
-        if self._uncharged_ns:
+        self.stint_ns = 0
+        if self.uncharged_ns:
             self._settle()
 
     def _settle(self) -> None:
-        self._stint_ns = 0
-        elapsed = self._uncharged_ns
-        self._uncharged_ns = 0
+        self.stint_ns = 0
+        elapsed = self.uncharged_ns
+        self.uncharged_ns = 0
         self._advance(self._current, elapsed)  # type: ignore[arg-type]
 
     def _promote(self) -> None:

@@ -9,6 +9,11 @@ from __future__ import annotations
 
 from typing import Any
 
+try:
+    import cython
+except ModuleNotFoundError:
+    from clockworker import _cython_shim as cython
+
 
 class HeapNode:
     """Base of what a `Heap` holds. A node is in one heap at a time; `position` is -1 outside."""
@@ -23,6 +28,8 @@ class HeapNode:
         self.position = -1
 
 
+@cython.final
+@cython.cclass
 class Heap:
     """Nodes by (key, tie), the smallest first."""
 

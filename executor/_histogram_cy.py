@@ -31,6 +31,8 @@ def bucket_bound_ns(bucket: int) -> int:
     return (((bucket & 7) + 9) << ((bucket >> 3) - 1)) - 1
 
 
+@cython.final
+@cython.cclass
 class Histogram:
     """Bucket i < 16 counts durations of i nanoseconds; the others those that are longer than bucket i - 1's bound and not
     longer than their own (`bucket_bound_ns`)."""

@@ -16,6 +16,7 @@ cdef extern from "Python.h":
     object PyObject_Call(object callable, tuple arguments, dict keywords)
     object PyObject_Vectorcall(object callable, PyObject **arguments, size_t count, PyObject *keywords)
     PyTypeObject *Py_TYPE(PyObject *object)
+    Py_ssize_t Py_REFCNT(void *object)
     void Py_INCREF(object)
     void Py_DECREF(object)
     void PyObject_GC_Track(object)

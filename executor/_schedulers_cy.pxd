@@ -61,7 +61,6 @@ cdef class ArrivalFifo(Scheduler):
     cpdef ScheduledTask pop(self)
 
 
-@cython.final
 cdef class ServiceGroup(HeapNode):
     cdef long long service_ns
     cdef object runnable

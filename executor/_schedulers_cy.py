@@ -153,6 +153,8 @@ class ArrivalFifo(Scheduler):
         return self._heap.count
 
 
+@cython.final
+@cython.cclass
 class ServiceGroup(HeapNode):
     """The tasks that share one account of attained service. `key` orders the groups that have runnable tasks."""
 

@@ -5,7 +5,6 @@ from clockworker.executor._page_table cimport PageTable
 from clockworker.executor._tasks_cy cimport JoinHandle
 
 
-@cython.final
 cdef class TaskTable:
     cdef PageTable _table
 
@@ -13,8 +12,8 @@ cdef class TaskTable:
     cdef JoinHandle get(self, object task)
     @cython.locals(found=cython.p_void)
     cdef JoinHandle find(self, object callback, object argument)
-    cdef put(self, JoinHandle state)
-    cdef remove(self, JoinHandle state)
+    cdef int put(self, JoinHandle state) except -1
+    cdef int remove(self, JoinHandle state, bint keep_hidden) except -1
     @cython.locals(at=cython.size_t, entry=cython.size_t)
     cpdef list states(self)
     @cython.locals(state=JoinHandle)

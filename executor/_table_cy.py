@@ -6,6 +6,7 @@ Compiled it is a table of pointers in the order of memory (`_page_table.pxd`). A
 The table holds each state, and a state its task and the step that waits to run: nothing that is in it goes away. To the
 collector of cycles all that is reachable from here is reachable from outside, so it need not look into states, their tasks
 and steps while they are in the table, and does not. With many tasks that come and go its full runs were a third of all time.
+Nor does it look into one that is done and was waited for, until who waited has gone on: mostly that was the last to know it.
 The price: a loop that is dropped without being closed keeps its pending tasks, and `gc.get_objects()` does not name them
 (`asyncio.all_tasks()` does).
 """
@@ -24,12 +25,7 @@ except ModuleNotFoundError:
 from clockworker.executor._tasks_cy import JoinHandle
 
 if cython.compiled:
-    from cython.cimports.clockworker.executor._native import (
-        Py_DECREF,
-        Py_INCREF,
-        PyObject_GC_Track,
-        PyObject_GC_UnTrack,
-    )
+    from cython.cimports.clockworker.executor._native import Py_DECREF, Py_INCREF
     from cython.cimports.clockworker.executor._page_table import (
         ENTRIES,
         table_close,
@@ -44,6 +40,8 @@ if cython.compiled:
 _ARRIVAL = operator.attrgetter("arrival")
 
 
+@cython.final
+@cython.cclass
 class TaskTable:
     """Each task's JoinHandle."""
 
@@ -80,19 +78,18 @@ class TaskTable:
                 cython.cast(cython.p_void, state),
             )
             Py_INCREF(state)
-            PyObject_GC_UnTrack(state)
-            PyObject_GC_UnTrack(state.task)
+            state.hide()
         else:
             self._states[state.task] = state
 
-    def remove(self, state: JoinHandle) -> None:
-        """One that is here."""
+    def remove(self, state: JoinHandle, keep_hidden: bool) -> None:
+        """One that is here. Who keeps it hidden from the collector has to show it in the end."""
         if cython.compiled:
             if table_remove(cython.address(self._table), cython.cast(cython.p_void, state.task)):
-                PyObject_GC_Track(state)
-                PyObject_GC_Track(state.task)
-                if state.callback is not None and state.argument is None:
-                    PyObject_GC_Track(state.callback)
+                if keep_hidden:
+                    state.hidden = True
+                else:
+                    state.show()
                 Py_DECREF(state)
         else:
             del self._states[state.task]
@@ -113,4 +110,4 @@ class TaskTable:
 
     def clear(self) -> None:
         for state in self.states():
-            self.remove(state)
+            self.remove(state, False)

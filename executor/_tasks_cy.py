@@ -34,11 +34,13 @@ from clockworker.executor._seam_cy import Seam
 
 if cython.compiled:
     from cython.cimports.clockworker.executor._native import (
+        Py_REFCNT,
         PyContext_Copy,
         PyContext_CopyCurrent,
         PyContext_Enter,
         PyContext_Exit,
         PyContextVar_Set,
+        PyObject_GC_Track,
         PyObject_GC_UnTrack,
         context_value,
         in_empty_context,
@@ -50,6 +52,8 @@ else:
 MEMBERSHIP: contextvars.ContextVar[Membership] = contextvars.ContextVar("clockworker.membership")
 
 
+@cython.final
+@cython.cclass
 class QueueState:
     """One queue while it runs: its entity in the policy, its scheduler, its counters."""
 
@@ -104,6 +108,8 @@ class QueueState:
         self.fifo = scheduler if type(scheduler) is RunnableFifo else None
 
 
+@cython.final
+@cython.cclass
 class Membership:
     """A place in a queue, with or without a group; the value of the context variable."""
 
@@ -155,6 +161,9 @@ class Membership:
         return self._context_alone
 
 
+@cython.final
+@cython.no_gc
+@cython.cclass
 class Waiter:
     """Where one task waits for the end of another, once. Its iterator yields itself, which tells the Task to wait for it.
 
@@ -174,6 +183,13 @@ class Waiter:
     context: contextvars.Context
     before: Waiter | None
     after: Waiter | None
+
+    def __dealloc__(self) -> None:  # of compiled classes only
+        if self.handle is not None and self.handle.hidden:
+            if Py_REFCNT(cython.cast(cython.p_void, self.handle)) > 1:
+                self.handle.show()
+            elif Py_REFCNT(cython.cast(cython.p_void, self.handle.task)) > 1:  # the handle goes with its waiter
+                PyObject_GC_Track(self.handle.task)
 
     def __iter__(self) -> Waiter:
         return self
@@ -244,6 +260,8 @@ class Waiter:
             self.callback = None
 
 
+@cython.final
+@cython.cclass
 class JoinHandle(ScheduledTask):
     """A spawned task, to wait for or to abort. Dropping the handle leaves the task running.
 
@@ -262,6 +280,7 @@ class JoinHandle(ScheduledTask):
     held: bool  # back, with its step: it is not in the scheduler yet
     spawned: bool  # by `spawn`: then an exception that escapes it is a panic
     single: bool  # one step of no task (`Core.spawn_step`): `task` is its carrier, and not in the table
+    hidden: bool  # done, and still out of the collector's sight: who waited has not gone on yet
     first_seen_ns: int  # 0 once it has been polled
     pushed_ns: int  # into its queue's scheduler, if this wait is measured; else 0
     first_waiter: Waiter | None
@@ -289,6 +308,7 @@ class JoinHandle(ScheduledTask):
             self.held = False
             self.spawned = False
             self.single = False
+            self.hidden = False
             self.first_seen_ns = 0
             self.pushed_ns = 0
             self.first_waiter = None
@@ -360,6 +380,21 @@ class JoinHandle(ScheduledTask):
             waiter.after.before = waiter.before
         waiter.before = None
         waiter.after = None
+
+    def hide(self) -> None:
+        """From the collector of cycles, with the task; why that may be is in _table_cy."""
+        if cython.compiled:
+            PyObject_GC_UnTrack(self)
+            PyObject_GC_UnTrack(self.task)
+
+    def show(self) -> None:
+        """To the collector."""
+        if cython.compiled:
+            self.hidden = False
+            PyObject_GC_Track(self)
+            PyObject_GC_Track(self.task)
+            if self.callback is not None and self.argument is None:
+                PyObject_GC_Track(self.callback)
 
     def release_at_end(self) -> None:
         """The core will not see the task's end."""

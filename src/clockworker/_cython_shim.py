@@ -1,6 +1,26 @@
 """Stands in for the `cython` module where Cython is not installed, so that it is never a run-time dependency.
 
-The types of the compiled modules are in their .pxd files; the sources only ask whether they are compiled.
+The types of the compiled modules are in their .pxd files; the sources only ask whether they are compiled, and say of classes
+what Cython overlooks in a .pxd.
 """
 
+from typing import TypeVar
+
+T = TypeVar("T")
+
 compiled = False
+
+
+def cclass(of_class: type[T]) -> type[T]:
+    """Is a C struct, as its .pxd says. The others below want it to be said here too."""
+    return of_class
+
+
+def final(of_class: type[T]) -> type[T]:
+    """Has no subclasses: methods are called directly, not through a table."""
+    return of_class
+
+
+def no_gc(of_class: type[T]) -> type[T]:
+    """The collector of cycles does not look into instances."""
+    return of_class

@@ -97,6 +97,65 @@ def test_a_finished_task_in_a_cycle_is_collected(run: Run) -> None:
     run(body)
 
 
+def test_the_collector_sees_what_is_left_when_those_who_waited_have_gone(run: Run) -> None:
+    """A task that is done and was waited for is shown to it only then, and mostly nothing is left."""
+
+    async def body() -> None:
+        async with cw.Executor([cw.Queue("first"), cw.Queue("second")]) as executor:
+            queue, other = executor.queues()
+
+            async def work() -> Result:
+                result = Result()
+                result.handle = asyncio.current_task()
+                await asyncio.sleep(0)
+                return result
+
+            async def wait_for(handle: cw.JoinHandle[Result]) -> Result:
+                return await handle
+
+            async def the_handle_goes() -> weakref.ref[Result]:
+                return weakref.ref(await queue.spawn(work()))
+
+            async def several_wait() -> weakref.ref[Result]:
+                handle = queue.spawn(work())
+                waiting = [place.spawn(wait_for(handle)) for place in (queue, other, other)]
+                results = [await waiter for waiter in waiting]
+                return weakref.ref(results[0])
+
+            async def one_is_cancelled() -> weakref.ref[Result]:
+                handle = queue.spawn(work())
+                waiting = [queue.spawn(wait_for(handle)), asyncio.create_task(wait_for(handle))]
+                await asyncio.sleep(0)
+                waiting[0].abort()  # type: ignore[union-attr]
+                await asyncio.wait([waiting[1]])  # type: ignore[list-item]
+                return weakref.ref((await handle.outcome()).value)  # type: ignore[union-attr]
+
+            async def nobody_waits() -> weakref.ref[Result]:
+                handle = queue.spawn(work())
+                while not handle.done():
+                    await asyncio.sleep(0)
+                return weakref.ref(handle.task.result())
+
+            for make in (the_handle_goes, several_wait, one_is_cancelled, nobody_waits):
+                gone = await other.spawn(make())
+                await asyncio.sleep(0.001)
+                gc.collect()
+                assert gone() is None, make
+
+    run(body)
+
+
+@pytest.mark.skipif(not cw.compiled, reason="pure Python hides nothing from the collector")
+def test_the_collector_does_not_look_into_those_who_wait(run: Run) -> None:
+    async def body() -> None:
+        async with cw.Executor([cw.Queue("first")]) as executor:
+            handle = executor.queue("first").spawn(asyncio.sleep(0))
+            assert not gc.is_tracked(handle.__await__())
+            await handle
+
+    run(body)
+
+
 def test_pending_tasks_are_the_collectors_again_after_a_detach(run: Run) -> None:
     async def body() -> None:
         async def forever() -> None:
