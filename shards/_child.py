@@ -186,6 +186,7 @@ class _ShardMain:
             self._listening,
             announce_ready=lambda: self._channel.send(Ready()),
             blocking_threads=self._config.blocking_threads,
+            backlog=self._config.backlog,
             access_log=self._config.access_log,
             handover=Handover(self._handover, self._pulse.write_connections) if self._is_handed() else None,
             max_connections=self._config.max_connections,

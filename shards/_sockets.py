@@ -108,11 +108,8 @@ class Listeners:
             for family, sockaddr in list(filter(_is_here, resolved)) or resolved:
                 self._listen_tcp(family, sockaddr, backlog)
             return
-        if isinstance(address, UnixAddress):
-            sock = self._bind_unix(address)
-            sock.listen(backlog)
-        else:
-            sock = _adopt(address)
+        sock = self._bind_unix(address) if isinstance(address, UnixAddress) else _adopt(address)
+        sock.listen(backlog)
         for sockets in self._accepting():
             sockets.append(sock)
         self.names.append(str(address))
