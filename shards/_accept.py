@@ -212,6 +212,10 @@ class Acceptor:
         """In time for `close`."""
         self._sources.update({sock: accept_from(sock) for sock in listening})
 
+    def lift_limit(self) -> None:
+        self._limit = None
+        self._accept()
+
     async def close(self, *, take_all: bool) -> None:
         """Takes all that is there in any case: what is on the supervisor's line is ours already."""
         for take in self._sources.values():

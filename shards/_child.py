@@ -43,6 +43,7 @@ from clockworker.shards._control import (
     StartTrace,
     Stirred,
     Stop,
+    TakeAll,
     Traced,
 )
 from clockworker.shards._health import HealthPolicy
@@ -252,6 +253,8 @@ class _ShardMain:
                 self._loop.call_later(seconds, trace.end)
             case Reopen():
                 reopen()
+            case TakeAll():
+                self._shard._lift_limit()
             case Begin():
                 self._may_begin.set()
             case Stop(for_good):

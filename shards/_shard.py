@@ -256,6 +256,10 @@ class Shard:
             stop = self._stop_accepting(for_good, orphaned)
             self._stopping = asyncio.get_running_loop().create_task(stop, name="stop")
 
+    def _lift_limit(self) -> None:
+        if isinstance(self._accepting, Acceptor):
+            self._accepting.lift_limit()
+
     async def _stop_accepting(self, for_good: bool, orphaned: Sequence[socket.socket]) -> None:
         self._listening.extend(orphaned)
         if self._accepting is not None:
