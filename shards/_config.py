@@ -7,6 +7,7 @@ from typing import Literal, TypeAlias
 
 import msgspec
 
+from clockworker._errors import ApplicationError
 from clockworker.executor import Queue
 from clockworker.shards._schedulers import make_scheduler
 
@@ -73,7 +74,10 @@ class QueueConfig(msgspec.Struct, frozen=True):
 
     def declare(self, app_dir: str = ".") -> Queue:
         """The executor's declaration of this queue, with a scheduler of its own. Raises as `make_scheduler` does."""
-        scheduler = make_scheduler(self.scheduler, app_dir)
+        try:
+            scheduler = make_scheduler(self.scheduler, app_dir)
+        except ApplicationError as error:
+            raise ApplicationError(f"the scheduler of queue {self.name!r}: {error}") from None
         return Queue(self.name, share=self.share, scheduler=scheduler, slice=self.slice, on_panic=self.on_panic)
 
 

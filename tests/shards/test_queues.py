@@ -130,6 +130,7 @@ def test_tables_of_shards() -> None:
         ("[[queue]]\nname = 'web'\nscheduler = 'lass'", "unknown scheduler 'lass'; did you mean 'las'?"),
         ("[[queue]]\nname = 'web'\non_panic = 'die'", 'on_panic is \'die\'; give "catch" or "propagate"'),
         ("[[queue]]\nname = 'web'\n[[queue]]\nname = 'web'", "'web' is given 2 times"),
+        ("[[shard.0.queue]]\nname = 'x'\n[[shard.0.queue]]\nname = 'x'", "'x' of shard 0 is given twice"),
         ("shard = 2", r"shard is 2; give tables \[shard.0\]"),
         ("[shard.x]", "the shard is 'x'; give a whole number from 0"),
         ("[shard]\n0 = 3", r"shard.0 is 3; give a table \[shard.0\]"),
