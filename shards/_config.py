@@ -122,9 +122,11 @@ class ServeConfig(msgspec.Struct, frozen=True):
     pid_file: str | None = None
 
     def queues_of(self, shard: int) -> tuple[QueueConfig, ...]:
+        """All queues of that shard, in the order of their declaration."""
         return self.shard_queues.get(shard, self.queues)
 
     def queue_names(self, shard: int) -> list[str]:
+        """Their names alone."""
         return [queue.name for queue in self.queues_of(shard)]
 
     def of_shard(self, shard: int) -> ServeConfig:

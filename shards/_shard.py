@@ -219,6 +219,7 @@ class Shard:
         return self._stopping is not None
 
     def stats(self) -> ShardStats:
+        """Counters since this incarnation was started, and gauges of now. No system call; some microseconds."""
         return ShardStats(
             self.id,
             os.getpid(),
