@@ -99,8 +99,13 @@ class Shard:
         self._stopping: asyncio.Task[None] | None = None
 
     def queue(self, name: str) -> QueueHandle:
-        """The executor's queue of that name. Raises as `Executor.queue` does if there is none."""
-        return self.executor.queue(name)
+        """The executor's queue of that name. An unknown one raises `KeyError`, which says how to declare it."""
+        try:
+            return self.executor.queue(name)
+        except KeyError as error:
+            raise KeyError(
+                f"{error.args[0]}; start with --queue {name}:SHARE, or put a [[queue]] in the file"
+            ) from None
 
     def counter(self, name: str) -> Counter:
         """A counter of the application's own, the same for the same name: `orders = shard.counter("shop_orders")`, and
@@ -230,7 +235,7 @@ class Shard:
         )
 
     def _queue_or_first(self, name: str | None) -> QueueHandle:
-        return self.executor.queues()[0] if name is None else self.executor.queue(name)
+        return self.executor.queues()[0] if name is None else self.queue(name)
 
     async def _serve(self, factory: ProtocolFactory, queue: QueueHandle, max_connections: int | None) -> None:
         if self._accepting is not None:
