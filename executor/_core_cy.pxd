@@ -77,6 +77,7 @@ cdef class Core(Seam):
     cdef int _consider_preemption(self, Entity woken) except -1
     @cython.locals(state=JoinHandle, now=cython.longlong)
     cpdef bint should_yield(self) except? -1
+    cpdef bint is_busy(self)
     @cython.locals(state=JoinHandle)
     cpdef switch(self, Membership membership)
     @cython.locals(queue=QueueState)

@@ -355,6 +355,9 @@ class Core(Seam):
         now: int = now_ns()
         return now - self._step_started >= state.membership.queue.entity.slice_ns or now >= self._turn_must_end
 
+    def is_busy(self) -> bool:
+        return self._eevdf.total_share != 0
+
     def switch(self, membership: Membership) -> None:
         """Move the task whose step is running. What this step costs is still its old queue's."""
         state = self.current

@@ -282,6 +282,11 @@ class Executor:
         """How many it has had on the loop."""
         return self._core.turns
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether anything is runnable, so that the loop's next turn comes only after some steps."""
+        return self._core.is_busy()
+
     def when_stirred(self, callback: Callable[[], None] | None) -> None:
         """Call back once, when something becomes runnable after nothing was, before it runs. None: nobody wants to know."""
         self._core.stirred = callback

@@ -290,6 +290,7 @@ class JoinHandle(ScheduledTask):
     def begin(
         self, task: asyncio.Task[Any], membership: Membership, context: contextvars.Context | None, arrival: int
     ) -> None:
+        """The core's: from here on it is the handle of this task."""
         self.task = task
         self.context = context
         self.group = membership.group
@@ -344,6 +345,7 @@ class JoinHandle(ScheduledTask):
         return f"<JoinHandle of {self.task!r}>"
 
     def waiter(self, quiet: bool) -> Waiter:
+        """What an `await` of this handle waits for. quiet: it wants the outcome, and not the exception."""
         waiter: Waiter = Waiter.__new__(Waiter)
         waiter.handle = self
         waiter.quiet = quiet
@@ -360,6 +362,7 @@ class JoinHandle(ScheduledTask):
         return waiter
 
     def add(self, waiter: Waiter) -> None:
+        """Wake it at the task's end, after those that have waited for longer."""
         if self.first_waiter is None:
             self.first_waiter = waiter
             if self.membership.core.loop is None:
@@ -370,6 +373,7 @@ class JoinHandle(ScheduledTask):
         self.last_waiter = waiter
 
     def remove(self, waiter: Waiter) -> None:
+        """It waits no longer."""
         if waiter.before is None:
             self.first_waiter = waiter.after
         else:

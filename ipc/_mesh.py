@@ -374,6 +374,7 @@ class Mesh(Traffic):
         link.send(Kind.SCHEMA, 0, 0, 0, self.shared.encode(schema))
 
     def take_schema(self, link: Link, body: bytes) -> None:
+        """The peer's word of what a service of its own looks like. Raises `PoisonedRing` if it cannot be read."""
         try:
             schema = _schema_decoder.decode(body)
         except Exception as error:
@@ -392,11 +393,13 @@ class Mesh(Traffic):
     # Streams
 
     def serve_stream(self, request: Request) -> Coroutine[Any, Any, None]:
+        """What answers a request for a stream, to be run in the request's queue."""
         return serve_stream(request)
 
     # Sleep
 
     def look_soon(self) -> None:
+        """A new sleep begins: look for news at short intervals again."""
         self._sleep.look_soon()
 
     # Ends

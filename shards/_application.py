@@ -77,10 +77,16 @@ def _check(app: str, target: object, *, factory: bool) -> Main:
         )
     if not inspect.iscoroutinefunction(target) and not inspect.iscoroutinefunction(type(target).__call__):
         hint = WANTED if factory or inspect.isclass(target) else f"{WANTED}; if {app} makes one, add --factory"
-        raise ApplicationError(f"{subject} is not a coroutine function but of type {type(target).__name__}; {hint}")
+        raise ApplicationError(f"{subject} is not a coroutine function but {_kind(target)}; {hint}")
     if not _accepts(target, 1):
         raise ApplicationError(f"{subject} must take one argument, the shard; {WANTED}")
     return target
+
+
+def _kind(target: object) -> str:
+    if inspect.isclass(target):
+        return "a class"
+    return "a plain `def`" if inspect.isfunction(target) else f"of type {type(target).__name__}"
 
 
 def _other_interface(target: Callable[..., object]) -> str | None:

@@ -31,6 +31,7 @@ def split_command_line(arguments: Sequence[str], version: str) -> dict[str, Any]
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
+        message = re.sub("ignored explicit argument (.*)", r"takes no value; leave \1 out", message)
         raise ConfigurationError(f"{message}; see clockworker-serve --help")
 
 
@@ -52,6 +53,10 @@ class _Switch(argparse.Action):
 
 
 def _unknown(argument: str) -> str:
+    if argument == "--app":
+        return "unknown option --app; APP is given by itself: clockworker-serve MODULE:ATTRIBUTE"
+    if re.match("--(ssl|certfile|keyfile)", argument):
+        return f"unknown option {argument}; there is no TLS here: put a proxy in front that does it"
     flags = {flag.lstrip("-"): flag for option in OPTIONS for flag in option.flags if flag.startswith("--")}
     near = nearest_option(argument.lstrip("-"), [*flags, "help", "version"])
     hint = f"did you mean --{near}?" if near else "see clockworker-serve --help"
@@ -63,7 +68,7 @@ def _close_metrics(arguments: Sequence[str]) -> list[str]:
     metrics."""
     closed = list(arguments)
     for index, (argument, following) in enumerate(itertools.pairwise([*closed, ""])):
-        if argument == "--metrics" and (not following or re.fullmatch(r"-.*|.*:(?!\d+$)[^:]*", following)):
+        if argument == "--metrics" and (not following or re.fullmatch(r"-.*|(?!unix:|fd:).*:(?!\d+$)[^:]*", following)):
             closed[index] = "--metrics=1"
     return closed
 

@@ -43,6 +43,7 @@ from clockworker.shards._control import (
     StartTrace,
     Stirred,
     Stop,
+    TakeAll,
     Traced,
 )
 from clockworker.shards._health import HealthPolicy
@@ -186,6 +187,7 @@ class _ShardMain:
             self._listening,
             announce_ready=lambda: self._channel.send(Ready()),
             blocking_threads=self._config.blocking_threads,
+            backlog=self._config.backlog,
             access_log=self._config.access_log,
             handover=Handover(self._handover, self._pulse.write_connections) if self._is_handed() else None,
             max_connections=self._config.max_connections,
@@ -251,6 +253,8 @@ class _ShardMain:
                 self._loop.call_later(seconds, trace.end)
             case Reopen():
                 reopen()
+            case TakeAll():
+                self._shard._lift_limit()
             case Begin():
                 self._may_begin.set()
             case Stop(for_good):

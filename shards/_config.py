@@ -7,6 +7,7 @@ from typing import Literal, TypeAlias
 
 import msgspec
 
+from clockworker._errors import ApplicationError
 from clockworker.executor import Queue
 from clockworker.shards._schedulers import make_scheduler
 
@@ -73,7 +74,10 @@ class QueueConfig(msgspec.Struct, frozen=True):
 
     def declare(self, app_dir: str = ".") -> Queue:
         """The executor's declaration of this queue, with a scheduler of its own. Raises as `make_scheduler` does."""
-        scheduler = make_scheduler(self.scheduler, app_dir)
+        try:
+            scheduler = make_scheduler(self.scheduler, app_dir)
+        except ApplicationError as error:
+            raise ApplicationError(f"the scheduler of queue {self.name!r}: {error}") from None
         return Queue(self.name, share=self.share, scheduler=scheduler, slice=self.slice, on_panic=self.on_panic)
 
 
@@ -118,9 +122,11 @@ class ServeConfig(msgspec.Struct, frozen=True):
     pid_file: str | None = None
 
     def queues_of(self, shard: int) -> tuple[QueueConfig, ...]:
+        """All queues of that shard, in the order of their declaration."""
         return self.shard_queues.get(shard, self.queues)
 
     def queue_names(self, shard: int) -> list[str]:
+        """Their names alone."""
         return [queue.name for queue in self.queues_of(shard)]
 
     def of_shard(self, shard: int) -> ServeConfig:

@@ -79,6 +79,10 @@ class Reopen(msgspec.Struct, frozen=True, tag="reopen"):
     """Log files have been moved: open new ones."""
 
 
+class TakeAll(msgspec.Struct, frozen=True, tag="take-all"):
+    """Take the connections that are handed over, whatever the limit: the server is about to stop, and they wait."""
+
+
 class Begin(msgspec.Struct, frozen=True, tag="begin"):
     pass
 
@@ -138,7 +142,9 @@ class Poisoned(msgspec.Struct, frozen=True, tag="poisoned"):
     epoch: int
 
 
-ToShard: TypeAlias = Configure | Connect | Disconnect | Hold | Release | Reopen | Begin | Stop | Leave | StartTrace
+ToShard: TypeAlias = (
+    Configure | Connect | Disconnect | Hold | Release | Reopen | TakeAll | Begin | Stop | Leave | StartTrace
+)
 ToSupervisor: TypeAlias = Ready | Failed | Drained | Held | Poisoned | Stirred | Traced
 Message: TypeAlias = ToShard | ToSupervisor
 

@@ -27,6 +27,7 @@ class Counter:
 
     @property
     def name(self) -> str:
+        """As it was asked for, without `_total`."""
         return self._name
 
     @property

@@ -8,6 +8,10 @@ that is why it is a choice.
 A connection is never lost on the way. The supervisor keeps both ends of the line to each shard, so what a dead or
 departed shard has not taken is read back and goes to another; while no shard can take one, connections wait in the
 listening sockets' queues. A shard that stalls gets none.
+
+Before the server stops, those that wait are handed over whatever the limit, as shards that accept for themselves do it: what
+waits at a socket that is closed is reset, and its client has perhaps asked already. Rejected: letting them wait for places
+that become free while the shards drain. An application that closes its own connections has to know which they are.
 """
 
 from __future__ import annotations
@@ -19,6 +23,7 @@ import socket
 from collections import deque
 from collections.abc import Callable, Sequence
 
+from clockworker.shards._control import TakeAll
 from clockworker.shards._lifecycle import State
 from clockworker.shards._member import Member
 from clockworker.shards._process import ShardProcess
@@ -48,18 +53,27 @@ class Dispatcher:
         self._next = 0  # of equals the one whose turn it is
         self._returned: deque[socket.socket] = deque()
         self._accepting = False
-        self._finished = False
+        self._finished: Callable[[], None] | None = None  # whom to tell; set while the last are handed over
+        self._give_up: asyncio.TimerHandle | None = None
+        self._ended = False
+        self._told: set[ShardProcess] = set()  # to take all
         self._retry: asyncio.TimerHandle | None = None
 
     def go_on(self) -> None:
         """Some shard may be able to take connections again."""
+        if self._ended:
+            return
         self._cancel_retry()
         while self._returned:
             process = self._choose()
             if process is None or not self._hand_over(process, self._returned.popleft()):
+                if self._finished is not None and not self._anybody_ready():
+                    break
                 self._pause(_RETRY_S)
                 return
-        if not self._accepting:
+        if self._finished is not None:
+            self._end()
+        elif not self._accepting:
             self._accepting = True
             for sock in self._listening:
                 self._loop.add_reader(sock.fileno(), self._accept, sock)
@@ -72,22 +86,39 @@ class Dispatcher:
             except OSError:
                 break
             self._returned.extend(socket.socket(fileno=descriptor) for descriptor in descriptors)
-        if self._finished:
+        if self._ended:
             self._close_returned()
         elif self._returned:
             self.go_on()
 
-    def finish(self) -> None:
-        """Accept and hand over what is in the listening sockets' queues, and no more: all are about to stop."""
+    def finish(self, seconds: float, finished: Callable[[], None]) -> None:
+        """Accept and hand over what is in the listening sockets' queues, and no more: all are about to stop.
+
+        What nobody has taken after these seconds is closed.
+        """
+        self._stop_accepting()
+        self._limit = None
+        self._finished = finished
+        self._give_up = self._loop.call_later(seconds, self._end)
         for sock in self._listening:
-            while self._accept_one(sock):
-                pass
+            while (accepted := self._accept_from(sock)) is not None:
+                self._returned.append(accepted)
+        self.go_on()
+
+    def _end(self) -> None:
+        self._ended = True
         self._stop_accepting()
         self._cancel_retry()
-        self._finished = True
+        assert self._give_up is not None
+        assert self._finished is not None
+        self._give_up.cancel()
+        finished, self._finished = self._finished, None
         self._close_returned()
+        finished()
 
     def _close_returned(self) -> None:
+        if self._returned:
+            log.warning("%d connections that waited were closed: no shard took them", len(self._returned))
         while self._returned:
             self._returned.popleft().close()
 
@@ -101,20 +132,30 @@ class Dispatcher:
         if process is None:
             self._pause(_RETRY_S)
             return False
-        try:
-            connection, _ = sock.accept()
-        except OSError as error:
-            if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
-                log.error("no connection can be accepted: %s", error.strerror)
-                self._pause(_NO_DESCRIPTORS_S)
-                return False
-            return error.errno == errno.ECONNABORTED  # it left while it waited; else there is none
+        connection = self._accept_from(sock)
+        if connection is None:
+            return False
         if self._hand_over(process, connection):
             return True
         self._pause(_RETRY_S)
         return False
 
+    def _accept_from(self, sock: socket.socket) -> socket.socket | None:
+        while True:
+            try:
+                return sock.accept()[0]
+            except OSError as error:
+                if error.errno == errno.ECONNABORTED:  # it left while it waited
+                    continue
+                if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
+                    log.error("no connection can be accepted: %s", error.strerror)
+                    self._pause(_NO_DESCRIPTORS_S)
+                return None
+
     def _hand_over(self, process: ShardProcess, connection: socket.socket) -> bool:
+        if self._finished is not None and process not in self._told:
+            self._told.add(process)
+            process.send(TakeAll())
         if not process.handover.give(connection):
             self._returned.append(connection)
             return False
@@ -136,6 +177,9 @@ class Dispatcher:
                 best, fewest = process, load
         self._next = (self._next + 1) % count
         return best
+
+    def _anybody_ready(self) -> bool:
+        return any(member.state is State.READY and member.process is not None for member in self._members)
 
     def _pause(self, seconds: float) -> None:
         self._stop_accepting()

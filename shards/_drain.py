@@ -22,12 +22,14 @@ LEAVE_S = 1.0
 
 
 class Drain:
-    """grace: seconds from `Stop` to SIGKILL. together: whether all stop and leave together."""
+    """grace: seconds that open work has, until SIGKILL. together: whether all stop and leave together. spent: seconds of the
+    grace that had gone by before they could be told."""
 
     def __init__(self, members: Sequence[Member], grace: float) -> None:
         self._members = members
         self._grace = grace
         self.together = False
+        self.spent = 0.0
 
     def begin(self, member: Member, orphaned: Sequence[int] = ()) -> None:
         """Tell it to stop, if it is there and has not been told. orphaned: whose queues it is to serve, too."""
@@ -36,7 +38,7 @@ class Drain:
         member.cancel_timer()
         member.lifecycle.to(State.DRAINING)
         member.tell(Stop(for_good=self.together), orphaned)
-        self._set_timer(member, self._grace)
+        self._set_timer(member, max(0.0, self._grace - self.spent))
 
     def drained(self, member: Member) -> None:
         member.drained = True

@@ -15,7 +15,7 @@ An unknown key is an error and not a warning: a limit that was never in force is
 
 from __future__ import annotations
 
-from pathlib import Path
+import os
 
 from clockworker._errors import ConfigurationError
 from clockworker.shards import _toml
@@ -36,7 +36,7 @@ _KINDS: dict[type, str] = {
 
 def find_file() -> str | None:
     """`clockworker.toml`, if there is one in the working directory."""
-    return NAME if Path(NAME).exists() else None
+    return NAME if os.path.exists(NAME) else None  # Path's raises where the directory may not be read
 
 
 def read_file(path: str) -> dict[str, object]:
@@ -77,7 +77,8 @@ def _as_text(option: Option, value: object) -> str | list[str]:
     takes = option.takes
     if type(value) not in takes:
         kinds = " or ".join(_KINDS[kind] for kind in takes if not (kind is int and float in takes))
-        raise ConfigurationError(f"the value {_toml.show(value)} is {_kind(value)}; give {kinds} ({option.metavar})")
+        form = f" ({option.metavar})" if option.metavar else ""
+        raise ConfigurationError(f"the value {_toml.show(value)} is {_kind(value)}; give {kinds}{form}")
     if isinstance(value, list):
         wanted = int if option.name == "cpus" else str
         for item in value:

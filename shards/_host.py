@@ -62,7 +62,11 @@ class PidFile:
             with open(self._path, "w") as file:
                 file.write(f"{os.getpid()}\n")
         except OSError as error:
-            raise ConfigurationError(f"--pid-file {self._path!r} cannot be written: {error.strerror}") from error
+            where = os.path.dirname(self._path)
+            hint = f"make the directory {where!r}, or give" if isinstance(error, FileNotFoundError) else "give"
+            raise ConfigurationError(
+                f"--pid-file {self._path!r} cannot be written: {error.strerror}; {hint} another path"
+            ) from error
 
     def __exit__(self, *_: object) -> None:
         with contextlib.suppress(FileNotFoundError):

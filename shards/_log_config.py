@@ -26,6 +26,8 @@ def configure_logging(path: str) -> None:
             raise ConfigurationError(f"--log-config {path} cannot be read: {error.strerror}") from None
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             raise ConfigurationError(f"--log-config {path} is not a JSON object: {error}") from None
+    elif not path.endswith(".toml"):
+        raise ConfigurationError(f"--log-config {path}: give a dictionary of logging.config in a .toml or .json file")
     else:
         config = _toml.load(path, "--log-config")
     # The version is always 1. And loggers exist long before this is read, ours among them.

@@ -30,6 +30,7 @@ from clockworker.shards._process import ShardProcess
 from clockworker.shards._query import Answers, QueryServer
 from clockworker.shards._reading import Reading, RingReading
 from clockworker.shards._rest import SUPERVISOR_AFTER_S, next_tick
+from clockworker.shards._sockets import explain, resolve
 from clockworker.shards._view import Presence, ServerStats, view_all, view_shard
 
 if TYPE_CHECKING:
@@ -196,14 +197,12 @@ def _listen(address: TcpAddress) -> socket.socket:
             f"--metrics needs {' and '.join(missing)}, which is not installed: pip install 'clockworker[metrics]'"
         )
     try:
-        family, _, _, _, where = socket.getaddrinfo(
-            address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        return socket.create_server(where[:2], family=family)
+        family, where = resolve(address)[0]
+        return socket.create_server(where, family=family)
+    except AddressUnavailable as error:
+        raise AddressUnavailable(f"--metrics: {error}") from error
     except OSError as error:
-        # Of the number: socket.create_server adds to the text what we say already.
-        reason = error.strerror if isinstance(error, socket.gaierror) else os.strerror(error.errno or 0)
-        raise AddressUnavailable(f"--metrics {address}: {reason}") from error
+        raise AddressUnavailable(f"--metrics: {explain(address, error, '--metrics')}") from error
 
 
 _NEEDED = {"prometheus_client": "prometheus-client", "h11": "h11"}

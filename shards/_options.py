@@ -147,7 +147,7 @@ OPTIONS = (
         takes=(str, list),
         repeat=True,
     ),
-    Option("sockets", ("--host",), "HOST", str, "address to listen on; default 127.0.0.1"),
+    Option("sockets", ("--host",), "HOST", parse.parse_host, "address to listen on; default 127.0.0.1"),
     Option(
         "sockets",
         ("--port", "-p"),
@@ -197,7 +197,7 @@ OPTIONS = (
         takes=(bool,),
     ),
     Option("application", ("--app-dir",), "DIR", str, "directory to import APP from; default the working directory"),
-    Option("application", ("--env-file",), "FILE", str, "file of NAME=VALUE lines for the environment"),
+    Option("application", ("--env-file",), "FILE", parse.parse_path, "file of NAME=VALUE lines for the environment"),
     Option(
         "application",
         ("--reload",),
@@ -259,7 +259,7 @@ OPTIONS = (
         "log steps of tasks that take longer than these seconds; 0: none; default 0.1; a queue may have its own in the file",
         takes=(int, float),
     ),
-    Option("logs", ("--log-config",), "FILE", str, "logging.config dictionary, in TOML or JSON"),
+    Option("logs", ("--log-config",), "FILE", parse.parse_path, "logging.config dictionary, in TOML or JSON"),
     Option(
         "logs",
         ("--access-log", "--no-access-log"),
@@ -276,8 +276,14 @@ OPTIONS = (
         f"serve metrics, health and statistics over HTTP; at 127.0.0.1:{METRICS_PORT} unless given",
         takes=(str, bool),
     ),
-    Option("operations", ("--control",), "PATH", str, "Unix socket for clockworker-top and other tools"),
-    Option("operations", ("--pid-file",), "PATH", str, "file to write the supervisor's pid to"),
+    Option(
+        "operations",
+        ("--control",),
+        "PATH",
+        parse.parse_socket_path,
+        "Unix socket for clockworker-top and other tools",
+    ),
+    Option("operations", ("--pid-file",), "PATH", parse.parse_path, "file to write the supervisor's pid to"),
     Option(
         "operations",
         ("--check-config",),
@@ -307,10 +313,13 @@ OTHER_NAMES = {
     "pidfile": "pid-file",
     "reload-paths": "reload-dir",
     "respawn-failed-workers": "respawn",
+    "threads": "blocking-threads",
     "timeout": "timeout-shard-healthcheck",
     "timeout-worker-healthcheck": "timeout-shard-healthcheck",
+    "unix": "uds",
     "unix-socket": "uds",
     "worker-connections": "max-connections",
+    "workers": "shards",
     "workers-kill-timeout": "timeout-graceful-shutdown",
 }
 

@@ -6,6 +6,7 @@ A wrong one raises `ConfigurationError` with a message that names it and says wh
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from typing import Literal, TypeVar, get_args
@@ -90,9 +91,31 @@ def parse_bind(text: str) -> Address:
 
 
 def _example(text: str) -> str:
+    """What was probably meant, in brackets."""
+    text = re.sub(r"^\w+://([^/]*).*", r"\1", text)
     if text.isdecimal():
         return f" (127.0.0.1:{text})"
+    if re.fullmatch(r"[\w.-]+:\d+", text):
+        return f" ({text})"
+    if found := re.fullmatch(r"\[?([\da-f:]*:)\]?(\d{4,5})?|\[([\da-f:]+)\]", text):
+        return f" ([{found[3] or found[1].removesuffix(':') or '::'}]:{found[2] or 8000})"
     return f" ({text}:8000)" if re.fullmatch(r"[\w.-]+", text) else ""
+
+
+def parse_host(text: str) -> str:
+    """A name or an address, an IPv6 one with or without brackets."""
+    host = text[1:-1] if re.fullmatch(r"\[.*\]", text) else text
+    if host and not re.search(r"[/\s\[\]]|^[^:]*:[^:]*$", host):
+        return host
+    name, _, port = host.partition(":")
+    hint = f"; give --bind {text}, or --host {name} --port {port}" if name and port.isdecimal() else ""
+    raise ConfigurationError(f"{text!r} is no host{hint or '; give a name or address, for example 0.0.0.0 for all'}")
+
+
+def parse_path(text: str) -> str:
+    if not text or "\0" in text:
+        raise ConfigurationError(f"{text!r} is no path; give one, or leave the option out")
+    return text
 
 
 def parse_binds(texts: Sequence[str]) -> tuple[Address, ...]:
@@ -108,10 +131,15 @@ def parse_uds(text: str) -> UnixAddress:
         path, mode = text, ""
     elif not re.fullmatch("0?[0-7]{3}", mode):
         raise ConfigurationError(f"{text!r}: {mode!r} is no mode of a file; give three octal digits, for example 660")
-    # sockaddr_un holds 108 bytes, the last of them a zero.
-    if not path or "\0" in path or len(path.encode()) > 107:
-        raise ConfigurationError(f"{path!r} cannot name a Unix socket; give a path of 1 to 107 bytes")
+    path = parse_socket_path(path)
     return UnixAddress(path, int(mode, 8)) if mode else UnixAddress(path)
+
+
+def parse_socket_path(path: str) -> str:
+    # sockaddr_un holds 108 bytes, the last of them a zero.
+    if not path or "\0" in path or len(os.fsencode(path)) > 107:
+        raise ConfigurationError(f"{path!r} cannot name a Unix socket; give a path of 1 to 107 bytes")
+    return path
 
 
 def parse_port(text: str) -> int:

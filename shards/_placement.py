@@ -102,8 +102,7 @@ def place(
     allowed = {cpu.id for cpu in machine.cpus}
     if cpus is not None and (missing := sorted(set(cpus) - allowed)):
         raise ConfigurationError(
-            f"--cpus: CPU {', '.join(map(str, missing))} is not among those that this process may use: "
-            f"{as_list(allowed)}"
+            f"--cpus: CPU {as_list(missing)} is not among those that this process may use: {as_list(allowed)}"
         )
     usable = order(machine.cpus) if cpus is None else tuple(cpus)
     if shards == "auto":

@@ -23,7 +23,9 @@ from typing import TypeAlias
 import msgspec
 
 from clockworker._errors import AddressUnavailable, ConfigurationError, ControlError, UsageError
+from clockworker.shards._config import UnixAddress
 from clockworker.shards._reading import RingReading
+from clockworker.shards._sockets import explain
 from clockworker.shards._view import ServerStats
 
 log = logging.getLogger("clockworker.supervisor")
@@ -207,12 +209,18 @@ def bind(path: Path) -> socket.socket:
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
     before = os.umask(0o177)  # from the first moment on
     try:
-        remove_stale(path)
+        if not remove_stale(path) and not path.is_socket():
+            raise AddressUnavailable(
+                f"--control: {path} is there and is no socket; remove it, or choose another with --control"
+            )
         sock.bind(str(path))
         sock.listen(MAX_CONNECTIONS)
     except OSError as error:
         sock.close()
-        raise AddressUnavailable(f"--control {path}: {error.strerror or error}") from error
+        raise AddressUnavailable(f"--control: {explain(UnixAddress(str(path)), error, '--control')}") from error
+    except AddressUnavailable:
+        sock.close()
+        raise
     finally:
         os.umask(before)
     return sock

@@ -55,7 +55,7 @@ def parse_shard_queues(texts: Sequence[str]) -> tuple[QueueChange, ...]:
         shard, _, queue = text.partition(":")
         name, given = _split(queue, text, "SHARD:NAME:SHARE[:SCHEDULER], for example 0:compaction:2:las")
         changes.append(QueueChange(parse_int(shard, 0, MAX_SHARDS - 1, f"{text!r}: the shard"), name, given))
-    return tuple(changes)
+    return _each_change_once(changes)
 
 
 def queues_of_file(value: object) -> tuple[QueueConfig, ...]:
@@ -79,7 +79,7 @@ def changes_of_file(value: object) -> tuple[QueueChange, ...]:
             raise ConfigurationError(f"[{where}]: unknown key {key!r}; a shard's own can only be `queue`")
         tables = _tables(table.get("queue", []), f"{where}.queue")
         changes += [QueueChange(shard, name, given) for name, given in tables]
-    return tuple(changes)
+    return _each_change_once(changes)
 
 
 def merge(queues: tuple[QueueConfig, ...], changes: Iterable[QueueChange]) -> dict[int, tuple[QueueConfig, ...]]:
@@ -156,3 +156,12 @@ def _each_once(queues: list[QueueConfig]) -> tuple[QueueConfig, ...]:
         if names.count(name) > 1:
             raise ConfigurationError(f"queue {name!r} is given {names.count(name)} times; give each name once")
     return tuple(queues)
+
+
+def _each_change_once(changes: list[QueueChange]) -> tuple[QueueChange, ...]:
+    seen: set[tuple[int, str]] = set()
+    for change in changes:
+        if (change.shard, change.name) in seen:
+            raise ConfigurationError(f"queue {change.name!r} of shard {change.shard} is given twice; give it once")
+        seen.add((change.shard, change.name))
+    return tuple(changes)

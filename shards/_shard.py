@@ -11,11 +11,9 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import os
-import select
 import socket
-import time
 import zlib
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import msgspec
@@ -23,14 +21,11 @@ import msgspec
 from clockworker._errors import UsageError
 from clockworker.executor import Executor, ExecutorStats, QueueHandle
 from clockworker.ipc import Mesh, MeshStats, Sharded
-from clockworker.shards._accept import Acceptor, accept_from, receive_from
+from clockworker.shards._accept import Accepting, Acceptor, LoopServers, ProtocolFactory, accept_from, receive_from
 from clockworker.shards._blocking import BlockingPool
 from clockworker.shards._counter import Counter, CounterBook
 from clockworker.shards._sockets import HANDSHAKE_S
 from clockworker.shards._streams import Handler, StreamServer
-
-# How long the queues may take to become empty. Some never do: of sockets that others hold and go on with.
-EMPTY_S = 5.0
 
 T = TypeVar("T")
 Awaited = TypeVar("Awaited", bound=Coroutine[Any, Any, Any] | AsyncIterator[Any])
@@ -79,6 +74,7 @@ class Shard:
         announce_ready: Callable[[], None],
         blocking_threads: int,
         *,
+        backlog: int = 2048,
         handover: Handover | None = None,
         max_connections: int | None = None,
         access_log: bool = False,
@@ -91,9 +87,8 @@ class Shard:
         self._listening = listening
         self._handover = handover
         self._max_connections = max_connections
-        self._servers: list[asyncio.AbstractServer] = []
-        self._served: tuple[Callable[[], asyncio.BaseProtocol], QueueHandle] | None = None  # by those servers
-        self._acceptor: Acceptor | None = None
+        self._backlog = backlog
+        self._accepting: Accepting | None = None
         self._streams: StreamServer | None = None
         self._announce_ready = announce_ready
         self._access_log = access_log
@@ -104,8 +99,13 @@ class Shard:
         self._stopping: asyncio.Task[None] | None = None
 
     def queue(self, name: str) -> QueueHandle:
-        """The executor's queue of that name. Raises as `Executor.queue` does if there is none."""
-        return self.executor.queue(name)
+        """The executor's queue of that name. An unknown one raises `KeyError`, which says how to declare it."""
+        try:
+            return self.executor.queue(name)
+        except KeyError as error:
+            raise KeyError(
+                f"{error.args[0]}; start with --queue {name}:SHARE, or put a [[queue]] in the file"
+            ) from None
 
     def counter(self, name: str) -> Counter:
         """A counter of the application's own, the same for the same name: `orders = shard.counter("shop_orders")`, and
@@ -196,9 +196,7 @@ class Shard:
         await self._serve(streams.protocol, handle, max_connections or self._max_connections)
         self._streams = streams
 
-    async def create_server(
-        self, protocol_factory: Callable[[], asyncio.BaseProtocol], *, queue: str | None = None
-    ) -> None:
+    async def create_server(self, protocol_factory: ProtocolFactory, *, queue: str | None = None) -> None:
         """Serve a protocol on this shard's listening sockets, until the shard stops.
 
         The protocol's callbacks run on the loop; the tasks that they start run in `queue` (the first queue unless
@@ -226,6 +224,7 @@ class Shard:
         return self._stopping is not None
 
     def stats(self) -> ShardStats:
+        """Counters since this incarnation was started, and gauges of now. No system call; some microseconds."""
         return ShardStats(
             self.id,
             os.getpid(),
@@ -236,33 +235,22 @@ class Shard:
         )
 
     def _queue_or_first(self, name: str | None) -> QueueHandle:
-        return self.executor.queues()[0] if name is None else self.executor.queue(name)
+        return self.executor.queues()[0] if name is None else self.queue(name)
 
-    async def _serve(
-        self, factory: Callable[[], asyncio.BaseProtocol], queue: QueueHandle, max_connections: int | None
-    ) -> None:
-        if self._servers or self._acceptor is not None:
+    async def _serve(self, factory: ProtocolFactory, queue: QueueHandle, max_connections: int | None) -> None:
+        if self._accepting is not None:
             raise UsageError("this shard's listening sockets are served already; one server a shard")
         if self.stopping:
             return
         if self._handover is not None:
             sources = {self._handover.sock: receive_from(self._handover.sock)}
-            self._acceptor = Acceptor(sources, factory, queue, max_connections, self._handover.changed)
+            self._accepting = Acceptor(sources, factory, queue, max_connections, self._handover.changed)
         elif max_connections is not None:
             sources = {sock: accept_from(sock) for sock in self._listening}
-            self._acceptor = Acceptor(sources, factory, queue, max_connections, lambda taken, open: None)
+            self._accepting = Acceptor(sources, factory, queue, max_connections, lambda taken, open: None)
         else:
-            # uvloop runs a server's callbacks in the context of the task that made it: hence a task of the queue.
-            await queue.spawn(self._create_servers(factory, queue, self._listening), name="listen")
-
-    async def _create_servers(
-        self, factory: Callable[[], asyncio.BaseProtocol], queue: QueueHandle, listening: Iterable[socket.socket]
-    ) -> None:
-        loop = asyncio.get_running_loop()
-        self._served = factory, queue
-        for sock in listening:
-            create = loop.create_unix_server if sock.family == socket.AF_UNIX else loop.create_server
-            self._servers.append(await create(factory, sock=sock))
+            self._accepting = LoopServers(factory, queue, self.executor, self._backlog)
+            await self._accepting.add(self._listening)
 
     # For the shard's process only.
 
@@ -274,38 +262,22 @@ class Shard:
             stop = self._stop_accepting(for_good, orphaned)
             self._stopping = asyncio.get_running_loop().create_task(stop, name="stop")
 
+    def _lift_limit(self) -> None:
+        if isinstance(self._accepting, Acceptor):
+            self._accepting.lift_limit()
+
     async def _stop_accepting(self, for_good: bool, orphaned: Sequence[socket.socket]) -> None:
-        await self._take_over(orphaned)
+        self._listening.extend(orphaned)
+        if self._accepting is not None:
+            await self._accepting.add(orphaned)
         if for_good:
             await asyncio.sleep(HANDSHAKE_S)
-            if self._servers:
-                await self._empty_queues()
-        for server in self._servers:
-            server.close()
-        if self._acceptor is not None:
-            await self._acceptor.close()
+        if self._accepting is not None:
+            await self._accepting.close(take_all=for_good)
         for sock in self._listening:
             sock.close()
         self._listening.clear()
         self._stopped.set()
-
-    async def _take_over(self, orphaned: Sequence[socket.socket]) -> None:
-        """Serve these sockets as our own."""
-        self._listening.extend(orphaned)
-        if self._acceptor is not None:
-            self._acceptor.add({sock: accept_from(sock) for sock in orphaned})
-        elif self._served is not None:
-            factory, queue = self._served
-            await queue.spawn(self._create_servers(factory, queue, orphaned), name="listen")
-
-    async def _empty_queues(self) -> None:
-        """The loop accepts one connection a turn."""
-        waiting = select.poll()
-        for sock in self._listening:
-            waiting.register(sock, select.POLLIN)
-        deadline = time.monotonic() + EMPTY_S
-        while waiting.poll(0) and time.monotonic() < deadline:  # noqa: ASYNC110  # no event tells of it
-            await asyncio.sleep(0)
 
     async def _drain(self) -> None:
         await self._stopped.wait()

@@ -57,7 +57,7 @@ class Listeners:
                 try:
                     self._listen(address, backlog)
                 except OSError as error:
-                    raise AddressUnavailable(_explain(address, error)) from error
+                    raise AddressUnavailable(explain(address, error)) from error
         except BaseException:
             self.close()
             raise
@@ -103,16 +103,13 @@ class Listeners:
 
     def _listen(self, address: Address, backlog: int) -> None:
         if isinstance(address, TcpAddress):
-            resolved = _resolve(address)
+            resolved = resolve(address)
             # localhost is ::1 too on machines without IPv6: of several addresses, those count that are there.
             for family, sockaddr in list(filter(_is_here, resolved)) or resolved:
                 self._listen_tcp(family, sockaddr, backlog)
             return
-        if isinstance(address, UnixAddress):
-            sock = self._bind_unix(address)
-            sock.listen(backlog)
-        else:
-            sock = _adopt(address)
+        sock = self._bind_unix(address) if isinstance(address, UnixAddress) else _adopt(address)
+        sock.listen(backlog)
         for sockets in self._accepting():
             sockets.append(sock)
         self.names.append(str(address))
@@ -147,14 +144,16 @@ class Listeners:
         return sock
 
 
-def _resolve(address: TcpAddress) -> list[tuple[int, tuple[str, int]]]:
+def resolve(address: TcpAddress) -> list[tuple[int, tuple[str, int]]]:
+    """Family and socket address of each. Raises `AddressUnavailable` if there is none."""
     try:
         found = socket.getaddrinfo(
             address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE | socket.AI_NUMERICSERV
         )
-    except socket.gaierror as error:
+    except (socket.gaierror, UnicodeError) as error:  # UnicodeError: an empty or a long part of a name
+        reason = error.strerror if isinstance(error, socket.gaierror) else error
         raise AddressUnavailable(
-            f"{address}: no such host ({error.strerror}); give a name or address of this machine"
+            f"{address}: no such host ({reason}); give a name or address of this machine"
         ) from error
     unique = dict.fromkeys((family, (str(sockaddr[0]), int(sockaddr[1]))) for family, _, _, _, sockaddr in found)
     return list(unique)
@@ -233,19 +232,23 @@ def _adopt(address: InheritedSocket) -> socket.socket:
             if borrowed.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
                 sock = borrowed.dup()
             borrowed.detach()  # it stays open for whoever gave it to us
-    except OSError:
-        pass
+    except OSError as error:
+        if error.errno == errno.EBADF:
+            raise AddressUnavailable(
+                f"{address}: nothing is open under this number; whoever starts the server has to leave it open"
+            ) from None
     if sock is None:
         raise AddressUnavailable(f"{address}: not a listening socket; pass one that listen() was called on")
     sock.setblocking(False)
     return sock
 
 
-def _explain(address: Address, error: OSError) -> str:
+def explain(address: Address, error: OSError, option: str = "--bind") -> str:
+    """What is wrong with an address that was given by this option, and what to do."""
     if error.errno == errno.EADDRINUSE:
-        return f"{address} is already in use; stop the process that listens there, or choose another with --bind"
+        return f"{address} is already in use; stop the process that listens there, or choose another with {option}"
     if error.errno == errno.EADDRNOTAVAIL:
-        return f"{address} is not an address of this machine; choose another with --bind"
+        return f"{address} is not an address of this machine; choose another with {option}"
     if error.errno in (errno.EACCES, errno.EPERM):
         return f"{address}: permission denied; choose a port above 1023 or a place you may write to"
     if error.errno == errno.ENOENT and isinstance(address, UnixAddress):

@@ -351,12 +351,17 @@ class Supervisor:
         if self._dispatcher is None:
             self._drain_all()
         else:  # the shards get what comes until then, and are told only after it
-            self._loop.call_later(HANDSHAKE_S, self._drain_all)
+            self._loop.call_later(HANDSHAKE_S, self._hand_over_all, self._dispatcher, self._loop.time())
         self._finish_if_all_stopped()
 
+    def _hand_over_all(self, dispatcher: Dispatcher, began: float) -> None:
+        def finished() -> None:
+            self._drain.spent = self._loop.time() - began
+            self._drain_all()
+
+        dispatcher.finish(self._config.timeout_graceful_shutdown, finished)
+
     def _drain_all(self) -> None:
-        if self._dispatcher is not None:
-            self._dispatcher.finish()
         if accepting := [member for member in self._members if member.state is State.READY]:
             orphaned = self._listeners.orphaned([member.id for member in accepting])
             self._drain.begin(accepting[0], [sock.fileno() for sock in orphaned])

@@ -139,6 +139,7 @@ class Server:
 
     @property
     def supervisor_pid(self) -> int:
+        """The process that was started; the shards are its children."""
         return self._process.pid
 
     def pid(self, shard: int) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import inspect
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -49,6 +50,29 @@ def test_exported_names_exist_and_are_the_same_at_the_root(package: str) -> None
     module = importlib.import_module(f"clockworker.{package}")
     for name in exported(package):
         assert getattr(clockworker, name) is getattr(module, name)
+
+
+def undocumented() -> Iterator[str]:
+    """The public classes, functions, methods and properties that say nothing. A method may say it in a base class."""
+    testing = importlib.import_module("clockworker.shards.testing")
+    for owner, name in [(clockworker, name) for name in clockworker.__all__] + [(testing, n) for n in testing.__all__]:
+        value = getattr(owner, name)
+        if not callable(value) or not str(getattr(value, "__module__", "")).startswith("clockworker"):
+            continue
+        if not value.__doc__:
+            yield name
+        for member in vars(value) if inspect.isclass(value) else ():
+            is_told = isinstance(vars(value)[member], property) or inspect.isroutine(getattr(value, member))
+            if (
+                not member.startswith("_")
+                and is_told
+                and not any(getattr(base, member).__doc__ for base in value.__mro__ if member in vars(base))
+            ):
+                yield f"{name}.{member}"
+
+
+def test_every_public_name_says_what_it_is() -> None:
+    assert list(undocumented()) == []
 
 
 def test_every_error_has_the_common_base() -> None:

@@ -200,6 +200,8 @@ def test_forgetting_the_unknown_is_harmless() -> None:
         scheduler = make()
         scheduler.forget_task(make_task(1))
         scheduler.forget_group("never seen")
+        push_all(scheduler, [make_task(2), make_task(3)])
+        assert sorted(pop_all(scheduler)) == [2, 3]
 
 
 def test_a_scheduler_that_lacks_a_method_says_which() -> None:

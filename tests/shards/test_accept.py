@@ -1,6 +1,11 @@
-"""A limit on open connections where the shards themselves accept."""
+"""How shards accept: many at once, and up to a limit."""
 
 from __future__ import annotations
+
+import socket
+import struct
+from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 
@@ -87,3 +92,58 @@ async def main(shard):
     server = serve(source, "--shards", "1")
     with server.connect() as slow:
         assert slow.recv(100) == b"408"
+
+
+STANDSTILL = """
+import os, time
+
+async def main(shard):
+    turns = []
+
+    async def handle(reader, writer):
+        turns.append(shard.executor.turns)
+        await reader.readline()
+        writer.write(b"%d" % (turns[-1] - turns[0]))
+
+    async def stand_still():
+        while not os.path.exists("go"):
+            time.sleep(0.01)
+
+    async def keep_busy():
+        while True:
+            await yield_maybe()
+
+    await shard.start_server(handle, queue="foreground")
+    shard.ready()
+    await shard.queue("background").spawn(stand_still())
+    shard.queue("background").spawn(keep_busy())
+    await shard.wait_stopped()
+"""
+
+
+def test_a_busy_shard_accepts_many_a_turn(serve: Serve, tmp_path: Path) -> None:
+    queues = ("--queue", "foreground:8", "--queue", "background:1")
+    source = "from clockworker import yield_maybe\n" + STANDSTILL
+    server = serve(source, "--shards", "1", *queues)
+    server.wait_serving()
+    with ExitStack() as opened:
+        clients = [opened.enter_context(server.connect()) for _ in range(64)]
+        for client in clients:
+            client.sendall(b"how many turns ago?\n")
+        (tmp_path / "go").touch()
+        turns = [int(client.recv(100)) for client in clients]
+    assert max(turns) < 32
+    assert server.stop() == 0
+
+
+@pytest.mark.parametrize("kind", ["kernel", "limited"])
+def test_the_backlog_is_what_was_asked_for(serve: Serve, kind: str) -> None:
+    """The loop's servers listen once more, with a backlog of their own unless they are told."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        options = ("--backlog", "77", *(["--max-connections", "5"] if kind == "limited" else []))
+        server = serve(
+            ECHO, "--shards", "1", *options, bind=("--fd", str(listening.fileno())), fds=[listening.fileno()]
+        )
+        server.wait_serving()
+        # Of a socket that listens, tcpi_sacked is the backlog.
+        assert struct.unpack_from("I", listening.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 104), 28) == (77,)

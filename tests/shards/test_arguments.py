@@ -39,7 +39,7 @@ def test_texts_are_left_to_be_read() -> None:
         ("app:main --pid x", "did you mean --pid-file?"),
         ("app:main other:main", "unexpected 'other:main' after 'app:main'; one application at a time"),
         ("app:main --port", "argument --port/-p: expected one argument; see clockworker-serve --help"),
-        ("app:main --factory=1", "argument --factory: ignored explicit argument '1'"),
+        ("app:main --factory=1", "argument --factory: takes no value; leave '1' out"),
     ],
 )
 def test_a_mistake_is_told_with_what_was_probably_meant(arguments: str, message: str) -> None:

@@ -93,11 +93,42 @@ MISTAKES = {
     "a socket in no directory": (["app:main", "--uds", "no/s"], 1, ["unix:no/s", "no directory 'no'"]),
     "an address that is none": (["app:main", "--bind", "8000"], 2, ["--bind", "'8000'", "HOST:PORT (127.0.0.1:8000)"]),
     "an address of elsewhere": (["app:main", "--bind", "192.0.2.1:80"], 1, ["192.0.2.1:80", "--bind"]),
-    "a pid file that cannot be": (
-        ["app:main", "--pid-file", "/no/such/dir/pid"],
-        2,
-        ["--pid-file", "/no/such/dir/pid"],
+    "a pid file in no directory": (["app:main", "--pid-file", "no/pid"], 2, ["--pid-file", "'no/pid'", "make", "'no'"]),
+    "a pid file without a name": (["app:main", "--pid-file", ""], 2, ["--pid-file", "no path"]),
+    "a control socket in no directory": (["app:main", "--control", "no/s"], 1, ["--control", "no/s", "no directory"]),
+    "a control socket in the place of a file": (
+        ["app:main", "--control", "app.py"],
+        1,
+        ["--control", "app.py", "is no"],
     ),
+    "a control socket with a long name": (["app:main", "--control", "x" * 108], 2, ["--control", "1 to 107 bytes"]),
+    "a socket in the place of a directory": (["app:main", "--uds", "."], 1, ["unix:.", "no socket", "another path"]),
+    "a socket with a long name": (["app:main", "--bind", "unix:" + "x" * 108], 2, ["--bind", "1 to 107 bytes"]),
+    "metrics on an address of elsewhere": (
+        ["app:main", "--metrics", "192.0.2.1:9464"],
+        1,
+        ["--metrics", "192.0.2.1:9464 is not an address of this machine"],
+    ),
+    "metrics on a host that is not": (
+        ["app:main", "--metrics", "no..no:1"],
+        1,
+        ["--metrics", "no..no", "host"],
+    ),
+    "a host that is not": (["app:main", "--host", "x" * 64], 1, ["xxx:8000", "no such host"]),
+    "metrics on a Unix socket": (["app:main", "--metrics", "unix:s"], 2, ["--metrics", "'unix:s'", "HOST:PORT"]),
+    "a log configuration of another kind": (["app:main", "--log-config", "app.py"], 2, [".toml or .json"]),
+    "a URL": (["app:main", "--bind", "http://localhost:80/"], 2, ["--bind", "HOST:PORT (localhost:80)"]),
+    "an IPv6 address without brackets": (["app:main", "--bind", "::1:8000"], 2, ["--bind", "([::1]:8000)"]),
+    "an IPv6 address without a port": (["app:main", "--bind", "[::1]"], 2, ["--bind", "([::1]:8000)"]),
+    "a host with its port": (["app:main", "--host", "h:80"], 2, ["--host", "--bind h:80", "--host h --port 80"]),
+    "a host without a name": (["app:main", "--host", ""], 2, ["--host", "0.0.0.0 for all"]),
+    "a descriptor that is closed": (["app:main", "--fd", "77"], 1, ["fd:77", "nothing is open"]),
+    "many CPUs that are not there": (["app:main", "--cpus", "5000-6000"], 2, ["--cpus", "CPU 5000-6000"]),
+    "a scheduler of no module": (["app:main", "--queue", "web:1:no:No"], 3, ["queue 'web'", "'no'"]),
+    "a switch with a value": (["app:main", "--no-pin=1"], 2, ["--no-pin", "no value"]),
+    "APP as an option": (["--app", "app:main"], 2, ["--app", "by itself"]),
+    "TLS": (["app:main", "--ssl-keyfile", "key.pem"], 2, ["--ssl-keyfile", "proxy"]),
+    "another server's option": (["app:main", "--threads", "4"], 2, ["--threads", "--blocking-threads"]),
 }
 
 APP = """
@@ -123,7 +154,7 @@ def test_a_mistake_gets_one_line_and_no_traceback(name: str, tmp_path: Path) -> 
     for file, text in FILES.items():
         (tmp_path / file).write_text(text)
     shards = () if "--shards" in arguments else ("--shards", "1")
-    port = () if {"--bind", "--uds"} & {*arguments} else ("--port", "0")
+    port = () if {"--bind", "--uds", "--host"} & {*arguments} else ("--port", "0")
     result = run(*arguments, *port, *shards, "--log-level", "error", cwd=tmp_path)
     assert result.returncode == status, result.stderr
     assert result.stdout == ""
@@ -143,6 +174,20 @@ def test_a_port_in_use_is_named_before_any_shard_starts(tmp_path: Path) -> None:
         "stop the process that listens there, or choose another with --bind"
     ]
     assert not (tmp_path / "imported").exists()
+
+
+@pytest.mark.parametrize("option", ["--port", "--metrics"])
+def test_a_port_that_takes_a_privilege(option: str, tmp_path: Path) -> None:
+    if int(Path("/proc/sys/net/ipv4/ip_unprivileged_port_start").read_text()) <= 80:
+        pytest.skip("anybody may have port 80 here")
+    (tmp_path / "app.py").write_text(ECHO)
+    without = ["setpriv", "--bounding-set=-net_bind_service"] if os.geteuid() == 0 else []
+    address = ["--port", "80"] if option == "--port" else ["--port", "0", "--metrics", "127.0.0.1:80"]
+    command = [*without, sys.executable, "-m", "clockworker.shards._cli", "app:main", "--log-level", "error", *address]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=30, check=False)
+    assert result.returncode == 1
+    (line,) = result.stderr.splitlines()
+    assert "127.0.0.1:80: permission denied; choose a port above 1023" in line
 
 
 def test_an_exception_on_import_is_shown_once_and_trimmed(tmp_path: Path) -> None:

@@ -90,6 +90,30 @@ def test_at_the_limit_connections_wait_until_there_is_room(serve: Serve, opened:
     assert late.recv(100) == b"%d late\n" % freed
 
 
+def test_what_waits_while_all_are_full_is_served_before_the_stop(serve: Serve, opened: ExitStack) -> None:
+    """More than the lines to the shards hold: they are read, whatever the limit."""
+    server = started(serve, "--max-connections", "2")
+    first = connect(server, opened, 4)
+    assert sorted(map(where, first)) == [0, 0, 1, 1]
+    late = connect(server, opened, 600)
+    for connection in late:
+        connection.sendall(b"late\n")
+    assert server.stop() == 0
+    assert {connection.recv(100) for connection in late} == {b"0 late\n", b"1 late\n"}
+    assert [connection.recv(100) for connection in (*first, *late)] == [b""] * 604
+    assert "WARN" not in server.log
+
+
+def test_what_no_shard_takes_before_the_stop_is_closed_and_counted(serve: Serve, opened: ExitStack) -> None:
+    server = started(serve, "--timeout-graceful-shutdown", "0.5", shards=1)
+    os.kill(server.shard_pids()[0], signal.SIGSTOP)
+    server.wait_log("shard 0 .* the process is stopped by a signal")
+    late = connect(server, opened, 3)
+    server.stop()
+    assert [connection.recv(100) for connection in late] == [b""] * 3
+    assert "3 connections that waited were closed: no shard took them" in server.log
+
+
 def test_hup_and_kill_under_load(serve: Serve) -> None:
     server = started(serve)
     failed: list[Exception] = []

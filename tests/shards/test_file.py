@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import contextlib
 from pathlib import Path
 
 import pytest
@@ -12,6 +11,7 @@ from clockworker.shards import _toml
 from clockworker.shards._config import QueueConfig, TcpAddress, UnixAddress
 from clockworker.shards._file import find_file, read_file
 from clockworker.shards._options import OPTIONS
+from tests.shards.mistakes import right_or_told
 
 
 def write(directory: Path, text: str) -> str:
@@ -116,6 +116,6 @@ VALUES = SCALARS | st.lists(SCALARS, max_size=2) | st.dictionaries(st.text(max_s
 
 @given(st.dictionaries(KEYS, VALUES, max_size=3))
 def test_no_document_is_worse_than_a_configuration_error(document: dict[str, object]) -> None:
-    with pytest.MonkeyPatch.context() as patch, contextlib.suppress(ConfigurationError):
+    with pytest.MonkeyPatch.context() as patch, right_or_told():
         patch.setattr(_toml, "load", lambda *_: document)
         read_file("x.toml")

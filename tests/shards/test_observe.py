@@ -373,7 +373,7 @@ def test_a_socket_left_by_a_killed_supervisor_is_replaced(serve: Serve, tmp_path
     client.close()
     other = serve(None, "--shards", "1", "--control", str(path))
     assert other.wait_exit() == 1
-    assert f"--control {path}: Address already in use" in other.log
+    assert f"--control: unix:{path} is already in use" in other.log
     assert server.stop() == 0
 
 
@@ -382,7 +382,7 @@ def test_an_address_in_use_is_said_before_anything_starts(serve: Serve) -> None:
         port = taken.getsockname()[1]
         server = serve(APP, "--shards", "1", "--metrics", f"127.0.0.1:{port}", *QUEUES)
         assert server.wait_exit() == 1
-    assert f"--metrics 127.0.0.1:{port}: Address already in use" in server.log
+    assert f"--metrics: 127.0.0.1:{port} is already in use" in server.log
     assert "shard 0" not in server.log
 
 

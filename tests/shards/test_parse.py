@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import contextlib
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -9,6 +7,7 @@ from hypothesis import strategies as st
 from clockworker._errors import ConfigurationError
 from clockworker.shards import _parse as parse
 from clockworker.shards._config import InheritedSocket, TcpAddress, UnixAddress
+from tests.shards.mistakes import right_or_told
 
 
 @pytest.mark.parametrize(
@@ -138,7 +137,7 @@ def test_no_text_is_worse_than_a_configuration_error(text: str) -> None:
         parse.parse_metrics,
         parse.parse_limit,
     ):
-        with contextlib.suppress(ConfigurationError):
+        with right_or_told():
             read(text)
 
 

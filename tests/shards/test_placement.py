@@ -116,7 +116,7 @@ def test_auto_with_cpus_is_one_each() -> None:
 
 
 def test_cpus_that_may_not_be_used_are_named() -> None:
-    with pytest.raises(ConfigurationError, match=r"--cpus: CPU 2, 9 is not among those .* may use: 0-1"):
+    with pytest.raises(ConfigurationError, match=r"--cpus: CPU 2,9 is not among those .* may use: 0-1"):
         place(plain(2), "auto", cpus=(0, 9, 2))
 
 

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import contextlib
 import tomllib
 
 import pytest
@@ -11,6 +10,7 @@ from clockworker._errors import ConfigurationError
 from clockworker.shards import _queues as queues
 from clockworker.shards._config import QueueConfig
 from clockworker.shards._queues import QueueChange
+from tests.shards.mistakes import right_or_told
 
 COMMON = (QueueConfig("web", 8, "las", slice=0.001), QueueConfig("bg"))
 
@@ -130,6 +130,7 @@ def test_tables_of_shards() -> None:
         ("[[queue]]\nname = 'web'\nscheduler = 'lass'", "unknown scheduler 'lass'; did you mean 'las'?"),
         ("[[queue]]\nname = 'web'\non_panic = 'die'", 'on_panic is \'die\'; give "catch" or "propagate"'),
         ("[[queue]]\nname = 'web'\n[[queue]]\nname = 'web'", "'web' is given 2 times"),
+        ("[[shard.0.queue]]\nname = 'x'\n[[shard.0.queue]]\nname = 'x'", "'x' of shard 0 is given twice"),
         ("shard = 2", r"shard is 2; give tables \[shard.0\]"),
         ("[shard.x]", "the shard is 'x'; give a whole number from 0"),
         ("[shard]\n0 = 3", r"shard.0 is 3; give a table \[shard.0\]"),
@@ -149,7 +150,7 @@ def test_an_empty_table_of_a_shard_changes_nothing() -> None:
 @given(st.text(max_size=30))
 def test_no_text_is_worse_than_a_configuration_error(text: str) -> None:
     for read in (queues.parse_queue, lambda text: queues.parse_shard_queues([text])):
-        with contextlib.suppress(ConfigurationError):
+        with right_or_told():
             read(text)
 
 
@@ -164,5 +165,5 @@ VALUES = st.recursive(
 @given(VALUES)
 def test_no_value_is_worse_than_a_configuration_error(value: object) -> None:
     for read in (queues.queues_of_file, queues.changes_of_file):
-        with contextlib.suppress(ConfigurationError):
+        with right_or_told():
             read(value)

@@ -58,8 +58,8 @@ def test_a_closed_address_can_be_bound_again() -> None:
         port = listeners.of(0)[0].getsockname()[1]
         with socket.create_connection(("127.0.0.1", port)):
             pass
-    with Listeners((TcpAddress("127.0.0.1", port),), shards=2, backlog=8):
-        pass
+    with Listeners((TcpAddress("127.0.0.1", port),), shards=2, backlog=8) as listeners:
+        assert listeners.names == [f"127.0.0.1:{port}"]
 
 
 @pytest.mark.parametrize(
@@ -158,6 +158,7 @@ def test_a_stale_unix_socket_is_replaced(tmp_path: Path) -> None:
         dead.bind(path)
     with Listeners((UnixAddress(path),), shards=1, backlog=8), socket.socket(socket.AF_UNIX) as client:
         client.connect(path)
+        assert client.getpeername() == path
 
 
 def test_a_live_unix_socket_is_refused_and_left_alone(tmp_path: Path) -> None:
