@@ -98,7 +98,6 @@ cdef class Core(Seam):
     @cython.locals(membership=Membership)
     cpdef Membership group(self, QueueState queue, object key)
     cpdef take_turn(self)
-    cpdef bint is_busy(self)
     cdef int _schedule(self) except -1
     cdef int _stir(self) except -1
     @cython.locals(popped=ScheduledTask, state=JoinHandle)

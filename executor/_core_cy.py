@@ -588,10 +588,6 @@ class Core(Seam):
         self.behind = False
         self._pump()
 
-    def is_busy(self) -> bool:
-        """Whether anything is runnable."""
-        return self._eevdf.total_share != 0
-
     def _schedule(self) -> None:
         if not self._paused:
             self._stir()
