@@ -1,9 +1,7 @@
-cimport cython
 
 cdef long long _SOON_NS, _LONGEST_NS
 
 
-@cython.final
 cdef class Habit:
     cdef readonly long long mean_ns
     cdef readonly long long heard_ns

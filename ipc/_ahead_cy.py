@@ -17,11 +17,18 @@ and a promise by the programmer (who knows the code and not the machine).
 
 from __future__ import annotations
 
+try:
+    import cython
+except ModuleNotFoundError:
+    from clockworker import _cython_shim as cython
+
 # What follows within this time, on average, is rung ahead for: by then the core that it is for has just woken up.
 _SOON_NS = 20_000
 _LONGEST_NS = 100_000
 
 
+@cython.final
+@cython.cclass
 class Habit:
     """How soon something for a peer follows its news."""
 

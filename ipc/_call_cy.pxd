@@ -24,7 +24,6 @@ cdef class Channel:
     cpdef where(self)
 
 
-@cython.final
 cdef class Call:
     cdef readonly Channel channel
     cdef readonly Method method

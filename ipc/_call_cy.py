@@ -84,6 +84,8 @@ class Channel:
         raise NotImplementedError
 
 
+@cython.final
+@cython.cclass
 class Call:
     """One call. Awaited once, it gives the result or raises the method's exception, CallTimeout, ShardDied and so on."""
 

@@ -7,7 +7,6 @@ cdef uint64_t _AHEAD
 cdef long long _LOOK_ON_NS
 
 
-@cython.final
 cdef class Doorbell:
     cdef SharedMemory _memory
     cdef int _eventfd
@@ -34,7 +33,6 @@ cdef class Doorbell:
     cpdef bint has_news(self) except? -1
 
 
-@cython.final
 cdef class PeerDoorbell:
     cdef SharedMemory _memory
     cdef int _eventfd

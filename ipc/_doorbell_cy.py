@@ -89,6 +89,8 @@ def own_core() -> int:
     return 1 + min(cores) if len(cores) == 1 else 0
 
 
+@cython.final
+@cython.cclass
 class Doorbell:
     """The shard's own doorbell. The eventfd is the caller's, who sets `rung` when it can be read."""
 
@@ -183,6 +185,8 @@ class Doorbell:
         return total != self._total_seen
 
 
+@cython.final
+@cython.cclass
 class PeerDoorbell:
     """A peer's doorbell, as the shard `sender` uses it. Rings the eventfd, which it owns."""
 

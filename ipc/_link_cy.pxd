@@ -2,10 +2,11 @@ cimport cython
 from clockworker.executor._core_cy cimport Core
 from clockworker.executor._tasks_cy cimport JoinHandle, Membership
 from clockworker.ipc._ahead_cy cimport Habit
-from clockworker.ipc._call_cy cimport Call, Channel, Method
+from clockworker.ipc._call_cy cimport Call, Channel, Method, new_call
 from clockworker.ipc._doorbell_cy cimport PeerDoorbell
 from clockworker.ipc._ring_cy cimport RingConsumer, RingProducer
 
+cdef object _DEADLINE
 cdef int _ONE_WAY, _CANCEL, _CREDIT, _ENVELOPE
 
 
@@ -25,7 +26,6 @@ cdef class Shared:
     cdef object broken
 
 
-@cython.final
 cdef class Lane:
     cdef readonly long long queue
     cdef readonly Py_ssize_t credit
@@ -74,6 +74,10 @@ cdef class Link(Channel):
     cpdef bint let_through(self, long long epoch) except -1
     @cython.locals(shared=Shared, method=Method, current=JoinHandle, membership=Membership, lane=Lane, queue=cython.longlong, body=bytes, held=cython.bint, crowded=cython.bint)
     cpdef submit(self, Call call)
+    @cython.locals(shared=Shared, current=JoinHandle, membership=Membership, lane=Lane, queue=cython.longlong, body=bytes)
+    cpdef Call post(self, Method method, tuple arguments)
+    @cython.locals(lane=Lane)
+    cdef Lane _lane(self, long long queue)
     @cython.locals(lane=Lane)
     cpdef leave(self, Call call)
     @cython.locals(call=Call)

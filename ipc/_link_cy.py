@@ -41,7 +41,7 @@ except ModuleNotFoundError:
 from clockworker._errors import ChannelFull, MessageTooLarge, SchemaMismatch, ShardDied, ShardDown
 from clockworker.executor._core_cy import Core
 from clockworker.ipc._ahead_cy import Habit
-from clockworker.ipc._call_cy import Call, Channel
+from clockworker.ipc._call_cy import DEADLINE, Call, Channel, Method, new_call
 from clockworker.ipc._deadlines import Deadlines
 from clockworker.ipc._doorbell_cy import PeerDoorbell
 from clockworker.ipc._frames import ENVELOPE, Kind, pack_envelope
@@ -60,6 +60,7 @@ _ONE_WAY = int(Kind.ONE_WAY)
 _CANCEL = int(Kind.CANCEL)
 _CREDIT = int(Kind.CREDIT)
 _ENVELOPE = ENVELOPE
+_DEADLINE = DEADLINE  # a C global when compiled
 
 
 class Shared:
@@ -104,6 +105,8 @@ class Shared:
         self.broken = broken
 
 
+@cython.final
+@cython.cclass
 class Lane:
     """The credit for one queue of the peer, and who waits for it, first come, first served."""
 
@@ -117,6 +120,8 @@ class Lane:
         self.waiting = OrderedDict()
 
 
+@cython.final
+@cython.cclass
 class Link(Channel):
     """One peer, connected or not. It stays the same object over the peer's incarnations."""
 
@@ -281,12 +286,7 @@ class Link(Channel):
             call.kind |= _ENVELOPE
         if len(body) > shared.max_message:
             raise self.too_large(body, f"the arguments of {method.name}")
-        lane = self._last_lane
-        if lane is None or lane.queue != queue:
-            lane = self.lanes.get(queue)
-            if lane is None:
-                lane = self.lanes[queue] = Lane(queue, shared.limits.credit)
-            self._last_lane = lane
+        lane = self._lane(queue)
         call.body = body
         call.lane = lane
         held = self.when_quiet is not None and not (self.connected and self._serves_peer())
@@ -310,6 +310,41 @@ class Link(Channel):
             lane.waiting[call] = None
         if call.deadline_ns and call.state != DONE and shared.deadlines.add(call.deadline_ns, call):
             shared.new_earliest()
+
+    def post(self, method: Method, arguments: tuple[Any, ...]) -> Call | None:
+        """A one-way request, sent. Or the call to wait for, where it is not as simple as that."""
+        shared = self.shared
+        queue: int = method.queue_identifier
+        current = self.core.current
+        if current is not None:
+            membership = current.membership
+            if membership.group is not None:
+                return new_call(self, _ONE_WAY, method, arguments, 0, False)
+            if queue == 0:
+                queue = shared.identifiers[membership.queue]
+        lane = self._lane(queue)
+        if lane.credit <= 0 or not self.connected or self._crowded or self.when_quiet is not None or self.mismatches:
+            return new_call(self, _ONE_WAY, method, arguments, 0, False)
+        if _DEADLINE.get():
+            return new_call(self, _ONE_WAY, method, arguments, 0, False)
+        self.doorbell.ring_ahead()
+        body = shared.encode(arguments)
+        if len(body) > shared.max_message:
+            raise self.too_large(body, f"the arguments of {method.name}")
+        lane.credit -= 1
+        self._next_call += 1
+        shared.one_ways_sent += 1
+        self.send(_ONE_WAY, queue, method.identifier, self._next_call, body)
+        return None
+
+    def _lane(self, queue: int) -> Lane:
+        lane = self._last_lane
+        if lane is None or lane.queue != queue:
+            lane = self.lanes.get(queue)
+            if lane is None:
+                lane = self.lanes[queue] = Lane(queue, self.shared.limits.credit)
+            self._last_lane = lane
+        return lane
 
     def leave(self, call: Call) -> None:
         if call.state == WAITING:

@@ -1,4 +1,3 @@
-cimport cython
 from cpython.buffer cimport Py_buffer
 from libc.stdint cimport uint64_t
 
@@ -6,7 +5,6 @@ from libc.stdint cimport uint64_t
 cpdef new_bytes(Py_ssize_t length)
 
 
-@cython.final
 cdef class SharedMemory:
     cdef readonly Py_ssize_t size
     cdef object _map

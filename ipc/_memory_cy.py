@@ -53,6 +53,8 @@ def new_bytes(length: int) -> Any:
     return bytearray(length)
 
 
+@cython.final
+@cython.cclass
 class SharedMemory:
     """One memfd, mapped. Word offsets are in bytes and multiples of 8; nothing is checked: rings know their bounds."""
 

@@ -182,10 +182,6 @@ class Mesh(Traffic):
         call.start()
         return call
 
-    def send(self, shard: int, method: RemoteMethod, arguments: tuple[Any, ...]) -> Call:
-        """A one-way request: `await` it until there is credit and it is sent."""
-        return new_call(self.links[shard], Kind.ONE_WAY, method, arguments, 0, False)
-
     def send_nowait(self, shard: int, method: RemoteMethod, arguments: tuple[Any, ...]) -> None:
         """A one-way request, sent. ChannelFull if there is no credit for it."""
         call = new_call(self.links[shard], Kind.ONE_WAY, method, arguments, 0, True)

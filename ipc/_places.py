@@ -9,7 +9,7 @@ import asyncio
 import logging
 import time
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 R = TypeVar("R")
 
 AnyCall = Callable[..., Any]
+# Of positional and keyword arguments. What it returns is to be awaited; None: it is sent.
+Sender = Callable[[tuple[Any, ...], dict[str, Any]], Awaitable[None] | None]
 
 logger = logging.getLogger("clockworker.ipc")
 
@@ -71,8 +73,16 @@ class There:
         call.__qualname__ = method.name  # which names the tasks that are made of it
         return call
 
-    async def send(self, method: RemoteMethod, bound: AnyCall | None, arguments: tuple[Any, ...]) -> None:
-        await self._mesh.send(self._shard, method, arguments)
+    def sender(self, method: RemoteMethod, bound: AnyCall | None) -> Sender:
+        """What sends one-way requests."""
+        link, count = self._link, method.count
+
+        def send(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call | None:
+            if kwargs or len(args) != count:
+                args = method.bind(args, kwargs)
+            return link.post(method, args)
+
+        return send
 
     def send_nowait(self, method: RemoteMethod, bound: AnyCall | None, arguments: tuple[Any, ...]) -> None:
         self._mesh.send_nowait(self._shard, method, arguments)
@@ -159,10 +169,15 @@ class Here:
         finally:
             await generator.aclose()
 
-    async def send(self, method: RemoteMethod, bound: AnyCall, arguments: tuple[Any, ...]) -> None:
-        queue = self._queue_of(method)
-        await self._in_flight[queue].put(None)
-        self._spawn(queue, method, bound, arguments)
+    def sender(self, method: RemoteMethod, bound: AnyCall) -> Sender:
+        """What sends one-way requests."""
+
+        async def spawn(arguments: tuple[Any, ...]) -> None:
+            queue = self._queue_of(method)
+            await self._in_flight[queue].put(None)
+            self._spawn(queue, method, bound, arguments)
+
+        return lambda args, kwargs: spawn(method.bind(args, kwargs))
 
     def send_nowait(self, method: RemoteMethod, bound: AnyCall, arguments: tuple[Any, ...]) -> None:
         queue = self._queue_of(method)

@@ -7,7 +7,6 @@ from clockworker.ipc._link_cy cimport Link, Shared
 cdef int _REPLY, _ERROR
 
 
-@cython.final
 cdef class Target:
     cdef readonly Method method
     cdef readonly object function
@@ -15,7 +14,6 @@ cdef class Target:
     cdef readonly object carrier
 
 
-@cython.final
 cdef class Request:
     cdef readonly Link link
     cdef readonly long long epoch

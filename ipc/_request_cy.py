@@ -52,6 +52,8 @@ _REPLY = int(Kind.REPLY)
 _ERROR = int(Kind.ERROR)
 
 
+@cython.final
+@cython.cclass
 class Target:
     """What a request runs: a method of an instance here, or a function."""
 
@@ -73,6 +75,8 @@ class Target:
         self.carrier = carrier
 
 
+@cython.final
+@cython.cclass
 class Request:
     """One call of a peer."""
 

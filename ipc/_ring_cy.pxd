@@ -13,7 +13,6 @@ cdef class _RingEnd:
     cdef uint64_t _head
 
 
-@cython.final
 cdef class RingProducer(_RingEnd):
     cdef uint64_t _stalls
     cdef uint64_t _rewind_at
@@ -45,7 +44,6 @@ cdef class RingProducer(_RingEnd):
     cdef void _put_word(self, uint64_t position, uint64_t value) noexcept
 
 
-@cython.final
 cdef class RingConsumer(_RingEnd):
     cdef readonly uint64_t kind
     cdef readonly uint64_t queue

@@ -124,6 +124,8 @@ class _RingEnd:
         self._memory.close()
 
 
+@cython.final
+@cython.cclass
 class RingProducer(_RingEnd):
     """The end that writes."""
 
@@ -228,6 +230,8 @@ class RingProducer(_RingEnd):
         self._memory.store(_DATA_AT + (position & self._mask), value)
 
 
+@cython.final
+@cython.cclass
 class RingConsumer(_RingEnd):
     """The end that reads. After `pop`, the fields `kind`, `queue`, `method` and `call` are those of the frame.
 

@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeVar, cast, overload
 
 from clockworker._errors import UsageError
-from clockworker.ipc._places import AnyCall, Here, There
+from clockworker.ipc._places import AnyCall, Here, Sender, There
 from clockworker.ipc._remote import RemoteMethod, is_remote
 from clockworker.ipc._timeout import nanoseconds
 
@@ -32,6 +32,7 @@ class Sharded(Generic[S]):
         self._instance = instance
         self._methods = methods
         self._proxies: list[Any] = [_Proxy(place, instance, methods, 0, nowait=False) for place in mesh.places]
+        self._senders: dict[AnyCall, list[Sender]] = {}
         self._nowait: list[Any] = [_Proxy(place, instance, methods, 0, nowait=True) for place in mesh.places]
 
     @property
@@ -83,8 +84,12 @@ class Sharded(Generic[S]):
         more. What the method returns is dropped, and what it raises is logged over there. Raises ShardDown and
         MessageTooLarge as a call does; if that shard dies, nobody says so.
         """
-        place, remote = self._place(shard), self._remote(method)
-        await place.send(remote, getattr(self._instance, remote.attribute), remote.bind(args, kwargs))
+        senders = self._senders.get(method) or self._find_senders(method)
+        if not 0 <= shard < len(senders):
+            raise self._no_shard(shard)
+        waiting = senders[shard](args, kwargs)
+        if waiting is not None:
+            await waiting
 
     def send_nowait(
         self,
@@ -185,6 +190,12 @@ class Sharded(Generic[S]):
             name = getattr(method, "__qualname__", repr(method))
             raise UsageError(f"{name} is no method of {self._name} that is marked @remote")
         return found
+
+    def _find_senders(self, method: AnyCall) -> list[Sender]:
+        remote = self._remote(method)
+        bound = getattr(self._instance, remote.attribute)
+        self._senders[method] = [place.sender(remote, bound) for place in self._mesh.places]
+        return self._senders[method]
 
     def _place(self, shard: int) -> Here | There:
         if not 0 <= shard < len(self._proxies):
