@@ -106,31 +106,33 @@ def _echo(end: End) -> None:
             break
 
 
-def protocols(sizes: Sequence[int], seconds: float) -> list[Pace]:
+def protocols(make: type[FrameProtocol], sizes: Sequence[int], seconds: float) -> list[Pace]:
     """The same over a Unix stream between two uvloops, with protocols."""
     one, other = socket.socketpair()
     with one, other:
         return together(
             [
-                lambda: uvloop.run(_drive_protocol(one, sizes, seconds)),
-                lambda: uvloop.run(_serve_protocol(other, sizes)),
+                lambda: uvloop.run(_drive_protocol(make, one, sizes, seconds)),
+                lambda: uvloop.run(_serve_protocol(make, other, sizes)),
             ]
         )[0]
 
 
-def streams(sizes: Sequence[int], seconds: float) -> list[Pace]:
+def streams(make: type[FrameStream], sizes: Sequence[int], seconds: float) -> list[Pace]:
     """The same with asyncio's streams."""
     one, other = socket.socketpair()
     with one, other:
         return together(
             [
-                lambda: uvloop.run(_drive_stream(one, sizes, seconds)),
-                lambda: uvloop.run(_serve_stream(other, sizes)),
+                lambda: uvloop.run(_drive_stream(make(), one, sizes, seconds)),
+                lambda: uvloop.run(_serve_stream(make(), other, sizes)),
             ]
         )[0]
 
 
-async def _drive_protocol(end: socket.socket, sizes: Sequence[int], seconds: float) -> list[Pace]:
+async def _drive_protocol(
+    make: type[FrameProtocol], end: socket.socket, sizes: Sequence[int], seconds: float
+) -> list[Pace]:
     loop = asyncio.get_running_loop()
     waiting: asyncio.Future[None] = loop.create_future()
 
@@ -139,7 +141,7 @@ async def _drive_protocol(end: socket.socket, sizes: Sequence[int], seconds: flo
         await waiting
         waiting = loop.create_future()
 
-    protocol = FrameProtocol(lambda body: waiting.set_result(None))
+    protocol = make(lambda body: waiting.set_result(None))
     await protocol.connect(end)
     paces = []
     for size in sizes:
@@ -178,7 +180,7 @@ async def _drive_protocol(end: socket.socket, sizes: Sequence[int], seconds: flo
     return paces
 
 
-async def _serve_protocol(end: socket.socket, sizes: Sequence[int]) -> list[Pace]:
+async def _serve_protocol(make: type[FrameProtocol], end: socket.socket, sizes: Sequence[int]) -> list[Pace]:
     loop = asyncio.get_running_loop()
     over = loop.create_future()
     echoing = [True, False, True] * len(sizes)  # until each message that ends
@@ -191,7 +193,7 @@ async def _serve_protocol(end: socket.socket, sizes: Sequence[int]) -> list[Pace
             if not echoing:
                 over.set_result(None)
 
-    protocol = FrameProtocol(take)
+    protocol = make(take)
     await protocol.connect(end)
     await over
     await asyncio.sleep(0)
@@ -199,8 +201,7 @@ async def _serve_protocol(end: socket.socket, sizes: Sequence[int]) -> list[Pace
     return []
 
 
-async def _drive_stream(end: socket.socket, sizes: Sequence[int], seconds: float) -> list[Pace]:
-    frames = FrameStream()
+async def _drive_stream(frames: FrameStream, end: socket.socket, sizes: Sequence[int], seconds: float) -> list[Pace]:
     await frames.connect(end)
     paces = []
     for size in sizes:
@@ -239,8 +240,7 @@ async def _there_and_back(frames: FrameStream, body: bytes) -> None:
     await frames.receive()
 
 
-async def _serve_stream(end: socket.socket, sizes: Sequence[int]) -> list[Pace]:
-    frames = FrameStream()
+async def _serve_stream(frames: FrameStream, end: socket.socket, sizes: Sequence[int]) -> list[Pace]:
     await frames.connect(end)
     for echoing in [True, False, True] * len(sizes):  # until each message that ends
         while True:

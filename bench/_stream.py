@@ -122,6 +122,33 @@ class FrameStream:
         self._writer.close()
 
 
+class TypedProtocol(FrameProtocol):
+    """Frames that are what a request without a reply is: the name of a method and its arguments, whose types are checked."""
+
+    def __init__(self, take: Take) -> None:
+        super().__init__(lambda data: take(decode(data)[1][0]))
+        decode = msgspec.msgpack.Decoder(tuple[str, tuple[bytes]]).decode
+        self._encode = msgspec.msgpack.Encoder().encode
+
+    def send(self, body: bytes) -> None:
+        super().send(self._encode(("take", (body,))))
+
+
+class TypedStream(FrameStream):
+    """The same over asyncio's streams."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._decode = msgspec.msgpack.Decoder(tuple[str, tuple[bytes]]).decode
+        self._encode = msgspec.msgpack.Encoder().encode
+
+    def send(self, body: bytes) -> None:
+        super().send(self._encode(("take", (body,))))
+
+    async def receive(self) -> bytes:
+        return self._decode(await super().receive())[1][0]
+
+
 class RpcClient:
     """Calls by number: the request is (number, method, arguments), the reply (number, result)."""
 

@@ -16,6 +16,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol, TypeVar
 
+import msgspec
+
 from clockworker import ipc
 from clockworker.ipc._doorbell_cy import Doorbell, PeerDoorbell
 from clockworker.ipc._ring_cy import RingConsumer, RingProducer
@@ -165,6 +167,33 @@ class PlainEnd:
 
     def flush(self) -> None:
         pass
+
+
+class TypedEnd:
+    """Over any end, what a request without a reply is: the name of a method and its arguments, whose types are checked."""
+
+    def __init__(self, end: End) -> None:
+        self._end = end
+        self._encode = msgspec.msgpack.Encoder().encode
+        self._decode = msgspec.msgpack.Decoder(tuple[str, tuple[bytes]]).decode
+        self.flush = end.flush
+        self.close = end.close
+
+    def send(self, body: bytes) -> None:
+        self._end.send(self._encode(("take", (body,))))
+
+    def receive(self) -> bytes:
+        return self._decode(self._end.receive())[1][0]
+
+
+def typed(open_transport: Open) -> Open:
+    """The same with typed messages."""
+
+    def open_typed() -> Transport:
+        (one, other), close = open_transport()
+        return Transport((lambda: TypedEnd(one()), lambda: TypedEnd(other())), close)
+
+    return open_typed
 
 
 def open_pipe() -> Transport:

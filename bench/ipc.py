@@ -4,9 +4,9 @@ Pairs of processes, each pinned to a core. Set-ups take turns, round after round
 within a round.
 
 - messages: bytes one way (how many a second) and there and back (how long), over the bare ring, polling and asleep on its
-  doorbell, and over its peers. One way also as typed requests, `await service.send(1, Service.take, value)`, until the last
-  has been run: these are compared with all peers, of which most carry bare bytes, and typed requests over a Unix stream are
-  the ones that do as much.
+  doorbell, and over its peers. Over the peers also as msgspec has them, encoded by the one and decoded with types by the
+  other, and over the stream as requests, which run a method. Ours are `await service.send(1, Service.take, value)`, until
+  the last has been run. Bytes are compared with bytes, and what has types with what has.
 - calls: `echo(value: bytes) -> bytes` with types checked, one after the other and 64 in flight, between two shards, polling
   (`idle_poll` 200 us) and not, and as one would write it with msgspec over a Unix stream, with asyncio's protocols or, as most
   people do, with its streams. Over blocking peers one at a time. Beside them what two wake-ups take on this machine alone.
@@ -21,6 +21,7 @@ import argparse
 import importlib.util
 import resource
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
@@ -30,8 +31,8 @@ from bench._calls import CallPace, Fleet, Idle, LocalCost
 from bench._messages import Pace
 from bench._processes import cores
 from bench._report import Summary, columns, progress, ratios, summary
-from bench._stream import FrameProtocol, FrameStream, Make
-from bench._transports import Open, open_polling_ring, open_sleeping_ring, peers
+from bench._stream import FrameProtocol, FrameStream, Make, TypedProtocol, TypedStream
+from bench._transports import Open, open_polling_ring, open_sleeping_ring, peers, typed
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -39,11 +40,14 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 POLLING, SLEEPING = "polling", "not polling"
-TYPED = "typed"
+MSGSPEC, REQUESTS = "msgspec", "requests"
 WAKE_UPS = "two wake-ups, no call"
-STREAMS: dict[str, tuple[Make, Callable[[Sequence[int], float], list[Pace]]]] = {
-    "Unix stream, protocols": (FrameProtocol, _messages.protocols),
-    "Unix stream, asyncio streams": (FrameStream, _messages.streams),
+STREAMS: dict[str, Make] = {"Unix stream, protocols": FrameProtocol, "Unix stream, asyncio streams": FrameStream}
+OVER_STREAM: dict[str, Callable[[Sequence[int], float], list[Pace]]] = {
+    "Unix stream, protocols": partial(_messages.protocols, FrameProtocol),
+    f"Unix stream, protocols, {MSGSPEC}": partial(_messages.protocols, TypedProtocol),
+    "Unix stream, asyncio streams": partial(_messages.streams, FrameStream),
+    f"Unix stream, asyncio streams, {MSGSPEC}": partial(_messages.streams, TypedStream),
 }
 IDLE_POLL_US = {POLLING: 200, SLEEPING: 0}
 CALL_SIZE = 64
@@ -106,7 +110,10 @@ class IpcReport(msgspec.Struct, frozen=True):
         calls = [[f"calls, {CALL_SIZE} bytes", "p50 us", "p99 us", "a second, 64 in flight"]]
         calls += [[c.setup, _tenths(c.p50_us), _tenths(c.p99_us), _thousands(c.per_second)] for c in self.calls]
         local = [["own shard", "ns a call", "ns a spawn and await"]]
-        local.append(["", _thousands([c.call_ns for c in self.local]), _thousands([c.spawn_ns for c in self.local])])
+        if self.local:
+            local.append(
+                ["", _thousands([c.call_ns for c in self.local]), _thousands([c.spawn_ns for c in self.local])]
+            )
         growth = [["shards", "calls a second", "p50 us", "p99 us", "missed wake-ups", "KiB a pair, idle", "used"]]
         for g in self.growth:
             shards = f"{g.shards}" + f" (on {g.cores} cores)" * (g.shards > g.cores)
@@ -171,17 +178,19 @@ def _installed(module: str) -> bool:
 
 
 def compare_messages(options: argparse.Namespace) -> list[Messages]:
-    transports: dict[str, Open] = {POLLING: open_polling_ring, SLEEPING: open_sleeping_ring, **peers()}
+    transports: dict[str, Open] = {POLLING: open_polling_ring, SLEEPING: open_sleeping_ring}
+    for name, open_peer in peers().items():
+        transports |= {name: open_peer, f"{name}, {MSGSPEC}": typed(open_peer)}
     if len(cores()) < 2:
         del transports[POLLING]  # it would wait for the other to be taken off the only core
     setups: dict[str, Callable[[], list[Pace]]] = {
         name: lambda open_transport=open_transport: _messages.blocking(open_transport, options.sizes, options.seconds)  # type: ignore[misc]
         for name, open_transport in transports.items()
     }
-    for name, (_, over_stream) in STREAMS.items():
+    for name, over_stream in OVER_STREAM.items():
         setups[name] = lambda measure=over_stream: measure(options.sizes, options.seconds)  # type: ignore[misc]
-    for name, (make, _) in STREAMS.items():
-        setups[f"{name}, {TYPED}"] = lambda make=make: [  # type: ignore[misc]
+    for name, make in STREAMS.items():
+        setups[f"{name}, {REQUESTS}"] = lambda make=make: [  # type: ignore[misc]
             Pace(rate, {}) for rate in _calls.one_way_over_stream(make, options.sizes, options.seconds)
         ]
     for name, idle_poll_us in IDLE_POLL_US.items():
@@ -208,7 +217,7 @@ def compare_calls(options: argparse.Namespace) -> list[Calls]:
         f"shards, {name}": lambda idle_poll_us=idle_poll_us: _calls.over_mesh(idle_poll_us, CALL_SIZE, seconds)  # type: ignore[misc]
         for name, idle_poll_us in IDLE_POLL_US.items()
     }
-    for name, (make, _) in STREAMS.items():
+    for name, make in STREAMS.items():
         setups[name] = lambda make=make: _calls.over_stream(make, CALL_SIZE, seconds)  # type: ignore[misc]
     for name, open_transport in peers().items():
         setups[name] = lambda peer=open_transport: _calls.over_transport(peer, CALL_SIZE, seconds)  # type: ignore[misc]
@@ -282,19 +291,20 @@ def goals(messages: list[Messages], calls: list[Calls], local: list[LocalCost]) 
     for size in dict.fromkeys(each.size for each in messages):
         if size not in (CALL_SIZE, 1 << 20):
             continue
-        ours = [m for m in messages if m.size == size and m.transport.startswith(("send", "ring"))]
-        others = [m.per_second for m in messages if m.size == size and m not in ours]
-        typed = [m.per_second for m in messages if m.size == size and m.transport.endswith(TYPED)]
         wanted = 1.5 if size == CALL_SIZE else 1.0
-        for m in sorted(ours, key=lambda m: m.transport, reverse=True):
-            ratio = ratios(m.per_second, best(others, max))
-            what = f"{m.transport}, {size:,} bytes one way / best peer"
-            if m.transport.startswith("send"):
-                goal(what, f">= {wanted:.2f}", ratio, ratio.median >= wanted)
-                ratio = ratios(m.per_second, best(typed, max))
-                goal(f"beside it: {m.transport}, {size:,} bytes one way / best typed stream", "", ratio, None)
-            else:
-                goal(f"beside it: {what}", "", ratio, None)
+        here = {m.transport: m.per_second for m in messages if m.size == size}
+        types = [rates for name, rates in here.items() if name.endswith((MSGSPEC, REQUESTS))]
+        peers_with_bytes = (OVER_STREAM.keys() | peers().keys()) & here.keys()
+        bare = [here[name] for name in peers_with_bytes if not name.endswith(MSGSPEC)]
+        for ours, peer, others in (("ring", "bytes", bare), ("send", "typed messages", types)):
+            for poll in IDLE_POLL_US:
+                if f"{ours}, {poll}" in here:
+                    ratio = ratios(here[f"{ours}, {poll}"], best(others, max))
+                    what = f"{ours}, {poll}, {size:,} bytes one way / best peer with {peer}"
+                    goal(what, f">= {wanted:.2f}", ratio, ratio.median >= wanted)
+        for poll in IDLE_POLL_US:
+            ratio = ratios(here[f"send, {poll}"], best(bare, max))
+            goal(f"beside it: send, {poll}, {size:,} bytes one way / best peer with bytes", "", ratio, None)
     if local:
         ratio = ratios([cost.call_ns for cost in local], [cost.spawn_ns for cost in local])
         goal("call to the own shard / spawn and await", "<= 1.50", ratio, ratio.median <= 1.5)

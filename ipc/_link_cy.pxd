@@ -32,6 +32,11 @@ cdef class Lane:
     cdef readonly object waiting
 
 
+cdef class Debt:
+    cdef long long queue
+    cdef Py_ssize_t done
+
+
 cdef class Link(Channel):
     cdef readonly Shared shared
     cdef readonly int peer
@@ -63,7 +68,8 @@ cdef class Link(Channel):
     cdef Py_ssize_t _backlog_bytes
     cdef bint _crowded
     cdef long long _announced
-    cdef dict _owed
+    cdef dict _debts
+    cdef Debt _last_debt
     cdef Py_ssize_t _many_owed
 
     @cython.locals(call=Call, lane=Lane)
@@ -94,7 +100,7 @@ cdef class Link(Channel):
     cdef _ended(self, Call call)
     cpdef hear(self)
     cpdef answer(self, long long epoch, long long number, int kind, bytes body)
-    @cython.locals(owed=cython.Py_ssize_t)
+    @cython.locals(debt=Debt, done=cython.Py_ssize_t)
     cpdef owe(self, long long epoch, long long queue)
     cpdef send(self, int kind, long long queue, long long method, long long call, bytes body)
     cpdef mark_dirty(self)

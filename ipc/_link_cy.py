@@ -122,6 +122,19 @@ class Lane:
 
 @cython.final
 @cython.cclass
+class Debt:
+    """Credit that we owe the peer."""
+
+    queue: int  # the identifier of ours in which its one-way requests ran
+    done: int  # how many of them
+
+    def __init__(self, queue: int) -> None:
+        self.queue = queue
+        self.done = 0
+
+
+@cython.final
+@cython.cclass
 class Link(Channel):
     """One peer, connected or not. It stays the same object over the peer's incarnations."""
 
@@ -179,7 +192,8 @@ class Link(Channel):
         self._backlog_bytes = 0
         self._crowded = False
         self._announced = 0  # of what is published in the ring, how much the peer has been told of
-        self._owed: dict[int, int] = {}  # one-way requests of each queue that are done
+        self._debts: dict[int, Debt] = {}
+        self._last_debt: Debt | None = None
         self._many_owed = max(1, shared.limits.credit // 4)
 
     def connect(self, epoch: int, consumer: RingConsumer, producer: RingProducer, doorbell: PeerDoorbell) -> None:
@@ -205,7 +219,8 @@ class Link(Channel):
         self._last_lane = None
         serving, self.serving = self.serving, {}
         self.outgoing = {}
-        self._owed = {}
+        self._debts = {}
+        self._last_debt = None
         self.mismatches = {}
         self.schemas = {}
         for call in pending.values():
@@ -431,12 +446,17 @@ class Link(Channel):
     def owe(self, epoch: int, queue: int) -> None:
         """One of the peer's one-way requests is done."""
         if epoch == self.epoch and self.connected:
-            owed = self._owed.get(queue, 0) + 1
-            if owed >= self._many_owed:
-                self._owed[queue] = 0
-                self.send(_CREDIT, queue, 0, owed, b"")
-            else:
-                self._owed[queue] = owed
+            debt = self._last_debt
+            if debt is None or debt.queue != queue:
+                debt = self._debts.get(queue)
+                if debt is None:
+                    debt = self._debts[queue] = Debt(queue)
+                self._last_debt = debt
+            debt.done += 1
+            if debt.done >= self._many_owed:
+                done = debt.done
+                debt.done = 0
+                self.send(_CREDIT, queue, 0, done, b"")
 
     def too_large(self, body: bytes, what: str) -> MessageTooLarge:
         return MessageTooLarge(

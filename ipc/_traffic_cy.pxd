@@ -23,6 +23,10 @@ cdef class Traffic:
     cdef readonly long long one_ways_received
     cdef public bint looks_seldom
     cdef readonly set _unfinished
+    cdef long long _last_identifier
+    cdef Target _last_target
+    cdef long long _last_queue
+    cdef Membership _last_membership
     cdef QueueState _charged
 
     @cython.locals(link=Link, came=cython.bint, received=cython.longlong)

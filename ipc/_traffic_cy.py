@@ -80,6 +80,11 @@ class Traffic:
         self.one_ways_received = 0
         self.looks_seldom = False
         self._unfinished: set[int] = set()
+        # Of the last request: mostly the next is like it.
+        self._last_identifier = 0
+        self._last_target: Target | None = None
+        self._last_queue = 0  # the identifier of none
+        self._last_membership = first
         self._charged: QueueState | None = None  # for the requests that are just being taken in
 
     def unknown(self, link: Link, kind: int, queue: int, identifier: int, number: int, body: bytes) -> Target | None:
@@ -228,20 +233,24 @@ class Traffic:
 
     def accept(self, link: Link, kind: int, queue: int, identifier: int, number: int, body: bytes) -> QueueState | None:
         """A request: start its task, or queue it as it is. Returns the queue in which it runs, if it does."""
-        found = self.targets.get(identifier)
-        if found is None:
-            found = self.unknown(link, kind, queue, identifier, number, body)
+        target = self._last_target
+        if target is None or identifier != self._last_identifier:
+            found = self.targets.get(identifier)
             if found is None:
-                return None
-        target: Target = found
+                found = self.unknown(link, kind, queue, identifier, number, body)
+                if found is None:
+                    return None
+            target = self._last_target = found
+            self._last_identifier = identifier
         if link.mismatches and identifier in link.mismatches:
             self.refuse(link, kind, queue, number, SchemaMismatch(link.mismatches[identifier]))
             return None
         membership = target.membership
         if membership is None:
-            membership = self.memberships.get(queue)
-            if membership is None:
-                membership = self.first
+            membership = self._last_membership
+            if queue != self._last_queue:
+                membership = self._last_membership = self.memberships.get(queue, self.first)
+                self._last_queue = queue
         deadline_ns = 0
         arguments: Any = body
         if kind & _ENVELOPE:

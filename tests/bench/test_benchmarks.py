@@ -120,11 +120,11 @@ def test_ipc(tmp_path: Path) -> None:
     document = run("ipc", IPC, tmp_path)
     transports = {message["transport"] for message in document["messages"]}
     streams = {"Unix stream, protocols", "Unix stream, asyncio streams"}
-    assert {"ring, not polling", "send, polling", "send, not polling", "Pipe", "Queue", *streams} <= transports
+    assert {"ring, not polling", "send, polling", "send, not polling", "Pipe", "Queue, msgspec", *streams} <= transports
     assert len(document["messages"]) == 2 * len(transports)
     for message in document["messages"]:
         assert len(message["per_second"]) == 2
-        if not message["transport"].startswith("send") and not message["transport"].endswith("typed"):
+        if not message["transport"].startswith("send") and not message["transport"].endswith("requests"):
             assert 0 < min(message["p50_us"]) <= max(message["p99_us"])
     in_flight = {calls["setup"]: len(calls["per_second"]) for calls in document["calls"]}
     for setup in {"shards, polling", "shards, not polling", *streams}:
@@ -134,7 +134,7 @@ def test_ipc(tmp_path: Path) -> None:
         assert growth["used_pair_kib"] > growth["idle_pair_kib"] > 0
     assert document["idle"].keys() == {"polling", "not polling"}
     goals = {goal["what"] for goal in document["goals"]}
-    assert {"call, polling, p50 us", "send, polling, 64 bytes one way / best peer"} <= goals
+    assert {"call, polling, p50 us", "send, polling, 64 bytes one way / best peer with typed messages"} <= goals
 
 
 def test_crossing(tmp_path: Path) -> None:
