@@ -26,11 +26,12 @@ from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
-from bench import _calls, _messages
-from bench._calls import CallPace, Fleet, Idle, LocalCost
+from bench import _calls, _messages, _station
 from bench._messages import Pace
+from bench._pace import CallPace
 from bench._processes import cores
 from bench._report import Summary, columns, progress, ratios, summary
+from bench._station import Fleet, Idle, LocalCost
 from bench._stream import FrameProtocol, FrameStream, Make, TypedProtocol, TypedStream
 from bench._transports import Open, open_polling_ring, open_sleeping_ring, peers, typed
 
@@ -163,13 +164,13 @@ def run(options: argparse.Namespace) -> IpcReport:
     missing = [name for name, module in (("pyzmq", "zmq"), ("faster-fifo", "faster_fifo")) if not _installed(module)]
     messages = compare_messages(options) if "messages" in wanted else []
     calls = compare_calls(options) if "calls" in wanted else []
-    local = [_calls.local(20_000) for _ in range(options.rounds)] if "local" in wanted else []
+    local = [_station.local(20_000) for _ in range(options.rounds)] if "local" in wanted else []
     growth = [measure_growth(count, options) for count in options.shards] if "growth" in wanted else []
     idle: dict[str, Idle] = {}
     if "idle" in wanted:
         for setup, idle_poll_us in IDLE_POLL_US.items():
             progress(f"idle, {setup}")
-            idle[setup] = _calls.idle(idle_poll_us, options.idle)
+            idle[setup] = _station.idle(idle_poll_us, options.idle)
     return IpcReport(messages, calls, local, growth, idle, goals(messages, calls, local), missing)
 
 
@@ -195,7 +196,7 @@ def compare_messages(options: argparse.Namespace) -> list[Messages]:
         ]
     for name, idle_poll_us in IDLE_POLL_US.items():
         setups[f"send, {name}"] = lambda idle=idle_poll_us: [  # type: ignore[misc]
-            Pace(rate, {}) for rate in _calls.one_way(idle, options.sizes, options.seconds)
+            Pace(rate, {}) for rate in _station.one_way(idle, options.sizes, options.seconds)
         ]
     found = take_turns("messages", setups, options.rounds)
     return [
@@ -214,7 +215,7 @@ def compare_messages(options: argparse.Namespace) -> list[Messages]:
 def compare_calls(options: argparse.Namespace) -> list[Calls]:
     seconds = options.seconds * 2
     setups: dict[str, Callable[[], CallPace]] = {
-        f"shards, {name}": lambda idle_poll_us=idle_poll_us: _calls.over_mesh(idle_poll_us, CALL_SIZE, seconds)  # type: ignore[misc]
+        f"shards, {name}": lambda idle_poll_us=idle_poll_us: _station.calls(idle_poll_us, CALL_SIZE, seconds)  # type: ignore[misc]
         for name, idle_poll_us in IDLE_POLL_US.items()
     }
     for name, make in STREAMS.items():
@@ -235,7 +236,7 @@ def compare_calls(options: argparse.Namespace) -> list[Calls]:
 
 def measure_growth(count: int, options: argparse.Namespace) -> Growth:
     progress(f"{count} shards")
-    fleet: Fleet = _calls.fleet(count, 8, options.seconds * 10)
+    fleet: Fleet = _station.fleet(count, 8, options.seconds * 10)
     return Growth(
         count,
         len(cores()),

@@ -62,7 +62,9 @@ MIXES = {
     ),
     "halves": halves(Kind((1, 1), (100, 300), (0, 0)), Kind((20, 50), (100, 300), (0, 0))),
 }
-TARGETS = {THIN: 0.5, FAT: 2.0}  # p99 under LAS and QLAS, of that under RunnableFifo
+# p99 under LAS and QLAS, of that under RunnableFifo. In the crate's mix a thin task waits for other thin ones rather than for
+# fat ones, and least attained service prefers who has just come to who is nearly done: it is there to compare.
+TARGET_MIX, TARGETS = "halves", {THIN: 0.5, FAT: 2.0}
 
 
 class Result(msgspec.Struct, frozen=True):
@@ -88,11 +90,12 @@ class Tail(msgspec.Struct, frozen=True):
             ["us: median (least-most) of the rounds", "", "tasks", *(f"p{p}" for p in PERCENTS), "p99 / RunnableFifo"]
         ]
         rows[0] += ["target", "CPU"]
+        aimed_at = {(TARGET_MIX, "LAS"), (TARGET_MIX, "QLAS")}
         for result in self.results:
             row = [f"{result.mix}, {result.setup}", result.kind, f"{result.tasks:,}"]
             row += [*map(microseconds, result.total_us.values()), str(result.p99_ratio)]
             row += [
-                f"{self.targets[result.kind]:.2f}" if result.setup in ("LAS", "QLAS") else "",
+                f"{self.targets[result.kind]:.2f}" if (result.mix, result.setup) in aimed_at else "",
                 f"{statistics.median(result.cpu):.0%}",
             ]
             rows.append(row)

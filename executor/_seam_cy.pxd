@@ -26,8 +26,9 @@ cdef class Seam:
     cdef bint behind
     cdef bint debug
     cdef unsigned long _thread
-    cdef object _had_call_soon
+    cdef dict _had
     cdef object _loop_call_soon
+    cdef object _loop_call_soon_threadsafe
     cdef tuple _keywords
 
     cpdef take_call_soon(self, object loop)

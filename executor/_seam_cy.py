@@ -4,7 +4,8 @@
 CPython's `asyncio.Task` asks its loop for every step and every wake-up by `loop.call_soon(callback, ..., context=...)`, where
 `callback.__self__` is the task. An instance attribute `call_soon` on the loop sees them all, on asyncio's loops and on
 uvloop's. What is not a step or a wake-up, or not of a task that the owner takes, passes straight through. Tasks stay genuine
-`asyncio.Task`s.
+`asyncio.Task`s. An attribute `call_soon_threadsafe` only takes note of what passes in the loop's own thread: steps that come
+after that must not overtake it either.
 
 Rejected: driving coroutines ourselves (nothing in the ecosystem would recognise the current task), a custom task factory
 (sees births, not wake-ups), and subclassing a loop (a loop for each loop).
@@ -42,9 +43,15 @@ if cython.compiled:
 
 
 class _TaskCallbacks:
-    """What the C Task hands to call_soon, found by asking one."""
+    """What the C Task hands to call_soon, found by asking one. In a thread of its own: from CPython 3.14 on a task only runs in
+    its loop's thread, beside no other, and whoever imports us may be in a task."""
 
     def __init__(self) -> None:
+        thread = threading.Thread(target=self._ask)
+        thread.start()
+        thread.join()
+
+    def _ask(self) -> None:
         seen: list[Any] = []
 
         class Recorder:
@@ -58,6 +65,7 @@ class _TaskCallbacks:
             await future
 
         loop: Any = Recorder()
+        asyncio._set_running_loop(loop)
         future: asyncio.Future[None] = asyncio.Future(loop=loop)
         asyncio.Task(wait(future), loop=loop)
         self.step = seen.pop()
@@ -116,8 +124,9 @@ class Seam:
     behind: bool  # the loop was given something that did not stay here since the owner last said False
     debug: bool  # the loop's, when the owner last looked
     _thread: int
-    _had_call_soon: Any
+    _had: dict[str, Any]  # the loop's attributes that we have replaced, where they were its own and not its class's
     _loop_call_soon: Any
+    _loop_call_soon_threadsafe: Any
     _keywords: tuple[str, ...]  # the tuple ("context",) in which the C Task names its keyword
 
     def __init__(self) -> None:
@@ -125,16 +134,19 @@ class Seam:
         self.behind = False
         self.debug = False
         self._thread = 0
-        self._had_call_soon = None
+        self._had = {}
         self._loop_call_soon = None
+        self._loop_call_soon_threadsafe = None
         self._keywords = ()
 
     def take_call_soon(self, loop: asyncio.AbstractEventLoop) -> None:
         """Take the loop's `call_soon`."""
         if isinstance(getattr(loop.call_soon, "__self__", None), Seam):
             raise UsageError("this loop has an executor already: leave its `async with` first, or use its queues")
-        self._had_call_soon = getattr(loop, "__dict__", {}).get("call_soon")
+        own = getattr(loop, "__dict__", {})
+        self._had = {name: own[name] for name in ("call_soon", "call_soon_threadsafe") if name in own}
         self._loop_call_soon = loop.call_soon
+        self._loop_call_soon_threadsafe = loop.call_soon_threadsafe
         try:
             loop.call_soon = new_call_soon(seam_call_soon, self) if cython.compiled else self.call_soon  # type: ignore[method-assign, assignment, name-defined]  # noqa: F821
         except AttributeError:
@@ -142,6 +154,7 @@ class Seam:
                 f"{type(loop).__module__}.{type(loop).__qualname__} does not let its call_soon be replaced; "
                 "asyncio's own loops and uvloop's do"
             ) from None
+        loop.call_soon_threadsafe = self.call_soon_threadsafe  # type: ignore[method-assign, assignment]
         self.loop = loop
         self.completed = loop.create_future()
         self.completed.set_result(None)
@@ -150,10 +163,11 @@ class Seam:
 
     def give_call_soon_back(self) -> None:
         """`pass_on` still works afterwards; `loop` is the owner's to clear."""
-        if self._had_call_soon is not None:
-            self.loop.call_soon = self._had_call_soon  # type: ignore[union-attr, method-assign]
-        else:
-            del self.loop.call_soon  # type: ignore[union-attr]
+        for name in ("call_soon", "call_soon_threadsafe"):
+            if name in self._had:
+                setattr(self.loop, name, self._had[name])
+            else:
+                delattr(self.loop, name)
 
     def take(self, callback: Any, argument: Any, context: contextvars.Context) -> bool:
         """A step (then `argument` is None) or a wake-up of a task. True if it is the owner's, who will run it."""
@@ -174,6 +188,15 @@ class Seam:
             ):
                 return None
         return self.pass_on(callback, args, context)
+
+    def call_soon_threadsafe(
+        self, callback: Any, *args: Any, context: contextvars.Context | None = None
+    ) -> asyncio.Handle:
+        """In place of the loop's."""
+        handle: asyncio.Handle = self._loop_call_soon_threadsafe(callback, *args, context=context)
+        if threading.get_ident() == self._thread:
+            self.behind = True
+        return handle
 
     def schedule(self, callback: Any, argument: Any, context: contextvars.Context) -> None:
         """`call_soon(callback, argument, context=context)`, from here."""

@@ -24,6 +24,7 @@ TAIL = "--rounds 1 --seconds 0.3 --warm-up 0.05 --load 0.3"
 CROSSING = "--rounds 1 --seconds 0.2 --warm-up 0.05 --rate 100"
 PINGPONG = "--rounds 2 --wakeups 100"
 OBSERVE = "--rounds 2 --starts 1 --seconds 0.05 --clients 2 --stalls 1"
+ACCEPT_BUSY = "--rounds 2 --seconds 0.05 --tasks 2 --at-once 4"
 IPC = "--rounds 2 --seconds 0.005 --sizes 64 300000 --shards 2 3 --idle 0.05"
 
 
@@ -144,10 +145,17 @@ def test_crossing(tmp_path: Path) -> None:
     assert all(0 < result["total_us"]["p50"][0] <= result["total_us"]["p99"][0] for result in results)
 
 
+def test_accept_busy(tmp_path: Path) -> None:
+    rates = run("accept_busy", ACCEPT_BUSY, tmp_path)["rates"]
+    assert [rate["tasks"] for rate in rates] == [0, 2]
+    assert all(len(figures) == 2 and min(figures) > 0 for rate in rates for figures in (rate["shard"], rate["plain"]))
+
+
 def test_list_of_benchmarks() -> None:
     done = bench()
     assert done.returncode == 0
-    for name in ("accept", "crossing", "fairness", "ipc", "kv", "observe", "overhead", "pingpong", "priority", "tail"):
+    names = "accept accept_busy crossing fairness ipc kv observe overhead pingpong priority tail"
+    for name in names.split():
         assert f"  {name}" in done.stdout
 
 

@@ -9,7 +9,8 @@ is printed and makes the exit status 1. `--loop` is asyncio's own or uvloop; bot
 How the loops get their executor, without a change to any test:
 
 - `asyncio.new_event_loop()`, `asyncio.run()`, `Runner` and `IsolatedAsyncioTestCase` all come to the loop factory of asyncio's
-  default policy, which is replaced. It outlives the `set_event_loop_policy(None)` that these tests are fond of.
+  default policy, which is replaced. It outlives the `set_event_loop_policy(None)` that these tests are fond of. Those that
+  name `asyncio.EventLoop` as their factory get the same.
 - `TestCase.new_test_loop()` of CPython's `test_asyncio.utils` (a loop with a clock that the test winds) and `new_loop()` of
   `test_runners` (one without a selector) make loops by themselves; both are wrapped. These are asyncio's, whatever `--loop`.
 
@@ -180,7 +181,9 @@ def _child(name: str, loop: str, executor: bool, output: Path, tests: Iterable[s
     faulthandler.dump_traceback_later(DEADLINE - 5, exit=True)
     make = LOOPS[loop]
     policy: Any = asyncio.DefaultEventLoopPolicy
-    policy._loop_factory = staticmethod((lambda: _with_executor(make)) if executor else make)
+    factory: Any = staticmethod((lambda: _with_executor(make)) if executor else make)
+    policy._loop_factory = factory
+    asyncio.EventLoop = factory  # type: ignore[misc]
     module = importlib.import_module(f"test.test_asyncio.{name}")
     if executor:
         _give_executors(module)

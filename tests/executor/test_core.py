@@ -527,6 +527,9 @@ def test_eager_tasks(run: Run) -> None:
     async def at_once() -> object:
         return queue_key()
 
+    async def nothing() -> None:
+        pass
+
     if sys.version_info[:2] == (3, 13) and run.loop_factory is not asyncio.new_event_loop:
         pytest.skip("uvloop passes `eager_start`, which the eager factory of 3.13's first releases does not take")
 
@@ -535,12 +538,13 @@ def test_eager_tasks(run: Run) -> None:
         if isinstance(loop, uvloop.Loop) and (3, 13) <= sys.version_info < (3, 13, 3):
             pytest.skip("uvloop passes eager_start to task factories, which asyncio's takes from 3.13.3 on")
         loop.set_task_factory(asyncio.eager_task_factory)  # type: ignore[attr-defined]
+        eager = asyncio.create_task(nothing()).done()  # under 3.14 uvloop 0.23 passes `eager_start=None`, and it is not
         async with cw.Executor(QUEUES) as executor:
             queue = executor.queue("background")
             handle = queue.spawn(asyncio.sleep(0, "slept"))
             assert await handle == "slept"
             handle = queue.spawn(at_once())  # type: ignore[arg-type]
-            assert handle.done()
+            assert handle.done() is eager
             await handle
             assert await queue.spawn(report_queue()) == "background"
             await executor.drain()

@@ -40,6 +40,29 @@ def test_a_yield_lets_callbacks_go_first(run: Run, scheduler: Any, crowd: int) -
     run(body)
 
 
+def test_a_yield_lets_callbacks_from_threadsafe_calls_go_first(run: Run) -> None:
+    """`run_coroutine_threadsafe`, `wrap_future` and others make such calls in the loop's own thread, too."""
+
+    async def work() -> None:
+        loop = asyncio.get_running_loop()
+        for count in range(1, 30):
+            seen: list[int] = []
+            for number in range(count):
+                loop.call_soon_threadsafe(seen.append, number)
+            await asyncio.sleep(0)
+            assert seen == list(range(count))
+
+    async def body() -> None:
+        loop = asyncio.get_running_loop()
+        before = loop.call_soon_threadsafe
+        async with cw.Executor(QUEUES) as executor:
+            for handle in [executor.queue(key).spawn(work()) for key in ("first", "second", "first")]:
+                await handle
+        assert loop.call_soon_threadsafe == before
+
+    run(body)
+
+
 def test_callbacks_and_wake_ups_of_one_future_keep_their_order(run: Run) -> None:
     """Those that were registered before the task began to wait are called before it goes on."""
 

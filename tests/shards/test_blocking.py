@@ -43,7 +43,7 @@ def test_no_more_at_once_than_there_are_threads_and_who_waits_may_leave(run: Run
         await until(tasks[3].done)
         gate.set()
         await asyncio.gather(*tasks, return_exceptions=True)
-        assert ran == [0, 1, 2, 4]
+        assert sorted(ran) == [0, 1, 2, 4]  # two threads, in whichever order
         await pool.drain()
 
     run(body)
