@@ -33,12 +33,13 @@ async def main(shard):
 """
 
 
-def eventually(condition: Callable[[], T], what: str, deadline: float = DEADLINE) -> T:
-    """The first true value of `condition`; fails, with `what`, if there is none in `deadline` seconds."""
+def eventually(condition: Callable[[], T], what: str, deadline: float = DEADLINE, shown: Callable[[], str] = str) -> T:
+    """The first true value of `condition`; fails, with `what` and what is `shown` then, if there is none in `deadline`
+    seconds."""
     end = time.monotonic() + deadline
     while not (value := condition()):
         if time.monotonic() > end:
-            pytest.fail(f"not within {deadline:g} s: {what}")
+            pytest.fail(f"not within {deadline:g} s: {what}{shown()}")
         time.sleep(0.005)
     return value
 
@@ -84,7 +85,7 @@ class Server:
                 pytest.fail(f"the server ended with {ended} without logging {pattern!r} {times} times:\n{self.log}")
             return matches if len(matches) >= times else None
 
-        return eventually(look, f"{pattern!r} {times} times in the log of {self._log_path}", deadline)
+        return eventually(look, f"{pattern!r} {times} times in the log", deadline, lambda: f":\n{self.log}")
 
     def wait_serving(self) -> None:
         self.wait_log("serving with")
