@@ -18,9 +18,10 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import msgspec
 
-from clockworker._errors import UsageError
+from clockworker._errors import UnknownQueue, UsageError
 from clockworker.executor import Executor, ExecutorStats, QueueHandle
 from clockworker.ipc import Mesh, MeshStats, Sharded
+from clockworker.ipc._remote import remote_methods
 from clockworker.shards._accept import Accepting, Acceptor, LoopServers, ProtocolFactory, accept_from, receive_from
 from clockworker.shards._blocking import BlockingPool
 from clockworker.shards._counter import Counter, CounterBook
@@ -99,12 +100,15 @@ class Shard:
         self._stopping: asyncio.Task[None] | None = None
 
     def queue(self, name: str) -> QueueHandle:
-        """The executor's queue of that name. An unknown one raises `KeyError`, which says how to declare it."""
+        """The executor's queue of that name. Another one raises `UnknownQueue`, which says how to declare it; where `main`
+        does not catch it, the server says that in one line and exits with status 3."""
         try:
             return self.executor.queue(name)
-        except KeyError as error:
-            raise KeyError(
-                f"{error.args[0]}; start with --queue {name}:SHARE, or put a [[queue]] in the file"
+        except KeyError:
+            known = [repr(queue.key) for queue in self.executor.queues()]
+            raise UnknownQueue(
+                f"there is no queue {name!r}, only {', '.join(known)}; add --queue {name}:1, and one for each other queue that "
+                "the application names, or [[queue]] tables in the file"
             ) from None
 
     def counter(self, name: str) -> Counter:
@@ -118,14 +122,19 @@ class Shard:
     async def start(self, service: Callable[Concatenate[Shard, P], T], *args: P.args, **kwargs: P.kwargs) -> Sharded[T]:
         """Make this shard's instance, `service(shard, *args)`, and open it to calls from the others.
 
-        Every shard should start the same services; calls wait at a shard that has not come to it yet.
+        Every shard should start the same services; calls wait at a shard that has not come to it yet. A method's
+        `@remote(queue=...)` that this shard does not have raises `UnknownQueue`.
         """
         if not isinstance(service, type):
             raise UsageError(
                 f"{service!r} is no class; a service is a class that takes the shard as its first argument"
             )
         instance = service(self, *args, **kwargs)
-        return self._mesh.start(service, instance)
+        try:
+            return self._mesh.start(service, instance)
+        except KeyError:
+            self._check_queues(service)
+            raise
 
     def call(self, shard: int, function: Callable[P, Awaited], /, *args: P.args, **kwargs: P.kwargs) -> Awaited:
         """Call a module's function that is marked `@remote` on a shard: `await shard.call(1, compact, 10)`. One that yields is
@@ -233,6 +242,14 @@ class Shard:
             self.executor.stats(),
             self._mesh.stats(),
         )
+
+    def _check_queues(self, service: type) -> None:
+        for method in remote_methods(service).values():
+            if method.options.queue is not None:
+                try:
+                    self.queue(str(method.options.queue))
+                except UnknownQueue as error:
+                    raise UnknownQueue(f"@remote(queue=...) of {method.name}: {error}") from None
 
     def _queue_or_first(self, name: str | None) -> QueueHandle:
         return self.executor.queues()[0] if name is None else self.queue(name)

@@ -125,6 +125,21 @@ MISTAKES = {
     "a descriptor that is closed": (["app:main", "--fd", "77"], 1, ["fd:77", "nothing is open"]),
     "many CPUs that are not there": (["app:main", "--cpus", "5000-6000"], 2, ["--cpus", "CPU 5000-6000"]),
     "a scheduler of no module": (["app:main", "--queue", "web:1:no:No"], 3, ["queue 'web'", "'no'"]),
+    "a queue that is not there": (
+        ["app:queue", "--queue", "web:1"],
+        3,
+        ["no queue 'background', only 'web'", "--queue background:1"],
+    ),
+    "a server in a queue with another name": (
+        ["app:server", "--queue", "foreground:1"],
+        3,
+        ["no queue 'foregruond', only 'foreground'"],
+    ),
+    "a service in a queue that is not there": (
+        ["app:service"],
+        3,
+        ["Service.work", "no queue 'background', only 'default'", "--queue background:1"],
+    ),
     "a switch with a value": (["app:main", "--no-pin=1"], 2, ["--no-pin", "no value"]),
     "APP as an option": (["--app", "app:main"], 2, ["--app", "by itself"]),
     "TLS": (["app:main", "--ssl-keyfile", "key.pem"], 2, ["--ssl-keyfile", "proxy"]),
@@ -132,12 +147,20 @@ MISTAKES = {
 }
 
 APP = """
+from clockworker import remote
 number = 42
 def plain(): pass
 class Class: pass
 async def nothing(): pass
 async def asgi(scope, receive, send): pass
 async def main(shard): await shard.wait_stopped()
+async def queue(shard): shard.queue("background")
+async def server(shard): await shard.start_server(nothing, queue="foregruond")
+async def service(shard): await shard.start(Service)
+class Service:
+    def __init__(self, shard): pass
+    @remote(queue="background")
+    async def work(self) -> None: pass
 """
 
 FILES = {
