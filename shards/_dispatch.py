@@ -24,6 +24,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 
 from clockworker.shards._control import TakeAll
+from clockworker.shards._handover import receive
 from clockworker.shards._lifecycle import State
 from clockworker.shards._member import Member
 from clockworker.shards._process import ShardProcess
@@ -82,10 +83,9 @@ class Dispatcher:
         """The shard has ended: what it did not take is for others."""
         while True:
             try:
-                _, descriptors, _, _ = socket.recv_fds(process.handover.shard_end, 1, 1)
+                self._returned.append(receive(process.handover.shard_end))
             except OSError:
                 break
-            self._returned.extend(socket.socket(fileno=descriptor) for descriptor in descriptors)
         if self._ended:
             self._close_returned()
         elif self._returned:

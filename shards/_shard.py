@@ -2,7 +2,8 @@
 
 Stopping, from the inside. When the shard is told to stop it first lets the loop accept what is already in the listening
 sockets' queues, unless a successor will, closes its copies of those sockets, and then wakes `wait_stopped()`. `main`
-finishes what it wants to finish; then the handlers of open connections do (see `_streams`). Only when every shard has
+finishes what it wants to finish; then the handlers of open connections do (see `_streams`). Without descriptors enough to
+accept all, `wait_stopped()` returns before that, and the rest is accepted as connections end. Only when every shard has
 come so far do they leave, because open work may need a peer.
 """
 
@@ -22,11 +23,12 @@ from clockworker._errors import UnknownQueue, UsageError
 from clockworker.executor import Executor, ExecutorStats, QueueHandle
 from clockworker.ipc import Mesh, MeshStats, Sharded
 from clockworker.ipc._remote import remote_methods
-from clockworker.shards._accept import Accepting, Acceptor, LoopServers, ProtocolFactory, accept_from, receive_from
+from clockworker.shards._accept import Accepting, Acceptor, LoopServers, ProtocolFactory, accept
 from clockworker.shards._blocking import BlockingPool
 from clockworker.shards._counter import Counter, CounterBook
+from clockworker.shards._handover import receive
 from clockworker.shards._sockets import HANDSHAKE_S
-from clockworker.shards._streams import Handler, StreamServer
+from clockworker.shards._streams import LOOK_S, Handler, StreamServer
 
 T = TypeVar("T")
 Awaited = TypeVar("Awaited", bound=Coroutine[Any, Any, Any] | AsyncIterator[Any])
@@ -260,11 +262,13 @@ class Shard:
         if self.stopping:
             return
         if self._handover is not None:
-            sources = {self._handover.sock: receive_from(self._handover.sock)}
-            self._accepting = Acceptor(sources, factory, queue, max_connections, self._handover.changed)
+            self._accepting = Acceptor(
+                {self._handover.sock: receive}, factory, queue, max_connections, self._handover.changed
+            )
         elif max_connections is not None:
-            sources = {sock: accept_from(sock) for sock in self._listening}
-            self._accepting = Acceptor(sources, factory, queue, max_connections, lambda taken, open: None)
+            self._accepting = Acceptor(
+                dict.fromkeys(self._listening, accept), factory, queue, max_connections, lambda taken, open: None
+            )
         else:
             self._accepting = LoopServers(factory, queue, self.executor, self._backlog)
             await self._accepting.add(self._listening)
@@ -290,7 +294,7 @@ class Shard:
         if for_good:
             await asyncio.sleep(HANDSHAKE_S)
         if self._accepting is not None:
-            await self._accepting.close(take_all=for_good)
+            await self._accepting.close(take_all=for_good, starved=self._stopped.set)
         for sock in self._listening:
             sock.close()
         self._listening.clear()
@@ -300,6 +304,9 @@ class Shard:
         await self._stopped.wait()
         if self._streams is not None:
             await self._streams.drain()
+            while self._stopping is not None and not self._stopping.done():  # there is more to accept
+                await asyncio.wait([self._stopping], timeout=LOOK_S)
+                await self._streams.drain()
         await self._blocking.drain()
 
     def _connections(self) -> tuple[int, int, int]:

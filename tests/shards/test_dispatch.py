@@ -114,6 +114,45 @@ def test_what_no_shard_takes_before_the_stop_is_closed_and_counted(serve: Serve,
     assert "3 connections that waited were closed: no shard took them" in server.log
 
 
+# Room for so many connections.
+ROOM = 20
+STARVED = ECHO.replace(
+    "    await shard.start_server(handle)",
+    f"""
+    import os, resource
+    await shard.start_server(handle)
+    limit = len(os.listdir("/proc/self/fd")) + {ROOM}
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+""",
+)
+
+
+def test_a_shard_without_descriptors_leaves_connections_to_wait(serve: Serve, opened: ExitStack) -> None:
+    server = started(serve, source=STARVED, shards=1)
+    clients = connect(server, opened, 2 * ROOM)
+    for client in clients:
+        client.sendall(b"hello\n")
+    server.wait_log("no connection can be accepted: Too many open files")
+    for client in clients:
+        assert client.recv(100) == b"0 hello\n"
+        client.close()
+
+
+def test_without_descriptors_the_rest_is_served_before_the_stop_as_they_become_free(
+    serve: Serve, opened: ExitStack
+) -> None:
+    server = started(serve, source=STARVED, shards=1)
+    clients = connect(server, opened, 4 * ROOM)
+    for client in clients:
+        client.sendall(b"hello\n")
+    server.wait_log("no connection can be accepted: Too many open files")
+    assert server.stop() == 0
+    for client in clients:
+        assert client.recv(100) == b"0 hello\n"
+        assert client.recv(100) == b""
+    assert "WARN" not in server.log
+
+
 def test_hup_and_kill_under_load(serve: Serve) -> None:
     server = started(serve)
     failed: list[Exception] = []
