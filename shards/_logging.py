@@ -7,6 +7,9 @@ handler may see it in another thread, so that a formatter of the user's can use 
 --log-config is a dictionary of logging.config, in JSON or TOML. The formatters `text` and `json` are there for it to use.
 It is applied in every process, the supervisor's included.
 
+What Python itself would print (an exception that nobody catches in a thread, one in `__del__`, a warning) is logged like the
+rest, so that it says where it comes from, and so that every line is JSON where JSON is asked for.
+
 Log files are opened anew on `reopen()` (SIGUSR1), as logrotate wants it: the moved file is let go, and the next line goes
 to a new one under the old name.
 """
@@ -15,8 +18,10 @@ from __future__ import annotations
 
 import logging
 import sys
+import threading
 import time
 from collections.abc import Iterator
+from types import TracebackType
 from typing import Any
 
 import msgspec
@@ -24,6 +29,8 @@ import msgspec
 from clockworker._errors import UsageError
 from clockworker.executor import current_executor
 from clockworker.shards._config import ServeConfig
+
+log = logging.getLogger("clockworker")
 
 _TEXT = "%(asctime)s %(levelname)-7s [%(where)s] %(message)s"
 
@@ -71,6 +78,7 @@ class JsonFormatter(logging.Formatter):
 def set_up_logging(process: str, config: ServeConfig) -> None:
     """`process` is `supervisor` or `shard N`. Raises `ConfigurationError` for a --log-config that is wrong."""
     _mark_records(process)
+    _log_strays()
     if config.log_config is not None:
         from clockworker.shards._log_config import configure_logging  # only now: it takes long to import
 
@@ -123,6 +131,24 @@ def _mark_records(process: str) -> None:
         return record
 
     logging.setLogRecordFactory(make)
+
+
+def _log_strays() -> None:
+    def uncaught(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        log.critical("an exception that nobody caught", exc_info=(kind, error, trace))
+
+    def uncaught_in_thread(args: threading.ExceptHookArgs) -> None:
+        if args.exc_value is not None and not isinstance(args.exc_value, SystemExit):
+            name = "a thread" if args.thread is None else f"thread {args.thread.name}"
+            log.error("an exception that nobody caught ended %s", name, exc_info=args.exc_value)
+
+    def unraisable(args: sys.UnraisableHookArgs) -> None:
+        log.error("%s: %r", args.err_msg or "an exception was ignored in", args.object, exc_info=args.exc_value)
+
+    sys.excepthook = uncaught
+    threading.excepthook = uncaught_in_thread
+    sys.unraisablehook = unraisable
+    logging.captureWarnings(True)
 
 
 def _current_queue() -> str | None:
