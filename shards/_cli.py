@@ -129,6 +129,8 @@ def announce(settings: Settings, placement: Placement, listeners: Listeners, env
     if settings.config.log_config is not None:
         for name in settings.origins.keys() & {"log_level", "log_format"}:
             log.warning("%s has no effect beside --log-config", settings.origins[name])
+    if "reload_dir" in settings.origins and not settings.config.reload:
+        log.warning("%s has no effect without --reload", settings.origins["reload_dir"])
     known = {variable for option in OPTIONS for variable in option.variables} | _OTHER_VARIABLES
     for variable in sorted(environment.keys() - known):
         if variable.startswith(PREFIX) and (

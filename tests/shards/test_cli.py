@@ -115,6 +115,7 @@ MISTAKES = {
         ["--metrics", "no..no", "host"],
     ),
     "a host that is not": (["app:main", "--host", "x" * 64], 1, ["xxx:8000", "no such host"]),
+    "metrics on no port": (["app:main", "--metrics", ":x"], 2, ["--metrics", "the port is 'x'"]),
     "metrics on a Unix socket": (["app:main", "--metrics", "unix:s"], 2, ["--metrics", "'unix:s'", "HOST:PORT"]),
     "a log configuration of another kind": (["app:main", "--log-config", "app.py"], 2, [".toml or .json"]),
     "a URL": (["app:main", "--bind", "http://localhost:80/"], 2, ["--bind", "HOST:PORT (localhost:80)"]),
@@ -375,12 +376,13 @@ def test_the_env_file_is_the_applications_too(serve: Serve, tmp_path: Path) -> N
     assert "serving with 1 shard\n" in server.log
 
 
-def test_a_variable_that_no_option_has_is_warned_of(serve: Serve) -> None:
+def test_what_has_no_effect_is_warned_of(serve: Serve) -> None:
     environment = {"CLOCKWORKER_SHRADS": "2", "CLOCKWORKER_SERVICE_HOST": "10.0.0.1", "CLOCKWORKER_PURE": "1"}
-    server = serve(ECHO, "--shards", "1", environment=environment)
+    server = serve(ECHO, "--shards", "1", "--reload-dir", ".", environment=environment)
     server.wait_serving()
     assert re.findall(r"WARNING \[supervisor\] (.*)", server.log) == [
-        "CLOCKWORKER_SHRADS is no option's variable; did you mean CLOCKWORKER_SHARDS?"
+        "--reload-dir has no effect without --reload",
+        "CLOCKWORKER_SHRADS is no option's variable; did you mean CLOCKWORKER_SHARDS?",
     ]
 
 
