@@ -156,7 +156,13 @@ OPTIONS = (
         "port to listen on, 0: a free one; default 8000",
         takes=(int,),
     ),
-    Option("sockets", ("--uds",), "PATH", parse.parse_uds, "Unix socket to listen on"),
+    Option(
+        "sockets",
+        ("--uds",),
+        "PATH",
+        parse.parse_uds,
+        "Unix socket to listen on; PATH,mode=660: who may write it may connect; default 666",
+    ),
     Option(
         "sockets",
         ("--fd",),

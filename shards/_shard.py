@@ -14,7 +14,7 @@ import concurrent.futures
 import os
 import socket
 import zlib
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import msgspec
@@ -22,7 +22,7 @@ import msgspec
 from clockworker._errors import UnknownQueue, UsageError
 from clockworker.executor import Executor, ExecutorStats, QueueHandle
 from clockworker.ipc import Mesh, MeshStats, Sharded
-from clockworker.ipc._remote import remote_methods
+from clockworker.ipc._remote import RemoteMethod, remote_function, remote_methods
 from clockworker.shards._accept import Accepting, Acceptor, LoopServers, ProtocolFactory, accept
 from clockworker.shards._blocking import BlockingPool
 from clockworker.shards._counter import Counter, CounterBook
@@ -135,7 +135,7 @@ class Shard:
         try:
             return self._mesh.start(service, instance)
         except KeyError:
-            self._check_queues(service)
+            self._check_queues(remote_methods(service).values())
             raise
 
     def call(self, shard: int, function: Callable[P, Awaited], /, *args: P.args, **kwargs: P.kwargs) -> Awaited:
@@ -144,13 +144,13 @@ class Shard:
 
         Raises what a call of a service does (see `Sharded.on`). `with deadline(seconds):` sets how long it may take.
         """
-        return self._mesh.function_caller(shard, function)(*args, **kwargs)  # type: ignore[no-any-return]
+        return self._function_caller(shard, function)(*args, **kwargs)  # type: ignore[no-any-return]
 
     def call_threadsafe(
         self, shard: int, function: Callable[P, Coroutine[Any, Any, T]], /, *args: P.args, **kwargs: P.kwargs
     ) -> concurrent.futures.Future[T]:
         """The same from any other thread. The future's `result()` waits for the answer, and `cancel()` cancels the call."""
-        call = self._mesh.function_caller(shard, function)
+        call = self._function_caller(shard, function)
         return self._mesh.run_threadsafe(lambda: call(*args, **kwargs))
 
     async def run_blocking(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
@@ -245,8 +245,15 @@ class Shard:
             self._mesh.stats(),
         )
 
-    def _check_queues(self, service: type) -> None:
-        for method in remote_methods(service).values():
+    def _function_caller(self, shard: int, function: Callable[..., Any]) -> Callable[..., Any]:
+        try:
+            return self._mesh.function_caller(shard, function)
+        except KeyError:
+            self._check_queues([remote_function(function)])
+            raise
+
+    def _check_queues(self, methods: Iterable[RemoteMethod]) -> None:
+        for method in methods:
             if method.options.queue is not None:
                 try:
                     self.queue(str(method.options.queue))

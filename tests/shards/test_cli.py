@@ -141,6 +141,11 @@ MISTAKES = {
         3,
         ["Service.work", "no queue 'background', only 'default'", "--queue background:1"],
     ),
+    "a function in a queue that is not there": (
+        ["app:function"],
+        3,
+        ["work", "no queue 'nightly'", "--queue nightly:1"],
+    ),
     "a switch with a value": (["app:main", "--no-pin=1"], 2, ["--no-pin", "no value"]),
     "APP as an option": (["--app", "app:main"], 2, ["--app", "by itself"]),
     "TLS": (["app:main", "--ssl-keyfile", "key.pem"], 2, ["--ssl-keyfile", "proxy"]),
@@ -158,6 +163,9 @@ async def main(shard): await shard.wait_stopped()
 async def queue(shard): shard.queue("background")
 async def server(shard): await shard.start_server(nothing, queue="foregruond")
 async def service(shard): await shard.start(Service)
+async def function(shard): await shard.call(shard.id, work)
+@remote(queue="nightly")
+async def work() -> None: pass
 class Service:
     def __init__(self, shard): pass
     @remote(queue="background")
