@@ -153,6 +153,20 @@ def test_without_descriptors_the_rest_is_served_before_the_stop_as_they_become_f
     assert "WARN" not in server.log
 
 
+def test_a_supervisor_without_descriptors_accepts_the_rest_before_the_stop_as_it_hands_them_over(
+    serve: Serve, opened: ExitStack
+) -> None:
+    few = ("sh", "-c", 'ulimit -n 100; exec "$@"', "sh")
+    server = serve(ECHO, "--shards", "1", *HANDED, "--max-connections", "2", under=few)
+    server.wait_serving()
+    assert list(map(where, connect(server, opened, 2))) == [0, 0]
+    late = connect(server, opened, 200)
+    for connection in late:
+        connection.sendall(b"late\n")
+    assert server.stop() == 0
+    assert {connection.recv(100) for connection in late} == {b"0 late\n"}
+
+
 def test_hup_and_kill_under_load(serve: Serve) -> None:
     server = started(serve)
     failed: list[Exception] = []
