@@ -221,7 +221,7 @@ def test_shard_and_queue_are_in_every_line_of_the_server(serve: Serve) -> None:
 
 
 STRAYS = """
-import asyncio, threading, warnings
+import asyncio, logging, threading, warnings
 
 class Unhappy:
     def __del__(self):
@@ -232,6 +232,7 @@ async def fail():
 
 async def main(shard):
     warnings.warn("a warning")
+    logging.getLogger("app").warning("%d apples", "no")
     thread = threading.Thread(target=int, args=("in a thread",), name="numbers")
     thread.start()
     thread.join()
@@ -248,7 +249,17 @@ def test_every_line_is_json_whatever_goes_wrong(serve: Serve, tmp_path: Path) ->
     assert server.wait_exit() == 3
     lines = [json.loads(line) for line in server.log.splitlines()]
     said = "\n".join(line["message"] + line.get("exception", "") for line in lines)
-    for what in ("a warning", "thread numbers", "in a thread", "in __del__", "in a task", "in a callback", "in main"):
+    assert re.search(r"a log call is wrong, at \S+app\.py:\d+: '%d apples' with \('no',\)", said)
+    for what in (
+        "a warning",
+        "TypeError",
+        "thread numbers",
+        "in a thread",
+        "in __del__",
+        "in a task",
+        "in a callback",
+        "in main",
+    ):
         assert what in said
     again = serve(STRAYS, "--shards", "1", "--log-format", "json", "--pid-file", "no/pid")
     assert again.wait_exit() == 2
