@@ -19,6 +19,8 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
+import os
+import resource
 import select
 import socket
 import time
@@ -89,6 +91,7 @@ class LoopServers:
         self._connector = _Connector(factory, queue)
         self._listening: list[socket.socket] = []
         self._servers: list[asyncio.AbstractServer] = []
+        self._complaints = Limiter()
 
     async def add(self, listening: Sequence[socket.socket]) -> None:
         # uvloop runs a server's callbacks in the context of the task that made it: hence a task of the queue.
@@ -114,9 +117,26 @@ class LoopServers:
         def protocol() -> asyncio.BaseProtocol:
             if executor.is_busy:
                 self._take(sock, _MORE)
+            self._look_for_descriptors(sock)
             return factory()
 
         return protocol
+
+    def _look_for_descriptors(self, sock: socket.socket) -> None:
+        """libuv closes connections that it has no descriptor for, and says nothing."""
+        try:
+            os.close(os.dup(sock.fileno()))
+        except OSError as error:
+            unsaid = self._complaints.may_say(asyncio.get_running_loop().time())
+            if unsaid is not None:
+                limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+                log.error(
+                    "no descriptor is left (%s, of %d), further connections are closed; raise the limit (ulimit -n), or "
+                    "have them wait (--max-connections)%s",
+                    error.strerror,
+                    limit,
+                    more(unsaid),
+                )
 
     def _take(self, sock: socket.socket, most: int) -> None:
         for _ in range(most):
@@ -125,7 +145,7 @@ class LoopServers:
             except OSError as error:
                 if error.errno == errno.ECONNABORTED:  # it left while it waited
                     continue
-                return  # there is none; or the loop's server will say what is wrong
+                return  # there is none, or no descriptor for it
             accepted.setblocking(False)
             self._connector.connect(accepted)
 

@@ -50,7 +50,8 @@ def serve(arguments: Sequence[str], environment: MutableMapping[str, str]) -> in
         settings = read_settings(arguments, environment, version())
     except ConfigurationError as error:
         return _complain(str(error), EXIT_USAGE)
-    complain = _complain if settings.check_only or settings.config.log_format == "text" else _complain_in_json
+    serves = not settings.check_only and not settings.print_only
+    complain = _complain_in_json if serves and settings.config.log_format == "json" else _complain
     try:
         return run(settings, environment)
     except ConfigurationError as error:
@@ -60,6 +61,7 @@ def serve(arguments: Sequence[str], environment: MutableMapping[str, str]) -> in
 
 
 def run(settings: Settings, environment: MutableMapping[str, str]) -> int:
+    """Do what the settings ask for. Raises `ConfigurationError` and `AddressUnavailable`, before any shard is started."""
     config = settings.config
     check_directories(settings)
     os.environ.update(settings.variables)

@@ -80,7 +80,8 @@ class Roll:
         due = self._starting & {member.process}
         if due:
             self._starting -= due
-            self._waiting.append(member)
+            if member not in self._waiting:
+                self._waiting.append(member)
         if member is self._current:
             self._current = None
         elif not due:

@@ -32,6 +32,18 @@ async def main(shard):
     await shard.wait_stopped()
 """
 
+# The same, with room for so many connections.
+ROOM = 20
+STARVED = ECHO.replace(
+    "    await shard.start_server(handle)",
+    f"""
+    import os, resource
+    await shard.start_server(handle)
+    limit = len(os.listdir("/proc/self/fd")) + {ROOM}
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+""",
+)
+
 
 def eventually(condition: Callable[[], T], what: str, deadline: float = DEADLINE, shown: Callable[[], str] = str) -> T:
     """The first true value of `condition`; fails, with `what` and what is `shown` then, if there is none in `deadline`

@@ -11,7 +11,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from tests.shards.servers import ECHO, Serve, Server, ask, eventually
+from tests.shards.servers import ECHO, ROOM, STARVED, Serve, Server, ask, eventually
 
 HANDED = ("--distribution", "least-connections")
 
@@ -112,19 +112,6 @@ def test_what_no_shard_takes_before_the_stop_is_closed_and_counted(serve: Serve,
     server.stop()
     assert [connection.recv(100) for connection in late] == [b""] * 3
     assert "3 connections that waited were closed: no shard took them" in server.log
-
-
-# Room for so many connections.
-ROOM = 20
-STARVED = ECHO.replace(
-    "    await shard.start_server(handle)",
-    f"""
-    import os, resource
-    await shard.start_server(handle)
-    limit = len(os.listdir("/proc/self/fd")) + {ROOM}
-    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
-""",
-)
 
 
 def test_a_shard_without_descriptors_leaves_connections_to_wait(serve: Serve, opened: ExitStack) -> None:
