@@ -312,6 +312,7 @@ BY_NAME = {option.name: option for option in OPTIONS}
 
 # What other servers call the same thing.
 OTHER_NAMES = {
+    "c": "config",
     "chdir": "app-dir",
     "graceful-timeout": "timeout-graceful-shutdown",
     "limit-concurrency": "max-connections",
@@ -336,5 +337,5 @@ def nearest_option(name: str, known: Iterable[str]) -> str | None:
     name = name.replace("_", "-").lower()
     same = OTHER_NAMES.get(name)
     if same not in spelled:
-        same = nearest(name, spelled)
+        same = nearest(name, spelled) if len(name) > 1 else None
     return None if same is None else spelled[same]
