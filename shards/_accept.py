@@ -19,6 +19,8 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
+import os
+import resource
 import select
 import socket
 import time
@@ -26,6 +28,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol, TypeAlias
 
 from clockworker.executor import Executor, QueueHandle
+from clockworker.shards._limiter import Limiter, more
 
 log = logging.getLogger("clockworker.shard")
 
@@ -45,8 +48,9 @@ class Accepting(Protocol):
     async def add(self, listening: Sequence[socket.socket]) -> None:
         """Accept from these, too."""
 
-    async def close(self, *, take_all: bool) -> None:
-        """Accept no more, and return when what has been accepted is connected. take_all: but first all that waits."""
+    async def close(self, *, take_all: bool, starved: Callable[[], None]) -> None:
+        """Accept no more, and return when what has been accepted is connected. take_all: but first all that waits. starved:
+        told if that takes longer, because descriptors for it have to become free."""
 
 
 class _Connector:
@@ -87,12 +91,13 @@ class LoopServers:
         self._connector = _Connector(factory, queue)
         self._listening: list[socket.socket] = []
         self._servers: list[asyncio.AbstractServer] = []
+        self._complaints = Limiter()
 
     async def add(self, listening: Sequence[socket.socket]) -> None:
         # uvloop runs a server's callbacks in the context of the task that made it: hence a task of the queue.
         await self._queue.spawn(self._create(listening), name="listen")
 
-    async def close(self, *, take_all: bool) -> None:
+    async def close(self, *, take_all: bool, starved: Callable[[], None]) -> None:
         if take_all:
             await self._empty_queues()
         for server in self._servers:
@@ -112,9 +117,26 @@ class LoopServers:
         def protocol() -> asyncio.BaseProtocol:
             if executor.is_busy:
                 self._take(sock, _MORE)
+            self._look_for_descriptors(sock)
             return factory()
 
         return protocol
+
+    def _look_for_descriptors(self, sock: socket.socket) -> None:
+        """libuv closes connections that it has no descriptor for, and says nothing."""
+        try:
+            os.close(os.dup(sock.fileno()))
+        except OSError as error:
+            unsaid = self._complaints.may_say(asyncio.get_running_loop().time())
+            if unsaid is not None:
+                limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+                log.error(
+                    "no descriptor is left (%s, of %d), further connections are closed; raise the limit (ulimit -n), or "
+                    "have them wait (--max-connections)%s",
+                    error.strerror,
+                    limit,
+                    more(unsaid),
+                )
 
     def _take(self, sock: socket.socket, most: int) -> None:
         for _ in range(most):
@@ -123,7 +145,7 @@ class LoopServers:
             except OSError as error:
                 if error.errno == errno.ECONNABORTED:  # it left while it waited
                     continue
-                return  # there is none; or the loop's server will say what is wrong
+                return  # there is none, or no descriptor for it
             accepted.setblocking(False)
             self._connector.connect(accepted)
 
@@ -138,25 +160,9 @@ class LoopServers:
             await asyncio.sleep(0)
 
 
-def accept_from(sock: socket.socket) -> Callable[[], socket.socket]:
-    """The source of a listening socket's connections."""
-
-    def take() -> socket.socket:
-        return sock.accept()[0]
-
-    return take
-
-
-def receive_from(sock: socket.socket) -> Callable[[], socket.socket]:
-    """The source of connections that arrive by hand."""
-
-    def take() -> socket.socket:
-        _, descriptors, _, _ = socket.recv_fds(sock, 1, 1)
-        if not descriptors:
-            raise BlockingIOError(errno.EAGAIN, "the line has ended")
-        return socket.socket(fileno=descriptors[0])
-
-    return take
+def accept(sock: socket.socket) -> socket.socket:
+    """The next connection of a listening socket."""
+    return sock.accept()[0]
 
 
 class _Connection(socket.socket):
@@ -184,14 +190,15 @@ class _Connection(socket.socket):
 
 
 class Acceptor:
-    """Opens a connection of `factory`'s protocols for all that `sources` bring, up to `limit` at once.
+    """Opens a connection of `factory`'s protocols for all that `sources` bring, up to `limit` at once: `accept` from listening
+    sockets, and `receive` from the supervisor's line.
 
     changed: told how many connections have been taken and how many are open, whenever that changes.
     """
 
     def __init__(
         self,
-        sources: dict[socket.socket, Callable[[], socket.socket]],
+        sources: dict[socket.socket, Callable[[socket.socket], socket.socket]],
         factory: ProtocolFactory,
         queue: QueueHandle,
         limit: int | None,
@@ -205,60 +212,82 @@ class Acceptor:
         self._taken = 0
         self._open = 0
         self._accepting = False
-        self._closed = False
+        self._closing = False
+        self._emptied = asyncio.Event()
+        self._complaints = Limiter()
         self._accept()
 
     async def add(self, listening: Sequence[socket.socket]) -> None:
         """In time for `close`."""
-        self._sources.update({sock: accept_from(sock) for sock in listening})
+        self._sources.update(dict.fromkeys(listening, accept))
 
     def lift_limit(self) -> None:
         self._limit = None
         self._accept()
 
-    async def close(self, *, take_all: bool) -> None:
+    async def close(self, *, take_all: bool, starved: Callable[[], None]) -> None:
         """Takes all that is there in any case: what is on the supervisor's line is ours already."""
-        for take in self._sources.values():
-            while self._take_one(take):
+        self._limit = None
+        self._closing = True
+        for sock in [*self._sources]:
+            while self._take(sock):
                 pass
-        self._closed = True
+        if take_all and self._sources:
+            starved()
+            await self._emptied.wait()
         self._pause()
+        self._sources.clear()
         await self._connector.wait_connected()
 
     def _accept(self) -> None:
-        if not self._accepting and not self._closed:
+        if not self._accepting:
             self._accepting = True
-            for sock, take in self._sources.items():
-                self._loop.add_reader(sock.fileno(), self._take, take)
+            for sock in self._sources:
+                self._loop.add_reader(sock.fileno(), self._take, sock)
 
     def _pause(self) -> None:
         self._accepting = False
         for sock in self._sources:
             self._loop.remove_reader(sock.fileno())
 
-    def _take(self, take: Callable[[], socket.socket]) -> None:
+    def _take(self, sock: socket.socket) -> bool:
+        """Take some of what is there. Returns whether there may be more that can be taken now."""
         for _ in range(_AT_ONCE):
             if self._limit is not None and self._open >= self._limit:
                 self._pause()
-                return
-            if not self._take_one(take):
-                return
+                return False
+            if not self._take_one(sock):
+                return False
+        return True
 
-    def _take_one(self, take: Callable[[], socket.socket]) -> bool:
+    def _take_one(self, sock: socket.socket) -> bool:
         try:
-            taken = take()
+            taken = self._sources[sock](sock)
         except OSError as error:
+            if error.errno == errno.ECONNABORTED:  # it left while it waited
+                return True
             if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
-                log.error("no connection can be accepted: %s", error.strerror)
+                self._complain(error)
                 self._pause()
                 self._loop.call_later(_NO_DESCRIPTORS_S, self._accept)
-                return False
-            return error.errno == errno.ECONNABORTED  # it left while it waited; else there is none
+            elif self._closing:
+                self._empty(sock)
+            return False
         self._taken += 1
         self._open += 1
         self._changed(self._taken, self._open)
         self._connector.connect(_Connection(taken, self._lost))
         return True
+
+    def _complain(self, error: OSError) -> None:
+        if (unsaid := self._complaints.may_say(self._loop.time())) is not None:
+            log.error("no connection can be accepted: %s%s", error.strerror, more(unsaid))
+
+    def _empty(self, sock: socket.socket) -> None:
+        self._loop.remove_reader(sock.fileno())
+        del self._sources[sock]
+        if not self._sources:
+            self._emptied.set()
 
     def _lost(self) -> None:
         self._open -= 1

@@ -68,7 +68,7 @@ def _close_metrics(arguments: Sequence[str]) -> list[str]:
     metrics."""
     closed = list(arguments)
     for index, (argument, following) in enumerate(itertools.pairwise([*closed, ""])):
-        if argument == "--metrics" and (not following or re.fullmatch(r"-.*|(?!unix:|fd:).*:(?!\d+$)[^:]*", following)):
+        if argument == "--metrics" and (not following or re.fullmatch(r"-.*|(?!unix:|fd:).+:(?!\d+$)[^:]*", following)):
             closed[index] = "--metrics=1"
     return closed
 

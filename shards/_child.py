@@ -20,7 +20,14 @@ from types import FrameType
 
 import uvloop
 
-from clockworker._errors import ApplicationError, ConfigurationError, ControlError, TaskCancelled, TaskPanicked
+from clockworker._errors import (
+    ApplicationError,
+    ConfigurationError,
+    ControlError,
+    TaskCancelled,
+    TaskPanicked,
+    UnknownQueue,
+)
 from clockworker.executor import Executor, JoinHandle, Ok, Queue
 from clockworker.ipc import Limits, Mesh
 from clockworker.shards._application import Main, format_traceback, load_application
@@ -205,6 +212,8 @@ class _ShardMain:
         outcome = await main.outcome()
         if not self._shard.stopping:
             match outcome:
+                case TaskPanicked(UnknownQueue() as error):
+                    return self._fail(str(error))  # a mistake of the configuration: where it shows is no matter
                 case TaskPanicked(exception):
                     return self._fail("main() raised", exception)
                 case Ok():

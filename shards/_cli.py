@@ -7,6 +7,7 @@ application cannot be started.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import platform
 import sys
@@ -20,7 +21,7 @@ from clockworker.executor import compiled
 from clockworker.shards._application import format_traceback, load_application
 from clockworker.shards._config import ServeConfig
 from clockworker.shards._host import PidFile, set_process_title
-from clockworker.shards._logging import set_up_logging
+from clockworker.shards._logging import JsonFormatter, set_up_logging
 from clockworker.shards._options import OPTIONS, PREFIX, nearest_option
 from clockworker.shards._placement import Placement, place, plural
 from clockworker.shards._print import as_toml
@@ -47,27 +48,37 @@ def serve(arguments: Sequence[str], environment: MutableMapping[str, str]) -> in
     """Run the command. Returns its exit status; --help and --version raise `SystemExit`."""
     try:
         settings = read_settings(arguments, environment, version())
-        config = settings.config
-        check_directories(settings)
-        os.environ.update(settings.variables)
-        config = with_activated_sockets(config, environment, asked_for="bind" in settings.origins)
-        placement = place_shards(config)
-        if settings.print_only:
-            print(as_toml(config, settings.origins, {"shards": str(placement)}), end="")
-        if settings.check_only:
-            return check(config, placement)
-        if settings.print_only:
-            return EXIT_OK
-        set_process_title("supervisor", config.app)
-        set_up_logging("supervisor", config)
-        with Listeners(config.addresses, placement.count, config.backlog, config.distribution) as listeners:
-            announce(settings, placement, listeners, environment)
-            with PidFile(config.pid_file) if config.pid_file is not None else contextlib.nullcontext():
-                return Supervisor(config, placement, listeners).run()
     except ConfigurationError as error:
         return _complain(str(error), EXIT_USAGE)
+    serves = not settings.check_only and not settings.print_only
+    complain = _complain_in_json if serves and settings.config.log_format == "json" else _complain
+    try:
+        return run(settings, environment)
+    except ConfigurationError as error:
+        return complain(str(error), EXIT_USAGE)
     except AddressUnavailable as error:
-        return _complain(str(error), EXIT_ADDRESS)
+        return complain(str(error), EXIT_ADDRESS)
+
+
+def run(settings: Settings, environment: MutableMapping[str, str]) -> int:
+    """Do what the settings ask for. Raises `ConfigurationError` and `AddressUnavailable`, before any shard is started."""
+    config = settings.config
+    check_directories(settings)
+    os.environ.update(settings.variables)
+    config = with_activated_sockets(config, environment, asked_for="bind" in settings.origins)
+    placement = place_shards(config)
+    if settings.print_only:
+        print(as_toml(config, settings.origins, {"shards": str(placement)}), end="")
+    if settings.check_only:
+        return check(config, placement)
+    if settings.print_only:
+        return EXIT_OK
+    set_process_title("supervisor", config.app)
+    set_up_logging("supervisor", config)
+    with Listeners(config.addresses, placement.count, config.backlog, config.distribution) as listeners:
+        announce(settings, placement, listeners, environment)
+        with PidFile(config.pid_file) if config.pid_file is not None else contextlib.nullcontext():
+            return Supervisor(config, placement, listeners).run()
 
 
 def check_directories(settings: Settings) -> None:
@@ -120,6 +131,8 @@ def announce(settings: Settings, placement: Placement, listeners: Listeners, env
     if settings.config.log_config is not None:
         for name in settings.origins.keys() & {"log_level", "log_format"}:
             log.warning("%s has no effect beside --log-config", settings.origins[name])
+    if "reload_dir" in settings.origins and not settings.config.reload:
+        log.warning("%s has no effect without --reload", settings.origins["reload_dir"])
     known = {variable for option in OPTIONS for variable in option.variables} | _OTHER_VARIABLES
     for variable in sorted(environment.keys() - known):
         if variable.startswith(PREFIX) and (
@@ -137,6 +150,13 @@ def version() -> str:
 
 def _complain(message: str, status: int) -> int:
     print(f"clockworker-serve: {message}", file=sys.stderr)
+    return status
+
+
+def _complain_in_json(message: str, status: int) -> int:
+    """For whatever reads the log of a server that does not start."""
+    record = logging.makeLogRecord({"name": log.name, "levelname": "CRITICAL", "msg": message})
+    print(JsonFormatter().format(record), file=sys.stderr)
     return status
 
 

@@ -24,6 +24,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 
 from clockworker.shards._control import TakeAll
+from clockworker.shards._handover import receive
 from clockworker.shards._lifecycle import State
 from clockworker.shards._member import Member
 from clockworker.shards._process import ShardProcess
@@ -55,6 +56,7 @@ class Dispatcher:
         self._accepting = False
         self._finished: Callable[[], None] | None = None  # whom to tell; set while the last are handed over
         self._give_up: asyncio.TimerHandle | None = None
+        self._last: list[socket.socket] = []  # whose queues are then still to be emptied
         self._ended = False
         self._told: set[ShardProcess] = set()  # to take all
         self._retry: asyncio.TimerHandle | None = None
@@ -64,6 +66,7 @@ class Dispatcher:
         if self._ended:
             return
         self._cancel_retry()
+        self._accept_last()
         while self._returned:
             process = self._choose()
             if process is None or not self._hand_over(process, self._returned.popleft()):
@@ -72,7 +75,10 @@ class Dispatcher:
                 self._pause(_RETRY_S)
                 return
         if self._finished is not None:
-            self._end()
+            if self._last and not self._returned:
+                self._pause(_RETRY_S)
+            else:
+                self._end()
         elif not self._accepting:
             self._accepting = True
             for sock in self._listening:
@@ -82,10 +88,9 @@ class Dispatcher:
         """The shard has ended: what it did not take is for others."""
         while True:
             try:
-                _, descriptors, _, _ = socket.recv_fds(process.handover.shard_end, 1, 1)
+                self._returned.append(receive(process.handover.shard_end))
             except OSError:
                 break
-            self._returned.extend(socket.socket(fileno=descriptor) for descriptor in descriptors)
         if self._ended:
             self._close_returned()
         elif self._returned:
@@ -100,10 +105,17 @@ class Dispatcher:
         self._limit = None
         self._finished = finished
         self._give_up = self._loop.call_later(seconds, self._end)
-        for sock in self._listening:
-            while (accepted := self._accept_from(sock)) is not None:
-                self._returned.append(accepted)
+        self._last.extend(self._listening)
         self.go_on()
+
+    def _accept_last(self) -> None:
+        """As many as there are descriptors for; those that are handed over become free."""
+        while self._last and self._retry is None:
+            accepted = self._accept_from(self._last[-1])
+            if accepted is not None:
+                self._returned.append(accepted)
+            elif self._retry is None:
+                self._last.pop()
 
     def _end(self) -> None:
         self._ended = True

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import signal
 from collections.abc import Sequence
 
 from clockworker.shards._control import Leave, Stop
@@ -35,9 +36,12 @@ class Drain:
         """Tell it to stop, if it is there and has not been told. orphaned: whose queues it is to serve, too."""
         if member.process is None or member.state is State.DRAINING:
             return
+        importing = member.state is State.STARTING and not member.process.pulse.beat
         member.cancel_timer()
         member.lifecycle.to(State.DRAINING)
         member.tell(Stop(for_good=self.together), orphaned)
+        if importing:  # it reads nothing before its loop runs, and has nothing to finish
+            member.process.send_signal(signal.SIGTERM)
         self._set_timer(member, max(0.0, self._grace - self.spent))
 
     def drained(self, member: Member) -> None:

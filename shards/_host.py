@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import fcntl
+import io
 import os
 import resource
 import signal
@@ -52,15 +54,18 @@ def set_process_title(role: str, app: str) -> None:
 
 
 class PidFile:
-    """A file with the supervisor's pid, there while the block runs."""
+    """A file with the supervisor's pid, there while the block runs. One that was left behind is taken over; one of a server
+    that runs is locked, which tells the two apart where pids do not, as after the restart of a container."""
 
     def __init__(self, path: str) -> None:
         self._path = path
 
     def __enter__(self) -> None:
+        """Raises `ConfigurationError`."""
         try:
-            with open(self._path, "w") as file:
-                file.write(f"{os.getpid()}\n")
+            self._file = self._lock()
+            self._file.truncate(0)
+            self._file.write(f"{os.getpid()}\n".encode())
         except OSError as error:
             where = os.path.dirname(self._path)
             hint = f"make the directory {where!r}, or give" if isinstance(error, FileNotFoundError) else "give"
@@ -71,3 +76,21 @@ class PidFile:
     def __exit__(self, *_: object) -> None:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self._path)
+        self._file.close()
+
+    def _lock(self) -> io.FileIO:
+        with contextlib.ExitStack() as opened:
+            while True:
+                file = opened.enter_context(io.FileIO(self._path, "a+"))
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    file.seek(0)
+                    pid = file.read(20).decode(errors="replace").strip()
+                    raise ConfigurationError(
+                        f"--pid-file {self._path!r} is that of a server that runs, pid {pid}; stop it, or give another path"
+                    ) from None
+                with contextlib.suppress(FileNotFoundError):  # its server removed it between the two
+                    if os.path.samestat(os.stat(self._path), os.fstat(file.fileno())):
+                        opened.pop_all()
+                        return file

@@ -7,6 +7,10 @@ handler may see it in another thread, so that a formatter of the user's can use 
 --log-config is a dictionary of logging.config, in JSON or TOML. The formatters `text` and `json` are there for it to use.
 It is applied in every process, the supervisor's included.
 
+What Python itself would print (an exception that nobody catches in a thread, one in `__del__`, a warning, a log call whose
+arguments do not fit) is logged like the
+rest, so that it says where it comes from, and so that every line is JSON where JSON is asked for.
+
 Log files are opened anew on `reopen()` (SIGUSR1), as logrotate wants it: the moved file is let go, and the next line goes
 to a new one under the old name.
 """
@@ -15,9 +19,11 @@ from __future__ import annotations
 
 import logging
 import sys
+import threading
 import time
 from collections.abc import Iterator
-from typing import Any
+from types import TracebackType
+from typing import Any, TextIO
 
 import msgspec
 
@@ -25,7 +31,11 @@ from clockworker._errors import UsageError
 from clockworker.executor import current_executor
 from clockworker.shards._config import ServeConfig
 
+log = logging.getLogger("clockworker")
+
 _TEXT = "%(asctime)s %(levelname)-7s [%(where)s] %(message)s"
+
+_WRONG_CALL = "a log call is wrong, at %s:%d: %r with %r"
 
 # What every record has; anything else was given with `extra`.
 _PLAIN = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "shard", "queue", "where", "taskName"}
@@ -68,16 +78,28 @@ class JsonFormatter(logging.Formatter):
             return self._encoder.encode(plain).decode()
 
 
+class _StandardError(logging.StreamHandler[TextIO]):
+    """A log call that is wrong, of arguments that do not fit its text, gets a line like any other."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        if record.msg == _WRONG_CALL or isinstance(sys.exc_info()[1], OSError):
+            super().handleError(record)
+        else:
+            details = (record.pathname, record.lineno, record.msg, record.args)
+            self.handle(log.makeRecord(log.name, logging.ERROR, "", 0, _WRONG_CALL, details, sys.exc_info()))
+
+
 def set_up_logging(process: str, config: ServeConfig) -> None:
     """`process` is `supervisor` or `shard N`. Raises `ConfigurationError` for a --log-config that is wrong."""
     _mark_records(process)
+    _log_strays()
     if config.log_config is not None:
         from clockworker.shards._log_config import configure_logging  # only now: it takes long to import
 
         configure_logging(config.log_config)
         return
     # A record is one write, so that lines of several processes don't mix.
-    handler = logging.StreamHandler(sys.stderr)
+    handler = _StandardError(sys.stderr)
     handler.setFormatter(JsonFormatter() if config.log_format == "json" else TextFormatter())
     logging.basicConfig(level=config.log_level.upper(), handlers=[handler], force=True)
 
@@ -123,6 +145,24 @@ def _mark_records(process: str) -> None:
         return record
 
     logging.setLogRecordFactory(make)
+
+
+def _log_strays() -> None:
+    def uncaught(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        log.critical("an exception that nobody caught", exc_info=(kind, error, trace))
+
+    def uncaught_in_thread(args: threading.ExceptHookArgs) -> None:
+        if args.exc_value is not None and not isinstance(args.exc_value, SystemExit):
+            name = "a thread" if args.thread is None else f"thread {args.thread.name}"
+            log.error("an exception that nobody caught ended %s", name, exc_info=args.exc_value)
+
+    def unraisable(args: sys.UnraisableHookArgs) -> None:
+        log.error("%s: %r", args.err_msg or "an exception was ignored in", args.object, exc_info=args.exc_value)
+
+    sys.excepthook = uncaught
+    threading.excepthook = uncaught_in_thread
+    sys.unraisablehook = unraisable
+    logging.captureWarnings(True)
 
 
 def _current_queue() -> str | None:

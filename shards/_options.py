@@ -156,7 +156,13 @@ OPTIONS = (
         "port to listen on, 0: a free one; default 8000",
         takes=(int,),
     ),
-    Option("sockets", ("--uds",), "PATH", parse.parse_uds, "Unix socket to listen on"),
+    Option(
+        "sockets",
+        ("--uds",),
+        "PATH",
+        parse.parse_uds,
+        "Unix socket to listen on; PATH,mode=660: who may write it may connect; default 666",
+    ),
     Option(
         "sockets",
         ("--fd",),
@@ -306,6 +312,7 @@ BY_NAME = {option.name: option for option in OPTIONS}
 
 # What other servers call the same thing.
 OTHER_NAMES = {
+    "c": "config",
     "chdir": "app-dir",
     "graceful-timeout": "timeout-graceful-shutdown",
     "limit-concurrency": "max-connections",
@@ -330,5 +337,5 @@ def nearest_option(name: str, known: Iterable[str]) -> str | None:
     name = name.replace("_", "-").lower()
     same = OTHER_NAMES.get(name)
     if same not in spelled:
-        same = nearest(name, spelled)
+        same = nearest(name, spelled) if len(name) > 1 else None
     return None if same is None else spelled[same]

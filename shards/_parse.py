@@ -90,7 +90,7 @@ def parse_bind(text: str) -> Address:
     return TcpAddress(host.strip("[]") or "0.0.0.0", parse_port(port))
 
 
-def _example(text: str) -> str:
+def _example(text: str, port: int = 8000) -> str:
     """What was probably meant, in brackets."""
     text = re.sub(r"^\w+://([^/]*).*", r"\1", text)
     if text.isdecimal():
@@ -98,8 +98,8 @@ def _example(text: str) -> str:
     if re.fullmatch(r"[\w.-]+:\d+", text):
         return f" ({text})"
     if found := re.fullmatch(r"\[?([\da-f:]*:)\]?(\d{4,5})?|\[([\da-f:]+)\]", text):
-        return f" ([{found[3] or found[1].removesuffix(':') or '::'}]:{found[2] or 8000})"
-    return f" ({text}:8000)" if re.fullmatch(r"[\w.-]+", text) else ""
+        return f" ([{found[3] or found[1].removesuffix(':') or '::'}]:{found[2] or port})"
+    return f" ({text}:{port})" if re.fullmatch(r"[\w.-]+", text) else ""
 
 
 def parse_host(text: str) -> str:
@@ -165,7 +165,7 @@ def parse_metrics(text: str) -> TcpAddress | None:
             return TcpAddress("127.0.0.1", METRICS_PORT) if parse_flag(text) else None
         except ConfigurationError:
             raise ConfigurationError(
-                f"{text!r} is no address for metrics; give HOST:PORT{_example(text)}, or nothing for "
+                f"{text!r} is no address for metrics; give HOST:PORT{_example(text, METRICS_PORT)}, or nothing for "
                 f"127.0.0.1:{METRICS_PORT}"
             ) from None
     address = parse_bind(text)

@@ -47,7 +47,7 @@ def _lines(config: ServeConfig, origins: Mapping[str, str], remarks: Mapping[str
 def _line(name: str, value: object, comment: str) -> str:
     if value is None:
         return f"{f'# {name}':{_COLUMN}}# not set"
-    return f"{f'{name} = {_toml.show(value)}':{_COLUMN}}# {comment}"
+    return f"{f'{name} = {_toml.show(value)} ':{_COLUMN}}# {comment}"
 
 
 def _value(config: ServeConfig, option: Option) -> object:

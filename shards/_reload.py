@@ -35,6 +35,7 @@ class Reloader:
     async def _watch(self) -> None:
         from watchfiles import PythonFilter, awatch
 
+        logging.getLogger("watchfiles").setLevel(logging.WARNING)  # what it says of each change is said here
         log.info("watching %s for changes", ", ".join(self._directories))
         async for changes in awatch(*self._directories, watch_filter=PythonFilter(), stop_event=self._stop):
             names = sorted({path for _, path in changes})

@@ -64,7 +64,7 @@ class Renewal:
             log.error("the shards are not replaced: %s", problem)
             self._done()
             return
+        self._roll.replace(self._members)
         for member in self._members:
             if member.state is State.STOPPED:  # it had waited for a change
                 self._start(member)
-        self._roll.replace(self._members)

@@ -4,6 +4,9 @@ Each in turn is told to stop. It finishes its own open work; its listening socke
 wait for its successor. Then its peers are told to hold: they keep new calls to it, and say when those that they had sent
 have been answered. When all have said so it may leave, and the successor gets what was kept.
 
+A shard that is starting when all are to be replaced may have read the application as it was before, and is due as well. It is
+waited for first: it reads no messages before its application is imported, and meanwhile the others had better serve.
+
 A shard that was told to terminate from outside waits for its turn like the others: of two that hold each other's calls at
 once, neither might ever be done.
 """
@@ -27,12 +30,17 @@ class Roll:
         self._drain = drain
         self._done = done
         self._waiting: deque[Member] = deque()
+        self._starting: set[ShardProcess] = set()  # due when they are ready
         self._current: Member | None = None
         self._not_held: set[ShardProcess] | None = None  # peers of the current one that may still wait for it
 
     def replace(self, members: Iterable[Member]) -> None:
-        """These are due as well. Those that are not ready when their turn comes are new anyway."""
-        self._waiting.extend(member for member in members if member not in self._waiting)
+        """These are due as well. Those that are not ready when their turn comes have started meanwhile, and are new."""
+        for member in members:
+            if member.state is State.STARTING and member.process is not None:
+                self._starting.add(member.process)
+            elif member not in self._waiting:
+                self._waiting.append(member)
         self._next()
         self._say_if_done()
 
@@ -58,21 +66,33 @@ class Roll:
 
     def ended(self, process: ShardProcess) -> None:
         """A peer has died, or the current one has."""
+        if process in self._starting:
+            self._starting.remove(process)
+            self._next()
+            self._say_if_done()
         if self._current is not None and self._current.process is process:
             self._not_held = None
         else:
             self._no_longer(process)
 
     def ready(self, member: Member) -> None:
-        """A successor, perhaps not the first, is ready."""
+        """A successor, perhaps not the first, is ready; or another one is."""
+        due = self._starting & {member.process}
+        if due:
+            self._starting -= due
+            if member not in self._waiting:
+                self._waiting.append(member)
         if member is self._current:
             self._current = None
-            self._next()
-            self._say_if_done()
+        elif not due:
+            return
+        self._next()
+        self._say_if_done()
 
     def abandon(self) -> None:
         """All are told to stop. Calls that were kept go to the old incarnation, or fail: there will be no other."""
         self._waiting.clear()
+        self._starting.clear()
         if self._current is not None:
             for peer in self._peers(self._current):
                 peer.send(Release(self._current.id))
@@ -80,7 +100,7 @@ class Roll:
             self._not_held = None
 
     def _next(self) -> None:
-        while self._current is None and self._waiting:
+        while self._current is None and self._waiting and not self._starting:
             member = self._waiting.popleft()
             if member.state is State.READY:
                 self._current = member
@@ -89,7 +109,7 @@ class Roll:
                     self._hold(member)
 
     def _say_if_done(self) -> None:
-        if self._current is None:
+        if self._current is None and not self._starting:
             self._done()
 
     def _hold(self, member: Member) -> None:

@@ -2,7 +2,8 @@
 
 Stopping, from the inside. When the shard is told to stop it first lets the loop accept what is already in the listening
 sockets' queues, unless a successor will, closes its copies of those sockets, and then wakes `wait_stopped()`. `main`
-finishes what it wants to finish; then the handlers of open connections do (see `_streams`). Only when every shard has
+finishes what it wants to finish; then the handlers of open connections do (see `_streams`). Without descriptors enough to
+accept all, `wait_stopped()` returns before that, and the rest is accepted as connections end. Only when every shard has
 come so far do they leave, because open work may need a peer.
 """
 
@@ -13,19 +14,21 @@ import concurrent.futures
 import os
 import socket
 import zlib
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import msgspec
 
-from clockworker._errors import UsageError
+from clockworker._errors import UnknownQueue, UsageError
 from clockworker.executor import Executor, ExecutorStats, QueueHandle
 from clockworker.ipc import Mesh, MeshStats, Sharded
-from clockworker.shards._accept import Accepting, Acceptor, LoopServers, ProtocolFactory, accept_from, receive_from
+from clockworker.ipc._remote import RemoteMethod, remote_function, remote_methods
+from clockworker.shards._accept import Accepting, Acceptor, LoopServers, ProtocolFactory, accept
 from clockworker.shards._blocking import BlockingPool
 from clockworker.shards._counter import Counter, CounterBook
+from clockworker.shards._handover import receive
 from clockworker.shards._sockets import HANDSHAKE_S
-from clockworker.shards._streams import Handler, StreamServer
+from clockworker.shards._streams import LOOK_S, Handler, StreamServer
 
 T = TypeVar("T")
 Awaited = TypeVar("Awaited", bound=Coroutine[Any, Any, Any] | AsyncIterator[Any])
@@ -99,12 +102,15 @@ class Shard:
         self._stopping: asyncio.Task[None] | None = None
 
     def queue(self, name: str) -> QueueHandle:
-        """The executor's queue of that name. An unknown one raises `KeyError`, which says how to declare it."""
+        """The executor's queue of that name. Another one raises `UnknownQueue`, which says how to declare it; where `main`
+        does not catch it, the server says that in one line and exits with status 3."""
         try:
             return self.executor.queue(name)
-        except KeyError as error:
-            raise KeyError(
-                f"{error.args[0]}; start with --queue {name}:SHARE, or put a [[queue]] in the file"
+        except KeyError:
+            known = [repr(queue.key) for queue in self.executor.queues()]
+            raise UnknownQueue(
+                f"there is no queue {name!r}, only {', '.join(known)}; add --queue {name}:1, and one for each other queue that "
+                "the application names, or [[queue]] tables in the file"
             ) from None
 
     def counter(self, name: str) -> Counter:
@@ -118,14 +124,19 @@ class Shard:
     async def start(self, service: Callable[Concatenate[Shard, P], T], *args: P.args, **kwargs: P.kwargs) -> Sharded[T]:
         """Make this shard's instance, `service(shard, *args)`, and open it to calls from the others.
 
-        Every shard should start the same services; calls wait at a shard that has not come to it yet.
+        Every shard should start the same services; calls wait at a shard that has not come to it yet. A method's
+        `@remote(queue=...)` that this shard does not have raises `UnknownQueue`.
         """
         if not isinstance(service, type):
             raise UsageError(
                 f"{service!r} is no class; a service is a class that takes the shard as its first argument"
             )
         instance = service(self, *args, **kwargs)
-        return self._mesh.start(service, instance)
+        try:
+            return self._mesh.start(service, instance)
+        except KeyError:
+            self._check_queues(remote_methods(service).values())
+            raise
 
     def call(self, shard: int, function: Callable[P, Awaited], /, *args: P.args, **kwargs: P.kwargs) -> Awaited:
         """Call a module's function that is marked `@remote` on a shard: `await shard.call(1, compact, 10)`. One that yields is
@@ -133,13 +144,13 @@ class Shard:
 
         Raises what a call of a service does (see `Sharded.on`). `with deadline(seconds):` sets how long it may take.
         """
-        return self._mesh.function_caller(shard, function)(*args, **kwargs)  # type: ignore[no-any-return]
+        return self._function_caller(shard, function)(*args, **kwargs)  # type: ignore[no-any-return]
 
     def call_threadsafe(
         self, shard: int, function: Callable[P, Coroutine[Any, Any, T]], /, *args: P.args, **kwargs: P.kwargs
     ) -> concurrent.futures.Future[T]:
         """The same from any other thread. The future's `result()` waits for the answer, and `cancel()` cancels the call."""
-        call = self._mesh.function_caller(shard, function)
+        call = self._function_caller(shard, function)
         return self._mesh.run_threadsafe(lambda: call(*args, **kwargs))
 
     async def run_blocking(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
@@ -234,6 +245,21 @@ class Shard:
             self._mesh.stats(),
         )
 
+    def _function_caller(self, shard: int, function: Callable[..., Any]) -> Callable[..., Any]:
+        try:
+            return self._mesh.function_caller(shard, function)
+        except KeyError:
+            self._check_queues([remote_function(function)])
+            raise
+
+    def _check_queues(self, methods: Iterable[RemoteMethod]) -> None:
+        for method in methods:
+            if method.options.queue is not None:
+                try:
+                    self.queue(str(method.options.queue))
+                except UnknownQueue as error:
+                    raise UnknownQueue(f"@remote(queue=...) of {method.name}: {error}") from None
+
     def _queue_or_first(self, name: str | None) -> QueueHandle:
         return self.executor.queues()[0] if name is None else self.queue(name)
 
@@ -243,11 +269,13 @@ class Shard:
         if self.stopping:
             return
         if self._handover is not None:
-            sources = {self._handover.sock: receive_from(self._handover.sock)}
-            self._accepting = Acceptor(sources, factory, queue, max_connections, self._handover.changed)
+            self._accepting = Acceptor(
+                {self._handover.sock: receive}, factory, queue, max_connections, self._handover.changed
+            )
         elif max_connections is not None:
-            sources = {sock: accept_from(sock) for sock in self._listening}
-            self._accepting = Acceptor(sources, factory, queue, max_connections, lambda taken, open: None)
+            self._accepting = Acceptor(
+                dict.fromkeys(self._listening, accept), factory, queue, max_connections, lambda taken, open: None
+            )
         else:
             self._accepting = LoopServers(factory, queue, self.executor, self._backlog)
             await self._accepting.add(self._listening)
@@ -273,7 +301,7 @@ class Shard:
         if for_good:
             await asyncio.sleep(HANDSHAKE_S)
         if self._accepting is not None:
-            await self._accepting.close(take_all=for_good)
+            await self._accepting.close(take_all=for_good, starved=self._stopped.set)
         for sock in self._listening:
             sock.close()
         self._listening.clear()
@@ -283,6 +311,9 @@ class Shard:
         await self._stopped.wait()
         if self._streams is not None:
             await self._streams.drain()
+            while self._stopping is not None and not self._stopping.done():  # there is more to accept
+                await asyncio.wait([self._stopping], timeout=LOOK_S)
+                await self._streams.drain()
         await self._blocking.drain()
 
     def _connections(self) -> tuple[int, int, int]:

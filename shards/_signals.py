@@ -62,7 +62,7 @@ class Signals:
 
     def handle_hup(self) -> None:
         if not self._wishes.stopping():
-            log.info("SIGHUP: replacing the shards, one at a time")
+            log.info("SIGHUP: replacing the shards, one at a time (options are read at the start only)")
             self._wishes.replace_all()
 
     def handle_usr1(self) -> None:

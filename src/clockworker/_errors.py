@@ -21,6 +21,7 @@ __all__ = [
     "ShardDown",
     "TaskCancelled",
     "TaskPanicked",
+    "UnknownQueue",
     "UsageError",
 ]
 
@@ -35,6 +36,14 @@ class ConfigurationError(ClockworkerError, ValueError):
 
 class ApplicationError(ConfigurationError):
     """What `clockworker-serve` was told to run is not there, or is no application. The message says what one is."""
+
+
+class UnknownQueue(ConfigurationError, KeyError):
+    """The application names a queue that its shard does not have. The message says how to declare it. A `KeyError`, too, for
+    an application that asks what there is."""
+
+    def __str__(self) -> str:  # not KeyError's, which puts the message in quotes
+        return str(self.args[0])
 
 
 class AddressUnavailable(ClockworkerError):

@@ -14,7 +14,7 @@ import psutil
 
 from clockworker._errors import ApplicationError
 from clockworker.shards._rest import REST_AFTER_S
-from clockworker.shards.testing import serving
+from clockworker.shards.testing import Server, serving
 from tests.reliability._checks import Result, check
 from tests.reliability._load import Load
 from tests.reliability._server import Peer, main
@@ -26,14 +26,16 @@ RESTLESS_ROUNDS = 4
 
 # How long a condition is waited for that must come true some time: its time is what is measured.
 DEADLINE_S = 60.0
+LAST_LINES = 50
 
 
-def wait(condition: Callable[[], bool], what: str) -> float:
-    """Seconds until the condition holds."""
+def wait(server: Server, condition: Callable[[], bool], what: str) -> float:
+    """Seconds until the condition holds. If it does not, what the server has logged last may tell why: its log goes with it."""
     started = time.monotonic()
     while not condition():
         if time.monotonic() - started > DEADLINE_S:
-            raise TimeoutError(f"{what}: not within {DEADLINE_S:g} s")
+            end = "\n".join(server.log.splitlines()[-LAST_LINES:])
+            raise TimeoutError(f"{what}: not within {DEADLINE_S:g} s; the log ends with\n{end}")
         time.sleep(0.001)
     return time.monotonic() - started
 
@@ -73,7 +75,7 @@ def supervisor_killed(trials: int) -> Result:
             with serving(main, shards=2, options=["--port", "0", "--bind", f"unix:{path}"]) as server:
                 pids = [server.pid(0), server.pid(1)]
                 os.kill(server.supervisor_pid, signal.SIGKILL)
-                times.append(wait(lambda: not any(map(is_alive, pids)), "the shards are gone"))  # noqa: B023
+                times.append(wait(server, lambda: not any(map(is_alive, pids)), "the shards are gone"))  # noqa: B023
         # The file of the socket is taken over by each next server; the last is stopped and leaves none.
         with serving(main, shards=1, options=["--bind", f"unix:{path}"]) as server:
             assert path.exists()
@@ -94,7 +96,7 @@ def term_under_load(trials: int) -> Result:
         distribution = ("kernel", "least-connections")[trial % 2]
         options = ["--timeout-graceful-shutdown", "10", "--distribution", distribution]
         with serving(main, shards=2, options=options) as server, Load(server.address, rate, each=1) as load:
-            wait(lambda: len(load.outcomes) > rate / 5, "a steady load")
+            wait(server, lambda: len(load.outcomes) > rate / 5, "a steady load")
             rates.append(load.rate())
             started = time.monotonic()
             status = server.stop()
@@ -133,10 +135,10 @@ def restarts(trials: int) -> Result:
             before = {shard: server.pid(shard) for shard in struck}
             for shard in struck:
                 server.kill(shard, wait=False)
-            wait(lambda: all(server.pid(shard) != pid for shard, pid in before.items()), "all are back")  # noqa: B023
+            wait(server, lambda: all(server.pid(shard) != pid for shard, pid in before.items()), "all are back")  # noqa: B023
             if not memory:  # what is made once has been made
                 memory, descriptors = supervisor.memory_info().rss, descriptors_of(server.supervisor_pid)
-        wait(lambda: descriptors_of(server.supervisor_pid) == descriptors, "the same descriptors")
+        wait(server, lambda: descriptors_of(server.supervisor_pid) == descriptors, "the same descriptors")
         children = supervisor.children()
         assert len(children) == shards, children
         assert all(child.status() != psutil.STATUS_ZOMBIE for child in children)
@@ -173,9 +175,9 @@ def hung(trials: int) -> Result:
                     server.call(shard, Peer.block)
                 since[server.pid(shard)] = time.monotonic()
             for pid, started in since.items():
-                wait(lambda: not is_alive(pid), "it is killed")  # noqa: B023
+                wait(server, lambda: not is_alive(pid), "it is killed")  # noqa: B023
                 over.append(time.monotonic() - started - timeout)
-            wait(lambda: not {server.pid(shard) for shard in struck} & set(since), "they are replaced")  # noqa: B023
+            wait(server, lambda: not {server.pid(shard) for shard in struck} & set(since), "they are replaced")  # noqa: B023
     assert max(over) <= 1.0, f"killed {milliseconds(over)} after the timeout"
     return Result(trials, f"killed after the timeout of {timeout:g} s and {milliseconds(over)}")
 
@@ -188,7 +190,7 @@ def call_to_the_killed(trials: int) -> Result:
             for shard in struck:
                 pid = server.pid(shard)
                 times.append(server.call(0, Peer.time_of_death, shard))
-                wait(lambda: server.pid(shard) != pid, "it is replaced")  # noqa: B023
+                wait(server, lambda: server.pid(shard) != pid, "it is replaced")  # noqa: B023
     assert percentile(times, 99 if trials >= 100 else 90) <= 0.05, milliseconds(times)
     assert max(times) <= 0.25, milliseconds(times)
     return Result(trials, milliseconds(times))

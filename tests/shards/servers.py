@@ -32,13 +32,26 @@ async def main(shard):
     await shard.wait_stopped()
 """
 
+# The same, with room for so many connections.
+ROOM = 20
+STARVED = ECHO.replace(
+    "    await shard.start_server(handle)",
+    f"""
+    import os, resource
+    await shard.start_server(handle)
+    limit = len(os.listdir("/proc/self/fd")) + {ROOM}
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+""",
+)
 
-def eventually(condition: Callable[[], T], what: str, deadline: float = DEADLINE) -> T:
-    """The first true value of `condition`; fails, with `what`, if there is none in `deadline` seconds."""
+
+def eventually(condition: Callable[[], T], what: str, deadline: float = DEADLINE, shown: Callable[[], str] = str) -> T:
+    """The first true value of `condition`; fails, with `what` and what is `shown` then, if there is none in `deadline`
+    seconds."""
     end = time.monotonic() + deadline
     while not (value := condition()):
         if time.monotonic() > end:
-            pytest.fail(f"not within {deadline:g} s: {what}")
+            pytest.fail(f"not within {deadline:g} s: {what}{shown()}")
         time.sleep(0.005)
     return value
 
@@ -84,7 +97,7 @@ class Server:
                 pytest.fail(f"the server ended with {ended} without logging {pattern!r} {times} times:\n{self.log}")
             return matches if len(matches) >= times else None
 
-        return eventually(look, f"{pattern!r} {times} times in the log of {self._log_path}", deadline)
+        return eventually(look, f"{pattern!r} {times} times in the log", deadline, lambda: f":\n{self.log}")
 
     def wait_serving(self) -> None:
         self.wait_log("serving with")

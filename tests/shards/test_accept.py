@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.shards.servers import ECHO, Serve, ask
+from tests.shards.servers import ECHO, ROOM, STARVED, Serve, ask
 
 
 @pytest.mark.parametrize("by", ["option", "argument"])
@@ -147,3 +147,15 @@ def test_the_backlog_is_what_was_asked_for(serve: Serve, kind: str) -> None:
         server.wait_serving()
         # Of a socket that listens, tcpi_sacked is the backlog.
         assert struct.unpack_from("I", listening.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 104), 28) == (77,)
+
+
+def test_that_there_are_no_descriptors_is_said(serve: Serve) -> None:
+    """Where the loop's server accepts, which closes what it cannot take without a word."""
+    server = serve(STARVED, "--shards", "1")
+    server.wait_serving()
+    with ExitStack() as opened:
+        for _ in range(2 * ROOM):
+            opened.enter_context(server.connect())
+        server.wait_log(
+            r"ERROR .*no descriptor is left \(Too many open files, of \d+\), further connections are closed"
+        )

@@ -31,11 +31,13 @@ def test_texts_are_left_to_be_read() -> None:
         ("app:main --zzz", "unknown option --zzz; see clockworker-serve --help"),
         ("app:main -x", "unknown option -x; see clockworker-serve --help"),
         ("app:main --shard 2", "unknown option --shard; did you mean --shards?"),
+        ("app:main -D", "unknown option -D; see clockworker-serve --help"),
         # Of uvicorn, gunicorn, granian and hypercorn.
         ("app:main --graceful-timeout 3", "did you mean --timeout-graceful-shutdown?"),
         ("app:main --timeout 3", "did you mean --timeout-shard-healthcheck?"),
         ("app:main --timeout-worker-healthcheck 3", "did you mean --timeout-shard-healthcheck?"),
         ("app:main --chdir x", "did you mean --app-dir?"),
+        ("app:main -c x", "did you mean --config?"),
         ("app:main --pid x", "did you mean --pid-file?"),
         ("app:main other:main", "unexpected 'other:main' after 'app:main'; one application at a time"),
         ("app:main --port", "argument --port/-p: expected one argument; see clockworker-serve --help"),

@@ -115,6 +115,7 @@ MISTAKES = {
         ["--metrics", "no..no", "host"],
     ),
     "a host that is not": (["app:main", "--host", "x" * 64], 1, ["xxx:8000", "no such host"]),
+    "metrics on no port": (["app:main", "--metrics", ":x"], 2, ["--metrics", "the port is 'x'"]),
     "metrics on a Unix socket": (["app:main", "--metrics", "unix:s"], 2, ["--metrics", "'unix:s'", "HOST:PORT"]),
     "a log configuration of another kind": (["app:main", "--log-config", "app.py"], 2, [".toml or .json"]),
     "a URL": (["app:main", "--bind", "http://localhost:80/"], 2, ["--bind", "HOST:PORT (localhost:80)"]),
@@ -125,6 +126,26 @@ MISTAKES = {
     "a descriptor that is closed": (["app:main", "--fd", "77"], 1, ["fd:77", "nothing is open"]),
     "many CPUs that are not there": (["app:main", "--cpus", "5000-6000"], 2, ["--cpus", "CPU 5000-6000"]),
     "a scheduler of no module": (["app:main", "--queue", "web:1:no:No"], 3, ["queue 'web'", "'no'"]),
+    "a queue that is not there": (
+        ["app:queue", "--queue", "web:1"],
+        3,
+        ["no queue 'background', only 'web'", "--queue background:1"],
+    ),
+    "a server in a queue with another name": (
+        ["app:server", "--queue", "foreground:1"],
+        3,
+        ["no queue 'foregruond', only 'foreground'"],
+    ),
+    "a service in a queue that is not there": (
+        ["app:service"],
+        3,
+        ["Service.work", "no queue 'background', only 'default'", "--queue background:1"],
+    ),
+    "a function in a queue that is not there": (
+        ["app:function"],
+        3,
+        ["work", "no queue 'nightly'", "--queue nightly:1"],
+    ),
     "a switch with a value": (["app:main", "--no-pin=1"], 2, ["--no-pin", "no value"]),
     "APP as an option": (["--app", "app:main"], 2, ["--app", "by itself"]),
     "TLS": (["app:main", "--ssl-keyfile", "key.pem"], 2, ["--ssl-keyfile", "proxy"]),
@@ -132,12 +153,23 @@ MISTAKES = {
 }
 
 APP = """
+from clockworker import remote
 number = 42
 def plain(): pass
 class Class: pass
 async def nothing(): pass
 async def asgi(scope, receive, send): pass
 async def main(shard): await shard.wait_stopped()
+async def queue(shard): shard.queue("background")
+async def server(shard): await shard.start_server(nothing, queue="foregruond")
+async def service(shard): await shard.start(Service)
+async def function(shard): await shard.call(shard.id, work)
+@remote(queue="nightly")
+async def work() -> None: pass
+class Service:
+    def __init__(self, shard): pass
+    @remote(queue="background")
+    async def work(self) -> None: pass
 """
 
 FILES = {
@@ -352,12 +384,13 @@ def test_the_env_file_is_the_applications_too(serve: Serve, tmp_path: Path) -> N
     assert "serving with 1 shard\n" in server.log
 
 
-def test_a_variable_that_no_option_has_is_warned_of(serve: Serve) -> None:
+def test_what_has_no_effect_is_warned_of(serve: Serve) -> None:
     environment = {"CLOCKWORKER_SHRADS": "2", "CLOCKWORKER_SERVICE_HOST": "10.0.0.1", "CLOCKWORKER_PURE": "1"}
-    server = serve(ECHO, "--shards", "1", environment=environment)
+    server = serve(ECHO, "--shards", "1", "--reload-dir", ".", environment=environment)
     server.wait_serving()
     assert re.findall(r"WARNING \[supervisor\] (.*)", server.log) == [
-        "CLOCKWORKER_SHRADS is no option's variable; did you mean CLOCKWORKER_SHARDS?"
+        "--reload-dir has no effect without --reload",
+        "CLOCKWORKER_SHRADS is no option's variable; did you mean CLOCKWORKER_SHARDS?",
     ]
 
 

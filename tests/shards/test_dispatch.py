@@ -11,7 +11,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from tests.shards.servers import ECHO, Serve, Server, ask, eventually
+from tests.shards.servers import ECHO, ROOM, STARVED, Serve, Server, ask, eventually
 
 HANDED = ("--distribution", "least-connections")
 
@@ -112,6 +112,46 @@ def test_what_no_shard_takes_before_the_stop_is_closed_and_counted(serve: Serve,
     server.stop()
     assert [connection.recv(100) for connection in late] == [b""] * 3
     assert "3 connections that waited were closed: no shard took them" in server.log
+
+
+def test_a_shard_without_descriptors_leaves_connections_to_wait(serve: Serve, opened: ExitStack) -> None:
+    server = started(serve, source=STARVED, shards=1)
+    clients = connect(server, opened, 2 * ROOM)
+    for client in clients:
+        client.sendall(b"hello\n")
+    server.wait_log("no connection can be accepted: Too many open files")
+    for client in clients:
+        assert client.recv(100) == b"0 hello\n"
+        client.close()
+
+
+def test_without_descriptors_the_rest_is_served_before_the_stop_as_they_become_free(
+    serve: Serve, opened: ExitStack
+) -> None:
+    server = started(serve, source=STARVED, shards=1)
+    clients = connect(server, opened, 4 * ROOM)
+    for client in clients:
+        client.sendall(b"hello\n")
+    server.wait_log("no connection can be accepted: Too many open files")
+    assert server.stop() == 0
+    for client in clients:
+        assert client.recv(100) == b"0 hello\n"
+        assert client.recv(100) == b""
+    assert "WARN" not in server.log
+
+
+def test_a_supervisor_without_descriptors_accepts_the_rest_before_the_stop_as_it_hands_them_over(
+    serve: Serve, opened: ExitStack
+) -> None:
+    few = ("sh", "-c", 'ulimit -n 100; exec "$@"', "sh")
+    server = serve(ECHO, "--shards", "1", *HANDED, "--max-connections", "2", under=few)
+    server.wait_serving()
+    assert list(map(where, connect(server, opened, 2))) == [0, 0]
+    late = connect(server, opened, 200)
+    for connection in late:
+        connection.sendall(b"late\n")
+    assert server.stop() == 0
+    assert {connection.recv(100) for connection in late} == {b"0 late\n"}
 
 
 def test_hup_and_kill_under_load(serve: Serve) -> None:

@@ -51,3 +51,14 @@ def test_the_pid_file_is_there_while_the_block_runs(tmp_path: Path) -> None:
 def test_a_pid_file_that_cannot_be_written(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match=r"--pid-file .* cannot be written"), PidFile(str(tmp_path)):
         pass
+
+
+def test_a_pid_file_that_was_left_behind_is_taken_over_and_one_of_a_server_that_runs_is_not(tmp_path: Path) -> None:
+    path = tmp_path / "pid"
+    path.write_text("1\nand more\n")
+    with PidFile(str(path)):
+        assert path.read_text() == f"{os.getpid()}\n"
+        message = f"is that of a server that runs, pid {os.getpid()}; stop it, or give another path"
+        with pytest.raises(ConfigurationError, match=message), PidFile(str(path)):
+            pass
+        assert path.read_text() == f"{os.getpid()}\n"

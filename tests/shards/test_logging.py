@@ -8,6 +8,8 @@ import queue as queues
 import re
 import signal
 import socket
+import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,6 +28,7 @@ log = logging.getLogger("tests.logging")
 def _logging_as_it_was() -> Iterator[None]:
     root = logging.getLogger()
     handlers, level, factory = root.handlers[:], root.level, logging.getLogRecordFactory()
+    hooks = sys.excepthook, threading.excepthook, sys.unraisablehook
     yield
     for handler in root.handlers:
         if handler not in handlers:
@@ -33,6 +36,8 @@ def _logging_as_it_was() -> Iterator[None]:
     root.handlers[:] = handlers
     root.setLevel(level)
     logging.setLogRecordFactory(factory)
+    logging.captureWarnings(False)
+    sys.excepthook, threading.excepthook, sys.unraisablehook = hooks
 
 
 def config(directory: Path, text: str, name: str = "log.toml") -> ServeConfig:
@@ -213,6 +218,54 @@ def test_shard_and_queue_are_in_every_line_of_the_server(serve: Serve) -> None:
     connected = next(line for line in lines if line["message"] == "connected")
     assert (connected["shard"], connected["queue"], connected["level"]) == (0, "web", "info")
     assert all(line["shard"] is None for line in lines if line["logger"] == "clockworker.supervisor")
+
+
+STRAYS = """
+import asyncio, logging, threading, warnings
+
+class Unhappy:
+    def __del__(self):
+        raise ValueError("in __del__")
+
+async def fail():
+    raise ValueError("in a task")
+
+async def main(shard):
+    warnings.warn("a warning")
+    logging.getLogger("app").warning("%d apples", "no")
+    thread = threading.Thread(target=int, args=("in a thread",), name="numbers")
+    thread.start()
+    thread.join()
+    Unhappy()
+    shard.executor.queues()[0].spawn(fail())
+    asyncio.get_running_loop().call_soon(int, "in a callback")
+    await asyncio.sleep(0)
+    raise ValueError("in main")
+"""
+
+
+def test_every_line_is_json_whatever_goes_wrong(serve: Serve, tmp_path: Path) -> None:
+    server = serve(STRAYS, "--shards", "1", "--log-format", "json")
+    assert server.wait_exit() == 3
+    lines = [json.loads(line) for line in server.log.splitlines()]
+    said = "\n".join(line["message"] + line.get("exception", "") for line in lines)
+    assert re.search(r"a log call is wrong, at \S+app\.py:\d+: '%d apples' with \('no',\)", said)
+    for what in (
+        "a warning",
+        "TypeError",
+        "thread numbers",
+        "in a thread",
+        "in __del__",
+        "in a task",
+        "in a callback",
+        "in main",
+    ):
+        assert what in said
+    again = serve(STRAYS, "--shards", "1", "--log-format", "json", "--pid-file", "no/pid")
+    assert again.wait_exit() == 2
+    lines = [json.loads(line) for line in again.log.splitlines()]
+    assert lines[-1]["level"] == "critical"
+    assert "--pid-file 'no/pid' cannot be written" in lines[-1]["message"]
 
 
 def test_the_access_log_is_off_unless_asked_for(serve: Serve) -> None:

@@ -166,9 +166,11 @@ def test_metrics(text: str, expected: object) -> None:
 
 
 def test_wrong_metrics() -> None:
-    for text in ("unix:/s", "fd:3", "maybe"):
+    for text in ("unix:/s", "fd:3"):
         with pytest.raises(ConfigurationError):
             parse.parse_metrics(text)
+    with pytest.raises(ConfigurationError, match=r"give HOST:PORT \(monitor:9464\)"):
+        parse.parse_metrics("monitor")
 
 
 def test_a_choice_that_is_none_names_those_there_are() -> None:

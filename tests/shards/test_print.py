@@ -67,6 +67,7 @@ def test_every_value_says_where_it_came_from() -> None:
     assert "backlog = 9                                 # --backlog" in lines
     assert "shards = 3                                  # default; why" in lines
     assert "# env_file                                  # not set" in lines
+    assert all(" # " in line for line in lines if " = " in line and "bind" in line)
     assert lines.count("[[queue]]                                   # app.toml") == 2
     assert lines.count("[[shard.1.queue]]                           # default") == 2
     named = {line.removeprefix("# ").partition(" ")[0] for line in lines}

@@ -150,7 +150,7 @@ def test_a_second_server_and_an_unknown_queue_are_errors(serve: Serve) -> None:
     )
     server = serve(source, "--shards", "1")
     server.wait_log("UsageError this shard's listening sockets are served already")
-    server.wait_log("KeyError .*no queue 'nowhere'; there are 'default'; start with --queue nowhere:SHARE")
+    server.wait_log("UnknownQueue there is no queue 'nowhere', only 'default'; add --queue nowhere:1,")
     server.wait_log("UsageError 42 is no class")
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.shards.servers import ECHO, Serve, Server, ask
+from tests.shards.servers import ECHO, Serve, Server, ask, eventually
 
 # `sleep S` answers after S seconds, `die` kills the shard, `block` never gives the loop back; else as ECHO.
 WORK = """
@@ -139,6 +139,67 @@ def test_stop_while_starting(serve: Serve) -> None:
     source = "import asyncio\nasync def main(shard):\n    print('main', flush=True)\n    await asyncio.sleep(3600)\n"
     server = serve(source, "--shards", "2")
     server.wait_log("main", 2)
+    assert server.stop() == 0
+
+
+def test_stop_while_importing(serve: Serve) -> None:
+    """A shard that imports reads no message, and has nothing to finish."""
+    server = serve("import time\nprint('import', flush=True)\ntime.sleep(3600)\n", "--shards", "2")
+    server.wait_log("import\n", 2)
+    assert server.stop() == 0
+    assert "still had work" not in server.log
+
+
+NEW = ECHO.replace("%d %s", "%d new %s")
+
+# Its import waits for a file.
+GATED = """
+import os, time
+print("import", flush=True)
+while not os.path.exists("gate"):
+    time.sleep(0.01)
+"""
+
+
+def test_hup_replaces_shards_that_are_about_to_start_with_the_old_source(serve: Serve, tmp_path: Path) -> None:
+    server = serve(GATED + ECHO, "--shards", "2")
+    server.wait_log("import\n", 2)
+    (tmp_path / "app.py").write_text("print('rehearsal', flush=True)\n" + NEW)
+    server.send(signal.SIGHUP)
+    server.wait_log("rehearsal\n")
+    eventually(lambda: len(server.members()) == 3, "the rehearsal is over")
+    (tmp_path / "gate").touch()
+    server.wait_log("shard . ready", 4)
+    for shard in (0, 1):
+        with server.connect_to(shard) as client:
+            assert ask(client, b"hello") == b"%d new hello" % shard
+    assert server.stop() == 0
+
+
+def test_hup_waits_for_a_shard_that_starts_while_the_others_serve(serve: Serve, tmp_path: Path) -> None:
+    (tmp_path / "gate").touch()
+    server = serve(GATED + ECHO, "--shards", "2")
+    server.wait_serving()
+    with server.connect_to(0) as client:
+        (tmp_path / "gate").unlink()
+        os.kill(server.shard_pids()[1], signal.SIGKILL)
+        server.wait_log("import\n", 3)
+        (tmp_path / "app.py").write_text("print('rehearsal', flush=True)\n" + NEW)
+        server.send(signal.SIGHUP)
+        server.wait_log("rehearsal\n")
+        eventually(lambda: len(server.members()) == 3, "the rehearsal is over")
+        over = time.monotonic()
+        eventually(lambda: time.monotonic() - over > 0.3, "long enough for a shard that stops to close its connections")
+        assert ask(client, b"hello") == b"0 hello"
+        (tmp_path / "gate").touch()
+        server.wait_log("shard . ready", 5)
+    assert re.findall(r"shard (\d) (stopped|ready)", server.log)[2:] == [
+        ("1", "ready"),
+        ("0", "stopped"),
+        ("0", "ready"),
+        ("1", "stopped"),
+        ("1", "ready"),
+    ]
     assert server.stop() == 0
 
 
