@@ -13,9 +13,9 @@ The core is one object. Its parts are classes, each in a module of its own, and 
     Steps       out of the queues: which step is next, and running it
     Core        when
 
-Rejected: an object for each part. A step goes through most of them in some hundred nanoseconds, and they share what they know of
-it; from one object to another each field would be an indirection, and each call one through a table. For the same reason what is
-done for every step is in two modules only, one on its way into a queue and one from there on: within a module calls are direct.
+Rejected: an object for each part. A step goes through most of them in some hundred nanoseconds, and they share what they know
+of it; from one object to another each field would be an indirection, and each call one through a table. What is done for every
+step is in two modules only, Runnable's on its way into a queue and that of Steps from there on: calls within one are cheapest.
 """
 
 from __future__ import annotations

@@ -13,7 +13,6 @@ callbacks are in no queue.
 
 from __future__ import annotations
 
-import asyncio
 import contextvars
 from collections.abc import Hashable
 from typing import Any
@@ -36,14 +35,9 @@ if cython.compiled:
 else:
     from time import monotonic_ns as now_ns
 
+    from clockworker.executor._pure import is_of, task_of
+
     fifo_push = RunnableFifo.push
-
-    def task_of(callback: Any, argument: object) -> asyncio.Task[Any]:
-        return callback.__self__  # type: ignore[no-any-return]
-
-    def is_of(callback: Any, argument: object, task: asyncio.Task[Any]) -> bool:
-        return callback.__self__ is task
-
 
 # How long a queue goes on before it is compared with others: a fiftieth of the shortest slice that is given by default, and
 # so many short steps that the comparison costs nothing a step.

@@ -10,7 +10,6 @@ and serves for many steps.
 from __future__ import annotations
 
 import asyncio
-import contextvars
 from collections.abc import Callable
 from typing import Any
 
@@ -29,19 +28,7 @@ if cython.compiled:
 else:
     from time import monotonic_ns as now_ns
 
-    def run_in_context(
-        callback: Callable[..., object], argument: object, context: contextvars.Context
-    ) -> BaseException | None:
-        """The exception that escapes from a step or a wake-up of a task."""
-        try:
-            if argument is None:
-                context.run(callback)
-            else:
-                context.run(callback, argument)
-        except BaseException as error:
-            return error
-        return None
-
+    from clockworker.executor._pure import run_in_context
 
 # C globals when compiled: attributes of modules would be looked up at each step.
 _enter_task = asyncio._enter_task

@@ -40,8 +40,8 @@ if cython.compiled:
 else:
     from time import monotonic_ns as now_ns
 
+    from clockworker.executor._pure import run_in_context
     from clockworker.executor._seam_cy import is_done
-    from clockworker.executor._singles_cy import run_in_context
 
     fifo_pop = RunnableFifo.pop
 
