@@ -7,7 +7,12 @@ It works on any asyncio loop, alone; shards and rings need it, and it knows noth
     _join           JoinHandle, to wait for a task, as type checkers see it; _outcome, what became of it
     _executor       Executor, run, new_event_loop
     _seam_cy        the seam in `call_soon`, through which asyncio's tasks come
-    _core_cy        the pump: which step runs, and when the loop has its turn
+    _members_cy     which tasks are ours, and the place of each; _task_maker_cy, making them
+    _runnable_cy    into the queues
+    _singles_cy     steps of no task
+    _steps_cy       out of the queues: which step is next, and running it
+    _core_cy        the pump: when turns come. With the five above it makes one object, the core of an executor
+    _protocols      what the core works with and knows nothing of
     _tasks_cy       what the core keeps of queues, tasks and those who wait; JoinHandle itself
     _table_cy       the tasks by identity; _page_table.pxd, in the order of memory
     _registry_cy    asyncio's set of all tasks, and ours
@@ -17,7 +22,8 @@ It works on any asyncio loop, alone; shards and rings need it, and it knows noth
     _histogram_cy   durations in log-linear buckets
     _stats          what stats() returns
     _look_ahead.pxd what the next steps of a long queue will touch is fetched into the cache; _layout, where CPython keeps it
-    _native.pxd     C that the compiled modules (`_cy`) use; _clock.pxd, the clock that times steps
+    _clock_cy       the clock that times steps
+    _native.pxd     C that the compiled modules (`_cy`) use; _pure, some of it in Python
 """
 
 from clockworker.executor._core_cy import compiled

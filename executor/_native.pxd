@@ -1,4 +1,4 @@
-# What the compiled modules take from C directly. Each has a pure counterpart beside the import.
+# What the compiled modules take from C directly. Each has a pure counterpart beside the import or in _pure.
 
 from cpython.object cimport PyObject, PyTypeObject
 

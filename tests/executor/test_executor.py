@@ -519,3 +519,8 @@ def test_who_waits_for_work_is_told_once_before_it_is_done(run: Run) -> None:
             assert seen[4:] == ["work"]
 
     run(body)
+
+
+def test_current_executor_needs_a_running_loop(run: Run) -> None:
+    with pytest.raises(RuntimeError, match="no running event loop"):
+        cw.current_executor()

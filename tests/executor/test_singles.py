@@ -226,24 +226,3 @@ def test_a_step_may_move_to_another_queue(run: Run) -> None:
             assert [(each.tasks, each.finished) for each in stats.values()] == [(0, 1), (0, 0)]
 
     run(body)
-
-
-def test_what_is_spent_for_a_queue_outside_of_its_steps_delays_its_next(run: Run) -> None:
-    async def body() -> None:
-        async with cw.Executor([cw.Queue("one"), cw.Queue("other")]) as executor:
-            order: list[str] = []
-            for _ in range(3):
-                for key in ("one", "other"):
-                    step(executor, lambda key=key: order.append(key), key)  # type: ignore[misc]
-            core, queue = executor._core, executor.queue("one")._queue
-            core.begin_charge()
-            ends = time.monotonic() + 0.02
-            while time.monotonic() < ends:
-                pass
-            core.charge(queue)
-            await executor.drain()
-            assert order == ["other"] * 3 + ["one"] * 3
-            core.charge(queue)  # nothing of its is runnable: without effect
-            assert executor.queue_stats()["one"].busy_ns < 20_000_000
-
-    run(body)

@@ -1,0 +1,16 @@
+cimport cython
+from clockworker.executor._runnable_cy cimport Runnable
+from clockworker.executor._tasks_cy cimport JoinHandle, Membership, QueueState
+
+cdef object _enter_task
+cdef object _leave_task
+
+
+cdef class Singles(Runnable):
+    cdef readonly Py_ssize_t singles
+
+    @cython.locals(state=JoinHandle, queue=QueueState)
+    cpdef spawn_step(self, Membership membership, object carrier, object step)
+    @cython.locals(membership=Membership)
+    cdef object _run_single(self, JoinHandle state)
+    cdef int _leave_single(self, JoinHandle state) except -1

@@ -1,0 +1,122 @@
+# cython: language_level=3, annotation_typing=False, auto_pickle=False
+"""Single steps: of no task, and yet in the queues.
+
+A call from another shard whose method cannot suspend is one step, and to make a task of it would cost more than most such
+methods do. So the step is given its place in a queue, is counted and charged and fails as a task's only step would, but no
+task is made. Who asks for the current task meanwhile is given a *carrier*: a genuine task that is there for no other purpose
+and serves for many steps.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+try:
+    import cython
+except ModuleNotFoundError:
+    from clockworker import _cython_shim as cython
+
+from clockworker._errors import UsageError
+from clockworker.executor._runnable_cy import Runnable
+from clockworker.executor._tasks_cy import JoinHandle, Membership
+
+if cython.compiled:
+    from cython.cimports.clockworker.executor._clock_cy import now_ns
+    from cython.cimports.clockworker.executor._native import run_in_context
+else:
+    from time import monotonic_ns as now_ns
+
+    from clockworker.executor._pure import run_in_context
+
+# C globals when compiled: attributes of modules would be looked up at each step.
+_enter_task = asyncio._enter_task
+_leave_task = asyncio._leave_task
+
+
+def _ignore(*args: Any, **keywords: Any) -> None:
+    pass
+
+
+async def _panic(error: BaseException) -> None:
+    raise error
+
+
+class Singles(Runnable):
+    """The single steps of one executor."""
+
+    singles: int  # that have not run
+
+    def __init__(self, owner: Any) -> None:
+        super().__init__(owner)
+        self.singles = 0
+
+    def spawn_step(self, membership: Membership, carrier: asyncio.Task[Any], step: Callable[[], object]) -> None:
+        """Have `step` called once, in the membership's queue and group, as the only step of a task would be: for what cannot
+        suspend. No task is made; while the step runs `carrier` is the current one.
+
+        An exception that escapes from it is a panic. If the executor ends before its turn comes, it is not called.
+        """
+        if not self.accepting:
+            raise UsageError("the executor is not running")
+        state = JoinHandle.__new__(JoinHandle)
+        self._arrivals += 1
+        state.begin(carrier, membership, None, self._arrivals)
+        state.single = True
+        state.callback = step
+        state.first_seen_ns = now_ns()
+        self._join(state, membership)
+        self.singles += 1
+        queue = state.membership.queue
+        queue.spawned += 1
+        if queue.fifo is None:
+            self._singles_of_others.add(state)
+        self._enqueue(state)
+
+    def carrier(self, name: str) -> asyncio.Task[Any]:
+        """A genuine task, to be the current one during steps that are no task's. It never runs itself and is never done."""
+
+        async def never() -> None:
+            pass
+
+        coroutine = never()
+        loop: Any = self.loop
+        call_soon = loop.call_soon
+        loop.call_soon = _ignore  # its first step
+        try:
+            task = asyncio.Task(coroutine, loop=loop, name=name)
+        finally:
+            loop.call_soon = call_soon
+        coroutine.close()
+        asyncio._unregister_task(task)
+        task._log_destroy_pending = False  # type: ignore[attr-defined]
+        return task
+
+    def _run_single(self, state: JoinHandle) -> BaseException | None:
+        """Call what `spawn_step` was given. Returns what ends the program."""
+        if not self.accepting:
+            return None
+        membership = state.membership
+        state.context = membership.context()
+        loop: Any = self.loop
+        _enter_task(loop, state.task)
+        try:
+            error = run_in_context(state.callback, None, state.context)
+        finally:
+            _leave_task(loop, state.task)
+        if error is None or isinstance(error, KeyboardInterrupt | SystemExit):
+            return error
+        if not isinstance(error, asyncio.CancelledError):
+            # Its panic is dealt with as that of any task.
+            self.spawn(membership, _panic(error), state.task.get_name())
+        return None
+
+    def _leave_single(self, state: JoinHandle) -> None:
+        self.singles -= 1
+        if self._singles_of_others:
+            self._singles_of_others.discard(state)
+        state.membership.queue.finished += 1
+        self._depart(state)
+        state.callback = None
+        state.context = None

@@ -1,0 +1,32 @@
+cimport cython
+from libc.stdint cimport int64_t
+from clockworker.executor._eevdf_cy cimport Entity
+from clockworker.executor._histogram_cy cimport Histogram
+from clockworker.executor._schedulers_cy cimport RunnableFifo, ScheduledTask
+from clockworker.executor._singles_cy cimport Singles
+from clockworker.executor._tasks_cy cimport JoinHandle, QueueState
+
+cdef long long _ATTENTION
+
+
+cdef class Steps(Singles):
+    cdef public object source
+    cdef public long long idle_poll_ns
+    cdef public object tracer
+    cdef readonly Histogram decision_time
+    cdef long long _driver_yield_ns
+    cdef Py_ssize_t _max_polls
+    cdef long long _decisions
+    cdef long long _idle_since
+    cdef long long _charge_from
+
+    @cython.locals(
+        attentive_until=cython.longlong, decided=cython.longlong, polls=cython.Py_ssize_t, entity=Entity, queue=QueueState, state=JoinHandle, news=cython.bint
+    )
+    cdef bint _run_turn(self, long long now) except? -1
+    @cython.locals(popped=ScheduledTask, state=JoinHandle)
+    cdef JoinHandle _take(self, QueueState queue)
+    @cython.locals(ended=cython.longlong, elapsed=cython.longlong)
+    cdef int64_t _run_step(self, QueueState queue, JoinHandle state, long long started) except? -1
+    cpdef begin_charge(self)
+    cpdef charge(self, QueueState queue)

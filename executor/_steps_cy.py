@@ -1,0 +1,215 @@
+# cython: language_level=3, annotation_typing=False, auto_pickle=False
+"""Steps: a turn of them, and each.
+
+A turn picks a queue (EEVDF), the queue's scheduler picks a task, it runs that one step, charges it, and so on until its
+budget is spent. A source of work beside the loop (the mesh of rings) is polled once a turn, and for `idle_poll` after
+everything has run dry.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+try:
+    import cython
+except ModuleNotFoundError:
+    from clockworker import _cython_shim as cython
+
+from clockworker._errors import UsageError
+from clockworker.executor._histogram_cy import Histogram
+from clockworker.executor._layout import suspended
+from clockworker.executor._protocols import Tracer, WorkSource
+from clockworker.executor._schedulers_cy import RunnableFifo
+from clockworker.executor._seam_cy import A_TASK
+from clockworker.executor._singles_cy import Singles
+from clockworker.executor._tasks_cy import JoinHandle, QueueState
+
+if cython.compiled:
+    from cython.cimports.clockworker.executor._clock_cy import now_ns
+    from cython.cimports.clockworker.executor._look_ahead import LONG, learn_coroutine, learn_task, look_ahead
+    from cython.cimports.clockworker.executor._native import run_in_context
+    from cython.cimports.clockworker.executor._schedulers_cy import fifo_pop
+    from cython.cimports.clockworker.executor._seam_cy import is_done
+
+    # 0: not found, and not all that the next steps need is fetched ahead.
+    _few, _many = suspended()
+    layout = (
+        learn_task(A_TASK, A_TASK.get_coro()),
+        learn_coroutine(_few[0], _few[1], _few[2], _many[0], _many[1], _many[2]),
+    )
+else:
+    from time import monotonic_ns as now_ns
+
+    from clockworker.executor._pure import run_in_context
+    from clockworker.executor._seam_cy import is_done
+
+    fifo_pop = RunnableFifo.pop
+
+
+# While a queue sleeps, what wakes it may be waiting in the loop: turns are shorter by this factor, so that nobody begins a
+# long step without having looked.
+_ATTENTION = 4
+
+
+class Steps(Singles):
+    """The steps of one executor."""
+
+    source: WorkSource | None
+    idle_poll_ns: int
+    tracer: Tracer | None
+    decision_time: Histogram  # of one choice in 16
+    _driver_yield_ns: int
+    _max_polls: int
+    _decisions: int
+    _idle_since: int
+    _charge_from: int
+
+    def __init__(self, owner: Any, driver_yield_ns: int, max_polls: int) -> None:
+        super().__init__(owner)
+        self.source = None
+        self.idle_poll_ns = 0
+        self.tracer = None
+        self.decision_time = Histogram()
+        self._driver_yield_ns = driver_yield_ns
+        self._max_polls = max_polls
+        self._decisions = 0
+        self._idle_since = 0
+        self._charge_from = 0
+
+    def _run_turn(self, now: int) -> bool:
+        """Steps until the budget is spent or nothing is runnable. True if the core may sleep."""
+        self._turn_must_end = now + self._driver_yield_ns
+        attentive_until = now + self._driver_yield_ns // _ATTENTION
+        polls = 0
+        queue: QueueState = None  # type: ignore[assignment]
+        while polls < self._max_polls and now < self._turn_must_end:
+            if self._eevdf.asleep and now >= attentive_until and polls:
+                break
+            if self._eevdf.uncharged_ns >= self._eevdf.stint_ns or not polls:
+                entity = self._eevdf.pick()
+                if entity is None:
+                    if self.source is None:
+                        return not self._held
+                    news = self.source.poll()
+                    if self._eevdf.total_share:
+                        continue
+                    if self._held:
+                        return False
+                    if news or polls or self._idle_since == 0:
+                        self._idle_since = now
+                    if now - self._idle_since < self.idle_poll_ns:
+                        return False
+                    self._idle_since = 0
+                    if self.source.prepare_sleep():
+                        return True
+                    now = now_ns()  # there is news after all
+                    continue
+                queue = entity.item  # type: ignore[assignment]
+            state = self._take(queue)
+            if state is None:
+                self._eevdf.deactivate(queue.entity)
+                continue
+            if self._decisions & 15 == 0:
+                decided = now_ns()
+                self.decision_time.record(decided - now)
+                now = decided
+            self._decisions += 1
+            now = self._run_step(queue, state, now)
+            polls += 1
+        if self.source is not None:
+            self.source.poll()
+        return False
+
+    def _take(self, queue: QueueState) -> JoinHandle | None:
+        """The queue's next task. None if its scheduler has failed and nothing was runnable after all."""
+        if queue.fifo is not None:
+            if cython.compiled:
+                if queue.runnable >= LONG:
+                    look_ahead(queue.fifo)
+                else:
+                    queue.fifo._ahead[0] = cython.NULL
+            queue.runnable -= 1
+            return fifo_pop(queue.fifo)  # type: ignore[no-any-return]
+        try:
+            popped = queue.scheduler.pop()
+            if type(popped) is JoinHandle:
+                state: JoinHandle = popped
+                if state.queued and not state.held and state.membership.queue is queue:
+                    queue.runnable -= 1
+                    return state
+            raise UsageError(
+                f"{type(queue.scheduler).__name__}.pop() of queue {queue.key!r} returned {popped!r}, "
+                "which is not a task that it was holding"
+            )
+        except Exception as error:
+            self._replace_scheduler(queue, error)
+        if queue.runnable == 0:
+            return None
+        return self._take(queue)
+
+    def _run_step(self, queue: QueueState, state: JoinHandle, started: int) -> int:
+        """One step of one task of the queue. Returns the time at its end."""
+        callback = state.callback
+        argument = state.argument
+        state.queued = False
+        if argument is not None:
+            # A step is kept until the next: freed now, while its successors are made, the collector's count of new objects
+            # would rise with each task of many that take turns.
+            state.callback = None
+            state.argument = None
+        if state.first_seen_ns:
+            queue.first_poll_wait.record(started - state.first_seen_ns)
+            state.first_seen_ns = 0
+        if state.pushed_ns:
+            queue.wait.record(started - state.pushed_ns)
+            state.pushed_ns = 0
+        self._step_started = started
+        self._preempt = False
+        self.current = state
+        # KeyboardInterrupt or SystemExit, which end the program, as in asyncio. All others are the task's.
+        error = self._run_single(state) if state.single else run_in_context(callback, argument, state.context)
+        self.current = None
+        ended: int = now_ns()
+        elapsed = ended - started
+        self._eevdf.charge(queue.entity, elapsed)
+        queue.polls += 1
+        queue.busy_ns += elapsed
+        queue.poll_time.record(elapsed)
+        if elapsed > queue.entity.slice_ns:
+            queue.slice_overruns += 1
+            if queue.slow_ns and elapsed >= queue.slow_ns:
+                queue.slow_polls += 1
+                self.owner.was_slow(state, elapsed)
+        if self.tracer is not None:
+            self.tracer.step(queue, state, started, ended)
+        state.service_ns += elapsed
+        if state.membership.queue is queue:  # else it has moved, and the scheduler has forgotten it
+            state.membership.service_ns += elapsed
+            if queue.fifo is None:
+                try:
+                    queue.scheduler.observe(state, elapsed)
+                except Exception as failure:
+                    self._replace_scheduler(queue, failure)
+        if error is not None:
+            state.spawned = False  # nobody has to be told twice
+        if state.single:
+            self._leave_single(state)
+        elif not state.queued and is_done(state.task):
+            self._leave(state)
+        # Only now: a step that makes its own queue runnable again must not make it leave and come back.
+        if queue.runnable == 0:
+            self._eevdf.deactivate(queue.entity)
+        if error is not None:
+            raise error
+        return ended
+
+    # Time beside the steps
+
+    def begin_charge(self) -> None:
+        """From here on time is spent for some queue's sake, outside of its steps."""
+        self._charge_from = now_ns()
+
+    def charge(self, queue: QueueState) -> None:
+        """It was for this one, if that is runnable now. It counts for whose turn is next, and not in `busy_ns`."""
+        if queue.entity.active:
+            self._eevdf.charge(queue.entity, now_ns() - self._charge_from)

@@ -1,0 +1,123 @@
+"""Steps: whichever the schedulers pick, and what they cost whom."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any
+
+import pytest
+
+import clockworker as cw
+from tests.conftest import Run, until
+
+QUEUES = [cw.Queue("foreground", 8), cw.Queue("background")]
+
+
+def test_a_scheduler_in_plain_python_drives_an_executor(run: Run) -> None:
+    class Lifo(cw.Scheduler):
+        def __init__(self) -> None:
+            self.stack: list[cw.ScheduledTask] = []
+            self.log: list[str] = []
+
+        def push(self, task: cw.ScheduledTask) -> None:
+            self.stack.append(task)
+
+        def pop(self) -> cw.ScheduledTask:
+            return self.stack.pop()
+
+        def observe(self, task: cw.ScheduledTask, elapsed_ns: int) -> None:
+            assert elapsed_ns >= 0
+            self.log.append(f"observe {task.arrival}")
+
+        def forget_task(self, task: cw.ScheduledTask) -> None:
+            self.log.append(f"forget {task.arrival}")
+
+        def forget_group(self, group: object) -> None:
+            self.log.append(f"forget {group}")
+
+        def __len__(self) -> int:
+            return len(self.stack)
+
+    order: list[int] = []
+
+    async def note(number: int) -> None:
+        order.append(number)
+
+    async def body() -> None:
+        lifo = Lifo()
+        async with cw.Executor([cw.Queue("q", scheduler=lifo), *QUEUES]) as executor:
+            group = executor.queue("q").group("g")
+            handles = [group.spawn(note(number)) for number in (1, 2, 3)]
+            for handle in handles:
+                await handle
+        assert lifo.log == ["observe 3", "forget 3", "observe 2", "forget 2", "observe 1", "forget 1", "forget g"]
+
+    run(body)
+    assert order == [3, 2, 1]
+
+
+class Breakable(cw.RunnableFifo):
+    """Returns what it should not, once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.instead: list[Any] = []
+
+    def pop(self) -> cw.ScheduledTask:
+        return self.instead.pop() if self.instead else super().pop()
+
+
+@pytest.mark.parametrize("foreign", ["nothing", "made up", "not runnable", "of another queue"])
+def test_a_scheduler_that_returns_what_it_was_not_given(run: Run, foreign: str) -> None:
+    async def body() -> None:
+        broken, other = Breakable(), Breakable()
+        queues = [cw.Queue("broken", scheduler=broken), cw.Queue("other", scheduler=other)]
+        async with cw.Executor(queues) as executor:
+            waiting = executor.queue("broken").spawn(asyncio.Event().wait())
+            await asyncio.sleep(0)
+            await until(lambda: executor.stats().polls == 1)
+            if foreign == "nothing":
+                broken.instead = [None]
+            elif foreign == "made up":
+                broken.instead = [cw.ScheduledTask(waiting.task, None, 1)]
+            else:
+                victim = waiting
+                if foreign == "of another queue":
+                    victim = executor.queue("other").spawn(asyncio.Event().wait())
+                broken.instead = [victim]
+            handle = executor.queue("broken").spawn(asyncio.sleep(0, "ran"))
+            # The error goes to the loop; the task is not lost.
+            assert await handle == "ran"
+            waiting.abort()
+
+    run(body)
+    (report,) = run.reports
+    run.reports.clear()
+    assert isinstance(report["exception"], cw.UsageError)
+    assert "Breakable.pop() of queue 'broken' returned" in str(report["exception"])
+
+
+def test_what_is_spent_for_a_queue_outside_of_its_steps_delays_its_next(run: Run) -> None:
+    async def body() -> None:
+        async with cw.Executor([cw.Queue("one"), cw.Queue("other")]) as executor:
+            order: list[str] = []
+
+            async def note(key: str) -> None:
+                order.append(key)
+
+            for _ in range(3):
+                for key in ("one", "other"):
+                    executor.queue(key).spawn(note(key))
+            core, queue = executor._core, executor.queue("one")._queue
+            core.begin_charge()
+            ends = time.monotonic() + 0.02
+            while time.monotonic() < ends:
+                pass
+            core.charge(queue)
+            await executor.drain()
+            assert order == ["other"] * 3 + ["one"] * 3
+            core.charge(queue)  # nothing of its is runnable: without effect
+            assert executor.queue_stats()["one"].busy_ns < 20_000_000
+
+    run(body)
