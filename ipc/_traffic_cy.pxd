@@ -7,7 +7,7 @@ from clockworker.ipc._link_cy cimport Link, Shared
 from clockworker.ipc._request_cy cimport Request, Target, new_request
 from clockworker.ipc._ring_cy cimport RingConsumer
 
-cdef int _FRAMES_A_TURN, _REQUEST, _REPLY, _ERROR, _CANCEL, _ONE_WAY, _CREDIT, _ITEM, _ACK, _SCHEMA, _ENVELOPE
+cdef int _FRAMES_A_TURN, _BYTES_A_TURN, _REQUEST, _REPLY, _ERROR, _CANCEL, _ONE_WAY, _CREDIT, _ITEM, _ACK, _SCHEMA, _ENVELOPE
 
 
 cdef class Traffic:
@@ -43,6 +43,8 @@ cdef class Traffic:
     @cython.locals(call=Call, asked=Call, started_in=QueueState)
     cdef _take_frame(self, Link link, int kind, long long queue, long long method, long long number, bytes body)
     cdef _charge(self, QueueState queue)
+    @cython.locals(target=Target, membership=Membership)
+    cdef _charge_part(self, int kind, long long queue, long long method)
     @cython.locals(request=Request)
     cdef _cancel(self, Link link, long long number)
     @cython.locals(target=Target, membership=Membership, deadline_ns=cython.longlong, request=Request)
