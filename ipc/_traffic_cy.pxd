@@ -2,10 +2,12 @@ cimport cython
 from clockworker.executor._core_cy cimport Core
 from clockworker.executor._tasks_cy cimport Membership, QueueState
 from clockworker.ipc._call_cy cimport Call
+from clockworker.ipc._connection_cy cimport Connection
 from clockworker.ipc._doorbell_cy cimport Doorbell
-from clockworker.ipc._link_cy cimport Link, Shared
+from clockworker.ipc._link_cy cimport Link
 from clockworker.ipc._request_cy cimport Request, Target, new_request
 from clockworker.ipc._ring_cy cimport RingConsumer
+from clockworker.ipc._shared_cy cimport Shared
 
 cdef int _FRAMES_A_TURN, _BYTES_A_TURN, _REQUEST, _REPLY, _ERROR, _CANCEL, _ONE_WAY, _CREDIT, _ITEM, _ACK, _SCHEMA, _ENVELOPE
 
@@ -36,7 +38,7 @@ cdef class Traffic:
     cpdef bint prepare_sleep(self) except? -1
     cpdef rung(self)
     cpdef look_at(self, int peer)
-    @cython.locals(link=Link, dirty=list)
+    @cython.locals(connection=Connection, dirty=list)
     cdef _flush(self)
     @cython.locals(consumer=RingConsumer, epoch=cython.longlong, taken=cython.int, body=bytes)
     cpdef bint drain(self, Link link) except? -1

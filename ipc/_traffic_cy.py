@@ -25,12 +25,14 @@ from clockworker._errors import SchemaMismatch, UsageError
 from clockworker.executor._core_cy import Core
 from clockworker.executor._tasks_cy import Membership, QueueState
 from clockworker.ipc._call_cy import Call
+from clockworker.ipc._connection_cy import Connection
 from clockworker.ipc._doorbell_cy import Doorbell
 from clockworker.ipc._failure import encode_failure
 from clockworker.ipc._frames import ENVELOPE, Kind, unpack_envelope
-from clockworker.ipc._link_cy import Link, Shared
+from clockworker.ipc._link_cy import Link
 from clockworker.ipc._request_cy import Request, Target, logger, new_request
 from clockworker.ipc._ring_cy import PoisonedRing, RingConsumer
+from clockworker.ipc._shared_cy import Shared
 
 if cython.compiled:
     from cython.cimports.clockworker.ipc._call_cy import DONE
@@ -111,7 +113,7 @@ class Traffic:
         if self._unfinished:
             for peer in list(self._unfinished):
                 link: Link = self.links[peer]
-                if link._backlog:
+                if link.backlog:
                     link.mark_dirty()  # it may have made room
                 received = link.frames_received
                 if not link.connected or not self.drain(link):
@@ -160,8 +162,8 @@ class Traffic:
     def _flush(self) -> None:
         dirty = self.shared.dirty
         while dirty:
-            link: Link = dirty.pop()
-            link.flush()
+            connection: Connection = dirty.pop()
+            connection.flush()
 
     # Frames in
 
@@ -187,7 +189,7 @@ class Traffic:
                     return False
             link.announce_room()
         except PoisonedRing as error:
-            self.shared.broken(link, error)
+            self.shared.broken(link.peer, error)
             return False
         finally:
             self._charge(None)
