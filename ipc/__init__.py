@@ -11,7 +11,11 @@ A shard's `Mesh` sits beside its executor, which polls it. In reading order:
     _stats         what it has counted
     _sleep         the bell that wakes it, and a look now and then for one that was lost
     _call_cy       the way of a call from end to end: a call of ours, until it is answered
-    _link_cy       one peer: rings, credit, calls in flight, back-pressure
+    _link_cy       one peer: calls in flight, calls that wait, its own calls
+    _credit_cy     how many calls may be in flight to it, and who waits
+    _connection_cy its rings: frames out, back-pressure, news
+    _shared_cy     what all links have in common
+    _ends          the ends of a link, as the supervisor passes them
     _traffic_cy    what the executor polls: frames taken in, calls of peers started
     _request_cy    a call of a peer, until it is answered
     _stream        remote generators

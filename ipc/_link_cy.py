@@ -1,21 +1,9 @@
 # cython: language_level=3, annotation_typing=False
-"""A link: the pair of rings to one peer, the calls in flight over it, and the frames that wait for room.
+"""A link: the calls between us and one peer, over a connection (`_connection_cy`) and under its credit (`_credit_cy`).
 
-Frames leave in the order in which they were sent, and the peer is told of each at once. While it is awake that costs a store
-and a fence; if it sleeps, the bell is rung once, and it wakes up while we go on sending. Rejected: telling it once a turn
-of the executor. Then the two took turns: one worked through its batch while the other slept. With 16 calls in flight that
-was a quarter as fast, with 64 less than half, and the bell was rung more often, since each batch found the peer asleep.
-
-What finds the ring full waits in `_backlog`, in this process's memory, until the end of the turn or the next news of the peer.
-Once a ring's worth waits there the link is *crowded*, and new calls wait, as if there were no credit, until half of that has
-found room: else a thousand calls of a megabyte each would lie there, and new memory costs more than copying does.
-Credit bounds it: no more than `credit` calls are in flight to one peer for each queue that they run in there, each owes exactly
-one reply, even when its caller has left, and only that reply gives the credit back. So two full rings cannot wait for each
-other: each side always takes in what comes. A call that finds no credit waits here, encoded; the reply that brings credit
-sends it at once, before its caller has run again, so nobody overtakes it.
-
-Credit is counted for each queue (a `Lane`), so that a flood of calls into one does not keep a call into another waiting. A
-one-way request is owed no reply; the peer counts those that are done and gives their credit back many at a time.
+A call of ours is sent at once if there is credit and the connection is not crowded; else it waits in its lane, or if it will
+not wait it ends in ChannelFull. In flight it is `pending`, until the answer comes. A call of the peer's is `serving`, until it
+is answered. When the peer dies, all of them end.
 
 A link is *held* while its peer is replaced in good order: calls wait here as if there were no credit, over the end of the old
 incarnation, until the new one is connected. Only a call that is made while serving one of the peer's own goes through, since
@@ -26,12 +14,8 @@ so as long as calls of the peer's are being served, what waits is let through fr
 from __future__ import annotations
 
 import asyncio
-import os
-from collections import OrderedDict, deque
 from collections.abc import Callable
 from typing import Any
-
-import msgspec
 
 try:
     import cython
@@ -39,21 +23,15 @@ except ModuleNotFoundError:
     from clockworker import _cython_shim as cython
 
 from clockworker._errors import ChannelFull, MessageTooLarge, SchemaMismatch, ShardDied, ShardDown
-from clockworker.executor._core_cy import Core
-from clockworker.ipc._ahead_cy import Habit
-from clockworker.ipc._call_cy import DEADLINE, Call, Channel, Method, new_call
-from clockworker.ipc._deadlines import Deadlines
-from clockworker.ipc._doorbell_cy import PeerDoorbell
+from clockworker.ipc._call_cy import DEADLINE, Call, Method, new_call
+from clockworker.ipc._connection_cy import Connection
+from clockworker.ipc._credit_cy import Credit, Debts, Lane
 from clockworker.ipc._frames import ENVELOPE, Kind, pack_envelope
-from clockworker.ipc._limits import Limits
-from clockworker.ipc._ring_cy import PoisonedRing, RingConsumer, RingProducer
+from clockworker.ipc._shared_cy import Shared
 
 if cython.compiled:
     from cython.cimports.clockworker.ipc._call_cy import DONE, SENT, WAITING
-    from cython.cimports.clockworker.ipc._monotonic import now_ns
 else:
-    from time import monotonic_ns as now_ns
-
     from clockworker.ipc._call_cy import DONE, SENT, WAITING
 
 _ONE_WAY = int(Kind.ONE_WAY)
@@ -63,181 +41,56 @@ _ENVELOPE = ENVELOPE
 _DEADLINE = DEADLINE  # a C global when compiled
 
 
-class Shared:
-    """What all links of a mesh have in common."""
-
-    core: Core
-    loop: asyncio.AbstractEventLoop
-    shard_id: int
-    limits: Limits
-    max_message: int
-    encode: Any
-    identifiers: dict[Any, int]  # of our queues' states
-    deadlines: Deadlines
-    dirty: list[Link]  # with something to flush
-    calls_sent: int
-    one_ways_sent: int
-    new_earliest: Callable[[], None]  # a deadline is earlier than all others
-    broken: Callable[[Link, PoisonedRing], None]
-
-    def __init__(
-        self,
-        core: Core,
-        loop: asyncio.AbstractEventLoop,
-        shard_id: int,
-        limits: Limits,
-        identifiers: dict[Any, int],
-        new_earliest: Callable[[], None],
-        broken: Callable[[Link, PoisonedRing], None],
-    ) -> None:
-        self.core = core
-        self.loop = loop
-        self.shard_id = shard_id
-        self.limits = limits
-        self.max_message = limits.max_message
-        self.encode = msgspec.msgpack.Encoder().encode
-        self.identifiers = identifiers
-        self.deadlines = Deadlines()
-        self.dirty = []
-        self.calls_sent = 0
-        self.one_ways_sent = 0
-        self.new_earliest = new_earliest
-        self.broken = broken
-
-
 @cython.final
 @cython.cclass
-class Lane:
-    """The credit for one queue of the peer, and who waits for it, first come, first served."""
+class Link(Connection):
+    """Calls to and from one peer."""
 
-    queue: int  # its identifier
-    credit: int
-    waiting: OrderedDict[Call, None]
-
-    def __init__(self, queue: int, credit: int) -> None:
-        self.queue = queue
-        self.credit = credit
-        self.waiting = OrderedDict()
-
-
-@cython.final
-@cython.cclass
-class Debt:
-    """Credit that we owe the peer."""
-
-    queue: int  # the identifier of ours in which its one-way requests ran
-    done: int  # how many of them
-
-    def __init__(self, queue: int) -> None:
-        self.queue = queue
-        self.done = 0
-
-
-@cython.final
-@cython.cclass
-class Link(Channel):
-    """One peer, connected or not. It stays the same object over the peer's incarnations."""
-
-    shared: Shared
-    peer: int
-    epoch: int
-    connected: bool
     pending: dict[int, Call]
     serving: dict[int, Any]  # the peer's calls: requests
     outgoing: dict[int, Any]  # the streams among them
     mismatches: dict[int, str]  # methods that the peer has another version of
     schemas: dict[str, Any]  # what services the peer has told of
-    frames_sent: int
-    frames_received: int
-    bytes_sent: int
-    bytes_received: int
+    credit: Credit
     credit_waits: int
-    consumer: RingConsumer
-    producer: RingProducer
-    rings_before: int  # of the peer, at its earlier incarnations
-    rings_ahead_before: int
-    doorbell: PeerDoorbell
-    lanes: dict[int, Lane]
-    dirty: bool  # among those to be flushed
-    when_quiet: Callable[[], None] | None  # while held: told when no call is in flight
     one_ways_done: int  # of the peer's
+    when_quiet: Callable[[], None] | None  # while held: told when no call is in flight
 
     def __init__(self, peer: int, shared: Shared) -> None:
-        self.core = shared.core
-        self.loop = shared.loop
-        self.shared = shared
-        self.peer = peer
-        self.epoch = 0
-        self.connected = False
+        super().__init__(peer, shared)
         self.pending = {}
         self.serving = {}
         self.outgoing = {}
         self.mismatches = {}
         self.schemas = {}
-        self.frames_sent = 0
-        self.frames_received = 0
-        self.bytes_sent = 0
-        self.bytes_received = 0
+        self.credit = Credit(shared.limits.credit)
         self.credit_waits = 0
-        self.rings_before = 0
-        self.rings_ahead_before = 0
-        self.lanes = {}
-        self.dirty = False
-        self.when_quiet = None
         self.one_ways_done = 0
-        self._habit = Habit()
-        self._last_lane: Lane | None = None
+        self.when_quiet = None
+        self._debts = Debts(shared.limits.credit)
         self._next_call = 0
-        self._backlog: deque[tuple[int, int, int, int, bytes]] = deque()
-        self._backlog_bytes = 0
-        self._crowded = False
-        self._announced = 0  # of what is published in the ring, how much the peer has been told of
-        self._debts: dict[int, Debt] = {}
-        self._last_debt: Debt | None = None
-        self._many_owed = max(1, shared.limits.credit // 4)
-
-    def connect(self, epoch: int, consumer: RingConsumer, producer: RingProducer, doorbell: PeerDoorbell) -> None:
-        """A new incarnation of the peer, with rings that nobody has used."""
-        self.epoch = epoch
-        self.consumer = consumer
-        self.producer = producer
-        self.doorbell = doorbell
-        self._announced = 0
-        self._habit = Habit()
-        self.connected = True
 
     def disconnect(self, reason: str) -> None:
         """The peer is gone. Calls in flight end in ShardDied, those that wait for credit in ShardDown, unless the link is held;
         its own are aborted, but for one-way requests: those it would not have heard of again."""
         if not self.connected:
             return
-        self.connected = False
-        self._backlog.clear()
-        self._backlog_bytes = 0
-        self._crowded = False
+        self.close()
         pending, self.pending = self.pending, {}
-        self._last_lane = None
         serving, self.serving = self.serving, {}
         self.outgoing = {}
-        self._debts = {}
-        self._last_debt = None
         self.mismatches = {}
         self.schemas = {}
+        self._debts = Debts(self.shared.limits.credit)
         for call in pending.values():
             if call.state != DONE:
                 call.fail(ShardDied(f"{reason} with {call.method.name} in flight; it may have run or not"))
                 self._ended(call)
-        for lane in self.lanes.values():
-            lane.credit = self.shared.limits.credit
+        self.credit.restore()
         if self.when_quiet is None:
             self._refuse_waiting()
         for request in serving.values():
             request.cancel()
-        self.consumer.close()
-        self.producer.close()
-        self.rings_before += self.doorbell.rings
-        self.rings_ahead_before += self.doorbell.rings_ahead
-        self.doorbell.close()
 
     def hold(self, when_quiet: Callable[[], None]) -> None:
         """Keep new calls for the peer's next incarnation, and say when those in flight have been answered."""
@@ -249,8 +102,7 @@ class Link(Channel):
         """Hold no longer: what has waited is sent, or ends in ShardDown if there is no peer."""
         self.when_quiet = None
         if self.connected:
-            for lane in list(self.lanes.values()):
-                self._give_back(lane, 0)
+            self.relieved()
         else:
             self._refuse_waiting()
 
@@ -260,7 +112,7 @@ class Link(Channel):
         if self.when_quiet is None or not self.connected or self.epoch != epoch:
             return False
         if self.pending and self.serving:
-            for lane in list(self.lanes.values()):
+            for lane in list(self.credit.lanes.values()):
                 while lane.credit > 0 and lane.waiting:
                     call: Call = lane.waiting.popitem(last=False)[0]
                     self._begin(call)
@@ -280,7 +132,7 @@ class Link(Channel):
         shared = self.shared
         method = call.method
         call.state = DONE  # until it is on its way
-        if self.connected and not self._crowded and self.when_quiet is None:
+        if self.connected and not self.crowded and self.when_quiet is None:
             self.doorbell.ring_ahead()  # it wakes up while we encode
         body = shared.encode(call.arguments)
         call.arguments = None
@@ -301,17 +153,17 @@ class Link(Channel):
             call.kind |= _ENVELOPE
         if len(body) > shared.max_message:
             raise self.too_large(body, f"the arguments of {method.name}")
-        lane = self._lane(queue)
+        lane = self.credit.lane(queue)
         call.body = body
         call.lane = lane
         held = self.when_quiet is not None and not (self.connected and self._serves_peer())
         # A call that goes through while the link is held goes through in any case: the peer waits for it.
-        crowded = self._crowded and self.when_quiet is None
+        crowded = self.crowded and self.when_quiet is None
         if lane.credit > 0 and not held and not crowded:
             self._begin(call)
         elif call.nowait and not (held and len(lane.waiting) < lane.credit):
             if crowded:
-                full = f"{self._backlog_bytes:,} bytes wait for room in the ring to shard {self.peer}"
+                full = f"{self.backlog_bytes:,} bytes wait for room in the ring to shard {self.peer}"
             else:
                 full = (
                     f"{shared.limits.credit:,} calls are in flight to shard {self.peer} in this queue, "
@@ -337,8 +189,8 @@ class Link(Channel):
                 return new_call(self, _ONE_WAY, method, arguments, 0, False)
             if queue == 0:
                 queue = shared.identifiers[membership.queue]
-        lane = self._lane(queue)
-        if lane.credit <= 0 or not self.connected or self._crowded or self.when_quiet is not None or self.mismatches:
+        lane = self.credit.lane(queue)
+        if lane.credit <= 0 or not self.connected or self.crowded or self.when_quiet is not None or self.mismatches:
             return new_call(self, _ONE_WAY, method, arguments, 0, False)
         if _DEADLINE.get():
             return new_call(self, _ONE_WAY, method, arguments, 0, False)
@@ -351,15 +203,6 @@ class Link(Channel):
         shared.one_ways_sent += 1
         self.send(_ONE_WAY, queue, method.identifier, self._next_call, body)
         return None
-
-    def _lane(self, queue: int) -> Lane:
-        lane = self._last_lane
-        if lane is None or lane.queue != queue:
-            lane = self.lanes.get(queue)
-            if lane is None:
-                lane = self.lanes[queue] = Lane(queue, self.shared.limits.credit)
-            self._last_lane = lane
-        return lane
 
     def leave(self, call: Call) -> None:
         if call.state == WAITING:
@@ -382,14 +225,16 @@ class Link(Channel):
 
     def give_back(self, queue: int, count: int) -> None:
         """One-way requests are done there."""
-        lane = self.lanes.get(queue)
-        if lane is None or lane.credit + count > self.shared.limits.credit:
-            raise PoisonedRing(f"credit for {count} requests that were not sent")
-        self._give_back(lane, count)
+        self._give_back(self.credit.lane_of_done(queue, count), count)
+
+    def relieved(self) -> None:
+        """Those who wait may go, as far as there is credit."""
+        for lane in list(self.credit.lanes.values()):
+            self._give_back(lane, 0)
 
     def _give_back(self, lane: Lane, count: int) -> None:
         lane.credit += count
-        while lane.credit > 0 and lane.waiting and self.when_quiet is None and not self._crowded:
+        while lane.credit > 0 and lane.waiting and self.when_quiet is None and not self.crowded:
             call: Call = lane.waiting.popitem(last=False)[0]
             self._begin(call)
 
@@ -417,23 +262,15 @@ class Link(Channel):
         return any(request.runs_in(task) for request in self.serving.values())
 
     def _refuse_waiting(self) -> None:
-        lanes, self.lanes = self.lanes, {}
-        self._last_lane = None
-        for lane in lanes.values():
-            for call in lane.waiting:
-                call.fail(self.down())
-                self._ended(call)
+        for call in self.credit.clear():
+            call.fail(self.down())
+            self._ended(call)
 
     def _ended(self, call: Call) -> None:
         if call.deadline_ns:
             self.shared.deadlines.answered()
 
     # Calls in
-
-    def hear(self) -> None:
-        """The peer has news for us. If it sleeps, it may be time to wake it for what we shall have to say to that."""
-        if self.connected and self.doorbell.may_ring_ahead() and self._habit.hear(now_ns()) and not self.core.is_busy():
-            self.doorbell.ring_ahead()
 
     def answer(self, epoch: int, number: int, kind: int, body: bytes) -> None:
         """Once for each of the peer's calls, unless it has been answered as cancelled, or the peer is another by now."""
@@ -446,112 +283,11 @@ class Link(Channel):
     def owe(self, epoch: int, queue: int) -> None:
         """One of the peer's one-way requests is done."""
         if epoch == self.epoch and self.connected:
-            debt = self._last_debt
-            if debt is None or debt.queue != queue:
-                debt = self._debts.get(queue)
-                if debt is None:
-                    debt = self._debts[queue] = Debt(queue)
-                self._last_debt = debt
-            debt.done += 1
-            if debt.done >= self._many_owed:
-                done = debt.done
-                debt.done = 0
+            done = self._debts.add(queue)
+            if done:
                 self.send(_CREDIT, queue, 0, done, b"")
 
     def too_large(self, body: bytes, what: str) -> MessageTooLarge:
         return MessageTooLarge(
             f"{what} is {len(body):,} bytes encoded; max_message is {self.shared.max_message:,}. Nothing was sent"
         )
-
-    # Frames out
-
-    def send(self, kind: int, queue: int, method: int, call: int, body: bytes) -> None:
-        """Put a frame into the ring, or behind those that wait for room."""
-        if not self.connected:
-            return
-        self.bytes_sent += len(body)
-        try:
-            if self._backlog or not self.producer.push(kind, queue, method, call, body):
-                self._backlog.append((kind, queue, method, call, body))
-                self._backlog_bytes += len(body)
-                self._crowded = self._crowded or self._backlog_bytes > self.producer.capacity
-                self.mark_dirty()
-            else:
-                self.frames_sent += 1
-                self._announce()
-        except PoisonedRing as error:
-            self.shared.broken(self, error)
-
-    def mark_dirty(self) -> None:
-        """Flush it at the end of the executor's turn."""
-        if not self.dirty:
-            self.dirty = True
-            self.shared.dirty.append(self)
-            # At the end of a turn the executor polls us anyway; make sure that there is one.
-            if not self.core._scheduled:
-                self.core.wake()
-
-    def flush(self) -> None:
-        """Send what waits, as far as there is room, and tell the peer of all that is new to it."""
-        self.dirty = False
-        if not self.connected:
-            return
-        try:
-            if self._backlog and not self._send_backlog():
-                # The stall must be visible before we look once more: then either we see the room, or the peer our stall.
-                self.producer.stall()
-                self._send_backlog()
-        except PoisonedRing as error:
-            self.shared.broken(self, error)
-            return
-        if self._crowded and self._backlog_bytes <= self.producer.capacity >> 1:
-            self._crowded = False
-            for lane in list(self.lanes.values()):
-                self._give_back(lane, 0)
-            if not self.connected:  # its ring was broken
-                return
-        self._announce()
-
-    def _announce(self) -> None:
-        """Tell the peer of what has been published."""
-        published = self.producer.published()
-        if published != self._announced:
-            self._announced = published
-            self.doorbell.announce()
-            if self._habit.heard_ns:
-                self._habit.follow(now_ns())
-
-    def announce_room(self) -> None:
-        """After taking frames in: if the peer waits for room in its ring to us, tell it."""
-        if self.consumer.producer_stalled():
-            self.doorbell.announce()
-
-    def _send_backlog(self) -> bool:
-        while self._backlog:
-            kind, queue, method, call, body = self._backlog[0]
-            if not self.producer.push(kind, queue, method, call, body):
-                return False
-            self._backlog.popleft()
-            self._backlog_bytes -= len(body)
-            self.frames_sent += 1
-        return True
-
-
-def open_link_ends(
-    incoming: int, outgoing: int, doorbell: tuple[int, int], own: int, max_message: int
-) -> tuple[RingConsumer, RingProducer, PeerDoorbell]:
-    """Map what the supervisor passed for one peer, and close the descriptors that are not needed any more."""
-    memory, eventfd = doorbell
-    opened: list[RingConsumer | RingProducer] = []
-    try:
-        opened.append(consumer := RingConsumer(incoming, max_message))
-        opened.append(producer := RingProducer(outgoing))
-        return consumer, producer, PeerDoorbell(memory, eventfd, own)
-    except BaseException:
-        for end in opened:
-            end.close()
-        os.close(eventfd)
-        raise
-    finally:
-        for descriptor in (incoming, outgoing, memory):
-            os.close(descriptor)

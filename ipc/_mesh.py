@@ -23,9 +23,10 @@ from clockworker._errors import ConfigurationError, SchemaMismatch, UsageError
 from clockworker.executor import Executor, QueueHandle
 from clockworker.ipc._call_cy import Call, new_call
 from clockworker.ipc._doorbell_cy import Doorbell
+from clockworker.ipc._ends import open_link_ends
 from clockworker.ipc._frames import Kind, queue_identifier
 from clockworker.ipc._limits import Limits
-from clockworker.ipc._link_cy import Link, Shared, open_link_ends
+from clockworker.ipc._link_cy import Link
 from clockworker.ipc._malloc import keep_freed_memory
 from clockworker.ipc._places import Here, There
 from clockworker.ipc._remote import (
@@ -40,6 +41,7 @@ from clockworker.ipc._request_cy import Request, Target, logger
 from clockworker.ipc._ring_cy import PoisonedRing
 from clockworker.ipc._schema import MethodSchema, ServiceSchema, differences
 from clockworker.ipc._service import Sharded
+from clockworker.ipc._shared_cy import Shared
 from clockworker.ipc._sleep import Sleep
 from clockworker.ipc._stats import LinkStats, MeshStats, stats_of_link
 from clockworker.ipc._stream import receive, serve_stream
@@ -405,11 +407,12 @@ class Mesh(Traffic):
         self.parked = [parked for parked in self.parked if parked[0] is not link]
         link.disconnect(reason)
 
-    def _broken(self, link: Link, error: PoisonedRing) -> None:
+    def _broken(self, peer: int, error: PoisonedRing) -> None:
+        link = self.links[peer]
         if not link.connected:
             return
         logger.error(
-            "shard %d drops its rings with shard %d, which has broken the rules: %s", self.shard_id, link.peer, error
+            "shard %d drops its rings with shard %d, which has broken the rules: %s", self.shard_id, peer, error
         )
-        self._drop(link, f"shard {link.peer} broke its ring")
-        self._on_poisoned(link.peer, link.epoch)
+        self._drop(link, f"shard {peer} broke its ring")
+        self._on_poisoned(peer, link.epoch)

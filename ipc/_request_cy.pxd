@@ -2,7 +2,8 @@ cimport cython
 from clockworker.executor._core_cy cimport Core
 from clockworker.executor._tasks_cy cimport JoinHandle, Membership
 from clockworker.ipc._call_cy cimport Method
-from clockworker.ipc._link_cy cimport Link, Shared
+from clockworker.ipc._link_cy cimport Link
+from clockworker.ipc._shared_cy cimport Shared
 
 cdef int _REPLY, _ERROR
 

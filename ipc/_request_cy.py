@@ -28,7 +28,8 @@ from clockworker.executor._tasks_cy import Membership
 from clockworker.ipc._call_cy import DEADLINE, Method
 from clockworker.ipc._failure import encode_failure
 from clockworker.ipc._frames import Kind
-from clockworker.ipc._link_cy import Link, Shared
+from clockworker.ipc._link_cy import Link
+from clockworker.ipc._shared_cy import Shared
 
 if cython.compiled:
     from cython.cimports.clockworker.ipc._coroutine import run_to_end

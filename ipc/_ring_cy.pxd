@@ -54,7 +54,11 @@ cdef class RingConsumer(_RingEnd):
     cdef object _message
     cdef uint64_t _expected
     cdef uint64_t _received
+    cdef uint64_t _until
 
+    cpdef allow(self, uint64_t count)
+    cpdef bint is_spent(self) noexcept
+    cpdef bint has_part(self) noexcept
     @cython.locals(
         head=uint64_t,
         tail=uint64_t,

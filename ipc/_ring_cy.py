@@ -233,7 +233,8 @@ class RingProducer(_RingEnd):
 @cython.final
 @cython.cclass
 class RingConsumer(_RingEnd):
-    """The end that reads. After `pop`, the fields `kind`, `queue`, `method` and `call` are those of the frame.
+    """The end that reads. After `pop`, the fields `kind`, `queue`, `method` and `call` are those of the frame. While a body in
+    chunks has come in part (`has_part`), the first three are that body's.
 
     max_message: bytes of the largest body in chunks; a peer that sends more breaks the rules.
     """
@@ -249,9 +250,26 @@ class RingConsumer(_RingEnd):
         self._message: Any = None  # a body of which `_received` bytes have come in chunks
         self._expected = 0
         self._received = 0
+        self._until = 1 << 63
+
+    def allow(self, count: int) -> None:
+        """Let `pop` take `count` bytes of frames from here on, headers included, and the rest of the last frame; of a body in
+        chunks that is a chunk. Without this there is no limit."""
+        self._until = self._head + count
+
+    def is_spent(self) -> bool:
+        """Whether `pop` takes no more, because it has taken what it was allowed to."""
+        return self._head >= self._until
+
+    def has_part(self) -> bool:
+        """Whether a part of a body has been taken."""
+        return self._message is not None
 
     def pop(self) -> bytes | None:
-        """The body of the next frame, or None if there is none. Of one in chunks nothing is seen before it is whole."""
+        """The body of the next frame, or None if there is none, or it is not allowed now. Of one in chunks nothing is seen
+        before it is whole."""
+        if self._head >= self._until:
+            return None
         skipped = False
         while True:
             head = self._head
@@ -271,6 +289,7 @@ class RingConsumer(_RingEnd):
             kind = word >> 32
             if kind == _SKIP and needed < available and not skipped:
                 skipped = True
+                self._until += needed
                 self._release(head + needed)
                 continue
             if kind >= _SKIP:
@@ -283,6 +302,11 @@ class RingConsumer(_RingEnd):
                 self._take_chunk(head, kind, call, length)
                 self._release(head + needed)
                 if kind & _GOES_ON:
+                    self.kind = kind & ~_GOES_ON
+                    self.queue = word & _LOW
+                    self.method = word >> 32
+                    if self._head >= self._until:
+                        return None
                     continue
                 body = self._message if cython.compiled else bytes(self._message)
                 self._message = None

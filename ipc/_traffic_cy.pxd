@@ -2,12 +2,14 @@ cimport cython
 from clockworker.executor._core_cy cimport Core
 from clockworker.executor._tasks_cy cimport Membership, QueueState
 from clockworker.ipc._call_cy cimport Call
+from clockworker.ipc._connection_cy cimport Connection
 from clockworker.ipc._doorbell_cy cimport Doorbell
-from clockworker.ipc._link_cy cimport Link, Shared
+from clockworker.ipc._link_cy cimport Link
 from clockworker.ipc._request_cy cimport Request, Target, new_request
 from clockworker.ipc._ring_cy cimport RingConsumer
+from clockworker.ipc._shared_cy cimport Shared
 
-cdef int _FRAMES_A_TURN, _REQUEST, _REPLY, _ERROR, _CANCEL, _ONE_WAY, _CREDIT, _ITEM, _ACK, _SCHEMA, _ENVELOPE
+cdef int _FRAMES_A_TURN, _BYTES_A_TURN, _REQUEST, _REPLY, _ERROR, _CANCEL, _ONE_WAY, _CREDIT, _ITEM, _ACK, _SCHEMA, _ENVELOPE
 
 
 cdef class Traffic:
@@ -36,13 +38,15 @@ cdef class Traffic:
     cpdef bint prepare_sleep(self) except? -1
     cpdef rung(self)
     cpdef look_at(self, int peer)
-    @cython.locals(link=Link, dirty=list)
+    @cython.locals(connection=Connection, dirty=list)
     cdef _flush(self)
     @cython.locals(consumer=RingConsumer, epoch=cython.longlong, taken=cython.int, body=bytes)
     cpdef bint drain(self, Link link) except? -1
     @cython.locals(call=Call, asked=Call, started_in=QueueState)
     cdef _take_frame(self, Link link, int kind, long long queue, long long method, long long number, bytes body)
     cdef _charge(self, QueueState queue)
+    @cython.locals(target=Target, membership=Membership)
+    cdef _charge_part(self, int kind, long long queue, long long method)
     @cython.locals(request=Request)
     cdef _cancel(self, Link link, long long number)
     @cython.locals(target=Target, membership=Membership, deadline_ns=cython.longlong, request=Request)

@@ -173,6 +173,17 @@ _OF_SHARD: tuple[_Figure, ...] = (
     _Figure("credit_waits", "Calls that had to wait for credit.", lambda r: (r.calls.credit_waits,)),
     _Figure("doorbell_wakeups", "Times that a peer woke the sleeping shard.", lambda r: (r.calls.wakeups,)),
     _Figure(
+        "doorbell_wakeups_in_vain",
+        "Of these, by a bell rung ahead of what did not follow in time; where they are a large part, what peers send is large, "
+        "or something else has their CPU.",
+        lambda r: (r.calls.wakeups_in_vain,),
+    ),
+    _Figure(
+        "doorbell_rings_ahead",
+        "Times that the shard rang a sleeping peer before what it woke it for was ready; 0 where shards are not pinned.",
+        lambda r: (r.calls.rings_ahead,),
+    ),
+    _Figure(
         "doorbell_missed_wakeups",
         "Wake-ups that the fallback found to be lost; 0 unless something is wrong.",
         lambda r: (r.calls.missed_wakeups,),

@@ -144,8 +144,12 @@ class LoopReading(Section, frozen=True):
 
 
 class CallReading(Section, frozen=True):
-    """Calls between shards, over all peers. wakeups: by the doorbell, of this shard. missed_wakeups: those that the fallback
-    found; 0 unless something is wrong. ring_used_bytes: unread in the fullest ring to a peer, of ring_bytes."""
+    """Calls between shards, over all peers.
+
+    wakeups: by the doorbell, of this shard. wakeups_in_vain: of them, by a bell rung ahead of what did not follow soon enough.
+    rings_ahead: sleeping peers that it rang before what they were woken for was ready. missed_wakeups: those that the fallback
+    found; 0 unless something is wrong. ring_used_bytes: unread in the fullest ring to a peer, of ring_bytes.
+    """
 
     GAUGES = frozenset({"in_flight"})
     PEAKS = frozenset({"ring_used_bytes", "ring_bytes"})
@@ -163,6 +167,8 @@ class CallReading(Section, frozen=True):
     bytes_received: int = 0
     credit_waits: int = 0
     wakeups: int = 0
+    wakeups_in_vain: int = 0
+    rings_ahead: int = 0
     missed_wakeups: int = 0
     ring_used_bytes: int = 0
     ring_bytes: int = 0
@@ -191,7 +197,8 @@ class QueueReading(Section, frozen=True):
 
 
 class RingReading(Section, frozen=True):
-    """The traffic with one peer. wakeups: how often it was asleep and had to be rung."""
+    """The traffic with one peer. wakeups: how often it was asleep and was rung; wakeups_ahead: of them, before what it was
+    woken for was ready."""
 
     GAUGES = frozenset({"calls_in_flight", "used_bytes"})
 
@@ -201,6 +208,7 @@ class RingReading(Section, frozen=True):
     bytes_received: int = 0
     credit_waits: int = 0
     wakeups: int = 0
+    wakeups_ahead: int = 0
     calls_in_flight: int = 0
     used_bytes: int = 0
 

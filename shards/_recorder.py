@@ -138,6 +138,8 @@ class Recorder:
             bytes_received=stats.bytes_received,
             credit_waits=stats.credit_waits,
             wakeups=stats.wakeups,
+            wakeups_in_vain=stats.wakeups_in_vain,
+            rings_ahead=sum(link.wakeups_ahead for link in links),
             missed_wakeups=stats.missed_wakeups,
             ring_used_bytes=max((link.ring_used_bytes for link in links), default=0),
             ring_bytes=max((link.ring_bytes for link in links), default=0),
@@ -192,6 +194,7 @@ def _ring(link: LinkStats) -> RingReading:
         bytes_received=link.bytes_received,
         credit_waits=link.credit_waits,
         wakeups=link.wakeups,
+        wakeups_ahead=link.wakeups_ahead,
         calls_in_flight=link.calls_in_flight,
         used_bytes=link.ring_used_bytes,
     )

@@ -51,7 +51,7 @@ from clockworker.shards._reading import (
     Section,
 )
 
-VERSION = 3
+VERSION = 4
 _HEADER = 4
 _SEQUENCE = 3
 _ATTEMPTS = 1000

@@ -111,9 +111,10 @@ def test_odd_requests(kv: Server, redis_server: Server, data: bytes) -> None:
 @pytest.mark.parametrize("protocol", [b"2", b"3"])
 def test_commands_and_their_errors(kv: Server, redis_server: Server, protocol: bytes) -> None:
     """One after another on each server, each on a connection of its own, so that a difference shows its command."""
+    greeting = b"HELLO %b\r\nECHO hello\r\n" % protocol
     for line in re.split(r" \| |\n", COMMANDS.strip()):
         answers = [
-            exchange(server.port, b"HELLO %b\r\nECHO hello\r\n%b\r\n" % (protocol, line.encode())).partition(b"$5\r\nhello\r\n")[2]
+            exchange(server.port, greeting + line.encode() + b"\r\n").partition(b"$5\r\nhello\r\n")[2]
             for server in (kv, redis_server)
         ]
         answers = [answer.partition(b"$7\r\nmodules\r\n")[0] for answer in answers]  # Redis 8 comes with some

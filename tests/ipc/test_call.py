@@ -91,7 +91,8 @@ def test_the_time_covers_waiting_for_credit(run: Run) -> None:
                     cw.CallTimeout, match="was not called: there was no credit in time, and nothing was"
                 ):
                     await handle
-            assert sum(len(lane.waiting) for lane in mesh.mesh.links[1].lanes.values()) == 1, "they use no memory"
+            lanes = mesh.mesh.links[1].credit.lanes.values()
+            assert sum(len(lane.waiting) for lane in lanes) == 1, "they use no memory"
             await mesh.executor.queue("background").spawn(probe.open_gate())
             assert [await handle for handle in handles] == [0, 1]
             assert await later == 9
@@ -208,7 +209,7 @@ def test_ten_thousand_callers_of_one_that_is_slow(run: Run) -> None:
             handles = [spawn(mesh, call(number)) for number in range(count)]
             await until(lambda: len(ended) == count // 2)
             assert [number for number in ended if number >= 16] == list(range(17, count, 2))
-            lanes = mesh.mesh.links[1].lanes.values()
+            lanes = mesh.mesh.links[1].credit.lanes.values()
             assert sum(len(lane.waiting) for lane in lanes) <= count // 2
             assert len(mesh.mesh.shared.deadlines) <= 200
             del ended[:]

@@ -1,110 +1,21 @@
-"""Credit and the backlog, with both ends of the rings in this process."""
+"""Calls in flight and calls that wait, with both ends of the rings in this process."""
 
 from __future__ import annotations
 
-import asyncio
-import os
 from typing import Any
 
 import pytest
+from ends import Ends
 from probe import Probe
 
 import clockworker as cw
 from clockworker.ipc._call_cy import Call, new_call
-from clockworker.ipc._doorbell_cy import Doorbell, PeerDoorbell
 from clockworker.ipc._frames import ENVELOPE, Kind
 from clockworker.ipc._limits import Limits
-from clockworker.ipc._link_cy import Link, Shared
 from clockworker.ipc._remote import remote_methods
-from clockworker.ipc._ring_cy import PoisonedRing, RingConsumer, RingProducer
+from clockworker.ipc._ring_cy import PoisonedRing
 
 METHOD = remote_methods(Probe)["echo"]
-
-
-class Ends:
-    """A link of shard 0 to shard 1, and the peer's side of it."""
-
-    def __init__(self, credit: int = 4, capacity: int = 4096) -> None:
-        self.loop = asyncio.new_event_loop()
-        self.broken: list[PoisonedRing] = []
-        executor = cw.Executor([cw.Queue("only")])
-        self.shared = Shared(
-            executor._core,
-            self.loop,
-            0,
-            Limits(credit=credit),
-            {queue._queue: 7 for queue in executor.queues()},
-            lambda: None,
-            lambda link, error: self.broken.append(error),
-        )
-        self.link = Link(1, self.shared)
-        self.capacity = capacity
-        self.connect(1)
-
-    def connect(self, epoch: int) -> None:
-        there, back = cw.create_ring(self.capacity), cw.create_ring(self.capacity)
-        memory, eventfd = cw.create_doorbell(2)
-        self.peer, self.answers = RingConsumer(there), RingProducer(back)
-        self.bell = Doorbell(memory, eventfd)
-        self.link.connect(epoch, RingConsumer(back), RingProducer(there), PeerDoorbell(memory, eventfd, 0))
-        for descriptor in (there, back, memory):
-            os.close(descriptor)
-
-    def close(self) -> None:
-        self.link.disconnect("over")
-        self.loop.close()
-        for end in (self.peer, self.answers, self.bell):
-            end.close()
-
-    def received(self) -> list[tuple[int, int, bytes]]:
-        frames = []
-        while (body := self.peer.pop()) is not None:
-            frames.append((self.peer.kind, self.peer.call, body))
-        return frames
-
-
-def test_frames_leave_in_order_through_a_full_ring() -> None:
-    ends = Ends()
-    for call in range(500):
-        ends.link.send(Kind.REQUEST, 0, 0, call, b"x" * (call % 60))
-    assert ends.link.frames_sent < 500
-    seen: list[tuple[int, int, bytes]] = []
-    while len(seen) < 500:
-        ends.link.flush()
-        assert ends.bell.news() == [0]
-        more = ends.received()
-        assert more
-        seen += more
-        assert ends.link._backlog == type(ends.link._backlog)() or ends.peer.producer_stalled()
-    assert seen == [(Kind.REQUEST, call, b"x" * (call % 60)) for call in range(500)]
-    assert ends.link.frames_sent == 500
-    ends.close()
-
-
-def test_of_a_body_larger_than_the_ring_each_part_is_announced() -> None:
-    ends = Ends(capacity=1 << 16)
-    ends.link.send(Kind.REQUEST, 0, 0, 1, bytes(300_000))
-    ends.link.send(Kind.CANCEL, 0, 0, 1, b"")
-    seen: list[tuple[int, int]] = []
-    while len(seen) < 2:
-        ends.link.flush()
-        assert ends.bell.news() == [0]
-        seen += [(kind, len(body)) for kind, _, body in ends.received()]
-    assert seen == [(Kind.REQUEST, 300_000), (Kind.CANCEL, 0)]
-    ends.close()
-
-
-def test_flush_announces_once_and_only_news() -> None:
-    ends = Ends()
-    ends.link.flush()
-    assert ends.bell.news() is None
-    for _ in range(3):
-        ends.link.send(Kind.REQUEST, 0, 0, 1, b"")
-    ends.link.flush()
-    assert ends.bell.news() == [0]
-    ends.link.flush()
-    assert ends.bell.news() is None
-    ends.close()
 
 
 def submit(ends: Ends, kind: Kind = Kind.REQUEST, *, nowait: bool = False, timeout_ns: int = 0) -> Call:
@@ -114,7 +25,7 @@ def submit(ends: Ends, kind: Kind = Kind.REQUEST, *, nowait: bool = False, timeo
 
 
 def waiting(ends: Ends) -> list[Call]:
-    return list(ends.link.lanes[0].waiting)
+    return list(ends.link.credit.lanes[0].waiting)
 
 
 def numbers(ends: Ends) -> list[int]:
@@ -130,7 +41,7 @@ def test_credit_is_handed_on_in_order() -> None:
         assert ends.link.settle(calls[served].number) is calls[served]
     assert ends.link.settle(calls[0].number) is None
     assert ends.link.credit_waits == 8
-    assert ends.link.lanes[0].credit == 2
+    assert ends.link.credit.lanes[0].credit == 2
     assert numbers(ends) == list(range(1, 11))
     ends.close()
 
@@ -171,7 +82,7 @@ def test_calls_wait_while_a_rings_worth_waits_for_room() -> None:
     while len(came) < 100:
         ends.link.flush()
         came += numbers(ends)
-        assert len(ends.link._backlog) * 500 < 2 * ends.capacity
+        assert len(ends.link.backlog) * 500 < 2 * ends.capacity
     assert came == list(range(1, 101))
     assert all(call.done() for call in calls)
     assert not waiting(ends)
@@ -246,7 +157,7 @@ def test_credit_of_an_incarnation_ends_with_it() -> None:
     assert isinstance(old.error, cw.ShardDied)
     assert isinstance(second.error, cw.ShardDown)
     assert ends.link.settle(old.number) is None
-    assert not ends.link.lanes
+    assert not ends.link.credit.lanes
     ends.close()
 
 

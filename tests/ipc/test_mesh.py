@@ -36,7 +36,7 @@ async def settled(fleet: Fleet) -> None:
     for link in fleet.mesh.links:
         assert not link.serving
         assert not link.pending
-        for lane in link.lanes.values():
+        for lane in link.credit.lanes.values():
             assert not lane.waiting
             assert lane.credit == fleet.mesh.limits.credit
 

@@ -95,6 +95,56 @@ def test_nothing_comes_between_the_parts_of_a_body(ring: Ring) -> None:
     assert ring.consumer.pop() == body
 
 
+def test_no_more_is_taken_than_is_allowed_and_the_rest_of_a_frame(ring: Ring) -> None:
+    for number in range(4):
+        assert ring.producer.push(1, 0, 0, number, b"x" * 100)
+    consumer = ring.consumer
+    assert not consumer.is_spent()
+    seen = []
+    for allowed in (1, 0, HEADER + 105, 10_000):
+        consumer.allow(allowed)
+        while consumer.pop() is not None:
+            seen.append((allowed, consumer.call))
+        assert consumer.is_spent() == (allowed != 10_000)
+    assert seen == [(1, 0), (HEADER + 105, 1), (HEADER + 105, 2), (10_000, 3)]
+
+
+def test_what_is_skipped_does_not_count_as_taken(ring: Ring) -> None:
+    body = b"x" * 100
+    size = HEADER + 104
+    before = after = 0
+    while after - before <= size:
+        before = ring.producer.published()
+        assert ring.consumer.pop() is None
+        assert ring.producer.push(1, 0, 0, 0, body)
+        after = ring.producer.published()
+        if after - before == size:
+            assert ring.consumer.pop() == body
+    for number in (1, 2):
+        assert ring.producer.push(1, 0, 0, number, body)
+    ring.consumer.allow(size + 1)
+    seen = []
+    while ring.consumer.pop() is not None:
+        seen.append(ring.consumer.call)
+    assert seen == [0, 1]
+
+
+def test_of_a_body_in_chunks_a_part_is_taken_when_no_more_is_allowed(ring: Ring) -> None:
+    body = random.Random(1).randbytes(3 * LARGEST)
+    assert ring.producer.push(5, 6, 7, 8, body)
+    consumer = ring.consumer
+    for taken in (LARGEST + HEADER, 2 * (LARGEST + HEADER)):
+        consumer.allow(1)
+        assert consumer.pop() is None
+        assert (consumer.is_spent(), consumer.has_part()) == (True, True)
+        assert (consumer.kind, consumer.queue, consumer.method) == (5, 6, 7)
+        assert ring.producer.used() == 3 * (LARGEST + HEADER) - taken
+    consumer.allow(1)
+    assert consumer.pop() == body
+    assert consumer.call == 8
+    assert not consumer.has_part()
+
+
 def test_chunks_of_ordinary_size_are_many_in_a_large_ring() -> None:
     ring = Ring(1 << 20)
     body = random.Random(1).randbytes(1 << 18)

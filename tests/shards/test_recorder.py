@@ -6,8 +6,10 @@ import asyncio
 import os
 import time
 
+import msgspec
+
 import clockworker as cw
-from clockworker.ipc import Mesh, create_doorbell
+from clockworker.ipc import LinkStats, Mesh, MeshStats, create_doorbell
 from clockworker.shards._reading import Counters
 from clockworker.shards._recorder import Recorder
 from clockworker.shards._slots import SlotReader, SlotWriter, create_slots
@@ -19,6 +21,42 @@ class Stubborn:
 
     def __str__(self) -> str:
         raise RuntimeError("no")
+
+
+class Counted:
+    """A mesh in which no two counters are the same."""
+
+    def stats(self) -> MeshStats:
+        return MeshStats(*range(100, 100 + len(MeshStats.__struct_fields__)))
+
+    def link_stats(self) -> list[LinkStats]:
+        fields = len(LinkStats.__struct_fields__)
+        return [LinkStats(peer, True, *range(1000 * peer + 2, 1000 * peer + fields)) for peer in (1, 2)]
+
+
+def test_each_counter_of_the_mesh_is_in_its_own_slot(run: Run) -> None:
+    async def body() -> None:
+        descriptor = create_slots(1, 3)
+        reader = SlotReader(descriptor, ["q"])
+        mesh = Counted()
+        async with cw.Executor([cw.Queue("q")]) as executor:
+            recorder = Recorder(SlotWriter(descriptor), executor, mesh, lambda: (0, 0, 0), Counters)  # type: ignore[arg-type]
+            os.close(descriptor)
+            recorder.write()
+        stats, links = mesh.stats(), mesh.link_stats()
+        calls = msgspec.structs.asdict(reader.read().calls)
+        assert calls.pop("rings_ahead") == sum(link.wakeups_ahead for link in links)
+        assert calls.pop("ring_used_bytes") == links[-1].ring_used_bytes
+        assert calls.pop("ring_bytes") == links[-1].ring_bytes
+        names = {"local", "sent", "received", "in_flight", "timed_out"}
+        assert calls == {name: getattr(stats, f"calls_{name}" if name in names else name) for name in calls}
+        for link in links:
+            ring = msgspec.structs.asdict(reader.read_rings()[link.peer])
+            assert ring.pop("used_bytes") == link.ring_used_bytes
+            assert ring == {name: getattr(link, name) for name in ring}
+        reader.close()
+
+    run(body)
 
 
 def test_a_reading_is_what_the_executor_says(run: Run) -> None:

@@ -1,0 +1,60 @@
+# cython: language_level=3, annotation_typing=False
+"""What all links of a mesh have in common."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from clockworker.executor._core_cy import Core
+from clockworker.ipc._deadlines import Deadlines
+from clockworker.ipc._limits import Limits
+from clockworker.ipc._ring_cy import PoisonedRing
+
+if TYPE_CHECKING:
+    from clockworker.ipc._connection_cy import Connection
+
+
+class Shared:
+    """Of one mesh."""
+
+    core: Core
+    loop: asyncio.AbstractEventLoop
+    shard_id: int
+    limits: Limits
+    max_message: int
+    encode: Any
+    identifiers: dict[Any, int]  # of our queues' states
+    deadlines: Deadlines
+    dirty: list[Connection]  # with something to flush
+    calls_sent: int
+    one_ways_sent: int
+    new_earliest: Callable[[], None]  # a deadline is earlier than all others
+    broken: Callable[[int, PoisonedRing], None]  # the peer that broke a ring
+
+    def __init__(
+        self,
+        core: Core,
+        loop: asyncio.AbstractEventLoop,
+        shard_id: int,
+        limits: Limits,
+        identifiers: dict[Any, int],
+        new_earliest: Callable[[], None],
+        broken: Callable[[int, PoisonedRing], None],
+    ) -> None:
+        self.core = core
+        self.loop = loop
+        self.shard_id = shard_id
+        self.limits = limits
+        self.max_message = limits.max_message
+        self.encode = msgspec.msgpack.Encoder().encode
+        self.identifiers = identifiers
+        self.deadlines = Deadlines()
+        self.dirty = []
+        self.calls_sent = 0
+        self.one_ways_sent = 0
+        self.new_earliest = new_earliest
+        self.broken = broken

@@ -1,0 +1,55 @@
+"""A link with both ends of its rings in this process."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+
+import clockworker as cw
+from clockworker.ipc._doorbell_cy import Doorbell, PeerDoorbell
+from clockworker.ipc._limits import Limits
+from clockworker.ipc._link_cy import Link
+from clockworker.ipc._ring_cy import PoisonedRing, RingConsumer, RingProducer
+from clockworker.ipc._shared_cy import Shared
+
+
+class Ends:
+    """A link of shard 0 to shard 1, and the peer's side of it."""
+
+    def __init__(self, credit: int = 4, capacity: int = 4096) -> None:
+        self.loop = asyncio.new_event_loop()
+        self.broken: list[PoisonedRing] = []
+        executor = cw.Executor([cw.Queue("only")])
+        self.shared = Shared(
+            executor._core,
+            self.loop,
+            0,
+            Limits(credit=credit),
+            {queue._queue: 7 for queue in executor.queues()},
+            lambda: None,
+            lambda peer, error: self.broken.append(error),
+        )
+        self.link = Link(1, self.shared)
+        self.capacity = capacity
+        self.connect(1)
+
+    def connect(self, epoch: int) -> None:
+        there, back = cw.create_ring(self.capacity), cw.create_ring(self.capacity)
+        memory, eventfd = cw.create_doorbell(2)
+        self.peer, self.answers = RingConsumer(there), RingProducer(back)
+        self.bell = Doorbell(memory, eventfd)
+        self.link.connect(epoch, RingConsumer(back), RingProducer(there), PeerDoorbell(memory, eventfd, 0))
+        for descriptor in (there, back, memory):
+            os.close(descriptor)
+
+    def close(self) -> None:
+        self.link.disconnect("over")
+        self.loop.close()
+        for end in (self.peer, self.answers, self.bell):
+            end.close()
+
+    def received(self) -> list[tuple[int, int, bytes]]:
+        frames = []
+        while (body := self.peer.pop()) is not None:
+            frames.append((self.peer.kind, self.peer.call, body))
+        return frames

@@ -1,0 +1,49 @@
+"""Credit by itself; `test_link` has it at work."""
+
+from __future__ import annotations
+
+import pytest
+from ends import Ends
+from probe import Probe
+
+from clockworker.ipc._call_cy import Call, new_call
+from clockworker.ipc._credit_cy import Credit, Debts
+from clockworker.ipc._frames import Kind
+from clockworker.ipc._remote import remote_methods
+from clockworker.ipc._ring_cy import PoisonedRing
+
+
+def test_each_queue_has_a_lane_of_its_own() -> None:
+    credit = Credit(3)
+    lanes = [credit.lane(queue) for queue in (7, 8, 7)]
+    assert lanes[0] is lanes[2] is not lanes[1]
+    assert {queue: (lane.queue, lane.credit) for queue, lane in credit.lanes.items()} == {7: (7, 3), 8: (8, 3)}
+
+
+def test_a_peer_gives_back_no_more_than_it_was_sent() -> None:
+    credit = Credit(3)
+    lane = credit.lane(7)
+    for queue, count in ((7, 1), (8, 0)):
+        with pytest.raises(PoisonedRing, match=f"credit for {count} requests that were not sent"):
+            credit.lane_of_done(queue, count)
+    assert credit.lane_of_done(7, 0) is lane
+
+
+def test_who_waited_is_told_of_once() -> None:
+    ends = Ends()
+    credit = Credit(1)
+    calls: list[Call] = [
+        new_call(ends.link, Kind.REQUEST, remote_methods(Probe)["echo"], (b"",), 0, False) for _ in range(3)
+    ]
+    for call, queue in zip(calls, (7, 8, 7), strict=True):
+        credit.lane(queue).waiting[call] = None
+    assert credit.clear() == [calls[0], calls[2], calls[1]]
+    assert credit.clear() == []
+    assert not credit.lane(7).waiting
+    ends.close()
+
+
+def test_debts_are_paid_a_quarter_of_the_limit_at_a_time_and_by_queue() -> None:
+    debts = Debts(12)
+    assert [debts.add(queue) for queue in (7, 8, 7, 7, 8, 8, 7)] == [0, 0, 0, 3, 0, 3, 0]
+    assert [Debts(1).add(7), Debts(3).add(7)] == [1, 1]
