@@ -4,7 +4,6 @@ from clockworker.executor._tasks_cy cimport JoinHandle, QueueState
 
 
 cdef class Core(Steps):
-    cdef readonly bint pumping
     cdef readonly long long turns
     cdef readonly long long driver_ns
     cdef readonly long long idle_ns

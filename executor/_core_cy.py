@@ -47,7 +47,6 @@ compiled: bool = cython.compiled
 class Core(Steps):
     """The pump of one executor, and its end of the seam. `Executor` is its public face."""
 
-    pumping: bool
     turns: int
     driver_ns: int  # in which tasks were runnable and the loop had its turn
     idle_ns: int  # in which nothing was runnable
@@ -60,7 +59,6 @@ class Core(Steps):
 
     def __init__(self, owner: Any, driver_yield_ns: int, max_polls: int) -> None:
         super().__init__(owner, driver_yield_ns, max_polls)
-        self.pumping = False
         self.turns = 0
         self.driver_ns = 0
         self.idle_ns = 0
@@ -171,7 +169,6 @@ class Core(Steps):
             else:
                 self.driver_ns += started - self._turn_ended
         self.turns += 1
-        self.pumping = True
         try:
             idle = self._run_turn(started)
         except BaseException:
@@ -181,7 +178,6 @@ class Core(Steps):
                 self._schedule()
             raise
         finally:
-            self.pumping = False
             self._turn_ended = now_ns()
             if self.tracer is not None:
                 self.tracer.turn(started, self._turn_ended)

@@ -50,7 +50,7 @@ _ARRIVAL = operator.attrgetter("arrival")
 
 
 class Members(Seam):
-    """Of one executor."""
+    """The tasks of one executor. Its subclass queues their steps (`take`)."""
 
     owner: Any  # the Executor; told of panics
     default: Membership | None  # of tasks that bring none; None: those are not ours
