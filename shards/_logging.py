@@ -8,8 +8,8 @@ handler may see it in another thread, so that a formatter of the user's can use 
 It is applied in every process, the supervisor's included.
 
 What Python itself would print (an exception that nobody catches in a thread, one in `__del__`, a warning, a log call whose
-arguments do not fit) is logged like the
-rest, so that it says where it comes from, and so that every line is JSON where JSON is asked for.
+arguments do not fit) is logged like the rest, so that it says where it comes from, and so that every line is JSON where JSON
+is asked for.
 
 Log files are opened anew on `reopen()` (SIGUSR1), as logrotate wants it: the moved file is let go, and the next line goes
 to a new one under the old name.
