@@ -121,3 +121,53 @@ def test_what_is_spent_for_a_queue_outside_of_its_steps_delays_its_next(run: Run
             assert executor.queue_stats()["one"].busy_ns < 20_000_000
 
     run(body)
+
+
+class Source:
+    """Nothing ever comes from it."""
+
+    def __init__(self) -> None:
+        self.polls = 0
+        self.slept = asyncio.Event()
+
+    def poll(self) -> bool:
+        self.polls += 1
+        return False
+
+    def prepare_sleep(self) -> bool:
+        self.slept.set()
+        return True
+
+
+def test_an_idle_core_looks_at_its_source_more_often_than_it_gives_way_to_the_loop(run: Run) -> None:
+    async def body() -> None:
+        source = Source()
+        async with cw.Executor([cw.Queue("first")]) as executor:
+            executor.poll_source(source, idle_poll_us=50_000)
+            await executor.queue("first").spawn(asyncio.sleep(0))
+            await source.slept.wait()
+            assert source.polls > executor._core.turns > 1
+            executor.poll_source(None, idle_poll_us=0)
+
+    run(body)
+
+
+def test_an_idle_core_does_not_look_on_while_a_callback_waits(run: Run) -> None:
+    async def body() -> None:
+        source = Source()
+        loop = asyncio.get_running_loop()
+        called: list[int] = []
+
+        async def work() -> None:
+            loop.call_soon(lambda: called.append(source.polls - before))
+            before = source.polls
+
+        async with cw.Executor([cw.Queue("first")]) as executor:
+            executor.poll_source(source, idle_poll_us=50_000)
+            for _ in range(20):
+                await executor.queue("first").spawn(work())
+            await source.slept.wait()
+            assert called == [1] * 20
+            executor.poll_source(None, idle_poll_us=0)
+
+    run(body)
