@@ -12,7 +12,7 @@ It works on any asyncio loop, alone; shards and rings need it, and it knows noth
     _singles_cy     steps of no task
     _steps_cy       out of the queues: which step is next, and running it
     _core_cy        the pump: when turns come. With the five above it makes one object, the core of an executor
-    _protocols      what the core works with and knows nothing of
+    _source_cy      what the core polls beside the loop; _protocols, whom it tells of what it does
     _tasks_cy       what the core keeps of queues, tasks and those who wait; JoinHandle itself
     _table_cy       the tasks by identity; _page_table.pxd, in the order of memory
     _registry_cy    asyncio's set of all tasks, and ours

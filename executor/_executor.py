@@ -14,9 +14,10 @@ import uvloop
 from clockworker._errors import ConfigurationError, UsageError
 from clockworker.executor._core_cy import Core
 from clockworker.executor._handles_cy import QueueHandle
-from clockworker.executor._protocols import Tracer, WorkSource
+from clockworker.executor._protocols import Tracer
 from clockworker.executor._queue import OnPanic, Queue, check_on_panic
 from clockworker.executor._schedulers_cy import RunnableFifo
+from clockworker.executor._source_cy import WorkSource
 from clockworker.executor._stats import DurationStats, ExecutorStats, QueueStats
 from clockworker.executor._tasks_cy import JoinHandle, Membership, QueueState
 

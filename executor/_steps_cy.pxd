@@ -4,13 +4,14 @@ from clockworker.executor._eevdf_cy cimport Entity
 from clockworker.executor._histogram_cy cimport Histogram
 from clockworker.executor._schedulers_cy cimport RunnableFifo, ScheduledTask
 from clockworker.executor._singles_cy cimport Singles
+from clockworker.executor._source_cy cimport WorkSource
 from clockworker.executor._tasks_cy cimport JoinHandle, QueueState
 
 cdef long long _ATTENTION, _LOOK_NS
 
 
 cdef class Steps(Singles):
-    cdef public object source
+    cdef public WorkSource source
     cdef public long long idle_poll_ns
     cdef public object tracer
     cdef readonly Histogram decision_time
@@ -21,7 +22,7 @@ cdef class Steps(Singles):
     cdef long long _charge_from
 
     @cython.locals(
-        attentive_until=cython.longlong, look_until=cython.longlong, decided=cython.longlong, polls=cython.Py_ssize_t, entity=Entity, queue=QueueState, state=JoinHandle, news=cython.bint
+        attentive_until=cython.longlong, look_until=cython.longlong, polls_before=cython.Py_ssize_t, decided=cython.longlong, polls=cython.Py_ssize_t, entity=Entity, queue=QueueState, state=JoinHandle, news=cython.bint
     )
     cdef bint _run_turn(self, long long now) except? -1
     @cython.locals(popped=ScheduledTask, state=JoinHandle)

@@ -19,10 +19,11 @@ except ModuleNotFoundError:
 from clockworker._errors import UsageError
 from clockworker.executor._histogram_cy import Histogram
 from clockworker.executor._layout import suspended
-from clockworker.executor._protocols import Tracer, WorkSource
+from clockworker.executor._protocols import Tracer
 from clockworker.executor._schedulers_cy import RunnableFifo
 from clockworker.executor._seam_cy import A_TASK
 from clockworker.executor._singles_cy import Singles
+from clockworker.executor._source_cy import WorkSource
 from clockworker.executor._tasks_cy import JoinHandle, QueueState
 
 if cython.compiled:
@@ -85,6 +86,7 @@ class Steps(Singles):
         self._turn_must_end = now + self._driver_yield_ns
         attentive_until = now + self._driver_yield_ns // _ATTENTION
         polls = 0
+        polls_before = 0
         look_until = 0
         queue: QueueState = None  # type: ignore[assignment]
         while polls < self._max_polls and now < self._turn_must_end:
@@ -95,13 +97,15 @@ class Steps(Singles):
                 if entity is None:
                     if self.source is None:
                         return not self._held
-                    news = self.source.poll()
+                    news = self.source.look()
                     if self._eevdf.total_share:
                         continue
                     if self._held:
                         return False
-                    if news or polls or self._idle_since == 0:
+                    if news or polls != polls_before or self._idle_since == 0:
                         self._idle_since = now
+                        look_until = 0
+                    polls_before = polls
                     if now - self._idle_since < self.idle_poll_ns:
                         if look_until == 0:
                             look_until = now + _LOOK_NS
@@ -127,7 +131,7 @@ class Steps(Singles):
             now = self._run_step(queue, state, now)
             polls += 1
         if self.source is not None:
-            self.source.poll()
+            self.source.look()
         return False
 
     def _take(self, queue: QueueState) -> JoinHandle | None:

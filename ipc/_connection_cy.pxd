@@ -23,6 +23,7 @@ cdef class Connection(Channel):
     cdef readonly Py_ssize_t backlog_bytes
     cdef readonly bint crowded
     cdef bint dirty
+    cdef bint unfinished
     cdef long long _announced
     cdef Habit _habit
 

@@ -53,6 +53,7 @@ class Connection(Channel):
     backlog_bytes: int
     crowded: bool
     dirty: bool  # among those to be flushed
+    unfinished: bool  # among those whose rings may have more for us
 
     def __init__(self, peer: int, shared: Shared) -> None:
         self.core = shared.core
@@ -71,6 +72,7 @@ class Connection(Channel):
         self.backlog_bytes = 0
         self.crowded = False
         self.dirty = False
+        self.unfinished = False
         self._announced = 0  # of what is published in the ring, how much the peer has been told of
         self._habit = Habit()
 

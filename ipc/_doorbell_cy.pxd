@@ -1,4 +1,5 @@
 cimport cython
+from cpython cimport array
 from clockworker.ipc._memory_cy cimport SharedMemory
 from libc.stdint cimport uint64_t
 
@@ -12,7 +13,7 @@ cdef class Doorbell:
     cdef int _eventfd
     cdef Py_ssize_t _count
     cdef readonly uint64_t sleeps
-    cdef list _seen
+    cdef array.array _seen
     cdef uint64_t _total_seen
     cdef public bint rung
     cdef bint _promised
@@ -20,8 +21,10 @@ cdef class Doorbell:
     cdef readonly long long wakeups
     cdef readonly long long wakeups_in_vain
 
-    @cython.locals(peer=Py_ssize_t, count=uint64_t, seen=uint64_t)
+    @cython.locals(peer=Py_ssize_t)
     cpdef list news(self)
+    @cython.locals(count=uint64_t, known=cython.p_ulonglong)
+    cpdef Py_ssize_t next_news(self, Py_ssize_t peer) except? -2
     cpdef bint sleep(self) except? -1
     cpdef wake(self)
     @cython.locals(rung=uint64_t)

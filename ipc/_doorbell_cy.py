@@ -44,6 +44,7 @@ lines to look at) and a flag that the ringer clears (two writers; the count lets
 from __future__ import annotations
 
 import os
+from array import array
 
 try:
     import cython
@@ -100,7 +101,7 @@ class Doorbell:
         self._count = (self._memory.size - _NEWS_AT) >> 3
         self.sleeps = self._memory.load(_SLEEPS_AT)
         self._memory.store(_CORE_AT, own_core())
-        self._seen = [0] * self._count
+        self._seen = array("Q", bytes(8 * self._count))
         self._total_seen = 0
         self.rung = False  # and the bell has not been answered yet
         self._promised = False  # it was rung ahead of the news
@@ -114,17 +115,28 @@ class Doorbell:
 
     def news(self) -> list[int] | None:
         """The peers that have flushed since the last call, or None."""
-        if not self.has_news():
-            return None
         changed = []
-        for peer in range(self._count):
+        peer = self.next_news(0)
+        while peer >= 0:
+            changed.append(peer)
+            peer = self.next_news(peer + 1)
+        return changed or None
+
+    def next_news(self, peer: int) -> int:
+        """The first from this peer on that has flushed since it was last named, or -1."""
+        if cython.compiled:
+            known = self._seen.data.as_ulonglongs
+        else:
+            known = self._seen
+        while peer < self._count:
             count = self._memory.load(_NEWS_AT + 8 * peer)
-            if count != self._seen[peer]:
-                self._total_seen += count - self._seen[peer]
-                self._seen[peer] = count
-                changed.append(peer)
-        self._found_news = True
-        return changed
+            if count != known[peer]:
+                self._total_seen += count - known[peer]
+                known[peer] = count
+                self._found_news = True
+                return peer
+            peer += 1
+        return -1
 
     def sleep(self) -> bool:
         """Announce sleep. False, and still awake, if there is news."""

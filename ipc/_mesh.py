@@ -403,7 +403,7 @@ class Mesh(Traffic):
     # Ends
 
     def _drop(self, link: Link, reason: str) -> None:
-        self._unfinished.discard(link.peer)
+        self._finish(link)
         self.parked = [parked for parked in self.parked if parked[0] is not link]
         link.disconnect(reason)
 

@@ -1,5 +1,6 @@
 cimport cython
 from clockworker.executor._core_cy cimport Core
+from clockworker.executor._source_cy cimport WorkSource
 from clockworker.executor._tasks_cy cimport Membership, QueueState
 from clockworker.ipc._call_cy cimport Call
 from clockworker.ipc._connection_cy cimport Connection
@@ -12,7 +13,7 @@ from clockworker.ipc._shared_cy cimport Shared
 cdef int _FRAMES_A_TURN, _BYTES_A_TURN, _REQUEST, _REPLY, _ERROR, _CANCEL, _ONE_WAY, _CREDIT, _ITEM, _ACK, _SCHEMA, _ENVELOPE
 
 
-cdef class Traffic:
+cdef class Traffic(WorkSource):
     cdef readonly Core core
     cdef readonly Shared shared
     cdef readonly list links
@@ -24,7 +25,7 @@ cdef class Traffic:
     cdef readonly long long calls_received
     cdef readonly long long one_ways_received
     cdef public bint looks_seldom
-    cdef readonly set _unfinished
+    cdef readonly list _unfinished
     cdef long long _last_identifier
     cdef Target _last_target
     cdef long long _last_queue
@@ -32,10 +33,12 @@ cdef class Traffic:
     cdef QueueState _charged
 
     @cython.locals(link=Link, came=cython.bint, received=cython.longlong)
-    cpdef bint poll(self) except? -1
-    @cython.locals(link=Link, news=list)
+    cdef bint look(self) except -1
+    @cython.locals(link=Link, peer=cython.Py_ssize_t)
     cdef _listen(self)
-    cpdef bint prepare_sleep(self) except? -1
+    cdef _begin(self, Link link)
+    cpdef _finish(self, Link link)
+    cpdef bint prepare_sleep(self) except -1
     cpdef rung(self)
     cpdef look_at(self, int peer)
     @cython.locals(connection=Connection, dirty=list)

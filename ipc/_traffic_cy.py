@@ -23,6 +23,7 @@ except ModuleNotFoundError:
 
 from clockworker._errors import SchemaMismatch, UsageError
 from clockworker.executor._core_cy import Core
+from clockworker.executor._source_cy import WorkSource
 from clockworker.executor._tasks_cy import Membership, QueueState
 from clockworker.ipc._call_cy import Call
 from clockworker.ipc._connection_cy import Connection
@@ -59,7 +60,7 @@ _ENVELOPE = ENVELOPE
 Parked = tuple[Link, int, int, int, int, bytes]  # a request's link, kind, queue, method, number and body
 
 
-class Traffic:
+class Traffic(WorkSource):
     """The executor's source of work beside the loop. `Mesh` is its public face."""
 
     core: Core
@@ -88,7 +89,7 @@ class Traffic:
         self.calls_received = 0
         self.one_ways_received = 0
         self.looks_seldom = False
-        self._unfinished: set[int] = set()
+        self._unfinished: list[Link] = []  # those whose rings may have more for us
         # Of the last request: mostly the next is like it.
         self._last_identifier = 0
         self._last_target: Target | None = None
@@ -106,18 +107,19 @@ class Traffic:
 
     # What the executor asks of a source of work
 
-    def poll(self) -> bool:
+    def look(self) -> bool:
         """Take in what has come, send off what waits. True if something came."""
         self._listen()
         came = False
         if self._unfinished:
-            for peer in list(self._unfinished):
-                link: Link = self.links[peer]
+            for each in list(self._unfinished):
+                link: Link = each
                 if link.backlog:
                     link.mark_dirty()  # it may have made room
                 received = link.frames_received
-                if not link.connected or not self.drain(link):
-                    self._unfinished.discard(peer)
+                # Not self.drain: what a subclass may override is looked up first, each time.
+                if not link.connected or not Traffic.drain(self, link):
+                    Traffic._finish(self, link)
                 if link.frames_received != received:
                     came = True
         if self.shared.dirty:
@@ -127,12 +129,25 @@ class Traffic:
     def _listen(self) -> None:
         """Who has news?"""
         self.doorbell.wake()
-        news = self.doorbell.news()
-        if news is not None:
-            for peer in news:
+        if self.doorbell.has_news():
+            peer = self.doorbell.next_news(0)
+            while peer >= 0:
                 link: Link = self.links[peer]
                 link.hear()
-            self._unfinished.update(news)
+                self._begin(link)
+                peer = self.doorbell.next_news(peer + 1)
+
+    def _begin(self, link: Link) -> None:
+        """There may be something in its ring."""
+        if not link.unfinished:
+            link.unfinished = True
+            self._unfinished.append(link)
+
+    def _finish(self, link: Link) -> None:
+        """There is nothing more in its ring, or the ring is gone."""
+        if link.unfinished:
+            link.unfinished = False
+            self._unfinished.remove(link)
 
     def prepare_sleep(self) -> bool:
         """Announce that the shard sleeps. False if there is news after all."""
@@ -156,7 +171,7 @@ class Traffic:
 
     def look_at(self, peer: int) -> None:
         """There may be something in its ring."""
-        self._unfinished.add(peer)
+        self._begin(self.links[peer])
         self.core.wake()
 
     def _flush(self) -> None:
@@ -201,7 +216,7 @@ class Traffic:
             if call is not None and call.state != DONE:
                 call.finish(kind, body)
         elif kind & ~_ENVELOPE == _REQUEST or kind & ~_ENVELOPE == _ONE_WAY:
-            started_in = self.accept(link, kind, queue, method, number, body)
+            started_in = Traffic.accept(self, link, kind, queue, method, number, body)
             if started_in is not self._charged:
                 self._charge(started_in)
         elif kind == _ITEM:

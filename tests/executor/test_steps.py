@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 import clockworker as cw
+from clockworker.executor._source_cy import WorkSource
 from tests.conftest import Run, until
 
 QUEUES = [cw.Queue("foreground", 8), cw.Queue("background")]
@@ -123,7 +124,7 @@ def test_what_is_spent_for_a_queue_outside_of_its_steps_delays_its_next(run: Run
     run(body)
 
 
-class Source:
+class Source(WorkSource):
     """Nothing ever comes from it."""
 
     def __init__(self) -> None:

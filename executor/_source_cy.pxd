@@ -1,0 +1,2 @@
+cdef class WorkSource:
+    cdef bint look(self) except -1

@@ -1,0 +1,31 @@
+# cython: language_level=3, annotation_typing=False, auto_pickle=False
+"""What the core polls beside the loop, as the core sees it."""
+
+from __future__ import annotations
+
+try:
+    import cython  # noqa: F401
+except ModuleNotFoundError:
+    from clockworker import _cython_shim as cython  # noqa: F401
+
+
+class WorkSource:
+    """Work that comes from beside the loop, such as the rings of other shards.
+
+    A subclass in Python defines `poll` and `prepare_sleep`. One that is compiled overrides `look` instead of `poll`: the core
+    calls it ten thousand times while it waits for a millisecond, and a method that is found by its name takes as long as all
+    that it does.
+    """
+
+    def look(self) -> bool:
+        """`poll`, as the core calls it."""
+        return self.poll()
+
+    def poll(self) -> bool:
+        """Take in what has come and send off what is waiting. True if there was anything to take in."""
+        raise NotImplementedError
+
+    def prepare_sleep(self) -> bool:
+        """Called before the core leaves the thread to the loop with nothing runnable. From here on news must come through
+        the loop. False if there is news already."""
+        raise NotImplementedError
