@@ -107,6 +107,7 @@ class Core(Steps):
             if state.first_waiter is not None:
                 state.release_at_end()
         self._table.clear()
+        self._spare.clear()
         self._maker.detach()
         self.loop = None  # not before: a scheduler that fails even now is reported to it
 

@@ -112,6 +112,47 @@ cdef extern from *:
         return error != NULL ? error : Py_NewRef(Py_None);
     }
 
+    /* What is awaited, and proceeds by a function that returns either itself, to be waited for, or the result. From there the
+       result goes to who awaits it without a StopIteration (CPython 3.11), or in one without a traceback, which takes longer to
+       make than a call between tasks. A module has one such type. */
+    typedef PyObject *(*clockworker_proceed_function)(PyObject *);
+
+    static clockworker_proceed_function clockworker_proceed;
+
+    static inline PyObject *clockworker_next(PyObject *self) {
+        PyObject *result = clockworker_proceed(self);
+        if (result == NULL || result == self) return result;
+        if (PyTuple_Check(result) || PyExceptionInstance_Check(result)) {  /* which would be taken for its arguments, or for it */
+            PyObject *stop = PyObject_CallOneArg(PyExc_StopIteration, result);
+            if (stop != NULL) {
+                PyErr_SetObject(PyExc_StopIteration, stop);
+                Py_DECREF(stop);
+            }
+        } else if (result != Py_None) PyErr_SetObject(PyExc_StopIteration, result);
+        Py_DECREF(result);
+        return NULL;
+    }
+
+    static inline PySendResult clockworker_send(PyObject *self, PyObject *argument, PyObject **result) {
+        *result = clockworker_proceed(self);
+        return *result == NULL ? PYGEN_ERROR : *result == self ? PYGEN_NEXT : PYGEN_RETURN;
+    }
+
+    static inline void clockworker_proceed_by(PyObject *type, clockworker_proceed_function function) {
+        clockworker_proceed = function;
+        ((PyTypeObject *)type)->tp_iternext = clockworker_next;
+        ((PyTypeObject *)type)->tp_as_async->am_send = clockworker_send;
+        PyType_Modified((PyTypeObject *)type);
+    }
+
+    static inline long long clockworker_context_int(PyObject *variable) {
+        PyObject *value;
+        if (PyContextVar_Get(variable, NULL, &value) < 0) return -1;
+        long long number = PyLong_AsLongLong(value);
+        Py_DECREF(value);
+        return number;
+    }
+
     static inline int clockworker_in_empty_context(void) {
         PyObject *context = PyThreadState_Get()->context;
         return context == NULL || PyObject_Size(context) == 0;
@@ -126,6 +167,9 @@ cdef extern from *:
     int is_none "clockworker_is_none"(getter get, object self) except -1
     object call_without_arguments "clockworker_call_without_arguments"(c_function function, object self)
     void *context_value "clockworker_context_value"(object variable)
+    ctypedef object (*proceed_function "clockworker_proceed_function")(object)
+    void proceed_by "clockworker_proceed_by"(object type, proceed_function function)
+    long long context_int "clockworker_context_int"(object variable) except? -1  # of a variable with a default
     bint in_empty_context "clockworker_in_empty_context"()
     object run_in_context "clockworker_run"(object callback, object argument, object context)
     int __builtin_clzll(unsigned long long value) noexcept

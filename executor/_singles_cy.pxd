@@ -4,13 +4,17 @@ from clockworker.executor._tasks_cy cimport JoinHandle, Membership, QueueState
 
 cdef object _enter_task
 cdef object _leave_task
+cdef dict _current_tasks
+cdef Py_ssize_t _SPARE
 
 
 cdef class Singles(Runnable):
     cdef readonly Py_ssize_t singles
+    cdef list _spare
 
     @cython.locals(state=JoinHandle, queue=QueueState)
     cpdef spawn_step(self, Membership membership, object carrier, object step)
     @cython.locals(membership=Membership)
     cdef object _run_single(self, JoinHandle state)
     cdef int _leave_single(self, JoinHandle state) except -1
+    cdef int _spare_single(self, JoinHandle state) except -1

@@ -24,7 +24,7 @@ from clockworker.executor._tasks_cy import JoinHandle, Membership
 
 if cython.compiled:
     from cython.cimports.clockworker.executor._clock_cy import now_ns
-    from cython.cimports.clockworker.executor._native import run_in_context
+    from cython.cimports.clockworker.executor._native import Py_REFCNT, run_in_context
 else:
     from time import monotonic_ns as now_ns
 
@@ -35,8 +35,29 @@ _enter_task = asyncio._enter_task
 _leave_task = asyncio._leave_task
 
 
+def _find_current_tasks() -> dict[Any, Any] | None:
+    """Where asyncio keeps the current task of each loop, if that is a dictionary and the one that it looks at."""
+    tasks: dict[Any, Any] | None = getattr(asyncio.tasks, "_current_tasks", None)
+    loop: Any = object()
+    try:
+        _enter_task(loop, loop)
+        try:
+            return tasks if tasks is not None and tasks.get(loop) is loop else None
+        finally:
+            _leave_task(loop, loop)
+    except RuntimeError:  # from CPython 3.14 on it is a field of the thread, whose loop this is not
+        return None
+
+
+# To enter and leave a task by it is a sixth of what asyncio's functions take, which was a seventh of a one-way request.
+_current_tasks = _find_current_tasks()
+
+
 def _ignore(*args: Any, **keywords: Any) -> None:
     pass
+
+
+_SPARE = 64  # what one ring can bring in one turn
 
 
 async def _panic(error: BaseException) -> None:
@@ -47,10 +68,12 @@ class Singles(Runnable):
     """The single steps of one executor."""
 
     singles: int  # that have not run
+    _spare: list[JoinHandle]  # of steps that have run, for the next ones
 
     def __init__(self, owner: Any) -> None:
         super().__init__(owner)
         self.singles = 0
+        self._spare = []
 
     def spawn_step(self, membership: Membership, carrier: asyncio.Task[Any], step: Callable[[], object]) -> None:
         """Have `step` called once, in the membership's queue and group, as the only step of a task would be: for what cannot
@@ -60,7 +83,7 @@ class Singles(Runnable):
         """
         if not self.accepting:
             raise UsageError("the executor is not running")
-        state = JoinHandle.__new__(JoinHandle)
+        state = self._spare.pop() if self._spare else JoinHandle.__new__(JoinHandle)
         self._arrivals += 1
         state.begin(carrier, membership, None, self._arrivals)
         state.single = True
@@ -100,10 +123,14 @@ class Singles(Runnable):
         membership = state.membership
         state.context = membership.context()
         loop: Any = self.loop
-        _enter_task(loop, state.task)
-        try:
+        if _current_tasks is not None:
+            if _current_tasks.setdefault(loop, state.task) is not state.task:
+                _enter_task(loop, state.task)  # which says what is wrong
             error = run_in_context(state.callback, None, state.context)
-        finally:
+            del _current_tasks[loop]
+        else:
+            _enter_task(loop, state.task)
+            error = run_in_context(state.callback, None, state.context)
             _leave_task(loop, state.task)
         if error is None or isinstance(error, KeyboardInterrupt | SystemExit):
             return error
@@ -120,3 +147,18 @@ class Singles(Runnable):
         self._depart(state)
         state.callback = None
         state.context = None
+
+    def _spare_single(self, state: JoinHandle) -> None:
+        """It has been left, and nobody has anything more to do with it than the caller, if nobody else holds it."""
+        if (
+            cython.compiled
+            and Py_REFCNT(cython.cast(cython.p_void, state)) == 1
+            and len(self._spare) < _SPARE
+            and state.membership.queue.fifo is not None
+        ):
+            state.service_ns = 0
+            state.slot = None
+            state.group = None
+            state.task = None  # type: ignore[assignment]
+            state.membership = None  # type: ignore[assignment]
+            self._spare.append(state)

@@ -129,6 +129,8 @@ class Steps(Singles):
                 now = decided
             self._decisions += 1
             now = self._run_step(queue, state, now)
+            if state.single:
+                self._spare_single(state)
             polls += 1
         if self.source is not None:
             self.source.look()

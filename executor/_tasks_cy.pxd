@@ -62,6 +62,10 @@ cdef class Waiter:
     cdef int finish(self) except -1
 
 
+@cython.locals(waiter=Waiter)
+cdef object proceed(object awaited)
+
+
 cdef class JoinHandle(ScheduledTask):
     # What a wake-up touches is in the first two cache lines. With the collector's head the whole is three: with one more word
     # a yield among 100,000 tasks costs a tenth more.

@@ -44,6 +44,7 @@ if cython.compiled:
         PyObject_GC_UnTrack,
         context_value,
         in_empty_context,
+        proceed_by,
     )
     from cython.cimports.clockworker.executor._seam_cy import is_cancelled, is_done, is_wakeup, result_of
 else:
@@ -197,22 +198,10 @@ class Waiter:
     def __await__(self) -> Waiter:
         return self
 
-    def __next__(self) -> Waiter:
-        task = self.handle.task
-        if not is_done(task):
-            if self.waiting:
-                raise RuntimeError("await wasn't used with future")
-            self.waiting = True
-            self._asyncio_future_blocking = True
-            self.handle.add(self)
+    def __next__(self) -> Waiter:  # compiled: as `proceed_by` has it
+        value = proceed(self)
+        if value is self:
             return self
-        if self.quiet:
-            raise StopIteration
-        if is_cancelled(task):
-            raise TaskCancelled(f"{task.get_name()} was aborted")
-        value = result_of(task)
-        if value is None:
-            raise StopIteration
         raise StopIteration(value)
 
     # What asyncio asks of a future that a task waits for.
@@ -258,6 +247,28 @@ class Waiter:
             else:  # the executor has left the loop
                 self.get_loop().call_soon(self.callback, self, context=self.context)
             self.callback = None
+
+
+def proceed(awaited: Any) -> Any:
+    """A handle is awaited: the waiter itself if it must wait, else what the task has returned. Raises what it has raised."""
+    waiter: Waiter = awaited
+    task = waiter.handle.task
+    if is_done(task):
+        if waiter.quiet:
+            return None
+        if is_cancelled(task):
+            raise TaskCancelled(f"{task.get_name()} was aborted")
+        return result_of(task)
+    if waiter.waiting:
+        raise RuntimeError("await wasn't used with future")
+    waiter.waiting = True
+    waiter._asyncio_future_blocking = True
+    waiter.handle.add(waiter)
+    return waiter
+
+
+if cython.compiled:
+    proceed_by(Waiter, proceed)
 
 
 @cython.final

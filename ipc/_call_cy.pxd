@@ -60,4 +60,8 @@ cdef class Call:
 
 
 @cython.locals(call=Call)
+cdef object proceed(object awaited)
+
+
+@cython.locals(call=Call)
 cpdef Call new_call(Channel channel, int kind, Method method, tuple arguments, long long timeout_ns, bint nowait)

@@ -36,6 +36,7 @@ from clockworker.ipc._failure import decode_failure
 from clockworker.ipc._frames import ENVELOPE, Kind
 
 if cython.compiled:
+    from cython.cimports.clockworker.executor._native import context_int, proceed_by
     from cython.cimports.clockworker.ipc._monotonic import now_ns
 else:
     from time import monotonic_ns as now_ns
@@ -84,6 +85,7 @@ class Channel:
         raise NotImplementedError
 
 
+@cython.freelist(64)
 @cython.final
 @cython.cclass
 class Call:
@@ -116,25 +118,17 @@ class Call:
     def __iter__(self) -> Call:
         return self
 
-    def __next__(self) -> Any:
-        if self.state == NEW:
-            self.start()
-        if self.state != DONE:
-            if self.awaited:
-                raise RuntimeError("await wasn't used with future")
-            self.awaited = True
-            self._asyncio_future_blocking = True
+    def __next__(self) -> Any:  # compiled: as `proceed_by` has it
+        value = proceed(self)
+        if value is self:
             return self
-        value = self.conclude()
-        if value is None:
-            raise StopIteration
         raise StopIteration(value)
 
     def start(self) -> None:
         """Send it, or queue it for credit. Raises what keeps it from being sent."""
         if self.timeout_ns:
             self.deadline_ns = now_ns() + self.timeout_ns
-        inherited: int = _DEADLINE.get()
+        inherited: int = context_int(_DEADLINE) if cython.compiled else _DEADLINE.get()
         if inherited and (self.deadline_ns == 0 or inherited < self.deadline_ns):
             self.deadline_ns = inherited
         if self.deadline_ns and self.deadline_ns <= now_ns():
@@ -234,6 +228,24 @@ class Call:
         """For the wake-up of a task that does not go through the core."""
         if self.cancelled_with is not None:
             raise self.cancelled_with
+
+
+def proceed(awaited: Any) -> Any:
+    """A call is awaited: itself if it must be waited for, else its result. Raises what it ends in."""
+    call: Call = awaited
+    if call.state == NEW:
+        call.start()
+    if call.state == DONE:
+        return call.conclude()
+    if call.awaited:
+        raise RuntimeError("await wasn't used with future")
+    call.awaited = True
+    call._asyncio_future_blocking = True
+    return call
+
+
+if cython.compiled:
+    proceed_by(Call, proceed)
 
 
 def new_call(

@@ -30,6 +30,7 @@ from clockworker.ipc._frames import ENVELOPE, Kind, pack_envelope
 from clockworker.ipc._shared_cy import Shared
 
 if cython.compiled:
+    from cython.cimports.clockworker.executor._native import context_int
     from cython.cimports.clockworker.ipc._call_cy import DONE, SENT, WAITING
 else:
     from clockworker.ipc._call_cy import DONE, SENT, WAITING
@@ -192,7 +193,7 @@ class Link(Connection):
         lane = self.credit.lane(queue)
         if lane.credit <= 0 or not self.connected or self.crowded or self.when_quiet is not None or self.mismatches:
             return new_call(self, _ONE_WAY, method, arguments, 0, False)
-        if _DEADLINE.get():
+        if context_int(_DEADLINE) if cython.compiled else _DEADLINE.get():
             return new_call(self, _ONE_WAY, method, arguments, 0, False)
         self.doorbell.ring_ahead()
         body = shared.encode(arguments)

@@ -76,6 +76,7 @@ class Target:
         self.carrier = carrier
 
 
+@cython.freelist(64)
 @cython.final
 @cython.cclass
 class Request:

@@ -4,6 +4,7 @@ The types of the compiled modules are in their .pxd files; the sources only ask 
 what Cython overlooks in a .pxd.
 """
 
+from collections.abc import Callable
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -24,3 +25,8 @@ def final(of_class: type[T]) -> type[T]:
 def no_gc(of_class: type[T]) -> type[T]:
     """The collector of cycles does not look into instances."""
     return of_class
+
+
+def freelist(size: int) -> Callable[[type[T]], type[T]]:
+    """Keeps the memory of so many instances for the next ones. Above `cclass`, which Cython must have seen before."""
+    return lambda of_class: of_class
