@@ -35,6 +35,7 @@ MODULES = {
     "clockworker.ipc._connection_cy": "src/clockworker/ipc/_connection_cy.py",
     "clockworker.ipc._credit_cy": "src/clockworker/ipc/_credit_cy.py",
     "clockworker.ipc._link_cy": "src/clockworker/ipc/_link_cy.py",
+    "clockworker.ipc._outbox_cy": "src/clockworker/ipc/_outbox_cy.py",
     "clockworker.ipc._request_cy": "src/clockworker/ipc/_request_cy.py",
     "clockworker.ipc._traffic_cy": "src/clockworker/ipc/_traffic_cy.py",
 }

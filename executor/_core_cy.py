@@ -179,6 +179,8 @@ class Core(Steps):
                 self._schedule()
             raise
         finally:
+            if self._carrier is not None:
+                self._leave_carrier()
             self._turn_ended = now_ns()
             if self.tracer is not None:
                 self.tracer.turn(started, self._turn_ended)

@@ -11,10 +11,13 @@ cdef Py_ssize_t _SPARE
 cdef class Singles(Runnable):
     cdef readonly Py_ssize_t singles
     cdef list _spare
+    cdef object _carrier
 
     @cython.locals(state=JoinHandle, queue=QueueState)
     cpdef spawn_step(self, Membership membership, object carrier, object step)
     @cython.locals(membership=Membership)
     cdef object _run_single(self, JoinHandle state)
+    cdef int _enter_carrier(self, object task) except -1
+    cdef int _leave_carrier(self) except -1
     cdef int _leave_single(self, JoinHandle state) except -1
     cdef int _spare_single(self, JoinHandle state) except -1

@@ -69,11 +69,13 @@ class Singles(Runnable):
 
     singles: int  # that have not run
     _spare: list[JoinHandle]  # of steps that have run, for the next ones
+    _carrier: asyncio.Task[Any] | None  # is the current task; it stays that from one single step to the next
 
     def __init__(self, owner: Any) -> None:
         super().__init__(owner)
         self.singles = 0
         self._spare = []
+        self._carrier = None
 
     def spawn_step(self, membership: Membership, carrier: asyncio.Task[Any], step: Callable[[], object]) -> None:
         """Have `step` called once, in the membership's queue and group, as the only step of a task would be: for what cannot
@@ -122,22 +124,34 @@ class Singles(Runnable):
             return None
         membership = state.membership
         state.context = membership.context()
-        loop: Any = self.loop
-        if _current_tasks is not None:
-            if _current_tasks.setdefault(loop, state.task) is not state.task:
-                _enter_task(loop, state.task)  # which says what is wrong
-            error = run_in_context(state.callback, None, state.context)
-            del _current_tasks[loop]
-        else:
-            _enter_task(loop, state.task)
-            error = run_in_context(state.callback, None, state.context)
-            _leave_task(loop, state.task)
+        if self._carrier is not state.task:
+            self._enter_carrier(state.task)
+        error = run_in_context(state.callback, None, state.context)
         if error is None or isinstance(error, KeyboardInterrupt | SystemExit):
             return error
         if not isinstance(error, asyncio.CancelledError):
             # Its panic is dealt with as that of any task.
             self.spawn(membership, _panic(error), state.task.get_name())
         return None
+
+    def _enter_carrier(self, task: asyncio.Task[Any]) -> None:
+        """The current task is this one."""
+        if self._carrier is not None:
+            self._leave_carrier()
+        loop: Any = self.loop
+        if _current_tasks is None or _current_tasks.setdefault(loop, task) is not task:
+            _enter_task(loop, task)  # which says what is wrong
+        self._carrier = task
+
+    def _leave_carrier(self) -> None:
+        """There is no current task."""
+        loop: Any = self.loop
+        task = self._carrier
+        self._carrier = None
+        if _current_tasks is None:
+            _leave_task(loop, task)
+        else:
+            _current_tasks.pop(loop, None)
 
     def _leave_single(self, state: JoinHandle) -> None:
         self.singles -= 1

@@ -3,11 +3,6 @@
 
 from __future__ import annotations
 
-try:
-    import cython  # noqa: F401
-except ModuleNotFoundError:
-    from clockworker import _cython_shim as cython  # noqa: F401
-
 
 class WorkSource:
     """Work that comes from beside the loop, such as the rings of other shards.

@@ -97,6 +97,8 @@ class Steps(Singles):
                 if entity is None:
                     if self.source is None:
                         return not self._held
+                    if self._carrier is not None:
+                        self._leave_carrier()
                     news = self.source.look()
                     if self._eevdf.total_share:
                         continue
@@ -132,6 +134,8 @@ class Steps(Singles):
             if state.single:
                 self._spare_single(state)
             polls += 1
+        if self._carrier is not None:
+            self._leave_carrier()
         if self.source is not None:
             self.source.look()
         return False
@@ -183,7 +187,12 @@ class Steps(Singles):
         self._preempt = False
         self.current = state
         # KeyboardInterrupt or SystemExit, which end the program, as in asyncio. All others are the task's.
-        error = self._run_single(state) if state.single else run_in_context(callback, argument, state.context)
+        if state.single:
+            error = self._run_single(state)
+        else:
+            if self._carrier is not None:
+                self._leave_carrier()
+            error = run_in_context(callback, argument, state.context)
         self.current = None
         ended: int = now_ns()
         elapsed = ended - started

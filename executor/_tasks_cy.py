@@ -198,7 +198,7 @@ class Waiter:
     def __await__(self) -> Waiter:
         return self
 
-    def __next__(self) -> Waiter:  # compiled: as `proceed_by` has it
+    def __next__(self) -> Any:  # compiled: as `proceed_by` has it
         value = proceed(self)
         if value is self:
             return self

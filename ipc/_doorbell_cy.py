@@ -45,6 +45,7 @@ from __future__ import annotations
 
 import os
 from array import array
+from typing import Any
 
 try:
     import cython
@@ -124,10 +125,7 @@ class Doorbell:
 
     def next_news(self, peer: int) -> int:
         """The first from this peer on that has flushed since it was last named, or -1."""
-        if cython.compiled:
-            known = self._seen.data.as_ulonglongs
-        else:
-            known = self._seen
+        known: Any = self._seen.data.as_ulonglongs if cython.compiled else self._seen  # type: ignore[attr-defined]
         while peer < self._count:
             count = self._memory.load(_NEWS_AT + 8 * peer)
             if count != known[peer]:

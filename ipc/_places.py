@@ -9,13 +9,14 @@ import asyncio
 import logging
 import time
 from collections import defaultdict
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from clockworker._errors import CallTimeout, ChannelFull
 from clockworker.ipc._call_cy import Call, new_call
 from clockworker.ipc._frames import Kind
+from clockworker.ipc._outbox_cy import LinkSender, Sender
 from clockworker.ipc._remote import RemoteMethod
 from clockworker.ipc._timeout import deadline
 
@@ -26,8 +27,6 @@ if TYPE_CHECKING:
 R = TypeVar("R")
 
 AnyCall = Callable[..., Any]
-# Of positional and keyword arguments. What it returns is to be awaited; None: it is sent.
-Sender = Callable[[tuple[Any, ...], dict[str, Any]], Awaitable[None] | None]
 
 logger = logging.getLogger("clockworker.ipc")
 
@@ -48,7 +47,7 @@ class There:
         if method.streams:
 
             def stream(*args: Any, **kwargs: Any) -> AsyncIterator[Any]:
-                return mesh.stream(shard, method, method.bind(args, kwargs), timeout_ns, nowait)
+                return mesh.stream(shard, method, method.bind(*args, **kwargs), timeout_ns, nowait)
 
             return stream
 
@@ -60,13 +59,13 @@ class There:
             answer_of.__qualname__ = method.name
 
             def call_nowait(*args: Any, **kwargs: Any) -> Coroutine[Any, Any, Any]:
-                return answer_of(mesh.call_nowait(shard, method, method.bind(args, kwargs), timeout_ns))
+                return answer_of(mesh.call_nowait(shard, method, method.bind(*args, **kwargs), timeout_ns))
 
             return call_nowait
 
         async def call(*args: Any, **kwargs: Any) -> Any:
             if kwargs or len(args) != count:
-                args = method.bind(args, kwargs)
+                args = method.bind(*args, **kwargs)
             return await new_call(link, request, method, args, timeout_ns, False)
 
         call.__name__ = method.attribute or method.name
@@ -75,14 +74,7 @@ class There:
 
     def sender(self, method: RemoteMethod, bound: AnyCall | None) -> Sender:
         """What sends one-way requests."""
-        link, count = self._link, method.count
-
-        def send(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call | None:
-            if kwargs or len(args) != count:
-                args = method.bind(args, kwargs)
-            return link.post(method, args)
-
-        return send
+        return LinkSender(self._link, method, method.count, method.bind)
 
     def send_nowait(self, method: RemoteMethod, bound: AnyCall | None, arguments: tuple[Any, ...]) -> None:
         self._mesh.send_nowait(self._shard, method, arguments)
@@ -177,7 +169,7 @@ class Here:
             await self._in_flight[queue].put(None)
             self._spawn(queue, method, bound, arguments)
 
-        return lambda args, kwargs: spawn(method.bind(args, kwargs))
+        return lambda args, kwargs: spawn(method.bind(*args, **kwargs))
 
     def send_nowait(self, method: RemoteMethod, bound: AnyCall, arguments: tuple[Any, ...]) -> None:
         queue = self._queue_of(method)

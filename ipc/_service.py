@@ -10,7 +10,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeVar, cast, overload
 
 from clockworker._errors import UsageError
-from clockworker.ipc._places import AnyCall, Here, Sender, There
+from clockworker.ipc._outbox_cy import Outbox, Sender
+from clockworker.ipc._places import AnyCall, Here, There
 from clockworker.ipc._remote import RemoteMethod, is_remote
 from clockworker.ipc._timeout import nanoseconds
 
@@ -32,7 +33,7 @@ class Sharded(Generic[S]):
         self._instance = instance
         self._methods = methods
         self._proxies: list[Any] = [_Proxy(place, instance, methods, 0, nowait=False) for place in mesh.places]
-        self._senders: dict[AnyCall, list[Sender]] = {}
+        self._send = Outbox(self._find_senders).send
         self._nowait: list[Any] = [_Proxy(place, instance, methods, 0, nowait=True) for place in mesh.places]
 
     @property
@@ -84,10 +85,7 @@ class Sharded(Generic[S]):
         more. What the method returns is dropped, and what it raises is logged over there. Raises ShardDown and
         MessageTooLarge as a call does; if that shard dies, nobody says so.
         """
-        senders = self._senders.get(method) or self._find_senders(method)
-        if not 0 <= shard < len(senders):
-            raise self._no_shard(shard)
-        waiting = senders[shard](args, kwargs)
+        waiting = self._send(shard, method, args, kwargs)
         if waiting is not None:
             await waiting
 
@@ -101,7 +99,7 @@ class Sharded(Generic[S]):
     ) -> None:
         """As `send`, at once. ChannelFull if there is no credit."""
         place, remote = self._place(shard), self._remote(method)
-        place.send_nowait(remote, getattr(self._instance, remote.attribute), remote.bind(args, kwargs))
+        place.send_nowait(remote, getattr(self._instance, remote.attribute), remote.bind(*args, **kwargs))
 
     @overload
     async def map(
@@ -131,7 +129,7 @@ class Sharded(Generic[S]):
             shards, (method, *rest) = first, args
             args = tuple(rest)
         name = self._remote(method).attribute
-        self._methods[name].bind(args, kwargs)  # what is wrong with them is wrong before anything is sent
+        self._methods[name].bind(*args, **kwargs)  # what is wrong with them is wrong before anything is sent
         proxies = [self.on(shard) for shard in shards]
         async with _Together() as together:
             tasks = [together.create_task(getattr(proxy, name)(*args, **kwargs)) for proxy in proxies]
@@ -161,7 +159,7 @@ class Sharded(Generic[S]):
         of the others is noted on it.
         """
         name = self._remote(method).attribute
-        self._methods[name].bind(args, kwargs)
+        self._methods[name].bind(*args, **kwargs)
         calls = [getattr(proxy, name)(*args, **kwargs) for proxy in self._proxies]
         outcomes = await asyncio.gather(*calls, return_exceptions=True)
         failed = [(shard, error) for shard, error in enumerate(outcomes) if isinstance(error, BaseException)]
@@ -194,8 +192,7 @@ class Sharded(Generic[S]):
     def _find_senders(self, method: AnyCall) -> list[Sender]:
         remote = self._remote(method)
         bound = getattr(self._instance, remote.attribute)
-        self._senders[method] = [place.sender(remote, bound) for place in self._mesh.places]
-        return self._senders[method]
+        return [place.sender(remote, bound) for place in self._mesh.places]
 
     def _place(self, shard: int) -> Here | There:
         if not 0 <= shard < len(self._proxies):

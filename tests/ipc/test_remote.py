@@ -63,15 +63,15 @@ def test_the_mark_leaves_the_method_as_it_is() -> None:
     ],
 )
 def test_binding_fills_in_defaults(args: Any, kwargs: Any, bound: Any) -> None:
-    assert METHODS["get"].bind(args, kwargs) == bound
+    assert METHODS["get"].bind(*args, **kwargs) == bound
 
 
 @pytest.mark.parametrize("args", [(), (b"k", b"d", True), (b"k", b"d", True, 1)])
 def test_binding_what_does_not_fit(args: Any) -> None:
     with pytest.raises(TypeError, match=r"Store.get\(\)|Special.get\(\)"):
-        METHODS["get"].bind(args, {})
+        METHODS["get"].bind(*args)
     with pytest.raises(TypeError, match="positional"):
-        METHODS["extra"].bind((), {"positional": 1, "other": 2})
+        METHODS["extra"].bind(positional=1, other=2)
 
 
 def test_calling_hands_each_argument_to_its_parameter() -> None:
@@ -195,7 +195,7 @@ async def double(x: int, *, times: int = 1) -> int:
 def test_a_function_of_a_module() -> None:
     method = remote_function(double)
     assert method.name == f"{__name__}.double"
-    assert method.bind((3,), {}) == (3, 1)
+    assert method.bind(3) == (3, 1)
     assert function_of(method.identifier) == (method, double)
     assert function_of(method.identifier + 1) is None
 

@@ -122,7 +122,7 @@ def test_errors_come_after_the_items_before_them(run: Run) -> None:
                 await _all(mesh.service.on(1).bad_rows())
             with pytest.raises(TypeError, match=r"an item of Probe.lying_rows from shard 1 is not what it declares"):
                 await _all(mesh.service.on(1).lying_rows())
-            with pytest.raises(TypeError, match=r"Probe.rows\(\) missing a required argument: 'count'"):
+            with pytest.raises(TypeError, match=r"Probe.rows\(\) missing 1 required positional argument: 'count'"):
                 mesh.service.on(1).rows()  # type: ignore[call-arg]
             with pytest.raises(TypeError, match="arguments that it does not take"):
                 await _all(mesh.service.on(1).rows("many"))  # type: ignore[arg-type]
