@@ -3,8 +3,8 @@
 
 A turn picks a queue (EEVDF), the queue's scheduler picks a task, it runs that one step, charges it, and so on until its
 budget is spent. A source of work beside the loop (the mesh of rings) is polled once a turn, and for `idle_poll` after
-everything has run dry: then again and again for a while before the loop has its turn, in which it asks the kernel for sockets
-and timers, and which would be the better part of the time. A call between shards that poll takes a fifth less.
+everything has run dry: then again and again before the loop has its turn, in which it asks the kernel for sockets and timers,
+and which would be the better part of the time. A call between shards that poll takes a third less.
 """
 
 from __future__ import annotations
@@ -51,8 +51,8 @@ else:
 # While a queue sleeps, what wakes it may be waiting in the loop: turns are shorter by this factor, so that nobody begins a
 # long step without having looked.
 _ATTENTION = 4
-# How long the source is looked at before the loop has its turn, while nothing is runnable: some turns of the loop, and nothing
-# beside what sockets and timers wait for while something is.
+# For how long nothing may come and nothing be runnable before the loop has its turn: some turns of the loop, and nothing beside
+# what sockets and timers wait for while something is. As long as something comes the turn goes on, as it does with steps.
 _LOOK_NS = 10_000
 
 

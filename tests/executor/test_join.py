@@ -34,6 +34,23 @@ def test_the_value_as_often_as_asked(run: Run) -> None:
     run(body)
 
 
+@pytest.mark.parametrize("value", [None, 7, (1, 2), (), ValueError("a value"), StopIteration(3)])
+def test_whatever_the_value_is_it_comes_as_it_is(run: Run, value: object) -> None:
+    async def work() -> object:
+        return value
+
+    async def body() -> None:
+        async with cw.Executor([cw.Queue("first")]) as executor:
+            handle = executor.queue("first").spawn(work())
+            assert await handle is value
+            with pytest.raises(StopIteration) as stopped:
+                next(handle.__await__())
+            assert stopped.value.value is value
+            assert await handle is value
+
+    run(body)
+
+
 def test_several_waiters_inside_and_outside(run: Run) -> None:
     async def wait_for(handle: cw.JoinHandle[str]) -> str:
         return await handle

@@ -13,6 +13,8 @@ from collections.abc import Callable
 import pytest
 
 import clockworker as cw
+from clockworker.executor._source_cy import WorkSource
+from clockworker.executor._tasks_cy import JoinHandle
 from tests.conftest import Run
 
 QUEUES = [cw.Queue("foreground", 8), cw.Queue("background")]
@@ -224,5 +226,88 @@ def test_a_step_may_move_to_another_queue(run: Run) -> None:
             await executor.drain()
             stats = executor.queue_stats()
             assert [(each.tasks, each.finished) for each in stats.values()] == [(0, 1), (0, 0)]
+
+    run(body)
+
+
+class Watching(WorkSource):
+    """Who is the current task while it is polled?"""
+
+    def __init__(self) -> None:
+        self.seen: list[object] = []
+
+    def poll(self) -> bool:
+        self.seen.append(asyncio.current_task())
+        return False
+
+    def prepare_sleep(self) -> bool:
+        return True
+
+
+def test_the_carrier_is_the_current_task_of_its_steps_and_of_nothing_else(run: Run) -> None:
+    async def body() -> None:
+        async with cw.Executor([cw.Queue("background")]) as executor:
+            core = executor._core
+            one, other = core.carrier("one"), core.carrier("other")
+            seen: list[object] = []
+            source = Watching()
+
+            def note() -> None:
+                seen.append(asyncio.current_task())
+
+            async def task() -> None:
+                note()
+
+            def fail() -> None:
+                note()
+                raise asyncio.CancelledError
+
+            async def spawn() -> None:
+                membership = core.group(executor.queue("background")._queue, None)
+                for carrier, call in ((one, note), (one, fail), (other, note), (one, note)):
+                    core.spawn_step(membership, carrier, call)
+                spawned.append(executor.queue("background").spawn(task()).task)
+                core.spawn_step(membership, other, note)
+
+            spawned: list[asyncio.Task[None]] = []
+            executor.poll_source(source, idle_poll_us=0)
+            await executor.queue("background").spawn(spawn())
+            asyncio.get_running_loop().call_soon(note)
+            await executor.drain()
+            await asyncio.sleep(0)
+            assert seen == [one, one, other, one, *spawned, other, None]
+            assert {*source.seen} == {None}
+            executor.poll_source(None, idle_poll_us=0)
+
+    run(body)
+
+
+def test_a_step_leaves_nothing_behind_for_the_next(run: Run) -> None:
+    async def body() -> None:
+        async with cw.Executor(QUEUES) as executor:
+            held: list[object] = []
+            freed: list[weakref.ref[Group]] = []
+
+            class Group:
+                """A tenant."""
+
+            def hold() -> None:
+                held.append(executor._core.current)
+
+            for number in range(200):
+                group = Group()
+                freed.append(weakref.ref(group))
+                step(executor, hold if number % 3 == 0 else int, group=group)
+                del group
+                await executor.drain()
+                step(executor, lambda: held.append(executor._core.current.group))  # type: ignore[union-attr]
+                await executor.drain()
+                assert held.pop() is None
+            handles = [each for each in held if isinstance(each, JoinHandle)]
+            assert len({*map(id, handles)}) == len(handles) == 67  # whoever is held is not used again
+            held.clear()
+            handles.clear()
+            gc.collect()
+            assert [each for each in freed if each() is not None] == []
 
     run(body)

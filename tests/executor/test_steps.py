@@ -172,3 +172,30 @@ def test_an_idle_core_does_not_look_on_while_a_callback_waits(run: Run) -> None:
             executor.poll_source(None, idle_poll_us=0)
 
     run(body)
+
+
+class Busy(Source):
+    """Something comes each time, for a while."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__()
+        self.count = count
+
+    def poll(self) -> bool:
+        super().poll()
+        return self.polls < self.count
+
+
+def test_a_turn_goes_on_while_something_comes(run: Run) -> None:
+    async def body() -> None:
+        async with cw.Executor([cw.Queue("first")], driver_yield=10) as executor:
+            source = Busy(30_000)
+            executor.poll_source(source, idle_poll_us=1)
+            before = executor.turns
+            executor.wake()
+            await source.slept.wait()
+            assert source.polls >= source.count
+            assert executor.turns - before < 10  # and a look takes more than a thousandth of what it is looked on for
+            executor.poll_source(None, idle_poll_us=0)
+
+    run(body)
