@@ -146,7 +146,7 @@ class Singles(Runnable):
     def _leave_carrier(self) -> None:
         """There is no current task."""
         loop: Any = self.loop
-        task = self._carrier
+        task: asyncio.Task[Any] = self._carrier  # type: ignore[assignment]
         self._carrier = None
         if _current_tasks is None:
             _leave_task(loop, task)
