@@ -6,7 +6,6 @@ from clockworker.executor._tasks_cy cimport JoinHandle, QueueState
 cdef class Core(Steps):
     cdef readonly long long turns
     cdef readonly long long driver_ns
-    cdef readonly long long idle_ns
     cdef public object stirred
     cdef long long _turn_ended
     cdef bint _was_idle

@@ -49,7 +49,6 @@ class Core(Steps):
 
     turns: int
     driver_ns: int  # in which tasks were runnable and the loop had its turn
-    idle_ns: int  # in which nothing was runnable
     stirred: Callable[[], None] | None  # told once, of the next work after a sleep, before it is done
     _turn_ended: int
     _was_idle: bool
@@ -61,7 +60,6 @@ class Core(Steps):
         super().__init__(owner, driver_yield_ns, max_polls)
         self.turns = 0
         self.driver_ns = 0
-        self.idle_ns = 0
         self.stirred = None
         self._turn_ended = 0
         self._was_idle = False

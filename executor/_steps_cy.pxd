@@ -13,6 +13,7 @@ cdef long long _ATTENTION, _LOOK_NS
 cdef class Steps(Singles):
     cdef public WorkSource source
     cdef public long long idle_poll_ns
+    cdef readonly long long idle_ns
     cdef public object tracer
     cdef readonly Histogram decision_time
     cdef long long _driver_yield_ns
@@ -22,7 +23,7 @@ cdef class Steps(Singles):
     cdef long long _charge_from
 
     @cython.locals(
-        attentive_until=cython.longlong, look_until=cython.longlong, polls_before=cython.Py_ssize_t, decided=cython.longlong, polls=cython.Py_ssize_t, entity=Entity, queue=QueueState, state=JoinHandle, news=cython.bint
+        attentive_until=cython.longlong, look_until=cython.longlong, polls_before=cython.Py_ssize_t, looked=cython.longlong, decided=cython.longlong, polls=cython.Py_ssize_t, entity=Entity, queue=QueueState, state=JoinHandle, news=cython.bint
     )
     cdef bint _run_turn(self, long long now) except? -1
     @cython.locals(popped=ScheduledTask, state=JoinHandle)

@@ -61,6 +61,7 @@ class Steps(Singles):
 
     source: WorkSource | None
     idle_poll_ns: int
+    idle_ns: int  # in which nothing was runnable
     tracer: Tracer | None
     decision_time: Histogram  # of one choice in 16
     _driver_yield_ns: int
@@ -73,6 +74,7 @@ class Steps(Singles):
         super().__init__(owner)
         self.source = None
         self.idle_poll_ns = 0
+        self.idle_ns = 0
         self.tracer = None
         self.decision_time = Histogram()
         self._driver_yield_ns = driver_yield_ns
@@ -101,6 +103,7 @@ class Steps(Singles):
                         self._leave_carrier()
                     news = self.source.look()
                     if self._eevdf.total_share:
+                        now = now_ns()  # what has come is no part of the step that it has made runnable
                         continue
                     if self._held:
                         return False
@@ -113,7 +116,9 @@ class Steps(Singles):
                             look_until = now + _LOOK_NS
                         if self.behind or now >= look_until:  # behind: a callback waits for the loop's turn
                             return False
-                        now = now_ns()
+                        looked = now_ns()
+                        self.idle_ns += looked - now
+                        now = looked
                         continue
                     self._idle_since = 0
                     if self.source.prepare_sleep():

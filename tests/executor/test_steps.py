@@ -180,9 +180,11 @@ class Busy(Source):
     def __init__(self, count: int) -> None:
         super().__init__()
         self.count = count
+        self.polled_ns: list[int] = []
 
     def poll(self) -> bool:
         super().poll()
+        self.polled_ns.append(time.monotonic_ns())
         return self.polls < self.count
 
 
@@ -191,11 +193,42 @@ def test_a_turn_goes_on_while_something_comes(run: Run) -> None:
         async with cw.Executor([cw.Queue("first")], driver_yield=10) as executor:
             source = Busy(30_000)
             executor.poll_source(source, idle_poll_us=1)
-            before = executor.turns
+            turns, idle_ns = executor.turns, executor._core.idle_ns
             executor.wake()
             await source.slept.wait()
             assert source.polls >= source.count
-            assert executor.turns - before < 10  # and a look takes more than a thousandth of what it is looked on for
+            assert executor.turns - turns < 10  # and a look takes more than a thousandth of what it is looked on for
+            # Nothing was runnable meanwhile. The clock of the executor is a thousandth off at most.
+            assert executor._core.idle_ns - idle_ns > 0.99 * (source.polled_ns[source.count - 1] - source.polled_ns[0])
             executor.poll_source(None, idle_poll_us=0)
+
+    run(body)
+
+
+def test_what_the_source_takes_is_no_part_of_a_step(run: Run) -> None:
+    class Slow(Source):
+        """Brings three steps, and takes its time for each."""
+
+        def __init__(self, executor: cw.Executor) -> None:
+            super().__init__()
+            self.core = executor._core
+            self.membership = self.core.group(executor.queue("first")._queue, None)
+
+        def poll(self) -> bool:
+            super().poll()
+            if self.polls <= 3:
+                ends = time.monotonic() + 0.05
+                while time.monotonic() < ends:
+                    pass
+                self.core.spawn_step(self.membership, self.core.carrier("step"), int)
+            return False
+
+    async def body() -> None:
+        async with cw.Executor([cw.Queue("first")]) as executor:
+            executor.poll_source(Slow(executor), idle_poll_us=0)
+            executor.wake()
+            await until(lambda: executor.queue_stats()["first"].finished == 3)
+            executor.poll_source(None, idle_poll_us=0)
+            assert executor.queue_stats()["first"].busy_ns < 50_000_000
 
     run(body)
