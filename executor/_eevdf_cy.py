@@ -133,7 +133,8 @@ class Eevdf:
         """The entity has something to run."""
         self._end_stint()
         span = virtual_span(entity.slice_ns, entity.share)
-        if self.total_share == 0:
+        alone = self.total_share == 0
+        if alone:
             # Lags are all that anybody has; start over, to keep the numbers small.
             self.virtual_time = 0
         entity.vruntime = self.virtual_time - min(entity.kept_lag, span)
@@ -141,7 +142,12 @@ class Eevdf:
         entity.active = True
         self.asleep -= 1
         self.total_share += entity.share
-        self._insert(entity)
+        if alone:
+            # As if it had been picked: it will be, unless somebody comes before that and is compared with it.
+            entity.eligible = entity.vruntime <= self.virtual_time
+            self._current = entity
+        else:
+            self._insert(entity)
 
     def deactivate(self, entity: Entity) -> None:
         """The entity has nothing left to run."""

@@ -31,4 +31,5 @@ cdef class Steps(Singles):
     @cython.locals(ended=cython.longlong, elapsed=cython.longlong)
     cdef int64_t _run_step(self, QueueState queue, JoinHandle state, long long started) except? -1
     cpdef begin_charge(self)
+    @cython.locals(now=cython.longlong)
     cpdef charge(self, QueueState queue)

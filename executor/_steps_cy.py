@@ -240,6 +240,9 @@ class Steps(Singles):
         self._charge_from = now_ns()
 
     def charge(self, queue: QueueState) -> None:
-        """It was for this one, if that is runnable now. It counts for whose turn is next, and not in `busy_ns`."""
+        """It was for this one, if that is runnable now. It counts for whose turn is next, and not in `busy_ns`. From here on it
+        is spent for another's."""
+        now: int = now_ns()
         if queue.entity.active:
-            self._eevdf.charge(queue.entity, now_ns() - self._charge_from)
+            self._eevdf.charge(queue.entity, now - self._charge_from)
+        self._charge_from = now

@@ -206,7 +206,8 @@ class Waiter:
 
     # What asyncio asks of a future that a task waits for.
 
-    def get_loop(self) -> asyncio.AbstractEventLoop:
+    @property
+    def _loop(self) -> asyncio.AbstractEventLoop:  # and no `get_loop`: a method is looked for first, and takes longer
         loop = self.handle.membership.core.loop
         return self.handle.task.get_loop() if loop is None else loop
 
@@ -245,7 +246,7 @@ class Waiter:
                 # A wake-up asks what it is given for a result or an exception, and an asyncio.Future four times as quickly.
                 core.schedule(self.callback, self if self.was_cancelled else core.completed, self.context)
             else:  # the executor has left the loop
-                self.get_loop().call_soon(self.callback, self, context=self.context)
+                self._loop.call_soon(self.callback, self, context=self.context)
             self.callback = None
 
 

@@ -59,6 +59,15 @@ cdef class Call:
     cdef _wake(self)
 
 
+cdef class Caller:
+    cdef Channel channel
+    cdef int kind
+    cdef Method method
+    cdef long long timeout_ns
+
+    cpdef Call new(self, tuple arguments)
+
+
 @cython.locals(call=Call)
 cdef object proceed(object awaited)
 

@@ -275,8 +275,7 @@ class Link(Connection):
 
     def answer(self, epoch: int, number: int, kind: int, body: bytes) -> None:
         """Once for each of the peer's calls, unless it has been answered as cancelled, or the peer is another by now."""
-        if epoch == self.epoch and number in self.serving:
-            del self.serving[number]
+        if epoch == self.epoch and self.serving.pop(number, None) is not None:
             if self.outgoing:
                 self.outgoing.pop(number, None)
             self.send(kind, 0, 0, number, body)

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from clockworker._errors import CallTimeout, ChannelFull
-from clockworker.ipc._call_cy import Call, new_call
+from clockworker.ipc._call_cy import Call, Caller
 from clockworker.ipc._frames import Kind
 from clockworker.ipc._outbox_cy import LinkSender, Sender
 from clockworker.ipc._remote import RemoteMethod
@@ -42,7 +42,7 @@ class There:
 
     def caller(self, method: RemoteMethod, bound: AnyCall | None, timeout_ns: int, nowait: bool) -> AnyCall:
         """What to call in place of the method."""
-        mesh, shard, count, link, request = self._mesh, self._shard, method.count, self._link, int(Kind.REQUEST)
+        mesh, shard = self._mesh, self._shard
 
         if method.streams:
 
@@ -63,14 +63,7 @@ class There:
 
             return call_nowait
 
-        async def call(*args: Any, **kwargs: Any) -> Any:
-            if kwargs or len(args) != count:
-                args = method.bind(*args, **kwargs)
-            return await new_call(link, request, method, args, timeout_ns, False)
-
-        call.__name__ = method.attribute or method.name
-        call.__qualname__ = method.name  # which names the tasks that are made of it
-        return call
+        return method.caller(Caller(self._link, int(Kind.REQUEST), method, timeout_ns).new)
 
     def sender(self, method: RemoteMethod, bound: AnyCall | None) -> Sender:
         """What sends one-way requests."""

@@ -124,7 +124,7 @@ class RemoteMethod(Method):
         parameters = _sent_parameters(function, signature)
         self.signature = signature.replace(parameters=parameters)
         self.shown = str(self.signature)
-        self.bind = _binder(name, parameters)
+        self.bind, self.caller = _functions_of(name, attribute, parameters)
         self.keywords = [each.name for each in parameters if each.kind is each.KEYWORD_ONLY]
         # So many arguments by position are all there are; with keyword-only parameters there is no such number.
         self.count = -1 if self.keywords else len(parameters)
@@ -168,11 +168,14 @@ class _Name:
         return self._name
 
 
-def _binder(name: str, parameters: list[inspect.Parameter]) -> Callable[..., tuple[Any, ...]]:
-    """What takes the arguments of a call, and returns all of them in the order of the parameters, defaults filled in.
+def _functions_of(
+    name: str, attribute: str, parameters: list[inspect.Parameter]
+) -> tuple[Callable[..., tuple[Any, ...]], Callable[[Callable[..., Any]], Callable[..., Any]]]:
+    """What takes the arguments of a call, and returns all of them in the order of the parameters, defaults filled in; and
+    what makes an `async def` that takes them of something that takes that tuple and returns what to await.
 
-    A function of these parameters, so that Python itself binds them, and says what is wrong with them, in the time of a plain
-    call. `inspect.Signature.bind` takes longer than all else that a call between shards does.
+    They are functions of these very parameters, so that Python itself binds the arguments, and says what is wrong with them,
+    in the time of a plain call. `inspect.Signature.bind` takes longer than all else that a call between shards does.
     """
     defaults = {f"default_{number}": each.default for number, each in enumerate(parameters)}
     bare = [
@@ -181,12 +184,29 @@ def _binder(name: str, parameters: list[inspect.Parameter]) -> Callable[..., tup
         )
         for number, each in enumerate(parameters)
     ]
-    returned = "".join(f"{each.name}, " for each in parameters)
+    signature = inspect.Signature(bare)
+    bound = "".join(f"{each.name}, " for each in parameters)
+    new = "new"
+    while any(each.name == new for each in parameters):
+        new += "_"
     namespace: dict[str, Any] = defaults
-    exec(f"def bind{inspect.Signature(bare)}: return ({returned})", namespace)
-    bind: Callable[..., tuple[Any, ...]] = namespace["bind"]
+    exec(
+        f"def bind{signature}: return ({bound})\n"
+        f"def caller({new}):\n"
+        f"    async def call{signature}: return await {new}(({bound}))\n"
+        f"    return call\n",
+        namespace,
+    )
+    bind, make = namespace["bind"], namespace["caller"]
     bind.__name__ = bind.__qualname__ = name
-    return bind
+
+    def caller(new: Callable[..., Any]) -> Callable[..., Any]:
+        call: Callable[..., Any] = make(new)
+        call.__name__ = attribute or name
+        call.__qualname__ = name  # which names the tasks that are made of it
+        return call
+
+    return bind, caller
 
 
 def remote_methods(service: type) -> dict[str, RemoteMethod]:

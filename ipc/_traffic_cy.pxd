@@ -32,8 +32,10 @@ cdef class Traffic(WorkSource):
     cdef Membership _last_membership
     cdef QueueState _charged
 
-    @cython.locals(link=Link, came=cython.bint, received=cython.longlong)
+    @cython.locals(link=Link, came=cython.bint)
     cdef bint look(self) except -1
+    @cython.locals(received=cython.longlong)
+    cdef bint _take_in(self, Link link) except -1
     @cython.locals(link=Link, peer=cython.Py_ssize_t)
     cdef _listen(self)
     cdef _begin(self, Link link)

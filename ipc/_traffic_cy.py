@@ -111,20 +111,25 @@ class Traffic(WorkSource):
         """Take in what has come, send off what waits. True if something came."""
         self._listen()
         came = False
-        if self._unfinished:
-            for each in list(self._unfinished):
-                link: Link = each
-                if link.backlog:
-                    link.mark_dirty()  # it may have made room
-                received = link.frames_received
-                # Not self.drain: what a subclass may override is looked up first, each time.
-                if not link.connected or not Traffic.drain(self, link):
-                    Traffic._finish(self, link)
-                if link.frames_received != received:
+        if len(self._unfinished) == 1:  # mostly
+            came = self._take_in(self._unfinished[0])
+        elif self._unfinished:
+            for link in list(self._unfinished):
+                if self._take_in(link):
                     came = True
         if self.shared.dirty:
             self._flush()
         return came
+
+    def _take_in(self, link: Link) -> bool:
+        """What has come of this peer. True if something has."""
+        if link.backlog:
+            link.mark_dirty()  # it may have made room
+        received = link.frames_received
+        # Not self.drain: what a subclass may override is looked up first, each time.
+        if not link.connected or not Traffic.drain(self, link):
+            Traffic._finish(self, link)
+        return link.frames_received != received
 
     def _listen(self) -> None:
         """Who has news?"""
@@ -147,7 +152,10 @@ class Traffic(WorkSource):
         """There is nothing more in its ring, or the ring is gone."""
         if link.unfinished:
             link.unfinished = False
-            self._unfinished.remove(link)
+            if self._unfinished[-1] is link:
+                self._unfinished.pop()
+            else:
+                self._unfinished.remove(link)
 
     def prepare_sleep(self) -> bool:
         """Announce that the shard sleeps. False if there is news after all."""
@@ -240,7 +248,6 @@ class Traffic(WorkSource):
         """What was taken in was for this queue; one that was before it is charged for those before."""
         if self._charged is not None:
             self.core.charge(self._charged)
-            self.core.begin_charge()
         self._charged = queue
 
     def _charge_part(self, kind: int, queue: int, method: int) -> None:
