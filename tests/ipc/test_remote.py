@@ -74,6 +74,29 @@ def test_binding_what_does_not_fit(args: Any) -> None:
         METHODS["extra"].bind(positional=1, other=2)
 
 
+class Odd:
+    """Its parameters have the names that a generated function might use for itself."""
+
+    @cw.remote
+    async def call(self, new: int, new_: int = 2, /, default_0: int = 3, *, bind: int = 4, args: int = 5) -> int: ...
+
+
+@pytest.mark.parametrize(
+    ("args", "kwargs", "bound"),
+    [((1,), {}, (1, 2, 3, 4, 5)), ((1, 7), {"default_0": 8, "args": 9}, (1, 7, 8, 4, 9))],
+)
+def test_parameters_may_have_any_names(args: Any, kwargs: Any, bound: Any) -> None:
+    async def new(arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+        return arguments
+
+    method = remote_methods(Odd)["call"]
+    call = method.caller(new)
+    assert asyncio.run(call(*args, **kwargs)) == method.bind(*args, **kwargs) == bound
+    assert (call.__name__, call.__qualname__) == ("call", "Odd.call")
+    with pytest.raises(TypeError, match=r"Odd.call\(\) missing 1 required positional argument: 'new'"):
+        call()
+
+
 def test_calling_hands_each_argument_to_its_parameter() -> None:
     def target(*args: Any, **kwargs: Any) -> Any:
         return args, kwargs
