@@ -332,6 +332,8 @@ def test_a_pair_whose_ring_is_broken_gets_new_ones(serve: Serve) -> None:
         # Shard 1 breaks its ring to 0. Whoever waits at either end is told.
         client.sendall(b"1 slow 30\n")
         other.sendall(b"0 slow 30\n")
+        with server.connect_to(1) as witness:  # its answer proves that the call before it has been sent
+            assert ask(witness, b"0 who x").startswith(b"0 x")
         with server.connect_to(0) as breaker:
             assert ask(breaker, b"1 scribble 0") == b"ShardDied"
         server.wait_log("shard 1 broke the rules of its ring to shard 0")
