@@ -113,8 +113,8 @@ cdef extern from *:
     }
 
     /* What is awaited, and proceeds by a function that returns either itself, to be waited for, or the result. From there the
-       result goes to who awaits it without a StopIteration (CPython 3.11), or in one without a traceback, which takes longer to
-       make than a call between tasks. A module has one such type. */
+       result goes to who awaits it without a StopIteration (CPython 3.11), or in one without a traceback, which takes some 3,000
+       instructions to make and to free. A module has one such type. */
     typedef PyObject *(*clockworker_proceed_function)(PyObject *);
 
     static clockworker_proceed_function clockworker_proceed;

@@ -49,7 +49,7 @@ def _find_current_tasks() -> dict[Any, Any] | None:
         return None
 
 
-# To enter and leave a task by it is a sixth of what asyncio's functions take, which was a seventh of a one-way request.
+# To enter and leave a task by it is a third of what asyncio's functions take, which was a seventh of a one-way request.
 _current_tasks = _find_current_tasks()
 
 

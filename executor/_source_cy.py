@@ -8,8 +8,7 @@ class WorkSource:
     """Work that comes from beside the loop, such as the rings of other shards.
 
     A subclass in Python defines `poll` and `prepare_sleep`. One that is compiled overrides `look` instead of `poll`: the core
-    calls it ten thousand times while it waits for a millisecond, and a method that is found by its name takes as long as all
-    that it does.
+    calls it again and again while it waits, and to find a method by its name takes as long as all that it does.
     """
 
     def look(self) -> bool:
