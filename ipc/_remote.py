@@ -122,8 +122,7 @@ class RemoteMethod(Method):
         self.raises = {_type_name(exception): exception for exception in self.options.raises}
         signature = inspect.signature(function)
         parameters = _sent_parameters(function, signature)
-        self.signature = signature.replace(parameters=parameters)
-        self.shown = str(self.signature)
+        self.shown = str(signature.replace(parameters=parameters))
         self.bind, self.caller = _functions_of(name, attribute, parameters)
         self.keywords = [each.name for each in parameters if each.kind is each.KEYWORD_ONLY]
         # So many arguments by position are all there are; with keyword-only parameters there is no such number.
