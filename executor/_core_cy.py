@@ -36,8 +36,11 @@ from clockworker.executor._steps_cy import Steps
 
 if cython.compiled:
     from cython.cimports.clockworker.executor._clock_cy import now_ns
+    from cython.cimports.clockworker.executor._steal_cy import LONG_NS
 else:
     from time import monotonic_ns as now_ns
+
+    from clockworker.executor._steal_cy import LONG_NS
 
 compiled: bool = cython.compiled
 
@@ -107,6 +110,7 @@ class Core(Steps):
         self._table.clear()
         self._spare.clear()
         self._maker.detach()
+        self.steal.forget()
         self.loop = None  # not before: a scheduler that fails even now is reported to it
 
     def pause(self) -> None:
@@ -163,6 +167,8 @@ class Core(Steps):
         self._stepped_back = False
         started = now_ns()
         if self.turns:
+            if started - self._turn_ended >= LONG_NS or started < self.steal.alert_until:
+                self.steal.passed(started - self._turn_ended, started)
             if self._was_idle:
                 self.idle_ns += started - self._turn_ended
             else:

@@ -19,11 +19,13 @@ except ModuleNotFoundError:
 from clockworker._errors import UsageError
 from clockworker.executor._histogram_cy import Histogram
 from clockworker.executor._layout import suspended
+from clockworker.executor._meter import Meter
 from clockworker.executor._protocols import Tracer
 from clockworker.executor._schedulers_cy import RunnableFifo
 from clockworker.executor._seam_cy import A_TASK
 from clockworker.executor._singles_cy import Singles
 from clockworker.executor._source_cy import WorkSource
+from clockworker.executor._steal_cy import Steal
 from clockworker.executor._tasks_cy import JoinHandle, QueueState
 
 if cython.compiled:
@@ -32,6 +34,7 @@ if cython.compiled:
     from cython.cimports.clockworker.executor._native import run_in_context
     from cython.cimports.clockworker.executor._schedulers_cy import fifo_pop
     from cython.cimports.clockworker.executor._seam_cy import is_done
+    from cython.cimports.clockworker.executor._steal_cy import LONG_NS
 
     # 0: not found, and not all that the next steps need is fetched ahead.
     _few, _many = suspended()
@@ -44,6 +47,7 @@ else:
 
     from clockworker.executor._pure import run_in_context
     from clockworker.executor._seam_cy import is_done
+    from clockworker.executor._steal_cy import LONG_NS
 
     fifo_pop = RunnableFifo.pop
 
@@ -64,6 +68,7 @@ class Steps(Singles):
     idle_ns: int  # in which nothing was runnable
     tracer: Tracer | None
     decision_time: Histogram  # of one choice in 16
+    steal: Steal
     _driver_yield_ns: int
     _max_polls: int
     _decisions: int
@@ -77,6 +82,7 @@ class Steps(Singles):
         self.idle_ns = 0
         self.tracer = None
         self.decision_time = Histogram()
+        self.steal = Steal(Meter())
         self._driver_yield_ns = driver_yield_ns
         self._max_polls = max_polls
         self._decisions = 0
@@ -103,7 +109,10 @@ class Steps(Singles):
                         self._leave_carrier()
                     news = self.source.look()
                     if self._eevdf.total_share:
-                        now = now_ns()  # what has come is no part of the step that it has made runnable
+                        came = now_ns()  # what has come is no part of the step that it has made runnable
+                        if came - now >= LONG_NS:
+                            self.steal.passed(came - now, came)
+                        now = came
                         continue
                     if self._held:
                         return False
@@ -118,6 +127,8 @@ class Steps(Singles):
                             return False
                         looked = now_ns()
                         self.idle_ns += looked - now
+                        if looked - now >= LONG_NS:
+                            self.steal.passed(looked - now, looked)
                         now = looked
                         continue
                     self._idle_since = 0
@@ -201,6 +212,10 @@ class Steps(Singles):
         self.current = None
         ended: int = now_ns()
         elapsed = ended - started
+        if elapsed >= LONG_NS:  # from here on it is what the step had of it
+            stolen = self.steal.of(elapsed, ended)
+            queue.stolen_ns += stolen
+            elapsed -= stolen
         self._eevdf.charge(queue.entity, elapsed)
         queue.polls += 1
         queue.busy_ns += elapsed
@@ -243,6 +258,9 @@ class Steps(Singles):
         """It was for this one, if that is runnable now. It counts for whose turn is next, and not in `busy_ns`. From here on it
         is spent for another's."""
         now: int = now_ns()
+        elapsed = now - self._charge_from
+        if elapsed >= LONG_NS:
+            elapsed -= self.steal.of(elapsed, now)
         if queue.entity.active:
-            self._eevdf.charge(queue.entity, now - self._charge_from)
+            self._eevdf.charge(queue.entity, elapsed)
         self._charge_from = now
