@@ -74,6 +74,7 @@ class Core(Steps):
     def attach(self, loop: asyncio.AbstractEventLoop) -> None:
         """Take the loop: from now on steps of members come here."""
         clock.begin()
+        self.steal.begin(now_ns())
         self.take_call_soon(loop)
         registry.attach(self)
         self._maker.attach(loop)
@@ -110,7 +111,7 @@ class Core(Steps):
         self._table.clear()
         self._spare.clear()
         self._maker.detach()
-        self.steal.forget()
+        self.steal.meter.close()
         self.loop = None  # not before: a scheduler that fails even now is reported to it
 
     def pause(self) -> None:

@@ -20,8 +20,10 @@ nothing does otherwise. Where neither can be asked, nothing is ever stolen: step
 
 *When.* A window from one reading to the next may hold more than the step that it ends with: short steps, in which nothing that
 long can have been stolen, and gaps, the time between turns and without steps. A step is only given back what cannot have been
-stolen in the gaps. For a second after something was stolen, readings are taken after gaps as well, and every now and then
-between turns: then the window is the step. An executor that has its core for itself reads after long steps only.
+stolen in the gaps: what is more than these; and what it lost for certain, having taken longer than the thread has had the core
+in all of the window. For a second after something was stolen, readings are taken after gaps as well, and every now and then
+between turns: then the window is hardly more than the step. An executor that has its core for itself reads after long steps,
+and after one long gap in 16.
 
 Not seen: waiting for the interpreter's lock, which the kernel calls blocked; a process that is stopped (SIGSTOP, a freezer),
 likewise; a hypervisor's steal in a window in which the guest's kernel took the core as well.
@@ -45,7 +47,9 @@ from clockworker.executor._meter import Meter
 LONG_NS = 50_000
 # Two clocks that are read one after the other are so far apart.
 _NOISE_NS = 5_000
-# For how long gaps are watched after something was stolen, and how old a reading may get meanwhile before a turn.
+# One in so many long gaps is followed by a reading.
+_GAPS = 16
+# For how long each gap is watched after something was stolen, and how old a reading may get meanwhile before a turn.
 _ALERT_NS = 1_000_000_000
 _OFTEN_NS = 250_000
 
@@ -57,46 +61,57 @@ class Steal:
 
     meter: Meter
     alert_until: int  # gaps are watched
-    _read_at: int  # 0: never
+    _read_at: int
     _cpu_ns: int  # the thread's CPU clock then
-    _elsewhere_ns: int  # in gaps since then
+    _had_ns: int  # CPU time in the window before
+    _gaps: int  # since then
+    _elsewhere_ns: int  # how long they took
 
     def __init__(self, meter: Meter) -> None:
         self.meter = meter
         self.alert_until = 0
         self._read_at = 0
         self._cpu_ns = 0
+        self._had_ns = 0
+        self._gaps = 0
         self._elsewhere_ns = 0
+
+    def begin(self, now: int) -> None:
+        """The thread that calls is the one."""
+        self._read_at = now
+        self._cpu_ns = self.meter.cpu_ns()
+        self._gaps = 0
+        self._elsewhere_ns = 0
+        self.meter.ask(0)
 
     def of(self, elapsed_ns: int, now: int) -> int:
         """What was stolen of a step, at least LONG_NS long, that ends now."""
-        stolen_ns = self._read(now) - self._elsewhere_ns
-        self._elsewhere_ns = 0
-        return max(0, min(stolen_ns, elapsed_ns))
+        elsewhere_ns = self._elsewhere_ns
+        stolen_ns = self._read(now)
+        if elsewhere_ns:
+            stolen_ns = max(stolen_ns - elsewhere_ns, min(stolen_ns, elapsed_ns - self._had_ns), 0)
+        return min(stolen_ns, elapsed_ns)
 
     def passed(self, gap_ns: int, now: int) -> None:
         """So much time has passed until now in no step. To be told of gaps of LONG_NS, and of others until `alert_until`."""
-        if now >= self.alert_until:
+        if now < self.alert_until:
+            if gap_ns >= LONG_NS or now - self._read_at >= _OFTEN_NS:
+                self._read(now)
+        else:
+            self._gaps += 1
             self._elsewhere_ns += gap_ns
-        elif gap_ns >= LONG_NS or now - self._read_at >= _OFTEN_NS:
-            self._read(now)
-            self._elsewhere_ns = 0
-
-    def forget(self) -> None:
-        """Another thread may be next. Nothing is held any more."""
-        self.meter.close()
-        self._read_at = 0
+            if self._gaps == _GAPS:
+                self._read(now)
 
     def _read(self, now: int) -> int:
         """What was stolen since the last reading, if it was stolen in pieces of LONG_NS."""
         cpu_ns = self.meter.cpu_ns()
-        lost_ns = now - self._read_at - (cpu_ns - self._cpu_ns)
-        began = self._read_at
+        self._had_ns = cpu_ns - self._cpu_ns
+        lost_ns = now - self._read_at - self._had_ns
         self._read_at = now
         self._cpu_ns = cpu_ns
-        if began == 0:
-            self.meter.ask(0)
-            return 0
+        self._gaps = 0
+        self._elsewhere_ns = 0
         if lost_ns < _NOISE_NS:
             return 0
         stolen_ns = self.meter.ask(lost_ns)
