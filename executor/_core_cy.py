@@ -36,11 +36,8 @@ from clockworker.executor._steps_cy import Steps
 
 if cython.compiled:
     from cython.cimports.clockworker.executor._clock_cy import now_ns
-    from cython.cimports.clockworker.executor._steal_cy import LONG_NS
 else:
     from time import monotonic_ns as now_ns
-
-    from clockworker.executor._steal_cy import LONG_NS
 
 compiled: bool = cython.compiled
 
@@ -168,8 +165,9 @@ class Core(Steps):
         self._stepped_back = False
         started = now_ns()
         if self.turns:
-            if started - self._turn_ended >= LONG_NS or started < self.steal.alert_until:
+            if started - self._turn_ended >= self.steal.long_ns or started < self.steal.alert_until:
                 self.steal.passed(started - self._turn_ended, started)
+                started = now_ns()  # no step pays for it
             if self._was_idle:
                 self.idle_ns += started - self._turn_ended
             else:

@@ -24,14 +24,12 @@ class Meter:
     """
 
     def __init__(self) -> None:
-        self.pieces = 0  # in how many the last of what was stolen was
         self._thread: int | None = None  # whose the numbers are
         self._descriptor: int | None = None
         self._counts_switches = False
         self._delay_ns = 0  # for which it could have run
         self._arrivals = 0  # how often it was given a core
-        self._voluntary = 0  # switches, and those that were not
-        self._involuntary = 0
+        self._voluntary = 0  # how often it gave one up
 
     def cpu_ns(self) -> int:
         """The thread's CPU clock."""
@@ -47,12 +45,10 @@ class Meter:
             delay_ns, arrivals = self._delay_ns, self._arrivals
             if not self._read_schedstat():
                 return 0
-            self.pieces = max(self._arrivals - arrivals, 1)
             return lost_ns if self._arrivals == arrivals else min(self._delay_ns - delay_ns, lost_ns)
         if self._counts_switches:
-            voluntary, involuntary = self._voluntary, self._involuntary
+            voluntary = self._voluntary
             self._read_switches()
-            self.pieces = max(self._involuntary - involuntary, 1)
             return lost_ns if self._voluntary == voluntary else 0
         return 0
 
@@ -85,8 +81,7 @@ class Meter:
         return self._arrivals > 0  # zeros where the kernel does not count
 
     def _read_switches(self) -> None:
-        usage = getrusage(RUSAGE_THREAD)
-        self._voluntary, self._involuntary = usage.ru_nvcsw, usage.ru_nivcsw
+        self._voluntary = getrusage(RUSAGE_THREAD).ru_nvcsw
 
     def close(self) -> None:
         """Hold nothing. The next to ask begins anew."""

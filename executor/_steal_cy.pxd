@@ -1,12 +1,16 @@
 cimport cython
 from libc.stdint cimport int64_t
 
-cdef long long LONG_NS, _NOISE_NS, _GAPS, _ALERT_NS, _OFTEN_NS
+cdef long long _LONG_NS, _ALERT_LONG_NS, _SECOND_NS, _NOTICEABLE_NS, _OFTEN_NS, _NOISE_NS
+cdef int _GAPS
 
 
 cdef class Steal:
     cdef public object meter
+    cdef readonly long long long_ns
     cdef readonly long long alert_until
+    cdef long long _noticed_ns
+    cdef long long _second
     cdef long long _read_at
     cdef long long _cpu_ns
     cdef long long _had_ns

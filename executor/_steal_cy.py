@@ -7,9 +7,8 @@ taken, and a large queue would lose the most, being the one that mostly runs. So
 the time that they took less what was stolen. A step that blocks (`time.sleep`, a synchronous query) has the core as long as it
 blocks, for no other step can run; if it waits for a core afterwards, that is stolen again.
 
-*Which steps.* To ask the kernel takes a third of a microsecond, as long as a short step, so only steps of `LONG_NS` are looked
-at: a step that was interrupted for that long is one. Shorter interruptions are charged to the step that they hit, in long
-steps as in short ones. They hit each queue in proportion to how long it runs, so what queues get stays in proportion.
+*Which steps.* To ask the kernel takes a third of a microsecond, as long as a short step, and is done after long steps only
+(`long_ns`): a step that was interrupted for long is one. Shorter interruptions are charged to the step that they hit.
 
 *How much.* A reading compares with the reading before. Wall time less the thread's CPU time was lost. If any was,
 /proc/thread-self/schedstat says how much of it the thread has waited for a core (its run delay; throttling by a quota
@@ -18,12 +17,14 @@ what was lost was a hypervisor's, as KVM and Xen tell their guests (steal time).
 schedstat, all that was lost counts as stolen if the thread has not left its core of its own accord meanwhile (rusage), and
 nothing does otherwise. Where neither can be asked, nothing is ever stolen: steps are charged by the wall clock.
 
-*When.* A window from one reading to the next may hold more than the step that it ends with: short steps, in which nothing that
-long can have been stolen, and gaps, the time between turns and without steps. A step is only given back what cannot have been
-stolen in the gaps: what is more than these; and what it lost for certain, having taken longer than the thread has had the core
-in all of the window. For a second after something was stolen, readings are taken after gaps as well, and every now and then
-between turns: then the window is hardly more than the step. An executor that has its core for itself reads after long steps,
-and after one long gap in 16.
+*When.* A window from one reading to the next may hold more than the step that it ends with: short steps, and gaps, the time
+between turns and without steps. A step is only given back what cannot have been stolen in the gaps: what is more than these;
+and what it lost for certain, having taken longer than the thread has had the core in all of the window. On a core that is
+shared this is not good enough, and shorter interruptions, of which there may be thousands a second, begin to count: they would
+be given back to long steps, and those that hit short steps would not. So for a second after steal was noticeable (a thousandth
+of the time) the *alert* lasts: steps are long from 10 us on, and readings are taken after long gaps and now and then between
+turns. Then a window is hardly more than its step. An executor that has its core for itself reads after steps of 50 us, and
+after one long gap in 16.
 
 Not seen: waiting for the interpreter's lock, which the kernel calls blocked; a process that is stopped (SIGSTOP, a freezer),
 likewise; a hypervisor's steal in a window in which the guest's kernel took the core as well.
@@ -43,15 +44,18 @@ except ModuleNotFoundError:
 
 from clockworker.executor._meter import Meter
 
-# An interrupt takes less. A process that is given the core in the place of another mostly keeps it for a millisecond or more.
-LONG_NS = 50_000
-# Two clocks that are read one after the other are so far apart.
-_NOISE_NS = 5_000
+# A step, or a gap, is long: a process that is given the core in the place of another mostly keeps it for a millisecond or more.
+_LONG_NS = 50_000
+# And in the alert: most interrupts take less, and readings cost 4 % at most.
+_ALERT_LONG_NS = 10_000
+_SECOND_NS = 1_000_000_000
+_NOTICEABLE_NS = 1_000_000  # in a second
+# How old a reading may be when a turn begins, in the alert.
+_OFTEN_NS = 250_000
 # One in so many long gaps is followed by a reading.
 _GAPS = 16
-# For how long each gap is watched after something was stolen, and how old a reading may get meanwhile before a turn.
-_ALERT_NS = 1_000_000_000
-_OFTEN_NS = 250_000
+# Two clocks that are read one after the other are so far apart.
+_NOISE_NS = 5_000
 
 
 @cython.final
@@ -60,7 +64,10 @@ class Steal:
     """Of one thread. Times are the core's clock's, in ns."""
 
     meter: Meter
-    alert_until: int  # gaps are watched
+    long_ns: int  # steps and gaps that are as long are to be reported
+    alert_until: int
+    _noticed_ns: int  # stolen in the second that began at
+    _second: int
     _read_at: int
     _cpu_ns: int  # the thread's CPU clock then
     _had_ns: int  # CPU time in the window before
@@ -69,7 +76,10 @@ class Steal:
 
     def __init__(self, meter: Meter) -> None:
         self.meter = meter
+        self.long_ns = _LONG_NS
         self.alert_until = 0
+        self._noticed_ns = 0
+        self._second = 0
         self._read_at = 0
         self._cpu_ns = 0
         self._had_ns = 0
@@ -85,7 +95,7 @@ class Steal:
         self.meter.ask(0)
 
     def of(self, elapsed_ns: int, now: int) -> int:
-        """What was stolen of a step, at least LONG_NS long, that ends now."""
+        """What was stolen of a long step that ends now."""
         elsewhere_ns = self._elsewhere_ns
         stolen_ns = self._read(now)
         if elsewhere_ns:
@@ -93,9 +103,9 @@ class Steal:
         return min(stolen_ns, elapsed_ns)
 
     def passed(self, gap_ns: int, now: int) -> None:
-        """So much time has passed until now in no step. To be told of gaps of LONG_NS, and of others until `alert_until`."""
+        """So much time has passed until now in no step. To be told of long gaps, and until `alert_until` of all."""
         if now < self.alert_until:
-            if gap_ns >= LONG_NS or now - self._read_at >= _OFTEN_NS:
+            if gap_ns >= self.long_ns or now - self._read_at >= _OFTEN_NS:
                 self._read(now)
         else:
             self._gaps += 1
@@ -104,7 +114,7 @@ class Steal:
                 self._read(now)
 
     def _read(self, now: int) -> int:
-        """What was stolen since the last reading, if it was stolen in pieces of LONG_NS."""
+        """What was stolen since the last reading."""
         cpu_ns = self.meter.cpu_ns()
         self._had_ns = cpu_ns - self._cpu_ns
         lost_ns = now - self._read_at - self._had_ns
@@ -112,10 +122,14 @@ class Steal:
         self._cpu_ns = cpu_ns
         self._gaps = 0
         self._elsewhere_ns = 0
-        if lost_ns < _NOISE_NS:
-            return 0
-        stolen_ns = self.meter.ask(lost_ns)
-        if stolen_ns < LONG_NS * self.meter.pieces:
-            return 0
-        self.alert_until = now + _ALERT_NS
+        stolen_ns = self.meter.ask(lost_ns) if lost_ns >= _NOISE_NS else 0
+        if now - self._second >= _SECOND_NS:
+            self._second = now
+            self._noticed_ns = 0
+        self._noticed_ns += stolen_ns
+        if self._noticed_ns >= _NOTICEABLE_NS:
+            self.alert_until = now + _SECOND_NS
+            self.long_ns = _ALERT_LONG_NS
+        elif now >= self.alert_until:
+            self.long_ns = _LONG_NS
         return stolen_ns

@@ -34,7 +34,6 @@ if cython.compiled:
     from cython.cimports.clockworker.executor._native import run_in_context
     from cython.cimports.clockworker.executor._schedulers_cy import fifo_pop
     from cython.cimports.clockworker.executor._seam_cy import is_done
-    from cython.cimports.clockworker.executor._steal_cy import LONG_NS
 
     # 0: not found, and not all that the next steps need is fetched ahead.
     _few, _many = suspended()
@@ -47,7 +46,6 @@ else:
 
     from clockworker.executor._pure import run_in_context
     from clockworker.executor._seam_cy import is_done
-    from clockworker.executor._steal_cy import LONG_NS
 
     fifo_pop = RunnableFifo.pop
 
@@ -110,7 +108,7 @@ class Steps(Singles):
                     news = self.source.look()
                     if self._eevdf.total_share:
                         came = now_ns()  # what has come is no part of the step that it has made runnable
-                        if came - now >= LONG_NS:
+                        if came - now >= self.steal.long_ns:
                             self.steal.passed(came - now, came)
                         now = came
                         continue
@@ -127,7 +125,7 @@ class Steps(Singles):
                             return False
                         looked = now_ns()
                         self.idle_ns += looked - now
-                        if looked - now >= LONG_NS:
+                        if looked - now >= self.steal.long_ns:
                             self.steal.passed(looked - now, looked)
                         now = looked
                         continue
@@ -212,7 +210,8 @@ class Steps(Singles):
         self.current = None
         ended: int = now_ns()
         elapsed = ended - started
-        if elapsed >= LONG_NS:  # from here on it is what the step had of it
+        was_long = elapsed >= self.steal.long_ns
+        if was_long:  # from here on it is what the step had of it
             stolen = self.steal.of(elapsed, ended)
             queue.stolen_ns += stolen
             elapsed -= stolen
@@ -246,7 +245,7 @@ class Steps(Singles):
             self._eevdf.deactivate(queue.entity)
         if error is not None:
             raise error
-        return ended
+        return now_ns() if was_long else ended  # the next step does not pay for the reading
 
     # Time beside the steps
 
@@ -259,7 +258,7 @@ class Steps(Singles):
         is spent for another's."""
         now: int = now_ns()
         elapsed = now - self._charge_from
-        if elapsed >= LONG_NS:
+        if elapsed >= self.steal.long_ns:
             elapsed -= self.steal.of(elapsed, now)
         if queue.entity.active:
             self._eevdf.charge(queue.entity, elapsed)
