@@ -1,4 +1,5 @@
 cimport cython
+from clockworker.executor._meter_cy cimport Meter
 from libc.stdint cimport int64_t
 
 cdef long long _LONG_NS, _ALERT_LONG_NS, _SECOND_NS, _NOTICEABLE_NS, _OFTEN_NS, _NOISE_NS
@@ -6,7 +7,7 @@ cdef int _GAPS
 
 
 cdef class Steal:
-    cdef public object meter
+    cdef public Meter meter
     cdef readonly long long long_ns
     cdef readonly long long alert_until
     cdef long long _noticed_ns

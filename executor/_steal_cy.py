@@ -42,7 +42,7 @@ try:
 except ModuleNotFoundError:
     from clockworker import _cython_shim as cython
 
-from clockworker.executor._meter import Meter
+from clockworker.executor._meter_cy import Meter
 
 # A step, or a gap, is long: a process that is given the core in the place of another mostly keeps it for a millisecond or more.
 _LONG_NS = 50_000

@@ -19,7 +19,7 @@ except ModuleNotFoundError:
 from clockworker._errors import UsageError
 from clockworker.executor._histogram_cy import Histogram
 from clockworker.executor._layout import suspended
-from clockworker.executor._meter import Meter
+from clockworker.executor._meter_cy import Meter
 from clockworker.executor._protocols import Tracer
 from clockworker.executor._schedulers_cy import RunnableFifo
 from clockworker.executor._seam_cy import A_TASK
@@ -211,6 +211,7 @@ class Steps(Singles):
         ended: int = now_ns()
         elapsed = ended - started
         was_long = elapsed >= self.steal.long_ns
+        stolen = 0
         if was_long:  # from here on it is what the step had of it
             stolen = self.steal.of(elapsed, ended)
             queue.stolen_ns += stolen
@@ -225,7 +226,7 @@ class Steps(Singles):
                 queue.slow_polls += 1
                 self.owner.was_slow(state, elapsed)
         if self.tracer is not None:
-            self.tracer.step(queue, state, started, ended)
+            self.tracer.step(queue, state, started, ended, stolen)
         state.service_ns += elapsed
         if state.membership.queue is queue:  # else it has moved, and the scheduler has forgotten it
             state.membership.service_ns += elapsed
