@@ -71,7 +71,8 @@ class Core(Steps):
     def attach(self, loop: asyncio.AbstractEventLoop) -> None:
         """Take the loop: from now on steps of members come here."""
         clock.begin()
-        self.steal.begin(now_ns())
+        self._turn_ended = now_ns()
+        self.steal.begin(self._turn_ended)
         self.take_call_soon(loop)
         registry.attach(self)
         self._maker.attach(loop)
@@ -164,10 +165,10 @@ class Core(Steps):
             return
         self._stepped_back = False
         started = now_ns()
+        if started - self._turn_ended >= self.steal.long_ns or started < self.steal.alert_until:
+            self.steal.passed(started - self._turn_ended, started)
+            started = now_ns()  # no step pays for it
         if self.turns:
-            if started - self._turn_ended >= self.steal.long_ns or started < self.steal.alert_until:
-                self.steal.passed(started - self._turn_ended, started)
-                started = now_ns()  # no step pays for it
             if self._was_idle:
                 self.idle_ns += started - self._turn_ended
             else:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 try:
     from resource import RUSAGE_THREAD, getrusage
 except ImportError:  # not Linux
-    RUSAGE_THREAD = None  # type: ignore[misc]
+    RUSAGE_THREAD = None  # type: ignore[assignment, misc]
 
 try:
     import cython
@@ -99,7 +99,9 @@ class Meter:
             before = self._voluntary
             time.sleep(1e-6)
             self._read_switches()
-            self._counts_switches = self._voluntary > before  # zeros for ever where the kernel's place is taken by another
+            self._counts_switches = (
+                self._voluntary > before
+            )  # zeros for ever where the kernel's place is taken by another
 
     def _read_schedstat(self) -> bool:
         try:

@@ -19,8 +19,11 @@ cdef class Steal:
     cdef long long _elsewhere_ns
 
     cpdef int begin(self, long long now) except -1
-    @cython.locals(elsewhere_ns=cython.longlong, stolen_ns=cython.longlong)
+    @cython.locals(
+        elsewhere_ns=cython.longlong, stolen_ns=cython.longlong, lost_ns=cython.longlong, certain_ns=cython.longlong
+    )
     cpdef int64_t of(self, long long elapsed_ns, long long now) except? -1
+    cpdef int64_t of_work(self, long long elapsed_ns, long long now) except? -1
     cpdef int passed(self, long long gap_ns, long long now) except -1
     @cython.locals(cpu_ns=cython.longlong, lost_ns=cython.longlong, stolen_ns=cython.longlong)
     cdef int64_t _read(self, long long now) except? -1

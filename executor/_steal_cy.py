@@ -99,8 +99,16 @@ class Steal:
         elsewhere_ns = self._elsewhere_ns
         stolen_ns = self._read(now)
         if elsewhere_ns:
-            stolen_ns = max(stolen_ns - elsewhere_ns, min(stolen_ns, elapsed_ns - self._had_ns), 0)
+            lost_ns = elapsed_ns - self._had_ns
+            # If more was lost than stolen, the step has blocked, and who knows for how long.
+            certain_ns = max(lost_ns, 0) if stolen_ns >= lost_ns - _NOISE_NS else 0
+            stolen_ns = max(stolen_ns - elsewhere_ns, min(stolen_ns, certain_ns))
         return min(stolen_ns, elapsed_ns)
+
+    def of_work(self, elapsed_ns: int, now: int) -> int:
+        """As much of what a turn did beside its steps, or the loop in its own: nobody has told of what came before."""
+        self._elsewhere_ns = now - self._read_at - elapsed_ns
+        return self.of(elapsed_ns, now)
 
     def passed(self, gap_ns: int, now: int) -> None:
         """So much time has passed until now in no step. To be told of long gaps, and until `alert_until` of all."""

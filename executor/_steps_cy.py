@@ -260,7 +260,7 @@ class Steps(Singles):
         now: int = now_ns()
         elapsed = now - self._charge_from
         if elapsed >= self.steal.long_ns:
-            elapsed -= self.steal.of(elapsed, now)
+            elapsed -= self.steal.of_work(elapsed, now)
         if queue.entity.active:
             self._eevdf.charge(queue.entity, elapsed)
         self._charge_from = now

@@ -119,6 +119,24 @@ def test_what_cannot_have_been_stolen_in_a_gap_is_the_step_s(gap_ms: int) -> Non
     assert 49 * MS <= stolen <= 50 * MS
 
 
+def test_a_step_that_blocks_is_not_given_what_was_stolen_before() -> None:
+    kernel, steal = begin()
+    kernel.steal(4 * MS)
+    steal.passed(4 * MS, kernel.now)
+    kernel.block(50 * MS)
+    assert steal.of(50 * MS, kernel.now) == 0
+
+
+def test_of_work_beside_steps_only_what_is_certain_is_given_back() -> None:
+    kernel, steal = begin()
+    kernel.steal(4 * MS)  # nobody tells of it
+    kernel.run(MS)
+    assert steal.of_work(MS, kernel.now) == 0
+    kernel.run(MS)
+    kernel.steal(9 * MS)
+    assert steal.of_work(9 * MS, kernel.now) == 8 * MS
+
+
 def test_gaps_are_watched_for_a_second_after_steal_was_noticeable() -> None:
     kernel, steal = noticed()
     for _ in range(20):
@@ -201,6 +219,10 @@ def test_nothing_is_given_back_twice_nor_more_than_was_taken(events: list[tuple[
 # Of an executor
 
 
+def block() -> None:
+    time.sleep(0.05)
+
+
 class Pretend(Meter):
     """Sleeping is being robbed."""
 
@@ -217,7 +239,7 @@ def test_a_step_that_was_robbed_is_not_charged_reported_or_counted_as_slow(run: 
             order: list[str] = []
 
             async def robbed() -> None:
-                time.sleep(0.05)
+                block()
                 for _ in range(3):
                     order.append("one")
                     await asyncio.sleep(0)
@@ -254,7 +276,7 @@ def test_whose_slice_was_stolen_goes_on(run: Run) -> None:
                 executor._core.steal.meter = meter
 
             async def first() -> None:
-                time.sleep(0.05)
+                block()
                 await asyncio.sleep(0)
                 order.append("one")
 
@@ -278,10 +300,10 @@ def test_a_step_that_blocks_is_charged_by_the_wall(run: Run) -> None:
         async with cw.Executor([cw.Queue("one")]) as executor:
 
             async def blocks() -> None:
-                time.sleep(0.05)
+                block()
 
             await executor.queue("one").spawn(blocks())
-            assert executor.queue_stats()["one"].busy_ns >= 45 * MS
+            assert executor.queue_stats()["one"].busy_ns >= 49 * MS
 
     run(body)
 
@@ -294,12 +316,12 @@ def test_what_is_stolen_outside_of_steps_is_not_charged_either(run: Run) -> None
                 executor.queue(key).spawn(asyncio.sleep(0))
             began = queue.entity.vruntime
             core.begin_charge()
-            time.sleep(0.05)
+            block()
             core.charge(queue)
             charged = queue.entity.vruntime
-            assert (charged - began) / UNIT >= 45 * MS
+            assert (charged - began) / UNIT >= 49 * MS
             core.steal.meter = Pretend()
-            time.sleep(0.05)
+            block()
             core.charge(queue)
             assert (queue.entity.vruntime - charged) / UNIT < 25 * MS
             await executor.drain()
