@@ -212,9 +212,8 @@ class SlotReader(_Slots):
         sequence = words[_SEQUENCE]
         if sequence == self._sequence and not self.nonsense:  # a shard at rest only touches it
             written_ns = words[self._layout.first(sequence)]
-            if words[_SEQUENCE] == sequence:  # else it is the time of another set
-                if written_ns <= MOST_NS:
-                    self._last = msgspec.structs.replace(self._last, written_ns=written_ns)
+            if words[_SEQUENCE] == sequence and written_ns <= MOST_NS:  # else it is the time of another set, or none
+                self._last = msgspec.structs.replace(self._last, written_ns=written_ns)
                 return self._last
         copied = self._copy(0, self._layout.without_rings)
         if copied is not None:
