@@ -47,7 +47,9 @@ class Counter:
         if count < 0:
             raise UsageError(f"counter {self._name!r} cannot go back by {-count}")
         if self._value + count > MAX_COUNTER:
-            raise UsageError(f"counter {self._name!r} is at {self._value} and cannot hold {count} more: 2**63 - 1 is its end")
+            raise UsageError(
+                f"counter {self._name!r} is at {self._value} and cannot hold {count} more: 2**63 - 1 is its end"
+            )
         self._value += count
 
     def _whole(self, count: object) -> int:

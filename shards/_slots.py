@@ -23,9 +23,9 @@ Aligned 64-bit stores through a memoryview are single moves in CPython, and so a
 order is the program's on x86; elsewhere a torn set of counters is possible, a torn counter is not.
 
 What is read is not trusted, since the shard that wrote it may have gone mad. Each figure has a bound beyond which no honest
-shard can get (`MOST`), a length those of its table, the name of a counter the rules of `Shard.counter`. A set that breaks one of
-them is not taken: the one before it stays, and `SlotReader.nonsense` says why. Rejected: to cut the figure off at its bound. The
-sums of a server, which never go back, would keep it for ever.
+shard can get (`MOST`), a length that of its table, and the name of a counter obeys the rules of `Shard.counter`. A set that
+breaks one of them is not taken: the one before it stays, and `SlotReader.nonsense` says why. Rejected: to cut the figure off at
+its bound. The sums of a server, which never go back, would keep it for ever.
 """
 
 from __future__ import annotations
@@ -246,7 +246,9 @@ class SlotReader(_Slots):
         if copied is not None:
             words = memoryview(copied[1]).cast("Q")
             with contextlib.suppress(_Nonsense):
-                self._last_rings = tuple(_get(RingReading, words, peer * _RING_WORDS)[0] for peer in range(self._shards))
+                self._last_rings = tuple(
+                    _get(RingReading, words, peer * _RING_WORDS)[0] for peer in range(self._shards)
+                )
         return self._last_rings
 
     def _copy(self, start: int, end: int) -> tuple[int, bytes] | None:

@@ -236,7 +236,7 @@ def test_what_is_no_function_of_a_module() -> None:
             remote_function(function)
 
 
-def test_another_signature_is_another_function() -> None:
+def test_a_function_is_known_by_its_name_whatever_its_version() -> None:
     def made(annotation: type) -> Any:
         async def function(x: Any) -> int: ...
 
@@ -244,8 +244,10 @@ def test_another_signature_is_another_function() -> None:
         function.__qualname__ = "function"
         return cw.remote(function)
 
-    assert remote_function(made(int)).identifier == remote_function(made(int)).identifier
-    assert remote_function(made(int)).identifier != remote_function(made(str)).identifier
+    one, same, other = remote_function(made(int)), remote_function(made(int)), remote_function(made(str))
+    assert one.identifier == same.identifier == other.identifier
+    assert one.schema == same.schema
+    assert one.schema.digest != other.schema.digest
 
 
 class Kinds:
