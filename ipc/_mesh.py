@@ -67,6 +67,7 @@ class Mesh(Traffic):
     start_grace_s: for how long after `ready` a call of a service that is not started here may wait for that.
     on_poisoned: told the peer and epoch of a ring whose rules the peer broke. Both ends must then be connected anew: the
         peer waits for answers to what we could not read.
+    encode_local: encode calls to this shard too, so that a test sees what two shards would; before a service is started.
     """
 
     def __init__(
@@ -80,12 +81,14 @@ class Mesh(Traffic):
         limits: Limits | None = None,
         start_grace_s: float = 5.0,
         on_poisoned: Callable[[int, int], None] = lambda peer, epoch: None,
+        encode_local: bool = False,
     ) -> None:
         keep_freed_memory()
         self.shard_id = shard_id
         self.count = count
         self.limits = limits if limits is not None else Limits()
         self.loop = asyncio.get_running_loop()
+        self.encode_local = encode_local
         self.calls_local = 0
         self._calls_timed_out = 0
         self.executor = executor

@@ -165,7 +165,7 @@ class Observer:
         self._ledger.remember(self._loop.time(), self._totals())
         for member in self._members:
             if member.process is not None and member.process.slots.nonsense and member.process.pid not in self._told:
-        self._told.add(member.process.pid)
+                self._told.add(member.process.pid)
                 log.error(
                     "%s writes statistics that make no sense (%s): what is shown of it is from before",
                     member,
