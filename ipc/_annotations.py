@@ -71,25 +71,31 @@ def resolve(function: Any, annotation: Any, names: Mapping[str, Any]) -> Any:
     return typing.get_type_hints(holder, space, {**names, **known}, include_extras=True)["it"]
 
 
-def names_around(function: Any) -> dict[str, Any]:
-    """At the decoration: the names in the bodies of the classes and functions in which the function is being defined."""
+def names_around(function: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """At the decoration: the names in the bodies of the functions, and of the classes, in which it is being defined. The
+    former hide those of the module; the latter are for what is not found otherwise, as type checkers have it in spite of
+    a method called `list` or `set`."""
     parts = function.__qualname__.split(".")[:-1]
     bodies = {".".join(parts[:length]) for length in range(1, len(parts) + 1)}
-    found: dict[str, Any] = {}
+    functions: dict[str, Any] = {}
+    classes: dict[str, Any] = {}
+    space = getattr(innermost(function), "__globals__", None)
     frame = sys._getframe(1)
     while frame is not None and bodies:
         body = frame.f_code.co_qualname
-        if body not in bodies:
-            body = str(frame.f_locals.get("__qualname__"))
-        if body in bodies and frame.f_globals is getattr(innermost(function), "__globals__", None):
+        if body in bodies and frame.f_globals is space:
             bodies.discard(body)
-            found = {**frame.f_locals, **found}  # what is nearer hides what is farther
+            # What is nearer hides what is farther.
+            if frame.f_code.co_flags & inspect.CO_NEWLOCALS:
+                functions = {**frame.f_locals, **functions}
+            else:
+                classes = {**_types_among(frame.f_locals), **classes}
         frame = frame.f_back  # type: ignore[assignment]
-    return found
+    return functions, classes
 
 
 def names_in(service: type, owner: type) -> dict[str, Any]:
-    """At the start: the names in the class that defines a method, and in the service."""
+    """At the start: the names in the class that defines a method, and in the service, for what is not found otherwise."""
     names: dict[str, Any] = {}
     for cls in (service, owner):
         for parameter in getattr(cls, "__type_params__", ()):
@@ -97,8 +103,18 @@ def names_in(service: type, owner: type) -> dict[str, Any]:
         names[cls.__name__] = cls
     for cls in reversed((owner, *service.__mro__)):
         if cls is not object:
-            names.update(vars(cls))
+            names.update(_types_among(vars(cls)))
     return names
+
+
+def _types_among(names: Mapping[str, Any]) -> dict[str, Any]:
+    """Of the names in a class, those that an annotation may mean."""
+    others = (types.FunctionType, staticmethod, classmethod, property)
+    return {
+        name: value
+        for name, value in names.items()
+        if not isinstance(value, others) and not hasattr(value, "__wrapped__") and not name.startswith("__")
+    }
 
 
 def bindings(service: type) -> dict[Any, Any]:

@@ -249,7 +249,7 @@ def _meanings(
     found = []
     for place, annotation in [*((each.name, each.annotation) for each in parameters), _result(signature)]:
         try:
-            meaning = known[place] if place in known else resolve(function, annotation, names)
+            meaning = known[place] if place in known else _resolve(function, annotation, {}, names)
             if owner is not None:
                 meaning = substitute(meaning, bound, owner)
         except NameError as error:
@@ -264,18 +264,13 @@ def _resolve_now(
     """At the decoration: the types that are known already, which are refused if they do not travel. The rest is left for the
     start."""
     found: dict[str, Any] = {}
-    names: dict[str, Any] | None = None
+    names = ({}, {}) if _is_of_a_module(function) else names_around(function)
     own = {each.name: each for each in parameters}
     for place, annotation in [*((each.name, each.annotation) for each in parameters), _result(signature)]:
         try:
-            meaning = resolve(function, annotation, {})
+            meaning = _resolve(function, annotation, *names)
         except NameError:
-            if names is None:
-                names = names_around(function)
-            try:
-                meaning = resolve(function, annotation, names)
-            except NameError:
-                continue
+            continue
         found[place] = meaning
         if _is_open(meaning) and not _is_of_a_module(function):
             continue  # what a subclass says it is
@@ -290,6 +285,16 @@ def _resolve_now(
             if "<locals>" not in function.__qualname__:
                 _noted.append(str(error))
     return found
+
+
+def _resolve(function: Callable[..., Any], annotation: Any, first: dict[str, Any], last: dict[str, Any]) -> Any:
+    """With the names that hide those of the module, and if need be with those that are hidden by them."""
+    try:
+        return resolve(function, annotation, first)
+    except NameError:
+        if not last:
+            raise
+        return resolve(function, annotation, {**last, **first})
 
 
 def _result(signature: inspect.Signature) -> tuple[str, Any]:

@@ -34,6 +34,7 @@ from __future__ import annotations
 
 import enum
 import hashlib
+import typing
 from typing import Any
 
 import msgspec
@@ -191,6 +192,7 @@ class _Book:
         name = ""
         parts: tuple[Any, ...] = ()
         cls: Any = getattr(info, "cls", None)
+        cls = typing.get_origin(cls) or cls  # of a generic class that is filled in
         if isinstance(info, inspected.LiteralType):
             rules = {"values": [[type(value).__name__, value] for value in info.values]}
         elif isinstance(info, inspected.EnumType):
@@ -208,7 +210,7 @@ class _Book:
         elif isinstance(cls, type) and kind != "any":
             name = cls.__name__
         if isinstance(info, inspected.StructType):
-            config = info.cls.__struct_config__
+            config = cls.__struct_config__
             rules = {
                 "tag": info.tag,
                 "tag_field": info.tag_field,
@@ -385,7 +387,7 @@ class _Comparison:
                 if not whys[-1]:
                     break
             else:
-                if len(choices) == 1:
+                if len(choices) == 1 and a.kind != "union":
                     return whys[0]
                 same = [
                     why
