@@ -25,7 +25,7 @@ MAX_FAILURE = 65_536  # bytes of a frame, unless one exception alone takes more
 MAX_TEXT = 4_096  # characters of a message, a note, a value
 MAX_TRACE = 16_384  # characters of a traceback
 MAX_VALUES = 32_768  # bytes of args, attributes and state, and 8 more for each value
-MAX_DEPTH = 4  # of values in values, and of groups in groups
+MAX_DEPTH = 8  # of values in values, and of groups in groups
 MAX_EXCEPTIONS = (32, 8, 1)  # in a group, all told; fewer if they are too large
 MAX_NOTES = 16
 
@@ -102,9 +102,11 @@ class _Room:
         self._left = most
 
     def take(self, size: int) -> bool:
-        """False if it is too much."""
+        """False if it is too much, and is not to be there."""
+        if size > self._left:
+            return False
         self._left -= size
-        return self._left >= 0
+        return True
 
 
 class _NotPlain(Exception):
