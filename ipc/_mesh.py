@@ -392,6 +392,8 @@ class Mesh(Traffic):
         if schema.service not in self._schemas:
             self._schemas[schema.service] = schema
             for link in self.links:
+                if link.schemas.get(schema.service) == schema:
+                    link.schemas[schema.service] = schema
                 self._compare(link, schema.service)
                 self._tell(link, schema)
 
@@ -409,7 +411,9 @@ class Mesh(Traffic):
             raise PoisonedRing(f"a schema that cannot be read: {error}") from None
         if len(link.schemas) >= _MOST_SCHEMAS:
             raise PoisonedRing(f"schemas of more than {_MOST_SCHEMAS} services")
-        link.schemas[schema.service] = schema
+        ours = self._schemas.get(schema.service)
+        # Mostly it is the same, and need not be kept once for each peer.
+        link.schemas[schema.service] = ours if schema == ours else schema
         self._compare(link, schema.service)
 
     def _compare(self, link: Link, service: str) -> None:
@@ -417,6 +421,8 @@ class Mesh(Traffic):
         if theirs is None or methods is None:
             return
         ours = ServiceSchema(service, {name: method.schema for name, (method, _) in methods.items()})
+        if ours == theirs:
+            return
         found = differences(ours, theirs, link.peer)
         link.mismatches = link.mismatches | found.outgoing
         link.variants = link.variants | found.incoming

@@ -280,6 +280,8 @@ def _differ(
     here, there = "here", f"on shard {peer}"
     fitted: MethodDescription | None = None
     try:
+        if len(other.description) > MAX_DESCRIPTION:
+            raise ValueError("no shard tells so much")
         own, foreign = (_descriptions.decode(each.description) for each in (mine, other))
         out = understood(own, foreign, here, there)
         back = understood(foreign, own, there, here)
