@@ -230,6 +230,7 @@ class _ShardMain:
         await self._may_leave.wait()
         while self._serve_first and not self._mesh.is_quiet():  # noqa: ASYNC110  # nothing tells of it
             await asyncio.sleep(QUIET_LOOK_S)
+        self._shard._blocking.close()
         return status
 
     def _fail(self, message: str, error: BaseException | None = None) -> int:

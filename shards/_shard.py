@@ -158,7 +158,8 @@ class Shard:
         by a library that knows no asyncio.
 
         A few run at once, and the rest wait. A caller that is cancelled leaves a function that has begun running. When the
-        shard stops, it waits for all of them, within the time of the graceful shutdown.
+        shard stops, it waits for all of them, within the time of the graceful shutdown. What the function raises is raised
+        here, but StopIteration, GeneratorExit and CancelledError, which would end the caller, as the cause of a RuntimeError.
         """
         return await self._blocking.run(function, *args, **kwargs)
 

@@ -585,3 +585,60 @@ def test_what_blocks_is_waited_for_at_the_stop_even_if_its_caller_has_left(serve
         assert ask(client, b"leave 0.5") == b"left"
     assert server.stop() == 0
     assert "the blocking function is done" in server.log
+
+
+LINE_OF_THREADS = """
+import asyncio, time
+import clockworker as cw
+
+def never():
+    time.sleep(1000)
+
+class Files:
+    def __init__(self, shard):
+        self.shard = shard
+
+    @cw.remote
+    async def read(self, number: int) -> int:
+        await self.shard.run_blocking(time.sleep, 0.1)
+        return number
+
+async def main(shard):
+    files = await shard.start(Files)
+
+    async def call(number):
+        try:
+            print("ANSWER", await files.on(1).read(number), flush=True)
+        except Exception as error:
+            print("ANSWER", repr(error), flush=True)
+
+    async def handle(reader, writer):
+        while line := await reader.readline():
+            if line == b"never\\n":
+                asyncio.ensure_future(shard.run_blocking(never))
+                writer.write(b"it runs\\n")
+
+    await shard.start_server(handle)
+    calls = [asyncio.create_task(call(number)) for number in range(6)] if shard.id == 0 else []
+    await shard.wait_stopped()
+    if calls:
+        await asyncio.wait(calls)
+        await call(6)  # of a peer that may have drained already
+"""
+
+
+def test_calls_that_wait_for_a_thread_are_answered_at_the_stop(serve: Serve) -> None:
+    server = serve(LINE_OF_THREADS, "--shards", "2", "--blocking-threads", "1")
+    server.wait_serving()
+    assert server.stop() == 0
+    assert re.findall(r"ANSWER (.*)", server.log) == [str(number) for number in range(7)]
+
+
+def test_a_function_that_never_returns_is_named_and_ends_with_the_grace(serve: Serve) -> None:
+    server = serve(LINE_OF_THREADS, "--shards", "1", "--timeout-graceful-shutdown", "1")
+    server.wait_serving()
+    with server.connect() as client:
+        assert ask(client, b"never") == b"it runs"
+    assert server.stop() == 0
+    assert re.search(r"\[shard 0\] the stop waits for run_blocking\(\): app\.never \(.* s, at app.py:6\)", server.log)
+    assert "shard 0 still had work 1 s after it was told to stop: killed" in server.log
