@@ -53,6 +53,9 @@ class Sleep:
         contextvars.Context().run(loop.add_reader, eventfd, traffic.rung)
         self._look_after(_FIRST_LOOK_S)
 
+    def fileno(self) -> int:
+        return self._eventfd
+
     def close(self) -> None:
         """Watch no longer."""
         self._timer.cancel()

@@ -74,6 +74,7 @@ class BlockingPool:
         self._waiting: dict[_Call[Any], None] = {}  # only while every thread that can be had has something to do
         self._idle = asyncio.Event()
         self._refusal: str | None = None
+        self._end: Callable[[], object] | None = None
         self._look: asyncio.TimerHandle | None = None
         self._complaints = Limiter()
 
@@ -113,6 +114,12 @@ class BlockingPool:
         for _ in range(self._started):
             self._calls.put(None)
 
+    def forked(self, end: Callable[[], object], why: str) -> None:
+        """In a child: there are no threads, and no loop. The one thread that there is may be ours: then `end` is called when
+        its function returns."""
+        self._refusal = why
+        self._end = end
+
     @property
     def running(self) -> int:
         """Functions that run now."""
@@ -146,6 +153,8 @@ class BlockingPool:
                 result = call.run()
             except BaseException as raised:
                 error = raised
+            if self._end is not None:
+                self._end()
             try:
                 call.future.get_loop().call_soon_threadsafe(self._ended, call, result, error)
             except RuntimeError:  # the loop is closed

@@ -16,7 +16,6 @@ import signal
 import socket
 import sys
 from collections.abc import Sequence
-from types import FrameType
 
 import uvloop
 
@@ -30,6 +29,7 @@ from clockworker._errors import (
 )
 from clockworker.executor import Executor, JoinHandle, Ok, Queue
 from clockworker.ipc import Limits, Mesh
+from clockworker.shards._affinity import start_unpinned
 from clockworker.shards._application import Main, format_traceback, load_application
 from clockworker.shards._birth import CONTROL_VARIABLE, SUPERVISOR_VARIABLE, TERMINAL_SIGNALS
 from clockworker.shards._control import (
@@ -53,6 +53,7 @@ from clockworker.shards._control import (
     TakeAll,
     Traced,
 )
+from clockworker.shards._fork import REFUSAL, Legacy, ignore, open_descriptors
 from clockworker.shards._health import HealthPolicy
 from clockworker.shards._host import die_with_parent, set_process_title
 from clockworker.shards._logging import reopen, set_up_logging
@@ -103,9 +104,6 @@ def _take_signals() -> None:
     SIG_IGN would be inherited by what the application starts.) SIGTERM gets its handler with the loop, and ends the
     process before."""
 
-    def ignore(number: int, frame: FrameType | None) -> None:
-        pass
-
     for number in TERMINAL_SIGNALS - {signal.SIGTERM}:
         signal.signal(number, ignore)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, TERMINAL_SIGNALS)
@@ -117,7 +115,7 @@ class _ShardMain:
         self._configure = configure
         self._config = configure.config
         memory, event, slots, pulse, witness, handover, *listening = descriptors
-        self._doorbell = (memory, event)
+        self._doorbell: tuple[int, ...] = (memory, event)
         self._slots = SlotWriter(slots)
         os.close(slots)
         self._pulse = Pulse(pulse, HealthPolicy(hung_after=self._config.timeout_shard_healthcheck).pace)
@@ -125,6 +123,13 @@ class _ShardMain:
         self._handover = socket.socket(fileno=handover)
         self._handover.setblocking(False)
         self._listening = [socket.socket(fileno=descriptor) for descriptor in listening]
+        # Before the application is imported, which may fork.
+        self._legacy = Legacy(f"shard {configure.shard}", configure.served, configure.cpus)
+        self._legacy.withhold(lambda: [each.fileno() for each in (channel, self._pulse, self._witness, self._handover)])
+        self._legacy.withhold(lambda: self._doorbell)
+        self._legacy.guard()
+        if configure.cpu is not None:
+            start_unpinned(configure.cpu, configure.cpus)
         self._main: JoinHandle[object] | None = None
         self._may_begin = asyncio.Event()
         self._may_leave = asyncio.Event()
@@ -132,6 +137,17 @@ class _ShardMain:
 
     def run(self) -> int:
         """Returns the exit status."""
+        try:
+            return self._run()
+        except BaseException as error:
+            if self._legacy.forked:
+                self._legacy.end(error)
+            raise
+        finally:
+            if self._legacy.forked:
+                self._legacy.end()
+
+    def _run(self) -> int:
         what = self._config.app
         try:
             application = load_application(self._config.app, self._config.app_dir, factory=self._config.factory)
@@ -140,10 +156,15 @@ class _ShardMain:
         except ApplicationError as error:
             return self._fail(str(error))
         except (Exception, SystemExit) as error:
+            if self._legacy.forked:
+                raise
             return self._fail(f"{what} cannot be imported", error)
+        if self._legacy.forked:
+            self._legacy.end()
         if self._configure.rehearsal:
             self._channel.send(Ready())
             return EXIT_OK
+        self._before_loop = open_descriptors()
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             try:
                 return runner.run(self._serve(application, queues))
@@ -152,8 +173,10 @@ class _ShardMain:
 
     async def _serve(self, application: Main, queues: list[Queue]) -> int:
         self._loop = asyncio.get_running_loop()
+        self._legacy.take_loop(self._loop, self._before_loop)
         executor = self._executor = Executor(queues, on_panic="catch")
         log_slow_polls(executor, self._config, self._configure.shard)
+        self._legacy.take_executor(executor)
         self._assemble(executor)
         self._loop.add_signal_handler(signal.SIGTERM, self._stop)
         self._loop.add_reader(self._channel.fileno(), self._read)
@@ -176,11 +199,12 @@ class _ShardMain:
 
     def _assemble(self, executor: Executor) -> None:
         configure = self._configure
+        (memory, event), self._doorbell = self._doorbell, ()
         self._mesh = Mesh(
             configure.shard,
             configure.count,
             executor,
-            self._doorbell,
+            (memory, event),
             idle_poll_us=configure.idle_poll_us,
             limits=Limits(max_message=self._config.max_message, credit=self._config.credit),
             on_poisoned=lambda peer, epoch: self._channel.send(Poisoned(peer, epoch)),
@@ -199,6 +223,9 @@ class _ShardMain:
             handover=Handover(self._handover, self._pulse.write_connections) if self._is_handed() else None,
             max_connections=self._config.max_connections,
         )
+        self._legacy.withhold(self._mesh.descriptors)
+        self._legacy.at_fork(lambda: self._mesh.refuse_all(REFUSAL))
+        self._legacy.at_fork(lambda: self._shard._blocking.forked(self._legacy.end, REFUSAL))
         self._recorder = Recorder(
             self._slots, executor, self._mesh, self._shard._connections, self._shard._counters.read
         )

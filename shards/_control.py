@@ -48,6 +48,8 @@ class Configure(msgspec.Struct, frozen=True, tag="configure"):
     idle_poll_us: int
     config: ServeConfig
     rehearsal: bool = False
+    served: tuple[tuple[int, str, int], ...] = ()  # the sockets that connections come from (`_fork.Served`)
+    cpus: tuple[int, ...] = ()  # of the server, where `cpu` is one of them
 
 
 class Connect(msgspec.Struct, frozen=True, tag="connect"):

@@ -161,7 +161,13 @@ class Supervisor:
         self._loop.add_reader(process.channel.fileno(), self._read, member, process)
         self._watch.add(member, process)
         configure = Configure(
-            member.id, len(self._members), member.cpu, self._idle_poll_us, self._config.of_shard(member.id)
+            member.id,
+            len(self._members),
+            member.cpu,
+            self._idle_poll_us,
+            self._config.of_shard(member.id),
+            served=self._listeners.served(),
+            cpus=() if member.cpu is None else tuple(os.sched_getaffinity(0)),
         )
         process.configure(configure, [sock.fileno() for sock in self._listeners.of(member.id)])
         self._wiring.add(member.id, process)
