@@ -16,6 +16,7 @@ import signal
 import socket
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 import uvloop
 
@@ -96,7 +97,13 @@ def main() -> None:
     except ConfigurationError as error:
         channel.send(Failed(str(error)))
         sys.exit(EXIT_START_UP)
-    sys.exit(_ShardMain(channel, configure, descriptors).run())
+    status = _ShardMain(channel, configure, descriptors).run()
+    if waits_for := [f"{each.name} (pid {each.pid})" for each in _children_to_be_joined()]:
+        log.warning(
+            "the end waits for processes that were started by multiprocessing, and not as daemons: %s",
+            ", ".join(waits_for),
+        )
+    sys.exit(status)
 
 
 def _take_signals() -> None:
@@ -107,6 +114,12 @@ def _take_signals() -> None:
     for number in TERMINAL_SIGNALS - {signal.SIGTERM}:
         signal.signal(number, ignore)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, TERMINAL_SIGNALS)
+
+
+def _children_to_be_joined() -> list[Any]:
+    """Processes that multiprocessing waits for at the interpreter's exit."""
+    multiprocessing = sys.modules.get("multiprocessing")
+    return [] if multiprocessing is None else [each for each in multiprocessing.active_children() if not each.daemon]
 
 
 class _ShardMain:
@@ -178,7 +191,7 @@ class _ShardMain:
         log_slow_polls(executor, self._config, self._configure.shard)
         self._legacy.take_executor(executor)
         self._assemble(executor)
-        self._loop.add_signal_handler(signal.SIGTERM, self._stop)
+        self._loop.add_signal_handler(signal.SIGTERM, self._signalled)
         self._loop.add_reader(self._channel.fileno(), self._read)
         self._recorder.start()
         self._pulse.start(executor, self._rests)
@@ -311,6 +324,11 @@ class _ShardMain:
         self._channel.send(Traced(), [] if recording is None else [recording])
         if recording is not None:
             os.close(recording)
+
+    def _signalled(self) -> None:
+        if not self._shard.stopping:
+            log.warning("SIGTERM, and not by the supervisor: finishing what is open, and ending")
+        self._stop()
 
     def _stop(self, for_good: bool = False, orphaned: Sequence[socket.socket] = ()) -> None:
         if self._main is not None and not self._shard.is_ready:

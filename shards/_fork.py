@@ -55,7 +55,6 @@ log = logging.getLogger("clockworker.shard")
 REFUSAL = "this process was forked from a shard, and is none: only the shard itself can call others"
 
 _ANY = ("0.0.0.0", "::")
-_OUR_MEMORY = "/memfd:clockworker-"
 _PR_SET_PDEATHSIG = 1
 _CAME_BACK = 70  # exit status; sysexits.h: EX_SOFTWARE
 
@@ -183,10 +182,10 @@ class Legacy:
             os.close(nothing)
 
     def _is_ours(self, descriptor: int) -> bool:
-        """A connection that has come to the shard, a socket that it listens on, or memory of ours."""
+        """A connection that has come to the shard, a socket that it listens on, memory of ours, or a file about the shard."""
         target = _target(descriptor)
         if not target.startswith("socket:"):
-            return target.startswith(_OUR_MEMORY)
+            return target.startswith(("/memfd:clockworker-", f"/proc/{self._pid}/"))
         sock = socket.socket(fileno=descriptor)
         try:
             if sock.type != socket.SOCK_STREAM:
@@ -235,8 +234,8 @@ class _Ender:
 
 
 def open_descriptors() -> set[int]:
-    """Of this process; among them one that is closed by then."""
-    return {int(name) for name in os.listdir("/proc/self/fd")}
+    """Of this process."""
+    return {descriptor for descriptor in map(int, os.listdir("/proc/self/fd")) if _target(descriptor)}
 
 
 def _target(descriptor: int) -> str:
