@@ -10,6 +10,7 @@ never ends; the end of file on the control channel says the same to a process th
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import signal
@@ -38,6 +39,7 @@ from clockworker.shards._control import (
     Channel,
     Configure,
     Connect,
+    DescriptorsLost,
     Disconnect,
     Drained,
     Failed,
@@ -53,13 +55,16 @@ from clockworker.shards._control import (
     Stop,
     TakeAll,
     Traced,
+    Unconnected,
 )
 from clockworker.shards._fork import REFUSAL, Legacy, ignore, open_descriptors
 from clockworker.shards._health import HealthPolicy
 from clockworker.shards._host import die_with_parent, set_process_title
+from clockworker.shards._limiter import Limiter, more
 from clockworker.shards._logging import reopen, set_up_logging
 from clockworker.shards._pulse import Pulse
 from clockworker.shards._recorder import Recorder
+from clockworker.shards._reserve import FOR_A_MESSAGE, Reserve
 from clockworker.shards._shard import Handover, Shard
 from clockworker.shards._slots import SlotWriter
 from clockworker.shards._slow import log_slow_polls
@@ -74,6 +79,7 @@ EXIT_ORPHANED = 1
 EXIT_START_UP = 3
 
 QUIET_LOOK_S = 0.005
+RECONNECT_S = 0.25  # after which a link that could not be made is asked for again
 TRACEBACK_LIMIT = 15_000  # characters, of up to 4 bytes each: has to fit into a message
 
 
@@ -136,10 +142,13 @@ class _ShardMain:
         self._handover = socket.socket(fileno=handover)
         self._handover.setblocking(False)
         self._listening = [socket.socket(fileno=descriptor) for descriptor in listening]
-        # Before the application is imported, which may fork.
+        # Before the application is imported, which may open what it likes, and fork.
+        self._reserve = Reserve(FOR_A_MESSAGE + configure.count - 1)
+        self._complaints = Limiter()
         self._legacy = Legacy(f"shard {configure.shard}", configure.served, configure.cpus)
         self._legacy.withhold(lambda: [each.fileno() for each in (channel, self._pulse, self._witness, self._handover)])
         self._legacy.withhold(lambda: self._doorbell)
+        self._legacy.withhold(self._reserve.descriptors)
         self._legacy.guard()
         if configure.cpu is not None:
             start_unpinned(configure.cpu, configure.cpus)
@@ -278,20 +287,44 @@ class _ShardMain:
         return EXIT_START_UP
 
     def _read(self) -> None:
-        try:
+        with contextlib.suppress(BlockingIOError):
             while True:
-                received = self._channel.receive()
-                if received is None:
-                    os._exit(EXIT_ORPHANED)  # the supervisor is gone: nobody is left to finish anything for
-                self._handle(*received)
-        except BlockingIOError:
-            pass
+                with self._reserve:
+                    self._read_one()
+                    self._reserve.size = FOR_A_MESSAGE + sum(not link.connected for link in self._mesh.links) - 1
+
+    def _read_one(self) -> None:
+        try:
+            received = self._channel.receive()
+        except DescriptorsLost as lost:  # another thread took what was given up
+            self._complain(lost)
+            match lost.message:
+                case Connect(peer, epoch):
+                    self._connect_later(peer, epoch)
+                case Stop():
+                    self._handle(lost.message, [])
+            return
+        if received is None:
+            os._exit(EXIT_ORPHANED)  # the supervisor is gone: nobody is left to finish anything for
+        self._handle(*received)
+
+    def _connect_later(self, peer: int, epoch: int) -> None:
+        self._mesh.disconnect(peer)
+        self._loop.call_later(RECONNECT_S, self._channel.send, Unconnected(peer, epoch))
+
+    def _complain(self, error: Exception) -> None:
+        if (unsaid := self._complaints.may_say(self._loop.time())) is not None:
+            log.error("%s%s", error, more(unsaid))
 
     def _handle(self, message: object, descriptors: list[int]) -> None:
         match message:
             case Connect(peer, epoch):
                 incoming, outgoing, memory, event = descriptors
-                self._mesh.connect(peer, epoch, incoming=incoming, outgoing=outgoing, doorbell=(memory, event))
+                try:
+                    self._mesh.connect(peer, epoch, incoming=incoming, outgoing=outgoing, doorbell=(memory, event))
+                except OSError as error:
+                    self._complain(error)
+                    self._connect_later(peer, epoch)
             case Disconnect(peer):
                 self._mesh.disconnect(peer)
             case Hold(peer):

@@ -18,6 +18,7 @@ from clockworker._errors import ControlError
 from clockworker.shards._config import ServeConfig
 from clockworker.shards._control import (
     Configure,
+    DescriptorsLost,
     Drained,
     Failed,
     Held,
@@ -25,6 +26,7 @@ from clockworker.shards._control import (
     Ready,
     Stirred,
     Traced,
+    Unconnected,
 )
 from clockworker.shards._dispatch import Dispatcher
 from clockworker.shards._drain import Drain
@@ -191,7 +193,12 @@ class Supervisor:
     def _read(self, member: Member, process: ShardProcess) -> None:
         try:
             while True:
-                received = process.channel.receive()
+                try:
+                    received = process.channel.receive()
+                except DescriptorsLost as lost:
+                    log.error("%s: %s", member, lost)
+                    self._tracing.ended(process)
+                    continue
                 if received is None:
                     self._loop.remove_reader(process.channel.fileno())  # its end shows at the pidfd
                     return
@@ -227,6 +234,8 @@ class Supervisor:
                 self._roll.held(process, peer)
             case Failed():
                 self._failed(member, message)
+            case Unconnected(peer, epoch):
+                self._wiring.unconnected(member, process, peer, epoch)
             case Poisoned(peer, epoch):
                 self._wiring.poisoned(member, process, peer, epoch)
             case _:
