@@ -68,6 +68,7 @@ from clockworker.shards._reserve import FOR_A_MESSAGE, Reserve
 from clockworker.shards._shard import Handover, Shard
 from clockworker.shards._slots import SlotWriter
 from clockworker.shards._slow import log_slow_polls
+from clockworker.shards._terminal import set_up_debugging
 from clockworker.shards._trace import Trace
 from clockworker.shards._witness import start_witness
 
@@ -103,6 +104,7 @@ def main() -> None:
     except ConfigurationError as error:
         channel.send(Failed(str(error)))
         sys.exit(EXIT_START_UP)
+    set_up_debugging()
     status = _ShardMain(channel, configure, descriptors).run()
     if waits_for := [f"{each.name} (pid {each.pid})" for each in _children_to_be_joined()]:
         log.warning(
