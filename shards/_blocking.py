@@ -120,6 +120,10 @@ class BlockingPool:
         self._refusal = why
         self._end = end
 
+    def counts(self) -> tuple[int, int]:
+        """How many functions run, and how many calls wait for a thread."""
+        return self.running, self.waiting
+
     @property
     def running(self) -> int:
         """Functions that run now."""

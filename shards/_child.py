@@ -251,7 +251,12 @@ class _ShardMain:
         self._legacy.at_fork(lambda: self._mesh.refuse_all(REFUSAL))
         self._legacy.at_fork(lambda: self._shard._blocking.forked(self._legacy.end, REFUSAL))
         self._recorder = Recorder(
-            self._slots, executor, self._mesh, self._shard._connections, self._shard._counters.read
+            self._slots,
+            executor,
+            self._mesh,
+            self._shard._connections,
+            self._shard._counters.read,
+            self._shard._blocking.counts,
         )
 
     def _is_handed(self) -> bool:

@@ -61,6 +61,10 @@ _CAME_BACK = 70  # exit status; sysexits.h: EX_SOFTWARE
 _prctl = ctypes.CDLL(None).prctl
 
 
+# Beside what the supervisor has told of: sockets of our own that the shard listens on.
+own_servers: set[Served] = set()
+
+
 def ignore(number: int, frame: FrameType | None) -> None:
     """A signal's handler that does nothing: SIG_IGN would be inherited by what the application starts."""
 
@@ -193,7 +197,7 @@ class Legacy:
             family, host, port = served_by(sock)
         finally:
             sock.detach()
-        if (family, host, port) in self._served:
+        if (family, host, port) in self._served | own_servers:
             return True
         return port != 0 and any(each[2] == port and each[1] in _ANY for each in self._served)
 

@@ -62,7 +62,7 @@ from clockworker.shards._reading import (
     is_counter_name,
 )
 
-VERSION = 4
+VERSION = 5
 _HEADER = 4
 _SEQUENCE = 3
 _ATTEMPTS = 1000

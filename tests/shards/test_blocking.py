@@ -145,7 +145,7 @@ def test_calls_that_wait_for_a_thread_are_drained_too(run: Run, caplog: pytest.L
             return number
 
         calls = [asyncio.create_task(pool.run(functools.partial(work, number))) for number in range(4)]
-        await until(lambda: pool.waiting == 3)
+        await until(lambda: pool.counts() == (1, 3))
         draining = asyncio.create_task(pool.drain())
         await until(lambda: "the stop waits" in caplog.text)  # and says for what, and where that is
         assert "drained_too.<locals>.body.<locals>.work (0." in caplog.text
