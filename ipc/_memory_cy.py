@@ -2,7 +2,7 @@
 """Memory that two processes share: words that one writes and the other reads, and runs of bytes between them.
 
 It is a memfd: it has no name in any file system, and is gone with the last process that holds it, however that ends. It is
-sealed against shrinking, since a peer that truncated it would kill us with SIGBUS.
+sealed against shrinking, since a peer that truncated it would kill us with SIGBUS. Mapped (`_mapping`) it needs no descriptor.
 
 Uncompiled, a word is stored and loaded through a memoryview, which is one 8-byte move. On x86-64 that is enough: stores
 are seen in order, loads are done in order, and the full fence is a lock taken and released, which is a locked instruction.

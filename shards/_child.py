@@ -313,7 +313,10 @@ class _ShardMain:
             return
         if received is None:
             os._exit(EXIT_ORPHANED)  # the supervisor is gone: nobody is left to finish anything for
-        self._handle(*received)
+        try:
+            self._handle(*received)
+        except OSError as error:  # of a log file, or a trace: a shortage of the machine's
+            self._complain(OSError(f"{type(received[0]).__name__} cannot be carried out: {error}"))
 
     def _connect_later(self, peer: int, epoch: int) -> None:
         self._mesh.disconnect(peer)

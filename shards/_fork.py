@@ -139,7 +139,7 @@ class Legacy:
         self._of_thread.is_main = threading.get_native_id() == os.getpid()
 
     def _in_parent(self) -> None:
-        signal.pthread_sigmask(signal.SIG_SETMASK, self._of_thread.mask)
+        self._unmask()
 
     def _in_child(self) -> None:
         try:
@@ -159,7 +159,12 @@ class Legacy:
                     except Exception:
                         log.exception("a child of %s keeps something of it", self._who)
         finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, self._of_thread.mask)
+            self._unmask()
+
+    def _unmask(self) -> None:
+        mask = getattr(self._of_thread, "mask", None)  # None: forked by C code that calls the hooks in part
+        if mask is not None:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
     def _take_signals(self) -> None:
         signal.set_wakeup_fd(-1)
@@ -208,7 +213,7 @@ class Legacy:
     def _tie_to_shard(self) -> None:
         # Only a child of multiprocessing ever calls what is registered there.
         util = sys.modules.get("multiprocessing.util")
-        if util is not None and self._of_thread.is_main:
+        if util is not None and getattr(self._of_thread, "is_main", False):
             util.register_after_fork(self, Legacy._die_with_shard)
 
     def _die_with_shard(self) -> None:

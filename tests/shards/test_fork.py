@@ -364,6 +364,18 @@ async def main(shard):
             return run(preexec_fn=os.getpid).stdout.strip()
         if way == "thread":
             return (await shard.run_blocking(run)).stdout.strip()
+        if way == "spawn a program":
+            reader, writer = os.pipe()
+            os.set_inheritable(writer, True)
+            to_pipe = [(os.POSIX_SPAWN_DUP2, writer, 1)]
+            os.posix_spawn(sys.executable, [sys.executable, "-c", CODE], os.environ, file_actions=to_pipe)
+            os.close(writer)
+            with open(reader) as file:
+                return file.read().strip()
+        if way == "system":
+            os.system(f"{sys.executable} -c '{CODE}' > said")
+            with open("said") as file:
+                return file.read().strip()
         if way == "asyncio":
             process = await asyncio.create_subprocess_exec(sys.executable, "-c", CODE, stdout=subprocess.PIPE)
             return (await process.communicate())[0].decode().strip()
@@ -378,14 +390,18 @@ async def main(shard):
 """
 
 
+POOLS = ("fork", "spawn", "forkserver")
+WAYS_TO_START = (*POOLS, "subprocess", "preexec", "thread", "asyncio", "spawn a program", "system")
+
+
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two CPUs")
 def test_what_a_shard_starts_may_use_every_cpu_of_the_server(serve: Serve) -> None:
     cpus = sorted(os.sched_getaffinity(0))
     server = serve(CPUS, "--shards", "1")
     server.wait_serving()
     with server.connect() as client:
-        for way in (b"fork", b"spawn", b"forkserver", b"subprocess", b"preexec", b"thread", b"asyncio"):
-            assert ask(client, way) == f"0 {cpus} {cpus[:1]}".encode()
+        for way in WAYS_TO_START:
+            assert ask(client, way.encode()) == f"0 {cpus} {cpus[:1]}".encode(), way
     assert server.stop() == 0
 
 
