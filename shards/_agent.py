@@ -21,7 +21,6 @@ from clockworker.ipc import Sharded
 from clockworker.shards._application import Main, load_application
 from clockworker.shards._fork import own_servers
 from clockworker.shards._shard import Shard
-from clockworker.shards._sockets import served_by
 
 M = TypeVar("M")
 
@@ -102,7 +101,7 @@ class _Agent:
         with contextlib.suppress(FileNotFoundError):  # there is one if there was an incarnation before
             os.unlink(path)
         server = await asyncio.start_unix_server(self._answer, path)
-        own_servers.update(served_by(sock) for sock in server.sockets)
+        own_servers.add(path)
         return server
 
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -31,7 +31,7 @@ from clockworker._errors import (
 )
 from clockworker.executor import Executor, JoinHandle, Ok, Queue
 from clockworker.ipc import Limits, Mesh
-from clockworker.shards._affinity import start_unpinned
+from clockworker.shards._affinity import Starting
 from clockworker.shards._application import Main, format_traceback, load_application
 from clockworker.shards._birth import CONTROL_VARIABLE, SUPERVISOR_VARIABLE, TERMINAL_SIGNALS
 from clockworker.shards._control import (
@@ -152,8 +152,8 @@ class _ShardMain:
         self._legacy.withhold(lambda: self._doorbell)
         self._legacy.withhold(self._reserve.descriptors)
         self._legacy.guard()
-        if configure.cpu is not None:
-            start_unpinned(configure.cpu, configure.cpus)
+        self._starting = Starting(configure.cpu, configure.cpus, self._legacy.executing)
+        self._starting.wrap_functions()
         self._main: JoinHandle[object] | None = None
         self._may_begin = asyncio.Event()
         self._may_leave = asyncio.Event()
@@ -198,6 +198,7 @@ class _ShardMain:
     async def _serve(self, application: Main, queues: list[Queue]) -> int:
         self._loop = asyncio.get_running_loop()
         self._legacy.take_loop(self._loop, self._before_loop)
+        self._starting.wrap_loop(self._loop)
         executor = self._executor = Executor(queues, on_panic="catch")
         log_slow_polls(executor, self._config, self._configure.shard)
         self._legacy.take_executor(executor)

@@ -29,6 +29,7 @@ which a `kill -9` prevents.
 
 from __future__ import annotations
 
+import _socket
 import asyncio
 import contextlib
 import ctypes
@@ -38,13 +39,13 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import FrameType
 from typing import TYPE_CHECKING, NoReturn
 
 from clockworker.ipc import _mapping
 from clockworker.shards._pulse import stop_dumping
-from clockworker.shards._sockets import Served, served_by
+from clockworker.shards._sockets import Served
 
 if TYPE_CHECKING:
     from clockworker.executor import Executor
@@ -61,8 +62,8 @@ _CAME_BACK = 70  # exit status; sysexits.h: EX_SOFTWARE
 _prctl = ctypes.CDLL(None).prctl
 
 
-# Beside what the supervisor has told of: sockets of our own that the shard listens on.
-own_servers: set[Served] = set()
+# Paths of Unix sockets of ours beside those that the supervisor has told of.
+own_servers: set[str] = set()
 
 
 def ignore(number: int, frame: FrameType | None) -> None:
@@ -78,7 +79,8 @@ class Legacy:
     def __init__(self, who: str, served: Sequence[Served], cpus: Sequence[int]) -> None:
         self.forked = False  # this is a child
         self._who = who
-        self._served = frozenset(served)
+        self._served = {(place, port) for _, place, port in served}
+        self._ports = {port for _, host, port in served if host in _ANY}  # of any address
         self._cpus = cpus
         self._pid = os.getpid()
         self._own: list[Callable[[], Iterable[int]]] = []
@@ -113,6 +115,16 @@ class Legacy:
 
         self.at_fork(stop)
 
+    @contextlib.contextmanager
+    def executing(self) -> Iterator[None]:
+        """Forks of this thread are followed by an exec at once, which the parent waits for: what is close-on-exec need not be
+        taken."""
+        self._of_thread.executes = True
+        try:
+            yield
+        finally:
+            self._of_thread.executes = False
+
     def end(self, error: BaseException | None = None) -> NoReturn:
         """End this child, which has come back to what is the shard's."""
         if isinstance(error, SystemExit):
@@ -143,7 +155,9 @@ class Legacy:
 
     def _in_child(self) -> None:
         try:
-            if not self.forked:  # else a child's child, and all has been done
+            if getattr(self._of_thread, "executes", False):
+                self._give_cpus()
+            elif not self.forked:  # else a child's child, and all has been done
                 self.forked = True
                 for take in (
                     self._take_signals,
@@ -192,19 +206,30 @@ class Legacy:
 
     def _is_ours(self, descriptor: int) -> bool:
         """A connection that has come to the shard, a socket that it listens on, memory of ours, or a file about the shard."""
-        target = _target(descriptor)
-        if not target.startswith("socket:"):
-            return target.startswith(("/memfd:clockworker-", f"/proc/{self._pid}/"))
-        sock = socket.socket(fileno=descriptor)
+        # There may be thousands of connections: the base class, told a family and a type, asks the kernel for nothing.
         try:
-            if sock.type != socket.SOCK_STREAM:
-                return False
-            family, host, port = served_by(sock)
-        finally:
-            sock.detach()
-        if (family, host, port) in self._served | own_servers:
-            return True
-        return port != 0 and any(each[2] == port and each[1] in _ANY for each in self._served)
+            sock = _socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, descriptor)
+        except OSError:
+            name = None
+        else:
+            try:
+                name = sock.getsockname()
+                if self._is_served(name):
+                    return sock.getsockopt(socket.SOL_SOCKET, socket.SO_TYPE) == socket.SOCK_STREAM
+            except OSError:
+                name = None
+            finally:
+                sock.detach()
+        return name is None and _target(descriptor).startswith(("/memfd:clockworker-", f"/proc/{self._pid}/"))
+
+    def _is_served(self, name: object) -> bool:
+        match name:
+            case (str(host), int(port), *_):
+                return port in self._ports or (host, port) in self._served
+            case str() | bytes():
+                path = os.fsdecode(name)
+                return (path, 0) in self._served or path in own_servers
+        return False
 
     def _give_cpus(self) -> None:
         if self._cpus:
