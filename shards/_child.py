@@ -192,7 +192,11 @@ class _ShardMain:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             try:
                 return runner.run(self._serve(application, queues))
-            except Exception as error:
+            except BaseException as error:
+                if self._legacy.forked:
+                    self._legacy.end(error)
+                if not isinstance(error, Exception):
+                    raise
                 return self._fail('an exception escaped a task of a queue with on_panic = "propagate"', error)
 
     async def _serve(self, application: Main, queues: list[Queue]) -> int:

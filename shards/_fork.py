@@ -35,6 +35,7 @@ import contextlib
 import ctypes
 import logging
 import os
+import select
 import signal
 import socket
 import sys
@@ -87,6 +88,7 @@ class Legacy:
         self._farewells: list[Callable[[], None]] = []
         self._of_thread = threading.local()
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._executor: Executor | None = None
 
     def guard(self) -> None:
         os.register_at_fork(before=self._before, after_in_parent=self._in_parent, after_in_child=self._in_child)
@@ -104,10 +106,11 @@ class Legacy:
         self._loop = loop
         self._loop_thread = threading.get_ident()
         descriptors = [descriptor for descriptor in open_descriptors() - before if _may_be_a_loops(descriptor)]
-        self.withhold(lambda: descriptors)
+        self.withhold(lambda: [] if loop.is_closed() else descriptors)
 
     def take_executor(self, executor: Executor) -> None:
         """It runs no step in a child but the one that has forked."""
+        self._executor = executor
 
         def stop() -> None:
             executor._core.pause()
@@ -248,8 +251,18 @@ class Legacy:
                 os.kill(os.getpid(), signal.SIGTERM)
 
     def _leave_loop(self) -> None:
-        if self._loop is not None and threading.get_ident() == self._loop_thread:
-            self._loop.call_soon(self.end)
+        loop = self._loop
+        if loop is None or threading.get_ident() != self._loop_thread:
+            return
+        # In the turn after the next: if the child exits by an exception, that stops the loop before.
+        loop.call_soon(lambda: loop.call_soon(self.end))
+        if self._executor is None or self._executor._core.current is None:
+            # A plain callback of the loop's has forked. If it comes back, libuv asks its epoll instance before anything else
+            # can be done, and aborts if that is none. So the child gets one of its own.
+            backend = getattr(loop, "_get_backend_id", None)
+            if backend is not None:
+                with select.epoll() as empty:
+                    os.dup2(empty.fileno(), backend(), inheritable=False)
 
 
 class _Ender:

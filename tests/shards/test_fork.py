@@ -26,6 +26,12 @@ class Echo:
         self.shard = shard
 
     @cw.remote
+    async def fork(self, status: int) -> int:
+        if (child := os.fork()) == 0:
+            return sys.exit(status) if status else 0
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+    @cw.remote
     async def number(self) -> int:
         return self.shard.id
 
@@ -144,6 +150,18 @@ async def main(shard):
                 if child == 0:
                     return await ways_out(*what)
                 answer = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+            elif way == b"callback":
+                ended = asyncio.get_running_loop().create_future()
+
+                def call_back(status):
+                    if (child := os.fork()) == 0:
+                        return sys.exit(status) if status else None
+                    ended.set_result(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+
+                asyncio.get_running_loop().call_later(float(what[0]), call_back, int(what[1]))
+                answer = await ended
+            elif way == b"remote":
+                answer = await echo.on(int(what[0])).fork(int(what[1]))
             elif way == b"use":
                 child = os.fork()
                 if child == 0:
@@ -292,10 +310,15 @@ def test_a_child_that_comes_back_is_ended(server: Server) -> None:
             assert ask(client, b"out " + way) == b"70"
         assert ask(client, b"thread") == b"70"
         assert ask(client, b"out exit") == b"3"
+        for way in (b"callback 0 0", b"callback 0.01 0", b"remote 0 0", b"remote 1 0"):
+            assert ask(client, way) == b"70"
+        for way in (b"callback 0 5", b"callback 0.01 5", b"remote 0 5"):
+            assert ask(client, way) == b"5"
+        assert ask(client, b"remote 1 5") == b"70"  # a method's exception is its call's answer
         for connection in (client, other):
             assert ask(connection, b"hello") == b"0 hello"
-    came_back = r"ERROR   \[shard 0\] a child, pid \d+, that was forked from shard 0 came back to the shard's code"
-    assert len(re.findall(came_back, server.log)) == 5
+    came_back = r"ERROR   \[shard .\] a child, pid \d+, that was forked from shard . came back to the shard's code"
+    assert len(re.findall(came_back, server.log)) == 10
     assert server.stop() == 0
 
 
