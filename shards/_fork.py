@@ -188,7 +188,7 @@ class Legacy:
         stop_dumping()
         for number in signal.valid_signals():
             handler = signal.getsignal(number)
-            if handler is ignore or getattr(handler, "__self__", None) is self._loop is not None:
+            if _is_ours(handler) or getattr(handler, "__self__", None) is self._loop is not None:
                 kept = number in (signal.SIGINT, signal.SIGHUP)
                 signal.signal(number, ignore if kept else signal.SIG_DFL)
 
@@ -283,6 +283,12 @@ class _Ender:
 def open_descriptors() -> set[int]:
     """Of this process."""
     return {descriptor for descriptor in map(int, os.listdir("/proc/self/fd")) if _target(descriptor)}
+
+
+def _is_ours(handler: object) -> bool:
+    """Whether a signal's handler is: of this package, whose `_child` is `__main__` here."""
+    module = getattr(handler, "__module__", None)
+    return isinstance(module, str) and module.partition(".")[0] in ("__main__", __name__.partition(".")[0])
 
 
 def _target(descriptor: int) -> str:
