@@ -57,7 +57,10 @@ def kept(pid: int) -> list[str]:
     """What a process has beside its standard streams, pipes of its own and what is nothing."""
     found = []
     for descriptor in Path(f"/proc/{pid}/fd").iterdir():
-        target = os.readlink(descriptor)
+        try:
+            target = os.readlink(descriptor)
+        except FileNotFoundError:  # it is being taken
+            continue
         if int(descriptor.name) > 2 and not target.startswith(("/dev/null", "pipe:")):
             found.append(target)
     return found

@@ -195,7 +195,10 @@ def kept(pid: int) -> list[str]:
     is a pipe."""
     found = []
     for descriptor in Path(f"/proc/{pid}/fd").iterdir():
-        target = os.readlink(descriptor)
+        try:
+            target = os.readlink(descriptor)
+        except FileNotFoundError:  # it is being taken
+            continue
         if int(descriptor.name) > 2 and target != "/dev/null" and not target.startswith("pipe:"):
             found.append(target)
     return found
