@@ -32,6 +32,7 @@ A shard's `Mesh` sits beside its executor, which polls it. In reading order:
     _ahead_cy      policy: when a peer is rung before there is news for it
     _malloc        freed memory is kept for the next message
     _memory_cy     shared words and bytes; _atomics.pxd, their orderings
+    _mapping       memory mapped without a descriptor
 """
 
 from clockworker.ipc._doorbell_cy import create_doorbell

@@ -102,6 +102,10 @@ class Connection(Channel):
         self.rings_ahead_before += self.doorbell.rings_ahead
         self.doorbell.close()
 
+    def forsake(self) -> None:
+        """Touch nothing that is shared any more, and tell nobody: this process is only a copy of the one that was connected."""
+        self.connected = False
+
     def send(self, kind: int, queue: int, method: int, call: int, body: bytes) -> None:
         """Put a frame into the ring, or behind those that wait for room."""
         if not self.connected:

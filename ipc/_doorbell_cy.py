@@ -210,6 +210,10 @@ class PeerDoorbell:
         self.rings = 0
         self.rings_ahead = 0  # of them
 
+    def fileno(self) -> int:
+        """The eventfd."""
+        return self._eventfd
+
     def close(self) -> None:
         """Unmap, and close the eventfd."""
         self._memory.close()

@@ -22,7 +22,7 @@ try:
 except ModuleNotFoundError:
     from clockworker import _cython_shim as cython
 
-from clockworker._errors import ChannelFull, MessageTooLarge, SchemaMismatch, ShardDied, ShardDown
+from clockworker._errors import ChannelFull, MessageTooLarge, SchemaMismatch, ShardDied, ShardDown, UsageError
 from clockworker.ipc._call_cy import DEADLINE, Call, Method, new_call, unsendable
 from clockworker.ipc._connection_cy import Connection
 from clockworker.ipc._credit_cy import Credit, Debts, Lane
@@ -125,8 +125,10 @@ class Link(Connection):
     def where(self) -> str:
         return f"shard {self.peer}"
 
-    def down(self) -> ShardDown:
+    def down(self) -> ShardDown | UsageError:
         """The error of a call that finds no peer."""
+        if self.shared.refusal is not None:
+            return UsageError(self.shared.refusal)
         return ShardDown(f"shard {self.peer} is down; nothing was sent")
 
     # Calls out

@@ -1,4 +1,3 @@
-from cpython.buffer cimport Py_buffer
 from libc.stdint cimport uint64_t
 
 
@@ -8,7 +7,6 @@ cpdef new_bytes(Py_ssize_t length)
 cdef class SharedMemory:
     cdef readonly Py_ssize_t size
     cdef object _map
-    cdef Py_buffer _view
     cdef char *_base
     # Of the pure version only; declared so that one source serves both.
     cdef object _bytes

@@ -2,7 +2,7 @@
 """Memory that two processes share: words that one writes and the other reads, and runs of bytes between them.
 
 It is a memfd: it has no name in any file system, and is gone with the last process that holds it, however that ends. It is
-sealed against shrinking, since a peer that truncated it would kill us with SIGBUS.
+sealed against shrinking, since a peer that truncated it would kill us with SIGBUS. Mapped (`_mapping`) it needs no descriptor.
 
 Uncompiled, a word is stored and loaded through a memoryview, which is one 8-byte move. On x86-64 that is enough: stores
 are seen in order, loads are done in order, and the full fence is a lock taken and released, which is a locked instruction.
@@ -12,7 +12,6 @@ On other processors it is not enough, and the pure version refuses to run.
 from __future__ import annotations
 
 import fcntl
-import mmap
 import os
 import platform
 import threading
@@ -24,10 +23,10 @@ except ModuleNotFoundError:
     from clockworker import _cython_shim as cython
 
 from clockworker._errors import ConfigurationError
+from clockworker.ipc._mapping import Mapping
 
 if cython.compiled:
     from cython.cimports.clockworker.ipc._atomics import cw_full_fence, cw_load_acquire, cw_store_release
-    from cython.cimports.cpython.buffer import PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
     from cython.cimports.cpython.bytes import PyBytes_AS_STRING, PyBytes_FromStringAndSize
     from cython.cimports.libc.string import memcpy
 
@@ -59,7 +58,6 @@ class SharedMemory:
     """One memfd, mapped. Word offsets are in bytes and multiples of 8; nothing is checked: rings know their bounds."""
 
     size: int
-    _view: Any  # compiled: the Py_buffer that keeps the map mapped
     _base: Any  # compiled: where it begins
 
     def __init__(self, descriptor: int) -> None:
@@ -67,25 +65,19 @@ class SharedMemory:
             raise ConfigurationError(
                 f"on {platform.machine()} the pure-Python rings are not safe: install a C compiler and clockworker again"
             )
-        self.size = os.fstat(descriptor).st_size
-        self._map = mmap.mmap(descriptor, self.size)
+        self._map = Mapping(descriptor)
+        self.size = self._map.size
         if cython.compiled:
-            PyObject_GetBuffer(self._map, cython.address(self._view), PyBUF_WRITABLE)
-            self._base = cython.cast(cython.p_char, self._view.buf)
+            self._base = cython.cast(cython.p_char, cython.cast(cython.size_t, self._map.address))
         else:
-            self._bytes = memoryview(self._map)
-            self._words = self._bytes.cast("Q")
+            self._bytes = self._map.bytes
+            self._words = self._map.words
             self._lock = threading.Lock()
 
     def close(self) -> None:
         """Unmap. Nothing may be called afterwards."""
         if cython.compiled:
-            if self._base is not cython.NULL:
-                self._base = cython.NULL
-                PyBuffer_Release(cython.address(self._view))
-        else:
-            self._words.release()
-            self._bytes.release()
+            self._base = cython.NULL
         self._map.close()
 
     def load(self, offset: int) -> int:

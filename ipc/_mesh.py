@@ -164,6 +164,17 @@ class Mesh(Traffic):
 
         self.loop.call_later(_HOLD_S, let_through)
 
+    def descriptors(self) -> list[int]:
+        """Those that the mesh has."""
+        peers = [link.doorbell.fileno() for link in self.links if link.connected]
+        return [self._sleep.fileno(), *peers]
+
+    def refuse_all(self, why: str) -> None:
+        """Of a copy of this process: no call goes out any more, UsageError says why. The peers are not told."""
+        self.shared.refusal = why
+        for link in self.links:
+            link.forsake()
+
     def is_quiet(self) -> bool:
         """Whether nothing that peers have asked for is running, or waits to be taken in."""
         if self._unfinished or self.doorbell.has_news() or any(link.serving for link in self.links):
@@ -219,6 +230,8 @@ class Mesh(Traffic):
 
     def run_threadsafe(self, call: Callable[[], Coroutine[Any, Any, R]]) -> concurrent.futures.Future[R]:
         """From another thread: make the call in the loop's."""
+        if self.shared.refusal is not None:
+            raise UsageError(self.shared.refusal)
 
         async def run() -> R:
             return await call()

@@ -34,6 +34,7 @@ class Shared:
     one_ways_sent: int
     new_earliest: Callable[[], None]  # a deadline is earlier than all others
     broken: Callable[[int, PoisonedRing], None]  # the peer that broke a ring
+    refusal: str | None  # why no call goes out at all
 
     def __init__(
         self,
@@ -58,3 +59,4 @@ class Shared:
         self.one_ways_sent = 0
         self.new_earliest = new_earliest
         self.broken = broken
+        self.refusal = None

@@ -53,11 +53,16 @@ class Sleep:
         contextvars.Context().run(loop.add_reader, eventfd, traffic.rung)
         self._look_after(_FIRST_LOOK_S)
 
+    def fileno(self) -> int:
+        """The eventfd; -1 once it is closed."""
+        return self._eventfd
+
     def close(self) -> None:
         """Watch no longer."""
         self._timer.cancel()
         self._loop.remove_reader(self._eventfd)
         os.close(self._eventfd)
+        self._eventfd = -1
 
     def look_soon(self) -> None:
         """A new sleep begins."""

@@ -47,6 +47,9 @@ In reading order, from the command to the code that a user writes:
     _log_config     --log-config
     _birth          what a shard's process is born with
     _child          the process of a shard
+    _reserve        descriptors that it keeps for what the supervisor sends
+    _fork           what children that are forked from it must not keep
+    _affinity       and the CPUs of all that it starts
     _application    finding `async def main(shard)`
     _observe        what the supervisor shows: _ledger, its books; _view, what they mean; _metrics and _page, as Prometheus
                     wants it; _http, the pages, and _http_head, HTTP's part; _query, the control socket
@@ -56,6 +59,7 @@ In reading order, from the command to the code that a user writes:
     _accept         accepting with a limit, or from the supervisor's hands
     _counter        counters of the application's own
     _blocking       functions that block, in threads
+    _terminal       the terminal, for breakpoint()
     _streams        connections whose handlers run in a queue, and how they are drained
     testing         for tests of applications: real shards inside a test
     _agent          what it puts beside an application in every shard

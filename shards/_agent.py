@@ -19,6 +19,7 @@ import msgspec
 from clockworker._errors import UsageError
 from clockworker.ipc import Sharded
 from clockworker.shards._application import Main, load_application
+from clockworker.shards._fork import own_servers
 from clockworker.shards._shard import Shard
 
 M = TypeVar("M")
@@ -99,7 +100,9 @@ class _Agent:
     async def listen(self, path: str) -> asyncio.AbstractServer:
         with contextlib.suppress(FileNotFoundError):  # there is one if there was an incarnation before
             os.unlink(path)
-        return await asyncio.start_unix_server(self._answer, path)
+        server = await asyncio.start_unix_server(self._answer, path)
+        own_servers.add(path)
+        return server
 
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         body = await reader.readexactly(int.from_bytes(await reader.readexactly(_LENGTH), "little"))

@@ -10,13 +10,14 @@ never ends; the end of file on the control channel says the same to a process th
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import signal
 import socket
 import sys
 from collections.abc import Sequence
-from types import FrameType
+from typing import Any
 
 import uvloop
 
@@ -30,6 +31,7 @@ from clockworker._errors import (
 )
 from clockworker.executor import Executor, JoinHandle, Ok, Queue
 from clockworker.ipc import Limits, Mesh
+from clockworker.shards._affinity import Starting
 from clockworker.shards._application import Main, format_traceback, load_application
 from clockworker.shards._birth import CONTROL_VARIABLE, SUPERVISOR_VARIABLE, TERMINAL_SIGNALS
 from clockworker.shards._control import (
@@ -37,6 +39,7 @@ from clockworker.shards._control import (
     Channel,
     Configure,
     Connect,
+    DescriptorsLost,
     Disconnect,
     Drained,
     Failed,
@@ -52,15 +55,20 @@ from clockworker.shards._control import (
     Stop,
     TakeAll,
     Traced,
+    Unconnected,
 )
+from clockworker.shards._fork import REFUSAL, Legacy, ignore, open_descriptors
 from clockworker.shards._health import HealthPolicy
 from clockworker.shards._host import die_with_parent, set_process_title
+from clockworker.shards._limiter import Limiter, more
 from clockworker.shards._logging import reopen, set_up_logging
 from clockworker.shards._pulse import Pulse
 from clockworker.shards._recorder import Recorder
+from clockworker.shards._reserve import FOR_A_MESSAGE, Reserve
 from clockworker.shards._shard import Handover, Shard
 from clockworker.shards._slots import SlotWriter
 from clockworker.shards._slow import log_slow_polls
+from clockworker.shards._terminal import set_up_debugging
 from clockworker.shards._trace import Trace
 from clockworker.shards._witness import start_witness
 
@@ -72,6 +80,7 @@ EXIT_ORPHANED = 1
 EXIT_START_UP = 3
 
 QUIET_LOOK_S = 0.005
+RECONNECT_S = 0.25  # after which a link that could not be made is asked for again
 TRACEBACK_LIMIT = 15_000  # characters, of up to 4 bytes each: has to fit into a message
 
 
@@ -95,7 +104,14 @@ def main() -> None:
     except ConfigurationError as error:
         channel.send(Failed(str(error)))
         sys.exit(EXIT_START_UP)
-    sys.exit(_ShardMain(channel, configure, descriptors).run())
+    set_up_debugging()
+    status = _ShardMain(channel, configure, descriptors).run()
+    if waits_for := [f"{each.name} (pid {each.pid})" for each in _children_to_be_joined()]:
+        log.warning(
+            "the end waits for processes that were started by multiprocessing, and not as daemons: %s",
+            ", ".join(waits_for),
+        )
+    sys.exit(status)
 
 
 def _take_signals() -> None:
@@ -103,12 +119,15 @@ def _take_signals() -> None:
     SIG_IGN would be inherited by what the application starts.) SIGTERM gets its handler with the loop, and ends the
     process before."""
 
-    def ignore(number: int, frame: FrameType | None) -> None:
-        pass
-
     for number in TERMINAL_SIGNALS - {signal.SIGTERM}:
         signal.signal(number, ignore)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, TERMINAL_SIGNALS)
+
+
+def _children_to_be_joined() -> list[Any]:
+    """Processes that multiprocessing waits for at the interpreter's exit."""
+    multiprocessing = sys.modules.get("multiprocessing")
+    return [] if multiprocessing is None else [each for each in multiprocessing.active_children() if not each.daemon]
 
 
 class _ShardMain:
@@ -117,7 +136,7 @@ class _ShardMain:
         self._configure = configure
         self._config = configure.config
         memory, event, slots, pulse, witness, handover, *listening = descriptors
-        self._doorbell = (memory, event)
+        self._doorbell: tuple[int, ...] = (memory, event)
         self._slots = SlotWriter(slots)
         os.close(slots)
         self._pulse = Pulse(pulse, HealthPolicy(hung_after=self._config.timeout_shard_healthcheck).pace)
@@ -125,6 +144,16 @@ class _ShardMain:
         self._handover = socket.socket(fileno=handover)
         self._handover.setblocking(False)
         self._listening = [socket.socket(fileno=descriptor) for descriptor in listening]
+        # Before the application is imported, which may open what it likes, and fork.
+        self._reserve = Reserve(FOR_A_MESSAGE + configure.count - 1)
+        self._complaints = Limiter()
+        self._legacy = Legacy(f"shard {configure.shard}", configure.served, configure.cpus)
+        self._legacy.withhold(lambda: [each.fileno() for each in (channel, self._pulse, self._witness, self._handover)])
+        self._legacy.withhold(lambda: self._doorbell)
+        self._legacy.withhold(self._reserve.descriptors)
+        self._legacy.guard()
+        self._starting = Starting(configure.cpu, configure.cpus, self._legacy.executing)
+        self._starting.wrap_functions()
         self._main: JoinHandle[object] | None = None
         self._may_begin = asyncio.Event()
         self._may_leave = asyncio.Event()
@@ -132,6 +161,17 @@ class _ShardMain:
 
     def run(self) -> int:
         """Returns the exit status."""
+        try:
+            return self._run()
+        except BaseException as error:
+            if self._legacy.forked:
+                self._legacy.end(error)
+            raise
+        finally:
+            if self._legacy.forked:
+                self._legacy.end()
+
+    def _run(self) -> int:
         what = self._config.app
         try:
             application = load_application(self._config.app, self._config.app_dir, factory=self._config.factory)
@@ -140,22 +180,34 @@ class _ShardMain:
         except ApplicationError as error:
             return self._fail(str(error))
         except (Exception, SystemExit) as error:
+            if self._legacy.forked:
+                raise
             return self._fail(f"{what} cannot be imported", error)
+        if self._legacy.forked:
+            self._legacy.end()
         if self._configure.rehearsal:
             self._channel.send(Ready())
             return EXIT_OK
+        self._before_loop = open_descriptors()
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             try:
                 return runner.run(self._serve(application, queues))
-            except Exception as error:
+            except BaseException as error:
+                if self._legacy.forked:
+                    self._legacy.end(error)
+                if not isinstance(error, Exception):
+                    raise
                 return self._fail('an exception escaped a task of a queue with on_panic = "propagate"', error)
 
     async def _serve(self, application: Main, queues: list[Queue]) -> int:
         self._loop = asyncio.get_running_loop()
+        self._legacy.take_loop(self._loop, self._before_loop)
+        self._starting.wrap_loop(self._loop)
         executor = self._executor = Executor(queues, on_panic="catch")
         log_slow_polls(executor, self._config, self._configure.shard)
+        self._legacy.take_executor(executor)
         self._assemble(executor)
-        self._loop.add_signal_handler(signal.SIGTERM, self._stop)
+        self._loop.add_signal_handler(signal.SIGTERM, self._signalled)
         self._loop.add_reader(self._channel.fileno(), self._read)
         self._recorder.start()
         self._pulse.start(executor, self._rests)
@@ -176,11 +228,12 @@ class _ShardMain:
 
     def _assemble(self, executor: Executor) -> None:
         configure = self._configure
+        (memory, event), self._doorbell = self._doorbell, ()
         self._mesh = Mesh(
             configure.shard,
             configure.count,
             executor,
-            self._doorbell,
+            (memory, event),
             idle_poll_us=configure.idle_poll_us,
             limits=Limits(max_message=self._config.max_message, credit=self._config.credit),
             on_poisoned=lambda peer, epoch: self._channel.send(Poisoned(peer, epoch)),
@@ -199,8 +252,16 @@ class _ShardMain:
             handover=Handover(self._handover, self._pulse.write_connections) if self._is_handed() else None,
             max_connections=self._config.max_connections,
         )
+        self._legacy.withhold(self._mesh.descriptors)
+        self._legacy.at_fork(lambda: self._mesh.refuse_all(REFUSAL))
+        self._legacy.at_fork(lambda: self._shard._blocking.forked(self._legacy.end, REFUSAL))
         self._recorder = Recorder(
-            self._slots, executor, self._mesh, self._shard._connections, self._shard._counters.read
+            self._slots,
+            executor,
+            self._mesh,
+            self._shard._connections,
+            self._shard._counters.read,
+            self._shard._blocking.counts,
         )
 
     def _is_handed(self) -> bool:
@@ -230,6 +291,7 @@ class _ShardMain:
         await self._may_leave.wait()
         while self._serve_first and not self._mesh.is_quiet():  # noqa: ASYNC110  # nothing tells of it
             await asyncio.sleep(QUIET_LOOK_S)
+        self._shard._blocking.close()
         return status
 
     def _fail(self, message: str, error: BaseException | None = None) -> int:
@@ -237,20 +299,47 @@ class _ShardMain:
         return EXIT_START_UP
 
     def _read(self) -> None:
-        try:
+        with contextlib.suppress(BlockingIOError):
             while True:
-                received = self._channel.receive()
-                if received is None:
-                    os._exit(EXIT_ORPHANED)  # the supervisor is gone: nobody is left to finish anything for
-                self._handle(*received)
-        except BlockingIOError:
-            pass
+                with self._reserve:
+                    self._read_one()
+                    self._reserve.size = FOR_A_MESSAGE + sum(not link.connected for link in self._mesh.links) - 1
+
+    def _read_one(self) -> None:
+        try:
+            received = self._channel.receive()
+        except DescriptorsLost as lost:  # another thread took what was given up
+            self._complain(lost)
+            match lost.message:
+                case Connect(peer, epoch):
+                    self._connect_later(peer, epoch)
+                case Stop():
+                    self._handle(lost.message, [])
+            return
+        if received is None:
+            os._exit(EXIT_ORPHANED)  # the supervisor is gone: nobody is left to finish anything for
+        try:
+            self._handle(*received)
+        except OSError as error:  # of a log file, or a trace: a shortage of the machine's
+            self._complain(OSError(f"{type(received[0]).__name__} cannot be carried out: {error}"))
+
+    def _connect_later(self, peer: int, epoch: int) -> None:
+        self._mesh.disconnect(peer)
+        self._loop.call_later(RECONNECT_S, self._channel.send, Unconnected(peer, epoch))
+
+    def _complain(self, error: Exception) -> None:
+        if (unsaid := self._complaints.may_say(self._loop.time())) is not None:
+            log.error("%s%s", error, more(unsaid))
 
     def _handle(self, message: object, descriptors: list[int]) -> None:
         match message:
             case Connect(peer, epoch):
                 incoming, outgoing, memory, event = descriptors
-                self._mesh.connect(peer, epoch, incoming=incoming, outgoing=outgoing, doorbell=(memory, event))
+                try:
+                    self._mesh.connect(peer, epoch, incoming=incoming, outgoing=outgoing, doorbell=(memory, event))
+                except OSError as error:
+                    self._complain(error)
+                    self._connect_later(peer, epoch)
             case Disconnect(peer):
                 self._mesh.disconnect(peer)
             case Hold(peer):
@@ -283,6 +372,11 @@ class _ShardMain:
         self._channel.send(Traced(), [] if recording is None else [recording])
         if recording is not None:
             os.close(recording)
+
+    def _signalled(self) -> None:
+        if not self._shard.stopping:
+            log.warning("SIGTERM, and not by the supervisor: finishing what is open, and ending")
+        self._stop()
 
     def _stop(self, for_good: bool = False, orphaned: Sequence[socket.socket] = ()) -> None:
         if self._main is not None and not self._shard.is_ready:

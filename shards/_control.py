@@ -8,7 +8,7 @@ shard must not stop the supervisor.
 A conversation:
 
     supervisor: Configure (first, once), Connect and Disconnect as peers come and go, Begin, Stop, Leave; Hold, Release
-    shard:      Ready or Failed, Drained; Held; Poisoned; Stirred
+    shard:      Ready or Failed, Drained; Held; Poisoned, Unconnected; Stirred
 
 `Begin` follows the first round of `Connect`: an application that starts must find its peers connected, or its first
 calls would end in `ShardDown`.
@@ -48,6 +48,8 @@ class Configure(msgspec.Struct, frozen=True, tag="configure"):
     idle_poll_us: int
     config: ServeConfig
     rehearsal: bool = False
+    served: tuple[tuple[int, str, int], ...] = ()  # the sockets that connections come from (`_fork.Served`)
+    cpus: tuple[int, ...] = ()  # of the server, where `cpu` is one of them
 
 
 class Connect(msgspec.Struct, frozen=True, tag="connect"):
@@ -135,6 +137,13 @@ class Held(msgspec.Struct, frozen=True, tag="held"):
     peer: int
 
 
+class Unconnected(msgspec.Struct, frozen=True, tag="unconnected"):
+    """The link of this epoch could not be made, for want of a descriptor or memory. Both ends need a new one."""
+
+    peer: int
+    epoch: int
+
+
 class Poisoned(msgspec.Struct, frozen=True, tag="poisoned"):
     """The peer broke the rules of its ring of this epoch, which has been dropped. Both ends need a new one."""
 
@@ -145,8 +154,16 @@ class Poisoned(msgspec.Struct, frozen=True, tag="poisoned"):
 ToShard: TypeAlias = (
     Configure | Connect | Disconnect | Hold | Release | Reopen | TakeAll | Begin | Stop | Leave | StartTrace
 )
-ToSupervisor: TypeAlias = Ready | Failed | Drained | Held | Poisoned | Stirred | Traced
+ToSupervisor: TypeAlias = Ready | Failed | Drained | Held | Poisoned | Unconnected | Stirred | Traced
 Message: TypeAlias = ToShard | ToSupervisor
+
+
+class DescriptorsLost(Exception):
+    """A message came, and its descriptors did not: there was no room for them."""
+
+    def __init__(self, message: Message) -> None:
+        super().__init__(f"no descriptor is left for what {type(message).__name__} brings")
+        self.message = message
 
 
 class Channel:
@@ -190,7 +207,8 @@ class Channel:
     def receive(self) -> tuple[Message, list[int]] | None:
         """The next message and its descriptors, which become the caller's. None at the end of file.
 
-        Raises `BlockingIOError` if there is nothing to read, `ControlError` if what came is no message.
+        Raises `BlockingIOError` if there is nothing to read, `ControlError` if what came is no message, and
+        `DescriptorsLost` if it is one whose descriptors the kernel had no room for.
         """
         try:
             # Not socket.recv_fds: it drops its flags, and the descriptors would be inherited by whatever is started.
@@ -201,13 +219,16 @@ class Channel:
         if not data:
             return None
         try:
-            if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
-                raise ControlError("a message was cut off: it, or the number of its descriptors, is over the limit")
-            return self._decoder.decode(data), descriptors
+            if flags & socket.MSG_TRUNC:
+                raise ControlError("a message was cut off: it is over the limit")
+            message = self._decoder.decode(data)
+            if flags & socket.MSG_CTRUNC:
+                raise DescriptorsLost(message)
+            return message, descriptors
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             _close_all(descriptors)
             raise ControlError(f"a message cannot be read: {error}") from error
-        except ControlError:
+        except (ControlError, DescriptorsLost):
             _close_all(descriptors)
             raise
 

@@ -135,6 +135,14 @@ _OF_SHARD: tuple[_Figure, ...] = (
     ),
     _Figure("handler_errors", "Connection handlers that raised.", lambda r: (r.loop.handler_errors,)),
     _Figure(
+        "blocking_functions",
+        "Functions of Shard.run_blocking that run in threads, and those that wait for one.",
+        lambda r: (r.loop.blocking_running, r.loop.blocking_waiting),
+        label="state",
+        label_values=("running", "waiting"),
+        counter=False,
+    ),
+    _Figure(
         "calls",
         "Calls of services: run on the shard itself, sent to other shards, received from them.",
         lambda r: (r.calls.local, r.calls.sent, r.calls.received),

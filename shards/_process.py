@@ -28,6 +28,7 @@ from clockworker.shards._handover import Handover
 from clockworker.shards._health import Health, HealthPolicy
 from clockworker.shards._pulse import PulseReader, create_pulse
 from clockworker.shards._slots import SlotReader, create_slots
+from clockworker.shards._terminal import Terminal
 from clockworker.shards._witness import Witness
 
 
@@ -58,8 +59,11 @@ class ShardProcess:
             parent, child = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             self.channel = Channel(parent)
             opened.callback(self.channel.close)
+            self._terminal = Terminal() if count == 1 else None
             with child:
-                self._popen = _start(shard, child.fileno())
+                self._popen = _start(
+                    shard, child.fileno(), terminal=self._terminal is not None and self._terminal.is_here
+                )
             self.pid = self._popen.pid
             opened.callback(self.reap)
             opened.callback(self._popen.kill)
@@ -113,6 +117,8 @@ class ShardProcess:
     def reap(self) -> str:
         """Collect the ended process and say how it ended, for a log line."""
         status = self._popen.wait()
+        if self._terminal is not None:
+            self._terminal.restore()
         if status < 0:
             try:
                 return f"killed by {signal.Signals(-status).name}"
@@ -127,7 +133,7 @@ class ShardProcess:
         self._opened.close()
 
 
-def _start(shard: int, channel: int) -> subprocess.Popen[bytes]:
+def _start(shard: int, channel: int, *, terminal: bool) -> subprocess.Popen[bytes]:
     environment = os.environ | {
         CONTROL_VARIABLE: str(channel),
         SUPERVISOR_VARIABLE: str(os.getpid()),
@@ -137,6 +143,7 @@ def _start(shard: int, channel: int) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-P", "-m", "clockworker.shards._child"]
     held_back = signal.pthread_sigmask(signal.SIG_BLOCK, TERMINAL_SIGNALS)
     try:
-        return subprocess.Popen(command, env=environment, pass_fds=[channel], stdin=subprocess.DEVNULL)
+        stdin = None if terminal else subprocess.DEVNULL
+        return subprocess.Popen(command, env=environment, pass_fds=[channel], stdin=stdin)
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, held_back)

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import faulthandler
-import mmap
 import os
 import signal
 import time
@@ -19,6 +18,7 @@ from collections.abc import Callable
 from itertools import takewhile
 
 from clockworker.executor import Executor
+from clockworker.ipc._mapping import Mapping
 from clockworker.shards._rest import BEAT_S, Rest, next_tick
 
 DUMP_SIGNAL = signal.SIGRTMIN + 6
@@ -35,13 +35,18 @@ def create_pulse() -> int:
     return descriptor
 
 
+def stop_dumping() -> None:
+    """In a process that is none of ours any more: the signal has its default action again."""
+    faulthandler.unregister(DUMP_SIGNAL)
+
+
 class PulseReader:
     """The supervisor's side. Owns the descriptor."""
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
-        self._memory = mmap.mmap(descriptor, _PAGE, prot=mmap.PROT_READ)
-        self._words = memoryview(self._memory).cast("Q")
+        self._memory = Mapping(descriptor, writable=False)
+        self._words = self._memory.words
 
     @property
     def beat(self) -> float:
@@ -75,7 +80,6 @@ class PulseReader:
         return "\n".join(takewhile(lambda line: f'"{asyncio.runners.__file__}"' not in line, frames))
 
     def close(self) -> None:
-        self._words.release()
         self._memory.close()
         os.close(self._descriptor)
 
@@ -89,9 +93,12 @@ class Pulse:
     def __init__(self, descriptor: int, pace: float) -> None:
         self._pace = pace
         self._file = os.fdopen(descriptor, "rb+", buffering=0)
-        self._memory = mmap.mmap(descriptor, _PAGE)
-        self._words = memoryview(self._memory).cast("Q")
+        self._memory = Mapping(descriptor)
+        self._words = self._memory.words
         faulthandler.register(DUMP_SIGNAL, file=self._file, all_threads=False)
+
+    def fileno(self) -> int:
+        return self._file.fileno()
 
     def start(self, executor: Executor, changed: Callable[[bool], None]) -> None:
         """changed: told whether the shard rests, whenever that changes; at first it does not."""

@@ -138,10 +138,11 @@ class LoopReading(Section, frozen=True):
     """The event loop and the connections of `Shard.start_server`.
 
     driver_ns: the loop's own time, for sockets, timers and callbacks, while tasks were runnable. idle_ns: while none was.
+    blocking: functions of `Shard.run_blocking` that run, and calls that wait for a thread.
     lag: how late a timer was, four times a second. decision_time: to choose queue and task, one choice in 16.
     """
 
-    GAUGES = frozenset({"connections_open"})
+    GAUGES = frozenset({"connections_open", "blocking_running", "blocking_waiting"})
 
     turns: int = 0
     driver_ns: int = 0
@@ -149,6 +150,8 @@ class LoopReading(Section, frozen=True):
     connections_accepted: int = 0
     connections_open: int = 0
     handler_errors: int = 0
+    blocking_running: int = 0
+    blocking_waiting: int = 0
     lag: DurationStats = DurationStats()
     decision_time: DurationStats = DurationStats()
 

@@ -46,6 +46,7 @@ log = logging.getLogger("clockworker.shard")
 
 class Recorder:
     """connections: how many were accepted and are open, and how many handlers have raised. counters: the application's.
+    blocking: how many functions run in threads, and wait for one.
     Owns the writer."""
 
     def __init__(
@@ -55,12 +56,14 @@ class Recorder:
         mesh: Mesh,
         connections: Callable[[], tuple[int, int, int]],
         counters: Callable[[], Counters],
+        blocking: Callable[[], tuple[int, int]] = lambda: (0, 0),
     ) -> None:
         self._writer = writer
         self._executor = executor
         self._mesh = mesh
         self._connections = connections
         self._counters = counters
+        self._blocking = blocking
         self._usage = Usage()
         self._lag = Histogram()
         self._groups: dict[str, Groups] = {}
@@ -144,6 +147,7 @@ class Recorder:
 
     def _loop_reading(self) -> LoopReading:
         accepted, opened, errors = self._connections()
+        running, waiting = self._blocking()
         executor = self._executor.stats()
         return LoopReading(
             turns=executor.turns,
@@ -152,6 +156,8 @@ class Recorder:
             connections_accepted=accepted,
             connections_open=opened,
             handler_errors=errors,
+            blocking_running=running,
+            blocking_waiting=waiting,
             lag=DurationStats.of(self._lag),
             decision_time=executor.decision_time,
         )

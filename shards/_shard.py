@@ -44,7 +44,8 @@ class Handover(msgspec.Struct, frozen=True):
 
 class ShardStats(msgspec.Struct, frozen=True):
     """One shard's numbers since it was started. `cpu` is None where shards are not pinned. The connections are those of
-    `Shard.start_server`; a protocol's are its own to count."""
+    `Shard.start_server`; a protocol's are its own to count. `blocking_running` functions of `run_blocking` are in threads, and
+    `blocking_waiting` calls wait for one."""
 
     id: int
     pid: int
@@ -54,6 +55,8 @@ class ShardStats(msgspec.Struct, frozen=True):
     handler_errors: int
     executor: ExecutorStats
     mesh: MeshStats
+    blocking_running: int
+    blocking_waiting: int
 
 
 class Shard:
@@ -158,7 +161,8 @@ class Shard:
         by a library that knows no asyncio.
 
         A few run at once, and the rest wait. A caller that is cancelled leaves a function that has begun running. When the
-        shard stops, it waits for all of them, within the time of the graceful shutdown.
+        shard stops, it waits for all of them, within the time of the graceful shutdown. What the function raises is raised
+        here, but StopIteration, GeneratorExit and CancelledError, which would end the caller, as the cause of a RuntimeError.
         """
         return await self._blocking.run(function, *args, **kwargs)
 
@@ -243,6 +247,7 @@ class Shard:
             *self._connections(),
             self.executor.stats(),
             self._mesh.stats(),
+            *self._blocking.counts(),
         )
 
     def _function_caller(self, shard: int, function: Callable[..., Any]) -> Callable[..., Any]:

@@ -31,7 +31,6 @@ its bound. The sums of a server, which never go back, would keep it for ever.
 from __future__ import annotations
 
 import contextlib
-import mmap
 import os
 import sys
 from array import array
@@ -43,6 +42,7 @@ import msgspec
 from clockworker._errors import ControlError
 from clockworker.executor import DurationStats
 from clockworker.executor._histogram_cy import BUCKETS
+from clockworker.ipc._mapping import Mapping as MappedMemory
 from clockworker.ipc._memory_cy import create_memory
 from clockworker.shards._reading import (
     COUNTER_NAME_BYTES,
@@ -62,7 +62,7 @@ from clockworker.shards._reading import (
     is_counter_name,
 )
 
-VERSION = 4
+VERSION = 5
 _HEADER = 4
 _SEQUENCE = 3
 _ATTEMPTS = 1000
@@ -143,22 +143,20 @@ def create_slots(queues: int, shards: int) -> int:
     """New slots for a shard with so many queues, among so many shards; all zero. A memfd, close-on-exec."""
     size = _Layout(queues, shards).bytes
     descriptor = create_memory("slots", size)
-    with mmap.mmap(descriptor, size) as memory, memoryview(memory).cast("Q") as words:
-        words[:_HEADER] = array("Q", [VERSION, queues, shards, 0])
+    os.pwrite(descriptor, array("Q", [VERSION, queues, shards, 0]), 0)
     return descriptor
 
 
 class _Slots:
-    def __init__(self, descriptor: int, access: int) -> None:
-        self._memory = mmap.mmap(descriptor, os.fstat(descriptor).st_size, prot=access)
-        self._words = memoryview(self._memory).cast("Q")
+    def __init__(self, descriptor: int, *, writable: bool) -> None:
+        self._memory = MappedMemory(descriptor, writable=writable)
+        self._words = self._memory.words
         version, queues, self._shards = self._words[:_SEQUENCE]
         if version != VERSION:
             raise ControlError(f"the slots are of version {version}; this is version {VERSION}")
         self._layout = _Layout(queues, self._shards)
 
     def close(self) -> None:
-        self._words.release()
         self._memory.close()
 
 
@@ -166,7 +164,7 @@ class SlotWriter(_Slots):
     """The shard's side: the only writer. Maps the descriptor, which stays the caller's."""
 
     def __init__(self, descriptor: int) -> None:
-        super().__init__(descriptor, mmap.PROT_READ | mmap.PROT_WRITE)
+        super().__init__(descriptor, writable=True)
 
     def write(self, reading: Reading, rings: Mapping[int, RingReading] | None = None) -> None:
         """`rings` by peer; of those that are not there the slots say zero."""
@@ -199,7 +197,7 @@ class SlotReader(_Slots):
     """
 
     def __init__(self, descriptor: int, queues: Sequence[str]) -> None:
-        super().__init__(descriptor, mmap.PROT_READ)
+        super().__init__(descriptor, writable=False)
         self._queues = tuple(queues)
         self._sequence = -1  # of the set that was read last
         self._last = Reading.nothing(queues)

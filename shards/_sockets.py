@@ -27,7 +27,7 @@ import socket
 import stat
 import struct
 from collections.abc import Sequence
-from typing import Self
+from typing import Self, TypeAlias
 
 from clockworker._errors import AddressUnavailable
 from clockworker.shards._config import Address, Distribution, InheritedSocket, TcpAddress, UnixAddress
@@ -38,6 +38,10 @@ HANDSHAKE_S = 0.05
 
 _SO_ATTACH_FILTER = 26
 _SO_ATTACH_REUSEPORT_CBPF = 51
+
+
+# Where the connections of a listening socket come from: family, host or path, and port (0 of a Unix one).
+Served: TypeAlias = tuple[int, str, int]
 
 
 class Listeners:
@@ -72,6 +76,11 @@ class Listeners:
 
     def of(self, shard: int) -> list[socket.socket]:
         return self._of_shard[shard]
+
+    def served(self) -> tuple[Served, ...]:
+        """Where connections come from."""
+        sockets = {sock for sockets in (*self._of_shard, self.own) for sock in sockets}
+        return tuple({served_by(sock) for sock in sockets})
 
     def orphaned(self, accepting: Sequence[int]) -> list[socket.socket]:
         """The sockets that none of these shards accepts from. None where a client is to meet one shard only."""
@@ -163,6 +172,12 @@ def _check_place(address: UnixAddress) -> None:
     if not os.access(where, os.W_OK | os.X_OK):
         raise OSError(errno.EACCES, os.strerror(errno.EACCES))
     _is_free(address)
+
+
+def served_by(sock: socket.socket) -> Served:
+    """The same for the listening socket and for each of its connections, unless that is bound to all hosts."""
+    name = sock.getsockname()
+    return (sock.family, str(name[0]), int(name[1])) if isinstance(name, tuple) else (sock.family, os.fsdecode(name), 0)
 
 
 def resolve(address: TcpAddress) -> list[tuple[int, tuple[str, int]]]:

@@ -18,6 +18,7 @@ from clockworker._errors import ControlError
 from clockworker.shards._config import ServeConfig
 from clockworker.shards._control import (
     Configure,
+    DescriptorsLost,
     Drained,
     Failed,
     Held,
@@ -25,6 +26,7 @@ from clockworker.shards._control import (
     Ready,
     Stirred,
     Traced,
+    Unconnected,
 )
 from clockworker.shards._dispatch import Dispatcher
 from clockworker.shards._drain import Drain
@@ -161,7 +163,13 @@ class Supervisor:
         self._loop.add_reader(process.channel.fileno(), self._read, member, process)
         self._watch.add(member, process)
         configure = Configure(
-            member.id, len(self._members), member.cpu, self._idle_poll_us, self._config.of_shard(member.id)
+            member.id,
+            len(self._members),
+            member.cpu,
+            self._idle_poll_us,
+            self._config.of_shard(member.id),
+            served=self._listeners.served(),
+            cpus=() if member.cpu is None else tuple(os.sched_getaffinity(0)),
         )
         process.configure(configure, [sock.fileno() for sock in self._listeners.of(member.id)])
         self._wiring.add(member.id, process)
@@ -185,7 +193,12 @@ class Supervisor:
     def _read(self, member: Member, process: ShardProcess) -> None:
         try:
             while True:
-                received = process.channel.receive()
+                try:
+                    received = process.channel.receive()
+                except DescriptorsLost as lost:
+                    log.error("%s: %s", member, lost)
+                    self._tracing.ended(process)
+                    continue
                 if received is None:
                     self._loop.remove_reader(process.channel.fileno())  # its end shows at the pidfd
                     return
@@ -221,6 +234,8 @@ class Supervisor:
                 self._roll.held(process, peer)
             case Failed():
                 self._failed(member, message)
+            case Unconnected(peer, epoch):
+                self._wiring.unconnected(member, process, peer, epoch)
             case Poisoned(peer, epoch):
                 self._wiring.poisoned(member, process, peer, epoch)
             case _:

@@ -3,7 +3,7 @@
 It looks at every pulse, twenty times a second while any loop works and at the shards' slow pace while all rest; what an age
 means is `_health`'s to say. A stalled shard's witness is asked what holds up the loop. If there is no answer in time the
 signal is tried, and if that brings nothing either, the kernel still knows the state of the process. A hung shard is killed
-by whoever was told of it; not one that a debugger has stopped.
+by whoever was told of it; not one that a debugger has stopped, the kernel's or Python's.
 """
 
 from __future__ import annotations
@@ -90,6 +90,7 @@ class Watch:
         self._hung = hung
         self._asked: dict[ShardProcess, asyncio.TimerHandle] = {}
         self._traced: set[ShardProcess] = set()
+        self._debugged: set[ShardProcess] = set()  # by a debugger of Python's, when they were asked last
 
     def start(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -109,6 +110,7 @@ class Watch:
     def remove(self, process: ShardProcess) -> None:
         self._loop.remove_reader(process.witness.fileno())
         self._traced.discard(process)
+        self._debugged.discard(process)
         if process in self._asked:
             self._asked.pop(process).cancel()
 
@@ -160,7 +162,12 @@ class Watch:
             self._loop.remove_reader(process.witness.fileno())  # its end shows at the pidfd
         elif process in self._asked:
             self._asked.pop(process).cancel()
-            self._tell(member, process, testimony, "")
+            if not testimony.debugged:
+                self._debugged.discard(process)
+                self._tell(member, process, testimony, "")
+            elif process not in self._debugged:
+                self._debugged.add(process)
+                log.info("%s is stopped in a debugger: not looked after until it goes on", member)
 
     def _no_testimony(self, member: Member, process: ShardProcess) -> None:
         process.pulse.clear_dump()
@@ -169,6 +176,7 @@ class Watch:
 
     def _dumped(self, member: Member, process: ShardProcess) -> None:
         del self._asked[process]
+        self._debugged.discard(process)
         self._tell(member, process, None, process.pulse.read_dump())
 
     def _tell(self, member: Member, process: ShardProcess, testimony: Testimony | None, dump: str) -> None:
@@ -189,6 +197,8 @@ class Watch:
         return process.health.lateness(self._loop.time(), self._looks.lost)
 
     def _is_traced(self, member: Member, process: ShardProcess) -> bool:
+        if process in self._debugged:
+            return True
         tracer = _status(process.pid).get("TracerPid", "0")
         if tracer == "0":
             return False

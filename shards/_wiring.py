@@ -51,10 +51,19 @@ class Wiring:
     def poisoned(self, member: Member, process: ShardProcess, peer: int, epoch: int) -> None:
         """`member` found the peer's ring broken. The pair gets new ones, unless it has them already: both ends may report the
         same. What the shard says is not trusted."""
-        other = self._members[peer].process if 0 <= peer < len(self._members) and peer != member.id else None
+        other = self._process(member, peer)
         if other is not None and self._epochs.get(_pair(member.id, peer)) == epoch:
             log.error("shard %d broke the rules of its ring to %s: the two get new ones", peer, member)
             self._connect(member.id, process, peer, other)
+
+    def unconnected(self, member: Member, process: ShardProcess, peer: int, epoch: int) -> None:
+        """`member` could not make its end of the link, and says so later: by now it may have another, or no peer."""
+        other = self._process(member, peer)
+        if other is not None and self._epochs.get(_pair(member.id, peer)) == epoch:
+            self._connect(member.id, process, peer, other)
+
+    def _process(self, member: Member, peer: int) -> ShardProcess | None:
+        return self._members[peer].process if 0 <= peer < len(self._members) and peer != member.id else None
 
     def _connect(self, a: int, process_a: ShardProcess, b: int, process_b: ShardProcess) -> None:
         self._epoch += 1

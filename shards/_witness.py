@@ -23,6 +23,7 @@ import msgspec
 from clockworker import _errors
 from clockworker.executor import Executor
 from clockworker.shards._pulse import DUMP_SIGNAL
+from clockworker.shards._terminal import is_debugging
 
 _ASK = b"?"
 _MAX_TESTIMONY = 128 * 1024
@@ -32,11 +33,12 @@ _OURS = (os.path.dirname(asyncio.__file__) + os.sep, os.path.dirname(_errors.__f
 
 class Testimony(msgspec.Struct, frozen=True):
     """What the loop's thread was doing. `queue` and `task` are None outside of any; `stack` is the application's part of
-    it, as in a traceback, empty if the thread was not in the application's code."""
+    it, as in a traceback, empty if the thread was not in the application's code. `debugged`: somebody has stopped it there."""
 
     queue: str | None
     task: str | None
     stack: str
+    debugged: bool = False
 
 
 class Witness:
@@ -92,6 +94,7 @@ def _see(loop: asyncio.AbstractEventLoop, thread: int, executor: Executor) -> Te
         None if queue is None else str(queue.key),
         None if task is None else task.get_name(),
         "" if frame is None else _format_stack(frame),
+        is_debugging(frame),
     )
 
 

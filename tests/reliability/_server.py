@@ -6,6 +6,7 @@ A line `call` asks the next shard, too; each request takes 2 ms and is answered 
 from __future__ import annotations
 
 import asyncio
+import multiprocessing
 import os
 import signal
 import time
@@ -13,6 +14,29 @@ import time
 import clockworker as cw
 
 REQUEST_S = 0.002
+
+
+def _fork(how: str) -> int:
+    if how == "multiprocessing":
+        process = multiprocessing.get_context("fork").Process(target=time.sleep, args=(3600,), daemon=True)
+        process.start()
+        assert process.pid is not None
+        return process.pid
+    reader, writer = os.pipe()
+    if (child := os.fork()) == 0:
+        if how == "of a child" and os.fork():
+            os._exit(0)
+        os.write(writer, os.getpid().to_bytes(8, "little"))
+        os.close(reader)
+        os.close(writer)
+        time.sleep(3600)
+        os._exit(0)
+    if how == "of a child":
+        os.waitpid(child, 0)
+    pid = int.from_bytes(os.read(reader, 8), "little")
+    os.close(reader)
+    os.close(writer)
+    return pid
 
 
 class Peer:
@@ -35,6 +59,11 @@ class Peer:
     @cw.remote
     async def block(self) -> None:
         asyncio.get_running_loop().call_later(0.01, time.sleep, 3600)
+
+    @cw.remote
+    async def fork(self, how: str) -> int:
+        """The pid of a child that stays: of `os.fork`, of multiprocessing, or of a child of the first kind."""
+        return _fork(how)
 
     @cw.remote
     async def time_of_death(self, peer: int) -> float:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import socket
 from collections.abc import Iterator
 
@@ -16,6 +17,7 @@ from clockworker.shards._control import (
     Channel,
     Configure,
     Connect,
+    DescriptorsLost,
     Disconnect,
     Drained,
     Failed,
@@ -27,6 +29,7 @@ from clockworker.shards._control import (
     Ready,
     Release,
     Stop,
+    Unconnected,
 )
 
 
@@ -52,6 +55,7 @@ MESSAGES: list[Message] = [
     Drained(),
     Held(1),
     Poisoned(1, 7),
+    Unconnected(1, 7),
 ]
 
 
@@ -126,6 +130,30 @@ def test_nonsense_is_an_error_and_its_descriptors_are_closed() -> None:
         assert os.listdir("/proc/self/fd") == before
     raw.close()
     channel.close()
+
+
+def test_descriptors_for_which_there_is_no_room_are_told_apart_from_nonsense(channels: tuple[Channel, Channel]) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    reader, writer = os.pipe()
+    channels[0].send(Connect(1, 7), [reader, writer])
+    channels[0].send(Ready())
+    highest = max(map(int, os.listdir("/proc/self/fd")))
+    filled = []
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 3, limits[1]))
+        with pytest.raises(OSError, match="Too many open files"):
+            while True:
+                filled.append(os.dup(reader))
+        os.close(filled.pop())  # room for one of two
+        with pytest.raises(DescriptorsLost, match="no descriptor is left for what Connect brings") as lost:
+            channels[1].receive()
+        filled.append(os.dup(reader))  # which was closed
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        for descriptor in (reader, writer, *filled):
+            os.close(descriptor)
+    assert lost.value.message == Connect(1, 7)
+    assert channels[1].receive() == (Ready(), [])
 
 
 @given(st.binary(min_size=1, max_size=200))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
@@ -324,6 +325,71 @@ def test_a_crash_loop_of_one_shard_leaves_nothing_mapped_in_the_other(serve: Ser
         assert held(server.shard_pids()[0]) == before
 
 
+# With room for so many connections; and for no descriptor at all while there is a file of the name "none".
+STARVED_CALLS = CALLS.replace(
+    "    await shard.start_server(handle)",
+    """
+    import resource, threading, time
+    await shard.start_server(handle)
+    limit, (_, hard) = len(os.listdir("/proc/self/fd")) + 30, resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
+
+    def limit_to_none():
+        while not os.path.exists("none"):
+            time.sleep(0.001)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+        print("none", flush=True)
+        while os.path.exists("none"):
+            time.sleep(0.001)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
+        print("some", flush=True)
+
+    if shard.id == 0:
+        threading.Thread(target=limit_to_none, daemon=True).start()
+""",
+)
+
+
+def test_a_flood_that_takes_every_descriptor_does_not_part_a_shard_from_its_neighbours(serve: Serve) -> None:
+    server = serve(STARVED_CALLS, "--shards", "2", "--distribution", "least-connections")
+    server.wait_serving()
+    with server.connect_to(0) as client, contextlib.ExitStack() as stack:
+        before = server.shard_pids()
+        flood = [stack.enter_context(server.connect()) for _ in range(100)]
+        server.wait_log(r"\[shard 0\] no connection can be accepted: Too many open files")
+        for round in range(3):  # more often than any reserve would last that is not filled again
+            os.kill(server.shard_pids()[1], signal.SIGKILL)
+            server.wait_log("shard 1 ready", round + 2)
+            assert ask(client, b"1 who x").startswith(b"1 x")  # while it lasts
+        for connection in flood:
+            connection.close()
+        assert ask(client, b"1 who x").startswith(b"1 x")
+        assert ask(client, b"1 round 0") == b"1 0 1 and back"  # and back again
+        assert server.shard_pids()[0] == before[0]
+    assert server.stop() == 0
+
+
+def test_a_link_for_which_there_is_no_descriptor_at_all_is_made_as_soon_as_there_is(
+    serve: Serve, tmp_path: Path
+) -> None:
+    server = serve(STARVED_CALLS, "--shards", "2")
+    server.wait_serving()
+    none = tmp_path / "none"
+    with server.connect_to(0) as client, server.connect_to(0) as other:
+        none.touch()
+        server.wait_log("none\\n")
+        os.kill(server.shard_pids()[1], signal.SIGKILL)
+        server.wait_log("shard 1 ready", 2)
+        server.wait_log("no descriptor is left for what Connect brings")
+        assert ask(client, b"1 who x") == b"ShardDown"
+        none.unlink()
+        eventually(lambda: ask(client, b"1 who x").startswith(b"1 x"), "the link is made")
+        with server.connect_to(1) as newcomer:
+            assert ask(newcomer, b"0 who y").startswith(b"0 y")
+        assert ask(other, b"1 round 0") == b"1 0 1 and back"
+    assert server.stop() == 0
+
+
 def test_a_pair_whose_ring_is_broken_gets_new_ones(serve: Serve) -> None:
     server = serve(CALLS, "--shards", "3")
     server.wait_serving()
@@ -585,3 +651,60 @@ def test_what_blocks_is_waited_for_at_the_stop_even_if_its_caller_has_left(serve
         assert ask(client, b"leave 0.5") == b"left"
     assert server.stop() == 0
     assert "the blocking function is done" in server.log
+
+
+LINE_OF_THREADS = """
+import asyncio, time
+import clockworker as cw
+
+def never():
+    time.sleep(1000)
+
+class Files:
+    def __init__(self, shard):
+        self.shard = shard
+
+    @cw.remote
+    async def read(self, number: int) -> int:
+        await self.shard.run_blocking(time.sleep, 0.1)
+        return number
+
+async def main(shard):
+    files = await shard.start(Files)
+
+    async def call(number):
+        try:
+            print("ANSWER", await files.on(1).read(number), flush=True)
+        except Exception as error:
+            print("ANSWER", repr(error), flush=True)
+
+    async def handle(reader, writer):
+        while line := await reader.readline():
+            if line == b"never\\n":
+                asyncio.ensure_future(shard.run_blocking(never))
+                writer.write(b"it runs\\n")
+
+    await shard.start_server(handle)
+    calls = [asyncio.create_task(call(number)) for number in range(6)] if shard.id == 0 else []
+    await shard.wait_stopped()
+    if calls:
+        await asyncio.wait(calls)
+        await call(6)  # of a peer that may have drained already
+"""
+
+
+def test_calls_that_wait_for_a_thread_are_answered_at_the_stop(serve: Serve) -> None:
+    server = serve(LINE_OF_THREADS, "--shards", "2", "--blocking-threads", "1")
+    server.wait_serving()
+    assert server.stop() == 0
+    assert re.findall(r"ANSWER (.*)", server.log) == [str(number) for number in range(7)]
+
+
+def test_a_function_that_never_returns_is_named_and_ends_with_the_grace(serve: Serve) -> None:
+    server = serve(LINE_OF_THREADS, "--shards", "1", "--timeout-graceful-shutdown", "1")
+    server.wait_serving()
+    with server.connect() as client:
+        assert ask(client, b"never") == b"it runs"
+    assert server.stop() == 0
+    assert re.search(r"\[shard 0\] the stop waits for run_blocking\(\): app\.never \(.* s, at app.py:6\)", server.log)
+    assert "shard 0 still had work 1 s after it was told to stop: killed" in server.log

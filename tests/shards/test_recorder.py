@@ -69,7 +69,12 @@ def test_a_reading_is_what_the_executor_says(run: Run) -> None:
         async with executor:
             mesh = Mesh(0, 2, executor, create_doorbell(2))
             recorder = Recorder(
-                SlotWriter(descriptor), executor, mesh, lambda: (7, 3, 1), lambda: Counters({"orders": 12})
+                SlotWriter(descriptor),
+                executor,
+                mesh,
+                lambda: (7, 3, 1),
+                lambda: Counters({"orders": 12}),
+                lambda: (2, 5),
             )
             os.close(descriptor)
             recorder.start()
@@ -98,6 +103,7 @@ def test_a_reading_is_what_the_executor_says(run: Run) -> None:
             assert 0 < queue.wait.count < queue.polls
             assert reading.queues["slow"].polls == 0
             assert (reading.loop.connections_accepted, reading.loop.connections_open) == (7, 3)
+            assert (reading.loop.blocking_running, reading.loop.blocking_waiting) == (2, 5)
             assert reading.counters.values == {"orders": 12}
             assert reading.process.rss_bytes > 10**6
             assert reading.process.cpu_ns > 0

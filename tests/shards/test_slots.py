@@ -142,7 +142,7 @@ def test_another_process_never_shows_half_a_set_even_when_killed() -> None:
 
 def test_slots_of_another_version_are_refused() -> None:
     descriptor = create_memory("slots", 4096)
-    with pytest.raises(ControlError, match="version 0; this is version 4"):
+    with pytest.raises(ControlError, match="version 0; this is version 5"):
         SlotReader(descriptor, ["q"])
     os.close(descriptor)
 
