@@ -63,7 +63,6 @@ class Observer:
         self._ledger = Ledger([config.queue_names(member.id) for member in members])
         self._told: set[int] = set()  # processes whose slots make no sense
         self._http_sockets: list[socket.socket] = []
-        self._told: set[int] = set()  # processes whose slots make no sense
         self._query_socket: socket.socket | None = None
         self._query_path: Path | None = None
         self._query_file: os.stat_result | None = None
