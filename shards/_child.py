@@ -43,6 +43,7 @@ from clockworker.shards._control import (
     Held,
     Hold,
     Leave,
+    ListenersClosed,
     Poisoned,
     Ready,
     Release,
@@ -287,6 +288,8 @@ class _ShardMain:
         if self._main is not None and not self._shard.is_ready:
             self._main.abort()  # still starting: there is nothing to finish
         self._shard._stop(for_good, orphaned)
+        if for_good and self._shard._stopping is not None:  # perhaps it had been told before
+            self._shard._stopping.add_done_callback(lambda _: self._channel.send(ListenersClosed()))
         self._may_begin.set()
 
 

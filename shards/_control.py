@@ -8,7 +8,7 @@ shard must not stop the supervisor.
 A conversation:
 
     supervisor: Configure (first, once), Connect and Disconnect as peers come and go, Begin, Stop, Leave; Hold, Release
-    shard:      Ready or Failed, Drained; Held; Poisoned; Stirred
+    shard:      Ready or Failed, ListenersClosed, Drained; Held; Poisoned; Stirred
 
 `Begin` follows the first round of `Connect`: an application that starts must find its peers connected, or its first
 calls would end in `ShardDown`.
@@ -121,6 +121,10 @@ class Failed(msgspec.Struct, frozen=True, tag="failed"):
     traceback: str = ""
 
 
+class ListenersClosed(msgspec.Struct, frozen=True, tag="listeners-closed"):
+    """The shard has accepted what waited, and its copies of the listening sockets are closed."""
+
+
 class Drained(msgspec.Struct, frozen=True, tag="drained"):
     pass
 
@@ -145,7 +149,7 @@ class Poisoned(msgspec.Struct, frozen=True, tag="poisoned"):
 ToShard: TypeAlias = (
     Configure | Connect | Disconnect | Hold | Release | Reopen | TakeAll | Begin | Stop | Leave | StartTrace
 )
-ToSupervisor: TypeAlias = Ready | Failed | Drained | Held | Poisoned | Stirred | Traced
+ToSupervisor: TypeAlias = Ready | Failed | ListenersClosed | Drained | Held | Poisoned | Stirred | Traced
 Message: TypeAlias = ToShard | ToSupervisor
 
 

@@ -17,6 +17,8 @@ from typing import TypeAlias
 import h11
 import msgspec
 
+from clockworker.shards._admission import Admission
+
 log = logging.getLogger("clockworker.supervisor")
 
 MAX_CONNECTIONS = 64
@@ -48,10 +50,10 @@ class HttpServer:
         self._open: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
-        self._server = await asyncio.start_server(self._connected, sock=self._sock, limit=MAX_HEADERS)
+        self._admission = Admission(self._sock, self._connected, MAX_HEADERS)
 
     async def close(self) -> None:
-        self._server.close()
+        self._admission.close()
         for task in self._open:
             task.cancel()
         await asyncio.gather(*self._open, return_exceptions=True)

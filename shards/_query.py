@@ -23,6 +23,7 @@ from typing import TypeAlias
 import msgspec
 
 from clockworker._errors import AddressUnavailable, ConfigurationError, ControlError, UsageError
+from clockworker.shards._admission import Admission
 from clockworker.shards._config import UnixAddress
 from clockworker.shards._reading import RingReading
 from clockworker.shards._sockets import explain
@@ -98,10 +99,10 @@ class QueryServer:
         self._open: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
-        self._server = await asyncio.start_unix_server(self._connected, sock=self._sock)
+        self._admission = Admission(self._sock, self._connected)
 
     async def close(self) -> None:
-        self._server.close()
+        self._admission.close()
         for task in self._open:
             task.cancel()
         await asyncio.gather(*self._open, return_exceptions=True)

@@ -5,6 +5,10 @@ happens to it arrives on one asyncio loop: a signal (`_signals`), a message from
 pidfd becomes readable), or a timer. What is worth a module has one: `_wiring` connects the shards, `_watch` looks after
 their loops, `_drain` has them finish, `_renewal` replaces them all in good order, `_reload` sees that their sources change,
 `_systemd` tells who started us. What is left here is a shard's way through its states, and the server's own.
+
+An error of the system (no process or descriptor left, a file system that has become read-only, a log that cannot be written)
+is the environment's, and no reason for shards that serve to stop: whoever makes the call catches the `OSError`, says it in one
+line and goes on, or tries again later. What reaches the loop's exception handler nevertheless is a fault of the program.
 """
 
 from __future__ import annotations
@@ -12,6 +16,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import traceback
 from typing import Any
 
 from clockworker._errors import ControlError
@@ -21,6 +26,7 @@ from clockworker.shards._control import (
     Drained,
     Failed,
     Held,
+    ListenersClosed,
     Poisoned,
     Ready,
     Stirred,
@@ -48,6 +54,9 @@ from clockworker.shards._wiring import Wiring
 
 log = logging.getLogger("clockworker.supervisor")
 
+# How long a supervisor that has failed waits for the ends of its shards.
+LAST_S = 5.0
+
 EXIT_OK = 0
 EXIT_CRASHED = 1
 EXIT_START_UP = 3
@@ -72,6 +81,8 @@ class Supervisor:
         self._renewal = Renewal(config, self._members, self._roll, self._notifier, self._start, self._renewed)
         self._reloader: Reloader | None = None
         self._dispatcher: Dispatcher | None = None
+        self._accepting: set[ShardProcess] | None = None  # those told to stop that still empty the listening sockets' queues
+        self._is_broken = False
         self._serving = False  # every shard has been ready once
         self._exit_status = EXIT_OK
 
@@ -130,11 +141,22 @@ class Supervisor:
         self._loop.call_later(interval, self._show_life, interval)
 
     def _broken(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        """A callback of ours raised. Whatever state that left behind, nothing is served under it."""
+        """A callback raised. If it is one of ours its state may be wrong, and the server stops: in good order, since the
+        shards know nothing of it; at once if that fails, too."""
         loop.default_exception_handler(context)
-        self._stop(EXIT_CRASHED)
-        self._exit_status = EXIT_CRASHED
-        self._kill_all()
+        if _is_of_asyncio(context.get("exception")):
+            return
+        at_once, self._is_broken = self._is_broken or self._stopping, True
+        grace = 0.0 if at_once else self._config.timeout_graceful_shutdown
+        # Whatever else is wrong: an end of the supervisor is one of the shards, too.
+        self._loop.call_later(grace + LAST_S, self._finished.set)
+        try:
+            if at_once:
+                self._kill_all()
+            else:
+                self._stop(EXIT_CRASHED)
+        finally:
+            self._exit_status = EXIT_CRASHED
 
     # Starting.
 
@@ -210,6 +232,8 @@ class Supervisor:
                     self._became_ready(member, process)
             case Stirred():
                 self._watch.stirred()
+            case ListenersClosed():
+                self._no_longer_accepts(process)
             case Drained() if self._stopping:
                 self._drain.drained(member)
             case Drained():
@@ -285,6 +309,7 @@ class Supervisor:
         end, age, last = process.reap(), process.age, process.slots.read()
         self._observer.died(member, last)
         self._tracing.ended(process)
+        self._no_longer_accepts(process)
         self._roll.ended(process)
         member.process = None
         if self._dispatcher is not None:
@@ -362,20 +387,41 @@ class Supervisor:
         dispatcher.finish(self._config.timeout_graceful_shutdown, finished)
 
     def _drain_all(self) -> None:
-        if accepting := [member for member in self._members if member.state is State.READY]:
+        accepting = [member for member in self._members if member.state is State.READY]
+        if accepting:
             orphaned = self._listeners.orphaned([member.id for member in accepting])
             self._drain.begin(accepting[0], [sock.fileno() for sock in orphaned])
-        self._listeners.close()
         for member in self._members:
             self._drain.begin(member)
+        self._accepting = {member.process for member in accepting if member.process is not None}
+        self._close_unless_accepting()
         self._drain.let_go()
 
+    def _no_longer_accepts(self, process: ShardProcess) -> None:
+        if self._accepting is not None:
+            self._accepting.discard(process)
+            self._close_unless_accepting()
+
+    def _close_unless_accepting(self) -> None:
+        """Until no shard accepts any more, our copies of the listening sockets keep new connections away."""
+        if not self._accepting:
+            self._listeners.close()
+
     def _kill_all(self) -> None:
-        self._stop(EXIT_OK)
         for member in self._members:
             if member.process is not None:
                 member.process.kill()
+        self._stop(EXIT_OK)
 
     def _finish_if_all_stopped(self) -> None:
         if all(member.state is State.STOPPED for member in self._members):
             self._finished.set()
+
+
+def _is_of_asyncio(error: object) -> bool:
+    """Whether this is an error of the system in a callback of asyncio's own: it concerns one connection of a tool, which
+    asyncio has given up."""
+    if not isinstance(error, OSError):
+        return False
+    ours = os.path.dirname(__file__)
+    return not any(frame.f_code.co_filename.startswith(ours) for frame, _ in traceback.walk_tb(error.__traceback__))
