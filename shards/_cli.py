@@ -20,8 +20,10 @@ from clockworker._version import __version__
 from clockworker.executor import compiled
 from clockworker.shards._application import format_traceback, load_application
 from clockworker.shards._config import ServeConfig
+from clockworker.shards._heritage import STRAY, do_nothing, fill_standard_descriptors, settle_signals
 from clockworker.shards._host import PidFile, set_process_title
 from clockworker.shards._logging import JsonFormatter, set_up_logging
+from clockworker.shards._machine import check_machine
 from clockworker.shards._options import OPTIONS, PREFIX, nearest_option
 from clockworker.shards._placement import Placement, place, plural
 from clockworker.shards._print import as_toml
@@ -41,6 +43,7 @@ _OTHER_VARIABLES = frozenset({"CLOCKWORKER_SHARD_ID", "CLOCKWORKER_PURE", "CLOCK
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
+    fill_standard_descriptors()
     sys.exit(serve(sys.argv[1:] if arguments is None else arguments, os.environ))
 
 
@@ -63,6 +66,7 @@ def serve(arguments: Sequence[str], environment: MutableMapping[str, str]) -> in
 def run(settings: Settings, environment: MutableMapping[str, str]) -> int:
     """Do what the settings ask for. Raises `ConfigurationError` and `AddressUnavailable`, before any shard is started."""
     config = settings.config
+    check_machine()
     check_directories(settings)
     os.environ.update(settings.variables)
     config = with_activated_sockets(config, environment, asked_for="bind" in settings.origins)
@@ -73,6 +77,7 @@ def run(settings: Settings, environment: MutableMapping[str, str]) -> int:
         return check(config, placement)
     if settings.print_only:
         return EXIT_OK
+    settle_signals(dict.fromkeys(STRAY, do_nothing))
     set_process_title("supervisor", config.app)
     set_up_logging("supervisor", config)
     with Listeners(config.addresses, placement.count, config.backlog, config.distribution) as listeners:
@@ -114,7 +119,7 @@ def check(config: ServeConfig, placement: Placement) -> int:
         return _complain(str(error), EXIT_START_UP)
     except ConfigurationError:
         raise
-    except (Exception, SystemExit) as error:
+    except BaseException as error:  # KeyboardInterrupt, SystemExit and the like are of the application, too
         return _complain(f"{config.app} cannot be imported\n{format_traceback(error)}", EXIT_START_UP)
     print(
         f"configuration is right: {config.app} on {placement}, queues {', '.join(map(str, config.queues))}, "

@@ -7,11 +7,14 @@ import contextlib
 import ctypes
 import fcntl
 import io
+import logging
 import os
 import resource
 import signal
 
 from clockworker._errors import ConfigurationError
+
+log = logging.getLogger("clockworker.supervisor")
 
 _PR_SET_PDEATHSIG = 1
 
@@ -74,8 +77,12 @@ class PidFile:
             ) from error
 
     def __exit__(self, *_: object) -> None:
-        with contextlib.suppress(FileNotFoundError):
+        try:
             os.unlink(self._path)
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            log.warning("the pid file %s is left behind: %s", self._path, error.strerror)
         self._file.close()
 
     def _lock(self) -> io.FileIO:

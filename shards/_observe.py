@@ -93,7 +93,10 @@ class Observer:
             if server is not None:
                 await server.close()
         if self._query_path is not None:
-            self._query_path.unlink(missing_ok=True)
+            try:
+                self._query_path.unlink(missing_ok=True)
+            except OSError as error:
+                log.warning("the control socket's file %s is left behind: %s", self._query_path, error.strerror)
 
     # What the supervisor tells.
 

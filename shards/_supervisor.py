@@ -27,6 +27,7 @@ from clockworker.shards._control import (
     Failed,
     Held,
     ListenersClosed,
+    NoRoom,
     Poisoned,
     Ready,
     Stirred,
@@ -97,6 +98,7 @@ class Supervisor:
 
     async def _supervise(self) -> int:
         self._loop = asyncio.get_running_loop()
+        self._began = self._loop.time()
         self._finished = asyncio.Event()
         Signals(
             self._members,
@@ -162,7 +164,7 @@ class Supervisor:
 
     def _start(self, member: Member) -> None:
         member.timer = None
-        member.drained = member.broken = False
+        member.drained = member.broken = member.refused = False
         member.lifecycle.to(State.STARTING)
         member.restarts.started(self._loop.time())
         try:
@@ -173,22 +175,36 @@ class Supervisor:
                 self._config.queue_names(member.id),
                 self._health,
             )
+            try:
+                self._loop.add_reader(process.pidfd, self._exited, member, process)
+            except OSError:
+                process.discard()
+                raise
         except OSError as error:
-            log.error("%s cannot be started: %s", member, error)
+            self._refused(member, str(error))
             self._died(member)
             return
         member.process = process
         self._observer.started(member)
-        self._loop.add_reader(process.pidfd, self._exited, member, process)
-        self._loop.add_reader(process.channel.fileno(), self._read, member, process)
-        self._watch.add(member, process)
-        configure = Configure(
-            member.id, len(self._members), member.cpu, self._idle_poll_us, self._config.of_shard(member.id)
-        )
-        process.configure(configure, [sock.fileno() for sock in self._listeners.of(member.id)])
-        self._wiring.add(member.id, process)
-        self._roll.started(process)
         member.timer = self._loop.call_later(self._config.timeout_startup, self._start_up_overdue, member)
+        try:
+            self._loop.add_reader(process.channel.fileno(), self._read, member, process)
+            self._watch.add(member, process)
+            configure = Configure(
+                member.id, len(self._members), member.cpu, self._idle_poll_us, self._config.of_shard(member.id)
+            )
+            process.configure(configure, [sock.fileno() for sock in self._listeners.of(member.id)])
+            self._wiring.add(member.id, process)
+        except OSError as error:
+            self._refused(member, str(error))
+            process.kill()
+            return
+        self._roll.started(process)
+
+    def _refused(self, member: Member, reason: str) -> None:
+        """The system is too short of something for a start. That passes, and says nothing of the application."""
+        member.refused = True
+        log.error("%s cannot be started: %s", member, reason)
 
     def _start_up_overdue(self, member: Member) -> None:
         log.error("%s was not ready within %g s (--timeout-startup): killed", member, self._config.timeout_startup)
@@ -242,6 +258,8 @@ class Supervisor:
                 self._roll.held(process, peer)
             case Failed():
                 self._failed(member, message)
+            case NoRoom(reason):
+                self._refused(member, reason)
             case Poisoned(peer, epoch):
                 self._wiring.poisoned(member, process, peer, epoch)
             case _:
@@ -335,7 +353,16 @@ class Supervisor:
             self._stopped(member)
             return
         may_return = self._config.respawn and not member.broken
-        delay = member.restarts.died(self._loop.time()) if may_return else None
+        delay: float | None = None
+        if member.refused:
+            delay = member.restarts.refused()
+            if not self._serving and self._loop.time() + delay > self._began + self._config.timeout_startup:
+                log.error("not all shards could be started within %g s (--timeout-startup)", self._config.timeout_startup)
+                member.lifecycle.to(State.STOPPED)
+                self._stop(EXIT_START_UP)
+                return
+        elif may_return:
+            delay = member.restarts.died(self._loop.time())
         if delay is not None:
             log.info("%s is restarted%s", member, f" in {delay:g} s" if delay else "")
             member.lifecycle.to(State.BACKOFF)
@@ -390,7 +417,10 @@ class Supervisor:
         accepting = [member for member in self._members if member.state is State.READY]
         if accepting:
             orphaned = self._listeners.orphaned([member.id for member in accepting])
-            self._drain.begin(accepting[0], [sock.fileno() for sock in orphaned])
+            try:
+                self._drain.begin(accepting[0], [sock.fileno() for sock in orphaned])
+            except OSError as error:
+                log.error("what waits at %d sockets of shards that are not there is lost: %s", len(orphaned), error)
         for member in self._members:
             self._drain.begin(member)
         self._accepting = {member.process for member in accepting if member.process is not None}
