@@ -21,14 +21,14 @@ from clockworker.executor import compiled
 from clockworker.shards._application import format_traceback, load_application
 from clockworker.shards._config import ServeConfig
 from clockworker.shards._heritage import STRAY, do_nothing, fill_standard_descriptors, settle_signals
-from clockworker.shards._host import PidFile, set_process_title
+from clockworker.shards._host import PidFile, raise_descriptor_limit, set_process_title
 from clockworker.shards._logging import JsonFormatter, set_up_logging
 from clockworker.shards._machine import check_machine
 from clockworker.shards._options import OPTIONS, PREFIX, nearest_option
 from clockworker.shards._placement import Placement, place, plural
 from clockworker.shards._print import as_toml
 from clockworker.shards._settings import Settings, read_settings
-from clockworker.shards._sockets import Listeners
+from clockworker.shards._sockets import Listeners, count_sockets
 from clockworker.shards._supervisor import Supervisor, log
 from clockworker.shards._systemd import with_activated_sockets
 from clockworker.shards._topology import read_machine
@@ -115,6 +115,7 @@ def check(config: ServeConfig, placement: Placement) -> int:
             for queue in queues:
                 queue.declare(config.app_dir)
         set_up_logging("supervisor", config)
+        raise_descriptor_limit(placement.count, count_sockets(config.addresses))
     except ApplicationError as error:
         return _complain(str(error), EXIT_START_UP)
     except ConfigurationError:

@@ -42,9 +42,10 @@ def text(status: int, body: str) -> Answer:
 
 
 class HttpServer:
-    """Serves `pages`, by path, on a listening socket, which it owns."""
+    """Serves `pages`, by path, on a listening socket, which it owns. most: connections at once."""
 
-    def __init__(self, sock: socket.socket, pages: Mapping[str, Page]) -> None:
+    def __init__(self, sock: socket.socket, pages: Mapping[str, Page], most: int = MAX_CONNECTIONS) -> None:
+        self._most = min(most, MAX_CONNECTIONS)
         self._sock = sock
         self._pages = pages
         self._open: set[asyncio.Task[None]] = set()
@@ -59,7 +60,7 @@ class HttpServer:
         await asyncio.gather(*self._open, return_exceptions=True)
 
     def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if len(self._open) >= MAX_CONNECTIONS:
+        if len(self._open) >= self._most:
             writer.transport.abort()
             return
         task = asyncio.get_running_loop().create_task(self._serve(reader, writer))

@@ -91,9 +91,10 @@ class Answers(msgspec.Struct, frozen=True):
 
 
 class QueryServer:
-    """Owns the socket."""
+    """Owns the socket. most: connections at once."""
 
-    def __init__(self, sock: socket.socket, answers: Answers) -> None:
+    def __init__(self, sock: socket.socket, answers: Answers, most: int = MAX_CONNECTIONS) -> None:
+        self._most = most
         self._sock = sock
         self._answers = answers
         self._open: set[asyncio.Task[None]] = set()
@@ -108,7 +109,7 @@ class QueryServer:
         await asyncio.gather(*self._open, return_exceptions=True)
 
     def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if len(self._open) >= MAX_CONNECTIONS or not _may_ask(writer.get_extra_info("socket")):
+        if len(self._open) >= self._most or not _may_ask(writer.get_extra_info("socket")):
             writer.transport.abort()
             return
         task = asyncio.get_running_loop().create_task(self._serve(reader, writer))

@@ -190,6 +190,11 @@ def resolve(address: TcpAddress) -> list[tuple[int, tuple[str, int]]]:
     return list(unique)
 
 
+def count_sockets(addresses: Sequence[Address]) -> int:
+    """How many a shard has: a name may be several addresses."""
+    return sum(len(resolve(address)) if isinstance(address, TcpAddress) else 1 for address in addresses)
+
+
 def _is_here(resolved: tuple[int, tuple[str, int]]) -> bool:
     family, (host, _) = resolved
     try:

@@ -92,8 +92,8 @@ class Supervisor:
         if self._config.reload:
             check_reload()
         set_process_title("supervisor", self._config.app)
-        raise_descriptor_limit(len(self._members), len(self._listeners.of(0)))
-        self._observer.open()
+        addresses = len(self._listeners.of(0) or self._listeners.own)
+        self._observer.open(raise_descriptor_limit(len(self._members), addresses))
         return asyncio.run(self._supervise())
 
     async def _supervise(self) -> int:
