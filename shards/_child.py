@@ -29,7 +29,7 @@ from clockworker._errors import (
     TaskPanicked,
     UnknownQueue,
 )
-from clockworker.executor import Executor, JoinHandle, Ok, Queue
+from clockworker.executor import Executor, JoinHandle, Ok
 from clockworker.ipc import Limits, Mesh
 from clockworker.shards._application import Main, format_traceback, load_application
 from clockworker.shards._birth import CONTROL_VARIABLE, SUPERVISOR_VARIABLE, TERMINAL_SIGNALS
@@ -142,7 +142,8 @@ class _ShardMain:
             application = load_application(self._config.app, self._config.app_dir, factory=self._config.factory)
             what = "a queue's scheduler"
             queues = [queue.declare(self._config.app_dir) for queue in self._config.queues]
-        except ApplicationError as error:
+            executor = Executor(queues, on_panic="catch")
+        except (ApplicationError, ConfigurationError) as error:
             return self._fail(str(error))
         except BaseException as error:  # KeyboardInterrupt, SystemExit and the like are of the application, too
             return self._fail(f"{what} cannot be imported", error)
@@ -151,13 +152,13 @@ class _ShardMain:
             return EXIT_OK
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             try:
-                return runner.run(self._serve(application, queues))
-            except Exception as error:
+                return runner.run(self._serve(application, executor))
+            except BaseException as error:
                 return self._fail('an exception escaped a task of a queue with on_panic = "propagate"', error)
 
-    async def _serve(self, application: Main, queues: list[Queue]) -> int:
+    async def _serve(self, application: Main, executor: Executor) -> int:
         self._loop = asyncio.get_running_loop()
-        executor = self._executor = Executor(queues, on_panic="catch")
+        self._executor = executor
         log_slow_polls(executor, self._config, self._configure.shard)
         self._assemble(executor)
         self._loop.add_signal_handler(signal.SIGTERM, self._stop)

@@ -17,7 +17,7 @@ import uvloop
 
 from clockworker._errors import AddressUnavailable, ApplicationError, ConfigurationError
 from clockworker._version import __version__
-from clockworker.executor import compiled
+from clockworker.executor import Executor, compiled
 from clockworker.shards._application import format_traceback, load_application
 from clockworker.shards._config import ServeConfig
 from clockworker.shards._heritage import STRAY, do_nothing, fill_standard_descriptors, settle_signals
@@ -112,8 +112,7 @@ def check(config: ServeConfig, placement: Placement) -> int:
     try:
         load_application(config.app, config.app_dir, factory=config.factory)
         for queues in (config.queues, *config.shard_queues.values()):
-            for queue in queues:
-                queue.declare(config.app_dir)
+            Executor([queue.declare(config.app_dir) for queue in queues])
         set_up_logging("supervisor", config)
         raise_descriptor_limit(placement.count, count_sockets(config.addresses))
     except ApplicationError as error:

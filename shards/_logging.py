@@ -135,7 +135,7 @@ def reopen() -> int:
     """Open the files of all log handlers anew. One that cannot be opened goes on with the file that it has. Returns how many
     there are."""
     files = {id(handler): handler for handler in _handlers() if isinstance(handler, logging.FileHandler)}
-    failed = []
+    failed: list[tuple[str, Exception]] = []
     for handler in files.values():
         handler.acquire()
         try:
@@ -148,8 +148,8 @@ def reopen() -> int:
             failed.append((handler.baseFilename, error))
         finally:
             handler.release()
-    for path, error in failed:
-        log.error("the log file %s cannot be opened anew, and goes on where it was: %s", path, error)
+    for path, cause in failed:
+        log.error("the log file %s cannot be opened anew, and goes on where it was: %s", path, cause)
     return len(files)
 
 

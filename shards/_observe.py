@@ -85,7 +85,9 @@ class Observer:
         if self._http_socket is not None:
             self._http = await self._serve_http(self._http_socket)
         if self._query_socket is not None:
-            self._query = QueryServer(self._query_socket, Answers(self.stats, self.rings, self._trace), self._query_connections)
+            self._query = QueryServer(
+                self._query_socket, Answers(self.stats, self.rings, self._trace), self._query_connections
+            )
             await self._query.start()
         self._tick()
 

@@ -40,7 +40,6 @@ def reap_strangers() -> None:
     reap_orphans(_running)
 
 
-
 class ShardProcess:
     """Raises `OSError` from the constructor, with nothing left open, if there is no process or descriptor to be had."""
 

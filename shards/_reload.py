@@ -35,7 +35,9 @@ class Reloader:
     async def _watch(self) -> None:
         try:
             await self._watch_all()
-        except Exception as error:  # watchfiles has errors of its own beside OSError; the kernel limits what one may watch
+        except (
+            Exception
+        ) as error:  # watchfiles has errors of its own beside OSError; the kernel limits what one may watch
             log.error("source files are no longer watched: %s", error)
 
     async def _watch_all(self) -> None:

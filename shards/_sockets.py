@@ -60,7 +60,9 @@ class Listeners:
         self.own: list[socket.socket] = []
         self._distribution = distribution
         self._of_shard: list[list[socket.socket]] = [[] for _ in range(shards)]
-        self._groups: list[list[socket.socket]] = []  # of each TCP address, in the order in which the kernel numbers them
+        self._groups: list[
+            list[socket.socket]
+        ] = []  # of each TCP address, in the order in which the kernel numbers them
         self._sinks: list[_Sink] = []
         self._unix_paths: list[tuple[str, int]] = []
         try:
@@ -99,7 +101,8 @@ class Listeners:
                 self._sinks.append(_Sink(group, fixed=self._distribution == "fixed"))
             except OSError as error:
                 log.warning(
-                    "connections that arrive while the last are accepted may be reset: they cannot be kept away (%s)", error
+                    "connections that arrive while the last are accepted may be reset: they cannot be kept away (%s)",
+                    error,
                 )
         self._remove_files()
 
@@ -322,9 +325,7 @@ def _attach(member: socket.socket, program: bytes) -> None:
     """Let this program choose among the sockets of the member's group."""
     code = ctypes.create_string_buffer(program, len(program))
     length = len(program) // struct.calcsize("HBBI")
-    member.setsockopt(
-        socket.SOL_SOCKET, _SO_ATTACH_REUSEPORT_CBPF, struct.pack("HL", length, ctypes.addressof(code))
-    )
+    member.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_REUSEPORT_CBPF, struct.pack("HL", length, ctypes.addressof(code)))
 
 
 def _remove_stale(address: UnixAddress) -> None:

@@ -82,7 +82,9 @@ class Supervisor:
         self._renewal = Renewal(config, self._members, self._roll, self._notifier, self._start, self._renewed)
         self._reloader: Reloader | None = None
         self._dispatcher: Dispatcher | None = None
-        self._accepting: set[ShardProcess] | None = None  # those told to stop that still empty the listening sockets' queues
+        self._accepting: set[ShardProcess] | None = (
+            None  # those told to stop that still empty the listening sockets' queues
+        )
         self._is_broken = False
         self._serving = False  # every shard has been ready once
         self._exit_status = EXIT_OK
@@ -357,7 +359,9 @@ class Supervisor:
         if member.refused:
             delay = member.restarts.refused()
             if not self._serving and self._loop.time() + delay > self._began + self._config.timeout_startup:
-                log.error("not all shards could be started within %g s (--timeout-startup)", self._config.timeout_startup)
+                log.error(
+                    "not all shards could be started within %g s (--timeout-startup)", self._config.timeout_startup
+                )
                 member.lifecycle.to(State.STOPPED)
                 self._stop(EXIT_START_UP)
                 return

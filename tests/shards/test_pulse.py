@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import faulthandler
 import itertools
-import os
 from collections.abc import Iterator
 
 import pytest
