@@ -4,7 +4,8 @@ The channel is a pair of Unix sockets of type SOCK_SEQPACKET: messages keep thei
 message that speaks of them (SCM_RIGHTS), and when one side is gone the other reads an end of file. A message is a
 tagged msgspec struct. Both ends are non-blocking; what the kernel has no room for waits in an outbox, because a stopped
 shard must not stop the supervisor. "No room" is more than a full buffer: the kernel also bounds the descriptors of a user that
-are on their way anywhere (ETOOMANYREFS). Then no event tells when there is room again, and a timer tries. The outbox empties itself as long as a loop runs.
+are on their way anywhere (ETOOMANYREFS). Then no event tells when there is room again, and a timer tries. The outbox
+empties itself as long as a loop runs.
 
 What the supervisor has to say may be of any length: beyond `MAX_MESSAGE` bytes the message is in a memfd (`Enclosed`), and
 descriptors beyond `MAX_DESCRIPTORS` go ahead of it (`Ahead`). Of a shard neither is accepted.
@@ -55,8 +56,8 @@ class Enclosed(msgspec.Struct, frozen=True, tag="enclosed"):
 
 
 class Configure(msgspec.Struct, frozen=True, tag="configure"):
-    """Descriptors: the doorbell's memory and its eventfd, the slots, the pulse, the dump, the witness's
-    socket, the handover's, then the listening sockets. A rehearsal only imports the application, says `Ready` or `Failed`, and ends."""
+    """Descriptors: the doorbell's memory and its eventfd, the slots, the pulse, the dump, the witness's socket, the
+    handover's, then the listening sockets. A rehearsal only imports the application, says `Ready` or `Failed`, and ends."""
 
     shard: int
     count: int

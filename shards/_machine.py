@@ -1,5 +1,5 @@
-"""What a server needs of its machine, asked before anything starts: a chroot or a sandbox may lack the strangest things, and the
-first call that fails would be a traceback in the middle of a start.
+"""What a server needs of its machine, asked before anything starts: a chroot or a sandbox may lack the strangest things, and
+the first call that fails would be a traceback in the middle of a start.
 """
 
 from __future__ import annotations

@@ -62,7 +62,8 @@ class Observer:
         self._query_path: Path | None = None
 
     def open(self, connections: int) -> None:
-        """Bind what was asked for. connections: for how many at once there are descriptors. Raises `AddressUnavailable`, and `ConfigurationError` if the extra is missing."""
+        """Bind what was asked for. connections: for how many at once there are descriptors. Raises `AddressUnavailable`, and
+        `ConfigurationError` if the extra is missing."""
         self._query_connections = min(_query.MAX_CONNECTIONS, connections // 4)
         self._http_connections = connections - self._query_connections
         if self._config.metrics is not None:
