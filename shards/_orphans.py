@@ -1,6 +1,6 @@
 """The duties of PID 1, which a server in a container mostly is: whatever a shard's child leaves behind when it ends becomes
-a child of the supervisor's, and stays a zombie until its status is collected. The same holds for a subreaper, and for children that
-whoever started the server had before it became one.
+a child of the supervisor's, and stays a zombie until its status is collected. The same holds for a subreaper, and for children
+that whoever started the server had before it became one.
 """
 
 from __future__ import annotations

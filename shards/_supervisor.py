@@ -73,7 +73,7 @@ class Supervisor:
         self._listeners = listeners
         self._members = [Member(id, cpu) for id, cpu in enumerate(placement.cpus)]
         self._tracing = Tracing(self._members)
-        self._observer = Observer(config, self._members, self._serves, self._tracing.record)
+        self._observer = Observer(config, self._members, listeners.names, self._serves, self._tracing.record)
         self._watch = Watch(self._members, self._health.pace, self._report_stall, self._hung)
         self._wiring = Wiring(self._members)
         self._drain = Drain(self._members, config.timeout_graceful_shutdown)
@@ -241,6 +241,9 @@ class Supervisor:
         match message, descriptors:
             case Traced(), [recording]:
                 self._tracing.arrived(process, recording)
+                return
+            case Traced(), []:  # lost on its way for want of descriptors
+                self._tracing.ended(process)
                 return
         for descriptor in descriptors:  # nobody has asked for these
             os.close(descriptor)
