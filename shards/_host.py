@@ -89,6 +89,7 @@ class PidFile:
         pid = f"{os.getpid()}\n".encode()
         try:
             self._file = self._lock()
+            self._status = os.fstat(self._file.fileno())
             try:
                 self._file.write(pid)
                 self._file.truncate(len(pid))
@@ -102,7 +103,7 @@ class PidFile:
         self._remove()
 
     def _remove(self) -> None:
-        remove_own(self._path, os.fstat(self._file.fileno()))
+        remove_own(self._path, self._status)
         self._file.close()  # not before: until then no other file can be this one
 
     def _lock(self) -> io.FileIO:

@@ -85,8 +85,8 @@ class HttpServer:
         try:
             while await self._serve_one(received, reader, writer, limit):
                 limit = IDLE_S
-        except (TimeoutError, ConnectionError):
-            pass  # the client went away, or is too slow
+        except OSError:
+            pass  # the client went away, or is too slow (TimeoutError)
         except Exception:
             log.exception("answering a request for metrics failed")
         finally:

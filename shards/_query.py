@@ -128,6 +128,8 @@ class QueryServer:
                 await writer.drain()
         except (asyncio.IncompleteReadError, ConnectionError):
             pass  # it went away
+        except OSError as error:
+            log.error("answering at the control socket failed: %s", error)
         except Exception:
             log.exception("answering at the control socket failed")
         finally:

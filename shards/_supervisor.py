@@ -147,9 +147,10 @@ class Supervisor:
     def _broken(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """A callback raised. If it is one of ours its state may be wrong, and the server stops: in good order, since the
         shards know nothing of it; at once if that fails, too."""
-        loop.default_exception_handler(context)
-        if _is_of_asyncio(context.get("exception")):
+        if _is_of_asyncio(error := context.get("exception")):
+            log.error("%s: %s", context["message"], error)
             return
+        loop.default_exception_handler(context)
         at_once, self._is_broken = self._is_broken or self._stopping, True
         grace = 0.0 if at_once else self._config.timeout_graceful_shutdown
         # Whatever else is wrong: an end of the supervisor is one of the shards, too.
@@ -232,6 +233,8 @@ class Supervisor:
                 self._handle(member, process, *received)
         except BlockingIOError:
             pass
+        except OSError as error:  # no memory: what waits is read at the next turn
+            log.error("what %s says cannot be read yet: %s", member, error.strerror)
         except ControlError as error:
             log.error("%s sent nonsense: %s: killed", member, error)
             self._loop.remove_reader(process.channel.fileno())
