@@ -65,7 +65,14 @@ class Admission:
 
     def _go_on(self) -> None:
         self._pause = None
-        self._loop.add_reader(self._sock.fileno(), self._accept)
+        try:
+            self._loop.add_reader(self._sock.fileno(), self._accept)
+        except OSError as error:
+            self._wait(error)
+
+    def _wait(self, error: OSError) -> None:
+        self._complain(error)
+        self._pause = self._loop.call_later(PAUSE_S, self._go_on)
 
     def _accept(self) -> None:
         try:
@@ -74,9 +81,8 @@ class Admission:
             return
         except OSError as error:
             if error.errno not in LEFT:
-                self._complain(error)
                 self._loop.remove_reader(self._sock.fileno())
-                self._pause = self._loop.call_later(PAUSE_S, self._go_on)
+                self._wait(error)
             return
         task = self._loop.create_task(self._connect(accepted))
         self._connecting.add(task)

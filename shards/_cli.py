@@ -58,6 +58,8 @@ def serve(arguments: Sequence[str], environment: MutableMapping[str, str]) -> in
     except (ConfigurationError, AddressUnavailable) as error:
         status = EXIT_USAGE if isinstance(error, ConfigurationError) else EXIT_ADDRESS
         return complain(with_origins(str(error), settings.origins), status)
+    except OSError as error:
+        return complain(f"the system has refused what the server needs: {error}", EXIT_ADDRESS)
 
 
 def run(settings: Settings, environment: MutableMapping[str, str]) -> int:

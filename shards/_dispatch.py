@@ -83,8 +83,11 @@ class Dispatcher:
                 self._end()
         elif not self._accepting:
             self._accepting = True
-            for sock in self._listening:
-                self._loop.add_reader(sock.fileno(), self._accept, sock)
+            try:
+                for sock in self._listening:
+                    self._loop.add_reader(sock.fileno(), self._accept, sock)
+            except OSError as error:
+                self._complain(error)
 
     def take_back(self, process: ShardProcess) -> None:
         """The shard has ended: what it did not take is for others."""
@@ -162,10 +165,14 @@ class Dispatcher:
                 if error.errno in LEFT:
                     continue
                 if not isinstance(error, BlockingIOError):
-                    if (unsaid := self._complaints.may_say(self._loop.time())) is not None:
-                        log.error("no connection can be accepted: %s%s", error.strerror, more(unsaid))
-                    self._pause(_NO_DESCRIPTORS_S)
+                    self._complain(error)
                 return None
+
+    def _complain(self, error: OSError) -> None:
+        """And wait: shortages pass."""
+        if (unsaid := self._complaints.may_say(self._loop.time())) is not None:
+            log.error("no connection can be accepted: %s%s", error.strerror, more(unsaid))
+        self._pause(_NO_DESCRIPTORS_S)
 
     def _hand_over(self, process: ShardProcess, connection: socket.socket) -> bool:
         if self._finished is not None and process not in self._told:
