@@ -113,7 +113,9 @@ class Failures:
 
     def _audit(self, event: str, arguments: tuple[object, ...]) -> None:
         if event in ("socket.__new__", "mmap.__new__", "open") and sys.getprofile() is not None:
-            self._at(sys._getframe(1), event.removesuffix(".__new__"))
+            caller = sys._getframe(1)
+            if event != "socket.__new__" or caller.f_locals.get("fileno") is None:  # else it is there already
+                self._at(caller, event.removesuffix(".__new__"))
 
     def _at(self, frame: FrameType | None, name: str) -> None:
         if self._busy or frame is None:
