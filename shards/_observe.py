@@ -62,6 +62,7 @@ class Observer:
         self._started = time.time()
         self._ledger = Ledger([config.queue_names(member.id) for member in members])
         self._http_sockets: list[socket.socket] = []
+        self._told: set[int] = set()  # processes whose slots make no sense
         self._query_socket: socket.socket | None = None
         self._query_path: Path | None = None
         self._query_file: os.stat_result | None = None
@@ -113,6 +114,8 @@ class Observer:
 
     def died(self, member: Member, last: Reading) -> None:
         self._ledger.died(member.id, last)
+        if member.process is not None:
+            self._told.discard(member.process.pid)
 
     def stalled(self, member: Member, process: ShardProcess) -> bool:
         """False for another look at the same stall."""
@@ -163,8 +166,16 @@ class Observer:
         ]
 
     def _tick(self) -> None:
-        self._ledger.remember(self._loop.time(), self._totals())
         self._next = self._loop.call_at(next_tick(self._loop.time(), EVERY_S, SUPERVISOR_AFTER_S), self._tick)
+        self._ledger.remember(self._loop.time(), self._totals())
+        for member in self._members:
+            if member.process is not None and member.process.slots.nonsense and member.process.pid not in self._told:
+                self._told.add(member.process.pid)
+                log.error(
+                    "%s writes statistics that make no sense (%s): what is shown of it is from before",
+                    member,
+                    member.process.slots.nonsense,
+                )
 
     # HTTP.
 

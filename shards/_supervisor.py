@@ -344,6 +344,8 @@ class Supervisor:
         member.cancel_timer()
         self._wiring.remove(member.id)
         did = f": {last.summary()}" if last.written_ns else ""
+        if process.slots.nonsense:
+            did += f", and then statistics that make no sense ({process.slots.nonsense})"
         if member.state is State.DRAINING:
             # Of a start that has failed all has been said.
             level = logging.DEBUG if self._exit_status == EXIT_START_UP else logging.INFO

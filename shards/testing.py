@@ -36,7 +36,15 @@ from typing import Any, Concatenate, ParamSpec, TypeVar, get_type_hints
 import msgspec
 
 from clockworker._errors import ApplicationError, ControlError, RemoteError
-from clockworker.shards._agent import APPLICATION_VARIABLE, SOCKETS_VARIABLE, Answer, Question, receive, send
+from clockworker.shards._agent import (
+    APPLICATION_VARIABLE,
+    ENCODE_VARIABLE,
+    SOCKETS_VARIABLE,
+    Answer,
+    Question,
+    receive,
+    send,
+)
 from clockworker.shards._query import QueryClient
 
 __all__ = ["Server", "serving"]
@@ -57,6 +65,7 @@ def serving(
     environment: Mapping[str, str] | None = None,
     app_dir: str | os.PathLike[str] = ".",
     timeout: float = 30.0,
+    encode_local_calls: bool = False,
 ) -> Iterator[Server]:
     """Run `app` while the block lasts, on a free port of 127.0.0.1 unless `options` say otherwise.
 
@@ -65,12 +74,16 @@ def serving(
     options: more of those of clockworker-serve. Where there are more shards than CPUs they share them, unpinned.
     environment: variables to set beside this process's own.
     timeout: seconds that any one wait may take.
+    encode_local_calls: encode what a shard's calls to itself take and return, and make their exceptions anew, as is done with
+    calls to another. Then a test with one shard sees what one with two would: a type that does not fit its annotation, a list
+    that is shared rather than copied, an exception that does not travel.
 
     Raises `ApplicationError`, with the log, if the application cannot be started.
     """
     name = app if isinstance(app, str) else f"{app.__module__}:{app.__qualname__}"
     with tempfile.TemporaryDirectory(prefix="clockworker-") as directory:
-        server = Server(name, shards, options, environment or {}, app_dir, timeout, Path(directory))
+        variables = {**(environment or {}), **({ENCODE_VARIABLE: "1"} if encode_local_calls else {})}
+        server = Server(name, shards, options, variables, app_dir, timeout, Path(directory))
         try:
             server._wait(lambda: server._looks() and server._serving, "the server does not serve")
             yield server
