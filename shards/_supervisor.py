@@ -152,16 +152,18 @@ class Supervisor:
             return
         loop.default_exception_handler(context)
         at_once, self._is_broken = self._is_broken or self._stopping, True
-        grace = 0.0 if at_once else self._config.timeout_graceful_shutdown
-        # Whatever else is wrong: an end of the supervisor is one of the shards, too.
-        self._loop.call_later(grace + LAST_S, self._finished.set)
-        try:
-            if at_once:
-                self._kill_all()
-            else:
+        if not at_once:
+            try:
                 self._stop(EXIT_CRASHED)
-        finally:
-            self._exit_status = EXIT_CRASHED
+            except Exception:
+                log.exception("the server cannot be stopped in good order")
+                at_once = True
+        if at_once:
+            self._kill_all()
+        # Whatever else is wrong: an end of the supervisor is one of the shards, too.
+        grace = 0.0 if at_once else self._config.timeout_graceful_shutdown
+        self._loop.call_later(grace + LAST_S, self._finished.set)
+        self._exit_status = EXIT_CRASHED
 
     # Starting.
 
