@@ -21,12 +21,15 @@ In reading order, from the command to the code that a user writes:
     _sockets        the listening sockets
     _dispatch       hands connections to the shard that has the fewest
     _handover       the line on which it does
+    _machine        what there has to be before anything starts
+    _heritage       signals and descriptors that whoever starts a process leaves to it
     _host           open files, the pid file, titles, and the end with one's parent
     _supervisor     starts, replaces and stops the shards
     _signals        what an operator asks of it
     _member         a shard over all its incarnations, as the supervisor sees it
     _lifecycle      policy: the states of a shard, and when a dead one may start again
     _process        one incarnation of a shard, as the supervisor holds it
+    _orphans        children that are none of ours: the duties of PID 1
     _control        what supervisor and shard say to each other
     _wiring         connects the shards with each other by rings
     _reading        the numbers of a shard at one moment, and their sums
@@ -44,6 +47,7 @@ In reading order, from the command to the code that a user writes:
     _reload         replaces them when a source file changes
     _systemd        sockets from, and notices to, whoever started the supervisor
     _logging        log lines that name shard and queue, as text or JSON; log files opened anew
+    _log_stream     standard error, without waiting for its reader
     _log_config     --log-config
     _birth          what a shard's process is born with
     _child          the process of a shard
@@ -52,7 +56,8 @@ In reading order, from the command to the code that a user writes:
     _affinity       and the CPUs of all that it starts
     _application    finding `async def main(shard)`
     _observe        what the supervisor shows: _ledger, its books; _view, what they mean; _metrics and _page, as Prometheus
-                    wants it; _http, the pages, and _http_head, HTTP's part; _query, the control socket
+                    wants it; _http, the pages, and _http_head, HTTP's part; _query, the control socket;
+                    _admission, how tools are let in
     _tracing        traces: asks for them; _trace, records one; _chrome, writes it
     _top            clockworker-top; _screen, what it shows
     _shard          Shard, the application's view

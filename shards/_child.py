@@ -17,6 +17,7 @@ import signal
 import socket
 import sys
 from collections.abc import Sequence
+from types import FrameType
 from typing import Any
 
 import uvloop
@@ -29,7 +30,7 @@ from clockworker._errors import (
     TaskPanicked,
     UnknownQueue,
 )
-from clockworker.executor import Executor, JoinHandle, Ok, Queue
+from clockworker.executor import Executor, JoinHandle, Ok
 from clockworker.ipc import Limits, Mesh
 from clockworker.shards._affinity import Starting
 from clockworker.shards._application import Main, format_traceback, load_application
@@ -46,6 +47,7 @@ from clockworker.shards._control import (
     Held,
     Hold,
     Leave,
+    ListenersClosed,
     Poisoned,
     Ready,
     Release,
@@ -57,12 +59,13 @@ from clockworker.shards._control import (
     Traced,
     Unconnected,
 )
-from clockworker.shards._fork import REFUSAL, Legacy, ignore, open_descriptors
+from clockworker.shards._fork import REFUSAL, Legacy, open_descriptors
 from clockworker.shards._health import HealthPolicy
+from clockworker.shards._heritage import STRAY, Handler, do_nothing, name_of, settle_signals
 from clockworker.shards._host import die_with_parent, set_process_title
 from clockworker.shards._limiter import Limiter, more
 from clockworker.shards._logging import reopen, set_up_logging
-from clockworker.shards._pulse import Pulse
+from clockworker.shards._pulse import DUMP_SIGNAL, Pulse
 from clockworker.shards._recorder import Recorder
 from clockworker.shards._reserve import FOR_A_MESSAGE, Reserve
 from clockworker.shards._shard import Handover, Shard
@@ -81,7 +84,9 @@ EXIT_START_UP = 3
 
 QUIET_LOOK_S = 0.005
 RECONNECT_S = 0.25  # after which a link that could not be made is asked for again
-TRACEBACK_LIMIT = 15_000  # characters, of up to 4 bytes each: has to fit into a message
+# Bytes of what is said of a failure: both have to fit into one message.
+MESSAGE_LIMIT = 8_000
+TRACEBACK_LIMIT = 48_000
 
 
 def main() -> None:
@@ -90,7 +95,7 @@ def main() -> None:
     _take_signals()
     descriptor = int(os.environ.pop(CONTROL_VARIABLE))
     os.set_inheritable(descriptor, False)
-    channel = Channel(socket.socket(fileno=descriptor))
+    channel = Channel(socket.socket(fileno=descriptor), trusting=True)
     received = channel.receive_first()
     if received is None:
         sys.exit(EXIT_ORPHANED)
@@ -115,13 +120,16 @@ def main() -> None:
 
 
 def _take_signals() -> None:
-    """What a terminal sends to the process group is the supervisor's to answer. (A handler that does nothing, because
-    SIG_IGN would be inherited by what the application starts.) SIGTERM gets its handler with the loop, and ends the
-    process before."""
+    """What a terminal sends to the process group is the supervisor's to answer. SIGTERM gets its handler with the loop, and
+    ends the process before. A signal that strays here is said on the loop: its handler may come in the middle of a log call."""
 
-    for number in TERMINAL_SIGNALS - {signal.SIGTERM}:
-        signal.signal(number, ignore)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, TERMINAL_SIGNALS)
+    def say(number: int, frame: FrameType | None) -> None:
+        with contextlib.suppress(RuntimeError):  # no loop yet
+            loop = asyncio.get_running_loop()
+            loop.call_soon_threadsafe(log.info, "%s ignored: the application has no handler for it", name_of(number))
+
+    strays: dict[int, Handler] = dict.fromkeys(STRAY - {DUMP_SIGNAL}, say)
+    settle_signals(strays | dict.fromkeys(TERMINAL_SIGNALS - {signal.SIGTERM}, do_nothing))
 
 
 def _children_to_be_joined() -> list[Any]:
@@ -135,11 +143,11 @@ class _ShardMain:
         self._channel = channel
         self._configure = configure
         self._config = configure.config
-        memory, event, slots, pulse, witness, handover, *listening = descriptors
+        memory, event, slots, pulse, dump, witness, handover, *listening = descriptors
         self._doorbell: tuple[int, ...] = (memory, event)
         self._slots = SlotWriter(slots)
         os.close(slots)
-        self._pulse = Pulse(pulse, HealthPolicy(hung_after=self._config.timeout_shard_healthcheck).pace)
+        self._pulse = Pulse(pulse, dump, HealthPolicy(hung_after=self._config.timeout_shard_healthcheck).pace)
         self._witness = socket.socket(fileno=witness)
         self._handover = socket.socket(fileno=handover)
         self._handover.setblocking(False)
@@ -177,9 +185,10 @@ class _ShardMain:
             application = load_application(self._config.app, self._config.app_dir, factory=self._config.factory)
             what = "a queue's scheduler"
             queues = [queue.declare(self._config.app_dir) for queue in self._config.queues]
-        except ApplicationError as error:
+            executor = Executor(queues, on_panic="catch")
+        except (ApplicationError, ConfigurationError) as error:
             return self._fail(str(error))
-        except (Exception, SystemExit) as error:
+        except BaseException as error:  # KeyboardInterrupt, SystemExit and the like are of the application, too
             if self._legacy.forked:
                 raise
             return self._fail(f"{what} cannot be imported", error)
@@ -191,19 +200,17 @@ class _ShardMain:
         self._before_loop = open_descriptors()
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             try:
-                return runner.run(self._serve(application, queues))
+                return runner.run(self._serve(application, executor))
             except BaseException as error:
                 if self._legacy.forked:
                     self._legacy.end(error)
-                if not isinstance(error, Exception):
-                    raise
                 return self._fail('an exception escaped a task of a queue with on_panic = "propagate"', error)
 
-    async def _serve(self, application: Main, queues: list[Queue]) -> int:
+    async def _serve(self, application: Main, executor: Executor) -> int:
         self._loop = asyncio.get_running_loop()
         self._legacy.take_loop(self._loop, self._before_loop)
         self._starting.wrap_loop(self._loop)
-        executor = self._executor = Executor(queues, on_panic="catch")
+        self._executor = executor
         log_slow_polls(executor, self._config, self._configure.shard)
         self._legacy.take_executor(executor)
         self._assemble(executor)
@@ -295,7 +302,10 @@ class _ShardMain:
         return status
 
     def _fail(self, message: str, error: BaseException | None = None) -> int:
-        self._channel.send(Failed(message, format_traceback(error)[-TRACEBACK_LIMIT:] if error else ""))
+        # A text of the application's may have what UTF-8 has not: lone surrogates, of names of files.
+        said = message.encode(errors="backslashreplace")[:MESSAGE_LIMIT]
+        trace = format_traceback(error).encode(errors="backslashreplace")[-TRACEBACK_LIMIT:] if error else b""
+        self._channel.send(Failed(said.decode(errors="ignore"), trace.decode(errors="ignore")))
         return EXIT_START_UP
 
     def _read(self) -> None:
@@ -382,6 +392,8 @@ class _ShardMain:
         if self._main is not None and not self._shard.is_ready:
             self._main.abort()  # still starting: there is nothing to finish
         self._shard._stop(for_good, orphaned)
+        if for_good and self._shard._stopping is not None:  # perhaps it had been told before
+            self._shard._stopping.add_done_callback(lambda _: self._channel.send(ListenersClosed()))
         self._may_begin.set()
 
 

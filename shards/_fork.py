@@ -41,10 +41,10 @@ import socket
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from types import FrameType
 from typing import TYPE_CHECKING, NoReturn
 
 from clockworker.ipc import _mapping
+from clockworker.shards._heritage import do_nothing
 from clockworker.shards._pulse import stop_dumping
 from clockworker.shards._sockets import Served
 
@@ -65,10 +65,6 @@ _prctl = ctypes.CDLL(None).prctl
 
 # Paths of Unix sockets of ours beside those that the supervisor has told of.
 own_servers: set[str] = set()
-
-
-def ignore(number: int, frame: FrameType | None) -> None:
-    """A signal's handler that does nothing: SIG_IGN would be inherited by what the application starts."""
 
 
 class Legacy:
@@ -190,7 +186,7 @@ class Legacy:
             handler = signal.getsignal(number)
             if _is_ours(handler) or getattr(handler, "__self__", None) is self._loop is not None:
                 kept = number in (signal.SIGINT, signal.SIGHUP)
-                signal.signal(number, ignore if kept else signal.SIG_DFL)
+                signal.signal(number, do_nothing if kept else signal.SIG_DFL)
 
     def _take_descriptors(self) -> None:
         ours = {descriptor for own in self._own for descriptor in own() if descriptor >= 0}

@@ -16,6 +16,7 @@ class Member:
     start-up limit while starting, the grace while draining, the delay while backing off.
 
     drained: the incarnation that drains has finished its own work.
+    refused: the system was too short of something for the last start.
     broken: the application cannot be started as it is, and under --reload it is not tried again before it changes.
     """
 
@@ -29,6 +30,7 @@ class Member:
         self.timer: asyncio.TimerHandle | None = None
         self.drained = False
         self.broken = False
+        self.refused = False
 
     @property
     def state(self) -> State:

@@ -5,6 +5,10 @@ happens to it arrives on one asyncio loop: a signal (`_signals`), a message from
 pidfd becomes readable), or a timer. What is worth a module has one: `_wiring` connects the shards, `_watch` looks after
 their loops, `_drain` has them finish, `_renewal` replaces them all in good order, `_reload` sees that their sources change,
 `_systemd` tells who started us. What is left here is a shard's way through its states, and the server's own.
+
+An error of the system (no process or descriptor left, a file system that has become read-only, a log that cannot be written)
+is the environment's, and no reason for shards that serve to stop: whoever makes the call catches the `OSError`, says it in one
+line and goes on, or tries again later. What reaches the loop's exception handler nevertheless is a fault of the program.
 """
 
 from __future__ import annotations
@@ -12,6 +16,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import traceback
 from typing import Any
 
 from clockworker._errors import ControlError
@@ -22,6 +27,8 @@ from clockworker.shards._control import (
     Drained,
     Failed,
     Held,
+    ListenersClosed,
+    NoRoom,
     Poisoned,
     Ready,
     Stirred,
@@ -50,6 +57,9 @@ from clockworker.shards._wiring import Wiring
 
 log = logging.getLogger("clockworker.supervisor")
 
+# How long a supervisor that has failed waits for the ends of its shards.
+LAST_S = 5.0
+
 EXIT_OK = 0
 EXIT_CRASHED = 1
 EXIT_START_UP = 3
@@ -74,6 +84,10 @@ class Supervisor:
         self._renewal = Renewal(config, self._members, self._roll, self._notifier, self._start, self._renewed)
         self._reloader: Reloader | None = None
         self._dispatcher: Dispatcher | None = None
+        self._accepting: set[ShardProcess] | None = (
+            None  # those told to stop that still empty the listening sockets' queues
+        )
+        self._is_broken = False
         self._serving = False  # every shard has been ready once
         self._exit_status = EXIT_OK
 
@@ -82,12 +96,13 @@ class Supervisor:
         if self._config.reload:
             check_reload()
         set_process_title("supervisor", self._config.app)
-        raise_descriptor_limit(len(self._members), len(self._listeners.of(0)))
-        self._observer.open()
+        addresses = len(self._listeners.of(0) or self._listeners.own)
+        self._observer.open(raise_descriptor_limit(len(self._members), addresses))
         return asyncio.run(self._supervise())
 
     async def _supervise(self) -> int:
         self._loop = asyncio.get_running_loop()
+        self._began = self._loop.time()
         self._finished = asyncio.Event()
         Signals(
             self._members,
@@ -132,17 +147,31 @@ class Supervisor:
         self._loop.call_later(interval, self._show_life, interval)
 
     def _broken(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        """A callback of ours raised. Whatever state that left behind, nothing is served under it."""
+        """A callback raised. If it is one of ours its state may be wrong, and the server stops: in good order, since the
+        shards know nothing of it; at once if that fails, too."""
+        if _is_of_asyncio(error := context.get("exception")):
+            log.error("%s: %s", context["message"], error)
+            return
         loop.default_exception_handler(context)
-        self._stop(EXIT_CRASHED)
+        at_once, self._is_broken = self._is_broken or self._stopping, True
+        if not at_once:
+            try:
+                self._stop(EXIT_CRASHED)
+            except Exception:
+                log.exception("the server cannot be stopped in good order")
+                at_once = True
+        if at_once:
+            self._kill_all()
+        # Whatever else is wrong: an end of the supervisor is one of the shards, too.
+        grace = 0.0 if at_once else self._config.timeout_graceful_shutdown
+        self._loop.call_later(grace + LAST_S, self._finished.set)
         self._exit_status = EXIT_CRASHED
-        self._kill_all()
 
     # Starting.
 
     def _start(self, member: Member) -> None:
         member.timer = None
-        member.drained = member.broken = False
+        member.drained = member.broken = member.refused = False
         member.lifecycle.to(State.STARTING)
         member.restarts.started(self._loop.time())
         try:
@@ -153,28 +182,42 @@ class Supervisor:
                 self._config.queue_names(member.id),
                 self._health,
             )
+            try:
+                self._loop.add_reader(process.pidfd, self._exited, member, process)
+            except OSError:
+                process.discard()
+                raise
         except OSError as error:
-            log.error("%s cannot be started: %s", member, error)
+            self._refused(member, str(error))
             self._died(member)
             return
         member.process = process
         self._observer.started(member)
-        self._loop.add_reader(process.pidfd, self._exited, member, process)
-        self._loop.add_reader(process.channel.fileno(), self._read, member, process)
-        self._watch.add(member, process)
-        configure = Configure(
-            member.id,
-            len(self._members),
-            member.cpu,
-            self._idle_poll_us,
-            self._config.of_shard(member.id),
-            served=self._listeners.served(),
-            cpus=() if member.cpu is None else tuple(os.sched_getaffinity(0)),
-        )
-        process.configure(configure, [sock.fileno() for sock in self._listeners.of(member.id)])
-        self._wiring.add(member.id, process)
-        self._roll.started(process)
         member.timer = self._loop.call_later(self._config.timeout_startup, self._start_up_overdue, member)
+        try:
+            self._loop.add_reader(process.channel.fileno(), self._read, member, process)
+            self._watch.add(member, process)
+            configure = Configure(
+                member.id,
+                len(self._members),
+                member.cpu,
+                self._idle_poll_us,
+                self._config.of_shard(member.id),
+                served=self._listeners.served(),
+                cpus=() if member.cpu is None else tuple(os.sched_getaffinity(0)),
+            )
+            process.configure(configure, [sock.fileno() for sock in self._listeners.of(member.id)])
+            self._wiring.add(member.id, process)
+        except OSError as error:
+            self._refused(member, str(error))
+            process.kill()
+            return
+        self._roll.started(process)
+
+    def _refused(self, member: Member, reason: str) -> None:
+        """The system is too short of something for a start. That passes, and says nothing of the application."""
+        member.refused = True
+        log.error("%s cannot be started: %s", member, reason)
 
     def _start_up_overdue(self, member: Member) -> None:
         log.error("%s was not ready within %g s (--timeout-startup): killed", member, self._config.timeout_startup)
@@ -205,6 +248,8 @@ class Supervisor:
                 self._handle(member, process, *received)
         except BlockingIOError:
             pass
+        except OSError as error:  # no memory: what waits is read at the next turn
+            log.error("what %s says cannot be read yet: %s", member, error.strerror)
         except ControlError as error:
             log.error("%s sent nonsense: %s: killed", member, error)
             self._loop.remove_reader(process.channel.fileno())
@@ -226,6 +271,8 @@ class Supervisor:
                     self._became_ready(member, process)
             case Stirred():
                 self._watch.stirred()
+            case ListenersClosed():
+                self._no_longer_accepts(process)
             case Drained() if self._stopping:
                 self._drain.drained(member)
             case Drained():
@@ -236,6 +283,8 @@ class Supervisor:
                 self._failed(member, message)
             case Unconnected(peer, epoch):
                 self._wiring.unconnected(member, process, peer, epoch)
+            case NoRoom(reason):
+                self._refused(member, reason)
             case Poisoned(peer, epoch):
                 self._wiring.poisoned(member, process, peer, epoch)
             case _:
@@ -303,6 +352,7 @@ class Supervisor:
         end, age, last = process.reap(), process.age, process.slots.read()
         self._observer.died(member, last)
         self._tracing.ended(process)
+        self._no_longer_accepts(process)
         self._roll.ended(process)
         member.process = None
         if self._dispatcher is not None:
@@ -330,7 +380,18 @@ class Supervisor:
             self._stopped(member)
             return
         may_return = self._config.respawn and not member.broken
-        delay = member.restarts.died(self._loop.time()) if may_return else None
+        delay: float | None = None
+        if member.refused:
+            delay = member.restarts.refused()
+            if not self._serving and self._loop.time() + delay > self._began + self._config.timeout_startup:
+                log.error(
+                    "not all shards could be started within %g s (--timeout-startup)", self._config.timeout_startup
+                )
+                member.lifecycle.to(State.STOPPED)
+                self._stop(EXIT_START_UP)
+                return
+        elif may_return:
+            delay = member.restarts.died(self._loop.time())
         if delay is not None:
             log.info("%s is restarted%s", member, f" in {delay:g} s" if delay else "")
             member.lifecycle.to(State.BACKOFF)
@@ -382,20 +443,44 @@ class Supervisor:
         dispatcher.finish(self._config.timeout_graceful_shutdown, finished)
 
     def _drain_all(self) -> None:
-        if accepting := [member for member in self._members if member.state is State.READY]:
+        accepting = [member for member in self._members if member.state is State.READY]
+        if accepting:
             orphaned = self._listeners.orphaned([member.id for member in accepting])
-            self._drain.begin(accepting[0], [sock.fileno() for sock in orphaned])
-        self._listeners.close()
+            try:
+                self._drain.begin(accepting[0], [sock.fileno() for sock in orphaned])
+            except OSError as error:
+                log.error("what waits at %d sockets of shards that are not there is lost: %s", len(orphaned), error)
         for member in self._members:
             self._drain.begin(member)
+        self._accepting = {member.process for member in accepting if member.process is not None}
+        self._close_unless_accepting()
         self._drain.let_go()
 
+    def _no_longer_accepts(self, process: ShardProcess) -> None:
+        if self._accepting is not None:
+            self._accepting.discard(process)
+            self._close_unless_accepting()
+
+    def _close_unless_accepting(self) -> None:
+        """Until no shard accepts any more, our copies of the listening sockets keep new connections away."""
+        if not self._accepting:
+            self._listeners.close()
+
     def _kill_all(self) -> None:
-        self._stop(EXIT_OK)
         for member in self._members:
             if member.process is not None:
                 member.process.kill()
+        self._stop(EXIT_OK)
 
     def _finish_if_all_stopped(self) -> None:
         if all(member.state is State.STOPPED for member in self._members):
             self._finished.set()
+
+
+def _is_of_asyncio(error: object) -> bool:
+    """Whether this is an error of the system in a callback of asyncio's own: it concerns one connection of a tool, which
+    asyncio has given up."""
+    if not isinstance(error, OSError):
+        return False
+    ours = os.path.dirname(__file__)
+    return not any(frame.f_code.co_filename.startswith(ours) for frame, _ in traceback.walk_tb(error.__traceback__))

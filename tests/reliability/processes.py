@@ -158,8 +158,8 @@ def ready_again(trials: int) -> Result:
                 server.kill(shard)
                 times.append(time.monotonic() - started)
             beside.measure()
-    # One pause of a machine that is busy with other things says nothing; half of them would. Most of a start is what any process
-    # takes that imports as much.
+    # One pause of a machine that is busy with other things says nothing; half of them would. Most of a start is what any
+    # process takes that imports as much.
     release = trials >= 100
     limit = beside.limit(0.5, release=release)
     if not release:

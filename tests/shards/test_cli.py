@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 import clockworker
+from clockworker.shards._host import descriptors_needed
 from clockworker.shards._options import OPTIONS
 from tests.shards.servers import ECHO, Serve
 
@@ -529,3 +530,42 @@ def test_in_a_container_with_half_a_cpu_there_is_one_shard(serve: Serve, half_a_
         assert server.stop() == 0
     finally:
         serve.clean_up()  # before the group can be removed
+
+
+@pytest.mark.parametrize("count", [1_024, 1_025])
+def test_the_check_knows_how_many_queues_there_may_be(serve: Serve, tmp_path: Path, count: int) -> None:
+    (tmp_path / "app.py").write_text(ECHO)
+    queue = '[[queue]]\nname = "tenant-{:05}"\nshare = 8\nscheduler = "las"\n'
+    (tmp_path / "many.toml").write_text("".join(queue.format(number) for number in range(count)))
+    arguments = ("--shards", "1", "--config", "many.toml")
+    checked = run("app:main", *arguments, "--check-config", cwd=tmp_path)
+    server = serve(None, *arguments)
+    if count > 1_024:
+        assert checked.returncode != 0
+        for said in (checked.stderr, server.log if server.wait_exit() == 3 else ""):
+            assert "1,025 queues are too many" in said
+            assert "Traceback" not in said
+    else:
+        assert checked.returncode == 0
+        server.wait_serving()
+        assert server.stop() == 0
+
+
+def test_the_check_knows_the_limit_on_open_files(tmp_path: Path) -> None:
+    (tmp_path / "app.py").write_text(ECHO)
+    command = [
+        sys.executable,
+        "-m",
+        "clockworker.shards._cli",
+        "app:main",
+        "--shards",
+        "9",
+        "--no-pin",
+        "--check-config",
+    ]
+    ended = subprocess.run(
+        ["prlimit", f"--nofile={descriptors_needed(9, 1) - 1}", *command],
+        cwd=tmp_path, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert ended.returncode == 2
+    assert "9 shards need" in ended.stderr

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import asyncio
+import errno
 import os
 import resource
 import socket
@@ -12,7 +14,9 @@ from hypothesis import strategies as st
 from clockworker._errors import ControlError
 from clockworker.shards._config import ServeConfig
 from clockworker.shards._control import (
+    MAX_DESCRIPTORS,
     MAX_MESSAGE,
+    Ahead,
     Begin,
     Channel,
     Configure,
@@ -20,6 +24,7 @@ from clockworker.shards._control import (
     DescriptorsLost,
     Disconnect,
     Drained,
+    Enclosed,
     Failed,
     Held,
     Hold,
@@ -31,6 +36,7 @@ from clockworker.shards._control import (
     Stop,
     Unconnected,
 )
+from tests.conftest import Run
 
 
 @pytest.fixture
@@ -114,9 +120,84 @@ def test_what_a_stopped_reader_does_not_take_waits_and_keeps_its_order(channels:
     assert len(os.listdir("/proc/self/fd")) == before - 2
 
 
-def test_a_message_over_the_limit_is_refused_by_the_sender(channels: tuple[Channel, Channel]) -> None:
+def test_what_the_supervisor_says_may_be_of_any_length(channels: tuple[Channel, Channel]) -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    config = ServeConfig("x" * (3 * MAX_MESSAGE))
+    with open(os.devnull, "rb") as file:
+        for count in (0, 5, MAX_DESCRIPTORS, 2 * MAX_DESCRIPTORS + 5):
+            channels[0].send(Configure(1, 2, 0, 200, config), [file.fileno()] * count)
+            channels[0].send(Begin(), [file.fileno()] * count)
+            for expected in (Configure(1, 2, 0, 200, config), Begin()):
+                received = channels[1].receive()
+                assert received is not None
+                message, descriptors = received
+                assert message == expected
+                assert len(descriptors) == count
+                for descriptor in descriptors:
+                    os.close(descriptor)
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+@pytest.mark.parametrize("message", [Ahead(), Enclosed()])
+def test_of_a_shard_no_message_is_longer(channels: tuple[Channel, Channel], message: Message) -> None:
     with pytest.raises(ControlError, match="too large"):
-        channels[0].send(Failed("x" * MAX_MESSAGE))
+        channels[1].send(Failed("x" * MAX_MESSAGE))
+    before = len(os.listdir("/proc/self/fd"))
+    with open(os.devnull, "rb") as file:
+        channels[1].send(message, [file.fileno()])
+    with pytest.raises(ControlError, match="is for shards"):
+        channels[0].receive()
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+@pytest.mark.parametrize("number", [errno.ETOOMANYREFS, errno.ENOBUFS, errno.ENOMEM])
+def test_what_the_kernel_is_too_short_of_something_to_take_is_sent_later_and_in_order(
+    run: Run, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    attempts = 0
+    send_fds = socket.send_fds
+
+    def refuse_some(sock: socket.socket, data: list[bytes], descriptors: list[int]) -> int:
+        nonlocal attempts
+        attempts += 1
+        if attempts % 3:
+            raise OSError(number, os.strerror(number))
+        return send_fds(sock, data, descriptors)
+
+    monkeypatch.setattr(socket, "send_fds", refuse_some)
+
+    async def body() -> None:
+        sender, receiver = Channel.pair()
+        flushed = asyncio.Event()
+        sender.when_flushed = flushed.set
+        for peer in range(4):
+            sender.send(Held(peer))
+        assert sender.backlogged
+        await flushed.wait()
+        assert [receiver.receive() for _ in range(4)] == [(Held(peer), []) for peer in range(4)]
+        sender.close()
+        receiver.close()
+
+    run(body)
+
+
+def test_a_full_buffer_is_emptied_by_the_loop(run: Run) -> None:
+    async def body() -> None:
+        sender, receiver = Channel.pair()
+        count = 2000
+        for peer in range(count):
+            sender.send(Held(peer))
+        received = []
+        while len(received) < count:
+            try:
+                received.append(receiver.receive())
+            except BlockingIOError:
+                await asyncio.sleep(0)
+        assert received == [(Held(peer), []) for peer in range(count)]
+        sender.close()
+        receiver.close()
+
+    run(body)
 
 
 def test_nonsense_is_an_error_and_its_descriptors_are_closed() -> None:

@@ -97,3 +97,19 @@ def test_replacements_are_no_restarts() -> None:
         restarts.forget()
         restarts.started(start * 0.5)
     assert restarts.died(5.0) == 0.0
+
+
+def test_a_start_that_the_system_refused_counts_as_none_and_is_tried_ever_more_slowly() -> None:
+    policy = RestartPolicy()
+    restarts = Restarts(policy)
+    delays = []
+    for now in range(20):
+        restarts.started(now)
+        delays.append(restarts.refused())
+    assert delays[:6] == [0.1, 0.2, 0.4, 0.8, 1.6, 3.2]
+    assert set(delays[6:]) == {policy.max_delay}
+    restarts.started(20)
+    restarts.became_ready(20)
+    assert restarts.died(20.5) == 0.0, "the first crash"
+    restarts.started(21)
+    assert restarts.refused() == 0.1, "the shortage had passed"

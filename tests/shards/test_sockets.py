@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import os
@@ -13,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from clockworker._errors import AddressUnavailable
-from clockworker.shards._config import InheritedSocket, TcpAddress, UnixAddress
+from clockworker.shards import _sockets
+from clockworker.shards._config import Distribution, InheritedSocket, TcpAddress, UnixAddress
 from clockworker.shards._sockets import Listeners
 from tests.conftest import DEADLINE
 
@@ -90,6 +92,92 @@ def test_when_new_connections_are_refused_those_in_the_queue_are_still_accepted(
                 listening.accept()
 
 
+def is_let_in(address: tuple[str, int], attempts: int = 16) -> bool:
+    """Whether any of so many clients is connected at once, as the kernel's own network does it."""
+    family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
+    for _ in range(attempts):
+        with socket.socket(family) as client:
+            client.setblocking(False)
+            if client.connect_ex(address[:2]) == 0 or select.select([], [client], [], 0)[1]:
+                return client.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0
+    return False
+
+
+@pytest.mark.parametrize("distribution", ["kernel", "fixed", "least-connections"])
+@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0", "::1", "::"])
+def test_nobody_is_let_in_while_the_sockets_are_closed_one_by_one(
+    host: str, distribution: Distribution, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks = 0
+    listeners = Listeners((TcpAddress(host, 0),), shards=3, backlog=8, distribution=distribution)
+    [*sockets] = listeners.own or [listeners.of(shard)[0] for shard in range(3)]
+    address = sockets[0].getsockname()
+    assert is_let_in(address)
+    listeners.refuse_new()
+    assert not is_let_in(address)
+    for sock in sockets:
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                sock.accept()[0].close()
+
+    def stop_and_look(sock: socket.socket) -> None:
+        nonlocal looks
+        stop(sock)
+        looks += 1
+        assert not is_let_in(address)
+
+    stop = _sockets._stop_listening
+    monkeypatch.setattr(_sockets, "_stop_listening", stop_and_look)
+    listeners.close()
+    assert looks >= len(sockets) + 2
+    with socket.socket(sockets[0].family) as client:
+        assert client.connect_ex(address[:2]) == errno.ECONNREFUSED
+
+
+@pytest.mark.parametrize("distribution", ["kernel", "fixed"])
+def test_where_nobody_can_be_kept_away_the_sockets_serve_on_and_a_line_says_so(
+    distribution: Distribution, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(*_: object) -> bytes:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    with Listeners((LOCAL,), shards=3, backlog=64, distribution=distribution) as listeners:
+        monkeypatch.setattr(_sockets, "_if_from", refuse)
+        before = os.listdir("/proc/self/fd")
+        listeners.refuse_new()
+        assert os.listdir("/proc/self/fd") == before
+        assert [record.levelname for record in caplog.records] == ["WARNING"]
+        sockets = [listeners.of(shard)[0] for shard in range(3)]
+        assert is_let_in(sockets[0].getsockname())
+        accepted = 0
+        for sock in sockets:
+            with contextlib.suppress(BlockingIOError):
+                sock.accept()[0].close()
+                accepted += 1
+        assert accepted
+
+
+def test_a_copy_in_a_forked_child_listens_no_longer() -> None:
+    listeners = Listeners((LOCAL,), shards=2, backlog=8)
+    address = listeners.of(0)[0].getsockname()
+    with listeners.of(0)[0].dup(), listeners.of(1)[0].dup():
+        listeners.close()
+        with socket.socket() as client:
+            assert client.connect_ex(address) == errno.ECONNREFUSED
+
+
+def test_a_unix_sockets_file_is_gone_before_the_last_are_accepted(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    with (
+        Listeners((UnixAddress(str(path)),), shards=1, backlog=8) as listeners,
+        socket.socket(socket.AF_UNIX) as client,
+    ):
+        client.connect(str(path))
+        listeners.refuse_new()
+        assert not path.exists()
+        listeners.of(0)[0].accept()[0].close()
+
+
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
 def test_a_handshake_that_has_begun_ends_though_new_connections_are_refused(host: str) -> None:
     attach, detach = 26, 27  # SO_ATTACH_FILTER, SO_DETACH_FILTER
@@ -98,7 +186,10 @@ def test_a_handshake_that_has_begun_ends_though_new_connections_are_refused(host
         listening = listeners.of(0)[0]
         with socket.socket(listening.family) as client:
             # It is deaf to the answer to its SYN, which is sent again after a second.
-            client.setsockopt(socket.SOL_SOCKET, attach, struct.pack("HL", 1, ctypes.addressof(nothing)))
+            try:
+                client.setsockopt(socket.SOL_SOCKET, attach, struct.pack("HL", 1, ctypes.addressof(nothing)))
+            except PermissionError:
+                pytest.skip("a socket filter needs CAP_NET_ADMIN")
             client.setblocking(False)
             assert client.connect_ex(listening.getsockname()) == errno.EINPROGRESS
             listeners.refuse_new()

@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import socket
+import sys
 import time
 from contextlib import ExitStack
 from pathlib import Path
@@ -402,3 +403,50 @@ def test_signals_without_a_meaning_are_ignored_with_a_line(serve: Serve, name: s
     server.wait_log(f"SIG{name}(: the log goes to standard error| ignored)")
     server.connect_to(0).close()
     assert server.stop() == 0
+
+
+@pytest.mark.parametrize(
+    "raised",
+    [
+        "KeyboardInterrupt",
+        "SystemExit(0)",
+        "GeneratorExit",
+        "__import__('asyncio').CancelledError",
+        "type('Odd', (BaseException,), {'__str__': lambda self: 1 / 0})",
+        "ValueError('\\udc80' * 40_000)",
+        "BaseExceptionGroup('several', [KeyboardInterrupt(), ValueError()])",
+    ],
+)
+@pytest.mark.parametrize("where", ["raise {}\n", "async def main(shard):\n    raise {}\n"], ids=["import", "main"])
+def test_whatever_an_application_raises_at_its_start_is_said_once(serve: Serve, raised: str, where: str) -> None:
+    server = serve(where.format(raised), "--shards", "1")
+    assert server.wait_exit() == 3
+    assert server.log.count("shard 0: ") == 1
+    assert server.log.count("Traceback") <= 1
+    assert "crashes" not in server.log
+
+
+def test_a_broken_invariant_stops_the_server_in_order(serve: Serve, tmp_path: Path) -> None:
+    """A fault of the program in one callback, and again in what stops the server."""
+    program = (
+        "import sys\n"
+        "from clockworker.shards import _cli\n"
+        "from clockworker.shards._supervisor import Supervisor\n"
+        "def fail(*_): raise AssertionError('no such state')\n"
+        "Supervisor._report_stall = fail\n"
+        "if 'twice' in sys.argv: Supervisor._drain_all = fail\n"
+        "_cli.main([word for word in sys.argv[1:] if word != 'twice'])\n"
+    )
+    (tmp_path / "broken.py").write_text(program)
+    write = "            writer.write("
+    block = ECHO.replace(write, f"            line == b'block\\n' and __import__('time').sleep(0.6)\n{write}")
+    for more in ((), ("twice",)):
+        server = serve(block, "--shards", "1", *more, command=[sys.executable, str(tmp_path / "broken.py")])
+        server.wait_serving()
+        with server.connect() as client:
+            client.sendall(b"block\n")
+            if not more:
+                assert client.recv(100) == b"0 block\n", "what is open is finished"
+        assert server.wait_exit() == 1
+        assert "no such state" in server.log
+        assert not server.members()
