@@ -68,6 +68,7 @@ class Recorder:
         self._groups_due_ns = 0
         self._last: dict[str, object] = {}  # sections, as they could be made last
         self._told: set[str] = set()  # what could not be made, and has been logged
+        self._next_soon = 0.0
 
     def start(self) -> None:
         """On the running loop."""
@@ -87,8 +88,8 @@ class Recorder:
     def write_soon(self) -> None:
         """What nobody should have to wait for has happened. At once, unless that was done a moment ago."""
         now = self._loop.time()
-        if now - self._written >= SOON_S:
-            self._written = now
+        if now >= self._next_soon:
+            self._next_soon = now + SOON_S
             self.write()
 
     def stop(self) -> None:
