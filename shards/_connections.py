@@ -220,8 +220,28 @@ class Connections:
         if self.when_failed is not None:
             self.when_failed()
 
-    def owns(self, transport: object) -> bool:
-        return transport is not None and any(connection.transport is transport for connection in self._open)
+    def loop_error(self, error: BaseException | None, transport: object) -> None:
+        """The loop has caught an exception. Of a protocol's callback it tells the transport, and ends it; but not of
+        `connection_made`, after which uvloop leaves it open and reads nothing."""
+        if self._of(transport) is not None:
+            self.count_failure()
+            return
+        trace = None if error is None else error.__traceback__
+        while trace is not None:
+            frame = trace.tb_frame
+            if frame.f_code.co_name == "connection_made":
+                for value in frame.f_locals.values():
+                    if (connection := self._of(value)) is not None and connection.transport is not None:
+                        self.count_failure()
+                        connection.transport.abort()
+                        return
+            trace = trace.tb_next
+
+    def _of(self, transport: object) -> Connection | None:
+        """The connection that has this transport."""
+        if transport is None:
+            return None
+        return next((connection for connection in self._open if connection.transport is transport), None)
 
     async def settle(self) -> None:
         """Nothing is accepted any more. Returns when all that clients have sent has been read and begun, or soon."""

@@ -357,8 +357,8 @@ class Shard:
         """What a protocol's callback raises comes here, and an exception of a task that nobody has looked at. Clients can
         cause both: the same error is logged at a limited rate."""
         error, message = context.get("exception"), context.get("message", "")
-        if self._connections is not None and self._connections.owns(context.get("transport")):
-            self._connections.count_failure()
+        if self._connections is not None:
+            self._connections.loop_error(error, context.get("transport"))
         if (unsaid := self._complaints.may_say(error, loop.time(), "" if error else message)) is not None:
             loop.default_exception_handler({**context, "message": f"{message}{more(unsaid)}"})
 

@@ -163,6 +163,17 @@ def test_what_makes_no_protocol_is_said_and_the_client_is_let_go(serve: Serve, m
     server.wait_log(r"50 connections \(0 open\)")
 
 
+def test_a_protocol_that_raises_when_its_connection_is_made_lets_the_client_go(serve: Serve) -> None:
+    source = COUNTING + "class Made(asyncio.Protocol):\n    def connection_made(self, transport):\n        1 / 0\n"
+    server = started(serve, source, "--max-connections", "1")
+    for _ in range(20):
+        with server.connect() as client:
+            assert client.recv(1) == b""
+    assert server.log.count("ZeroDivisionError") == 1
+    assert server.stop() == 0
+    server.wait_log(r"20 connections \(0 open\)")
+
+
 # Answers "slow" after a second, else at once. What it is asked to do with `stop` it says when it does it.
 SERVER = """
 import asyncio, time
