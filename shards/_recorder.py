@@ -90,10 +90,14 @@ class Recorder:
         now = self._loop.time()
         if now >= self._next_soon:
             self._next_soon = now + SOON_S
-            self.write()
+            try:
+                self.write()
+            except Exception:
+                self._tell("statistics")
 
     def stop(self) -> None:
         """Write a last time. The executor and the mesh must still be there."""
+        self._next_soon = math.inf
         self._next.cancel()
         self.write()
         self._writer.close()
