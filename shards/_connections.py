@@ -1,11 +1,12 @@
 """The connections of a shard's server, whether it is one of streams or of a protocol that we know nothing of: how many there
 are, up to how many, and how they end.
 
-A connection is *open* from its accept until its transport has closed the socket: that is after the last byte that was written
-has gone to the kernel and `connection_lost` has been called, or when the connection has broken. A transport of uvloop then
-closes what it was made from; that is a `Connection`, which so learns of it. Rejected: wrapping the protocol, which may have no
-room for it (`__slots__`), be compiled, be a `BufferedProtocol`, or give its transport to another (`set_protocol`); and counting
-until a handler has returned, when an answer may still wait in the transport for a slow client.
+A connection is *open* from its accept until its transport has closed the socket, and its handler has returned if it has one. A
+transport closes the socket after the last byte that was written has gone to the kernel and `connection_lost` has been called,
+or when the connection has broken. One of uvloop then closes what it was made from, too; that is a `Connection`, which so
+learns of it. Rejected: wrapping the protocol, which may have no room for it (`__slots__`), be compiled, be a
+`BufferedProtocol`, or give its transport to another (`set_protocol`); and counting until a handler has returned only, when an
+answer may still wait in the transport for a slow client.
 
 The stop has two parts. *Settling* comes before `Shard.wait_stopped()` returns, and is short: what was accepted in the last
 moment, and what was asked in the last moment, is read and begun, so that an application that closes its idle connections then
@@ -63,7 +64,7 @@ class Connection:
     the transport has closed the descriptor. (A real socket object would cost more than all else that is done here.)
 
     end: why it ended, for the access log. received: bytes, as far as somebody counts them. idle_since: when it was first found
-    idle. asked_at: when its protocol was last asked to stop.
+    idle. asked_at: when its protocol was last asked to stop. working: its handler has not returned.
     """
 
     __slots__ = (
@@ -79,6 +80,7 @@ class Connection:
         "peer",
         "received",
         "type",
+        "working",
     )
 
     def __init__(self, connections: Connections, family: int, descriptor: int) -> None:
@@ -90,8 +92,9 @@ class Connection:
         self.peer: str | None = None
         self.idle_since: float | None = None
         self.asked_at: float | None = None
+        self.working = False
         self._descriptor = descriptor
-        self._connections: Connections | None = connections
+        self._connections = connections
         self._opening: Opening | None = None
         self._transport: asyncio.Transport | None = None
 
@@ -127,16 +130,23 @@ class Connection:
 
     def close(self) -> None:
         """For its transport: the descriptor is closed."""
-        connections, self._connections = self._connections, None
-        if connections is not None:
+        if self._descriptor >= 0:
+            self._descriptor = -1
             if self.transport is None and self._opening is not None:
                 self._opening[0].close()
             self._opening = self._transport = None
-            connections.lost(self)
+            if not self.working:
+                self._connections.over(self)
+
+    def done(self) -> None:
+        """Its handler has returned."""
+        self.working = False
+        if self._descriptor < 0:
+            self._connections.over(self)
 
     def give_up(self) -> None:
         """It could not be opened."""
-        if self._connections is not None:
+        if self._descriptor >= 0:
             os.close(self._descriptor)
             self.close()
 
@@ -198,7 +208,7 @@ class Connections:
             self.changed(self.accepted, len(self._open))
         return connection
 
-    def lost(self, connection: Connection) -> None:
+    def over(self, connection: Connection) -> None:
         self._open.discard(connection)
         if self.changed is not None:
             self.changed(self.accepted, len(self._open))

@@ -116,6 +116,7 @@ class StreamServer:
     def _connected(self, connection: Connection, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         assert isinstance(reader, _Reader)
         self._readers[connection] = reader
+        connection.working = True
         self._spawn(self._handle(connection, reader, writer, writer.transport.get_protocol()), name="connection")
 
     async def _handle(
@@ -129,6 +130,10 @@ class StreamServer:
             del self._readers[connection]
             connection.received = reader.received
             writer.close()
+            if (broken := reader.exception()) is not None:
+                # Its frames lead to the protocol, which holds it: a circle, whose collection would report the protocol's future.
+                broken.__traceback__ = None
+            connection.done()
 
     def _why(self, error: Exception, reader: _Reader, writer: asyncio.StreamWriter, protocol: object) -> str:
         """What to call an end by an exception."""

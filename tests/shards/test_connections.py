@@ -275,3 +275,23 @@ def test_a_client_that_never_asks_holds_nothing_up(serve: Serve, kind: str) -> N
         server.send(signal.SIGTERM)
         assert silent.recv(1) == b""
         assert server.wait_exit() == 0
+
+
+def test_a_handler_whose_client_has_gone_is_waited_for_and_its_end_logged(serve: Serve) -> None:
+    source = APP.replace(
+        "            writer.write(answer(",
+        "            print('it is done', flush=True)\n            writer.write(answer(",
+    )
+    server = serve(source, "--shards", "1", "--access-log", app="app:streams")
+    server.wait_serving()
+    with server.connect() as client, server.connect() as other:
+        client.sendall(b"slow\n")
+        assert ask(other, b"open") == b"2 of 2"
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")  # a reset instead of an end
+        client.close()
+        assert ask(other, b"open") == b"2 of 2"
+        other.close()
+        assert server.stop() == 0
+    assert server.log.count("it is done") == 3
+    server.wait_log(r"127\.0\.0\.1:\d+ lost after 1\.\d+ s, 5 bytes received")
+    assert "ERROR" not in server.log
