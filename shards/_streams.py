@@ -131,7 +131,7 @@ class StreamServer:
             connection.received = reader.received
             writer.close()
             if (broken := reader.exception()) is not None:
-                # Its frames lead to the protocol, which holds it: a circle, whose collection would report the protocol's future.
+                # Its frames lead to the protocol, which holds it: a circle, whose collection would report the future in it.
                 broken.__traceback__ = None
             connection.done()
 
