@@ -84,6 +84,7 @@ EXIT_START_UP = 3
 
 QUIET_LOOK_S = 0.005
 RECONNECT_S = 0.25  # after which a link that could not be made is asked for again
+CUT_S = 0.1  # before SIGKILL, so that it can still be said what is cut
 # Bytes of what is said of a failure: both have to fit into one message.
 MESSAGE_LIMIT = 8_000
 TRACEBACK_LIMIT = 48_000
@@ -214,6 +215,7 @@ class _ShardMain:
         log_slow_polls(executor, self._config, self._configure.shard)
         self._legacy.take_executor(executor)
         self._assemble(executor)
+        self._loop.set_exception_handler(self._shard._loop_error)
         self._loop.add_signal_handler(signal.SIGTERM, self._signalled)
         self._loop.add_reader(self._channel.fileno(), self._read)
         self._recorder.start()
@@ -266,10 +268,11 @@ class _ShardMain:
             self._slots,
             executor,
             self._mesh,
-            self._shard._connections,
+            self._shard._connection_counts,
             self._shard._counters.read,
             self._shard._blocking.counts,
         )
+        self._shard._when_failed = self._recorder.write_soon
 
     def _is_handed(self) -> bool:
         return self._config.distribution == "least-connections"
@@ -365,8 +368,10 @@ class _ShardMain:
                 self._shard._lift_limit()
             case Begin():
                 self._may_begin.set()
-            case Stop(for_good):
+            case Stop(for_good, grace):
                 self._stop(for_good, [socket.socket(fileno=descriptor) for descriptor in descriptors])
+                if grace is not None:
+                    self._loop.call_later(grace - CUT_S, self._shard._log_cut)
             case Leave(serve_first):
                 self._serve_first = serve_first
                 self._may_leave.set()

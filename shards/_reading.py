@@ -135,7 +135,7 @@ class ProcessReading(Section, frozen=True):
 
 
 class LoopReading(Section, frozen=True):
-    """The event loop and the connections of `Shard.start_server`.
+    """The event loop and the connections.
 
     driver_ns: the loop's own time, for sockets, timers and callbacks, while tasks were runnable. idle_ns: while none was.
     blocking: functions of `Shard.run_blocking` that run, and calls that wait for a thread.

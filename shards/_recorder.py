@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Callable
 from typing import TypeVar
@@ -38,6 +39,7 @@ EVERY_S = 0.25
 REST_EVERY_S = 1.0
 REST_WRITE_S = 10.0  # the little that a shard at rest uses is told so often
 GROUPS_DUTY = 200
+SOON_S = 0.05
 
 T = TypeVar("T")
 
@@ -70,6 +72,7 @@ class Recorder:
         self._groups_due_ns = 0
         self._last: dict[str, object] = {}  # sections, as they could be made last
         self._told: set[str] = set()  # what could not be made, and has been logged
+        self._next_soon = 0.0
 
     def start(self) -> None:
         """On the running loop."""
@@ -86,8 +89,19 @@ class Recorder:
         self._next.cancel()
         self._plan()
 
+    def write_soon(self) -> None:
+        """What nobody should have to wait for has happened. At once, unless that was done a moment ago."""
+        now = self._loop.time()
+        if now >= self._next_soon:
+            self._next_soon = now + SOON_S
+            try:
+                self.write()
+            except Exception:
+                self._tell("statistics")
+
     def stop(self) -> None:
         """Write a last time. The executor and the mesh must still be there."""
+        self._next_soon = math.inf
         self._next.cancel()
         self.write()
         self._writer.close()

@@ -73,8 +73,7 @@ class Load:
             started, answer = time.monotonic(), b""
             try:
                 async with asyncio.timeout(10):
-                    writer.write(self._line)
-                    answer = await reader.readline()
+                    answer = await self._ask(reader, writer)
                 said = "no answer"
                 if answer:
                     text, said = answer.decode().split()
@@ -90,3 +89,17 @@ class Load:
         writer.close()
         with suppress(OSError):
             await writer.wait_closed()
+
+    async def _ask(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bytes:
+        """One request's answer, the pid and `ok` or what went wrong; empty if there is none."""
+        writer.write(self._line)
+        return await reader.readline()
+
+
+class HttpLoad(Load):
+    """The same of HTTP: the answer is the body."""
+
+    async def _ask(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bytes:
+        writer.write(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        head = await reader.read(10_000)
+        return head.partition(b"\r\n\r\n")[2] if head.startswith(b"HTTP/1.1 200 ") else head
