@@ -277,7 +277,8 @@ def test_children_keep_nothing_whoever_dies_first(serve: Serve, tmp_path: Path, 
                 with connect() as again:
                     assert ask(again, b"hello") == b"0 hello"
             else:
-                assert refuses(address)
+                # A thread of the shard's may be there when its first is a zombie, and ends next.
+                eventually(lambda: refuses(address), "nobody listens", deadline=5)
             assert is_alive(child)  # nobody has asked it to end
             eventually(lambda: not is_alive(worker), "multiprocessing's child ends with its shard")
             if end in ("TERM", "kill the supervisor") and not isinstance(address, str):
