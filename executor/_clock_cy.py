@@ -6,7 +6,7 @@ stamp counter, having found that it runs at one rate and alike on all cores, tha
 clock_gettime. It tells how far we are from the last real reading, and only up to a millisecond: longer steps are measured
 by two real readings, so neither a machine that slept nor a counter that was set back is ever charged to a queue. Over that
 distance a rate that is good to a thousandth, as measured between the import of this module and `begin`, is plenty.
-Elsewhere every reading is a real one.
+Elsewhere every reading is a real one. It is wall time: what others had of it is _steal_cy's to find out.
 
 The clock is one, in this module, and `now_ns` is inlined into those that cimport it: times that are compared must be from the
 same last reading. Not compiled, `time.monotonic_ns` is imported in its place.

@@ -258,7 +258,8 @@ class Executor:
         """Have steps reported that take as long as their queue's limit, or longer.
 
         limits: seconds, by queue; none for the queues that are not there. Less than a queue's slice counts as the slice.
-        report: called after such a step with the queue's key, the task, and how long the step took, in ns.
+        report: called after such a step with the queue's key, the task, and how long the step took without what
+            others had of that time, in ns.
         """
         for key, seconds in limits.items():
             self.queue(key)._queue.slow_ns = _nanoseconds(seconds)

@@ -30,7 +30,7 @@ cdef class Steps(Singles):
     cdef bint _run_turn(self, long long now) except? -1
     @cython.locals(popped=ScheduledTask, state=JoinHandle)
     cdef JoinHandle _take(self, QueueState queue)
-    @cython.locals(ended=cython.longlong, elapsed=cython.longlong, was_long=cython.bint, stolen=cython.longlong)
+    @cython.locals(ended=cython.longlong, elapsed=cython.longlong, stolen=cython.longlong)
     cdef int64_t _run_step(self, QueueState queue, JoinHandle state, long long started) except? -1
     cpdef begin_charge(self)
     @cython.locals(now=cython.longlong, elapsed=cython.longlong)

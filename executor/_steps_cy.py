@@ -5,6 +5,11 @@ A turn picks a queue (EEVDF), the queue's scheduler picks a task, it runs that o
 budget is spent. A source of work beside the loop (the mesh of rings) is polled once a turn, and for `idle_poll` after
 everything has run dry: then again and again before the loop has its turn, in which it asks the kernel for sockets and timers,
 and which would be the better part of the time. A call between shards that poll takes a third less.
+
+A step is charged for what it had: how long it took, less what others had meanwhile (_steal_cy). All that is counted of a step
+is that: `busy_ns`, what schedulers observe, whether it was slow. Budgets and waits go by the wall clock, since it is that by
+which the loop and other queues wait for a step to end. So a turn, or `should_yield`, may end the run of a queue whose time was
+stolen; the queue was charged for nothing, and is next again.
 """
 
 from __future__ import annotations
@@ -210,12 +215,12 @@ class Steps(Singles):
         self.current = None
         ended: int = now_ns()
         elapsed = ended - started
-        was_long = elapsed >= self.steal.long_ns
         stolen = 0
-        if was_long:  # from here on it is what the step had of it
+        if elapsed >= self.steal.long_ns:
             stolen = self.steal.of(elapsed, ended)
             queue.stolen_ns += stolen
-            elapsed -= stolen
+            elapsed -= stolen  # from here on it is what the step had
+            ended = now_ns()  # the next step does not pay for the reading
         self._eevdf.charge(queue.entity, elapsed)
         queue.polls += 1
         queue.busy_ns += elapsed
@@ -226,7 +231,7 @@ class Steps(Singles):
                 queue.slow_polls += 1
                 self.owner.was_slow(state, elapsed)
         if self.tracer is not None:
-            self.tracer.step(queue, state, started, ended, stolen)
+            self.tracer.step(queue, state, started, started + elapsed + stolen, stolen)
         state.service_ns += elapsed
         if state.membership.queue is queue:  # else it has moved, and the scheduler has forgotten it
             state.membership.service_ns += elapsed
@@ -246,7 +251,7 @@ class Steps(Singles):
             self._eevdf.deactivate(queue.entity)
         if error is not None:
             raise error
-        return now_ns() if was_long else ended  # the next step does not pay for the reading
+        return ended
 
     # Time beside the steps
 

@@ -194,7 +194,7 @@ _OF_QUEUE: tuple[_Figure, ...] = (
     _Figure("queue_share", "The queue's share.", lambda q: (q.share,), counter=False),
     _Figure("queue_runnable", "Tasks that wait for their step.", lambda q: (q.runnable,), counter=False),
     _Figure("queue_tasks", "Tasks that are not done.", lambda q: (q.tasks,), counter=False),
-    _Figure("queue_busy_seconds", "Time taken by steps of the queue's tasks.", lambda q: (_s(q.busy_ns),)),
+    _Figure("queue_busy_seconds", "Time that steps of the queue's tasks had.", lambda q: (_s(q.busy_ns),)),
     _Figure("queue_polls", "Steps of the queue's tasks.", lambda q: (q.polls,)),
     _Figure("queue_tasks_spawned", "Tasks spawned into the queue.", lambda q: (q.spawned,)),
     _Figure("queue_tasks_finished", "Tasks of the queue that are done.", lambda q: (q.finished,)),

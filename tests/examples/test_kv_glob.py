@@ -38,6 +38,6 @@ def test_compile_glob(pattern: bytes, matching: list[bytes], others: list[bytes]
 
 
 def test_many_stars_do_not_take_for_ever() -> None:
-    started = time.perf_counter()
+    started = time.thread_time()
     assert not compile_glob(b"*a" * 50 + b"*b").fullmatch(b"a" * 2_000)
-    assert time.perf_counter() - started < 1
+    assert time.thread_time() - started < 10  # for ever is 2,000 ** 50

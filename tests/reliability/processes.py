@@ -15,6 +15,7 @@ import psutil
 from clockworker._errors import ApplicationError
 from clockworker.shards._rest import REST_AFTER_S
 from clockworker.shards.testing import Server, serving
+from tests.reliability._beside import Beside
 from tests.reliability._checks import Result, check
 from tests.reliability._load import Load
 from tests.reliability._server import Peer, main
@@ -69,7 +70,7 @@ def rounds(trials: int, shards: int, first: int = 0) -> Iterator[list[int]]:
 def supervisor_killed(trials: int) -> Result:
     times = []
     memory = set(os.listdir("/dev/shm"))
-    with tempfile.TemporaryDirectory() as directory:
+    with tempfile.TemporaryDirectory() as directory, Beside() as beside:
         path = Path(directory) / "socket"
         for _ in range(trials):
             with serving(main, shards=2, options=["--port", "0", "--bind", f"unix:{path}"]) as server:
@@ -83,7 +84,7 @@ def supervisor_killed(trials: int) -> Result:
         assert not path.exists()
     left = set(os.listdir("/dev/shm")) - memory
     assert not left, f"left in /dev/shm: {left}"
-    assert max(times) <= 1.0, f"gone after {max(times):.2f} s"
+    assert max(times) <= beside.limit(1.0, release=trials >= 500), f"gone after {max(times):.2f} s"
     return Result(trials, f"gone after {milliseconds(times)}")
 
 
@@ -150,22 +151,29 @@ def restarts(trials: int) -> Result:
 @check("killed shard ready again within 500 ms", ci=10, release=100)
 def ready_again(trials: int) -> Result:
     shards, times = 10, []
-    with serving(main, shards=shards) as server:
+    with Beside() as beside, serving(main, shards=shards) as server:
         for struck in rounds(trials, shards):
             for shard in struck:
                 started = time.monotonic()
                 server.kill(shard)
                 times.append(time.monotonic() - started)
-    # One pause of a machine that is busy with other things says nothing; half of them would.
-    percent = 99 if trials >= 100 else 50
-    assert percentile(times, percent) <= 0.5, f"ready again after {milliseconds(times)}"
-    return Result(trials, milliseconds(times))
+            beside.measure()
+    # One pause of a machine that is busy with other things says nothing; half of them would. Most of a start is what any
+    # process takes that imports as much.
+    release = trials >= 100
+    limit = beside.limit(0.5, release=release)
+    if not release:
+        limit = max(limit, 3 * beside.start_s)
+    said = f"{milliseconds(times)}; a process beside started within {1000 * beside.start_s:.0f} ms"
+    assert percentile(times, 99 if release else 50) <= limit, f"ready again after {said}"
+    return Result(trials, said)
 
 
 @check("stopped or blocked shard found and killed within the timeout + 1 s", ci=8, release=100)
 def hung(trials: int) -> Result:
     timeout, shards, over = 1.0, 8, []
-    with serving(main, shards=shards, options=["--timeout-shard-healthcheck", str(timeout)]) as server:
+    options = ["--timeout-shard-healthcheck", str(timeout)]
+    with Beside() as beside, serving(main, shards=shards, options=options) as server:
         for struck in rounds(trials, shards):
             since = {}
             for shard in struck:
@@ -178,21 +186,22 @@ def hung(trials: int) -> Result:
                 wait(server, lambda: not is_alive(pid), "it is killed")  # noqa: B023
                 over.append(time.monotonic() - started - timeout)
             wait(server, lambda: not {server.pid(shard) for shard in struck} & set(since), "they are replaced")  # noqa: B023
-    assert max(over) <= 1.0, f"killed {milliseconds(over)} after the timeout"
+    assert max(over) <= beside.limit(1.0, release=trials >= 100), f"killed {milliseconds(over)} after the timeout"
     return Result(trials, f"killed after the timeout of {timeout:g} s and {milliseconds(over)}")
 
 
 @check("a call in flight to a killed shard ends in ShardDied: p99 within 50 ms, all within 250", ci=22, release=1_000)
 def call_to_the_killed(trials: int) -> Result:
     peers, times = 11, []
-    with serving(main, shards=1 + peers) as server:
+    with Beside() as beside, serving(main, shards=1 + peers) as server:
         for struck in rounds(trials, peers, first=1):
             for shard in struck:
                 pid = server.pid(shard)
                 times.append(server.call(0, Peer.time_of_death, shard))
                 wait(server, lambda: server.pid(shard) != pid, "it is replaced")  # noqa: B023
-    assert percentile(times, 99 if trials >= 100 else 90) <= 0.05, milliseconds(times)
-    assert max(times) <= 0.25, milliseconds(times)
+    release = trials >= 1_000
+    assert percentile(times, 99 if release else 90) <= beside.limit(0.05, release=release), milliseconds(times)
+    assert max(times) <= beside.limit(0.25, release=release), milliseconds(times)
     return Result(trials, milliseconds(times))
 
 

