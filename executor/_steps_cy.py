@@ -6,10 +6,10 @@ budget is spent. A source of work beside the loop (the mesh of rings) is polled 
 everything has run dry: then again and again before the loop has its turn, in which it asks the kernel for sockets and timers,
 and which would be the better part of the time. A call between shards that poll takes a third less.
 
-A step is charged for what it had: how long it took, less what others had meanwhile (_steal_cy). Everything that is counted
-of it is that: `busy_ns`, what schedulers observe, whether it was slow. Budgets and waits go by the wall clock, for it is that
-by which the loop, and other queues, wait for a step to end; a turn, or `should_yield`, may therefore end a step's run whose
-time was stolen, and its queue, which has been charged for nothing, is next again.
+A step is charged for what it had: how long it took, less what others had meanwhile (_steal_cy). All that is counted of a step
+is that: `busy_ns`, what schedulers observe, whether it was slow. Budgets and waits go by the wall clock, since it is that by
+which the loop and other queues wait for a step to end. So a turn, or `should_yield`, may end the run of a queue whose time was
+stolen; the queue was charged for nothing, and is next again.
 """
 
 from __future__ import annotations
