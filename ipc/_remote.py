@@ -106,7 +106,10 @@ def remote(
         parameters = _sent_parameters(function, signature)
         for parameter in parameters:
             if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
-                raise ConfigurationError(f"{name}: parameter {parameter} cannot be sent; take a list or a dict instead")
+                hint = "; if a decorator takes it, that should use functools.wraps" if "<locals>" in name else ""
+                raise ConfigurationError(
+                    f"{name}: parameter {parameter} cannot be sent; take a list or a dict instead{hint}"
+                )
             if parameter.annotation is parameter.empty:
                 raise ConfigurationError(f"{name}: parameter {parameter.name} needs a type annotation to be sent")
         if signature.return_annotation is inspect.Signature.empty:
@@ -295,6 +298,14 @@ def _resolve(function: Callable[..., Any], annotation: Any, first: dict[str, Any
         if not last:
             raise
         return resolve(function, annotation, {**last, **first})
+
+
+def result_type(function: Callable[..., Any]) -> Any:
+    """What a method or function returns, marked or not, as far as it is known without its service."""
+    options = getattr(function, _MARK, None)
+    if isinstance(options, RemoteOptions) and "return" in options.annotations:
+        return options.annotations["return"]
+    return typing.get_type_hints(function).get("return", Any)
 
 
 def _result(signature: inspect.Signature) -> tuple[str, Any]:

@@ -122,7 +122,8 @@ class _Agent:
             if issubclass(service, owner):
                 method = getattr(sharded.local, name)
                 signature = inspect.signature(method).bind(*question.args, **question.kwargs)
-                hints = get_type_hints(method)
+                remote = sharded._methods.get(name)
+                hints = remote.types if remote is not None else get_type_hints(method)
                 for parameter, value in signature.arguments.items():
                     signature.arguments[parameter] = msgspec.convert(value, hints.get(parameter, Any))
                 return msgspec.msgpack.encode(await method(*signature.args, **signature.kwargs))

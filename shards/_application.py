@@ -16,6 +16,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any, TypeAlias
 
 from clockworker._errors import ApplicationError
+from clockworker.ipc._annotations import layers
 from clockworker.ipc._remote import noted
 from clockworker.shards._spelling import did_you_mean
 
@@ -80,7 +81,7 @@ def _check(app: str, target: object, *, factory: bool) -> Main:
             f"{subject} is {kind} application; here {WANTED}, which serves the connections itself: "
             "see shard.start_server and shard.create_server"
         )
-    if not inspect.iscoroutinefunction(target) and not inspect.iscoroutinefunction(type(target).__call__):
+    if not any(map(inspect.iscoroutinefunction, (*layers(target), type(target).__call__))):
         hint = WANTED if factory or inspect.isclass(target) else f"{WANTED}; if {app} makes one, add --factory"
         raise ApplicationError(f"{subject} is not a coroutine function but {_kind(target)}; {hint}")
     if not _accepts(target, 1):

@@ -31,11 +31,12 @@ import time
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Concatenate, ParamSpec, TypeVar, get_type_hints
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import msgspec
 
 from clockworker._errors import ApplicationError, ControlError, RemoteError
+from clockworker.ipc._remote import result_type
 from clockworker.shards._agent import (
     APPLICATION_VARIABLE,
     ENCODE_VARIABLE,
@@ -194,7 +195,7 @@ class Server:
             raise RemoteError(f"shard {shard} does not answer: {error}", type(error).__name__, "") from error
         if answer.error is not None:
             raise RemoteError(f"{method.__qualname__} on shard {shard}: {answer.error}", answer.type_name, answer.trace)
-        result: T = msgspec.msgpack.decode(answer.result, type=get_type_hints(method).get("return", Any))
+        result: T = msgspec.msgpack.decode(answer.result, type=result_type(method))
         return result
 
     def kill(self, shard: int, number: int = signal.SIGKILL, *, wait: bool = True) -> None:

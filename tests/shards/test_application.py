@@ -9,6 +9,7 @@ from clockworker._errors import ApplicationError
 from clockworker.shards._application import format_traceback, load_application
 
 SOURCE = """
+import contextlib
 async def main(shard): pass
 async def with_more(shard, more=1): pass
 async def nothing(): pass
@@ -28,6 +29,12 @@ class Main:
     async def __call__(self, shard): pass
     async def method(self, shard): pass
 
+@contextlib.contextmanager
+def timed(): yield
+
+@timed()
+async def decorated(shard): pass
+
 asgi_object = Asgi()
 main_object = Main()
 number = 3
@@ -42,7 +49,7 @@ def app(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.Fixture
     return name
 
 
-@pytest.mark.parametrize("attribute", ["main", "with_more", "main_object", "main_object.method"])
+@pytest.mark.parametrize("attribute", ["main", "with_more", "decorated", "main_object", "main_object.method"])
 def test_what_an_application_can_be(app: str, tmp_path: Path, attribute: str) -> None:
     assert callable(load_application(f"{app}:{attribute}", str(tmp_path), factory=False))
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -47,8 +49,27 @@ class Unused:
     async def get(self) -> None: ...
 
 
+@contextlib.contextmanager
+def timed() -> Iterator[None]:
+    yield
+
+
+class Nested:
+    class Key(msgspec.Struct):
+        x: int
+
+    def __init__(self, shard: cw.Shard) -> None:
+        pass
+
+    @timed()
+    @cw.remote
+    async def get(self, key: Key) -> Key:
+        return key
+
+
 async def main(shard: cw.Shard) -> None:
     await shard.start(Store)
+    await shard.start(Nested)
 
     async def handle(reader, writer):  # type: ignore[no-untyped-def]
         while line := await reader.readline():
@@ -66,6 +87,7 @@ def test_an_application_from_start_to_stop() -> None:
         assert server.call(0, Store.set, b"key", Point(1, 2)) == 1
         assert server.call(0, Store.get, b"key") == Point(1, 2)
         assert server.call(1, Store.get, b"key") is None
+        assert server.call(1, Nested.get, Nested.Key(1)) == Nested.Key(1)
         pids = [server.supervisor_pid, server.pid(0), server.pid(1)]
     assert not any(map(is_alive, pids))
 
