@@ -515,3 +515,32 @@ def test_a_method_whose_code_is_replaced_by_one_that_waits_ends_in_an_error(run:
             assert await probe.notes() == [1, 2, 3]
 
     run(body)
+
+
+@pytest.mark.parametrize("value", [-(2**70), object(), "\ud800"], ids=["large", "object", "surrogate"])
+def test_an_argument_that_cannot_be_sent_is_named(run: Run, value: Any) -> None:
+    """However it is sent, and nothing is."""
+
+    async def body() -> None:
+        async with fleet() as mesh:
+            there, nowait = mesh.service.on(1), mesh.service.on_nowait(1)
+            named = pytest.raises(TypeError, match=r"Probe.add\(\): the argument b cannot be sent: ")
+            with named:
+                await there.add(1, value)
+            with named:
+                await mesh.service.on(1, timeout=5).add(1, value)
+            with named:
+                await nowait.add(1, value)
+            with named:
+                await mesh.service.send(1, Probe.add, 1, value)
+            with named:
+                mesh.service.send_nowait(1, Probe.add, 1, value)
+            with named:
+                await mesh.service.map([1], Probe.add, 1, b=value)
+            with pytest.raises(TypeError, match=r"Probe.rows\(\): the argument count cannot be sent"):
+                await anext(there.rows(value))  # type: ignore[call-overload]
+            with pytest.raises(TypeError, match=r"probe.pid_and\(\): the argument x cannot be sent"):
+                await mesh.mesh.function_caller(1, pid_and)(value)
+            assert mesh.mesh.stats().calls_sent == mesh.mesh.stats().one_ways_sent == 0
+
+    run(body)
