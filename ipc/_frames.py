@@ -30,7 +30,7 @@ class Kind(IntEnum):
     CREDIT = 7  # so many (call) one-way requests of `queue` are done
     ITEM = 8  # of the stream that `call` asked for
     ACK = 9  # so many (method) items of the stream `call` have been used
-    SCHEMA = 10  # what the sender means by the methods of a service
+    SCHEMA = 10  # what the sender means by the methods of a service, or by a function
 
 
 ENVELOPE = 128  # a flag on REQUEST and ONE_WAY

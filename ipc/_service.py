@@ -53,8 +53,8 @@ class Sharded(Generic[S]):
             the method is cancelled. Calls that the method makes inherit what is left of them.
 
         On another shard, a call raises ShardDied if that shard dies with the call in flight, ShardDown if it is down
-        already, MessageTooLarge if the arguments or the result are, SchemaMismatch if that shard runs another version of the
-        method; and what the method raises. On one's own shard it is a plain call: nothing is encoded, and so nothing is
+        already, MessageTooLarge if the arguments or the result are, SchemaMismatch if that shard runs a version of the
+        method that does not understand the call; and what the method raises. On one's own shard it is a plain call: nothing is encoded, and so nothing is
         checked or copied (a list that it returns is the service's own) unless a test asks for it.
         """
         if not 0 <= shard < len(self._proxies):

@@ -98,8 +98,8 @@ class ChannelFull(CallError):
 
 
 class SchemaMismatch(CallError):
-    """The two shards run different versions of the method, or the other has not started the service. Nothing was run; they
-    agree again when both run the same."""
+    """The two shards run versions of the method that do not understand each other, or the other has not started the service.
+    Nothing was run; they agree again when both run the same. `docs/changing-a-method.md` says what is understood."""
 
 
 class MessageTooLarge(CallError, ValueError):
