@@ -54,8 +54,9 @@ class Sharded(Generic[S]):
 
         On another shard, a call raises ShardDied if that shard dies with the call in flight, ShardDown if it is down
         already, MessageTooLarge if the arguments or the result are, SchemaMismatch if that shard runs a version of the
-        method that does not understand the call; and what the method raises. On one's own shard it is a plain call: nothing is encoded, and so nothing is
-        checked or copied (a list that it returns is the service's own) unless a test asks for it.
+        method that does not understand the call; and what the method raises. On one's own shard it is a plain call: nothing
+        is encoded, and so nothing is checked or copied (a list that it returns is the service's own) unless a test asks for
+        it.
         """
         if not 0 <= shard < len(self._proxies):
             raise self._no_shard(shard)
