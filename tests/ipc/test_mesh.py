@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 import pytest
 from fleet import Fleet, fleet
-from probe import FAILURES, Point, Probe, ProbeError, Record
+from probe import FAILURES, Point, Probe, ProbeError, Record, TwoArguments
 
 import clockworker as cw
 from clockworker.ipc._failure import RemoteTraceback
@@ -205,9 +205,10 @@ def test_declared_exceptions_come_back_as_themselves(run: Run) -> None:
         async with fleet() as mesh:
             with pytest.raises(ProbeError, match="undeclared"):
                 await mesh.service.on(1).fail_declared("ProbeError")
-            with pytest.raises(cw.RemoteError) as caught:
-                await mesh.service.on(1).fail_declared("TwoArguments")  # cannot be made anew from its args
-            assert "a and b" in str(caught.value)
+            with pytest.raises(TwoArguments, match="a and b"):
+                await mesh.service.on(1).fail_declared(
+                    "TwoArguments"
+                )  # whose __init__ wants other arguments than its args
 
     run(body)
 
@@ -218,13 +219,26 @@ def test_other_exceptions_become_remote_errors(run: Run) -> None:
             for name, type_name in [
                 ("ProbeError", "probe.ProbeError"),
                 ("CancelledError", "asyncio.exceptions.CancelledError"),
-                ("ExceptionGroup", "builtins.ExceptionGroup"),
             ]:
                 with pytest.raises(cw.RemoteError) as caught:
                     await mesh.service.on(1).fail(name)
                 assert caught.value.type_name == type_name
                 assert "Probe.fail on shard 1 raised" in str(caught.value)
                 assert "in fail" in caught.value.remote_traceback
+            await settled(mesh)
+
+    run(body)
+
+
+def test_a_group_of_exceptions_is_one_here_too(run: Run) -> None:
+    async def body() -> None:
+        async with fleet() as mesh:
+            handled = []
+            try:
+                await mesh.service.on(1).fail("ExceptionGroup")
+            except* ValueError as group:
+                handled.extend(group.exceptions)
+            assert repr(handled) == "[ValueError('one')]"
             await settled(mesh)
 
     run(body)
