@@ -208,10 +208,8 @@ def test_connections_are_counted_and_logged(serve: Serve, kind: str) -> None:
 
 
 def test_an_argument_limits_a_protocols_connections(serve: Serve) -> None:
-    server = serve(
-        APP.replace("create_server(Protocol", "create_server(Protocol, max_connections=1"), app="app:protocols"
-    )
-    server.wait_serving()
+    source = APP.replace("create_server(Protocol", "create_server(Protocol, max_connections=1")
+    server = started_from(serve, source, "protocols")
     with server.connect() as one, server.connect() as two:
         assert ask(one, b"open") == b"1 of 1"
         two.sendall(b"open\n")

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from clockworker.shards._limiter import Limiter, more
+from clockworker.shards._limiter import ErrorLimiter, Limiter, more
 
 
 def test_what_goes_on_is_said_at_doubling_intervals_and_counted() -> None:
@@ -19,3 +19,22 @@ def test_calm_starts_anew() -> None:
 def test_more() -> None:
     assert more(0) == ""
     assert more(3) == " (3 more like this since the last such line)"
+
+
+def raised(number: int) -> Exception:
+    try:
+        if number % 2:
+            raise ValueError(number)
+        raise ValueError(number)
+    except ValueError as error:
+        return error
+
+
+def test_errors_are_of_one_kind_by_type_and_place() -> None:
+    limiter = ErrorLimiter(kinds=3)
+    assert [limiter.may_say(raised(number), 0) for number in (1, 2, 3, 4)] == [0, 0, None, None]
+    assert limiter.may_say(ExceptionGroup("", [raised(1), raised(3)]), 0) == 0
+    assert limiter.may_say(ExceptionGroup("another", [raised(5)]), 0) is None
+    assert limiter.may_say(raised(1), 20) == 1
+    assert [limiter.may_say(None, 0, what) for what in ("a", "a", "b", "c")] == [0, None, 0, 0]
+    assert limiter.may_say(raised(1), 21) == 0  # forgotten meanwhile
