@@ -15,18 +15,18 @@ from clockworker.ipc._ring_cy import PoisonedRing
 
 def test_each_queue_has_a_lane_of_its_own() -> None:
     credit = Credit(3)
-    lanes = [credit.lane(queue) for queue in (7, 8, 7)]
+    lanes = [credit.lane(queue, 0) for queue in (7, 8, 7)]
     assert lanes[0] is lanes[2] is not lanes[1]
     assert {queue: (lane.queue, lane.credit) for queue, lane in credit.lanes.items()} == {7: (7, 3), 8: (8, 3)}
 
 
 def test_a_peer_gives_back_no_more_than_it_was_sent() -> None:
     credit = Credit(3)
-    lane = credit.lane(7)
+    lane = credit.lane(7, 0)
     for queue, count in ((7, 1), (8, 0)):
         with pytest.raises(PoisonedRing, match=f"credit for {count} requests that were not sent"):
-            credit.lane_of_done(queue, count)
-    assert credit.lane_of_done(7, 0) is lane
+            credit.lane_of_done(queue, 0, count)
+    assert credit.lane_of_done(7, 0, 0) is lane
 
 
 def test_who_waited_is_told_of_once() -> None:
@@ -36,10 +36,10 @@ def test_who_waited_is_told_of_once() -> None:
         new_call(ends.link, Kind.REQUEST, remote_methods(Probe)["echo"], (b"",), 0, False) for _ in range(3)
     ]
     for call, queue in zip(calls, (7, 8, 7), strict=True):
-        credit.lane(queue).waiting[call] = None
+        credit.lane(queue, 0).waiting[call] = 1
     assert credit.clear() == [calls[0], calls[2], calls[1]]
     assert credit.clear() == []
-    assert not credit.lane(7).waiting
+    assert not credit.lane(7, 0).waiting
     ends.close()
 
 
