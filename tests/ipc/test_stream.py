@@ -175,7 +175,7 @@ def test_opening_a_stream_uses_credit_until_the_peer_has_begun(run: Run) -> None
             waiting = [spawn(mesh, mesh.service.on(1).add(1)) for _ in range(3)]
             await until(lambda: mesh.mesh.stats().credit_waits == 3)
             with pytest.raises(cw.ChannelFull):
-                await _all(mesh.service.on_nowait(1).rows(3))
+                await spawn(mesh, _all(mesh.service.on_nowait(1).rows(3)))
             os.kill(mesh.processes[1].pid, signal.SIGCONT)
             assert [await each for each in waiting] == [111] * 3
             assert not opening.done()
