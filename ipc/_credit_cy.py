@@ -1,40 +1,42 @@
 # cython: language_level=3, annotation_typing=False
 """Credit: how many calls may be in flight to one peer, and who waits until there are fewer.
 
-No more than `credit` calls are in flight to one peer for each queue that they run in there and each *depth*; each owes exactly
-one reply, even when its caller has left, and only that reply gives the credit back. So two full rings cannot wait for each
-other: each side always takes in what comes. A call that finds no credit waits here, encoded; the reply that brings credit sends
-it at once, before its caller has run again, so nobody overtakes it. Credit is counted for each queue, so that a flood of calls
-into one does not keep a call into another waiting.
+No more than `credit` calls are in flight to one peer for each queue that they run in there and each *depth*; each owes
+exactly one reply, even when its caller has left, and only that reply gives the credit back. So two full rings cannot wait for
+each other: each side always takes in what comes. A call that finds no credit waits here, encoded; the reply that brings
+credit sends it at once, before its caller has run again, so nobody overtakes it. Credit is counted for each queue, so that a
+flood of calls into one does not keep a call into another waiting.
 
 *No standstill.* A call that is made while a request is served holds that request's credit and waits for more, and so calls
-that call each other would wait in a circle if all credit were alike. It is not. What nobody has asked for has depth 0; what is
-done for a request that was sent at depth d has depth d + 1. A call takes credit of its own depth (its `Lane` is that of a queue
-and a depth). Whoever holds credit of depth d has therefore depth d + 1 and waits for credit of depth d + 1 or more only:
-requests of the greatest depth that there is wait for no credit and end; they give back what those above wait for, who then
-end, and so on up to 0. What holds is bounded, by `credit` for each depth, and there are `DEEPEST` + 1 depths. Calls still deeper
-all have the last one, whose requests hold what they might wait for: so there no call waits, and one that finds no credit ends in
-`ChannelFull`. The depth is in the frame's envelope, if it is not 0, and in a context variable (`CHAIN`), which goes wherever a
-context goes: into tasks, other queues, and threads (`asyncio.to_thread`, `run_blocking`) and back (`call_threadsafe`).
+that call each other would wait in a circle if all credit were alike. It is not. What nobody has asked for has depth 0; what
+is done for a request that was sent at depth d has depth d + 1. A call takes credit of its own depth (its `Lane` is that of a
+queue and a depth). Whoever holds credit of depth d has therefore depth d + 1 and waits for credit of depth d + 1 or more
+only: requests of the greatest depth that there is wait for no credit and end; they give back what those above wait for, who
+then end, and so on up to 0. What holds is bounded, by `credit` for each depth, and there are `DEEPEST` + 1 depths. Calls
+still deeper all have the last one, whose requests hold what they might wait for: so there no call waits, and one that finds
+no credit ends in `ChannelFull`. The depth is in the frame's envelope, if it is not 0, and in a context variable (`CHAIN`),
+which goes wherever a context goes: into tasks, other queues, and threads (`asyncio.to_thread`, `run_blocking`) and back
+(`call_threadsafe`).
 
-A function in a thread of `run_blocking` holds a thread as a request holds credit, and threads have depths too: what the function
-calls is one deeper than what called `run_blocking` (`deeper`).
+A function in a thread of `run_blocking` holds a thread as a request holds credit, and threads have depths too: what the
+function calls is one deeper than what called `run_blocking` (`deeper`).
 
-An open stream holds no credit, for who reads it may call before reading on. Only its opening does, until the peer has begun with
-the generator. What is under way is bounded by its window, and how many are open to one peer by `Limits.streams`; one more
-does not wait, since it might for what its own caller holds, but ends in `ChannelFull`.
+An open stream holds no credit, for who reads it may call before reading on. Only its opening does, until the peer has begun
+with the generator. What is under way is bounded by its window, and how many are open to one peer by `Limits.streams`; one
+more does not wait, since it might for what its own caller holds, but ends in `ChannelFull`.
 
 A one-way request is owed no reply; the peer counts those that are done (`Debts`) and gives their credit back many at a time.
 
-What cannot be seen from here: a request that waits for something which another task holds or does, where that task has a depth
-of its own and waits for credit (a lock around a call, a worker that calls on behalf of requests). What waits for seconds is
-told (`_waits`), whatever the reason.
+What cannot be seen from here: a request that waits for something which another task holds or does, where that task has a
+depth of its own and waits for credit (a lock around a call, a worker that calls on behalf of requests), or for a thread of
+`asyncio.to_thread`, of which there is one small pool for all. What waits for
+seconds is told (`_waits`), whatever the reason.
 
-Rejected: calls made while serving pass beyond the credit (a served call may fan out, and what is in flight then has no bound);
-letting one more go each second of a standstill (which undoes back-pressure towards a peer that is slow and well); a greatest
-depth that nobody may exceed (a chain of one-way requests has no end and harms nobody); credit of a stream for as long as it is
-open, by depth (the reader of one that opens another holds and waits at the same depth); counting a request's own calls
-against its own credit (a tree of calls would need to know its size beforehand).
+Rejected: calls made while serving pass beyond the credit (a served call may fan out, and what is in flight then has no
+bound); letting one more go each second of a standstill (which undoes back-pressure towards a peer that is slow and well); a
+greatest depth that nobody may exceed (a chain of one-way requests has no end and harms nobody); credit of a stream for as
+long as it is open, by depth (the reader of one that opens another holds and waits at the same depth); counting a request's
+own calls against its own credit (a tree of calls would need to know its size beforehand).
 
 P. M. Merlin and P. J. Schweitzer, "Deadlock avoidance in store-and-forward networks I", IEEE Trans. Communications 28 (1980):
 buffers are in classes, and a packet that has made i hops takes one of class i. models/credit.pml has the rule, and what
@@ -55,7 +57,6 @@ except ModuleNotFoundError:
 
 from clockworker.ipc._call_cy import Call
 from clockworker.ipc._ring_cy import PoisonedRing
-
 
 DEEPEST = 63
 # A peer names its lanes itself, and one that named ever new ones would have us remember them all. What is done in one more is

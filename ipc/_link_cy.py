@@ -2,17 +2,17 @@
 """A link: the calls between us and one peer, over a connection (`_connection_cy`) and under its credit (`_credit_cy`).
 
 A call of ours is sent at once if there is credit and the connection is not crowded; else it waits in its lane, or if it will
-not wait it ends in ChannelFull. In flight it is `pending`, until the answer comes. A call of the peer's is `serving`, until it
-is answered. When the peer dies, all of them end.
+not wait it ends in ChannelFull. In flight it is `pending`, until the answer comes. A call of the peer's is `serving`, until
+it is answered. When the peer dies, all of them end.
 
 A link is *held* while its peer is replaced in good order: calls wait here as if there were no credit, over the end of the old
-incarnation, until the new one is connected. Only a call goes through that the peer waits for before it leaves: one that is part
-of a request that has come through the peer and is not answered yet. That such a call is made by a task of another origin, on
-behalf of the request, cannot be seen; so as long as calls of the peer's are being served, what waits is let through from time to
-time.
+incarnation, until the new one is connected. Only a call goes through that the peer waits for before it leaves: one that is
+part of a request that has come through the peer and is not answered yet. That such a call is made by a task of another
+origin, on behalf of the request, cannot be seen; so as long as calls of the peer's are being served, what waits is let
+through from time to time.
 
-The peer may be found to have broken its ring whenever something is sent to it, and all calls end at once then: also in the midst
-of a loop here over those that wait or are in flight. So each such loop looks at each turn at what is still there.
+The peer may be found to have broken its ring whenever something is sent to it, and all calls end at once then: also in the
+midst of a loop here over those that wait or are in flight. So each such loop looks at each turn at what is still there.
 """
 
 from __future__ import annotations
@@ -219,9 +219,7 @@ class Link(Connection):
             if lane.depth:
                 full += f" at depth {lane.depth}"
             if lane.depth == _DEEPEST:
-                full += (
-                    f" (a call made within {_DEEPEST} others or more, each waiting for the next, does not wait for credit)"
-                )
+                full += f" (a call made within {_DEEPEST} others or more, each waiting for the next, does not wait for credit)"
         return ChannelFull(f"{full}; {call.method.name} was not called")
 
     def post(self, method: Method, arguments: tuple[Any, ...]) -> Call | None:

@@ -207,9 +207,7 @@ class Here:
             alone.close()
             raise
 
-    async def _alone(
-        self, lane: OwnLane, method: RemoteMethod, bound: AnyCall, arguments: tuple[Any, ...]
-    ) -> None:
+    async def _alone(self, lane: OwnLane, method: RemoteMethod, bound: AnyCall, arguments: tuple[Any, ...]) -> None:
         self._mesh.calls_local += 1
         try:
             await _Made()

@@ -1,8 +1,8 @@
 """Calls from other threads: made in the loop's thread, and waited for in the caller's.
 
-Whatever becomes of the loop, they end: those that have not been begun with, or have not ended, when the mesh is closed fail with
-ShardDied, and later ones with UsageError. Waiting for one in the loop's own thread would keep the loop from ever making it, and
-is refused.
+Whatever becomes of the loop, they end: those that have not been begun with, or have not ended, when the mesh is closed fail
+with ShardDied, and later ones with UsageError. Waiting for one in the loop's own thread would keep the loop from ever making
+it, and is refused.
 """
 
 from __future__ import annotations

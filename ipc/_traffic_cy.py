@@ -292,9 +292,7 @@ class Traffic(WorkSource):
             try:
                 deadline_ns, group, depth, through, arguments = unpack_envelope(body)
             except Exception as error:
-                self.refuse(
-                    link, kind, queue, number, TypeError(f"the envelope of a call cannot be read: {error}")
-                )
+                self.refuse(link, kind, queue, number, TypeError(f"the envelope of a call cannot be read: {error}"))
                 return None
         key = queue | depth << 32
         target = self._last_target

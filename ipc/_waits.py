@@ -1,7 +1,7 @@
 """Who waits to be sent, for how long, and why; what waits for seconds is said in the log.
 
-Calls wait in their lanes (`_credit_cy`). Nobody looks at them as long as none does: the first that must wait starts a timer, and
-the timer ends with the last. One line in ten seconds says what waits longest.
+Calls wait in their lanes (`_credit_cy`). Nobody looks at them as long as none does: the first that must wait starts a timer,
+and the timer ends with the last. One line in ten seconds says what waits longest.
 """
 
 from __future__ import annotations
@@ -61,7 +61,8 @@ class OwnLane:
         try:
             await turn
         except BaseException:
-            if self.waiting.pop(turn, None) is None:  # it came at the same time
+            self.waiting.pop(turn, None)
+            if turn.done() and not turn.cancelled():  # it came at the same time
                 self.give_back()
             raise
 
@@ -132,8 +133,8 @@ class Waits:
         here = f"shard {self._shared.shard_id}"
         if isinstance(where, OwnLane):
             text = (
-                f"{len(where.waiting):,} one-way requests of {here} to itself wait for credit in queue {where.queue.key!r}, the "
-                f"first for {seconds:.1f} s: those before them have not ended"
+                f"{len(where.waiting):,} one-way requests of {here} to itself wait for credit in queue {where.queue.key!r}, "
+                f"the first for {seconds:.1f} s: those before them have not ended"
             )
             waiting = len(where.waiting)
         else:

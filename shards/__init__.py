@@ -55,6 +55,7 @@ In reading order, from the command to the code that a user writes:
     _shard          Shard, the application's view
     _accept         accepting with a limit, or from the supervisor's hands
     _counter        counters of the application's own
+    _blocking_pools threads for functions that block, by depth of calls
     _blocking       functions that block, in threads
     _streams        connections whose handlers run in a queue, and how they are drained
     testing         for tests of applications: real shards inside a test

@@ -24,7 +24,7 @@ from clockworker.executor import Executor, ExecutorStats, QueueHandle
 from clockworker.ipc import Mesh, MeshStats, Sharded
 from clockworker.ipc._remote import RemoteMethod, remote_function, remote_methods
 from clockworker.shards._accept import Accepting, Acceptor, LoopServers, ProtocolFactory, accept
-from clockworker.shards._blocking import BlockingPool
+from clockworker.shards._blocking_pools import BlockingPools
 from clockworker.shards._counter import Counter, CounterBook
 from clockworker.shards._handover import receive
 from clockworker.shards._sockets import HANDSHAKE_S
@@ -95,7 +95,7 @@ class Shard:
         self._streams: StreamServer | None = None
         self._announce_ready = announce_ready
         self._access_log = access_log
-        self._blocking = BlockingPool(blocking_threads)
+        self._blocking = BlockingPools(blocking_threads)
         self._counters = CounterBook()
         self.is_ready = False
         self._stopped = asyncio.Event()
