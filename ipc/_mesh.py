@@ -222,7 +222,6 @@ class Mesh(Traffic):
         """What calls a module's function on a shard, this one or another."""
         if not 0 <= shard < self.count:
             raise IndexError(f"there is no shard {shard!r}: they are 0 to {self.count - 1}")
-        self.check_thread(getattr(function, "__qualname__", repr(function)))
         caller = self._callers.get((shard, function))
         if caller is None:
             caller = self.places[shard].caller(remote_function(function), function, 0, False)

@@ -82,7 +82,8 @@ class Sharded(Generic[S]):
         """Have the method run on that shard without waiting for it: `await service.send(1, Log.add, line)`.
 
         Waits for credit, of which each request holds some until it is done, so that a sender cannot outrun that shard by
-        more. What the method returns is dropped, and what it raises is logged over there. Raises ShardDown and
+        more. Sent within more than 60 others, each by the method that ran the one before, it ends in ChannelFull where it would
+        wait. What the method returns is dropped, and what it raises is logged over there. Raises ShardDown and
         MessageTooLarge as a call does; if that shard dies, nobody says so.
         """
         waiting = self._send(shard, method, args, kwargs)

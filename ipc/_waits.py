@@ -123,6 +123,7 @@ class Waits:
             self._shared.watched = False
             return
         self._watch()
+        self._shared.core.wake()  # a shard that only waits is at rest, and one at rest writes its figures seldom
         now = time.monotonic_ns()
         since, where = min(found, key=lambda each: each[0])
         if now - since >= LONG_NS and (not self._said_ns or now - self._said_ns >= _AGAIN_NS):

@@ -157,7 +157,8 @@ class Shard:
         """Run an ordinary function that blocks in a thread, and wait for its result: reading files, talking to a database
         by a library that knows no asyncio.
 
-        A few run at once, and the rest wait. A caller that is cancelled leaves a function that has begun running. When the
+        A few run at once, and the rest wait; for each depth of calls within calls, so that a function may call other shards
+        (`call_threadsafe`) and wait for them. A caller that is cancelled leaves a function that has begun running. When the
         shard stops, it waits for all of them, within the time of the graceful shutdown.
         """
         return await self._blocking.run(function, *args, **kwargs)
