@@ -155,11 +155,15 @@ class Waits:
             return "the successor of that shard, which is being replaced"
         if lane.credit > 0:
             return f"room in the ring, before which {link.backlog_bytes:,} bytes wait"
-        asked = Counter(call.method.name for call in link.pending.values() if call.lane is lane)
+        asked = Counter(
+            call.method.name
+            for call in link.pending.values()
+            if call.lane is lane and (call.opening or not call.method.streams)
+        )
         one_way = link.credit.limit - asked.total()
         named = [f"{number:,} {name}" for name, number in asked.most_common(3)]
         if one_way > 0:
-            named.append(f"{one_way:,} one-way requests or streams that are not begun with")
+            named.append(f"{one_way:,} one-way requests")
         return f"credit, all {link.credit.limit:,} of which is in use ({', '.join(named)})"
 
 
