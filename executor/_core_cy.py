@@ -71,6 +71,8 @@ class Core(Steps):
     def attach(self, loop: asyncio.AbstractEventLoop) -> None:
         """Take the loop: from now on steps of members come here."""
         clock.begin()
+        self._turn_ended = now_ns()
+        self.steal.begin(self._turn_ended)
         self.take_call_soon(loop)
         registry.attach(self)
         self._maker.attach(loop)
@@ -107,6 +109,7 @@ class Core(Steps):
         self._table.clear()
         self._spare.clear()
         self._maker.detach()
+        self.steal.meter.close()
         self.loop = None  # not before: a scheduler that fails even now is reported to it
 
     def pause(self) -> None:
@@ -162,6 +165,9 @@ class Core(Steps):
             return
         self._stepped_back = False
         started = now_ns()
+        if started - self._turn_ended >= self.steal.long_ns or started < self.steal.alert_until:
+            self.steal.passed(started - self._turn_ended, started)
+            started = now_ns()  # no step pays for it
         if self.turns:
             if self._was_idle:
                 self.idle_ns += started - self._turn_ended

@@ -19,11 +19,13 @@ except ModuleNotFoundError:
 from clockworker._errors import UsageError
 from clockworker.executor._histogram_cy import Histogram
 from clockworker.executor._layout import suspended
+from clockworker.executor._meter_cy import Meter
 from clockworker.executor._protocols import Tracer
 from clockworker.executor._schedulers_cy import RunnableFifo
 from clockworker.executor._seam_cy import A_TASK
 from clockworker.executor._singles_cy import Singles
 from clockworker.executor._source_cy import WorkSource
+from clockworker.executor._steal_cy import Steal
 from clockworker.executor._tasks_cy import JoinHandle, QueueState
 
 if cython.compiled:
@@ -64,6 +66,7 @@ class Steps(Singles):
     idle_ns: int  # in which nothing was runnable
     tracer: Tracer | None
     decision_time: Histogram  # of one choice in 16
+    steal: Steal
     _driver_yield_ns: int
     _max_polls: int
     _decisions: int
@@ -77,6 +80,7 @@ class Steps(Singles):
         self.idle_ns = 0
         self.tracer = None
         self.decision_time = Histogram()
+        self.steal = Steal(Meter())
         self._driver_yield_ns = driver_yield_ns
         self._max_polls = max_polls
         self._decisions = 0
@@ -103,7 +107,10 @@ class Steps(Singles):
                         self._leave_carrier()
                     news = self.source.look()
                     if self._eevdf.total_share:
-                        now = now_ns()  # what has come is no part of the step that it has made runnable
+                        came = now_ns()  # what has come is no part of the step that it has made runnable
+                        if came - now >= self.steal.long_ns:
+                            self.steal.passed(came - now, came)
+                        now = came
                         continue
                     if self._held:
                         return False
@@ -118,6 +125,8 @@ class Steps(Singles):
                             return False
                         looked = now_ns()
                         self.idle_ns += looked - now
+                        if looked - now >= self.steal.long_ns:
+                            self.steal.passed(looked - now, looked)
                         now = looked
                         continue
                     self._idle_since = 0
@@ -201,6 +210,12 @@ class Steps(Singles):
         self.current = None
         ended: int = now_ns()
         elapsed = ended - started
+        was_long = elapsed >= self.steal.long_ns
+        stolen = 0
+        if was_long:  # from here on it is what the step had of it
+            stolen = self.steal.of(elapsed, ended)
+            queue.stolen_ns += stolen
+            elapsed -= stolen
         self._eevdf.charge(queue.entity, elapsed)
         queue.polls += 1
         queue.busy_ns += elapsed
@@ -211,7 +226,7 @@ class Steps(Singles):
                 queue.slow_polls += 1
                 self.owner.was_slow(state, elapsed)
         if self.tracer is not None:
-            self.tracer.step(queue, state, started, ended)
+            self.tracer.step(queue, state, started, ended, stolen)
         state.service_ns += elapsed
         if state.membership.queue is queue:  # else it has moved, and the scheduler has forgotten it
             state.membership.service_ns += elapsed
@@ -231,7 +246,7 @@ class Steps(Singles):
             self._eevdf.deactivate(queue.entity)
         if error is not None:
             raise error
-        return ended
+        return now_ns() if was_long else ended  # the next step does not pay for the reading
 
     # Time beside the steps
 
@@ -243,6 +258,9 @@ class Steps(Singles):
         """It was for this one, if that is runnable now. It counts for whose turn is next, and not in `busy_ns`. From here on it
         is spent for another's."""
         now: int = now_ns()
+        elapsed = now - self._charge_from
+        if elapsed >= self.steal.long_ns:
+            elapsed -= self.steal.of_work(elapsed, now)
         if queue.entity.active:
-            self._eevdf.charge(queue.entity, now - self._charge_from)
+            self._eevdf.charge(queue.entity, elapsed)
         self._charge_from = now

@@ -18,6 +18,7 @@ cdef class QueueState:
     cdef public Py_ssize_t live
     cdef public long long polls
     cdef public long long busy_ns
+    cdef public long long stolen_ns
     cdef public long long spawned
     cdef public long long finished
     cdef public long long panics

@@ -1,11 +1,13 @@
 """Places: where a method may run, this process or another.
 
-`Here` and `There` have the same methods. Here a call is a plain call and nothing is encoded; there it goes over a link.
+`Here` and `There` have the same methods. Here a call is a plain call: nothing is encoded, checked or copied, unless the mesh is
+told to for a test (`_as_sent`). There it goes over a link.
 """
 
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import threading
 import time
@@ -14,6 +16,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from clockworker._errors import CallTimeout, ChannelFull, RemoteError
+from clockworker.ipc._as_sent import AsSent
 from clockworker.ipc._call_cy import Call, Caller, outside_loop
 from clockworker.ipc._credit_cy import CHAIN, DEEPEST, deeper
 from clockworker.ipc._frames import Kind
@@ -88,6 +91,8 @@ class Here:
     def caller(self, method: RemoteMethod, bound: AnyCall, timeout_ns: int, nowait: bool) -> AnyCall:
         """What to call in place of the method, a bound one or a function."""
         mesh, queue = self._mesh, self._mesh.queue_for(method)
+        if mesh.encode_local:
+            bound = AsSent(mesh, method, bound).caller()
 
         own_thread, get_ident = self._thread, threading.get_ident
         if method.streams:
@@ -164,21 +169,30 @@ class Here:
 
         async def spawn(arguments: tuple[Any, ...]) -> None:
             self._mesh.check_thread(method.name)
+            run = self._one_way(method, bound, arguments)
             lane = self._lane(method)
             if not lane.take_nowait():
                 if self._depth() == DEEPEST:
                     raise self._full(lane, method)
                 await lane.take()
-            self._spawn(lane, method, bound, arguments)
+            self._spawn(lane, method, run)
 
         return lambda args, kwargs: spawn(method.bind(*args, **kwargs))
 
     def send_nowait(self, method: RemoteMethod, bound: AnyCall, arguments: tuple[Any, ...]) -> None:
         self._mesh.check_thread(method.name)
+        run = self._one_way(method, bound, arguments)
         lane = self._lane(method)
         if not lane.take_nowait():
             raise self._full(lane, method)
-        self._spawn(lane, method, bound, arguments)
+        self._spawn(lane, method, run)
+
+    def _one_way(self, method: RemoteMethod, bound: AnyCall, arguments: tuple[Any, ...]) -> AnyCall:
+        """What a request runs. Raises what keeps it from being sent."""
+        if self._mesh.encode_local:
+            as_sent = AsSent(self._mesh, method, bound)
+            return functools.partial(as_sent.run_one_way, as_sent.encode(arguments))
+        return functools.partial(method.on(bound), *arguments)
 
     def _lane(self, method: RemoteMethod) -> OwnLane:
         mesh, depth = self._mesh, self._depth()
@@ -198,8 +212,8 @@ class Here:
             f"which is all the credit that there is; {method.name} was not called"
         )
 
-    def _spawn(self, lane: OwnLane, method: RemoteMethod, bound: AnyCall, arguments: tuple[Any, ...]) -> None:
-        alone = self._alone(lane, method, bound, arguments)
+    def _spawn(self, lane: OwnLane, method: RemoteMethod, run: AnyCall) -> None:
+        alone = self._alone(lane, method, run)
         alone.send(None)  # it has begun, and whatever ends it gives the credit back
         try:
             lane.queue.spawn(alone, name=method.name)
@@ -207,12 +221,12 @@ class Here:
             alone.close()
             raise
 
-    async def _alone(self, lane: OwnLane, method: RemoteMethod, bound: AnyCall, arguments: tuple[Any, ...]) -> None:
+    async def _alone(self, lane: OwnLane, method: RemoteMethod, run: AnyCall) -> None:
         self._mesh.calls_local += 1
         try:
             await _Made()
             with deeper():
-                await method.on(bound)(*arguments)
+                await run()
         except Exception:
             logger.exception("%s, sent by this shard, failed", method.name)
         finally:
