@@ -191,6 +191,7 @@ class Shards:
         self.credit = credit
         self.blind = False
         self.errors = 0
+        self.cancelled = 0  # of what was begun: a timeout of a call on one's own shard cancels its caller's task
         self.pool = BlockingPools(credit)
         bells = [cw.create_doorbell(SHARDS) for _ in range(SHARDS)]
         limits = cw.Limits(credit=credit, window=2)
@@ -232,7 +233,11 @@ class Shards:
                 raise Standstill(self._left(len(left)))
             await asyncio.sleep(0)
         for root in roots:
-            await root
+            match await root.outcome():
+                case cw.TaskPanicked(exception):
+                    raise exception
+                case cw.TaskCancelled():
+                    self.cancelled += 1
         for lane in self._lanes():
             if lane.credit != self.credit:
                 raise Standstill(f"nothing is left, but {lane.credit} of {self.credit} credit")
