@@ -16,3 +16,5 @@ cdef class Shared:
     cdef object new_earliest
     cdef object broken
     cdef public object refusal
+    cdef public bint watched
+    cdef public object watch

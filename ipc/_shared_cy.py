@@ -35,6 +35,8 @@ class Shared:
     new_earliest: Callable[[], None]  # a deadline is earlier than all others
     broken: Callable[[int, PoisonedRing], None]  # the peer that broke a ring
     refusal: str | None  # why no call goes out at all
+    watched: bool  # somebody looks from time to time at who waits
+    watch: Callable[[], None]  # see to it
 
     def __init__(
         self,
@@ -60,3 +62,9 @@ class Shared:
         self.new_earliest = new_earliest
         self.broken = broken
         self.refusal = None
+        self.watched = True  # until there is somebody who does
+        self.watch = _nobody
+
+
+def _nobody() -> None:
+    pass
