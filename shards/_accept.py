@@ -43,10 +43,13 @@ ProtocolFactory: TypeAlias = Callable[[], asyncio.BaseProtocol]
 
 
 class Accepting(Protocol):
-    """What brings a shard its connections. The sockets stay open."""
+    """What brings a shard its connections."""
 
     async def add(self, listening: Sequence[socket.socket]) -> None:
         """Accept from these, too."""
+
+    def remove(self, listening: Sequence[socket.socket]) -> None:
+        """Accept from these no longer. What waits there is left to others who hold them."""
 
     async def close(self, *, take_all: bool, starved: Callable[[], None]) -> None:
         """Accept no more, and return when what has been accepted is connected. take_all: but first all that waits. starved:
@@ -89,27 +92,29 @@ class LoopServers:
         self._executor = executor
         self._backlog = backlog
         self._connector = _Connector(factory, queue)
-        self._listening: list[socket.socket] = []
-        self._servers: list[asyncio.AbstractServer] = []
+        self._servers: dict[socket.socket, asyncio.AbstractServer] = {}
         self._complaints = Limiter()
 
     async def add(self, listening: Sequence[socket.socket]) -> None:
         # uvloop runs a server's callbacks in the context of the task that made it: hence a task of the queue.
         await self._queue.spawn(self._create(listening), name="listen")
 
+    def remove(self, listening: Sequence[socket.socket]) -> None:
+        for sock in listening:
+            if (server := self._servers.pop(sock, None)) is not None:
+                server.close()
+
     async def close(self, *, take_all: bool, starved: Callable[[], None]) -> None:
         if take_all:
             await self._empty_queues()
-        for server in self._servers:
-            server.close()
+        self.remove([*self._servers])
         await self._connector.wait_connected()
 
     async def _create(self, listening: Sequence[socket.socket]) -> None:
         loop = asyncio.get_running_loop()
         for sock in listening:
             create = loop.create_unix_server if sock.family == socket.AF_UNIX else loop.create_server
-            self._servers.append(await create(self._taking_more(sock), sock=sock, backlog=self._backlog))
-            self._listening.append(sock)
+            self._servers[sock] = await create(self._taking_more(sock), sock=sock, backlog=self._backlog)
 
     def _taking_more(self, sock: socket.socket) -> ProtocolFactory:
         executor, factory = self._executor, self._factory
@@ -151,11 +156,11 @@ class LoopServers:
 
     async def _empty_queues(self) -> None:
         waiting = select.poll()
-        for sock in self._listening:
+        for sock in self._servers:
             waiting.register(sock, select.POLLIN)
         deadline = time.monotonic() + _EMPTY_S
         while waiting.poll(0) and time.monotonic() < deadline:  # no event tells of it
-            for sock in self._listening:
+            for sock in self._servers:
                 self._take(sock, _AT_ONCE)
             await asyncio.sleep(0)
 
@@ -218,8 +223,15 @@ class Acceptor:
         self._accept()
 
     async def add(self, listening: Sequence[socket.socket]) -> None:
-        """In time for `close`."""
-        self._sources.update(dict.fromkeys(listening, accept))
+        for sock in listening:
+            self._sources[sock] = accept
+            if self._accepting:
+                self._loop.add_reader(sock.fileno(), self._take, sock)
+
+    def remove(self, listening: Sequence[socket.socket]) -> None:
+        for sock in listening:
+            if self._sources.pop(sock, None) is not None:
+                self._loop.remove_reader(sock.fileno())
 
     def lift_limit(self) -> None:
         self._limit = None

@@ -33,7 +33,9 @@ from clockworker.ipc import Limits, Mesh
 from clockworker.shards._application import Main, format_traceback, load_application
 from clockworker.shards._birth import CONTROL_VARIABLE, SUPERVISOR_VARIABLE, TERMINAL_SIGNALS
 from clockworker.shards._control import (
+    AcceptFrom,
     Begin,
+    CeaseFrom,
     Channel,
     Configure,
     Connect,
@@ -47,6 +49,7 @@ from clockworker.shards._control import (
     Ready,
     Release,
     Reopen,
+    Serves,
     StartTrace,
     Stirred,
     Stop,
@@ -116,7 +119,7 @@ class _ShardMain:
         self._channel = channel
         self._configure = configure
         self._config = configure.config
-        memory, event, slots, pulse, witness, handover, *listening = descriptors
+        memory, event, slots, pulse, witness, handover = descriptors
         self._doorbell = (memory, event)
         self._slots = SlotWriter(slots)
         os.close(slots)
@@ -124,7 +127,6 @@ class _ShardMain:
         self._witness = socket.socket(fileno=witness)
         self._handover = socket.socket(fileno=handover)
         self._handover.setblocking(False)
-        self._listening = [socket.socket(fileno=descriptor) for descriptor in listening]
         self._main: JoinHandle[object] | None = None
         self._may_begin = asyncio.Event()
         self._may_leave = asyncio.Event()
@@ -142,7 +144,7 @@ class _ShardMain:
         except (Exception, SystemExit) as error:
             return self._fail(f"{what} cannot be imported", error)
         if self._configure.rehearsal:
-            self._channel.send(Ready())
+            self._channel.send(Ready(serves=False))
             return EXIT_OK
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             try:
@@ -191,8 +193,8 @@ class _ShardMain:
             configure.cpu,
             executor,
             self._mesh,
-            self._listening,
-            announce_ready=lambda: self._channel.send(Ready()),
+            announce_ready=lambda serves: self._channel.send(Ready(serves)),
+            announce_serving=lambda: self._channel.send(Serves()),
             blocking_threads=self._config.blocking_threads,
             backlog=self._config.backlog,
             access_log=self._config.access_log,
@@ -266,6 +268,10 @@ class _ShardMain:
                 self._shard._lift_limit()
             case Begin():
                 self._may_begin.set()
+            case AcceptFrom(shard):
+                self._shard._accept_from(shard, [socket.socket(fileno=descriptor) for descriptor in descriptors])
+            case CeaseFrom(shard):
+                self._shard._cease_from(shard)
             case Stop(for_good):
                 self._stop(for_good, [socket.socket(fileno=descriptor) for descriptor in descriptors])
             case Leave(serve_first):

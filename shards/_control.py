@@ -7,8 +7,9 @@ shard must not stop the supervisor.
 
 A conversation:
 
-    supervisor: Configure (first, once), Connect and Disconnect as peers come and go, Begin, Stop, Leave; Hold, Release
-    shard:      Ready or Failed, Drained; Held; Poisoned; Stirred
+    supervisor: Configure (first, once), Connect and Disconnect as peers come and go, Begin, AcceptFrom and CeaseFrom, Stop,
+                Leave; Hold, Release
+    shard:      Ready or Failed, Serves, Drained; Held; Poisoned; Stirred
 
 `Begin` follows the first round of `Connect`: an application that starts must find its peers connected, or its first
 calls would end in `ShardDown`.
@@ -40,7 +41,7 @@ _ANCILLARY_SIZE = socket.CMSG_SPACE(MAX_DESCRIPTORS * array.array("i").itemsize)
 
 class Configure(msgspec.Struct, frozen=True, tag="configure"):
     """Descriptors: the doorbell's memory and its eventfd, the slots, the pulse, the witness's socket, the
-    handover's, then the listening sockets. A rehearsal only imports the application, says `Ready` or `Failed`, and ends."""
+    handover's. A rehearsal only imports the application, says `Ready` or `Failed`, and ends."""
 
     shard: int
     count: int
@@ -87,6 +88,18 @@ class Begin(msgspec.Struct, frozen=True, tag="begin"):
     pass
 
 
+class AcceptFrom(msgspec.Struct, frozen=True, tag="accept-from"):
+    """Accept from the listening sockets of this shard: one's own, or those of one that cannot. Descriptors: the sockets."""
+
+    shard: int
+
+
+class CeaseFrom(msgspec.Struct, frozen=True, tag="cease-from"):
+    """The other shard accepts from its sockets again."""
+
+    shard: int
+
+
 class Stop(msgspec.Struct, frozen=True, tag="stop"):
     """`for_good`: the listening sockets end with this shard; what waits there has nobody else. Descriptors: those of shards
     that are not there to accept, which leave it their queues."""
@@ -111,7 +124,13 @@ class Traced(msgspec.Struct, frozen=True, tag="traced"):
 
 
 class Ready(msgspec.Struct, frozen=True, tag="ready"):
-    pass
+    """`serves`: the application has made a server, and connections may come."""
+
+    serves: bool
+
+
+class Serves(msgspec.Struct, frozen=True, tag="serves"):
+    """A shard that was ready before has a server now."""
 
 
 class Failed(msgspec.Struct, frozen=True, tag="failed"):
@@ -143,9 +162,21 @@ class Poisoned(msgspec.Struct, frozen=True, tag="poisoned"):
 
 
 ToShard: TypeAlias = (
-    Configure | Connect | Disconnect | Hold | Release | Reopen | TakeAll | Begin | Stop | Leave | StartTrace
+    Configure
+    | Connect
+    | Disconnect
+    | Hold
+    | Release
+    | Reopen
+    | TakeAll
+    | Begin
+    | AcceptFrom
+    | CeaseFrom
+    | Stop
+    | Leave
+    | StartTrace
 )
-ToSupervisor: TypeAlias = Ready | Failed | Drained | Held | Poisoned | Stirred | Traced
+ToSupervisor: TypeAlias = Ready | Serves | Failed | Drained | Held | Poisoned | Stirred | Traced
 Message: TypeAlias = ToShard | ToSupervisor
 
 

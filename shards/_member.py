@@ -15,6 +15,7 @@ class Member:
     """`process` is None while there is none. There is one timer at a time, whose meaning goes with the state: the
     start-up limit while starting, the grace while draining, the delay while backing off.
 
+    serves: the incarnation that is ready has a server, and may get connections.
     drained: the incarnation that drains has finished its own work.
     broken: the application cannot be started as it is, and under --reload it is not tried again before it changes.
     """
@@ -27,12 +28,17 @@ class Member:
         self.stalls = Limiter()
         self.process: ShardProcess | None = None
         self.timer: asyncio.TimerHandle | None = None
+        self.serves = False
         self.drained = False
         self.broken = False
 
     @property
     def state(self) -> State:
         return self.lifecycle.state
+
+    @property
+    def takes_connections(self) -> bool:
+        return self.state is State.READY and self.serves
 
     def cancel_timer(self) -> None:
         if self.timer is not None:

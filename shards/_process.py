@@ -77,7 +77,7 @@ class ShardProcess:
         """Seconds since the start."""
         return time.monotonic() - self.started
 
-    def configure(self, configure: Configure, listening: Sequence[int]) -> None:
+    def configure(self, configure: Configure) -> None:
         """The first message, with everything that the shard needs."""
         self.send(
             configure,
@@ -87,7 +87,6 @@ class ShardProcess:
                 self._pulse_descriptor,
                 self._testimony.fileno(),
                 self.handover.shard_end.fileno(),
-                *listening,
             ],
         )
 

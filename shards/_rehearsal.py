@@ -28,7 +28,7 @@ class Rehearsal:
         self._ready = False
         self._process = ShardProcess(0, shards, None, config.queue_names(0), HealthPolicy())
         self._loop.add_reader(self._process.pidfd, self._ended)
-        self._process.configure(Configure(0, shards, None, 0, config, rehearsal=True), [])
+        self._process.configure(Configure(0, shards, None, 0, config, rehearsal=True))
         self._timer = self._loop.call_later(self._limit, self._overdue)
 
     def kill(self) -> None:

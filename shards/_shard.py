@@ -1,5 +1,7 @@
 """What an application sees of the shard that it runs in: `async def main(shard: Shard)`.
 
+A shard gets its listening sockets when it is ready, and now and then those of others that cannot accept (`_lending`).
+
 Stopping, from the inside. When the shard is told to stop it first lets the loop accept what is already in the listening
 sockets' queues, unless a successor will, closes its copies of those sockets, and then wakes `wait_stopped()`. `main`
 finishes what it wants to finish; then the handlers of open connections do (see `_streams`). Without descriptors enough to
@@ -23,7 +25,7 @@ from clockworker._errors import UnknownQueue, UsageError
 from clockworker.executor import Executor, ExecutorStats, QueueHandle
 from clockworker.ipc import Mesh, MeshStats, Sharded
 from clockworker.ipc._remote import RemoteMethod, remote_function, remote_methods
-from clockworker.shards._accept import Accepting, Acceptor, LoopServers, ProtocolFactory, accept
+from clockworker.shards._accept import Accepting, Acceptor, LoopServers, ProtocolFactory
 from clockworker.shards._blocking import BlockingPool
 from clockworker.shards._counter import Counter, CounterBook
 from clockworker.shards._handover import receive
@@ -73,8 +75,8 @@ class Shard:
         cpu: int | None,
         executor: Executor,
         mesh: Mesh,
-        listening: list[socket.socket],
-        announce_ready: Callable[[], None],
+        announce_ready: Callable[[bool], None],
+        announce_serving: Callable[[], None],
         blocking_threads: int,
         *,
         backlog: int = 2048,
@@ -87,17 +89,21 @@ class Shard:
         self.cpu = cpu
         self.executor = executor
         self._mesh = mesh
-        self._listening = listening
+        self._listening: dict[int, list[socket.socket]] = {}  # by the shard whose they are
+        self._changing = asyncio.Lock()  # what is accepted from
+        self._closed = False
         self._handover = handover
         self._max_connections = max_connections
         self._backlog = backlog
         self._accepting: Accepting | None = None
         self._streams: StreamServer | None = None
         self._announce_ready = announce_ready
+        self._announce_serving = announce_serving
         self._access_log = access_log
         self._blocking = BlockingPool(blocking_threads)
         self._counters = CounterBook()
         self.is_ready = False
+        self._changes: set[asyncio.Task[None]] = set()
         self._stopped = asyncio.Event()
         self._stopping: asyncio.Task[None] | None = None
 
@@ -222,7 +228,7 @@ class Shard:
         if not self.is_ready:
             self.is_ready = True
             self._mesh.ready()
-            self._announce_ready()
+            self._announce_ready(self._accepting is not None)
 
     async def wait_stopped(self) -> None:
         """Return when the shard is told to stop. What `main` does then has the graceful shutdown's time."""
@@ -273,19 +279,47 @@ class Shard:
                 {self._handover.sock: receive}, factory, queue, max_connections, self._handover.changed
             )
         elif max_connections is not None:
-            self._accepting = Acceptor(
-                dict.fromkeys(self._listening, accept), factory, queue, max_connections, lambda taken, open: None
-            )
+            self._accepting = Acceptor({}, factory, queue, max_connections, lambda taken, open: None)
         else:
             self._accepting = LoopServers(factory, queue, self.executor, self._backlog)
-            await self._accepting.add(self._listening)
+        if self.is_ready:
+            self._announce_serving()
 
     # For the shard's process only.
 
+    def _accept_from(self, shard: int, listening: list[socket.socket]) -> None:
+        self._change(self._add(shard, listening))
+
+    def _cease_from(self, shard: int) -> None:
+        self._change(self._remove(shard))
+
+    def _change(self, change: Coroutine[Any, Any, None]) -> None:
+        """One after the other: a lock is fair."""
+
+        async def run() -> None:
+            async with self._changing:
+                await change
+
+        task = asyncio.get_running_loop().create_task(run(), name="listen")
+        self._changes.add(task)
+        task.add_done_callback(self._changes.discard)
+
+    async def _add(self, shard: int, listening: list[socket.socket]) -> None:
+        if self._accepting is None or self._closed:
+            _close(listening)
+        else:
+            self._listening.setdefault(shard, []).extend(listening)
+            await self._accepting.add(listening)
+
+    async def _remove(self, shard: int) -> None:
+        listening = self._listening.pop(shard, [])
+        if self._accepting is not None:
+            self._accepting.remove(listening)
+        _close(listening)
+
     def _stop(self, for_good: bool, orphaned: Sequence[socket.socket]) -> None:
         if self._stopping is not None:
-            for sock in orphaned:
-                sock.close()
+            _close(orphaned)
         else:
             stop = self._stop_accepting(for_good, orphaned)
             self._stopping = asyncio.get_running_loop().create_task(stop, name="stop")
@@ -295,17 +329,18 @@ class Shard:
             self._accepting.lift_limit()
 
     async def _stop_accepting(self, for_good: bool, orphaned: Sequence[socket.socket]) -> None:
-        self._listening.extend(orphaned)
-        if self._accepting is not None:
-            await self._accepting.add(orphaned)
-        if for_good:
-            await asyncio.sleep(HANDSHAKE_S)
-        if self._accepting is not None:
-            await self._accepting.close(take_all=for_good, starved=self._stopped.set)
-        for sock in self._listening:
-            sock.close()
-        self._listening.clear()
-        self._stopped.set()
+        async with self._changing:
+            if self._accepting is not None:
+                await self._accepting.add(orphaned)
+            if for_good:
+                await asyncio.sleep(HANDSHAKE_S)
+            if self._accepting is not None:
+                await self._accepting.close(take_all=for_good, starved=self._stopped.set)
+            for listening in (*self._listening.values(), orphaned):
+                _close(listening)
+            self._listening.clear()
+            self._closed = True
+            self._stopped.set()
 
     async def _drain(self) -> None:
         await self._stopped.wait()
@@ -320,3 +355,8 @@ class Shard:
         """How many were accepted and are open, and how many handlers have raised."""
         streams = self._streams
         return (streams.accepted, streams.open, streams.errors) if streams else (0, 0, 0)
+
+
+def _close(listening: Iterable[socket.socket]) -> None:
+    for sock in listening:
+        sock.close()

@@ -23,6 +23,7 @@ from clockworker.shards._control import (
     Held,
     Poisoned,
     Ready,
+    Serves,
     Stirred,
     Traced,
 )
@@ -30,6 +31,7 @@ from clockworker.shards._dispatch import Dispatcher
 from clockworker.shards._drain import Drain
 from clockworker.shards._health import HealthPolicy
 from clockworker.shards._host import raise_descriptor_limit, set_process_title
+from clockworker.shards._lending import Lending
 from clockworker.shards._lifecycle import State
 from clockworker.shards._limiter import more
 from clockworker.shards._member import Member
@@ -48,6 +50,9 @@ from clockworker.shards._wiring import Wiring
 
 log = logging.getLogger("clockworker.supervisor")
 
+# A shard that serves nothing for so long after it was ready is told so.
+SILENT_S = 0.5
+
 EXIT_OK = 0
 EXIT_CRASHED = 1
 EXIT_START_UP = 3
@@ -64,10 +69,11 @@ class Supervisor:
         self._members = [Member(id, cpu) for id, cpu in enumerate(placement.cpus)]
         self._tracing = Tracing(self._members)
         self._observer = Observer(config, self._members, self._serves, self._tracing.record)
-        self._watch = Watch(self._members, self._health.pace, self._report_stall, self._hung)
+        self._lending = Lending(self._members, listeners, to_all=config.max_connections is not None)
+        self._watch = Watch(self._members, self._health.pace, self._report_stall, self._hung, self._stands_still)
         self._wiring = Wiring(self._members)
         self._drain = Drain(self._members, config.timeout_graceful_shutdown)
-        self._roll = Roll(self._members, self._drain.begin, self._renewed)
+        self._roll = Roll(self._members, self._replace, self._renewed)
         self._notifier = Notifier(os.environ)
         self._renewal = Renewal(config, self._members, self._roll, self._notifier, self._start, self._renewed)
         self._reloader: Reloader | None = None
@@ -140,7 +146,7 @@ class Supervisor:
 
     def _start(self, member: Member) -> None:
         member.timer = None
-        member.drained = member.broken = False
+        member.serves = member.drained = member.broken = False
         member.lifecycle.to(State.STARTING)
         member.restarts.started(self._loop.time())
         try:
@@ -163,7 +169,7 @@ class Supervisor:
         configure = Configure(
             member.id, len(self._members), member.cpu, self._idle_poll_us, self._config.of_shard(member.id)
         )
-        process.configure(configure, [sock.fileno() for sock in self._listeners.of(member.id)])
+        process.configure(configure)
         self._wiring.add(member.id, process)
         self._roll.started(process)
         member.timer = self._loop.call_later(self._config.timeout_startup, self._start_up_overdue, member)
@@ -205,9 +211,11 @@ class Supervisor:
         for descriptor in descriptors:  # nobody has asked for these
             os.close(descriptor)
         match message:
-            case Ready():
+            case Ready(serves):
                 if member.state is State.STARTING:  # else it had been told to stop meanwhile
-                    self._became_ready(member, process)
+                    self._became_ready(member, process, serves)
+            case Serves():
+                self._serves_now(member)
             case Stirred():
                 self._watch.stirred()
             case Drained() if self._stopping:
@@ -223,7 +231,7 @@ class Supervisor:
             case _:
                 raise ControlError(f"{type(message).__name__} is for shards")
 
-    def _became_ready(self, member: Member, process: ShardProcess) -> None:
+    def _became_ready(self, member: Member, process: ShardProcess, serves: bool) -> None:
         member.cancel_timer()
         member.lifecycle.to(State.READY)
         member.restarts.became_ready(self._loop.time())
@@ -233,9 +241,29 @@ class Supervisor:
             self._serving = True
             log.info("serving with %s", self._how_many())
             self._notifier.ready(f"serving with {self._how_many()}")
+        if serves:
+            self._serves_now(member)
+        else:
+            self._loop.call_later(SILENT_S, self._silent, member, process)
+        self._roll.ready(member)
+
+    def _serves_now(self, member: Member) -> None:
+        member.serves = True
+        self._lending.update()
         if self._dispatcher is not None:
             self._dispatcher.go_on()
-        self._roll.ready(member)
+
+    def _silent(self, member: Member, process: ShardProcess) -> None:
+        if member.process is process and member.state is State.READY and not member.serves:
+            log.warning(
+                "%s is ready and serves none of its sockets: main() has called neither start_server nor create_server; "
+                "what connects to it is served by the others",
+                member,
+            )
+
+    def _replace(self, member: Member) -> None:
+        self._drain.begin(member)
+        self._lending.update()
 
     def _renewed(self) -> None:
         if self._serving:
@@ -263,6 +291,11 @@ class Supervisor:
         if unsaid is not None:
             log.warning("%s%s", stall, more(unsaid))
 
+    def _stands_still(self, process: ShardProcess, still: bool) -> None:
+        self._lending.stands_still(process, still)
+        if still and self._dispatcher is not None:
+            self._dispatcher.stands_still(process)
+
     def _hung(self, member: Member, age: float) -> None:
         if member.state is State.READY and member.process is not None:
             log.error(
@@ -287,6 +320,8 @@ class Supervisor:
         self._tracing.ended(process)
         self._roll.ended(process)
         member.process = None
+        self._lending.ended(process)
+        self._lending.update()
         if self._dispatcher is not None:
             self._dispatcher.take_back(process)
         process.close()
@@ -362,9 +397,8 @@ class Supervisor:
         dispatcher.finish(self._config.timeout_graceful_shutdown, finished)
 
     def _drain_all(self) -> None:
-        if accepting := [member for member in self._members if member.state is State.READY]:
-            orphaned = self._listeners.orphaned([member.id for member in accepting])
-            self._drain.begin(accepting[0], [sock.fileno() for sock in orphaned])
+        if accepting := [member for member in self._members if member.takes_connections]:
+            self._drain.begin(accepting[0], [sock.fileno() for sock in self._lending.orphaned()])
         self._listeners.close()
         for member in self._members:
             self._drain.begin(member)

@@ -12,7 +12,9 @@ from clockworker._errors import ControlError
 from clockworker.shards._config import ServeConfig
 from clockworker.shards._control import (
     MAX_MESSAGE,
+    AcceptFrom,
     Begin,
+    CeaseFrom,
     Channel,
     Configure,
     Connect,
@@ -26,6 +28,7 @@ from clockworker.shards._control import (
     Poisoned,
     Ready,
     Release,
+    Serves,
     Stop,
 )
 
@@ -47,7 +50,10 @@ MESSAGES: list[Message] = [
     Begin(),
     Stop(),
     Leave(),
-    Ready(),
+    Ready(serves=True),
+    Serves(),
+    AcceptFrom(1),
+    CeaseFrom(1),
     Failed("it failed", "Traceback …"),
     Drained(),
     Held(1),
@@ -63,10 +69,10 @@ def test_every_message_arrives_as_it_was(channels: tuple[Channel, Channel], mess
 
 def test_descriptors_travel_with_their_message_and_are_not_inheritable(channels: tuple[Channel, Channel]) -> None:
     reader, writer = os.pipe()
-    channels[0].send(Ready())
+    channels[0].send(Ready(serves=True))
     channels[0].send(Connect(1, 1), [writer])
     os.close(writer)
-    assert channels[1].receive() == (Ready(), [])
+    assert channels[1].receive() == (Ready(serves=True), [])
     received = channels[1].receive()
     assert received is not None
     _, [descriptor] = received
@@ -83,7 +89,7 @@ def test_nothing_to_read_and_the_end(channels: tuple[Channel, Channel]) -> None:
         channels[1].receive()
     channels[0].close()
     assert channels[1].receive() is None
-    channels[1].send(Ready())  # into the void, without an error
+    channels[1].send(Ready(serves=True))  # into the void, without an error
 
 
 def test_what_a_stopped_reader_does_not_take_waits_and_keeps_its_order(channels: tuple[Channel, Channel]) -> None:
