@@ -18,16 +18,26 @@ cdef class Link(Connection):
     cdef readonly Credit credit
     cdef readonly long long credit_waits
     cdef public long long one_ways_done
+    cdef Link other
+    cdef readonly bint changed
+    cdef bint split
     cdef object when_quiet
     cdef Debts _debts
     cdef long long _next_call
 
     @cython.locals(call=Call)
     cpdef disconnect(self, str reason)
-    cpdef release(self)
-    @cython.locals(lane=Lane, call=Call)
-    cpdef bint let_through(self, long long epoch) except -1
-    @cython.locals(shared=Shared, method=Method, current=JoinHandle, membership=Membership, lane=Lane, queue=cython.longlong, body=bytes, held=cython.bint, crowded=cython.bint)
+    cpdef pair(self, Link other)
+    cpdef look_for_split(self)
+    cpdef Link present(self)
+    @cython.locals(old=Link)
+    cpdef change(self, object when_quiet)
+    @cython.locals(theirs=Lane, lane=Lane, call=Call)
+    cpdef inherit(self, Link old)
+    cpdef quieten(self, object when_quiet)
+    @cython.locals(other=Link)
+    cdef Link _way(self)
+    @cython.locals(way=Link, shared=Shared, method=Method, current=JoinHandle, membership=Membership, lane=Lane, queue=cython.longlong, body=bytes)
     cpdef submit(self, Call call)
     @cython.locals(shared=Shared, current=JoinHandle, membership=Membership, lane=Lane, queue=cython.longlong, body=bytes)
     cpdef Call post(self, Method method, tuple arguments)

@@ -36,24 +36,24 @@ from clockworker.shards._control import (
     AcceptFrom,
     Begin,
     CeaseFrom,
+    Change,
     Channel,
     Configure,
     Connect,
     Disconnect,
     Drained,
     Failed,
-    Held,
-    Hold,
     Leave,
     Poisoned,
+    Quiet,
     Ready,
-    Release,
     Reopen,
     Serves,
     StartTrace,
     Stirred,
     Stop,
     TakeAll,
+    Terminated,
     Traced,
 )
 from clockworker.shards._health import HealthPolicy
@@ -91,7 +91,7 @@ def main() -> None:
     configure, descriptors = received
     if not isinstance(configure, Configure):
         raise ControlError(f"the first message is {type(configure).__name__}, not Configure")
-    role = "rehearsal" if configure.rehearsal else f"shard {configure.shard}"
+    role = f"shard {configure.shard}"
     set_process_title(role, configure.config.app)
     try:
         set_up_logging(role, configure.config)
@@ -103,8 +103,8 @@ def main() -> None:
 
 def _take_signals() -> None:
     """What a terminal sends to the process group is the supervisor's to answer. (A handler that does nothing, because
-    SIG_IGN would be inherited by what the application starts.) SIGTERM gets its handler with the loop, and ends the
-    process before."""
+    SIG_IGN would be inherited by what the application starts.) SIGTERM gets its handler with the loop, which asks the
+    supervisor for a successor, and ends the process before."""
 
     def ignore(number: int, frame: FrameType | None) -> None:
         pass
@@ -143,9 +143,6 @@ class _ShardMain:
             return self._fail(str(error))
         except (Exception, SystemExit) as error:
             return self._fail(f"{what} cannot be imported", error)
-        if self._configure.rehearsal:
-            self._channel.send(Ready(serves=False))
-            return EXIT_OK
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             try:
                 return runner.run(self._serve(application, queues))
@@ -157,7 +154,7 @@ class _ShardMain:
         executor = self._executor = Executor(queues, on_panic="catch")
         log_slow_polls(executor, self._config, self._configure.shard)
         self._assemble(executor)
-        self._loop.add_signal_handler(signal.SIGTERM, self._stop)
+        self._loop.add_signal_handler(signal.SIGTERM, lambda: self._channel.send(Terminated()))
         self._loop.add_reader(self._channel.fileno(), self._read)
         self._recorder.start()
         self._pulse.start(executor, self._rests)
@@ -183,6 +180,7 @@ class _ShardMain:
             configure.count,
             executor,
             self._doorbell,
+            place=configure.place,
             idle_poll_us=configure.idle_poll_us,
             limits=Limits(max_message=self._config.max_message, credit=self._config.credit),
             on_poisoned=lambda peer, epoch: self._channel.send(Poisoned(peer, epoch)),
@@ -250,15 +248,21 @@ class _ShardMain:
 
     def _handle(self, message: object, descriptors: list[int]) -> None:
         match message:
-            case Connect(peer, epoch):
+            case Connect(peer, epoch, place, beside):
                 incoming, outgoing, memory, event = descriptors
-                self._mesh.connect(peer, epoch, incoming=incoming, outgoing=outgoing, doorbell=(memory, event))
-            case Disconnect(peer):
-                self._mesh.disconnect(peer)
-            case Hold(peer):
-                self._mesh.hold(peer, when_quiet=lambda: self._channel.send(Held(peer)))
-            case Release(peer):
-                self._mesh.release(peer)
+                self._mesh.connect(
+                    peer,
+                    epoch,
+                    incoming=incoming,
+                    outgoing=outgoing,
+                    doorbell=(memory, event),
+                    place=place,
+                    beside=beside,
+                )
+            case Disconnect(peer, beside):
+                self._mesh.disconnect(peer, beside=beside)
+            case Change(peer):
+                self._mesh.change(peer, when_quiet=lambda: self._channel.send(Quiet(peer)))
             case StartTrace(seconds):
                 trace = Trace(self._configure.shard, self._executor, self._traced)
                 self._loop.call_later(seconds, trace.end)
@@ -289,7 +293,7 @@ class _ShardMain:
         self._channel.send(Traced(), [recording])
         os.close(recording)
 
-    def _stop(self, for_good: bool = False, orphaned: Sequence[socket.socket] = ()) -> None:
+    def _stop(self, for_good: bool, orphaned: Sequence[socket.socket]) -> None:
         if self._main is not None and not self._shard.is_ready:
             self._main.abort()  # still starting: there is nothing to finish
         self._shard._stop(for_good, orphaned)

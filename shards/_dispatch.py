@@ -41,7 +41,7 @@ class Dispatcher:
     def __init__(
         self,
         listening: Sequence[socket.socket],
-        members: list[Member],
+        members: Sequence[Member],
         limit: int | None,
         stalled: Callable[[ShardProcess], bool],
     ) -> None:

@@ -24,7 +24,7 @@ def raise_descriptor_limit(shards: int, addresses: int) -> None:
     """
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    needed = 64 + shards * (10 + addresses)
+    needed = 64 + (shards + 1) * (10 + addresses)  # one more while one is replaced
     if hard != resource.RLIM_INFINITY and hard < needed:
         raise ConfigurationError(
             f"{shards} shards need {needed} open files, but the limit is {hard}; raise it (ulimit -n) or start fewer"

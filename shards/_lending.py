@@ -21,7 +21,6 @@ import socket
 from collections.abc import Iterable, Mapping, Sequence
 
 from clockworker.shards._control import AcceptFrom, CeaseFrom
-from clockworker.shards._lifecycle import State
 from clockworker.shards._member import Member
 from clockworker.shards._process import ShardProcess
 from clockworker.shards._sockets import Listeners

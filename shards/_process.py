@@ -32,9 +32,14 @@ from clockworker.shards._witness import Witness
 
 
 class ShardProcess:
-    """Raises `OSError` from the constructor, with nothing left open, if there is no process or descriptor to be had."""
+    """place: its word in the doorbells of its peers.
 
-    def __init__(self, shard: int, count: int, cpu: int | None, queues: Sequence[str], health: HealthPolicy) -> None:
+    Raises `OSError` from the constructor, with nothing left open, if there is no process or descriptor to be had."""
+
+    def __init__(
+        self, shard: int, count: int, cpu: int | None, queues: Sequence[str], health: HealthPolicy, place: int
+    ) -> None:
+        self.place = place
         self.started = time.monotonic()
         self.killed = False
         self.health = Health(health)

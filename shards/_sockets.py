@@ -4,9 +4,9 @@ For a TCP address each shard gets a socket of its own, bound with SO_REUSEPORT, 
 them: by a hash of both ends' addresses and ports, or, where the distribution is `fixed`, by a filter of ours that looks
 at the client's address alone, so that a client always meets the same shard. Because the supervisor keeps a copy,
 connections that wait in the queue of a dead shard's socket are still there; with a socket made by the shard they would be
-reset. While a shard cannot accept, another one does from its sockets (`_lending`). Unix sockets know no SO_REUSEPORT, so there all shards accept from one, and so they do with an
-inherited descriptor. Where the distribution is `least-connections` there is one socket for each address, and the
-supervisor itself accepts (`_dispatch`).
+reset. While a shard cannot accept, another one does from its sockets (`_lending`). Unix sockets know no SO_REUSEPORT, so
+there all shards accept from one, and so they do with an inherited descriptor. Where the distribution is `least-connections`
+there is one socket for each address, and the supervisor itself accepts (`_dispatch`).
 
 Closing a listening socket resets what is in its queue, and there is no call that says "no more" without that. So before
 the end a filter that drops every SYN is put on it: new connections then wait for the client's next attempt (a second

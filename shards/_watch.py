@@ -16,7 +16,7 @@ from pathlib import Path
 import msgspec
 
 from clockworker.shards._health import LOOK_S, Looks, Verdict
-from clockworker.shards._member import Member
+from clockworker.shards._member import Member, Members
 from clockworker.shards._process import ShardProcess
 from clockworker.shards._pulse import DUMP_SIGNAL
 from clockworker.shards._rest import BEAT_S, SUPERVISOR_AFTER_S, next_tick
@@ -80,7 +80,7 @@ class Watch:
 
     def __init__(
         self,
-        members: list[Member],
+        members: Members,
         pace: float,
         report: Callable[[Stall], None],
         hung: Callable[[Member, float], None],
@@ -126,7 +126,7 @@ class Watch:
         now = self._loop.time()
         awake = self._looks.look(now)
         quick = False
-        for member in self._members:
+        for member in self._members.everyone():
             process = member.process
             if process is None or process.killed:
                 continue

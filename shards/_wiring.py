@@ -2,19 +2,20 @@
 
 Each ordered pair of shards shares a ring, and every ring belongs to one pair of incarnations: when a shard's end has been
 reaped, its peers get `Disconnect`; when its successor has been spawned, both get `Connect` with fresh rings and a new
-epoch. Calls to a starting shard wait in its ring. A ring that was found broken is replaced in the same way, with both ends
-alive. The supervisor makes the memory, hands it over and closes its own descriptors: it never looks into a ring.
+epoch. Calls to a starting shard wait in its ring. While a shard is replaced its peers are connected with both incarnations,
+of which one is `beside` the other; the two are not connected with each other. A ring that was found broken is replaced in the
+same way, with both ends alive. The supervisor makes the memory, hands it over and closes its own descriptors: it never looks
+into a ring.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
 
 from clockworker import ipc
 from clockworker.shards._control import Begin, Connect, Disconnect
-from clockworker.shards._member import Member
+from clockworker.shards._member import Member, Members
 from clockworker.shards._process import ShardProcess
 
 log = logging.getLogger("clockworker.supervisor")
@@ -23,10 +24,10 @@ RING_CAPACITY = 1 << 21  # bytes; untouched pages of a ring take no memory, and 
 
 
 class Wiring:
-    def __init__(self, members: Sequence[Member]) -> None:
+    def __init__(self, members: Members) -> None:
         self._members = members
         self._epoch = 0
-        self._epochs: dict[tuple[int, int], int] = {}  # of the rings that each pair has now
+        self._epochs: dict[frozenset[ShardProcess], int] = {}  # of the rings that each pair has now
         self._begun = False
 
     def begin(self) -> None:
@@ -35,37 +36,43 @@ class Wiring:
         for member in self._members:
             member.tell(Begin())
 
-    def add(self, shard: int, process: ShardProcess) -> None:
+    def place(self, member: Member) -> int:
+        """The word of the doorbells that its new incarnation is to use: not that of another one that is there."""
+        taken = {each.process.place for each in self._members.everyone() if each.id == member.id and each.process}
+        return member.id + len(self._members) if member.id in taken else member.id
+
+    def add(self, member: Member, process: ShardProcess) -> None:
         """Connect a new incarnation with all that are there."""
-        for peer in self._members:
-            if peer.id != shard and peer.process is not None:
-                self._connect(shard, process, peer.id, peer.process)
+        for peer, peers in self._members.processes(member.id):
+            self._connect(member, process, peer, peers)
         if self._begun:
             process.send(Begin())
 
-    def remove(self, shard: int) -> None:
+    def remove(self, member: Member, process: ShardProcess) -> None:
         """It has been reaped."""
-        for peer in self._members:
-            peer.tell(Disconnect(shard))
+        for _, peers in self._members.processes(member.id):
+            self._epochs.pop(frozenset({process, peers}), None)
+            peers.send(Disconnect(member.id, self._is_beside(member)))
 
     def poisoned(self, member: Member, process: ShardProcess, peer: int, epoch: int) -> None:
         """`member` found the peer's ring broken. The pair gets new ones, unless it has them already: both ends may report the
         same. What the shard says is not trusted."""
-        other = self._members[peer].process if 0 <= peer < len(self._members) and peer != member.id else None
-        if other is not None and self._epochs.get(_pair(member.id, peer)) == epoch:
-            log.error("shard %d broke the rules of its ring to %s: the two get new ones", peer, member)
-            self._connect(member.id, process, peer, other)
+        for other, others in self._members.processes(member.id):
+            if other.id == peer and self._epochs.get(frozenset({process, others})) == epoch:
+                log.error("shard %d broke the rules of its ring to %s: the two get new ones", peer, member)
+                self._connect(member, process, other, others)
 
-    def _connect(self, a: int, process_a: ShardProcess, b: int, process_b: ShardProcess) -> None:
+    def _connect(self, a: Member, process_a: ShardProcess, b: Member, process_b: ShardProcess) -> None:
         self._epoch += 1
-        self._epochs[_pair(a, b)] = self._epoch
+        self._epochs[frozenset({process_a, process_b})] = self._epoch
         a_to_b = ipc.create_ring(RING_CAPACITY)
         b_to_a = ipc.create_ring(RING_CAPACITY)
-        process_a.send(Connect(b, self._epoch), [b_to_a, a_to_b, *process_b.doorbell])
-        process_b.send(Connect(a, self._epoch), [a_to_b, b_to_a, *process_a.doorbell])
+        to_a = Connect(b.id, self._epoch, process_b.place, self._is_beside(b))
+        to_b = Connect(a.id, self._epoch, process_a.place, self._is_beside(a))
+        process_a.send(to_a, [b_to_a, a_to_b, *process_b.doorbell])
+        process_b.send(to_b, [a_to_b, b_to_a, *process_a.doorbell])
         os.close(a_to_b)
         os.close(b_to_a)
 
-
-def _pair(a: int, b: int) -> tuple[int, int]:
-    return min(a, b), max(a, b)
+    def _is_beside(self, member: Member) -> bool:
+        return member is self._members.beside

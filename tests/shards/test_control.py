@@ -15,21 +15,21 @@ from clockworker.shards._control import (
     AcceptFrom,
     Begin,
     CeaseFrom,
+    Change,
     Channel,
     Configure,
     Connect,
     Disconnect,
     Drained,
     Failed,
-    Held,
-    Hold,
     Leave,
     Message,
     Poisoned,
+    Quiet,
     Ready,
-    Release,
     Serves,
     Stop,
+    Terminated,
 )
 
 
@@ -42,11 +42,10 @@ def channels() -> Iterator[tuple[Channel, Channel]]:
 
 
 MESSAGES: list[Message] = [
-    Configure(1, 2, 0, 200, ServeConfig("app:main")),
-    Connect(1, 7),
-    Disconnect(1),
-    Hold(1),
-    Release(1),
+    Configure(1, 2, 0, 200, 3, ServeConfig("app:main")),
+    Connect(1, 7, 3, beside=True),
+    Disconnect(1, beside=False),
+    Change(1),
     Begin(),
     Stop(),
     Leave(),
@@ -56,7 +55,8 @@ MESSAGES: list[Message] = [
     CeaseFrom(1),
     Failed("it failed", "Traceback …"),
     Drained(),
-    Held(1),
+    Quiet(1),
+    Terminated(),
     Poisoned(1, 7),
 ]
 
@@ -70,7 +70,7 @@ def test_every_message_arrives_as_it_was(channels: tuple[Channel, Channel], mess
 def test_descriptors_travel_with_their_message_and_are_not_inheritable(channels: tuple[Channel, Channel]) -> None:
     reader, writer = os.pipe()
     channels[0].send(Ready(serves=True))
-    channels[0].send(Connect(1, 1), [writer])
+    channels[0].send(Connect(1, 1, 1, beside=False), [writer])
     os.close(writer)
     assert channels[1].receive() == (Ready(serves=True), [])
     received = channels[1].receive()
@@ -97,7 +97,7 @@ def test_what_a_stopped_reader_does_not_take_waits_and_keeps_its_order(channels:
     before = len(os.listdir("/proc/self/fd"))
     count = 2000
     for epoch in range(count):
-        channels[0].send(Connect(1, epoch), [writer] if epoch == count - 1 else [])
+        channels[0].send(Connect(1, epoch, 1, beside=False), [writer] if epoch == count - 1 else [])
     assert channels[0].backlogged
     os.close(writer)  # the outbox has its own
     received: list[tuple[Message, list[int]]] = []
@@ -108,7 +108,7 @@ def test_what_a_stopped_reader_does_not_take_waits_and_keeps_its_order(channels:
         except BlockingIOError:
             channels[0].flush()
     assert not channels[0].backlogged
-    assert [message for message, _ in received] == [Connect(1, epoch) for epoch in range(count)]
+    assert [message for message, _ in received] == [Connect(1, epoch, 1, beside=False) for epoch in range(count)]
     [descriptor] = received[-1][1]
     os.write(descriptor, b"x")
     os.close(descriptor)
