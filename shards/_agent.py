@@ -83,6 +83,7 @@ def make() -> Main:
 
 class _Agent:
     def __init__(self, shard: Shard) -> None:
+        self._shard = shard
         self._services: dict[type, Sharded[Any]] = {}
         start = shard.start
 
@@ -95,9 +96,17 @@ class _Agent:
         shard.start = start_and_remember  # type: ignore[method-assign]
 
     async def listen(self, path: str) -> asyncio.AbstractServer:
-        with contextlib.suppress(FileNotFoundError):  # there is one if there was an incarnation before
-            os.unlink(path)
-        return await asyncio.start_unix_server(self._answer, path)
+        """At this path from when the shard is ready: there may be another incarnation meanwhile, and it may stay."""
+        own = f"{path}-{os.getpid()}"
+        ready = self._shard.ready
+
+        def take_place() -> None:
+            with contextlib.suppress(FileNotFoundError):  # it has been taken
+                os.rename(own, path)
+            ready()
+
+        self._shard.ready = take_place  # type: ignore[method-assign]
+        return await asyncio.start_unix_server(self._answer, own)
 
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         body = await reader.readexactly(int.from_bytes(await reader.readexactly(_LENGTH), "little"))

@@ -197,8 +197,9 @@ class Roll:
         self._new.add(successor.process)
         if successor.state is State.STARTING:
             self._early = successor.process
-        self._not_quiet = {peer.process for peer in self._members if peer is not successor and peer.process is not None}
-        for peer in self._not_quiet:
+        peers = [peer.process for peer in self._members if peer is not successor and peer.process is not None]
+        self._not_quiet = {peer for peer in peers if peer.pulse.beat}  # one that has no loop yet has asked nothing
+        for peer in peers:
             peer.send(Change(successor.id))
         self._steps.changed(successor, old)
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.shards.servers import ECHO, Serve, Server, ask, eventually
+from tests.shards.servers import ECHO, Serve, Server, ask
 
 # `sleep S` answers after S seconds, `die` kills the shard, `block` never gives the loop back; else as ECHO.
 WORK = """
