@@ -18,7 +18,7 @@ cdef class Link(Connection):
     cdef readonly Credit credit
     cdef readonly long long credit_waits
     cdef public long long one_ways_done
-    cdef Link other
+    cdef readonly Link other
     cdef readonly bint changed
     cdef bint split
     cdef object when_quiet

@@ -37,7 +37,7 @@ from clockworker.shards._process import ShardProcess
 log = logging.getLogger("clockworker.supervisor")
 
 # How long the first successor of a roll has to live before it changes places.
-PROBATION_S = 0.5
+PROBATION_S = 1.0
 
 
 class Steps(msgspec.Struct, frozen=True):

@@ -201,3 +201,113 @@ def test_only_a_call_with_a_deadline_has_an_envelope() -> None:
 def test_limits_that_are_none(name: str, wrong: Any) -> None:
     with pytest.raises(cw.ConfigurationError, match=f"{name} is .*; it must be a whole number from 1"):
         Limits(**{name: wrong})
+
+
+# While the peer is replaced.
+
+
+class Served:
+    """A call of the peer's that the running task serves."""
+
+    def runs_in(self, task: object) -> bool:
+        return True
+
+    def cancel(self) -> None:
+        pass
+
+
+def test_before_the_change_calls_go_to_the_old_incarnation_and_after_it_to_the_new() -> None:
+    ends = Ends(credit=2)
+    new = ends.successor()
+    told: list[str] = []
+    before = submit(ends)
+    ends.link.change(lambda: told.append("quiet"))
+    after = submit(ends), submit(ends, nowait=True)
+    assert submit(ends, Kind.ONE_WAY).done() is False
+    assert numbers(ends) == [before.number] == [1]
+    assert numbers(new) == [1, 2]
+    assert [call.channel is new.link for call in (before, *after)] == [False, True, True]
+    assert told == []
+    assert ends.link.settle(before.number) is before
+    assert told == ["quiet"]
+    assert new.link.settle(2) is after[1]
+    assert numbers(new) == [3], "what waited for credit at the new one"
+    new.close()
+    ends.close()
+
+
+def test_what_waits_for_credit_at_the_change_is_for_the_new_one_in_order() -> None:
+    ends = Ends(credit=1)
+    new = ends.successor()
+    first, second, third, fourth = [submit(ends) for _ in range(4)]
+    second.cancel()
+    ends.link.change(lambda: None)
+    assert not waiting(ends)
+    assert waiting(new) == [fourth]
+    assert third.number == 1
+    assert third.channel is fourth.channel is new.link
+    fourth.cancel()
+    assert not waiting(new)
+    ends.link.disconnect("the old one has gone")
+    assert isinstance(first.error, cw.ShardDied)
+    assert third.error is None
+    assert submit(ends).channel is new.link
+    new.close()
+    ends.close()
+
+
+def test_where_nothing_is_in_flight_it_is_quiet_at_once() -> None:
+    ends = Ends()
+    new = ends.successor()
+    told: list[str] = []
+    ends.link.change(lambda: told.append("quiet"))
+    assert told == ["quiet"]
+    new.close()
+    ends.close()
+
+
+def test_a_call_made_while_serving_goes_to_the_incarnation_that_asked() -> None:
+    ends = Ends()
+    new = ends.successor()
+    new.link.serving[7] = Served()
+    assert submit(ends).channel is new.link
+    assert ends.link.post(METHOD, (b"",)) is not None, "its way is to be looked for"
+    new.link.serving.clear()
+    assert submit(ends).channel is ends.link
+    ends.link.change(lambda: None)
+    ends.link.serving[7] = Served()
+    assert submit(ends).channel is ends.link
+    ends.link.serving.clear()
+    assert submit(ends).channel is new.link
+    new.close()
+    ends.close()
+
+
+def test_at_the_next_replacement_the_two_links_change_parts() -> None:
+    ends = Ends()
+    new = ends.successor()
+    ends.link.change(lambda: None)
+    ends.link.disconnect("the old one has gone")
+    ends.connect(3)
+    assert submit(ends).channel is new.link
+    ends.link.change(lambda: None)
+    assert submit(ends).channel is ends.link
+    new.link.disconnect("it has gone, too")
+    ends.link.look_for_split()
+    assert submit(ends).channel is ends.link
+    assert ends.link.post(METHOD, (b"",)) is None, "there is one way only"
+    new.close()
+    ends.close()
+
+
+def test_a_successor_that_fails_leaves_nothing() -> None:
+    ends = Ends()
+    new = ends.successor()
+    new.link.serving[7] = Served()
+    call = submit(ends)
+    new.link.disconnect("it has failed")
+    ends.link.look_for_split()
+    assert isinstance(call.error, cw.ShardDied)
+    assert submit(ends).channel is ends.link
+    new.close()
+    ends.close()

@@ -38,7 +38,7 @@ async def main(shard):
     if not os.path.exists(f"silent-{own}"):
         await shard.start_server(handle)
     shard.ready()
-    while os.path.exists(f"silent-{own}"):
+    while os.path.exists(f"silent-{own}") and not shard.stopping:
         await asyncio.sleep(0.01)
     if os.path.exists(f"late-{own}"):
         await shard.start_server(handle)
