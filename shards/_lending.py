@@ -17,6 +17,7 @@ Sockets that all shards accept from anyway, Unix ones and inherited ones, need n
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -24,6 +25,8 @@ from clockworker.shards._control import AcceptFrom, CeaseFrom
 from clockworker.shards._member import Member
 from clockworker.shards._process import ShardProcess
 from clockworker.shards._sockets import Listeners
+
+log = logging.getLogger("clockworker.supervisor")
 
 # A loop that has stood still is helped for so much longer: one that stands still now and then would get sockets back and
 # give them away all the time.
@@ -108,7 +111,11 @@ class Lending:
         for owner in sorted(wanted - accepts):
             own = [] if owner == shard else self._listeners.of(shard)
             if listening := [sock.fileno() for sock in self._listeners.of(owner) if sock not in own]:
-                process.send(AcceptFrom(owner), listening)
+                try:
+                    process.send(AcceptFrom(owner), listening)
+                except OSError as error:  # the next change tries again
+                    log.error("shard %d cannot be lent the sockets of shard %d: %s", shard, owner, error.strerror)
+                    wanted.discard(owner)
         for owner in accepts - wanted:
             process.send(CeaseFrom(owner))
         self._accepts[process] = wanted

@@ -148,9 +148,9 @@ class Roll:
             return
         if process is self._early:
             self._early = None
-            self._give_up(f"{member} did, and did not become ready")
+            self._give_up(f"the successor of {member} did not become ready")
         elif process in self._new:
-            self._give_up(f"{member} did, and has died")
+            self._give_up(f"the successor of {member} has died")
         if self._coming is not None and self._coming.id == member.id and member is not self._coming:
             self._change(self._coming)
         self._next()

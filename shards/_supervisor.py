@@ -326,8 +326,10 @@ class Supervisor:
     # Health.
 
     def _report_stall(self, stall: Stall) -> None:
-        member = next(each for each in self._members.everyone() if each.id == stall.shard)
-        if member.process is None or member.process.pid != stall.pid:
+        for member in self._members.everyone():
+            if member.process is not None and member.process.pid == stall.pid:
+                break
+        else:
             return
         again = not self._observer.stalled(member, member.process)
         # That one stall goes on is said at growing intervals anyway.
