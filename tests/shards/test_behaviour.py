@@ -239,7 +239,7 @@ def test_hup(serve: Serve) -> None:
         kept.sendall(b"sleep 0.5\n")
         server.send(signal.SIGHUP)
         assert kept.recv(100) == b"0 sleep 0.5\n"
-        server.wait_log("shard . stopped", 2)
+        server.wait_log("shard . stopped after", 2)
         eventually(lambda: len(clients.answers) > 50 < len(others.answers), "some load")
     assert clients.failed == others.failed == []
     assert {answer[2:] for answer in clients.answers + others.answers} == {b"call 0", b"call 1"}

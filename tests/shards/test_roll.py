@@ -72,11 +72,8 @@ FAILURES = {
         "RuntimeError: no database",
     ),
     "returns": ("async def main(shard):\n    pass\n", "main\\(\\) returned"),
-    "sys.exit": ("import sys\nasync def main(shard):\n    sys.exit(3)\n", "successor of shard 0 exited with status 3"),
-    "a base exception": (
-        "async def main(shard):\n    raise KeyboardInterrupt\n",
-        "successor of shard 0 (exited with|killed by)",
-    ),
+    "sys.exit": ("import sys\nasync def main(shard):\n    sys.exit(3)\n", "SystemExit: 3"),
+    "a base exception": ("async def main(shard):\n    raise KeyboardInterrupt\n", "KeyboardInterrupt"),
     "cancels itself": (
         "import asyncio\nasync def main(shard):\n    asyncio.current_task().cancel()\n    await asyncio.sleep(1)\n",
         "was cancelled",
@@ -126,7 +123,7 @@ def test_a_version_that_fails_leaves_the_old_shards_serving(
     assert server.log.count(" ERROR ") == 1
     write(tmp_path, NEW)
     server.send(signal.SIGHUP)
-    server.wait_log("shard . stopped", shards)
+    server.wait_log("shard . stopped after", shards)
     with server.connect() as client:
         assert ask(client, b"hello").endswith(b" new hello")
     assert server.stop() == 0
@@ -159,7 +156,7 @@ def test_a_shard_that_dies_after_a_failed_roll_ends_nothing(serve: Serve, tmp_pa
     assert clients.answers.keys() == {b"0 hello"}
     write(tmp_path, NEW)
     server.send(signal.SIGHUP)
-    server.wait_log("shard 0 stopped")
+    server.wait_log("shard 0 stopped after")
     server.wait_log("shard 1 ready", 2)
     assert server.stop() == 0
 
@@ -220,7 +217,7 @@ def test_the_old_one_may_die_first(serve: Serve, tmp_path: Path) -> None:
         (tmp_path / "go-0").touch()
         server.wait_log(rf"shard 0 ready on .*, pid {starting[1]} ")
         (tmp_path / "go-1").touch()
-        server.wait_log("shard 1 stopped")
+        server.wait_log("shard 1 stopped after")
     assert [str(error) for error in clients.failed if not isinstance(error, ConnectionError)] == []
     assert len(clients.failed) <= 2, "only what the killed one had"
     assert server.log.count("starting") == 2
@@ -236,7 +233,7 @@ def test_hup_again_while_a_successor_starts_takes_the_newest_version(serve: Serv
     server.wait_log("starting")
     write(tmp_path, ECHO.replace("%d %s", "%d newest %s"))
     server.send(signal.SIGHUP)
-    server.wait_log("shard . stopped", 2)
+    server.wait_log("shard . stopped after", 2)
     for shard in (0, 1):
         with server.connect_to(shard) as client:
             assert ask(client, b"hello") == b"%d newest hello" % shard
@@ -375,11 +372,11 @@ def test_a_successor_has_its_peers_before_they_have_it(serve: Serve, tmp_path: P
         (tmp_path / "done").touch()
         assert waiting.recv(100) == b"0 old\n"
         assert streaming.recv(100) == b"old True\n"
-        server.wait_log("shard 0 stopped")
+        server.wait_log("shard 0 stopped after")
         [found] = server.wait_log(r"shard 1 found (.*)")
         assert found[1] == "[['0 new', '1 new'], '1 new', '999 new']"
         (tmp_path / "go-1").touch()
-    server.wait_log("shard 1 stopped")
+    server.wait_log("shard 1 stopped after")
     assert server.stop() == 0
     assert "ERROR" not in server.log
 
@@ -396,7 +393,7 @@ def test_a_peer_that_starts_meanwhile_has_both(serve: Serve, tmp_path: Path) -> 
     with server.connect_to(1) as client:
         assert ask(client, b"who") == b"0 old"
         (tmp_path / "go-0").touch()
-        server.wait_log("shard 0 stopped")
+        server.wait_log("shard 0 stopped after")
         assert ask(client, b"who") == b"0 new"
     assert server.stop() == 0
 
@@ -419,7 +416,7 @@ def test_again_and_again_nothing_is_left_behind(serve: Serve) -> None:
     before = None
     for round in range(1, 4):
         server.send(signal.SIGHUP)
-        server.wait_log("shard . stopped", 3 * round)
+        server.wait_log("shard . stopped after", 3 * round)
         eventually(lambda: len(children(server)) == 3, "no more than three")
         for source, other in ((0, 1), (1, 0)):
             with server.connect_to(source) as client:
@@ -438,7 +435,7 @@ def test_a_shard_that_is_sent_sigterm_is_replaced_and_says_why(serve: Serve) -> 
     pid = server.shard_pids()[0]
     with Clients(server) as clients:
         os.kill(pid, signal.SIGTERM)
-        server.wait_log("shard 0 stopped")
+        server.wait_log("shard 0 stopped after")
         eventually(lambda: sum(clients.answers.values()) > 20, "some load")
     assert clients.failed == []
     assert f"shard 0 (pid {pid}) was sent SIGTERM: it is replaced" in server.log
@@ -477,7 +474,7 @@ def test_nobody_waits_for_a_start(serve: Serve, distribution: str) -> None:
         os.kill(server.shard_pids()[1], signal.SIGKILL)
         server.wait_log("shard 1 ready", 2)
         server.send(signal.SIGHUP)
-        server.wait_log("shard . stopped", 2)
+        server.wait_log("shard . stopped after", 2)
     failed = [error for error in clients.failed if not isinstance(error, ConnectionError)]
     print(f"{sum(clients.answers.values())} answered, the longest after {clients.longest_s:.3f} s")
     assert failed == []

@@ -168,7 +168,7 @@ def test_hup_replaces_shards_that_are_about_to_start_with_the_old_source(serve: 
     server.send(signal.SIGHUP)
     server.wait_log("SIGHUP: replacing")
     (tmp_path / "gate").touch()
-    server.wait_log("shard . stopped", 2)
+    server.wait_log("shard . stopped after", 2)
     for shard in (0, 1):
         with server.connect_to(shard) as client:
             assert ask(client, b"hello") == b"%d new hello" % shard
@@ -184,9 +184,9 @@ def test_hup_waits_for_no_shard_that_starts_and_replaces_it_when_it_is_ready(ser
     server.wait_log("import\n", 3)
     (tmp_path / "app.py").write_text(NEW)
     server.send(signal.SIGHUP)
-    server.wait_log("shard 0 stopped")
+    server.wait_log("shard 0 stopped after")
     (tmp_path / "gate").touch()
-    server.wait_log("shard 1 stopped")
+    server.wait_log("shard 1 stopped after")
     assert re.findall(r"shard (\d) (stopped|ready)", server.log)[2:] == [
         ("0", "ready"),
         ("0", "stopped"),
