@@ -69,7 +69,7 @@ class Supervisor:
         self._listeners = listeners
         self._members = Members(Member(id, cpu) for id, cpu in enumerate(placement.cpus))
         self._tracing = Tracing(self._members)
-        self._observer = Observer(config, self._members, self._serves, self._tracing.record)
+        self._observer = Observer(config, self._members, listeners.names, self._serves, self._tracing.record)
         self._lending = Lending(self._members, listeners, to_all=config.max_connections is not None)
         self._watch = Watch(self._members, self._health.pace, self._report_stall, self._hung, self._stands_still)
         self._wiring = Wiring(self._members)
@@ -220,6 +220,9 @@ class Supervisor:
         match message, descriptors:
             case Traced(), [recording]:
                 self._tracing.arrived(process, recording)
+                return
+            case Traced(), []:  # lost on its way for want of descriptors
+                self._tracing.ended(process)
                 return
         for descriptor in descriptors:  # nobody has asked for these
             os.close(descriptor)

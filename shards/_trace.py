@@ -7,6 +7,7 @@ after is kept with them, so that whoever reads the recording can check it. A rec
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from array import array
@@ -18,6 +19,8 @@ import msgspec
 from clockworker.executor import Executor
 from clockworker.ipc._memory_cy import create_memory
 from clockworker.shards._recorder import text_of
+
+log = logging.getLogger("clockworker.shard")
 
 MAX_STEPS = 500_000
 WORDS = 5  # of a step: queue, name, when it began, how long it took, how many of its queue were left runnable
@@ -47,9 +50,9 @@ class Recorded(msgspec.Struct, frozen=True):
 
 
 class Trace:
-    """finished: called with a memfd of the encoded `Recorded`, to close."""
+    """finished: called with a memfd of the encoded `Recorded`, to close; with None if there can be none."""
 
-    def __init__(self, shard: int, executor: Executor, finished: Callable[[int], None]) -> None:
+    def __init__(self, shard: int, executor: Executor, finished: Callable[[int | None], None]) -> None:
         self._shard = shard
         self._executor = executor
         self._finished = finished
@@ -104,6 +107,11 @@ class Trace:
             turns=self._turns.tobytes(),
         )
         data = msgspec.msgpack.encode(recorded)
-        descriptor = create_memory("trace", len(data))
-        os.pwrite(descriptor, data, 0)
-        self._finished(descriptor)
+        try:
+            descriptor = create_memory("trace", len(data))
+            os.pwrite(descriptor, data, 0)
+        except OSError as error:
+            log.error("what was traced cannot be handed over: %s", error.strerror)
+            self._finished(None)
+        else:
+            self._finished(descriptor)

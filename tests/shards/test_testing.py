@@ -6,13 +6,15 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+from contextlib import ExitStack
 from pathlib import Path
 
 import msgspec
 import pytest
 
 import clockworker as cw
-from clockworker.shards.testing import serving
+from clockworker.shards.testing import Server, serving
 from tests.shards.servers import ask, eventually, is_alive
 
 
@@ -128,3 +130,30 @@ def test_a_killed_test_leaves_nothing() -> None:
     assert done.returncode == -signal.SIGKILL
     pids = [int(pid) for pid in done.stdout.split()]
     eventually(lambda: not any(map(is_alive, pids)), "all are gone")
+
+
+@pytest.mark.parametrize("options", [["--log-level", "critical"], ["--log-format=json"], ["--control", "own"]])
+def test_whatever_is_logged_and_wherever_its_control_socket_is(
+    options: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with serving(main, shards=1, options=options) as server:
+        before = server.pid(0)
+        with server.connect() as client:
+            assert ask(client, b"hello") == b"0 hello"
+        server.kill(0)
+        assert server.pid(0) != before
+        server.replace()
+
+
+def test_the_server_outlives_the_thread_that_has_started_it() -> None:
+    with ExitStack() as stack:
+        found: list[Server] = []
+        starter = threading.Thread(target=lambda: found.append(stack.enter_context(serving(main, shards=1))))
+        starter.start()
+        starter.join()
+        # What the death of the thread would have sent is sent at once.
+        with found[0].connect() as client:
+            assert ask(client, b"hello") == b"0 hello"
+        assert is_alive(found[0].supervisor_pid)
+        assert found[0].stop() == 0
