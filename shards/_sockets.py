@@ -26,6 +26,7 @@ import os
 import socket
 import stat
 import struct
+from collections.abc import Sequence
 from typing import Self
 
 from clockworker._errors import AddressUnavailable
