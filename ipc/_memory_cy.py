@@ -33,17 +33,27 @@ if cython.compiled:
 
 compiled: bool = cython.compiled
 
+_SIZE_SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
+
 
 def create_memory(name: str, size: int) -> int:
     """The descriptor of a new sealed memfd of `size` zero bytes. Its pages are taken when first touched."""
     descriptor = os.memfd_create(f"clockworker-{name}", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     try:
         os.ftruncate(descriptor, size)
-        fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
+        fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, _SIZE_SEALS)
     except BaseException:
         os.close(descriptor)
         raise
     return descriptor
+
+
+def is_sealed(descriptor: int) -> bool:
+    """Whether it is a memfd whose size nobody can change."""
+    try:
+        return fcntl.fcntl(descriptor, fcntl.F_GET_SEALS) & _SIZE_SEALS == _SIZE_SEALS
+    except OSError:  # a file of another kind
+        return False
 
 
 def new_bytes(length: int) -> Any:

@@ -10,6 +10,7 @@ never ends; the end of file on the control channel says the same to a process th
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import signal
@@ -28,7 +29,7 @@ from clockworker._errors import (
     TaskPanicked,
     UnknownQueue,
 )
-from clockworker.executor import Executor, JoinHandle, Ok, Queue
+from clockworker.executor import Executor, JoinHandle, Ok
 from clockworker.ipc import Limits, Mesh
 from clockworker.shards._application import Main, format_traceback, load_application
 from clockworker.shards._birth import CONTROL_VARIABLE, SUPERVISOR_VARIABLE, TERMINAL_SIGNALS
@@ -44,6 +45,7 @@ from clockworker.shards._control import (
     Drained,
     Failed,
     Leave,
+    ListenersClosed,
     Poisoned,
     Quiet,
     Ready,
@@ -57,9 +59,10 @@ from clockworker.shards._control import (
     Traced,
 )
 from clockworker.shards._health import HealthPolicy
+from clockworker.shards._heritage import STRAY, Handler, do_nothing, name_of, settle_signals
 from clockworker.shards._host import die_with_parent, set_process_title
 from clockworker.shards._logging import reopen, set_up_logging
-from clockworker.shards._pulse import Pulse
+from clockworker.shards._pulse import DUMP_SIGNAL, Pulse
 from clockworker.shards._recorder import Recorder
 from clockworker.shards._shard import Handover, Shard
 from clockworker.shards._slots import SlotWriter
@@ -75,7 +78,9 @@ EXIT_ORPHANED = 1
 EXIT_START_UP = 3
 
 QUIET_LOOK_S = 0.005
-TRACEBACK_LIMIT = 15_000  # characters, of up to 4 bytes each: has to fit into a message
+# Bytes of what is said of a failure: both have to fit into one message.
+MESSAGE_LIMIT = 8_000
+TRACEBACK_LIMIT = 48_000
 
 
 def main() -> None:
@@ -84,7 +89,7 @@ def main() -> None:
     _take_signals()
     descriptor = int(os.environ.pop(CONTROL_VARIABLE))
     os.set_inheritable(descriptor, False)
-    channel = Channel(socket.socket(fileno=descriptor))
+    channel = Channel(socket.socket(fileno=descriptor), trusting=True)
     received = channel.receive_first()
     if received is None:
         sys.exit(EXIT_ORPHANED)
@@ -102,16 +107,17 @@ def main() -> None:
 
 
 def _take_signals() -> None:
-    """What a terminal sends to the process group is the supervisor's to answer. (A handler that does nothing, because
-    SIG_IGN would be inherited by what the application starts.) SIGTERM gets its handler with the loop, which asks the
-    supervisor for a successor, and ends the process before."""
+    """What a terminal sends to the process group is the supervisor's to answer. SIGTERM gets its handler with the loop, which
+    asks the supervisor for a successor, and ends the process before. A signal that strays here is said on the loop: its
+    handler may come in the middle of a log call."""
 
-    def ignore(number: int, frame: FrameType | None) -> None:
-        pass
+    def say(number: int, frame: FrameType | None) -> None:
+        with contextlib.suppress(RuntimeError):  # no loop yet
+            loop = asyncio.get_running_loop()
+            loop.call_soon_threadsafe(log.info, "%s ignored: the application has no handler for it", name_of(number))
 
-    for number in TERMINAL_SIGNALS - {signal.SIGTERM}:
-        signal.signal(number, ignore)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, TERMINAL_SIGNALS)
+    strays: dict[int, Handler] = dict.fromkeys(STRAY - {DUMP_SIGNAL}, say)
+    settle_signals(strays | dict.fromkeys(TERMINAL_SIGNALS - {signal.SIGTERM}, do_nothing))
 
 
 class _ShardMain:
@@ -119,11 +125,11 @@ class _ShardMain:
         self._channel = channel
         self._configure = configure
         self._config = configure.config
-        memory, event, slots, pulse, witness, handover = descriptors
+        memory, event, slots, pulse, dump, witness, handover = descriptors
         self._doorbell = (memory, event)
         self._slots = SlotWriter(slots)
         os.close(slots)
-        self._pulse = Pulse(pulse, HealthPolicy(hung_after=self._config.timeout_shard_healthcheck).pace)
+        self._pulse = Pulse(pulse, dump, HealthPolicy(hung_after=self._config.timeout_shard_healthcheck).pace)
         self._witness = socket.socket(fileno=witness)
         self._handover = socket.socket(fileno=handover)
         self._handover.setblocking(False)
@@ -139,19 +145,20 @@ class _ShardMain:
             application = load_application(self._config.app, self._config.app_dir, factory=self._config.factory)
             what = "a queue's scheduler"
             queues = [queue.declare(self._config.app_dir) for queue in self._config.queues]
-        except ApplicationError as error:
+            executor = Executor(queues, on_panic="catch")
+        except (ApplicationError, ConfigurationError) as error:
             return self._fail(str(error))
-        except (Exception, SystemExit) as error:
+        except BaseException as error:  # KeyboardInterrupt, SystemExit and the like are of the application, too
             return self._fail(f"{what} cannot be imported", error)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             try:
-                return runner.run(self._serve(application, queues))
-            except Exception as error:
+                return runner.run(self._serve(application, executor))
+            except BaseException as error:
                 return self._fail('an exception escaped a task of a queue with on_panic = "propagate"', error)
 
-    async def _serve(self, application: Main, queues: list[Queue]) -> int:
+    async def _serve(self, application: Main, executor: Executor) -> int:
         self._loop = asyncio.get_running_loop()
-        executor = self._executor = Executor(queues, on_panic="catch")
+        self._executor = executor
         log_slow_polls(executor, self._config, self._configure.shard)
         self._assemble(executor)
         self._loop.add_signal_handler(signal.SIGTERM, lambda: self._channel.send(Terminated()))
@@ -233,7 +240,10 @@ class _ShardMain:
         return status
 
     def _fail(self, message: str, error: BaseException | None = None) -> int:
-        self._channel.send(Failed(message, format_traceback(error)[-TRACEBACK_LIMIT:] if error else ""))
+        # A text of the application's may have what UTF-8 has not: lone surrogates, of names of files.
+        said = message.encode(errors="backslashreplace")[:MESSAGE_LIMIT]
+        trace = format_traceback(error).encode(errors="backslashreplace")[-TRACEBACK_LIMIT:] if error else b""
+        self._channel.send(Failed(said.decode(errors="ignore"), trace.decode(errors="ignore")))
         return EXIT_START_UP
 
     def _read(self) -> None:
@@ -298,6 +308,8 @@ class _ShardMain:
         if self._main is not None and not self._shard.is_ready:
             self._main.abort()  # still starting: there is nothing to finish
         self._shard._stop(for_good, orphaned)
+        if for_good and self._shard._stopping is not None:  # perhaps it had been told before
+            self._shard._stopping.add_done_callback(lambda _: self._channel.send(ListenersClosed()))
         self._may_begin.set()
 
 

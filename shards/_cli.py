@@ -18,16 +18,18 @@ import uvloop
 
 from clockworker._errors import AddressUnavailable, ApplicationError, ConfigurationError
 from clockworker._version import __version__
-from clockworker.executor import compiled
+from clockworker.executor import Executor, compiled
 from clockworker.shards._application import format_traceback, load_application
 from clockworker.shards._config import ServeConfig
-from clockworker.shards._host import PidFile, set_process_title
+from clockworker.shards._heritage import STRAY, do_nothing, fill_standard_descriptors, settle_signals
+from clockworker.shards._host import PidFile, raise_descriptor_limit, set_process_title
 from clockworker.shards._logging import JsonFormatter, set_up_logging
+from clockworker.shards._machine import check_machine
 from clockworker.shards._placement import Placement, place, plural
 from clockworker.shards._preflight import check_directories, check_needs, find_warnings, with_origins
 from clockworker.shards._print import as_toml
 from clockworker.shards._settings import Settings, read_settings
-from clockworker.shards._sockets import Listeners
+from clockworker.shards._sockets import Listeners, count_sockets
 from clockworker.shards._supervisor import Supervisor, log
 from clockworker.shards._systemd import with_activated_sockets
 from clockworker.shards._topology import read_machine
@@ -39,6 +41,7 @@ EXIT_START_UP = 3
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
+    fill_standard_descriptors()
     sys.exit(serve(sys.argv[1:] if arguments is None else arguments, os.environ))
 
 
@@ -55,10 +58,13 @@ def serve(arguments: Sequence[str], environment: MutableMapping[str, str]) -> in
     except (ConfigurationError, AddressUnavailable) as error:
         status = EXIT_USAGE if isinstance(error, ConfigurationError) else EXIT_ADDRESS
         return complain(with_origins(str(error), settings.origins), status)
+    except OSError as error:
+        return complain(f"the system has refused what the server needs: {error}", EXIT_ADDRESS)
 
 
 def run(settings: Settings, environment: MutableMapping[str, str]) -> int:
     """Do what the settings ask for. Raises `ConfigurationError` and `AddressUnavailable`, before any shard is started."""
+    check_machine()
     check_directories(settings)
     os.environ.update(settings.variables)
     config = with_activated_sockets(settings.config, environment, asked_for="bind" in settings.origins)
@@ -70,6 +76,7 @@ def run(settings: Settings, environment: MutableMapping[str, str]) -> int:
         return check(settings, placement, environment)
     if settings.print_only:
         return EXIT_OK
+    settle_signals(dict.fromkeys(STRAY, do_nothing))
     set_process_title("supervisor", config.app)
     set_up_logging("supervisor", config)
     with Listeners(config.addresses, placement.count, config.backlog, config.distribution) as listeners:
@@ -99,14 +106,14 @@ def check(settings: Settings, placement: Placement, environment: Mapping[str, st
     try:
         load_application(config.app, config.app_dir, factory=config.factory)
         for queues in (config.queues, *config.shard_queues.values()):
-            for queue in queues:
-                queue.declare(config.app_dir)
+            Executor([queue.declare(config.app_dir) for queue in queues])
         set_up_logging("supervisor", config)
+        raise_descriptor_limit(placement.count, count_sockets(config.addresses))
     except ApplicationError as error:
         return _complain(str(error), EXIT_START_UP)
     except ConfigurationError:
         raise
-    except (Exception, SystemExit) as error:
+    except BaseException as error:  # KeyboardInterrupt, SystemExit and the like are of the application, too
         return _complain(f"{config.app} cannot be imported\n{format_traceback(error)}", EXIT_START_UP)
     print(
         f"configuration is right: {config.app} on {placement}, queues {', '.join(map(str, config.queues))}, "

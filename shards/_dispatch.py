@@ -18,13 +18,14 @@ that become free while the shards drain. An application that closes its own conn
 from __future__ import annotations
 
 import asyncio
-import errno
 import logging
 import socket
 from collections import deque
 from collections.abc import Callable, Sequence
 
+from clockworker.shards._admission import LEFT
 from clockworker.shards._control import TakeAll
+from clockworker.shards._limiter import Limiter, more
 from clockworker.shards._member import Member
 from clockworker.shards._process import ShardProcess
 
@@ -59,6 +60,7 @@ class Dispatcher:
         self._ended = False
         self._told: set[ShardProcess] = set()  # to take all
         self._retry: asyncio.TimerHandle | None = None
+        self._complaints = Limiter()
 
     def go_on(self) -> None:
         """Some shard may be able to take connections again."""
@@ -80,8 +82,11 @@ class Dispatcher:
                 self._end()
         elif not self._accepting:
             self._accepting = True
-            for sock in self._listening:
-                self._loop.add_reader(sock.fileno(), self._accept, sock)
+            try:
+                for sock in self._listening:
+                    self._loop.add_reader(sock.fileno(), self._accept, sock)
+            except OSError as error:
+                self._complain(error)
 
     def take_back(self, process: ShardProcess) -> None:
         """The shard has ended, or stands still while others do not: what it did not take is for others."""
@@ -158,12 +163,17 @@ class Dispatcher:
             try:
                 return sock.accept()[0]
             except OSError as error:
-                if error.errno == errno.ECONNABORTED:  # it left while it waited
+                if error.errno in LEFT:
                     continue
-                if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
-                    log.error("no connection can be accepted: %s", error.strerror)
-                    self._pause(_NO_DESCRIPTORS_S)
+                if not isinstance(error, BlockingIOError):
+                    self._complain(error)
                 return None
+
+    def _complain(self, error: OSError) -> None:
+        """And wait: shortages pass."""
+        if (unsaid := self._complaints.may_say(self._loop.time())) is not None:
+            log.error("no connection can be accepted: %s%s", error.strerror, more(unsaid))
+        self._pause(_NO_DESCRIPTORS_S)
 
     def _hand_over(self, process: ShardProcess, connection: socket.socket) -> bool:
         if self._finished is not None and process not in self._told:

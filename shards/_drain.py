@@ -33,16 +33,21 @@ class Drain:
         self.spent = 0.0
 
     def begin(self, member: Member, orphaned: Sequence[int] = ()) -> None:
-        """Tell it to stop, if it is there and has not been told. orphaned: whose queues it is to serve, too."""
+        """Tell it to stop, if it is there and has not been told. orphaned: whose queues it is to serve, too. Raises `OSError`
+        if it could be told, but not of them."""
         if member.process is None or member.state is State.DRAINING:
             return
         importing = member.state is State.STARTING and not member.process.pulse.beat
         member.cancel_timer()
         member.lifecycle.to(State.DRAINING)
-        member.tell(Stop(for_good=self.together), orphaned)
+        self._set_timer(member, max(0.0, self._grace - self.spent))
+        try:
+            member.tell(Stop(for_good=self.together), orphaned)
+        except OSError:
+            member.tell(Stop(for_good=self.together))
+            raise
         if importing:  # it reads nothing before its loop runs, and has nothing to finish
             member.process.send_signal(signal.SIGTERM)
-        self._set_timer(member, max(0.0, self._grace - self.spent))
 
     def drained(self, member: Member) -> None:
         member.drained = True

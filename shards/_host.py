@@ -22,19 +22,39 @@ log = logging.getLogger("clockworker.supervisor")
 _PR_SET_PDEATHSIG = 1
 
 
-def raise_descriptor_limit(shards: int, addresses: int) -> None:
-    """Raise the soft limit on open files to the hard one, and check that it is enough for the mesh.
+# Descriptors of the supervisor; tests count them. A shard costs it a pidfd, a channel, the dump, two for each of witness,
+# handover, doorbell, slots and pulse (each mapping has one of its own), and its listening sockets. The supervisor's own are its
+# loop's, the control socket, standard input and output, what `--metrics`, `--pid-file` and `--reload` need.
+OF_SHARD = 13
+OF_SUPERVISOR = 16
 
-    Each shard costs the supervisor a pidfd, a channel, slots, a pulse, two for each of witness, handover and doorbell,
-    and its sockets; a shard holds at most four for each peer. Raises `ConfigurationError`.
-    """
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    needed = 64 + (shards + 1) * (10 + addresses)  # one more while one is replaced
-    if hard != resource.RLIM_INFINITY and hard < needed:
+# What comes and goes: pipes of a start, rings that are handed over, log files, a trace; a connection on its way to a shard.
+PASSING = 16
+
+# At least so many connections of tools, to --metrics and the control socket, are possible at once.
+TOOLS = 8
+
+
+def descriptors_needed(shards: int, addresses: int) -> int:
+    """Of the supervisor, which has more of them than any shard (a shard has four for each peer). addresses: listening sockets
+    of each shard. There may be one process more than shards, a successor; at the stop each address takes three more sockets."""
+    return OF_SUPERVISOR + PASSING + TOOLS + (shards + 1) * (OF_SHARD + addresses) + 3 * addresses
+
+
+def raise_descriptor_limit(shards: int, addresses: int) -> int:
+    """Raise the soft limit on open files to the hard one. Returns how many there are for connections of tools. Raises
+    `ConfigurationError` if there are too few for the rest."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    except (OSError, ValueError):  # a sandbox forbids it
+        hard = soft
+    needed = descriptors_needed(shards, addresses)
+    if hard < needed:
         raise ConfigurationError(
             f"{shards} shards need {needed} open files, but the limit is {hard}; raise it (ulimit -n) or start fewer"
         )
+    return TOOLS + hard - needed
 
 
 def die_with_parent(parent: int) -> bool:
@@ -72,6 +92,7 @@ class PidFile:
         pid = f"{os.getpid()}\n".encode()
         try:
             self._file = self._lock()
+            self._status = os.fstat(self._file.fileno())
             try:
                 self._file.write(pid)
                 self._file.truncate(len(pid))
@@ -85,7 +106,7 @@ class PidFile:
         self._remove()
 
     def _remove(self) -> None:
-        remove_own(self._path, os.fstat(self._file.fileno()))
+        remove_own(self._path, self._status)
         self._file.close()  # not before: until then no other file can be this one
 
     def _lock(self) -> io.FileIO:

@@ -18,6 +18,7 @@ from typing import TypeAlias
 
 import msgspec
 
+from clockworker.shards._admission import Admission
 from clockworker.shards._http_head import MAX_HEAD, BadRequest, Request, take
 
 log = logging.getLogger("clockworker.supervisor")
@@ -43,28 +44,29 @@ def text(status: int, body: str) -> Answer:
 
 
 class HttpServer:
-    """Serves `pages`, by path, on listening sockets, which it owns."""
+    """Serves `pages`, by path, on listening sockets, which it owns. most: connections at once."""
 
-    def __init__(self, sockets: list[socket.socket], pages: Mapping[str, Page]) -> None:
+    def __init__(self, sockets: list[socket.socket], pages: Mapping[str, Page], most: int = MAX_CONNECTIONS) -> None:
+        self._most = min(most, MAX_CONNECTIONS)
         self._sockets = sockets
         self._pages = pages
-        self._servers: list[asyncio.Server] = []
+        self._admissions: list[Admission] = []
         # Each connection, the one that has been heard of last at the end.
         self._open: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
 
     async def start(self) -> None:
         for sock in self._sockets:
-            self._servers.append(await asyncio.start_server(self._connected, sock=sock, limit=MAX_HEAD))
+            self._admissions.append(Admission(sock, self._connected, MAX_HEAD))
 
     async def close(self) -> None:
-        for server in self._servers:
-            server.close()
+        for admission in self._admissions:
+            admission.close()
         for task in self._open:
             task.cancel()
         await asyncio.gather(*self._open, return_exceptions=True)
 
     def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if len(self._open) >= MAX_CONNECTIONS:
+        if len(self._open) >= self._most:
             longest = next(iter(self._open))
             self._open.pop(longest).transport.abort()
             longest.cancel()
@@ -83,8 +85,8 @@ class HttpServer:
         try:
             while await self._serve_one(received, reader, writer, limit):
                 limit = IDLE_S
-        except (TimeoutError, ConnectionError):
-            pass  # the client went away, or is too slow
+        except OSError:
+            pass  # the client went away, or is too slow (TimeoutError)
         except Exception:
             log.exception("answering a request for metrics failed")
         finally:

@@ -75,13 +75,14 @@ class RestartPolicy(msgspec.Struct, frozen=True):
 class Restarts:
     """The history of one shard's starts, and the answer to "when may it start again?"."""
 
-    __slots__ = ("_failures", "_policy", "_ready_at", "_starts")
+    __slots__ = ("_failures", "_policy", "_ready_at", "_refused", "_starts")
 
     def __init__(self, policy: RestartPolicy) -> None:
         self._policy = policy
         self._starts: deque[float] = deque(maxlen=policy.max_starts)
         self._ready_at: float | None = None
         self._failures = 0.0  # deaths that are not forgotten
+        self._refused = 0  # starts in a row
 
     def started(self, now: float) -> None:
         self._starts.append(now)
@@ -94,6 +95,15 @@ class Restarts:
 
     def became_ready(self, now: float) -> None:
         self._ready_at = now
+        self._refused = 0
+
+    def refused(self) -> float:
+        """The system had no process, memory or descriptor for the last start, which says nothing of the shard: it does not
+        count. Such shortages pass. Returns the delay until the next start."""
+        if self._starts:
+            self._starts.pop()
+        self._refused += 1
+        return min(self._policy.max_delay, self._policy.delay * 2.0 ** min(self._refused - 1, 30))
 
     def died(self, now: float, *, give_up: bool = True) -> float | None:
         """The delay until the next start, or None if that start would make a crash loop. give_up: else there is none, and

@@ -11,29 +11,46 @@ What Python itself would print (an exception that nobody catches in a thread, on
 arguments do not fit) is logged like the rest, so that it says where it comes from, and so that every line is JSON where JSON
 is asked for.
 
+On standard error nobody waits for the log's reader (`_log_stream`). The handlers of a --log-config are their author's, and may.
+What they raise, or a filter of theirs, is an error of the log, and not of whoever had something to say.
+
 Log files are opened anew on `reopen()` (SIGUSR1), as logrotate wants it: the moved file is let go, and the next line goes
 to a new one under the old name.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Iterator
 from types import TracebackType
-from typing import Any, TextIO
+from typing import Any
 
 import msgspec
 
 from clockworker._errors import UsageError
 from clockworker.executor import current_executor
 from clockworker.shards._config import ServeConfig
+from clockworker.shards._log_stream import LogStream
 
 log = logging.getLogger("clockworker")
 
 _TEXT = "%(asctime)s %(levelname)-7s [%(where)s] %(message)s"
+
+# Whose lines are the supervisor's and the shards' own; asyncio's tells what has gone wrong in callbacks.
+_OUR_LOGGERS = (
+    "clockworker",
+    "clockworker.access",
+    "clockworker.ipc",
+    "clockworker.shard",
+    "clockworker.supervisor",
+    "asyncio",
+    "py.warnings",
+)
 
 _WRONG_CALL = "a log call is wrong, at %s:%d: %r with %r"
 
@@ -83,8 +100,18 @@ class JsonFormatter(logging.Formatter):
             return self._encoder.encode(plain).decode()
 
 
-class _StandardError(logging.StreamHandler[TextIO]):
-    """A log call that is wrong, of arguments that do not fit its text, gets a line like any other."""
+class _StandardError(logging.StreamHandler[Any]):
+    """A log call that is wrong, of arguments that do not fit its text, gets a line like any other. Nobody waits for whoever
+    reads the log."""
+
+    def __init__(self) -> None:
+        super().__init__(sys.stderr)
+        with contextlib.suppress(AttributeError, OSError, ValueError):  # not the process's own standard error
+            self.stream = LogStream(sys.stderr.fileno(), self._describe_loss, encoding=sys.stderr.encoding)
+
+    def _describe_loss(self, lost: int) -> str:
+        message = "%d lines of this process's log are lost: they could not be written"
+        return self.format(log.makeRecord(log.name, logging.WARNING, "", 0, message, (lost,), None)) + self.terminator
 
     def handleError(self, record: logging.LogRecord) -> None:
         if record.msg == _WRONG_CALL or isinstance(sys.exc_info()[1], OSError):
@@ -104,23 +131,30 @@ def set_up_logging(process: str, config: ServeConfig) -> None:
         configure_logging(config.log_config)
         return
     # A record is one write, so that lines of several processes don't mix.
-    handler = _StandardError(sys.stderr)
+    handler = _StandardError()
     handler.setFormatter(JsonFormatter() if config.log_format == "json" else TextFormatter())
     logging.basicConfig(level=config.log_level.upper(), handlers=[handler], force=True)
 
 
 def reopen() -> int:
-    """Open the files of all log handlers anew. Returns how many there are."""
+    """Open the files of all log handlers anew. One that cannot be opened goes on with the file that it has. Returns how many
+    there are."""
     files = {id(handler): handler for handler in _handlers() if isinstance(handler, logging.FileHandler)}
+    failed: list[tuple[str, Exception]] = []
     for handler in files.values():
         handler.acquire()
         try:
-            if handler.stream is not None:
-                handler.stream.close()
             handler.mode = handler.mode.replace("w", "a")  # what others have written since is not ours to cut off
-            handler.stream = handler._open()
+            before, handler.stream = handler.stream, handler._open()
+            if before is not None:
+                with contextlib.suppress(OSError):  # of a full disk
+                    before.close()
+        except Exception as error:  # a handler may be the user's own
+            failed.append((handler.baseFilename, error))
         finally:
             handler.release()
+    for path, cause in failed:
+        log.error("the log file %s cannot be opened anew, and goes on where it was: %s", path, cause)
     return len(files)
 
 
@@ -168,6 +202,22 @@ def _log_strays() -> None:
     threading.excepthook = uncaught_in_thread
     sys.unraisablehook = unraisable
     logging.captureWarnings(True)
+    for name in _OUR_LOGGERS:
+        _contain(logging.getLogger(name))
+
+
+def _contain(logger: logging.Logger) -> None:
+    """Let no handler or filter raise out of a call of this logger. (Handlers that call `handleError` never do.)"""
+
+    def handle(record: logging.LogRecord) -> None:
+        try:
+            type(logger).handle(logger, record)
+        except Exception:
+            if logging.raiseExceptions and sys.stderr is not None:
+                with contextlib.suppress(Exception):
+                    traceback.print_exc()
+
+    logger.handle = handle  # type: ignore[method-assign]
 
 
 def _current_queue() -> str | None:

@@ -20,6 +20,7 @@ class Member:
 
     serves: the incarnation that is ready has a server, and may get connections.
     drained: the incarnation that drains has finished its own work.
+    refused: the system was too short of something for the last start.
     broken: the application cannot be started as it is, and under --reload it is not tried again before it changes.
     """
 
@@ -34,6 +35,7 @@ class Member:
         self.serves = False
         self.drained = False
         self.broken = False
+        self.refused = False
 
     @property
     def state(self) -> State:

@@ -66,8 +66,11 @@ class Observer:
         self._query_path: Path | None = None
         self._query_file: os.stat_result | None = None
 
-    def open(self) -> None:
-        """Bind what was asked for. Raises `AddressUnavailable`, and `ConfigurationError` for a directory that is not ours."""
+    def open(self, connections: int) -> None:
+        """Bind what was asked for. connections: for how many at once there are descriptors. Raises `AddressUnavailable`, and
+        `ConfigurationError` for a directory that is not ours."""
+        self._query_connections = min(_query.MAX_CONNECTIONS, connections // 4)
+        self._http_connections = connections - self._query_connections
         if self._config.metrics is not None:
             self._http_sockets = _listen(self._config.metrics)
         if self._config.control is not None:
@@ -89,7 +92,9 @@ class Observer:
         if self._http_sockets:
             self._http = await self._serve_http(self._http_sockets)
         if self._query_socket is not None:
-            self._query = QueryServer(self._query_socket, Answers(self.stats, self.rings, self._trace))
+            self._query = QueryServer(
+                self._query_socket, Answers(self.stats, self.rings, self._trace), self._query_connections
+            )
             await self._query.start()
         self._tick()
 
@@ -189,6 +194,7 @@ class Observer:
                 "/health": lambda accept: text(200, "the supervisor is well"),
                 "/ready": ready_page,
             },
+            self._http_connections,
         )
         await server.start()
         for sock in sockets:

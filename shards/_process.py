@@ -10,8 +10,7 @@ first touched where it will be used.
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
+import logging
 import os
 import signal
 import socket
@@ -26,9 +25,19 @@ from clockworker.shards._birth import CONTROL_VARIABLE, SHARD_VARIABLE, SUPERVIS
 from clockworker.shards._control import Channel, Configure, ToShard
 from clockworker.shards._handover import Handover
 from clockworker.shards._health import Health, HealthPolicy
-from clockworker.shards._pulse import PulseReader, create_pulse
+from clockworker.shards._orphans import reap_orphans
+from clockworker.shards._pulse import PulseReader, create_dump, create_pulse
 from clockworker.shards._slots import SlotReader, create_slots
 from clockworker.shards._witness import Witness
+
+log = logging.getLogger("clockworker.supervisor")
+
+_running: set[int] = set()  # pids of processes of ours that have not been reaped
+
+
+def reap_strangers() -> None:
+    """Collect ended children that are none of ours."""
+    reap_orphans(_running)
 
 
 class ShardProcess:
@@ -52,7 +61,10 @@ class ShardProcess:
             self.slots = SlotReader(self._slots_descriptor, queues)
             opened.callback(self.slots.close)
             self._pulse_descriptor = create_pulse()
-            self.pulse = PulseReader(self._pulse_descriptor)
+            opened.callback(os.close, self._pulse_descriptor)
+            self._dump_descriptor = create_dump()
+            opened.callback(os.close, self._dump_descriptor)
+            self.pulse = PulseReader(self._pulse_descriptor, self._dump_descriptor)
             opened.callback(self.pulse.close)
             witness, self._testimony = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             self.witness = Witness(witness)
@@ -66,6 +78,7 @@ class ShardProcess:
             with child:
                 self._popen = _start(shard, child.fileno())
             self.pid = self._popen.pid
+            _running.add(self.pid)
             opened.callback(self.reap)
             opened.callback(self._popen.kill)
             self.pidfd = os.pidfd_open(self.pid)
@@ -90,25 +103,24 @@ class ShardProcess:
                 *self.doorbell,
                 self._slots_descriptor,
                 self._pulse_descriptor,
+                self._dump_descriptor,
                 self._testimony.fileno(),
                 self.handover.shard_end.fileno(),
             ],
         )
 
     def send(self, message: ToShard, descriptors: Sequence[int] = ()) -> None:
-        """Send it, now or as soon as there is room. The descriptors stay the caller's."""
+        """Send it, now or as soon as there is room. The descriptors stay the caller's. Raises `OSError` if there are some, and
+        none to keep them by."""
         self.channel.send(message, descriptors)
-        if self.channel.backlogged:
-            asyncio.get_running_loop().add_writer(self.channel.fileno(), self._flush)
-
-    def _flush(self) -> None:
-        self.channel.flush()
-        if not self.channel.backlogged:
-            asyncio.get_running_loop().remove_writer(self.channel.fileno())
 
     def send_signal(self, number: int) -> None:
-        with contextlib.suppress(ProcessLookupError):
+        try:
             signal.pidfd_send_signal(self.pidfd, number)
+        except ProcessLookupError:
+            pass
+        except OSError as error:
+            log.error("pid %d cannot be sent signal %d: %s", self.pid, number, error.strerror)
 
     def kill(self) -> None:
         self.killed = True
@@ -117,6 +129,8 @@ class ShardProcess:
     def reap(self) -> str:
         """Collect the ended process and say how it ended, for a log line."""
         status = self._popen.wait()
+        _running.discard(self.pid)
+        reap_strangers()
         if status < 0:
             try:
                 return f"killed by {signal.Signals(-status).name}"
@@ -124,9 +138,14 @@ class ShardProcess:
                 return f"killed by signal {-status}"
         return "stopped" if status == 0 else f"exited with status {status}"
 
+    def discard(self) -> None:
+        """Of one that has just been started, and is of no use."""
+        self.kill()
+        self.reap()
+        self.close()
+
     def close(self) -> None:
         """Of an ended and reaped process."""
-        asyncio.get_running_loop().remove_writer(self.channel.fileno())
         os.close(self.pidfd)
         self._opened.close()
 

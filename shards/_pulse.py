@@ -2,14 +2,16 @@
 without the shard's help. Beside it are three more that must be read so: how often it will be written (`_rest`), how many of
 the connections that were handed to the shard it has taken, and how many it has open.
 
-Behind them, in the same memfd, is room for a last resort. DUMP_SIGNAL has the handler of `faulthandler`, which needs no
-interpreter lock: it writes file, line and function of each frame there, even while C code keeps every thread of the shard
-from running. Whoever does not even do that has been stopped.
+There is a last resort, too. DUMP_SIGNAL has the handler of `faulthandler`, which needs no interpreter lock: it writes file,
+line and function of each frame into a second memfd, even while C code keeps every thread of the shard from running. Whoever
+does not even do that has been stopped. The second one has to be cut to nothing before each dump, so that it can't be sealed;
+nobody maps it, and reading what somebody else has cut short is no more than the end of a file.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import faulthandler
 import mmap
 import os
@@ -19,6 +21,7 @@ from collections.abc import Callable
 from itertools import takewhile
 
 from clockworker.executor import Executor
+from clockworker.ipc._memory_cy import create_memory
 from clockworker.shards._rest import BEAT_S, Rest, next_tick
 
 DUMP_SIGNAL = signal.SIGRTMIN + 6
@@ -29,17 +32,20 @@ _MAX_DUMP = 32 * 1024
 
 
 def create_pulse() -> int:
-    """A new pulse, without a beat yet: a memfd, close-on-exec."""
-    descriptor = os.memfd_create("clockworker-pulse", os.MFD_CLOEXEC)
-    os.ftruncate(descriptor, _PAGE)
-    return descriptor
+    """A new pulse, without a beat yet: a sealed memfd, close-on-exec."""
+    return create_memory("pulse", _PAGE)
+
+
+def create_dump() -> int:
+    """Where the signal's handler writes: a memfd, close-on-exec."""
+    return os.memfd_create("clockworker-dump", os.MFD_CLOEXEC)
 
 
 class PulseReader:
-    """The supervisor's side. Owns the descriptor."""
+    """The supervisor's side. The descriptors stay the caller's; the dump's has to stay open."""
 
-    def __init__(self, descriptor: int) -> None:
-        self._descriptor = descriptor
+    def __init__(self, descriptor: int, dump: int) -> None:
+        self._dump = dump
         self._memory = mmap.mmap(descriptor, _PAGE, prot=mmap.PROT_READ)
         self._words = memoryview(self._memory).cast("Q")
 
@@ -65,31 +71,36 @@ class PulseReader:
 
     def clear_dump(self) -> None:
         """Make room for what the signal's handler writes. The position in the file is shared with the shard."""
-        os.ftruncate(self._descriptor, _PAGE)
-        os.lseek(self._descriptor, _PAGE, os.SEEK_SET)
+        with contextlib.suppress(OSError):  # the shard may have sealed it
+            os.ftruncate(self._dump, 0)
+            os.lseek(self._dump, 0, os.SEEK_SET)
 
     def read_dump(self) -> str:
         """The stack that the handler has written, innermost frame first, as far as it is not ours; empty if it has not
         run."""
-        _, *frames = os.pread(self._descriptor, _MAX_DUMP, _PAGE).decode(errors="replace").splitlines() or [""]
+        try:
+            text = os.pread(self._dump, _MAX_DUMP, 0).decode(errors="replace")
+        except OSError:
+            return ""
+        _, *frames = text.splitlines() or [""]
         return "\n".join(takewhile(lambda line: f'"{asyncio.runners.__file__}"' not in line, frames))
 
     def close(self) -> None:
         self._words.release()
         self._memory.close()
-        os.close(self._descriptor)
 
 
 class Pulse:
-    """The shard's side. Beats from when `start` is called on its loop until `stop`. Owns the descriptor.
+    """The shard's side. Beats from when `start` is called on its loop until `stop`. Owns the descriptors.
 
     pace: seconds between two beats while the shard rests.
     """
 
-    def __init__(self, descriptor: int, pace: float) -> None:
+    def __init__(self, descriptor: int, dump: int, pace: float) -> None:
         self._pace = pace
-        self._file = os.fdopen(descriptor, "rb+", buffering=0)
+        self._file = os.fdopen(dump, "rb+", buffering=0)
         self._memory = mmap.mmap(descriptor, _PAGE)
+        os.close(descriptor)
         self._words = memoryview(self._memory).cast("Q")
         faulthandler.register(DUMP_SIGNAL, file=self._file, all_threads=False)
 

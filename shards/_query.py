@@ -23,6 +23,7 @@ from typing import TypeAlias
 import msgspec
 
 from clockworker._errors import AddressUnavailable, ConfigurationError, ControlError, UsageError
+from clockworker.shards._admission import Admission
 from clockworker.shards._config import UnixAddress
 from clockworker.shards._reading import RingReading
 from clockworker.shards._sockets import explain
@@ -90,24 +91,25 @@ class Answers(msgspec.Struct, frozen=True):
 
 
 class QueryServer:
-    """Owns the socket."""
+    """Owns the socket. most: connections at once."""
 
-    def __init__(self, sock: socket.socket, answers: Answers) -> None:
+    def __init__(self, sock: socket.socket, answers: Answers, most: int = MAX_CONNECTIONS) -> None:
+        self._most = most
         self._sock = sock
         self._answers = answers
         self._open: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
-        self._server = await asyncio.start_unix_server(self._connected, sock=self._sock)
+        self._admission = Admission(self._sock, self._connected)
 
     async def close(self) -> None:
-        self._server.close()
+        self._admission.close()
         for task in self._open:
             task.cancel()
         await asyncio.gather(*self._open, return_exceptions=True)
 
     def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if len(self._open) >= MAX_CONNECTIONS or not _may_ask(writer.get_extra_info("socket")):
+        if len(self._open) >= self._most or not _may_ask(writer.get_extra_info("socket")):
             writer.transport.abort()
             return
         task = asyncio.get_running_loop().create_task(self._serve(reader, writer))
@@ -126,6 +128,8 @@ class QueryServer:
                 await writer.drain()
         except (asyncio.IncompleteReadError, ConnectionError):
             pass  # it went away
+        except OSError as error:
+            log.error("answering at the control socket failed: %s", error)
         except Exception:
             log.exception("answering at the control socket failed")
         finally:

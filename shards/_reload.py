@@ -33,6 +33,14 @@ class Reloader:
         await self._task
 
     async def _watch(self) -> None:
+        try:
+            await self._watch_all()
+        except (
+            Exception
+        ) as error:  # watchfiles has errors of its own beside OSError; the kernel limits what one may watch
+            log.error("source files are no longer watched: %s", error)
+
+    async def _watch_all(self) -> None:
         from watchfiles import PythonFilter, awatch
 
         logging.getLogger("watchfiles").setLevel(logging.WARNING)  # what it says of each change is said here

@@ -6,6 +6,9 @@ HUP           replace the shards, one at a time
 USR1          open the log files anew
 USR2          nothing, and say so
 TTIN, TTOU    nothing, and say so: the number of shards is fixed
+
+A terminal that is closed sends HUP: the shards are replaced, and the server runs on. CHLD tells of children that are to be
+collected (`_orphans`); those that nobody meant for us (`_heritage`) are nothing, too.
 """
 
 from __future__ import annotations
@@ -19,8 +22,11 @@ from collections.abc import Callable
 import msgspec
 
 from clockworker.shards._control import Reopen
+from clockworker.shards._heritage import STRAY, name_of
+from clockworker.shards._limiter import Limiter, more
 from clockworker.shards._logging import reopen
 from clockworker.shards._member import Members
+from clockworker.shards._process import reap_strangers
 
 log = logging.getLogger("clockworker.supervisor")
 
@@ -49,6 +55,11 @@ class Signals:
         self._stop_asked = -math.inf  # the loop's time of the signal that asked for it
         for name in ("int", "term", "quit", "hup", "usr1", "usr2", "ttin", "ttou"):
             self._loop.add_signal_handler(getattr(signal, f"SIG{name.upper()}"), getattr(self, f"handle_{name}"))
+        self._loop.add_signal_handler(signal.SIGCHLD, reap_strangers)
+        reap_strangers()  # those that ended before
+        self._strays = Limiter()
+        for number in STRAY:
+            self._loop.add_signal_handler(number, self.handle_stray, number)
 
     def handle_int(self) -> None:
         self._stop_or_kill("SIGINT")
@@ -81,6 +92,10 @@ class Signals:
 
     def handle_ttou(self) -> None:
         log.info("SIGTTOU ignored: the number of shards is fixed")
+
+    def handle_stray(self, number: int) -> None:
+        if (unsaid := self._strays.may_say(self._loop.time())) is not None:
+            log.info("%s ignored%s", name_of(number), more(unsaid))
 
     def _stop_or_kill(self, name: str) -> None:
         if not self._wishes.stopping():

@@ -1,19 +1,22 @@
 """The listening sockets. The supervisor makes them before any shard starts and keeps them until the last one is gone.
 
 For a TCP address each shard gets a socket of its own, bound with SO_REUSEPORT, and the kernel spreads connections over
-them: by a hash of both ends' addresses and ports, or, where the distribution is `fixed`, by a filter of ours that looks
+them: by a hash of both ends' addresses and ports, or, where the distribution is `fixed`, by a program of ours that looks
 at the client's address alone, so that a client always meets the same shard. Because the supervisor keeps a copy,
 connections that wait in the queue of a dead shard's socket are still there; with a socket made by the shard they would be
 reset. While a shard cannot accept, another one does from its sockets (`_lending`). Unix sockets know no SO_REUSEPORT, so
 there all shards accept from one, and so they do with an inherited descriptor. Where the distribution is `least-connections`
 there is one socket for each address, and the supervisor itself accepts (`_dispatch`).
 
-Closing a listening socket resets what is in its queue, and there is no call that says "no more" without that. So before
-the end a filter that drops every SYN is put on it: new connections then wait for the client's next attempt (a second
-later, by which time the port is closed, or served by a new server), and the queue can be accepted down to nothing. The end
-of a handshake passes: a client whose SYN was answered believes itself connected, and has perhaps asked already.
+Closing a listening socket resets what is in its queue, and there is no call that says "no more" without that. Before the
+end, new connections are therefore led into a `_Sink`: listening sockets of ours in the same group whose queues are full,
+where the kernel drops each SYN. Those clients try again a second later, by which time the port is closed, or served by a new
+server. Meanwhile the queues can be accepted down to nothing, and are closed after that. The end of a handshake still goes to
+the socket where it began: a client whose SYN was answered believes itself connected, and has perhaps asked already. A socket
+filter that drops SYNs would be shorter, and was here before: Linux wants CAP_NET_ADMIN for it since 2026, which a server in a
+container lacks. A Unix socket's file is removed first, which has the same effect.
 
-SO_REUSEPORT has a trap: a second server of the same user that also sets it binds the same port without an error, and
+SO_REUSEPORT has a snag: a second server of the same user that also sets it binds the same port without an error, and
 takes half of the connections. So each address is first bound without it, which fails if anyone listens there.
 """
 
@@ -22,7 +25,9 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import logging
 import os
+import select
 import socket
 import stat
 import struct
@@ -33,11 +38,15 @@ from clockworker._errors import AddressUnavailable
 from clockworker.shards._config import Address, Distribution, InheritedSocket, TcpAddress, UnixAddress
 from clockworker.shards._host import remove_own
 
+log = logging.getLogger("clockworker.supervisor")
+
 # A handshake that has begun when no more are wanted ends within this time, or belongs to a client far away.
 HANDSHAKE_S = 0.05
 
-_SO_ATTACH_FILTER = 26
 _SO_ATTACH_REUSEPORT_CBPF = 51
+_SO_DETACH_REUSEPORT_BPF = 68
+
+_PLUG_S = 0.2  # for a connection to ourselves
 
 
 class Listeners:
@@ -52,7 +61,9 @@ class Listeners:
         self.own: list[socket.socket] = []
         self._distribution = distribution
         self._of_shard: list[list[socket.socket]] = [[] for _ in range(shards)]
-        self._tcp: list[socket.socket] = []
+        # Of each TCP address, in the order in which the kernel numbers them.
+        self._groups: list[list[socket.socket]] = []
+        self._sinks: list[_Sink] = []
         self._unix_paths: list[tuple[str, os.stat_result]] = []
         try:
             for address in addresses:
@@ -74,23 +85,40 @@ class Listeners:
         return self._of_shard[shard]
 
     def refuse_new(self) -> None:
-        """Let no new connection into the queues of our TCP sockets, the shards' copies included. Cannot be undone.
+        """Let no new connection into the queues of our sockets, the shards' copies included. Cannot be undone.
 
         An inherited socket is left alone: whoever gave it to us may want to use it again.
         """
-        for sock in self._tcp:
-            _drop_syns(sock)
+        for group in self._groups:
+            try:
+                self._sinks.append(_Sink(group, fixed=self._distribution == "fixed"))
+            except OSError as error:
+                log.warning(
+                    "connections that arrive while the last are accepted may be reset: they cannot be kept away (%s)",
+                    error,
+                )
+        self._remove_files()
 
     def close(self) -> None:
-        """Close every socket and remove the Unix sockets' files, unless someone else has put theirs in the place."""
-        for path, status in self._unix_paths:
-            remove_own(path, status)
-        self._unix_paths.clear()
+        """Close every socket, and remove the Unix sockets' files unless someone else has put theirs in the place. A copy of
+        ours that a forked child has inherited does not go on listening."""
+        self._remove_files()
+        for sink in self._sinks:
+            sink.close()
+        self._sinks.clear()
+        for group in self._groups:
+            for sock in group:
+                _stop_listening(sock)
+        self._groups.clear()
         for sockets in (*self._of_shard, self.own):
             for sock in sockets:
                 sock.close()
             sockets.clear()
-        self._tcp.clear()
+
+    def _remove_files(self) -> None:
+        for path, status in self._unix_paths:
+            remove_own(path, status)
+        self._unix_paths.clear()
 
     def _listen(self, address: Address, backlog: int) -> None:
         if isinstance(address, TcpAddress):
@@ -110,14 +138,16 @@ class Listeners:
     def _listen_tcp(self, family: int, sockaddr: tuple[str, int], backlog: int) -> None:
         if sockaddr[1] != 0:
             _tcp_socket(family, sockaddr, reuse_port=False).close()
+        group: list[socket.socket] = []
+        self._groups.append(group)
         for sockets in self._accepting():
             sock = _tcp_socket(family, sockaddr, reuse_port=True)
             sockets.append(sock)
-            self._tcp.append(sock)
+            group.append(sock)
             sock.listen(backlog)
             sockaddr = sock.getsockname()[:2]  # port 0 was a free one for the first shard, and is that one for all
         if self._distribution == "fixed":
-            _choose_by_client(sock, len(self._of_shard))
+            _attach(sock, _by_client(sock, len(self._of_shard)))
         self.names.append(str(TcpAddress(*sockaddr)))
 
     def _bind_unix(self, address: UnixAddress) -> socket.socket:
@@ -173,6 +203,11 @@ def resolve(address: TcpAddress) -> list[tuple[int, tuple[str, int]]]:
     return list(unique)
 
 
+def count_sockets(addresses: Sequence[Address]) -> int:
+    """How many a shard has: a name may be several addresses."""
+    return sum(len(resolve_here(address)) if isinstance(address, TcpAddress) else 1 for address in addresses)
+
+
 def resolve_here(address: TcpAddress) -> list[tuple[int, tuple[str, int]]]:
     """Those to listen on: of several addresses, those that this machine has (localhost is ::1 too where there is no IPv6), all
     on one port if a free one is asked for. Raises `AddressUnavailable` if there is none."""
@@ -223,28 +258,110 @@ def _tcp_socket(family: int, sockaddr: tuple[str, int], *, reuse_port: bool) -> 
     return sock
 
 
-def _drop_syns(sock: socket.socket) -> None:
-    # The filter sees packets from the TCP header on. Connections inherit it, and get no SYN.
-    flags, syn, ack = 13, 0x02, 0x10
-    program = struct.pack("HBBI", 0x30, 0, 0, flags)  # BPF_LD | BPF_B | BPF_ABS
-    program += struct.pack("HBBI", 0x54, 0, 0, syn | ack)  # BPF_ALU | BPF_AND | BPF_K
-    program += struct.pack("HBBI", 0x15, 0, 1, syn)  # BPF_JMP | BPF_JEQ | BPF_K
-    program += struct.pack("HBBI", 0x06, 0, 0, 0)  # BPF_RET | BPF_K: keep nothing
-    program += struct.pack("HBBI", 0x06, 0, 0, 0xFFFFFFFF)  # all of it
-    code = ctypes.create_string_buffer(program, len(program))
-    sock.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, struct.pack("HL", 5, ctypes.addressof(code)))
+class _Sink:
+    """Takes the place of a group of sockets for all that is new, and drops it. Raises `OSError`, with the group as it was, if
+    it cannot be had.
+
+    The kernel numbers the sockets of a group 0, 1, ... as they begin to listen, and asks a program for the number of the one
+    that gets a SYN. It drops a SYN for a socket whose queue is full; with a backlog of 0 one connection fills the queue. So
+    our own socket, number `len(group)`, is filled by a connection from ourselves (which stays in the queue when its other end
+    is closed), and from then on the program chooses that one always. The connection is known by its source port: the program
+    sends no other there before the queue is full, or a client would wait in it for ever.
+
+    When a socket of the group is closed, the last one takes its number; and where the program names a number that there is not,
+    the kernel chooses by its hash, perhaps a socket that is closed next. Hence a second full socket behind the first: number
+    0 is closed while the first keeps all away, the second becomes number 0, and keeps that number until all others are gone.
+    """
+
+    def __init__(self, group: list[socket.socket], *, fixed: bool) -> None:
+        self._group = group
+        self._full: list[socket.socket] = []
+        member, count = group[0], len(group)
+        try:
+            for others in (_by_client(member, count), _always(count)):
+                self._full.append(_full_socket(member, count + len(self._full), others))
+            _attach(member, _always(count))
+        except BaseException:
+            for sock in self._full:
+                sock.close()
+            with contextlib.suppress(OSError):
+                if fixed:
+                    _attach(member, _by_client(member, count))
+                else:
+                    member.setsockopt(socket.SOL_SOCKET, _SO_DETACH_REUSEPORT_BPF, 0)
+            raise
+
+    def close(self) -> None:
+        """The group stops listening, in the order that lets nothing in."""
+        first, last = self._full
+        _stop_listening(self._group[0])
+        with contextlib.suppress(OSError):
+            _attach(last, _always(0))
+        for sock in (*self._group[1:], first, last):
+            _stop_listening(sock)
+        first.close()
+        last.close()
 
 
-def _choose_by_client(sock: socket.socket, shards: int) -> None:
-    """Let the last four bytes of the client's address choose among the sockets of the group, which the kernel numbers in
-    the order in which they were made to listen."""
-    network_header = 0xFFF00000  # SKF_NET_OFF
-    source = 12 if sock.family == socket.AF_INET else 8 + 12
-    program = struct.pack("HBBI", 0x20, 0, 0, network_header + source)  # BPF_LD | BPF_W | BPF_ABS
-    program += struct.pack("HBBI", 0x94, 0, 0, shards)  # BPF_ALU | BPF_MOD | BPF_K
-    program += struct.pack("HBBI", 0x16, 0, 0, 0)  # BPF_RET | BPF_A
+def _full_socket(member: socket.socket, number: int, others: bytes) -> socket.socket:
+    """A new socket of the member's group, as this number, with a full queue. others: the program for everybody else."""
+    host, port = member.getsockname()[:2]
+    sock = _tcp_socket(member.family, (host, port), reuse_port=True)
+    try:
+        with socket.socket(member.family) as plug:
+            plug.settimeout(_PLUG_S)
+            plug.bind(("", 0))
+            _attach(member, _if_from(plug, number) + others)
+            sock.listen(0)
+            plug.connect((_LOOPBACK.get(host, host), port))
+            arrived = select.poll()
+            arrived.register(sock, select.POLLIN)
+            if not arrived.poll(1000 * _PLUG_S):
+                raise TimeoutError(errno.ETIMEDOUT, "a connection to ourselves went elsewhere")
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+_LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1"}
+
+
+def _stop_listening(sock: socket.socket) -> None:
+    """Whoever has a copy: the last close would come too late, or never."""
+    with contextlib.suppress(OSError):
+        sock.shutdown(socket.SHUT_RDWR)
+
+
+# Programs in the kernel's classic BPF that choose a socket of a group. They see a SYN from its network header on.
+_NETWORK_HEADER = 0xFFF00000  # SKF_NET_OFF
+
+
+def _by_client(member: socket.socket, count: int) -> bytes:
+    """The last four bytes of the client's address, modulo `count`."""
+    source = 12 if member.family == socket.AF_INET else 8 + 12
+    program = struct.pack("HBBI", 0x20, 0, 0, _NETWORK_HEADER + source)  # BPF_LD | BPF_W | BPF_ABS
+    program += struct.pack("HBBI", 0x94, 0, 0, count)  # BPF_ALU | BPF_MOD | BPF_K
+    return program + struct.pack("HBBI", 0x16, 0, 0, 0)  # BPF_RET | BPF_A
+
+
+def _always(number: int) -> bytes:
+    return struct.pack("HBBI", 0x06, 0, 0, number)  # BPF_RET | BPF_K
+
+
+def _if_from(plug: socket.socket, number: int) -> bytes:
+    """This number for what comes from the plug's port; anything else goes on to the instructions that follow."""
+    port = 20 if plug.family == socket.AF_INET else 40
+    program = struct.pack("HBBI", 0x28, 0, 0, _NETWORK_HEADER + port)  # BPF_LD | BPF_H | BPF_ABS
+    program += struct.pack("HBBI", 0x15, 0, 1, plug.getsockname()[1])  # BPF_JMP | BPF_JEQ | BPF_K
+    return program + _always(number)
+
+
+def _attach(member: socket.socket, program: bytes) -> None:
+    """Let this program choose among the sockets of the member's group."""
     code = ctypes.create_string_buffer(program, len(program))
-    sock.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_REUSEPORT_CBPF, struct.pack("HL", 3, ctypes.addressof(code)))
+    length = len(program) // struct.calcsize("HBBI")
+    member.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_REUSEPORT_CBPF, struct.pack("HL", length, ctypes.addressof(code)))
 
 
 def _remove_stale(address: UnixAddress) -> None:

@@ -6,6 +6,10 @@ pidfd becomes readable), or a timer. What is worth a module has one: `_wiring` c
 their loops, `_lending` says who accepts connections, `_drain` has shards finish, `_roll` replaces them in good order,
 `_reload` sees that their sources change, `_systemd` tells who started us. What is left here is a shard's way through its
 states, and the server's own.
+
+An error of the system (no process or descriptor left, a file system that has become read-only, a log that cannot be written)
+is the environment's, and no reason for shards that serve to stop: whoever makes the call catches the `OSError`, says it in one
+line and goes on, or tries again later. What reaches the loop's exception handler nevertheless is a fault of the program.
 """
 
 from __future__ import annotations
@@ -13,6 +17,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import traceback
 from typing import Any
 
 from clockworker._errors import ControlError
@@ -21,6 +26,8 @@ from clockworker.shards._control import (
     Configure,
     Drained,
     Failed,
+    ListenersClosed,
+    NoRoom,
     Poisoned,
     Quiet,
     Ready,
@@ -54,6 +61,9 @@ log = logging.getLogger("clockworker.supervisor")
 # A shard that serves nothing for so long after it was ready is told so.
 SILENT_S = 0.5
 
+# How long a supervisor that has failed waits for the ends of its shards.
+LAST_S = 5.0
+
 EXIT_OK = 0
 EXIT_CRASHED = 1
 EXIT_START_UP = 3
@@ -78,6 +88,10 @@ class Supervisor:
         self._notifier = Notifier(os.environ)
         self._reloader: Reloader | None = None
         self._dispatcher: Dispatcher | None = None
+        self._accepting: set[ShardProcess] | None = (
+            None  # those told to stop that still empty the listening sockets' queues
+        )
+        self._is_broken = False
         self._serving = False  # every shard has been ready once
         self._exit_status = EXIT_OK
 
@@ -86,12 +100,13 @@ class Supervisor:
         if self._config.reload:
             check_reload()
         set_process_title("supervisor", self._config.app)
-        raise_descriptor_limit(len(self._members), len(self._listeners.of(0)))
-        self._observer.open()
+        addresses = len(self._listeners.of(0) or self._listeners.own)
+        self._observer.open(raise_descriptor_limit(len(self._members), addresses))
         return asyncio.run(self._supervise())
 
     async def _supervise(self) -> int:
         self._loop = asyncio.get_running_loop()
+        self._began = self._loop.time()
         self._finished = asyncio.Event()
         Signals(
             self._members,
@@ -136,17 +151,29 @@ class Supervisor:
         self._loop.call_later(interval, self._show_life, interval)
 
     def _broken(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        """A callback of ours raised. Whatever state that left behind, nothing is served under it."""
+        """A callback raised. If it is one of ours its state may be wrong, and the server stops: in good order, since the
+        shards know nothing of it; at once if that fails, too."""
+        if _is_of_asyncio(error := context.get("exception")):
+            log.error("%s: %s", context["message"], error)
+            return
         loop.default_exception_handler(context)
-        self._stop(EXIT_CRASHED)
-        self._exit_status = EXIT_CRASHED
-        self._kill_all()
+        at_once, self._is_broken = self._is_broken or self._stopping, True
+        grace = 0.0 if at_once else self._config.timeout_graceful_shutdown
+        # Whatever else is wrong: an end of the supervisor is one of the shards, too.
+        self._loop.call_later(grace + LAST_S, self._finished.set)
+        try:
+            if at_once:
+                self._kill_all()
+            else:
+                self._stop(EXIT_CRASHED)
+        finally:
+            self._exit_status = EXIT_CRASHED
 
     # Starting.
 
     def _start(self, member: Member) -> None:
         member.timer = None
-        member.serves = member.drained = member.broken = False
+        member.serves = member.drained = member.broken = member.refused = False
         member.lifecycle.to(State.STARTING)
         if member is not self._members.beside:
             member.restarts.started(self._loop.time())
@@ -160,28 +187,38 @@ class Supervisor:
                 self._health,
                 place,
             )
+            try:
+                self._loop.add_reader(process.pidfd, self._exited, member, process)
+            except OSError:
+                process.discard()
+                raise
         except OSError as error:
-            self._cannot_be_started(member, error)
+            self._refused(member, str(error))
+            self._died(member, "cannot be started")
             return
         member.process = process
         if member is not self._members.beside:
             self._observer.started(member)
-        self._loop.add_reader(process.pidfd, self._exited, member, process)
-        self._loop.add_reader(process.channel.fileno(), self._read, member, process)
-        self._watch.add(member, process)
-        configure = Configure(
-            member.id, len(self._members), member.cpu, self._idle_poll_us, place, self._config.of_shard(member.id)
-        )
-        process.configure(configure)
-        self._wiring.add(member, process)
         member.timer = self._loop.call_later(self._config.timeout_startup, self._start_up_overdue, member)
+        try:
+            self._loop.add_reader(process.channel.fileno(), self._read, member, process)
+            self._watch.add(member, process)
+            configure = Configure(
+                member.id, len(self._members), member.cpu, self._idle_poll_us, place, self._config.of_shard(member.id)
+            )
+            process.configure(configure)
+            self._wiring.add(member, process)
+        except OSError as error:
+            self._refused(member, str(error))
+            process.kill()
 
-    def _cannot_be_started(self, member: Member, error: OSError) -> None:
+    def _refused(self, member: Member, reason: str) -> None:
+        """The system is too short of something for a start. That passes, and says nothing of the application."""
+        member.refused = True
         if member is self._members.beside:
-            self._roll.has_problem(f"no process can be started: {error}")
+            self._roll.has_problem(f"the successor of {member} cannot be started: {reason}")
         else:
-            log.error("%s cannot be started: %s", member, error)
-        self._died(member, "cannot be started")
+            log.error("%s cannot be started: %s", member, reason)
 
     def _start_up_overdue(self, member: Member) -> None:
         problem = f"was not ready within {self._config.timeout_startup:g} s (--timeout-startup)"
@@ -211,6 +248,8 @@ class Supervisor:
                 self._handle(member, process, *received)
         except BlockingIOError:
             pass
+        except OSError as error:  # no memory: what waits is read at the next turn
+            log.error("what %s says cannot be read yet: %s", member, error.strerror)
         except ControlError as error:
             log.error("%s sent nonsense: %s: killed", member, error)
             self._loop.remove_reader(process.channel.fileno())
@@ -236,6 +275,8 @@ class Supervisor:
                 self._watch.stirred()
             case Terminated():
                 self._terminated(member)
+            case ListenersClosed():
+                self._no_longer_accepts(process)
             case Drained() if self._stopping:
                 self._drain.drained(member)
             case Drained():
@@ -244,6 +285,8 @@ class Supervisor:
                 self._roll.quiet(process, peer)
             case Failed():
                 self._failed(member, message)
+            case NoRoom(reason):
+                self._refused(member, reason)
             case Poisoned(peer, epoch):
                 self._wiring.poisoned(member, process, peer, epoch)
             case _:
@@ -367,6 +410,7 @@ class Supervisor:
         end, age, last = process.reap(), process.age, process.slots.read()
         self._observer.died(member, last)
         self._tracing.ended(process)
+        self._no_longer_accepts(process)
         member.process = None
         was_beside = member is self._members.beside
         self._roll.ended(member, process)
@@ -396,7 +440,18 @@ class Supervisor:
             self._stopped(member, end)
             return
         may_return = self._config.respawn and not member.broken
-        delay = member.restarts.died(self._loop.time(), give_up=not self._others_serve_on()) if may_return else None
+        delay: float | None = None
+        if member.refused:
+            delay = member.restarts.refused()
+            if not self._serving and self._loop.time() + delay > self._began + self._config.timeout_startup:
+                log.error(
+                    "not all shards could be started within %g s (--timeout-startup)", self._config.timeout_startup
+                )
+                member.lifecycle.to(State.STOPPED)
+                self._stop(EXIT_START_UP)
+                return
+        elif may_return:
+            delay = member.restarts.died(self._loop.time(), give_up=not self._others_serve_on())
         if delay is not None:
             log.info("%s is restarted%s", member, f" in {delay:g} s" if delay else "")
             member.lifecycle.to(State.BACKOFF)
@@ -451,19 +506,44 @@ class Supervisor:
         dispatcher.finish(self._config.timeout_graceful_shutdown, finished)
 
     def _drain_all(self) -> None:
-        if accepting := [member for member in self._members if member.takes_connections]:
-            self._drain.begin(accepting[0], [sock.fileno() for sock in self._lending.orphaned()])
-        self._listeners.close()
+        accepting = [member for member in self._members if member.takes_connections]
+        if accepting:
+            orphaned = self._lending.orphaned()
+            try:
+                self._drain.begin(accepting[0], [sock.fileno() for sock in orphaned])
+            except OSError as error:
+                log.error("what waits at %d sockets of shards that are not there is lost: %s", len(orphaned), error)
         for member in self._members.everyone():
             self._drain.begin(member)
+        self._accepting = {member.process for member in accepting if member.process is not None}
+        self._close_unless_accepting()
         self._drain.let_go()
 
+    def _no_longer_accepts(self, process: ShardProcess) -> None:
+        if self._accepting is not None:
+            self._accepting.discard(process)
+            self._close_unless_accepting()
+
+    def _close_unless_accepting(self) -> None:
+        """Until no shard accepts any more, our copies of the listening sockets keep new connections away."""
+        if not self._accepting:
+            self._listeners.close()
+
     def _kill_all(self) -> None:
-        self._stop(EXIT_OK)
         for member in self._members.everyone():
             if member.process is not None:
                 member.process.kill()
+        self._stop(EXIT_OK)
 
     def _finish_if_all_stopped(self) -> None:
         if all(member.state is State.STOPPED for member in self._members.everyone()):
             self._finished.set()
+
+
+def _is_of_asyncio(error: object) -> bool:
+    """Whether this is an error of the system in a callback of asyncio's own: it concerns one connection of a tool, which
+    asyncio has given up."""
+    if not isinstance(error, OSError):
+        return False
+    ours = os.path.dirname(__file__)
+    return not any(frame.f_code.co_filename.startswith(ours) for frame, _ in traceback.walk_tb(error.__traceback__))

@@ -76,7 +76,9 @@ class Notifier:
         if not self._path:
             return
         address = "\0" + self._path[1:] if self._path.startswith("@") else self._path
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
-        # Whoever should listen may be gone or busy. That is no reason not to serve.
-        with sock, contextlib.suppress(OSError):
+        # Whoever should listen may be gone or busy, and there may be no descriptor. That is no reason not to serve.
+        with (
+            contextlib.suppress(OSError),
+            socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as sock,
+        ):
             sock.sendto(notice.encode(), address)

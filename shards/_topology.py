@@ -41,8 +41,8 @@ def read_quota(root: Path = ROOT) -> Quota | None:
 def _describe(cpu: int, directory: Path) -> Cpu:
     # Not core_id: it is unique within a package only. The lowest sibling is unique everywhere.
     siblings = _cpu_list(directory / "topology" / "thread_siblings_list")
-    nodes = [int(path.name[4:]) for path in directory.glob("node[0-9]*")]
-    caches = sorted(directory.glob("cache/index[0-9]"))
+    nodes = [int(path.name[4:]) for path in _find(directory, "node[0-9]*")]
+    caches = sorted(_find(directory, "cache/index[0-9]"))
     shared = _cpu_list(caches[-1] / "shared_cpu_list") if caches else ()
     capacity = _read(directory / "cpu_capacity")
     return Cpu(
@@ -99,6 +99,13 @@ def _cpu_list(path: Path) -> tuple[int, ...]:
         return parse_cpus(_read(path))
     except ConfigurationError:
         return ()
+
+
+def _find(directory: Path, pattern: str) -> list[Path]:
+    try:
+        return list(directory.glob(pattern))
+    except OSError:
+        return []
 
 
 def _read(path: Path) -> str:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 from collections.abc import AsyncGenerator, Sequence
 
 from clockworker._errors import UsageError
+from clockworker.ipc._memory_cy import is_sealed
 from clockworker.shards._control import StartTrace
 from clockworker.shards._member import Member
 from clockworker.shards._process import ShardProcess
+
+log = logging.getLogger("clockworker.supervisor")
 
 # How long after its end a recording may take to arrive: a shard that stalls has none.
 LATE_S = 10.0
@@ -48,6 +52,11 @@ class Tracing:
 
     def arrived(self, process: ShardProcess, descriptor: int) -> None:
         """The process has sent its recording. Owns the descriptor."""
+        if not is_sealed(descriptor):  # a file that makes us wait, or has another length when it is read
+            log.error("what pid %d has sent is no recording", process.pid)
+            os.close(descriptor)
+            self.ended(process)
+            return
         future = self._waiting.get(process)
         if future is None or future.done():
             os.close(descriptor)

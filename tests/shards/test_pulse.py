@@ -5,13 +5,12 @@ from __future__ import annotations
 import asyncio
 import faulthandler
 import itertools
-import os
 from collections.abc import Iterator
 
 import pytest
 
 import clockworker as cw
-from clockworker.shards._pulse import DUMP_SIGNAL, Pulse, PulseReader, create_pulse
+from clockworker.shards._pulse import DUMP_SIGNAL, Pulse, PulseReader, create_dump, create_pulse
 from clockworker.shards._rest import BEAT_S
 from tests.conftest import Run
 
@@ -21,8 +20,8 @@ PACE = 0.3
 @pytest.fixture
 def both() -> Iterator[tuple[PulseReader, Pulse]]:
     """Ends of one pulse. The shard's has none but the end of its process."""
-    descriptor = create_pulse()
-    reader, pulse = PulseReader(os.dup(descriptor)), Pulse(descriptor, PACE)
+    descriptor, dump = create_pulse(), create_dump()
+    reader, pulse = PulseReader(descriptor, dump), Pulse(descriptor, dump, PACE)
     yield reader, pulse
     faulthandler.unregister(DUMP_SIGNAL)
     pulse._file.close()
