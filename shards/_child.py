@@ -200,7 +200,7 @@ class _ShardMain:
             max_connections=self._config.max_connections,
         )
         self._recorder = Recorder(
-            self._slots, executor, self._mesh, self._shard._connections, self._shard._counters.read
+            self._slots, executor, self._mesh, self._shard._connection_counts, self._shard._counters.read
         )
 
     def _is_handed(self) -> bool:

@@ -2,7 +2,7 @@
 
 Stopping, from the inside. When the shard is told to stop it first lets the loop accept what is already in the listening
 sockets' queues, unless a successor will, closes its copies of those sockets, and then wakes `wait_stopped()`. `main`
-finishes what it wants to finish; then the handlers of open connections do (see `_streams`). Without descriptors enough to
+finishes what it wants to finish; then open connections are drained (see `_connections`). Without descriptors enough to
 accept all, `wait_stopped()` returns before that, and the rest is accepted as connections end. Only when every shard has
 come so far do they leave, because open work may need a peer.
 """
@@ -23,12 +23,14 @@ from clockworker._errors import UnknownQueue, UsageError
 from clockworker.executor import Executor, ExecutorStats, QueueHandle
 from clockworker.ipc import Mesh, MeshStats, Sharded
 from clockworker.ipc._remote import RemoteMethod, remote_function, remote_methods
-from clockworker.shards._accept import Accepting, Acceptor, LoopServers, ProtocolFactory, accept
+from clockworker.shards._accept import Acceptor, Take, accept
 from clockworker.shards._blocking import BlockingPool
+from clockworker.shards._connections import LOOK_S, Connections
 from clockworker.shards._counter import Counter, CounterBook
 from clockworker.shards._handover import receive
+from clockworker.shards._protocols import ProtocolFactory, ProtocolServer, Stop
 from clockworker.shards._sockets import HANDSHAKE_S
-from clockworker.shards._streams import LOOK_S, Handler, StreamServer
+from clockworker.shards._streams import Handler, StreamServer
 
 T = TypeVar("T")
 Awaited = TypeVar("Awaited", bound=Coroutine[Any, Any, Any] | AsyncIterator[Any])
@@ -44,7 +46,8 @@ class Handover(msgspec.Struct, frozen=True):
 
 class ShardStats(msgspec.Struct, frozen=True):
     """One shard's numbers since it was started. `cpu` is None where shards are not pinned. The connections are those of
-    `Shard.start_server`; a protocol's are its own to count."""
+    `Shard.start_server` or `Shard.create_server`; one is open until its last byte has gone to the kernel. An error of a handler
+    is what it raised, or what a protocol's callback did."""
 
     id: int
     pid: int
@@ -91,8 +94,8 @@ class Shard:
         self._handover = handover
         self._max_connections = max_connections
         self._backlog = backlog
-        self._accepting: Accepting | None = None
-        self._streams: StreamServer | None = None
+        self._acceptor: Acceptor | None = None
+        self._connections: Connections | None = None
         self._announce_ready = announce_ready
         self._access_log = access_log
         self._blocking = BlockingPool(blocking_threads)
@@ -196,26 +199,47 @@ class Shard:
         When the shard stops, a handler that waits for data with nothing left to read reads an end of file; the others
         go on. Raises `UsageError` if the sockets are served already.
         """
+        if not callable(client_connected_cb):
+            raise UsageError(
+                f"start_server takes `async def handle(reader, writer)`, a function, and got {client_connected_cb!r}"
+            )
         handle = self._queue_or_first(queue)
-        if max_connections is not None and max_connections < 1:
-            raise UsageError(f"max_connections is {max_connections}; give a whole number from 1, or None")
         if read_timeout is not None and not read_timeout > 0:
             raise UsageError(f"read_timeout is {read_timeout}; give a number of seconds above 0, or None")
-        streams = StreamServer(
-            client_connected_cb, handle.spawn, limit, read_timeout=read_timeout, access_log=self._access_log
-        )
-        await self._serve(streams.protocol, handle, max_connections or self._max_connections)
-        self._streams = streams
+        streams = StreamServer(client_connected_cb, handle.spawn, limit, read_timeout=read_timeout)
+        self._serve(streams, handle, max_connections)
 
-    async def create_server(self, protocol_factory: ProtocolFactory, *, queue: str | None = None) -> None:
+    async def create_server(
+        self,
+        protocol_factory: ProtocolFactory,
+        *,
+        queue: str | None = None,
+        max_connections: int | None = None,
+        stop: Stop | None = None,
+    ) -> None:
         """Serve a protocol on this shard's listening sockets, until the shard stops.
 
-        The protocol's callbacks run on the loop; the tasks that they start run in `queue` (the first queue unless
-        given). Its connections are the application's to finish: after `wait_stopped()`, close those that are idle and
-        wait for the rest before `main` returns. What is still open then is cut. Raises `UsageError` if the sockets are
-        served already.
+        The protocol's callbacks run on the loop, in a context of its own for each connection; the tasks that they start
+        run in `queue` (the first queue unless given).
+        max_connections: as in `start_server`.
+        stop: is called with a protocol to ask it to close, at once if it is idle and otherwise when it has answered. That
+        of aiohttp (`web.RequestHandler.close`) is known, and need not be given.
+
+        When the shard stops, what clients have sent until then is read first. Then each connection in which nothing has
+        come or gone for a moment is asked to `stop`, and `wait_stopped()` returns, after a second at most. `main` ends what
+        is open as it sees fit (aiohttp: `await runner.cleanup()`). What is still open when it returns is waited for; without
+        `stop`, a TCP connection whose client has asked nothing for 5 s since the last answer is closed then.
+
+        Raises `UsageError` if the sockets are served already, or if it is given no factory.
         """
-        await self._serve(protocol_factory, self._queue_or_first(queue), None)
+        if not callable(protocol_factory):
+            what = "create_server takes a protocol factory, such as a protocol's class"
+            if protocol_factory is None:
+                what += "; aiohttp's `runner.server` is one after `await runner.setup()`, and None before"
+            raise UsageError(f"{what}. It got {protocol_factory!r}")
+        if stop is not None and not callable(stop):
+            raise UsageError(f"create_server's stop is {stop!r}; give a function that takes a protocol, or None")
+        self._serve(ProtocolServer(protocol_factory, stop), self._queue_or_first(queue), max_connections)
 
     def ready(self) -> None:
         """Tell the supervisor that this shard serves. Waiting for the stop says it too."""
@@ -240,7 +264,7 @@ class Shard:
             self.id,
             os.getpid(),
             self.cpu,
-            *self._connections(),
+            *self._connection_counts(),
             self.executor.stats(),
             self._mesh.stats(),
         )
@@ -263,22 +287,21 @@ class Shard:
     def _queue_or_first(self, name: str | None) -> QueueHandle:
         return self.executor.queues()[0] if name is None else self.queue(name)
 
-    async def _serve(self, factory: ProtocolFactory, queue: QueueHandle, max_connections: int | None) -> None:
-        if self._accepting is not None:
+    def _serve(self, server: StreamServer | ProtocolServer, queue: QueueHandle, max_connections: int | None) -> None:
+        if max_connections is not None and max_connections < 1:
+            raise UsageError(f"max_connections is {max_connections}; give a whole number from 1, or None")
+        if self._acceptor is not None:
             raise UsageError("this shard's listening sockets are served already; one server a shard")
         if self.stopping:
             return
+        self._connections = server.connections = Connections(
+            server, queue, limit=max_connections or self._max_connections, access_log=self._access_log
+        )
+        sources: dict[socket.socket, Take] = dict.fromkeys(self._listening, accept)
         if self._handover is not None:
-            self._accepting = Acceptor(
-                {self._handover.sock: receive}, factory, queue, max_connections, self._handover.changed
-            )
-        elif max_connections is not None:
-            self._accepting = Acceptor(
-                dict.fromkeys(self._listening, accept), factory, queue, max_connections, lambda taken, open: None
-            )
-        else:
-            self._accepting = LoopServers(factory, queue, self.executor, self._backlog)
-            await self._accepting.add(self._listening)
+            self._connections.changed = self._handover.changed
+            sources = {self._handover.sock: receive}
+        self._acceptor = Acceptor(sources, self._connections, self.executor)
 
     # For the shard's process only.
 
@@ -291,17 +314,22 @@ class Shard:
             self._stopping = asyncio.get_running_loop().create_task(stop, name="stop")
 
     def _lift_limit(self) -> None:
-        if isinstance(self._accepting, Acceptor):
-            self._accepting.lift_limit()
+        if self._acceptor is not None:
+            self._acceptor.lift_limit()
 
     async def _stop_accepting(self, for_good: bool, orphaned: Sequence[socket.socket]) -> None:
         self._listening.extend(orphaned)
-        if self._accepting is not None:
-            await self._accepting.add(orphaned)
+        if self._acceptor is not None:
+            self._acceptor.add(dict.fromkeys(orphaned, accept))
         if for_good:
             await asyncio.sleep(HANDSHAKE_S)
-        if self._accepting is not None:
-            await self._accepting.close(take_all=for_good, starved=self._stopped.set)
+        if self._acceptor is not None:
+            assert self._connections is not None
+            last = [*self._listening] if for_good else []
+            if self._handover is not None:
+                last.append(self._handover.sock)  # what the supervisor has handed over is ours already
+            await self._acceptor.close(last, starved=self._stopped.set)
+            await self._connections.settle()
         for sock in self._listening:
             sock.close()
         self._listening.clear()
@@ -309,14 +337,14 @@ class Shard:
 
     async def _drain(self) -> None:
         await self._stopped.wait()
-        if self._streams is not None:
-            await self._streams.drain()
+        if self._connections is not None:
+            await self._connections.drain()
             while self._stopping is not None and not self._stopping.done():  # there is more to accept
                 await asyncio.wait([self._stopping], timeout=LOOK_S)
-                await self._streams.drain()
+                await self._connections.drain()
         await self._blocking.drain()
 
-    def _connections(self) -> tuple[int, int, int]:
+    def _connection_counts(self) -> tuple[int, int, int]:
         """How many were accepted and are open, and how many handlers have raised."""
-        streams = self._streams
-        return (streams.accepted, streams.open, streams.errors) if streams else (0, 0, 0)
+        connections = self._connections
+        return (connections.accepted, connections.open, connections.errors) if connections else (0, 0, 0)
