@@ -72,6 +72,7 @@ EXIT_ORPHANED = 1
 EXIT_START_UP = 3
 
 QUIET_LOOK_S = 0.005
+CUT_S = 0.1  # before SIGKILL, so that it can still be said what is cut
 TRACEBACK_LIMIT = 15_000  # characters, of up to 4 bytes each: has to fit into a message
 
 
@@ -155,6 +156,7 @@ class _ShardMain:
         executor = self._executor = Executor(queues, on_panic="catch")
         log_slow_polls(executor, self._config, self._configure.shard)
         self._assemble(executor)
+        self._loop.set_exception_handler(self._shard._loop_error)
         self._loop.add_signal_handler(signal.SIGTERM, self._stop)
         self._loop.add_reader(self._channel.fileno(), self._read)
         self._recorder.start()
@@ -202,6 +204,7 @@ class _ShardMain:
         self._recorder = Recorder(
             self._slots, executor, self._mesh, self._shard._connection_counts, self._shard._counters.read
         )
+        self._shard._when_failed = self._recorder.write_soon
 
     def _is_handed(self) -> bool:
         return self._config.distribution == "least-connections"
@@ -266,8 +269,10 @@ class _ShardMain:
                 self._shard._lift_limit()
             case Begin():
                 self._may_begin.set()
-            case Stop(for_good):
+            case Stop(for_good, grace):
                 self._stop(for_good, [socket.socket(fileno=descriptor) for descriptor in descriptors])
+                if grace is not None:
+                    self._loop.call_later(grace - CUT_S, self._shard._log_cut)
             case Leave(serve_first):
                 self._serve_first = serve_first
                 self._may_leave.set()

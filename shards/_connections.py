@@ -105,6 +105,7 @@ class Connections:
 
     limit: how many may be open at once; None: as many as come.
     changed: told how many have been accepted and how many are open, whenever that changes. when_room: told when one has ended.
+    when_failed: told when an error has been counted.
     """
 
     def __init__(
@@ -122,6 +123,7 @@ class Connections:
         self.errors = 0
         self.changed: Callable[[int, int], None] | None = None
         self.when_room: Callable[[], None] | None = None
+        self.when_failed: Callable[[], None] | None = None
         self._access_log = access_log
         self._open: set[Connection] = set()
         self._ended: asyncio.Event | None = None  # set when one has; only while somebody waits
@@ -160,9 +162,14 @@ class Connections:
 
     def failed(self, what: str, error: BaseException) -> None:
         """The application's code has raised. The same error is logged at a limited rate: clients can cause it."""
-        self.errors += 1
+        self.count_failure()
         if (unsaid := self._complaints.may_say(error, time.monotonic())) is not None:
             log.error("%s%s", what, more(unsaid), exc_info=error)
+
+    def count_failure(self) -> None:
+        self.errors += 1
+        if self.when_failed is not None:
+            self.when_failed()
 
     def owns(self, transport: object) -> bool:
         return transport is not None and any(connection.transport is transport for connection in self._open)

@@ -26,6 +26,7 @@ from collections.abc import Callable, Sequence
 from clockworker.shards._control import TakeAll
 from clockworker.shards._handover import receive
 from clockworker.shards._lifecycle import State
+from clockworker.shards._limiter import Limiter, more
 from clockworker.shards._member import Member
 from clockworker.shards._process import ShardProcess
 
@@ -60,6 +61,7 @@ class Dispatcher:
         self._ended = False
         self._told: set[ShardProcess] = set()  # to take all
         self._retry: asyncio.TimerHandle | None = None
+        self._complaints = Limiter()
 
     def go_on(self) -> None:
         """Some shard may be able to take connections again."""
@@ -160,7 +162,8 @@ class Dispatcher:
                 if error.errno == errno.ECONNABORTED:  # it left while it waited
                     continue
                 if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
-                    log.error("no connection can be accepted: %s", error.strerror)
+                    if (unsaid := self._complaints.may_say(self._loop.time())) is not None:
+                        log.error("no connection can be accepted: %s%s", error.strerror, more(unsaid))
                     self._pause(_NO_DESCRIPTORS_S)
                 return None
 

@@ -39,10 +39,11 @@ class Drain:
         importing = member.state is State.STARTING and not member.process.pulse.beat
         member.cancel_timer()
         member.lifecycle.to(State.DRAINING)
-        member.tell(Stop(for_good=self.together), orphaned)
+        grace = max(0.0, self._grace - self.spent)
+        member.tell(Stop(for_good=self.together, grace=grace), orphaned)
         if importing:  # it reads nothing before its loop runs, and has nothing to finish
             member.process.send_signal(signal.SIGTERM)
-        self._set_timer(member, max(0.0, self._grace - self.spent))
+        self._set_timer(member, grace)
 
     def drained(self, member: Member) -> None:
         member.drained = True

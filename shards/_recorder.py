@@ -56,6 +56,7 @@ class Recorder:
         self._lag = Histogram()
         self._groups: dict[str, Groups] = {}
         self._groups_due_ns = 0
+        self._next_soon = 0.0
 
     def start(self) -> None:
         """On the running loop."""
@@ -75,8 +76,8 @@ class Recorder:
     def write_soon(self) -> None:
         """What nobody should have to wait for has happened. At once, unless that was done a moment ago."""
         now = self._loop.time()
-        if now - self._written >= SOON_S:
-            self._written = now
+        if now >= self._next_soon:
+            self._next_soon = now + SOON_S
             self.write()
 
     def stop(self) -> None:

@@ -28,6 +28,7 @@ from clockworker.shards._blocking import BlockingPool
 from clockworker.shards._connections import LOOK_S, Connections
 from clockworker.shards._counter import Counter, CounterBook
 from clockworker.shards._handover import receive
+from clockworker.shards._limiter import ErrorLimiter, more
 from clockworker.shards._protocols import ProtocolFactory, ProtocolServer, Stop
 from clockworker.shards._sockets import HANDSHAKE_S
 from clockworker.shards._streams import Handler, StreamServer
@@ -96,6 +97,8 @@ class Shard:
         self._backlog = backlog
         self._acceptor: Acceptor | None = None
         self._connections: Connections | None = None
+        self._complaints = ErrorLimiter()
+        self._when_failed: Callable[[], None] = lambda: None  # told when a handler has raised
         self._announce_ready = announce_ready
         self._access_log = access_log
         self._blocking = BlockingPool(blocking_threads)
@@ -297,6 +300,7 @@ class Shard:
         self._connections = server.connections = Connections(
             server, queue, limit=max_connections or self._max_connections, access_log=self._access_log
         )
+        self._connections.when_failed = self._when_failed
         sources: dict[socket.socket, Take] = dict.fromkeys(self._listening, accept)
         if self._handover is not None:
             self._connections.changed = self._handover.changed
@@ -343,6 +347,19 @@ class Shard:
                 await asyncio.wait([self._stopping], timeout=LOOK_S)
                 await self._connections.drain()
         await self._blocking.drain()
+
+    def _log_cut(self) -> None:
+        if self._connections is not None:
+            self._connections.log_cut()
+
+    def _loop_error(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """What a protocol's callback raises comes here, and an exception of a task that nobody has looked at. Clients can
+        cause both: the same error is logged at a limited rate."""
+        error, message = context.get("exception"), context.get("message", "")
+        if self._connections is not None and self._connections.owns(context.get("transport")):
+            self._connections.count_failure()
+        if (unsaid := self._complaints.may_say(error, loop.time(), "" if error else message)) is not None:
+            loop.default_exception_handler({**context, "message": f"{message}{more(unsaid)}"})
 
     def _connection_counts(self) -> tuple[int, int, int]:
         """How many were accepted and are open, and how many handlers have raised."""
