@@ -7,8 +7,7 @@ a second while the executor is busy and a turn takes half a millisecond. Here on
 runnable, since the next turn comes at once, and looking for more would cost a system call for each connection; else as many
 as wait.
 
-Each connection has a context of its own, a copy of the one in which the server was made, in the server's queue. The
-coroutine that opens it (`connect_accepted_socket`) waits once, for `connection_made`; it is driven here, without a task.
+Each connection has a context of its own, a copy of the one in which the server was made, in the server's queue.
 
 At the limit nothing is refused. The shard takes no more, and connections wait where they are: in the listening sockets'
 queues, as long as the backlog allows, or with the supervisor, which gives them to another shard.
@@ -22,12 +21,13 @@ import logging
 import resource
 import socket
 import time
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 from clockworker.executor import Executor
 from clockworker.shards._connections import Connection, Connections
+from clockworker.shards._handover import receive
 from clockworker.shards._limiter import Limiter, more
 
 log = logging.getLogger("clockworker.shard")
@@ -38,40 +38,57 @@ _NO_DESCRIPTORS_S = 0.5
 # How long the queues may take to become empty. Some never do: of sockets that others hold and go on with.
 _EMPTY_S = 5.0
 
-# The next connection of a source. Raises `BlockingIOError` if there is none, another `OSError` if it can't be taken.
-Take: TypeAlias = Callable[[socket.socket], socket.socket]
+# The next connection: its address family and descriptor. Raises `BlockingIOError` if there is none, and another `OSError` if it
+# can't be taken.
+_Take: TypeAlias = Callable[[], tuple[int, int]]
 
 
-def accept(sock: socket.socket) -> socket.socket:
-    """The next connection of a listening socket."""
-    return sock.accept()[0]
+def _accepting(listening: socket.socket) -> _Take:
+    family = int(listening.family)
+    # What `socket.accept` is made of: a socket object would cost more than the system call.
+    accept: Callable[[], tuple[int, object]] = listening._accept  # type: ignore[attr-defined]
+
+    def take() -> tuple[int, int]:
+        descriptor, _ = accept()
+        return family, descriptor
+
+    return take
+
+
+def _receiving(line: socket.socket) -> _Take:
+    def take() -> tuple[int, int]:
+        with receive(line) as taken:
+            return int(taken.family), taken.detach()
+
+    return take
 
 
 class Acceptor:
-    """Opens what `sources` bring, up to the connections' limit at once: `accept` from listening sockets, and `receive` from the
-    supervisor's line. The sources stay open. Begins when it is made."""
+    """Opens what listening sockets and the supervisor's line bring, up to the connections' limit at once. Their sockets stay
+    open."""
 
-    def __init__(self, sources: dict[socket.socket, Take], connections: Connections, executor: Executor) -> None:
+    def __init__(self, connections: Connections, executor: Executor) -> None:
         self._loop = asyncio.get_running_loop()
-        self._sources: dict[socket.socket, Take] = {}
+        self._sources: dict[socket.socket, _Take] = {}
         self._connections = connections
         self._executor = executor
         self._context = connections.queue.context()
-        self._opening: set[_Opening] = set()
         self._paused = False
         self._closed = False
         self._complaints = Limiter()
         connections.when_room = self._go_on
-        self.add(sources)
 
-    def add(self, sources: dict[socket.socket, Take]) -> None:
+    def add(self, listening: Iterable[socket.socket]) -> None:
         """Accept from these, too."""
-        self._sources.update(sources)
-        if not self._paused:
-            self._watch(sources)
+        for sock in listening:
+            self._add(sock, _accepting(sock))
+
+    def add_line(self, line: socket.socket) -> None:
+        """Take what the supervisor hands over."""
+        self._add(line, _receiving(line))
 
     def remove(self, sources: Iterable[socket.socket]) -> None:
-        """Accept from these no more."""
+        """Take no more from these."""
         for sock in sources:
             if self._sources.pop(sock, None) is not None:
                 self._loop.remove_reader(sock.fileno())
@@ -99,11 +116,12 @@ class Acceptor:
                 await asyncio.sleep(0)
         self._closed = True
         self._pause()
-        while self._opening:
+        while self._connections.are_opening:
             await asyncio.sleep(0)  # connection_made is called in the next turn of the loop
 
-    def _watch(self, sources: Iterable[socket.socket]) -> None:
-        for sock in sources:
+    def _add(self, sock: socket.socket, take: _Take) -> None:
+        self._sources[sock] = take
+        if not self._paused:
             self._loop.add_reader(sock.fileno(), self._readable, sock)
 
     def _pause(self) -> None:
@@ -116,12 +134,11 @@ class Acceptor:
         """There may be room again."""
         if self._paused and not self._closed and not self._connections.full:
             self._paused = False
-            self._watch(self._sources)
+            for sock in self._sources:
+                self._loop.add_reader(sock.fileno(), self._readable, sock)
 
     def _readable(self, sock: socket.socket) -> None:
-        if self._connections.full:
-            self._pause()
-        elif self._take(sock, _AT_ONCE if self._executor.is_busy else 1) is False:
+        if self._take(sock, _AT_ONCE if self._executor.is_busy else 1) is False:
             self._pause()
             self._loop.call_later(_NO_DESCRIPTORS_S, self._go_on)
 
@@ -133,7 +150,7 @@ class Acceptor:
                 self._pause()
                 return True
             try:
-                taken = take(sock)
+                taken = take()
             except BlockingIOError:
                 return None
             except OSError as error:
@@ -141,13 +158,16 @@ class Acceptor:
                     self._complain(error)
                     return False
                 continue  # it left while it waited, or broke: the next one's turn
-            self._open(self._connections.take(taken))
+            self._open(self._connections.take(*taken))
         return True
 
     def _open(self, connection: Connection) -> None:
         make = partial(self._connections.server.protocol, connection)
-        opening = self._loop.connect_accepted_socket(make, connection)
-        _Opening(opening, connection, self).begin(self._context.copy())
+        try:
+            self._context.copy().run(connection.open, self._loop, make)
+        except Exception as error:
+            connection.give_up()
+            self._connections.failed("a connection could not be opened", error)
 
     def _complain(self, error: OSError) -> None:
         if (unsaid := self._complaints.may_say(self._loop.time())) is not None:
@@ -159,35 +179,3 @@ class Acceptor:
                 limit,
                 more(unsaid),
             )
-
-
-class _Opening:
-    """The coroutine that opens a connection, driven as a task would drive it."""
-
-    __slots__ = ("_acceptor", "_connection", "_context", "_coroutine")
-
-    def __init__(
-        self, coroutine: Coroutine[Any, None, tuple[asyncio.Transport, object]], connection: Connection, acceptor: Acceptor
-    ) -> None:
-        self._coroutine = coroutine
-        self._connection = connection
-        self._acceptor = acceptor
-
-    def begin(self, context: Any) -> None:
-        self._context = context
-        self._acceptor._opening.add(self)
-        context.run(self._step)
-
-    def _step(self, _: object = None) -> None:
-        try:
-            future = self._coroutine.send(None)
-        except StopIteration as done:
-            self._connection.transport = done.value[0]
-        except Exception as error:
-            self._connection.close()
-            self._acceptor._connections.failed("a connection could not be opened", error)
-        else:
-            future._asyncio_future_blocking = False
-            future.add_done_callback(self._step, context=self._context)
-            return
-        self._acceptor._opening.discard(self)

@@ -2,8 +2,8 @@
 are, up to how many, and how they end.
 
 A connection is *open* from its accept until its transport has closed the socket: that is after the last byte that was written
-has gone to the kernel and `connection_lost` has been called, or when the connection has broken. Every transport of uvloop and of
-asyncio then gives its socket object up (uvloop detaches it, asyncio closes it), so the socket object is who tells. Rejected:
+has gone to the kernel and `connection_lost` has been called, or when the connection has broken. A transport of uvloop then
+closes what it was made from; that is a `Connection`, which so learns of it. Rejected:
 wrapping the protocol, which may have no room for it (`__slots__`), be compiled, be a `BufferedProtocol`, or give its transport
 to another (`set_protocol`); and counting until a handler has returned, when an answer may still wait in the transport for a slow
 client.
@@ -19,10 +19,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import socket
 import time
-from collections.abc import Callable, Iterable
-from typing import Protocol
+from collections.abc import Callable, Coroutine, Iterable
+from typing import Any, Protocol, TypeAlias
 
 from clockworker.executor import QueueHandle
 from clockworker.shards._config import TcpAddress
@@ -40,6 +41,10 @@ SETTLE_S = 1.0  # settling takes no longer
 _LOOK_DUTY = 10  # looking takes at most one part in so many of the time
 
 
+# The coroutine that opens a connection, and the future for which it waits.
+Opening: TypeAlias = tuple[Coroutine[Any, None, tuple[asyncio.Transport, object]], asyncio.Future[object]]
+
+
 class Server(Protocol):
     """A kind of server."""
 
@@ -54,50 +59,92 @@ class Server(Protocol):
         """The connection is to end when nothing is left to do in it: `main` has returned."""
 
 
-class Connection(socket.socket):
-    """The socket of one connection.
+class Connection:
+    """One connection. To uvloop it is the accepted socket: it asks that for `family`, `type` and `fileno()`, and closes it when
+    the transport has closed the descriptor. (A real socket object would cost more than all else that is done here.)
 
-    transport: None until it is open, and of one that failed to be.
-    end: why it ended, for the access log. received: bytes, as far as somebody counts them.
+    end: why it ended, for the access log. received: bytes, as far as somebody counts them. idle_since: when it was first found
+    idle. told: whether its protocol has been asked to stop.
     """
 
-    __slots__ = ("_connections", "accepted_at", "end", "idle_since", "peer", "received", "told", "transport")
+    __slots__ = (
+        "_connections",
+        "_descriptor",
+        "_opening",
+        "_transport",
+        "accepted_at",
+        "end",
+        "family",
+        "idle_since",
+        "peer",
+        "received",
+        "told",
+        "type",
+    )
 
-    def __init__(self, connections: Connections, taken: socket.socket) -> None:
-        super().__init__(taken.family, taken.type, taken.proto, fileno=taken.detach())
-        self.transport: asyncio.Transport | None = None
+    def __init__(self, connections: Connections, family: int, descriptor: int) -> None:
+        self.family = family
+        self.type = int(socket.SOCK_STREAM)
         self.accepted_at = time.monotonic()
         self.end = "closed"
         self.received: int | None = None
         self.peer: str | None = None
         self.idle_since: float | None = None
         self.told = False
+        self._descriptor = descriptor
         self._connections: Connections | None = connections
+        self._opening: Opening | None = None
+        self._transport: asyncio.Transport | None = None
 
-    def detach(self) -> int:
-        descriptor = super().detach()
-        self._over()
-        return descriptor
+    def open(self, loop: asyncio.AbstractEventLoop, make: Callable[[], asyncio.BaseProtocol]) -> None:
+        """Make its protocol and its transport. Raises what `make` raises. Runs in the context that is to be the connection's.
+
+        The coroutine waits once, for `connection_made`; the transport, which it returns, is there before, and for as long
+        as it is left suspended. It is resumed when somebody asks for the transport: only the stop does. Thus a connection
+        costs no task, and no turn of the loop.
+        """
+        coroutine = loop.connect_accepted_socket(make, self)  # type: ignore[arg-type]
+        future = coroutine.send(None)
+        future._asyncio_future_blocking = False
+        self._opening = coroutine, future
+
+    @property
+    def transport(self) -> asyncio.Transport | None:
+        """None until it is open, and once it is closed."""
+        if self._opening is not None and self._opening[1].done():
+            coroutine, self._opening = self._opening[0], None
+            try:
+                coroutine.send(None)
+            except StopIteration as done:
+                self._transport = done.value[0]
+        return self._transport
+
+    @property
+    def is_opening(self) -> bool:
+        return self._opening is not None and not self._opening[1].done()
+
+    def fileno(self) -> int:
+        return self._descriptor
 
     def close(self) -> None:
-        super().close()
-        self._over()
+        """For its transport: the descriptor is closed."""
+        connections, self._connections = self._connections, None
+        if connections is not None:
+            if self.transport is None and self._opening is not None:
+                self._opening[0].close()
+            self._opening = self._transport = None
+            connections.lost(self)
 
-    def abort(self) -> None:
-        """End it now, whatever is left to send."""
-        if self.transport is not None:
-            self.transport.abort()
-        else:
+    def give_up(self) -> None:
+        """It could not be opened."""
+        if self._connections is not None:
+            os.close(self._descriptor)
             self.close()
 
     def unsent(self) -> int:
         """Bytes that wait in its transport."""
-        return 0 if self.transport is None else self.transport.get_write_buffer_size()
-
-    def _over(self) -> None:
-        connections, self._connections = self._connections, None
-        if connections is not None:
-            connections.lost(self)
+        transport = self.transport
+        return 0 if transport is None else transport.get_write_buffer_size()
 
 
 class Connections:
@@ -134,12 +181,16 @@ class Connections:
         return len(self._open)
 
     @property
+    def are_opening(self) -> bool:
+        return any(connection.is_opening for connection in self._open)
+
+    @property
     def full(self) -> bool:
         return self.limit is not None and len(self._open) >= self.limit
 
-    def take(self, accepted: socket.socket) -> Connection:
-        """A socket that has been accepted is a connection from now on, which is the accepted socket's new owner."""
-        connection = Connection(self, accepted)
+    def take(self, family: int, descriptor: int) -> Connection:
+        """A socket that has been accepted is a connection from now on, which owns the descriptor."""
+        connection = Connection(self, family, descriptor)
         self._open.add(connection)
         self.accepted += 1
         if self._access_log:
@@ -150,7 +201,6 @@ class Connections:
 
     def lost(self, connection: Connection) -> None:
         self._open.discard(connection)
-        connection.transport = None
         if self.changed is not None:
             self.changed(self.accepted, len(self._open))
         if self._access_log:
@@ -228,12 +278,15 @@ class Connections:
             info_of_queue(access_log, queue, text, connection.peer, connection.end, seconds, connection.received)
 
 
-def _peer(connection: socket.socket) -> str:
+def _peer(connection: Connection) -> str:
     """The client's address, as it would be written for --bind; a Unix socket's client has none."""
     if connection.family == socket.AF_UNIX:
         return "unix"
+    borrowed = socket.socket(connection.family, fileno=connection.fileno())
     try:
-        host, port, *_ = connection.getpeername()
+        host, port, *_ = borrowed.getpeername()
     except OSError:  # it has left already
         return "unknown"
+    finally:
+        borrowed.detach()
     return str(TcpAddress(host, port))

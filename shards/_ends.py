@@ -33,9 +33,7 @@ def without_ends(
     return rest
 
 
-def _is_end(
-    error: BaseException, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, protocol: object
-) -> bool:
+def _is_end(error: BaseException, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, protocol: object) -> bool:
     broken = reader.exception()  # what the connection was lost by; None if it was closed in good order
     if error is broken:
         return True

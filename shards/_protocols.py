@@ -34,7 +34,9 @@ ProtocolFactory: TypeAlias = Callable[[], asyncio.BaseProtocol]
 Stop: TypeAlias = Callable[[Any], object]
 
 BEGUN_S = 0.25  # what was read so long ago has been begun
-QUIET_S = 5.0  # idle for so long after the last answer, a connection is closed even if no `stop` can say that it is idle
+QUIET_S = (
+    5.0  # idle for so long after the last answer, a connection is closed even if no `stop` can say that it is idle
+)
 
 # Of struct tcp_info, Linux 4.6 and later.
 _INFO_SIZE = 160
@@ -66,7 +68,9 @@ class ProtocolServer:
         if not hasattr(protocol, "connection_made"):
             if asyncio.iscoroutine(protocol):
                 protocol.close()
-            raise TypeError(f"create_server's factory {self._factory!r} has returned {protocol!r}, which is no protocol")
+            raise TypeError(
+                f"create_server's factory {self._factory!r} has returned {protocol!r}, which is no protocol"
+            )
         return protocol
 
     def settle(self, connection: Connection, now: float) -> bool:
@@ -131,13 +135,14 @@ class ProtocolServer:
         return None
 
 
-def look_at(connection: socket.socket) -> tuple[Look, float]:
+def look_at(connection: Connection) -> tuple[Look, float]:
     """And for how many seconds nothing has come or gone."""
-    if connection.family == socket.AF_UNIX:
+    transport = connection.transport
+    if connection.family == socket.AF_UNIX or transport is None:
         return Look.UNKNOWN, 0.0
     try:
-        info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _INFO_SIZE)
-    except OSError:  # it is being closed
+        info = transport.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _INFO_SIZE)
+    except (OSError, AttributeError):  # it is closed
         return Look.UNKNOWN, 0.0
     if len(info) < _INFO_SIZE:
         return Look.UNKNOWN, 0.0
@@ -149,7 +154,7 @@ def look_at(connection: socket.socket) -> tuple[Look, float]:
     return Look.IDLE, sent_ms / 1000
 
 
-def _unread(connection: socket.socket) -> int:
+def _unread(connection: Connection) -> int:
     """Bytes that have come and have not been read."""
     try:
         return int.from_bytes(fcntl.ioctl(connection.fileno(), termios.FIONREAD, bytes(4)), sys.byteorder)

@@ -23,11 +23,10 @@ from clockworker._errors import UnknownQueue, UsageError
 from clockworker.executor import Executor, ExecutorStats, QueueHandle
 from clockworker.ipc import Mesh, MeshStats, Sharded
 from clockworker.ipc._remote import RemoteMethod, remote_function, remote_methods
-from clockworker.shards._accept import Acceptor, Take, accept
+from clockworker.shards._accept import Acceptor
 from clockworker.shards._blocking import BlockingPool
 from clockworker.shards._connections import LOOK_S, Connections
 from clockworker.shards._counter import Counter, CounterBook
-from clockworker.shards._handover import receive
 from clockworker.shards._limiter import ErrorLimiter, more
 from clockworker.shards._protocols import ProtocolFactory, ProtocolServer, Stop
 from clockworker.shards._sockets import HANDSHAKE_S
@@ -301,11 +300,12 @@ class Shard:
             server, queue, limit=max_connections or self._max_connections, access_log=self._access_log
         )
         self._connections.when_failed = self._when_failed
-        sources: dict[socket.socket, Take] = dict.fromkeys(self._listening, accept)
-        if self._handover is not None:
+        self._acceptor = Acceptor(self._connections, self.executor)
+        if self._handover is None:
+            self._acceptor.add(self._listening)
+        else:
             self._connections.changed = self._handover.changed
-            sources = {self._handover.sock: receive}
-        self._acceptor = Acceptor(sources, self._connections, self.executor)
+            self._acceptor.add_line(self._handover.sock)
 
     # For the shard's process only.
 
@@ -324,7 +324,7 @@ class Shard:
     async def _stop_accepting(self, for_good: bool, orphaned: Sequence[socket.socket]) -> None:
         self._listening.extend(orphaned)
         if self._acceptor is not None:
-            self._acceptor.add(dict.fromkeys(orphaned, accept))
+            self._acceptor.add(orphaned)
         if for_good:
             await asyncio.sleep(HANDSHAKE_S)
         if self._acceptor is not None:

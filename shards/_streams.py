@@ -113,9 +113,7 @@ class StreamServer:
         elif now - connection.idle_since >= IDLE_S and (reader.received or now - connection.accepted_at >= FIRST_S):
             reader.end()
 
-    def _connected(
-        self, connection: Connection, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-    ) -> None:
+    def _connected(self, connection: Connection, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         assert isinstance(reader, _Reader)
         self._readers[connection] = reader
         self._spawn(self._handle(connection, reader, writer, writer.transport.get_protocol()), name="connection")
