@@ -1,11 +1,10 @@
 """How a shard comes by its connections: it accepts them itself, from its listening sockets or from the supervisor's line.
 
-A loop's own servers would cost no less, and could not do what is needed. They count nothing and know no limit; a connection's
-callbacks run in the one context of the server, so that a context variable set for one client is seen by the next; libuv
-closes what it has no descriptor for without a word; and it accepts one connection a turn, which alone would cap a shard at 2,000
-a second while the executor is busy and a turn takes half a millisecond. Here one is accepted a turn too if nothing is
-runnable, since the next turn comes at once, and looking for more would cost a system call for each connection; else as many
-as wait.
+A loop's own servers cost less, and cannot do what is needed. They count nothing and know no limit; a connection's callbacks
+run in the one context of the server, so that a context variable set for one client is seen by the next; libuv closes what
+it has no descriptor for without a word; and it accepts one connection a turn, which alone would cap a shard at 2,000 a second
+while the executor is busy and a turn takes half a millisecond. Here one is accepted a turn too if nothing is runnable, since
+the next turn comes at once, and looking for more would cost a system call for each connection; else as many as wait.
 
 Each connection has a context of its own, a copy of the one in which the server was made, in the server's queue.
 
@@ -116,8 +115,8 @@ class Acceptor:
                 await asyncio.sleep(0)
         self._closed = True
         self._pause()
-        while self._connections.are_opening:
-            await asyncio.sleep(0)  # connection_made is called in the next turn of the loop
+        while self._connections.are_opening:  # noqa: ASYNC110  # connection_made is called in the next turn of the loop
+            await asyncio.sleep(0)
 
     def _add(self, sock: socket.socket, take: _Take) -> None:
         self._sources[sock] = take

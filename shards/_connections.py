@@ -3,10 +3,9 @@ are, up to how many, and how they end.
 
 A connection is *open* from its accept until its transport has closed the socket: that is after the last byte that was written
 has gone to the kernel and `connection_lost` has been called, or when the connection has broken. A transport of uvloop then
-closes what it was made from; that is a `Connection`, which so learns of it. Rejected:
-wrapping the protocol, which may have no room for it (`__slots__`), be compiled, be a `BufferedProtocol`, or give its transport
-to another (`set_protocol`); and counting until a handler has returned, when an answer may still wait in the transport for a slow
-client.
+closes what it was made from; that is a `Connection`, which so learns of it. Rejected: wrapping the protocol, which may have no
+room for it (`__slots__`), be compiled, be a `BufferedProtocol`, or give its transport to another (`set_protocol`); and counting
+until a handler has returned, when an answer may still wait in the transport for a slow client.
 
 The stop has two parts. *Settling* comes before `Shard.wait_stopped()` returns, and is short: what was accepted in the last
 moment, and what was asked in the last moment, is read and begun, so that an application that closes its idle connections then
@@ -64,7 +63,7 @@ class Connection:
     the transport has closed the descriptor. (A real socket object would cost more than all else that is done here.)
 
     end: why it ended, for the access log. received: bytes, as far as somebody counts them. idle_since: when it was first found
-    idle. told: whether its protocol has been asked to stop.
+    idle. asked_at: when its protocol was last asked to stop.
     """
 
     __slots__ = (
@@ -73,12 +72,12 @@ class Connection:
         "_opening",
         "_transport",
         "accepted_at",
+        "asked_at",
         "end",
         "family",
         "idle_since",
         "peer",
         "received",
-        "told",
         "type",
     )
 
@@ -90,7 +89,7 @@ class Connection:
         self.received: int | None = None
         self.peer: str | None = None
         self.idle_since: float | None = None
-        self.told = False
+        self.asked_at: float | None = None
         self._descriptor = descriptor
         self._connections: Connections | None = connections
         self._opening: Opening | None = None

@@ -1,13 +1,13 @@
 """A server of protocols that the application brings, by their factory: aiohttp's, or its own.
 
-Of a protocol's insides nothing is known. Whether its connection is idle, its socket tells: TCP keeps count of segments with data
-in both directions, and of when the last one came and went. A client that has sent something since the last answer waits for
-one; one that has not is idle. So nothing is done at each event, and nobody looks before the stop. The times are the kernel's
-ticks, 1 to 10 ms: an answer within the same tick as what came last is taken for the answer to it.
+Of a protocol's insides nothing is known. Whether its connection is idle, its socket tells: TCP keeps count of segments with
+data in both directions, and of when the last one came and went. A client that has sent something since the last answer waits
+for one; one that has not is idle. So nothing is done at each event, and nobody looks before the stop. The times are the
+kernel's ticks, 1 to 10 ms: an answer within the same tick as what came last is taken for the answer to it.
 
-That is a guess. Hence `stop`, a function that asks a protocol to close as soon as it has nothing to do, as many servers have
-it; aiohttp's is known. It is called once the connection looks idle, and decides. Without it a connection that looks idle is
-the application's to close, as long as `main` runs; after that it is closed when it has been quiet for a longer time.
+That is a guess. Hence `stop`, a function that asks a protocol to close if it has nothing to do; for aiohttp's there is one. It
+is called when the connection has looked idle for a moment, again and again, and decides. Without it a connection that looks
+idle is the application's to close, as long as `main` runs; after that it is closed when it has been quiet for a longer time.
 
 Unix sockets have no such counts. There the guess is that a connection in which nothing waits to be read is idle, for a
 `stop` that knows better. Without one they are waited for.
@@ -26,6 +26,7 @@ import struct
 import sys
 import termios
 from collections.abc import Callable
+from functools import partial
 from typing import Any, TypeAlias
 
 from clockworker.shards._connections import FIRST_S, IDLE_S, Connection, Connections
@@ -55,7 +56,7 @@ class Look(enum.Enum):
 class ProtocolServer:
     """Makes the protocols for one call of `Shard.create_server`.
 
-    stop: asks one of the protocols to close once it has nothing to do. None: only if the protocol is known.
+    stop: asks one of the protocols to close if it has nothing to do. None: there is none, but for aiohttp's.
     """
 
     def __init__(self, factory: ProtocolFactory, stop: Stop | None) -> None:
@@ -77,7 +78,7 @@ class ProtocolServer:
         transport = connection.transport
         if transport is None:
             return False  # being opened
-        if connection.told or transport.is_closing():
+        if connection.asked_at is not None or transport.is_closing():
             return True
         if _unread(connection) and transport.is_reading():
             connection.idle_since = None
@@ -90,7 +91,7 @@ class ProtocolServer:
         stop = self._stop_of(transport)
         if stop is None:
             return look is Look.IDLE or now - connection.accepted_at >= FIRST_S
-        return self._tell(connection, stop, look, quiet, now)
+        return self._ask(connection, stop, look, quiet, now)
 
     def end_if_idle(self, connection: Connection, now: float) -> None:
         transport = connection.transport
@@ -105,19 +106,20 @@ class ProtocolServer:
             if now - connection.accepted_at >= FIRST_S:
                 transport.close()
         elif stop is not None:
-            if look is not Look.ASKED and not connection.told:
-                self._tell(connection, stop, look, quiet, now)
+            if look is not Look.ASKED:
+                self._ask(connection, stop, look, quiet, now)
         elif look is Look.IDLE and quiet >= QUIET_S:
             transport.close()
 
-    def _tell(self, connection: Connection, stop: Callable[[], object], look: Look, quiet: float, now: float) -> bool:
+    def _ask(self, connection: Connection, stop: Callable[[], object], look: Look, quiet: float, now: float) -> bool:
+        """Ask it to close if it has been idle for a moment. Returns whether it has been asked."""
         if look is Look.UNKNOWN:
             if connection.idle_since is None:
                 connection.idle_since = now
             quiet = now - connection.idle_since
-        if quiet < IDLE_S:
+        if quiet < IDLE_S or (connection.asked_at is not None and now - connection.asked_at < IDLE_S):
             return False
-        connection.told = True
+        connection.asked_at = now
         try:
             stop()
         except Exception as error:
@@ -127,12 +129,18 @@ class ProtocolServer:
     def _stop_of(self, transport: asyncio.Transport) -> Callable[[], object] | None:
         protocol = transport.get_protocol()
         if self._stop is not None:
-            given = self._stop
-            return lambda: given(protocol)
-        known = sys.modules.get("aiohttp.web_protocol")
-        if known is not None and isinstance(protocol, known.RequestHandler):
-            return protocol.close  # type: ignore[no-any-return]
+            return partial(self._stop, protocol)
+        aiohttp = sys.modules.get("aiohttp.web_protocol")
+        if aiohttp is not None and isinstance(protocol, aiohttp.RequestHandler):
+            return partial(_stop_aiohttp, protocol)
         return None
+
+
+def _stop_aiohttp(protocol: Any) -> None:
+    """Of its own functions `close()` leaves an idle connection open and deaf until its `shutdown()`, and `force_close()` cuts
+    requests; which is right, only a private attribute tells. If that is missing, the connection is left to the application."""
+    if getattr(protocol, "_current_request", protocol) is None and not getattr(protocol, "_messages", protocol):
+        protocol.force_close()
 
 
 def look_at(connection: Connection) -> tuple[Look, float]:

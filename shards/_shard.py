@@ -224,13 +224,14 @@ class Shard:
         The protocol's callbacks run on the loop, in a context of its own for each connection; the tasks that they start
         run in `queue` (the first queue unless given).
         max_connections: as in `start_server`.
-        stop: is called with a protocol to ask it to close, at once if it is idle and otherwise when it has answered. That
-        of aiohttp (`web.RequestHandler.close`) is known, and need not be given.
+        stop: is called with a protocol to ask it to close if it has nothing to do, perhaps several times. aiohttp's
+        protocols need none.
 
         When the shard stops, what clients have sent until then is read first. Then each connection in which nothing has
         come or gone for a moment is asked to `stop`, and `wait_stopped()` returns, after a second at most. `main` ends what
-        is open as it sees fit (aiohttp: `await runner.cleanup()`). What is still open when it returns is waited for; without
-        `stop`, a TCP connection whose client has asked nothing for 5 s since the last answer is closed then.
+        is open as it sees fit (aiohttp: `await runner.cleanup()`). What is still open when it returns is waited for, and
+        asked to `stop` when it is idle; without `stop`, a TCP connection whose client has asked nothing for 5 s since the
+        last answer is closed then.
 
         Raises `UsageError` if the sockets are served already, or if it is given no factory.
         """
