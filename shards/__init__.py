@@ -52,10 +52,12 @@ In reading order, from the command to the code that a user writes:
     _tracing        traces: asks for them; _trace, records one; _chrome, writes it
     _top            clockworker-top; _screen, what it shows
     _shard          Shard, the application's view
-    _accept         accepting with a limit, or from the supervisor's hands
+    _connections    the connections of a shard's server: what is open, how many may be, and how they end
+    _accept         accepting, from listening sockets or from the supervisor's hands
     _counter        counters of the application's own
     _blocking       functions that block, in threads
-    _streams        connections whose handlers run in a queue, and how they are drained
+    _streams        a server of streams, whose handlers run in a queue; _ends, whether an exception is its client's leaving
+    _protocols      a server of protocols of which nothing is known
     testing         for tests of applications: real shards inside a test
     _agent          what it puts beside an application in every shard
 """

@@ -78,6 +78,7 @@ EXIT_ORPHANED = 1
 EXIT_START_UP = 3
 
 QUIET_LOOK_S = 0.005
+CUT_S = 0.1  # before SIGKILL, so that it can still be said what is cut
 # Bytes of what is said of a failure: both have to fit into one message.
 MESSAGE_LIMIT = 8_000
 TRACEBACK_LIMIT = 48_000
@@ -161,6 +162,7 @@ class _ShardMain:
         self._executor = executor
         log_slow_polls(executor, self._config, self._configure.shard)
         self._assemble(executor)
+        self._loop.set_exception_handler(self._shard._loop_error)
         self._loop.add_signal_handler(signal.SIGTERM, lambda: self._channel.send(Terminated()))
         self._loop.add_reader(self._channel.fileno(), self._read)
         self._recorder.start()
@@ -207,8 +209,9 @@ class _ShardMain:
             max_connections=self._config.max_connections,
         )
         self._recorder = Recorder(
-            self._slots, executor, self._mesh, self._shard._connections, self._shard._counters.read
+            self._slots, executor, self._mesh, self._shard._connection_counts, self._shard._counters.read
         )
+        self._shard._when_failed = self._recorder.write_soon
 
     def _is_handed(self) -> bool:
         return self._config.distribution == "least-connections"
@@ -286,8 +289,10 @@ class _ShardMain:
                 self._shard._accept_from(shard, [socket.socket(fileno=descriptor) for descriptor in descriptors])
             case CeaseFrom(shard):
                 self._shard._cease_from(shard)
-            case Stop(for_good):
+            case Stop(for_good, grace):
                 self._stop(for_good, [socket.socket(fileno=descriptor) for descriptor in descriptors])
+                if grace is not None:
+                    self._loop.call_later(grace - CUT_S, self._shard._log_cut)
             case Leave(serve_first):
                 self._serve_first = serve_first
                 self._may_leave.set()

@@ -117,9 +117,10 @@ class CeaseFrom(msgspec.Struct, frozen=True, tag="cease-from"):
 
 class Stop(msgspec.Struct, frozen=True, tag="stop"):
     """`for_good`: the listening sockets end with this shard; what waits there has nobody else. Descriptors: those of shards
-    that are not there to accept, which leave it their queues."""
+    that are not there to accept, which leave it their queues. `grace`: seconds until SIGKILL, if it is to come."""
 
     for_good: bool = False
+    grace: float | None = None
 
 
 class Leave(msgspec.Struct, frozen=True, tag="leave"):

@@ -40,11 +40,12 @@ class Drain:
         importing = member.state is State.STARTING and not member.process.pulse.beat
         member.cancel_timer()
         member.lifecycle.to(State.DRAINING)
-        self._set_timer(member, max(0.0, self._grace - self.spent))
+        grace = max(0.0, self._grace - self.spent)
+        self._set_timer(member, grace)
         try:
-            member.tell(Stop(for_good=self.together), orphaned)
+            member.tell(Stop(for_good=self.together, grace=grace), orphaned)
         except OSError:
-            member.tell(Stop(for_good=self.together))
+            member.tell(Stop(for_good=self.together, grace=grace))
             raise
         if importing:  # it reads nothing before its loop runs, and has nothing to finish
             member.process.send_signal(signal.SIGTERM)

@@ -54,6 +54,8 @@ _OUR_LOGGERS = (
 
 _WRONG_CALL = "a log call is wrong, at %s:%d: %r with %r"
 
+_process = "supervisor"  # as `set_up_logging` is told
+
 # What every record has; anything else was given with `extra`.
 _PLAIN = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "shard", "queue", "where", "taskName"}
 
@@ -136,6 +138,15 @@ def set_up_logging(process: str, config: ServeConfig) -> None:
     logging.basicConfig(level=config.log_level.upper(), handlers=[handler], force=True)
 
 
+def info_of_queue(logger: logging.Logger, queue: str, message: str, *args: object) -> None:
+    """Log what belongs to a queue, from wherever it is noticed."""
+    if logger.isEnabledFor(logging.INFO):
+        record = logger.makeRecord(logger.name, logging.INFO, __file__, 0, message, args, None)
+        record.queue = queue
+        record.where = f"{_process} {queue}"
+        logger.handle(record)
+
+
 def reopen() -> int:
     """Open the files of all log handlers anew. One that cannot be opened goes on with the file that it has. Returns how many
     there are."""
@@ -172,6 +183,8 @@ def _handlers() -> Iterator[logging.Handler]:
 
 
 def _mark_records(process: str) -> None:
+    global _process
+    _process = process
     _, _, number = process.partition(" ")
     shard = int(number) if number else None
 

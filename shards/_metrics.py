@@ -124,12 +124,10 @@ _OF_SHARD: tuple[_Figure, ...] = (
         lambda r: (_s(r.loop.driver_ns),),
     ),
     _Figure("loop_idle_seconds", "Time in which no task was runnable.", lambda r: (_s(r.loop.idle_ns),)),
-    _Figure(
-        "connections_accepted", "Connections accepted by Shard.start_server.", lambda r: (r.loop.connections_accepted,)
-    ),
+    _Figure("connections_accepted", "Connections accepted.", lambda r: (r.loop.connections_accepted,)),
     _Figure(
         "connections_open",
-        "Connections of Shard.start_server that are open.",
+        "Connections that are open: whose last byte has not gone to the kernel.",
         lambda r: (r.loop.connections_open,),
         counter=False,
     ),

@@ -125,7 +125,7 @@ class ProcessReading(Section, frozen=True):
 
 
 class LoopReading(Section, frozen=True):
-    """The event loop and the connections of `Shard.start_server`.
+    """The event loop and the connections.
 
     driver_ns: the loop's own time, for sockets, timers and callbacks, while tasks were runnable. idle_ns: while none was.
     lag: how late a timer was, four times a second. decision_time: to choose queue and task, one choice in 16.

@@ -32,6 +32,7 @@ EVERY_S = 0.25
 REST_EVERY_S = 1.0
 REST_WRITE_S = 10.0  # the little that a shard at rest uses is told so often
 GROUPS_DUTY = 200
+SOON_S = 0.05
 
 
 class Recorder:
@@ -55,6 +56,7 @@ class Recorder:
         self._lag = Histogram()
         self._groups: dict[str, Groups] = {}
         self._groups_due_ns = 0
+        self._next_soon = 0.0
 
     def start(self) -> None:
         """On the running loop."""
@@ -70,6 +72,13 @@ class Recorder:
         self._resting = resting
         self._next.cancel()
         self._plan()
+
+    def write_soon(self) -> None:
+        """What nobody should have to wait for has happened. At once, unless that was done a moment ago."""
+        now = self._loop.time()
+        if now >= self._next_soon:
+            self._next_soon = now + SOON_S
+            self.write()
 
     def stop(self) -> None:
         """Write a last time. The executor and the mesh must still be there."""

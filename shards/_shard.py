@@ -4,7 +4,7 @@ A shard gets its listening sockets when it is ready, and now and then those of o
 
 Stopping, from the inside. When the shard is told to stop it first lets the loop accept what is already in the listening
 sockets' queues, unless a successor will, closes its copies of those sockets, and then wakes `wait_stopped()`. `main`
-finishes what it wants to finish; then the handlers of open connections do (see `_streams`). Without descriptors enough to
+finishes what it wants to finish; then open connections are drained (see `_connections`). Without descriptors enough to
 accept all, `wait_stopped()` returns before that, and the rest is accepted as connections end. Only when every shard has
 come so far do they leave, because open work may need a peer.
 """
@@ -25,12 +25,14 @@ from clockworker._errors import UnknownQueue, UsageError
 from clockworker.executor import Executor, ExecutorStats, QueueHandle
 from clockworker.ipc import Mesh, MeshStats, Sharded
 from clockworker.ipc._remote import RemoteMethod, remote_function, remote_methods
-from clockworker.shards._accept import Accepting, Acceptor, LoopServers, ProtocolFactory
+from clockworker.shards._accept import Acceptor
 from clockworker.shards._blocking import BlockingPool
+from clockworker.shards._connections import LOOK_S, Connections
 from clockworker.shards._counter import Counter, CounterBook
-from clockworker.shards._handover import receive
+from clockworker.shards._limiter import ErrorLimiter, more
+from clockworker.shards._protocols import ProtocolFactory, ProtocolServer, Stop
 from clockworker.shards._sockets import HANDSHAKE_S
-from clockworker.shards._streams import LOOK_S, Handler, StreamServer
+from clockworker.shards._streams import Handler, StreamServer
 
 T = TypeVar("T")
 Awaited = TypeVar("Awaited", bound=Coroutine[Any, Any, Any] | AsyncIterator[Any])
@@ -46,7 +48,8 @@ class Handover(msgspec.Struct, frozen=True):
 
 class ShardStats(msgspec.Struct, frozen=True):
     """One shard's numbers since it was started. `cpu` is None where shards are not pinned. The connections are those of
-    `Shard.start_server`; a protocol's are its own to count."""
+    `Shard.start_server` or `Shard.create_server`; one is open until its last byte has gone to the kernel. An error of a handler
+    is what it raised, or what a protocol's callback did."""
 
     id: int
     pid: int
@@ -90,20 +93,19 @@ class Shard:
         self.executor = executor
         self._mesh = mesh
         self._listening: dict[int, list[socket.socket]] = {}  # by the shard whose they are
-        self._changing = asyncio.Lock()  # what is accepted from
-        self._closed = False
         self._handover = handover
         self._max_connections = max_connections
         self._backlog = backlog
-        self._accepting: Accepting | None = None
-        self._streams: StreamServer | None = None
+        self._acceptor: Acceptor | None = None
+        self._connections: Connections | None = None
+        self._complaints = ErrorLimiter()
+        self._when_failed: Callable[[], None] = lambda: None  # told when a handler has raised
         self._announce_ready = announce_ready
         self._announce_serving = announce_serving
         self._access_log = access_log
         self._blocking = BlockingPool(blocking_threads)
         self._counters = CounterBook()
         self.is_ready = False
-        self._changes: set[asyncio.Task[None]] = set()
         self._stopped = asyncio.Event()
         self._stopping: asyncio.Task[None] | None = None
 
@@ -202,33 +204,55 @@ class Shard:
         When the shard stops, a handler that waits for data with nothing left to read reads an end of file; the others
         go on. Raises `UsageError` if the sockets are served already.
         """
+        if not callable(client_connected_cb):
+            raise UsageError(
+                f"start_server takes `async def handle(reader, writer)`, a function, and got {client_connected_cb!r}"
+            )
         handle = self._queue_or_first(queue)
-        if max_connections is not None and max_connections < 1:
-            raise UsageError(f"max_connections is {max_connections}; give a whole number from 1, or None")
         if read_timeout is not None and not read_timeout > 0:
             raise UsageError(f"read_timeout is {read_timeout}; give a number of seconds above 0, or None")
-        streams = StreamServer(
-            client_connected_cb, handle.spawn, limit, read_timeout=read_timeout, access_log=self._access_log
-        )
-        await self._serve(streams.protocol, handle, max_connections or self._max_connections)
-        self._streams = streams
+        streams = StreamServer(client_connected_cb, handle.spawn, limit, read_timeout=read_timeout)
+        self._serve(streams, handle, max_connections)
 
-    async def create_server(self, protocol_factory: ProtocolFactory, *, queue: str | None = None) -> None:
+    async def create_server(
+        self,
+        protocol_factory: ProtocolFactory,
+        *,
+        queue: str | None = None,
+        max_connections: int | None = None,
+        stop: Stop | None = None,
+    ) -> None:
         """Serve a protocol on this shard's listening sockets, until the shard stops.
 
-        The protocol's callbacks run on the loop; the tasks that they start run in `queue` (the first queue unless
-        given). Its connections are the application's to finish: after `wait_stopped()`, close those that are idle and
-        wait for the rest before `main` returns. What is still open then is cut. Raises `UsageError` if the sockets are
-        served already.
+        The protocol's callbacks run on the loop, in a context of its own for each connection; the tasks that they start
+        run in `queue` (the first queue unless given).
+        max_connections: as in `start_server`.
+        stop: is called with a protocol to ask it to close if it has nothing to do, perhaps several times. aiohttp's
+        protocols need none.
+
+        When the shard stops, what clients have sent until then is read first. Then each connection in which nothing has
+        come or gone for a moment is asked to `stop`, and `wait_stopped()` returns, after a second at most. `main` ends what
+        is open as it sees fit (aiohttp: `await runner.cleanup()`). What is still open when it returns is waited for, and
+        asked to `stop` when it is idle; without `stop`, a TCP connection whose client has asked nothing for 5 s since the
+        last answer is closed then.
+
+        Raises `UsageError` if the sockets are served already, or if it is given no factory.
         """
-        await self._serve(protocol_factory, self._queue_or_first(queue), None)
+        if not callable(protocol_factory):
+            what = "create_server takes a protocol factory, such as a protocol's class"
+            if protocol_factory is None:
+                what += "; aiohttp's `runner.server` is one after `await runner.setup()`, and None before"
+            raise UsageError(f"{what}. It got {protocol_factory!r}")
+        if stop is not None and not callable(stop):
+            raise UsageError(f"create_server's stop is {stop!r}; give a function that takes a protocol, or None")
+        self._serve(ProtocolServer(protocol_factory, stop), self._queue_or_first(queue), max_connections)
 
     def ready(self) -> None:
         """Tell the supervisor that this shard serves. Waiting for the stop says it too."""
         if not self.is_ready:
             self.is_ready = True
             self._mesh.ready()
-            self._announce_ready(self._accepting is not None)
+            self._announce_ready(self._acceptor is not None)
 
     async def wait_stopped(self) -> None:
         """Return when the shard is told to stop. What `main` does then has the graceful shutdown's time."""
@@ -246,7 +270,7 @@ class Shard:
             self.id,
             os.getpid(),
             self.cpu,
-            *self._connections(),
+            *self._connection_counts(),
             self.executor.stats(),
             self._mesh.stats(),
         )
@@ -269,52 +293,39 @@ class Shard:
     def _queue_or_first(self, name: str | None) -> QueueHandle:
         return self.executor.queues()[0] if name is None else self.queue(name)
 
-    async def _serve(self, factory: ProtocolFactory, queue: QueueHandle, max_connections: int | None) -> None:
-        if self._accepting is not None:
+    def _serve(self, server: StreamServer | ProtocolServer, queue: QueueHandle, max_connections: int | None) -> None:
+        if max_connections is not None and max_connections < 1:
+            raise UsageError(f"max_connections is {max_connections}; give a whole number from 1, or None")
+        if self._acceptor is not None:
             raise UsageError("this shard's listening sockets are served already; one server a shard")
         if self.stopping:
             return
+        self._connections = server.connections = Connections(
+            server, queue, limit=max_connections or self._max_connections, access_log=self._access_log
+        )
+        self._connections.when_failed = self._when_failed
+        self._acceptor = Acceptor(self._connections, self.executor)
         if self._handover is not None:
-            self._accepting = Acceptor(
-                {self._handover.sock: receive}, factory, queue, max_connections, self._handover.changed
-            )
-        elif max_connections is not None:
-            self._accepting = Acceptor({}, factory, queue, max_connections, lambda taken, open: None)
-        else:
-            self._accepting = LoopServers(factory, queue, self.executor, self._backlog)
+            self._connections.changed = self._handover.changed
+            self._acceptor.add_line(self._handover.sock)
         if self.is_ready:
             self._announce_serving()
 
     # For the shard's process only.
 
     def _accept_from(self, shard: int, listening: list[socket.socket]) -> None:
-        self._change(self._add(shard, listening))
-
-    def _cease_from(self, shard: int) -> None:
-        self._change(self._remove(shard))
-
-    def _change(self, change: Coroutine[Any, Any, None]) -> None:
-        """One after the other: a lock is fair."""
-
-        async def run() -> None:
-            async with self._changing:
-                await change
-
-        task = asyncio.get_running_loop().create_task(run(), name="listen")
-        self._changes.add(task)
-        task.add_done_callback(self._changes.discard)
-
-    async def _add(self, shard: int, listening: list[socket.socket]) -> None:
-        if self._accepting is None or self._closed:
+        if self._acceptor is None or self.stopping:
             _close(listening)
         else:
             self._listening.setdefault(shard, []).extend(listening)
-            await self._accepting.add(listening)
+            self._acceptor.add(listening)
 
-    async def _remove(self, shard: int) -> None:
+    def _cease_from(self, shard: int) -> None:
+        if self.stopping:  # what it still has is closed with the rest
+            return
         listening = self._listening.pop(shard, [])
-        if self._accepting is not None:
-            self._accepting.remove(listening)
+        if self._acceptor is not None:
+            self._acceptor.remove(listening)
         _close(listening)
 
     def _stop(self, for_good: bool, orphaned: Sequence[socket.socket]) -> None:
@@ -325,36 +336,53 @@ class Shard:
             self._stopping = asyncio.get_running_loop().create_task(stop, name="stop")
 
     def _lift_limit(self) -> None:
-        if isinstance(self._accepting, Acceptor):
-            self._accepting.lift_limit()
+        if self._acceptor is not None:
+            self._acceptor.lift_limit()
 
     async def _stop_accepting(self, for_good: bool, orphaned: Sequence[socket.socket]) -> None:
-        async with self._changing:
-            if self._accepting is not None:
-                await self._accepting.add(orphaned)
-            if for_good:
-                await asyncio.sleep(HANDSHAKE_S)
-            if self._accepting is not None:
-                await self._accepting.close(take_all=for_good, starved=self._stopped.set)
-            for listening in (*self._listening.values(), orphaned):
-                _close(listening)
-            self._listening.clear()
-            self._closed = True
-            self._stopped.set()
+        if self._acceptor is not None:
+            self._acceptor.add(orphaned)
+        if for_good:
+            await asyncio.sleep(HANDSHAKE_S)
+        listening = [sock for sockets in self._listening.values() for sock in sockets]
+        if self._acceptor is not None:
+            assert self._connections is not None
+            last = [*listening, *orphaned] if for_good else []
+            if self._handover is not None:
+                last.append(self._handover.sock)  # what the supervisor has handed over is ours already
+            await self._acceptor.close(last, starved=self._stopped.set)
+            await self._connections.settle()
+        for sockets in (*self._listening.values(), orphaned):
+            _close(sockets)
+        self._listening.clear()
+        self._stopped.set()
 
     async def _drain(self) -> None:
         await self._stopped.wait()
-        if self._streams is not None:
-            await self._streams.drain()
+        if self._connections is not None:
+            await self._connections.drain()
             while self._stopping is not None and not self._stopping.done():  # there is more to accept
                 await asyncio.wait([self._stopping], timeout=LOOK_S)
-                await self._streams.drain()
+                await self._connections.drain()
         await self._blocking.drain()
 
-    def _connections(self) -> tuple[int, int, int]:
+    def _log_cut(self) -> None:
+        if self._connections is not None:
+            self._connections.log_cut()
+
+    def _loop_error(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """What a protocol's callback raises comes here, and an exception of a task that nobody has looked at. Clients can
+        cause both: the same error is logged at a limited rate."""
+        error, message = context.get("exception"), context.get("message", "")
+        if self._connections is not None and self._connections.owns(context.get("transport")):
+            self._connections.count_failure()
+        if (unsaid := self._complaints.may_say(error, loop.time(), "" if error else message)) is not None:
+            loop.default_exception_handler({**context, "message": f"{message}{more(unsaid)}"})
+
+    def _connection_counts(self) -> tuple[int, int, int]:
         """How many were accepted and are open, and how many handlers have raised."""
-        streams = self._streams
-        return (streams.accepted, streams.open, streams.errors) if streams else (0, 0, 0)
+        connections = self._connections
+        return (connections.accepted, connections.open, connections.errors) if connections else (0, 0, 0)
 
 
 def _close(listening: Iterable[socket.socket]) -> None:

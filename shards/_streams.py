@@ -5,7 +5,8 @@ handler knows, so it is told in the one way that every handler understands: once
 connection whose handler waits for data, with nothing received that it has not taken, reads an end of file, as if the
 client had said that nothing more will come. Handlers that are busy are left alone until they come back to wait. The
 connection must have been found waiting for a while, so that a request that has reached the kernel is read first, and a
-client that asks one thing after the other is not cut off between two.
+client that asks one thing after the other is not cut off between two. A new client has longer for its first bytes. When the
+handler has returned, what it has written is still sent, however slowly the client takes it: the connection is open until then.
 
 Rejected: closing the transports of idle connections (the handler gets an exception for nothing), cancelling handlers
 (cuts open requests), and leaving it to handlers to watch for the stop (nobody does).
@@ -14,21 +15,15 @@ Rejected: closing the transports of idle connections (the handler gets an except
 from __future__ import annotations
 
 import asyncio
-import logging
-import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import TypeAlias
 
-from clockworker.shards._config import TcpAddress
-
-log = logging.getLogger("clockworker.shard")
-access_log = logging.getLogger("clockworker.access")
+from clockworker.shards._connections import FIRST_S, IDLE_S, Connection, Connections
+from clockworker.shards._ends import without_ends
 
 Handler: TypeAlias = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
-
-LOOK_S = 0.01
-IDLE_S = 0.05
 
 
 class _Reader(asyncio.StreamReader):
@@ -38,6 +33,7 @@ class _Reader(asyncio.StreamReader):
     _buffer: bytearray
     _ended = False
     received = 0  # bytes
+    timeout: TimeoutError | None = None  # that a read has raised, of a reader that may
 
     @property
     def idle(self) -> bool:
@@ -59,7 +55,6 @@ class _ImpatientReader(_Reader):
     """One whose reads end in `TimeoutError` when they take too long altogether, however steadily the client trickles."""
 
     seconds: float
-    timed_out = False
 
     async def read(self, n: int = -1) -> bytes:
         with self._remember():
@@ -80,96 +75,68 @@ class _ImpatientReader(_Reader):
     def _remember(self) -> Iterator[None]:
         try:
             yield
-        except TimeoutError:
-            self.timed_out = True
+        except TimeoutError as error:
+            self.timeout = error
             raise
 
 
 class StreamServer:
-    """Makes the protocols for one call of `Shard.start_server` and keeps track of their connections."""
+    """Makes the protocols for one call of `Shard.start_server`, and runs a handler for each connection."""
 
     def __init__(
-        self,
-        handler: Handler,
-        spawn: Callable[..., object],
-        limit: int,
-        *,
-        read_timeout: float | None = None,
-        access_log: bool = False,
+        self, handler: Handler, spawn: Callable[..., object], limit: int, *, read_timeout: float | None = None
     ) -> None:
-        self.accepted = 0
-        self.errors = 0
         self._handler = handler
         self._spawn = spawn
         self._limit = limit
         self._read_timeout = read_timeout
-        self._access_log = access_log
-        self._open: set[_Reader] = set()
-        self._all_closed = asyncio.Event()
-        self._all_closed.set()
+        self._readers: dict[Connection, _Reader] = {}  # of handlers that have not returned
+        self.connections: Connections  # its own; set before the first is accepted
 
-    @property
-    def open(self) -> int:
-        return len(self._open)
-
-    def protocol(self) -> asyncio.StreamReaderProtocol:
+    def protocol(self, connection: Connection) -> asyncio.StreamReaderProtocol:
         if self._read_timeout is None:
             reader = _Reader(limit=self._limit, loop=asyncio.get_running_loop())
         else:
             reader = _ImpatientReader(limit=self._limit, loop=asyncio.get_running_loop())
             reader.seconds = self._read_timeout
-        return asyncio.StreamReaderProtocol(reader, self._connected)
+        return asyncio.StreamReaderProtocol(reader, partial(self._connected, connection))
 
-    async def drain(self) -> None:
-        """Wait until every connection's handler has returned. Ends by itself or not at all: limit the time outside."""
-        loop = asyncio.get_running_loop()
-        since: dict[_Reader, float] = {}
-        while self._open:
-            now = loop.time()
-            since = {reader: since.get(reader, now) for reader in self._open if reader.idle}
-            for reader, when in since.items():
-                if now - when >= IDLE_S:
-                    reader.end()
-            try:
-                async with asyncio.timeout(LOOK_S):
-                    await self._all_closed.wait()
-            except TimeoutError:
-                continue
+    def settle(self, connection: Connection, now: float) -> bool:
+        return True  # handlers learn of the stop by the end of file, for which nobody waits
 
-    def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def end_if_idle(self, connection: Connection, now: float) -> None:
+        reader = self._readers.get(connection)
+        if reader is None or not reader.idle:
+            connection.idle_since = None
+        elif connection.idle_since is None:
+            connection.idle_since = now
+        elif now - connection.idle_since >= IDLE_S and (reader.received or now - connection.accepted_at >= FIRST_S):
+            reader.end()
+
+    def _connected(self, connection: Connection, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         assert isinstance(reader, _Reader)
-        self.accepted += 1
-        self._open.add(reader)
-        self._all_closed.clear()
-        self._spawn(self._handle(reader, writer), name="connection")
+        self._readers[connection] = reader
+        self._spawn(self._handle(connection, reader, writer, writer.transport.get_protocol()), name="connection")
 
-    async def _handle(self, reader: _Reader, writer: asyncio.StreamWriter) -> None:
-        started = time.monotonic()
-        end = "closed"
+    async def _handle(
+        self, connection: Connection, reader: _Reader, writer: asyncio.StreamWriter, protocol: object
+    ) -> None:
         try:
             await self._handler(reader, writer)
-        except ConnectionError:
-            end = "lost"  # the client went away
         except Exception as error:
-            if isinstance(error, TimeoutError) and isinstance(reader, _ImpatientReader) and reader.timed_out:
-                end = "timed out"
-                return
-            end = "failed"
-            self.errors += 1
-            log.exception("a connection's handler raised")
+            connection.end = self._why(error, reader, writer, protocol)
         finally:
+            del self._readers[connection]
+            connection.received = reader.received
             writer.close()
-            self._open.discard(reader)
-            if self._access_log:
-                seconds = time.monotonic() - started
-                access_log.info("%s %s after %.3f s, %d bytes received", _peer(writer), end, seconds, reader.received)
-            if not self._open:
-                self._all_closed.set()
 
-
-def _peer(writer: asyncio.StreamWriter) -> str:
-    """The client's address, as it would be written for --bind; a Unix socket's client has none."""
-    match writer.get_extra_info("peername"):
-        case (str(host), int(port), *_):
-            return str(TcpAddress(host, port))
-    return "unix"
+    def _why(self, error: Exception, reader: _Reader, writer: asyncio.StreamWriter, protocol: object) -> str:
+        """What to call an end by an exception."""
+        if error is reader.timeout:
+            return "timed out"
+        rest = without_ends(error, reader, writer, protocol)
+        if rest is not None:
+            self.connections.failed("a connection's handler raised", rest)
+            return "failed"
+        clean = isinstance(error, asyncio.IncompleteReadError) and not error.partial
+        return "closed" if clean else "lost"

@@ -2,8 +2,11 @@
 
 import os
 import re
+import signal
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -12,7 +15,7 @@ from tests.shards.servers import Serve, ask
 
 README = Path(__file__).parent.parent / "README.md"
 (CONFIGURATION,) = re.findall(r"```toml\n(.*?)```", README.read_text(), re.DOTALL)
-EXECUTOR, SERVICE, TEST = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
+EXECUTOR, SERVICE, TEST, HTTP = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
 
 
 def test_the_executor_alone(tmp_path: Path) -> None:
@@ -34,6 +37,50 @@ def test_the_sharded_service(tmp_path: Path) -> None:
                 assert ask(other, b"get key%d" % number) == b"value%d" % number
             assert ask(other, b"get nothing") == b"-"
         assert server.stop() == 0
+    finally:
+        serve.clean_up()
+
+
+def test_http(tmp_path: Path) -> None:
+    """No request fails while the shards are replaced, and none that was accepted when the server stops."""
+    pytest.importorskip("aiohttp")
+    serve = Serve(tmp_path)
+    try:
+        server = serve(HTTP, "--shards", "2", "--queue", "foreground:1")
+        server.wait_serving()
+        failed, asked, stop = list[str](), list[float](), threading.Event()
+
+        def ask_again_and_again() -> None:
+            while not stop.is_set():
+                try:
+                    client = server.connect()
+                except OSError:  # it has stopped
+                    return
+                try:
+                    with client:
+                        client.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+                        answer = client.recv(1000)
+                    asked.append(time.monotonic())
+                    if not answer.startswith(b"HTTP/1.1 200 OK"):
+                        failed.append(repr(answer))
+                except OSError as error:
+                    failed.append(type(error).__name__)
+
+        threads = [threading.Thread(target=ask_again_and_again) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for hup in (1, 2):
+            server.send(signal.SIGHUP)
+            server.wait_log("shard . ready", times=2 + 2 * hup)
+        with server.connect() as idle:
+            idle.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert idle.recv(1000).endswith(b"hello\n")
+            status = server.stop()
+            assert idle.recv(1) == b""
+        stop.set()
+        for thread in threads:
+            thread.join()
+        assert (status, failed) == (0, []), f"{len(asked)} were answered; {server.log}"
     finally:
         serve.clean_up()
 

@@ -1,0 +1,291 @@
+"""The connections of a shard's server, whether it is one of streams or of a protocol that we know nothing of: how many there
+are, up to how many, and how they end.
+
+A connection is *open* from its accept until its transport has closed the socket: that is after the last byte that was written
+has gone to the kernel and `connection_lost` has been called, or when the connection has broken. A transport of uvloop then
+closes what it was made from; that is a `Connection`, which so learns of it. Rejected: wrapping the protocol, which may have no
+room for it (`__slots__`), be compiled, be a `BufferedProtocol`, or give its transport to another (`set_protocol`); and counting
+until a handler has returned, when an answer may still wait in the transport for a slow client.
+
+The stop has two parts. *Settling* comes before `Shard.wait_stopped()` returns, and is short: what was accepted in the last
+moment, and what was asked in the last moment, is read and begun, so that an application that closes its idle connections then
+closes no others. *Draining* comes after `main` has returned, and takes as long as it takes: connections that are idle are
+ended, the others are waited for. What is idle, and how one is ended, only the kind of server knows: `StreamServer`
+(`_streams`) sees what each handler waits for, `ProtocolServer` (`_protocols`) has only the socket to look at.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+import time
+from collections.abc import Callable, Coroutine, Iterable
+from typing import Any, Protocol, TypeAlias
+
+from clockworker.executor import QueueHandle
+from clockworker.shards._config import TcpAddress
+from clockworker.shards._limiter import ErrorLimiter, more
+from clockworker.shards._logging import info_of_queue
+
+log = logging.getLogger("clockworker.shard")
+access_log = logging.getLogger("clockworker.access")
+
+LOOK_S = 0.01  # between two looks at which connections are idle
+IDLE_S = 0.05  # a connection that has been idle for so long may be ended
+FIRST_S = 0.5  # a new client may take so long for its first bytes
+SETTLE_S = 1.0  # settling takes no longer
+
+_LOOK_DUTY = 10  # looking takes at most one part in so many of the time
+
+
+# The coroutine that opens a connection, and the future for which it waits.
+Opening: TypeAlias = tuple[Coroutine[Any, None, tuple[asyncio.Transport, object]], asyncio.Future[object]]
+
+
+class Server(Protocol):
+    """A kind of server."""
+
+    def protocol(self, connection: Connection) -> asyncio.BaseProtocol:
+        """What is to serve a connection that has been accepted. May raise what the application's code raises."""
+
+    def settle(self, connection: Connection, now: float) -> bool:
+        """Whether all that its client has sent until the stop has been read, and begun. May end the connection if it is
+        idle."""
+
+    def end_if_idle(self, connection: Connection, now: float) -> None:
+        """The connection is to end when nothing is left to do in it: `main` has returned."""
+
+
+class Connection:
+    """One connection. To uvloop it is the accepted socket: it asks that for `family`, `type` and `fileno()`, and closes it when
+    the transport has closed the descriptor. (A real socket object would cost more than all else that is done here.)
+
+    end: why it ended, for the access log. received: bytes, as far as somebody counts them. idle_since: when it was first found
+    idle. asked_at: when its protocol was last asked to stop.
+    """
+
+    __slots__ = (
+        "_connections",
+        "_descriptor",
+        "_opening",
+        "_transport",
+        "accepted_at",
+        "asked_at",
+        "end",
+        "family",
+        "idle_since",
+        "peer",
+        "received",
+        "type",
+    )
+
+    def __init__(self, connections: Connections, family: int, descriptor: int) -> None:
+        self.family = family
+        self.type = int(socket.SOCK_STREAM)
+        self.accepted_at = time.monotonic()
+        self.end = "closed"
+        self.received: int | None = None
+        self.peer: str | None = None
+        self.idle_since: float | None = None
+        self.asked_at: float | None = None
+        self._descriptor = descriptor
+        self._connections: Connections | None = connections
+        self._opening: Opening | None = None
+        self._transport: asyncio.Transport | None = None
+
+    def open(self, loop: asyncio.AbstractEventLoop, make: Callable[[], asyncio.BaseProtocol]) -> None:
+        """Make its protocol and its transport. Raises what `make` raises. Runs in the context that is to be the connection's.
+
+        The coroutine waits once, for `connection_made`; the transport, which it returns, is there before, and for as long
+        as it is left suspended. It is resumed when somebody asks for the transport: only the stop does. Thus a connection
+        costs no task, and no turn of the loop.
+        """
+        coroutine = loop.connect_accepted_socket(make, self)  # type: ignore[arg-type]
+        future = coroutine.send(None)
+        future._asyncio_future_blocking = False
+        self._opening = coroutine, future
+
+    @property
+    def transport(self) -> asyncio.Transport | None:
+        """None until it is open, and once it is closed."""
+        if self._opening is not None and self._opening[1].done():
+            coroutine, self._opening = self._opening[0], None
+            try:
+                coroutine.send(None)
+            except StopIteration as done:
+                self._transport = done.value[0]
+        return self._transport
+
+    @property
+    def is_opening(self) -> bool:
+        return self._opening is not None and not self._opening[1].done()
+
+    def fileno(self) -> int:
+        return self._descriptor
+
+    def close(self) -> None:
+        """For its transport: the descriptor is closed."""
+        connections, self._connections = self._connections, None
+        if connections is not None:
+            if self.transport is None and self._opening is not None:
+                self._opening[0].close()
+            self._opening = self._transport = None
+            connections.lost(self)
+
+    def give_up(self) -> None:
+        """It could not be opened."""
+        if self._connections is not None:
+            os.close(self._descriptor)
+            self.close()
+
+    def unsent(self) -> int:
+        """Bytes that wait in its transport."""
+        transport = self.transport
+        return 0 if transport is None else transport.get_write_buffer_size()
+
+
+class Connections:
+    """Those of one server.
+
+    limit: how many may be open at once; None: as many as come.
+    changed: told how many have been accepted and how many are open, whenever that changes. when_room: told when one has ended.
+    when_failed: told when an error has been counted.
+    """
+
+    def __init__(
+        self,
+        server: Server,
+        queue: QueueHandle,
+        *,
+        limit: int | None = None,
+        access_log: bool = False,
+    ) -> None:
+        self.server = server
+        self.queue = queue
+        self.limit = limit
+        self.accepted = 0
+        self.errors = 0
+        self.changed: Callable[[int, int], None] | None = None
+        self.when_room: Callable[[], None] | None = None
+        self.when_failed: Callable[[], None] | None = None
+        self._access_log = access_log
+        self._open: set[Connection] = set()
+        self._ended: asyncio.Event | None = None  # set when one has; only while somebody waits
+        self._complaints = ErrorLimiter()
+
+    @property
+    def open(self) -> int:
+        return len(self._open)
+
+    @property
+    def are_opening(self) -> bool:
+        return any(connection.is_opening for connection in self._open)
+
+    @property
+    def full(self) -> bool:
+        return self.limit is not None and len(self._open) >= self.limit
+
+    def take(self, family: int, descriptor: int) -> Connection:
+        """A socket that has been accepted is a connection from now on, which owns the descriptor."""
+        connection = Connection(self, family, descriptor)
+        self._open.add(connection)
+        self.accepted += 1
+        if self._access_log:
+            connection.peer = _peer(connection)
+        if self.changed is not None:
+            self.changed(self.accepted, len(self._open))
+        return connection
+
+    def lost(self, connection: Connection) -> None:
+        self._open.discard(connection)
+        if self.changed is not None:
+            self.changed(self.accepted, len(self._open))
+        if self._access_log:
+            self._log_end(connection)
+        if self._ended is not None:
+            self._ended.set()
+        if self.when_room is not None:
+            self.when_room()
+
+    def failed(self, what: str, error: BaseException) -> None:
+        """The application's code has raised. The same error is logged at a limited rate: clients can cause it."""
+        self.count_failure()
+        if (unsaid := self._complaints.may_say(error, time.monotonic())) is not None:
+            log.error("%s%s", what, more(unsaid), exc_info=error)
+
+    def count_failure(self) -> None:
+        self.errors += 1
+        if self.when_failed is not None:
+            self.when_failed()
+
+    def owns(self, transport: object) -> bool:
+        return transport is not None and any(connection.transport is transport for connection in self._open)
+
+    async def settle(self) -> None:
+        """Nothing is accepted any more. Returns when all that clients have sent has been read and begun, or soon."""
+        deadline = time.monotonic() + SETTLE_S
+        waiting: Iterable[Connection] = [*self._open]
+        while True:
+            now = time.monotonic()
+            waiting = [c for c in waiting if c in self._open and not self.server.settle(c, now)]
+            if not waiting or now >= deadline:
+                return
+            await self.wait_for_an_end(min(self._next_look(now), deadline - now))
+
+    async def drain(self) -> None:
+        """Returns when no connection is open. Ends by itself or not at all: limit the time outside."""
+        while self._open:
+            now = time.monotonic()
+            for connection in [*self._open]:
+                self.server.end_if_idle(connection, now)
+            await self.wait_for_an_end(self._next_look(now))
+
+    async def wait_for_an_end(self, seconds: float) -> None:
+        """Until a connection has ended, or for so long."""
+        self._ended = asyncio.Event()
+        try:
+            async with asyncio.timeout(seconds):
+                await self._ended.wait()
+        except TimeoutError:
+            pass
+        finally:
+            self._ended = None
+
+    def log_cut(self) -> None:
+        """The grace is over."""
+        if self._open:
+            unsent = [size for connection in self._open if (size := connection.unsent())]
+            log.warning(
+                "%d connections are cut, %d of them with answers that their clients have not taken (%s bytes)",
+                len(self._open),
+                len(unsent),
+                f"{sum(unsent):,}",
+            )
+
+    def _next_look(self, began: float) -> float:
+        return max(LOOK_S, _LOOK_DUTY * (time.monotonic() - began))
+
+    def _log_end(self, connection: Connection) -> None:
+        seconds = time.monotonic() - connection.accepted_at
+        queue = str(self.queue.key)
+        if connection.received is None:
+            info_of_queue(access_log, queue, "%s %s after %.3f s", connection.peer, connection.end, seconds)
+        else:
+            text = "%s %s after %.3f s, %d bytes received"
+            info_of_queue(access_log, queue, text, connection.peer, connection.end, seconds, connection.received)
+
+
+def _peer(connection: Connection) -> str:
+    """The client's address, as it would be written for --bind; a Unix socket's client has none."""
+    if connection.family == socket.AF_UNIX:
+        return "unix"
+    borrowed = socket.socket(connection.family, fileno=connection.fileno())
+    try:
+        host, port, *_ = borrowed.getpeername()
+    except OSError:  # it has left already
+        return "unknown"
+    finally:
+        borrowed.detach()
+    return str(TcpAddress(host, port))
