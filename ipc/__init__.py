@@ -9,11 +9,13 @@ A shard's `Mesh` sits beside its executor, which polls it. In reading order:
     _timeout       time-outs as users give them
     _mesh          a shard's links to its peers, its services
     _stats         what it has counted
+    _waits         who waits, for how long, and why
+    _threads       calls from other threads
     _sleep         the bell that wakes it, and a look now and then for one that was lost
     _call_cy       the way of a call from end to end: a call of ours, until it is answered
     _link_cy       one peer: calls in flight, calls that wait, its own calls
     _outbox_cy     one-way requests, from `send` to the link
-    _credit_cy     how many calls may be in flight to it, and who waits
+    _credit_cy     how many calls may be in flight to it, at each depth, and who waits; why nothing stands still
     _connection_cy its rings: frames out, back-pressure, news
     _shared_cy     what all links have in common
     _ends          the ends of a link, as the supervisor passes them

@@ -1,8 +1,8 @@
 cimport cython
 from clockworker.executor._core_cy cimport Core
 
-cdef object _DEADLINE
-cdef int NEW, WAITING, SENT, DONE, _REPLY, _ONE_WAY, _ENVELOPE
+cdef object _DEADLINE, _get_running_loop
+cdef int NEW, WAITING, SENT, DONE, _REPLY, _LEAVING, _ONE_WAY, _ENVELOPE
 
 
 cdef class Method:
@@ -19,6 +19,8 @@ cdef class Channel:
     cdef readonly Core core
     cdef readonly object loop
 
+    @cython.locals(core=Core)
+    cpdef check_thread(self, object what)
     cpdef submit(self, Call call)
     cpdef leave(self, Call call)
     cpdef where(self)
@@ -35,13 +37,14 @@ cdef class Call:
     cdef bint nowait
     cdef readonly int state
     cdef readonly long long number
-    cdef object lane
+    cdef readonly object lane
     cdef int reply_kind
     cdef bytes reply
     cdef readonly object error
     cdef public object receiver
     cdef object cancelled_with
     cdef bint awaited
+    cdef public bint opening
     cdef public bint _asyncio_future_blocking
     cdef object _callback
     cdef object _context

@@ -14,6 +14,9 @@ pays for it and not the pump.
 
 A call that its caller left while it was in flight is DONE and still known to the link: only the answer gives its credit back.
 
+It begins in the loop's own thread, and nowhere else: in another nothing would wake the loop for it, and its answer would find
+the wrong task. That is looked at before anything is sent.
+
 Rejected: an `asyncio.Future` for each call (it and its callback cost as much as the frame), and being the coroutine as well:
 `asyncio.gather` takes whatever can be waited for as a future for a future that has been started.
 """
@@ -30,7 +33,7 @@ try:
 except ModuleNotFoundError:
     from clockworker import _cython_shim as cython
 
-from clockworker._errors import CallTimeout
+from clockworker._errors import CallTimeout, ShardDied, ShardDown, UsageError
 from clockworker.executor._core_cy import Core
 from clockworker.ipc._failure import decode_failure
 from clockworker.ipc._frames import ENVELOPE, Kind
@@ -38,7 +41,9 @@ from clockworker.ipc._frames import ENVELOPE, Kind
 if cython.compiled:
     from cython.cimports.clockworker.executor._native import context_int, proceed_by
     from cython.cimports.clockworker.ipc._monotonic import now_ns
+    from cython.cimports.clockworker.ipc._native import get_ident
 else:
+    from threading import get_ident
     from time import monotonic_ns as now_ns
 
 # The deadline of whatever runs in this context, in nanoseconds of CLOCK_MONOTONIC; 0: none.
@@ -50,8 +55,18 @@ WAITING = 1
 SENT = 2
 DONE = 3
 _REPLY = int(Kind.REPLY)
+_LEAVING = int(Kind.LEAVING)
 _ONE_WAY = int(Kind.ONE_WAY)
 _ENVELOPE = ENVELOPE
+_get_running_loop = asyncio._get_running_loop  # a C global when compiled
+
+
+def outside_loop(what: str) -> UsageError:
+    """The error of who calls from another thread or on another loop."""
+    return UsageError(
+        f"{what} was called outside its shard's own event loop, and nothing was sent; from another thread or loop, use "
+        "`service.call_threadsafe(shard, Service.method, ...)` and wait for its result there"
+    )
 
 
 class Method:
@@ -71,6 +86,15 @@ class Channel:
 
     core: Core
     loop: asyncio.AbstractEventLoop
+
+    def check_thread(self, what: str) -> None:
+        """Raise UsageError in another thread, or on another loop, than the one that the channel belongs to."""
+        core = self.core
+        # While a step of the core runs, the running loop is ours. Zero: the executor has not been entered.
+        if (core._thread and core._thread != get_ident()) or (
+            core.current is None and _get_running_loop() not in (None, self.loop)
+        ):
+            raise outside_loop(what)
 
     def submit(self, call: Call) -> None:
         """Send it, or let it wait for credit. Raises what keeps it from being sent."""
@@ -108,6 +132,7 @@ class Call:
     receiver: Any  # of a stream: takes its items, and is told when the call is DONE
     cancelled_with: Any
     awaited: bool
+    opening: bool  # a stream that the peer has not begun with: it uses credit
     _asyncio_future_blocking: bool
     _callback: Any
     _context: contextvars.Context
@@ -126,13 +151,14 @@ class Call:
 
     def start(self) -> None:
         """Send it, or queue it for credit. Raises what keeps it from being sent."""
+        self.state = DONE  # until it is on its way
+        self.channel.check_thread(self.method.name)
         if self.timeout_ns:
             self.deadline_ns = now_ns() + self.timeout_ns
         inherited: int = context_int(_DEADLINE) if cython.compiled else _DEADLINE.get()
         if inherited and (self.deadline_ns == 0 or inherited < self.deadline_ns):
             self.deadline_ns = inherited
         if self.deadline_ns and self.deadline_ns <= now_ns():
-            self.state = DONE
             raise CallTimeout(f"{self.method.name} was not called: its deadline has passed")
         self.channel.submit(self)
 
@@ -144,6 +170,12 @@ class Call:
         if self.reply_kind != _REPLY:
             if self.kind & ~_ENVELOPE == _ONE_WAY:
                 return None
+            if self.reply_kind == _LEAVING:
+                if self.reply:
+                    raise ShardDied(
+                        f"{self.channel.where()} is leaving, with {method.name} in flight; it may have run or not"
+                    )
+                raise ShardDown(f"{self.channel.where()} is leaving; {method.name} was not run")
             if not self.reply:
                 raise CallTimeout(f"{method.name} was not run on {self.channel.where()}: its deadline had passed")
             where = f"{method.name} on {self.channel.where()}"
@@ -175,6 +207,8 @@ class Call:
 
     def expire(self) -> None:
         """The deadline has passed."""
+        if self.state == DONE:  # a ring was found broken, while another was told of its deadline
+            return
         sent = self.state == SENT
         self.deadline_ns = 0  # nobody waits for it to pass any more
         self.channel.leave(self)
@@ -293,6 +327,7 @@ def new_call(
         call.receiver = None
         call.cancelled_with = None
         call.awaited = False
+        call.opening = False
         call._asyncio_future_blocking = False
         call._callback = None
     return call

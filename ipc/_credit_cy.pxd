@@ -1,9 +1,19 @@
 cimport cython
 from clockworker.ipc._call_cy cimport Call
 
+cdef Py_ssize_t _MOST_DEBTS
+
+
+cdef class Chain:
+    cdef readonly int depth
+    cdef readonly unsigned long long through
+    cdef public bint ended
+
 
 cdef class Lane:
     cdef readonly long long queue
+    cdef readonly long long depth
+    cdef readonly long long key
     cdef readonly Py_ssize_t credit
     cdef readonly object waiting
 
@@ -13,12 +23,13 @@ cdef class Credit:
     cdef readonly dict lanes
     cdef Lane _last
 
+    @cython.locals(lane=Lane, key=cython.longlong)
+    cpdef Lane lane(self, long long queue, long long depth)
     @cython.locals(lane=Lane)
-    cpdef Lane lane(self, long long queue)
-    @cython.locals(lane=Lane)
-    cpdef Lane lane_of_done(self, long long queue, Py_ssize_t count)
+    cpdef Lane lane_of_done(self, long long queue, long long depth, Py_ssize_t count)
     @cython.locals(lane=Lane)
     cpdef restore(self)
+    @cython.locals(lane=Lane)
     cpdef list clear(self)
 
 

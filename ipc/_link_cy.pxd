@@ -2,14 +2,15 @@ cimport cython
 from clockworker.executor._tasks_cy cimport JoinHandle, Membership
 from clockworker.ipc._call_cy cimport Call, Method, new_call
 from clockworker.ipc._connection_cy cimport Connection
-from clockworker.ipc._credit_cy cimport Credit, Debts, Lane
+from clockworker.ipc._credit_cy cimport Chain, Credit, Debts, Lane
 from clockworker.ipc._shared_cy cimport Shared
 
-cdef object _DEADLINE
-cdef int _ONE_WAY, _CANCEL, _CREDIT, _ENVELOPE
+cdef object _DEADLINE, _CHAIN
+cdef int _ONE_WAY, _CANCEL, _CREDIT, _ENVELOPE, _DEEPEST
 
 
 cdef class Link(Connection):
+    cdef readonly unsigned long long bit
     cdef readonly dict pending
     cdef readonly dict serving
     cdef readonly dict outgoing
@@ -17,6 +18,7 @@ cdef class Link(Connection):
     cdef readonly dict schemas
     cdef readonly Credit credit
     cdef readonly long long credit_waits
+    cdef readonly Py_ssize_t streams
     cdef public long long one_ways_done
     cdef readonly Link other
     cdef readonly bint changed
@@ -37,24 +39,29 @@ cdef class Link(Connection):
     cpdef quieten(self, object when_quiet)
     @cython.locals(other=Link)
     cdef Link _way(self)
-    @cython.locals(way=Link, shared=Shared, method=Method, current=JoinHandle, membership=Membership, lane=Lane, queue=cython.longlong, body=bytes)
+    @cython.locals(way=Link, shared=Shared, method=Method, current=JoinHandle, membership=Membership, lane=Lane, within=Chain, queue=cython.longlong, depth=cython.longlong, through=cython.ulonglong, body=bytes)
     cpdef submit(self, Call call)
+    @cython.locals(lane=Lane)
+    cdef _full(self, Call call, bint crowded)
     @cython.locals(shared=Shared, current=JoinHandle, membership=Membership, lane=Lane, queue=cython.longlong, body=bytes)
     cpdef Call post(self, Method method, tuple arguments)
     @cython.locals(lane=Lane)
     cpdef leave(self, Call call)
     @cython.locals(call=Call)
     cpdef Call settle(self, long long number)
-    cpdef give_back(self, long long queue, Py_ssize_t count)
+    @cython.locals(call=Call)
+    cpdef begun(self, long long number)
+    cdef _begun(self, Call call)
+    cpdef give_back(self, long long queue, long long depth, Py_ssize_t count)
     @cython.locals(lane=Lane)
     cpdef relieved(self)
     @cython.locals(call=Call)
     cdef _give_back(self, Lane lane, Py_ssize_t count)
     @cython.locals(lane=Lane, body=bytes)
     cdef _begin(self, Call call)
-    cdef bint _serves_peer(self) except -1
     @cython.locals(call=Call)
     cdef _refuse_waiting(self)
+    cdef _fail(self, Call call, object error)
     cdef _ended(self, Call call)
     cpdef answer(self, long long epoch, long long number, int kind, bytes body)
     @cython.locals(done=cython.Py_ssize_t)

@@ -2,19 +2,21 @@
 """A link: the calls between us and one peer, over a connection (`_connection_cy`) and under its credit (`_credit_cy`).
 
 A call of ours is sent at once if there is credit and the connection is not crowded; else it waits in its lane, or if it will
-not wait it ends in ChannelFull. In flight it is `pending`, until the answer comes. A call of the peer's is `serving`, until it
-is answered. When the peer dies, all of them end.
+not wait it ends in ChannelFull. In flight it is `pending`, until the answer comes. A call of the peer's is `serving`, until
+it is answered. When the peer dies, all of them end.
 
 While a peer is replaced in good order there are two of it, the old incarnation and its successor, and for each there is a link:
 the peer's own, through which everybody calls, and its *other*. Calls go to the incarnation that has the place, first the old
 one and after the change the new one, so no call waits for a replacement. Those in flight are answered by whom they were sent
-to. A call that is made while serving one of the peer's goes to the incarnation that asked, which waits for it. (That such a
-call is made on a task which the serving one has started cannot be seen.) At the next replacement the two links change parts.
+to. A call that is part of a request of the peer's goes to the incarnation that asked, which waits for it. At the next
+replacement the two links change parts.
+
+The peer may be found to have broken its ring whenever something is sent to it, and all calls end at once then: also in the
+midst of a loop here over those that wait or are in flight. So each such loop looks at each turn at what is still there.
 """
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from typing import Any
 
@@ -26,21 +28,28 @@ except ModuleNotFoundError:
 from clockworker._errors import ChannelFull, MessageTooLarge, SchemaMismatch, ShardDied, ShardDown
 from clockworker.ipc._call_cy import DEADLINE, Call, Method, new_call
 from clockworker.ipc._connection_cy import Connection
-from clockworker.ipc._credit_cy import Credit, Debts, Lane
+from clockworker.ipc._credit_cy import CHAIN, DEEPEST, Chain, Credit, Debts, Lane
 from clockworker.ipc._frames import ENVELOPE, Kind, pack_envelope
 from clockworker.ipc._shared_cy import Shared
 
 if cython.compiled:
     from cython.cimports.clockworker.executor._native import context_int
     from cython.cimports.clockworker.ipc._call_cy import DONE, SENT, WAITING
+    from cython.cimports.clockworker.ipc._monotonic import now_ns
+    from cython.cimports.clockworker.ipc._native import context_get
 else:
+    from time import monotonic_ns as now_ns
+
     from clockworker.ipc._call_cy import DONE, SENT, WAITING
 
 _ONE_WAY = int(Kind.ONE_WAY)
 _CANCEL = int(Kind.CANCEL)
 _CREDIT = int(Kind.CREDIT)
 _ENVELOPE = ENVELOPE
-_DEADLINE = DEADLINE  # a C global when compiled
+_DEADLINE = DEADLINE  # C globals when compiled
+_CHAIN = CHAIN
+_DEEPEST = DEEPEST
+_BITS = tuple(1 << number for number in range(64))
 
 
 @cython.final
@@ -48,6 +57,7 @@ _DEADLINE = DEADLINE  # a C global when compiled
 class Link(Connection):
     """Calls to and from one peer."""
 
+    bit: int  # that stands for the peer among the shards of a chain
     pending: dict[int, Call]
     serving: dict[int, Any]  # the peer's calls: requests
     outgoing: dict[int, Any]  # the streams among them
@@ -55,6 +65,7 @@ class Link(Connection):
     schemas: dict[str, Any]  # what services the peer has told of
     credit: Credit
     credit_waits: int
+    streams: int  # open to the peer
     one_ways_done: int  # of the peer's
     other: Link | None  # to the peer's other incarnation; None: this is the other
     changed: bool  # the other's incarnation has the place
@@ -63,6 +74,7 @@ class Link(Connection):
 
     def __init__(self, peer: int, shared: Shared) -> None:
         super().__init__(peer, shared)
+        self.bit = _BITS[peer & 63]
         self.pending = {}
         self.serving = {}
         self.outgoing = {}
@@ -70,6 +82,7 @@ class Link(Connection):
         self.schemas = {}
         self.credit = Credit(shared.limits.credit)
         self.credit_waits = 0
+        self.streams = 0
         self.one_ways_done = 0
         self.other = None
         self.changed = False
@@ -90,15 +103,20 @@ class Link(Connection):
         self.mismatches = {}
         self.schemas = {}
         self._debts = Debts(self.shared.limits.credit)
+        self.streams = 0
+        self.credit.restore()
         for call in pending.values():
             if call.state != DONE:
-                call.fail(ShardDied(f"{reason} with {call.method.name} in flight; it may have run or not"))
-                self._ended(call)
-        self.credit.restore()
+                self._fail(call, ShardDied(f"{reason} with {call.method.name} in flight; it may have run or not"))
         self.when_quiet = None
         self._refuse_waiting()
         for request in serving.values():
-            request.cancel()
+            try:
+                request.cancel()
+            except Exception as error:  # of a future of the application's, which is told that nobody waits for it
+                self.loop.call_exception_handler(
+                    {"message": f"cancelling a call of shard {self.peer} failed", "exception": error}
+                )
 
     def pair(self, other: Link) -> None:
         """This is the peer's own link, and that its other."""
@@ -126,12 +144,12 @@ class Link(Connection):
     def inherit(self, old: Link) -> None:
         """What waits for credit there waits for it here."""
         for theirs in list(old.credit.lanes.values()):
-            lane = self.credit.lane(theirs.queue)
+            lane = self.credit.lane(theirs.queue, theirs.depth)
             while theirs.waiting:
-                call: Call = theirs.waiting.popitem(last=False)[0]
+                call, since = theirs.waiting.popitem(last=False)
                 call.channel = self
                 call.lane = lane
-                lane.waiting[call] = None
+                lane.waiting[call] = since
         self.relieved()
 
     def quieten(self, when_quiet: Callable[[], None]) -> None:
@@ -145,10 +163,11 @@ class Link(Connection):
         """The link for a call that is made now."""
         other = self.other
         assert other is not None
-        if other.serving and other._serves_peer():
-            return other
-        if self.serving and self._serves_peer():
-            return self
+        within = CHAIN.get()
+        if within is not None and not within.ended:
+            asked_by = getattr(within, "link", None)  # a request is a chain
+            if asked_by is self or asked_by is other:
+                return asked_by
         return other if self.changed else self
 
     def where(self) -> str:
@@ -171,6 +190,13 @@ class Link(Connection):
         shared = self.shared
         method = call.method
         call.state = DONE  # until it is on its way
+        # Only what is spawned has a context of its own, and steps cannot wait: what a step sends is part of nothing.
+        within: Chain | None = context_get(_CHAIN) if cython.compiled else _CHAIN.get()
+        depth = 0
+        through = 0
+        if within is not None:
+            depth = within.depth
+            through = within.through
         if self.connected and not self.crowded:
             self.doorbell.ring_ahead()  # it wakes up while we encode
         body = shared.encode(call.arguments)
@@ -187,35 +213,50 @@ class Link(Connection):
             if queue == 0:
                 queue = shared.identifiers[membership.queue]
             group = membership.group
-        if call.deadline_ns or group is not None:
-            body = pack_envelope(call.deadline_ns, group, shared.shard_id, body)
+        if call.deadline_ns or group is not None or depth:
+            body = pack_envelope(call.deadline_ns, group, depth, through, shared.shard_id, body)
             call.kind |= _ENVELOPE
         if len(body) > shared.max_message:
             raise self.too_large(body, f"the arguments of {method.name}")
-        lane = self.credit.lane(queue)
+        lane = self.credit.lane(queue, depth)
         call.body = body
         call.lane = lane
         if lane.credit > 0 and not self.crowded:
             self._begin(call)
-        elif call.nowait:
-            if self.crowded:
-                full = f"{self.backlog_bytes:,} bytes wait for room in the ring to shard {self.peer}"
-            else:
-                full = (
-                    f"{shared.limits.credit:,} calls are in flight to shard {self.peer} in this queue, "
-                    "which is all the credit that there is"
-                )
-            raise ChannelFull(f"{full}; {method.name} was not called")
+        elif call.nowait or (depth == _DEEPEST and lane.credit <= 0):
+            raise self._full(call, self.crowded)
         else:
-            self.credit_waits += 1
             call.state = WAITING
-            lane.waiting[call] = None
+            lane.waiting[call] = now_ns()
+            self.credit_waits += 1
+            if not shared.watched:
+                shared.watch()
         if call.deadline_ns and call.state != DONE and shared.deadlines.add(call.deadline_ns, call):
             shared.new_earliest()
 
+    def _full(self, call: Call, crowded: bool) -> ChannelFull:
+        """The error of a call that finds no credit and does not wait."""
+        lane: Lane = call.lane
+        if crowded:
+            full = f"{self.backlog_bytes:,} bytes wait for room in the ring to shard {self.peer}"
+        else:
+            full = (
+                f"{self.credit.limit:,} calls are in flight to shard {self.peer} in this queue, "
+                "which is all the credit that there is"
+            )
+            if lane.depth:
+                full += f" at depth {lane.depth}"
+            if lane.depth == _DEEPEST:
+                full += f" (a call made within {_DEEPEST} others or more, each waiting for the next, does not wait for credit)"
+        return ChannelFull(f"{full}; {call.method.name} was not called")
+
     def post(self, method: Method, arguments: tuple[Any, ...]) -> Call | None:
         """A one-way request, sent. Or the call to wait for, where it is not as simple as that."""
+        self.check_thread(method.name)
         shared = self.shared
+        within = context_get(_CHAIN) if cython.compiled else _CHAIN.get()
+        if within is not None:
+            return new_call(self, _ONE_WAY, method, arguments, 0, False)
         queue: int = method.queue_identifier
         current = self.core.current
         if current is not None:
@@ -224,7 +265,7 @@ class Link(Connection):
                 return new_call(self, _ONE_WAY, method, arguments, 0, False)
             if queue == 0:
                 queue = shared.identifiers[membership.queue]
-        lane = self.credit.lane(queue)
+        lane = self.credit.lane(queue, 0)
         if lane.credit <= 0 or not self.connected or self.crowded or self.split or self.mismatches:
             return new_call(self, _ONE_WAY, method, arguments, 0, False)
         if context_int(_DEADLINE) if cython.compiled else _DEADLINE.get():
@@ -251,7 +292,12 @@ class Link(Connection):
         """The call whose answer has come. Its credit goes to who waits. None for an answer that nobody asked for."""
         call: Call | None = self.pending.pop(number, None)
         if call is not None:
-            self._give_back(call.lane, 1)
+            if not call.method.streams:
+                self._give_back(call.lane, 1)
+            else:
+                self.streams -= 1
+                if call.opening:
+                    self._begun(call)
             if call.deadline_ns and call.state != DONE:
                 self._ended(call)
             if self.when_quiet is not None and not self.pending:
@@ -259,9 +305,19 @@ class Link(Connection):
                 self.when_quiet = None
         return call
 
-    def give_back(self, queue: int, count: int) -> None:
+    def begun(self, number: int) -> None:
+        """The peer has begun with a stream."""
+        call: Call | None = self.pending.get(number)
+        if call is not None and call.opening:
+            self._begun(call)
+
+    def _begun(self, call: Call) -> None:
+        call.opening = False
+        self._give_back(call.lane, 1)
+
+    def give_back(self, queue: int, depth: int, count: int) -> None:
         """One-way requests are done there."""
-        self._give_back(self.credit.lane_of_done(queue, count), count)
+        self._give_back(self.credit.lane_of_done(queue, depth, count), count)
 
     def relieved(self) -> None:
         """Those who wait may go, as far as there is credit."""
@@ -270,12 +326,25 @@ class Link(Connection):
 
     def _give_back(self, lane: Lane, count: int) -> None:
         lane.credit += count
-        while lane.credit > 0 and lane.waiting and not self.crowded:
+        while lane.waiting and lane.credit > 0 and not self.crowded:
             call: Call = lane.waiting.popitem(last=False)[0]
             self._begin(call)
 
     def _begin(self, call: Call) -> None:
         lane: Lane = call.lane
+        if call.method.streams and call.kind & ~_ENVELOPE != _ONE_WAY:
+            if self.streams >= self.shared.limits.streams:
+                if call.state == WAITING:
+                    self._ended(call)
+                call.fail(
+                    ChannelFull(
+                        f"{self.streams:,} streams to shard {self.peer} are open, which is the limit; "
+                        f"{call.method.name} was not called"
+                    )
+                )
+                return
+            self.streams += 1
+            call.opening = True
         lane.credit -= 1
         self._next_call += 1
         call.number = self._next_call
@@ -292,15 +361,19 @@ class Link(Connection):
             self.pending[call.number] = call
         self.send(call.kind, lane.queue, call.method.identifier, call.number, body)
 
-    def _serves_peer(self) -> bool:
-        """Whether the running task serves a call of the peer's."""
-        task = asyncio.current_task(self.loop)
-        return any(request.runs_in(task) for request in self.serving.values())
-
     def _refuse_waiting(self) -> None:
         for call in self.credit.clear():
-            call.fail(self.down())
-            self._ended(call)
+            if call.state == WAITING:
+                self._fail(call, self.down())
+
+    def _fail(self, call: Call, error: Exception) -> None:
+        try:
+            call.fail(error)
+        except Exception as failed:  # of whom its end is told to
+            self.loop.call_exception_handler(
+                {"message": f"telling of the end of {call.method.name} failed", "exception": failed}
+            )
+        self._ended(call)
 
     def _ended(self, call: Call) -> None:
         if call.deadline_ns:
@@ -316,11 +389,11 @@ class Link(Connection):
             self.send(kind, 0, 0, number, body)
 
     def owe(self, epoch: int, queue: int) -> None:
-        """One of the peer's one-way requests is done."""
+        """One of the peer's one-way requests is done. queue: its lane there, that of a queue and a depth."""
         if epoch == self.epoch and self.connected:
             done = self._debts.add(queue)
             if done:
-                self.send(_CREDIT, queue, 0, done, b"")
+                self.send(_CREDIT, queue & 0xFFFFFFFF, queue >> 32, done, b"")
 
     def too_large(self, body: bytes, what: str) -> MessageTooLarge:
         return MessageTooLarge(

@@ -11,8 +11,9 @@ Frames are published at once, and peers are told of them at once.
 from __future__ import annotations
 
 import asyncio
-import concurrent.futures
+import contextvars
 import os
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any, TypeVar
@@ -21,7 +22,7 @@ import msgspec
 
 from clockworker._errors import ConfigurationError, SchemaMismatch, UsageError
 from clockworker.executor import Executor, QueueHandle
-from clockworker.ipc._call_cy import Call, new_call
+from clockworker.ipc._call_cy import Call, new_call, outside_loop
 from clockworker.ipc._doorbell_cy import Doorbell
 from clockworker.ipc._ends import open_link_ends
 from clockworker.ipc._frames import Kind, queue_identifier
@@ -45,7 +46,9 @@ from clockworker.ipc._shared_cy import Shared
 from clockworker.ipc._sleep import Sleep
 from clockworker.ipc._stats import LinkStats, MeshStats, stats_of_peer
 from clockworker.ipc._stream import receive, serve_stream
+from clockworker.ipc._threads import CallFuture, ThreadCalls
 from clockworker.ipc._traffic_cy import Parked, Traffic
+from clockworker.ipc._waits import Waits
 
 S = TypeVar("S")
 R = TypeVar("R")
@@ -84,6 +87,7 @@ class Mesh(Traffic):
         self._place = shard_id if place is None else place
         self.limits = limits if limits is not None else Limits()
         self.loop = asyncio.get_running_loop()
+        self._thread = threading.get_ident()
         self.calls_local = 0
         self._calls_timed_out = 0
         self.executor = executor
@@ -122,6 +126,13 @@ class Mesh(Traffic):
         self.places: list[Here | There] = [
             self.here if shard == shard_id else There(self, shard) for shard in range(count)
         ]
+        self._waits = Waits(
+            self.shared,
+            self._all_links(),
+            self.here.in_flight,
+            {queue_identifier(queue.key): queue.key for queue in queues},
+        )
+        self._thread_calls = ThreadCalls(self.loop)
         executor.poll_source(self, idle_poll_us=idle_poll_us)
 
     # Peers
@@ -141,6 +152,7 @@ class Mesh(Traffic):
 
         place: its word in our doorbell. beside: another incarnation of it has its place.
         """
+        self.check_thread("connect")
         link = self._link(peer, beside)
         self._drop(link, f"the link to shard {peer} was made anew")
         link.connect(epoch, *open_link_ends(incoming, outgoing, doorbell, self._place, self.shared.max_message))
@@ -157,6 +169,7 @@ class Mesh(Traffic):
     def disconnect(self, peer: int, *, beside: bool = False) -> None:
         """The peer has died, or its incarnation that does not have its place. What it had published is still taken in; then
         calls in flight to it end in ShardDied."""
+        self.check_thread("disconnect")
         link = self._link(peer, beside)
         while link.connected and self.drain(link):
             pass
@@ -177,13 +190,21 @@ class Mesh(Traffic):
 
     def close(self) -> None:
         """Leave: calls in flight end in ShardDied. Nothing may be called afterwards."""
+        self.check_thread("close")
         self.executor.poll_source(None, idle_poll_us=0)
         self._sleep.close()
         if self._timer is not None:
             self._timer.cancel()
         for link in self._all_links():
             self._drop(link, "the mesh was closed")
+        self._waits.close()
+        self._thread_calls.close()
         self.doorbell.close()
+
+    def check_thread(self, what: str) -> None:
+        """Raise UsageError in another thread, or on another loop, than the mesh's own."""
+        if threading.get_ident() != self._thread or asyncio._get_running_loop() not in (None, self.loop):
+            raise outside_loop(what)
 
     # Calls out
 
@@ -220,13 +241,9 @@ class Mesh(Traffic):
             self._callers[shard, function] = caller
         return caller
 
-    def run_threadsafe(self, call: Callable[[], Coroutine[Any, Any, R]]) -> concurrent.futures.Future[R]:
+    def run_threadsafe(self, call: Callable[[], Coroutine[Any, Any, R]]) -> CallFuture[R]:
         """From another thread: make the call in the loop's."""
-
-        async def run() -> R:
-            return await call()
-
-        return asyncio.run_coroutine_threadsafe(run(), self.loop)
+        return self._thread_calls.run(call)
 
     def queue_for(self, method: RemoteMethod) -> QueueHandle | None:
         """The method's own queue. KeyError if the executor lacks it."""
@@ -252,6 +269,7 @@ class Mesh(Traffic):
 
     def start(self, service: type[S], instance: S) -> Sharded[S]:
         """Let the other shards call `instance`. Calls that came before are served now."""
+        self.check_thread("start")
         methods = remote_methods(service)
         targets: dict[int, Target] = {}
         for method in methods.values():
@@ -277,11 +295,13 @@ class Mesh(Traffic):
         parked, self.parked = self.parked, []
         for link, kind, queue, identifier, number, body in parked:
             if link.connected:
-                self.accept(link, kind, queue, identifier, number, body)
+                # As when they come, what is started inherits nothing.
+                contextvars.Context().run(self.accept, link, kind, queue & 0xFFFFFFFF, identifier, number, body)
         return Sharded(self, instance, methods)
 
     def ready(self) -> None:
         """All services should have been started by now: calls of others do not wait for that for much longer."""
+        self.check_thread("ready")
         if not self._is_ready:
             self._is_ready = True
             for request in self.parked:
@@ -290,6 +310,7 @@ class Mesh(Traffic):
     def stats(self) -> MeshStats:
         """The counters."""
         links = self._all_links()
+        waiting = self._waits.all()
         return MeshStats(
             calls_local=self.calls_local,
             calls_sent=self.shared.calls_sent,
@@ -303,6 +324,8 @@ class Mesh(Traffic):
             bytes_sent=sum(link.bytes_sent for link in links),
             bytes_received=sum(link.bytes_received for link in links),
             credit_waits=sum(link.credit_waits for link in links),
+            calls_waiting=waiting.calls,
+            longest_wait_ns=waiting.longest_ns,
             wakeups=self.doorbell.wakeups,
             wakeups_in_vain=self.doorbell.wakeups_in_vain,
             missed_wakeups=self._sleep.missed_wakeups,
@@ -311,7 +334,7 @@ class Mesh(Traffic):
     def link_stats(self) -> list[LinkStats]:
         """The counters of each peer, by its number."""
         return [
-            stats_of_peer(link.present(), other if link.present() is link else link)
+            stats_of_peer(link.present(), other if link.present() is link else link, self._waits.of(link.present()))
             for link, other in zip(self.links, self._others, strict=True)
         ]
 
@@ -332,7 +355,8 @@ class Mesh(Traffic):
                 target = self.targets[identifier] = self._target(*found)
                 return target
             except KeyError as error:
-                self.refuse(link, kind, queue, number, error)
+                # Not the function's own: this shard cannot run it.
+                self.refuse(link, kind, queue, number, SchemaMismatch(f"on shard {self.shard_id}: {error}"))
                 return None
         if identifier in link.mismatches:
             self.refuse(link, kind, queue, number, SchemaMismatch(link.mismatches[identifier]))

@@ -7,18 +7,20 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 import time
-from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from clockworker._errors import CallTimeout, ChannelFull
-from clockworker.ipc._call_cy import Call, Caller
+from clockworker._errors import CallTimeout, ChannelFull, RemoteError
+from clockworker.ipc._call_cy import Call, Caller, outside_loop
+from clockworker.ipc._credit_cy import CHAIN, DEEPEST, deeper
 from clockworker.ipc._frames import Kind
 from clockworker.ipc._outbox_cy import LinkSender, Sender
 from clockworker.ipc._remote import RemoteMethod
 from clockworker.ipc._timeout import deadline
+from clockworker.ipc._waits import OwnLane
 
 if TYPE_CHECKING:
     from clockworker.executor import QueueHandle
@@ -79,20 +81,22 @@ class Here:
     def __init__(self, mesh: Mesh) -> None:
         self._mesh = mesh
         self.where = f"shard {mesh.shard_id}"
-        # One-way requests to ourselves hold credit too: as many as there are things in this queue of nothing.
-        self._in_flight: defaultdict[QueueHandle, asyncio.Queue[None]] = defaultdict(
-            lambda: asyncio.Queue(mesh.limits.credit)
-        )
+        # One-way requests to ourselves take credit too, by queue and depth.
+        self.in_flight: dict[tuple[QueueHandle, int], OwnLane] = {}
+        self._thread = threading.get_ident()
 
     def caller(self, method: RemoteMethod, bound: AnyCall, timeout_ns: int, nowait: bool) -> AnyCall:
         """What to call in place of the method, a bound one or a function."""
         mesh, queue = self._mesh, self._mesh.queue_for(method)
 
+        own_thread, get_ident = self._thread, threading.get_ident
         if method.streams:
-            if queue is None and not timeout_ns:
-                return bound
 
             def stream(*args: Any, **kwargs: Any) -> AsyncIterator[Any]:
+                if get_ident() != own_thread:
+                    raise outside_loop(method.name)
+                if queue is None and not timeout_ns:
+                    return bound(*args, **kwargs)  # type: ignore[no-any-return]
                 return self._stream(bound(*args, **kwargs), queue, timeout_ns, method.name)
 
             return stream
@@ -100,6 +104,8 @@ class Here:
         if queue is None and not timeout_ns:
 
             def call(*args: Any, **kwargs: Any) -> Coroutine[Any, Any, Any]:
+                if get_ident() != own_thread:
+                    raise outside_loop(method.name)
                 mesh.calls_local += 1
                 return bound(*args, **kwargs)  # type: ignore[no-any-return]
 
@@ -108,16 +114,15 @@ class Here:
         if queue is not None and not timeout_ns:
 
             async def call_in_queue(*args: Any, **kwargs: Any) -> Any:
+                mesh.check_thread(method.name)
                 mesh.calls_local += 1
                 # A task of its own, to be in the other queue. Awaiting the task itself carries a cancellation over.
-                value, error = await queue.spawn(_caught(bound(*args, **kwargs)), name=method.name).task
-                if error is not None:
-                    raise error
-                return value
+                return await _outcome_of(queue.spawn(_caught(bound(*args, **kwargs)), name=method.name).task)
 
             return call_in_queue
 
         async def call_apart(*args: Any, **kwargs: Any) -> Any:
+            mesh.check_thread(method.name)
             mesh.calls_local += 1
             with _until(timeout_ns):
                 return await self._apart(bound(*args, **kwargs), queue, timeout_ns, method.name)
@@ -158,40 +163,67 @@ class Here:
         """What sends one-way requests."""
 
         async def spawn(arguments: tuple[Any, ...]) -> None:
-            queue = self._queue_of(method)
-            await self._in_flight[queue].put(None)
-            self._spawn(queue, method, bound, arguments)
+            self._mesh.check_thread(method.name)
+            lane = self._lane(method)
+            if not lane.take_nowait():
+                if self._depth() == DEEPEST:
+                    raise self._full(lane, method)
+                await lane.take()
+            self._spawn(lane, method, bound, arguments)
 
         return lambda args, kwargs: spawn(method.bind(*args, **kwargs))
 
     def send_nowait(self, method: RemoteMethod, bound: AnyCall, arguments: tuple[Any, ...]) -> None:
-        queue = self._queue_of(method)
+        self._mesh.check_thread(method.name)
+        lane = self._lane(method)
+        if not lane.take_nowait():
+            raise self._full(lane, method)
+        self._spawn(lane, method, bound, arguments)
+
+    def _lane(self, method: RemoteMethod) -> OwnLane:
+        mesh, depth = self._mesh, self._depth()
+        queue = mesh.queue_for(method) or mesh.executor.current_queue() or mesh.executor.queues()[0]
+        lane = self.in_flight.get((queue, depth))
+        if lane is None:
+            lane = self.in_flight[queue, depth] = OwnLane(queue, mesh.limits.credit, mesh.shared)
+        return lane
+
+    def _depth(self) -> int:
+        chain = CHAIN.get()
+        return 0 if chain is None else chain.depth
+
+    def _full(self, lane: OwnLane, method: RemoteMethod) -> ChannelFull:
+        return ChannelFull(
+            f"{self._mesh.limits.credit:,} one-way requests of this shard's own are in queue {lane.queue.key!r}, "
+            f"which is all the credit that there is; {method.name} was not called"
+        )
+
+    def _spawn(self, lane: OwnLane, method: RemoteMethod, bound: AnyCall, arguments: tuple[Any, ...]) -> None:
+        alone = self._alone(lane, method, bound, arguments)
+        alone.send(None)  # it has begun, and whatever ends it gives the credit back
         try:
-            self._in_flight[queue].put_nowait(None)
-        except asyncio.QueueFull:
-            raise ChannelFull(
-                f"{self._mesh.limits.credit:,} one-way requests of this shard's own are in queue {queue.key!r}, "
-                f"which is all the credit that there is; {method.name} was not called"
-            ) from None
-        self._spawn(queue, method, bound, arguments)
+            lane.queue.spawn(alone, name=method.name)
+        except BaseException:  # the executor is ending
+            alone.close()
+            raise
 
-    def _queue_of(self, method: RemoteMethod) -> QueueHandle:
-        executor = self._mesh.executor
-        return self._mesh.queue_for(method) or executor.current_queue() or executor.queues()[0]
-
-    def _spawn(self, queue: QueueHandle, method: RemoteMethod, bound: AnyCall, arguments: tuple[Any, ...]) -> None:
-        queue.spawn(self._alone(method, bound, arguments, self._in_flight[queue]), name=method.name)
-
-    async def _alone(
-        self, method: RemoteMethod, bound: AnyCall, arguments: tuple[Any, ...], in_flight: asyncio.Queue[None]
-    ) -> None:
+    async def _alone(self, lane: OwnLane, method: RemoteMethod, bound: AnyCall, arguments: tuple[Any, ...]) -> None:
         self._mesh.calls_local += 1
         try:
-            await method.on(bound)(*arguments)
+            await _Made()
+            with deeper():
+                await method.on(bound)(*arguments)
         except Exception:
             logger.exception("%s, sent by this shard, failed", method.name)
         finally:
-            in_flight.get_nowait()
+            lane.give_back()
+
+
+class _Made:
+    """Awaited, a coroutine stands still until its task takes its first step."""
+
+    def __await__(self) -> Generator[None, None, None]:
+        yield
 
 
 @contextmanager
@@ -223,7 +255,16 @@ async def _caught(call: Coroutine[Any, Any, Any]) -> tuple[Any, Exception | None
 
 
 async def _outcome_of(task: asyncio.Task[tuple[Any, Exception | None]]) -> Any:
-    value, error = await task
+    try:
+        value, error = await task
+    except asyncio.CancelledError as cancelled:
+        current = asyncio.current_task()
+        if task.cancelled() and current is not None and not current.cancelling():
+            # Somebody has cancelled the method, and not its caller.
+            raise RemoteError(
+                f"{task.get_name()} was cancelled", f"{type(cancelled).__module__}.{type(cancelled).__qualname__}"
+            ) from None
+        raise
     if error is not None:
         raise error
     return value

@@ -2,10 +2,12 @@ cimport cython
 from clockworker.executor._core_cy cimport Core
 from clockworker.executor._tasks_cy cimport JoinHandle, Membership
 from clockworker.ipc._call_cy cimport Method
+from clockworker.ipc._credit_cy cimport Chain
 from clockworker.ipc._link_cy cimport Link
 from clockworker.ipc._shared_cy cimport Shared
 
-cdef int _REPLY, _ERROR
+cdef int _REPLY, _ERROR, _LEAVING, _DEEPEST
+cdef object _CHAIN
 
 
 cdef class Target:
@@ -15,7 +17,7 @@ cdef class Target:
     cdef readonly object carrier
 
 
-cdef class Request:
+cdef class Request(Chain):
     cdef readonly Link link
     cdef readonly long long epoch
     cdef readonly Target target
@@ -24,12 +26,12 @@ cdef class Request:
     cdef readonly long long deadline_ns
     cdef object arguments
     cdef object task
-    cdef bint running
-    cdef bint left
+    cdef bint begun
 
     cdef start(self, Core core, Membership membership, object serve)
+    cpdef enter(self)
+    cpdef fail(self, object error)
     cdef log(self, object error)
-    cdef done_one_way(self)
     cpdef bint in_time(self) except? -1
     @cython.locals(method=Method)
     cpdef call(self)
@@ -37,11 +39,21 @@ cdef class Request:
     cpdef bytes encode(self, object value, str what)
     cdef reply(self, object result)
     cpdef answer(self, int kind, bytes body)
-    cpdef bint runs_in(self, object task)
     cpdef cancel(self)
 
 
 @cython.locals(request=Request)
+cdef object proceed(object awaited)
+
+
+@cython.locals(request=Request)
 cpdef Request new_request(
-    Link link, Target target, long long queue, long long number, long long deadline_ns, object arguments
+    Link link,
+    Target target,
+    long long queue,
+    long long number,
+    long long deadline_ns,
+    long long depth,
+    unsigned long long through,
+    object arguments,
 )

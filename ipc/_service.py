@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import concurrent.futures
 import functools
 from collections.abc import Callable, Coroutine, Iterable
 from types import TracebackType
@@ -13,6 +12,7 @@ from clockworker._errors import UsageError
 from clockworker.ipc._outbox_cy import Outbox, Sender
 from clockworker.ipc._places import AnyCall, Here, There
 from clockworker.ipc._remote import RemoteMethod, is_remote
+from clockworker.ipc._threads import CallFuture
 from clockworker.ipc._timeout import nanoseconds
 
 if TYPE_CHECKING:
@@ -82,7 +82,8 @@ class Sharded(Generic[S]):
         """Have the method run on that shard without waiting for it: `await service.send(1, Log.add, line)`.
 
         Waits for credit, of which each request holds some until it is done, so that a sender cannot outrun that shard by
-        more. What the method returns is dropped, and what it raises is logged over there. Raises ShardDown and
+        more. Sent within more than 60 others, each by the method that ran the one before, it ends in ChannelFull where it would
+        wait. What the method returns is dropped, and what it raises is logged over there. Raises ShardDown and
         MessageTooLarge as a call does; if that shard dies, nobody says so.
         """
         waiting = self._send(shard, method, args, kwargs)
@@ -129,6 +130,7 @@ class Sharded(Generic[S]):
             shards, (method, *rest) = first, args
             args = tuple(rest)
         name = self._remote(method).attribute
+        self._mesh.check_thread(self._methods[name].name)
         self._methods[name].bind(*args, **kwargs)  # what is wrong with them is wrong before anything is sent
         proxies = [self.on(shard) for shard in shards]
         async with _Together() as together:
@@ -159,6 +161,7 @@ class Sharded(Generic[S]):
         of the others is noted on it.
         """
         name = self._remote(method).attribute
+        self._mesh.check_thread(self._methods[name].name)
         self._methods[name].bind(*args, **kwargs)
         calls = [getattr(proxy, name)(*args, **kwargs) for proxy in self._proxies]
         outcomes = await asyncio.gather(*calls, return_exceptions=True)
@@ -177,8 +180,11 @@ class Sharded(Generic[S]):
         /,
         *args: P.args,
         **kwargs: P.kwargs,
-    ) -> concurrent.futures.Future[R]:
-        """From any thread: call the method on that shard. The future's `result()` waits for it, `cancel()` cancels it."""
+    ) -> CallFuture[R]:
+        """From any thread: call the method on that shard. The future's `result()` waits for it, `cancel()` cancels it.
+
+        In the event loop's own thread `result()` raises UsageError: nobody could make the call meanwhile.
+        """
         name = self._remote(method).attribute
         return self._mesh.run_threadsafe(lambda: getattr(self.on(shard), name)(*args, **kwargs))
 

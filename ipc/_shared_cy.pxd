@@ -15,3 +15,5 @@ cdef class Shared:
     cdef public long long one_ways_sent
     cdef object new_earliest
     cdef object broken
+    cdef public bint watched
+    cdef public object watch

@@ -34,6 +34,8 @@ class Shared:
     one_ways_sent: int
     new_earliest: Callable[[], None]  # a deadline is earlier than all others
     broken: Callable[[Connection, PoisonedRing], None]  # the peer broke its rules
+    watched: bool  # somebody looks from time to time at who waits
+    watch: Callable[[], None]  # see to it
 
     def __init__(
         self,
@@ -58,3 +60,9 @@ class Shared:
         self.one_ways_sent = 0
         self.new_earliest = new_earliest
         self.broken = broken
+        self.watched = True  # until there is somebody who does
+        self.watch = _nobody
+
+
+def _nobody() -> None:
+    pass

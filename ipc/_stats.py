@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from clockworker.ipc._link_cy import Link
+from clockworker.ipc._waits import Waiting
 
 
 class MeshStats(msgspec.Struct, frozen=True):
@@ -22,6 +23,8 @@ class MeshStats(msgspec.Struct, frozen=True):
     bytes_sent: int  # bodies of frames
     bytes_received: int
     credit_waits: int
+    calls_waiting: int  # now: for credit, for room in a ring, or for a shard that is being replaced
+    longest_wait_ns: int  # of those
     wakeups: int  # by the doorbell
     wakeups_in_vain: int  # among them, by a bell rung ahead of news that did not follow soon enough
     missed_wakeups: int  # found by the shard's own looks while it slept; 0 unless something is wrong
@@ -37,6 +40,8 @@ class LinkStats(msgspec.Struct, frozen=True):
     bytes_sent: int
     bytes_received: int
     credit_waits: int
+    calls_waiting: int  # now
+    longest_wait_ns: int  # of those
     calls_in_flight: int  # now
     wakeups: int  # how often the peer was asleep and was rung
     wakeups_ahead: int  # among them, before what it was woken for was ready
@@ -44,7 +49,7 @@ class LinkStats(msgspec.Struct, frozen=True):
     ring_bytes: int
 
 
-def stats_of_peer(link: Link, other: Link) -> LinkStats:
+def stats_of_peer(link: Link, other: Link, waiting: Waiting) -> LinkStats:
     """The counters of one peer, over its two links. link: to the incarnation that has its place."""
     return LinkStats(
         peer=link.peer,
@@ -54,6 +59,8 @@ def stats_of_peer(link: Link, other: Link) -> LinkStats:
         bytes_sent=link.bytes_sent + other.bytes_sent,
         bytes_received=link.bytes_received + other.bytes_received,
         credit_waits=link.credit_waits + other.credit_waits,
+        calls_waiting=waiting.calls,
+        longest_wait_ns=waiting.longest_ns,
         calls_in_flight=len(link.pending) + len(other.pending),
         wakeups=_wakeups(link) + _wakeups(other),
         wakeups_ahead=_wakeups_ahead(link) + _wakeups_ahead(other),

@@ -4,6 +4,9 @@ The peer runs the generator and sends an item frame for each thing that it yield
 `window` of them, or `window_bytes`, whichever is less; then the generator stands still. Whoever iterates says from time to time
 how many it has used (acks), half a window at a time, so that neither side waits for a whole round trip.
 
+To open one takes credit, which the peer gives back by saying that it has begun with the generator: while a stream is open, its
+reader and its generator may make calls and open others, and hold nothing that these wait for (`_credit_cy`).
+
 What the caller holds is an ordinary async generator. Leaving it early (`break`, `aclose`, cancellation, a deadline, or merely
 dropping it) cancels the peer's task, in which the remote generator is closed.
 """
@@ -16,7 +19,6 @@ from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any
 
 from clockworker.ipc._call_cy import new_call
-from clockworker.ipc._failure import encode_failure
 from clockworker.ipc._frames import Kind
 from clockworker.ipc._link_cy import Link
 from clockworker.ipc._request_cy import Request
@@ -77,6 +79,7 @@ async def receive(
                         f"an item of {method.name} from {link.where()} is not what it declares: {error}"
                     ) from error
                 yield value
+                link.check_thread(method.name)
             if call.done():
                 break
             await incoming.wait()
@@ -118,13 +121,16 @@ class Outgoing:
 async def serve_stream(request: Request) -> None:
     """Run a generator for a peer."""
     link, number = request.link, request.number
-    if request.deadline_ns and not request.in_time():
-        request.answer(Kind.ERROR, b"")
-        return
-    outgoing = Outgoing(link.shared.limits, link.loop)
-    if number in link.serving:
-        link.outgoing[number] = outgoing
     try:
+        await request  # its task has been made
+        request.enter()
+        if request.deadline_ns and not request.in_time():
+            request.answer(Kind.ERROR, b"")
+            return
+        if request.ended:
+            return
+        outgoing = link.outgoing[number] = Outgoing(link.shared.limits, link.loop)
+        link.send(Kind.BEGUN, 0, 0, number, b"")
         generator = request.call()
         try:
             async for value in generator:
@@ -138,9 +144,9 @@ async def serve_stream(request: Request) -> None:
         finally:
             await generator.aclose()
     except Exception as error:
-        request.answer(Kind.ERROR, encode_failure(error))
+        request.fail(error)
     except BaseException as error:
-        request.answer(Kind.ERROR, encode_failure(error))
+        request.fail(error)
         raise
     else:
         request.answer(Kind.REPLY, b"")

@@ -10,7 +10,7 @@ from clockworker.ipc._request_cy cimport Request, Target, new_request
 from clockworker.ipc._ring_cy cimport RingConsumer
 from clockworker.ipc._shared_cy cimport Shared
 
-cdef int _FRAMES_A_TURN, _BYTES_A_TURN, _REQUEST, _REPLY, _ERROR, _CANCEL, _ONE_WAY, _CREDIT, _ITEM, _ACK, _SCHEMA, _ENVELOPE
+cdef int _FRAMES_A_TURN, _BYTES_A_TURN, _REQUEST, _REPLY, _ERROR, _CANCEL, _ONE_WAY, _CREDIT, _ITEM, _ACK, _SCHEMA, _BEGUN, _LEAVING, _ENVELOPE
 
 
 cdef class Traffic(WorkSource):
@@ -55,6 +55,6 @@ cdef class Traffic(WorkSource):
     cdef _charge_part(self, int kind, long long queue, long long method)
     @cython.locals(request=Request)
     cdef _cancel(self, Link link, long long number)
-    @cython.locals(target=Target, membership=Membership, deadline_ns=cython.longlong, request=Request)
+    @cython.locals(target=Target, membership=Membership, deadline_ns=cython.longlong, depth=cython.longlong, through=cython.ulonglong, key=cython.longlong, request=Request)
     cpdef QueueState accept(self, Link link, int kind, long long queue, long long identifier, long long number, bytes body)
     cpdef refuse(self, Link link, int kind, long long queue, long long number, object error)

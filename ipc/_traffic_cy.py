@@ -21,7 +21,7 @@ try:
 except ModuleNotFoundError:
     from clockworker import _cython_shim as cython
 
-from clockworker._errors import SchemaMismatch, UsageError
+from clockworker._errors import SchemaMismatch
 from clockworker.executor._core_cy import Core
 from clockworker.executor._source_cy import WorkSource
 from clockworker.executor._tasks_cy import Membership, QueueState
@@ -55,6 +55,8 @@ _CREDIT = int(Kind.CREDIT)
 _ITEM = int(Kind.ITEM)
 _ACK = int(Kind.ACK)
 _SCHEMA = int(Kind.SCHEMA)
+_BEGUN = int(Kind.BEGUN)
+_LEAVING = int(Kind.LEAVING)
 _ENVELOPE = ENVELOPE
 
 Parked = tuple[Link, int, int, int, int, bytes]  # a request's link, kind, queue, method, number and body
@@ -221,7 +223,7 @@ class Traffic(WorkSource):
         return taken == _FRAMES_A_TURN or consumer.is_spent()
 
     def _take_frame(self, link: Link, kind: int, queue: int, method: int, number: int, body: bytes) -> None:
-        if kind in (_REPLY, _ERROR):
+        if kind in (_REPLY, _ERROR, _LEAVING):
             call = link.settle(number)
             if call is not None and call.state != DONE:
                 call.finish(kind, body)
@@ -231,14 +233,19 @@ class Traffic(WorkSource):
                 self._charge(started_in)
         elif kind == _ITEM:
             asked: Call | None = link.pending.get(number)
-            if asked is not None and asked.receiver is not None and asked.state != DONE:
-                asked.receiver.take(body)
+            if asked is not None and asked.receiver is not None:
+                if asked.opening:
+                    link.begun(number)
+                if asked.state != DONE:
+                    asked.receiver.take(body)
         elif kind == _ACK:
             stream = link.outgoing.get(number)
             if stream is not None:
                 stream.used(method)
         elif kind == _CREDIT:
-            link.give_back(queue, number)
+            link.give_back(queue, method, number)
+        elif kind == _BEGUN:
+            link.begun(number)
         elif kind == _CANCEL:
             self._cancel(link, number)
         elif kind == _SCHEMA:
@@ -267,7 +274,6 @@ class Traffic(WorkSource):
         found = link.serving.get(number)
         if found is not None:
             request: Request = found
-            link.answer(link.epoch, number, _ERROR, b"")
             request.cancel()
             return
         parked = [each for each in self.parked if each[0] is not link or each[4] != number]
@@ -279,17 +285,29 @@ class Traffic(WorkSource):
 
     def accept(self, link: Link, kind: int, queue: int, identifier: int, number: int, body: bytes) -> QueueState | None:
         """A request: start its task, or queue it as it is. Returns the queue in which it runs, if it does."""
+        deadline_ns = 0
+        group: Any = None
+        depth = 0
+        through = 0
+        arguments: Any = body
+        if kind & _ENVELOPE:
+            try:
+                deadline_ns, group, depth, through, arguments = unpack_envelope(body)
+            except Exception as error:
+                self.refuse(link, kind, queue, number, TypeError(f"the envelope of a call cannot be read: {error}"))
+                return None
+        key = queue | depth << 32
         target = self._last_target
         if target is None or identifier != self._last_identifier:
             found = self.targets.get(identifier)
             if found is None:
-                found = self.unknown(link, kind, queue, identifier, number, body)
+                found = self.unknown(link, kind, key, identifier, number, body)
                 if found is None:
                     return None
             target = self._last_target = found
             self._last_identifier = identifier
         if link.mismatches and identifier in link.mismatches:
-            self.refuse(link, kind, queue, number, SchemaMismatch(link.mismatches[identifier]))
+            self.refuse(link, kind, key, number, SchemaMismatch(link.mismatches[identifier]))
             return None
         membership = target.membership
         if membership is None:
@@ -297,38 +315,25 @@ class Traffic(WorkSource):
             if queue != self._last_queue:
                 membership = self._last_membership = self.memberships.get(queue, self.first)
                 self._last_queue = queue
-        deadline_ns = 0
-        arguments: Any = body
-        if kind & _ENVELOPE:
-            try:
-                deadline_ns, group, arguments = unpack_envelope(body)
-                if group is not None:
-                    membership = self.core.group(membership.queue, group)
-            except Exception as error:
-                self.refuse(link, kind, queue, number, TypeError(f"the envelope of a call cannot be read: {error}"))
-                return None
+        if group is not None:
+            membership = self.core.group(membership.queue, group)
         if kind & ~_ENVELOPE == _ONE_WAY:
             self.one_ways_received += 1
-            request = new_request(link, target, queue, 0, deadline_ns, arguments)
-            serve = None if target.carrier is not None else request.serve_one_way()
+            request = new_request(link, target, key, 0, deadline_ns, depth, through, arguments)
+            serve = None if target.carrier is not None else request.serve()
         else:
             self.calls_received += 1
-            request = new_request(link, target, queue, number, deadline_ns, arguments)
+            request = new_request(link, target, key, number, deadline_ns, depth, through, arguments)
             link.serving[number] = request
             if target.carrier is not None:
                 serve = None
             else:
                 serve = self.serve_stream(request) if target.method.streams else request.serve()
-        try:
-            request.start(self.core, membership, serve)
-        except UsageError as error:  # the executor is ending
-            link.serving.pop(number, None)
-            self.refuse(link, kind, queue, number, error)
-            return None
+        request.start(self.core, membership, serve)
         return membership.queue
 
     def refuse(self, link: Link, kind: int, queue: int, number: int, error: Exception) -> None:
-        """Answer a request that is not run."""
+        """Answer a request that is not run. queue: whose credit it has, the key of the peer's lane."""
         if kind & ~_ENVELOPE == _ONE_WAY:
             logger.error("a one-way request of shard %d was not run: %s", link.peer, error)
             link.owe(link.epoch, queue)

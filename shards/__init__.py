@@ -55,6 +55,7 @@ In reading order, from the command to the code that a user writes:
     _connections    the connections of a shard's server: what is open, how many may be, and how they end
     _accept         accepting, from listening sockets or from the supervisor's hands
     _counter        counters of the application's own
+    _blocking_pools threads for functions that block, by depth of calls
     _blocking       functions that block, in threads
     _streams        a server of streams, whose handlers run in a queue; _ends, whether an exception is its client's leaving
     _protocols      a server of protocols of which nothing is known

@@ -169,6 +169,18 @@ _OF_SHARD: tuple[_Figure, ...] = (
         counter=False,
     ),
     _Figure("credit_waits", "Calls that had to wait for credit.", lambda r: (r.calls.credit_waits,)),
+    _Figure(
+        "calls_waiting",
+        "Calls that wait for credit, for room in a ring, or for a shard that is being replaced.",
+        lambda r: (r.calls.waiting,),
+        counter=False,
+    ),
+    _Figure(
+        "calls_longest_wait_seconds",
+        "How long the first of them has waited.",
+        lambda r: (_s(r.calls.longest_wait_ns),),
+        counter=False,
+    ),
     _Figure("doorbell_wakeups", "Times that a peer woke the sleeping shard.", lambda r: (r.calls.wakeups,)),
     _Figure(
         "doorbell_wakeups_in_vain",

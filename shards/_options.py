@@ -92,7 +92,7 @@ OPTIONS = (
         ("--credit",),
         "N",
         parse.parse_credit,
-        "calls in flight from a shard to another, for each queue; more wait; default 1024",
+        "calls in flight from a shard to another, for each queue and each depth of calls within calls; more wait; default 1024",
         takes=(int,),
     ),
     Option(
@@ -108,7 +108,7 @@ OPTIONS = (
         ("--blocking-threads",),
         "N",
         parse.parse_blocking_threads,
-        "threads of each shard for run_blocking(); default 8",
+        "threads of each shard for run_blocking(), for each depth of calls within calls; default 8",
         takes=(int,),
     ),
     Option(

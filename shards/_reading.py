@@ -148,11 +148,12 @@ class CallReading(Section, frozen=True):
 
     wakeups: by the doorbell, of this shard. wakeups_in_vain: of them, by a bell rung ahead of what did not follow soon enough.
     rings_ahead: sleeping peers that it rang before what they were woken for was ready. missed_wakeups: those that the fallback
-    found; 0 unless something is wrong. ring_used_bytes: unread in the fullest ring to a peer, of ring_bytes.
+    found; 0 unless something is wrong. waiting: for credit, for room in a ring, or for a peer that is being replaced;
+    longest_wait_ns: the first of these. ring_used_bytes: unread in the fullest ring to a peer, of ring_bytes.
     """
 
-    GAUGES = frozenset({"in_flight"})
-    PEAKS = frozenset({"ring_used_bytes", "ring_bytes"})
+    GAUGES = frozenset({"in_flight", "waiting"})
+    PEAKS = frozenset({"longest_wait_ns", "ring_used_bytes", "ring_bytes"})
 
     local: int = 0
     sent: int = 0
@@ -166,6 +167,8 @@ class CallReading(Section, frozen=True):
     bytes_sent: int = 0
     bytes_received: int = 0
     credit_waits: int = 0
+    waiting: int = 0
+    longest_wait_ns: int = 0
     wakeups: int = 0
     wakeups_in_vain: int = 0
     rings_ahead: int = 0

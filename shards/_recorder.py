@@ -146,6 +146,8 @@ class Recorder:
             bytes_sent=stats.bytes_sent,
             bytes_received=stats.bytes_received,
             credit_waits=stats.credit_waits,
+            waiting=stats.calls_waiting,
+            longest_wait_ns=stats.longest_wait_ns,
             wakeups=stats.wakeups,
             wakeups_in_vain=stats.wakeups_in_vain,
             rings_ahead=sum(link.wakeups_ahead for link in links),

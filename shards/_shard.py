@@ -26,7 +26,7 @@ from clockworker.executor import Executor, ExecutorStats, QueueHandle
 from clockworker.ipc import Mesh, MeshStats, Sharded
 from clockworker.ipc._remote import RemoteMethod, remote_function, remote_methods
 from clockworker.shards._accept import Acceptor
-from clockworker.shards._blocking import BlockingPool
+from clockworker.shards._blocking_pools import BlockingPools
 from clockworker.shards._connections import LOOK_S, Connections
 from clockworker.shards._counter import Counter, CounterBook
 from clockworker.shards._limiter import ErrorLimiter, more
@@ -103,7 +103,7 @@ class Shard:
         self._announce_ready = announce_ready
         self._announce_serving = announce_serving
         self._access_log = access_log
-        self._blocking = BlockingPool(blocking_threads)
+        self._blocking = BlockingPools(blocking_threads)
         self._counters = CounterBook()
         self.is_ready = False
         self._stopped = asyncio.Event()
@@ -165,7 +165,8 @@ class Shard:
         """Run an ordinary function that blocks in a thread, and wait for its result: reading files, talking to a database
         by a library that knows no asyncio.
 
-        A few run at once, and the rest wait. A caller that is cancelled leaves a function that has begun running. When the
+        A few run at once, and the rest wait; for each depth of calls within calls, so that a function may call other shards
+        (`call_threadsafe`) and wait for them. A caller that is cancelled leaves a function that has begun running. When the
         shard stops, it waits for all of them, within the time of the graceful shutdown.
         """
         return await self._blocking.run(function, *args, **kwargs)

@@ -85,7 +85,7 @@ class ShardDied(CallError):
 
 
 class ShardDown(CallError):
-    """The shard is down, and nothing was sent. Calls succeed again once it has been restarted."""
+    """The shard is down or leaving, and nothing was run. Calls succeed again once it has been restarted."""
 
 
 class CallTimeout(CallError, TimeoutError):
@@ -93,8 +93,8 @@ class CallTimeout(CallError, TimeoutError):
 
 
 class ChannelFull(CallError):
-    """As many calls as `credit` allows are in flight to that shard in that queue. Nothing was sent; the form without
-    `_nowait` waits."""
+    """As many calls as `credit` allows are in flight to that shard in that queue, or as many streams are open as may be.
+    Nothing was sent; the form without `_nowait` waits for credit, unless the call is made within more than 60 others."""
 
 
 class SchemaMismatch(CallError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import mmap
 import os
 
 import clockworker as cw
@@ -19,6 +20,7 @@ class Ends:
     def __init__(self, credit: int = 4, capacity: int = 4096) -> None:
         self.loop = asyncio.new_event_loop()
         self.broken: list[PoisonedRing] = []
+        self.drops_broken = False  # as a mesh does
         executor = cw.Executor([cw.Queue("only")])
         self.shared = Shared(
             executor._core,
@@ -27,7 +29,7 @@ class Ends:
             Limits(credit=credit),
             {queue._queue: 7 for queue in executor.queues()},
             lambda: None,
-            lambda peer, error: self.broken.append(error),
+            lambda peer, error: self._found_broken(error),
         )
         self.link = Link(1, self.shared)
         self.link.pair(Link(1, self.shared))
@@ -46,6 +48,7 @@ class Ends:
 
     def connect(self, epoch: int) -> None:
         there, back = cw.create_ring(self.capacity), cw.create_ring(self.capacity)
+        self._there = mmap.mmap(there, os.fstat(there).st_size)
         memory, eventfd = cw.create_doorbell(2)
         self.peer, self.answers = RingConsumer(there), RingProducer(back)
         self.bell = Doorbell(memory, eventfd)
@@ -59,6 +62,15 @@ class Ends:
             self.loop.close()
         for end in (self.peer, self.answers, self.bell):
             end.close()
+
+    def break_ring(self) -> None:
+        """The peer has read more than was ever written."""
+        self._there[128:136] = (1 << 40).to_bytes(8, "little")
+
+    def _found_broken(self, error: PoisonedRing) -> None:
+        self.broken.append(error)
+        if self.drops_broken:
+            self.link.disconnect("its ring is broken")
 
     def received(self) -> list[tuple[int, int, bytes]]:
         frames = []

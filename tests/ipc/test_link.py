@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -10,9 +12,12 @@ from probe import Probe
 
 import clockworker as cw
 from clockworker.ipc._call_cy import Call, new_call
-from clockworker.ipc._frames import ENVELOPE, Kind
+from clockworker.ipc._credit_cy import CHAIN, DEEPEST, Chain
+from clockworker.ipc._frames import ENVELOPE, Kind, unpack_envelope
 from clockworker.ipc._limits import Limits
+from clockworker.ipc._link_cy import Link
 from clockworker.ipc._remote import remote_methods
+from clockworker.ipc._request_cy import Request, Target, new_request
 from clockworker.ipc._ring_cy import PoisonedRing
 
 METHOD = remote_methods(Probe)["echo"]
@@ -107,12 +112,12 @@ def test_credit_of_one_way_requests_comes_back_many_at_a_time() -> None:
     calls = [submit(ends, Kind.ONE_WAY) for _ in range(20)]
     assert [call.done() for call in calls] == [True] * 8 + [False] * 12
     assert not ends.link.pending
-    ends.link.give_back(0, 5)
+    ends.link.give_back(0, 0, 5)
     assert [call.done() for call in calls] == [True] * 13 + [False] * 7
     with pytest.raises(PoisonedRing, match="credit for 9 requests that were not sent"):
-        ends.link.give_back(0, 9)
+        ends.link.give_back(0, 0, 9)
     with pytest.raises(PoisonedRing, match="credit for 1 requests"):
-        ends.link.give_back(5, 1)  # a queue into which nothing was sent
+        ends.link.give_back(5, 0, 1)  # a queue into which nothing was sent
     ends.close()
 
 
@@ -192,28 +197,29 @@ def test_only_a_call_with_a_deadline_has_an_envelope() -> None:
     (plain, _, body), (timed, _, enveloped) = ends.received()
     assert (plain, timed) == (Kind.REQUEST, Kind.REQUEST | ENVELOPE)
     assert enveloped.endswith(body)
-    assert len(enveloped) == len(body) + 10
+    assert len(enveloped) == len(body) + 19
     ends.close()
 
 
 @pytest.mark.parametrize("wrong", [0, -1, True, 1.5, "many"])
-@pytest.mark.parametrize("name", ["credit", "max_message", "window", "window_bytes"])
+@pytest.mark.parametrize("name", ["credit", "max_message", "streams", "window", "window_bytes"])
 def test_limits_that_are_none(name: str, wrong: Any) -> None:
-    with pytest.raises(cw.ConfigurationError, match=f"{name} is .*; it must be a whole number from 1"):
+    with pytest.raises(cw.ConfigurationError, match=f"{name} is .*; it must be a whole number from 1 to"):
         Limits(**{name: wrong})
 
 
 # While the peer is replaced.
 
 
-class Served:
-    """A call of the peer's that the running task serves."""
-
-    def runs_in(self, task: object) -> bool:
-        return True
-
-    def cancel(self) -> None:
-        pass
+@contextmanager
+def asked_by(link: Link) -> Iterator[Request]:
+    """While a request is served that has come over this link."""
+    request = new_request(link, Target(METHOD, submit, None, None), 0, 1, 0, 0, 0, b"")
+    token = CHAIN.set(request)
+    try:
+        yield request
+    finally:
+        CHAIN.reset(token)
 
 
 def test_before_the_change_calls_go_to_the_old_incarnation_and_after_it_to_the_new() -> None:
@@ -269,15 +275,15 @@ def test_where_nothing_is_in_flight_it_is_quiet_at_once() -> None:
 def test_a_call_made_while_serving_goes_to_the_incarnation_that_asked() -> None:
     ends = Ends()
     new = ends.successor()
-    new.link.serving[7] = Served()
-    assert submit(ends).channel is new.link
-    assert ends.link.post(METHOD, (b"",)) is not None, "its way is to be looked for"
-    new.link.serving.clear()
+    with asked_by(new.link):
+        assert submit(ends).channel is new.link
+        assert ends.link.post(METHOD, (b"",)) is not None, "its way is to be looked for"
     assert submit(ends).channel is ends.link
     ends.link.change(lambda: None)
-    ends.link.serving[7] = Served()
-    assert submit(ends).channel is ends.link
-    ends.link.serving.clear()
+    with asked_by(ends.link) as request:
+        assert submit(ends).channel is ends.link
+        request.ended = True
+        assert submit(ends).channel is new.link
     assert submit(ends).channel is new.link
     new.close()
     ends.close()
@@ -303,11 +309,123 @@ def test_at_the_next_replacement_the_two_links_change_parts() -> None:
 def test_a_successor_that_fails_leaves_nothing() -> None:
     ends = Ends()
     new = ends.successor()
-    new.link.serving[7] = Served()
-    call = submit(ends)
+    with asked_by(new.link):
+        call = submit(ends)
     new.link.disconnect("it has failed")
     ends.link.look_for_split()
     assert isinstance(call.error, cw.ShardDied)
     assert submit(ends).channel is ends.link
     new.close()
     ends.close()
+
+
+@contextmanager
+def within(depth: int, *shards: int) -> Iterator[Chain]:
+    """Part of a request that has come through these shards."""
+    chain = Chain(depth, sum(1 << shard for shard in shards))
+    token = CHAIN.set(chain)
+    try:
+        yield chain
+    finally:
+        CHAIN.reset(token)
+
+
+def test_a_call_within_another_does_not_wait_for_the_credit_of_those_above() -> None:
+    ends = Ends(credit=1)
+    above = [submit(ends), submit(ends)]
+    with within(1):
+        inner = [submit(ends), submit(ends, Kind.ONE_WAY)]
+    assert [call.done() for call in above + inner] == [False] * 4
+    frames = ends.received()
+    assert [(kind, number) for kind, number, _ in frames] == [(Kind.REQUEST, 1), (Kind.REQUEST | ENVELOPE, 2)]
+    _, _, depth, through, _ = unpack_envelope(frames[1][2])
+    assert (depth, through) == (1, 0)
+    assert {lane.depth: len(lane.waiting) for lane in ends.link.credit.lanes.values()} == {0: 1, 1: 1}
+    ends.link.settle(2)
+    assert inner[1].done()
+    with pytest.raises(PoisonedRing):
+        ends.link.give_back(0, 2, 1)
+    ends.link.give_back(0, 1, 1)
+    ends.close()
+
+
+def test_nobody_waits_at_the_greatest_depth() -> None:
+    ends = Ends(credit=2)
+    with within(DEEPEST):
+        calls = [submit(ends), submit(ends)]
+        for kind in (Kind.REQUEST, Kind.ONE_WAY):
+            with pytest.raises(cw.ChannelFull, match=f"at depth {DEEPEST} .*within {DEEPEST} others or more"):
+                submit(ends, kind)
+        ends.link.settle(calls[0].number)
+        submit(ends)
+    assert not any(lane.waiting for lane in ends.link.credit.lanes.values())
+    ends.close()
+
+
+@pytest.mark.parametrize("nowait", [False, True])
+@pytest.mark.parametrize("how", ["settle", "flush", "give_back"])
+def test_a_ring_that_is_found_broken_while_waiting_calls_are_sent(how: str, nowait: bool) -> None:
+    """Each call ends once, and nothing is left of any."""
+    ends = Ends(credit=3)
+    ends.drops_broken = True
+    kind = Kind.ONE_WAY if how == "give_back" else Kind.REQUEST
+    calls = [new_call(ends.link, kind, METHOD, (bytes(900),), 10**12 if nowait else 0, False) for _ in range(12)]
+    for call in calls:
+        call.start()
+    ends.break_ring()
+    match how:
+        case "settle":
+            while ends.link.connected:
+                answered = ends.link.settle(next(iter(ends.link.pending)))
+                assert answered is not None
+                if not answered.done():
+                    answered.finish(Kind.REPLY, b"\xc4\x00")
+        case "give_back":
+            ends.link.give_back(0, 0, 3)
+        case "flush":
+            ends.link.mark_dirty()
+            ends.link.flush()
+    ends.link.disconnect("over")
+    assert not ends.link.pending
+    assert not ends.link.credit.lanes
+    assert all(call.done() for call in calls)
+    assert {type(call.error) for call in calls} <= {cw.ShardDied, cw.ShardDown, type(None)}
+    assert ends.link.streams == 0
+    ends.close()
+
+
+class Served:
+    def cancel(self) -> None:
+        raise ValueError("a future of the application's")
+
+
+def test_all_calls_of_a_peer_are_aborted_though_one_does_not_let_itself_be() -> None:
+    ends = Ends()
+    told: list[Any] = []
+    ends.loop.set_exception_handler(lambda loop, context: told.append(context["exception"]))
+
+    class Other:
+        def cancel(self) -> None:
+            told.append("cancelled")
+
+    ends.link.serving.update({1: Served(), 2: Other()})
+    ends.link.disconnect("over")
+    assert [type(each) for each in told] == [ValueError, str]
+    ends.close()
+
+
+@pytest.mark.parametrize(("body", "error"), [(b"", cw.ShardDown), (b"\1", cw.ShardDied)])
+def test_a_shard_that_is_leaving_says_so(body: bytes, error: type[Exception]) -> None:
+    ends = Ends()
+    call = submit(ends)
+    assert ends.link.settle(call.number) is call
+    call.finish(Kind.LEAVING, body)
+    with pytest.raises(error, match="shard 1 is leaving"):
+        call.conclude()
+    ends.close()
+
+
+@pytest.mark.parametrize("name", ["credit", "max_message", "streams", "window", "window_bytes"])
+def test_limits_that_no_word_holds(name: str) -> None:
+    with pytest.raises(cw.ConfigurationError, match=f"{name} is 1{'0' * 20}; it must be a whole number from 1 to"):
+        Limits(**{name: 10**20})

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from typing import Any
@@ -148,17 +150,56 @@ def test_a_stream_of_a_shard_that_dies_ends(run: Run) -> None:
     run(body)
 
 
-def test_a_stream_uses_credit_and_gives_it_back(run: Run) -> None:
+def test_an_open_stream_uses_no_credit(run: Run) -> None:
     async def body() -> None:
         async with fleet(limits={"credit": 1}) as mesh:
-            rows: Any = mesh.service.on(1).rows(1_000)
-            await anext(rows)
+            streams: list[Any] = [mesh.service.on(1).rows(1_000) for _ in range(5)]
+            for number in range(3):
+                assert [(await anext(rows)).x for rows in streams] == [number] * 5
+            assert await mesh.service.on(1).add(1) == 111
+            assert mesh.mesh.links[1].streams == 5
+            for rows in streams:
+                await rows.aclose()
+            await settled(mesh)
+            assert mesh.mesh.links[1].streams == 0
+
+    run(body)
+
+
+def test_opening_a_stream_uses_credit_until_the_peer_has_begun(run: Run) -> None:
+    async def body() -> None:
+        async with fleet(limits={"credit": 1}) as mesh:
+            await mesh.service.on(1).nothing()
+            os.kill(mesh.processes[1].pid, signal.SIGSTOP)
+            opening = spawn(mesh, _all(mesh.service.on(1).rows_then_hang(0)))  # which yields nothing and never ends
+            waiting = [spawn(mesh, mesh.service.on(1).add(1)) for _ in range(3)]
+            await until(lambda: mesh.mesh.stats().credit_waits == 3)
             with pytest.raises(cw.ChannelFull):
-                await _all(mesh.service.on_nowait(1).rows(3))
-            waiting = asyncio.ensure_future(mesh.service.on(1).add(1))
-            await until(lambda: mesh.mesh.stats().credit_waits == 1)
-            await rows.aclose()
-            assert await waiting == 111
+                await spawn(mesh, _all(mesh.service.on_nowait(1).rows(3)))
+            os.kill(mesh.processes[1].pid, signal.SIGCONT)
+            assert [await each for each in waiting] == [111] * 3
+            assert not opening.done()
+            opening.abort()
+            await settled(mesh)
+
+    run(body)
+
+
+def test_no_more_streams_are_open_than_the_limit(run: Run) -> None:
+    async def body() -> None:
+        async with fleet(limits={"credit": 1, "streams": 3}) as mesh:
+            streams: list[Any] = [mesh.service.on(1).rows(1_000) for _ in range(5)]
+            await asyncio.gather(*(anext(rows) for rows in streams[:3]))
+            for rows in streams[3:]:
+                with pytest.raises(
+                    cw.ChannelFull, match=r"3 streams to shard 1 are open, which is the limit; Probe.rows"
+                ):
+                    await anext(rows)
+            await streams[0].aclose()
+            await until(lambda: mesh.mesh.links[1].streams == 2)
+            assert len(await _all(mesh.service.on(1).rows(9))) == 9
+            for rows in streams[1:3]:
+                await rows.aclose()
             await settled(mesh)
 
     run(body)

@@ -26,7 +26,18 @@ RING_MUTATIONS = {
     "ANSWERED_IN_SLEEP": _ASLEEP,
 }
 INCARNATION_MUTATIONS = {"SKIP_EPOCH": _TORN, "OLD_RINGS": _TORN}
+# The mutation, at the size that shows it.
+CREDIT_MUTATIONS = {
+    "ONE_CLASS": ["ROOTS=1"],
+    "STREAM_HOLDS": ["ROOTS=1"],
+    "STREAMS_WAIT": ["ROOTS=1", "STREAMS=1"],
+    "DEEPEST_WAITS": ["ROOTS=1", "DEEPEST=1", "BUDGET=4"],
+    "ONE_POOL": ["ROOTS=1", "BUDGET=5"],
+    "THREAD_NOT_DEEPER": ["ROOTS=1"],
+}
 _MEMORY_MIB = 6_000
+# Many processes, of which most are alike.
+_FLAGS = {"credit": ["-DCOLLAPSE", "-DVECTORSZ=2048"]}
 
 
 @check("model of ring and doorbell holds, with weak memory and death at any store", ci=1, release=3, pure=0)
@@ -57,6 +68,26 @@ def mutations_of_incarnations(trials: int) -> Result:
     return Result(trials, ", ".join(INCARNATION_MUTATIONS))
 
 
+@check("model of credit holds: whatever calls whatever, all of it ends", ci=3, release=5, pure=0)
+def model_of_credit(trials: int) -> Result:
+    sizes = [
+        ["ROOTS=1", "DEEPEST=1"],
+        ["ROOTS=3", "BUDGET=2"],
+        ["ROOTS=2"],
+        ["ROOTS=2", "CREDIT=2", "THREADS=2", "STREAMS=1"],
+        ["ROOTS=1", "BUDGET=4"],
+    ][:trials]
+    states = sum(explore("credit", *size) for size in sizes)
+    return Result(states, f"{states:,} states")
+
+
+@check("model of credit fails with each mutation", ci=6, release=6, pure=0)
+def mutations_of_credit(trials: int) -> Result:
+    for mutation, size in CREDIT_MUTATIONS.items():
+        expect("credit", mutation, _ASLEEP, *size)
+    return Result(trials, ", ".join(CREDIT_MUTATIONS))
+
+
 def explore(model: str, *macros: str) -> int:
     """The number of states of the model, in none of which anything is wrong."""
     output = spin(model, *macros)
@@ -67,9 +98,9 @@ def explore(model: str, *macros: str) -> int:
     return int(states[1])
 
 
-def expect(model: str, mutation: str, finding: str) -> None:
+def expect(model: str, mutation: str, finding: str, *size: str) -> None:
     """Spin must complain of the mutated model in these words."""
-    output = spin(model, mutation)
+    output = spin(model, mutation, *size)
     if "errors: 0" in output or finding not in output:
         raise AssertionError(f"{model}.pml with {mutation} should have shown an {finding}:\n{output}")
 
@@ -89,7 +120,7 @@ def spin(model: str, *macros: str) -> str:
 
         run("spin", "-a", *(f"-D{macro}" for macro in macros), str(MODELS / f"{model}.pml"))
         # -O1: a mutation is found sooner than a better verifier is compiled.
-        run("cc", "-O1", "-w", "-DSAFETY", f"-DMEMLIM={_MEMORY_MIB}", "-o", "pan", "pan.c")
+        run("cc", "-O1", "-w", "-DSAFETY", f"-DMEMLIM={_MEMORY_MIB}", *_FLAGS.get(model, ()), "-o", "pan", "pan.c")
         output = run("./pan", "-m1000000")
     for incomplete in ("max search depth too small", "out of memory", "memory limit"):
         if incomplete in output:

@@ -1,0 +1,25 @@
+# What the compiled modules take from C directly. Each has a pure counterpart beside the import.
+
+cdef extern from "pythread.h":
+    unsigned long get_ident "PyThread_get_thread_ident"() noexcept
+
+
+cdef extern from *:
+    """
+    /* Of a variable that has a default. */
+    static inline PyObject *clockworker_context_get(PyObject *variable) {
+        PyObject *value;
+        return PyContextVar_Get(variable, NULL, &value) < 0 ? NULL : value;
+    }
+
+    /* A coroutine's first step, which must not be its last. */
+    static inline int clockworker_begin(PyObject *coroutine) {
+        PyObject *result = NULL;
+        PySendResult sent = PyIter_Send(coroutine, Py_None, &result);
+        Py_XDECREF(result);
+        if (sent == PYGEN_RETURN) PyErr_SetString(PyExc_RuntimeError, "a coroutine has ended in its first step");
+        return sent == PYGEN_NEXT ? 0 : -1;
+    }
+    """
+    object context_get "clockworker_context_get"(object variable)
+    int begin "clockworker_begin"(object coroutine) except -1
