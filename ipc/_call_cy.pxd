@@ -46,7 +46,6 @@ cdef class Call:
     cdef object cancelled_with
     cdef bint awaited
     cdef public bint opening
-    cdef object chain
     cdef public bint _asyncio_future_blocking
     cdef object _callback
     cdef object _context

@@ -134,7 +134,6 @@ class Call:
     cancelled_with: Any
     awaited: bool
     opening: bool  # a stream that the peer has not begun with: it uses credit
-    chain: Any  # what it is part of, while it waits
     _asyncio_future_blocking: bool
     _callback: Any
     _context: contextvars.Context
@@ -340,7 +339,6 @@ def new_call(
         call.cancelled_with = None
         call.awaited = False
         call.opening = False
-        call.chain = None
         call._asyncio_future_blocking = False
         call._callback = None
     return call

@@ -34,7 +34,7 @@ else:
 
 
 class Connection(Channel):
-    """To one peer, which is there or not. It stays the same object over the peer's incarnations."""
+    """To one peer, which is there or not. It is the same object for every second incarnation of the peer: see `_link_cy`."""
 
     shared: Shared
     peer: int
@@ -121,7 +121,7 @@ class Connection(Channel):
                 self.frames_sent += 1
                 self._announce()
         except PoisonedRing as error:
-            self.shared.broken(self.peer, error)
+            self.shared.broken(self, error)
 
     def mark_dirty(self) -> None:
         """Flush it at the end of the executor's turn."""
@@ -143,7 +143,7 @@ class Connection(Channel):
                 self.producer.stall()
                 self._send_backlog()
         except PoisonedRing as error:
-            self.shared.broken(self.peer, error)
+            self.shared.broken(self, error)
             return
         if self.crowded and self.backlog_bytes <= self.producer.capacity >> 1:
             self.crowded = False

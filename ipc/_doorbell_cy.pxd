@@ -21,6 +21,7 @@ cdef class Doorbell:
     cdef readonly long long wakeups
     cdef readonly long long wakeups_in_vain
 
+    cpdef listen(self, Py_ssize_t place)
     @cython.locals(peer=Py_ssize_t)
     cpdef list news(self)
     @cython.locals(count=uint64_t, known=cython.p_ulonglong)

@@ -3,7 +3,8 @@
 
 Each incarnation of a shard has one page of shared memory and one eventfd. The page has a word `sleeps`, which the shard alone
 writes: odd while it sleeps, or is about to; and a word of `news` for each peer, which that peer alone writes: how often it has
-flushed. A shard that is awake looks at the news words and reads only the rings of those that have changed.
+flushed. A shard that is awake looks at the news words and reads only the rings of those that have changed. While a peer is
+replaced there are two of it, so there are two words for each; nobody looks at the second ones before the first is used.
 
     producer:  publish frames     news += 1     full fence     load sleeps; odd, and not rung for yet: write the eventfd
     sleeper:   sleeps += 1 (odd)  full fence    load all news; any changed: sleeps += 1, stay awake
@@ -76,8 +77,9 @@ _LOOK_ON_NS = 25_000
 
 
 def create_doorbell(count: int) -> tuple[int, int]:
-    """The descriptors (memory, eventfd) of a new doorbell for a mesh of `count` shards."""
-    memory = create_memory("doorbell", _NEWS_AT + 8 * count)
+    """The descriptors (memory, eventfd) of a new doorbell for a mesh of `count` shards. The incarnations of shard i flush to
+    word i and word i + count in turn."""
+    memory = create_memory("doorbell", _NEWS_AT + 2 * 8 * count)
     try:
         return memory, os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
     except BaseException:
@@ -99,10 +101,11 @@ class Doorbell:
     def __init__(self, memory: int, eventfd: int) -> None:
         self._memory = SharedMemory(memory)
         self._eventfd = eventfd
-        self._count = (self._memory.size - _NEWS_AT) >> 3
+        words = (self._memory.size - _NEWS_AT) >> 3
+        self._count = words >> 1  # of them are looked at
         self.sleeps = self._memory.load(_SLEEPS_AT)
         self._memory.store(_CORE_AT, own_core())
-        self._seen = array("Q", bytes(8 * self._count))
+        self._seen = array("Q", bytes(8 * words))
         self._total_seen = 0
         self.rung = False  # and the bell has not been answered yet
         self._promised = False  # it was rung ahead of the news
@@ -110,12 +113,17 @@ class Doorbell:
         self.wakeups = 0
         self.wakeups_in_vain = 0
 
+    def listen(self, place: int) -> None:
+        """This word will be used."""
+        if place >= self._count:
+            self._count = len(self._seen)
+
     def close(self) -> None:
         """Unmap; the doorbell must not be used afterwards."""
         self._memory.close()
 
     def news(self) -> list[int] | None:
-        """The peers that have flushed since the last call, or None."""
+        """The words in which a peer has flushed since the last call, or None."""
         changed = []
         peer = self.next_news(0)
         while peer >= 0:
@@ -124,7 +132,7 @@ class Doorbell:
         return changed or None
 
     def next_news(self, peer: int) -> int:
-        """The first from this peer on that has flushed since it was last named, or -1."""
+        """The first word from this one on in which a peer has flushed since it was last named, or -1."""
         known: Any = self._seen.data.as_ulonglongs if cython.compiled else self._seen  # type: ignore[attr-defined]
         while peer < self._count:
             count = self._memory.load(_NEWS_AT + 8 * peer)
@@ -198,7 +206,7 @@ class Doorbell:
 @cython.final
 @cython.cclass
 class PeerDoorbell:
-    """A peer's doorbell, as the shard `sender` uses it. Rings the eventfd, which it owns."""
+    """A peer's doorbell, as the shard whose word is `sender` uses it. Rings the eventfd, which it owns."""
 
     def __init__(self, memory: int, eventfd: int, sender: int) -> None:
         self._memory = SharedMemory(memory)

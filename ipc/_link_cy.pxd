@@ -21,16 +21,26 @@ cdef class Link(Connection):
     cdef readonly long long credit_waits
     cdef readonly Py_ssize_t streams
     cdef public long long one_ways_done
+    cdef readonly Link other
+    cdef readonly bint changed
+    cdef bint split
     cdef object when_quiet
     cdef Debts _debts
     cdef long long _next_call
 
     @cython.locals(call=Call)
     cpdef disconnect(self, str reason)
-    cpdef release(self)
-    @cython.locals(lane=Lane, call=Call)
-    cpdef bint let_through(self, long long epoch) except -1
-    @cython.locals(shared=Shared, method=Method, current=JoinHandle, membership=Membership, lane=Lane, within=Chain, queue=cython.longlong, depth=cython.longlong, through=cython.ulonglong, body=bytes, held=cython.bint, crowded=cython.bint)
+    cpdef pair(self, Link other)
+    cpdef look_for_split(self)
+    cpdef Link present(self)
+    @cython.locals(old=Link)
+    cpdef change(self, object when_quiet)
+    @cython.locals(theirs=Lane, lane=Lane, call=Call)
+    cpdef inherit(self, Link old)
+    cpdef quieten(self, object when_quiet)
+    @cython.locals(other=Link)
+    cdef Link _way(self)
+    @cython.locals(way=Link, shared=Shared, method=Method, current=JoinHandle, membership=Membership, lane=Lane, within=Chain, queue=cython.longlong, depth=cython.longlong, through=cython.ulonglong, body=bytes)
     cpdef submit(self, Call call)
     @cython.locals(lane=Lane)
     cdef _full(self, Call call, bint crowded)
@@ -48,11 +58,8 @@ cdef class Link(Connection):
     cpdef relieved(self)
     @cython.locals(call=Call)
     cdef _give_back(self, Lane lane, Py_ssize_t count)
-    @cython.locals(first=Call, call=Call)
-    cdef Call _next(self, Lane lane)
     @cython.locals(lane=Lane, body=bytes)
     cdef _begin(self, Call call)
-    cdef bint _waits_for(self, Chain chain) except -1
     @cython.locals(call=Call)
     cdef _refuse_waiting(self)
     cdef _fail(self, Call call, object error)

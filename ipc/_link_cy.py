@@ -5,11 +5,11 @@ A call of ours is sent at once if there is credit and the connection is not crow
 not wait it ends in ChannelFull. In flight it is `pending`, until the answer comes. A call of the peer's is `serving`, until
 it is answered. When the peer dies, all of them end.
 
-A link is *held* while its peer is replaced in good order: calls wait here as if there were no credit, over the end of the old
-incarnation, until the new one is connected. Only a call goes through that the peer waits for before it leaves: one that is
-part of a request that has come through the peer and is not answered yet. That such a call is made by a task of another
-origin, on behalf of the request, cannot be seen; so as long as calls of the peer's are being served, what waits is let
-through from time to time.
+While a peer is replaced in good order there are two of it, the old incarnation and its successor, and for each there is a link:
+the peer's own, through which everybody calls, and its *other*. Calls go to the incarnation that has the place, first the old
+one and after the change the new one, so no call waits for a replacement. Those in flight are answered by whom they were sent
+to. A call that is part of a request of the peer's goes to the incarnation that asked, which waits for it. At the next
+replacement the two links change parts.
 
 The peer may be found to have broken its ring whenever something is sent to it, and all calls end at once then: also in the
 midst of a loop here over those that wait or are in flight. So each such loop looks at each turn at what is still there.
@@ -68,7 +68,10 @@ class Link(Connection):
     credit_waits: int
     streams: int  # open to the peer
     one_ways_done: int  # of the peer's
-    when_quiet: Callable[[], None] | None  # while held: told when no call is in flight
+    other: Link | None  # to the peer's other incarnation; None: this is the other
+    changed: bool  # the other's incarnation has the place
+    split: bool  # calls may be for the other
+    when_quiet: Callable[[], None] | None  # after the change: told when no call to the old incarnation is in flight
 
     def __init__(self, peer: int, shared: Shared) -> None:
         super().__init__(peer, shared)
@@ -83,13 +86,16 @@ class Link(Connection):
         self.credit_waits = 0
         self.streams = 0
         self.one_ways_done = 0
+        self.other = None
+        self.changed = False
+        self.split = False
         self.when_quiet = None
         self._debts = Debts(shared.limits.credit)
         self._next_call = 0
 
     def disconnect(self, reason: str) -> None:
-        """The peer is gone. Calls in flight end in ShardDied, those that wait for credit in ShardDown, unless the link is held;
-        its own are aborted, but for one-way requests: those it would not have heard of again."""
+        """The peer is gone. Calls in flight end in ShardDied, those that wait for credit in ShardDown; its own are aborted, but
+        for one-way requests: those it would not have heard of again."""
         if not self.connected:
             return
         self.close()
@@ -105,8 +111,8 @@ class Link(Connection):
         for call in pending.values():
             if call.state != DONE:
                 self._fail(call, ShardDied(f"{reason} with {call.method.name} in flight; it may have run or not"))
-        if self.when_quiet is None:
-            self._refuse_waiting()
+        self.when_quiet = None
+        self._refuse_waiting()
         for request in serving.values():
             try:
                 request.cancel()
@@ -115,35 +121,57 @@ class Link(Connection):
                     {"message": f"cancelling a call of shard {self.peer} failed", "exception": error}
                 )
 
-    def hold(self, when_quiet: Callable[[], None]) -> None:
-        """Keep new calls for the peer's next incarnation, and say when those in flight have been answered."""
-        self.when_quiet = when_quiet
-        if not self.pending:
+    def pair(self, other: Link) -> None:
+        """This is the peer's own link, and that its other."""
+        self.other = other
+
+    def look_for_split(self) -> None:
+        """One of the two was connected, or disconnected."""
+        assert self.other is not None
+        self.split = self.changed or self.other.connected
+
+    def present(self) -> Link:
+        """The link to the incarnation that has the place."""
+        return self.other if self.changed and self.other is not None else self
+
+    def change(self, when_quiet: Callable[[], None]) -> None:
+        """The peer's successor takes its place. `when_quiet` is called once the calls in flight to the old one have been
+        answered."""
+        assert self.other is not None
+        old = self.present()
+        self.changed = not self.changed
+        self.look_for_split()
+        self.present().inherit(old)
+        old.quieten(when_quiet)
+
+    def inherit(self, old: Link) -> None:
+        """What waits for credit there waits for it here."""
+        for theirs in list(old.credit.lanes.values()):
+            lane = self.credit.lane(theirs.queue, theirs.depth)
+            while theirs.waiting:
+                call, since = theirs.waiting.popitem(last=False)
+                call.channel = self
+                call.lane = lane
+                lane.waiting[call] = since
+        self.relieved()
+
+    def quieten(self, when_quiet: Callable[[], None]) -> None:
+        """There will be no new calls, but for those of tasks that serve this incarnation."""
+        if self.connected and self.pending:
+            self.when_quiet = when_quiet
+        else:
             when_quiet()
 
-    def release(self) -> None:
-        """Hold no longer: what has waited is sent, or ends in ShardDown if there is no peer."""
-        self.when_quiet = None
-        if self.connected:
-            self.relieved()
-        else:
-            self._refuse_waiting()
-
-    def let_through(self, epoch: int) -> bool:
-        """While held and not quiet yet: send what waits to the incarnation of this epoch, if it may be waiting for it. False if
-        it is held no longer."""
-        if self.when_quiet is None or not self.connected or self.epoch != epoch:
-            return False
-        if self.pending and self.serving:
-            for lane in list(self.credit.lanes.values()):
-                while lane.credit > 0 and lane.waiting and self.connected:
-                    call: Call = lane.waiting.popitem(last=False)[0]
-                    self._begin(call)
-        return True
-
-    def is_held(self) -> bool:
-        """Whether its peer is being replaced."""
-        return self.when_quiet is not None
+    def _way(self) -> Link:
+        """The link for a call that is made now."""
+        other = self.other
+        assert other is not None
+        within = CHAIN.get()
+        if within is not None and not within.ended:
+            asked_by = getattr(within, "link", None)  # a request is a chain
+            if asked_by is self or asked_by is other:
+                return asked_by
+        return other if self.changed else self
 
     def where(self) -> str:
         return f"shard {self.peer}"
@@ -158,8 +186,15 @@ class Link(Connection):
 
     def submit(self, call: Call) -> None:
         """Send the call as soon as there is credit; first come, first served."""
+        if self.split:
+            way = self._way()
+            if way is not self:
+                call.channel = way
+                way.submit(call)
+                return
         shared = self.shared
         method = call.method
+        call.state = DONE  # until it is on its way
         # Only what is spawned has a context of its own, and steps cannot wait: what a step sends is part of nothing.
         within: Chain | None = context_get(_CHAIN) if cython.compiled else _CHAIN.get()
         depth = 0
@@ -167,14 +202,14 @@ class Link(Connection):
         if within is not None:
             depth = within.depth
             through = within.through
-        if self.connected and not self.crowded and self.when_quiet is None:
+        if self.connected and not self.crowded:
             self.doorbell.ring_ahead()  # it wakes up while we encode
         try:
             body = shared.encode(call.arguments)
         except Exception as error:
             raise unsendable(method, call.arguments, shared.encode, error) from error
         call.arguments = None
-        if not self.connected and self.when_quiet is None:
+        if not self.connected:
             raise self.down()
         if self.mismatches and method.identifier in self.mismatches:
             raise SchemaMismatch(self.mismatches[method.identifier])
@@ -194,23 +229,16 @@ class Link(Connection):
         lane = self.credit.lane(queue, depth)
         call.body = body
         call.lane = lane
-        held = self.when_quiet is not None and not self._waits_for(within)
-        # A call that goes through while the link is held goes through in any case: the peer waits for it.
-        crowded = self.crowded and self.when_quiet is None
-        if lane.credit > 0 and not held and not crowded:
+        if lane.credit > 0 and not self.crowded:
             self._begin(call)
-        elif call.nowait and not (held and len(lane.waiting) < lane.credit):
-            raise self._full(call, crowded)
-        elif depth == _DEEPEST and lane.credit <= 0:
-            raise self._full(call, False)
+        elif call.nowait or (depth == _DEEPEST and lane.credit <= 0):
+            raise self._full(call, self.crowded)
         else:
             call.state = WAITING
-            call.chain = within
             lane.waiting[call] = now_ns()
-            if not held:
-                self.credit_waits += 1
-                if not shared.watched:
-                    shared.watch()
+            self.credit_waits += 1
+            if not shared.watched:
+                shared.watch()
         if call.deadline_ns and call.state != DONE and shared.deadlines.add(call.deadline_ns, call):
             shared.new_earliest()
 
@@ -246,7 +274,7 @@ class Link(Connection):
             if queue == 0:
                 queue = shared.identifiers[membership.queue]
         lane = self.credit.lane(queue, 0)
-        if lane.credit <= 0 or not self.connected or self.crowded or self.when_quiet is not None or self.mismatches:
+        if lane.credit <= 0 or not self.connected or self.crowded or self.split or self.mismatches:
             return new_call(self, _ONE_WAY, method, arguments, 0, False)
         if context_int(_DEADLINE) if cython.compiled else _DEADLINE.get():
             return new_call(self, _ONE_WAY, method, arguments, 0, False)
@@ -285,6 +313,7 @@ class Link(Connection):
                 self._ended(call)
             if self.when_quiet is not None and not self.pending:
                 self.when_quiet()
+                self.when_quiet = None
         return call
 
     def begun(self, number: int) -> None:
@@ -308,27 +337,12 @@ class Link(Connection):
 
     def _give_back(self, lane: Lane, count: int) -> None:
         lane.credit += count
-        while lane.waiting and lane.credit > 0 and (not self.crowded or self.when_quiet is not None):
-            call = self._next(lane)
-            if call is None:
-                break
+        while lane.waiting and lane.credit > 0 and not self.crowded:
+            call: Call = lane.waiting.popitem(last=False)[0]
             self._begin(call)
-
-    def _next(self, lane: Lane) -> Call | None:
-        """Who has waited longest and need not go on waiting."""
-        if self.when_quiet is None:
-            first: Call = lane.waiting.popitem(last=False)[0]
-            return first
-        for waiting in lane.waiting:
-            call: Call = waiting
-            if self._waits_for(call.chain):
-                del lane.waiting[call]
-                return call
-        return None
 
     def _begin(self, call: Call) -> None:
         lane: Lane = call.lane
-        call.chain = None
         if call.method.streams and call.kind & ~_ENVELOPE != _ONE_WAY:
             if self.streams >= self.shared.limits.streams:
                 if call.state == WAITING:
@@ -357,10 +371,6 @@ class Link(Connection):
             call.state = SENT
             self.pending[call.number] = call
         self.send(call.kind, lane.queue, call.method.identifier, call.number, body)
-
-    def _waits_for(self, chain: Chain | None) -> bool:
-        """Whether the peer waits for what this is part of, and is there to be called."""
-        return chain is not None and not chain.ended and self.connected and chain.through & self.bit != 0
 
     def _refuse_waiting(self) -> None:
         for call in self.credit.clear():

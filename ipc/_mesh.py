@@ -47,7 +47,7 @@ from clockworker.ipc._schema import ServiceSchema, differences
 from clockworker.ipc._service import Sharded
 from clockworker.ipc._shared_cy import Shared
 from clockworker.ipc._sleep import Sleep
-from clockworker.ipc._stats import LinkStats, MeshStats, stats_of_link
+from clockworker.ipc._stats import LinkStats, MeshStats, stats_of_peer
 from clockworker.ipc._stream import receive, serve_stream
 from clockworker.ipc._threads import CallFuture, ThreadCalls
 from clockworker.ipc._traffic_cy import Parked, Traffic
@@ -56,7 +56,6 @@ from clockworker.ipc._waits import Waits
 S = TypeVar("S")
 R = TypeVar("R")
 
-_HOLD_S = 0.25  # how long calls wait that the peer may need before it can leave
 _MOST_SCHEMAS = 10_000  # services and functions that a peer may tell of
 
 _schema_decoder = msgspec.msgpack.Decoder(ServiceSchema)
@@ -66,6 +65,8 @@ class Mesh(Traffic):
     """The shard's end of all its links.
 
     doorbell: the descriptors (memory, eventfd) of this incarnation's doorbell, which the mesh owns from here on.
+    place: this incarnation's word in the doorbells of others, shard_id or shard_id + count; the latter for one that shares
+        its shard with another for a while.
     idle_poll_us: how long the executor polls on after it has run dry, before the shard sleeps.
     start_grace_s: for how long after `ready` a call of a service that is not started here may wait for that.
     on_poisoned: told the peer and epoch of a ring whose rules the peer broke. Both ends must then be connected anew: the
@@ -80,6 +81,7 @@ class Mesh(Traffic):
         executor: Executor,
         doorbell: tuple[int, int],
         *,
+        place: int | None = None,
         idle_poll_us: int = 0,
         limits: Limits | None = None,
         start_grace_s: float = 5.0,
@@ -89,6 +91,7 @@ class Mesh(Traffic):
         keep_freed_memory()
         self.shard_id = shard_id
         self.count = count
+        self._place = shard_id if place is None else place
         self.limits = limits if limits is not None else Limits()
         self.loop = asyncio.get_running_loop()
         self._thread = threading.get_ident()
@@ -122,6 +125,10 @@ class Mesh(Traffic):
         if len(self.memberships) != len(queues):
             raise ConfigurationError("two queue keys have the same checksum; rename one of them")
         self.links.extend(Link(peer, self.shared) for peer in range(count))
+        self._others = [Link(peer, self.shared) for peer in range(count)]
+        for link, other in zip(self.links, self._others, strict=True):
+            link.pair(other)
+        self.heard.extend([*self.links, *self._others])
         os.close(memory)
         self._sleep = Sleep(self, self.loop, eventfd, shard_id)
         self.here = Here(self)
@@ -129,69 +136,78 @@ class Mesh(Traffic):
             self.here if shard == shard_id else There(self, shard) for shard in range(count)
         ]
         self._waits = Waits(
-            self.shared, self.links, self.here.in_flight, {queue_identifier(queue.key): queue.key for queue in queues}
+            self.shared,
+            self._all_links(),
+            self.here.in_flight,
+            {queue_identifier(queue.key): queue.key for queue in queues},
         )
         self._thread_calls = ThreadCalls(self.loop)
         executor.poll_source(self, idle_poll_us=idle_poll_us)
 
     # Peers
 
-    def connect(self, peer: int, epoch: int, *, incoming: int, outgoing: int, doorbell: tuple[int, int]) -> None:
-        """A peer has come up: its rings, of which `incoming` is ours to read, and its doorbell. Owns the descriptors."""
+    def connect(
+        self,
+        peer: int,
+        epoch: int,
+        *,
+        incoming: int,
+        outgoing: int,
+        doorbell: tuple[int, int],
+        place: int | None = None,
+        beside: bool = False,
+    ) -> None:
+        """A peer has come up: its rings, of which `incoming` is ours to read, and its doorbell. Owns the descriptors.
+
+        place: its word in our doorbell. beside: another incarnation of it has its place.
+        """
         self.check_thread("connect")
-        link = self.links[peer]
+        link = self._link(peer, beside)
         self._drop(link, f"the link to shard {peer} was made anew")
-        link.connect(epoch, *open_link_ends(incoming, outgoing, doorbell, self.shard_id, self.shared.max_message))
+        link.connect(epoch, *open_link_ends(incoming, outgoing, doorbell, self._place, self.shared.max_message))
+        self.links[peer].look_for_split()
+        place = peer if place is None else place
+        self.heard[place] = link
+        self.doorbell.listen(place)
         for schema in self._schemas.values():
             self._tell(link, schema)
-        link.release()
+        link.relieved()
         # It may have sent before we were here to be told.
-        self.look_at(peer)
+        self.look_at(link)
 
-    def disconnect(self, peer: int) -> None:
-        """The peer has died. What it had published is still taken in; then calls in flight to it end in ShardDied."""
+    def disconnect(self, peer: int, *, beside: bool = False) -> None:
+        """The peer has died, or its incarnation that does not have its place. What it had published is still taken in; then
+        calls in flight to it end in ShardDied."""
         self.check_thread("disconnect")
-        link = self.links[peer]
+        link = self._link(peer, beside)
         while link.connected and self.drain(link):
             pass
         self._drop(link, f"shard {peer} died")
+        self.links[peer].look_for_split()
 
-    def hold(self, peer: int, when_quiet: Callable[[], None]) -> None:
-        """The peer is about to be replaced: new calls to it wait until its successor is connected. `when_quiet` is called
-        once those in flight have been answered."""
-        self.check_thread("hold")
-        link = self.links[peer]
-        link.hold(when_quiet)
-        self._let_through_later(link, link.epoch)
-
-    def release(self, peer: int) -> None:
-        """Undo `hold`. The calls that wait are sent, or end in ShardDown if the peer is gone."""
-        self.check_thread("release")
-        self.links[peer].release()
-
-    def _let_through_later(self, link: Link, epoch: int) -> None:
-        def let_through() -> None:
-            if link.let_through(epoch):
-                self._let_through_later(link, epoch)
-
-        self.loop.call_later(_HOLD_S, let_through)
+    def change(self, peer: int, when_quiet: Callable[[], None]) -> None:
+        """The peer's incarnation that was connected beside it takes its place: new calls go there. `when_quiet` is called once
+        those in flight to the other have been answered."""
+        self.check_thread("change")
+        self.links[peer].change(when_quiet)
 
     def descriptors(self) -> list[int]:
         """Those that the mesh has."""
-        peers = [link.doorbell.fileno() for link in self.links if link.connected]
+        peers = [link.doorbell.fileno() for link in self._all_links() if link.connected]
         return [self._sleep.fileno(), *peers]
 
     def refuse_all(self, why: str) -> None:
         """Of a copy of this process: no call goes out any more, UsageError says why. The peers are not told."""
         self.shared.refusal = why
-        for link in self.links:
+        for link in self._all_links():
             link.forsake()
 
     def is_quiet(self) -> bool:
         """Whether nothing that peers have asked for is running, or waits to be taken in."""
-        if self._unfinished or self.doorbell.has_news() or any(link.serving for link in self.links):
+        links = self._all_links()
+        if self._unfinished or self.doorbell.has_news() or any(link.serving for link in links):
             return False
-        return sum(link.one_ways_done for link in self.links) == self.one_ways_received
+        return sum(link.one_ways_done for link in links) == self.one_ways_received
 
     def close(self) -> None:
         """Leave: calls in flight end in ShardDied. Nothing may be called afterwards."""
@@ -200,9 +216,8 @@ class Mesh(Traffic):
         self._sleep.close()
         if self._timer is not None:
             self._timer.cancel()
-        for link in self.links:
+        for link in self._all_links():
             self._drop(link, "the mesh was closed")
-            link.release()  # else what waits for a successor waits for ever
         self._waits.close()
         self._thread_calls.close()
         self.doorbell.close()
@@ -315,20 +330,21 @@ class Mesh(Traffic):
 
     def stats(self) -> MeshStats:
         """The counters."""
+        links = self._all_links()
         waiting = self._waits.all()
         return MeshStats(
             calls_local=self.calls_local,
             calls_sent=self.shared.calls_sent,
             calls_received=self.calls_received,
-            calls_in_flight=sum(len(link.pending) for link in self.links),
+            calls_in_flight=sum(len(link.pending) for link in links),
             calls_timed_out=self._calls_timed_out,
             one_ways_sent=self.shared.one_ways_sent,
             one_ways_received=self.one_ways_received,
-            frames_sent=sum(link.frames_sent for link in self.links),
-            frames_received=sum(link.frames_received for link in self.links),
-            bytes_sent=sum(link.bytes_sent for link in self.links),
-            bytes_received=sum(link.bytes_received for link in self.links),
-            credit_waits=sum(link.credit_waits for link in self.links),
+            frames_sent=sum(link.frames_sent for link in links),
+            frames_received=sum(link.frames_received for link in links),
+            bytes_sent=sum(link.bytes_sent for link in links),
+            bytes_received=sum(link.bytes_received for link in links),
+            credit_waits=sum(link.credit_waits for link in links),
             calls_waiting=waiting.calls,
             longest_wait_ns=waiting.longest_ns,
             wakeups=self.doorbell.wakeups,
@@ -338,7 +354,10 @@ class Mesh(Traffic):
 
     def link_stats(self) -> list[LinkStats]:
         """The counters of each peer, by its number."""
-        return [stats_of_link(link, self._waits.of(link)) for link in self.links]
+        return [
+            stats_of_peer(link.present(), other if link.present() is link else link, self._waits.of(link.present()))
+            for link, other in zip(self.links, self._others, strict=True)
+        ]
 
     def _target(self, method: RemoteMethod, function: Callable[..., Any], fitted: FittedMethod | None = None) -> Target:
         """What a peer's calls of the method run. fitted: the method for a peer of another version."""
@@ -421,14 +440,14 @@ class Mesh(Traffic):
         """It is called, from here or by a peer, which may have told of it long before."""
         if method.name not in self._services:
             self._services[method.name] = {FUNCTION: (method, function)}
-            for link in self.links:
+            for link in self._all_links():
                 self._compare(link, method.name)
 
     def _publish(self, schema: ServiceSchema) -> None:
         """Tell all peers, those that are here and those that will come."""
         if schema.service not in self._schemas:
             self._schemas[schema.service] = schema
-            for link in self.links:
+            for link in self._all_links():
                 if link.schemas.get(schema.service) == schema:
                     link.schemas[schema.service] = schema
                 self._compare(link, schema.service)
@@ -484,17 +503,25 @@ class Mesh(Traffic):
 
     # Ends
 
+    def _link(self, peer: int, beside: bool) -> Link:
+        link = self.links[peer]
+        return self._others[peer] if link.changed != beside else link
+
+    def _all_links(self) -> list[Link]:
+        return [*self.links, *self._others]
+
     def _drop(self, link: Link, reason: str) -> None:
         self._finish(link)
         self.parked = [parked for parked in self.parked if parked[0] is not link]
         link.disconnect(reason)
 
-    def _broken(self, peer: int, error: PoisonedRing) -> None:
-        link = self.links[peer]
+    def _broken(self, link: Link, error: PoisonedRing) -> None:
+        peer = link.peer
         if not link.connected:
             return
         logger.error(
             "shard %d drops its rings with shard %d, which has broken the rules: %s", self.shard_id, peer, error
         )
         self._drop(link, f"shard {peer} broke its ring")
+        self.links[peer].look_for_split()
         self._on_poisoned(peer, link.epoch)

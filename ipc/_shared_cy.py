@@ -33,7 +33,7 @@ class Shared:
     calls_sent: int
     one_ways_sent: int
     new_earliest: Callable[[], None]  # a deadline is earlier than all others
-    broken: Callable[[int, PoisonedRing], None]  # the peer that broke a ring
+    broken: Callable[[Connection, PoisonedRing], None]  # the peer broke its rules
     refusal: str | None  # why no call goes out at all
     watched: bool  # somebody looks from time to time at who waits
     watch: Callable[[], None]  # see to it
@@ -46,7 +46,7 @@ class Shared:
         limits: Limits,
         identifiers: dict[Any, int],
         new_earliest: Callable[[], None],
-        broken: Callable[[int, PoisonedRing], None],
+        broken: Callable[[Any, PoisonedRing], None],
     ) -> None:
         self.core = core
         self.loop = loop

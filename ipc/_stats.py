@@ -49,21 +49,29 @@ class LinkStats(msgspec.Struct, frozen=True):
     ring_bytes: int
 
 
-def stats_of_link(link: Link, waiting: Waiting) -> LinkStats:
-    """The counters of one peer."""
+def stats_of_peer(link: Link, other: Link, waiting: Waiting) -> LinkStats:
+    """The counters of one peer, over its two links. link: to the incarnation that has its place."""
     return LinkStats(
         peer=link.peer,
         connected=link.connected,
-        frames_sent=link.frames_sent,
-        frames_received=link.frames_received,
-        bytes_sent=link.bytes_sent,
-        bytes_received=link.bytes_received,
-        credit_waits=link.credit_waits,
+        frames_sent=link.frames_sent + other.frames_sent,
+        frames_received=link.frames_received + other.frames_received,
+        bytes_sent=link.bytes_sent + other.bytes_sent,
+        bytes_received=link.bytes_received + other.bytes_received,
+        credit_waits=link.credit_waits + other.credit_waits,
         calls_waiting=waiting.calls,
         longest_wait_ns=waiting.longest_ns,
-        calls_in_flight=len(link.pending),
-        wakeups=link.rings_before + (link.doorbell.rings if link.connected else 0),
-        wakeups_ahead=link.rings_ahead_before + (link.doorbell.rings_ahead if link.connected else 0),
+        calls_in_flight=len(link.pending) + len(other.pending),
+        wakeups=_wakeups(link) + _wakeups(other),
+        wakeups_ahead=_wakeups_ahead(link) + _wakeups_ahead(other),
         ring_used_bytes=link.producer.used() if link.connected else 0,
         ring_bytes=link.producer.capacity if link.connected else 0,
     )
+
+
+def _wakeups(link: Link) -> int:
+    return link.rings_before + (link.doorbell.rings if link.connected else 0)
+
+
+def _wakeups_ahead(link: Link) -> int:
+    return link.rings_ahead_before + (link.doorbell.rings_ahead if link.connected else 0)

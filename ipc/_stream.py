@@ -68,7 +68,9 @@ async def receive(
                 used += 1
                 used_bytes += len(item)
                 if (2 * used >= limits.window or 2 * used_bytes >= limits.window_bytes) and not call.done():
-                    link.send(Kind.ACK, 0, used, call.number, b"")
+                    way = call.channel  # not ours, if the peer was being replaced
+                    assert isinstance(way, Link)
+                    way.send(Kind.ACK, 0, used, call.number, b"")
                     used = used_bytes = 0
                 try:
                     value = method.decode_result(item)

@@ -17,6 +17,7 @@ cdef class Traffic(WorkSource):
     cdef readonly Core core
     cdef readonly Shared shared
     cdef readonly list links
+    cdef readonly list heard
     cdef readonly Doorbell doorbell
     cdef readonly dict targets
     cdef readonly dict memberships
@@ -36,13 +37,13 @@ cdef class Traffic(WorkSource):
     cdef bint look(self) except -1
     @cython.locals(received=cython.longlong)
     cdef bint _take_in(self, Link link) except -1
-    @cython.locals(link=Link, peer=cython.Py_ssize_t)
+    @cython.locals(link=Link, word=cython.Py_ssize_t)
     cdef _listen(self)
     cdef _begin(self, Link link)
     cpdef _finish(self, Link link)
     cpdef bint prepare_sleep(self) except -1
     cpdef rung(self)
-    cpdef look_at(self, int peer)
+    cpdef look_at(self, Link link)
     @cython.locals(connection=Connection, dirty=list)
     cdef _flush(self)
     @cython.locals(consumer=RingConsumer, epoch=cython.longlong, taken=cython.int, body=bytes)

@@ -68,6 +68,7 @@ class Traffic(WorkSource):
     core: Core
     shared: Shared
     links: list[Link]
+    heard: list[Link]  # whose news the words of the doorbell are
     doorbell: Doorbell
     targets: dict[int, Target]
     memberships: dict[int, Membership]  # of our queues, by identifier
@@ -83,6 +84,7 @@ class Traffic(WorkSource):
         self.core = shared.core
         self.shared = shared
         self.links = []
+        self.heard = []
         self.doorbell = doorbell
         self.targets = {}
         self.memberships = memberships
@@ -137,12 +139,12 @@ class Traffic(WorkSource):
         """Who has news?"""
         self.doorbell.wake()
         if self.doorbell.has_news():
-            peer = self.doorbell.next_news(0)
-            while peer >= 0:
-                link: Link = self.links[peer]
+            word = self.doorbell.next_news(0)
+            while word >= 0:
+                link: Link = self.heard[word]
                 link.hear()
                 self._begin(link)
-                peer = self.doorbell.next_news(peer + 1)
+                word = self.doorbell.next_news(word + 1)
 
     def _begin(self, link: Link) -> None:
         """There may be something in its ring."""
@@ -179,9 +181,9 @@ class Traffic(WorkSource):
         """A new sleep begins: look for lost wake-ups more often again."""
         raise NotImplementedError
 
-    def look_at(self, peer: int) -> None:
+    def look_at(self, link: Link) -> None:
         """There may be something in its ring."""
-        self._begin(self.links[peer])
+        self._begin(link)
         self.core.wake()
 
     def _flush(self) -> None:
@@ -214,7 +216,7 @@ class Traffic(WorkSource):
                     return False
             link.announce_room()
         except PoisonedRing as error:
-            self.shared.broken(link.peer, error)
+            self.shared.broken(link, error)
             return False
         finally:
             self._charge(None)

@@ -151,8 +151,6 @@ class Waits:
         return text + (f"; {count - waiting:,} more wait elsewhere" if count > waiting else "")
 
     def _what(self, link: Link, lane: Lane) -> str:
-        if link.is_held():
-            return "the successor of that shard, which is being replaced"
         if lane.credit > 0:
             return f"room in the ring, before which {link.backlog_bytes:,} bytes wait"
         asked = Counter(

@@ -41,9 +41,8 @@ In reading order, from the command to the code that a user writes:
     _rest           policy: when a shard has nothing to do, and need not be looked after so often
     _witness        the thread that says what holds up the loop
     _drain          has shards finish their open work, and kills those that do not
-    _roll           replaces shards in good order, one at a time
-    _renewal        replaces them all, once a rehearsal has gone well
-    _rehearsal      imports the application before that
+    _lending        who accepts from whose listening sockets
+    _roll           replaces shards in good order, one at a time, each by a successor that is ready
     _reload         replaces them when a source file changes
     _systemd        sockets from, and notices to, whoever started the supervisor
     _logging        log lines that name shard and queue, as text or JSON; log files opened anew

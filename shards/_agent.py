@@ -86,6 +86,7 @@ def make() -> Main:
 
 class _Agent:
     def __init__(self, shard: Shard) -> None:
+        self._shard = shard
         self._services: dict[type, Sharded[Any]] = {}
         start = shard.start
 
@@ -98,10 +99,18 @@ class _Agent:
         shard.start = start_and_remember  # type: ignore[method-assign]
 
     async def listen(self, path: str) -> asyncio.AbstractServer:
-        with contextlib.suppress(FileNotFoundError):  # there is one if there was an incarnation before
-            os.unlink(path)
-        server = await asyncio.start_unix_server(self._answer, path)
-        own_servers.add(path)
+        """At this path from when the shard is ready: there may be another incarnation meanwhile, and it may stay."""
+        own = f"{path}-{os.getpid()}"
+        ready = self._shard.ready
+
+        def take_place() -> None:
+            with contextlib.suppress(FileNotFoundError):  # it has been taken
+                os.rename(own, path)
+            ready()
+
+        self._shard.ready = take_place  # type: ignore[method-assign]
+        server = await asyncio.start_unix_server(self._answer, own)
+        own_servers.add(own)
         return server
 
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -36,7 +36,10 @@ from clockworker.shards._affinity import Starting
 from clockworker.shards._application import Main, format_traceback, load_application
 from clockworker.shards._birth import CONTROL_VARIABLE, SUPERVISOR_VARIABLE, TERMINAL_SIGNALS
 from clockworker.shards._control import (
+    AcceptFrom,
     Begin,
+    CeaseFrom,
+    Change,
     Channel,
     Configure,
     Connect,
@@ -44,18 +47,18 @@ from clockworker.shards._control import (
     Disconnect,
     Drained,
     Failed,
-    Held,
-    Hold,
     Leave,
     ListenersClosed,
     Poisoned,
+    Quiet,
     Ready,
-    Release,
     Reopen,
+    Serves,
     StartTrace,
     Stirred,
     Stop,
     TakeAll,
+    Terminated,
     Traced,
     Unconnected,
 )
@@ -103,7 +106,7 @@ def main() -> None:
     configure, descriptors = received
     if not isinstance(configure, Configure):
         raise ControlError(f"the first message is {type(configure).__name__}, not Configure")
-    role = "rehearsal" if configure.rehearsal else f"shard {configure.shard}"
+    role = f"shard {configure.shard}"
     set_process_title(role, configure.config.app)
     try:
         set_up_logging(role, configure.config)
@@ -121,8 +124,9 @@ def main() -> None:
 
 
 def _take_signals() -> None:
-    """What a terminal sends to the process group is the supervisor's to answer. SIGTERM gets its handler with the loop, and
-    ends the process before. A signal that strays here is said on the loop: its handler may come in the middle of a log call."""
+    """What a terminal sends to the process group is the supervisor's to answer. SIGTERM gets its handler with the loop, which
+    asks the supervisor for a successor, and ends the process before. A signal that strays here is said on the loop: its
+    handler may come in the middle of a log call."""
 
     def say(number: int, frame: FrameType | None) -> None:
         with contextlib.suppress(RuntimeError):  # no loop yet
@@ -144,7 +148,7 @@ class _ShardMain:
         self._channel = channel
         self._configure = configure
         self._config = configure.config
-        memory, event, slots, pulse, dump, witness, handover, *listening = descriptors
+        memory, event, slots, pulse, dump, witness, handover = descriptors
         self._doorbell: tuple[int, ...] = (memory, event)
         self._slots = SlotWriter(slots)
         os.close(slots)
@@ -152,7 +156,6 @@ class _ShardMain:
         self._witness = socket.socket(fileno=witness)
         self._handover = socket.socket(fileno=handover)
         self._handover.setblocking(False)
-        self._listening = [socket.socket(fileno=descriptor) for descriptor in listening]
         # Before the application is imported, which may open what it likes, and fork.
         self._reserve = Reserve(FOR_A_MESSAGE + configure.count - 1)
         self._complaints = Limiter()
@@ -195,9 +198,6 @@ class _ShardMain:
             return self._fail(f"{what} cannot be imported", error)
         if self._legacy.forked:
             self._legacy.end()
-        if self._configure.rehearsal:
-            self._channel.send(Ready())
-            return EXIT_OK
         self._before_loop = open_descriptors()
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             try:
@@ -216,7 +216,7 @@ class _ShardMain:
         self._legacy.take_executor(executor)
         self._assemble(executor)
         self._loop.set_exception_handler(self._shard._loop_error)
-        self._loop.add_signal_handler(signal.SIGTERM, self._signalled)
+        self._loop.add_signal_handler(signal.SIGTERM, lambda: self._channel.send(Terminated()))
         self._loop.add_reader(self._channel.fileno(), self._read)
         self._recorder.start()
         self._pulse.start(executor, self._rests)
@@ -243,6 +243,7 @@ class _ShardMain:
             configure.count,
             executor,
             (memory, event),
+            place=configure.place,
             idle_poll_us=configure.idle_poll_us,
             limits=Limits(max_message=self._config.max_message, credit=self._config.credit),
             on_poisoned=lambda peer, epoch: self._channel.send(Poisoned(peer, epoch)),
@@ -253,8 +254,8 @@ class _ShardMain:
             configure.cpu,
             executor,
             self._mesh,
-            self._listening,
-            announce_ready=lambda: self._channel.send(Ready()),
+            announce_ready=lambda serves: self._channel.send(Ready(serves)),
+            announce_serving=lambda: self._channel.send(Serves()),
             blocking_threads=self._config.blocking_threads,
             backlog=self._config.backlog,
             access_log=self._config.access_log,
@@ -324,8 +325,8 @@ class _ShardMain:
         except DescriptorsLost as lost:  # another thread took what was given up
             self._complain(lost)
             match lost.message:
-                case Connect(peer, epoch):
-                    self._connect_later(peer, epoch)
+                case Connect(peer, epoch, _, beside):
+                    self._connect_later(peer, epoch, beside)
                 case Stop():
                     self._handle(lost.message, [])
             return
@@ -336,9 +337,9 @@ class _ShardMain:
         except OSError as error:  # of a log file, or a trace: a shortage of the machine's
             self._complain(OSError(f"{type(received[0]).__name__} cannot be carried out: {error}"))
 
-    def _connect_later(self, peer: int, epoch: int) -> None:
-        self._mesh.disconnect(peer)
-        self._loop.call_later(RECONNECT_S, self._channel.send, Unconnected(peer, epoch))
+    def _connect_later(self, peer: int, epoch: int, beside: bool) -> None:
+        self._mesh.disconnect(peer, beside=beside)
+        self._loop.call_later(RECONNECT_S, lambda: self._channel.send(Unconnected(peer, epoch)))
 
     def _complain(self, error: Exception) -> None:
         if (unsaid := self._complaints.may_say(self._loop.time())) is not None:
@@ -346,19 +347,25 @@ class _ShardMain:
 
     def _handle(self, message: object, descriptors: list[int]) -> None:
         match message:
-            case Connect(peer, epoch):
+            case Connect(peer, epoch, place, beside):
                 incoming, outgoing, memory, event = descriptors
                 try:
-                    self._mesh.connect(peer, epoch, incoming=incoming, outgoing=outgoing, doorbell=(memory, event))
+                    self._mesh.connect(
+                        peer,
+                        epoch,
+                        incoming=incoming,
+                        outgoing=outgoing,
+                        doorbell=(memory, event),
+                        place=place,
+                        beside=beside,
+                    )
                 except OSError as error:
                     self._complain(error)
-                    self._connect_later(peer, epoch)
-            case Disconnect(peer):
-                self._mesh.disconnect(peer)
-            case Hold(peer):
-                self._mesh.hold(peer, when_quiet=lambda: self._channel.send(Held(peer)))
-            case Release(peer):
-                self._mesh.release(peer)
+                    self._connect_later(peer, epoch, beside)
+            case Disconnect(peer, beside):
+                self._mesh.disconnect(peer, beside=beside)
+            case Change(peer):
+                self._mesh.change(peer, when_quiet=lambda: self._channel.send(Quiet(peer)))
             case StartTrace(seconds):
                 trace = Trace(self._configure.shard, self._executor, self._traced)
                 self._loop.call_later(seconds, trace.end)
@@ -368,6 +375,10 @@ class _ShardMain:
                 self._shard._lift_limit()
             case Begin():
                 self._may_begin.set()
+            case AcceptFrom(shard):
+                self._shard._accept_from(shard, [socket.socket(fileno=descriptor) for descriptor in descriptors])
+            case CeaseFrom(shard):
+                self._shard._cease_from(shard)
             case Stop(for_good, grace):
                 self._stop(for_good, [socket.socket(fileno=descriptor) for descriptor in descriptors])
                 if grace is not None:
@@ -388,12 +399,7 @@ class _ShardMain:
         if recording is not None:
             os.close(recording)
 
-    def _signalled(self) -> None:
-        if not self._shard.stopping:
-            log.warning("SIGTERM, and not by the supervisor: finishing what is open, and ending")
-        self._stop()
-
-    def _stop(self, for_good: bool = False, orphaned: Sequence[socket.socket] = ()) -> None:
+    def _stop(self, for_good: bool, orphaned: Sequence[socket.socket]) -> None:
         if self._main is not None and not self._shard.is_ready:
             self._main.abort()  # still starting: there is nothing to finish
         self._shard._stop(for_good, orphaned)

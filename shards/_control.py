@@ -12,15 +12,16 @@ descriptors beyond `MAX_DESCRIPTORS` go ahead of it (`Ahead`). Of a shard neithe
 
 A conversation:
 
-    supervisor: Configure (first, once), Connect and Disconnect as peers come and go, Begin, Stop, Leave; Hold, Release
-    shard:      Ready or Failed or NoRoom, ListenersClosed, Drained; Held; Poisoned, Unconnected; Stirred
+    supervisor: Configure (first, once), Connect, Change and Disconnect as peers come and go, Begin, AcceptFrom and
+                CeaseFrom, Stop, Leave
+    shard:      Ready or Failed or NoRoom, Serves, Terminated, ListenersClosed, Drained; Quiet; Poisoned, Unconnected; Stirred
 
 `Begin` follows the first round of `Connect`: an application that starts must find its peers connected, or its first
 calls would end in `ShardDown`.
 `Stop` asks for an end of accepting and for open work to be finished; calls from peers are still served, because their
 open work may need them. `Leave` comes once every shard that stops is `Drained`, and ends the process.
-Where one shard alone is replaced, `Hold` goes to its peers before it may leave: each keeps its new calls for the
-successor and says `Held` once those that it had sent have been answered.
+Where one shard alone is replaced, its peers are connected with its successor beside it. At the `Change` their calls go to the
+successor, and each says `Quiet` once those that it had sent to the old one have been answered, which then may leave.
 """
 
 from __future__ import annotations
@@ -57,39 +58,37 @@ class Enclosed(msgspec.Struct, frozen=True, tag="enclosed"):
 
 class Configure(msgspec.Struct, frozen=True, tag="configure"):
     """Descriptors: the doorbell's memory and its eventfd, the slots, the pulse, the dump, the witness's socket, the
-    handover's, then the listening sockets. A rehearsal only imports the application, says `Ready` or `Failed`, and ends."""
+    handover's. place: the word of this incarnation in the doorbells of its peers."""
 
     shard: int
     count: int
     cpu: int | None
     idle_poll_us: int
+    place: int
     config: ServeConfig
-    rehearsal: bool = False
     served: tuple[tuple[int, str, int], ...] = ()  # the sockets that connections come from (`_fork.Served`)
     cpus: tuple[int, ...] = ()  # of the server, where `cpu` is one of them
 
 
 class Connect(msgspec.Struct, frozen=True, tag="connect"):
-    """A peer has started. Descriptors: incoming ring, outgoing ring, the peer's doorbell's memory and its eventfd."""
+    """A peer has started. Descriptors: incoming ring, outgoing ring, the peer's doorbell's memory and its eventfd. place: its
+    word in our doorbell. beside: another incarnation of it has its place."""
 
     peer: int
     epoch: int
+    place: int
+    beside: bool
 
 
 class Disconnect(msgspec.Struct, frozen=True, tag="disconnect"):
-    """A peer has died and been reaped."""
+    """A peer has died and been reaped, or the incarnation of it that does not have its place."""
 
     peer: int
+    beside: bool
 
 
-class Hold(msgspec.Struct, frozen=True, tag="hold"):
-    """A peer is about to be replaced: keep new calls to it until its successor connects, and say when you hold."""
-
-    peer: int
-
-
-class Release(msgspec.Struct, frozen=True, tag="release"):
-    """There will be no successor after all: the calls that wait go to the peer if it is there, or else fail."""
+class Change(msgspec.Struct, frozen=True, tag="change"):
+    """The two incarnations of a peer change places: new calls go to the successor. Say when those to the old are answered."""
 
     peer: int
 
@@ -104,6 +103,18 @@ class TakeAll(msgspec.Struct, frozen=True, tag="take-all"):
 
 class Begin(msgspec.Struct, frozen=True, tag="begin"):
     pass
+
+
+class AcceptFrom(msgspec.Struct, frozen=True, tag="accept-from"):
+    """Accept from the listening sockets of this shard: one's own, or those of one that cannot. Descriptors: the sockets."""
+
+    shard: int
+
+
+class CeaseFrom(msgspec.Struct, frozen=True, tag="cease-from"):
+    """The other shard accepts from its sockets again."""
+
+    shard: int
 
 
 class Stop(msgspec.Struct, frozen=True, tag="stop"):
@@ -131,7 +142,13 @@ class Traced(msgspec.Struct, frozen=True, tag="traced"):
 
 
 class Ready(msgspec.Struct, frozen=True, tag="ready"):
-    pass
+    """`serves`: the application has made a server, and connections may come."""
+
+    serves: bool
+
+
+class Serves(msgspec.Struct, frozen=True, tag="serves"):
+    """A shard that was ready before has a server now."""
 
 
 class NoRoom(msgspec.Struct, frozen=True, tag="no-room"):
@@ -159,8 +176,12 @@ class Stirred(msgspec.Struct, frozen=True, tag="stirred"):
     """The shard had been at rest and works: look after its loop."""
 
 
-class Held(msgspec.Struct, frozen=True, tag="held"):
-    """No call of ours to this peer is in flight, and none will be."""
+class Terminated(msgspec.Struct, frozen=True, tag="terminated"):
+    """Somebody has sent the shard SIGTERM, which is to say: replace it."""
+
+
+class Quiet(msgspec.Struct, frozen=True, tag="quiet"):
+    """No call of ours to the old incarnation of this peer is in flight, and none will be."""
 
     peer: int
 
@@ -180,10 +201,32 @@ class Poisoned(msgspec.Struct, frozen=True, tag="poisoned"):
 
 
 ToShard: TypeAlias = (
-    Configure | Connect | Disconnect | Hold | Release | Reopen | TakeAll | Begin | Stop | Leave | StartTrace
+    Configure
+    | Connect
+    | Disconnect
+    | Change
+    | Reopen
+    | TakeAll
+    | Begin
+    | AcceptFrom
+    | CeaseFrom
+    | Stop
+    | Leave
+    | StartTrace
 )
 ToSupervisor: TypeAlias = (
-    Ready | Failed | NoRoom | ListenersClosed | Drained | Held | Poisoned | Unconnected | Stirred | Traced
+    Ready
+    | Serves
+    | Failed
+    | NoRoom
+    | Terminated
+    | ListenersClosed
+    | Drained
+    | Quiet
+    | Poisoned
+    | Unconnected
+    | Stirred
+    | Traced
 )
 Message: TypeAlias = ToShard | ToSupervisor | Ahead | Enclosed
 

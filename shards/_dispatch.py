@@ -7,7 +7,8 @@ that is why it is a choice.
 
 A connection is never lost on the way. The supervisor keeps both ends of the line to each shard, so what a dead or
 departed shard has not taken is read back and goes to another; while no shard can take one, connections wait in the
-listening sockets' queues. A shard that stalls gets none.
+listening sockets' queues. A shard that stalls gets none, and what it was given before that showed and has not taken is
+given to others.
 
 Before the server stops, those that wait are handed over whatever the limit, as shards that accept for themselves do it: what
 waits at a socket that is closed is reset, and its client has perhaps asked already. Rejected: letting them wait for places
@@ -24,8 +25,6 @@ from collections.abc import Callable, Sequence
 
 from clockworker.shards._admission import LEFT
 from clockworker.shards._control import TakeAll
-from clockworker.shards._handover import receive
-from clockworker.shards._lifecycle import State
 from clockworker.shards._limiter import Limiter, more
 from clockworker.shards._member import Member
 from clockworker.shards._process import ShardProcess
@@ -43,7 +42,7 @@ class Dispatcher:
     def __init__(
         self,
         listening: Sequence[socket.socket],
-        members: list[Member],
+        members: Sequence[Member],
         limit: int | None,
         stalled: Callable[[ShardProcess], bool],
     ) -> None:
@@ -90,16 +89,18 @@ class Dispatcher:
                 self._complain(error)
 
     def take_back(self, process: ShardProcess) -> None:
-        """The shard has ended: what it did not take is for others."""
-        while True:
-            try:
-                self._returned.append(receive(process.handover.shard_end))
-            except OSError:
-                break
+        """The shard has ended, or stands still while others do not: what it did not take is for others."""
+        while (connection := process.handover.take_back()) is not None:
+            self._returned.append(connection)
         if self._ended:
             self._close_returned()
         elif self._returned:
             self.go_on()
+
+    def stands_still(self, process: ShardProcess) -> None:
+        """Its loop does."""
+        if not self._ended and self._choose() is not None:
+            self.take_back(process)
 
     def finish(self, seconds: float, finished: Callable[[], None]) -> None:
         """Accept and hand over what is in the listening sockets' queues, and no more: all are about to stop.
@@ -192,7 +193,7 @@ class Dispatcher:
         for offset in range(count):
             member = self._members[(self._next + offset) % count]
             process = member.process
-            if process is None or member.state is not State.READY or self._stalled(process):
+            if process is None or not member.takes_connections or self._stalled(process):
                 continue
             load = process.handover.given - process.pulse.taken + process.pulse.open
             if load < fewest:
@@ -201,7 +202,7 @@ class Dispatcher:
         return best
 
     def _anybody_ready(self) -> bool:
-        return any(member.state is State.READY and member.process is not None for member in self._members)
+        return any(member.takes_connections and member.process is not None for member in self._members)
 
     def _pause(self, seconds: float) -> None:
         self._stop_accepting()

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 from clockworker.shards._control import Leave, Stop
 from clockworker.shards._lifecycle import State
-from clockworker.shards._member import Member
+from clockworker.shards._member import Member, Members
 
 log = logging.getLogger("clockworker.supervisor")
 
@@ -26,7 +26,7 @@ class Drain:
     """grace: seconds that open work has, until SIGKILL. together: whether all stop and leave together. spent: seconds of the
     grace that had gone by before they could be told."""
 
-    def __init__(self, members: Sequence[Member], grace: float) -> None:
+    def __init__(self, members: Members, grace: float) -> None:
         self._members = members
         self._grace = grace
         self.together = False
@@ -58,12 +58,12 @@ class Drain:
     def let_go(self) -> None:
         """Where all stop together: let the drained leave, if nobody still draining may need them."""
         if self.together and self._all_drained():
-            for member in self._members:
+            for member in self._members.everyone():
                 if member.state is State.DRAINING:
                     member.tell(Leave())
 
     def _all_drained(self) -> bool:
-        return all(member.drained for member in self._members if member.state is State.DRAINING)
+        return all(member.drained for member in self._members.everyone() if member.state is State.DRAINING)
 
     def _set_timer(self, member: Member, seconds: float) -> None:
         member.timer = asyncio.get_running_loop().call_later(seconds, self._grace_over, member)

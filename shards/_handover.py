@@ -8,6 +8,7 @@ import os
 import socket
 
 _ONE = array.array("i").itemsize
+_NUMBER = 8  # bytes
 
 
 class Handover:
@@ -17,16 +18,27 @@ class Handover:
         self._end, self.shard_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._end.setblocking(False)
         self.shard_end.setblocking(False)
-        self.given = 0
+        self.given = 0  # and not taken back
+        self._number = 0
 
     def give(self, connection: socket.socket) -> bool:
         """False if the line is full."""
         try:
-            socket.send_fds(self._end, [b"c"], [connection.fileno()])
+            socket.send_fds(self._end, [self._number.to_bytes(_NUMBER, "little")], [connection.fileno()])
         except OSError:  # EAGAIN; ETOOMANYREFS, the kernel's limit on descriptors on their way
             return False
+        self._number += 1
         self.given += 1
         return True
+
+    def take_back(self) -> socket.socket | None:
+        """A connection that the shard has not taken, if there is one and a descriptor for it."""
+        try:
+            connection = receive(self.shard_end)
+        except OSError:
+            return None
+        self.given -= 1
+        return connection
 
     def close(self) -> None:
         self._end.close()
@@ -38,13 +50,29 @@ def receive(shard_end: socket.socket) -> socket.socket:
     descriptor for it; then it stays on the line.
 
     The kernel closes a connection that is taken off the line where there is no descriptor to give it. Hence a look first,
-    which gives one and leaves the message where it is.
+    which gives one and leaves the message where it is. The shard and the supervisor may read at once, and then what is taken
+    is not what was looked at. So the number that is taken with a connection decides, and a connection that was only looked
+    at is let go of.
     """
-    look = socket.MSG_PEEK | socket.MSG_CMSG_CLOEXEC
-    data, ancillary, _, _ = shard_end.recvmsg(1, socket.CMSG_LEN(_ONE), look)
-    if not data:
-        raise BlockingIOError(errno.EAGAIN, "the line has ended")
-    if not ancillary:
+    looked_at, seen = _receive(shard_end, socket.MSG_PEEK)
+    if seen is None:
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
-    shard_end.recv(1)
-    return socket.socket(fileno=array.array("i", ancillary[0][2])[0])
+    try:
+        number, taken = _receive(shard_end, 0)
+    except OSError:
+        seen.close()
+        raise
+    if taken is None and number == looked_at:
+        return seen
+    seen.close()
+    if taken is None:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+    return taken
+
+
+def _receive(shard_end: socket.socket, flags: int) -> tuple[bytes, socket.socket | None]:
+    """A message's number, and the connection if there was a descriptor for it."""
+    number, ancillary, _, _ = shard_end.recvmsg(_NUMBER, socket.CMSG_LEN(_ONE), flags | socket.MSG_CMSG_CLOEXEC)
+    if not number:
+        raise BlockingIOError(errno.EAGAIN, "the line has ended")
+    return number, socket.socket(fileno=array.array("i", ancillary[0][2])[0]) if ancillary else None

@@ -97,6 +97,10 @@ class Health:
         """The age, of a loop at rest less the time for which it had said that it would not beat."""
         return max(0.0, self.age(now, lost) - self._patience)
 
+    def is_late(self, now: float, lost: float) -> bool:
+        """Whether the loop stands still, so that it should be spared new work."""
+        return self.lateness(now, lost) > self._policy.stalled_after
+
     def judge(self, now: float, lost: float) -> Verdict:
         """What is to be done, at a look that is not the first after a gap."""
         if self._policy.hung_after and self.age(now, lost) > self._policy.hung_after:

@@ -41,6 +41,10 @@ TRANSITIONS: dict[State, frozenset[State]] = {
 }
 
 
+# What is left of a death that is as good as forgotten.
+_FORGOTTEN = 0.1
+
+
 class Lifecycle:
     __slots__ = ("state",)
 
@@ -56,13 +60,14 @@ class Lifecycle:
 class RestartPolicy(msgspec.Struct, frozen=True):
     """Times in seconds. The first restart is immediate, the second waits `delay`, each further one twice as long.
 
-    An incarnation that was ready for `settled` makes the count start anew. More than `max_starts` within `window` is a
-    crash loop, whatever their cause.
+    More than `max_starts` within `window` is a crash loop, whatever their cause. A death is forgotten over so long a time of
+    being ready, little by little, and over the same time starts are counted. So whatever a shard's span of life is, it is
+    caught by the one or the other: the shorter, the more each death counts; and one that lives for the whole window and dies
+    is started again at once each time, which is seldom enough.
     """
 
     delay: float = 0.1
     max_delay: float = 5.0
-    settled: float = 2.0
     max_starts: int = 5
     window: float = 10.0
 
@@ -76,7 +81,7 @@ class Restarts:
         self._policy = policy
         self._starts: deque[float] = deque(maxlen=policy.max_starts)
         self._ready_at: float | None = None
-        self._failures = 0
+        self._failures = 0.0  # deaths that are not forgotten
         self._refused = 0  # starts in a row
 
     def started(self, now: float) -> None:
@@ -86,7 +91,7 @@ class Restarts:
     def forget(self) -> None:
         """What comes next is no restart: the shard stopped in good order, and is replaced."""
         self._starts.clear()
-        self._failures = 0
+        self._failures = 0.0
 
     def became_ready(self, now: float) -> None:
         self._ready_at = now
@@ -100,13 +105,16 @@ class Restarts:
         self._refused += 1
         return min(self._policy.max_delay, self._policy.delay * 2.0 ** min(self._refused - 1, 30))
 
-    def died(self, now: float) -> float | None:
-        """The delay until the next start, or None if that start would make a crash loop."""
+    def died(self, now: float, *, give_up: bool = True) -> float | None:
+        """The delay until the next start, or None if that start would make a crash loop. give_up: else there is none, and
+        the delay is the longest."""
         policy = self._policy
-        if self._ready_at is not None and now - self._ready_at >= policy.settled:
-            self._failures = 0
-        delay = 0.0 if self._failures == 0 else min(policy.max_delay, policy.delay * 2.0 ** (self._failures - 1))
+        if self._ready_at is not None:
+            self._failures = max(0.0, self._failures - (now - self._ready_at) / policy.window)
+        delay = 0.0
+        if self._failures > _FORGOTTEN:
+            delay = round(min(policy.max_delay, policy.delay * 2.0 ** (self._failures - 1)), 2)
         self._failures += 1
         if len(self._starts) == policy.max_starts and now + delay - self._starts[0] < policy.window:
-            return None
+            return None if give_up else policy.max_delay
         return delay

@@ -1,4 +1,5 @@
-"""A shard as the supervisor sees it: what is known of it over all its incarnations."""
+"""The shards as the supervisor sees them. While one is replaced there are two members of the same number: the one that has
+the place, and its successor or predecessor beside it."""
 
 from __future__ import annotations
 
@@ -12,9 +13,12 @@ from clockworker.shards._process import ShardProcess
 
 
 class Member:
-    """`process` is None while there is none. There is one timer at a time, whose meaning goes with the state: the
+    """One that has the place of a shard, over all its incarnations, or for a while is beside one that has.
+
+    `process` is None while there is none. There is one timer at a time, whose meaning goes with the state: the
     start-up limit while starting, the grace while draining, the delay while backing off.
 
+    serves: the incarnation that is ready has a server, and may get connections.
     drained: the incarnation that drains has finished its own work.
     refused: the system was too short of something for the last start.
     broken: the application cannot be started as it is, and under --reload it is not tried again before it changes.
@@ -28,6 +32,7 @@ class Member:
         self.stalls = Limiter()
         self.process: ShardProcess | None = None
         self.timer: asyncio.TimerHandle | None = None
+        self.serves = False
         self.drained = False
         self.broken = False
         self.refused = False
@@ -35,6 +40,17 @@ class Member:
     @property
     def state(self) -> State:
         return self.lifecycle.state
+
+    @property
+    def takes_connections(self) -> bool:
+        return self.state is State.READY and self.serves
+
+    def successor(self) -> Member:
+        """Another one for the same place."""
+        successor = Member(self.id, self.cpu)
+        successor.restarts = self.restarts
+        successor.stalls = self.stalls
+        return successor
 
     def cancel_timer(self) -> None:
         if self.timer is not None:
@@ -48,3 +64,20 @@ class Member:
 
     def __str__(self) -> str:
         return f"shard {self.id}"
+
+
+class Members(list[Member]):
+    """Those that have the places, by number. beside: one that has none yet, or no longer."""
+
+    beside: Member | None = None
+
+    def everyone(self) -> list[Member]:
+        return [*self] if self.beside is None else [*self, self.beside]
+
+    def processes(self, other_than: int) -> list[tuple[Member, ShardProcess]]:
+        """Of all other shards."""
+        return [
+            (member, member.process)
+            for member in self.everyone()
+            if member.process is not None and member.id != other_than
+        ]

@@ -13,7 +13,7 @@ import logging
 import os
 import socket
 import time
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,7 +27,7 @@ from clockworker.shards._config import ServeConfig, TcpAddress, UnixAddress
 from clockworker.shards._host import remove_own
 from clockworker.shards._ledger import Ledger, Totals
 from clockworker.shards._lifecycle import State
-from clockworker.shards._member import Member
+from clockworker.shards._member import Member, Members
 from clockworker.shards._process import ShardProcess
 from clockworker.shards._query import Answers, QueryServer
 from clockworker.shards._reading import Reading, RingReading
@@ -49,7 +49,7 @@ class Observer:
     def __init__(
         self,
         config: ServeConfig,
-        members: Sequence[Member],
+        members: Members,
         addresses: list[str],
         ready: Callable[[], bool],
         trace: Callable[[float], AsyncGenerator[tuple[int, int], None]],
@@ -149,9 +149,17 @@ class Observer:
         return [[] if member.process is None else list(member.process.slots.read_rings()) for member in self._members]
 
     def _totals(self) -> list[Totals]:
-        return self._ledger.totals(
-            [None if member.process is None else member.process.slots.read() for member in self._members]
-        )
+        return self._ledger.totals([self._reading(member) for member in self._members])
+
+    def _reading(self, member: Member) -> Reading | None:
+        """While a shard is replaced there are two of it."""
+        found = [
+            reading
+            for each in self._members.everyone()
+            if each.id == member.id and each.process is not None
+            if (reading := each.process.slots.read()).written_ns or each is member
+        ]
+        return Reading.total(found) if len(found) > 1 else found[0] if found else None
 
     def _presences(self) -> list[Presence]:
         return [

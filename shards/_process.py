@@ -42,9 +42,14 @@ def reap_strangers() -> None:
 
 
 class ShardProcess:
-    """Raises `OSError` from the constructor, with nothing left open, if there is no process or descriptor to be had."""
+    """place: its word in the doorbells of its peers.
 
-    def __init__(self, shard: int, count: int, cpu: int | None, queues: Sequence[str], health: HealthPolicy) -> None:
+    Raises `OSError` from the constructor, with nothing left open, if there is no process or descriptor to be had."""
+
+    def __init__(
+        self, shard: int, count: int, cpu: int | None, queues: Sequence[str], health: HealthPolicy, place: int
+    ) -> None:
+        self.place = place
         self.started = time.monotonic()
         self.killed = False
         self.health = Health(health)
@@ -94,7 +99,7 @@ class ShardProcess:
         """Seconds since the start."""
         return time.monotonic() - self.started
 
-    def configure(self, configure: Configure, listening: Sequence[int]) -> None:
+    def configure(self, configure: Configure) -> None:
         """The first message, with everything that the shard needs."""
         self.send(
             configure,
@@ -105,7 +110,6 @@ class ShardProcess:
                 self._dump_descriptor,
                 self._testimony.fileno(),
                 self.handover.shard_end.fileno(),
-                *listening,
             ],
         )
 

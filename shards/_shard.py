@@ -1,5 +1,7 @@
 """What an application sees of the shard that it runs in: `async def main(shard: Shard)`.
 
+A shard gets its listening sockets when it is ready, and now and then those of others that cannot accept (`_lending`).
+
 Stopping, from the inside. When the shard is told to stop it first lets the loop accept what is already in the listening
 sockets' queues, unless a successor will, closes its copies of those sockets, and then wakes `wait_stopped()`. `main`
 finishes what it wants to finish; then open connections are drained (see `_connections`). Without descriptors enough to
@@ -79,8 +81,8 @@ class Shard:
         cpu: int | None,
         executor: Executor,
         mesh: Mesh,
-        listening: list[socket.socket],
-        announce_ready: Callable[[], None],
+        announce_ready: Callable[[bool], None],
+        announce_serving: Callable[[], None],
         blocking_threads: int,
         *,
         backlog: int = 2048,
@@ -93,7 +95,7 @@ class Shard:
         self.cpu = cpu
         self.executor = executor
         self._mesh = mesh
-        self._listening = listening
+        self._listening: dict[int, list[socket.socket]] = {}  # by the shard whose they are
         self._handover = handover
         self._max_connections = max_connections
         self._backlog = backlog
@@ -102,6 +104,7 @@ class Shard:
         self._complaints = ErrorLimiter()
         self._when_failed: Callable[[], None] = lambda: None  # told when a handler has raised
         self._announce_ready = announce_ready
+        self._announce_serving = announce_serving
         self._access_log = access_log
         self._blocking = BlockingPools(blocking_threads)
         self._counters = CounterBook()
@@ -254,7 +257,7 @@ class Shard:
         if not self.is_ready:
             self.is_ready = True
             self._mesh.ready()
-            self._announce_ready()
+            self._announce_ready(self._acceptor is not None)
 
     async def wait_stopped(self) -> None:
         """Return when the shard is told to stop. What `main` does then has the graceful shutdown's time."""
@@ -308,18 +311,32 @@ class Shard:
         )
         self._connections.when_failed = self._when_failed
         self._acceptor = Acceptor(self._connections, self.executor)
-        if self._handover is None:
-            self._acceptor.add(self._listening)
-        else:
+        if self._handover is not None:
             self._connections.changed = self._handover.changed
             self._acceptor.add_line(self._handover.sock)
+        if self.is_ready:
+            self._announce_serving()
 
     # For the shard's process only.
 
+    def _accept_from(self, shard: int, listening: list[socket.socket]) -> None:
+        if self._acceptor is None or self.stopping:
+            _close(listening)
+        else:
+            self._listening.setdefault(shard, []).extend(listening)
+            self._acceptor.add(listening)
+
+    def _cease_from(self, shard: int) -> None:
+        if self.stopping:  # what it still has is closed with the rest
+            return
+        listening = self._listening.pop(shard, [])
+        if self._acceptor is not None:
+            self._acceptor.remove(listening)
+        _close(listening)
+
     def _stop(self, for_good: bool, orphaned: Sequence[socket.socket]) -> None:
         if self._stopping is not None:
-            for sock in orphaned:
-                sock.close()
+            _close(orphaned)
         else:
             stop = self._stop_accepting(for_good, orphaned)
             self._stopping = asyncio.get_running_loop().create_task(stop, name="stop")
@@ -329,20 +346,20 @@ class Shard:
             self._acceptor.lift_limit()
 
     async def _stop_accepting(self, for_good: bool, orphaned: Sequence[socket.socket]) -> None:
-        self._listening.extend(orphaned)
         if self._acceptor is not None:
             self._acceptor.add(orphaned)
         if for_good:
             await asyncio.sleep(HANDSHAKE_S)
+        listening = [sock for sockets in self._listening.values() for sock in sockets]
         if self._acceptor is not None:
             assert self._connections is not None
-            last = [*self._listening] if for_good else []
+            last = [*listening, *orphaned] if for_good else []
             if self._handover is not None:
                 last.append(self._handover.sock)  # what the supervisor has handed over is ours already
             await self._acceptor.close(last, starved=self._stopped.set)
             await self._connections.settle()
-        for sock in self._listening:
-            sock.close()
+        for sockets in (*self._listening.values(), orphaned):
+            _close(sockets)
         self._listening.clear()
         self._stopped.set()
 
@@ -372,3 +389,8 @@ class Shard:
         """How many were accepted and are open, and how many handlers have raised."""
         connections = self._connections
         return (connections.accepted, connections.open, connections.errors) if connections else (0, 0, 0)
+
+
+def _close(listening: Iterable[socket.socket]) -> None:
+    for sock in listening:
+        sock.close()

@@ -17,7 +17,7 @@ import asyncio
 import logging
 import math
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import msgspec
 
@@ -25,7 +25,7 @@ from clockworker.shards._control import Reopen
 from clockworker.shards._heritage import STRAY, name_of
 from clockworker.shards._limiter import Limiter, more
 from clockworker.shards._logging import reopen
-from clockworker.shards._member import Member
+from clockworker.shards._member import Members
 from clockworker.shards._process import reap_strangers
 
 log = logging.getLogger("clockworker.supervisor")
@@ -48,7 +48,7 @@ class Wishes(msgspec.Struct, frozen=True):
 class Signals:
     """Handles them from now on, on the running loop."""
 
-    def __init__(self, members: Sequence[Member], wishes: Wishes) -> None:
+    def __init__(self, members: Members, wishes: Wishes) -> None:
         self._members = members
         self._wishes = wishes
         self._loop = asyncio.get_running_loop()
@@ -77,7 +77,7 @@ class Signals:
             self._wishes.replace_all()
 
     def handle_usr1(self) -> None:
-        for member in self._members:
+        for member in self._members.everyone():
             member.tell(Reopen())
         if reopen():
             log.info("SIGUSR1: log files opened anew")

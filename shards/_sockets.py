@@ -3,10 +3,10 @@
 For a TCP address each shard gets a socket of its own, bound with SO_REUSEPORT, and the kernel spreads connections over
 them: by a hash of both ends' addresses and ports, or, where the distribution is `fixed`, by a program of ours that looks
 at the client's address alone, so that a client always meets the same shard. Because the supervisor keeps a copy,
-connections that wait in the queue of a dead shard's socket are still there for its successor; with a socket made by the
-shard they would be reset. Unix sockets know no SO_REUSEPORT, so there all shards accept from one, and so they do with an
-inherited descriptor. Where the distribution is `least-connections` there is one socket for each address, and the
-supervisor itself accepts (`_dispatch`).
+connections that wait in the queue of a dead shard's socket are still there; with a socket made by the shard they would be
+reset. While a shard cannot accept, another one does from its sockets (`_lending`). Unix sockets know no SO_REUSEPORT, so
+there all shards accept from one, and so they do with an inherited descriptor. Where the distribution is `least-connections`
+there is one socket for each address, and the supervisor itself accepts (`_dispatch`).
 
 Closing a listening socket resets what is in its queue, and there is no call that says "no more" without that. Before the
 end, new connections are therefore led into a `_Sink`: listening sockets of ours in the same group whose queues are full,
@@ -92,13 +92,6 @@ class Listeners:
         """Where connections come from."""
         sockets = {sock for sockets in (*self._of_shard, self.own) for sock in sockets}
         return tuple({served_by(sock) for sock in sockets})
-
-    def orphaned(self, accepting: Sequence[int]) -> list[socket.socket]:
-        """The sockets that none of these shards accepts from. None where a client is to meet one shard only."""
-        if self._distribution == "fixed":
-            return []
-        served = {sock for shard in accepting for sock in self._of_shard[shard]}
-        return [sock for sockets in self._of_shard for sock in sockets if sock not in served]
 
     def refuse_new(self) -> None:
         """Let no new connection into the queues of our sockets, the shards' copies included. Cannot be undone.

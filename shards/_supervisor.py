@@ -3,8 +3,9 @@
 It never imports the application and never looks into a ring, so that nothing an application does can break it. All that
 happens to it arrives on one asyncio loop: a signal (`_signals`), a message from a shard, the end of a shard's process (its
 pidfd becomes readable), or a timer. What is worth a module has one: `_wiring` connects the shards, `_watch` looks after
-their loops, `_drain` has them finish, `_renewal` replaces them all in good order, `_reload` sees that their sources change,
-`_systemd` tells who started us. What is left here is a shard's way through its states, and the server's own.
+their loops, `_lending` says who accepts connections, `_drain` has shards finish, `_roll` replaces them in good order,
+`_reload` sees that their sources change, `_systemd` tells who started us. What is left here is a shard's way through its
+states, and the server's own.
 
 An error of the system (no process or descriptor left, a file system that has become read-only, a log that cannot be written)
 is the environment's, and no reason for shards that serve to stop: whoever makes the call catches the `OSError`, says it in one
@@ -26,12 +27,14 @@ from clockworker.shards._control import (
     DescriptorsLost,
     Drained,
     Failed,
-    Held,
     ListenersClosed,
     NoRoom,
     Poisoned,
+    Quiet,
     Ready,
+    Serves,
     Stirred,
+    Terminated,
     Traced,
     Unconnected,
 )
@@ -39,15 +42,15 @@ from clockworker.shards._dispatch import Dispatcher
 from clockworker.shards._drain import Drain
 from clockworker.shards._health import HealthPolicy
 from clockworker.shards._host import raise_descriptor_limit, set_process_title
+from clockworker.shards._lending import Lending
 from clockworker.shards._lifecycle import State
 from clockworker.shards._limiter import more
-from clockworker.shards._member import Member
+from clockworker.shards._member import Member, Members
 from clockworker.shards._observe import Observer
 from clockworker.shards._placement import Placement
 from clockworker.shards._process import ShardProcess
 from clockworker.shards._reload import Reloader, check_reload
-from clockworker.shards._renewal import Renewal
-from clockworker.shards._roll import Roll
+from clockworker.shards._roll import Roll, Steps
 from clockworker.shards._signals import Signals, Wishes
 from clockworker.shards._sockets import HANDSHAKE_S, Listeners
 from clockworker.shards._systemd import Notifier
@@ -56,6 +59,9 @@ from clockworker.shards._watch import Stall, Watch, process_state
 from clockworker.shards._wiring import Wiring
 
 log = logging.getLogger("clockworker.supervisor")
+
+# A shard that serves nothing for so long after it was ready is told so.
+SILENT_S = 0.5
 
 # How long a supervisor that has failed waits for the ends of its shards.
 LAST_S = 5.0
@@ -73,15 +79,15 @@ class Supervisor:
         self._idle_poll_us = placement.idle_poll_us if config.idle_poll_us is None else config.idle_poll_us
         self._health = HealthPolicy(hung_after=config.timeout_shard_healthcheck)
         self._listeners = listeners
-        self._members = [Member(id, cpu) for id, cpu in enumerate(placement.cpus)]
+        self._members = Members(Member(id, cpu) for id, cpu in enumerate(placement.cpus))
         self._tracing = Tracing(self._members)
         self._observer = Observer(config, self._members, listeners.names, self._serves, self._tracing.record)
-        self._watch = Watch(self._members, self._health.pace, self._report_stall, self._hung)
+        self._lending = Lending(self._members, listeners, to_all=config.max_connections is not None)
+        self._watch = Watch(self._members, self._health.pace, self._report_stall, self._hung, self._stands_still)
         self._wiring = Wiring(self._members)
         self._drain = Drain(self._members, config.timeout_graceful_shutdown)
-        self._roll = Roll(self._members, self._drain.begin, self._renewed)
+        self._roll = Roll(self._members, Steps(self._start, self._changed, self._rolled))
         self._notifier = Notifier(os.environ)
-        self._renewal = Renewal(config, self._members, self._roll, self._notifier, self._start, self._renewed)
         self._reloader: Reloader | None = None
         self._dispatcher: Dispatcher | None = None
         self._accepting: set[ShardProcess] | None = (
@@ -111,7 +117,7 @@ class Supervisor:
                 stopping=lambda: self._stopping,
                 stop=lambda: self._stop(EXIT_OK),
                 stop_at_once=self._kill_all,
-                replace_all=self._renewal.begin,
+                replace_all=self._replace_all,
             ),
         )
         self._loop.set_exception_handler(self._broken)
@@ -128,7 +134,7 @@ class Supervisor:
         if self._notifier.watchdog_interval is not None:
             self._show_life(self._notifier.watchdog_interval)
         if self._config.reload:
-            self._reloader = Reloader(self._config.reload_dirs or (self._config.app_dir,), self._renewal.begin)
+            self._reloader = Reloader(self._config.reload_dirs or (self._config.app_dir,), self._replace_all)
         await self._finished.wait()
         if self._reloader is not None:
             await self._reloader.stop()
@@ -171,9 +177,11 @@ class Supervisor:
 
     def _start(self, member: Member) -> None:
         member.timer = None
-        member.drained = member.broken = member.refused = False
+        member.serves = member.drained = member.broken = member.refused = False
         member.lifecycle.to(State.STARTING)
-        member.restarts.started(self._loop.time())
+        if member is not self._members.beside:
+            member.restarts.started(self._loop.time())
+        place = self._wiring.place(member)
         try:
             process = ShardProcess(
                 member.id,
@@ -181,6 +189,7 @@ class Supervisor:
                 member.cpu,
                 self._config.queue_names(member.id),
                 self._health,
+                place,
             )
             try:
                 self._loop.add_reader(process.pidfd, self._exited, member, process)
@@ -189,10 +198,11 @@ class Supervisor:
                 raise
         except OSError as error:
             self._refused(member, str(error))
-            self._died(member)
+            self._died(member, "cannot be started")
             return
         member.process = process
-        self._observer.started(member)
+        if member is not self._members.beside:
+            self._observer.started(member)
         member.timer = self._loop.call_later(self._config.timeout_startup, self._start_up_overdue, member)
         try:
             self._loop.add_reader(process.channel.fileno(), self._read, member, process)
@@ -202,28 +212,34 @@ class Supervisor:
                 len(self._members),
                 member.cpu,
                 self._idle_poll_us,
+                place,
                 self._config.of_shard(member.id),
                 served=self._listeners.served(),
                 cpus=() if member.cpu is None else tuple(os.sched_getaffinity(0)),
             )
-            process.configure(configure, [sock.fileno() for sock in self._listeners.of(member.id)])
-            self._wiring.add(member.id, process)
+            process.configure(configure)
+            self._wiring.add(member, process)
         except OSError as error:
             self._refused(member, str(error))
             process.kill()
-            return
-        self._roll.started(process)
 
     def _refused(self, member: Member, reason: str) -> None:
         """The system is too short of something for a start. That passes, and says nothing of the application."""
         member.refused = True
-        log.error("%s cannot be started: %s", member, reason)
+        if member is self._members.beside:
+            self._roll.has_problem(f"the successor of {member} cannot be started: {reason}")
+        else:
+            log.error("%s cannot be started: %s", member, reason)
 
     def _start_up_overdue(self, member: Member) -> None:
-        log.error("%s was not ready within %g s (--timeout-startup): killed", member, self._config.timeout_startup)
+        problem = f"was not ready within {self._config.timeout_startup:g} s (--timeout-startup)"
         assert member.process is not None
         member.process.kill()
-        self._start_failed(member)
+        if member is self._members.beside:
+            self._roll.has_problem(f"the successor of {member} {problem}")
+        else:
+            log.error("%s %s: killed", member, problem)
+            self._start_failed(member)
 
     def _start_failed(self, member: Member) -> None:
         """Before all have been ready once this is the end, unless somebody is about to mend the source."""
@@ -266,19 +282,23 @@ class Supervisor:
         for descriptor in descriptors:  # nobody has asked for these
             os.close(descriptor)
         match message:
-            case Ready():
+            case Ready(serves):
                 if member.state is State.STARTING:  # else it had been told to stop meanwhile
-                    self._became_ready(member, process)
+                    self._became_ready(member, process, serves)
+            case Serves():
+                self._serves_now(member)
             case Stirred():
                 self._watch.stirred()
+            case Terminated():
+                self._terminated(member)
             case ListenersClosed():
                 self._no_longer_accepts(process)
             case Drained() if self._stopping:
                 self._drain.drained(member)
             case Drained():
                 self._roll.drained(member)
-            case Held(peer):
-                self._roll.held(process, peer)
+            case Quiet(peer):
+                self._roll.quiet(process, peer)
             case Failed():
                 self._failed(member, message)
             case Unconnected(peer, epoch):
@@ -290,9 +310,16 @@ class Supervisor:
             case _:
                 raise ControlError(f"{type(message).__name__} is for shards")
 
-    def _became_ready(self, member: Member, process: ShardProcess) -> None:
+    def _became_ready(self, member: Member, process: ShardProcess, serves: bool) -> None:
         member.cancel_timer()
         member.lifecycle.to(State.READY)
+        member.serves = serves
+        if member is not self._members.beside:
+            self._takes_place(member, process)
+        self._roll.ready(member)
+
+    def _takes_place(self, member: Member, process: ShardProcess) -> None:
+        """It is ready, and has its place."""
         member.restarts.became_ready(self._loop.time())
         where = "any CPU" if member.cpu is None else f"CPU {member.cpu}"
         log.info("%s ready on %s, pid %d (%.3f s)", member, where, process.pid, process.age)
@@ -300,11 +327,49 @@ class Supervisor:
             self._serving = True
             log.info("serving with %s", self._how_many())
             self._notifier.ready(f"serving with {self._how_many()}")
+        if not member.serves:
+            self._loop.call_later(SILENT_S, self._silent, member, process)
+        self._connections_may_go_on()
+
+    def _serves_now(self, member: Member) -> None:
+        member.serves = True
+        self._connections_may_go_on()
+
+    def _connections_may_go_on(self) -> None:
+        self._lending.update()
         if self._dispatcher is not None:
             self._dispatcher.go_on()
-        self._roll.ready(member)
 
-    def _renewed(self) -> None:
+    def _silent(self, member: Member, process: ShardProcess) -> None:
+        if member.process is process and member.state is State.READY and not member.serves:
+            log.warning(
+                "%s is ready and serves none of its sockets: main() has called neither start_server nor create_server; "
+                "what connects to it is served by the others",
+                member,
+            )
+
+    # Replacing.
+
+    def _replace_all(self) -> None:
+        if not self._stopping:
+            self._notifier.reloading("replacing the shards, one at a time")
+            self._roll.replace(self._members)
+
+    def _terminated(self, member: Member) -> None:
+        if member.process is not None and not self._stopping and member.state is not State.DRAINING:
+            log.info("%s (pid %d) was sent SIGTERM: it is replaced", member, member.process.pid)
+            self._roll.replace_one(member)
+
+    def _changed(self, successor: Member, old: Member) -> None:
+        now = self._loop.time()
+        successor.restarts.forget()
+        successor.restarts.started(now)
+        self._observer.started(successor)
+        if successor.state is State.READY and successor.process is not None:
+            self._takes_place(successor, successor.process)
+        self._drain.begin(old)
+
+    def _rolled(self) -> None:
         if self._serving:
             self._notifier.ready(f"serving with {self._how_many()}")
 
@@ -315,20 +380,31 @@ class Supervisor:
         """Reported once where it is the end: the others fail in the same way."""
         if self._stopping:
             return
-        log.error("%s: %s", member, "\n".join(filter(None, (failed.message, failed.traceback))))
-        self._start_failed(member)
+        problem = "\n".join(filter(None, (failed.message, failed.traceback)))
+        if member is self._members.beside:
+            self._roll.has_problem(problem)
+        else:
+            log.error("%s: %s", member, problem)
+            self._start_failed(member)
 
     # Health.
 
     def _report_stall(self, stall: Stall) -> None:
-        member = self._members[stall.shard]
-        if member.process is None:
+        for member in self._members.everyone():
+            if member.process is not None and member.process.pid == stall.pid:
+                break
+        else:
             return
         again = not self._observer.stalled(member, member.process)
         # That one stall goes on is said at growing intervals anyway.
         unsaid = 0 if again else member.stalls.may_say(self._loop.time())
         if unsaid is not None:
             log.warning("%s%s", stall, more(unsaid))
+
+    def _stands_still(self, process: ShardProcess, still: bool) -> None:
+        self._lending.stands_still(process, still)
+        if still and self._dispatcher is not None:
+            self._dispatcher.stands_still(process)
 
     def _hung(self, member: Member, age: float) -> None:
         if member.state is State.READY and member.process is not None:
@@ -353,13 +429,16 @@ class Supervisor:
         self._observer.died(member, last)
         self._tracing.ended(process)
         self._no_longer_accepts(process)
-        self._roll.ended(process)
         member.process = None
+        was_beside = member is self._members.beside
+        self._roll.ended(member, process)
+        self._lending.ended(process)
+        self._lending.update()
         if self._dispatcher is not None:
             self._dispatcher.take_back(process)
         process.close()
         member.cancel_timer()
-        self._wiring.remove(member.id)
+        self._wiring.remove(member, process)
         did = f": {last.summary()}" if last.written_ns else ""
         if process.slots.nonsense:
             did += f", and then statistics that make no sense ({process.slots.nonsense})"
@@ -368,16 +447,17 @@ class Supervisor:
             level = logging.DEBUG if self._exit_status == EXIT_START_UP else logging.INFO
             log.log(level, "%s %s after %.1f s%s", member, end, age, did)
             member.lifecycle.to(State.STOPPED)
-            self._stopped(member)
+            self._stopped(member, end)
         else:
-            log.error("%s (pid %d) %s after %.1f s%s", member, process.pid, end, age, did)
-            self._died(member)
+            if not was_beside:  # of a successor the roll tells
+                log.error("%s (pid %d) %s after %.1f s%s", member, process.pid, end, age, did)
+            self._died(member, end)
 
-    def _died(self, member: Member) -> None:
+    def _died(self, member: Member, end: str) -> None:
         member.lifecycle.to(State.DEAD)
-        if self._stopping:
+        if self._stopping or member is self._members.beside:
             member.lifecycle.to(State.STOPPED)
-            self._stopped(member)
+            self._stopped(member, end)
             return
         may_return = self._config.respawn and not member.broken
         delay: float | None = None
@@ -391,7 +471,7 @@ class Supervisor:
                 self._stop(EXIT_START_UP)
                 return
         elif may_return:
-            delay = member.restarts.died(self._loop.time())
+            delay = member.restarts.died(self._loop.time(), give_up=not self._others_serve_on())
         if delay is not None:
             log.info("%s is restarted%s", member, f" in {delay:g} s" if delay else "")
             member.lifecycle.to(State.BACKOFF)
@@ -407,10 +487,13 @@ class Supervisor:
             log.error("%s is not restarted (--no-respawn): stopping", member)
         self._stop(EXIT_CRASHED)
 
-    def _stopped(self, member: Member) -> None:
-        if not self._stopping:  # replaced
-            member.restarts.forget()
-            self._start(member)
+    def _others_serve_on(self) -> bool:
+        """What would be started now is known to be broken, and was not what the others run."""
+        return self._roll.failed and any(member.takes_connections for member in self._members)
+
+    def _stopped(self, member: Member, end: str) -> None:
+        if not self._stopping:
+            self._roll.gone(member, end)
             return
         self._drain.let_go()
         self._finish_if_all_stopped()
@@ -424,7 +507,7 @@ class Supervisor:
         self._exit_status = exit_status
         self._notifier.stopping(f"stopping {self._how_many()}")
         self._listeners.refuse_new()
-        self._renewal.abandon()
+        self._roll.abandon()
         for member in self._members:
             if member.state is State.BACKOFF:
                 member.cancel_timer()
@@ -443,14 +526,14 @@ class Supervisor:
         dispatcher.finish(self._config.timeout_graceful_shutdown, finished)
 
     def _drain_all(self) -> None:
-        accepting = [member for member in self._members if member.state is State.READY]
+        accepting = [member for member in self._members if member.takes_connections]
         if accepting:
-            orphaned = self._listeners.orphaned([member.id for member in accepting])
+            orphaned = self._lending.orphaned()
             try:
                 self._drain.begin(accepting[0], [sock.fileno() for sock in orphaned])
             except OSError as error:
                 log.error("what waits at %d sockets of shards that are not there is lost: %s", len(orphaned), error)
-        for member in self._members:
+        for member in self._members.everyone():
             self._drain.begin(member)
         self._accepting = {member.process for member in accepting if member.process is not None}
         self._close_unless_accepting()
@@ -467,13 +550,13 @@ class Supervisor:
             self._listeners.close()
 
     def _kill_all(self) -> None:
-        for member in self._members:
+        for member in self._members.everyone():
             if member.process is not None:
                 member.process.kill()
         self._stop(EXIT_OK)
 
     def _finish_if_all_stopped(self) -> None:
-        if all(member.state is State.STOPPED for member in self._members):
+        if all(member.state is State.STOPPED for member in self._members.everyone()):
             self._finished.set()
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import msgspec
 
 from clockworker.shards._health import LOOK_S, Looks, Verdict
-from clockworker.shards._member import Member
+from clockworker.shards._member import Member, Members
 from clockworker.shards._process import ShardProcess
 from clockworker.shards._pulse import DUMP_SIGNAL
 from clockworker.shards._rest import BEAT_S, SUPERVISOR_AFTER_S, next_tick
@@ -75,19 +75,23 @@ class Stall(msgspec.Struct, frozen=True):
 
 class Watch:
     """pace: how often shards at rest are looked at, in seconds. report: told of each look at a stalled shard. hung: told of
-    a ready shard that should be killed, and the age of its last beat."""
+    a ready shard that should be killed, and the age of its last beat. stands_still: told of a loop that does, and when it
+    turns again."""
 
     def __init__(
         self,
-        members: list[Member],
+        members: Members,
         pace: float,
         report: Callable[[Stall], None],
         hung: Callable[[Member, float], None],
+        stands_still: Callable[[ShardProcess, bool], None],
     ) -> None:
         self._members = members
         self._pace = pace
         self._report = report
         self._hung = hung
+        self._stands_still = stands_still
+        self._still: set[ShardProcess] = set()
         self._asked: dict[ShardProcess, asyncio.TimerHandle] = {}
         self._traced: set[ShardProcess] = set()
         self._debugged: set[ShardProcess] = set()  # by a debugger of Python's, when they were asked last
@@ -111,13 +115,14 @@ class Watch:
         self._loop.remove_reader(process.witness.fileno())
         self._traced.discard(process)
         self._debugged.discard(process)
+        self._still.discard(process)
         if process in self._asked:
             self._asked.pop(process).cancel()
 
     def stalled(self, process: ShardProcess) -> bool:
-        """Whether its loop has left out two beats."""
+        """Whether it stood still at the last look, or its loop has left out two beats since."""
         self._see(process, self._looks.lost)
-        return self._lateness(process) > 2 * BEAT_S
+        return process in self._still or self._lateness(process) > 2 * BEAT_S
 
     def _look(self) -> None:
         now = self._loop.time()
@@ -131,12 +136,13 @@ class Watch:
     def _look_at_all(self, now: float, awake: bool) -> bool:
         """Whether one of them works, or is late."""
         quick = False
-        for member in self._members:
+        for member in self._members.everyone():
             process = member.process
             if process is None or process.killed:
                 continue
             self._see(process, self._looks.lost if awake else self._looks.lost_before)
             if awake:
+                self._compare(process)
                 self._judge(member, process, now)
             quick = quick or process.pulse.pace <= BEAT_S or self._lateness(process) > BEAT_S
         return quick
@@ -147,6 +153,16 @@ class Watch:
         self._quick = quick
         self._looks.plan(due)
         self._next = self._loop.call_at(due, self._look)
+
+    def _compare(self, process: ShardProcess) -> None:
+        """With the last look."""
+        still = process.health.is_late(self._loop.time(), self._looks.lost)
+        if still != (process in self._still):
+            if still:
+                self._still.add(process)
+            else:
+                self._still.discard(process)
+            self._stands_still(process, still)
 
     def _judge(self, member: Member, process: ShardProcess, now: float) -> None:
         match process.health.judge(now, self._looks.lost):

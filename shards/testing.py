@@ -210,7 +210,10 @@ class Server:
         before = [self.pid(shard) for shard in range(self.shards)]
         self._process.send_signal(signal.SIGHUP)
         self._wait(
-            lambda: all(self.pid(shard) != pid for shard, pid in enumerate(before)), "not all shards have been replaced"
+            lambda: all(
+                self.pid(shard) != pid and not os.path.exists(f"/proc/{pid}") for shard, pid in enumerate(before)
+            ),
+            "not all shards have been replaced",
         )
 
     def wait_log(self, pattern: str, times: int = 1) -> list[re.Match[str]]:

@@ -32,8 +32,19 @@ class Ends:
             lambda peer, error: self._found_broken(error),
         )
         self.link = Link(1, self.shared)
+        self.link.pair(Link(1, self.shared))
         self.capacity = capacity
         self.connect(1)
+
+    def successor(self) -> Ends:
+        """Another incarnation of the peer, connected beside it: its link, and its side of that."""
+        assert self.link.other is not None
+        ends = Ends.__new__(Ends)
+        ends.loop, ends.shared, ends.capacity, ends.broken = self.loop, self.shared, self.capacity, self.broken
+        ends.link = self.link.other
+        ends.connect(2)
+        self.link.look_for_split()
+        return ends
 
     def connect(self, epoch: int) -> None:
         there, back = cw.create_ring(self.capacity), cw.create_ring(self.capacity)
@@ -47,7 +58,8 @@ class Ends:
 
     def close(self) -> None:
         self.link.disconnect("over")
-        self.loop.close()
+        if not self.loop.is_closed():
+            self.loop.close()
         for end in (self.peer, self.answers, self.bell):
             end.close()
 

@@ -109,6 +109,24 @@ def test_a_new_owner_starts_awake_or_wakes(bell: Bell) -> None:
     owner.close()
 
 
+def test_the_second_word_of_a_shard_is_looked_at_once_it_is_used(bell: Bell) -> None:
+    """Two incarnations of shard 1, each with its word."""
+    successor = PeerDoorbell(bell.memory, os.dup(bell.eventfd), 4 + 1)
+    successor.announce()
+    assert bell.own.news() is None
+    bell.own.listen(4 + 1)
+    assert bell.own.has_news()
+    assert bell.own.news() == [5]
+    assert not bell.own.has_news()
+    assert bell.own.sleep()
+    assert successor.announce()
+    assert bell.rung() == 1
+    bell.one.announce()
+    bell.own.wake()
+    assert bell.own.news() == [1, 5]
+    successor.close()
+
+
 # Ringing ahead
 
 

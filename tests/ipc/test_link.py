@@ -15,7 +15,9 @@ from clockworker.ipc._call_cy import Call, new_call
 from clockworker.ipc._credit_cy import CHAIN, DEEPEST, Chain
 from clockworker.ipc._frames import ENVELOPE, Kind, unpack_envelope
 from clockworker.ipc._limits import Limits
+from clockworker.ipc._link_cy import Link
 from clockworker.ipc._remote import remote_methods
+from clockworker.ipc._request_cy import Request, Target, new_request
 from clockworker.ipc._ring_cy import PoisonedRing
 
 METHOD = remote_methods(Probe)["echo"]
@@ -206,6 +208,117 @@ def test_limits_that_are_none(name: str, wrong: Any) -> None:
         Limits(**{name: wrong})
 
 
+# While the peer is replaced.
+
+
+@contextmanager
+def asked_by(link: Link) -> Iterator[Request]:
+    """While a request is served that has come over this link."""
+    request = new_request(link, Target(METHOD, submit, None, None), 0, 1, 0, 0, 0, b"")
+    token = CHAIN.set(request)
+    try:
+        yield request
+    finally:
+        CHAIN.reset(token)
+
+
+def test_before_the_change_calls_go_to_the_old_incarnation_and_after_it_to_the_new() -> None:
+    ends = Ends(credit=2)
+    new = ends.successor()
+    told: list[str] = []
+    before = submit(ends)
+    ends.link.change(lambda: told.append("quiet"))
+    after = submit(ends), submit(ends, nowait=True)
+    assert submit(ends, Kind.ONE_WAY).done() is False
+    assert numbers(ends) == [before.number] == [1]
+    assert numbers(new) == [1, 2]
+    assert [call.channel is new.link for call in (before, *after)] == [False, True, True]
+    assert told == []
+    assert ends.link.settle(before.number) is before
+    assert told == ["quiet"]
+    assert new.link.settle(2) is after[1]
+    assert numbers(new) == [3], "what waited for credit at the new one"
+    new.close()
+    ends.close()
+
+
+def test_what_waits_for_credit_at_the_change_is_for_the_new_one_in_order() -> None:
+    ends = Ends(credit=1)
+    new = ends.successor()
+    first, second, third, fourth = [submit(ends) for _ in range(4)]
+    second.cancel()
+    ends.link.change(lambda: None)
+    assert not waiting(ends)
+    assert waiting(new) == [fourth]
+    assert third.number == 1
+    assert third.channel is fourth.channel is new.link
+    fourth.cancel()
+    assert not waiting(new)
+    ends.link.disconnect("the old one has gone")
+    assert isinstance(first.error, cw.ShardDied)
+    assert third.error is None
+    assert submit(ends).channel is new.link
+    new.close()
+    ends.close()
+
+
+def test_where_nothing_is_in_flight_it_is_quiet_at_once() -> None:
+    ends = Ends()
+    new = ends.successor()
+    told: list[str] = []
+    ends.link.change(lambda: told.append("quiet"))
+    assert told == ["quiet"]
+    new.close()
+    ends.close()
+
+
+def test_a_call_made_while_serving_goes_to_the_incarnation_that_asked() -> None:
+    ends = Ends()
+    new = ends.successor()
+    with asked_by(new.link):
+        assert submit(ends).channel is new.link
+        assert ends.link.post(METHOD, (b"",)) is not None, "its way is to be looked for"
+    assert submit(ends).channel is ends.link
+    ends.link.change(lambda: None)
+    with asked_by(ends.link) as request:
+        assert submit(ends).channel is ends.link
+        request.ended = True
+        assert submit(ends).channel is new.link
+    assert submit(ends).channel is new.link
+    new.close()
+    ends.close()
+
+
+def test_at_the_next_replacement_the_two_links_change_parts() -> None:
+    ends = Ends()
+    new = ends.successor()
+    ends.link.change(lambda: None)
+    ends.link.disconnect("the old one has gone")
+    ends.connect(3)
+    assert submit(ends).channel is new.link
+    ends.link.change(lambda: None)
+    assert submit(ends).channel is ends.link
+    new.link.disconnect("it has gone, too")
+    ends.link.look_for_split()
+    assert submit(ends).channel is ends.link
+    assert ends.link.post(METHOD, (b"",)) is None, "there is one way only"
+    new.close()
+    ends.close()
+
+
+def test_a_successor_that_fails_leaves_nothing() -> None:
+    ends = Ends()
+    new = ends.successor()
+    with asked_by(new.link):
+        call = submit(ends)
+    new.link.disconnect("it has failed")
+    ends.link.look_for_split()
+    assert isinstance(call.error, cw.ShardDied)
+    assert submit(ends).channel is ends.link
+    new.close()
+    ends.close()
+
+
 @contextmanager
 def within(depth: int, *shards: int) -> Iterator[Chain]:
     """Part of a request that has come through these shards."""
@@ -249,40 +362,12 @@ def test_nobody_waits_at_the_greatest_depth() -> None:
     ends.close()
 
 
-def test_while_its_peer_is_replaced_only_calls_that_the_peer_waits_for_go_through() -> None:
-    ends = Ends(credit=1)
-    ends.link.hold(lambda: None)
-    outside = submit(ends)
-    with within(1, 2):
-        of_another = submit(ends)
-    with within(2, 3, 1) as chain:
-        first, second = submit(ends), submit(ends)
-    assert [call.number for call in ends.link.pending.values()] == [first.number]
-    ends.link.settle(first.number)
-    assert [call.number for call in ends.link.pending.values()] == [second.number], "it waited for credit only"
-    chain.ended = True
-    with within(2, 1) as over:
-        over.ended = True
-        late = submit(ends)
-    ends.link.disconnect("replaced")
-    ends.connect(2)
-    ends.link.release()
-    assert ends.link.pending.keys() == {outside.number, of_another.number, late.number}
-    assert isinstance(second.error, cw.ShardDied)
-    ends.close()
-
-
 @pytest.mark.parametrize("nowait", [False, True])
-@pytest.mark.parametrize("how", ["settle", "flush", "release", "let_through", "give_back"])
+@pytest.mark.parametrize("how", ["settle", "flush", "give_back"])
 def test_a_ring_that_is_found_broken_while_waiting_calls_are_sent(how: str, nowait: bool) -> None:
     """Each call ends once, and nothing is left of any."""
-    ends = Ends(credit=8 if how in ("release", "let_through") else 3)
+    ends = Ends(credit=3)
     ends.drops_broken = True
-    if how in ("release", "let_through"):
-        first = submit(ends)
-        ends.link.serving[1] = object()
-        ends.link.hold(lambda: None)
-        del ends.link.serving[1]
     kind = Kind.ONE_WAY if how == "give_back" else Kind.REQUEST
     calls = [new_call(ends.link, kind, METHOD, (bytes(900),), 10**12 if nowait else 0, False) for _ in range(12)]
     for call in calls:
@@ -300,24 +385,12 @@ def test_a_ring_that_is_found_broken_while_waiting_calls_are_sent(how: str, nowa
         case "flush":
             ends.link.mark_dirty()
             ends.link.flush()
-        case "release":
-            ends.link.release()
-        case "let_through":
-            ends.link.serving[1] = Served()
-            ends.link.let_through(1)
-            assert ends.link.connected is False
-            assert first.done()
-            ends.link.release()
     ends.link.disconnect("over")
     assert not ends.link.pending
     assert not ends.link.credit.lanes
     assert all(call.done() for call in calls)
     assert {type(call.error) for call in calls} <= {cw.ShardDied, cw.ShardDown, type(None)}
     assert ends.link.streams == 0
-    quiet: list[bool] = []
-    ends.link.hold(lambda: quiet.append(True))
-    assert quiet
-    ends.link.release()
     ends.close()
 
 

@@ -88,7 +88,7 @@ class _Solid(Memory):
     ring_size = 0
 
     def __init__(self, descriptor: int) -> None:
-        super().__init__(descriptor, _Solid.ring_size if descriptor == _RING else 72)
+        super().__init__(descriptor, _Solid.ring_size if descriptor == _RING else 80)
         self.descriptor = descriptor
 
     def load(self, offset: int) -> int:

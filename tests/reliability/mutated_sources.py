@@ -64,7 +64,7 @@ def late_replies(trials: int) -> Result:
 def peers_of_the_dead(trials: int) -> Result:
     if "got ShardDied" not in (output := run_unchanged("_unanswered")):
         raise AssertionError(f"the call did not end in ShardDied:\n{output}")
-    pattern = r"\S+\.tell\(Disconnect\(shard\)\)"
+    pattern = r"\S+\.send\(Disconnect\(.*\)\)"
     if "got ShardDied" in (output := run_mutated("shards", pattern, "pass", "_unanswered")):
         raise AssertionError(f"nothing was found though the peers were not told:\n{output}")
     return Result(trials, "ShardDied; hangs if the peers are not told")

@@ -16,8 +16,11 @@ from clockworker.shards._config import ServeConfig
 from clockworker.shards._control import (
     MAX_DESCRIPTORS,
     MAX_MESSAGE,
+    AcceptFrom,
     Ahead,
     Begin,
+    CeaseFrom,
+    Change,
     Channel,
     Configure,
     Connect,
@@ -26,14 +29,14 @@ from clockworker.shards._control import (
     Drained,
     Enclosed,
     Failed,
-    Held,
-    Hold,
     Leave,
     Message,
     Poisoned,
+    Quiet,
     Ready,
-    Release,
+    Serves,
     Stop,
+    Terminated,
     Unconnected,
 )
 from tests.conftest import Run
@@ -48,18 +51,21 @@ def channels() -> Iterator[tuple[Channel, Channel]]:
 
 
 MESSAGES: list[Message] = [
-    Configure(1, 2, 0, 200, ServeConfig("app:main")),
-    Connect(1, 7),
-    Disconnect(1),
-    Hold(1),
-    Release(1),
+    Configure(1, 2, 0, 200, 3, ServeConfig("app:main")),
+    Connect(1, 7, 3, beside=True),
+    Disconnect(1, beside=False),
+    Change(1),
     Begin(),
     Stop(),
     Leave(),
-    Ready(),
+    Ready(serves=True),
+    Serves(),
+    AcceptFrom(1),
+    CeaseFrom(1),
     Failed("it failed", "Traceback …"),
     Drained(),
-    Held(1),
+    Quiet(1),
+    Terminated(),
     Poisoned(1, 7),
     Unconnected(1, 7),
 ]
@@ -73,10 +79,10 @@ def test_every_message_arrives_as_it_was(channels: tuple[Channel, Channel], mess
 
 def test_descriptors_travel_with_their_message_and_are_not_inheritable(channels: tuple[Channel, Channel]) -> None:
     reader, writer = os.pipe()
-    channels[0].send(Ready())
-    channels[0].send(Connect(1, 1), [writer])
+    channels[0].send(Ready(serves=True))
+    channels[0].send(Connect(1, 1, 1, beside=False), [writer])
     os.close(writer)
-    assert channels[1].receive() == (Ready(), [])
+    assert channels[1].receive() == (Ready(serves=True), [])
     received = channels[1].receive()
     assert received is not None
     _, [descriptor] = received
@@ -93,7 +99,7 @@ def test_nothing_to_read_and_the_end(channels: tuple[Channel, Channel]) -> None:
         channels[1].receive()
     channels[0].close()
     assert channels[1].receive() is None
-    channels[1].send(Ready())  # into the void, without an error
+    channels[1].send(Ready(serves=True))  # into the void, without an error
 
 
 def test_what_a_stopped_reader_does_not_take_waits_and_keeps_its_order(channels: tuple[Channel, Channel]) -> None:
@@ -101,7 +107,7 @@ def test_what_a_stopped_reader_does_not_take_waits_and_keeps_its_order(channels:
     before = len(os.listdir("/proc/self/fd"))
     count = 2000
     for epoch in range(count):
-        channels[0].send(Connect(1, epoch), [writer] if epoch == count - 1 else [])
+        channels[0].send(Connect(1, epoch, 1, beside=False), [writer] if epoch == count - 1 else [])
     assert channels[0].backlogged
     os.close(writer)  # the outbox has its own
     received: list[tuple[Message, list[int]]] = []
@@ -112,7 +118,7 @@ def test_what_a_stopped_reader_does_not_take_waits_and_keeps_its_order(channels:
         except BlockingIOError:
             channels[0].flush()
     assert not channels[0].backlogged
-    assert [message for message, _ in received] == [Connect(1, epoch) for epoch in range(count)]
+    assert [message for message, _ in received] == [Connect(1, epoch, 1, beside=False) for epoch in range(count)]
     [descriptor] = received[-1][1]
     os.write(descriptor, b"x")
     os.close(descriptor)
@@ -171,10 +177,10 @@ def test_what_the_kernel_is_too_short_of_something_to_take_is_sent_later_and_in_
         flushed = asyncio.Event()
         sender.when_flushed = flushed.set
         for peer in range(4):
-            sender.send(Held(peer))
+            sender.send(Quiet(peer))
         assert sender.backlogged
         await flushed.wait()
-        assert [receiver.receive() for _ in range(4)] == [(Held(peer), []) for peer in range(4)]
+        assert [receiver.receive() for _ in range(4)] == [(Quiet(peer), []) for peer in range(4)]
         sender.close()
         receiver.close()
 
@@ -186,14 +192,14 @@ def test_a_full_buffer_is_emptied_by_the_loop(run: Run) -> None:
         sender, receiver = Channel.pair()
         count = 2000
         for peer in range(count):
-            sender.send(Held(peer))
+            sender.send(Quiet(peer))
         received = []
         while len(received) < count:
             try:
                 received.append(receiver.receive())
             except BlockingIOError:
                 await asyncio.sleep(0)
-        assert received == [(Held(peer), []) for peer in range(count)]
+        assert received == [(Quiet(peer), []) for peer in range(count)]
         sender.close()
         receiver.close()
 

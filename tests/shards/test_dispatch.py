@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 
@@ -112,6 +113,20 @@ def test_what_no_shard_takes_before_the_stop_is_closed_and_counted(serve: Serve,
     server.stop()
     assert [connection.recv(100) for connection in late] == [b""] * 3
     assert "3 connections that waited were closed: no shard took them" in server.log
+
+
+def test_the_time_of_handing_over_is_a_part_of_the_grace(serve: Serve, opened: ExitStack) -> None:
+    server = started(serve, "--timeout-graceful-shutdown", "3", shards=1)
+    os.kill(server.shard_pids()[0], signal.SIGSTOP)
+    server.wait_log("shard 0 .* the process is stopped by a signal")
+    late = connect(server, opened, 3)
+    server.send(signal.SIGTERM)
+    server.wait_log("connections that waited were closed")  # after the whole grace
+    closed = time.monotonic()
+    server.wait_log("shard 0 still had work 3 s after it was told to stop: killed")
+    assert time.monotonic() - closed < 2.0, "and not another one"
+    assert server.wait_exit() == 0
+    assert len(late) == 3
 
 
 def test_a_shard_without_descriptors_leaves_connections_to_wait(serve: Serve, opened: ExitStack) -> None:

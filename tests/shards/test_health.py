@@ -147,6 +147,17 @@ def test_an_old_beat_counts_as_soon_as_a_quicker_one_is_promised() -> None:
     assert health.judge(1000.5, 0.0) is Verdict.STALLED
 
 
+def test_a_loop_is_late_as_soon_as_a_stall_is_worth_a_report_and_for_as_long_as_it_lasts() -> None:
+    health = Health(POLICY)
+    health.see(BEAT_S, 1000.0, 0.0)
+    assert not health.is_late(1000.0 + POLICY.stalled_after, 0.0)
+    for _ in range(3):
+        assert health.is_late(1000.01 + POLICY.stalled_after, 0.0)
+    assert not health.is_late(1000.01 + POLICY.stalled_after, 0.1), "the supervisor did not run either"
+    health.see(BEAT_S, 1001.0, 0.0)
+    assert not health.is_late(1001.0, 0.0)
+
+
 def test_a_nap_at_rest_is_nobodys_fault() -> None:
     machine = Machine()
     machine.rest()

@@ -21,13 +21,31 @@ def test_the_table_is_obeyed(before: State, after: State) -> None:
         assert lifecycle.state is before
 
 
+def test_the_way_of_a_life() -> None:
+    """The table itself: a change of it is a change of what may happen."""
+    stopped, starting, ready, draining, dead, backoff = State
+    assert {(before, after) for before in State for after in TRANSITIONS[before]} == {
+        (stopped, starting),
+        (starting, ready),
+        (starting, draining),
+        (starting, dead),
+        (ready, draining),
+        (ready, dead),
+        (draining, stopped),
+        (dead, backoff),
+        (dead, stopped),
+        (backoff, starting),
+        (backoff, stopped),
+    }
+
+
 def test_every_state_can_be_reached_and_left() -> None:
     assert set(TRANSITIONS) == set(State)
     assert set().union(*TRANSITIONS.values()) == set(State)
     assert all(TRANSITIONS.values())
 
 
-POLICY = RestartPolicy(delay=0.1, max_delay=5.0, settled=2.0, max_starts=5, window=10.0)
+POLICY = RestartPolicy(delay=0.1, max_delay=5.0, max_starts=5, window=10.0)
 
 
 def crash(restarts: Restarts, now: float, boot: float, *, ready_for: float | None = None) -> tuple[float, float | None]:
@@ -62,25 +80,29 @@ def test_a_sixth_start_within_ten_seconds_is_a_crash_loop() -> None:
 
 
 def test_the_window_slides() -> None:
-    restarts, now = Restarts(POLICY), 0.0
-    for _ in range(4):
-        now, delay = crash(restarts, now, boot=0.0, ready_for=2.0)
-        assert delay == 0.0
-    assert restarts.died(now) is not None  # four starts, at 0, 2, 4 and 6
-    restarts.started(9.0)
-    assert restarts.died(9.5) is None  # the sixth would be at 9.5 and a little
     restarts = Restarts(POLICY)
     for start in (0.0, 2.0, 4.0, 6.0, 8.0):
-        _, delay = crash(restarts, start, boot=0.0, ready_for=2.0)
-    assert delay == 0.0  # the sixth is at 10
+        restarts.started(start)
+    assert restarts.died(9.5) is None  # the sixth would be at 9.5
+    restarts = Restarts(POLICY)
+    for start in (0.0, 2.0, 4.0, 6.0, 8.0):
+        restarts.started(start)
+    assert restarts.died(10.0) == 0.0
 
 
-def test_having_been_ready_for_a_while_starts_the_count_anew() -> None:
+def test_where_others_serve_on_there_is_no_end_but_the_longest_delay() -> None:
+    restarts = Restarts(POLICY)
+    for start in (0.0, 1.0, 2.0, 3.0, 4.0):
+        restarts.started(start)
+    assert restarts.died(5.0, give_up=False) == POLICY.max_delay
+
+
+def test_having_been_ready_for_the_whole_window_starts_the_count_anew() -> None:
     restarts = Restarts(POLICY)
     now, _ = crash(restarts, 0.0, boot=0.1)
     now, delay = crash(restarts, now, boot=0.1)
     assert delay == pytest.approx(0.1)
-    _, delay = crash(restarts, now + 20, boot=0.1, ready_for=2.0)
+    _, delay = crash(restarts, now + 20, boot=0.1, ready_for=20.0)
     assert delay == 0.0
 
 
@@ -89,6 +111,25 @@ def test_having_been_ready_for_a_moment_does_not() -> None:
     now, _ = crash(restarts, 0.0, boot=0.1, ready_for=0.1)
     _, delay = crash(restarts, now, boot=0.1, ready_for=0.1)
     assert delay == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize("boot", [0.0, 0.3, 4.0])
+@pytest.mark.parametrize("span", [each / 4 for each in range(48)] + [20.0, 60.0])
+def test_whatever_the_span_of_life_the_restarts_end_or_become_seldom(span: float, boot: float) -> None:
+    """Of a shard that is ready for so long each time, and then dies."""
+    restarts, now, delays = Restarts(POLICY), 0.0, []
+    while now < 600.0:
+        now, delay = crash(restarts, now, boot=boot, ready_for=span)
+        if delay is None:
+            assert 5 * (span + boot) < POLICY.window, "it ends only where five starts were within the window"
+            return
+        delays.append(delay)
+        now += delay
+    assert delays == sorted(delays), "delays grow"
+    between = boot + span + delays[-1]
+    assert between >= POLICY.max_delay, "in the end it is started every five seconds at most"
+    if span <= 9.0:
+        assert delays.count(0.0) < 3, "it is started again at once only at first"
 
 
 def test_replacements_are_no_restarts() -> None:
