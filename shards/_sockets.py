@@ -295,7 +295,6 @@ class _Sink:
         try:
             for others in (_by_client(member, count), _always(count)):
                 self._full.append(_full_socket(member, count + len(self._full), others))
-            _attach(member, _always(count))
         except BaseException:
             for sock in self._full:
                 sock.close()
