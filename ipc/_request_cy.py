@@ -26,7 +26,7 @@ try:
 except ModuleNotFoundError:
     from clockworker import _cython_shim as cython
 
-from clockworker._errors import ShardDown, UsageError
+from clockworker._errors import UsageError
 from clockworker.executor._core_cy import Core
 from clockworker.executor._tasks_cy import Membership
 from clockworker.ipc._call_cy import DEADLINE, Method
@@ -180,10 +180,13 @@ class Request(Chain):
             return
         if not self.link.core.accepting and isinstance(error, asyncio.CancelledError | GeneratorExit | UsageError):
             # Not its method's fault, and no news to its caller that an executor has ended here.
-            if self.number:
-                self.answer(_LEAVING, b"" if self.arguments is not None else b"\1")
-                return
-            error = ShardDown(f"shard {self.link.shared.shard_id} is leaving")
+            not_run = self.arguments is not None
+            if not_run and not self.number:
+                logger.error(
+                    "%s, sent by shard %d, was not run: the shard is leaving", self.target.method.name, self.link.peer
+                )
+            self.answer(_LEAVING, b"" if not_run else b"\1")
+            return
         if self.number:
             self.answer(_ERROR, encode_failure(error))
         else:
