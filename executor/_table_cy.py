@@ -37,7 +37,7 @@ if cython.compiled:
     from cython.cimports.clockworker.executor._seam_cy import task_address
 
 
-_ARRIVAL = operator.attrgetter("arrival")
+_ARRIVAL = operator.attrgetter("arrival", "tie")
 
 
 @cython.final
@@ -92,10 +92,10 @@ class TaskTable:
                     state.show()
                 Py_DECREF(state)
         else:
-            del self._states[state.task]
+            self._states.pop(state.task, None)
 
     def states(self) -> list[JoinHandle]:
-        """All, in the order in which they came."""
+        """All, the oldest first."""
         if not cython.compiled:
             return list(self._states.values())
         found = [

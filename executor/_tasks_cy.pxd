@@ -62,7 +62,7 @@ cdef class Waiter:
     cdef int finish(self) except -1
 
 
-@cython.locals(waiter=Waiter)
+@cython.locals(waiter=Waiter, core=Seam)
 cdef object proceed(object awaited)
 
 
@@ -83,7 +83,7 @@ cdef class JoinHandle(ScheduledTask):
     cdef Waiter first_waiter
     cdef Waiter last_waiter
 
-    cdef void begin(self, object task, Membership membership, object context, long long arrival) noexcept
+    cdef void begin(self, object task, Membership membership, object context) noexcept
     @cython.locals(waiter=Waiter)
     cdef Waiter waiter(self, bint quiet)
     cdef int add(self, Waiter waiter) except -1
@@ -91,5 +91,6 @@ cdef class JoinHandle(ScheduledTask):
     cdef int release_at_end(self) except -1
     cdef void hide(self) noexcept
     cdef void show(self) noexcept
-    @cython.locals(waiter=Waiter)
     cpdef release(self, object task)
+    @cython.locals(waiter=Waiter)
+    cdef int wake_waiters(self) except -1

@@ -34,6 +34,7 @@ from clockworker.executor._seam_cy import Seam
 
 if cython.compiled:
     from cython.cimports.clockworker.executor._native import (
+        PyThread_get_thread_ident,
         Py_REFCNT,
         PyContext_Copy,
         PyContext_CopyCurrent,
@@ -48,6 +49,8 @@ if cython.compiled:
     )
     from cython.cimports.clockworker.executor._seam_cy import is_cancelled, is_done, is_wakeup, result_of
 else:
+    from threading import get_ident as PyThread_get_thread_ident
+
     from clockworker.executor._seam_cy import is_cancelled, is_done, result_of
 
 MEMBERSHIP: contextvars.ContextVar[Membership] = contextvars.ContextVar("clockworker.membership")
@@ -223,7 +226,8 @@ class Waiter:
             return False
         self.was_cancelled = True
         self.message = msg
-        self.handle.remove(self)
+        if self.waiting:
+            self.handle.remove(self)
         self.finish()
         return True
 
@@ -262,6 +266,11 @@ def proceed(awaited: Any) -> Any:
         return result_of(task)
     if waiter.waiting:
         raise RuntimeError("await wasn't used with future")
+    core = waiter.handle.membership.core
+    if PyThread_get_thread_ident() != core._thread and not core.is_own_thread():
+        core.check_thread("await handle")
+    if core.runs(waiter.handle):
+        raise RuntimeError(f"Task cannot await on itself: {task.get_name()} awaits its own handle")  # as asyncio has it
     waiter.waiting = True
     waiter._asyncio_future_blocking = True
     waiter.handle.add(waiter)
@@ -300,13 +309,12 @@ class JoinHandle(ScheduledTask):
 
     # Instead of a constructor, whose arguments would be packed and parsed at every spawn.
     def begin(
-        self, task: asyncio.Task[Any], membership: Membership, context: contextvars.Context | None, arrival: int
+        self, task: asyncio.Task[Any], membership: Membership, context: contextvars.Context | None
     ) -> None:
-        """The core's: from here on it is the handle of this task."""
+        """The core's: from here on it is the handle of this task, which has no place yet."""
         self.task = task
         self.context = context
         self.group = membership.group
-        self.arrival = arrival
         self.position = -1
         self.membership = membership
         if not cython.compiled:
@@ -344,7 +352,7 @@ class JoinHandle(ScheduledTask):
 
         Raises UsageError from a thread other than the executor's.
         """
-        self.membership.core.check_thread("abort")
+        self.membership.core.check_thread("handle.abort")
         return self.task.cancel()
 
     def done(self) -> bool:
@@ -414,10 +422,18 @@ class JoinHandle(ScheduledTask):
 
     def release_at_end(self) -> None:
         """The core will not see the task's end."""
-        self.task.add_done_callback(self.release)
+        try:
+            self.task.add_done_callback(self.release)
+        except BaseException as error:
+            self.membership.core.report("who waits for a task could not be told to it", error)
 
     def release(self, task: asyncio.Task[Any]) -> None:
-        """Tell those who wait: the task is done. The core calls this, and once it has detached the task itself does."""
+        """The task is done, and says so itself, since the core has left it."""
+        if self.task.done():
+            self.wake_waiters()
+
+    def wake_waiters(self) -> None:
+        """Tell those who wait: the task is done."""
         while self.first_waiter is not None:
             waiter = self.first_waiter
             self.remove(waiter)
