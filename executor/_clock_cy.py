@@ -1,4 +1,4 @@
-# cython: language_level=3, annotation_typing=False, auto_pickle=False
+# cython: language_level=3, annotation_typing=False, auto_pickle=False, allow_none_for_extension_args=False
 """The clock that times steps: CLOCK_MONOTONIC in nanoseconds, read for half its price.
 
 Each step is timed, so the clock is a good part of what a step costs. Where Linux itself keeps time by the processor's time

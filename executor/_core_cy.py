@@ -1,4 +1,4 @@
-# cython: language_level=3, annotation_typing=False, auto_pickle=False
+# cython: language_level=3, annotation_typing=False, auto_pickle=False, allow_none_for_extension_args=False
 """The core: when turns come, and what makes one executor of all its parts.
 
 *The pump* is one callback on the real loop, there only while something is runnable. It takes a turn of steps; then the loop

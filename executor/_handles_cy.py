@@ -1,4 +1,4 @@
-# cython: language_level=3, annotation_typing=False, auto_pickle=False
+# cython: language_level=3, annotation_typing=False, auto_pickle=False, allow_none_for_extension_args=False
 """Handles of running queues and groups, through which tasks get in."""
 
 from __future__ import annotations
@@ -7,18 +7,10 @@ import contextvars
 from collections.abc import Awaitable, Coroutine, Generator, Hashable
 from typing import Any, TypeVar
 
-try:
-    import cython
-except ModuleNotFoundError:
-    from clockworker import _cython_shim as cython
-
 from clockworker.executor._core_cy import Core
 from clockworker.executor._join import JoinHandle
 from clockworker.executor._queue import check_share
 from clockworker.executor._tasks_cy import Membership, QueueState
-
-if cython.compiled:
-    from cython.cimports.clockworker.executor._native import seal
 
 T = TypeVar("T")
 
@@ -112,8 +104,3 @@ def queue_handle(core: Core, queue: QueueState) -> QueueHandle:
     handle._membership = Membership(core, queue, None)
     handle._queue = queue
     return handle
-
-
-if cython.compiled:
-    seal(GroupHandle)
-    seal(QueueHandle)

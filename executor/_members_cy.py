@@ -1,4 +1,4 @@
-# cython: language_level=3, annotation_typing=False, auto_pickle=False
+# cython: language_level=3, annotation_typing=False, auto_pickle=False, allow_none_for_extension_args=False
 """Members: the tasks that are an executor's own, and the place of each.
 
 A task's *membership* (`_tasks_cy`) is looked up once, when the task is first seen at the seam; then it is in a table until it

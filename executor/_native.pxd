@@ -19,6 +19,7 @@ cdef extern from "Python.h":
     Py_ssize_t Py_REFCNT(void *object)
     void Py_INCREF(object)
     void Py_DECREF(object)
+    bint PyObject_GC_IsTracked(object)
     void PyObject_GC_Track(object)
     void PyObject_GC_UnTrack(object)
     unsigned long PyThread_get_thread_ident()
@@ -146,20 +147,6 @@ cdef extern from *:
         PyType_Modified((PyTypeObject *)type);
     }
 
-    /* Instances come complete or not at all. Without `__new__` a type can only be called, and then its `__init__` has the last word:
-       neither X.__new__(X), nor copy, nor pickle make one that is half made. Nor can there be a subclass whose own `__init__`
-       forgets ours. We make them by tp_new, as ever. */
-    static inline int clockworker_seal(PyObject *type) {
-        PyTypeObject *sealed = (PyTypeObject *)type;
-        if (PyDict_DelItemString(sealed->tp_dict, "__new__") < 0) {
-            if (!PyErr_ExceptionMatches(PyExc_KeyError)) return -1;
-            PyErr_Clear();
-        }
-        sealed->tp_flags &= ~Py_TPFLAGS_BASETYPE;
-        PyType_Modified(sealed);
-        return 0;
-    }
-
     static inline long long clockworker_context_int(PyObject *variable) {
         PyObject *value;
         if (PyContextVar_Get(variable, NULL, &value) < 0) return -1;
@@ -184,7 +171,6 @@ cdef extern from *:
     void *context_value "clockworker_context_value"(object variable)
     ctypedef object (*proceed_function "clockworker_proceed_function")(object)
     void proceed_by "clockworker_proceed_by"(object type, proceed_function function)
-    int seal "clockworker_seal"(object type) except -1
     long long context_int "clockworker_context_int"(object variable) except? -1  # of a variable with a default
     bint in_empty_context "clockworker_in_empty_context"()
     object run_in_context "clockworker_run"(object callback, object argument, object context)

@@ -1,4 +1,4 @@
-# cython: language_level=3, annotation_typing=False, auto_pickle=False
+# cython: language_level=3, annotation_typing=False, auto_pickle=False, allow_none_for_extension_args=False
 """What is runnable: from the seam into the queues.
 
 A step or a wake-up that the seam has seen is kept in its task's state, and the state is pushed to the scheduler of its queue.

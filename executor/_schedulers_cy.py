@@ -1,4 +1,4 @@
-# cython: language_level=3, annotation_typing=False, auto_pickle=False
+# cython: language_level=3, annotation_typing=False, auto_pickle=False, allow_none_for_extension_args=False, nonecheck=True
 """Schedulers: which of a queue's runnable tasks runs next.
 
 A `Scheduler` holds the runnable tasks of one queue. The executor pushes a task when it becomes runnable, pops the next

@@ -1,4 +1,4 @@
-# cython: language_level=3, annotation_typing=False, auto_pickle=False
+# cython: language_level=3, annotation_typing=False, auto_pickle=False, allow_none_for_extension_args=False
 """The seam: between asyncio and its tasks.
 
 CPython's `asyncio.Task` asks its loop for every step and every wake-up by `loop.call_soon(callback, ..., context=...)`, where

@@ -1,4 +1,4 @@
-# cython: language_level=3, annotation_typing=False, auto_pickle=False
+# cython: language_level=3, annotation_typing=False, auto_pickle=False, allow_none_for_extension_args=False
 """Single steps: of no task, and yet in the queues.
 
 A call from another shard whose method cannot suspend is one step, and to make a task of it would cost more than most such

@@ -1,4 +1,4 @@
-# cython: language_level=3, annotation_typing=False, auto_pickle=False
+# cython: language_level=3, annotation_typing=False, auto_pickle=False, allow_none_for_extension_args=False
 """Steps: a turn of them, and each.
 
 A turn picks a queue (EEVDF), the queue's scheduler picks a task, it runs that one step, charges it, and so on until its

@@ -1,4 +1,4 @@
-# cython: language_level=3, annotation_typing=False, auto_pickle=False
+# cython: language_level=3, annotation_typing=False, auto_pickle=False, allow_none_for_extension_args=False
 """Tasks and their states, by identity: looked up at every wake-up.
 
 Compiled it is a table of pointers in the order of memory (`_page_table.pxd`). A dict costs four times as much.

@@ -1,4 +1,4 @@
-# cython: language_level=3, annotation_typing=False, auto_pickle=False
+# cython: language_level=3, annotation_typing=False, auto_pickle=False, allow_none_for_extension_args=False
 """What the core keeps: of a queue, of a place in a queue, of a task, and of who waits for one.
 
 *Membership* of a queue and group is a context variable, so all that a task starts, through any library, is in the same
@@ -41,6 +41,7 @@ if cython.compiled:
         PyContext_Enter,
         PyContext_Exit,
         PyContextVar_Set,
+        PyObject_GC_IsTracked,
         PyObject_GC_Track,
         PyObject_GC_UnTrack,
         context_value,
@@ -86,6 +87,8 @@ class QueueState:
     slow_polls: int
 
     def __init__(self, key: Hashable, scheduler: Scheduler, catch: bool) -> None:
+        if not isinstance(scheduler, Scheduler):
+            raise TypeError(f"a queue needs a Scheduler, not {scheduler!r}")
         self.key = key
         self.use(scheduler)
         self.catch = catch
@@ -125,6 +128,8 @@ class Membership:
     _context_alone: contextvars.Context | None  # in which this is the only variable
 
     def __init__(self, core: Seam, queue: QueueState, group: Hashable) -> None:
+        if core is None or queue is None:
+            raise TypeError("a membership is of a queue of a core")
         self.core = core
         self.queue = queue
         self.group = group
@@ -165,15 +170,16 @@ class Membership:
         return self._context_alone
 
 
+@cython.freelist(64)
 @cython.final
-@cython.no_gc
+@cython.no_gc_clear
 @cython.cclass
 class Waiter:
     """Where one task waits for the end of another, once. Its iterator yields itself, which tells the Task to wait for it.
 
-    Linked into its handle's list from then until it is over. Compiled, the collector of cycles looks neither into it nor into
-    the wake-up: the only cycle that they can be in is that of a task that waits, which is held by the table anyway through the
-    task that it waits for.
+    Linked into its handle's list from then until it is over. Meanwhile, compiled, the collector of cycles looks neither into it nor
+    into the wake-up: both are reachable through the table, which holds the task that is waited for. Before and after that
+    anybody may keep it, in any cycle. It is not cleared by the collector: at its end it has to ask its handle something.
     """
 
     _asyncio_future_blocking: bool
@@ -187,6 +193,9 @@ class Waiter:
     context: contextvars.Context
     before: Waiter | None
     after: Waiter | None
+
+    def __init__(self, *args: object, **kwargs: object) -> None:
+        raise TypeError("what an `await` waits for is not made: `handle.__await__()` gives it")
 
     def __dealloc__(self) -> None:  # of compiled classes only
         if self.handle is not None and self.handle.hidden:
@@ -241,9 +250,15 @@ class Waiter:
         if self.was_cancelled:
             raise asyncio.CancelledError() if self.message is None else asyncio.CancelledError(self.message)
 
+    def show(self) -> None:
+        """To the collector: it is in its handle's list no longer, or the table does not hold that."""
+        if cython.compiled and self.waiting and not PyObject_GC_IsTracked(self):
+            PyObject_GC_Track(self)
+
     def finish(self) -> None:
         """Tell who waits, if it has begun to."""
         self.finished = True
+        self.show()
         if self.callback is not None:
             core = self.handle.membership.core
             if core.loop is not None:
@@ -259,6 +274,8 @@ def proceed(awaited: Any) -> Any:
     waiter: Waiter = awaited
     task = waiter.handle.task
     if is_done(task):
+        if cython.compiled and waiter.handle.hidden and Py_REFCNT(cython.cast(cython.p_void, waiter)) > 1:
+            waiter.handle.show()  # this one may be kept for longer than a moment
         if waiter.quiet:
             return None
         if is_cancelled(task):
@@ -306,6 +323,9 @@ class JoinHandle(ScheduledTask):
     pushed_ns: int  # into its queue's scheduler, if this wait is measured; else 0
     first_waiter: Waiter | None
     last_waiter: Waiter | None
+
+    def __init__(self, *args: object, **kwargs: object) -> None:
+        raise TypeError("a JoinHandle is not made: spawn() gives one")
 
     # Instead of a constructor, whose arguments would be packed and parsed at every spawn.
     def begin(
@@ -391,6 +411,8 @@ class JoinHandle(ScheduledTask):
             waiter.before = self.last_waiter
             self.last_waiter.after = waiter  # type: ignore[union-attr]
         self.last_waiter = waiter
+        if cython.compiled and self.membership.core.loop is not None:
+            PyObject_GC_UnTrack(waiter)
 
     def remove(self, waiter: Waiter) -> None:
         """It waits no longer."""
@@ -422,6 +444,10 @@ class JoinHandle(ScheduledTask):
 
     def release_at_end(self) -> None:
         """The core will not see the task's end."""
+        waiter = self.first_waiter
+        while waiter is not None:
+            waiter.show()
+            waiter = waiter.after
         try:
             self.task.add_done_callback(self.release)
         except BaseException as error:

@@ -1,4 +1,4 @@
-# cython: language_level=3, annotation_typing=False, auto_pickle=False
+# cython: language_level=3, annotation_typing=False, auto_pickle=False, allow_none_for_extension_args=False
 """The doorbell: how a shard that sleeps in its event loop learns that a ring has news.
 
 Each incarnation of a shard has one page of shared memory and one eventfd. The page has a word `sleeps`, which the shard alone
@@ -124,9 +124,9 @@ class Doorbell:
         return changed or None
 
     def next_news(self, peer: int) -> int:
-        """The first from this peer on that has flushed since it was last named, or -1."""
+        """The first from this peer on that has flushed since it was last named, or -1. After `close` nobody has."""
         known: Any = self._seen.data.as_ulonglongs if cython.compiled else self._seen  # type: ignore[attr-defined]
-        while peer < self._count:
+        while 0 <= peer < self._count:
             count = self._memory.load(_NEWS_AT + 8 * peer)
             if count != known[peer]:
                 self._total_seen += count - known[peer]
@@ -211,9 +211,11 @@ class PeerDoorbell:
         self.rings_ahead = 0  # of them
 
     def close(self) -> None:
-        """Unmap, and close the eventfd."""
+        """Unmap, and close the eventfd. Nothing the second time."""
         self._memory.close()
-        os.close(self._eventfd)
+        eventfd, self._eventfd = self._eventfd, -1
+        if eventfd >= 0:
+            os.close(eventfd)
 
     def announce(self) -> bool:
         """There is news in our ring, or room. Wakes the peer if it sleeps: then True."""
