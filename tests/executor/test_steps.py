@@ -475,9 +475,7 @@ class Reentrant(cw.Scheduler):
 
 
 @pytest.mark.parametrize("error", [Own, Worse])
-@pytest.mark.parametrize(
-    "fails", ["nowhere", "push", "inner push", "pop", "observe", "forget_task", "forget_group"]
-)
+@pytest.mark.parametrize("fails", ["nowhere", "push", "inner push", "pop", "observe", "forget_task", "forget_group"])
 def test_a_scheduler_that_calls_back_and_fails(run: Run, fails: str, error: type[BaseException]) -> None:
     async def body() -> None:
         scheduler = Reentrant(fails, error)
@@ -543,7 +541,12 @@ def test_futures_that_do_not_behave(run: Run, how: str) -> None:
             queue = executor.queue("q")
             for _ in range(5):
                 # Two at once: one in the list twice would take the other out of it.
-                handles = [queue.spawn(waits()), queue.spawn(step_twice()), queue.spawn(waits()), queue.spawn(step_twice())]
+                handles = [
+                    queue.spawn(waits()),
+                    queue.spawn(step_twice()),
+                    queue.spawn(waits()),
+                    queue.spawn(step_twice()),
+                ]
                 for handle in handles:
                     await handle.outcome()
             await executor.drain()
