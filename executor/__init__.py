@@ -30,10 +30,10 @@ It works on any asyncio loop, alone; shards and rings need it, and it knows noth
 from clockworker.executor._core_cy import compiled
 from clockworker.executor._executor import Executor, current_executor, new_event_loop, run, should_yield, yield_maybe
 from clockworker.executor._handles_cy import GroupHandle, QueueHandle
+from clockworker.executor._heap_cy import HeapNode
 from clockworker.executor._join import JoinHandle
 from clockworker.executor._outcome import Ok
 from clockworker.executor._queue import Queue
-from clockworker.executor._heap_cy import HeapNode
 from clockworker.executor._schedulers_cy import (
     LAS,
     QLAS,

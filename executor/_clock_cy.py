@@ -8,8 +8,8 @@ by two real readings, so neither a machine that slept nor a counter that was set
 distance a rate that is good to a thousandth, as measured between the import of this module and `begin`, is plenty.
 Elsewhere every reading is a real one.
 
-The clock never goes back. A rate that is a little high puts us ahead of the next real reading, by up to a microsecond: then time
-stands still until that has caught up. So no step takes less than nothing, and whoever subtracts need not ask.
+The clock never goes back. A rate that is a little high puts us ahead of the next real reading, by up to a microsecond: then
+time stands still until that has caught up. So no step takes less than nothing, and whoever subtracts need not ask.
 
 The clock is one, in this module, and `now_ns` is inlined into those that cimport it: times that are compared must be from the
 same last reading. Not compiled, `time.monotonic_ns` is imported in its place.

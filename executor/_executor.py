@@ -119,8 +119,8 @@ class Executor:
         """Run the queues until the awaitable is done, and return its result. What is still pending then stays pending, and
         goes on at the next `run_until` on the same loop; `close` ends it.
 
-        A panic cancels the awaitable and is raised here. Raises UsageError inside `async with` or another `run_until`, from a task
-        of this executor, and on a loop that runs it itself (`new_event_loop`).
+        A panic cancels the awaitable and is raised here. Raises UsageError inside `async with` or another `run_until`, from a
+        task of this executor, and on a loop that runs it itself (`new_event_loop`).
         """
         try:
             self._enter()

@@ -329,8 +329,8 @@ class Members(Seam):
         return True
 
     def cancel_by_force(self, task: asyncio.Task[Any]) -> bool:
-        """For one that could not be cancelled and has to end: cancel the future that it waits for, whatever the future's class says
-        to that. False if it is no asyncio.Future."""
+        """For one that could not be cancelled and has to end: cancel the future that it waits for, whatever the future's class
+        says to that. False if it is no asyncio.Future."""
         try:
             future = task._fut_waiter  # type: ignore[attr-defined]
             return isinstance(future, asyncio.Future) and asyncio.Future.cancel(future)

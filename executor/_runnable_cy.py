@@ -90,7 +90,7 @@ class Runnable(Members):
                 if state is None:
                     return False
         if state.queued:
-            # A future has woken its task twice. In the loop's hands it does what it would without us: no good, and no harm here.
+            # A future has woken its task twice. In the loop's hands that does what it would without us, and no harm here.
             return False
         if cython.compiled and argument is None:
             PyObject_GC_UnTrack(callback)  # as the task is, see _table_cy

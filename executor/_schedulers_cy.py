@@ -133,8 +133,8 @@ class RunnableFifo(Scheduler):
 class ArrivalFifo(Scheduler):
     """First spawned, first run, whenever it is runnable.
 
-    What a task starts in its queue has that task's place, and so on. Those that one task has started are in the order in which it
-    did; what is alike in both goes in the order in which it became runnable.
+    What a task starts in its queue has that task's place, and so on. Those that one task has started are in the order in
+    which it did; what is alike in both goes in the order in which it became runnable.
     """
 
     _heap: Heap

@@ -227,7 +227,7 @@ class Seam:
         return self._loop_call_soon(callback, *args, context=context)
 
     def is_own_thread(self) -> bool:
-        """Whether the caller may touch what is the loop's: it is in the thread in which the loop runs, or the loop runs in none.
+        """Whether the caller may touch what is the loop's: the loop runs in the caller's thread, or in none.
 
         A loop may be made in one thread and run in another, and run again in a third.
         """

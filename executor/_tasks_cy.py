@@ -34,7 +34,6 @@ from clockworker.executor._seam_cy import Seam
 
 if cython.compiled:
     from cython.cimports.clockworker.executor._native import (
-        PyThread_get_thread_ident,
         Py_REFCNT,
         PyContext_Copy,
         PyContext_CopyCurrent,
@@ -44,6 +43,7 @@ if cython.compiled:
         PyObject_GC_IsTracked,
         PyObject_GC_Track,
         PyObject_GC_UnTrack,
+        PyThread_get_thread_ident,
         context_value,
         in_empty_context,
         proceed_by,
@@ -177,8 +177,8 @@ class Membership:
 class Waiter:
     """Where one task waits for the end of another, once. Its iterator yields itself, which tells the Task to wait for it.
 
-    Linked into its handle's list from then until it is over. Meanwhile, compiled, the collector of cycles looks neither into it nor
-    into the wake-up: both are reachable through the table, which holds the task that is waited for. Before and after that
+    Linked into its handle's list from then until it is over. Meanwhile, compiled, the collector of cycles looks neither into
+    it nor into the wake-up: both are reachable through the table, which holds the task that is waited for. Before and after that
     anybody may keep it, in any cycle. It is not cleared by the collector: at its end it has to ask its handle something.
     """
 

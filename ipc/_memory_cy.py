@@ -63,8 +63,8 @@ def new_bytes(length: int) -> Any:
 class SharedMemory:
     """One memfd, mapped. Word offsets are in bytes and multiples of 8.
 
-    Rings know their bounds. What is out of them all the same, or comes after `close`, is not touched: a word reads as 0, bytes as
-    b"", and nothing is kept. Not compiled, it is an error of the memoryview's.
+    Rings know their bounds. What is out of them all the same, or comes after `close`, is not touched: a word reads as 0, bytes
+    as b"", and nothing is kept. Not compiled, it is an error of the memoryview's.
     """
 
     size: int

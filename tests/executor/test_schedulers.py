@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 from collections import deque
 from collections.abc import Callable, Hashable
@@ -98,10 +99,8 @@ def test_a_task_in_two_hands(run: Run) -> None:
                 scheduler, again = make(), make()
                 for task in (*handles, *kept):
                     for each in (scheduler, again, scheduler):
-                        try:
+                        with contextlib.suppress(ValueError):  # in a heap already
                             each.push(task)  # type: ignore[arg-type]
-                        except ValueError:
-                            pass  # in a heap already
                 for each in (again, scheduler):
                     while len(each):
                         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from typing import Any
 
@@ -356,7 +357,7 @@ def test_a_reporter_of_slow_steps_that_fails(run: Run, error: type[BaseException
         raise error("the reporter's own")
 
     async def slow() -> None:
-        time.sleep(0.002)
+        time.sleep(0.002)  # noqa: ASYNC251
 
     async def body() -> None:
         async with cw.Executor([cw.Queue("q", slice=0.001)]) as executor:
@@ -414,7 +415,7 @@ def test_what_ends_the_program_waits_for_the_books(loop_factory: Any, where: str
 
     async def busy() -> None:
         for _ in range(3):
-            time.sleep(0.001)
+            time.sleep(0.001)  # noqa: ASYNC251
             await asyncio.sleep(0)
 
     ended: list[cw.Executor] = []
@@ -531,10 +532,8 @@ class Odd:
 def test_futures_that_do_not_behave(run: Run, how: str) -> None:
     async def body() -> None:
         async def waits() -> int:
-            try:
+            with contextlib.suppress(BaseException):
                 await Odd(asyncio.get_running_loop(), how)
-            except BaseException:
-                pass
             return await step_twice()
 
         async with cw.Executor([cw.Queue("q"), cw.Queue("other")], on_panic="catch") as executor:

@@ -1,8 +1,9 @@
 """One process of mutated calls: `python -m tests.reliability._mutated_calls SEED COUNT`.
 
-It makes of each compiled type what it can, by the front door and by all others, and has real ones at hand from a running executor
-and from rings. Then it calls their public methods, reads and sets their attributes and calls the modules' functions, with arguments
-drawn from the right, the wrong and the absurd. Any exception is an answer. A crash is none; what was called last is in a file.
+It makes of each compiled type what it can, by the front door and by all others, and has real ones at hand from a running
+executor and from rings. Then it calls their public methods, reads and sets their attributes and calls the modules' functions, with
+arguments drawn from the right, the wrong and the absurd. Any exception is an answer. A crash is none; what was called last is in
+a file.
 """
 
 from __future__ import annotations
@@ -68,6 +69,10 @@ class Hostile:
         raise ValueError("no call")
 
 
+NUMBERS = [0, 1, -1, 2, 7, 255, 4096, 2**31, 2**63 - 1, -(2**63), 2**64, 1.5, float("nan"), True]
+THINGS = [None, "", "q", b"", b"x" * 100, (), (1, 2), Hostile(), Hostile, len, print, int]
+
+
 class Own(cw.Scheduler):
     pass
 
@@ -91,28 +96,7 @@ class Mutated:
         if choice < 0.5:
             return nothing()
         return self.random.choice(
-            [
-                None,
-                0,
-                1,
-                -1,
-                2,
-                7,
-                255,
-                4096,
-                2**31,
-                2**63 - 1,
-                -(2**63),
-                2**64,
-                1.5,
-                float("nan"),
-                "",
-                "q",
-                b"",
-                b"x" * 100,
-            ]
-            + [(), (1, 2), [], {}, {"a": 1}, object(), Hostile(), Hostile, len, print, int, True]
-            + [contextvars.copy_context(), ValueError("an error")]
+            [*NUMBERS, *THINGS, [], {}, {"a": 1}, object(), contextvars.copy_context(), ValueError("an error")]
         )
 
     def attempt(self, what: str, call: Any, *args: Any, **keywords: Any) -> Any:
