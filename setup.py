@@ -24,6 +24,8 @@ MODULES = {
     "clockworker.executor._runnable_cy": "src/clockworker/executor/_runnable_cy.py",
     "clockworker.executor._singles_cy": "src/clockworker/executor/_singles_cy.py",
     "clockworker.executor._source_cy": "src/clockworker/executor/_source_cy.py",
+    "clockworker.executor._meter_cy": "src/clockworker/executor/_meter_cy.py",
+    "clockworker.executor._steal_cy": "src/clockworker/executor/_steal_cy.py",
     "clockworker.executor._steps_cy": "src/clockworker/executor/_steps_cy.py",
     "clockworker.executor._core_cy": "src/clockworker/executor/_core_cy.py",
     "clockworker.executor._handles_cy": "src/clockworker/executor/_handles_cy.py",

@@ -83,7 +83,7 @@ def serving(metrics: Metrics) -> Iterator[http.client.HTTPConnection]:
         return Answer(200, content_type, body)
 
     async def serve() -> None:
-        server = HttpServer(sock, {"/metrics": page})
+        server = HttpServer([sock], {"/metrics": page})
         await server.start()
         await loop.run_in_executor(None, ended.wait)
         await server.close()

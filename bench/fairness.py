@@ -19,6 +19,8 @@ more than 2 ms) is tried again, and of all attempts the least disturbed counts. 
   a stretch should be one slice and one poll at most.
 - overrun, overrun and sleep: one queue takes 50 ms in one poll, and goes on, or sleeps 10 ms before. By the time of its next
   step the other should have had as much, after the sleep if there was one, to within one slice and one poll.
+
+And between two queues of 8 to 1 on a core that is shared (_shared_core.py): work done, to within a tenth.
 """
 
 from __future__ import annotations
@@ -38,6 +40,7 @@ import msgspec
 import clockworker as cw
 from bench._fluid import FluidModel
 from bench._report import columns, progress
+from bench._shared_core import SharedCore, measure_shared_core
 from clockworker.executor._tasks_cy import QueueState
 
 if TYPE_CHECKING:
@@ -101,6 +104,7 @@ class Case(msgspec.Struct, frozen=True):
 class FairnessReport(msgspec.Struct, frozen=True):
     scenarios: list[Fairness]
     cases: list[Case]
+    shared: list[SharedCore]
 
     def table(self) -> str:
         rows = [["queues", "shares", "", "steps", "slice us", "longest poll", "most owed", "most ahead", "of bound"]]
@@ -119,8 +123,16 @@ class FairnessReport(msgspec.Struct, frozen=True):
         for c in self.cases:
             figures = [c.value_us, c.least_us, c.most_us]
             cases.append([c.name, *(f"{figure:,.0f}" for figure in figures), str(c.repeats), verdict(c.holds())])
+        shared = [["8 to 1, on a core", "of the core", "work done", "booked", ""]]
+        for each in self.shared:
+            if each.skipped:
+                shared.append([each.name, "", "", "", f"skipped: {each.skipped}"])
+            else:
+                figures = [each.core, each.work, each.booked]
+                shared.append([each.name, *(f"{figure:.2f}" for figure in figures), verdict(each.holds())])
         held = sum(scenario.holds() for scenario in self.scenarios)
-        return f"{columns(rows)}\n\n{columns(cases)}\n\nwithin bounds: {held} of {len(self.scenarios)} scenarios"
+        tables = "\n\n".join(columns(table) for table in (rows, cases, shared))
+        return f"{tables}\n\nwithin bounds: {held} of {len(self.scenarios)} scenarios"
 
     def plot(self, figure: Figure) -> None:
         axes = figure.add_subplot(ylabel="greatest distance from entitlement, of the bound")
@@ -142,6 +154,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seconds", type=float, default=1.0, help="of each scenario")
     parser.add_argument("--attempts", type=int, default=2, help="at a scenario that is disturbed")
     parser.add_argument("--repeats", type=int, default=10, help="of the burst and the overruns")
+    parser.add_argument("--shared-seconds", type=float, default=10.0, help="of each case on a shared core")
     parser.add_argument("--seed", type=int, default=1)
 
 
@@ -160,7 +173,8 @@ def run(options: argparse.Namespace) -> FairnessReport:
                 scenarios.append(min(attempts, key=lambda attempt: attempt.longest_poll_us))
     progress("burst and overruns")
     cases = [Burst(options.repeats).run(), *(Overrun(options.repeats, sleep_s).run() for sleep_s in (0, 0.01))]
-    return FairnessReport(scenarios, cases)
+    progress("shared cores")
+    return FairnessReport(scenarios, cases, measure_shared_core(options.shared_seconds))
 
 
 class Scenario:
@@ -178,13 +192,15 @@ class Scenario:
         self._steps: list[list[int]] = []  # what `run` is told of each: the queue, and how long it took
         self._last_steps: list[list[int] | None] = [None for _ in shares]
         self._queues: list[QueueState] = []
-        self._seen_ns = 0
+        self._seen_ns = 0  # by the tasks, with what others had meanwhile
+        self._stolen_ns = 0
         self._ends_ns = 0
 
     def run(self) -> Fairness:
         queues = [cw.Queue(number, share) for number, share in enumerate(self._shares)]
         with no_collection():
             cw.run(self._main(), queues=queues)
+        self._stolen_ns = sum(queue.stolen_ns for queue in self._queues)
         for event, arguments in self._log:
             event(*arguments)
         self._model.end()
@@ -201,7 +217,7 @@ class Scenario:
             max(queue.most_ahead_ns for queue in self._model.queues) / 1e3,
             self._slice_us + longest_us,
             100 * max(abs(queue.lag_ns) for queue in self._model.queues) / total_ns,
-            100 * (1 - self._seen_ns / total_ns),
+            100 * (1 - (self._seen_ns - self._stolen_ns) / total_ns),
         )
 
     async def _main(self) -> None:

@@ -23,6 +23,7 @@ It works on any asyncio loop, alone; shards and rings need it, and it knows noth
     _stats          what stats() returns
     _look_ahead.pxd what the next steps of a long queue will touch is fetched into the cache; _layout, where CPython keeps it
     _clock_cy       the clock that times steps
+    _steal_cy       what others had of a step's time; _meter_cy asks the kernel
     _native.pxd     C that the compiled modules (`_cy`) use; _pure, some of it in Python
     _seal_cy        compiled types whose instances come complete or not at all
 """

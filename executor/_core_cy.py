@@ -79,6 +79,8 @@ class Core(Steps):
         """Take the loop: from now on steps of members come here."""
         clock.begin()
         self._check_schedulers()
+        self._turn_ended = now_ns()
+        self.steal.begin(self._turn_ended)
         self.take_call_soon(loop)
         for queue in self.queues.values():
             set_owner(queue.scheduler, self)
@@ -134,6 +136,7 @@ class Core(Steps):
         self._table.clear()
         self._spare.clear()
         self._maker.detach()
+        self.steal.meter.close()
         for scheduler in self._schedulers:
             set_owner(scheduler, None)
         self._schedulers.clear()
@@ -197,6 +200,9 @@ class Core(Steps):
         self._stepped_back = False
         self._thread = PyThread_get_thread_ident()
         started = now_ns()
+        if started - self._turn_ended >= self.steal.long_ns or started < self.steal.alert_until:
+            self.steal.passed(started - self._turn_ended, started)
+            started = now_ns()  # no step pays for it
         if self.turns:
             if self._was_idle:
                 self.idle_ns += started - self._turn_ended

@@ -11,8 +11,8 @@ if TYPE_CHECKING:
 class Tracer(Protocol):
     """Told of all that the pump does, while there is one. Times are the core's clock's, in ns."""
 
-    def step(self, queue: QueueState, state: JoinHandle, started: int, ended: int) -> None:
-        """One step of a task of the queue."""
+    def step(self, queue: QueueState, state: JoinHandle, started: int, ended: int, stolen: int) -> None:
+        """One step of a task of the queue. stolen: how much of the time others had; the rest was charged."""
 
     def turn(self, started: int, ended: int) -> None:
         """One turn on the loop."""

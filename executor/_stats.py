@@ -71,7 +71,8 @@ class DurationStats(msgspec.Struct, frozen=True):
 
 
 class QueueStats(msgspec.Struct, frozen=True):
-    """One queue. Times are nanoseconds of the thread's wall clock, steps of tasks only."""
+    """One queue. Times are nanoseconds, steps of tasks only. Those of steps (`busy_ns`, `poll_time`, `top_groups`) are what the
+    steps had of the core, blocked time included; what others had meanwhile is `stolen_ns`. Waits are the wall clock's."""
 
     key: Hashable
     share: int
@@ -79,6 +80,7 @@ class QueueStats(msgspec.Struct, frozen=True):
     tasks: int  # now: spawned or inherited, and not done
     polls: int
     busy_ns: int
+    stolen_ns: int  # by other processes, a quota or other guests while its steps ran, in pieces of 50 us or more
     spawned: int
     finished: int  # those that were inherited included
     panics: int
@@ -98,6 +100,7 @@ class ExecutorStats(msgspec.Struct, frozen=True):
     tasks: int
     polls: int
     busy_ns: int
+    stolen_ns: int
     spawned: int
     finished: int
     panics: int

@@ -5,6 +5,7 @@ from clockworker.executor._histogram_cy cimport Histogram
 from clockworker.executor._schedulers_cy cimport RunnableFifo, ScheduledTask, Scheduler
 from clockworker.executor._singles_cy cimport Singles
 from clockworker.executor._source_cy cimport WorkSource
+from clockworker.executor._steal_cy cimport Steal
 from clockworker.executor._tasks_cy cimport JoinHandle, QueueState
 
 cdef long long _ATTENTION, _LOOK_NS
@@ -16,6 +17,7 @@ cdef class Steps(Singles):
     cdef readonly long long idle_ns
     cdef public object tracer
     cdef readonly Histogram decision_time
+    cdef readonly Steal steal
     cdef long long _driver_yield_ns
     cdef Py_ssize_t _max_polls
     cdef long long _decisions
@@ -23,22 +25,24 @@ cdef class Steps(Singles):
     cdef long long _charge_from
 
     @cython.locals(
-        attentive_until=cython.longlong, look_until=cython.longlong, polls_before=cython.Py_ssize_t, looked=cython.longlong, decided=cython.longlong, polls=cython.Py_ssize_t, entity=Entity, queue=QueueState, state=JoinHandle, news=cython.bint
+        attentive_until=cython.longlong, look_until=cython.longlong, polls_before=cython.Py_ssize_t, looked=cython.longlong, decided=cython.longlong, polls=cython.Py_ssize_t, came=cython.longlong, entity=Entity, queue=QueueState, state=JoinHandle, news=cython.bint
     )
     cdef bint _run_turn(self, long long now) except? -1
     @cython.locals(state=JoinHandle)
     cdef JoinHandle _take(self, QueueState queue)
     @cython.locals(popped=ScheduledTask, state=JoinHandle, scheduler=Scheduler)
     cdef JoinHandle _take_from_other(self, QueueState queue)
-    @cython.locals(ended=cython.longlong, elapsed=cython.longlong)
+    @cython.locals(ended=cython.longlong, elapsed=cython.longlong, was_long=cython.bint, stolen=cython.longlong)
     cdef int64_t _run_step(self, QueueState queue, JoinHandle state, long long started) except? -1
     @cython.locals(scheduler=Scheduler)
     cdef int _observe(self, QueueState queue, JoinHandle state, long long elapsed) except -1
     cdef int _tell_of_slow(self, JoinHandle state, long long elapsed) except -1
-    cdef int _trace_step(self, QueueState queue, JoinHandle state, long long started, long long ended) except -1
+    cdef int _trace_step(
+        self, QueueState queue, JoinHandle state, long long started, long long ended, long long stolen
+    ) except -1
     cdef int _trace_turn(self, long long started, long long ended) except -1
     cdef int _drop_tracer(self, object tracer, object error) except -1
     cdef int _let_out(self, JoinHandle state, object error) except -1
     cpdef begin_charge(self)
-    @cython.locals(now=cython.longlong)
+    @cython.locals(now=cython.longlong, elapsed=cython.longlong)
     cpdef charge(self, QueueState queue)

@@ -20,10 +20,12 @@ from clockworker._errors import UsageError
 from clockworker.executor._histogram_cy import Histogram
 from clockworker.executor._layout import suspended
 from clockworker.executor._members_cy import shown
+from clockworker.executor._meter_cy import Meter
 from clockworker.executor._protocols import Tracer
 from clockworker.executor._seam_cy import A_TASK
 from clockworker.executor._singles_cy import Singles
 from clockworker.executor._source_cy import WorkSource
+from clockworker.executor._steal_cy import Steal
 from clockworker.executor._tasks_cy import JoinHandle, QueueState
 
 if cython.compiled:
@@ -63,6 +65,7 @@ class Steps(Singles):
     idle_ns: int  # in which nothing was runnable
     tracer: Tracer | None
     decision_time: Histogram  # of one choice in 16
+    steal: Steal
     _driver_yield_ns: int
     _max_polls: int
     _decisions: int
@@ -76,6 +79,7 @@ class Steps(Singles):
         self.idle_ns = 0
         self.tracer = None
         self.decision_time = Histogram()
+        self.steal = Steal(Meter())
         self._driver_yield_ns = driver_yield_ns
         self._max_polls = max_polls
         self._decisions = 0
@@ -102,7 +106,10 @@ class Steps(Singles):
                         self._leave_carrier()
                     news = self.source.look()
                     if self._eevdf.total_share:
-                        now = now_ns()  # what has come is no part of the step that it has made runnable
+                        came = now_ns()  # what has come is no part of the step that it has made runnable
+                        if came - now >= self.steal.long_ns:
+                            self.steal.passed(came - now, came)
+                        now = came
                         continue
                     if self._held:
                         return False
@@ -117,6 +124,8 @@ class Steps(Singles):
                             return False
                         looked = now_ns()
                         self.idle_ns += looked - now
+                        if looked - now >= self.steal.long_ns:
+                            self.steal.passed(looked - now, looked)
                         now = looked
                         continue
                     self._idle_since = 0
@@ -215,6 +224,12 @@ class Steps(Singles):
         self.current = None
         ended: int = now_ns()
         elapsed = ended - started
+        was_long = elapsed >= self.steal.long_ns
+        stolen = 0
+        if was_long:  # from here on it is what the step had of it
+            stolen = self.steal.of(elapsed, ended)
+            queue.stolen_ns += stolen
+            elapsed -= stolen
         self._eevdf.charge(queue.entity, elapsed)
         queue.polls += 1
         queue.busy_ns += elapsed
@@ -230,7 +245,7 @@ class Steps(Singles):
                 queue.slow_polls += 1
                 self._tell_of_slow(state, elapsed)
         if self.tracer is not None:
-            self._trace_step(queue, state, started, ended)
+            self._trace_step(queue, state, started, ended, stolen)
         if error is not None:
             self._let_out(state, error)
         if state.single:
@@ -240,7 +255,7 @@ class Steps(Singles):
         # Only now: a step that makes its own queue runnable again must not make it leave and come back.
         if queue.runnable == 0:
             self._eevdf.deactivate(queue.entity)
-        return ended
+        return now_ns() if was_long else ended  # the next step does not pay for the reading
 
     # What is not ours
 
@@ -257,10 +272,10 @@ class Steps(Singles):
         except BaseException as error:
             self.report("reporting a slow step failed", error)
 
-    def _trace_step(self, queue: QueueState, state: JoinHandle, started: int, ended: int) -> None:
+    def _trace_step(self, queue: QueueState, state: JoinHandle, started: int, ended: int, stolen: int) -> None:
         tracer = self.tracer
         try:
-            tracer.step(queue, state, started, ended)  # type: ignore[union-attr]
+            tracer.step(queue, state, started, ended, stolen)  # type: ignore[union-attr]
         except BaseException as error:
             self._drop_tracer(tracer, error)
 
@@ -294,6 +309,9 @@ class Steps(Singles):
         """It was for this one, if that is runnable now. It counts for whose turn is next, and not in `busy_ns`. From here on it
         is spent for another's."""
         now: int = now_ns()
+        elapsed = now - self._charge_from
+        if elapsed >= self.steal.long_ns:
+            elapsed -= self.steal.of_work(elapsed, now)
         if queue.entity.active:
-            self._eevdf.charge(queue.entity, now - self._charge_from)
+            self._eevdf.charge(queue.entity, elapsed)
         self._charge_from = now

@@ -18,6 +18,7 @@ cdef class QueueState:
     cdef readonly Py_ssize_t live
     cdef readonly long long polls
     cdef readonly long long busy_ns
+    cdef readonly long long stolen_ns
     cdef readonly long long spawned
     cdef readonly long long finished
     cdef readonly long long panics

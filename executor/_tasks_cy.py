@@ -74,6 +74,7 @@ class QueueState:
     live: int
     polls: int
     busy_ns: int
+    stolen_ns: int  # by others, of its steps; no part of busy_ns
     spawned: int
     finished: int
     panics: int
@@ -97,6 +98,7 @@ class QueueState:
         self.live = 0
         self.polls = 0
         self.busy_ns = 0
+        self.stolen_ns = 0
         self.spawned = 0
         self.finished = 0
         self.panics = 0

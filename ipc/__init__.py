@@ -3,9 +3,12 @@
 A shard's `Mesh` sits beside its executor, which polls it. In reading order:
 
     _remote        what can be called: @remote, signatures, identifiers
-    _schema        two shards that do not mean the same by a method
+    _annotations   what the annotations of a function mean
+    _types         which types travel
+    _schema        versions of a method: what two shards still understand of each other
     _service       Sharded, the proxies of a service's instances
     _places        what a proxy's call does, here and on another shard
+    _as_sent       for tests: a call here as if it were to another shard
     _timeout       time-outs as users give them
     _mesh          a shard's links to its peers, its services
     _stats         what it has counted

@@ -10,6 +10,7 @@ cdef class Method:
     cdef public long long identifier
     cdef public long long queue_identifier
     cdef public bint streams
+    cdef public tuple parameters
     cdef public dict raises
     cdef public object decode_arguments
     cdef public object decode_result

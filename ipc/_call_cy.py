@@ -61,6 +61,7 @@ class Method:
     identifier: int
     queue_identifier: int  # of its own queue; 0: the caller's
     streams: bool
+    parameters: tuple[str, ...]  # their names, in the order in which they are sent
     raises: dict[str, type[Exception]]
     decode_arguments: Any
     decode_result: Any
@@ -273,6 +274,16 @@ def proceed(awaited: Any) -> Any:
 
 if cython.compiled:
     proceed_by(Call, proceed)
+
+
+def unsendable(method: Method, arguments: tuple[Any, ...], encode: Any, error: Exception) -> TypeError:
+    """Says which of the arguments it is that cannot be encoded."""
+    for name, argument in zip(getattr(method, "parameters", None) or (), arguments, strict=False):
+        try:
+            encode(argument)
+        except Exception as found:
+            return TypeError(f"{method.name}(): the argument {name} cannot be sent: {found}")
+    return TypeError(f"{method.name}(): the arguments cannot be sent: {error}")
 
 
 def new_call(

@@ -14,6 +14,7 @@ cdef class Link(Connection):
     cdef readonly dict serving
     cdef readonly dict outgoing
     cdef public dict mismatches
+    cdef public dict variants
     cdef readonly dict schemas
     cdef readonly Credit credit
     cdef readonly long long credit_waits

@@ -23,7 +23,7 @@ except ModuleNotFoundError:
     from clockworker import _cython_shim as cython
 
 from clockworker._errors import ChannelFull, MessageTooLarge, SchemaMismatch, ShardDied, ShardDown
-from clockworker.ipc._call_cy import DEADLINE, Call, Method, new_call
+from clockworker.ipc._call_cy import DEADLINE, Call, Method, new_call, unsendable
 from clockworker.ipc._connection_cy import Connection
 from clockworker.ipc._credit_cy import Credit, Debts, Lane
 from clockworker.ipc._frames import ENVELOPE, Kind, pack_envelope
@@ -50,7 +50,8 @@ class Link(Connection):
     pending: dict[int, Call]
     serving: dict[int, Any]  # the peer's calls: requests
     outgoing: dict[int, Any]  # the streams among them
-    mismatches: dict[int, str]  # methods that the peer has another version of
+    mismatches: dict[int, str]  # methods whose version the peer does not understand
+    variants: dict[int, Any]  # whose calls by the peer are not as ours: a Target for them, or a str: why there is none
     schemas: dict[str, Any]  # what services the peer has told of
     credit: Credit
     credit_waits: int
@@ -63,6 +64,7 @@ class Link(Connection):
         self.serving = {}
         self.outgoing = {}
         self.mismatches = {}
+        self.variants = {}
         self.schemas = {}
         self.credit = Credit(shared.limits.credit)
         self.credit_waits = 0
@@ -81,6 +83,7 @@ class Link(Connection):
         serving, self.serving = self.serving, {}
         self.outgoing = {}
         self.mismatches = {}
+        self.variants = {}
         self.schemas = {}
         self._debts = Debts(self.shared.limits.credit)
         for call in pending.values():
@@ -135,7 +138,10 @@ class Link(Connection):
         call.state = DONE  # until it is on its way
         if self.connected and not self.crowded and self.when_quiet is None:
             self.doorbell.ring_ahead()  # it wakes up while we encode
-        body = shared.encode(call.arguments)
+        try:
+            body = shared.encode(call.arguments)
+        except Exception as error:
+            raise unsendable(method, call.arguments, shared.encode, error) from error
         call.arguments = None
         if not self.connected and self.when_quiet is None:
             raise self.down()
@@ -196,7 +202,10 @@ class Link(Connection):
         if context_int(_DEADLINE) if cython.compiled else _DEADLINE.get():
             return new_call(self, _ONE_WAY, method, arguments, 0, False)
         self.doorbell.ring_ahead()
-        body = shared.encode(arguments)
+        try:
+            body = shared.encode(arguments)
+        except Exception as error:
+            raise unsendable(method, arguments, shared.encode, error) from error
         if len(body) > shared.max_message:
             raise self.too_large(body, f"the arguments of {method.name}")
         lane.credit -= 1

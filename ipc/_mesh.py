@@ -30,16 +30,19 @@ from clockworker.ipc._link_cy import Link
 from clockworker.ipc._malloc import keep_freed_memory
 from clockworker.ipc._places import Here, There
 from clockworker.ipc._remote import (
+    FUNCTION,
+    FittedMethod,
     RemoteMethod,
     can_suspend,
     function_of,
+    function_schema,
     remote_function,
     remote_methods,
-    service_name,
+    service_schema,
 )
 from clockworker.ipc._request_cy import Request, Target, logger
 from clockworker.ipc._ring_cy import PoisonedRing
-from clockworker.ipc._schema import MethodSchema, ServiceSchema, differences
+from clockworker.ipc._schema import ServiceSchema, differences
 from clockworker.ipc._service import Sharded
 from clockworker.ipc._shared_cy import Shared
 from clockworker.ipc._sleep import Sleep
@@ -51,6 +54,7 @@ S = TypeVar("S")
 R = TypeVar("R")
 
 _HOLD_S = 0.25  # how long calls wait that the peer may need before it can leave
+_MOST_SCHEMAS = 10_000  # services and functions that a peer may tell of
 
 _schema_decoder = msgspec.msgpack.Decoder(ServiceSchema)
 
@@ -63,6 +67,7 @@ class Mesh(Traffic):
     start_grace_s: for how long after `ready` a call of a service that is not started here may wait for that.
     on_poisoned: told the peer and epoch of a ring whose rules the peer broke. Both ends must then be connected anew: the
         peer waits for answers to what we could not read.
+    encode_local: encode calls to this shard too, so that a test sees what two shards would; before a service is started.
     """
 
     def __init__(
@@ -76,17 +81,20 @@ class Mesh(Traffic):
         limits: Limits | None = None,
         start_grace_s: float = 5.0,
         on_poisoned: Callable[[int, int], None] = lambda peer, epoch: None,
+        encode_local: bool = False,
     ) -> None:
         keep_freed_memory()
         self.shard_id = shard_id
         self.count = count
         self.limits = limits if limits is not None else Limits()
         self.loop = asyncio.get_running_loop()
+        self.encode_local = encode_local
         self.calls_local = 0
         self._calls_timed_out = 0
         self.executor = executor
         self._on_poisoned = on_poisoned
-        self._schemas: dict[str, ServiceSchema] = {}  # of the services that are started here
+        self._schemas: dict[str, ServiceSchema] = {}  # of the services that are started here, and of functions called
+        self._services: dict[str, dict[str, tuple[RemoteMethod, Callable[..., Any]]]] = {}  # their methods, bound
         self._start_grace_s = start_grace_s
         self._is_ready = False
         self._callers: dict[tuple[int, Callable[..., Any]], Callable[..., Any]] = {}
@@ -203,8 +211,10 @@ class Mesh(Traffic):
             raise IndexError(f"there is no shard {shard!r}: they are 0 to {self.count - 1}")
         caller = self._callers.get((shard, function))
         if caller is None:
-            caller = self.places[shard].caller(remote_function(function), function, 0, False)
-            self._callers[shard, function] = caller
+            method = remote_function(function)
+            self._know_function(method, function)
+            self._publish(function_schema(method))
+            caller = self._callers[shard, function] = self.places[shard].caller(method, function, 0, False)
         return caller
 
     def run_threadsafe(self, call: Callable[[], Coroutine[Any, Any, R]]) -> concurrent.futures.Future[R]:
@@ -230,10 +240,12 @@ class Mesh(Traffic):
 
     def _deadlines_passed(self) -> None:
         self._timer = None
-        for call in self.shared.deadlines.due(time.monotonic_ns()):
-            self._calls_timed_out += 1
-            call.expire()
-        self._set_timer()
+        try:
+            for call in self.shared.deadlines.due(time.monotonic_ns()):
+                self._calls_timed_out += 1
+                call.expire()
+        finally:
+            self._set_timer()
 
     # Services
 
@@ -252,15 +264,9 @@ class Mesh(Traffic):
             # A queue that the executor lacks is an error here, rather than in a call.
             targets[method.identifier] = self._target(method, getattr(instance, method.attribute))
         self.targets.update(targets)
-        name = service_name(service)
-        schema = ServiceSchema(
-            name,
-            {each.attribute: MethodSchema(each.identifier, each.digest, each.shown) for each in methods.values()},
-        )
-        self._schemas[name] = schema
-        for link in self.links:
-            self._compare(link, name)
-            self._tell(link, schema)
+        schema = service_schema(service, methods)
+        self._services[schema.service] = {name: (method, getattr(instance, name)) for name, method in methods.items()}
+        self._publish(schema)
         parked, self.parked = self.parked, []
         for link, kind, queue, identifier, number, body in parked:
             if link.connected:
@@ -298,11 +304,13 @@ class Mesh(Traffic):
         """The counters of each peer, by its number."""
         return [stats_of_link(link) for link in self.links]
 
-    def _target(self, method: RemoteMethod, function: Callable[..., Any]) -> Target:
+    def _target(self, method: RemoteMethod, function: Callable[..., Any], fitted: FittedMethod | None = None) -> Target:
+        """What a peer's calls of the method run. fitted: the method for a peer of another version."""
         queue = self.queue_for(method)
+        own = method.on(function)
         return Target(
-            method,
-            method.on(function),
+            method if fitted is None else fitted,
+            own if fitted is None else fitted.on(own),
             None if queue is None else queue._membership,
             None if can_suspend(function) else self.executor._core.carrier(method.name),
         )
@@ -311,14 +319,16 @@ class Mesh(Traffic):
         """A function, or a method of a service that the peer has started and we have not yet."""
         found = function_of(identifier)
         if found is not None:
+            method, function = found
             try:
-                target = self.targets[identifier] = self._target(*found)
-                return target
+                target = self.targets[identifier] = self._target(method, function)
             except KeyError as error:
                 self.refuse(link, kind, queue, number, error)
                 return None
-        if identifier in link.mismatches:
-            self.refuse(link, kind, queue, number, SchemaMismatch(link.mismatches[identifier]))
+            self._know_function(method, function)
+            return target
+        if identifier in link.variants:
+            self.refuse(link, kind, queue, number, SchemaMismatch(link.variants[identifier]))
         elif self._service_of(link, identifier) is not None:
             # The caller's credit bounds how many wait.
             request = (link, kind, queue, identifier, number, body)
@@ -341,7 +351,9 @@ class Mesh(Traffic):
     def _service_of(self, link: Link, identifier: int) -> str | None:
         """The peer's service that has the method."""
         for name, schema in link.schemas.items():
-            if any(identifier == method.identifier for method in schema.methods.values()):
+            if FUNCTION not in schema.methods and any(
+                each.identifier == identifier for each in schema.methods.values()
+            ):
                 return name
         return None
 
@@ -368,8 +380,28 @@ class Mesh(Traffic):
 
     # Versions of services
 
+    def _know_function(self, method: RemoteMethod, function: Callable[..., Any]) -> None:
+        """It is called, from here or by a peer, which may have told of it long before."""
+        if method.name not in self._services:
+            self._services[method.name] = {FUNCTION: (method, function)}
+            for link in self.links:
+                self._compare(link, method.name)
+
+    def _publish(self, schema: ServiceSchema) -> None:
+        """Tell all peers, those that are here and those that will come."""
+        if schema.service not in self._schemas:
+            self._schemas[schema.service] = schema
+            for link in self.links:
+                if link.schemas.get(schema.service) == schema:
+                    link.schemas[schema.service] = schema
+                self._compare(link, schema.service)
+                self._tell(link, schema)
+
     def _tell(self, link: Link, schema: ServiceSchema) -> None:
-        link.send(Kind.SCHEMA, 0, 0, 0, self.shared.encode(schema))
+        body = self.shared.encode(schema)
+        if len(body) > self.shared.max_message:
+            body = self.shared.encode(schema.without_descriptions())
+        link.send(Kind.SCHEMA, 0, 0, 0, body)
 
     def take_schema(self, link: Link, body: bytes) -> None:
         """The peer's word of what a service of its own looks like. Raises `PoisonedRing` if it cannot be read."""
@@ -377,16 +409,29 @@ class Mesh(Traffic):
             schema = _schema_decoder.decode(body)
         except Exception as error:
             raise PoisonedRing(f"a schema that cannot be read: {error}") from None
-        link.schemas[schema.service] = schema
+        if len(link.schemas) >= _MOST_SCHEMAS:
+            raise PoisonedRing(f"schemas of more than {_MOST_SCHEMAS} services")
+        ours = self._schemas.get(schema.service)
+        # Mostly it is the same, and need not be kept once for each peer.
+        link.schemas[schema.service] = ours if schema == ours else schema
         self._compare(link, schema.service)
 
     def _compare(self, link: Link, service: str) -> None:
-        ours, theirs = self._schemas.get(service), link.schemas.get(service)
-        if ours is not None and theirs is not None:
-            found = differences(ours, theirs, link.peer)
-            link.mismatches = link.mismatches | found
-            for text in found.values():
-                logger.error("shard %d and shard %d run different versions of %s", self.shard_id, link.peer, text)
+        theirs, methods = link.schemas.get(service), self._services.get(service)
+        if theirs is None or methods is None:
+            return
+        ours = ServiceSchema(service, {name: method.schema for name, (method, _) in methods.items()})
+        if ours == theirs:
+            return
+        found = differences(ours, theirs, link.peer)
+        link.mismatches = link.mismatches | found.outgoing
+        link.variants = link.variants | found.incoming
+        for name, version in found.fitted.items():
+            method, function = methods[name]
+            link.variants[method.identifier] = self._target(method, function, method.fitted_to(version, link.peer))
+        for identifier in sorted(found.outgoing | found.incoming):
+            text = found.outgoing.get(identifier) or found.incoming[identifier]
+            logger.error("shard %d and shard %d run different versions of %s", self.shard_id, link.peer, text)
 
     # Streams
 

@@ -1,11 +1,13 @@
 """Places: where a method may run, this process or another.
 
-`Here` and `There` have the same methods. Here a call is a plain call and nothing is encoded; there it goes over a link.
+`Here` and `There` have the same methods. Here a call is a plain call: nothing is encoded, checked or copied, unless the mesh is
+told to for a test (`_as_sent`). There it goes over a link.
 """
 
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import time
 from collections import defaultdict
@@ -14,6 +16,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from clockworker._errors import CallTimeout, ChannelFull
+from clockworker.ipc._as_sent import AsSent
 from clockworker.ipc._call_cy import Call, Caller
 from clockworker.ipc._frames import Kind
 from clockworker.ipc._outbox_cy import LinkSender, Sender
@@ -87,6 +90,8 @@ class Here:
     def caller(self, method: RemoteMethod, bound: AnyCall, timeout_ns: int, nowait: bool) -> AnyCall:
         """What to call in place of the method, a bound one or a function."""
         mesh, queue = self._mesh, self._mesh.queue_for(method)
+        if mesh.encode_local:
+            bound = AsSent(mesh, method, bound).caller()
 
         if method.streams:
             if queue is None and not timeout_ns:
@@ -158,13 +163,15 @@ class Here:
         """What sends one-way requests."""
 
         async def spawn(arguments: tuple[Any, ...]) -> None:
+            run = self._one_way(method, bound, arguments)
             queue = self._queue_of(method)
             await self._in_flight[queue].put(None)
-            self._spawn(queue, method, bound, arguments)
+            self._spawn(queue, method, run)
 
         return lambda args, kwargs: spawn(method.bind(*args, **kwargs))
 
     def send_nowait(self, method: RemoteMethod, bound: AnyCall, arguments: tuple[Any, ...]) -> None:
+        run = self._one_way(method, bound, arguments)
         queue = self._queue_of(method)
         try:
             self._in_flight[queue].put_nowait(None)
@@ -173,21 +180,26 @@ class Here:
                 f"{self._mesh.limits.credit:,} one-way requests of this shard's own are in queue {queue.key!r}, "
                 f"which is all the credit that there is; {method.name} was not called"
             ) from None
-        self._spawn(queue, method, bound, arguments)
+        self._spawn(queue, method, run)
+
+    def _one_way(self, method: RemoteMethod, bound: AnyCall, arguments: tuple[Any, ...]) -> AnyCall:
+        """What a request runs. Raises what keeps it from being sent."""
+        if self._mesh.encode_local:
+            as_sent = AsSent(self._mesh, method, bound)
+            return functools.partial(as_sent.run_one_way, as_sent.encode(arguments))
+        return functools.partial(method.on(bound), *arguments)
 
     def _queue_of(self, method: RemoteMethod) -> QueueHandle:
         executor = self._mesh.executor
         return self._mesh.queue_for(method) or executor.current_queue() or executor.queues()[0]
 
-    def _spawn(self, queue: QueueHandle, method: RemoteMethod, bound: AnyCall, arguments: tuple[Any, ...]) -> None:
-        queue.spawn(self._alone(method, bound, arguments, self._in_flight[queue]), name=method.name)
+    def _spawn(self, queue: QueueHandle, method: RemoteMethod, run: AnyCall) -> None:
+        queue.spawn(self._alone(method, run, self._in_flight[queue]), name=method.name)
 
-    async def _alone(
-        self, method: RemoteMethod, bound: AnyCall, arguments: tuple[Any, ...], in_flight: asyncio.Queue[None]
-    ) -> None:
+    async def _alone(self, method: RemoteMethod, run: AnyCall, in_flight: asyncio.Queue[None]) -> None:
         self._mesh.calls_local += 1
         try:
-            await method.on(bound)(*arguments)
+            await run()
         except Exception:
             logger.exception("%s, sent by this shard, failed", method.name)
         finally:

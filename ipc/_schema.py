@@ -1,76 +1,534 @@
-"""Versions of services: how two shards find out that they do not mean the same by a method.
+"""Versions of services: what two shards that do not run the same code still understand of each other.
 
 While shards are replaced one by one, old and new code call each other. Whoever starts a service tells every peer what its
-methods are: a digest of each one's parameters and result, down to the fields of structs. It goes through the ring in front of
-the first call, so that a shard knows the caller's version before it sees a call of it; and since both tell, both know. A
-method whose digests differ is called by neither: `SchemaMismatch` is better than a field that ends up in another.
+methods are, and whoever first calls a function of a module what that is: a description of its parameters and its result, down
+to the fields of structs. It goes through the ring in front of the first call, so that a shard knows the caller's version before
+it sees a call of it. Arguments travel as the caller's version has them, and it is the callee that fits them to its own: what
+waits to be sent while a peer is replaced need not be encoded anew.
 
-Rejected: comparing at each call (a digest in each frame), and deciding which changes are compatible.
+`differences` decides, for each method and each direction. Arguments go from the caller's types to the callee's, a result the
+other way, and either is understood if each value of the sender's type is read as the same value:
+
+    parameters   are matched by name. One that the caller lacks has a default; one that the callee lacks has one too, and the
+                 call is refused if it was given anything else.
+    struct,      fields are matched by name and by their name on the wire. One that is missing on either side has a default
+    dataclass    where it is there; the side that lacks it does not see it. If both sides have one that the other lacks, that
+                 may be a field renamed, and is not understood.
+    array_like,  fields are matched by position, and have the same names there. More may come at the end, with defaults.
+    NamedTuple
+    enum         the sender's members are there under the same names, with the same values.
+    union        each of the sender's members is understood by one of the reader's.
+    the rest     the same type, and the reader asks nothing of it (`ge`, `max_length`, `pattern`) that the sender does not.
+
+A class is the same if it has the same name, wherever it is defined. What is left out because it is the default
+(`omit_defaults`, `UNSET`, a key of a TypedDict) is read as the reader's default: that must be the same one.
+
+A method that is not understood is not called: `SchemaMismatch` is better than a field that ends up in another. What a peer
+tells is bounded in size, and comparing it in steps (`MAX_STEPS`); beyond that only what is exactly alike is understood.
+
+Rejected: comparing at each call (a digest in each frame), and JSON Schema, which tells neither the names in a NamedTuple nor
+what is left out.
 """
 
 from __future__ import annotations
 
+import enum
 import hashlib
+import typing
 from typing import Any
 
 import msgspec
+import msgspec.inspect as inspected
 
-# What says nothing about how a value is sent.
-_REMARKS = frozenset({"title", "description", "examples", "default"})
+MAX_DESCRIPTION = 64 * 1024  # bytes, of one method
+MAX_STEPS = 20_000
+_MAX_SHOWN = 400  # characters of a peer's signature, in a message
+_MAX_PARTS = 8  # of a type, in a message
+
+_encoder = msgspec.msgpack.Encoder()
+_in_order = msgspec.msgpack.Encoder(order="deterministic")
+
+NONE = ""  # a default that there is not
+UNSET = "unset"
+UNKNOWN = "?"  # a default that cannot be compared
+
+
+class FieldSchema(msgspec.Struct, array_like=True, frozen=True):
+    """A field of a class. type: its place in `MethodDescription.types`. default: a digest, or one of those above."""
+
+    name: str
+    wire: str
+    type: int
+    required: bool
+    default: str
+
+
+class TypeSchema(msgspec.Struct, array_like=True, frozen=True):
+    """A type. parts: the places of its items' types. rules: what else there is to compare, by the kind."""
+
+    kind: str
+    name: str
+    parts: tuple[int, ...]
+    fields: tuple[FieldSchema, ...]
+    rules: dict[str, Any]
+
+
+class ParameterSchema(msgspec.Struct, array_like=True, frozen=True):
+    """A parameter, in the order in which they are sent. default: a digest of what is sent for it."""
+
+    name: str
+    type: int
+    default: str
+
+
+class MethodDescription(msgspec.Struct, array_like=True, frozen=True):
+    """What is sent, both ways."""
+
+    streams: bool
+    parameters: tuple[ParameterSchema, ...]
+    result: int
+    types: tuple[TypeSchema, ...]
 
 
 class MethodSchema(msgspec.Struct, array_like=True, frozen=True):
-    """One method as its shard has it. `signature` is for people."""
+    """One method as its shard has it. description: an encoded `MethodDescription`, empty if it is too large to be told.
+    signature: for people."""
 
     identifier: int
     digest: str
     signature: str
+    description: bytes = b""
 
 
 class ServiceSchema(msgspec.Struct, array_like=True, frozen=True):
-    """The body of a schema frame."""
+    """The body of a schema frame: a service, or a function, which has one method, itself."""
 
     service: str
     methods: dict[str, MethodSchema]
 
+    def without_descriptions(self) -> ServiceSchema:
+        """The same in fewer bytes."""
+        return ServiceSchema(
+            self.service,
+            {name: msgspec.structs.replace(each, description=b"") for name, each in self.methods.items()},
+        )
 
-def digest(names: list[str], parameters: list[Any], result: Any, *, streams: bool) -> str:
-    """Of what is sent: the same in every process that runs the same code."""
+
+class Differences(msgspec.Struct, frozen=True):
+    """What became of the comparison. By identifier, what to say to a caller of a method that is not understood: of ours to
+    the peer (`outgoing`), of the peer's to us (`incoming`). By name, methods whose calls come with other parameters
+    (`fitted`)."""
+
+    outgoing: dict[int, str]
+    incoming: dict[int, str]
+    fitted: dict[str, MethodDescription]
+
+
+# Describing
+
+
+def describe(
+    parameters: list[tuple[str, Any, Any]], result: Any, *, streams: bool, no_default: object
+) -> MethodDescription:
+    """parameters: of each the name, the type and the default, which is `no_default` if there is none."""
+    *taken, given = inspected.multi_type_info([*(kind for _, kind, _ in parameters), result])
+    book = _Book()
+    described = tuple(
+        ParameterSchema(name, book.place(info), NONE if default is no_default else digest_of(_encoder.encode(default)))
+        for (name, _, default), info in zip(parameters, taken, strict=True)
+    )
+    return MethodDescription(streams, described, book.place(given), tuple(book.types))
+
+
+def method_schema(identifier: int, signature: str, description: MethodDescription) -> MethodSchema:
+    """What is told of the method."""
+    body = _in_order.encode(description)
+    return MethodSchema(identifier, digest_of(body), signature, body if len(body) <= MAX_DESCRIPTION else b"")
+
+
+def digest_of(encoded: bytes | memoryview | msgspec.Raw) -> str:
+    """The same in every process that runs the same code."""
+    return hashlib.blake2b(encoded, digest_size=12).hexdigest()
+
+
+class _Book:
+    """Types as they are found, each once."""
+
+    def __init__(self) -> None:
+        self.types: list[TypeSchema] = []
+        self._places: dict[Any, int] = {}
+
+    def place(self, info: Any) -> int:
+        if isinstance(info, inspected.Metadata):
+            return self.place(info.type)
+        fields = getattr(info, "fields", ())
+        # A class that refers to itself comes again as the same object.
+        key = id(info) if fields else None
+        if key in self._places:
+            return self._places[key]
+        place = len(self.types)
+        self.types.append(_ANY)
+        if key is not None:
+            self._places[key] = place
+        made = self._type(info, fields)
+        if key is None:
+            same = msgspec.json.encode(made)
+            if same in self._places and place == len(self.types) - 1:
+                self.types.pop()
+                return self._places[same]
+            self._places[same] = place
+        self.types[place] = made
+        return place
+
+    def _type(self, info: Any, fields: tuple[Any, ...]) -> TypeSchema:
+        kind = type(info).__name__.removesuffix("Type").lower()
+        if isinstance(info, inspected.CustomType):  # `object`: there is no other
+            kind = "any"
+        rules = {
+            name: value
+            for name in _ASKED
+            if (value := getattr(info, name, None)) is not None and not (isinstance(info, inspected.StructType))
+        }
+        name = ""
+        parts: tuple[Any, ...] = ()
+        cls: Any = getattr(info, "cls", None)
+        cls = typing.get_origin(cls) or cls  # of a generic class that is filled in
+        if isinstance(info, inspected.LiteralType):
+            rules = {"values": [[type(value).__name__, value] for value in info.values]}
+        elif isinstance(info, inspected.EnumType):
+            name = cls.__name__
+            members = {each: member.value for each, member in cls.__members__.items()}
+            rules = {"members": members, "flags": issubclass(cls, enum.Flag)}
+        elif isinstance(info, inspected.UnionType):
+            parts = info.types
+        elif isinstance(info, inspected.DictType):
+            parts = (info.key_type, info.value_type)
+        elif isinstance(info, inspected.TupleType):
+            parts = info.item_types
+        elif hasattr(info, "item_type"):
+            parts = (info.item_type,)
+        elif isinstance(cls, type) and kind != "any":
+            name = cls.__name__
+        if isinstance(info, inspected.StructType):
+            config = cls.__struct_config__
+            rules = {
+                "tag": info.tag,
+                "tag_field": info.tag_field,
+                "by position": info.array_like,
+                "strict": info.forbid_unknown_fields,
+                "omits": config.omit_defaults and not info.array_like,
+            }
+        return TypeSchema(
+            kind,
+            name,
+            tuple(self.place(each) for each in parts),
+            tuple(
+                FieldSchema(each.name, each.encode_name, self.place(each.type), each.required, _default_of(each))
+                for each in fields
+            ),
+            rules,
+        )
+
+
+_ASKED = ("gt", "ge", "lt", "le", "multiple_of", "min_length", "max_length", "pattern", "tz")
+_ANY = TypeSchema("any", "", (), (), {})
+
+
+def _default_of(field: inspected.Field) -> str:
+    if field.required:
+        return NONE
     try:
-        schemas, components = msgspec.json.schema_components([*parameters, result])
-        described: Any = _without_remarks([list(schemas), components])
-    except TypeError:  # what msgpack takes and JSON cannot describe
-        described = [repr(each) for each in (*parameters, result)]
-    text = msgspec.json.encode([names, streams, described], order="sorted")
-    return hashlib.blake2b(text, digest_size=12).hexdigest()
+        if field.default is msgspec.UNSET:
+            return UNSET
+        if field.default is not msgspec.NODEFAULT:
+            return digest_of(_in_order.encode(field.default))
+        if field.default_factory is msgspec.NODEFAULT:  # msgspec's description has no word for it
+            return UNSET
+        if field.default_factory in (list, dict, set, bytearray):  # others are never left out
+            return digest_of(_in_order.encode(field.default_factory()))
+    except Exception:  # what is not to be encoded, or raises
+        return UNKNOWN
+    return UNKNOWN
 
 
-def differences(ours: ServiceSchema, theirs: ServiceSchema, peer: int) -> dict[int, str]:
-    """By identifier, what to say to a caller of each method that the two do not have alike."""
-    found = {}
-    for name in sorted(ours.methods.keys() | theirs.methods.keys()):
-        mine, other = ours.methods.get(name), theirs.methods.get(name)
+# Comparing
+
+
+def differences(ours: ServiceSchema, theirs: ServiceSchema, peer: int) -> Differences:
+    """Of a service of which both have a version."""
+    found = Differences({}, {}, {})
+    for key in sorted(ours.methods.keys() | theirs.methods.keys()):
+        mine, other = ours.methods.get(key), theirs.methods.get(key)
+        name = key or ours.service.rpartition(".")[2]
         if mine is None and other is not None:
-            found[other.identifier] = f"{name} is not there here, and on shard {peer} it is {name}{other.signature}"
+            said = f"{name} is not there here, and on shard {peer} it is {name}{_cut(other.signature)}"
+            found.incoming[other.identifier] = f"{ours.service}: {said}"
         elif other is None and mine is not None:
-            found[mine.identifier] = f"{name} is not there on shard {peer}, and here it is {name}{mine.signature}"
+            said = f"{name} is not there on shard {peer}, and here it is {name}{mine.signature}"
+            found.outgoing[mine.identifier] = f"{ours.service}: {said}"
         elif mine is not None and other is not None and mine.digest != other.digest:
-            shown = f"{name}{mine.signature} here and {name}{other.signature} on shard {peer}"
-            if mine.signature == other.signature:
-                shown += ", of types that differ"
-            found[mine.identifier] = f"{name} differs: {shown}"
-    return {identifier: f"{ours.service}: {text}" for identifier, text in found.items()}
+            version = _differ(found, ours.service, name, mine, other, peer)
+            if version is not None:
+                found.fitted[key] = version
+    return found
 
 
-def _without_remarks(schema: Any) -> Any:
-    if isinstance(schema, list):
-        return [_without_remarks(each) for each in schema]
-    if not isinstance(schema, dict):
-        return schema
-    kept = {}
-    for key, value in schema.items():
-        if key == "properties":  # whose keys are names of fields
-            kept[key] = {name: _without_remarks(each) for name, each in value.items()}
-        elif key not in _REMARKS:
-            kept[key] = _without_remarks(value)
-    return kept
+def _differ(
+    found: Differences, service: str, name: str, mine: MethodSchema, other: MethodSchema, peer: int
+) -> MethodDescription | None:
+    """Returns the peer's version, if its calls are understood and have other parameters."""
+    here, there = "here", f"on shard {peer}"
+    fitted: MethodDescription | None = None
+    try:
+        if len(other.description) > MAX_DESCRIPTION:
+            raise ValueError("no shard tells so much")
+        own, foreign = (_descriptions.decode(each.description) for each in (mine, other))
+        out = understood(own, foreign, here, there)
+        back = understood(foreign, own, there, here)
+        if [each.name for each in own.parameters] != [each.name for each in foreign.parameters]:
+            fitted = foreign
+    except Exception:  # not told, or not as it should be
+        out = back = "they are too large, or too different, to be compared"
+    shown = f"{name}{mine.signature} {here} and {name}{_cut(other.signature)} {there}"
+    if mine.signature == other.signature:
+        shown += ", of types that differ"
+    if out:
+        found.outgoing[mine.identifier] = f"{service}: {name} differs: {shown}: {out}"
+    if back:
+        found.incoming[mine.identifier] = f"{service}: {name} differs: {shown}: {back}"
+    return None if back else fitted
+
+
+_descriptions = msgspec.msgpack.Decoder(MethodDescription)
+
+
+def understood(caller: MethodDescription, callee: MethodDescription, here: str, there: str) -> str:
+    """Why a call that the caller's version makes is not understood by the callee's, or its result by the caller's; empty if
+    both are. here, there: where they are."""
+    if caller.streams != callee.streams:
+        return f"it is a stream {here if caller.streams else there} only"
+    arguments = _Comparison(caller.types, callee.types, here, there)
+    known = {each.name: each for each in caller.parameters}
+    for parameter in callee.parameters:
+        sent = known.pop(parameter.name, None)
+        if sent is not None:
+            why = arguments.why(sent.type, parameter.type)
+            if why:
+                return f"parameter {parameter.name}: {why}"
+        elif parameter.default == NONE:
+            return f"parameter {parameter.name} has no default {there}, and there is none {here}"
+    for sent in known.values():
+        if sent.default == NONE:
+            return f"parameter {sent.name} has no default {here}, and there is none {there}"
+    why = _Comparison(callee.types, caller.types, there, here).why(callee.result, caller.result)
+    return f"the result: {why}" if why else ""
+
+
+class _Comparison:
+    """Whether what is sent as one set of types is read as the same by another."""
+
+    def __init__(self, sent: tuple[TypeSchema, ...], read: tuple[TypeSchema, ...], sender: str, reader: str) -> None:
+        self._sent = sent
+        self._read = read
+        self._sender = sender
+        self._reader = reader
+        self._seen: dict[tuple[int, int], str] = {}
+        self._steps = 0
+
+    def why(self, sent: int, read: int) -> str:
+        """Why not; empty if it is. Types that refer to themselves are what they are supposed to be until shown otherwise."""
+        found = self._seen.get((sent, read))
+        if found is None:
+            self._steps += 1 + len(self._sent[sent].fields) + len(self._read[read].fields)
+            if self._steps > MAX_STEPS or sent < 0 or read < 0:
+                raise ValueError("too much to compare")
+            self._seen[sent, read] = ""
+            found = self._seen[sent, read] = self._compare(sent, read)
+        return found
+
+    def _compare(self, sent: int, read: int) -> str:
+        a, b = self._sent[sent], self._read[read]
+        if a.kind == "union" or b.kind == "union":
+            return self._union(sent, read)
+        if a.kind == "literal" and b.kind in _LITERALS:
+            wanted = _LITERALS[b.kind]
+            if not b.rules and all(kind == wanted for kind, _ in a.rules["values"]):
+                return ""
+        if a.kind == "tuple" and b.kind == "vartuple" and not b.rules:
+            return next(filter(None, (self.why(part, b.parts[0]) for part in a.parts)), "")
+        if a.kind != b.kind or a.name != b.name:
+            return (
+                f"it is {self._name(self._sent, sent)} {self._sender} and {self._name(self._read, read)} {self._reader}"
+            )
+        match a.kind:
+            case "struct" if a.rules["by position"] or b.rules["by position"]:
+                return self._options(a, b) or self._by_position(a, b)
+            case "struct":
+                return self._options(a, b) or self._by_name(a, b)
+            case "namedtuple":
+                return self._by_position(a, b)
+            case "dataclass" | "typeddict":
+                return self._by_name(a, b)
+            case "enum":
+                return self._members(a, b)
+            case "literal":
+                more = [value for value in a.rules["values"] if value not in b.rules["values"]]
+                return f"{more[0][1]!r} may be sent {self._sender}, and is unknown {self._reader}" if more else ""
+        if len(a.parts) != len(b.parts):
+            return f"it has {len(a.parts)} items {self._sender} and {len(b.parts)} {self._reader}"
+        return self._rules(a, b) or next(filter(None, map(self.why, a.parts, b.parts)), "")
+
+    def _union(self, sent: int, read: int) -> str:
+        """No two members of a union look alike on the wire, so that the one that understands is the one that reads."""
+        a, b = self._sent[sent], self._read[read]
+        choices = b.parts if b.kind == "union" else (read,)
+        for part in a.parts if a.kind == "union" else (sent,):
+            whys = []
+            for choice in choices:
+                whys.append(self.why(part, choice))
+                if not whys[-1]:
+                    break
+            else:
+                if len(choices) == 1 and a.kind != "union":
+                    return whys[0]
+                same = [
+                    why
+                    for why, choice in zip(whys, choices, strict=True)
+                    if (self._read[choice].kind, self._read[choice].name)
+                    == (self._sent[part].kind, self._sent[part].name)
+                ]
+                if same:
+                    return same[0]
+                names = (
+                    f"{self._name(self._sent, part)} {self._sender}, and {self._name(self._read, read)} {self._reader}"
+                )
+                return f"it may be {names}"
+        return ""
+
+    def _options(self, a: TypeSchema, b: TypeSchema) -> str:
+        for option in ("tag", "tag_field", "by position"):
+            if a.rules[option] != b.rules[option]:
+                what = {"tag": "tag", "tag_field": "tag_field", "by position": "array_like"}[option]
+                return (
+                    f"{what} of {a.name} is {a.rules[option]!r} {self._sender} and {b.rules[option]!r} {self._reader}"
+                )
+        return ""
+
+    def _by_position(self, a: TypeSchema, b: TypeSchema) -> str:
+        for place, (one, other) in enumerate(zip(a.fields, b.fields, strict=False)):
+            if one.name != other.name:
+                where = f"{one.name} {self._sender} and {other.name} {self._reader}"
+                return f"field {place} of {a.name} is {where}: fields that are sent by position stay where they are"
+            why = self.why(one.type, other.type)
+            if why:
+                return _at(a, one, why)
+        for field in b.fields[len(a.fields) :]:
+            if field.required:
+                return f"{a.name}.{field.name} has no default {self._reader}, and is not there {self._sender}"
+        for field in a.fields[len(b.fields) :]:
+            if a.kind == "namedtuple" or b.rules["strict"]:
+                return f"{a.name}.{field.name} is not there {self._reader}, where {a.name} takes no more fields"
+            if field.required:
+                return f"{a.name}.{field.name} has no default {self._sender}, and is not there {self._reader}"
+        return ""
+
+    def _by_name(self, a: TypeSchema, b: TypeSchema) -> str:
+        known = {each.wire: each for each in b.fields}
+        theirs = {each.name: each for each in b.fields}
+        gone = None
+        for field in a.fields:
+            other = known.pop(field.wire, None)
+            namesake = theirs.get(field.name)
+            if other is None and namesake is None:
+                if field.required:
+                    return f"{a.name}.{field.name} has no default {self._sender}, and is not there {self._reader}"
+                if b.rules.get("strict"):
+                    return f"{a.name}.{field.name} is not there {self._reader}, where unknown fields are forbidden"
+                gone = field
+                continue
+            if other is None or namesake is not other:
+                return f"{a.name}.{field.name} has another name on the wire {self._sender} than {self._reader}"
+            why = self.why(field.type, other.type)
+            if why:
+                return _at(a, field, why)
+            if not field.required and (a.kind == "typeddict" or field.default == UNSET or a.rules.get("omits")):
+                if other.required:
+                    return f"{a.name}.{field.name} may be left out {self._sender}, and is required {self._reader}"
+                if field.default not in (other.default, UNKNOWN):
+                    return (
+                        f"{a.name}.{field.name} may be left out {self._sender}, and has another default {self._reader}"
+                    )
+        for field in known.values():
+            if field.required:
+                return f"{a.name}.{field.name} has no default {self._reader}, and is not there {self._sender}"
+            if gone is not None:
+                where = f"{gone.name} {self._sender} only, and {field.name} {self._reader} only"
+                return f"{a.name} has {where}: if that is one field renamed, its value would be lost"
+        return ""
+
+    def _members(self, a: TypeSchema, b: TypeSchema) -> str:
+        if a.rules["flags"] != b.rules["flags"]:
+            return (
+                f"{a.name} has members that can be combined {self._sender if a.rules['flags'] else self._reader} only"
+            )
+        read = b.rules["members"]
+        for member, value in a.rules["members"].items():
+            if member not in read:
+                return f"{a.name}.{member} is not there {self._reader}"
+            if read[member] != value:
+                return f"{a.name}.{member} is {value!r} {self._sender} and {read[member]!r} {self._reader}"
+        return ""
+
+    def _rules(self, a: TypeSchema, b: TypeSchema) -> str:
+        for rule, value in b.rules.items():
+            if not _implied(rule, value, a.rules):
+                return f"{rule}={value!r} is asked {self._reader}, and not {self._sender}"
+        return ""
+
+    def _name(self, types: tuple[TypeSchema, ...], place: int, depth: int = 0) -> str:
+        """For people: a type as it is written."""
+        kind = types[place]
+        if depth > 3:
+            return "..."
+        inner = [self._name(types, part, depth + 1) for part in kind.parts[:_MAX_PARTS]]
+        if kind.kind == "union":
+            return " | ".join(inner)
+        shown = _cut(kind.name) or _PYTHON.get(kind.kind, kind.kind)
+        if kind.kind == "vartuple":
+            inner.append("...")
+        if kind.kind == "literal":
+            inner = [_cut(repr(value)) for _, value in kind.rules["values"][:_MAX_PARTS]]
+        return f"{shown}[{', '.join(inner)}]" if inner else shown
+
+
+_LITERALS = {"str": "str", "int": "int", "bool": "bool", "none": "NoneType"}
+_PYTHON = {"none": "None", "any": "Any", "vartuple": "tuple", "literal": "Literal", "raw": "Raw", "ext": "Ext"}
+
+
+def _at(cls: TypeSchema, field: FieldSchema, why: str) -> str:
+    return f"{cls.name}.{field.name}: {why}"
+
+
+def _implied(rule: str, value: Any, given: dict[str, Any]) -> bool:
+    """Whether what is asked by a rule holds of all that obeys the given ones."""
+    if given.get(rule) == value:
+        return True
+    ge, gt, le, lt = (given.get(name) for name in ("ge", "gt", "le", "lt"))
+    match rule:
+        case "ge":
+            return (ge is not None and ge >= value) or (gt is not None and gt >= value)
+        case "gt":
+            return (ge is not None and ge > value) or (gt is not None and gt >= value)
+        case "le":
+            return (le is not None and le <= value) or (lt is not None and lt <= value)
+        case "lt":
+            return (le is not None and le < value) or (lt is not None and lt <= value)
+        case "min_length":
+            return bool(given.get(rule, 0) >= value)
+        case "max_length":
+            return rule in given and bool(given[rule] <= value)
+    return False
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _MAX_SHOWN else text[:_MAX_SHOWN] + "..."

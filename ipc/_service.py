@@ -54,7 +54,8 @@ class Sharded(Generic[S]):
 
         On another shard, a call raises ShardDied if that shard dies with the call in flight, ShardDown if it is down
         already, MessageTooLarge if the arguments or the result are, SchemaMismatch if that shard runs another version of the
-        method; and what the method raises. On one's own shard it is a plain call: nothing is encoded.
+        method; and what the method raises. On one's own shard it is a plain call: nothing is encoded, and so nothing is
+        checked or copied (a list that it returns is the service's own) unless a test asks for it.
         """
         if not 0 <= shard < len(self._proxies):
             raise self._no_shard(shard)
@@ -184,6 +185,8 @@ class Sharded(Generic[S]):
 
     def _remote(self, method: AnyCall) -> RemoteMethod:
         found = self._methods.get(getattr(method, "__name__", ""))
+        if found is None:  # a private name, which Python has made another
+            found = next((each for name, each in self._methods.items() if _is_of(self._instance, name, method)), None)
         if found is None or not is_remote(method):
             name = getattr(method, "__qualname__", repr(method))
             raise UsageError(f"{name} is no method of {self._name} that is marked @remote")
@@ -206,6 +209,10 @@ class Sharded(Generic[S]):
         return f"<Sharded {self._name}, here on shard {self._mesh.shard_id} of {len(self._proxies)}>"
 
 
+def _is_of(instance: object, name: str, method: object) -> bool:
+    return getattr(type(instance), name, None) is method
+
+
 class _Together(asyncio.TaskGroup):
     """A task group that raises the first exception itself, as a single call would."""
 
@@ -219,36 +226,40 @@ class _Together(asyncio.TaskGroup):
 
 
 class _Proxy:
-    """The instance somewhere. Its attributes are the remote methods, and a helpful error for whatever else is asked for."""
+    """The instance somewhere. Its attributes are the remote methods, and a helpful error for whatever else is asked for. What
+    is its own has names that no method has by accident."""
 
     def __init__(
         self, place: Here | There, instance: Any, methods: dict[str, RemoteMethod], timeout_ns: int, *, nowait: bool
     ) -> None:
-        self._place = place
-        self._instance = instance
-        self._methods = methods
-        self._is_nowait = nowait
+        self.__place = place
+        self.__instance = instance
+        self.__methods = methods
+        self.__is_nowait = nowait
         for name in methods:
-            setattr(self, name, self._call(name, timeout_ns))
+            setattr(self, name, self.__call(name, timeout_ns))
 
-    def _call(self, name: str, timeout_ns: int) -> AnyCall:
-        return self._place.caller(self._methods[name], getattr(self._instance, name), timeout_ns, self._is_nowait)
+    def __call(self, name: str, timeout_ns: int) -> AnyCall:
+        return self.__place.caller(self.__methods[name], getattr(self.__instance, name), timeout_ns, self.__is_nowait)
+
+    def __timed(self, name: str, timeout_ns: int) -> AnyCall:
+        if name not in self.__methods:
+            self.__getattr__(name)
+        return self.__call(name, timeout_ns)
 
     def __getattr__(self, name: str) -> Any:
-        known = ", ".join(sorted(self._methods))
-        raise AttributeError(f"{name!r} cannot be called on {self._place.where}; marked @remote are {known}")
+        known = ", ".join(sorted(self.__methods))
+        raise AttributeError(f"{name!r} cannot be called on {self.__place.where}; marked @remote are {known}")
 
 
 class _TimedProxy:
     """The same with a timeout. It lives for one call: only what is asked for is made."""
 
-    __slots__ = ("_proxy", "_timeout_ns")
+    __slots__ = ("__make", "__timeout_ns")
 
     def __init__(self, proxy: _Proxy, timeout_ns: int) -> None:
-        self._proxy = proxy
-        self._timeout_ns = timeout_ns
+        self.__make = proxy._Proxy__timed
+        self.__timeout_ns = timeout_ns
 
     def __getattr__(self, name: str) -> Any:
-        if name not in self._proxy._methods:
-            getattr(self._proxy, name)
-        return self._proxy._call(name, self._timeout_ns)
+        return self.__make(name, self.__timeout_ns)

@@ -290,9 +290,12 @@ class Traffic(WorkSource):
                     return None
             target = self._last_target = found
             self._last_identifier = identifier
-        if link.mismatches and identifier in link.mismatches:
-            self.refuse(link, kind, queue, number, SchemaMismatch(link.mismatches[identifier]))
-            return None
+        if link.variants and identifier in link.variants:
+            variant = link.variants[identifier]
+            if not isinstance(variant, Target):
+                self.refuse(link, kind, queue, number, SchemaMismatch(variant))
+                return None
+            target = variant
         membership = target.membership
         if membership is None:
             membership = self._last_membership

@@ -10,7 +10,7 @@ In reading order, from the command to the code that a user writes:
     _environment    --env-file
     _file           clockworker.toml
     _queues         queues, as text and as tables
-    _toml           reading TOML, and writing its values
+    _toml           reading TOML, and writing its values; _text, text files as other systems write them
     _parse          how each value is read from text
     _config         ServeConfig and its parts
     _schedulers     the schedulers by name, and the application's own
@@ -49,7 +49,7 @@ In reading order, from the command to the code that a user writes:
     _child          the process of a shard
     _application    finding `async def main(shard)`
     _observe        what the supervisor shows: _ledger, its books; _view, what they mean; _metrics and _page, as Prometheus
-                    wants it; _http, the pages; _query, the control socket
+                    wants it; _http, the pages, and _http_head, HTTP's part; _query, the control socket
     _tracing        traces: asks for them; _trace, records one; _chrome, writes it
     _top            clockworker-top; _screen, what it shows
     _shard          Shard, the application's view

@@ -25,6 +25,7 @@ M = TypeVar("M")
 
 APPLICATION_VARIABLE = "CLOCKWORKER_TESTING_APP"
 SOCKETS_VARIABLE = "CLOCKWORKER_TESTING_SOCKETS"
+ENCODE_VARIABLE = "CLOCKWORKER_TESTING_ENCODE_LOCAL_CALLS"
 
 _LENGTH = 4
 
@@ -72,6 +73,7 @@ def make() -> Main:
     application = load_application(os.environ[APPLICATION_VARIABLE], ".", factory=False)
 
     async def main(shard: Shard) -> object:
+        shard._mesh.encode_local = ENCODE_VARIABLE in os.environ
         server = await _Agent(shard).listen(f"{os.environ[SOCKETS_VARIABLE]}/shard-{shard.id}")
         try:
             return await application(shard)

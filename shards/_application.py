@@ -16,6 +16,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any, TypeAlias
 
 from clockworker._errors import ApplicationError
+from clockworker.ipc._remote import noted
 from clockworker.shards._spelling import did_you_mean
 
 # What the application's coroutine returns is its own business: nobody looks at it.
@@ -26,7 +27,9 @@ WANTED = "an application is `async def main(shard)`"
 
 
 def load_application(app: str, app_dir: str, *, factory: bool) -> Main:
-    """Import and check. Raises `ApplicationError`, or whatever the application raises while it is imported."""
+    """Import and check, what it has marked `@remote` too. Raises `ApplicationError`, or whatever the application raises while
+    it is imported."""
+    before = len(noted())
     target = import_attribute(app, app_dir, "`async def main(shard)`")
     if factory:
         if not callable(target):
@@ -36,6 +39,8 @@ def load_application(app: str, app_dir: str, *, factory: bool) -> Main:
         if not _accepts(target, 0):
             raise ApplicationError(f"{app} needs arguments; --factory calls it without any")
         target = target()
+    for mistake in noted(before):
+        raise ApplicationError(mistake)
     return _check(app, target, factory=factory)
 
 

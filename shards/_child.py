@@ -279,9 +279,10 @@ class _ShardMain:
         if not resting:
             self._channel.send(Stirred())
 
-    def _traced(self, recording: int) -> None:
-        self._channel.send(Traced(), [recording])
-        os.close(recording)
+    def _traced(self, recording: int | None) -> None:
+        self._channel.send(Traced(), [] if recording is None else [recording])
+        if recording is not None:
+            os.close(recording)
 
     def _stop(self, for_good: bool = False, orphaned: Sequence[socket.socket] = ()) -> None:
         if self._main is not None and not self._shard.is_ready:

@@ -1,7 +1,8 @@
 """Recordings as a file in Chrome's trace format, which https://ui.perfetto.dev opens.
 
 A shard is a process there. Its first thread is the event loop: the turns of the executor, and a mark wherever it changes to
-another queue. Each queue is a thread of its own, and every step is a bar on it, named after its task.
+another queue. Each queue is a thread of its own, and every step is a bar on it, named after its task. What others had of its
+time is in its arguments; the statistics beside count the rest.
 """
 
 from __future__ import annotations
@@ -68,7 +69,7 @@ def _events(recorded: Recorded, first_ns: int) -> Iterator[dict[str, Any]]:
     steps = array("Q", recorded.steps)
     before = -1
     for index in range(0, len(steps), WORDS):
-        queue, name, began, took, runnable = steps[index : index + WORDS]
+        queue, name, began, took, stolen, runnable = steps[index : index + WORDS]
         if queue != before:
             before = queue
             yield {
@@ -89,5 +90,5 @@ def _events(recorded: Recorded, first_ns: int) -> Iterator[dict[str, Any]]:
             "tid": queue + 1,
             "ts": at(began),
             "dur": took / 1e3,
-            "args": {"left runnable": runnable},
+            "args": {"left runnable": runnable, "stolen us": stolen / 1e3},
         }

@@ -13,6 +13,7 @@ import platform
 import sys
 from collections.abc import Mapping, MutableMapping, Sequence
 
+import msgspec
 import uvloop
 
 from clockworker._errors import AddressUnavailable, ApplicationError, ConfigurationError
@@ -22,8 +23,8 @@ from clockworker.shards._application import format_traceback, load_application
 from clockworker.shards._config import ServeConfig
 from clockworker.shards._host import PidFile, set_process_title
 from clockworker.shards._logging import JsonFormatter, set_up_logging
-from clockworker.shards._options import OPTIONS, PREFIX, nearest_option
 from clockworker.shards._placement import Placement, place, plural
+from clockworker.shards._preflight import check_directories, check_needs, find_warnings, with_origins
 from clockworker.shards._print import as_toml
 from clockworker.shards._settings import Settings, read_settings
 from clockworker.shards._sockets import Listeners
@@ -35,9 +36,6 @@ EXIT_OK = 0
 EXIT_ADDRESS = 1
 EXIT_USAGE = 2
 EXIT_START_UP = 3
-
-# Variables that the shards get, and the build: no options, but nobody's mistake.
-_OTHER_VARIABLES = frozenset({"CLOCKWORKER_SHARD_ID", "CLOCKWORKER_PURE", "CLOCKWORKER_REQUIRE_EXT"})
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -54,23 +52,22 @@ def serve(arguments: Sequence[str], environment: MutableMapping[str, str]) -> in
     complain = _complain_in_json if serves and settings.config.log_format == "json" else _complain
     try:
         return run(settings, environment)
-    except ConfigurationError as error:
-        return complain(str(error), EXIT_USAGE)
-    except AddressUnavailable as error:
-        return complain(str(error), EXIT_ADDRESS)
+    except (ConfigurationError, AddressUnavailable) as error:
+        status = EXIT_USAGE if isinstance(error, ConfigurationError) else EXIT_ADDRESS
+        return complain(with_origins(str(error), settings.origins), status)
 
 
 def run(settings: Settings, environment: MutableMapping[str, str]) -> int:
     """Do what the settings ask for. Raises `ConfigurationError` and `AddressUnavailable`, before any shard is started."""
-    config = settings.config
     check_directories(settings)
     os.environ.update(settings.variables)
-    config = with_activated_sockets(config, environment, asked_for="bind" in settings.origins)
+    config = with_activated_sockets(settings.config, environment, asked_for="bind" in settings.origins)
+    settings = msgspec.structs.replace(settings, config=config)
     placement = place_shards(config)
     if settings.print_only:
         print(as_toml(config, settings.origins, {"shards": str(placement)}), end="")
     if settings.check_only:
-        return check(config, placement)
+        return check(settings, placement, environment)
     if settings.print_only:
         return EXIT_OK
     set_process_title("supervisor", config.app)
@@ -79,15 +76,6 @@ def run(settings: Settings, environment: MutableMapping[str, str]) -> int:
         announce(settings, placement, listeners, environment)
         with PidFile(config.pid_file) if config.pid_file is not None else contextlib.nullcontext():
             return Supervisor(config, placement, listeners).run()
-
-
-def check_directories(settings: Settings) -> None:
-    """Raises `ConfigurationError` if the application cannot be where it is said to be."""
-    config = settings.config
-    for name, directories in (("app_dir", (config.app_dir,)), ("reload_dir", config.reload_dirs)):
-        for directory in directories:
-            if not os.path.isdir(directory):
-                raise ConfigurationError(f"{settings.origins.get(name, 'the default')}: {directory!r} is no directory")
 
 
 def place_shards(config: ServeConfig) -> Placement:
@@ -101,9 +89,13 @@ def place_shards(config: ServeConfig) -> Placement:
     return placement
 
 
-def check(config: ServeConfig, placement: Placement) -> int:
+def check(settings: Settings, placement: Placement, environment: Mapping[str, str]) -> int:
     """--check-config: all that a start does short of starting, the application's import included. No supervisor will run
     in this process, so it may be imported here."""
+    config = settings.config
+    check_needs(config)
+    for warning in find_warnings(settings, environment):
+        print(f"clockworker-serve: {warning}", file=sys.stderr)
     try:
         load_application(config.app, config.app_dir, factory=config.factory)
         for queues in (config.queues, *config.shard_queues.values()):
@@ -128,17 +120,8 @@ def announce(settings: Settings, placement: Placement, listeners: Listeners, env
     for name in listeners.names:
         log.info("listening on %s", name)
     log.info("placement: %s", placement)
-    if settings.config.log_config is not None:
-        for name in settings.origins.keys() & {"log_level", "log_format"}:
-            log.warning("%s has no effect beside --log-config", settings.origins[name])
-    if "reload_dir" in settings.origins and not settings.config.reload:
-        log.warning("%s has no effect without --reload", settings.origins["reload_dir"])
-    known = {variable for option in OPTIONS for variable in option.variables} | _OTHER_VARIABLES
-    for variable in sorted(environment.keys() - known):
-        if variable.startswith(PREFIX) and (
-            near := nearest_option(variable.removeprefix(PREFIX), (o.name for o in OPTIONS))
-        ):
-            log.warning("%s is no option's variable; did you mean %s%s?", variable, PREFIX, near.upper())
+    for warning in find_warnings(settings, environment):
+        log.warning("%s", warning)
 
 
 def version() -> str:

@@ -7,13 +7,17 @@ second.
 
 from __future__ import annotations
 
-import re
+import operator
 
 from clockworker._errors import UsageError
-from clockworker.shards._reading import COUNTER_NAME_BYTES, MAX_COUNTERS, Counters
-
-_NAME = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")
-_RESERVED = ("clockworker_", "process_")
+from clockworker.shards._reading import (
+    COUNTER_NAME_BYTES,
+    MAX_COUNTER,
+    MAX_COUNTERS,
+    RESERVED_NAMES,
+    Counters,
+    is_counter_name,
+)
 
 
 class Counter:
@@ -36,10 +40,27 @@ class Counter:
         return self._value
 
     def add(self, count: int = 1) -> None:
-        """Raises `UsageError` for a negative number: what only grows can be told from a restart."""
+        """Raises `UsageError`, and counts nothing, for what is no whole number, for a negative one (what only grows can be told
+        from a restart), and where the sum would be 2**63 or more."""
+        if type(count) is not int:
+            count = self._whole(count)
         if count < 0:
             raise UsageError(f"counter {self._name!r} cannot go back by {-count}")
+        if self._value + count > MAX_COUNTER:
+            raise UsageError(
+                f"counter {self._name!r} is at {self._value} and cannot hold {count} more: 2**63 - 1 is its end"
+            )
         self._value += count
+
+    def _whole(self, count: object) -> int:
+        """Whole numbers of other libraries are as good as int."""
+        try:
+            return int(operator.index(count))  # type: ignore[arg-type]
+        except Exception:
+            raise UsageError(
+                f"counter {self._name!r} counts whole numbers, and not {type(count).__name__}: give it the smallest unit "
+                "as an int, such as cents, bytes or microseconds"
+            ) from None
 
     def __repr__(self) -> str:
         return f"<Counter {self._name} {self._value}>"
@@ -63,12 +84,12 @@ class CounterBook:
         return Counters({name: counter.value for name, counter in self._counters.items()})
 
     def _check(self, name: str) -> None:
-        if not _NAME.fullmatch(name) or len(name) > COUNTER_NAME_BYTES:
+        if not is_counter_name(name):
             raise UsageError(
                 f"{name!r} is no name for a counter: up to {COUNTER_NAME_BYTES} letters, digits and _, a digit not first"
             )
-        if name.startswith(_RESERVED):
-            raise UsageError(f"{name!r} is no name for a counter: {' and '.join(_RESERVED)} are the server's own")
+        if name.startswith(RESERVED_NAMES):
+            raise UsageError(f"{name!r} is no name for a counter: {' and '.join(RESERVED_NAMES)} are the server's own")
         if name.endswith("_total"):
             raise UsageError(f"name the counter {name.removesuffix('_total')!r}: _total is added where it is shown")
         if len(self._counters) == MAX_COUNTERS:

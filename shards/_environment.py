@@ -10,6 +10,7 @@ import io
 from pathlib import Path
 
 from clockworker._errors import ConfigurationError
+from clockworker.shards._text import decode_text
 
 
 def read_env_file(path: str) -> dict[str, str]:
@@ -22,7 +23,7 @@ def read_env_file(path: str) -> dict[str, str]:
             "--env-file needs python-dotenv, which is not installed: pip install 'clockworker[env]'"
         ) from None
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        text = decode_text(Path(path).read_bytes())
     except OSError as error:
         raise ConfigurationError(f"--env-file {path} cannot be read: {error.strerror}") from None
     except UnicodeDecodeError as error:

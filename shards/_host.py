@@ -5,13 +5,19 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import fcntl
 import io
+import logging
 import os
+import re
 import resource
 import signal
+import stat
 
 from clockworker._errors import ConfigurationError
+
+log = logging.getLogger("clockworker.supervisor")
 
 _PR_SET_PDEATHSIG = 1
 
@@ -55,42 +61,97 @@ def set_process_title(role: str, app: str) -> None:
 
 class PidFile:
     """A file with the supervisor's pid, there while the block runs. One that was left behind is taken over; one of a server
-    that runs is locked, which tells the two apart where pids do not, as after the restart of a container."""
+    that runs is locked, which tells the two apart where pids do not, as after the restart of a container. A file that holds
+    anything else is somebody's, and so is what a symbolic link leads to: neither is touched."""
 
     def __init__(self, path: str) -> None:
         self._path = path
 
     def __enter__(self) -> None:
         """Raises `ConfigurationError`."""
+        pid = f"{os.getpid()}\n".encode()
         try:
             self._file = self._lock()
-            self._file.truncate(0)
-            self._file.write(f"{os.getpid()}\n".encode())
+            try:
+                self._file.write(pid)
+                self._file.truncate(len(pid))
+            except OSError:  # the disk is full
+                self._remove()
+                raise
         except OSError as error:
-            where = os.path.dirname(self._path)
-            hint = f"make the directory {where!r}, or give" if isinstance(error, FileNotFoundError) else "give"
-            raise ConfigurationError(
-                f"--pid-file {self._path!r} cannot be written: {error.strerror}; {hint} another path"
-            ) from error
+            raise _pid_file_error(self._path, error) from error
 
     def __exit__(self, *_: object) -> None:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(self._path)
-        self._file.close()
+        self._remove()
+
+    def _remove(self) -> None:
+        remove_own(self._path, os.fstat(self._file.fileno()))
+        self._file.close()  # not before: until then no other file can be this one
 
     def _lock(self) -> io.FileIO:
-        with contextlib.ExitStack() as opened:
-            while True:
-                file = opened.enter_context(io.FileIO(self._path, "a+"))
+        while True:
+            with contextlib.ExitStack() as opened:
+                file = opened.enter_context(io.FileIO(self._path, "r+", opener=_create))
                 try:
                     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 except BlockingIOError:
-                    file.seek(0)
                     pid = file.read(20).decode(errors="replace").strip()
                     raise ConfigurationError(
                         f"--pid-file {self._path!r} is that of a server that runs, pid {pid}; stop it, or give another path"
                     ) from None
+                _check_left_behind(self._path, file)
                 with contextlib.suppress(FileNotFoundError):  # its server removed it between the two
-                    if os.path.samestat(os.stat(self._path), os.fstat(file.fileno())):
+                    if os.path.samestat(os.lstat(self._path), os.fstat(file.fileno())):
+                        file.seek(0)
                         opened.pop_all()
                         return file
+
+
+def check_pid_file(path: str) -> None:
+    """Whether `PidFile` could be there; that of a server that runs could. Raises `ConfigurationError`."""
+    try:
+        with io.FileIO(path, "r+", opener=_open) as file:
+            _check_left_behind(path, file)
+    except FileNotFoundError as error:
+        where = os.path.dirname(path) or "."
+        if not os.path.isdir(where):
+            raise _pid_file_error(path, error) from error
+        if not os.access(where, os.W_OK | os.X_OK):
+            raise _pid_file_error(path, PermissionError(errno.EACCES, os.strerror(errno.EACCES))) from error
+    except OSError as error:
+        raise _pid_file_error(path, error) from error
+
+
+def _open(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)  # a FIFO is not waited for
+
+
+def _create(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o644)
+
+
+def _check_left_behind(path: str, file: io.FileIO) -> None:
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode) or not re.fullmatch(rb"\s*(\d{1,20}\s*)?", file.read(64)):
+        raise ConfigurationError(f"--pid-file {path!r} is there and is no pid file; remove it, or give another path")
+
+
+def _pid_file_error(path: str, error: OSError) -> ConfigurationError:
+    where = os.path.dirname(path)
+    if error.errno == errno.ELOOP:
+        return ConfigurationError(
+            f"--pid-file {path!r} is a symbolic link; give the path that it leads to, or another one"
+        )
+    hint = f"make the directory {where!r}, or give" if isinstance(error, FileNotFoundError) else "give"
+    return ConfigurationError(f"--pid-file {path!r} cannot be written: {error.strerror}; {hint} another path")
+
+
+def remove_own(path: str | os.PathLike[str], mine: os.stat_result) -> None:
+    """Remove the file, unless someone else has put theirs in the place. The caller still holds it open: else a file that was
+    made since may have the same number. That it cannot be removed is logged."""
+    try:
+        if os.path.samestat(os.lstat(path), mine):
+            os.unlink(path)
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        log.warning("%s cannot be removed: %s", path, error.strerror)

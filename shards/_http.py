@@ -1,28 +1,31 @@
 """A small HTTP server for machines that watch: fixed paths, GET and HEAD, on the supervisor's own loop.
 
-h11 does the protocol. What is here is the bounds that stand between a client and the supervisor: so many connections, so
-many seconds for a request and for the taking of its answer, so many bytes of headers, no body.
+What is here is the bounds that stand between a client and the supervisor: so many connections, so many seconds for a request
+and for the taking of its answer. Where all connections are taken the one goes that has been silent for longest, so that
+nobody who holds them open keeps a probe out.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import email.utils
 import logging
 import socket
 from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from typing import TypeAlias
 
-import h11
 import msgspec
+
+from clockworker.shards._http_head import MAX_HEAD, BadRequest, Request, take
 
 log = logging.getLogger("clockworker.supervisor")
 
 MAX_CONNECTIONS = 64
-MAX_HEADERS = 8 * 1024  # bytes
 REQUEST_S = 10.0
 IDLE_S = 60.0  # between two requests of one connection
+LINGER_S = 1.0  # for what a client still sends behind a last answer
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -40,37 +43,47 @@ def text(status: int, body: str) -> Answer:
 
 
 class HttpServer:
-    """Serves `pages`, by path, on a listening socket, which it owns."""
+    """Serves `pages`, by path, on listening sockets, which it owns."""
 
-    def __init__(self, sock: socket.socket, pages: Mapping[str, Page]) -> None:
-        self._sock = sock
+    def __init__(self, sockets: list[socket.socket], pages: Mapping[str, Page]) -> None:
+        self._sockets = sockets
         self._pages = pages
-        self._open: set[asyncio.Task[None]] = set()
+        self._servers: list[asyncio.Server] = []
+        # Each connection, the one that has been heard of last at the end.
+        self._open: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
 
     async def start(self) -> None:
-        self._server = await asyncio.start_server(self._connected, sock=self._sock, limit=MAX_HEADERS)
+        for sock in self._sockets:
+            self._servers.append(await asyncio.start_server(self._connected, sock=sock, limit=MAX_HEAD))
 
     async def close(self) -> None:
-        self._server.close()
+        for server in self._servers:
+            server.close()
         for task in self._open:
             task.cancel()
         await asyncio.gather(*self._open, return_exceptions=True)
 
     def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if len(self._open) >= MAX_CONNECTIONS:
-            writer.transport.abort()
-            return
+            longest = next(iter(self._open))
+            self._open.pop(longest).transport.abort()
+            longest.cancel()
         task = asyncio.get_running_loop().create_task(self._serve(reader, writer))
-        self._open.add(task)
-        task.add_done_callback(self._open.discard)
+        self._open[task] = writer
+        task.add_done_callback(lambda task: self._open.pop(task, None))
+
+    def _heard(self) -> None:
+        task = asyncio.current_task()
+        if task in self._open:
+            self._open[task] = self._open.pop(task)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        connection = h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_HEADERS)
+        received = bytearray()
+        limit = REQUEST_S
         try:
-            limit = REQUEST_S
-            while await self._serve_one(connection, reader, writer, limit):
+            while await self._serve_one(received, reader, writer, limit):
                 limit = IDLE_S
-        except (TimeoutError, ConnectionError, h11.LocalProtocolError):
+        except (TimeoutError, ConnectionError):
             pass  # the client went away, or is too slow
         except Exception:
             log.exception("answering a request for metrics failed")
@@ -79,56 +92,62 @@ class HttpServer:
                 writer.close()
 
     async def _serve_one(
-        self, connection: h11.Connection, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, limit: float
+        self, received: bytearray, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, limit: float
     ) -> bool:
         """One request and its answer. True if there may be another one."""
-        head = False
         try:
             async with asyncio.timeout(limit):
-                request = await _next_event(connection, reader)
-                if not isinstance(request, h11.Request):
-                    return False
-                while not isinstance(event := await _next_event(connection, reader), h11.EndOfMessage):
-                    if isinstance(event, h11.ConnectionClosed):
+                while (request := take(received)) is None:
+                    data = await reader.read(MAX_HEAD)
+                    if not data:
                         return False
-            head = request.method == b"HEAD"
+                    received += data
+        except BadRequest as error:
+            request = None
+            answer = text(error.status, str(error))
+        else:
+            self._heard()
             answer = self._answer(request)
-        except h11.RemoteProtocolError as error:
-            if connection.our_state not in (h11.IDLE, h11.SEND_RESPONSE):
-                return False
-            answer = text(error.error_status_hint, str(error))
-        headers = [("content-type", answer.content_type), ("content-length", str(len(answer.body)))]
-        if answer.status == 405:
-            headers.append(("allow", "GET, HEAD"))
-        phrase = HTTPStatus(answer.status).phrase
-        data = connection.send(h11.Response(status_code=answer.status, reason=phrase, headers=headers)) or b""
-        if not head:
-            data += connection.send(h11.Data(data=answer.body)) or b""
-            data += connection.send(h11.EndOfMessage()) or b""
-        writer.write(data)
+        keeps = request is not None and request.keeps
+        writer.write(_head(answer, keeps))
+        if request is None or request.method != "HEAD":
+            writer.write(answer.body)
         async with asyncio.timeout(REQUEST_S):
             await writer.drain()
-        if connection.our_state is not h11.DONE or connection.their_state is not h11.DONE:
-            return False
-        connection.start_next_cycle()
-        return True
+        if not keeps:
+            await _linger(reader, writer)
+        return keeps
 
-    def _answer(self, request: h11.Request) -> Answer:
-        if request.method not in (b"GET", b"HEAD"):
+    def _answer(self, request: Request) -> Answer:
+        if request.method not in ("GET", "HEAD"):
             return text(405, "only GET and HEAD are answered here")
-        path = request.target.partition(b"?")[0].decode("ascii", "replace")
-        page = self._pages.get(path)
+        page = self._pages.get(request.path)
         if page is None:
-            return text(404, f"there is no {path}; there are {', '.join(self._pages)}")
-        accept = b", ".join(value for name, value in request.headers if name == b"accept")
+            return text(404, f"there is no {request.path}; there are {', '.join(self._pages)}")
         try:
-            return page(accept.decode("latin-1"))
+            return page(request.accept)
         except Exception:
-            log.exception("%s cannot be answered", path)
+            log.exception("%s cannot be answered", request.path)
             return text(500, "the supervisor's log says why")
 
 
-async def _next_event(connection: h11.Connection, reader: asyncio.StreamReader) -> object:
-    while (event := connection.next_event()) is h11.NEED_DATA:
-        connection.receive_data(await reader.read(MAX_HEADERS))
-    return event
+def _head(answer: Answer, keeps: bool) -> bytes:
+    lines = [
+        f"HTTP/1.1 {answer.status} {HTTPStatus(answer.status).phrase}",
+        f"date: {email.utils.formatdate(usegmt=True)}",
+        f"content-type: {answer.content_type}",
+        f"content-length: {len(answer.body)}",
+        f"connection: {'keep-alive' if keeps else 'close'}",
+    ]
+    if answer.status == 405:
+        lines.append("allow: GET, HEAD")
+    return "\r\n".join((*lines, "", "")).encode("latin-1")
+
+
+async def _linger(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Take what the client still sends, and drop it: closed with something unread, a connection is reset, and the client may
+    never see the answer."""
+    writer.write_eof()
+    async with asyncio.timeout(LINGER_S):
+        while await reader.read(MAX_HEAD):
+            pass

@@ -10,6 +10,7 @@ import msgspec
 
 from clockworker._errors import ConfigurationError
 from clockworker.shards import _toml
+from clockworker.shards._text import decode_text
 
 _FORMATTERS = {
     "text": {"()": "clockworker.shards._logging.TextFormatter"},
@@ -21,7 +22,7 @@ def configure_logging(path: str) -> None:
     """Raises `ConfigurationError` for a file that is not there, or no such dictionary."""
     if path.endswith(".json"):
         try:
-            config = msgspec.json.decode(Path(path).read_bytes(), type=dict[str, Any])
+            config = msgspec.json.decode(decode_text(Path(path).read_bytes()), type=dict[str, Any])
         except OSError as error:
             raise ConfigurationError(f"--log-config {path} cannot be read: {error.strerror}") from None
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:

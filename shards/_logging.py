@@ -45,6 +45,11 @@ class TextFormatter(logging.Formatter):
     def __init__(self) -> None:
         super().__init__(_TEXT)
 
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        if not hasattr(record, "where"):  # another process's, or one that a factory of the application's has made
+            record.where = record.processName or f"process {record.process}"
+        return super().formatMessage(record)
+
 
 class JsonFormatter(logging.Formatter):
     """One object a line: time (UTC), level, logger, message, shard, queue, pid; then exception and stack where there are

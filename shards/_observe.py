@@ -7,6 +7,7 @@ shards take no part, so a stalled one is seen as well as any.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import importlib.util
 import logging
 import os
@@ -22,7 +23,8 @@ from clockworker._errors import AddressUnavailable, ConfigurationError
 from clockworker._version import __version__
 from clockworker.executor import compiled
 from clockworker.shards import _query
-from clockworker.shards._config import ServeConfig, TcpAddress
+from clockworker.shards._config import ServeConfig, TcpAddress, UnixAddress
+from clockworker.shards._host import remove_own
 from clockworker.shards._ledger import Ledger, Totals
 from clockworker.shards._lifecycle import State
 from clockworker.shards._member import Member
@@ -30,11 +32,11 @@ from clockworker.shards._process import ShardProcess
 from clockworker.shards._query import Answers, QueryServer
 from clockworker.shards._reading import Reading, RingReading
 from clockworker.shards._rest import SUPERVISOR_AFTER_S, next_tick
-from clockworker.shards._sockets import explain, resolve
+from clockworker.shards._sockets import check_address, explain, resolve_here
 from clockworker.shards._view import Presence, ServerStats, view_all, view_shard
 
 if TYPE_CHECKING:
-    from clockworker.shards._http import HttpServer
+    from clockworker.shards._http import Answer, HttpServer, Page
 
 log = logging.getLogger("clockworker.supervisor")
 
@@ -42,46 +44,51 @@ EVERY_S = 1.0
 
 
 class Observer:
-    """trace: records all shards for some seconds. ready: whether the server serves."""
+    """addresses: what it listens on. ready: whether the server serves. trace: records all shards for some seconds."""
 
     def __init__(
         self,
         config: ServeConfig,
         members: Sequence[Member],
+        addresses: list[str],
         ready: Callable[[], bool],
         trace: Callable[[float], AsyncGenerator[tuple[int, int], None]],
     ) -> None:
         self._config = config
         self._members = members
+        self._addresses = addresses
         self._ready = ready
         self._trace = trace
         self._started = time.time()
         self._ledger = Ledger([config.queue_names(member.id) for member in members])
-        self._http_socket: socket.socket | None = None
+        self._http_sockets: list[socket.socket] = []
+        self._told: set[int] = set()  # processes whose slots make no sense
         self._query_socket: socket.socket | None = None
         self._query_path: Path | None = None
+        self._query_file: os.stat_result | None = None
 
     def open(self) -> None:
-        """Bind what was asked for. Raises `AddressUnavailable`, and `ConfigurationError` if the extra is missing."""
+        """Bind what was asked for. Raises `AddressUnavailable`, and `ConfigurationError` for a directory that is not ours."""
         if self._config.metrics is not None:
-            self._http_socket = _listen(self._config.metrics)
+            self._http_sockets = _listen(self._config.metrics)
         if self._config.control is not None:
-            self._query_path = Path(self._config.control)
-            self._query_socket = _query.bind(self._query_path)
+            self._bind_query(Path(self._config.control))
             return
         try:
-            self._query_path = _query.default_path(os.environ)
-            self._query_socket = _query.bind(self._query_path)
+            self._bind_query(_query.default_path(os.environ))
         except (AddressUnavailable, ConfigurationError) as error:
-            self._query_path = None
             log.warning("there will be no control socket for clockworker-top: %s", error)
+
+    def _bind_query(self, path: Path) -> None:
+        self._query_socket = _query.bind(path)
+        self._query_path, self._query_file = path, path.stat()
 
     async def start(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._http: HttpServer | None = None
         self._query: QueryServer | None = None
-        if self._http_socket is not None:
-            self._http = await self._serve_http(self._http_socket)
+        if self._http_sockets:
+            self._http = await self._serve_http(self._http_sockets)
         if self._query_socket is not None:
             self._query = QueryServer(self._query_socket, Answers(self.stats, self.rings, self._trace))
             await self._query.start()
@@ -89,11 +96,11 @@ class Observer:
 
     async def stop(self) -> None:
         self._next.cancel()
+        if self._query_path is not None and self._query_file is not None:
+            remove_own(self._query_path, self._query_file)
         for server in (self._http, self._query):
             if server is not None:
                 await server.close()
-        if self._query_path is not None:
-            self._query_path.unlink(missing_ok=True)
 
     # What the supervisor tells.
 
@@ -102,6 +109,8 @@ class Observer:
 
     def died(self, member: Member, last: Reading) -> None:
         self._ledger.died(member.id, last)
+        if member.process is not None:
+            self._told.discard(member.process.pid)
 
     def stalled(self, member: Member, process: ShardProcess) -> bool:
         """False for another look at the same stall."""
@@ -118,6 +127,8 @@ class Observer:
             version=__version__,
             compiled=compiled,
             app=self._config.app,
+            addresses=self._addresses,
+            serving=self._ready(),
             pid=os.getpid(),
             uptime_s=time.time() - self._started,
             window_s=window_s,
@@ -150,23 +161,21 @@ class Observer:
         ]
 
     def _tick(self) -> None:
-        self._ledger.remember(self._loop.time(), self._totals())
         self._next = self._loop.call_at(next_tick(self._loop.time(), EVERY_S, SUPERVISOR_AFTER_S), self._tick)
+        self._ledger.remember(self._loop.time(), self._totals())
+        for member in self._members:
+            if member.process is not None and member.process.slots.nonsense and member.process.pid not in self._told:
+                self._told.add(member.process.pid)
+                log.error(
+                    "%s writes statistics that make no sense (%s): what is shown of it is from before",
+                    member,
+                    member.process.slots.nonsense,
+                )
 
     # HTTP.
 
-    async def _serve_http(self, sock: socket.socket) -> HttpServer:
+    async def _serve_http(self, sockets: list[socket.socket]) -> HttpServer:
         from clockworker.shards._http import Answer, HttpServer, text
-        from clockworker.shards._metrics import Metrics, Snapshot
-
-        def snapshot() -> Snapshot:
-            return Snapshot(self._presences(), self._totals(), self._started, time.monotonic_ns())
-
-        metrics = Metrics(snapshot)
-
-        def metrics_page(accept: str) -> Answer:
-            body, content_type = metrics.page(accept)
-            return Answer(200, content_type, body)
 
         def ready_page(accept: str) -> Answer:
             up = sum(member.state is State.READY for member in self._members)
@@ -176,33 +185,73 @@ class Observer:
             )
 
         server = HttpServer(
-            sock,
+            sockets,
             {
-                "/metrics": metrics_page,
+                "/metrics": self._metrics_page(),
                 "/stats": lambda accept: Answer(200, "application/json", msgspec.json.encode(self.stats())),
                 "/health": lambda accept: text(200, "the supervisor is well"),
                 "/ready": ready_page,
             },
         )
         await server.start()
-        host, port = sock.getsockname()[:2]
-        log.info("metrics on http://%s/metrics", TcpAddress(host, port))
+        for sock in sockets:
+            log.info("metrics on http://%s/metrics", TcpAddress(*sock.getsockname()[:2]))
         return server
 
+    def _metrics_page(self) -> Page:
+        from clockworker.shards._http import Answer, text
 
-def _listen(address: TcpAddress) -> socket.socket:
-    missing = [package for module, package in _NEEDED.items() if importlib.util.find_spec(module) is None]
-    if missing:
-        raise ConfigurationError(
-            f"--metrics needs {' and '.join(missing)}, which is not installed: pip install 'clockworker[metrics]'"
-        )
+        if lacks := lacking_for_metrics():
+            return lambda accept: text(501, lacks)
+
+        from clockworker.shards._metrics import Metrics, Snapshot
+
+        def snapshot() -> Snapshot:
+            return Snapshot(self._presences(), self._totals(), self._started, time.monotonic_ns())
+
+        metrics = Metrics(snapshot)
+
+        def page(accept: str) -> Answer:
+            body, content_type = metrics.page(accept)
+            return Answer(200, content_type, body)
+
+        return page
+
+
+def lacking_for_metrics() -> str | None:
+    """What to install for the page of metrics; None if it is there. The other pages need nothing."""
+    if importlib.util.find_spec("prometheus_client") is not None:
+        return None
+    return "/metrics needs prometheus-client, which is not installed: pip install 'clockworker[metrics]'"
+
+
+def check_metrics(address: TcpAddress) -> None:
+    """Raises `AddressUnavailable`."""
     try:
-        family, where = resolve(address)[0]
-        return socket.create_server(where, family=family)
+        check_address(address, "--metrics")
     except AddressUnavailable as error:
         raise AddressUnavailable(f"--metrics: {error}") from error
-    except OSError as error:
-        raise AddressUnavailable(f"--metrics: {explain(address, error, '--metrics')}") from error
 
 
-_NEEDED = {"prometheus_client": "prometheus-client", "h11": "h11"}
+def check_control(path: str) -> None:
+    """Raises `AddressUnavailable`."""
+    try:
+        check_address(UnixAddress(path), "--control")
+    except AddressUnavailable as error:
+        raise AddressUnavailable(f"--control: {error}") from error
+
+
+def _listen(address: TcpAddress) -> list[socket.socket]:
+    """Where the name has several addresses, at each of them."""
+    sockets: list[socket.socket] = []
+    with contextlib.ExitStack() as opened:
+        try:
+            for family, where in resolve_here(address):
+                opened.enter_context(sock := socket.create_server(where, family=family))
+                sockets.append(sock)
+        except AddressUnavailable as error:
+            raise AddressUnavailable(f"--metrics: {error}") from error
+        except OSError as error:
+            raise AddressUnavailable(f"--metrics: {explain(address, error, '--metrics')}") from error
+        opened.pop_all()
+    return sockets

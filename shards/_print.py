@@ -52,6 +52,8 @@ def _line(name: str, value: object, comment: str) -> str:
 
 def _value(config: ServeConfig, option: Option) -> object:
     match option.name:
+        case "app":
+            return config.app or None  # nothing is run
         case "no_pin":
             return not config.pin
         case "idle_poll":

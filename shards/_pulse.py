@@ -117,12 +117,14 @@ class Pulse:
     def _beat(self) -> None:
         now = time.monotonic()
         self._words[_BEAT] = round(now * 1e9)
-        if self._rest.look(now, self._executor.turns, time.process_time()) != self._resting:
-            self._change()
-        if self._resting:
-            self._next = self._loop.call_at(next_tick(self._loop.time(), self._pace), self._beat)
-        else:
-            self._next = self._loop.call_later(BEAT_S, self._beat)
+        try:
+            if self._rest.look(now, self._executor.turns, time.process_time()) != self._resting:
+                self._change()
+        finally:  # without a next beat the shard would be taken for one that hangs
+            if self._resting:
+                self._next = self._loop.call_at(next_tick(self._loop.time(), self._pace), self._beat)
+            else:
+                self._next = self._loop.call_later(BEAT_S, self._beat)
 
     def _change(self) -> None:
         self._resting = not self._resting
@@ -134,5 +136,5 @@ class Pulse:
         """There is work again, which has not begun."""
         self._next.cancel()
         self._words[_BEAT] = time.monotonic_ns()
-        self._change()
         self._next = self._loop.call_later(BEAT_S, self._beat)
+        self._change()

@@ -304,7 +304,12 @@ class QueryClient:
         size = int.from_bytes(self._receive(4), "big")
         if size > MAX_ANSWER:
             raise ControlError(f"an answer of {size} bytes is too long: {MAX_ANSWER} at most")
-        return _reply_decoder.decode(self._receive(size))
+        try:
+            return _reply_decoder.decode(self._receive(size))
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+            raise ControlError(
+                f"the supervisor, of another version perhaps, gives an answer that is none: {error}"
+            ) from error
 
     def _receive(self, size: int) -> bytes:
         data = bytearray()

@@ -13,6 +13,7 @@ Histograms are counters of many buckets and obey the same.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import Any, ClassVar, Self
 
@@ -22,7 +23,16 @@ from clockworker.executor import DurationStats
 
 MAX_GROUPS = 8
 MAX_COUNTERS = 32
+MAX_COUNTER = 2**63 - 1
 COUNTER_NAME_BYTES = 56
+RESERVED_NAMES = ("clockworker_", "process_")
+
+_NAME = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")
+
+
+def is_counter_name(name: str) -> bool:
+    """Whether Prometheus would take it, and the slots have room for it."""
+    return len(name) <= COUNTER_NAME_BYTES and _NAME.fullmatch(name) is not None
 
 
 class Section(msgspec.Struct, frozen=True):

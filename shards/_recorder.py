@@ -3,13 +3,18 @@
 What a reading costs must not show: about 0.1 ms, and next to nothing where nothing has happened since the one before. One
 thing can cost more, finding the groups that have used the most among very many; it is done as often as it takes no more
 than one part in `GROUPS_DUTY` of the time.
+
+A reading asks the application's own objects (schedulers, keys, counters) and the system, and any of them may raise. Then the
+section that could not be made stays as it was, the others go on, and the log says so once.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable
+from typing import TypeVar
 
 from clockworker.executor import DurationStats, Executor
 from clockworker.executor._histogram_cy import Histogram
@@ -20,6 +25,7 @@ from clockworker.shards._reading import (
     Counters,
     Groups,
     LoopReading,
+    ProcessReading,
     QueueReading,
     Reading,
     RingReading,
@@ -32,6 +38,10 @@ EVERY_S = 0.25
 REST_EVERY_S = 1.0
 REST_WRITE_S = 10.0  # the little that a shard at rest uses is told so often
 GROUPS_DUTY = 200
+
+T = TypeVar("T")
+
+log = logging.getLogger("clockworker.shard")
 
 
 class Recorder:
@@ -55,6 +65,8 @@ class Recorder:
         self._lag = Histogram()
         self._groups: dict[str, Groups] = {}
         self._groups_due_ns = 0
+        self._last: dict[str, object] = {}  # sections, as they could be made last
+        self._told: set[str] = set()  # what could not be made, and has been logged
 
     def start(self) -> None:
         """On the running loop."""
@@ -81,13 +93,19 @@ class Recorder:
     def _tick(self) -> None:
         now = self._loop.time()
         self._lag.record(round((now - self._due) * 1e9))
-        done = self._executor.turns, self._connections(), self._counters()
+        self._plan()  # before anything that may raise
+        try:
+            self._write_or_touch(now)
+        except Exception:
+            self._tell("statistics")
+
+    def _write_or_touch(self, now: float) -> None:
+        done = self._made("state", lambda: (self._executor.turns, self._connections(), self._counters()), None)
         if self._resting and done == self._done and now - self._written < REST_WRITE_S:
             self._writer.touch(time.monotonic_ns())
         else:
             self._done, self._written = done, now
             self.write()
-        self._plan()
 
     def _plan(self) -> None:
         now = self._loop.time()
@@ -95,18 +113,34 @@ class Recorder:
         self._next = self._loop.call_at(self._due, self._tick)
 
     def write(self) -> None:
-        links = self._mesh.link_stats()
+        nothing: list[LinkStats] = []
+        links = self._made("links", self._mesh.link_stats, nothing)
         self._writer.write(self.reading(links), {link.peer: _ring(link) for link in links})
 
     def reading(self, links: list[LinkStats]) -> Reading:
+        queues = {str(queue.key): QueueReading() for queue in self._executor.queues()}
         return Reading(
             time.monotonic_ns(),
-            self._usage.read(),
-            self._loop_reading(),
-            self._call_reading(links),
-            self._queues(),
-            self._counters(),
+            self._made("process", self._usage.read, ProcessReading()),
+            self._made("loop", self._loop_reading, LoopReading()),
+            self._made("calls", lambda: self._call_reading(links), CallReading()),
+            self._made("queues", self._queues, queues),
+            self._made("counters", self._counters, Counters()),
         )
+
+    def _made(self, section: str, make: Callable[[], T], nothing: T) -> T:
+        """The section, or what it was when it could be made last."""
+        try:
+            made = self._last[section] = make()
+        except Exception:
+            self._tell(section)
+            return self._last.get(section, nothing)  # type: ignore[return-value]
+        return made
+
+    def _tell(self, section: str) -> None:
+        if section not in self._told:
+            self._told.add(section)
+            log.exception("the %s of this shard cannot be read, and stand still until they can be", section)
 
     def _loop_reading(self) -> LoopReading:
         accepted, opened, errors = self._connections()

@@ -67,6 +67,8 @@ def read_settings(arguments: Sequence[str], environment: Mapping[str, str], vers
         found.setdefault(name, setting)
     commands = {name: name in found and found.pop(name).value for name in _COMMANDS}
     found.pop("config", None)
+    if commands["print_config"] and not commands["check_config"]:
+        found.setdefault("app", Setting("", "default", 4))  # what else is set can be shown
     config, origins = _put_together(found)
     return Settings(config, origins, variables, commands["check_config"], commands["print_config"])
 

@@ -16,13 +16,21 @@ bucket, and a table of groups or counters is their number and, for each, the byt
 queues are not there: who reads has the configuration. Rings come last, because they alone grow with the square of the
 number of shards: they are read only by who asks for them.
 
+A shard at rest writes no new set, but the time of the last one anew. A reader that has that set reads its time alone, under the
+same rule: the sequence is looked at before and after.
+
 Aligned 64-bit stores through a memoryview are single moves in CPython, and so are those of memcpy on whole words. Their
-order is the program's on x86; elsewhere a torn set of counters is possible, a torn counter is not. What is read is not
-trusted to make sense: lengths are bounded, names decoded whatever they are.
+order is the program's on x86; elsewhere a torn set of counters is possible, a torn counter is not.
+
+What is read is not trusted, since the shard that wrote it may have gone mad. Each figure has a bound beyond which no honest
+shard can get (`MOST`), a length that of its table, and the name of a counter obeys the rules of `Shard.counter`. A set that
+breaks one of them is not taken: the one before it stays, and `SlotReader.nonsense` says why. Rejected: to cut the figure off at
+its bound. The sums of a server, which never go back, would keep it for ever.
 """
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import os
 import sys
@@ -38,8 +46,10 @@ from clockworker.executor._histogram_cy import BUCKETS
 from clockworker.ipc._memory_cy import create_memory
 from clockworker.shards._reading import (
     COUNTER_NAME_BYTES,
+    MAX_COUNTER,
     MAX_COUNTERS,
     MAX_GROUPS,
+    RESERVED_NAMES,
     CallReading,
     Counters,
     Groups,
@@ -49,6 +59,7 @@ from clockworker.shards._reading import (
     Reading,
     RingReading,
     Section,
+    is_counter_name,
 )
 
 VERSION = 4
@@ -56,6 +67,13 @@ _HEADER = 4
 _SEQUENCE = 3
 _ATTEMPTS = 1000
 _HISTOGRAM_WORDS = 3 + BUCKETS
+_WORD = 2**64 - 1
+
+# The most that a figure can be. Nanoseconds: 73 years, of one thread. Bytes: what 100 GB/s add up to in four months. The rest:
+# one every nanosecond for as long.
+MOST_NS = 2**61
+MOST_BYTES = 2**60
+MOST = 2**53
 
 S = TypeVar("S", bound=Section)
 
@@ -73,14 +91,15 @@ class _Table:
         words[at] = len(values)
         at += 1
         for name, value in values.items():
-            words[at : at + self._each] = array("Q", self._padded(name) + value.to_bytes(8, sys.byteorder))
+            words[at : at + self._each] = array("Q", self._padded(name) + _word(value).to_bytes(8, sys.byteorder))
             at += self._each
 
-    def get(self, words: memoryview[int], at: int) -> dict[str, int]:
+    def get(self, words: memoryview[int], at: int, most: int) -> dict[str, int]:
         values = {}
-        for place in range(at + 1, at + 1 + min(words[at], self._most) * self._each, self._each):
-            value = place + self._name_words
-            values[words[place:value].tobytes().rstrip(b"\0").decode(errors="replace")] = words[value]
+        for place in range(at + 1, at + 1 + _bounded("length", words[at], self._most) * self._each, self._each):
+            end = place + self._name_words
+            name = words[place:end].tobytes().rstrip(b"\0").decode(errors="replace")
+            values[name] = _bounded(name, words[end], most)
         return values
 
     def _padded(self, name: str) -> bytes:
@@ -92,15 +111,15 @@ class _Table:
 _GROUPS = _Table(MAX_GROUPS, 4)
 _COUNTERS = _Table(MAX_COUNTERS, COUNTER_NAME_BYTES // 8)
 
-_FIELDS: dict[type[Section], list[Any]] = {
-    section: [field.type for field in msgspec.structs.fields(section)]
+_FIELDS: dict[type[Section], list[tuple[str, Any]]] = {
+    section: [(field.name, field.type) for field in msgspec.structs.fields(section)]
     for section in (ProcessReading, LoopReading, CallReading, QueueReading, RingReading)
 }
 
 
 def _words_of(section: type[Section]) -> int:
     sizes: dict[Any, int] = {DurationStats: _HISTOGRAM_WORDS, Groups: _GROUPS.words}
-    return sum(sizes.get(field, 1) for field in _FIELDS[section])
+    return sum(sizes.get(field, 1) for _, field in _FIELDS[section])
 
 
 _SHARD_WORDS = 1 + _words_of(ProcessReading) + _words_of(LoopReading) + _words_of(CallReading) + _COUNTERS.words
@@ -176,30 +195,45 @@ class SlotReader(_Slots):
     """The supervisor's side. Maps the descriptor for reading only; it stays the caller's.
 
     queues: the names of the shard's queues, in the order of their declaration.
+    nonsense: why the newest set was not taken; empty if it was.
     """
 
     def __init__(self, descriptor: int, queues: Sequence[str]) -> None:
         super().__init__(descriptor, mmap.PROT_READ)
         self._queues = tuple(queues)
-        self._last: tuple[int, Reading] | None = None
+        self._sequence = -1  # of the set that was read last
+        self._last = Reading.nothing(queues)
+        self._last_rings: tuple[RingReading, ...] = tuple(RingReading() for _ in range(self._shards))
+        self.nonsense = ""
 
     def read(self) -> Reading:
-        """The newest reading."""
-        sequence = self._words[_SEQUENCE]
-        if self._last is not None and self._last[0] == sequence:  # a shard at rest only touches it
-            written_ns = self._words[self._layout.first(sequence)]
-            return msgspec.structs.replace(self._last[1], written_ns=written_ns)
-        reading = self._read()
-        self._last = sequence, reading
-        return reading
+        """The newest reading that makes sense."""
+        words = self._words
+        sequence = words[_SEQUENCE]
+        if sequence == self._sequence and not self.nonsense:  # a shard at rest only touches it
+            written_ns = words[self._layout.first(sequence)]
+            if words[_SEQUENCE] == sequence and written_ns <= MOST_NS:  # else it is the time of another set, or none
+                self._last = msgspec.structs.replace(self._last, written_ns=written_ns)
+                return self._last
+        copied = self._copy(0, self._layout.without_rings)
+        if copied is not None:
+            self._sequence, data = copied
+            try:
+                self._last = self._parse(memoryview(data).cast("Q"))
+                self.nonsense = ""
+            except _Nonsense as error:
+                self.nonsense = str(error)
+        return self._last
 
-    def _read(self) -> Reading:
-        words = memoryview(self._copy(0, self._layout.without_rings)).cast("Q")
-        written_ns, at = words[0], 1
+    def _parse(self, words: memoryview[int]) -> Reading:
+        written_ns, at = _bounded("written_ns", words[0], MOST_NS), 1
         process, at = _get(ProcessReading, words, at)
         loop, at = _get(LoopReading, words, at)
         calls, at = _get(CallReading, words, at)
-        counters = Counters(_COUNTERS.get(words, at))
+        counters = Counters(_COUNTERS.get(words, at, MAX_COUNTER))
+        for name in counters.values:
+            if not is_counter_name(name) or name.startswith(RESERVED_NAMES):
+                raise _Nonsense(f"a counter {name!r}")
         at += _COUNTERS.words
         queues = {}
         for name in self._queues:
@@ -207,21 +241,42 @@ class SlotReader(_Slots):
         return Reading(written_ns, process, loop, calls, queues, counters)
 
     def read_rings(self) -> tuple[RingReading, ...]:
-        """The newest reading of the traffic with each shard, by its number."""
-        words = memoryview(self._copy(self._layout.without_rings, self._layout.set)).cast("Q")
-        return tuple(_get(RingReading, words, peer * _RING_WORDS)[0] for peer in range(self._shards))
+        """The newest reading of the traffic with each shard, by its number; the one before, if that makes no sense."""
+        copied = self._copy(self._layout.without_rings, self._layout.set)
+        if copied is not None:
+            words = memoryview(copied[1]).cast("Q")
+            with contextlib.suppress(_Nonsense):
+                self._last_rings = tuple(
+                    _get(RingReading, words, peer * _RING_WORDS)[0] for peer in range(self._shards)
+                )
+        return self._last_rings
 
-    def _copy(self, start: int, end: int) -> bytes:
-        """A failed attempt means that another set was published during it; a writer that does nothing else is not waited
-        for without end."""
+    def _copy(self, start: int, end: int) -> tuple[int, bytes] | None:
+        """The sequence of the newest set, and that part of it. A failed attempt means that another set was published during
+        it; a writer that does nothing else is not waited for without end: None."""
         words = self._words
         for _ in range(_ATTEMPTS):
             sequence = words[_SEQUENCE]
             first = self._layout.first(sequence)
             data = words[first + start : first + end].tobytes()
             if words[_SEQUENCE] == sequence:
-                break
-        return data
+                return sequence, data
+        return None
+
+
+class _Nonsense(Exception):
+    """What no honest shard writes."""
+
+
+def _bounded(name: str, value: int, most: int) -> int:
+    if value > most:
+        raise _Nonsense(f"{name} is more than it can be")
+    return value
+
+
+def _word(value: int) -> int:
+    """Of a figure that no word takes the nearest one is written: the others must not go without."""
+    return min(max(0, int(value)), _WORD)
 
 
 _NO_RING = RingReading()
@@ -231,15 +286,15 @@ def _put(words: memoryview[int], at: int, section: Section) -> int:
     """Write a section. Returns where the next one begins."""
     for value in msgspec.structs.astuple(section):
         if type(value) is DurationStats:
-            buckets = array("Q", value.buckets)
-            words[at : at + 3] = array("Q", (len(buckets), value.total_ns, value.max_ns))
+            buckets = array("Q", map(_word, value.buckets))
+            words[at : at + 3] = array("Q", (len(buckets), _word(value.total_ns), _word(value.max_ns)))
             words[at + 3 : at + 3 + len(buckets)] = buckets
             at += _HISTOGRAM_WORDS
         elif type(value) is Groups:
             _GROUPS.put(words, at, value.service_ns)
             at += _GROUPS.words
         else:
-            words[at] = value
+            words[at] = value if 0 <= value <= _WORD else _word(value)
             at += 1
     return at
 
@@ -247,16 +302,21 @@ def _put(words: memoryview[int], at: int, section: Section) -> int:
 def _get(kind: type[S], words: memoryview[int], at: int) -> tuple[S, int]:
     """The section that begins there, and where the next one does."""
     values: list[Any] = []
-    for field in _FIELDS[kind]:
+    for name, field in _FIELDS[kind]:
         if field is DurationStats:
             length, total_ns, max_ns = words[at : at + 3]
             first = at + 3
-            values.append(DurationStats(tuple(words[first : first + min(length, BUCKETS)].tolist()), max_ns, total_ns))
+            buckets = tuple(words[first : first + _bounded(f"{name}, buckets", length, BUCKETS)].tolist())
+            _bounded(f"{name}, a bucket", max(buckets, default=0), MOST)
+            _bounded(f"{name}, in all", total_ns, MOST_NS)
+            _bounded(f"{name}, at most", max_ns, MOST_NS)
+            values.append(DurationStats(buckets, max_ns, total_ns))
             at += _HISTOGRAM_WORDS
         elif field is Groups:
-            values.append(Groups(_GROUPS.get(words, at)))
+            values.append(Groups(_GROUPS.get(words, at, MOST_NS)))
             at += _GROUPS.words
         else:
-            values.append(words[at])
+            most = MOST_NS if name.endswith("_ns") else MOST_BYTES if "bytes" in name else MOST
+            values.append(_bounded(name, words[at], most))
             at += 1
     return kind(*values), at

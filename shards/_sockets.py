@@ -19,6 +19,7 @@ takes half of the connections. So each address is first bound without it, which 
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import os
@@ -30,6 +31,7 @@ from typing import Self
 
 from clockworker._errors import AddressUnavailable
 from clockworker.shards._config import Address, Distribution, InheritedSocket, TcpAddress, UnixAddress
+from clockworker.shards._host import remove_own
 
 # A handshake that has begun when no more are wanted ends within this time, or belongs to a client far away.
 HANDSHAKE_S = 0.05
@@ -51,7 +53,7 @@ class Listeners:
         self._distribution = distribution
         self._of_shard: list[list[socket.socket]] = [[] for _ in range(shards)]
         self._tcp: list[socket.socket] = []
-        self._unix_paths: list[tuple[str, int]] = []
+        self._unix_paths: list[tuple[str, os.stat_result]] = []
         try:
             for address in addresses:
                 try:
@@ -88,24 +90,18 @@ class Listeners:
 
     def close(self) -> None:
         """Close every socket and remove the Unix sockets' files, unless someone else has put theirs in the place."""
+        for path, status in self._unix_paths:
+            remove_own(path, status)
+        self._unix_paths.clear()
         for sockets in (*self._of_shard, self.own):
             for sock in sockets:
                 sock.close()
             sockets.clear()
         self._tcp.clear()
-        for path, inode in self._unix_paths:
-            try:
-                if os.stat(path).st_ino == inode:
-                    os.unlink(path)
-            except FileNotFoundError:
-                pass
-        self._unix_paths.clear()
 
     def _listen(self, address: Address, backlog: int) -> None:
         if isinstance(address, TcpAddress):
-            resolved = resolve(address)
-            # localhost is ::1 too on machines without IPv6: of several addresses, those count that are there.
-            for family, sockaddr in list(filter(_is_here, resolved)) or resolved:
+            for family, sockaddr in resolve_here(address):
                 self._listen_tcp(family, sockaddr, backlog)
             return
         sock = self._bind_unix(address) if isinstance(address, UnixAddress) else _adopt(address)
@@ -136,12 +132,37 @@ class Listeners:
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         try:
             sock.bind(address.path)
-            self._unix_paths.append((address.path, os.stat(address.path).st_ino))
+            self._unix_paths.append((address.path, os.stat(address.path)))
             os.chmod(address.path, address.mode)  # before listen(): until then nobody can connect
         except BaseException:
             sock.close()
             raise
         return sock
+
+
+def check_address(address: Address, option: str = "--bind") -> None:
+    """Whether it can be listened on, if nobody does: one that is taken may be that of the server to be replaced. Raises
+    `AddressUnavailable`."""
+    try:
+        if isinstance(address, TcpAddress):
+            for family, sockaddr in resolve_here(address):
+                _tcp_socket(family, sockaddr, reuse_port=False).close()
+        elif isinstance(address, UnixAddress):
+            _check_place(address)
+        else:
+            _adopt(address).close()
+    except OSError as error:
+        if error.errno != errno.EADDRINUSE:
+            raise AddressUnavailable(explain(address, error, option)) from error
+
+
+def _check_place(address: UnixAddress) -> None:
+    where = os.path.dirname(address.path) or "."
+    if not os.path.isdir(where):
+        raise OSError(errno.ENOENT, os.strerror(errno.ENOENT))
+    if not os.access(where, os.W_OK | os.X_OK):
+        raise OSError(errno.EACCES, os.strerror(errno.EACCES))
+    _is_free(address)
 
 
 def resolve(address: TcpAddress) -> list[tuple[int, tuple[str, int]]]:
@@ -157,6 +178,32 @@ def resolve(address: TcpAddress) -> list[tuple[int, tuple[str, int]]]:
         ) from error
     unique = dict.fromkeys((family, (str(sockaddr[0]), int(sockaddr[1]))) for family, _, _, _, sockaddr in found)
     return list(unique)
+
+
+def resolve_here(address: TcpAddress) -> list[tuple[int, tuple[str, int]]]:
+    """Those to listen on: of several addresses, those that this machine has (localhost is ::1 too where there is no IPv6), all
+    on one port if a free one is asked for. Raises `AddressUnavailable` if there is none."""
+    resolved = resolve(address)
+    here = list(filter(_is_here, resolved)) or resolved
+    if address.port == 0 and len(here) > 1:
+        port = _free_port(here)
+        return [(family, (host, port)) for family, (host, _) in here]
+    return here
+
+
+def _free_port(addresses: Sequence[tuple[int, tuple[str, int]]]) -> int:
+    """A port that is free at all of them."""
+    while True:
+        port = 0
+        with contextlib.ExitStack() as bound:
+            try:
+                for family, (host, _) in addresses:
+                    port = bound.enter_context(_tcp_socket(family, (host, port), reuse_port=False)).getsockname()[1]
+            except OSError as error:
+                if error.errno == errno.EADDRINUSE and port:  # free at one of them, and not at another
+                    continue
+                raise
+            return port
 
 
 def _is_here(resolved: tuple[int, tuple[str, int]]) -> bool:
@@ -209,20 +256,25 @@ def _choose_by_client(sock: socket.socket, shards: int) -> None:
 
 def _remove_stale(address: UnixAddress) -> None:
     """Remove a socket file that nobody listens on. One that somebody does, or a file of another kind, is an error."""
+    if not _is_free(address):
+        os.unlink(address.path)
+
+
+def _is_free(address: UnixAddress) -> bool:
+    """False if a socket file is there that nobody listens on."""
     try:
         mode = os.lstat(address.path).st_mode
     except FileNotFoundError:
-        return
+        return True
     if not stat.S_ISSOCK(mode):
         raise AddressUnavailable(
             f"{address}: a file that is no socket is in the place; remove it or choose another path"
         )
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as probe:
         result = probe.connect_ex(address.path)
-    if result == errno.ECONNREFUSED:
-        os.unlink(address.path)
-    elif result != errno.ENOENT:  # connected, or EAGAIN: a listener with a full queue
+    if result not in (errno.ECONNREFUSED, errno.ENOENT):  # connected, or EAGAIN: a listener with a full queue
         raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
+    return result == errno.ENOENT
 
 
 def _adopt(address: InheritedSocket) -> socket.socket:

@@ -63,7 +63,7 @@ class Supervisor:
         self._listeners = listeners
         self._members = [Member(id, cpu) for id, cpu in enumerate(placement.cpus)]
         self._tracing = Tracing(self._members)
-        self._observer = Observer(config, self._members, self._serves, self._tracing.record)
+        self._observer = Observer(config, self._members, listeners.names, self._serves, self._tracing.record)
         self._watch = Watch(self._members, self._health.pace, self._report_stall, self._hung)
         self._wiring = Wiring(self._members)
         self._drain = Drain(self._members, config.timeout_graceful_shutdown)
@@ -202,6 +202,9 @@ class Supervisor:
             case Traced(), [recording]:
                 self._tracing.arrived(process, recording)
                 return
+            case Traced(), []:  # lost on its way for want of descriptors
+                self._tracing.ended(process)
+                return
         for descriptor in descriptors:  # nobody has asked for these
             os.close(descriptor)
         match message:
@@ -293,6 +296,8 @@ class Supervisor:
         member.cancel_timer()
         self._wiring.remove(member.id)
         did = f": {last.summary()}" if last.written_ns else ""
+        if process.slots.nonsense:
+            did += f", and then statistics that make no sense ({process.slots.nonsense})"
         if member.state is State.DRAINING:
             # Of a start that has failed all has been said.
             level = logging.DEBUG if self._exit_status == EXIT_START_UP else logging.INFO

@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from clockworker._errors import ConfigurationError
+from clockworker.shards._text import decode_text
 
 
 def load(path: str, option: str) -> dict[str, Any]:
@@ -16,7 +17,7 @@ def load(path: str, option: str) -> dict[str, Any]:
     import tomllib
 
     try:
-        return tomllib.loads(Path(path).read_bytes().decode())
+        return tomllib.loads(decode_text(Path(path).read_bytes()))
     except OSError as error:
         raise ConfigurationError(f"{option}: {path} cannot be read: {error.strerror}") from None
     except UnicodeDecodeError as error:

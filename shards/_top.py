@@ -14,7 +14,7 @@ import sys
 import termios
 import time
 import tty
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import msgspec
@@ -33,15 +33,26 @@ EXIT_FAILED = 1
 def main(arguments: Sequence[str] | None = None) -> None:
     options = _parser().parse_args(arguments)
     try:
-        sys.exit(_run(options))
+        status = _run(options)
+        sys.stdout.flush()
+        sys.exit(status)
     except ClockworkerError as error:
         print(f"clockworker-top: {error}", file=sys.stderr)
         sys.exit(EXIT_FAILED)
     except KeyboardInterrupt:
         sys.exit(130)
     except BrokenPipeError:  # `| head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         sys.exit(0)
+    except OSError as error:  # the disk is full
+        _drop_output()
+        print(f"clockworker-top: standard output cannot be written: {error.strerror}", file=sys.stderr)
+        sys.exit(EXIT_FAILED)
+
+
+def _drop_output() -> None:
+    """What could not be written is not tried once more when Python ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -85,7 +96,7 @@ def _run(options: argparse.Namespace) -> int:
         if options.json:
             sys.stdout.buffer.write(msgspec.json.format(msgspec.json.encode(client.stats()), indent=1) + b"\n")
         elif options.trace:
-            _trace(client, *options.trace)
+            return _trace(client, *options.trace)
         elif options.once or not sys.stdout.isatty():
             print("\n".join(screen(client.stats(), options.sort, width=80)))
         else:
@@ -93,7 +104,7 @@ def _run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _trace(client: QueryClient, seconds_text: str, path: str) -> None:
+def _trace(client: QueryClient, seconds_text: str, path: str) -> int:
     try:
         seconds = float(seconds_text)
     except ValueError:
@@ -101,16 +112,29 @@ def _trace(client: QueryClient, seconds_text: str, path: str) -> None:
             f"--trace {seconds_text!r} is no time; give seconds, at most {MAX_TRACE_S:g}, and a file"
         ) from None
     try:
-        file = Path(path).open("wb")  # noqa: SIM115  before the wait, so that a wrong path is said at once
+        with Path(path).open("wb") as file:  # before the wait, so that a wrong path is said at once
+            asked = {shard.id for shard in client.stats().shards}
+            found = client.trace(seconds)
+            recordings = [msgspec.msgpack.decode(data, type=Recorded) for data in found.values()]
+            steps = write_chrome_trace(file, recordings)
     except OSError as error:
         raise ConfigurationError(f"--trace: {path} cannot be written: {error.strerror}") from error
-    with file:
-        recordings = [msgspec.msgpack.decode(data, type=Recorded) for data in client.trace(seconds).values()]
-        steps = write_chrome_trace(file, recordings)
-    short = [str(recorded.shard) for recorded in recordings if not recorded.whole]
-    print(f"{steps} steps of {len(recordings)} shards in {path}: open it at https://ui.perfetto.dev")
-    if short:
-        print(f"too many steps for the whole time: shards {', '.join(short)} have only the beginning", file=sys.stderr)
+    if recordings:
+        print(f"{steps} steps of {len(recordings)} shards in {path}: open it at https://ui.perfetto.dev")
+    if short := [recorded.shard for recorded in recordings if not recorded.whole]:
+        print(f"too many steps for the whole time: {_shards(short)} have only the beginning", file=sys.stderr)
+    if missing := asked - found.keys():
+        print(
+            f"clockworker-top: nothing was recorded of {_shards(missing)}: not there, or standing still, or without memory or "
+            "descriptors for it; the log of the server may say which",
+            file=sys.stderr,
+        )
+        return EXIT_FAILED
+    return 0
+
+
+def _shards(numbers: Iterable[int]) -> str:
+    return f"shards {', '.join(map(str, sorted(numbers)))}"
 
 
 def _watch(client: QueryClient, sort: str, interval: float) -> None:

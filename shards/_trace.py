@@ -1,12 +1,13 @@
 """A recording of what a shard's executor does: each choice, each step, each turn on the loop.
 
 While one runs, the core calls `Trace.step` after every step, which costs about a third of a microsecond; otherwise it
-tests one pointer. Steps are kept as five words each in one array, names once. What the queues' statistics say before and
+tests one pointer. Steps are kept as six words each in one array, names once. What the queues' statistics say before and
 after is kept with them, so that whoever reads the recording can check it. A recording that grows to `MAX_STEPS` ends there.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from array import array
@@ -19,8 +20,11 @@ from clockworker.executor import Executor
 from clockworker.ipc._memory_cy import create_memory
 from clockworker.shards._recorder import text_of
 
+log = logging.getLogger("clockworker.shard")
+
 MAX_STEPS = 500_000
-WORDS = 5  # of a step: queue, name, when it began, how long it took, how many of its queue were left runnable
+# Of a step: queue, name, when it began, how long it took, what others had of that, how many of its queue were left runnable.
+WORDS = 6
 
 
 class QueueTrace(msgspec.Struct, frozen=True):
@@ -47,9 +51,9 @@ class Recorded(msgspec.Struct, frozen=True):
 
 
 class Trace:
-    """finished: called with a memfd of the encoded `Recorded`, to close."""
+    """finished: called with a memfd of the encoded `Recorded`, to close; with None if there can be none."""
 
-    def __init__(self, shard: int, executor: Executor, finished: Callable[[int], None]) -> None:
+    def __init__(self, shard: int, executor: Executor, finished: Callable[[int | None], None]) -> None:
         self._shard = shard
         self._executor = executor
         self._finished = finished
@@ -64,13 +68,15 @@ class Trace:
         self._started_ns = time.monotonic_ns()
         executor.trace(self)
 
-    def step(self, queue: Any, state: Any, started: int, ended: int) -> None:
+    def step(self, queue: Any, state: Any, started: int, ended: int, stolen: int) -> None:
         name = state.task.get_name()
         if state.group is not None:
             name = f"{name} ({text_of(state.group)})"
         number = self._names.setdefault(name, len(self._names))
         # One array, in one call: `extend` would keep the words before one that does not fit.
-        self._steps += array("Q", (self._numbers[queue.key], number, started, max(0, ended - started), queue.runnable))
+        self._steps += array(
+            "Q", (self._numbers[queue.key], number, started, max(0, ended - started), stolen, queue.runnable)
+        )
         if len(self._steps) >= WORDS * MAX_STEPS:
             self.end(whole=False)
 
@@ -105,6 +111,11 @@ class Trace:
             turns=self._turns.tobytes(),
         )
         data = msgspec.msgpack.encode(recorded)
-        descriptor = create_memory("trace", len(data))
-        os.pwrite(descriptor, data, 0)
-        self._finished(descriptor)
+        try:
+            descriptor = create_memory("trace", len(data))
+            os.pwrite(descriptor, data, 0)
+        except OSError as error:
+            log.error("what was traced cannot be handed over: %s", error.strerror)
+            self._finished(None)
+        else:
+            self._finished(descriptor)

@@ -103,9 +103,14 @@ class TotalView(msgspec.Struct, frozen=True):
 
 
 class ServerStats(msgspec.Struct, frozen=True):
+    """addresses: what users connect to, as `127.0.0.1:8000` or `unix:PATH`. serving: whether all shards have been ready, and
+    it is not told to stop."""
+
     version: str
     compiled: bool
     app: str
+    addresses: list[str]
+    serving: bool
     pid: int
     uptime_s: float
     window_s: float

@@ -120,6 +120,14 @@ class Watch:
     def _look(self) -> None:
         now = self._loop.time()
         awake = self._looks.look(now)
+        quick = True  # unless it is seen that nobody works
+        try:
+            quick = self._look_at_all(now, awake)
+        finally:
+            self._plan(quick)
+
+    def _look_at_all(self, now: float, awake: bool) -> bool:
+        """Whether one of them works, or is late."""
         quick = False
         for member in self._members:
             process = member.process
@@ -129,7 +137,7 @@ class Watch:
             if awake:
                 self._judge(member, process, now)
             quick = quick or process.pulse.pace <= BEAT_S or self._lateness(process) > BEAT_S
-        self._plan(quick)
+        return quick
 
     def _plan(self, quick: bool) -> None:
         now = self._loop.time()

@@ -10,19 +10,23 @@
             with server.connect() as client: ...
 
 The shards are those of `clockworker-serve`, processes and all; nothing is simulated. When the block ends, however it does,
-they are stopped, and when the process of the test is killed they die with it.
+they are stopped, and when the process of the test is killed they die with it. The server may be started and used by any
+thread. What it is doing is asked for at its control socket, so that its log may be of any form and level.
 """
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import re
+import select
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -31,9 +35,17 @@ from typing import Any, Concatenate, ParamSpec, TypeVar, get_type_hints
 
 import msgspec
 
-from clockworker._errors import ApplicationError, RemoteError
-from clockworker.shards._agent import APPLICATION_VARIABLE, SOCKETS_VARIABLE, Answer, Question, receive, send
-from clockworker.shards._host import die_with_parent
+from clockworker._errors import ApplicationError, ControlError, RemoteError
+from clockworker.shards._agent import (
+    APPLICATION_VARIABLE,
+    ENCODE_VARIABLE,
+    SOCKETS_VARIABLE,
+    Answer,
+    Question,
+    receive,
+    send,
+)
+from clockworker.shards._query import QueryClient
 
 __all__ = ["Server", "serving"]
 
@@ -53,6 +65,7 @@ def serving(
     environment: Mapping[str, str] | None = None,
     app_dir: str | os.PathLike[str] = ".",
     timeout: float = 30.0,
+    encode_local_calls: bool = False,
 ) -> Iterator[Server]:
     """Run `app` while the block lasts, on a free port of 127.0.0.1 unless `options` say otherwise.
 
@@ -61,14 +74,18 @@ def serving(
     options: more of those of clockworker-serve. Where there are more shards than CPUs they share them, unpinned.
     environment: variables to set beside this process's own.
     timeout: seconds that any one wait may take.
+    encode_local_calls: encode what a shard's calls to itself take and return, and make their exceptions anew, as is done with
+    calls to another. Then a test with one shard sees what one with two would: a type that does not fit its annotation, a list
+    that is shared rather than copied, an exception that does not travel.
 
     Raises `ApplicationError`, with the log, if the application cannot be started.
     """
     name = app if isinstance(app, str) else f"{app.__module__}:{app.__qualname__}"
     with tempfile.TemporaryDirectory(prefix="clockworker-") as directory:
-        server = Server(name, shards, options, environment or {}, app_dir, timeout, Path(directory))
+        variables = {**(environment or {}), **({ENCODE_VARIABLE: "1"} if encode_local_calls else {})}
+        server = Server(name, shards, options, variables, app_dir, timeout, Path(directory))
         try:
-            server.wait_log("serving with")
+            server._wait(lambda: server._looks() and server._serving, "the server does not serve")
             yield server
         finally:
             server.stop()
@@ -92,17 +109,22 @@ class Server:
         self._timeout = timeout
         self._sockets = directory
         self._log_path = directory / "log"
+        self._control = _given(options, "--control") or str(directory / "control")
+        self._serving = False
+        self._addresses: list[str] = []
+        self._ready_pids: dict[int, int] = {}
         variables = {
             _PARENT_VARIABLE: str(os.getpid()),
             APPLICATION_VARIABLE: app,
             SOCKETS_VARIABLE: str(directory),
             "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
         }
-        bound = {"--bind", "-b", "--port", "-p", "--host", "--uds", "--fd"} & {
-            option.partition("=")[0] for option in options
-        }
         command = [sys.executable, "-m", "clockworker.shards.testing", "clockworker.shards._agent:make", "--factory"]
-        command += ["--app-dir", os.fspath(app_dir), "--shards", str(shards), *([] if bound else ["--port", "0"])]
+        command += ["--app-dir", os.fspath(app_dir), "--shards", str(shards)]
+        if not _given(options, "--bind", "-b", "--port", "-p", "--host", "--uds", "--fd"):
+            command += ["--port", "0"]
+        if not _given(options, "--control"):
+            command += ["--control", self._control]
         if shards > len(os.sched_getaffinity(0)):
             command.append("--no-pin")
         with self._log_path.open("wb") as log:
@@ -123,7 +145,7 @@ class Server:
     @property
     def addresses(self) -> list[str]:
         """What the server listens on: `127.0.0.1:41234`, `unix:/path`."""
-        return re.findall(r"listening on (\S+)$", self.log, re.MULTILINE)
+        return list(self._addresses)
 
     @property
     def address(self) -> tuple[str, int]:
@@ -144,10 +166,10 @@ class Server:
 
     def pid(self, shard: int) -> int:
         """The process of the shard's newest incarnation that has been ready."""
-        found = re.findall(rf"shard {shard} ready on .*, pid (\d+)", self.log)
-        if not found:
+        self._looks()
+        if shard not in self._ready_pids:
             raise LookupError(f"shard {shard} has not been ready; there are 0 to {self.shards - 1}")
-        return int(found[-1])
+        return self._ready_pids[shard]
 
     def call(
         self,
@@ -213,6 +235,18 @@ class Server:
                 os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
 
+    def _looks(self) -> bool:
+        """Ask the supervisor what there is. False if it does not answer: it is starting, or has ended."""
+        try:
+            with contextlib.closing(QueryClient(Path(self._control))) as client:
+                stats = client.stats()
+        except ControlError:
+            return False
+        self._serving = stats.serving
+        self._addresses = stats.addresses
+        self._ready_pids |= {shard.id: shard.pid for shard in stats.shards if shard.state == "ready" and shard.pid}
+        return True
+
     def _wait(self, condition: Callable[[], bool], what: str) -> None:
         deadline = time.monotonic() + self._timeout
         while True:
@@ -226,9 +260,33 @@ class Server:
             time.sleep(_LOOK_S)
 
 
-def _main() -> None:
-    if not die_with_parent(int(os.environ.pop(_PARENT_VARIABLE))):
+def _given(options: Sequence[str], *names: str) -> str | None:
+    """The value of the last of these options that is given."""
+    value = None
+    for option, following in itertools.pairwise((*options, "")):
+        name, equals, text = option.partition("=")
+        if name in names:
+            value = text if equals else following
+    return value
+
+
+def _end_with(parent: int) -> None:
+    """Kill this process when that one ends. (PR_SET_PDEATHSIG would mean the thread that has started us.)"""
+    ended = os.pidfd_open(parent)
+    if os.getppid() != parent:
         sys.exit(1)
+
+    def wait() -> None:
+        waiting = select.poll()
+        waiting.register(ended)
+        waiting.poll()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    threading.Thread(target=wait, name="the test's end", daemon=True).start()
+
+
+def _main() -> None:
+    _end_with(int(os.environ.pop(_PARENT_VARIABLE)))
     from clockworker.shards._cli import main
 
     main()

@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 TIMEOUT_S = 120
 
 OVERHEAD = "--tasks 2 20 --rounds 2 --operations 40 --pending 100 --finished 1000"
-FAIRNESS = "--queues 2 5 --seconds 0.02 --attempts 1 --repeats 1"
+FAIRNESS = "--queues 2 5 --seconds 0.02 --attempts 1 --repeats 1 --shared-seconds 0.2"
 PRIORITY = "--rounds 1 --seconds 0.2 --warm-up 0.05 --rate 100"
 TAIL = "--rounds 1 --seconds 0.3 --warm-up 0.05 --load 0.3"
 CROSSING = "--rounds 1 --seconds 0.2 --warm-up 0.05 --rate 100"
@@ -83,6 +83,7 @@ def test_fairness(tmp_path: Path) -> None:
         assert scenario["steps"] > 0
         assert scenario["bound_us"] == pytest.approx(scenario["slice_us"] + scenario["longest_poll_us"])
     assert len(document["cases"]) == 3
+    assert [case["work"] > 0 or bool(case["skipped"]) for case in document["shared"]] == [True] * 4
 
 
 def test_priority(tmp_path: Path) -> None:

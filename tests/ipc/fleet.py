@@ -27,6 +27,7 @@ class Fleet:
         self._waits = options.pop("waits", False)
         self._cores = options.pop("cores", None)
         self._start_grace_s = options.pop("start_grace_s", 5.0)
+        encode_local = options.pop("encode_local", False)
         assert not options
         self._epoch = 0
         self._own_bell = cw.create_doorbell(count)
@@ -43,6 +44,7 @@ class Fleet:
             (os.dup(self._own_bell[0]), os.dup(self._own_bell[1])),
             idle_poll_us=self._idle_poll_us,
             limits=cw.Limits(**self._limits),
+            encode_local=encode_local,
         )
         for shard in range(1, count):
             self._connect(shard, bells, rings)
@@ -130,7 +132,8 @@ class Fleet:
 
 @asynccontextmanager
 async def fleet(count: int = 2, **options: Any) -> AsyncIterator[Fleet]:
-    """A fleet of `count` shards, gone at the end. Options: ring, limits, idle_poll_us, waits, cores, start_grace_s."""
+    """A fleet of `count` shards, gone at the end. Options: ring, limits, idle_poll_us, waits, cores, start_grace_s, and of
+    shard 0 encode_local."""
     queues = [cw.Queue("foreground", 8), cw.Queue("background")]
     async with cw.Executor(queues, on_panic="catch") as executor:
         fleet = Fleet(executor, count, **options)

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import abc
 import asyncio
 import contextlib
 import functools
+import pathlib
 import unittest.mock
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
@@ -11,7 +13,7 @@ import msgspec
 import pytest
 
 import clockworker as cw
-from clockworker.ipc._remote import RemoteMethod, can_suspend, function_of, remote_function, remote_methods
+from clockworker.ipc._remote import RemoteMethod, can_suspend, function_of, noted, remote_function, remote_methods
 
 
 class Store:
@@ -236,7 +238,7 @@ def test_what_is_no_function_of_a_module() -> None:
             remote_function(function)
 
 
-def test_another_signature_is_another_function() -> None:
+def test_a_function_is_known_by_its_name_whatever_its_version() -> None:
     def made(annotation: type) -> Any:
         async def function(x: Any) -> int: ...
 
@@ -244,8 +246,10 @@ def test_another_signature_is_another_function() -> None:
         function.__qualname__ = "function"
         return cw.remote(function)
 
-    assert remote_function(made(int)).identifier == remote_function(made(int)).identifier
-    assert remote_function(made(int)).identifier != remote_function(made(str)).identifier
+    one, same, other = remote_function(made(int)), remote_function(made(int)), remote_function(made(str))
+    assert one.identifier == same.identifier == other.identifier
+    assert one.schema == same.schema
+    assert one.schema.digest != other.schema.digest
 
 
 class Kinds:
@@ -313,3 +317,216 @@ def test_what_can_suspend_of_what_is_no_function() -> None:
     assert can_suspend(asyncio.sleep)
     assert can_suspend(unittest.mock.AsyncMock())
     assert can_suspend(functools.partial(Kinds().no_return))
+
+
+# Definitions that look marked and are not, or the other way round
+
+
+class Marked:
+    @cw.remote
+    async def get(self, key: int) -> int:
+        return key
+
+    @cw.remote
+    async def put(self, key: int) -> int:
+        return key
+
+
+def hides(function: Any) -> Any:
+    """Without functools.wraps."""
+
+    async def wrapper(*args: Any) -> Any:
+        return await function(*args)
+
+    return wrapper
+
+
+def test_static_and_class_methods_are_refused() -> None:
+    for wrap in (staticmethod, classmethod):
+        with refused(rf"Service.get is marked @remote and is a {wrap.__name__}: make it a method with `self`"):
+
+            class Service(Marked):
+                @wrap
+                @cw.remote
+                async def get(self, key: int) -> int: ...
+
+            remote_methods(Service)
+
+        with refused(f"@remote takes a method with `self`, and not a {wrap.__name__}"):
+
+            class Other:
+                @cw.remote
+                @wrap
+                async def get(self, key: int) -> int: ...
+
+    with refused("and not a property"):
+        cw.remote(property(lambda self: 1))
+
+
+def test_a_method_without_self_is_refused() -> None:
+    with refused("Service.get takes no `self`"):
+
+        class Service:
+            @cw.remote
+            async def get() -> int: ...  # type: ignore[misc]
+
+    with refused("Other.get takes no `self`"):
+
+        class Other:
+            @cw.remote
+            async def get(*, key: int) -> int: ...  # type: ignore[misc]
+
+
+def test_an_override_needs_the_mark_too() -> None:
+    class Service(Marked):
+        async def get(self, key: int) -> int:
+            return key + 1
+
+    class Deeper(Service):
+        pass
+
+    class Again(Deeper):
+        async def get(self, key: int) -> int:
+            return key + 2
+
+    class Mixin:
+        async def get(self, key: int) -> int:
+            return key
+
+    class WithMixin(Mixin, Marked):
+        pass
+
+    for service, name in ((Service, "Service"), (Deeper, "Service"), (Again, "Again"), (WithMixin, "Mixin")):
+        with refused(f"{name}.get overrides Marked.get, which is marked @remote, and is not marked itself"):
+            remote_methods(service)
+
+
+def test_the_implementation_of_an_abstract_method_needs_it() -> None:
+    class Abstract(abc.ABC):
+        @cw.remote
+        @abc.abstractmethod
+        async def get(self, key: int) -> int: ...
+
+        @abc.abstractmethod
+        @cw.remote
+        async def put(self, key: int) -> int: ...
+
+    class Good(Abstract):
+        @cw.remote
+        async def get(self, key: int) -> int:
+            return key
+
+        @cw.remote(queue="other")
+        async def put(self, key: int) -> int:
+            return key
+
+    class Bad(Good):
+        async def put(self, key: int) -> int:
+            return key
+
+    methods = remote_methods(Good)
+    assert sorted(methods) == ["get", "put"]
+    assert methods["put"].options.queue == "other"
+    with refused("Bad.put overrides Good.put"):
+        remote_methods(Bad)
+
+
+def test_a_method_may_be_taken_away() -> None:
+    class Service(Marked):
+        get = None  # type: ignore[assignment]
+
+    class Below(Service):
+        async def get(self, key: int) -> int:  # type: ignore[override]
+            return key
+
+    assert list(remote_methods(Service)) == ["put"]
+    assert list(remote_methods(Below)) == ["put"]
+
+
+def test_a_decorator_that_hides_the_mark_is_named() -> None:
+    class Service(Marked):
+        @hides
+        @cw.remote
+        async def get(self, key: int) -> int:
+            return key
+
+    with refused(
+        r"Service.get is marked @remote, and function around it hides that: put @remote outermost, or let the dec"
+    ):
+        remote_methods(Service)
+
+    class Property(Marked):
+        @property
+        @cw.remote
+        async def other(self) -> int:
+            return 1
+
+    with refused("Property.other is marked @remote, and property around it hides that"):
+        remote_methods(Property)
+
+
+def test_what_merely_calls_a_marked_method_is_left_alone() -> None:
+    class Service(Marked):
+        by_default = functools.partialmethod(Marked.get, 1)
+        alias = Marked.get
+
+        async def plain(self) -> int:
+            return 1
+
+        closed = hides(Marked.get)
+
+    assert sorted(remote_methods(Service)) == ["alias", "get", "put"]
+
+
+def test_special_methods_are_refused() -> None:
+    class Service(Marked):
+        @cw.remote
+        async def __call__(self) -> int: ...
+
+    with refused("Service.__call__ is a special method"):
+        remote_methods(Service)
+
+
+def test_an_object_that_has_every_attribute_is_not_marked() -> None:
+    class Service(Marked):
+        double = unittest.mock.MagicMock()
+
+    assert sorted(remote_methods(Service)) == ["get", "put"]
+
+
+def test_what_does_not_travel_is_refused_at_the_start_and_noted_for_the_application() -> None:
+    class Service:
+        @cw.remote
+        async def get(self, key: pathlib.Path) -> int: ...
+
+    class Default:
+        @cw.remote
+        async def get(self, key: int = None) -> int: ...  # type: ignore[assignment]  # noqa: RUF013
+
+    class Result:
+        @cw.remote
+        async def get(self) -> complex: ...
+
+    class Item:
+        @cw.remote
+        async def get(self) -> AsyncIterator[pathlib.Path]:
+            yield pathlib.Path()
+
+    for service, message in (
+        (Service, r"Service.get: parameter key has a type that cannot be sent: pathlib.Path is no type of msgspec's"),
+        (Default, r"Default.get: parameter key cannot be left out: its default None is not of its type"),
+        (Result, r"Result.get: the result has a type that cannot be sent: complex is no type of msgspec's"),
+        (Item, r"Item.get: the result has a type that cannot be sent: pathlib.Path is no type"),
+    ):
+        with refused(message):
+            remote_methods(service)
+
+    before = len(noted())
+
+    async def function(key: pathlib.Path) -> int: ...
+
+    function.__qualname__ = "function"
+    cw.remote(function)
+    assert [text.partition(":")[0] for text in noted(before)] == ["function"]
+    with refused("function: parameter key has a type that cannot be sent"):
+        remote_function(function)

@@ -143,6 +143,52 @@ def test_a_queue_that_the_executor_lacks_is_refused_at_the_start(run: Run) -> No
     run(body)
 
 
+class Odd:
+    """Its methods are called as what a proxy might call its own."""
+
+    @cw.remote
+    async def _place(self, key: int) -> int:
+        return key
+
+    @cw.remote
+    async def _methods(self) -> str:
+        return "methods"
+
+    @cw.remote
+    async def _call(self) -> str:
+        return "call"
+
+    @cw.remote
+    async def _proxy(self) -> str:
+        return "proxy"
+
+    @cw.remote
+    async def __private(self) -> str:
+        return "private"
+
+    async def outside(self, service: cw.Sharded[Odd]) -> list[str]:
+        return [await service.on(0).__private(), *await service.map(Odd.__private)]
+
+
+def test_methods_may_have_any_names(run: Run) -> None:
+    async def body() -> None:
+        async with mesh_of_one() as mesh:
+            service = mesh.start(Odd, Odd())
+            for there in (service.on(0), service.on(0, timeout=5), service.on_nowait(0, timeout=5)):
+                assert await there._place(3) == 3
+                assert (await there._methods(), await there._call(), await there._proxy()) == (
+                    "methods",
+                    "call",
+                    "proxy",
+                )
+                with pytest.raises(AttributeError, match="'outside' cannot be called on shard 0"):
+                    there.outside  # noqa: B018
+            assert await service.map(Odd._call) == ["call"]
+            assert await service.local.outside(service) == ["private", "private"]
+
+    run(body)
+
+
 # All shards at once
 
 

@@ -355,6 +355,87 @@ def test_check_config_finds_what_a_start_would_find(
     assert result.stdout == ""
 
 
+# Those that only a running main() makes.
+_OF_MAIN = {
+    "a queue that is not there",
+    "a server in a queue with another name",
+    "a service in a queue that is not there",
+    "a function in a queue that is not there",
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES.keys() - _OF_MAIN)
+def test_check_config_and_the_start_say_the_same(name: str, tmp_path: Path) -> None:
+    arguments, status, parts = MISTAKES[name]
+    for file, text in FILES.items():
+        (tmp_path / file).write_text(text)
+    before = sorted(tmp_path.iterdir())
+    shards = () if "--shards" in arguments else ("--shards", "1")
+    result = run(*arguments, *shards, "--check-config", cwd=tmp_path)
+    assert (result.returncode, result.stdout) == (status, "")
+    for part in parts:
+        assert part in result.stderr
+    assert [path for path in sorted(tmp_path.iterdir()) if path.name != "__pycache__"] == before
+
+
+def test_an_address_that_is_taken_is_no_mistake_to_the_check(tmp_path: Path) -> None:
+    (tmp_path / "app.py").write_text(ECHO)
+    with socket.create_server(("127.0.0.1", 0)) as other, socket.socket(socket.AF_UNIX) as unix:
+        unix.bind(str(tmp_path / "s"))
+        unix.listen()
+        address = f"127.0.0.1:{other.getsockname()[1]}"
+        options = ("--bind", address, "--bind", "unix:s", "--metrics", address, "--control", "s")
+        result = run("app:main", "--shards", "1", "--check-config", *options, cwd=tmp_path)
+    assert (result.returncode, result.stderr) == (0, "")
+
+
+def test_the_check_warns_as_the_start_does(serve: Serve, tmp_path: Path) -> None:
+    environment = {
+        "CLOCKWORKER_SHRADS": "2",
+        "CLOCKWORKER_QWERTZUIOP": "1",
+        "CLOCKWORKER_PORT_8000_TCP_ADDR": "10.0.0.1",
+    }
+    server = serve(ECHO, "--shards", "1", environment=environment)
+    server.wait_serving()
+    said = re.findall(r"WARNING \[supervisor\] (.*)", server.log)
+    assert said == [
+        "CLOCKWORKER_QWERTZUIOP is no option's variable",
+        "CLOCKWORKER_SHRADS is no option's variable; did you mean CLOCKWORKER_SHARDS?",
+    ]
+    checked = run("app:main", "--shards", "1", "--check-config", cwd=tmp_path, **environment)
+    assert checked.returncode == 0
+    assert checked.stderr.splitlines() == [f"clockworker-serve: {line}" for line in said]
+
+
+@pytest.mark.parametrize(
+    ("given", "file", "hint"),
+    [
+        ({"WEB_CONCURRENCY": "1000"}, "", "(--shards is given by WEB_CONCURRENCY)"),
+        ({"CLOCKWORKER_SHARDS": "1000"}, "", "(--shards is given by CLOCKWORKER_SHARDS)"),
+        ({}, "shards = 1000", "(--shards is given by clockworker.toml)"),
+        ({}, "cpus = [8000]", "(--cpus is given by clockworker.toml)"),
+        ({"CLOCKWORKER_PID_FILE": "no/pid"}, "", "(--pid-file is given by CLOCKWORKER_PID_FILE)"),
+        ({"CLOCKWORKER_METRICS": "192.0.2.1:9"}, "", "(--metrics is given by CLOCKWORKER_METRICS)"),
+    ],
+)
+def test_a_mistake_is_told_with_where_the_value_is_from(
+    given: dict[str, str], file: str, hint: str, tmp_path: Path
+) -> None:
+    (tmp_path / "app.py").write_text(ECHO)
+    (tmp_path / "clockworker.toml").write_text(file)
+    for arguments in (["--check-config"], ["--port", "0", "--log-level", "error"]):
+        result = run("app:main", *arguments, cwd=tmp_path, **given)
+        assert result.returncode in (1, 2)
+        assert result.stderr.endswith(f"{hint}\n"), result.stderr
+
+
+def test_the_configuration_can_be_printed_without_an_application(tmp_path: Path) -> None:
+    printed = run("--print-config", "--shards", "1", cwd=tmp_path)
+    assert (printed.returncode, printed.stderr) == (0, "")
+    assert re.search("^# app +# not set$", printed.stdout, re.MULTILINE)
+    assert run("--print-config", "--check-config", cwd=tmp_path).returncode == 2
+
+
 def test_print_config_can_be_fed_back(tmp_path: Path) -> None:
     (tmp_path / "clockworker.toml").write_text(FILE)
     printed = run("--print-config", "--port", "9000", cwd=tmp_path, CLOCKWORKER_BACKLOG="7")

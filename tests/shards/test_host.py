@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import errno
+import io
 import os
 import shlex
 import subprocess
@@ -9,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from clockworker._errors import ConfigurationError
-from clockworker.shards._host import PidFile
+from clockworker.shards._host import PidFile, check_pid_file, remove_own
 
 
 def test_a_limit_on_open_files_that_is_too_low_is_said_before_any_shard_starts(tmp_path: Path) -> None:
@@ -55,10 +57,91 @@ def test_a_pid_file_that_cannot_be_written(tmp_path: Path) -> None:
 
 def test_a_pid_file_that_was_left_behind_is_taken_over_and_one_of_a_server_that_runs_is_not(tmp_path: Path) -> None:
     path = tmp_path / "pid"
-    path.write_text("1\nand more\n")
+    path.write_text("4194304\n")
     with PidFile(str(path)):
         assert path.read_text() == f"{os.getpid()}\n"
         message = f"is that of a server that runs, pid {os.getpid()}; stop it, or give another path"
         with pytest.raises(ConfigurationError, match=message), PidFile(str(path)):
             pass
         assert path.read_text() == f"{os.getpid()}\n"
+
+
+@pytest.mark.parametrize("kind", ["a text", "long", "a link", "a link to nothing", "a FIFO", "a device", "a directory"])
+def test_what_is_no_pid_file_is_left_alone(kind: str, tmp_path: Path) -> None:
+    path, other = tmp_path / "pid", tmp_path / "other"
+    other.write_text("1\n")
+    match kind:
+        case "a text":
+            path.write_text("precious\n")
+        case "long":
+            path.write_text("1\n" * 100)
+        case "a link":
+            path.symlink_to(other)
+        case "a link to nothing":
+            path.symlink_to(tmp_path / "nothing")
+        case "a FIFO":
+            os.mkfifo(path)
+        case "a device":
+            path = Path("/dev/null")
+        case "a directory":
+            path.mkdir()
+    before = path.lstat()
+    told = []
+    for attempt in (lambda: PidFile(str(path)).__enter__(), lambda: check_pid_file(str(path))):
+        with pytest.raises(ConfigurationError, match="--pid-file") as caught:
+            attempt()
+        told.append(str(caught.value))
+    assert told[0] == told[1]
+    after = path.lstat()
+    assert (after.st_ino, after.st_mode, after.st_size) == (before.st_ino, before.st_mode, before.st_size)
+    assert other.read_text() == "1\n"
+    assert not (tmp_path / "nothing").exists()
+
+
+def test_the_check_of_a_pid_file_says_what_its_making_would(tmp_path: Path) -> None:
+    path = tmp_path / "pid"
+    check_pid_file(str(path))
+    assert not path.exists()
+    with PidFile(str(path)):
+        check_pid_file(str(path))  # of the server that is to be replaced
+        assert path.read_text() == f"{os.getpid()}\n"
+    with pytest.raises(ConfigurationError, match="make the directory") as checked:
+        check_pid_file(str(tmp_path / "no" / "pid"))
+    with pytest.raises(ConfigurationError) as made, PidFile(str(tmp_path / "no" / "pid")):
+        pass
+    assert str(checked.value) == str(made.value)
+
+
+def test_the_pid_file_of_a_successor_is_left(tmp_path: Path) -> None:
+    path = tmp_path / "pid"
+    with PidFile(str(path)):
+        path.unlink()
+        with PidFile(str(path)):
+            pass
+        path.write_text("2\n")
+    assert path.read_text() == "2\n"
+
+
+def test_a_full_disk_leaves_no_pid_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(file: io.FileIO, data: bytes) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    path = tmp_path / "pid"
+    monkeypatch.setattr(io, "FileIO", type("Full", (io.FileIO,), {"write": fail}))
+    with pytest.raises(ConfigurationError, match="No space left on device; give another path"), PidFile(str(path)):
+        pass
+    assert not path.exists()
+
+
+def test_a_file_that_cannot_be_removed_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(path: str) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    path = tmp_path / "file"
+    path.write_text("")
+    monkeypatch.setattr(os, "unlink", fail)
+    remove_own(path, path.stat())
+    assert f"{path} cannot be removed: Read-only file system" in caplog.text
+    remove_own(tmp_path / "nothing", path.stat())

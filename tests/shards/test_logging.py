@@ -64,6 +64,29 @@ def test_text_names_process_and_queue(capsys: pytest.CaptureFixture[str]) -> Non
     ]
 
 
+@pytest.mark.parametrize("log_format", ["text", "json"])
+def test_records_that_our_factory_has_not_made(log_format: str, capsys: pytest.CaptureFixture[str]) -> None:
+    set_up_logging("shard 3", ServeConfig("app:main", log_format=log_format))
+    logging.setLogRecordFactory(logging.LogRecord)  # an application's own
+    log.warning("of another factory")
+    sent = logging.LogRecord("worker", logging.WARNING, "", 0, "of another process", (), None)
+    sent.processName = "SpawnProcess-1"
+    unpickled = logging.makeLogRecord(sent.__dict__)
+    bare = logging.makeLogRecord({"msg": "bare", "levelname": "WARNING", "process": 7, "processName": None})
+    for record in (unpickled, bare):
+        for handler in logging.getLogger().handlers:
+            handler.handle(record)
+    lines = capsys.readouterr().err.splitlines()
+    if log_format == "text":
+        assert [re.sub(r"^[\d-]+ [\d:,]+ ", "", line) for line in lines] == [
+            "WARNING [MainProcess] of another factory",
+            "WARNING [SpawnProcess-1] of another process",
+            "WARNING [process 7] bare",
+        ]
+    else:
+        assert [json.loads(line)["message"] for line in lines] == ["of another factory", "of another process", "bare"]
+
+
 def test_json_is_an_object_a_line(capsys: pytest.CaptureFixture[str]) -> None:
     set_up_logging("shard 3", ServeConfig("app:main", log_format="json"))
     log.info("hello %s", "you", extra={"tenant": "t1", "odd": {1.5, "x"} - {"x"}})

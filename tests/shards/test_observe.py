@@ -386,10 +386,60 @@ def test_an_address_in_use_is_said_before_anything_starts(serve: Serve) -> None:
     assert "shard 0" not in server.log
 
 
-def test_metrics_without_the_extra_say_what_to_install(serve: Serve, tmp_path: Path) -> None:
-    hide = "import sys\nsys.modules['h11'] = None\nimport importlib.util as u\nfind = u.find_spec\n"
-    hide += "u.find_spec = lambda name, package=None: None if name == 'h11' else find(name, package)\n"
-    (tmp_path / "sitecustomize.py").write_text(hide)
+def test_without_the_extra_the_probes_are_answered_and_metrics_say_what_to_install(
+    serve: Serve, tmp_path: Path
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(
+        "import sys\nsys.modules |= dict.fromkeys(('prometheus_client', 'h11'))\n"
+    )
     server = serve(APP, "--shards", "1", "--metrics", "127.0.0.1:0", *QUEUES, environment={"PYTHONPATH": str(tmp_path)})
-    assert server.wait_exit() == 2
-    assert "--metrics needs h11, which is not installed: pip install 'clockworker[metrics]'" in server.log
+    advice = "/metrics needs prometheus-client, which is not installed: pip install 'clockworker[metrics]'"
+    server.wait_serving()
+    assert f"WARNING [supervisor] --metrics: {advice}" in server.log
+    assert get(server, "/health")[0] == 200
+    assert get(server, "/ready")[0] == 200
+    assert get(server, "/stats")[0] == 200
+    assert get(server, "/metrics") == (501, "text/plain; charset=utf-8", f"{advice}\n")
+    assert server.stop() == 0
+
+
+def test_a_name_with_two_addresses_is_listened_on_at_both(serve: Serve, tmp_path: Path) -> None:
+    found = "lambda host, port, **_: [(f, 1, 6, '', (h, port)) for f, h in ((10, '::1'), (2, '127.0.0.1'))]"
+    (tmp_path / "sitecustomize.py").write_text(f"import socket\nsocket.getaddrinfo = {found}\n")
+    server = serve(
+        APP,
+        *QUEUES,
+        "--metrics",
+        "two:0",
+        "--shards",
+        "1",
+        bind=("--bind", "two:0"),
+        environment={"PYTHONPATH": str(tmp_path)},
+    )
+    server.wait_serving()
+    for what in ("listening on ", "metrics on http://"):
+        hosts_and_ports = re.findall(rf"{what}(\S+):(\d+)", server.log)
+        assert sorted(host for host, _ in hosts_and_ports) == ["127.0.0.1", "[::1]"], server.log
+        assert len({port for _, port in hosts_and_ports}) == 1
+        for host, port in hosts_and_ports:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=20).close()
+    assert server.stop() == 0
+
+
+def test_what_is_shown_of_the_server_itself(serve: Serve, tmp_path: Path) -> None:
+    server = start(serve, "--control", str(tmp_path / "control"), shards=1)
+    client = QueryClient(tmp_path / "control")
+    stats = client.stats()
+    client.close()
+    assert (stats.serving, stats.addresses) == (True, ["{}:{}".format(*server.address)])
+
+
+def test_the_control_socket_of_a_successor_is_left(serve: Serve, tmp_path: Path) -> None:
+    path = tmp_path / "control"
+    first = start(serve, "--control", str(path), shards=1)
+    path.unlink()
+    start(serve, "--control", str(path), shards=1)
+    assert first.stop() == 0
+    client = QueryClient(path)
+    assert client.stats().serving
+    client.close()

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import os
 import time
+from typing import Any
 
 import msgspec
+import pytest
 
 import clockworker as cw
 from clockworker.ipc import LinkStats, Mesh, MeshStats, create_doorbell
@@ -110,5 +112,60 @@ def test_a_reading_is_what_the_executor_says(run: Run) -> None:
             mesh.close()
         assert reader.read().queues["fast"].finished == 4
         reader.close()
+
+    run(body)
+
+
+def test_what_raises_stops_its_own_figures_alone(run: Run, caplog: pytest.LogCaptureFixture) -> None:
+    """Whichever section: the others go on, the log says so once, and when it can be read again it is."""
+    broken: set[str] = set()
+
+    def or_raise(name: str, value: Any) -> Any:
+        def read(*args: Any, **kwargs: Any) -> Any:
+            if name in broken:
+                raise ZeroDivisionError(name)
+            return value(*args, **kwargs)
+
+        return read
+
+    async def body() -> None:
+        descriptor = create_slots(1, 2)
+        reader = SlotReader(descriptor, ["q"])
+        async with cw.Executor([cw.Queue("q")]) as executor:
+            mesh = Mesh(0, 2, executor, create_doorbell(2))
+            orders = 0
+            recorder = Recorder(
+                SlotWriter(descriptor),
+                executor,
+                mesh,
+                or_raise("connections", lambda: (orders, 0, 0)),
+                or_raise("counters", lambda: Counters({"orders": orders})),
+            )
+            os.close(descriptor)
+            recorder._usage.read = or_raise("usage", recorder._usage.read)  # type: ignore[method-assign]
+            recorder._mesh.stats = or_raise("mesh", mesh.stats)  # type: ignore[method-assign]
+            recorder.start()
+            for name in ("connections", "counters", "usage", "mesh"):
+                broken.add(name)
+                orders += 1
+                await settle(recorder)
+                reading = reader.read()
+                assert (reading.loop.connections_accepted == orders) == (name != "connections")
+                assert (reading.counters.values == {"orders": orders}) == (name != "counters")
+                before = reading.written_ns
+                await until(lambda: reader.read().written_ns > before, "the next tick, and the next")  # noqa: B023
+                broken.clear()
+                await settle(recorder)
+                reading = reader.read()
+                assert (reading.loop.connections_accepted, reading.counters.values) == (orders, {"orders": orders})
+            assert len([record for record in caplog.records if "cannot be read" in record.message]) <= 5
+            assert caplog.text.count("the counters of this shard cannot be read") == 1
+            recorder.stop()
+            mesh.close()
+        reader.close()
+
+    async def settle(recorder: Recorder) -> None:
+        recorder._next.cancel()
+        recorder._tick()
 
     run(body)

@@ -1,8 +1,12 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import msgspec
 import pytest
@@ -12,6 +16,7 @@ from hypothesis import strategies as st
 from clockworker import ControlError, DurationStats
 from clockworker.ipc._memory_cy import create_memory
 from clockworker.shards._reading import (
+    MAX_COUNTER,
     MAX_COUNTERS,
     CallReading,
     Counters,
@@ -22,7 +27,7 @@ from clockworker.shards._reading import (
     Reading,
     RingReading,
 )
-from clockworker.shards._slots import SlotReader, SlotWriter, create_slots
+from clockworker.shards._slots import MOST, MOST_BYTES, MOST_NS, SlotReader, SlotWriter, create_slots
 from tests.shards.servers import eventually
 
 # Sets all calls and rings to 1, to 2, and so on, for as long as it lives, with a pause after each that a reader can get in.
@@ -40,32 +45,41 @@ while True:
         pass
 """
 
-word = st.integers(0, 2**64 - 1)
+bounds = {"ns": st.integers(0, MOST_NS), "bytes": st.integers(0, MOST_BYTES), "": st.integers(0, MOST)}
 histograms = st.builds(
     DurationStats,
-    st.lists(word, max_size=280).map(tuple),
-    word,
-    word,
+    st.lists(bounds[""], max_size=280).map(tuple),
+    bounds["ns"],
+    bounds["ns"],
 )
 names = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=12).filter(
     lambda name: len(name.encode()) <= 32
 )
-groups = st.builds(Groups, st.dictionaries(names, word, max_size=8))
+counter_names = st.from_regex(r"[a-zA-Z_][a-zA-Z0-9_]{0,20}", fullmatch=True).filter(
+    lambda name: not name.startswith(("clockworker_", "process_"))
+)
+groups = st.builds(Groups, st.dictionaries(names, bounds["ns"], max_size=8))
 
 
 def sections(kind: type) -> st.SearchStrategy[object]:
     kinds = {DurationStats: histograms, Groups: groups}
-    return st.builds(kind, *[kinds.get(field.type, word) for field in msgspec.structs.fields(kind)])
+
+    def of(name: str) -> st.SearchStrategy[int]:
+        return bounds["ns" if name.endswith("_ns") else "bytes" if "bytes" in name else ""]
+
+    return st.builds(
+        kind, *[kinds[field.type] if field.type in kinds else of(field.name) for field in msgspec.structs.fields(kind)]
+    )
 
 
 readings = st.builds(
     Reading,
-    word,
+    bounds["ns"],
     sections(ProcessReading),
     sections(LoopReading),
     sections(CallReading),
     st.fixed_dictionaries({"foreground": sections(QueueReading), "background": sections(QueueReading)}),
-    st.builds(Counters, st.dictionaries(names, word, max_size=MAX_COUNTERS)),
+    st.builds(Counters, st.dictionaries(counter_names, st.integers(0, MAX_COUNTER), max_size=MAX_COUNTERS)),
 )
 
 
@@ -133,16 +147,143 @@ def test_slots_of_another_version_are_refused() -> None:
     os.close(descriptor)
 
 
-def test_nonsense_is_read_without_an_exception() -> None:
-    descriptor = create_slots(1, 2)
-    reader = SlotReader(descriptor, ["q"])
-    size = os.fstat(descriptor).st_size
-    os.pwrite(descriptor, b"\xff" * (size - 24), 24)
-    assert reader.read().calls.sent == 2**64 - 1
-    assert len(reader.read().queues["q"].poll_time.buckets) == 280
-    assert len(reader.read_rings()) == 2
-    os.close(descriptor)
-    reader.close()
+@contextmanager
+def slots(queues: int = 1, shards: int = 2) -> Iterator[tuple[int, SlotWriter, SlotReader]]:
+    descriptor = create_slots(queues, shards)
+    writer, reader = SlotWriter(descriptor), SlotReader(descriptor, ["q", "r"][:queues])
+    try:
+        yield descriptor, writer, reader
+    finally:
+        os.close(descriptor)
+        writer.close()
+        reader.close()
+
+
+def sane(value: int) -> Reading:
+    calls = CallReading(*[value] * len(CallReading.__struct_fields__))
+    queue = QueueReading(
+        polls=value, poll_time=DurationStats((value, value), value, value), groups=Groups({"g": value})
+    )
+    return Reading(value, ProcessReading(), LoopReading(turns=value), calls, {"q": queue}, Counters({"orders": value}))
+
+
+def test_nonsense_leaves_what_was_there_before() -> None:
+    with slots() as (descriptor, writer, reader):
+        writer.write(sane(5), {1: RingReading(frames_sent=5)})
+        before, rings = reader.read(), reader.read_rings()
+        assert (before, reader.nonsense) == (sane(5), "")
+        size = os.fstat(descriptor).st_size
+        written = os.pread(descriptor, size, 0)
+        os.pwrite(descriptor, b"\xff" * (size - 32), 32)
+        os.pwrite(descriptor, b"\x02", 24)
+        assert reader.read() == before
+        assert reader.nonsense
+        assert reader.read_rings() == rings
+        os.pwrite(descriptor, written, 0)
+        writer.write(sane(6))
+        assert (reader.read(), reader.nonsense) == (sane(6), "")
+
+
+def test_each_figure_has_a_bound() -> None:
+    """Whichever word a shard gone mad writes over."""
+    with slots() as (descriptor, writer, reader):
+        size = os.fstat(descriptor).st_size
+        writer.write(sane(5))
+        writer.write(sane(5))
+        written = os.pread(descriptor, size, 0)
+        used = [at for at in range(32, size, 8) if written[at : at + 8] == (5).to_bytes(8, "little")]
+        for at in used[: len(used) // 2]:
+            os.pwrite(descriptor, b"\xff" * 8, at)
+            os.pwrite(descriptor, bytes([written[24] ^ 2]), 24)  # something new to read, in the same set
+            assert reader.read() in (sane(5), Reading.nothing(["q"]))
+            assert reader.nonsense
+            assert not re.search(r"\d{18}", reader.nonsense)
+            os.pwrite(descriptor, written, 0)
+            assert reader.read() == sane(5)
+            assert not reader.nonsense
+
+
+@pytest.mark.parametrize("name", ["clockworker_calls", "process_cpu", "a b", 'a{x="1"}', "", "\n"])
+def test_a_counter_that_no_shard_would_have_is_nonsense(name: str) -> None:
+    with slots() as (_, writer, reader):
+        writer.write(msgspec.structs.replace(sane(5), counters=Counters({name: 1})))
+        assert reader.read() == Reading.nothing(["q"])
+        assert "a counter" in reader.nonsense
+
+
+def test_a_figure_that_no_word_takes_does_not_keep_the_others_from_being_written() -> None:
+    with slots() as (_, writer, reader):
+        odd = msgspec.structs.replace(
+            sane(5),
+            loop=LoopReading(turns=7, driver_ns=-3, lag=DurationStats((1, -1), -2, -2)),
+            counters=Counters({"orders": 2, "back": -1}),
+        )
+        writer.write(odd)
+        reading = reader.read()
+        assert (reading.loop.turns, reading.loop.driver_ns, reading.loop.lag.buckets) == (7, 0, (1, 0))
+        assert reading.counters == Counters({"orders": 2, "back": 0})
+        assert reading.calls == sane(5).calls
+        writer.write(msgspec.structs.replace(sane(5), loop=LoopReading(turns=2**70)))
+        assert reader.read() == reading, "2**64 - 1 turns are not to be believed"
+
+
+class Preempted:
+    """The layout of a reader that is preempted, each time that it has asked where a set is, for so many sets of the writer."""
+
+    def __init__(self, layout: Any, writer: SlotWriter, sets: int) -> None:
+        self._layout = layout
+        self._writer = writer
+        self._sets = sets
+        self.value = 1
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._layout, name)
+
+    def first(self, sequence: int) -> int:
+        for _ in range(self._sets):
+            self.value += 1
+            self._writer.write(sane(self.value))
+        self._sets = max(0, self._sets - 1)
+        return self._layout.first(sequence)  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("sets", range(1, 6))
+@pytest.mark.parametrize("first_read", [True, False])
+def test_a_reader_that_is_preempted_gets_one_set(sets: int, first_read: bool) -> None:
+    with slots() as (_, writer, reader):
+        writer.write(sane(1))
+        if not first_read:
+            assert reader.read() == sane(1)
+        preempted = Preempted(reader._layout, writer, sets)
+        reader._layout = preempted  # type: ignore[assignment]
+        seen = []
+        for _ in range(10):
+            reading = reader.read()
+            assert reading == sane(reading.written_ns)
+            seen.append(reading.written_ns)
+        assert seen == sorted(seen)
+        assert seen[-1] == preempted.value
+
+
+def test_a_writer_that_does_nothing_else_is_not_waited_for() -> None:
+    with slots() as (_, writer, reader):
+        writer.write(sane(1))
+        before = reader.read()
+        layout = reader._layout
+
+        class Endless:
+            value = 1
+
+            def __getattr__(self, name: str) -> Any:
+                return getattr(layout, name)
+
+            def first(self, sequence: int) -> int:
+                self.value += 1
+                writer.write(sane(self.value))
+                return layout.first(sequence)
+
+        reader._layout = Endless()  # type: ignore[assignment]
+        assert reader.read() == before, "the last whole set rather than a torn one"
 
 
 def test_the_summary_is_one_line() -> None:

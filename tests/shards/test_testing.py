@@ -6,13 +6,15 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+from contextlib import ExitStack
 from pathlib import Path
 
 import msgspec
 import pytest
 
 import clockworker as cw
-from clockworker.shards.testing import serving
+from clockworker.shards.testing import Server, serving
 from tests.shards.servers import ask, eventually, is_alive
 
 
@@ -88,6 +90,83 @@ def test_replacing_all() -> None:
         assert server.stop() == 0
 
 
+class Tags:
+    def __init__(self, shard: cw.Shard) -> None:
+        self.tags = ["a"]
+
+    @cw.remote
+    async def get(self) -> list[str]:
+        return self.tags
+
+    @cw.remote
+    async def twice(self, number: int) -> int:
+        return number * 2
+
+    @cw.remote
+    async def fail(self) -> None:
+        raise Undeclared("x")
+
+
+class Undeclared(Exception):
+    pass
+
+
+async def tags(shard: cw.Shard) -> None:
+    """Answers a line `SHARD METHOD`."""
+    service = await shard.start(Tags)
+
+    async def handle(reader, writer):  # type: ignore[no-untyped-def]
+        while line := await reader.readline():
+            peer, method = line.decode().split()
+            there = service.on(int(peer))
+            try:
+                if method == "shared":
+                    (await there.get()).append("b")
+                    answer = repr(await there.get())
+                else:
+                    answer = repr(await (there.twice("x") if method == "wrong" else there.fail()))
+            except Exception as error:
+                answer = type(error).__name__
+            writer.write(f"{answer}\n".encode())
+
+    await shard.start_server(handle)
+    await shard.wait_stopped()
+
+
+@pytest.mark.parametrize("encode", [True, False])
+def test_a_test_with_one_shard_sees_what_two_would(encode: bool) -> None:
+    with serving(tags, shards=1, encode_local_calls=encode) as server, server.connect() as client:
+        answers = [ask(client, b"0 " + method) for method in (b"shared", b"wrong", b"fail")]
+    assert answers == ([b"['a']", b"TypeError", b"RemoteError"] if encode else [b"['a', 'b']", b"'xx'", b"Undeclared"])
+
+
+def test_that_is_what_two_shards_do() -> None:
+    with serving(tags, options=["--distribution", "fixed"]) as server, server.connect() as client:
+        answers = {(ask(client, b"%d shared" % peer), ask(client, b"%d wrong" % peer)) for peer in (0, 1)}
+    assert answers == {(b"['a']", b"TypeError"), (b"['a', 'b']", b"'xx'")}
+
+
+def test_what_does_not_travel_keeps_the_application_from_being_started(tmp_path: Path) -> None:
+    (tmp_path / "paths.py").write_text(
+        "import pathlib\nimport clockworker as cw\n"
+        "class Files:\n    @cw.remote\n    async def get(self, path: pathlib.Path) -> bytes: ...\n"
+        "async def main(shard): await shard.wait_stopped()\n"
+    )
+    with (
+        pytest.raises(
+            cw.ApplicationError,
+            match=r"shard 0: Files\.get: parameter path has a type that cannot be sent: pathlib\.Path",
+        ) as caught,
+        serving("paths:main", app_dir=tmp_path, shards=1),
+    ):
+        pytest.fail("it has started")
+    assert "Traceback" not in str(caught.value)
+    arguments = [sys.executable, "-m", "clockworker.shards._cli", "paths:main", "--check-config"]
+    done = subprocess.run(arguments, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode != 0
+    assert "Files.get: parameter path has a type that cannot be sent" in done.stderr + done.stdout
+
+
 def test_what_goes_wrong_in_a_call() -> None:
     with serving(main, shards=1) as server:
         with pytest.raises(cw.RemoteError, match=r"Store\.fail on shard 0: LookupError: nothing here") as caught:
@@ -128,3 +207,30 @@ def test_a_killed_test_leaves_nothing() -> None:
     assert done.returncode == -signal.SIGKILL
     pids = [int(pid) for pid in done.stdout.split()]
     eventually(lambda: not any(map(is_alive, pids)), "all are gone")
+
+
+@pytest.mark.parametrize("options", [["--log-level", "critical"], ["--log-format=json"], ["--control", "own"]])
+def test_whatever_is_logged_and_wherever_its_control_socket_is(
+    options: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with serving(main, shards=1, options=options) as server:
+        before = server.pid(0)
+        with server.connect() as client:
+            assert ask(client, b"hello") == b"0 hello"
+        server.kill(0)
+        assert server.pid(0) != before
+        server.replace()
+
+
+def test_the_server_outlives_the_thread_that_has_started_it() -> None:
+    with ExitStack() as stack:
+        found: list[Server] = []
+        starter = threading.Thread(target=lambda: found.append(stack.enter_context(serving(main, shards=1))))
+        starter.start()
+        starter.join()
+        # What the death of the thread would have sent is sent at once.
+        with found[0].connect() as client:
+            assert ask(client, b"hello") == b"0 hello"
+        assert is_alive(found[0].supervisor_pid)
+        assert found[0].stop() == 0

@@ -6,6 +6,7 @@ import json
 import os
 import pty
 import re
+import resource
 import select
 import signal
 import struct
@@ -213,7 +214,7 @@ def test_a_trace_is_valid_and_agrees_with_the_statistics(server: Server, tmp_pat
     steps = [event for event in trace["traceEvents"] if event.get("cat") == "step"]
     for event in steps:
         key = f"shard {event['pid']}", names[event["pid"], event["tid"]].removeprefix("queue ")
-        busy_us[key] += event["dur"]
+        busy_us[key] += event["dur"] - event["args"]["stolen us"]
         polls[key] += 1
     assert said.startswith(f"{len(steps)} steps of 2 shards in {file}: ")
     assert {event["name"] for event in steps} >= {"tenant (tenant-1)", "tenant (tenant-2)", "fill"}
@@ -288,3 +289,25 @@ def test_without_rich_the_live_view_says_what_to_install(server: Server, tmp_pat
         assert terminal.wait_exit() == 1
     finally:
         terminal.close()
+
+
+def test_a_full_disk_is_said_in_one_line(server: Server) -> None:
+    said = "clockworker-top: --trace: /dev/full cannot be written: No space left on device\n"
+    assert top("--trace", "0.1", "/dev/full", status=1) == said
+    for option in ("--json", "--once"):
+        with open("/dev/full", "w") as full:
+            done = subprocess.run(
+                [*TOP, option], stdout=full, stderr=subprocess.PIPE, text=True, timeout=60, check=False
+            )
+        said = "clockworker-top: standard output cannot be written: No space left on device\n"
+        assert (done.returncode, done.stderr) == (1, said)
+
+
+def test_a_shard_that_has_recorded_nothing_is_named(server: Server, tmp_path: Path) -> None:
+    path = tmp_path / "trace.json"
+    resource.prlimit(server.shard_pids()[1], resource.RLIMIT_NOFILE, (0, 0))  # no memory to hand it over in
+    done = subprocess.run([*TOP, "--trace", "0.1", str(path)], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1
+    assert "steps of 1 shards in" in done.stdout
+    assert done.stderr.startswith("clockworker-top: nothing was recorded of shards 1: ")
+    assert json.loads(path.read_text())["otherData"].keys() == {"shard 0"}
