@@ -25,15 +25,27 @@ It works on any asyncio loop, alone; shards and rings need it, and it knows noth
     _clock_cy       the clock that times steps
     _steal_cy       what others had of a step's time; _meter_cy asks the kernel
     _native.pxd     C that the compiled modules (`_cy`) use; _pure, some of it in Python
+    _seal_cy        compiled types whose instances come complete or not at all
 """
 
 from clockworker.executor._core_cy import compiled
 from clockworker.executor._executor import Executor, current_executor, new_event_loop, run, should_yield, yield_maybe
 from clockworker.executor._handles_cy import GroupHandle, QueueHandle
+from clockworker.executor._heap_cy import HeapNode
 from clockworker.executor._join import JoinHandle
 from clockworker.executor._outcome import Ok
 from clockworker.executor._queue import Queue
-from clockworker.executor._schedulers_cy import LAS, QLAS, ArrivalFifo, RunnableFifo, ScheduledTask, Scheduler
+from clockworker.executor._schedulers_cy import (
+    LAS,
+    QLAS,
+    ArrivalFifo,
+    RunnableFifo,
+    ScheduledTask,
+    Scheduler,
+    _ServiceScheduler,
+)
+from clockworker.executor._seal_cy import seal_package
+from clockworker.executor._source_cy import WorkSource
 from clockworker.executor._stats import DurationStats, ExecutorStats, QueueStats
 
 __all__ = [
@@ -59,3 +71,8 @@ __all__ = [
     "should_yield",
     "yield_maybe",
 ]
+
+seal_package(
+    __name__,
+    but={HeapNode, ScheduledTask, Scheduler, RunnableFifo, ArrivalFifo, _ServiceScheduler, LAS, QLAS, WorkSource},
+)

@@ -16,6 +16,7 @@ cdef extern from *:
         int64_t ns;
         uint64_t horizon;  /* ticks for which the rate is trusted; 0: the counter is not used */
         uint64_t rate;     /* nanoseconds a tick, times 2**32 */
+        int64_t last;      /* the last answer: the next is no less */
     } clockworker_clock;
 
     static int64_t clockworker_read_clock(clockworker_clock *clock) {
@@ -54,9 +55,9 @@ cdef extern from *:
 
     static inline int64_t clockworker_clock_ns(clockworker_clock *clock) {
         uint64_t ticks = CLOCKWORKER_TICKS() - clock->ticks;
-        if (ticks < clock->horizon)
-            return clock->ns + (int64_t)(ticks * clock->rate >> 32);
-        return clockworker_read_clock(clock);
+        int64_t ns = ticks < clock->horizon ? clock->ns + (int64_t)(ticks * clock->rate >> 32) : clockworker_read_clock(clock);
+        if (ns > clock->last) clock->last = ns;
+        return clock->last;
     }
     """
     ctypedef struct Clock "clockworker_clock":

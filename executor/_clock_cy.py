@@ -1,4 +1,4 @@
-# cython: language_level=3, annotation_typing=False, auto_pickle=False
+# cython: language_level=3, annotation_typing=False, auto_pickle=False, allow_none_for_extension_args=False
 """The clock that times steps: CLOCK_MONOTONIC in nanoseconds, read for half its price.
 
 Each step is timed, so the clock is a good part of what a step costs. Where Linux itself keeps time by the processor's time
@@ -7,6 +7,9 @@ clock_gettime. It tells how far we are from the last real reading, and only up t
 by two real readings, so neither a machine that slept nor a counter that was set back is ever charged to a queue. Over that
 distance a rate that is good to a thousandth, as measured between the import of this module and `begin`, is plenty.
 Elsewhere every reading is a real one. It is wall time: what others had of it is _steal_cy's to find out.
+
+The clock never goes back. A rate that is a little high puts us ahead of the next real reading, by up to a microsecond: then
+time stands still until that has caught up. So no step takes less than nothing, and whoever subtracts need not ask.
 
 The clock is one, in this module, and `now_ns` is inlined into those that cimport it: times that are compared must be from the
 same last reading. Not compiled, `time.monotonic_ns` is imported in its place.

@@ -11,10 +11,14 @@ cdef class Core(Steps):
     cdef bint _was_idle
     cdef bint _paused
     cdef bint _stepped_back
+    cdef list _schedulers
     cdef object _pump_context
 
     @cython.locals(queue=QueueState, state=JoinHandle)
     cpdef detach(self)
     cpdef take_turn(self)
+    cdef _check_schedulers(self)
+    cpdef bint is_attached(self) except -1
+    cdef _end_program(self)
     cdef int _schedule(self) except -1
     cdef int _stir(self) except -1

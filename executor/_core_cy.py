@@ -1,4 +1,4 @@
-# cython: language_level=3, annotation_typing=False, auto_pickle=False
+# cython: language_level=3, annotation_typing=False, auto_pickle=False, allow_none_for_extension_args=False
 """The core: when turns come, and what makes one executor of all its parts.
 
 *The pump* is one callback on the real loop, there only while something is runnable. It takes a turn of steps; then the loop
@@ -30,13 +30,18 @@ try:
 except ModuleNotFoundError:
     from clockworker import _cython_shim as cython
 
+from clockworker._errors import ConfigurationError
 from clockworker.executor import _clock_cy as clock
 from clockworker.executor import _registry_cy as registry
+from clockworker.executor._members_cy import shown
+from clockworker.executor._schedulers_cy import Scheduler, owner_of, set_owner
 from clockworker.executor._steps_cy import Steps
 
 if cython.compiled:
     from cython.cimports.clockworker.executor._clock_cy import now_ns
+    from cython.cimports.clockworker.executor._native import PyThread_get_thread_ident
 else:
+    from threading import get_ident as PyThread_get_thread_ident
     from time import monotonic_ns as now_ns
 
 compiled: bool = cython.compiled
@@ -54,6 +59,7 @@ class Core(Steps):
     _was_idle: bool
     _paused: bool
     _stepped_back: bool
+    _schedulers: list[Scheduler]  # that work for us while we have a loop
     _pump_context: contextvars.Context
 
     def __init__(self, owner: Any, driver_yield_ns: int, max_polls: int) -> None:
@@ -65,19 +71,37 @@ class Core(Steps):
         self._was_idle = False
         self._paused = False
         self._stepped_back = False
+        self._schedulers = []
         # One empty context for all turns: copying the caller's would keep its variables alive.
         self._pump_context = contextvars.Context()
 
     def attach(self, loop: asyncio.AbstractEventLoop) -> None:
         """Take the loop: from now on steps of members come here."""
         clock.begin()
+        self._check_schedulers()
         self._turn_ended = now_ns()
         self.steal.begin(self._turn_ended)
         self.take_call_soon(loop)
+        for queue in self.queues.values():
+            set_owner(queue.scheduler, self)
+            self._schedulers.append(queue.scheduler)
         registry.attach(self)
         self._maker.attach(loop)
         self._get_task_factory = loop.get_task_factory
         self.accepting = True
+
+    def _check_schedulers(self) -> None:
+        for queue in self.queues.values():
+            owner = owner_of(queue.scheduler)
+            if owner is not None and owner is not self and owner.is_attached():
+                raise ConfigurationError(
+                    f"the scheduler of queue {shown(queue.key)} works for another executor, which is running: "
+                    f"an instance serves one queue of one executor; make a {type(queue.scheduler).__name__}() for each"
+                )
+
+    def is_attached(self) -> bool:
+        """Whether it has a loop that may still run."""
+        return self.loop is not None and not self.loop.is_closed()
 
     def detach(self) -> None:
         """Give the loop its own `call_soon` back. Tasks that are still pending go on as the loop's own."""
@@ -98,7 +122,10 @@ class Core(Steps):
                     continue
                 state.callback = None
                 state.argument = None
-                self.pass_on(callback, () if argument is None else (argument,), state.context)
+                try:
+                    self.pass_on(callback, () if argument is None else (argument,), state.context)
+                except BaseException as error:
+                    self.report("a task could not be given back to its loop", error)
             if queue.entity.active:
                 self._eevdf.deactivate(queue.entity)
         registry.detach(self)
@@ -110,7 +137,11 @@ class Core(Steps):
         self._spare.clear()
         self._maker.detach()
         self.steal.meter.close()
+        for scheduler in self._schedulers:
+            set_owner(scheduler, None)
+        self._schedulers.clear()
         self.loop = None  # not before: a scheduler that fails even now is reported to it
+        self._end_program()
 
     def pause(self) -> None:
         """Take no more turns. What becomes runnable is kept."""
@@ -129,7 +160,7 @@ class Core(Steps):
 
     def take_turn(self) -> None:
         """Take a turn at once, in a callback of the loop's that has nothing else to do; or later, if one has been asked for."""
-        if self._scheduled or self._paused or self.loop is None:
+        if self._scheduled or self._paused or self.loop is None or self.current is not None:
             return
         self._stir()
         self._scheduled = True
@@ -147,7 +178,10 @@ class Core(Steps):
         stirred = self.stirred
         if stirred is not None:
             self.stirred = None
-            stirred()
+            try:
+                stirred()
+            except BaseException as error:
+                self.report("who waited for work failed when told of it", error)
         self.debug = self.loop.get_debug()  # type: ignore[union-attr]
 
     def _pump(self) -> None:
@@ -164,6 +198,7 @@ class Core(Steps):
             self._loop_call_soon(self._pump, context=self._pump_context)
             return
         self._stepped_back = False
+        self._thread = PyThread_get_thread_ident()
         started = now_ns()
         if started - self._turn_ended >= self.steal.long_ns or started < self.steal.alert_until:
             self.steal.passed(started - self._turn_ended, started)
@@ -177,7 +212,8 @@ class Core(Steps):
         try:
             idle = self._run_turn(started)
         except BaseException:
-            # KeyboardInterrupt or SystemExit on the way out of the loop, or a broken scheduler. What is runnable stays so.
+            # The source of work has failed. What is runnable stays so.
+            self.current = None
             if self.loop is not None:
                 self._admit()
                 self._schedule()
@@ -187,10 +223,18 @@ class Core(Steps):
                 self._leave_carrier()
             self._turn_ended = now_ns()
             if self.tracer is not None:
-                self.tracer.turn(started, self._turn_ended)
+                self._trace_turn(started, self._turn_ended)
         self._was_idle = self._eevdf.total_share == 0
         self._admit()
         if idle:
             self._scheduled = False
         elif self.loop is not None:
             self._loop_call_soon(self._pump, context=self._pump_context)
+        if self._ending is not None:
+            self._end_program()
+
+    def _end_program(self) -> None:
+        """Raise what ends it, on the way out of the loop, if something does."""
+        error, self._ending = self._ending, None
+        if error is not None:
+            raise error

@@ -1,4 +1,4 @@
-# cython: language_level=3, annotation_typing=False, auto_pickle=False
+# cython: language_level=3, annotation_typing=False, auto_pickle=False, allow_none_for_extension_args=False
 """EEVDF: which of the runnable queues runs next.
 
 Earliest Eligible Virtual Deadline First, Stoica and Abdel-Wahab, 1995 (technical report TR-95-22, Old Dominion

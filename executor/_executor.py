@@ -13,7 +13,7 @@ import uvloop
 
 from clockworker._errors import ConfigurationError, UsageError
 from clockworker.executor._core_cy import Core
-from clockworker.executor._handles_cy import QueueHandle
+from clockworker.executor._handles_cy import QueueHandle, queue_handle
 from clockworker.executor._protocols import Tracer
 from clockworker.executor._queue import OnPanic, Queue, check_on_panic
 from clockworker.executor._schedulers_cy import RunnableFifo
@@ -24,14 +24,17 @@ from clockworker.executor._tasks_cy import JoinHandle, Membership, QueueState
 T = TypeVar("T")
 
 MAX_QUEUES = 1_024
+MAX_POLLS = 1_000_000_000
+MAX_SLOW = 1_000_000
 
 
 class Executor:
     """Divides one event loop's thread fairly between queues of tasks.
 
     queues: their declarations; the first one is where tasks go that belong to none, on a loop from `new_event_loop`.
-    on_panic: "propagate": an exception that escapes a spawned task cancels the others, and `async with` raises it.
-        "catch": it is left to whoever awaits the task.
+    on_panic: what becomes of an exception that escapes a spawned task. If a task is waiting for that one, by `await handle` or
+        `handle.outcome()`, it is raised or returned there, and that is all. If none is, "propagate": it is a panic; the other
+        tasks are cancelled, and `async with` raises it. "catch": it is left to whoever awaits the task later.
     sched_latency, min_slice: seconds. A queue without a `slice` of its own gets sched_latency divided by the number of
         queues, and no less than min_slice.
     driver_yield, max_polls_per_yield: seconds, and steps. After either the event loop has its turn; after a quarter of the
@@ -59,9 +62,9 @@ class Executor:
         for name, value in (("sched_latency", sched_latency), ("min_slice", min_slice), ("driver_yield", driver_yield)):
             if not isinstance(value, int | float) or not 0 < value <= 10:
                 raise ConfigurationError(f"{name} is {value!r}; it must be more than 0 and at most 10 seconds")
-        if not isinstance(max_polls_per_yield, int) or max_polls_per_yield < 1:
+        if not isinstance(max_polls_per_yield, int) or not 1 <= max_polls_per_yield <= MAX_POLLS:
             raise ConfigurationError(
-                f"max_polls_per_yield is {max_polls_per_yield!r}; it must be a whole number from 1"
+                f"max_polls_per_yield is {max_polls_per_yield!r}; it must be a whole number from 1 to {MAX_POLLS:,}"
             )
         self._core = Core(self, _nanoseconds(driver_yield), max_polls_per_yield)
         self._handles: dict[Hashable, QueueHandle] = {}
@@ -74,8 +77,9 @@ class Executor:
                 queue.scheduler if queue.scheduler is not None else RunnableFifo(),
                 (queue.on_panic or on_panic) == "catch",
             )
-            self._handles[queue.key] = QueueHandle(self._core, state)
+            self._handles[queue.key] = queue_handle(self._core, state)
         self._host: asyncio.Task[Any] | None = None
+        self._loops_own = False  # of a loop that carries it, and is carried by nobody: see new_event_loop
         self._panicked: asyncio.Task[Any] | None = None  # the first
         self._cancelled_host = False
 
@@ -93,7 +97,7 @@ class Executor:
 
     def current_queue(self) -> QueueHandle | None:
         """The queue of the task whose step is running; None outside of all queues."""
-        current = self._core.current
+        current = self._core.current if self._core.is_own_thread() else None
         return None if current is None else self._handles[current.membership.queue.key]
 
     async def __aenter__(self) -> Self:
@@ -115,11 +119,12 @@ class Executor:
         """Run the queues until the awaitable is done, and return its result. What is still pending then stays pending, and
         goes on at the next `run_until` on the same loop; `close` ends it.
 
-        A panic cancels the awaitable and is raised here. Raises UsageError inside `async with` or another `run_until`.
+        A panic cancels the awaitable and is raised here. Raises UsageError inside `async with` or another `run_until`, from a
+        task of this executor, and on a loop that runs it itself (`new_event_loop`).
         """
         try:
             self._enter()
-        except UsageError:
+        except BaseException:
             if asyncio.iscoroutine(awaitable):
                 awaitable.close()
             raise
@@ -140,7 +145,9 @@ class Executor:
         """After `run_until`: cancel the tasks that are left, wait for their end, and leave the loop as it was."""
         if self._host is not None:
             raise UsageError("close() was called inside `async with` or run_until, which end by themselves")
+        self._check_caller("close()")
         if self._core.loop is not None:
+            self._check_loop("close()")
             self._core.resume()
             cancelled = await self._cancel_all()
             self._panicked = None
@@ -151,6 +158,7 @@ class Executor:
         loop = asyncio.get_running_loop()
         if self._host is not None:
             raise UsageError("the executor is running already, in `async with` or run_until")
+        self._check_caller("`async with` or run_until")
         if self._core.loop is None:
             self._core.attach(loop)
         elif self._core.loop is not loop:
@@ -158,6 +166,22 @@ class Executor:
         self._host = asyncio.current_task()
         self._cancelled_host = False
         self._core.resume()
+
+    def _check_caller(self, what: str) -> None:
+        """Nobody stops, or waits for, what carries the caller itself."""
+        if self._loops_own:
+            raise UsageError(
+                f"{what}: this executor is its loop's own and runs as long as the loop does. Spawn into its queues; "
+                "it ends when the loop is closed"
+            )
+        if self._core.loop is not None and self._core.contains_caller():
+            raise UsageError(f"{what} was called by a task of this executor, which would wait for itself")
+
+    def _check_loop(self, what: str) -> None:
+        if self._core.loop is not asyncio.get_running_loop():
+            raise UsageError(
+                f"{what} was called on another loop than the executor's: there, or by asyncio.run_coroutine_threadsafe"
+            )
 
     async def _take_back_cancellation(self, host: asyncio.Task[Any], error: BaseException | None) -> None:
         """If a panic has cancelled the host: that is over, and must not strike after us."""
@@ -171,11 +195,13 @@ class Executor:
         """Cancel the tasks, wait for the last, and detach. Returns a cancellation of ours that came meanwhile."""
         core = self._core
         core.accepting = False
+        endless = set()
         for state in core.tasks():
-            state.task.cancel()
+            if not core.cancel(state.task) and not core.cancel_by_force(state.task):
+                endless.add(state.task)  # reported; the loop's own from `detach` on
         cancelled: asyncio.CancelledError | None = None
         try:
-            while (tasks := [state.task for state in core.tasks()]) or core.singles:
+            while (tasks := set(core.pending()) - endless) or core.singles:
                 try:
                     if tasks:
                         await asyncio.wait(tasks)
@@ -197,10 +223,11 @@ class Executor:
 
         Not from within a task of this executor, which would wait for itself.
         """
-        current = self._core.current
-        if current is not None:
-            raise UsageError("drain() was awaited by a task of this executor, which would wait for itself")
-        while (tasks := [state.task for state in self._core.tasks()]) or self._core.singles:
+        if self._core.loop is not None:
+            self._check_loop("drain()")
+            if self._core.current is not None:
+                raise UsageError("drain() was awaited by a task of this executor, which would wait for itself")
+        while (tasks := self._core.pending()) or self._core.singles:
             if tasks:
                 await asyncio.wait(tasks)
             # The core sees a task's end after its last step; let that come first. Steps of no task are all runnable.
@@ -262,19 +289,19 @@ class Executor:
             others had of that time, in ns.
         """
         for key, seconds in limits.items():
+            if not isinstance(seconds, int | float) or not 0 <= seconds <= MAX_SLOW:
+                raise ConfigurationError(
+                    f"the limit of queue {key!r} is {seconds!r}; it must be 0 to {MAX_SLOW:,} seconds"
+                )
             self.queue(key)._queue.slow_ns = _nanoseconds(seconds)
         self._report_slow = report
 
     def was_slow(self, state: JoinHandle, elapsed_ns: int) -> None:
         """The core's word of a slow step."""
-        try:
-            self._report_slow(state.membership.queue.key, state.task, elapsed_ns)
-        except Exception as error:
-            assert self._core.loop is not None
-            self._core.loop.call_exception_handler({"message": "reporting a slow step failed", "exception": error})
+        self._report_slow(state.membership.queue.key, state.task, elapsed_ns)
 
     def trace(self, tracer: Tracer | None) -> None:
-        """Let `tracer` be told of each step and each turn, until this is called with None."""
+        """Let `tracer` be told of each step and each turn, until this is called with None, or the tracer raises."""
         self._core.tracer = tracer
 
     def poll_source(self, source: WorkSource | None, *, idle_poll_us: int) -> None:
@@ -307,10 +334,10 @@ class Executor:
         self._panicked = state.task
         for other in self._core.tasks():
             if other is not state:
-                other.task.cancel()
+                self._core.cancel(other.task)
         if self._host is not None and not self._host.done():
             self._cancelled_host = True
-            self._host.cancel()
+            self._core.cancel(self._host)
 
 
 def _check_queues(queues: list[Queue]) -> None:
@@ -333,7 +360,8 @@ def _check_queues(queues: list[Queue]) -> None:
 
 
 def _top_groups(queue: QueueState, count: int) -> tuple[tuple[Hashable, int], ...]:
-    top = heapq.nlargest(count, queue.groups.values(), key=lambda membership: membership.service_ns)
+    groups = list(queue.groups.values())  # at once: another thread may ask
+    top = heapq.nlargest(count, groups, key=lambda membership: membership.service_ns)
     return tuple((membership.group, membership.service_ns) for membership in top)
 
 
@@ -362,6 +390,7 @@ def new_event_loop(
         raise
     first = executor.queues()[0]
     executor._core.default = Membership(executor._core, first._queue, None)
+    executor._loops_own = True
     close = loop.close
 
     def detach_and_close() -> None:

@@ -1,4 +1,4 @@
-# cython: language_level=3, annotation_typing=False, auto_pickle=False
+# cython: language_level=3, annotation_typing=False, auto_pickle=False, allow_none_for_extension_args=False
 """Handles of running queues and groups, through which tasks get in."""
 
 from __future__ import annotations
@@ -30,9 +30,8 @@ class GroupHandle:
     _core: Core
     _membership: Membership
 
-    def __init__(self, core: Core, membership: Membership) -> None:
-        self._core = core
-        self._membership = membership
+    def __init__(self, *args: object, **kwargs: object) -> None:
+        raise TypeError(f"a {type(self).__name__} is not made: executor.queue(key), and its group(key), give one")
 
     @property
     def key(self) -> Hashable:
@@ -42,7 +41,8 @@ class GroupHandle:
     def spawn(self, coroutine: Coroutine[Any, Any, T], *, name: str | None = None) -> JoinHandle[T]:
         """Start a task here. The tasks that it starts in turn, through any library, are here too.
 
-        Raises TypeError if it is given no coroutine, UsageError if the executor is not running.
+        Raises TypeError if it is given no coroutine, UsageError if the executor is not running, or runs in another thread: from
+        there `loop.call_soon_threadsafe`, or `asyncio.run_coroutine_threadsafe` of a coroutine that spawns.
         """
         return self._core.spawn(self._membership, coroutine, name)  # type: ignore[return-value]
 
@@ -65,10 +65,6 @@ class QueueHandle(GroupHandle):
 
     _queue: QueueState
 
-    def __init__(self, core: Core, queue: QueueState) -> None:
-        super().__init__(core, Membership(core, queue, None))
-        self._queue = queue
-
     @property
     def key(self) -> Hashable:
         """The queue's key."""
@@ -82,11 +78,29 @@ class QueueHandle(GroupHandle):
     @share.setter
     def share(self, share: int) -> None:
         check_share(self._queue.key, share)
+        self._core.check_thread("setting the share")
         self._core.set_share(self._queue, share)
 
     def group(self, key: Hashable) -> GroupHandle:
         """The group of that key, which exists for as long as it has tasks."""
-        return GroupHandle(self._core, self._core.group(self._queue, key))
+        return group_handle(self._core, self._core.group(self._queue, key))
 
     def __repr__(self) -> str:
         return f"<Queue {self._queue.key!r} share={self.share} runnable={self._queue.runnable}>"
+
+
+def group_handle(core: Core, membership: Membership) -> GroupHandle:
+    """The handle of a group that the core has, or will have when it has tasks."""
+    handle: GroupHandle = GroupHandle.__new__(GroupHandle)
+    handle._core = core
+    handle._membership = membership
+    return handle
+
+
+def queue_handle(core: Core, queue: QueueState) -> QueueHandle:
+    """The handle of a queue of the core."""
+    handle: QueueHandle = QueueHandle.__new__(QueueHandle)
+    handle._core = core
+    handle._membership = Membership(core, queue, None)
+    handle._queue = queue
+    return handle

@@ -17,6 +17,7 @@ cdef class Heap:
     @cython.locals(last=HeapNode)
     cpdef int remove(self, HeapNode node) except -1
     cpdef int update(self, HeapNode node) except -1
+    cdef int _check(self, HeapNode node) except -1
     @cython.locals(nodes=list, position=Py_ssize_t, parent_position=Py_ssize_t, parent=HeapNode)
     cdef int _sift_up(self, HeapNode node) except -1
     @cython.locals(

@@ -1,4 +1,4 @@
-# cython: language_level=3, annotation_typing=False, auto_pickle=False, boundscheck=False, wraparound=False
+# cython: language_level=3, annotation_typing=False, auto_pickle=False, allow_none_for_extension_args=False, nonecheck=True
 """A binary heap whose members know their place, so that one can be re-ordered or taken out of the middle in O(log n).
 
 `heapq` finds a changed member only by scanning, and compares with `__lt__`; here keys are 64-bit integers in the node.
@@ -45,10 +45,15 @@ class Heap:
 
     # Any: a compiled class cannot be generic, and each owner has its own kind of node.
     def top(self) -> Any:
-        """The smallest node, which stays. The heap must not be empty."""
+        """The smallest node, which stays. IndexError if the heap is empty."""
+        if self.count == 0:
+            raise IndexError("the heap is empty")
         return self.nodes[0]
 
     def push(self, node: HeapNode) -> None:
+        """ValueError if the node is in a heap already."""
+        if node.position != -1:
+            raise ValueError("the node is in a heap already")
         position = self.count
         if position == len(self.nodes):
             self.nodes.append(node)
@@ -60,19 +65,27 @@ class Heap:
             self._sift_up(node)
 
     def remove(self, node: HeapNode) -> None:
+        """ValueError if the node is not in this heap."""
+        self._check(node)
         self.count -= 1
         last = self.nodes[self.count]
         self.nodes[self.count] = None
         if last is not node:
             last.position = node.position
             self.nodes[last.position] = last
-            self.update(last)
+            self._sift_up(last)
+            self._sift_down(last)
         node.position = -1
 
     def update(self, node: HeapNode) -> None:
-        """Restore the order after `node.key` or `node.tie` was changed."""
+        """Restore the order after `node.key` or `node.tie` was changed. ValueError if the node is not in this heap."""
+        self._check(node)
         self._sift_up(node)
         self._sift_down(node)
+
+    def _check(self, node: HeapNode) -> None:
+        if not 0 <= node.position < self.count or self.nodes[node.position] is not node:
+            raise ValueError("the node is not in this heap")
 
     def _sift_up(self, node: HeapNode) -> None:
         nodes = self.nodes

@@ -1,4 +1,4 @@
-# cython: language_level=3, annotation_typing=False, auto_pickle=False
+# cython: language_level=3, annotation_typing=False, auto_pickle=False, allow_none_for_extension_args=False
 """A log-linear histogram of durations, cheap enough to be kept for every step.
 
 Each power of two is divided into 8 buckets of equal width, so that a bucket's bounds are at most an eighth apart, whether

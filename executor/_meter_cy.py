@@ -1,4 +1,4 @@
-# cython: language_level=3, annotation_typing=False, auto_pickle=False
+# cython: language_level=3, annotation_typing=False, auto_pickle=False, allow_none_for_extension_args=False
 """What the kernel says of a thread that was without a core: whether others had the core meanwhile."""
 
 from __future__ import annotations

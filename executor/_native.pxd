@@ -19,8 +19,10 @@ cdef extern from "Python.h":
     Py_ssize_t Py_REFCNT(void *object)
     void Py_INCREF(object)
     void Py_DECREF(object)
+    bint PyObject_GC_IsTracked(object)
     void PyObject_GC_Track(object)
     void PyObject_GC_UnTrack(object)
+    unsigned long PyThread_get_thread_ident()
 
 
 cdef extern from *:

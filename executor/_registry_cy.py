@@ -1,4 +1,4 @@
-# cython: language_level=3, annotation_typing=False, auto_pickle=False
+# cython: language_level=3, annotation_typing=False, auto_pickle=False, allow_none_for_extension_args=False
 """asyncio's set of all tasks, and how tasks get into it.
 
 A Task's constructor calls `add` of a WeakSet, from which `asyncio.all_tasks()` reads: a function in Python, which makes a weak

@@ -13,7 +13,6 @@ cdef class Runnable(Members):
     cdef bint _scheduled
     cdef list _held
     cdef long long _step_started
-    cdef long long _turn_must_end
     cdef bint _preempt
 
     @cython.locals(queue=QueueState)
@@ -26,6 +25,8 @@ cdef class Runnable(Members):
     cdef int _schedule(self) except -1
     @cython.locals(queue=QueueState)
     cdef int _push(self, JoinHandle state) except -1
+    @cython.locals(scheduler=Scheduler)
+    cdef _push_to_other(self, QueueState queue, JoinHandle state)
     cdef int _hold(self, JoinHandle state) except -1
     @cython.locals(held=list, state=JoinHandle)
     cdef int _admit(self) except -1

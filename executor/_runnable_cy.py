@@ -1,4 +1,4 @@
-# cython: language_level=3, annotation_typing=False, auto_pickle=False
+# cython: language_level=3, annotation_typing=False, auto_pickle=False, allow_none_for_extension_args=False
 """What is runnable: from the seam into the queues.
 
 A step or a wake-up that the seam has seen is kept in its task's state, and the state is pushed to the scheduler of its queue.
@@ -24,7 +24,7 @@ except ModuleNotFoundError:
 
 from clockworker.executor._eevdf_cy import Eevdf, Entity
 from clockworker.executor._members_cy import Members
-from clockworker.executor._schedulers_cy import RunnableFifo, Scheduler
+from clockworker.executor._schedulers_cy import Scheduler
 from clockworker.executor._tasks_cy import JoinHandle, QueueState
 
 if cython.compiled:
@@ -36,8 +36,7 @@ else:
     from time import monotonic_ns as now_ns
 
     from clockworker.executor._pure import is_of, task_of
-
-    fifo_push = RunnableFifo.push
+    from clockworker.executor._schedulers_cy import fifo_push
 
 # How long a queue goes on before it is compared with others: a fiftieth of the shortest slice that is given by default, and
 # so many short steps that the comparison costs nothing a step.
@@ -54,7 +53,6 @@ class Runnable(Members):
     _scheduled: bool  # a turn is
     _held: list[JoinHandle]  # those whose steps wait until the pump is behind these callbacks
     _step_started: int  # of the step that runs
-    _turn_must_end: int
     _preempt: bool  # the running step
 
     def __init__(self, owner: Any) -> None:
@@ -64,7 +62,6 @@ class Runnable(Members):
         self._scheduled = False
         self._held = []
         self._step_started = 0
-        self._turn_must_end = 0
         self._preempt = False
 
     def add_queue(self, key: Hashable, share: int, slice_ns: int, scheduler: Scheduler, catch: bool) -> QueueState:
@@ -92,6 +89,9 @@ class Runnable(Members):
                 state = self._adopt(task_of(callback, argument), context)
                 if state is None:
                     return False
+        if state.queued:
+            # A future has woken its task twice. In the loop's hands that does what it would without us, and no harm here.
+            return False
         if cython.compiled and argument is None:
             PyObject_GC_UnTrack(callback)  # as the task is, see _table_cy
         state.callback = callback
@@ -129,15 +129,22 @@ class Runnable(Members):
             fifo_push(queue.fifo, state)
             queue.runnable += 1
         else:
-            try:
-                queue.scheduler.push(state)
-                queue.runnable += 1
-            except Exception as error:
-                self._replace_scheduler(queue, error)
+            self._push_to_other(queue, state)
         if not queue.entity.active:
             self._eevdf.activate(queue.entity)
             if self.current is not None:
                 self._consider_preemption(queue.entity)
+
+    def _push_to_other(self, queue: QueueState, state: JoinHandle) -> None:
+        """To a scheduler that may fail, or may call us back."""
+        scheduler = queue.scheduler
+        try:
+            scheduler.push(state)
+        except BaseException as error:
+            self._replace_scheduler(queue, scheduler, error)
+            return
+        if queue.scheduler is scheduler:  # else what has taken its place has found this one too
+            queue.runnable += 1
 
     def _hold(self, state: JoinHandle) -> None:
         state.held = True

@@ -2,6 +2,8 @@ cimport cython
 from clockworker.executor._heap_cy cimport Heap, HeapNode
 
 cdef int _ROUND_ROBIN_EVERY
+cdef int PUSH_BITS
+cdef long long _PUSH_MASK
 cdef unsigned long long _LEVEL_0
 
 
@@ -15,6 +17,8 @@ cdef class ScheduledTask(HeapNode):
 
 
 cdef class Scheduler:
+    cdef object _owner
+
     cpdef push(self, ScheduledTask task)
     cpdef ScheduledTask pop(self)
     cpdef observe(self, ScheduledTask task, long long elapsed_ns)
@@ -27,12 +31,14 @@ cdef class RunnableFifo(Scheduler):
     cdef ScheduledTask _last
     cdef Py_ssize_t _count
     cdef void *_ahead[7]  # what _look_ahead.pxd has come to; NULL: it is not looking
-
-    @cython.locals(task=ScheduledTask)
-    cpdef ScheduledTask pop(self)
+    cdef object _by_hand
 
 
-# RunnableFifo's push and pop, for the core to inline: most queues have no other scheduler.
+cpdef owner_of(Scheduler scheduler)
+cpdef set_owner(Scheduler scheduler, object core)
+
+
+# The core's push and pop of a RunnableFifo, inlined: most queues have no other scheduler.
 
 cdef inline void fifo_push(RunnableFifo fifo, ScheduledTask task) noexcept:
     if fifo._count == 0:
@@ -44,8 +50,10 @@ cdef inline void fifo_push(RunnableFifo fifo, ScheduledTask task) noexcept:
 
 
 cdef inline ScheduledTask fifo_pop(RunnableFifo fifo):
-    """The queue must not be empty."""
+    """None if it is empty."""
     cdef ScheduledTask task = fifo._first
+    if task is None:
+        return None
     fifo._first = task.next
     task.next = None
     fifo._count -= 1
@@ -56,6 +64,7 @@ cdef inline ScheduledTask fifo_pop(RunnableFifo fifo):
 
 cdef class ArrivalFifo(Scheduler):
     cdef Heap _heap
+    cdef long long _pushes
 
     @cython.locals(task=ScheduledTask)
     cpdef ScheduledTask pop(self)

@@ -1,4 +1,4 @@
-# cython: language_level=3, annotation_typing=False, auto_pickle=False
+# cython: language_level=3, annotation_typing=False, auto_pickle=False, allow_none_for_extension_args=False, nonecheck=True
 """Schedulers: which of a queue's runnable tasks runs next.
 
 A `Scheduler` holds the runnable tasks of one queue. The executor pushes a task when it becomes runnable, pops the next
@@ -6,7 +6,7 @@ one, and after the step tells what it cost (`observe`). When a task or the last 
 (`forget_task`, `forget_group`). A user's own scheduler is a subclass in plain Python.
 
 - `RunnableFifo`: in the order in which they became runnable, what asyncio does. Keeps no state but a linked list.
-- `ArrivalFifo`: in the order in which they were spawned; the oldest always goes first.
+- `ArrivalFifo`: in the order in which they were spawned; the oldest, and what it has started, always goes first.
 - `LAS`, least attained service (Kleinrock, Queueing Systems II, 1976; "foreground-background"): the group that has had the
   least CPU time so far. Favours short work without being told how long it is; a group that has had much
   waits for as long as those with less keep the queue busy.
@@ -37,6 +37,9 @@ else:
 
 # Every 16th pop of QLAS ignores the levels.
 _ROUND_ROBIN_EVERY = 16
+# The lower bits of a task's `tie`, in which ArrivalFifo counts its pushes. The others are the place below `arrival`.
+PUSH_BITS = 20
+_PUSH_MASK = (1 << PUSH_BITS) - 1
 # Bit 0 of the levels. Its type in the .pxd has 64 bits; a plain 1 would be shifted as a C int, which has 32.
 _LEVEL_0 = 1
 
@@ -46,7 +49,7 @@ class ScheduledTask(HeapNode):
 
     task: asyncio.Task[Any]
     group: Hashable  # None if it was spawned without one: then it is its own
-    arrival: int  # 1 for the executor's first task, and so on
+    arrival: int  # 1 for the executor's first task, and so on; of one that a task of its queue has started, that one's
     service_ns: int  # CPU time attained so far
     slot: object  # for the scheduler's own use; it dies with the task
     next: ScheduledTask | None  # RunnableFifo's link, None while not in such a list
@@ -71,6 +74,8 @@ class Scheduler:
     `RunnableFifo`. No task is lost.
     """
 
+    _owner: Any  # the core of the executor that it works for, while that has a loop
+
     def push(self, task: ScheduledTask) -> None:
         """The task has become runnable. It is not in the scheduler already."""
         raise NotImplementedError(f"{type(self).__name__} must define push(task)")
@@ -93,53 +98,56 @@ class Scheduler:
 
 
 class RunnableFifo(Scheduler):
-    """First runnable, first run. The default."""
+    """First runnable, first run. The default.
+
+    The core of an executor keeps a linked list in it by `fifo_push` and `fifo_pop`, which nobody else can reach: a task that is
+    put into two lists would break both. By hand, and by a subclass, tasks are pushed to another place.
+    """
 
     _first: ScheduledTask | None
     _last: ScheduledTask | None
     _count: int
     _ahead: Any  # compiled: what _look_ahead.pxd has come to
+    _by_hand: deque[ScheduledTask] | None
 
     def __init__(self) -> None:
         self._first = None
         self._last = None
         self._count = 0
+        self._by_hand = None
 
     def push(self, task: ScheduledTask) -> None:
-        if self._count == 0:
-            self._first = task
-        else:
-            self._last.next = task  # type: ignore[union-attr]
-        self._last = task
-        self._count += 1
+        if self._by_hand is None:
+            self._by_hand = deque()
+        self._by_hand.append(task)
 
     def pop(self) -> ScheduledTask:
-        if self._count == 0:
+        if not self._by_hand:
             raise IndexError("pop from an empty scheduler")
-        if cython.compiled:
-            self._ahead[0] = cython.NULL
-        task = self._first
-        self._first = task.next  # type: ignore[union-attr]
-        task.next = None  # type: ignore[union-attr]
-        self._count -= 1
-        if self._count == 0:
-            self._last = None
-        return task  # type: ignore[return-value]
+        return self._by_hand.popleft()
 
     def __len__(self) -> int:
-        return self._count
+        return self._count + (len(self._by_hand) if self._by_hand is not None else 0)
 
 
 class ArrivalFifo(Scheduler):
-    """First spawned, first run, whenever it is runnable."""
+    """First spawned, first run, whenever it is runnable.
+
+    What a task starts in its queue has that task's place, and so on. Those that one task has started are in the order in
+    which it did; what is alike in both goes in the order in which it became runnable.
+    """
 
     _heap: Heap
+    _pushes: int
 
     def __init__(self) -> None:
         self._heap = Heap()
+        self._pushes = 0
 
     def push(self, task: ScheduledTask) -> None:
+        self._pushes = (self._pushes + 1) & _PUSH_MASK
         task.key = task.arrival
+        task.tie = (task.tie & ~_PUSH_MASK) | self._pushes
         self._heap.push(task)
 
     def pop(self) -> ScheduledTask:
@@ -290,7 +298,7 @@ class QLAS(_ServiceScheduler):
         group.service_ns += elapsed_ns
 
     def _enter(self, group: ServiceGroup) -> None:
-        level = bit_length(group.service_ns // 1000)
+        level = bit_length(max(group.service_ns, 0) // 1000)  # below 0 if somebody has told us so
         self._levels[level].append(group)
         self._occupied |= _LEVEL_0 << level
 
@@ -300,3 +308,37 @@ class QLAS(_ServiceScheduler):
         candidates = above if above else self._occupied
         lowest: int = bit_length(candidates & -candidates)
         return lowest - 1
+
+
+def owner_of(scheduler: Scheduler) -> Any:
+    """The core that it works for, or None."""
+    return scheduler._owner if cython.compiled else getattr(scheduler, "_owner", None)
+
+
+def set_owner(scheduler: Scheduler, core: Any) -> None:
+    """From now on it works for this core; None: for nobody."""
+    scheduler._owner = core
+
+
+if not cython.compiled:
+
+    def fifo_push(fifo: RunnableFifo, task: ScheduledTask) -> None:
+        """To the end of the core's list."""
+        if fifo._count == 0:
+            fifo._first = task
+        else:
+            fifo._last.next = task  # type: ignore[union-attr]
+        fifo._last = task
+        fifo._count += 1
+
+    def fifo_pop(fifo: RunnableFifo) -> ScheduledTask | None:
+        """The first of the core's list; None if it is empty."""
+        task = fifo._first
+        if task is None:
+            return None
+        fifo._first = task.next
+        task.next = None
+        fifo._count -= 1
+        if fifo._count == 0:
+            fifo._last = None
+        return task

@@ -5,6 +5,7 @@ from clockworker.executor._native cimport (
     PyCFunction_GET_FUNCTION,
     PyCFunction_GET_SELF,
     PyObject_Vectorcall,
+    PyThread_get_thread_ident,
     Py_TYPE,
     c_function,
     getter,
@@ -34,9 +35,13 @@ cdef class Seam:
     cpdef take_call_soon(self, object loop)
     cpdef give_call_soon_back(self)
     cdef bint take(self, object callback, object argument, object context) except -1
+    cdef bint runs(self, object handle) except -1
+    cpdef report(self, str message, object error)
     cpdef schedule(self, object callback, object argument, object context)
     cdef object pass_on(self, object callback, tuple args, object context)
-    cpdef check_thread(self, object what)
+    @cython.locals(thread=cython.ulong)
+    cpdef bint is_own_thread(self) except -1
+    cpdef int check_thread(self, object what) except -1
     cdef _check_seam_thread(self)
     cdef bint _names_context(self, tuple keywords) except -1
 

@@ -1,4 +1,4 @@
-# cython: language_level=3, annotation_typing=False, auto_pickle=False
+# cython: language_level=3, annotation_typing=False, auto_pickle=False, allow_none_for_extension_args=False
 """The seam: between asyncio and its tasks.
 
 CPython's `asyncio.Task` asks its loop for every step and every wake-up by `loop.call_soon(callback, ..., context=...)`, where
@@ -32,6 +32,7 @@ from clockworker._errors import UsageError
 if cython.compiled:
     from cython.cimports.clockworker.executor._native import (
         PyCFunction_GET_FUNCTION,
+        PyThread_get_thread_ident,
         call_without_arguments,
         getter_of,
         is_none,
@@ -40,6 +41,8 @@ if cython.compiled:
         new_call_soon,
         step_holds,
     )
+else:
+    PyThread_get_thread_ident = threading.get_ident
 
 
 class _TaskCallbacks:
@@ -123,7 +126,7 @@ class Seam:
     completed: asyncio.Future[None]  # an argument for wake-ups of those who did not wait for an asyncio.Future
     behind: bool  # the loop was given something that did not stay here since the owner last said False
     debug: bool  # the loop's, when the owner last looked
-    _thread: int
+    _thread: int  # which the loop was last seen to run in; 0: in none yet
     _had: dict[str, Any]  # the loop's attributes that we have replaced, where they were its own and not its class's
     _loop_call_soon: Any
     _loop_call_soon_threadsafe: Any
@@ -158,7 +161,8 @@ class Seam:
         self.loop = loop
         self.completed = loop.create_future()
         self.completed.set_result(None)
-        self._thread = threading.get_ident()
+        self._thread = 0
+        self.is_own_thread()
         self.debug = loop.get_debug()
 
     def give_call_soon_back(self) -> None:
@@ -194,31 +198,62 @@ class Seam:
     ) -> asyncio.Handle:
         """In place of the loop's."""
         handle: asyncio.Handle = self._loop_call_soon_threadsafe(callback, *args, context=context)
-        if threading.get_ident() == self._thread:
+        if self.is_own_thread():
             self.behind = True
         return handle
 
+    def runs(self, handle: Any) -> bool:
+        """Whether this is the handle of the task whose step is running."""
+        raise NotImplementedError
+
+    def report(self, message: str, error: BaseException) -> None:
+        """Of code that is not ours, to whom it may concern."""
+        raise NotImplementedError
+
     def schedule(self, callback: Any, argument: Any, context: contextvars.Context) -> None:
-        """`call_soon(callback, argument, context=context)`, from here."""
-        if cython.compiled:
-            if is_wakeup(callback) and self.take(callback, argument, context):  # type: ignore[name-defined]  # noqa: F821
-                return
-            self.pass_on(callback, (argument,), context)
-        else:
-            self.call_soon(callback, argument, context=context)
+        """`call_soon(callback, argument, context=context)`, from here. Raises nothing: others wait to be woken too."""
+        try:
+            if cython.compiled:
+                if not (is_wakeup(callback) and self.take(callback, argument, context)):  # type: ignore[name-defined]  # noqa: F821
+                    self.pass_on(callback, (argument,), context)
+            else:
+                self.call_soon(callback, argument, context=context)
+        except BaseException as error:
+            self.report("who waited for a task or a call could not be woken", error)
 
     def pass_on(self, callback: Any, args: tuple[Any, ...], context: contextvars.Context | None) -> Any:
         """To the loop with what is not the owner's."""
         self.behind = True
         return self._loop_call_soon(callback, *args, context=context)
 
+    def is_own_thread(self) -> bool:
+        """Whether the caller may touch what is the loop's: the loop runs in the caller's thread, or in none.
+
+        A loop may be made in one thread and run in another, and run again in a third.
+        """
+        thread = PyThread_get_thread_ident()
+        if thread == self._thread:
+            return True
+        loop = self.loop
+        if loop is None:
+            return self._thread == 0
+        if asyncio._get_running_loop() is loop:
+            self._thread = thread
+            return True
+        return not loop.is_running()
+
     def check_thread(self, what: str) -> None:
-        """Raise UsageError in a thread other than the loop's."""
-        if threading.get_ident() != self._thread:
-            raise UsageError(f"{what} was called from another thread: use loop.call_soon_threadsafe({what}, ...)")
+        """Raise UsageError in a thread other than that in which the loop runs. what: the call that was made, as its caller
+        would write it."""
+        if not self.is_own_thread():
+            raise UsageError(
+                f"{what} was called from another thread than its executor's, and nothing was done. From here: "
+                f"loop.call_soon_threadsafe({what}, ...), asyncio.run_coroutine_threadsafe(coroutine, loop), or for a "
+                "method of another shard call_threadsafe"
+            )
 
     def _check_seam_thread(self) -> None:
-        if threading.get_ident() != self._thread:
+        if not self.is_own_thread():
             raise RuntimeError(
                 "Non-thread-safe operation: call_soon of an event loop with an executor was called from another thread"
             )

@@ -1,4 +1,4 @@
-# cython: language_level=3, annotation_typing=False, auto_pickle=False
+# cython: language_level=3, annotation_typing=False, auto_pickle=False, allow_none_for_extension_args=False
 """Single steps: of no task, and yet in the queues.
 
 A call from another shard whose method cannot suspend is one step, and to make a task of it would cost more than most such
@@ -19,6 +19,7 @@ except ModuleNotFoundError:
     from clockworker import _cython_shim as cython
 
 from clockworker._errors import UsageError
+from clockworker.executor._members_cy import shown
 from clockworker.executor._runnable_cy import Runnable
 from clockworker.executor._tasks_cy import JoinHandle, Membership
 
@@ -85,9 +86,11 @@ class Singles(Runnable):
         """
         if not self.accepting:
             raise UsageError("the executor is not running")
+        if not callable(step):
+            raise TypeError(f"a step is called, and {shown(step)} cannot be")
         state = self._spare.pop() if self._spare else JoinHandle.__new__(JoinHandle)
-        self._arrivals += 1
-        state.begin(carrier, membership, None, self._arrivals)
+        state.begin(carrier, membership, None)
+        self._give_place(state)
         state.single = True
         state.callback = step
         state.first_seen_ns = now_ns()
@@ -119,20 +122,23 @@ class Singles(Runnable):
         return task
 
     def _run_single(self, state: JoinHandle) -> BaseException | None:
-        """Call what `spawn_step` was given. Returns what ends the program."""
+        """Call what `spawn_step` was given. Returns what went wrong and is not the step's own doing, or ends the program."""
         if not self.accepting:
             return None
-        membership = state.membership
-        state.context = membership.context()
-        if self._carrier is not state.task:
-            self._enter_carrier(state.task)
-        error = run_in_context(state.callback, None, state.context)
-        if error is None or isinstance(error, KeyboardInterrupt | SystemExit):
-            return error
-        if not isinstance(error, asyncio.CancelledError):
-            # Its panic is dealt with as that of any task.
-            self.spawn(membership, _panic(error), state.task.get_name())
-        return None
+        try:
+            membership = state.membership
+            state.context = membership.context()
+            if self._carrier is not state.task:
+                self._enter_carrier(state.task)
+            error = run_in_context(state.callback, None, state.context)
+            if error is None or isinstance(error, KeyboardInterrupt | SystemExit):
+                return error
+            if not isinstance(error, asyncio.CancelledError):
+                # Its panic is dealt with as that of any task.
+                self.spawn(membership, _panic(error), state.task.get_name())
+            return None
+        except BaseException as failure:
+            return failure
 
     def _enter_carrier(self, task: asyncio.Task[Any]) -> None:
         """The current task is this one."""

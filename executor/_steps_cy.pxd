@@ -2,7 +2,7 @@ cimport cython
 from libc.stdint cimport int64_t
 from clockworker.executor._eevdf_cy cimport Entity
 from clockworker.executor._histogram_cy cimport Histogram
-from clockworker.executor._schedulers_cy cimport RunnableFifo, ScheduledTask
+from clockworker.executor._schedulers_cy cimport RunnableFifo, ScheduledTask, Scheduler
 from clockworker.executor._singles_cy cimport Singles
 from clockworker.executor._source_cy cimport WorkSource
 from clockworker.executor._steal_cy cimport Steal
@@ -28,10 +28,21 @@ cdef class Steps(Singles):
         attentive_until=cython.longlong, look_until=cython.longlong, polls_before=cython.Py_ssize_t, looked=cython.longlong, decided=cython.longlong, polls=cython.Py_ssize_t, came=cython.longlong, entity=Entity, queue=QueueState, state=JoinHandle, news=cython.bint
     )
     cdef bint _run_turn(self, long long now) except? -1
-    @cython.locals(popped=ScheduledTask, state=JoinHandle)
+    @cython.locals(state=JoinHandle)
     cdef JoinHandle _take(self, QueueState queue)
+    @cython.locals(popped=ScheduledTask, state=JoinHandle, scheduler=Scheduler)
+    cdef JoinHandle _take_from_other(self, QueueState queue)
     @cython.locals(ended=cython.longlong, elapsed=cython.longlong, stolen=cython.longlong)
     cdef int64_t _run_step(self, QueueState queue, JoinHandle state, long long started) except? -1
+    @cython.locals(scheduler=Scheduler)
+    cdef int _observe(self, QueueState queue, JoinHandle state, long long elapsed) except -1
+    cdef int _tell_of_slow(self, JoinHandle state, long long elapsed) except -1
+    cdef int _trace_step(
+        self, QueueState queue, JoinHandle state, long long started, long long ended, long long stolen
+    ) except -1
+    cdef int _trace_turn(self, long long started, long long ended) except -1
+    cdef int _drop_tracer(self, object tracer, object error) except -1
+    cdef int _let_out(self, JoinHandle state, object error) except -1
     cpdef begin_charge(self)
     @cython.locals(now=cython.longlong, elapsed=cython.longlong)
     cpdef charge(self, QueueState queue)

@@ -1,4 +1,4 @@
-# cython: language_level=3, annotation_typing=False, auto_pickle=False
+# cython: language_level=3, annotation_typing=False, auto_pickle=False, allow_none_for_extension_args=False
 """Steps: a turn of them, and each.
 
 A turn picks a queue (EEVDF), the queue's scheduler picks a task, it runs that one step, charges it, and so on until its
@@ -24,9 +24,9 @@ except ModuleNotFoundError:
 from clockworker._errors import UsageError
 from clockworker.executor._histogram_cy import Histogram
 from clockworker.executor._layout import suspended
+from clockworker.executor._members_cy import shown
 from clockworker.executor._meter_cy import Meter
 from clockworker.executor._protocols import Tracer
-from clockworker.executor._schedulers_cy import RunnableFifo
 from clockworker.executor._seam_cy import A_TASK
 from clockworker.executor._singles_cy import Singles
 from clockworker.executor._source_cy import WorkSource
@@ -50,9 +50,8 @@ else:
     from time import monotonic_ns as now_ns
 
     from clockworker.executor._pure import run_in_context
+    from clockworker.executor._schedulers_cy import fifo_pop
     from clockworker.executor._seam_cy import is_done
-
-    fifo_pop = RunnableFifo.pop
 
 
 # While a queue sleeps, what wakes it may be waiting in the loop: turns are shorter by this factor, so that nobody begins a
@@ -167,27 +166,44 @@ class Steps(Singles):
                     look_ahead(queue.fifo)
                 else:
                     queue.fifo._ahead[0] = cython.NULL
-            queue.runnable -= 1
-            return fifo_pop(queue.fifo)  # type: ignore[no-any-return]
+            state = fifo_pop(queue.fifo)
+            if state is not None:
+                queue.runnable -= 1
+            return state  # type: ignore[no-any-return]
+        while queue.runnable and queue.fifo is None:
+            state = self._take_from_other(queue)
+            if state is not None:
+                queue.runnable -= 1
+                return state
+        return None if queue.runnable == 0 else self._take(queue)
+
+    def _take_from_other(self, queue: QueueState) -> JoinHandle | None:
+        """From a scheduler that may fail, or may call us back. None: ask again, if anything is runnable."""
+        scheduler = queue.scheduler
         try:
-            popped = queue.scheduler.pop()
+            popped = scheduler.pop()
+            if queue.scheduler is not scheduler:
+                return (
+                    None  # it has failed further down, and what has taken its place has found all that it was holding
+                )
             if type(popped) is JoinHandle:
                 state: JoinHandle = popped
                 if state.queued and not state.held and state.membership.queue is queue:
-                    queue.runnable -= 1
                     return state
             raise UsageError(
-                f"{type(queue.scheduler).__name__}.pop() of queue {queue.key!r} returned {popped!r}, "
+                f"{type(scheduler).__name__}.pop() of queue {shown(queue.key)} returned {shown(popped)}, "
                 "which is not a task that it was holding"
             )
-        except Exception as error:
-            self._replace_scheduler(queue, error)
-        if queue.runnable == 0:
-            return None
-        return self._take(queue)
+        except BaseException as error:
+            self._replace_scheduler(queue, scheduler, error)
+        return None
 
     def _run_step(self, queue: QueueState, state: JoinHandle, started: int) -> int:
-        """One step of one task of the queue. Returns the time at its end."""
+        """One step of one task of the queue. Returns the time at its end.
+
+        First the step, then what it cost in all of our books, then whoever is told: those may raise what they like
+        (`_members_cy`), and may make the queue runnable again. Last of all the queue leaves if it has nothing more.
+        """
         callback = state.callback
         argument = state.argument
         state.queued = False
@@ -205,7 +221,7 @@ class Steps(Singles):
         self._step_started = started
         self._preempt = False
         self.current = state
-        # KeyboardInterrupt or SystemExit, which end the program, as in asyncio. All others are the task's.
+        # What a step lets out is not the task's own: KeyboardInterrupt and SystemExit, as in asyncio, or the doing of a future.
         if state.single:
             error = self._run_single(state)
         else:
@@ -225,23 +241,20 @@ class Steps(Singles):
         queue.polls += 1
         queue.busy_ns += elapsed
         queue.poll_time.record(elapsed)
-        if elapsed > queue.entity.slice_ns:
-            queue.slice_overruns += 1
-            if queue.slow_ns and elapsed >= queue.slow_ns:
-                queue.slow_polls += 1
-                self.owner.was_slow(state, elapsed)
-        if self.tracer is not None:
-            self.tracer.step(queue, state, started, started + elapsed + stolen, stolen)
         state.service_ns += elapsed
         if state.membership.queue is queue:  # else it has moved, and the scheduler has forgotten it
             state.membership.service_ns += elapsed
             if queue.fifo is None:
-                try:
-                    queue.scheduler.observe(state, elapsed)
-                except Exception as failure:
-                    self._replace_scheduler(queue, failure)
+                self._observe(queue, state, elapsed)
+        if elapsed > queue.entity.slice_ns:
+            queue.slice_overruns += 1
+            if queue.slow_ns and elapsed >= queue.slow_ns:
+                queue.slow_polls += 1
+                self._tell_of_slow(state, elapsed)
+        if self.tracer is not None:
+            self._trace_step(queue, state, started, started + elapsed + stolen, stolen)
         if error is not None:
-            state.spawned = False  # nobody has to be told twice
+            self._let_out(state, error)
         if state.single:
             self._leave_single(state)
         elif not state.queued and is_done(state.task):
@@ -249,9 +262,49 @@ class Steps(Singles):
         # Only now: a step that makes its own queue runnable again must not make it leave and come back.
         if queue.runnable == 0:
             self._eevdf.deactivate(queue.entity)
-        if error is not None:
-            raise error
         return ended
+
+    # What is not ours
+
+    def _observe(self, queue: QueueState, state: JoinHandle, elapsed: int) -> None:
+        scheduler = queue.scheduler
+        try:
+            scheduler.observe(state, elapsed)
+        except BaseException as error:
+            self._replace_scheduler(queue, scheduler, error)
+
+    def _tell_of_slow(self, state: JoinHandle, elapsed: int) -> None:
+        try:
+            self.owner.was_slow(state, elapsed)
+        except BaseException as error:
+            self.report("reporting a slow step failed", error)
+
+    def _trace_step(self, queue: QueueState, state: JoinHandle, started: int, ended: int, stolen: int) -> None:
+        tracer = self.tracer
+        try:
+            tracer.step(queue, state, started, ended, stolen)  # type: ignore[union-attr]
+        except BaseException as error:
+            self._drop_tracer(tracer, error)
+
+    def _trace_turn(self, started: int, ended: int) -> None:
+        tracer = self.tracer
+        try:
+            tracer.turn(started, ended)  # type: ignore[union-attr]
+        except BaseException as error:
+            self._drop_tracer(tracer, error)
+
+    def _drop_tracer(self, tracer: Tracer | None, error: BaseException) -> None:
+        if self.tracer is tracer:
+            self.tracer = None
+        self.report(f"the tracer {type(tracer).__name__} failed, and is told of nothing more", error)
+
+    def _let_out(self, state: JoinHandle, error: BaseException) -> None:
+        """What a step has let out."""
+        if isinstance(error, KeyboardInterrupt | SystemExit):
+            state.spawned = False  # nobody has to be told twice
+            self.end_program(error)
+        else:
+            self.report("a step let out an exception that is not its task's: what it waits for has failed", error)
 
     # Time beside the steps
 

@@ -1,4 +1,4 @@
-# cython: language_level=3, annotation_typing=False, auto_pickle=False
+# cython: language_level=3, annotation_typing=False, auto_pickle=False, allow_none_for_extension_args=False
 """Tasks and their states, by identity: looked up at every wake-up.
 
 Compiled it is a table of pointers in the order of memory (`_page_table.pxd`). A dict costs four times as much.
@@ -37,7 +37,7 @@ if cython.compiled:
     from cython.cimports.clockworker.executor._seam_cy import task_address
 
 
-_ARRIVAL = operator.attrgetter("arrival")
+_ARRIVAL = operator.attrgetter("arrival", "tie")
 
 
 @cython.final
@@ -92,10 +92,10 @@ class TaskTable:
                     state.show()
                 Py_DECREF(state)
         else:
-            del self._states[state.task]
+            self._states.pop(state.task, None)
 
     def states(self) -> list[JoinHandle]:
-        """All, in the order in which they came."""
+        """All, the oldest first."""
         if not cython.compiled:
             return list(self._states.values())
         found = [

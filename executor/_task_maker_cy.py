@@ -1,4 +1,4 @@
-# cython: language_level=3, annotation_typing=False, auto_pickle=False
+# cython: language_level=3, annotation_typing=False, auto_pickle=False, allow_none_for_extension_args=False
 """Making tasks: `asyncio.Task(coroutine, loop=..., name=..., context=...)`, for less.
 
 Half of what a spawn costs is this call. What can be spared is around the constructor:

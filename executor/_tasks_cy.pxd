@@ -11,35 +11,35 @@ cdef class QueueState:
     cdef readonly object key
     cdef readonly Scheduler scheduler
     cdef RunnableFifo fifo
-    cdef public Entity entity
+    cdef readonly Entity entity
     cdef readonly bint catch
     cdef readonly dict groups
-    cdef public Py_ssize_t runnable
-    cdef public Py_ssize_t live
-    cdef public long long polls
-    cdef public long long busy_ns
-    cdef public long long stolen_ns
-    cdef public long long spawned
-    cdef public long long finished
-    cdef public long long panics
-    cdef public long long slice_overruns
-    cdef public long long preemptions
+    cdef readonly Py_ssize_t runnable
+    cdef readonly Py_ssize_t live
+    cdef readonly long long polls
+    cdef readonly long long busy_ns
+    cdef readonly long long stolen_ns
+    cdef readonly long long spawned
+    cdef readonly long long finished
+    cdef readonly long long panics
+    cdef readonly long long slice_overruns
+    cdef readonly long long preemptions
     cdef readonly Histogram poll_time
     cdef readonly Histogram first_poll_wait
     cdef readonly Histogram wait
     cdef int pushes_to_sample
     cdef public long long slow_ns
-    cdef public long long slow_polls
+    cdef readonly long long slow_polls
 
-    cpdef use(self, Scheduler scheduler)
+    cdef use(self, Scheduler scheduler)
 
 
 cdef class Membership:
     cdef readonly Seam core
     cdef readonly QueueState queue
     cdef readonly object group
-    cdef public Py_ssize_t live
-    cdef public long long service_ns
+    cdef readonly Py_ssize_t live
+    cdef readonly long long service_ns
     cdef object _context_alone
 
     cpdef object context(self)
@@ -60,10 +60,11 @@ cdef class Waiter:
     cdef Waiter before
     cdef Waiter after
 
+    cdef void show(self) noexcept
     cdef int finish(self) except -1
 
 
-@cython.locals(waiter=Waiter)
+@cython.locals(waiter=Waiter, core=Seam)
 cdef object proceed(object awaited)
 
 
@@ -74,7 +75,7 @@ cdef class JoinHandle(ScheduledTask):
     cdef unsigned char held
     cdef unsigned char single
     cdef unsigned char hidden
-    cdef public bint spawned
+    cdef readonly bint spawned
     cdef readonly Membership membership
     cdef object callback
     cdef object argument
@@ -84,13 +85,15 @@ cdef class JoinHandle(ScheduledTask):
     cdef Waiter first_waiter
     cdef Waiter last_waiter
 
-    cdef void begin(self, object task, Membership membership, object context, long long arrival) noexcept
+    cdef void begin(self, object task, Membership membership, object context) noexcept
     @cython.locals(waiter=Waiter)
     cdef Waiter waiter(self, bint quiet)
     cdef int add(self, Waiter waiter) except -1
     cdef void remove(self, Waiter waiter) noexcept
+    @cython.locals(waiter=Waiter)
     cdef int release_at_end(self) except -1
     cdef void hide(self) noexcept
     cdef void show(self) noexcept
-    @cython.locals(waiter=Waiter)
     cpdef release(self, object task)
+    @cython.locals(waiter=Waiter)
+    cdef int wake_waiters(self) except -1

@@ -1,4 +1,4 @@
-# cython: language_level=3, annotation_typing=False, auto_pickle=False
+# cython: language_level=3, annotation_typing=False, auto_pickle=False, allow_none_for_extension_args=False
 """What the core keeps: of a queue, of a place in a queue, of a task, and of who waits for one.
 
 *Membership* of a queue and group is a context variable, so all that a task starts, through any library, is in the same
@@ -40,14 +40,18 @@ if cython.compiled:
         PyContext_Enter,
         PyContext_Exit,
         PyContextVar_Set,
+        PyObject_GC_IsTracked,
         PyObject_GC_Track,
         PyObject_GC_UnTrack,
+        PyThread_get_thread_ident,
         context_value,
         in_empty_context,
         proceed_by,
     )
     from cython.cimports.clockworker.executor._seam_cy import is_cancelled, is_done, is_wakeup, result_of
 else:
+    from threading import get_ident as PyThread_get_thread_ident
+
     from clockworker.executor._seam_cy import is_cancelled, is_done, result_of
 
 MEMBERSHIP: contextvars.ContextVar[Membership] = contextvars.ContextVar("clockworker.membership")
@@ -84,6 +88,8 @@ class QueueState:
     slow_polls: int
 
     def __init__(self, key: Hashable, scheduler: Scheduler, catch: bool) -> None:
+        if not isinstance(scheduler, Scheduler):
+            raise TypeError(f"a queue needs a Scheduler, not {scheduler!r}")
         self.key = key
         self.use(scheduler)
         self.catch = catch
@@ -124,6 +130,8 @@ class Membership:
     _context_alone: contextvars.Context | None  # in which this is the only variable
 
     def __init__(self, core: Seam, queue: QueueState, group: Hashable) -> None:
+        if core is None or queue is None:
+            raise TypeError("a membership is of a queue of a core")
         self.core = core
         self.queue = queue
         self.group = group
@@ -164,15 +172,16 @@ class Membership:
         return self._context_alone
 
 
+@cython.freelist(64)
 @cython.final
-@cython.no_gc
+@cython.no_gc_clear
 @cython.cclass
 class Waiter:
     """Where one task waits for the end of another, once. Its iterator yields itself, which tells the Task to wait for it.
 
-    Linked into its handle's list from then until it is over. Compiled, the collector of cycles looks neither into it nor into
-    the wake-up: the only cycle that they can be in is that of a task that waits, which is held by the table anyway through the
-    task that it waits for.
+    Linked into its handle's list from then until it is over. Meanwhile, compiled, the collector of cycles looks neither into
+    it nor into the wake-up: both are reachable through the table, which holds the task that is waited for. Before and after
+    that anybody may keep it, in any cycle. It is not cleared by the collector: at its end it has to ask its handle something.
     """
 
     _asyncio_future_blocking: bool
@@ -186,6 +195,9 @@ class Waiter:
     context: contextvars.Context
     before: Waiter | None
     after: Waiter | None
+
+    def __init__(self, *args: object, **kwargs: object) -> None:
+        raise TypeError("what an `await` waits for is not made: `handle.__await__()` gives it")
 
     def __dealloc__(self) -> None:  # of compiled classes only
         if self.handle is not None and self.handle.hidden:
@@ -225,7 +237,8 @@ class Waiter:
             return False
         self.was_cancelled = True
         self.message = msg
-        self.handle.remove(self)
+        if self.waiting:
+            self.handle.remove(self)
         self.finish()
         return True
 
@@ -239,9 +252,15 @@ class Waiter:
         if self.was_cancelled:
             raise asyncio.CancelledError() if self.message is None else asyncio.CancelledError(self.message)
 
+    def show(self) -> None:
+        """To the collector: it is in its handle's list no longer, or the table does not hold that."""
+        if cython.compiled and self.waiting and not PyObject_GC_IsTracked(self):
+            PyObject_GC_Track(self)
+
     def finish(self) -> None:
         """Tell who waits, if it has begun to."""
         self.finished = True
+        self.show()
         if self.callback is not None:
             core = self.handle.membership.core
             if core.loop is not None:
@@ -257,6 +276,8 @@ def proceed(awaited: Any) -> Any:
     waiter: Waiter = awaited
     task = waiter.handle.task
     if is_done(task):
+        if cython.compiled and waiter.handle.hidden and Py_REFCNT(cython.cast(cython.p_void, waiter)) > 1:
+            waiter.handle.show()  # this one may be kept for longer than a moment
         if waiter.quiet:
             return None
         if is_cancelled(task):
@@ -264,6 +285,11 @@ def proceed(awaited: Any) -> Any:
         return result_of(task)
     if waiter.waiting:
         raise RuntimeError("await wasn't used with future")
+    core = waiter.handle.membership.core
+    if PyThread_get_thread_ident() != core._thread and not core.is_own_thread():
+        core.check_thread("await handle")
+    if core.runs(waiter.handle):
+        raise RuntimeError(f"Task cannot await on itself: {task.get_name()} awaits its own handle")  # as asyncio has it
     waiter.waiting = True
     waiter._asyncio_future_blocking = True
     waiter.handle.add(waiter)
@@ -300,15 +326,15 @@ class JoinHandle(ScheduledTask):
     first_waiter: Waiter | None
     last_waiter: Waiter | None
 
+    def __init__(self, *args: object, **kwargs: object) -> None:
+        raise TypeError("a JoinHandle is not made: spawn() gives one")
+
     # Instead of a constructor, whose arguments would be packed and parsed at every spawn.
-    def begin(
-        self, task: asyncio.Task[Any], membership: Membership, context: contextvars.Context | None, arrival: int
-    ) -> None:
-        """The core's: from here on it is the handle of this task."""
+    def begin(self, task: asyncio.Task[Any], membership: Membership, context: contextvars.Context | None) -> None:
+        """The core's: from here on it is the handle of this task, which has no place yet."""
         self.task = task
         self.context = context
         self.group = membership.group
-        self.arrival = arrival
         self.position = -1
         self.membership = membership
         if not cython.compiled:
@@ -346,7 +372,7 @@ class JoinHandle(ScheduledTask):
 
         Raises UsageError from a thread other than the executor's.
         """
-        self.membership.core.check_thread("abort")
+        self.membership.core.check_thread("handle.abort")
         return self.task.cancel()
 
     def done(self) -> bool:
@@ -385,6 +411,8 @@ class JoinHandle(ScheduledTask):
             waiter.before = self.last_waiter
             self.last_waiter.after = waiter  # type: ignore[union-attr]
         self.last_waiter = waiter
+        if cython.compiled and self.membership.core.loop is not None:
+            PyObject_GC_UnTrack(waiter)
 
     def remove(self, waiter: Waiter) -> None:
         """It waits no longer."""
@@ -416,10 +444,22 @@ class JoinHandle(ScheduledTask):
 
     def release_at_end(self) -> None:
         """The core will not see the task's end."""
-        self.task.add_done_callback(self.release)
+        waiter = self.first_waiter
+        while waiter is not None:
+            waiter.show()
+            waiter = waiter.after
+        try:
+            self.task.add_done_callback(self.release)
+        except BaseException as error:
+            self.membership.core.report("who waits for a task could not be told to it", error)
 
     def release(self, task: asyncio.Task[Any]) -> None:
-        """Tell those who wait: the task is done. The core calls this, and once it has detached the task itself does."""
+        """The task is done, and says so itself, since the core has left it."""
+        if self.task.done():
+            self.wake_waiters()
+
+    def wake_waiters(self) -> None:
+        """Tell those who wait: the task is done."""
         while self.first_waiter is not None:
             waiter = self.first_waiter
             self.remove(waiter)

@@ -37,6 +37,8 @@ A shard's `Mesh` sits beside its executor, which polls it. In reading order:
     _mapping       memory mapped without a descriptor
 """
 
+from clockworker.executor._seal_cy import seal_package
+from clockworker.ipc._call_cy import Method
 from clockworker.ipc._doorbell_cy import create_doorbell
 from clockworker.ipc._limits import Limits
 from clockworker.ipc._mesh import Mesh
@@ -57,3 +59,5 @@ __all__ = [
     "deadline",
     "remote",
 ]
+
+seal_package(__name__, but={Method})

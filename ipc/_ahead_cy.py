@@ -1,4 +1,4 @@
-# cython: language_level=3, annotation_typing=False, auto_pickle=False
+# cython: language_level=3, annotation_typing=False, auto_pickle=False, allow_none_for_extension_args=False
 """When to ring ahead of news for a peer (`_doorbell_cy` says how, and why that is safe). Policy only: the time is an argument.
 
 Who sends a call knows that there will be a frame, and rings before it encodes the arguments. For all else there is a habit to

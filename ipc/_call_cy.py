@@ -1,4 +1,4 @@
-# cython: language_level=3, annotation_typing=False
+# cython: language_level=3, annotation_typing=False, auto_pickle=False, allow_none_for_extension_args=False
 """A call of ours, from its first step to its result.
 
 `await call` sends it and waits. A call is what its task waits for, as asyncio understands futures, and the record of it in the
@@ -137,6 +137,9 @@ class Call:
     _asyncio_future_blocking: bool
     _callback: Any
     _context: contextvars.Context
+
+    def __init__(self, *args: object, **kwargs: object) -> None:
+        raise TypeError("a Call is not made: the methods of a proxy give one")
 
     def __await__(self) -> Generator[Any, None, Any]:
         return self  # type: ignore[return-value]
@@ -277,6 +280,8 @@ class Caller:
     timeout_ns: int
 
     def __init__(self, channel: Channel, kind: int, method: Method, timeout_ns: int) -> None:
+        if channel is None or method is None:
+            raise TypeError("a caller calls a method over a channel")
         self.channel = channel
         self.kind = kind
         self.method = method

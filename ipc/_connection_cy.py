@@ -1,4 +1,4 @@
-# cython: language_level=3, annotation_typing=False
+# cython: language_level=3, annotation_typing=False, auto_pickle=False, allow_none_for_extension_args=False
 """A connection: the pair of rings to one peer, its doorbell, and the frames that wait for room.
 
 Frames leave in the order in which they were sent, and the peer is told of each at once. While it is awake that costs a store
@@ -82,6 +82,8 @@ class Connection(Channel):
 
     def connect(self, epoch: int, consumer: RingConsumer, producer: RingProducer, doorbell: PeerDoorbell) -> None:
         """A new incarnation of the peer, with rings that nobody has used."""
+        if consumer is None or producer is None or doorbell is None:
+            raise TypeError("a connection needs two rings and a doorbell")
         self.epoch = epoch
         self.consumer = consumer
         self.producer = producer
@@ -92,6 +94,8 @@ class Connection(Channel):
 
     def close(self) -> None:
         """The peer is gone, and with it what waited for room."""
+        if not self.connected:
+            return
         self.connected = False
         self.backlog.clear()
         self.backlog_bytes = 0
@@ -173,7 +177,7 @@ class Connection(Channel):
 
     def announce_room(self) -> None:
         """After taking frames in: if the peer waits for room in its ring to us, tell it."""
-        if self.consumer.producer_stalled():
+        if self.connected and self.consumer.producer_stalled():
             self.doorbell.announce()
 
     def hear(self) -> None:

@@ -1,4 +1,4 @@
-# cython: language_level=3, annotation_typing=False
+# cython: language_level=3, annotation_typing=False, auto_pickle=False, allow_none_for_extension_args=False
 """Credit: how many calls may be in flight to one peer, and who waits until there are fewer.
 
 No more than `credit` calls are in flight to one peer for each queue that they run in there and each *depth*; each owes

@@ -1,4 +1,4 @@
-# cython: language_level=3, annotation_typing=False, auto_pickle=False
+# cython: language_level=3, annotation_typing=False, auto_pickle=False, allow_none_for_extension_args=False
 """The doorbell: how a shard that sleeps in its event loop learns that a ring has news.
 
 Each incarnation of a shard has one page of shared memory and one eventfd. The page has a word `sleeps`, which the shard alone
@@ -132,9 +132,9 @@ class Doorbell:
         return changed or None
 
     def next_news(self, peer: int) -> int:
-        """The first word from this one on in which a peer has flushed since it was last named, or -1."""
+        """The first word from this one on in which a peer has flushed since it was last named. -1: none, or closed."""
         known: Any = self._seen.data.as_ulonglongs if cython.compiled else self._seen  # type: ignore[attr-defined]
-        while peer < self._count:
+        while 0 <= peer < self._count:
             count = self._memory.load(_NEWS_AT + 8 * peer)
             if count != known[peer]:
                 self._total_seen += count - known[peer]
@@ -223,9 +223,11 @@ class PeerDoorbell:
         return self._eventfd
 
     def close(self) -> None:
-        """Unmap, and close the eventfd."""
+        """Unmap, and close the eventfd. Nothing the second time."""
         self._memory.close()
-        os.close(self._eventfd)
+        eventfd, self._eventfd = self._eventfd, -1
+        if eventfd >= 0:
+            os.close(eventfd)
 
     def announce(self) -> bool:
         """There is news in our ring, or room. Wakes the peer if it sleeps: then True."""

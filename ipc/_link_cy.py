@@ -1,4 +1,4 @@
-# cython: language_level=3, annotation_typing=False
+# cython: language_level=3, annotation_typing=False, auto_pickle=False, allow_none_for_extension_args=False
 """A link: the calls between us and one peer, over a connection (`_connection_cy`) and under its credit (`_credit_cy`).
 
 A call of ours is sent at once if there is credit and the connection is not crowded; else it waits in its lane, or if it will

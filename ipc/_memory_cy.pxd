@@ -13,6 +13,7 @@ cdef class SharedMemory:
     cdef object _words
     cdef object _lock
 
+    cdef bint _holds(self, Py_ssize_t offset, Py_ssize_t length) noexcept
     cpdef uint64_t load(self, Py_ssize_t offset) noexcept
     cpdef void store(self, Py_ssize_t offset, uint64_t value) noexcept
     cpdef void fence(self) noexcept

@@ -1,4 +1,4 @@
-# cython: language_level=3, annotation_typing=False, auto_pickle=False
+# cython: language_level=3, annotation_typing=False, auto_pickle=False, allow_none_for_extension_args=False
 """Memory that two processes share: words that one writes and the other reads, and runs of bytes between them.
 
 It is a memfd: it has no name in any file system, and is gone with the last process that holds it, however that ends. It is
@@ -27,7 +27,12 @@ from clockworker.ipc._mapping import Mapping
 
 if cython.compiled:
     from cython.cimports.clockworker.ipc._atomics import cw_full_fence, cw_load_acquire, cw_store_release
-    from cython.cimports.cpython.bytes import PyBytes_AS_STRING, PyBytes_FromStringAndSize
+    from cython.cimports.cpython.bytes import (
+        PyBytes_AS_STRING,
+        PyBytes_CheckExact,
+        PyBytes_FromStringAndSize,
+        PyBytes_GET_SIZE,
+    )
     from cython.cimports.libc.string import memcpy
 
 compiled: bool = cython.compiled
@@ -65,7 +70,11 @@ def new_bytes(length: int) -> Any:
 @cython.final
 @cython.cclass
 class SharedMemory:
-    """One memfd, mapped. Word offsets are in bytes and multiples of 8; nothing is checked: rings know their bounds."""
+    """One memfd, mapped. Word offsets are in bytes and multiples of 8.
+
+    Rings know their bounds. What is out of them all the same, or comes after `close`, is not touched: a word reads as 0, bytes
+    as b"", and nothing is kept. Not compiled, it is an error of the memoryview's.
+    """
 
     size: int
     _base: Any  # compiled: where it begins
@@ -87,19 +96,26 @@ class SharedMemory:
     def close(self) -> None:
         """Unmap. Nothing may be called afterwards."""
         if cython.compiled:
+            self.size = 0
             self._base = cython.NULL
         self._map.close()
+
+    def _holds(self, offset: int, length: int) -> bool:
+        return length >= 0 and 0 <= offset <= self.size - length
 
     def load(self, offset: int) -> int:
         """A word; what its writer stored before it is visible afterwards (acquire)."""
         if cython.compiled:
+            if not 0 <= offset <= self.size - 8:
+                return 0
             return cw_load_acquire(self._base + offset)  # type: ignore[no-any-return]
         return self._words[offset >> 3]
 
     def store(self, offset: int, value: int) -> None:
         """A word; whoever loads it sees what was stored before (release)."""
         if cython.compiled:
-            cw_store_release(self._base + offset, value)
+            if 0 <= offset <= self.size - 8:
+                cw_store_release(self._base + offset, value)
         else:
             self._words[offset >> 3] = value
 
@@ -114,19 +130,27 @@ class SharedMemory:
     def read(self, offset: int, length: int) -> bytes:
         """A copy of `length` bytes."""
         if cython.compiled:
+            if not self._holds(offset, length):
+                return b""
             return PyBytes_FromStringAndSize(self._base + offset, length)  # type: ignore[no-any-return]
         return bytes(self._bytes[offset : offset + length])
 
     def read_into(self, target: Any, at: int, offset: int, length: int) -> None:
         """Copy `length` bytes to `target[at:]`, which `new_bytes` has made."""
         if cython.compiled:
-            memcpy(PyBytes_AS_STRING(target) + at, self._base + offset, length)
+            if (
+                self._holds(offset, length)
+                and PyBytes_CheckExact(target)
+                and 0 <= at <= PyBytes_GET_SIZE(target) - length
+            ):
+                memcpy(PyBytes_AS_STRING(target) + at, self._base + offset, length)
         else:
             target[at : at + length] = self._bytes[offset : offset + length]
 
     def write(self, offset: int, data: bytes, start: int, length: int) -> None:
         """Copy `data[start : start + length]` in."""
         if cython.compiled:
-            memcpy(self._base + offset, PyBytes_AS_STRING(data) + start, length)
+            if self._holds(offset, length) and 0 <= start <= PyBytes_GET_SIZE(data) - length:
+                memcpy(self._base + offset, PyBytes_AS_STRING(data) + start, length)
         else:
             self._bytes[offset : offset + length] = data[start : start + length]

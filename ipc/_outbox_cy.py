@@ -1,4 +1,4 @@
-# cython: language_level=3, annotation_typing=False
+# cython: language_level=3, annotation_typing=False, auto_pickle=False, allow_none_for_extension_args=False
 """The way of a one-way request from `service.send` to its link.
 
 What a sender does for each request, in Python, was two thirds of what it cost; so all of it is in one call that finds the
@@ -33,6 +33,8 @@ class LinkSender:
     bind: Callable[..., tuple[Any, ...]]
 
     def __init__(self, link: Link, method: Method, count: int, bind: Callable[..., tuple[Any, ...]]) -> None:
+        if link is None or method is None:
+            raise TypeError("a sender sends a method's requests over a link")
         self.link = link
         self.method = method
         self.count = count

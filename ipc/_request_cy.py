@@ -1,4 +1,4 @@
-# cython: language_level=3, annotation_typing=False
+# cython: language_level=3, annotation_typing=False, auto_pickle=False, allow_none_for_extension_args=False
 """A call of a peer, run here in the queue where it belongs, from decoding the arguments to encoding the result.
 
 It is a task there, or a single step if the method cannot suspend (`_remote.can_suspend`): then the request itself is what its
@@ -84,6 +84,8 @@ class Target:
         membership: Membership | None,
         carrier: asyncio.Task[Any] | None,
     ) -> None:
+        if method is None:
+            raise TypeError("a target is a method's")
         self.method = method
         self.function = function
         self.membership = membership
@@ -104,6 +106,9 @@ class Request(Chain):
     arguments: Any  # encoded; None once it is run
     task: asyncio.Task[None] | None  # None while the first step runs at birth, if it has none, and when it is done
     begun: bool
+
+    def __init__(self, *args: object, **kwargs: object) -> None:
+        raise TypeError("a Request is not made: a peer sends one")
 
     def start(self, core: Core, membership: Membership, serve: Coroutine[Any, Any, None] | None) -> None:
         """Let its turn come: of `serve`, or if that is None of `self()`. If that is not possible, it is answered."""

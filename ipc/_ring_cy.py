@@ -1,4 +1,4 @@
-# cython: language_level=3, annotation_typing=False, auto_pickle=False
+# cython: language_level=3, annotation_typing=False, auto_pickle=False, allow_none_for_extension_args=False
 """The ring: frames from one process to one other, in shared memory, without locks.
 
 One producer, one consumer, a power of two of bytes. `tail` is how many bytes were ever written, `head` how many were ever

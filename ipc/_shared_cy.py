@@ -1,4 +1,4 @@
-# cython: language_level=3, annotation_typing=False
+# cython: language_level=3, annotation_typing=False, auto_pickle=False, allow_none_for_extension_args=False
 """What all links of a mesh have in common."""
 
 from __future__ import annotations
@@ -48,6 +48,8 @@ class Shared:
         new_earliest: Callable[[], None],
         broken: Callable[[Any, PoisonedRing], None],
     ) -> None:
+        if core is None:
+            raise TypeError("a mesh has an executor")
         self.core = core
         self.loop = loop
         self.shard_id = shard_id

@@ -1,4 +1,4 @@
-# cython: language_level=3, annotation_typing=False
+# cython: language_level=3, annotation_typing=False, auto_pickle=False, allow_none_for_extension_args=False
 """The traffic of a shard: what the executor polls. It takes frames in, hands them on, and starts the calls of the peers.
 
 A request becomes a task in the queue that it names (its method's own, else its caller's, else the first), and in the caller's
@@ -81,6 +81,8 @@ class Traffic(WorkSource):
     def __init__(
         self, shared: Shared, doorbell: Doorbell, memberships: dict[int, Membership], first: Membership
     ) -> None:
+        if doorbell is None or first is None:
+            raise TypeError("a mesh has a doorbell, and a queue for what names none")
         self.core = shared.core
         self.shared = shared
         self.links = []
@@ -196,6 +198,8 @@ class Traffic(WorkSource):
 
     def drain(self, link: Link) -> bool:
         """Take frames in. True if there may be more."""
+        if not link.connected:
+            return False
         consumer: RingConsumer = link.consumer
         epoch = link.epoch
         taken = 0

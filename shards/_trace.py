@@ -73,7 +73,10 @@ class Trace:
         if state.group is not None:
             name = f"{name} ({text_of(state.group)})"
         number = self._names.setdefault(name, len(self._names))
-        self._steps.extend((self._numbers[queue.key], number, started, ended - started, stolen, queue.runnable))
+        # One array, in one call: `extend` would keep the words before one that does not fit.
+        self._steps += array(
+            "Q", (self._numbers[queue.key], number, started, max(0, ended - started), stolen, queue.runnable)
+        )
         if len(self._steps) >= WORDS * MAX_STEPS:
             self.end(whole=False)
 

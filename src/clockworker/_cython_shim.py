@@ -22,8 +22,8 @@ def final(of_class: type[T]) -> type[T]:
     return of_class
 
 
-def no_gc(of_class: type[T]) -> type[T]:
-    """The collector of cycles does not look into instances."""
+def no_gc_clear(of_class: type[T]) -> type[T]:
+    """The collector of cycles looks into instances, and empties none."""
     return of_class
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import subprocess
 import sys
@@ -98,11 +99,85 @@ def test_a_scheduler_serves_one_queue() -> None:
 
 
 @pytest.mark.parametrize("name", ["sched_latency", "min_slice", "driver_yield", "max_polls_per_yield"])
-@pytest.mark.parametrize("value", [0, -1, "1", None])
+@pytest.mark.parametrize("value", [0, -1, "1", None, 2**70, float("inf"), float("nan")])
 def test_options_that_are_refused(name: str, value: Any) -> None:
     options: dict[str, Any] = {name: value}
     with pytest.raises(cw.ConfigurationError, match=name):
         cw.Executor(QUEUES, **options)
+
+
+@pytest.mark.parametrize("seconds", [-1, 1e300, float("nan"), float("inf"), "1", None])
+def test_limits_of_slow_steps_that_are_refused(seconds: Any) -> None:
+    with pytest.raises(cw.ConfigurationError, match="limit of queue 'foreground'"):
+        cw.Executor(QUEUES).report_slow_polls({"foreground": seconds}, lambda *_: None)
+
+
+@pytest.mark.parametrize("make", [cw.RunnableFifo, cw.ArrivalFifo, cw.LAS, cw.QLAS])
+def test_a_scheduler_serves_one_running_executor(run: Run, make: Any) -> None:
+    shared = [cw.Queue("a", scheduler=make())]
+
+    async def work() -> int:
+        await asyncio.sleep(0)
+        return 1
+
+    async def once() -> int:
+        async with cw.Executor(shared) as executor:
+            return await executor.queue("a").spawn(work())
+
+    async def body() -> None:
+        async with cw.Executor(shared) as executor:
+            coroutine = work()
+            with pytest.raises(cw.ConfigurationError, match="works for another executor"):
+                await asyncio.to_thread(asyncio.run, once())
+            with pytest.raises(cw.ConfigurationError, match="works for another executor"):
+                await asyncio.to_thread(asyncio.run, cw.Executor(shared).run_until(coroutine))
+            with pytest.raises(cw.ConfigurationError, match="works for another executor"):
+                cw.new_event_loop(shared)
+            assert await executor.queue("a").spawn(work()) == 1
+        assert await once() == 1  # one after the other is right
+        assert await once() == 1
+
+    run(body)
+
+
+@pytest.mark.parametrize("call", ["run_until", "close", "__aenter__", "drain"])
+@pytest.mark.parametrize("where", ["task", "spawned"])
+def test_a_loops_own_executor_is_not_entered_nor_closed(run: Run, loop_factory: Any, call: str, where: str) -> None:
+    async def body() -> None:
+        executor = cw.current_executor()
+
+        async def attempt() -> None:
+            coroutine = asyncio.sleep(0)
+            with pytest.raises(cw.UsageError):
+                await (executor.run_until(coroutine) if call == "run_until" else getattr(executor, call)())
+            coroutine.close()
+
+        await (executor.queue("foreground").spawn(attempt()) if where == "spawned" else attempt())
+        assert await executor.queue("background").spawn(asyncio.sleep(0, 1)) == 1
+
+    run(body, loop_factory=lambda: cw.new_event_loop(QUEUES, loop_factory=loop_factory))
+
+
+@pytest.mark.parametrize("call", ["run_until", "close", "__aenter__"])
+def test_an_executor_is_not_entered_by_its_own_task(run: Run, call: str) -> None:
+    async def body() -> None:
+        executor = cw.Executor(QUEUES)
+
+        async def attempt() -> None:
+            coroutine = asyncio.sleep(0)
+            try:
+                with pytest.raises(cw.UsageError):
+                    await (executor.run_until(coroutine) if call == "run_until" else getattr(executor, call)())
+            finally:
+                coroutine.close()
+
+        await executor.run_until(asyncio.sleep(0))
+        task = asyncio.get_running_loop().create_task(attempt(), context=executor.queue("foreground").context())
+        await executor.run_until(asyncio.wait([task]))
+        task.result()
+        await executor.close()
+
+    run(body)
 
 
 def test_on_panic_is_one_of_two() -> None:
@@ -279,6 +354,87 @@ def test_a_panic_cancels_the_others_and_is_raised(run: Run, waits_for: str) -> N
         assert task is not None
         assert task.cancelling() == 0
         await asyncio.sleep(0)  # nothing is left that would strike later
+
+    run(body)
+
+
+@pytest.mark.parametrize("who", ["host", "outcome", "task", "both"])
+def test_an_exception_that_somebody_waits_for_is_theirs(run: Run, who: str) -> None:
+    """It is raised there, once, and all others go on."""
+
+    async def body() -> None:
+        async with cw.Executor(QUEUES) as executor:
+            queue = executor.queue("background")
+            bystander = executor.queue("foreground").spawn(forever())
+
+            async def catches() -> str:
+                handle = queue.spawn(fail())
+                if who == "outcome":
+                    return str(await handle.outcome())
+                with pytest.raises(LookupError, match="boom"):
+                    await handle
+                with pytest.raises(LookupError, match="boom"):
+                    await handle
+                return "caught"
+
+            if who in ("host", "outcome", "both"):
+                await catches()
+            if who in ("task", "both"):
+                assert await executor.queue("foreground").spawn(catches()) == "caught"
+            assert await queue.spawn(asyncio.sleep(0, 2)) == 2
+            assert not bystander.done()
+            assert executor.stats().panics == (2 if who == "both" else 1)
+
+    run(body)
+
+
+def test_an_exception_goes_up_until_somebody_catches_it(run: Run) -> None:
+    async def body() -> None:
+        async def passes_on(executor: cw.Executor, depth: int) -> None:
+            await executor.queue("background").spawn(passes_on(executor, depth - 1) if depth else fail())
+
+        async with cw.Executor(QUEUES) as executor:
+            with pytest.raises(LookupError):
+                await executor.queue("foreground").spawn(passes_on(executor, 3))
+            assert await executor.queue("background").spawn(asyncio.sleep(0, 2)) == 2
+        with pytest.raises(LookupError):
+            async with cw.Executor(QUEUES) as executor:
+                executor.queue("foreground").spawn(passes_on(executor, 3))
+                await forever()
+
+    run(body)
+
+
+def test_a_task_that_cannot_be_cancelled_holds_up_nobody(run: Run) -> None:
+    class Stubborn(asyncio.Future[None]):
+        def cancel(self, msg: Any = None) -> bool:
+            raise ArithmeticError("not to be cancelled")
+
+    async def body() -> None:
+        async def waits() -> None:
+            await Stubborn()
+
+        for panics in (False, True):
+            ended: list[str] = []
+
+            async def others(ended: list[str] = ended) -> None:
+                try:
+                    await forever()
+                finally:
+                    ended.append("others")
+
+            with contextlib.suppress(LookupError):
+                async with cw.Executor(QUEUES) as executor:
+                    stubborn = executor.queue("foreground").spawn(waits())
+                    executor.queue("foreground").spawn(others())
+                    await asyncio.sleep(0)
+                    if panics:
+                        executor.queue("background").spawn(fail())
+                        await forever()
+            assert ended == ["others"]
+            assert stubborn.done()
+            assert {type(report["exception"]) for report in run.reports} == {ArithmeticError}
+            run.reports.clear()
 
     run(body)
 

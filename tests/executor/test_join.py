@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -276,3 +278,80 @@ def test_the_task_is_genuine_and_named(run: Run) -> None:
             await handle
 
     run(body)
+
+
+@pytest.mark.parametrize("quiet", [False, True])
+def test_a_task_cannot_await_itself(run: Run, quiet: bool) -> None:
+    async def body() -> None:
+        handles: list[cw.JoinHandle[None]] = []
+
+        async def itself() -> None:
+            await asyncio.sleep(0)
+            await (handles[0].outcome() if quiet else handles[0])
+
+        async with cw.Executor(QUEUES, on_panic="catch") as executor:
+            handles.append(executor.queue("q").spawn(itself()))
+            with pytest.raises(RuntimeError, match="cannot await on itself"):
+                await handles[0]
+
+    run(body)
+
+
+def test_other_threads_are_told_what_to_do_instead(run: Run) -> None:
+    async def body() -> None:
+        async with cw.Executor(QUEUES) as executor:
+            queue = executor.queue("q")
+            handle = queue.spawn(forever())
+            group = queue.group("g")
+            share = queue.share
+
+            async def waits() -> None:
+                await handle
+
+            async def of_the_executor(what: str) -> None:
+                await getattr(executor, what)()
+
+            calls: dict[str, Callable[[], object]] = {
+                "queue.spawn": lambda: queue.spawn(asyncio.sleep(0)),
+                "queue.spawn of a group": lambda: group.spawn(asyncio.sleep(0)),
+                "handle.abort": handle.abort,
+                "switch_to": queue.switch_to,
+                "setting the share": lambda: setattr(queue, "share", 5),
+                "await handle": lambda: asyncio.run(waits()),
+                "outcome": lambda: asyncio.run(waits()),
+                "drain()": lambda: asyncio.run(of_the_executor("drain")),
+                "close()": lambda: asyncio.run(of_the_executor("close")),
+                "async with": lambda: asyncio.run(of_the_executor("__aenter__")),
+            }
+            for what, call in calls.items():
+                with pytest.raises(cw.UsageError) as refused:
+                    await asyncio.to_thread(call)
+                if "(" not in what and " with" not in what:
+                    assert "loop.call_soon_threadsafe" in str(refused.value), what
+            assert await asyncio.to_thread(executor.current_queue) is None
+            assert len(await asyncio.to_thread(executor.queue_stats)) == len(executor.queues())
+            stats = executor.stats()
+            assert (stats.tasks, stats.spawned, queue.share) == (1, 1, share)
+
+    run(body)
+
+
+def test_a_loop_may_run_in_another_thread_than_it_was_made_in(run: Run, loop_factory: Any) -> None:
+    def once(loop: asyncio.AbstractEventLoop) -> int:
+        async def main() -> int:
+            queue = cw.current_executor().queue("q")
+            handle = queue.spawn(asyncio.sleep(0.001, 3))
+            queue.spawn(forever()).abort()
+            queue.share = 2
+            return await handle
+
+        return loop.run_until_complete(main())
+
+    loop = cw.new_event_loop(QUEUES, loop_factory=loop_factory)
+    try:
+        with ThreadPoolExecutor(1) as one, ThreadPoolExecutor(1) as other:
+            for thread in (one, other, one):
+                assert thread.submit(once, loop).result(30) == 3
+        assert once(loop) == 3
+    finally:
+        loop.close()

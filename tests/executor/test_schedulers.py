@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import random
 from collections import deque
 from collections.abc import Callable, Hashable
@@ -11,6 +13,7 @@ import pytest
 
 import clockworker as cw
 from clockworker.executor._schedulers_cy import ScheduledTask
+from tests.conftest import Run
 
 
 def make_task(arrival: int, group: Hashable = None) -> ScheduledTask:
@@ -69,6 +72,56 @@ def test_pop_from_empty_raises_and_does_no_harm(make: Callable[[], cw.Scheduler]
     assert len(scheduler) == 0
 
 
+@pytest.mark.parametrize("make", ALL)
+def test_what_is_no_task_is_refused(make: Callable[[], cw.Scheduler]) -> None:
+    scheduler = make()
+    nothing: Any = None
+    for what in (nothing, object(), 7, "task"):
+        if cw.compiled:
+            with pytest.raises(TypeError):
+                scheduler.push(what)
+    assert len(scheduler) == 0
+
+
+def test_a_task_in_two_hands(run: Run) -> None:
+    """A task that its executor holds is pushed to others by hand: neither crashes, and the executor runs each as ever."""
+
+    async def body() -> None:
+        class Keeps(cw.RunnableFifo):
+            def push(self, task: cw.ScheduledTask) -> None:
+                kept.append(task)
+                super().push(task)
+
+        kept: list[cw.ScheduledTask] = []
+        async with cw.Executor([cw.Queue("q"), cw.Queue("kept", scheduler=Keeps())]) as executor:
+            handles = [queue.spawn(asyncio.sleep(0, 1)) for queue in executor.queues() for _ in range(30)]
+            for make in ALL:
+                scheduler, again = make(), make()
+                for task in (*handles, *kept):
+                    for each in (scheduler, again, scheduler):
+                        with contextlib.suppress(ValueError):  # in a heap already
+                            each.push(task)  # type: ignore[arg-type]
+                for each in (again, scheduler):
+                    while len(each):
+                        try:
+                            each.pop()
+                        except (IndexError, ValueError):
+                            break
+            assert [await handle for handle in handles] == [1] * 60
+
+    run(body)
+
+
+def test_a_negative_observation_does_no_harm() -> None:
+    for make in (cw.LAS, cw.QLAS):
+        scheduler = make()
+        task = make_task(1, "g")
+        for elapsed in (-5, -(2**62), 2**62, 2**62, 2**62):
+            scheduler.push(task)
+            assert scheduler.pop() is task
+            scheduler.observe(task, elapsed)
+
+
 def test_runnable_fifo_goes_by_when_each_became_runnable() -> None:
     scheduler = cw.RunnableFifo()
     model: deque[int] = deque()
@@ -88,6 +141,76 @@ def test_arrival_fifo_goes_by_when_each_was_spawned() -> None:
     assert scheduler.pop().arrival == 2
     push_all(scheduler, [make_task(1), make_task(7)])
     assert pop_all(scheduler) == [1, 5, 7, 9]
+
+
+@pytest.mark.parametrize("start", ["create_task", "gather", "TaskGroup", "spawn", "group"])
+@pytest.mark.parametrize("parents", ["outside", "one task"])
+def test_what_a_task_starts_has_its_place(run: Run, start: str, parents: str) -> None:
+    """The oldest job is not behind the others when it waits for a task that it has started."""
+    ended: list[int] = []
+
+    async def child(depth: int) -> None:
+        await asyncio.sleep(0)
+        if depth:
+            await begin(depth - 1)
+
+    async def begin(depth: int) -> None:
+        queue = cw.current_executor().queue("jobs")
+        if start == "create_task":
+            await asyncio.create_task(child(depth))
+        elif start == "gather":
+            await asyncio.gather(child(depth), child(depth))
+        elif start == "TaskGroup":
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(child(depth))
+        elif start == "spawn":
+            await queue.spawn(child(depth))
+        else:
+            await queue.group("g").spawn(child(depth))
+
+    async def job(number: int) -> None:
+        await begin(2)
+        for _ in range(20):
+            await asyncio.sleep(0)
+        ended.append(number)
+
+    async def starts() -> list[cw.JoinHandle[None]]:
+        return [cw.current_executor().queue("jobs").spawn(job(number)) for number in range(10)]
+
+    async def body() -> None:
+        async with cw.Executor([cw.Queue("jobs", scheduler=cw.ArrivalFifo())]) as executor:
+            for handle in await (executor.queue("jobs").spawn(starts()) if parents == "one task" else starts()):
+                await handle
+
+    run(body)
+    assert ended == list(range(10))
+
+
+def test_the_arrival_that_schedulers_see(run: Run) -> None:
+    seen: dict[str, int] = {}
+
+    class Watches(cw.RunnableFifo):
+        def push(self, task: cw.ScheduledTask) -> None:
+            seen.setdefault(task.task.get_name(), task.arrival)
+            super().push(task)
+
+    async def starts(queue: cw.QueueHandle, other: cw.QueueHandle) -> None:
+        await asyncio.create_task(asyncio.sleep(0), name="child")
+        await other.spawn(asyncio.sleep(0), name="elsewhere")
+
+    async def body() -> None:
+        queues = [cw.Queue("q", scheduler=Watches()), cw.Queue("other", scheduler=Watches())]
+        async with cw.Executor(queues) as executor:
+            queue, other = executor.queues()
+            handles = [queue.spawn(starts(queue, other), name="first"), queue.spawn(asyncio.sleep(0), name="second")]
+            for handle in handles:
+                await handle
+
+    run(body)
+    assert seen["first"] == 1
+    assert seen["second"] == 2
+    assert seen["child"] == 1
+    assert seen["elsewhere"] > 2
 
 
 def test_las_serves_the_group_with_least_service() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from typing import Any
 
@@ -230,5 +231,368 @@ def test_what_the_source_takes_is_no_part_of_a_step(run: Run) -> None:
             await until(lambda: executor.queue_stats()["first"].finished == 3)
             executor.poll_source(None, idle_poll_us=0)
             assert executor.queue_stats()["first"].busy_ns < 50_000_000
+
+    run(body)
+
+
+class Spoilt:
+    """A key of a group whose hash, or comparison, raises from some time on."""
+
+    def __init__(self, error: type[BaseException]) -> None:
+        self.error = error
+        self.spoilt = False
+
+    def __hash__(self) -> int:
+        if self.spoilt:
+            raise self.error("no hash now")
+        return 7
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+
+class Own(Exception):
+    pass
+
+
+class Worse(BaseException):
+    pass
+
+
+ERRORS = [Own, Worse, asyncio.CancelledError, GeneratorExit]
+
+
+async def step_twice() -> int:
+    await asyncio.sleep(0)
+    return 1
+
+
+def check_books(executor: cw.Executor) -> None:
+    """Nothing is left, and no queue believes otherwise."""
+    stats = executor.stats()
+    assert (stats.runnable, stats.tasks) == (0, 0)
+    assert stats.spawned == stats.finished
+    assert stats.busy_ns == sum(queue.busy_ns for queue in executor.queue_stats().values())
+    core = executor._core
+    assert not core.is_busy()
+    assert all(not queue.entity.active and queue.runnable == 0 for queue in core.queues.values())
+
+
+@pytest.mark.parametrize("error", ERRORS)
+@pytest.mark.parametrize("scheduler", [cw.RunnableFifo, cw.ArrivalFifo, cw.LAS, cw.QLAS])
+def test_the_key_of_a_group_fails_when_the_group_ends(run: Run, scheduler: Any, error: type[BaseException]) -> None:
+    async def body() -> None:
+        async with cw.Executor([cw.Queue("q", scheduler=scheduler()), cw.Queue("other")], on_panic="catch") as executor:
+            queue = executor.queue("q")
+            key = Spoilt(error)
+            handles = [queue.group(key if number % 3 == 0 else number % 3).spawn(step_twice()) for number in range(12)]
+            await asyncio.sleep(0)
+            key.spoilt = True
+            assert [await handle for handle in handles] == [1] * 12
+            assert len(run.reports) == 1
+            assert type(run.reports.pop()["exception"]) is error
+            with pytest.raises(error):
+                queue.group(key)
+            key.spoilt = False
+            assert await queue.group(key).spawn(step_twice()) == 1  # the group is as good as new
+            check_books(executor)
+
+    run(body)
+
+
+@pytest.mark.parametrize("error", ERRORS)
+def test_a_spawn_whose_group_fails_does_nothing(run: Run, error: type[BaseException]) -> None:
+    async def body() -> None:
+        async with cw.Executor([cw.Queue("q", scheduler=cw.LAS())]) as executor:
+            key = Spoilt(error)
+            group = executor.queue("q").group(key)
+            key.spoilt = True
+            with pytest.raises(error):
+                group.spawn(step_twice())  # closed: else Python would complain that nobody awaited it
+            check_books(executor)
+
+    run(body)
+
+
+class Tracer:
+    def __init__(self, fails: str, error: type[BaseException]) -> None:
+        self.fails = fails
+        self.error = error
+        self.calls = 0
+
+    def step(self, queue: Any, state: Any, started: int, ended: int, stolen: int) -> None:
+        assert started <= ended
+        if self.fails == "step":
+            self.calls += 1
+            raise self.error("the tracer's own")
+
+    def turn(self, started: int, ended: int) -> None:
+        assert started <= ended
+        if self.fails == "turn":
+            self.calls += 1
+            raise self.error("the tracer's own")
+
+
+@pytest.mark.parametrize("error", ERRORS)
+@pytest.mark.parametrize("fails", ["step", "turn"])
+def test_a_tracer_that_fails_is_taken_off(run: Run, fails: str, error: type[BaseException]) -> None:
+    async def body() -> None:
+        async with cw.Executor([cw.Queue("q")]) as executor:
+            tracer = Tracer(fails, error)
+            executor.trace(tracer)
+            for _ in range(3):
+                assert await executor.queue("q").spawn(step_twice()) == 1
+                await asyncio.sleep(0)
+            assert tracer.calls == 1
+            assert "tracer Tracer failed" in run.reports[0]["message"]
+            assert type(run.reports.pop()["exception"]) is error
+            check_books(executor)
+
+    run(body)
+
+
+@pytest.mark.parametrize("error", ERRORS)
+def test_a_reporter_of_slow_steps_that_fails(run: Run, error: type[BaseException]) -> None:
+    def report(*_: object) -> None:
+        raise error("the reporter's own")
+
+    async def slow() -> None:
+        time.sleep(0.002)  # noqa: ASYNC251
+
+    async def body() -> None:
+        async with cw.Executor([cw.Queue("q", slice=0.001)]) as executor:
+            executor.report_slow_polls({"q": 0.001}, report)
+            await executor.queue("q").spawn(slow())
+            await executor.queue("q").spawn(slow())
+            assert [type(report["exception"]) for report in run.reports] == [error, error]
+            run.reports.clear()
+            check_books(executor)
+
+    run(body)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
+@pytest.mark.parametrize("where", ["tracer", "observe", "forget_task", "push", "report", "key"])
+def test_what_ends_the_program_waits_for_the_books(loop_factory: Any, where: str, error: type[BaseException]) -> None:
+    class Ends(cw.RunnableFifo):
+        def _end(self, at: str) -> None:
+            if at == where and armed:
+                armed.clear()
+                raise error
+
+        def push(self, task: cw.ScheduledTask) -> None:
+            self._end("push")
+            super().push(task)
+
+        def observe(self, task: cw.ScheduledTask, elapsed_ns: int) -> None:
+            self._end("observe")
+
+        def forget_task(self, task: cw.ScheduledTask) -> None:
+            self._end("forget_task")
+
+    armed: list[bool] = []
+    key = Spoilt(error)
+    key.spoilt = False
+
+    def report(*_: object) -> None:
+        raise error
+
+    async def body() -> None:
+        async with cw.Executor([cw.Queue("q", scheduler=Ends(), slice=0.00001)]) as executor:
+            handle = (executor.queue("q").group(key) if where == "key" else executor.queue("q")).spawn(step_twice())
+            await asyncio.sleep(0)
+            armed.append(True)
+            if where == "tracer":
+                executor.trace(Tracer("step", error))
+            elif where == "report":
+                executor.report_slow_polls({"q": 0.0005}, report)
+            elif where == "key":
+                key.spoilt = True
+            executor.queue("q").spawn(busy())
+            ended.append(executor)
+            await handle
+            await asyncio.Event().wait()
+
+    async def busy() -> None:
+        for _ in range(3):
+            time.sleep(0.001)  # noqa: ASYNC251
+            await asyncio.sleep(0)
+
+    ended: list[cw.Executor] = []
+    with pytest.raises(error), asyncio.Runner(loop_factory=loop_factory) as runner:
+        runner.get_loop().set_exception_handler(lambda loop, context: None)
+        runner.run(body())
+    check_books(ended[0])
+
+
+class Reentrant(cw.Scheduler):
+    """Calls back into the executor from each of its methods, and fails in one of them."""
+
+    def __init__(self, fails: str, error: type[BaseException]) -> None:
+        self.fails = fails
+        self.error = error
+        self.tasks: list[cw.ScheduledTask] = []
+        self.queue: Any = None
+        self.victims: list[cw.JoinHandle[Any]] = []
+        self.depth = 0
+        self.spawned: list[cw.JoinHandle[Any]] = []
+
+    def again(self, where: str) -> None:
+        if self.queue is None or self.depth:
+            return
+        self.depth += 1
+        try:
+            if len(self.spawned) < 20:
+                self.spawned.append(self.queue.spawn(step_twice()))
+            if self.victims:
+                self.victims.pop().abort()
+        finally:
+            self.depth -= 1
+        if where == self.fails and len(self.spawned) > 4:
+            raise self.error(where)
+
+    def push(self, task: cw.ScheduledTask) -> None:
+        if self.fails == "inner push" and self.depth and len(self.spawned) > 4:
+            raise self.error("inner push")
+        self.again("push")
+        self.tasks.append(task)
+
+    def pop(self) -> cw.ScheduledTask:
+        task = self.tasks.pop(0)
+        self.again("pop")
+        return task
+
+    def observe(self, task: cw.ScheduledTask, elapsed_ns: int) -> None:
+        self.again("observe")
+
+    def forget_task(self, task: cw.ScheduledTask) -> None:
+        self.again("forget_task")
+
+    def forget_group(self, group: object) -> None:
+        self.again("forget_group")
+
+    def __len__(self) -> int:
+        return len(self.tasks)
+
+
+@pytest.mark.parametrize("error", [Own, Worse])
+@pytest.mark.parametrize("fails", ["nowhere", "push", "inner push", "pop", "observe", "forget_task", "forget_group"])
+def test_a_scheduler_that_calls_back_and_fails(run: Run, fails: str, error: type[BaseException]) -> None:
+    async def body() -> None:
+        scheduler = Reentrant(fails, error)
+        async with cw.Executor([cw.Queue("q", scheduler=scheduler), cw.Queue("other")]) as executor:
+            queue = executor.queue("q")
+            scheduler.victims = [queue.spawn(asyncio.Event().wait()) for _ in range(5)]
+            victims = list(scheduler.victims)
+            await asyncio.sleep(0)
+            scheduler.queue = queue
+            handles = [queue.group(number % 4).spawn(step_twice()) for number in range(40)]
+            assert [await handle for handle in handles] == [1] * 40
+            await asyncio.sleep(0)
+            scheduler.queue = None
+            for victim in victims:
+                victim.abort()
+            await executor.drain()
+            assert all(spawned.done() for spawned in scheduler.spawned)
+            check_books(executor)
+        assert [type(report["exception"]) for report in run.reports] == ([] if fails == "nowhere" else [error])
+        run.reports.clear()
+
+    run(body)
+
+
+class Odd:
+    """What a task may wait for, in asyncio's eyes; it does not behave."""
+
+    _asyncio_future_blocking = False
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, how: str) -> None:
+        self._loop = loop
+        self.how = how
+
+    def __await__(self) -> Any:
+        self._asyncio_future_blocking = True
+        yield self
+
+    def add_done_callback(self, callback: Any, *, context: Any) -> None:
+        if self.how == "refuses":
+            raise Own("nobody is called back")
+        for _ in range(3 if self.how == "wakes thrice" else 1):
+            self._loop.call_soon(callback, self, context=context)
+
+    def cancel(self, msg: object = None) -> bool:
+        raise Own("not to be cancelled")
+
+    def result(self) -> None:
+        if self.how == "fails":
+            raise Worse("a result that is none")
+
+
+@pytest.mark.parametrize("how", ["wakes thrice", "fails"])
+def test_futures_that_do_not_behave(run: Run, how: str) -> None:
+    async def body() -> None:
+        async def waits() -> int:
+            with contextlib.suppress(BaseException):
+                await Odd(asyncio.get_running_loop(), how)
+            return await step_twice()
+
+        async with cw.Executor([cw.Queue("q"), cw.Queue("other")], on_panic="catch") as executor:
+            queue = executor.queue("q")
+            for _ in range(5):
+                # Two at once: one in the list twice would take the other out of it.
+                handles = [
+                    queue.spawn(waits()),
+                    queue.spawn(step_twice()),
+                    queue.spawn(waits()),
+                    queue.spawn(step_twice()),
+                ]
+                for handle in handles:
+                    await handle.outcome()
+            await executor.drain()
+            check_books(executor)
+        run.reports.clear()  # what asyncio says of a task that is woken when it is done
+
+    run(body)
+
+
+def test_a_future_that_refuses_who_waits(run: Run) -> None:
+    async def body() -> None:
+        async def waits() -> None:
+            await Odd(asyncio.get_running_loop(), "refuses")
+
+        async with cw.Executor([cw.Queue("q")]) as executor:
+            queue = executor.queue("q")
+            handle = queue.spawn(waits())
+            assert await queue.spawn(step_twice()) == 1
+            assert not handle.done()  # as in asyncio: nobody will wake it
+            assert type(run.reports.pop()["exception"]) is Own
+            executor._core.detach()
+        handle.task.get_coro().close()
+        handle.task._log_destroy_pending = False  # type: ignore[attr-defined]
+
+    if cw.compiled:
+        run(body)
+
+
+def test_the_clock_never_goes_back(run: Run) -> None:
+    class Watches:
+        last = 0
+
+        def step(self, queue: Any, state: Any, started: int, ended: int, stolen: int) -> None:
+            assert self.last <= started <= ended
+            self.last = ended
+
+        def turn(self, started: int, ended: int) -> None:
+            pass
+
+    async def steps() -> None:
+        for _ in range(20_000):
+            await asyncio.sleep(0)
+
+    async def body() -> None:
+        async with cw.Executor([cw.Queue("q"), cw.Queue("other")]) as executor:
+            executor.trace(Watches())
+            for handle in [queue.spawn(steps()) for queue in executor.queues()]:
+                await handle
 
     run(body)

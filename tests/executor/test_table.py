@@ -6,6 +6,7 @@ import asyncio
 import gc
 import random
 import weakref
+from typing import Any
 
 import pytest
 
@@ -150,8 +151,52 @@ def test_the_collector_does_not_look_into_those_who_wait(run: Run) -> None:
     async def body() -> None:
         async with cw.Executor([cw.Queue("first")]) as executor:
             handle = executor.queue("first").spawn(asyncio.sleep(0))
-            assert not gc.is_tracked(handle.__await__())
+            unused, waiter = handle.__await__(), handle.__await__()
+            assert gc.is_tracked(waiter)  # anybody may keep it
+            next(waiter)
+            assert not gc.is_tracked(waiter)
             await handle
+            assert gc.is_tracked(waiter)
+            assert gc.is_tracked(unused)
+
+    run(body)
+
+
+class Thing:
+    kept: object
+
+
+@pytest.mark.parametrize("used", [False, True])
+def test_a_kept_waiter_is_collected_with_what_keeps_it(run: Run, used: bool) -> None:
+    class Wrapped:
+        def __init__(self, waiter: Any) -> None:
+            self.waiter = waiter
+
+        def __await__(self) -> Any:
+            return self.waiter
+
+    async def body() -> None:
+        gone = []
+        async with cw.Executor([cw.Queue("first")]) as executor:
+            queue = executor.queue("first")
+            for _ in range(20):
+                thing = Thing()
+
+                async def work(thing: Thing = thing) -> Thing:
+                    await asyncio.sleep(0)
+                    return thing
+
+                handle = queue.spawn(work())
+                waiter = handle.__await__()
+                thing.kept = waiter, handle
+                await (Wrapped(waiter) if used else handle)
+                gone.append(weakref.ref(thing))
+                del thing, handle, work, waiter
+            await asyncio.sleep(0.001)
+            gc.collect()
+            await asyncio.sleep(0)
+            gc.collect()
+            assert sum(each() is not None for each in gone) <= 1
 
     run(body)
 
