@@ -108,7 +108,7 @@ class Steps(Singles):
                     if self._eevdf.total_share:
                         came = now_ns()  # what has come is no part of the step that it has made runnable
                         if came - now >= self.steal.long_ns:
-                            self.steal.passed(came - now, came)
+                            self._passed(came - now, came)
                         now = came
                         continue
                     if self._held:
@@ -125,7 +125,7 @@ class Steps(Singles):
                         looked = now_ns()
                         self.idle_ns += looked - now
                         if looked - now >= self.steal.long_ns:
-                            self.steal.passed(looked - now, looked)
+                            self._passed(looked - now, looked)
                         now = looked
                         continue
                     self._idle_since = 0
@@ -227,7 +227,7 @@ class Steps(Singles):
         was_long = elapsed >= self.steal.long_ns
         stolen = 0
         if was_long:  # from here on it is what the step had of it
-            stolen = self.steal.of(elapsed, ended)
+            stolen = self._stolen(elapsed, ended, True)
             queue.stolen_ns += stolen
             elapsed -= stolen
         self._eevdf.charge(queue.entity, elapsed)
@@ -258,6 +258,21 @@ class Steps(Singles):
         return now_ns() if was_long else ended  # the next step does not pay for the reading
 
     # What is not ours
+
+    def _stolen(self, elapsed: int, now: int, of_step: bool) -> int:
+        """Of a long step, or of long work beside the steps. Nothing, if the meter fails."""
+        try:
+            return self.steal.of(elapsed, now) if of_step else self.steal.of_work(elapsed, now)
+        except BaseException as error:
+            self.report("what others had of the thread's time could not be read", error)
+            return 0
+
+    def _passed(self, gap: int, now: int) -> None:
+        """A gap between steps."""
+        try:
+            self.steal.passed(gap, now)
+        except BaseException as error:
+            self.report("what others had of the thread's time could not be read", error)
 
     def _observe(self, queue: QueueState, state: JoinHandle, elapsed: int) -> None:
         scheduler = queue.scheduler
@@ -311,7 +326,7 @@ class Steps(Singles):
         now: int = now_ns()
         elapsed = now - self._charge_from
         if elapsed >= self.steal.long_ns:
-            elapsed -= self.steal.of_work(elapsed, now)
+            elapsed -= self._stolen(elapsed, now, False)
         if queue.entity.active:
             self._eevdf.charge(queue.entity, elapsed)
         self._charge_from = now

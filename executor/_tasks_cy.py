@@ -180,8 +180,8 @@ class Waiter:
     """Where one task waits for the end of another, once. Its iterator yields itself, which tells the Task to wait for it.
 
     Linked into its handle's list from then until it is over. Meanwhile, compiled, the collector of cycles looks neither into
-    it nor into the wake-up: both are reachable through the table, which holds the task that is waited for. Before and after that
-    anybody may keep it, in any cycle. It is not cleared by the collector: at its end it has to ask its handle something.
+    it nor into the wake-up: both are reachable through the table, which holds the task that is waited for. Before and after
+    that anybody may keep it, in any cycle. It is not cleared by the collector: at its end it has to ask its handle something.
     """
 
     _asyncio_future_blocking: bool
