@@ -33,6 +33,7 @@ from clockworker.executor._executor import Executor, current_executor, new_event
 from clockworker.executor._handles_cy import GroupHandle, QueueHandle
 from clockworker.executor._heap_cy import HeapNode
 from clockworker.executor._join import JoinHandle
+from clockworker.executor._meter_cy import Meter
 from clockworker.executor._outcome import Ok
 from clockworker.executor._queue import Queue
 from clockworker.executor._schedulers_cy import (
@@ -74,5 +75,16 @@ __all__ = [
 
 seal_package(
     __name__,
-    but={HeapNode, ScheduledTask, Scheduler, RunnableFifo, ArrivalFifo, _ServiceScheduler, LAS, QLAS, WorkSource},
+    but={
+        HeapNode,
+        ScheduledTask,
+        Scheduler,
+        RunnableFifo,
+        ArrivalFifo,
+        _ServiceScheduler,
+        LAS,
+        QLAS,
+        WorkSource,
+        Meter,
+    },
 )

@@ -201,7 +201,7 @@ class Core(Steps):
         self._thread = PyThread_get_thread_ident()
         started = now_ns()
         if started - self._turn_ended >= self.steal.long_ns or started < self.steal.alert_until:
-            self.steal.passed(started - self._turn_ended, started)
+            self._passed(started - self._turn_ended, started)
             started = now_ns()  # no step pays for it
         if self.turns:
             if self._was_idle:

@@ -1,10 +1,11 @@
 # cython: language_level=3, annotation_typing=False, auto_pickle=False
 """Compiled types whose instances come complete or not at all.
 
-C reads fields without asking. An instance that no `__init__` has finished, made by `X.__new__(X)`, by copy or pickle, or by a
-subclass whose own `__init__` forgets ours, would be read all the same: a segmentation fault, out of plain Python. So a compiled
-type loses its `__new__` and cannot have subclasses. A call of the type still makes one, and its `__init__` has the last word
-and may refuse. Our own C code makes some without `__init__`, and fills in all fields. That costs nothing where they are made.
+C reads fields without asking. An instance that no `__init__` has finished, made by `X.__new__(X)`, by copy or pickle, or by
+a subclass whose own `__init__` forgets ours, would be read all the same: a segmentation fault, out of plain Python. So a
+compiled type loses its `__new__` and cannot have subclasses. A call of the type still makes one, and its `__init__` has the
+last word and may refuse. Our own C code makes some without `__init__`, and fills in all fields. That costs nothing where
+they are made.
 
 The others are named, where they are sealed: those that are there to be subclassed bear to be half made.
 

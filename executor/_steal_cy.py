@@ -1,4 +1,4 @@
-# cython: language_level=3, annotation_typing=False, auto_pickle=False, allow_none_for_extension_args=False
+# cython: language_level=3, annotation_typing=False, auto_pickle=False, allow_none_for_extension_args=False, nonecheck=True
 """Steal: what others had of the time that a step took.
 
 A step is timed by the wall clock. If another process runs on the core meanwhile, or the quota of the container is used up, or

@@ -113,7 +113,7 @@ class Steps(Singles):
                     if self._eevdf.total_share:
                         came = now_ns()  # what has come is no part of the step that it has made runnable
                         if came - now >= self.steal.long_ns:
-                            self.steal.passed(came - now, came)
+                            self._passed(came - now, came)
                         now = came
                         continue
                     if self._held:
@@ -130,7 +130,7 @@ class Steps(Singles):
                         looked = now_ns()
                         self.idle_ns += looked - now
                         if looked - now >= self.steal.long_ns:
-                            self.steal.passed(looked - now, looked)
+                            self._passed(looked - now, looked)
                         now = looked
                         continue
                     self._idle_since = 0
@@ -233,7 +233,7 @@ class Steps(Singles):
         elapsed = ended - started
         stolen = 0
         if elapsed >= self.steal.long_ns:
-            stolen = self.steal.of(elapsed, ended)
+            stolen = self._stolen(elapsed, ended, True)
             queue.stolen_ns += stolen
             elapsed -= stolen  # from here on it is what the step had
             ended = now_ns()  # the next step does not pay for the reading
@@ -265,6 +265,21 @@ class Steps(Singles):
         return ended
 
     # What is not ours
+
+    def _stolen(self, elapsed: int, now: int, of_step: bool) -> int:
+        """Of a long step, or of long work beside the steps. Nothing, if the meter fails."""
+        try:
+            return self.steal.of(elapsed, now) if of_step else self.steal.of_work(elapsed, now)
+        except BaseException as error:
+            self.report("what others had of the thread's time could not be read", error)
+            return 0
+
+    def _passed(self, gap: int, now: int) -> None:
+        """A gap between steps."""
+        try:
+            self.steal.passed(gap, now)
+        except BaseException as error:
+            self.report("what others had of the thread's time could not be read", error)
 
     def _observe(self, queue: QueueState, state: JoinHandle, elapsed: int) -> None:
         scheduler = queue.scheduler
@@ -318,7 +333,7 @@ class Steps(Singles):
         now: int = now_ns()
         elapsed = now - self._charge_from
         if elapsed >= self.steal.long_ns:
-            elapsed -= self.steal.of_work(elapsed, now)
+            elapsed -= self._stolen(elapsed, now, False)
         if queue.entity.active:
             self._eevdf.charge(queue.entity, elapsed)
         self._charge_from = now

@@ -10,6 +10,7 @@ import pytest
 
 import clockworker as cw
 from clockworker.executor._heap_cy import HeapNode
+from clockworker.executor._meter_cy import Meter
 from clockworker.executor._schedulers_cy import _ServiceScheduler
 from clockworker.executor._seal_cy import compiled_types
 from clockworker.executor._source_cy import WorkSource
@@ -26,6 +27,7 @@ OPEN = {
     cw.LAS,
     cw.QLAS,
     WorkSource,
+    Meter,
     Method,
 }
 TYPES = [*compiled_types("clockworker.executor"), *compiled_types("clockworker.ipc")]

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 import clockworker as cw
+from clockworker.executor._meter_cy import Meter
 from clockworker.executor._source_cy import WorkSource
 from tests.conftest import Run, until
 
@@ -594,5 +595,27 @@ def test_the_clock_never_goes_back(run: Run) -> None:
             executor.trace(Watches())
             for handle in [queue.spawn(steps()) for queue in executor.queues()]:
                 await handle
+
+    run(body)
+
+
+@pytest.mark.parametrize("error", ERRORS)
+def test_a_meter_that_fails(run: Run, error: type[BaseException]) -> None:
+    class Broken(Meter):
+        def cpu_ns(self) -> int:
+            raise error("no clock")
+
+    async def long() -> None:
+        time.sleep(0.001)  # noqa: ASYNC251
+
+    async def body() -> None:
+        async with cw.Executor([cw.Queue("q")]) as executor:
+            executor._core.steal.meter = Broken()
+            await executor.queue("q").spawn(long())
+            await executor.queue("q").spawn(long())
+            assert {type(report["exception"]) for report in run.reports} == {error}
+            run.reports.clear()
+            check_books(executor)
+        run.reports.clear()
 
     run(body)

@@ -1,9 +1,9 @@
 """One process of mutated calls: `python -m tests.reliability._mutated_calls SEED COUNT`.
 
 It makes of each compiled type what it can, by the front door and by all others, and has real ones at hand from a running
-executor and from rings. Then it calls their public methods, reads and sets their attributes and calls the modules' functions,
-with arguments drawn from the right, the wrong and the absurd. Any exception is an answer. A crash is none; what was called last
-is in a file.
+executor and from rings. Then it calls their public methods, reads and sets their attributes and calls the modules'
+functions, with arguments drawn from the right, the wrong and the absurd. Any exception is an answer. A crash is none; what
+was called last is in a file.
 """
 
 from __future__ import annotations
