@@ -75,5 +75,16 @@ __all__ = [
 
 seal_package(
     __name__,
-    but={HeapNode, ScheduledTask, Scheduler, RunnableFifo, ArrivalFifo, _ServiceScheduler, LAS, QLAS, WorkSource, Meter},
+    but={
+        HeapNode,
+        ScheduledTask,
+        Scheduler,
+        RunnableFifo,
+        ArrivalFifo,
+        _ServiceScheduler,
+        LAS,
+        QLAS,
+        WorkSource,
+        Meter,
+    },
 )

@@ -253,7 +253,9 @@ class Members(Seam):
         if state is None:
             raise UsageError("switch_to() moves the task that calls it, and the caller is in no queue of this executor")
         if state.queued:
-            raise UsageError("switch_to() was called by a task that what it waited for has woken twice, and is in its queue")
+            raise UsageError(
+                "switch_to() was called by a task that what it waited for has woken twice, and is in its queue"
+            )
         if membership.group is not None:
             check_group(membership.group, None)
         MEMBERSHIP.set(membership)

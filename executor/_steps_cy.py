@@ -178,7 +178,9 @@ class Steps(Singles):
         try:
             popped = scheduler.pop()
             if queue.scheduler is not scheduler:
-                return None  # it has failed further down, and what has taken its place has found all that it was holding
+                return (
+                    None  # it has failed further down, and what has taken its place has found all that it was holding
+                )
             if type(popped) is JoinHandle:
                 state: JoinHandle = popped
                 if state.queued and not state.held and state.membership.queue is queue:

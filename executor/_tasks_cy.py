@@ -330,9 +330,7 @@ class JoinHandle(ScheduledTask):
         raise TypeError("a JoinHandle is not made: spawn() gives one")
 
     # Instead of a constructor, whose arguments would be packed and parsed at every spawn.
-    def begin(
-        self, task: asyncio.Task[Any], membership: Membership, context: contextvars.Context | None
-    ) -> None:
+    def begin(self, task: asyncio.Task[Any], membership: Membership, context: contextvars.Context | None) -> None:
         """The core's: from here on it is the handle of this task, which has no place yet."""
         self.task = task
         self.context = context

@@ -136,7 +136,11 @@ class SharedMemory:
     def read_into(self, target: Any, at: int, offset: int, length: int) -> None:
         """Copy `length` bytes to `target[at:]`, which `new_bytes` has made."""
         if cython.compiled:
-            if self._holds(offset, length) and PyBytes_CheckExact(target) and 0 <= at <= PyBytes_GET_SIZE(target) - length:
+            if (
+                self._holds(offset, length)
+                and PyBytes_CheckExact(target)
+                and 0 <= at <= PyBytes_GET_SIZE(target) - length
+            ):
                 memcpy(PyBytes_AS_STRING(target) + at, self._base + offset, length)
         else:
             target[at : at + length] = self._bytes[offset : offset + length]
