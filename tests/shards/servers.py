@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -151,7 +152,8 @@ class Server:
 
     def clean_up(self) -> None:
         for process in self.members():
-            process.kill()
+            with suppress(psutil.NoSuchProcess):  # one that ended with another
+                process.kill()
         self.process.wait(DEADLINE)
 
 
