@@ -72,8 +72,7 @@ WAYS: dict[str, Callable[[Service, cw.Mesh, int], Coroutine[Any, Any, Any]]] = {
     "mesh.send_nowait": lambda service, mesh, shard: _made(lambda: mesh.send_nowait(1, service._methods["add"], (1,))),
     "mesh.start": lambda service, mesh, shard: _made(lambda: mesh.start(Sum, Sum())),
     "mesh.ready": lambda service, mesh, shard: _made(mesh.ready),
-    "mesh.hold": lambda service, mesh, shard: _made(lambda: mesh.hold(1, lambda: None)),
-    "mesh.release": lambda service, mesh, shard: _made(lambda: mesh.release(1)),
+    "mesh.change": lambda service, mesh, shard: _made(lambda: mesh.change(1, lambda: None)),
     "mesh.disconnect": lambda service, mesh, shard: _made(lambda: mesh.disconnect(1)),
     "mesh.close": lambda service, mesh, shard: _made(mesh.close),
 }

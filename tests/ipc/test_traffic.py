@@ -142,11 +142,11 @@ def test_what_is_left_is_taken_in_the_next_turns(run: Run) -> None:
                 assert one.sends.push(
                     Kind.REQUEST, queue_identifier("foreground"), METHOD.identifier, number, arguments
                 )
-            one.mesh.look_at(1)
+            one.mesh.look_at(one.mesh.links[1])
             answers: list[int] = []
             while len(answers) < 3:
                 await asyncio.sleep(0)
-                one.mesh.look_at(1)  # there is room in the ring again
+                one.mesh.look_at(one.mesh.links[1])  # there is room in the ring again
                 while (answer := one.hears.pop()) is not None:
                     if one.hears.kind != Kind.SCHEMA:
                         assert (one.hears.kind, len(answer)) == (Kind.REPLY, len(arguments) - 1)

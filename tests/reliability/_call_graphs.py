@@ -165,7 +165,7 @@ class _All(WorkSource):
             bell.wake()
             peer = bell.next_news(0)
             while peer >= 0:
-                mesh.look_at(peer)
+                mesh.look_at(mesh.heard[peer])
                 peer = bell.next_news(peer + 1)
             for link in list(mesh._unfinished):
                 before = link.frames_received
