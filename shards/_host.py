@@ -22,10 +22,10 @@ log = logging.getLogger("clockworker.supervisor")
 _PR_SET_PDEATHSIG = 1
 
 
-# Descriptors of the supervisor; tests count them. A shard costs it a pidfd, a channel, the dump, two for each of witness,
-# handover, doorbell, slots and pulse (each mapping has one of its own), and its listening sockets. The supervisor's own are its
-# loop's, the control socket, standard input and output, what `--metrics`, `--pid-file` and `--reload` need.
-OF_SHARD = 13
+# Descriptors of the supervisor; tests count them. A shard costs it a pidfd, a channel, the dump, slots, pulse, two for each of
+# witness, handover and doorbell, and its listening sockets. The supervisor's own are its loop's, the control socket, standard
+# input and output, what `--metrics`, `--pid-file` and `--reload` need.
+OF_SHARD = 11
 OF_SUPERVISOR = 16
 
 # What comes and goes: pipes of a start, rings that are handed over, log files, a trace; a connection on its way to a shard.
@@ -36,7 +36,7 @@ TOOLS = 8
 
 
 def descriptors_needed(shards: int, addresses: int) -> int:
-    """Of the supervisor, which has more of them than any shard (a shard has four for each peer). addresses: listening sockets
+    """Of the supervisor, which has more of them than any shard (a shard has one for each peer). addresses: listening sockets
     of each shard. There may be one process more than shards, a successor; at the stop each address takes three more sockets."""
     return OF_SUPERVISOR + PASSING + TOOLS + (shards + 1) * (OF_SHARD + addresses) + 3 * addresses
 

@@ -88,10 +88,11 @@ def start_witness(sock: socket.socket, executor: Executor) -> None:
 
 def _see(loop: asyncio.AbstractEventLoop, thread: int, executor: Executor) -> Testimony:
     frame = sys._current_frames().get(thread)
-    queue = executor.current_queue()
+    running = executor._core.current  # `current_queue` is of the thread that asks
+    membership = None if running is None else running.membership
     task = asyncio.current_task(loop)
     return Testimony(
-        None if queue is None else str(queue.key),
+        None if membership is None else str(membership.queue.key),
         None if task is None else task.get_name(),
         "" if frame is None else _format_stack(frame),
         is_debugging(frame),

@@ -131,9 +131,9 @@ def test_what_the_supervisor_says_may_be_of_any_length(channels: tuple[Channel, 
     config = ServeConfig("x" * (3 * MAX_MESSAGE))
     with open(os.devnull, "rb") as file:
         for count in (0, 5, MAX_DESCRIPTORS, 2 * MAX_DESCRIPTORS + 5):
-            channels[0].send(Configure(1, 2, 0, 200, config), [file.fileno()] * count)
+            channels[0].send(Configure(1, 2, 0, 200, 1, config), [file.fileno()] * count)
             channels[0].send(Begin(), [file.fileno()] * count)
-            for expected in (Configure(1, 2, 0, 200, config), Begin()):
+            for expected in (Configure(1, 2, 0, 200, 1, config), Begin()):
                 received = channels[1].receive()
                 assert received is not None
                 message, descriptors = received
@@ -222,8 +222,8 @@ def test_nonsense_is_an_error_and_its_descriptors_are_closed() -> None:
 def test_descriptors_for_which_there_is_no_room_are_told_apart_from_nonsense(channels: tuple[Channel, Channel]) -> None:
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     reader, writer = os.pipe()
-    channels[0].send(Connect(1, 7), [reader, writer])
-    channels[0].send(Ready())
+    channels[0].send(Connect(1, 7, 1, False), [reader, writer])
+    channels[0].send(Ready(serves=True))
     highest = max(map(int, os.listdir("/proc/self/fd")))
     filled = []
     try:
@@ -239,8 +239,8 @@ def test_descriptors_for_which_there_is_no_room_are_told_apart_from_nonsense(cha
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
         for descriptor in (reader, writer, *filled):
             os.close(descriptor)
-    assert lost.value.message == Connect(1, 7)
-    assert channels[1].receive() == (Ready(), [])
+    assert lost.value.message == Connect(1, 7, 1, False)
+    assert channels[1].receive() == (Ready(serves=True), [])
 
 
 @given(st.binary(min_size=1, max_size=200))

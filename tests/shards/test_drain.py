@@ -49,7 +49,7 @@ def test_what_was_spent_before_is_no_part_of_the_grace(spent: float, left: float
         drain.spent = spent
         drain.begin(member)
         assert member.state is State.DRAINING
-        assert process.told == [Stop(for_good=False)]
+        assert process.told == [Stop(for_good=False, grace=left)]
         assert member.timer is not None
         assert member.timer.when() - asyncio.get_running_loop().time() == pytest.approx(left, abs=1.0)
         member.cancel_timer()
@@ -72,8 +72,8 @@ def test_all_leave_together_those_beside_a_shard_too() -> None:
         drain.drained(one)
         assert Leave() not in first.told + second.told + third.told
         drain.drained(two)
-        assert first.told == second.told == [Stop(for_good=True), Leave()]
-        assert third.told == [Stop(for_good=False), Leave()]
+        assert first.told == second.told == [Stop(for_good=True, grace=10.0), Leave()]
+        assert third.told == [Stop(for_good=False, grace=10.0), Leave()]
         for member in members.everyone():
             member.cancel_timer()
 

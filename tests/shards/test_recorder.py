@@ -50,7 +50,7 @@ def test_each_counter_of_the_mesh_is_in_its_own_slot(run: Run) -> None:
         assert calls.pop("rings_ahead") == sum(link.wakeups_ahead for link in links)
         assert calls.pop("ring_used_bytes") == links[-1].ring_used_bytes
         assert calls.pop("ring_bytes") == links[-1].ring_bytes
-        names = {"local", "sent", "received", "in_flight", "timed_out"}
+        names = {"local", "sent", "received", "in_flight", "timed_out", "waiting"}
         assert calls == {name: getattr(stats, f"calls_{name}" if name in names else name) for name in calls}
         for link in links:
             ring = msgspec.structs.asdict(reader.read_rings()[link.peer])

@@ -5,12 +5,13 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
+import sys
 import time
 from pathlib import Path
 
 import pytest
 
-from clockworker.shards._pulse import PulseReader
+from clockworker.shards._pulse import _PACE
 from clockworker.shards._rest import BEAT_S
 from tests.shards.servers import Serve, Server, ask, eventually
 
@@ -109,10 +110,15 @@ def test_code_that_keeps_the_interpreters_lock(serve: Serve) -> None:
 def at_rest(server: Server, shard: int = 0) -> int:
     """Waits until the shard rests, which is seen in the memory of its pulse. Its pid."""
     pid = server.shard_pids()[shard]
-    path, *_ = [fd for fd in Path(f"/proc/{pid}/fd").iterdir() if "clockworker-pulse" in os.readlink(fd)]
-    pulse = PulseReader(os.open(path, os.O_RDWR | os.O_CLOEXEC))
-    eventually(lambda: pulse.pace > BEAT_S, "it rests")
-    pulse.close()
+    [mapping] = [line for line in Path(f"/proc/{pid}/maps").read_text().splitlines() if "clockworker-pulse" in line]
+    address = int(mapping.partition("-")[0], 16)
+    with open(f"/proc/{pid}/mem", "rb", buffering=0) as memory:
+
+        def pace() -> float:
+            memory.seek(address + 8 * _PACE)
+            return int.from_bytes(memory.read(8), sys.byteorder) / 1e9
+
+        eventually(lambda: pace() > BEAT_S, "it rests")
     return pid
 
 
