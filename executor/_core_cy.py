@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -45,6 +46,8 @@ else:
     from time import monotonic_ns as now_ns
 
 compiled: bool = cython.compiled
+
+_attaching = threading.Lock()  # of two threads' executors with one scheduler, one is the first
 
 
 @cython.final
@@ -78,13 +81,14 @@ class Core(Steps):
     def attach(self, loop: asyncio.AbstractEventLoop) -> None:
         """Take the loop: from now on steps of members come here."""
         clock.begin()
-        self._check_schedulers()
+        with _attaching:
+            self._check_schedulers()
+            self.take_call_soon(loop)
+            for queue in self.queues.values():
+                set_owner(queue.scheduler, self)
+                self._schedulers.append(queue.scheduler)
         self._turn_ended = now_ns()
         self.steal.begin(self._turn_ended)
-        self.take_call_soon(loop)
-        for queue in self.queues.values():
-            set_owner(queue.scheduler, self)
-            self._schedulers.append(queue.scheduler)
         registry.attach(self)
         self._maker.attach(loop)
         self._get_task_factory = loop.get_task_factory

@@ -37,7 +37,7 @@ cdef class Link(Connection):
     cpdef change(self, object when_quiet)
     @cython.locals(theirs=Lane, lane=Lane, call=Call)
     cpdef inherit(self, Link old)
-    cpdef quieten(self, object when_quiet)
+    cpdef hold(self, object when_quiet)
     @cython.locals(other=Link)
     cdef Link _way(self)
     @cython.locals(way=Link, shared=Shared, method=Method, current=JoinHandle, membership=Membership, lane=Lane, within=Chain, queue=cython.longlong, depth=cython.longlong, through=cython.ulonglong, body=bytes)

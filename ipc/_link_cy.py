@@ -142,7 +142,7 @@ class Link(Connection):
         self.changed = not self.changed
         self.look_for_split()
         self.present().inherit(old)
-        old.quieten(when_quiet)
+        old.hold(when_quiet)
 
     def inherit(self, old: Link) -> None:
         """What waits for credit there waits for it here."""
@@ -155,7 +155,7 @@ class Link(Connection):
                 lane.waiting[call] = since
         self.relieved()
 
-    def quieten(self, when_quiet: Callable[[], None]) -> None:
+    def hold(self, when_quiet: Callable[[], None]) -> None:
         """There will be no new calls, but for those of tasks that serve this incarnation."""
         if self.connected and self.pending:
             self.when_quiet = when_quiet
