@@ -16,6 +16,7 @@ In reading order, from the command to the code that a user writes:
     _schedulers     the schedulers by name, and the application's own
     _spelling       what somebody probably meant
     _print          --print-config
+    _preflight      what --check-config and the start must say alike
     _topology       what the kernel says of the CPUs and of quotas
     _placement      policy: how many shards, and which runs where
     _sockets        the listening sockets
@@ -48,6 +49,7 @@ In reading order, from the command to the code that a user writes:
     _logging        log lines that name shard and queue, as text or JSON; log files opened anew
     _log_stream     standard error, without waiting for its reader
     _log_config     --log-config
+    _limiter        policy: how often the same thing is worth a line; _slow, a line for a slow step
     _birth          what a shard's process is born with
     _child          the process of a shard
     _reserve        descriptors that it keeps for what the supervisor sends
