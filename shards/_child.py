@@ -317,7 +317,9 @@ class _ShardMain:
             while True:
                 with self._reserve:
                     self._read_one()
-                    self._reserve.size = FOR_A_MESSAGE + sum(not link.connected for link in self._mesh.links) - 1
+                    self._reserve.size = (
+                        FOR_A_MESSAGE + sum(not link.present().connected for link in self._mesh.links) - 1
+                    )
 
     def _read_one(self) -> None:
         try:

@@ -149,6 +149,7 @@ def test_a_shard_that_dies_after_a_failed_roll_ends_nothing(serve: Serve, tmp_pa
     server.send(signal.SIGHUP)
     server.wait_log("the shards are not replaced")
     os.kill(server.shard_pids()[1], signal.SIGKILL)
+    server.wait_log("shard 1 .* killed by SIGKILL")
     with Clients(server) as clients:
         server.wait_log("boot\n", 6)  # more often than would be the end
         server.wait_log("shard 1 is restarted in 5 s")
