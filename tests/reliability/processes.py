@@ -218,14 +218,14 @@ def hup_and_kill(seconds: int) -> Result:
     ):
         began = time.monotonic()
         while (now := time.monotonic() - began) < seconds:
-            if now >= hup_every * (hups + 1):
-                hups += 1
-                server.replace()
-            elif now >= kill_every * (kills + 1):
+            if now >= kill_every * (kills + 1):  # first: a HUP takes its time
                 kills += 1
                 pid, when = server.pid(kills % 2), time.monotonic()
                 server.kill(kills % 2)
                 killed[pid] = when, time.monotonic()
+            elif now >= hup_every * (hups + 1):
+                hups += 1
+                server.replace()
             else:
                 time.sleep(0.01)
         assert server.stop() == 0
