@@ -12,7 +12,7 @@ from tests.reliability._mutated_calls import run_process
 _A_PROCESS = 20_000
 
 
-@check("plain Python against compiled modules: crashes 0", ci=40_000, release=20_000_000, pure=0, pace=6_000)
+@check("plain Python against compiled modules: crashes 0", ci=40_000, release=20_000_000, pure=0, pace=20_000)
 def mutated_calls(trials: int) -> Result:
     """Under the debug allocator, which fills freed memory and guards its ends. Under AddressSanitizer: build with
     CFLAGS="-fsanitize=address -fno-omit-frame-pointer -g -O1" and run with LD_PRELOAD=libasan.so, PYTHONMALLOC=malloc and
