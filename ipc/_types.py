@@ -207,7 +207,7 @@ def _look_for_custom(info: Any, seen: set[int]) -> None:
 
 
 def _instead_of(cls: Any) -> str:
-    module, name = getattr(cls, "__module__", ""), getattr(cls, "__qualname__", "")
+    module, name = _module(cls), getattr(cls, "__qualname__", "")
     for key in (f"{module}.{name}", module):
         if key in _INSTEAD:
             return _INSTEAD[key]
@@ -237,9 +237,14 @@ def _is_same(sent: Any, arrived: Any) -> bool:
     return _encoder.encode(sent) == _encoder.encode(arrived)
 
 
+def _module(cls: Any) -> str:
+    """Under which a user knows it: from CPython 3.13 on `pathlib.Path` says that it is of `pathlib._local`."""
+    return str(getattr(cls, "__module__", "")).partition("._")[0]
+
+
 def _name(annotation: Any) -> str:
     if isinstance(annotation, type) and not isinstance(annotation, types.GenericAlias):
-        module = annotation.__module__
+        module = _module(annotation)
         return annotation.__qualname__ if module == "builtins" else f"{module}.{annotation.__qualname__}"
     return str(annotation)
 
