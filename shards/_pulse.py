@@ -22,6 +22,7 @@ from itertools import takewhile
 from clockworker.executor import Executor
 from clockworker.ipc._mapping import Mapping
 from clockworker.ipc._memory_cy import create_memory
+from clockworker.shards._heritage import widen_signal_stack
 from clockworker.shards._rest import BEAT_S, Rest, next_tick
 
 DUMP_SIGNAL = signal.SIGRTMIN + 6
@@ -107,6 +108,7 @@ class Pulse:
         os.close(descriptor)
         self._words = self._memory.words
         faulthandler.register(DUMP_SIGNAL, file=self._file, all_threads=False)
+        widen_signal_stack()
 
     def fileno(self) -> int:
         return self._file.fileno()

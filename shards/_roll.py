@@ -82,6 +82,7 @@ class Roll:
             if member.state is State.READY:
                 self._is_due(member)
             elif member.process is not None:
+                member.restarts.forget()  # if it dies, the application as it is now has not
                 self._starting.add(member.process)
             else:  # it waits for a delay to be over, or for a change
                 member.cancel_timer()

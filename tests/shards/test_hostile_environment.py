@@ -175,13 +175,17 @@ def test_what_is_blocked_or_ignored_by_the_starter_is_neither_here_nor_in_what_t
         assert server.stop() == 0
 
 
-def test_signals_that_stray_here_end_nothing(serve: Serve) -> None:
-    server = serve(ECHO, "--shards", "1")
+@pytest.mark.parametrize("environment", [{}, {"PYTHONFAULTHANDLER": "1"}], ids=["plain", "faulthandler"])
+def test_signals_that_stray_here_end_nothing(serve: Serve, environment: dict[str, str]) -> None:
+    """Nor if all are there at once, and their handlers interrupt each other."""
+    server = serve(ECHO, "--shards", "1", environment=environment)
     server.wait_serving()
     [shard] = server.shard_pids().values()
-    for number in STRAY - {DUMP_SIGNAL}:
-        server.send(number)
-        os.kill(shard, number)
+    for pid in (server.pid, shard):
+        os.kill(pid, signal.SIGSTOP)
+        for number in STRAY:
+            os.kill(pid, number)
+        os.kill(pid, signal.SIGCONT)
     server.wait_log(r"\[supervisor\] SIG\S+ ignored")
     for number in STRAY - {DUMP_SIGNAL}:
         server.wait_log(re.escape(f"{name_of(number)} ignored: the application"))

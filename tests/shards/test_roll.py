@@ -9,6 +9,7 @@ import signal
 import threading
 import time
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -142,11 +143,22 @@ def test_one_that_fails_on_the_second_shard_leaves_that_one(serve: Serve, tmp_pa
     assert server.stop() == 0
 
 
+DIES_UNLESS_HELD = """
+import os, time
+os.write(2, b"boot\\n")
+if os.path.exists("hold"):
+    os.write(2, b"held\\n")
+    while os.path.exists("hold"):
+        time.sleep(0.01)
+os._exit(7)
+"""
+
+
 def test_a_shard_that_dies_after_a_failed_roll_ends_nothing(serve: Serve, tmp_path: Path) -> None:
     """It can only start as what is known to fail. The others serve on, and a mended version is started at the next HUP."""
     server = serve(ECHO, "--shards", "2")
     server.wait_serving()
-    write(tmp_path, "import os\nos.write(2, b'boot\\n')\nos._exit(7)\n")
+    write(tmp_path, DIES_UNLESS_HELD)
     server.send(signal.SIGHUP)
     server.wait_log("the shards are not replaced")
     os.kill(server.shard_pids()[1], signal.SIGKILL)
@@ -154,10 +166,15 @@ def test_a_shard_that_dies_after_a_failed_roll_ends_nothing(serve: Serve, tmp_pa
     with Clients(server) as clients:
         server.wait_log("boot\n", 6)  # more often than would be the end
         server.wait_log("shard 1 is restarted in 5 s", deadline=60)  # eight starts, on a machine that is busy
+        hold = tmp_path / "hold"
+        hold.touch()
+        server.wait_log("held\n")
+        write(tmp_path, NEW)
+        server.send(signal.SIGHUP)
+        server.wait_log("SIGHUP", 2)
+        hold.unlink()  # and the old version dies once more, when the new one has been asked for
     assert clients.failed == []
-    assert clients.answers.keys() == {b"0 hello"}
-    write(tmp_path, NEW)
-    server.send(signal.SIGHUP)
+    assert clients.answers.keys() <= {b"0 hello", b"0 new", b"1 new"}
     server.wait_log("shard 0 stopped after")
     server.wait_log("shard 1 ready", 2)
     assert server.stop() == 0
@@ -411,6 +428,8 @@ def test_again_and_again_nothing_is_left_behind(serve: Serve) -> None:
         for each in os.listdir(f"/proc/{pid}/fd"):
             with contextlib.suppress(FileNotFoundError):  # a connection that has ended meanwhile
                 links.append(os.readlink(f"/proc/{pid}/fd/{each}"))
+        # Its clocks are opened when they are first asked.
+        links = [link for link in links if not link.startswith("/proc/")]
         sockets = sum(link.startswith("socket:") for link in links)
         with open(f"/proc/{pid}/maps") as maps:
             return sockets if pid == server.pid else 0, len(links) - sockets, sum("memfd" in line for line in maps)
@@ -418,16 +437,20 @@ def test_again_and_again_nothing_is_left_behind(serve: Serve) -> None:
     def all_held() -> tuple[tuple[int, int, int], ...]:
         return held(server.pid), *(held(server.shard_pids()[shard]) for shard in range(3))
 
+    def is_held(before: tuple[tuple[int, int, int], ...]) -> bool:
+        return all_held() == before
+
     before = None
     for round in range(1, 4):
         server.send(signal.SIGHUP)
         server.wait_log("shard . stopped after", 3 * round)
         eventually(lambda: len(children(server)) == 3, "no more than three")
+        server.connect_to(2).close()  # each has one, for the first of which libuv opens a descriptor more
         for source, other in ((0, 1), (1, 0)):
             with server.connect_to(source) as client:
                 assert ask(client, b"who") == b"%d old" % other
         if before is not None:
-            assert all_held() == before
+            eventually(partial(is_held, before), f"{before} as before", shown=lambda: f", but {all_held()}")
         before = all_held()
     assert server.stop() == 0
     assert "missed wake-ups: 0" in server.log
