@@ -87,6 +87,13 @@ MUTANTS = (
         "shards/test_counter.py::test_a_counter_does_not_go_back",
     ),
     Mutant(
+        "a module that says that it is pure knows no clock",
+        "shards/_rest",
+        "from __future__ import annotations\n",
+        "from __future__ import annotations\n\nimport time\n",
+        "test_purity.py::test_who_claims_to_be_pure_is",
+    ),
+    Mutant(
         "the grace that handing over has used is not given again: the supervisor says what it was",
         "shards/_supervisor",
         "self._drain.spent = self._loop.time() - began",
