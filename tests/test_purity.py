@@ -109,7 +109,16 @@ def test_who_claims_to_be_pure_is(path: Path) -> None:
 
 def test_claims_are_found() -> None:
     names = {name_of(path).rpartition(".")[2] for path in CLAIMING}
-    assert names >= {"_eevdf_cy", "_steal_cy", "_ahead_cy", "_deadlines", "_frames", "_lifecycle", "_placement", "_rest"}
+    assert names >= {
+        "_eevdf_cy",
+        "_steal_cy",
+        "_ahead_cy",
+        "_deadlines",
+        "_frames",
+        "_lifecycle",
+        "_placement",
+        "_rest",
+    }
     assert len(CLAIMING) >= 13
 
 
