@@ -22,9 +22,9 @@ CLAIM = re.compile(r"\b(Pure|Policy only)\b")
 
 # With none of these can a module reach a file, a socket, a process, a clock, a loop, or chance.
 HARMLESS = {
-    "__future__", "collections", "cython", "enum", "heapq", "itertools", "math", "msgspec", "operator", "re", "struct", "types",
-    "typing", "zlib",
-}  # fmt: skip
+    *("__future__", "cython", "msgspec", "types", "typing"),
+    *("collections", "enum", "functools", "heapq", "itertools", "math", "operator", "re", "struct", "zlib"),
+}
 # Nothing but exceptions, and stand-ins for what Cython declares.
 OWN_HARMLESS = {"clockworker._errors", "clockworker._cython_shim"}
 BUILTINS_WITH_EFFECTS = {"open", "print", "input", "breakpoint", "exec", "eval", "__import__"}

@@ -8,7 +8,6 @@ the change. Whoever finds a mutation that survives adds it here with the test th
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -16,7 +15,7 @@ from pathlib import Path
 
 import msgspec
 
-import clockworker as cw
+from tests.mutations import Mutation, copy_package, mutate
 from tests.reliability._checks import Result, check
 
 _ROOT = Path(__file__).parents[2]
@@ -25,13 +24,10 @@ _PASSED, _FAILED = 0, 1
 
 
 class Mutant(msgspec.Struct, frozen=True):
-    """rule: what no longer holds. module: within its package, whichever folder it is in. test: a node of pytest's, without
-    what it is parametrized with."""
+    """rule: what no longer holds. test: what finds it, a node of pytest's without what it is parametrized with."""
 
     rule: str
-    module: str
-    before: str
-    after: str
+    mutation: Mutation
     test: str
 
 
@@ -39,88 +35,62 @@ class Mutant(msgspec.Struct, frozen=True):
 MUTANTS = (
     Mutant(
         "while a queue sleeps the loop has its turn four times as often",
-        "executor/_steps_cy",
-        "_ATTENTION = 4\n",
-        "_ATTENTION = 1\n",
+        Mutation("executor/_steps_cy", "_ATTENTION = 4\n", "_ATTENTION = 1\n"),
         "executor/test_steps.py::test_while_a_queue_sleeps_the_loop_has_its_turn_after_a_quarter_of_the_time",
     ),
     Mutant(
         "a step of a sleeping queue that is held back ends the turn",
-        "executor/_runnable_cy",
-        "            self._turn_must_end = 0\n",
-        "            pass\n",
+        Mutation("executor/_runnable_cy", "            self._turn_must_end = 0\n", "            pass\n"),
         "executor/test_runnable.py::test_a_step_that_is_held_back_and_whose_queue_sleeps_ends_the_turn",
     ),
     Mutant(
         "only a queue that is eligible preempts",
-        "executor/_runnable_cy",
-        "if woken.eligible and woken.deadline <",
-        "if woken.deadline <",
+        Mutation("executor/_runnable_cy", "if woken.eligible and woken.deadline <", "if woken.deadline <"),
         "executor/test_runnable.py::test_a_queue_that_owes_does_not_preempt_though_its_deadline_is_earlier",
     ),
     Mutant(
         "the grace that handing over has used is not given again: the drain takes it off",
-        "shards/_drain",
-        "max(0.0, self._grace - self.spent)",
-        "self._grace",
+        Mutation("shards/_drain", "max(0.0, self._grace - self.spent)", "self._grace"),
         "shards/test_drain.py::test_what_was_spent_before_is_no_part_of_the_grace",
     ),
     Mutant(
         "with a peer's end its credit is whole again",
-        "ipc/_credit_cy",
-        "        self.lanes = {}\n        self._last = None\n        return waiting\n",
-        "        return waiting\n",
+        Mutation(
+            "ipc/_credit_cy",
+            "        self.lanes = {}\n        self._last = None\n        return waiting\n",
+            "        return waiting\n",
+        ),
         "ipc/test_link.py::test_credit_of_an_incarnation_ends_with_it",
     ),
     Mutant(
         "a shard that has stopped does not become ready",
-        "shards/_lifecycle",
-        "State.STOPPED: frozenset({State.STARTING}),",
-        "State.STOPPED: frozenset({State.STARTING, State.READY}),",
+        Mutation(
+            "shards/_lifecycle",
+            "State.STOPPED: frozenset({State.STARTING}),",
+            "State.STOPPED: frozenset({State.STARTING, State.READY}),",
+        ),
         "shards/test_lifecycle.py::test_the_way_of_a_life",
     ),
     Mutant(
         "a counter does not go back",
-        "shards/_counter",
-        "if count < 0:",
-        "if count < -1:",
+        Mutation("shards/_counter", "if count < 0:", "if count < -1:"),
         "shards/test_counter.py::test_a_counter_does_not_go_back",
     ),
     Mutant(
         "a module that says that it is pure knows no clock",
-        "shards/_rest",
-        "from __future__ import annotations\n",
-        "from __future__ import annotations\n\nimport time\n",
+        Mutation(
+            "shards/_rest",
+            "from __future__ import annotations\n",
+            "from __future__ import annotations\n\nimport time\n",
+        ),
         "test_purity.py::test_who_claims_to_be_pure_is",
     ),
     Mutant(
         "the grace that handing over has used is not given again: the supervisor says what it was",
-        "shards/_supervisor",
-        "self._drain.spent = self._loop.time() - began",
-        "self._drain.spent = 0.0",
+        Mutation("shards/_supervisor", "self._drain.spent = self._loop.time() - began", "self._drain.spent = 0.0"),
         "shards/test_dispatch.py::test_the_time_of_handing_over_is_a_part_of_the_grace",
     ),
 )
-
-
-def copy_package(directory: Path) -> Path:
-    """The package's sources without their compiled modules, to import from `directory`."""
-    copied = directory / "clockworker"
-    ignored = shutil.ignore_patterns("*.so", "*.c", "__pycache__")
-    shutil.copytree(Path(cw.__file__).parent, copied, ignore=ignored)  # through the links: what is copied is files
-    return copied
-
-
-def mutate(package: Path, mutant: Mutant) -> None:
-    """Raises AssertionError unless there is exactly one place for it."""
-    top, name = mutant.module.split("/")
-    files = list((package / top).rglob(f"{name}.py"))
-    if len(files) != 1:
-        raise AssertionError(f"{len(files)} modules of {top} are called {name}, not one")
-    text = files[0].read_text()
-    if (places := text.count(mutant.before)) != 1:
-        raise AssertionError(f"{mutant.module} has {places} places for the mutation {mutant.before!r}, not one")
-    files[0].write_text(text.replace(mutant.before, mutant.after))
 
 
 def run_tests(directory: Path, tests: list[str]) -> tuple[int, str]:
@@ -153,12 +123,12 @@ def mutants(trials: int) -> Result:
     survived = []
     for mutant in chosen:
         with tempfile.TemporaryDirectory() as directory:
-            mutate(copy_package(Path(directory)), mutant)
+            mutate(copy_package(Path(directory)), mutant.mutation)
             status, said = run_tests(Path(directory), [mutant.test])
             if status not in (_PASSED, _FAILED):
-                raise AssertionError(f"the mutation {mutant.after!r} of {mutant.module} cannot be tested:\n{said}")
+                raise AssertionError(f"{mutant.mutation} cannot be tested:\n{said}")
             if status == _PASSED:
-                survived.append(f"{mutant.rule}: {mutant.module} with {mutant.after.strip()!r}")
+                survived.append(f"{mutant.rule} ({mutant.mutation})")
     if survived:
         raise AssertionError(f"{len(survived)} mutations survived their tests: {'; '.join(survived)}")
     return Result(len(chosen), "all found")
