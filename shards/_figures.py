@@ -13,11 +13,11 @@ if that is not its own name.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from enum import Enum
 from functools import cache
 from operator import attrgetter
-from typing import Annotated, Any, Self, get_args, get_origin
+from typing import Annotated, Any, Self, TypeAlias, get_args, get_origin
 
 import msgspec
 
@@ -109,9 +109,53 @@ def _kinds(section: type[Section]) -> tuple[Kind, ...]:
     return tuple(field.figure.kind for field in fields(section))
 
 
-@cache
-def _sources(section: type[Section]) -> tuple[tuple[str, Any], ...]:
-    return tuple((field.name, attrgetter(field.figure.of or field.name)) for field in fields(section))
+_Put: TypeAlias = Callable[[tuple[object, ...], Mapping[str, Any]], Any]
+
+
+class _Plan(msgspec.Struct, frozen=True):
+    """How a section is filled: most figures from the first source, at once, and the rest is put between them."""
+
+    get: Callable[[Any], tuple[Any, ...]]
+    rest: tuple[tuple[int, _Put], ...]  # by position, from the sources and what is known
+
+
+_plans: dict[tuple[object, ...], _Plan] = {}
+
+
+def _plan(section: type[Section], sources: tuple[object, ...], known: Iterable[str]) -> _Plan:
+    """Raises `AttributeError` for a figure that is nowhere."""
+    first: list[str] = []
+    rest: list[tuple[int, _Put]] = []
+    for position, field in enumerate(fields(section)):
+        if field.name in known:
+            rest.append((position, lambda _, known, name=field.name: known[name]))  # type: ignore[misc]
+            continue
+        where = field.figure.of or field.name
+        get = attrgetter(where)
+        index = _index(sources, get)
+        if index == 0:
+            first.append(where)
+        else:
+            rest.append((position, lambda sources, _, get=get, index=index: get(sources[index])))  # type: ignore[misc]
+    return _Plan(_getter(first), tuple(rest))
+
+
+def _index(sources: tuple[object, ...], get: Callable[[Any], Any]) -> int:
+    """Of the first source that has it."""
+    for index, source in enumerate(sources[:-1]):
+        try:
+            get(source)
+        except AttributeError:
+            continue
+        return index
+    get(sources[-1])
+    return len(sources) - 1
+
+
+def _getter(names: list[str]) -> Callable[[Any], tuple[Any, ...]]:
+    if len(names) > 1:
+        return attrgetter(*names)
+    return lambda source: tuple(attrgetter(name)(source) for name in names)
 
 
 class Section(msgspec.Struct, frozen=True):
@@ -124,8 +168,17 @@ class Section(msgspec.Struct, frozen=True):
 
     @classmethod
     def of(cls, *sources: object, **known: Any) -> Self:
-        """Each figure from where it is counted: the first of the sources that has it. known: what none of them has."""
-        return cls(*[known[name] if name in known else _find(get, sources) for name, get in _sources(cls)])
+        """Each figure from where it is counted: the first of the sources that has it. known: those that none of them has.
+
+        Which one that is, is found out once for each combination of types."""
+        key = (cls, *known, *map(type, sources))
+        plan = _plans.get(key)
+        if plan is None:
+            plan = _plans[key] = _plan(cls, sources, known)
+        made = [*plan.get(sources[0])]
+        for position, put in plan.rest:
+            made.insert(position, put(sources, known))
+        return cls(*made)
 
     def then(self, later: Self) -> Self:
         return type(self)(
@@ -154,15 +207,6 @@ class Section(msgspec.Struct, frozen=True):
                 for kind, column in zip(_kinds(cls), zip(*rows, strict=True), strict=True)
             ]
         )
-
-
-def _find(get: Any, sources: tuple[object, ...]) -> Any:
-    for source in sources[:-1]:
-        try:
-            return get(source)
-        except AttributeError:
-            pass
-    return get(sources[-1])
 
 
 def _values(section: Section) -> tuple[Any, ...]:
