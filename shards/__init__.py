@@ -33,7 +33,8 @@ In reading order, from the command to the code that a user writes:
     _orphans        children that are none of ours: the duties of PID 1
     _control        what supervisor and shard say to each other
     _wiring         connects the shards with each other by rings
-    _reading        the numbers of a shard at one moment, and their sums
+    _figures        what a number of the statistics is: how it sums, what the page calls it, where it is counted
+    _reading        the numbers of a shard at one moment: to add one, add its field there, and count it
     _slots          shared memory through which the supervisor reads them without asking
     _recorder       writes them; _usage, what the kernel counts
     _watch          finds shards whose loops stand still
