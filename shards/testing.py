@@ -31,7 +31,7 @@ import time
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 import msgspec
 
@@ -48,7 +48,7 @@ from clockworker.shards._agent import (
 )
 from clockworker.shards._query import QueryClient
 
-__all__ = ["Server", "serving"]
+__all__ = ["Server", "Serving", "serving"]
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -92,9 +92,29 @@ def serving(
             server.stop()
 
 
+class Serving(Protocol):
+    """What the pytest fixture `serving` is: `serving` as a function, whose server is stopped when the test ends."""
+
+    def __call__(
+        self,
+        app: str | Callable[..., Coroutine[Any, Any, object]],
+        *,
+        shards: int = 2,
+        options: Sequence[str] = (),
+        environment: Mapping[str, str] | None = None,
+        app_dir: str | os.PathLike[str] = ".",
+        timeout: float = 30.0,
+        encode_local_calls: bool = False,
+    ) -> Server:
+        """Options are those of `serving`. May be called several times in a test."""
+
+
 class Server:
     """Made by `serving`. All methods block; in an async test call them with `asyncio.to_thread`. Waits that take too long
-    raise `TimeoutError`, and `ApplicationError` if the server has ended meanwhile; both show the log."""
+    raise `TimeoutError`, and `ApplicationError` if the server has ended meanwhile; both show the log.
+
+    app: MODULE:ATTRIBUTE. shards: how many there are.
+    """
 
     def __init__(
         self,
@@ -106,6 +126,7 @@ class Server:
         timeout: float,
         directory: Path,
     ) -> None:
+        self.app = app
         self.shards = shards
         self._timeout = timeout
         self._sockets = directory
