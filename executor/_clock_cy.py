@@ -14,11 +14,11 @@ time stands still until that has caught up. So no step takes less than nothing, 
 The clock is one, in this module, and `now_ns` is inlined into those that cimport it: times that are compared must be from the
 same last reading.
 
-*Wound time.* A test may wind one thread's clock by hand (`clockworker.testing`): then nothing that an executor measures is real,
-and all of it repeats. Such a clock moves by `wind` and by one pace at each reading. So a step takes some time; else EEVDF would
-charge it nothing, and a queue that has something to run would keep the thread for ever. Dice make paces of different lengths, and
-the same number the same ones again. The slow path of `now_ns` asks whether time is wound, and the counter is not used
-meanwhile: whoever winds nothing pays nothing.
+*Wound time.* A test may wind one thread's clock by hand (`clockworker.testing`): then nothing that an executor measures is
+real, and all of it repeats. Such a clock moves by `wind` and by one pace at each reading. So a step takes some time; else
+EEVDF would charge it nothing, and a queue that has something to run would keep the thread for ever. Dice make paces of
+different lengths, and the same number the same ones again. The slow path of `now_ns` asks whether time is wound, and the
+counter is not used meanwhile: whoever winds nothing pays nothing.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ if not cython.compiled:
         return clock.reading() if clock.wound_in and is_wound() else time.monotonic_ns()
 
 else:
-    read_clock(cython.address(clock))  # type: ignore[name-defined]  # noqa: F821
+    read_clock(cython.address(clock))  # type: ignore[name-defined, used-before-def]  # noqa: F821
 
 
 def begin() -> None:
