@@ -112,9 +112,9 @@ class Clock:
         executor_clock.begin_winding(self._step_ns, dice)
         self._loop = loop
 
-    def end(self) -> None:
-        """The loop is closed."""
-        if self._loop is not None:
+    def end(self, loop: asyncio.AbstractEventLoop) -> None:
+        """The loop is being closed."""
+        if self._loop is loop:
             self._loop = None
             self._targets.clear()
             executor_clock.end_winding()

@@ -59,14 +59,14 @@ class WoundLoop(asyncio.SelectorEventLoop):
 
     def __init__(self, clock: Clock, dice: int) -> None:
         self._wound = clock
-        clock.begin(self, dice)
         self._working = 0  # threads that have something of ours to do
         self._real = _Selector()
         self._real.idle = self._idle
+        super().__init__(self._real)
         try:
-            super().__init__(self._real)
+            clock.begin(self, dice)
         except BaseException:
-            clock.end()
+            super().close()
             raise
         self._own = len(self._real.get_map())  # what asyncio itself listens to: other threads and signals
 
@@ -79,7 +79,7 @@ class WoundLoop(asyncio.SelectorEventLoop):
 
     def close(self) -> None:
         if not self.is_running():
-            self._wound.end()
+            self._wound.end(self)
         super().close()
 
     def run_in_executor(
