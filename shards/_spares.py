@@ -27,6 +27,7 @@ from collections.abc import Callable
 
 from clockworker.shards._spawn import Process
 from clockworker.shards._topology import read_process_limit
+from clockworker.shards._watch import is_stopped
 
 log = logging.getLogger("clockworker.supervisor")
 
@@ -68,7 +69,7 @@ class Spares:
     def _take(self, terminal: bool) -> Process | None:
         self._terminal = terminal
         for process in self._waiting:
-            if process.terminal == terminal:
+            if process.terminal == terminal and not process.has_ended and not is_stopped(process.pid):
                 self._leave(process)
                 self._delay = 0.0
                 return process

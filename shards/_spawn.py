@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -59,6 +60,12 @@ class Process:
             self.pidfd = os.pidfd_open(self.pid)
             opened.pop_all()
 
+    @property
+    def has_ended(self) -> bool:
+        poll = select.poll()
+        poll.register(self.pidfd, select.POLLIN)
+        return bool(poll.poll(0))
+
     def run_on(self, cpus: Iterable[int]) -> None:
         """Nowhere else. Raises `OSError` if the cpuset was changed under us; then the process is gone."""
         try:
@@ -94,7 +101,7 @@ class Process:
 
     def discard(self) -> None:
         """End it, and wait for that."""
-        self.send_signal(signal.SIGKILL)
+        self._popen.kill()
         self.reap()
         self.close()
 
