@@ -349,7 +349,7 @@ class Tracer:
         self.error = error
         self.calls = 0
 
-    def step(self, queue: Any, state: Any, started: int, ended: int, stolen: int) -> None:
+    def step(self, queue: Any, state: Any, started: int, ended: int) -> None:
         assert started <= ended
         if self.fails == "step":
             self.calls += 1
@@ -607,7 +607,7 @@ def test_the_clock_never_goes_back(run: Run) -> None:
     class Watches:
         last = 0
 
-        def step(self, queue: Any, state: Any, started: int, ended: int, stolen: int) -> None:
+        def step(self, queue: Any, state: Any, started: int, ended: int) -> None:
             assert self.last <= started <= ended
             self.last = ended
 
