@@ -296,7 +296,12 @@ class Steps(Singles):
     def _trace_step(self, queue: QueueState, state: JoinHandle, started: int, ended: int, stolen: int) -> None:
         tracer = self.tracer
         try:
-            tracer.step(queue, state, started, ended, stolen)  # type: ignore[union-attr]
+            # Seldom is anything stolen: a step costs no look at what else the tracer has.
+            stolen_step = getattr(tracer, "stolen_step", None) if stolen else None
+            if stolen_step is None:
+                tracer.step(queue, state, started, ended)  # type: ignore[union-attr]
+            else:
+                stolen_step(queue, state, started, ended, stolen)
         except BaseException as error:
             self._drop_tracer(tracer, error)
 

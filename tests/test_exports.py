@@ -106,12 +106,6 @@ def test_nothing_is_imported_by_a_bare_name(package: str) -> None:
             assert module.split(".")[0] not in PACKAGES, f"{package}/{path.name} imports {module}"
 
 
-@pytest.mark.parametrize("module", ["_eevdf_cy", "_heap_cy", "_stats"])
-def test_policy_imports_neither_asyncio_nor_os(module: str) -> None:
-    tops = {name.split(".")[0] for name in imports(ROOT / "executor" / f"{module}.py")}
-    assert not {"asyncio", "os", "time"} & tops
-
-
 @pytest.mark.skipif(
     not (ROOT / "executor").is_symlink(), reason="installed from a wheel, whose files have the time of their unpacking"
 )
