@@ -61,7 +61,7 @@ cdef extern from *:
         clock->horizon = (uint64_t)(1000000 / rate);
     }
 
-    /* A reading of wound time: one pace further, or 2 to 128 times as far by the dice (xorshift64, Marsaglia 2003). */
+    /* A reading of wound time: one pace further, or up to 128 times as far by the dice (xorshift64, Marsaglia 2003). */
     static inline int64_t clockworker_wound_reading(clockworker_clock *clock) {
         int64_t pace = clock->pace_ns;
         if (clock->dice) {
@@ -73,15 +73,17 @@ cdef extern from *:
         return clock->wound_ns += pace;
     }
 
+    static int64_t __attribute__((noinline)) clockworker_slow_reading(clockworker_clock *clock) {
+        if (clock->wound_in && clock->wound_in == PyThread_get_thread_ident()) return clockworker_wound_reading(clock);
+        int64_t ns = clockworker_read_clock(clock);
+        if (ns > clock->last) clock->last = ns;
+        return clock->last;
+    }
+
     static inline int64_t clockworker_clock_ns(clockworker_clock *clock) {
         uint64_t ticks = CLOCKWORKER_TICKS() - clock->ticks;
-        int64_t ns;
-        if (ticks < clock->horizon) {
-            ns = clock->ns + (int64_t)(ticks * clock->rate >> 32);
-        } else {
-            if (clock->wound_in && clock->wound_in == PyThread_get_thread_ident()) return clockworker_wound_reading(clock);
-            ns = clockworker_read_clock(clock);
-        }
+        if (ticks >= clock->horizon) return clockworker_slow_reading(clock);
+        int64_t ns = clock->ns + (int64_t)(ticks * clock->rate >> 32);
         if (ns > clock->last) clock->last = ns;
         return clock->last;
     }

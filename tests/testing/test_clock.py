@@ -173,7 +173,8 @@ def test_autojump_waits_for_what_comes_over_a_connection(on: Any) -> None:
         server = await asyncio.start_server(echo, "127.0.0.1", 0)
         answers: list[bytes] = []
         # A thread that the loop knows nothing of.
-        thread = threading.Thread(target=lambda: answers.append(ask(server.sockets[0].getsockname())))
+        address = server.sockets[0].getsockname()
+        thread = threading.Thread(target=lambda: answers.append(ask(address)), daemon=True)
         loop = asyncio.get_running_loop()
         timer = loop.call_later(30, lambda: None)
         thread.start()
@@ -389,13 +390,26 @@ def test_one_clock_winds_at_a_time() -> None:
             run(unstarted)
 
     run(body())
-    loop = new_event_loop()  # of a clock that is free again, in another thread than the one that runs it
-    thread = threading.Thread(target=lambda: loop.run_until_complete(asyncio.sleep(100)))
-    thread.start()
-    thread.join()
+    loop = new_event_loop()  # of a clock that is free again
+    loop.run_until_complete(asyncio.sleep(100))
     assert loop.time() == 100
     loop.close()
     new_event_loop().close()
+
+
+def test_a_loop_may_be_made_in_one_thread_and_run_in_another() -> None:
+    async def body() -> int:
+        for _ in range(3):
+            await asyncio.sleep(0)
+        return cw.current_executor().queue_stats()["test"].busy_ns
+
+    loop = new_event_loop()
+    measured: list[int] = []
+    thread = threading.Thread(target=lambda: measured.append(loop.run_until_complete(body())))
+    thread.start()
+    thread.join()
+    loop.close()
+    assert measured == [run(body())]
 
 
 def test_a_clock_goes_on_on_its_next_loop() -> None:
