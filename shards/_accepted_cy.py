@@ -37,7 +37,8 @@ _STREAM = int(socket.SOCK_STREAM)
 class Maker(Protocol):
     """Makes the protocols of a server's connections, each by `factory`, or, where that is None, of the connection."""
 
-    factory: Callable[[], asyncio.BaseProtocol] | None
+    @property
+    def factory(self) -> Callable[[], asyncio.BaseProtocol] | None: ...
 
     def protocol(self, connection: Any) -> asyncio.BaseProtocol:
         """What is to serve a connection that has been accepted. May raise what the application's code raises."""
