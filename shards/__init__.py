@@ -30,6 +30,7 @@ In reading order, from the command to the code that a user writes:
     _member         a shard over all its incarnations, as the supervisor sees it
     _lifecycle      policy: the states of a shard, and when a dead one may start again
     _process        one incarnation of a shard, as the supervisor holds it
+    _spawn          starting its process; _spares, processes that are started in advance
     _orphans        children that are none of ours: the duties of PID 1
     _control        what supervisor and shard say to each other
     _wiring         connects the shards with each other by rings
@@ -52,7 +53,7 @@ In reading order, from the command to the code that a user writes:
     _log_config     --log-config
     _limiter        policy: how often the same thing is worth a line; _slow, a line for a slow step
     _birth          what a shard's process is born with
-    _child          the process of a shard
+    _child          the process of a shard; _waiting, what one does that was started in advance
     _reserve        descriptors that it keeps for what the supervisor sends
     _fork           what children that are forked from it must not keep
     _affinity       and the CPUs of all that it starts
@@ -64,6 +65,7 @@ In reading order, from the command to the code that a user writes:
     _top            clockworker-top; _screen, what it shows
     _shard          Shard, the application's view
     _connections    the connections of a shard's server: what is open, how many may be, and how they end
+    _accepted_cy    what is done for each of them, compiled; _system.pxd, what that takes from C
     _accept         accepting, from listening sockets or from the supervisor's hands
     _counter        counters of the application's own
     _blocking_pools threads for functions that block, by depth of calls

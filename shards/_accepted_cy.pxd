@@ -20,19 +20,20 @@ cdef class Places:
 cdef class Accepted:
     cdef readonly int family
     cdef readonly int type
-    cdef readonly double accepted_at
     cdef public bint working
     cdef public object end
     cdef public object received
     cdef public object peer
     cdef public object idle_since
     cdef public object asked_at
+    cdef long long _accepted_ns
     cdef int _descriptor
     cdef Book _book
     cdef object _coroutine
     cdef object _opened
     cdef object _transport
 
+    cdef _begin(self, Book book, int family, int descriptor)
     cpdef open(self, loop, context)
     cdef _open(self, loop)
     cdef _finish(self)
@@ -41,11 +42,13 @@ cdef class Accepted:
 
 cdef class Book:
     cdef readonly object server
+    cdef readonly object factory
     cdef readonly Places places
     cdef readonly Py_ssize_t accepted
     cdef public bint is_told
     cdef public object changed
     cdef object _kind
+    cdef object _plain
     cdef readonly set _open
 
     @cython.locals(connection=Accepted)

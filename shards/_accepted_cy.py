@@ -12,9 +12,8 @@ import contextvars
 import errno
 import os
 import socket
-import time
 from collections.abc import Callable, Coroutine
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol
 
 try:
     import cython
@@ -22,11 +21,12 @@ except ModuleNotFoundError:
     from clockworker import _cython_shim as cython
 
 if cython.compiled:
-    from cython.cimports.clockworker.executor._native import PyContext_Enter, PyContext_Exit
+    from cython.cimports.clockworker.executor._clock_cy import now_ns
+    from cython.cimports.clockworker.executor._native import PyContext_Copy, PyContext_Enter, PyContext_Exit
     from cython.cimports.clockworker.shards._system import accept_on, first_step, run_to_end
+else:
+    from time import monotonic_ns as now_ns
 
-# The coroutine that opens a connection, and the future for which it waits.
-Opening: TypeAlias = tuple[Coroutine[Any, None, tuple[asyncio.Transport, object]], asyncio.Future[object]]
 
 AT_ONCE = 64  # connections taken in one go, so that nothing else waits long
 
@@ -34,8 +34,11 @@ _NO_ROOM = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 _STREAM = int(socket.SOCK_STREAM)
 
 
-class Server(Protocol):
-    """Makes the protocols of a server's connections."""
+class Maker(Protocol):
+    """Makes the protocols of a server's connections, each by `factory`, or, where that is None, of the connection."""
+
+    @property
+    def factory(self) -> Callable[[], asyncio.BaseProtocol] | None: ...
 
     def protocol(self, connection: Any) -> asyncio.BaseProtocol:
         """What is to serve a connection that has been accepted. May raise what the application's code raises."""
@@ -107,7 +110,6 @@ class Accepted:
 
     family: int
     type: int
-    accepted_at: float
     working: bool
     end: str
     received: int | None
@@ -116,9 +118,12 @@ class Accepted:
     asked_at: float | None
 
     def __init__(self, book: Book, family: int, descriptor: int) -> None:
+        self._begin(book, family, descriptor)
+
+    def _begin(self, book: Book, family: int, descriptor: int) -> None:
         self.family = family
         self.type = _STREAM
-        self.accepted_at = time.monotonic()
+        self._accepted_ns = now_ns()
         self.working = False
         self.end = "closed"
         self.received = self.peer = self.idle_since = self.asked_at = None
@@ -128,9 +133,21 @@ class Accepted:
         self._opened: asyncio.Future[object] | None = None
         self._transport: asyncio.Transport | None = None
 
+    @property
+    def accepted_at(self) -> float:
+        return float(self._accepted_ns / 1e9)
+
     def __call__(self) -> asyncio.BaseProtocol:
         """Its protocol."""
-        return self._book.server.protocol(self)
+        book = self._book
+        if book.factory is None:
+            return book.server.protocol(self)
+        protocol = book.factory()
+        if not hasattr(protocol, "connection_made"):
+            if asyncio.iscoroutine(protocol):
+                protocol.close()
+            raise TypeError(f"create_server's factory {book.factory!r} has returned {protocol!r}, which is no protocol")
+        return protocol
 
     def open(self, loop: asyncio.AbstractEventLoop, context: contextvars.Context) -> None:
         """Make its protocol and its transport. Raises what the making of the protocol raises. Both run in the context.
@@ -150,10 +167,8 @@ class Accepted:
 
     def _open(self, loop: asyncio.AbstractEventLoop) -> None:
         coroutine = loop.connect_accepted_socket(self, self)  # type: ignore[arg-type]
-        opened = first_step(coroutine) if cython.compiled else coroutine.send(None)
-        opened._asyncio_future_blocking = False
+        self._opened = first_step(coroutine) if cython.compiled else coroutine.send(None)
         self._coroutine = coroutine
-        self._opened = opened
 
     @property
     def transport(self) -> asyncio.Transport | None:
@@ -220,19 +235,24 @@ class Book:
     open, whenever that changes.
     """
 
-    server: Server
+    server: Maker
     places: Places
     accepted: int
     is_told: bool
     changed: Callable[[int, int], None] | None
 
-    def __init__(self, server: Server, kind: Callable[[Any, int, int], Accepted], places: Places) -> None:
+    def __init__(self, server: Maker, kind: Callable[[Any, int, int], Accepted], places: Places) -> None:
         self.server = server
+        self.factory = server.factory
         self.places = places
         self.accepted = 0
         self.is_told = False
         self.changed = None
         self._kind = kind
+        # One without a constructor of its own is made without what a call by name and arguments takes.
+        self._plain: type[Accepted] | None = None
+        if isinstance(kind, type) and kind.__init__ is Accepted.__init__:  # type: ignore[misc]
+            self._plain = kind
         self._open: set[Accepted] = set()
 
     @property
@@ -247,7 +267,11 @@ class Book:
 
     def take(self, family: int, descriptor: int) -> Accepted:
         """A socket that has been accepted is a connection from now on, which owns the descriptor."""
-        connection = self._kind(self, family, descriptor)
+        if self._plain is None:
+            connection = self._kind(self, family, descriptor)
+        else:
+            connection = Accepted.__new__(self._plain)
+            connection._begin(self, family, descriptor)
         self._open.add(connection)
         self.places.taken += 1
         self.accepted += 1
@@ -325,7 +349,10 @@ class Intake:
                 continue  # it left while it waited, or broke: the next one's turn
             connection = self._book.take(source.family, descriptor)
             try:
-                connection.open(self._loop, self._context.copy())
+                if cython.compiled:
+                    connection.open(self._loop, PyContext_Copy(self._context))
+                else:
+                    connection.open(self._loop, self._context.copy())
             except Exception as error:
                 connection.give_up()
                 self.could_not_open(error)

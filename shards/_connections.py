@@ -25,7 +25,7 @@ from collections.abc import Callable, Iterable
 from typing import Protocol
 
 from clockworker.executor import QueueHandle
-from clockworker.shards._accepted_cy import Accepted, Book, Places
+from clockworker.shards._accepted_cy import Accepted, Book, Maker, Places
 from clockworker.shards._config import TcpAddress
 from clockworker.shards._limiter import ErrorLimiter, more
 from clockworker.shards._logging import info_of_queue
@@ -41,11 +41,8 @@ SETTLE_S = 1.0  # settling takes no longer
 _LOOK_DUTY = 10  # looking takes at most one part in so many of the time
 
 
-class Server(Protocol):
+class Server(Maker, Protocol):
     """A kind of server."""
-
-    def protocol(self, connection: Connection) -> asyncio.BaseProtocol:
-        """What is to serve a connection that has been accepted. May raise what the application's code raises."""
 
     def settle(self, connection: Connection, now: float) -> bool:
         """Whether all that its client has sent until the stop has been read, and begun. May end the connection if it is

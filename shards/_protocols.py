@@ -60,19 +60,12 @@ class ProtocolServer:
     """
 
     def __init__(self, factory: ProtocolFactory, stop: Stop | None) -> None:
-        self._factory = factory
+        self.factory = factory
         self._stop = stop
         self.connections: Connections  # its own; set before the first is accepted
 
     def protocol(self, connection: Connection) -> asyncio.BaseProtocol:
-        protocol = self._factory()
-        if not hasattr(protocol, "connection_made"):
-            if asyncio.iscoroutine(protocol):
-                protocol.close()
-            raise TypeError(
-                f"create_server's factory {self._factory!r} has returned {protocol!r}, which is no protocol"
-            )
-        return protocol
+        return self.factory()
 
     def settle(self, connection: Connection, now: float) -> bool:
         transport = connection.transport

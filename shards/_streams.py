@@ -83,6 +83,8 @@ class _ImpatientReader(_Reader):
 class StreamServer:
     """Makes the protocols for one call of `Shard.start_server`, and runs a handler for each connection."""
 
+    factory: Callable[[], asyncio.BaseProtocol] | None = None  # a protocol is made of its connection
+
     def __init__(
         self, handler: Handler, spawn: Callable[..., object], limit: int, *, read_timeout: float | None = None
     ) -> None:

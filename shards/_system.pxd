@@ -5,13 +5,12 @@ cdef extern from *:
     #include <errno.h>
     #include <sys/socket.h>
 
-    /* Without the peer's address, which takes longer to be made a text than the system call. */
+    /* Without the peer's address, which takes longer to be made a text than the system call. The socket must not block: the
+       interpreter's lock is kept. */
     static int clockworker_accept(int listening) {
         int descriptor;
         do {
-            Py_BEGIN_ALLOW_THREADS
             descriptor = accept4(listening, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
-            Py_END_ALLOW_THREADS
         } while (descriptor < 0 && errno == EINTR && PyErr_CheckSignals() == 0);
         if (descriptor < 0 && !PyErr_Occurred()) PyErr_SetFromErrno(PyExc_OSError);
         return descriptor;

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from clockworker.shards._placement import Cpu, Quota, order
-from clockworker.shards._topology import read_machine, read_quota, read_topology
+from clockworker.shards._topology import read_machine, read_process_limit, read_quota, read_topology
 from tests.shards.machines import MACHINES, big_little, cgroup_v1, cgroup_v2, epyc, laptop, write
 
 
@@ -97,3 +97,19 @@ def test_mountinfo_that_makes_no_sense_is_passed_over(tmp_path: Path) -> None:
     cgroup_v2(tmp_path, "/", "/", {"/": "50000 100000"})
     write(tmp_path / "proc/self/mountinfo", "\n29 25\n - cgroup2\n29 25 0:26 / /x rw - cgroup2")
     assert read_quota(tmp_path) is None
+
+
+def test_the_limit_on_processes_that_leaves_the_fewest(tmp_path: Path) -> None:
+    cgroup_v2(tmp_path, "/system.slice/web.service", "/", {"/": "max 100000"})
+    assert read_process_limit(tmp_path) is None
+    mount = tmp_path / "sys/fs/cgroup"
+    for group, used, most in (
+        ("", "900", "max"),
+        ("system.slice", "300", "1000"),
+        ("system.slice/web.service", "5", "100"),
+    ):
+        write(mount / group / "pids.current", used)
+        write(mount / group / "pids.max", most)
+    assert read_process_limit(tmp_path) == (5, 100)
+    write(mount / "system.slice/pids.current", "990")
+    assert read_process_limit(tmp_path) == (990, 1000)
