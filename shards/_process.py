@@ -23,6 +23,7 @@ from contextlib import ExitStack
 from clockworker import ipc
 from clockworker.shards._birth import CONTROL_VARIABLE, SHARD_VARIABLE, SUPERVISOR_VARIABLE, TERMINAL_SIGNALS
 from clockworker.shards._control import Channel, Configure, ToShard
+from clockworker.shards._declaration import MAX_QUEUES
 from clockworker.shards._handover import Handover
 from clockworker.shards._health import Health, HealthPolicy
 from clockworker.shards._orphans import reap_orphans
@@ -46,9 +47,7 @@ class ShardProcess:
 
     Raises `OSError` from the constructor, with nothing left open, if there is no process or descriptor to be had."""
 
-    def __init__(
-        self, shard: int, count: int, cpu: int | None, queues: Sequence[str], health: HealthPolicy, place: int
-    ) -> None:
+    def __init__(self, shard: int, count: int, cpu: int | None, health: HealthPolicy, place: int) -> None:
         self.place = place
         self.started = time.monotonic()
         self.killed = False
@@ -57,9 +56,9 @@ class ShardProcess:
             self.doorbell = ipc.create_doorbell(count)
             for descriptor in self.doorbell:
                 opened.callback(os.close, descriptor)
-            self._slots_descriptor = create_slots(len(queues), count)
+            self._slots_descriptor = create_slots(MAX_QUEUES, count)
             opened.callback(os.close, self._slots_descriptor)
-            self.slots = SlotReader(self._slots_descriptor, queues)
+            self.slots = SlotReader(self._slots_descriptor)
             opened.callback(self.slots.close)
             self._pulse_descriptor = create_pulse()
             opened.callback(os.close, self._pulse_descriptor)

@@ -22,7 +22,7 @@ from clockworker.shards._config import Address, ServeConfig, TcpAddress
 from clockworker.shards._environment import read_env_file
 from clockworker.shards._file import find_file, read_file
 from clockworker.shards._options import BY_NAME, OPTIONS, Option
-from clockworker.shards._queues import merge
+from clockworker.shards._queues import by_shard
 
 # Option -> field of ServeConfig, where they have different names.
 _FIELDS = {"queue": "queues", "reload_dir": "reload_dirs", "idle_poll": "idle_poll_us"}
@@ -124,8 +124,7 @@ def _put_together(found: dict[str, Setting]) -> tuple[ServeConfig, dict[str, str
     if "no_pin" in fields:
         fields["pin"] = not fields.pop("no_pin")
     if "shard_queue" in fields:
-        queues = fields.get("queues", ServeConfig("").queues)
-        fields["shard_queues"] = merge(queues, fields.pop("shard_queue"))
+        fields["shard_queues"] = by_shard(fields.pop("shard_queue"))
     return ServeConfig(**fields), origins
 
 

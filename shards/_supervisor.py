@@ -24,6 +24,7 @@ from clockworker._errors import ControlError
 from clockworker.shards._config import ServeConfig
 from clockworker.shards._control import (
     Configure,
+    Declared,
     DescriptorsLost,
     Drained,
     Failed,
@@ -187,7 +188,6 @@ class Supervisor:
                 member.id,
                 len(self._members),
                 member.cpu,
-                self._config.queue_names(member.id),
                 self._health,
                 place,
             )
@@ -282,6 +282,8 @@ class Supervisor:
         for descriptor in descriptors:  # nobody has asked for these
             os.close(descriptor)
         match message:
+            case Declared(queues):
+                process.slots.declare(queues)
             case Ready(serves):
                 if member.state is State.STARTING:  # else it had been told to stop meanwhile
                     self._became_ready(member, process, serves)

@@ -30,7 +30,7 @@ def reading(count: int, *, open: int = 0, queue: str = "q") -> Reading:
 
 
 def test_what_a_dead_incarnation_has_counted_stays() -> None:
-    ledger = Ledger([["q"]])
+    ledger = Ledger(1)
     ledger.started(0)
     [before] = ledger.totals([reading(10, open=3)])
     assert (before.restarts, before.reading) == (0, reading(10, open=3))
@@ -49,7 +49,7 @@ def test_what_a_dead_incarnation_has_counted_stays() -> None:
 @given(st.lists(st.one_of(st.integers(0, 5), st.none()), max_size=30))
 def test_counters_never_go_backwards(steps: list[int | None]) -> None:
     """A number is progress, None a death and a new start."""
-    ledger = Ledger([["q"]])
+    ledger = Ledger(1)
     present, most = 0, 0
     for step in steps:
         if step is None:
@@ -65,9 +65,9 @@ def test_counters_never_go_backwards(steps: list[int | None]) -> None:
 
 
 def test_recently_is_the_difference_to_the_oldest_that_is_kept() -> None:
-    ledger = Ledger([["q"], ["q"]])
+    ledger = Ledger(2)
     none = ledger.totals([None, None])
-    assert ledger.recently(0.0, none) == (0.0, [Reading.nothing(["q"])] * 2)
+    assert ledger.recently(0.0, none) == (0.0, [Reading.nothing()] * 2)
     for second in range(20):
         ledger.remember(float(second), ledger.totals([reading(100 * second), None]))
     window, [first, other] = ledger.recently(19.5, ledger.totals([reading(1950, open=2), None]))
@@ -77,7 +77,7 @@ def test_recently_is_the_difference_to_the_oldest_that_is_kept() -> None:
 
 
 def test_a_restart_within_the_window_counts_both_incarnations() -> None:
-    ledger = Ledger([["q"]])
+    ledger = Ledger(1)
     ledger.remember(0.0, ledger.totals([reading(100)]))
     ledger.died(0, reading(150))
     window, [lately] = ledger.recently(2.0, ledger.totals([reading(30)]))
@@ -94,7 +94,7 @@ def test_groups_over_shards_and_time() -> None:
 
 
 def test_views_add_up() -> None:
-    ledger = Ledger([["fast", "slow"], ["fast"]])
+    ledger = Ledger(2)
 
     def present(busy: int) -> list[Reading | None]:
         one = reading(busy, queue="fast")

@@ -35,7 +35,7 @@ WRITER = """
 import msgspec, sys
 from clockworker.shards._reading import CallReading, Reading, RingReading
 from clockworker.shards._slots import SlotWriter
-writer = SlotWriter(int(sys.argv[1]))
+writer = SlotWriter(int(sys.argv[1]), 1)
 value = 0
 while True:
     value += 1
@@ -86,7 +86,7 @@ readings = st.builds(
 @given(readings, st.dictionaries(st.integers(0, 3), sections(RingReading)))
 def test_what_is_written_is_read(reading: Reading, rings: dict[int, RingReading]) -> None:
     descriptor = create_slots(2, 4)
-    writer, reader = SlotWriter(descriptor), SlotReader(descriptor, list(reading.queues))
+    writer, reader = SlotWriter(descriptor, 2), SlotReader(descriptor, list(reading.queues))
     os.close(descriptor)
     assert reader.read() == Reading.nothing(reading.queues)
     for _ in range(2):  # into either set
@@ -100,7 +100,7 @@ def test_what_is_written_is_read(reading: Reading, rings: dict[int, RingReading]
 
 def test_a_long_name_of_a_group_is_cut_between_characters() -> None:
     descriptor = create_slots(1, 1)
-    writer, reader = SlotWriter(descriptor), SlotReader(descriptor, ["q"])
+    writer, reader = SlotWriter(descriptor, 1), SlotReader(descriptor, ["q"])
     os.close(descriptor)
     queue = QueueReading(groups=Groups({"ü" * 15 + "abc": 1, "\ud800": 2}))
     writer.write(msgspec.structs.replace(Reading.nothing(), queues={"q": queue}))
@@ -142,7 +142,7 @@ def test_another_process_never_shows_half_a_set_even_when_killed() -> None:
 
 def test_slots_of_another_version_are_refused() -> None:
     descriptor = create_memory("slots", 4096)
-    with pytest.raises(ControlError, match="version 0; this is version 5"):
+    with pytest.raises(ControlError, match="version 0; this is version 6"):
         SlotReader(descriptor, ["q"])
     os.close(descriptor)
 
@@ -150,7 +150,7 @@ def test_slots_of_another_version_are_refused() -> None:
 @contextmanager
 def slots(queues: int = 1, shards: int = 2) -> Iterator[tuple[int, SlotWriter, SlotReader]]:
     descriptor = create_slots(queues, shards)
-    writer, reader = SlotWriter(descriptor), SlotReader(descriptor, ["q", "r"][:queues])
+    writer, reader = SlotWriter(descriptor, queues), SlotReader(descriptor, ["q", "r"][:queues])
     try:
         yield descriptor, writer, reader
     finally:
@@ -292,7 +292,7 @@ def test_the_summary_is_one_line() -> None:
 
 def test_what_is_only_touched_keeps_its_figures() -> None:
     descriptor = create_slots(1, 1)
-    writer, reader = SlotWriter(descriptor), SlotReader(descriptor, ["q"])
+    writer, reader = SlotWriter(descriptor, 1), SlotReader(descriptor, ["q"])
     os.close(descriptor)
     reading = msgspec.structs.replace(Reading.nothing(["q"]), written_ns=5, calls=CallReading(sent=7))
     writer.write(reading)
