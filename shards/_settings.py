@@ -1,7 +1,8 @@
 """From the command line, the environment and `clockworker.toml` to one `ServeConfig`, and where each value came from.
 
 The order is: option, environment, file, default. What is given further ahead replaces what is given further back, lists
-included: one --queue puts all `[[queue]]` tables of the file out of force. Addresses are one value with many names
+included: one --queue puts all `[[queue]]` tables of the file out of force. (The queues that the application declares are no
+such list: see `_queues`.) Addresses are one value with many names
 (--bind, --host, --port, --uds, --fd): the foremost source that has any of them decides, and only a --host that lacks a
 port, or a --port that lacks a host, takes it from further back.
 
