@@ -147,6 +147,39 @@ def test_slots_of_another_version_are_refused() -> None:
     os.close(descriptor)
 
 
+def test_nothing_is_read_before_the_names_of_the_queues_are_known() -> None:
+    """The memory is older than the application's import, which says how many there are."""
+    descriptor = create_slots(5, 2)
+    writer, reader = SlotWriter(descriptor, 2), SlotReader(descriptor)
+    os.close(descriptor)
+    written = msgspec.structs.replace(
+        Reading.nothing(), written_ns=7, queues={"q": QueueReading(polls=1), "r": QueueReading(polls=2)}
+    )
+    for _ in range(2):
+        writer.write(written, {1: RingReading(frames_sent=3)})
+        assert (reader.read(), reader.read_rings()) == (Reading.nothing(), (RingReading(), RingReading()))
+        assert reader.nonsense == ""
+    for wrong in ((), ("q", "q"), tuple("abcdef")):
+        with pytest.raises(ControlError):
+            reader.declare(wrong)
+        assert reader.read() == Reading.nothing()
+    reader.declare(("q", "r"))
+    assert (reader.read(), reader.read_rings()[1].frames_sent) == (written, 3)
+    with pytest.raises(ControlError, match=r"its queues are \('x',\), and were \('q', 'r'\) before"):
+        reader.declare(("x",))
+    assert reader.read() == written
+    writer.close()
+    reader.close()
+
+
+def test_there_is_room_for_so_many_queues_and_no_more() -> None:
+    descriptor = create_slots(2, 2)
+    SlotWriter(descriptor, 2).close()
+    with pytest.raises(ControlError, match="no room for 3 queues, but for 2"):
+        SlotWriter(descriptor, 3)
+    os.close(descriptor)
+
+
 @contextmanager
 def slots(queues: int = 1, shards: int = 2) -> Iterator[tuple[int, SlotWriter, SlotReader]]:
     descriptor = create_slots(queues, shards)
