@@ -17,9 +17,8 @@ from clockworker.executor._queue import check_queues
 P = ParamSpec("P")
 R = TypeVar("R")
 
-# Of one shard. Its statistics have room for so many queues, and the message that tells their names for so long ones.
-MAX_QUEUES = 256
-MAX_NAME_BYTES = 128
+# As many queues as an executor may have, with such names, fit into the message that tells the supervisor of them.
+MAX_NAME_BYTES = 60
 
 WANTED = "an application is `async def main(shard)`"
 
@@ -60,7 +59,8 @@ def application(main: Any = None, /, *, queues: Iterable[Queue] = ()) -> Any:
     operator says of a queue of that name (`--queue`, `--shard-queue`, the environment, the file) goes before what is said here;
     queues with other names are added.
 
-    Raises `ConfigurationError` for two queues of one name or with one scheduler between them, and for more than 256.
+    Raises `ConfigurationError` for two queues of one name or with one scheduler between them, for more than 1,024,
+    and for names of more than 60 bytes.
     """
     if isinstance(queues, str | bytes | Queue) or not isinstance(queues, Iterable):
         raise ConfigurationError(
@@ -69,7 +69,6 @@ def application(main: Any = None, /, *, queues: Iterable[Queue] = ()) -> Any:
     declared = tuple(queues)
     if declared:
         check_queues(declared)
-        check_number(len(declared))
     for queue in declared:
         if not isinstance(queue.key, str):
             raise ConfigurationError(
@@ -98,12 +97,3 @@ def check_name(name: str) -> str:
             f"the name of queue '{name[:20]}...' has {size} bytes; give one of at most {MAX_NAME_BYTES}"
         )
     return name
-
-
-def check_number(queues: int) -> None:
-    """Raises `ConfigurationError`."""
-    if queues > MAX_QUEUES:
-        raise ConfigurationError(
-            f"{queues} queues are too many; a shard has at most {MAX_QUEUES}. Tenants and the like are groups of one queue: "
-            "shard.queue(name).group(key)"
-        )

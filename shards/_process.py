@@ -21,9 +21,9 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 
 from clockworker import ipc
+from clockworker.executor._queue import MAX_QUEUES
 from clockworker.shards._birth import CONTROL_VARIABLE, SHARD_VARIABLE, SUPERVISOR_VARIABLE, TERMINAL_SIGNALS
 from clockworker.shards._control import Channel, Configure, ToShard
-from clockworker.shards._declaration import MAX_QUEUES
 from clockworker.shards._handover import Handover
 from clockworker.shards._health import Health, HealthPolicy
 from clockworker.shards._orphans import reap_orphans

@@ -17,7 +17,7 @@ import msgspec
 
 from clockworker._errors import ConfigurationError
 from clockworker.shards._config import MAX_SHARDS, MAX_SHARE, OnPanic, QueueConfig
-from clockworker.shards._declaration import check_name, check_number
+from clockworker.shards._declaration import check_name
 from clockworker.shards._parse import parse_int
 from clockworker.shards._schedulers import check_scheduler
 from clockworker.shards._spelling import did_you_mean
@@ -171,7 +171,6 @@ def _each_once(queues: list[QueueConfig]) -> tuple[QueueConfig, ...]:
         raise ConfigurationError(
             "there is no queue; give at least one, or leave it out for those of the application, or else default:1"
         )
-    check_number(len(names))
     for name in names:
         if names.count(name) > 1:
             raise ConfigurationError(f"queue {name!r} is given {names.count(name)} times; give each name once")

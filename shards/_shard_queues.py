@@ -12,7 +12,6 @@ from clockworker._errors import ApplicationError, ConfigurationError
 from clockworker.executor import Queue, Scheduler
 from clockworker.ipc._frames import queue_identifier
 from clockworker.shards._config import QueueConfig, ServeConfig
-from clockworker.shards._declaration import check_number
 from clockworker.shards._queues import merge
 from clockworker.shards._schedulers import SCHEDULERS, make_scheduler
 from clockworker.shards._spelling import did_you_mean
@@ -42,7 +41,6 @@ def queues_of(config: ServeConfig, shard: int, declared: Sequence[Queue]) -> tup
 def make_queues(queues: Sequence[QueueConfig], declared: Sequence[Queue], app_dir: str) -> list[Queue]:
     """Declarations for the executor. Raises `ConfigurationError` for queues that one shard cannot have, and as `make_scheduler`
     does."""
-    check_number(len(queues))
     _check_identifiers([queue.name for queue in queues])
     own = {queue.key: queue.scheduler for queue in declared}
     return [
