@@ -116,7 +116,7 @@ OPTIONS = (
         ("--queue",),
         "NAME:SHARE[:SCHEDULER]",
         parse_queues,
-        "a queue of each shard, before or beside those that the application declares; schedulers: "
+        "a queue of each shard: one that the application declares, with another share or scheduler, or one more; schedulers: "
         f"{', '.join(SCHEDULERS)}, or MODULE:CLASS of your own; may be repeated; if there is none: default:1",
         takes=(list,),
         repeat=True,
