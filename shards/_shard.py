@@ -26,6 +26,7 @@ from clockworker.executor import Executor, ExecutorStats, QueueHandle
 from clockworker.ipc import Mesh, MeshStats, Sharded
 from clockworker.ipc._remote import RemoteMethod, remote_function, remote_methods
 from clockworker.shards._accept import Acceptor
+from clockworker.shards._accepted_cy import Places
 from clockworker.shards._blocking_pools import BlockingPools
 from clockworker.shards._connections import LOOK_S, Connections
 from clockworker.shards._control import Configure
@@ -301,7 +302,10 @@ class Shard:
         if self.stopping:
             return
         self._connections = server.connections = Connections(
-            server, queue, limit=max_connections or self._config.max_connections, access_log=self._config.access_log
+            server,
+            queue,
+            places=Places(max_connections or self._config.max_connections),
+            access_log=self._config.access_log,
         )
         self._connections.when_failed = self._when_failed
         self._acceptor = Acceptor(self._connections, self.executor)
