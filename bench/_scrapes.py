@@ -49,9 +49,9 @@ def measure_scrape(shards: int) -> Scrape:
         counters=Counters({"kv_commands": 10**6}),
     )
     descriptors = [create_slots(len(QUEUES), shards) for _ in range(shards)]
-    writers = [SlotWriter(descriptor) for descriptor in descriptors]
+    writers = [SlotWriter(descriptor, len(QUEUES)) for descriptor in descriptors]
     readers = [SlotReader(descriptor, QUEUES) for descriptor in descriptors]
-    ledger = Ledger([QUEUES] * shards)
+    ledger = Ledger(shards)
     for shard in range(shards):
         ledger.died(shard, reading)
     presences = [Presence(shard, "ready", 1, shard, 1.0) for shard in range(shards)]

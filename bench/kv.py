@@ -91,8 +91,7 @@ def run(options: argparse.Namespace) -> KvReport:
 def commands() -> dict[str, list[str]]:
     """How each server is started; PORT stands for its port."""
     serve = str(Path(sys.executable).with_name("clockworker-serve"))
-    queues = ["--queue", "foreground:8", "--queue", "background:1"]
-    example = [serve, "examples.kv:main", "--bind", "127.0.0.1:PORT", *queues]
+    example = [serve, "examples.kv:main", "--bind", "127.0.0.1:PORT"]
     return {
         "redis-server": ["redis-server", "--port", "PORT", "--save", "", "--appendonly", "no"],
         "kv, 1 shard": [*example, "--shards", "1"],

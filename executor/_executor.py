@@ -15,7 +15,7 @@ from clockworker._errors import ConfigurationError, UsageError
 from clockworker.executor._core_cy import Core
 from clockworker.executor._handles_cy import QueueHandle, queue_handle
 from clockworker.executor._protocols import Tracer
-from clockworker.executor._queue import OnPanic, Queue, check_on_panic
+from clockworker.executor._queue import OnPanic, Queue, check_on_panic, check_queues
 from clockworker.executor._schedulers_cy import RunnableFifo
 from clockworker.executor._source_cy import WorkSource
 from clockworker.executor._stats import DurationStats, ExecutorStats, QueueStats
@@ -23,7 +23,6 @@ from clockworker.executor._tasks_cy import JoinHandle, Membership, QueueState
 
 T = TypeVar("T")
 
-MAX_QUEUES = 1_024
 MAX_POLLS = 1_000_000_000
 MAX_SLOW = 1_000_000
 
@@ -58,7 +57,7 @@ class Executor:
     ) -> None:
         declared = list(queues)
         check_on_panic(on_panic)
-        _check_queues(declared)
+        check_queues(declared)
         for name, value in (("sched_latency", sched_latency), ("min_slice", min_slice), ("driver_yield", driver_yield)):
             if not isinstance(value, int | float) or not 0 < value <= 10:
                 raise ConfigurationError(f"{name} is {value!r}; it must be more than 0 and at most 10 seconds")
@@ -339,25 +338,6 @@ class Executor:
         if self._host is not None and not self._host.done():
             self._cancelled_host = True
             self._core.cancel(self._host)
-
-
-def _check_queues(queues: list[Queue]) -> None:
-    if not queues:
-        raise ConfigurationError("an executor needs at least one queue, such as Queue('default')")
-    if len(queues) > MAX_QUEUES:
-        raise ConfigurationError(f"{len(queues):,} queues are too many; an executor takes up to {MAX_QUEUES:,}")
-    keys = set()
-    schedulers = set()
-    for queue in queues:
-        if not isinstance(queue, Queue):
-            raise ConfigurationError(f"queues must be Queue(...) declarations, and one is {queue!r}")
-        if queue.key in keys:
-            raise ConfigurationError(f"two queues have the key {queue.key!r}")
-        keys.add(queue.key)
-        if queue.scheduler is not None:
-            if id(queue.scheduler) in schedulers:
-                raise ConfigurationError(f"queue {queue.key!r} shares its scheduler with another; give each its own")
-            schedulers.add(id(queue.scheduler))
 
 
 def _top_groups(queue: QueueState, count: int) -> tuple[tuple[Hashable, int], ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from typing import Literal
 
 import msgspec
@@ -10,6 +10,8 @@ import msgspec
 from clockworker._errors import ConfigurationError
 from clockworker.executor._eevdf_cy import MAX_SHARE
 from clockworker.executor._schedulers_cy import Scheduler
+
+MAX_QUEUES = 1_024
 
 OnPanic = Literal["propagate", "catch"]
 
@@ -59,3 +61,27 @@ def check_share(key: Hashable, share: object) -> None:
 def check_on_panic(value: object, optional: bool = False) -> None:
     if value not in ("propagate", "catch") and not (optional and value is None):
         raise ConfigurationError(f"on_panic is {value!r}; it must be 'propagate' or 'catch'")
+
+
+def check_queues(queues: Sequence[Queue]) -> None:
+    """Whether these can be the queues of one executor. Raises `ConfigurationError`."""
+    if not queues:
+        raise ConfigurationError("an executor needs at least one queue, such as Queue('default')")
+    if len(queues) > MAX_QUEUES:
+        raise ConfigurationError(f"{len(queues):,} queues are too many; an executor takes up to {MAX_QUEUES:,}")
+    keys: set[Hashable] = set()
+    schedulers: dict[int, Queue] = {}
+    for queue in queues:
+        if not isinstance(queue, Queue):
+            raise ConfigurationError(f"queues must be Queue(...) declarations, and one is {queue!r}")
+        if queue.key in keys:
+            raise ConfigurationError(f"two queues have the key {queue.key!r}; give each a key of its own")
+        keys.add(queue.key)
+        if queue.scheduler is not None:
+            other = schedulers.setdefault(id(queue.scheduler), queue)
+            if other is not queue:
+                kind = type(queue.scheduler).__name__
+                raise ConfigurationError(
+                    f"queues {other.key!r} and {queue.key!r} share one scheduler; an instance serves one queue: "
+                    f"give each a {kind}() of its own"
+                )

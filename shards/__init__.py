@@ -13,6 +13,7 @@ In reading order, from the command to the code that a user writes:
     _toml           reading TOML, and writing its values; _text, text files as other systems write them
     _parse          how each value is read from text
     _config         ServeConfig and its parts
+    _declaration    what an application says of itself: the queues that it needs
     _schedulers     the schedulers by name, and the application's own
     _spelling       what somebody probably meant
     _print          --print-config
@@ -58,12 +59,13 @@ In reading order, from the command to the code that a user writes:
     _fork           what children that are forked from it must not keep
     _affinity       and the CPUs of all that it starts
     _application    finding `async def main(shard)`
+    _shard_queues   the queues that the application declares, under what the operator says of them
     _observe        what the supervisor shows: _ledger, its books; _view, what they mean; _metrics and _page, as Prometheus
                     wants it; _http, the pages, and _http_head, HTTP's part; _query, the control socket;
                     _admission, how tools are let in
     _tracing        traces: asks for them; _trace, records one; _chrome, writes it
     _top            clockworker-top; _screen, what it shows
-    _shard          Shard, the application's view
+    _shard          Shard, the application's view; _current, finding it
     _connections    the connections of a shard's server: what is open, how many may be, and how they end
     _accepted_cy    what is done for each of them, compiled; _system.pxd, what that takes from C
     _accept         accepting, from listening sockets or from the supervisor's hands
@@ -79,6 +81,8 @@ In reading order, from the command to the code that a user writes:
 
 from clockworker.shards._config import QueueConfig, ServeConfig
 from clockworker.shards._counter import Counter
+from clockworker.shards._current import current_shard
+from clockworker.shards._declaration import application
 from clockworker.shards._shard import Shard, ShardStats
 
-__all__ = ["Counter", "QueueConfig", "ServeConfig", "Shard", "ShardStats"]
+__all__ = ["Counter", "QueueConfig", "ServeConfig", "Shard", "ShardStats", "application", "current_shard"]

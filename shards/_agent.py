@@ -19,6 +19,7 @@ import msgspec
 from clockworker._errors import UsageError
 from clockworker.ipc import Sharded
 from clockworker.shards._application import Main, load_application
+from clockworker.shards._declaration import Application
 from clockworker.shards._fork import own_servers
 from clockworker.shards._shard import Shard
 
@@ -81,7 +82,7 @@ def make() -> Main:
         finally:
             server.close()
 
-    return main
+    return Application(main, application.queues)
 
 
 class _Agent:

@@ -18,13 +18,11 @@ from typing import Any, TypeAlias
 from clockworker._errors import ApplicationError
 from clockworker.ipc._annotations import layers
 from clockworker.ipc._remote import noted
+from clockworker.shards._declaration import WANTED, Application
 from clockworker.shards._spelling import did_you_mean
 
 # What the application's coroutine returns is its own business: nobody looks at it.
-Main: TypeAlias = Callable[..., Coroutine[Any, Any, object]]
-
-
-WANTED = "an application is `async def main(shard)`"
+Main: TypeAlias = Application[..., Coroutine[Any, Any, object]]
 
 
 def load_application(app: str, app_dir: str, *, factory: bool) -> Main:
@@ -39,10 +37,17 @@ def load_application(app: str, app_dir: str, *, factory: bool) -> Main:
             )
         if not _accepts(target, 0):
             raise ApplicationError(f"{app} needs arguments; --factory calls it without any")
-        target = target()
+        made = target()
+        # What is declared of a factory is of what it makes.
+        if isinstance(target, Application) and callable(made) and not isinstance(made, Application):
+            made = Application(made, target.queues)
+        target = made
     for mistake in noted(before):
         raise ApplicationError(mistake)
-    return _check(app, target, factory=factory)
+    if isinstance(target, Application):
+        _check(app, target.main, factory=factory)
+        return target
+    return Application(_check(app, target, factory=factory))
 
 
 def import_attribute(spec: str, app_dir: str, wanted: str) -> object:
@@ -72,7 +77,7 @@ def import_attribute(spec: str, app_dir: str, wanted: str) -> object:
     return target
 
 
-def _check(app: str, target: object, *, factory: bool) -> Main:
+def _check(app: str, target: object, *, factory: bool) -> Callable[..., Coroutine[Any, Any, object]]:
     subject = f"what {app} returned" if factory else app
     if not callable(target):
         raise ApplicationError(f"{subject} is not callable but of type {type(target).__name__}; {WANTED}")

@@ -44,6 +44,7 @@ from clockworker.shards._control import (
     Channel,
     Configure,
     Connect,
+    Declared,
     DescriptorsLost,
     Disconnect,
     Drained,
@@ -63,6 +64,7 @@ from clockworker.shards._control import (
     Traced,
     Unconnected,
 )
+from clockworker.shards._current import being
 from clockworker.shards._fork import REFUSAL, Legacy, open_descriptors
 from clockworker.shards._health import HealthPolicy
 from clockworker.shards._heritage import STRAY, Handler, do_nothing, name_of, settle_signals
@@ -73,6 +75,7 @@ from clockworker.shards._pulse import DUMP_SIGNAL, Pulse
 from clockworker.shards._recorder import Recorder
 from clockworker.shards._reserve import FOR_A_MESSAGE, Reserve
 from clockworker.shards._shard import Handover, Shard
+from clockworker.shards._shard_queues import make_queues, misspelt, queues_of
 from clockworker.shards._slots import SlotWriter
 from clockworker.shards._slow import log_slow_polls
 from clockworker.shards._terminal import set_up_debugging
@@ -153,10 +156,8 @@ class _ShardMain:
         self._channel = channel
         self._configure = configure
         self._config = configure.config
-        memory, event, slots, pulse, dump, witness, handover = descriptors
+        memory, event, self._slots, pulse, dump, witness, handover = descriptors
         self._doorbell: tuple[int, ...] = (memory, event)
-        self._slots = SlotWriter(slots)
-        os.close(slots)
         self._pulse = Pulse(pulse, dump, HealthPolicy(hung_after=self._config.timeout_shard_healthcheck).pace)
         self._witness = socket.socket(fileno=witness)
         self._handover = socket.socket(fileno=handover)
@@ -193,8 +194,8 @@ class _ShardMain:
         try:
             application = load_application(self._config.app, self._config.app_dir, factory=self._config.factory)
             what = "a queue's scheduler"
-            queues = [queue.declare(self._config.app_dir) for queue in self._config.queues]
-            executor = Executor(queues, on_panic="catch")
+            self._queues = queues_of(self._config, self._configure.shard, application.queues)
+            executor = Executor(make_queues(self._queues, application.queues, self._config.app_dir), on_panic="catch")
         except (ApplicationError, ConfigurationError) as error:
             return self._fail(str(error))
         except BaseException as error:  # KeyboardInterrupt, SystemExit and the like are of the application, too
@@ -203,6 +204,7 @@ class _ShardMain:
             return self._fail(f"{what} cannot be imported", error)
         if self._legacy.forked:
             self._legacy.end()
+        self._declare_queues(application)
         self._before_loop = open_descriptors()
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             try:
@@ -212,14 +214,27 @@ class _ShardMain:
                     self._legacy.end(error)
                 return self._fail('an exception escaped a task of a queue with on_panic = "propagate"', error)
 
+    def _declare_queues(self, application: Main) -> None:
+        self._writer = SlotWriter(self._slots, len(self._queues))
+        os.close(self._slots)
+        self._channel.send(Declared(tuple(queue.name for queue in self._queues)))
+        own = self._config.shard_queues.get(self._configure.shard, ())
+        common = self._config.queues if self._configure.shard == 0 else ()  # else each shard says the same
+        for line in misspelt((*common, *own), application.queues):
+            log.warning("%s", line)
+
     async def _serve(self, application: Main, executor: Executor) -> int:
         self._loop = asyncio.get_running_loop()
         self._legacy.take_loop(self._loop, self._before_loop)
         self._starting.wrap_loop(self._loop)
         self._executor = executor
-        log_slow_polls(executor, self._config, self._configure.shard)
+        log_slow_polls(executor, self._queues, self._config.slow_poll)
         self._legacy.take_executor(executor)
         self._assemble(executor)
+        with being(self._shard):
+            return await self._run_main(application, executor)
+
+    async def _run_main(self, application: Main, executor: Executor) -> int:
         self._loop.set_exception_handler(self._shard._loop_error)
         self._loop.add_signal_handler(signal.SIGTERM, lambda: self._channel.send(Terminated()))
         self._loop.add_reader(self._channel.fileno(), self._read)
@@ -254,24 +269,18 @@ class _ShardMain:
             on_poisoned=lambda peer, epoch: self._channel.send(Poisoned(peer, epoch)),
         )
         self._shard = Shard(
-            configure.shard,
-            configure.count,
-            configure.cpu,
+            configure,
             executor,
             self._mesh,
             announce_ready=lambda serves: self._channel.send(Ready(serves)),
             announce_serving=lambda: self._channel.send(Serves()),
-            blocking_threads=self._config.blocking_threads,
-            backlog=self._config.backlog,
-            access_log=self._config.access_log,
             handover=Handover(self._handover, self._pulse.write_connections) if self._is_handed() else None,
-            max_connections=self._config.max_connections,
         )
         self._legacy.withhold(self._mesh.descriptors)
         self._legacy.at_fork(lambda: self._mesh.refuse_all(REFUSAL))
         self._legacy.at_fork(lambda: self._shard._blocking.forked(self._legacy.end, REFUSAL))
         self._recorder = Recorder(
-            self._slots,
+            self._writer,
             executor,
             self._mesh,
             self._shard._connection_counts,

@@ -16,11 +16,11 @@ from collections.abc import Mapping, MutableMapping, Sequence
 import msgspec
 import uvloop
 
-from clockworker._errors import AddressUnavailable, ApplicationError, ConfigurationError
+from clockworker._errors import AddressUnavailable, ConfigurationError
 from clockworker._version import __version__
 from clockworker.executor import Executor, compiled
 from clockworker.shards._application import format_traceback, load_application
-from clockworker.shards._config import ServeConfig
+from clockworker.shards._config import QueueConfig, ServeConfig
 from clockworker.shards._heritage import STRAY, do_nothing, fill_standard_descriptors, settle_signals
 from clockworker.shards._host import PidFile, raise_descriptor_limit, set_process_title
 from clockworker.shards._logging import JsonFormatter, set_up_logging
@@ -28,7 +28,9 @@ from clockworker.shards._machine import check_machine
 from clockworker.shards._placement import Placement, place, plural
 from clockworker.shards._preflight import check_directories, check_needs, find_warnings, with_origins
 from clockworker.shards._print import as_toml
+from clockworker.shards._queues import merge
 from clockworker.shards._settings import Settings, read_settings
+from clockworker.shards._shard_queues import described, make_queues, misspelt, queues_of, shown
 from clockworker.shards._sockets import Listeners, count_sockets
 from clockworker.shards._supervisor import Supervisor, log
 from clockworker.shards._systemd import with_activated_sockets
@@ -71,7 +73,7 @@ def run(settings: Settings, environment: MutableMapping[str, str]) -> int:
     settings = msgspec.structs.replace(settings, config=config)
     placement = place_shards(config)
     if settings.print_only:
-        print(as_toml(config, settings.origins, {"shards": str(placement)}), end="")
+        print(as_toml(config, settings.origins, {"shards": str(placement)}, declared_by(config)), end="")
     if settings.check_only:
         return check(settings, placement, environment)
     if settings.print_only:
@@ -104,22 +106,37 @@ def check(settings: Settings, placement: Placement, environment: Mapping[str, st
     for warning in find_warnings(settings, environment):
         print(f"clockworker-serve: {warning}", file=sys.stderr)
     try:
-        load_application(config.app, config.app_dir, factory=config.factory)
-        for queues in (config.queues, *config.shard_queues.values()):
-            Executor([queue.declare(config.app_dir) for queue in queues])
-        set_up_logging("supervisor", config)
-        raise_descriptor_limit(placement.count, count_sockets(config.addresses))
-    except ApplicationError as error:
+        declared = load_application(config.app, config.app_dir, factory=config.factory).queues
+        for shard in range(placement.count):
+            if shard == 0 or shard in config.shard_queues:
+                Executor(make_queues(queues_of(config, shard, declared), declared, config.app_dir))
+    except ConfigurationError as error:
         return _complain(str(error), EXIT_START_UP)
-    except ConfigurationError:
-        raise
     except BaseException as error:  # KeyboardInterrupt, SystemExit and the like are of the application, too
         return _complain(f"{config.app} cannot be imported\n{format_traceback(error)}", EXIT_START_UP)
+    own = [queue for changes in config.shard_queues.values() for queue in changes]
+    for warning in misspelt((*config.queues, *own), declared):
+        print(f"clockworker-serve: {warning}", file=sys.stderr)
+    set_up_logging("supervisor", config)
+    raise_descriptor_limit(placement.count, count_sockets(config.addresses))
+    queues = ", ".join(map(str, shown(merge(described(declared), config.queues), declared)))
     print(
-        f"configuration is right: {config.app} on {placement}, queues {', '.join(map(str, config.queues))}, "
+        f"configuration is right: {config.app} on {placement}, queues {queues}, "
         f"at {', '.join(map(str, config.addresses))}"
     )
     return EXIT_OK
+
+
+def declared_by(config: ServeConfig) -> Sequence[QueueConfig] | None:
+    """The queues that the application declares; None if it cannot be imported. No supervisor will run in this process."""
+    if not config.app:
+        return None
+    try:
+        with contextlib.redirect_stdout(sys.stderr):  # what is printed there is no TOML
+            declared = load_application(config.app, config.app_dir, factory=config.factory).queues
+            return shown(described(declared), declared)
+    except (Exception, SystemExit):
+        return None
 
 
 def announce(settings: Settings, placement: Placement, listeners: Listeners, environment: Mapping[str, str]) -> None:

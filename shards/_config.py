@@ -7,10 +7,6 @@ from typing import Literal, TypeAlias
 
 import msgspec
 
-from clockworker._errors import ApplicationError
-from clockworker.executor import Queue
-from clockworker.shards._schedulers import make_scheduler
-
 MAX_SHARDS = 1024
 MAX_SPARES = 64
 MAX_SHARE = 10_000
@@ -58,34 +54,34 @@ Address: TypeAlias = TcpAddress | UnixAddress | InheritedSocket
 
 
 class QueueConfig(msgspec.Struct, frozen=True):
-    """One executor queue of a shard: its key, its share of the core (1 to 10000), the scheduler inside it (a name, or
-    MODULE:CLASS of the application's own), how long it wants to run at a stretch (seconds; the executor's choice unless
-    given), what becomes of exceptions that escape its tasks, and how long a step may take before it is logged (seconds, 0
-    for ever; `ServeConfig.slow_poll` unless given)."""
+    """What is said of one executor queue of a shard: its share of the core (1 to 10000), the scheduler inside it (a name, or
+    MODULE:CLASS of the application's own), how long it wants to run at a stretch (seconds), what becomes of exceptions that
+    escape its tasks, and how long a step may take before it is logged (seconds, 0 for ever).
+
+    None: nothing is said. Then it is as the application declares it, or else 1, `fifo`, the executor's choice, `catch`, and
+    `ServeConfig.slow_poll`."""
 
     name: str
-    share: int = 1
-    scheduler: str = "fifo"
+    share: int | None = None
+    scheduler: str | None = None
     slice: float | None = None
-    on_panic: OnPanic = "catch"
+    on_panic: OnPanic | None = None
     slow_poll: float | None = None
 
     def __str__(self) -> str:
-        return f"{self.name}:{self.share}:{self.scheduler}"
+        return ":".join(str(part) for part in (self.name, self.share, self.scheduler) if part is not None)
 
-    def declare(self, app_dir: str = ".") -> Queue:
-        """The executor's declaration of this queue, with a scheduler of its own. Raises as `make_scheduler` does."""
-        try:
-            scheduler = make_scheduler(self.scheduler, app_dir)
-        except ApplicationError as error:
-            raise ApplicationError(f"the scheduler of queue {self.name!r}: {error}") from None
-        return Queue(self.name, share=self.share, scheduler=scheduler, slice=self.slice, on_panic=self.on_panic)
+    def over(self, other: QueueConfig) -> QueueConfig:
+        """What is said here, and of the rest what the other says."""
+        given = {field: value for field in self.__struct_fields__ if (value := getattr(self, field)) is not None}
+        return msgspec.structs.replace(other, **given)
 
 
 class ServeConfig(msgspec.Struct, frozen=True):
     """All that a supervisor and its shards need to know. Times are in seconds.
 
-    shard_queues: all queues of a shard, by its number, where they are not `queues`; `queues_of` knows.
+    queues: what the options, environment or file say of queues; the application may declare some, too (`_queues.merge`).
+    shard_queues: what they say beyond that of the queues of one shard, by its number.
     max_connections: how many connections of `Shard.start_server` a shard holds open at once; None: as many as come.
     timeout_shard_healthcheck: how long a shard's loop may be silent before the shard is replaced; 0: for ever.
     """
@@ -104,7 +100,7 @@ class ServeConfig(msgspec.Struct, frozen=True):
     credit: int = 1_024  # calls in flight from a shard to another, for each queue
     max_message: int = 16 * 1024 * 1024  # bytes of one of them, or of its reply
     blocking_threads: int = 8  # of each shard, for run_blocking()
-    queues: tuple[QueueConfig, ...] = (QueueConfig("default"),)
+    queues: tuple[QueueConfig, ...] = ()
     shard_queues: dict[int, tuple[QueueConfig, ...]] = {}
     addresses: tuple[Address, ...] = (TcpAddress("127.0.0.1", 8000),)
     backlog: int = 2048
@@ -123,14 +119,7 @@ class ServeConfig(msgspec.Struct, frozen=True):
     control: str | None = None
     pid_file: str | None = None
 
-    def queues_of(self, shard: int) -> tuple[QueueConfig, ...]:
-        """All queues of that shard, in the order of their declaration."""
-        return self.shard_queues.get(shard, self.queues)
-
-    def queue_names(self, shard: int) -> list[str]:
-        """Their names alone."""
-        return [queue.name for queue in self.queues_of(shard)]
-
     def of_shard(self, shard: int) -> ServeConfig:
         """What this shard needs to know: the others' queues are left out."""
-        return msgspec.structs.replace(self, queues=self.queues_of(shard), shard_queues={})
+        own = {shard: self.shard_queues[shard]} if shard in self.shard_queues else {}
+        return msgspec.structs.replace(self, shard_queues=own)

@@ -14,7 +14,8 @@ A conversation:
 
     supervisor: Configure (first, once), Connect, Change and Disconnect as peers come and go, Begin, AcceptFrom and
                 CeaseFrom, Stop, Leave
-    shard:      Ready or Failed or NoRoom, Serves, Terminated, ListenersClosed, Drained; Quiet; Poisoned, Unconnected; Stirred
+    shard:      Declared, Ready or Failed or NoRoom, Serves, Terminated, ListenersClosed, Drained; Quiet; Poisoned, Unconnected;
+                Stirred
 
 `Begin` follows the first round of `Connect`: an application that starts must find its peers connected, or its first
 calls would end in `ShardDown`.
@@ -141,6 +142,12 @@ class Traced(msgspec.Struct, frozen=True, tag="traced"):
     """Descriptor: the recording."""
 
 
+class Declared(msgspec.Struct, frozen=True, tag="declared"):
+    """The names of the shard's queues: the application, which has been imported, and the configuration say which they are."""
+
+    queues: tuple[str, ...]
+
+
 class Ready(msgspec.Struct, frozen=True, tag="ready"):
     """`serves`: the application has made a server, and connections may come."""
 
@@ -215,7 +222,8 @@ ToShard: TypeAlias = (
     | StartTrace
 )
 ToSupervisor: TypeAlias = (
-    Ready
+    Declared
+    | Ready
     | Serves
     | Failed
     | NoRoom

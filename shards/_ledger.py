@@ -27,9 +27,11 @@ class Totals(msgspec.Struct, frozen=True):
     reading: Reading
 
 
+_NOTHING = Reading.nothing()
+
+
 class _Account:
-    def __init__(self, queues: Sequence[str]) -> None:
-        self.nothing = Reading.nothing(queues)
+    def __init__(self) -> None:
         self.base: Reading | None = None
         self.starts = 0
         self.stalls = 0
@@ -37,10 +39,10 @@ class _Account:
 
 
 class Ledger:
-    """queues: the names of each shard's. Times are in seconds."""
+    """Of so many shards. Times are in seconds."""
 
-    def __init__(self, queues: Sequence[Sequence[str]]) -> None:
-        self._accounts = [_Account(names) for names in queues]
+    def __init__(self, shards: int) -> None:
+        self._accounts = [_Account() for _ in range(shards)]
         self._history: deque[tuple[float, list[Totals]]] = deque()
 
     def started(self, shard: int) -> None:
@@ -64,7 +66,7 @@ class Ledger:
         found = []
         for account, reading in zip(self._accounts, present, strict=True):
             if reading is None:
-                reading = account.nothing
+                reading = _NOTHING
             if account.base is not None:
                 reading = account.base.then(reading)
             found.append(Totals(max(0, account.starts - 1), account.stalls, reading))
@@ -83,4 +85,4 @@ class Ledger:
                 return now - then, [
                     totals.reading.since(earlier.reading) for totals, earlier in zip(totals, before, strict=True)
                 ]
-        return 0.0, [account.nothing for account in self._accounts]
+        return 0.0, [_NOTHING for _ in self._accounts]

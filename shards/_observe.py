@@ -60,7 +60,7 @@ class Observer:
         self._ready = ready
         self._trace = trace
         self._started = time.time()
-        self._ledger = Ledger([config.queue_names(member.id) for member in members])
+        self._ledger = Ledger(len(members))
         self._told: set[int] = set()  # processes whose slots make no sense
         self._http_sockets: list[socket.socket] = []
         self._query_socket: socket.socket | None = None

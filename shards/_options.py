@@ -124,8 +124,8 @@ OPTIONS = (
         ("--queue",),
         "NAME:SHARE[:SCHEDULER]",
         parse_queues,
-        f"a queue of each shard's executor; schedulers: {', '.join(SCHEDULERS)}, or MODULE:CLASS of your own; "
-        "may be repeated; if none is given: default:1",
+        "a queue of each shard: one that the application declares, with another share or scheduler, or one more; schedulers: "
+        f"{', '.join(SCHEDULERS)}, or MODULE:CLASS of your own; may be repeated; if there is none: default:1",
         takes=(list,),
         repeat=True,
     ),

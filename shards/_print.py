@@ -1,11 +1,14 @@
 """--print-config: the configuration as a `clockworker.toml` that says the same, with where each value came from.
 
-What is not set is shown as a comment.
+What is not set is shown as a comment, and so are the queues that the application declares: a file that repeated them would
+keep them as they are now, whatever a later version declares.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+
+import msgspec
 
 from clockworker.shards import _toml
 from clockworker.shards._config import InheritedSocket, QueueConfig, ServeConfig
@@ -17,12 +20,23 @@ _COLUMN = 44
 _ELSEWHERE = ("host", "port", "uds", "fd", "queue")
 
 
-def as_toml(config: ServeConfig, origins: Mapping[str, str], remarks: Mapping[str, str]) -> str:
-    """`origins` and `remarks` are by option; a remark is added to the origin."""
-    return "\n".join(_lines(config, origins, remarks)) + "\n"
+def as_toml(
+    config: ServeConfig,
+    origins: Mapping[str, str],
+    remarks: Mapping[str, str],
+    declared: Sequence[QueueConfig] | None = None,
+) -> str:
+    """`origins` and `remarks` are by option; a remark is added to the origin. declared: what the application says of its
+    queues; None: that is not known."""
+    return "\n".join(_lines(config, origins, remarks, declared)) + "\n"
 
 
-def _lines(config: ServeConfig, origins: Mapping[str, str], remarks: Mapping[str, str]) -> Iterator[str]:
+def _lines(
+    config: ServeConfig,
+    origins: Mapping[str, str],
+    remarks: Mapping[str, str],
+    declared: Sequence[QueueConfig] | None,
+) -> Iterator[str]:
     def comment(name: str) -> str:
         return "; ".join(filter(None, (origins.get(name, "default"), remarks.get(name))))
 
@@ -33,15 +47,26 @@ def _lines(config: ServeConfig, origins: Mapping[str, str], remarks: Mapping[str
             for option in options:
                 yield _line(option.name, _value(config, option), comment(option.name))
             yield ""
+    rest = {queue.name: queue for queue in declared or ()}
     for queue in config.queues:
         yield f"{'[[queue]]':{_COLUMN}}# {comment('queue')}"
         yield from _queue(queue)
-    common = {queue.name: queue for queue in config.queues}
+        if (beneath := rest.pop(queue.name, None)) is not None:
+            yield from _declared(_without(beneath, queue), config.app)
+        yield ""
+    for queue in rest.values():
+        yield f"{'# [[queue]]':{_COLUMN}}# {config.app}"
+        yield from _declared(queue, config.app)
+        yield ""
+    if declared is None and config.app:
+        yield f"{'# [[queue]]':{_COLUMN}}# {config.app} cannot be imported (--check-config says why), and may declare some"
+    elif not declared and not config.queues:
+        yield f"{'# [[queue]]':{_COLUMN}}# not set: those that the application declares, or else one, default"
     for shard, queues in sorted(config.shard_queues.items()):
         for queue in queues:
-            if common.get(queue.name) != queue:
-                yield f"{f'[[shard.{shard}.queue]]':{_COLUMN}}# {comment('shard_queue')}"
-                yield from _queue(queue)
+            yield f"{f'[[shard.{shard}.queue]]':{_COLUMN}}# {comment('shard_queue')}"
+            yield from _queue(queue)
+            yield ""
 
 
 def _line(name: str, value: object, comment: str) -> str:
@@ -78,4 +103,15 @@ def _queue(queue: QueueConfig) -> Iterator[str]:
     for field in queue.__struct_fields__:
         if (value := getattr(queue, field)) is not None:
             yield f"{field} = {_toml.show(value)}"
-    yield ""
+
+
+def _declared(queue: QueueConfig, app: str) -> Iterator[str]:
+    for field in queue.__struct_fields__:
+        if (value := getattr(queue, field)) is not None:
+            yield f"{f'# {field} = {_toml.show(value)} ':{_COLUMN}}# {app}"
+
+
+def _without(declared: QueueConfig, given: QueueConfig) -> QueueConfig:
+    """What is declared and not given otherwise."""
+    names = [field for field in given.__struct_fields__ if getattr(given, field) is not None]
+    return msgspec.structs.replace(declared, **dict.fromkeys(names))

@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 
 from clockworker import ipc
+from clockworker.executor._queue import MAX_QUEUES
 from clockworker.shards._control import Configure, ToShard
 from clockworker.shards._handover import Handover
 from clockworker.shards._health import Health, HealthPolicy
@@ -30,14 +31,7 @@ class ShardProcess:
 
     Raises `OSError` from the constructor, with nothing left open, if there is no process or descriptor to be had."""
 
-    def __init__(
-        self,
-        count: int,
-        queues: Sequence[str],
-        health: HealthPolicy,
-        place: int,
-        process: Callable[[bool], Process],
-    ) -> None:
+    def __init__(self, count: int, health: HealthPolicy, place: int, process: Callable[[bool], Process]) -> None:
         self.place = place
         self.started = time.monotonic()
         self.killed = False
@@ -46,9 +40,9 @@ class ShardProcess:
             self.doorbell = ipc.create_doorbell(count)
             for descriptor in self.doorbell:
                 opened.callback(os.close, descriptor)
-            self._slots_descriptor = create_slots(len(queues), count)
+            self._slots_descriptor = create_slots(MAX_QUEUES, count)
             opened.callback(os.close, self._slots_descriptor)
-            self.slots = SlotReader(self._slots_descriptor, queues)
+            self.slots = SlotReader(self._slots_descriptor)
             opened.callback(self.slots.close)
             self._pulse_descriptor = create_pulse()
             opened.callback(os.close, self._pulse_descriptor)

@@ -1,4 +1,7 @@
-"""The queues of all shards, as users write them: NAME:SHARE[:SCHEDULER] on the command line, tables in the file.
+"""The queues of all shards. The application declares those that it names; operators write NAME:SHARE[:SCHEDULER] on the
+command line, or tables in the file. By its name a queue is one and the same to both: what the operator says of it goes before
+what the application does, what he does not say stays as declared, and a name that is not declared is one queue more. So
+`--queue background:1` alone takes no queue away that the application needs.
 
 Every shard has the same ones but for changes: a queue that one shard has beside the others, or has with another share or
 scheduler. A change says only what differs.
@@ -7,18 +10,22 @@ scheduler. A change says only what differs.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, get_args
 
 import msgspec
 
 from clockworker._errors import ConfigurationError
 from clockworker.shards._config import MAX_SHARDS, MAX_SHARE, OnPanic, QueueConfig
+from clockworker.shards._declaration import check_name
 from clockworker.shards._parse import parse_int
 from clockworker.shards._schedulers import check_scheduler
 from clockworker.shards._spelling import did_you_mean
 
 MIN_SLICE, MAX_SLICE = 1e-6, 10.0  # seconds; the executor's limits
+
+# Of the shards of an application that declares none, where the operator says nothing either.
+DEFAULT = QueueConfig("default")
 
 _KEYS: dict[str, tuple[tuple[type, ...], str]] = {
     "name": ((str,), "a string"),
@@ -31,11 +38,10 @@ _KEYS: dict[str, tuple[tuple[type, ...], str]] = {
 
 
 class QueueChange(msgspec.Struct, frozen=True):
-    """`given` has the fields of `QueueConfig` that are to be other than in the queue that all shards have."""
+    """What is to be other of a shard's queue than of that of all shards."""
 
     shard: int
-    name: str
-    given: dict[str, Any]
+    queue: QueueConfig
 
 
 def parse_queue(text: str) -> QueueConfig:
@@ -54,7 +60,8 @@ def parse_shard_queues(texts: Sequence[str]) -> tuple[QueueChange, ...]:
     for text in texts:
         shard, _, queue = text.partition(":")
         name, given = _split(queue, text, "SHARD:NAME:SHARE[:SCHEDULER], for example 0:compaction:2:las")
-        changes.append(QueueChange(parse_int(shard, 0, MAX_SHARDS - 1, f"{text!r}: the shard"), name, given))
+        number = parse_int(shard, 0, MAX_SHARDS - 1, f"{text!r}: the shard")
+        changes.append(QueueChange(number, QueueConfig(name, **given)))
     return _each_change_once(changes)
 
 
@@ -78,19 +85,27 @@ def changes_of_file(value: object) -> tuple[QueueChange, ...]:
         for key in table.keys() - {"queue"}:
             raise ConfigurationError(f"[{where}]: unknown key {key!r}; a shard's own can only be `queue`")
         tables = _tables(table.get("queue", []), f"{where}.queue")
-        changes += [QueueChange(shard, name, given) for name, given in tables]
+        changes += [QueueChange(shard, QueueConfig(name, **given)) for name, given in tables]
     return _each_change_once(changes)
 
 
-def merge(queues: tuple[QueueConfig, ...], changes: Iterable[QueueChange]) -> dict[int, tuple[QueueConfig, ...]]:
-    """All queues of each shard that has other ones than `queues`. An added one comes last."""
-    merged: dict[int, dict[str, QueueConfig]] = {}
+def by_shard(changes: Sequence[QueueChange]) -> dict[int, tuple[QueueConfig, ...]]:
+    """The changes of each shard that has some."""
+    of: dict[int, tuple[QueueConfig, ...]] = {}
     for change in changes:
-        of_shard = merged.setdefault(change.shard, {queue.name: queue for queue in queues})
-        before = of_shard.get(change.name, QueueConfig(change.name))
-        of_shard[change.name] = msgspec.structs.replace(before, **change.given)
-    complete = {shard: tuple(of_shard.values()) for shard, of_shard in merged.items()}
-    return {shard: of_shard for shard, of_shard in complete.items() if of_shard != queues}
+        of[change.shard] = (*of.get(change.shard, ()), change.queue)
+    return of
+
+
+def merge(
+    declared: Sequence[QueueConfig], given: Sequence[QueueConfig], changes: Sequence[QueueConfig] = ()
+) -> tuple[QueueConfig, ...]:
+    """The queues of a shard: those that the application declares, what the operator says of the queues of all shards over them,
+    and what he says of this shard's over that. In the order of their first mention, so that a declared one comes first."""
+    merged: dict[str, QueueConfig] = {}
+    for queue in [*([*declared, *given] or [DEFAULT]), *changes]:
+        merged[queue.name] = queue.over(merged.get(queue.name, queue))
+    return tuple(merged.values())
 
 
 def _split(text: str, whole: str, form: str) -> tuple[str, dict[str, Any]]:
@@ -98,6 +113,7 @@ def _split(text: str, whole: str, form: str) -> tuple[str, dict[str, Any]]:
     share, colon, scheduler = rest.partition(":")  # what is left may have a colon too: MODULE:CLASS
     if not name or not rest or (colon and not scheduler):
         raise ConfigurationError(f"{whole!r} is not {form}")
+    check_name(name)
     given: dict[str, Any] = {"share": parse_int(share, 1, MAX_SHARE, f"{whole!r}: the share")}
     if colon:
         try:
@@ -126,6 +142,7 @@ def _table(table: Mapping[str, object], where: str) -> tuple[str, dict[str, Any]
             raise ConfigurationError(f"{where}: {key} is {value!r}; give {right}")
     if not name:
         raise ConfigurationError(f'{where}: there is no name; give one, for example name = "foreground"')
+    check_name(str(name))
     given = {key: value for key, value in table.items() if key != "name"}
     if "scheduler" in given:
         try:
@@ -151,7 +168,9 @@ def _in_range(key: str, value: object) -> bool:
 def _each_once(queues: list[QueueConfig]) -> tuple[QueueConfig, ...]:
     names = [queue.name for queue in queues]
     if not names:
-        raise ConfigurationError("there is no queue; give at least one, or leave it out for default:1")
+        raise ConfigurationError(
+            "there is no queue; give at least one, or leave it out for those of the application, or else default:1"
+        )
     for name in names:
         if names.count(name) > 1:
             raise ConfigurationError(f"queue {name!r} is given {names.count(name)} times; give each name once")
@@ -161,7 +180,8 @@ def _each_once(queues: list[QueueConfig]) -> tuple[QueueConfig, ...]:
 def _each_change_once(changes: list[QueueChange]) -> tuple[QueueChange, ...]:
     seen: set[tuple[int, str]] = set()
     for change in changes:
-        if (change.shard, change.name) in seen:
-            raise ConfigurationError(f"queue {change.name!r} of shard {change.shard} is given twice; give it once")
-        seen.add((change.shard, change.name))
+        name = change.queue.name
+        if (change.shard, name) in seen:
+            raise ConfigurationError(f"queue {name!r} of shard {change.shard} is given twice; give it once")
+        seen.add((change.shard, name))
     return tuple(changes)

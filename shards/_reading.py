@@ -262,12 +262,14 @@ class Reading(msgspec.Struct, frozen=True):
         return cls(0, ProcessReading(), LoopReading(), CallReading(), {queue: QueueReading() for queue in queues})
 
     def then(self, later: Reading) -> Reading:
+        """A queue that a later version of the application does not have keeps what it has counted."""
+        names = dict.fromkeys((*later.queues, *self.queues))
         return Reading(
             later.written_ns,
             self.process.then(later.process),
             self.loop.then(later.loop),
             self.calls.then(later.calls),
-            {name: self.queues.get(name, _NO_QUEUE).then(queue) for name, queue in later.queues.items()},
+            {name: self.queues.get(name, _NO_QUEUE).then(later.queues.get(name, _NO_QUEUE)) for name in names},
             self.counters.then(later.counters),
         )
 

@@ -1,7 +1,8 @@
 """From the command line, the environment and `clockworker.toml` to one `ServeConfig`, and where each value came from.
 
 The order is: option, environment, file, default. What is given further ahead replaces what is given further back, lists
-included: one --queue puts all `[[queue]]` tables of the file out of force. Addresses are one value with many names
+included: one --queue puts all `[[queue]]` tables of the file out of force. (The queues that the application declares are no
+such list: see `_queues`.) Addresses are one value with many names
 (--bind, --host, --port, --uds, --fd): the foremost source that has any of them decides, and only a --host that lacks a
 port, or a --port that lacks a host, takes it from further back.
 
@@ -22,7 +23,7 @@ from clockworker.shards._config import Address, ServeConfig, TcpAddress
 from clockworker.shards._environment import read_env_file
 from clockworker.shards._file import find_file, read_file
 from clockworker.shards._options import BY_NAME, OPTIONS, Option
-from clockworker.shards._queues import merge
+from clockworker.shards._queues import by_shard
 
 # Option -> field of ServeConfig, where they have different names.
 _FIELDS = {"queue": "queues", "reload_dir": "reload_dirs", "idle_poll": "idle_poll_us"}
@@ -124,8 +125,7 @@ def _put_together(found: dict[str, Setting]) -> tuple[ServeConfig, dict[str, str
     if "no_pin" in fields:
         fields["pin"] = not fields.pop("no_pin")
     if "shard_queue" in fields:
-        queues = fields.get("queues", ServeConfig("").queues)
-        fields["shard_queues"] = merge(queues, fields.pop("shard_queue"))
+        fields["shard_queues"] = by_shard(fields.pop("shard_queue"))
     return ServeConfig(**fields), origins
 
 

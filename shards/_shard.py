@@ -29,6 +29,7 @@ from clockworker.shards._accept import Acceptor
 from clockworker.shards._accepted_cy import Places
 from clockworker.shards._blocking_pools import BlockingPools
 from clockworker.shards._connections import LOOK_S, Connections
+from clockworker.shards._control import Configure
 from clockworker.shards._counter import Counter, CounterBook
 from clockworker.shards._limiter import ErrorLimiter, more
 from clockworker.shards._protocols import ProtocolFactory, ProtocolServer, Stop
@@ -71,43 +72,35 @@ class Shard:
     id: 0 to count - 1. The same after a restart.
     count: how many shards there are.
     cpu: the CPU that this process is pinned to, or None.
-    executor: the running executor, whose queues are those of the command line.
+    executor: the running executor. Its queues are those that the application declares (`clockworker.application`), with what
+    the operator says of them, and his own.
     is_ready: whether `ready()` has been called.
     """
 
     def __init__(
         self,
-        id: int,
-        count: int,
-        cpu: int | None,
+        configure: Configure,
         executor: Executor,
         mesh: Mesh,
         announce_ready: Callable[[bool], None],
         announce_serving: Callable[[], None],
-        blocking_threads: int,
-        *,
-        backlog: int = 2048,
-        handover: Handover | None = None,
-        max_connections: int | None = None,
-        access_log: bool = False,
+        handover: Handover | None,
     ) -> None:
-        self.id = id
-        self.count = count
-        self.cpu = cpu
+        self.id = configure.shard
+        self.count = configure.count
+        self.cpu = configure.cpu
         self.executor = executor
+        self._config = configure.config
         self._mesh = mesh
         self._listening: dict[int, list[socket.socket]] = {}  # by the shard whose they are
         self._handover = handover
-        self._max_connections = max_connections
-        self._backlog = backlog
         self._acceptor: Acceptor | None = None
         self._connections: Connections | None = None
         self._complaints = ErrorLimiter()
         self._when_failed: Callable[[], None] = lambda: None  # told when a handler has raised
         self._announce_ready = announce_ready
         self._announce_serving = announce_serving
-        self._access_log = access_log
-        self._blocking = BlockingPools(blocking_threads)
+        self._blocking = BlockingPools(self._config.blocking_threads)
         self._counters = CounterBook()
         self.is_ready = False
         self._stopped = asyncio.Event()
@@ -122,7 +115,8 @@ class Shard:
             known = [repr(queue.key) for queue in self.executor.queues()]
             raise UnknownQueue(
                 f"there is no queue {name!r}, only {', '.join(known)}; add --queue {name}:1, and one for each other queue that "
-                "the application names, or [[queue]] tables in the file"
+                "the application names, or [[queue]] tables in the file; or have it declare them: "
+                f"@cw.application(queues=[cw.Queue({name!r})])"
             ) from None
 
     def counter(self, name: str) -> Counter:
@@ -308,7 +302,10 @@ class Shard:
         if self.stopping:
             return
         self._connections = server.connections = Connections(
-            server, queue, places=Places(max_connections or self._max_connections), access_log=self._access_log
+            server,
+            queue,
+            places=Places(max_connections or self._config.max_connections),
+            access_log=self._config.access_log,
         )
         self._connections.when_failed = self._when_failed
         self._acceptor = Acceptor(self._connections, self.executor)

@@ -7,14 +7,16 @@ cannot have touched that set meanwhile. This is the kernel's `seqcount_latch`. W
 a writer that is killed or merely not running half-way leaves readers without a whole set; here the one before is always
 there.
 
-    header   version, number of queues, number of shards, sequence
+    header   version, for how many queues there is room, number of shards, sequence
     set      written_ns, process, loop, calls, the application's counters; of each queue its section; of each peer its
              ring's section
 
 A section is its struct's fields in order, a word each, but a histogram is its length, total, maximum and a word for each
 bucket, and a table of groups or counters is their number and, for each, the bytes of its name and its value. The names of
-queues are not there: who reads has the configuration. Rings come last, because they alone grow with the square of the
-number of shards: they are read only by who asks for them.
+queues are not there: the shard tells the supervisor of them, once the application has declared them. The memory is made
+before, with room for as many as a shard may have (pages that nobody touches cost nothing); where a set begins goes by how many
+there are. Rings come last, because they alone grow with the square of the number of shards: they are read only by who asks for
+them.
 
 A shard at rest writes no new set, but the time of the last one anew. A reader that has that set reads its time alone, under the
 same rule: the sequence is looked at before and after.
@@ -162,12 +164,17 @@ def create_slots(queues: int, shards: int) -> int:
 
 
 class _Slots:
-    def __init__(self, descriptor: int, *, writable: bool) -> None:
+    def __init__(self, descriptor: int, queues: int, *, writable: bool) -> None:
         self._memory = MappedMemory(descriptor, writable=writable)
         self._words = self._memory.words
-        version, queues, self._shards = self._words[:_SEQUENCE]
+        version, self._room, self._shards = self._words[:_SEQUENCE]
         if version != VERSION:
             raise ControlError(f"the slots are of version {version}; this is version {VERSION}")
+        self._lay_out(queues)
+
+    def _lay_out(self, queues: int) -> None:
+        if queues > self._room:
+            raise ControlError(f"the slots have no room for {queues} queues, but for {self._room}")
         self._layout = _Layout(queues, self._shards)
 
     def close(self) -> None:
@@ -175,10 +182,10 @@ class _Slots:
 
 
 class SlotWriter(_Slots):
-    """The shard's side: the only writer. Maps the descriptor, which stays the caller's."""
+    """The shard's side, for so many queues: the only writer. Maps the descriptor, which stays the caller's."""
 
-    def __init__(self, descriptor: int) -> None:
-        super().__init__(descriptor, writable=True)
+    def __init__(self, descriptor: int, queues: int) -> None:
+        super().__init__(descriptor, queues, writable=True)
 
     def write(self, reading: Reading, rings: Mapping[int, RingReading] | None = None) -> None:
         """`rings` by peer; of those that are not there the slots say zero."""
@@ -206,20 +213,31 @@ class SlotWriter(_Slots):
 class SlotReader(_Slots):
     """The supervisor's side. Maps the descriptor for reading only; it stays the caller's.
 
-    queues: the names of the shard's queues, in the order of their declaration.
+    queues: the names of the shard's queues, in the order of their declaration; none: `declare` is going to tell them, and until
+    then there is nothing to be read.
     nonsense: why the newest set was not taken; empty if it was.
     """
 
-    def __init__(self, descriptor: int, queues: Sequence[str]) -> None:
-        super().__init__(descriptor, writable=False)
+    def __init__(self, descriptor: int, queues: Sequence[str] = ()) -> None:
+        super().__init__(descriptor, len(queues), writable=False)
         self._queues = tuple(queues)
         self._sequence = -1  # of the set that was read last
         self._last = Reading.nothing(queues)
         self._last_rings: tuple[RingReading, ...] = tuple(RingReading() for _ in range(self._shards))
         self.nonsense = ""
 
+    def declare(self, queues: Sequence[str]) -> None:
+        """What the shard says. Raises `ControlError` if it makes no sense."""
+        if self._queues or not queues or len({*queues}) < len(queues):
+            raise ControlError(f"its queues are {queues!r}, and were {self._queues!r} before")
+        self._lay_out(len(queues))
+        self._queues = tuple(queues)
+        self._last = Reading.nothing(queues)
+
     def read(self) -> Reading:
         """The newest reading that makes sense."""
+        if not self._queues:
+            return self._last
         words = self._words
         sequence = words[_SEQUENCE]
         if sequence == self._sequence and not self.nonsense:  # a shard at rest only touches it
@@ -254,6 +272,8 @@ class SlotReader(_Slots):
 
     def read_rings(self) -> tuple[RingReading, ...]:
         """The newest reading of the traffic with each shard, by its number; the one before, if that makes no sense."""
+        if not self._queues:
+            return self._last_rings
         copied = self._copy(self._layout.without_rings, self._layout.set)
         if copied is not None:
             words = memoryview(copied[1]).cast("Q")

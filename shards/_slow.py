@@ -5,22 +5,20 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 from clockworker.executor import Executor
-from clockworker.shards._config import ServeConfig
+from clockworker.shards._config import QueueConfig
 from clockworker.shards._limiter import Limiter, more
 
 log = logging.getLogger("clockworker.shard")
 
 
-def log_slow_polls(executor: Executor, config: ServeConfig, shard: int) -> None:
-    """Log them from now on, each queue's by themselves and at most a few a minute."""
-    limits = {
-        queue.name: config.slow_poll if queue.slow_poll is None else queue.slow_poll
-        for queue in config.queues_of(shard)
-    }
+def log_slow_polls(executor: Executor, queues: Sequence[QueueConfig], slow_poll: float) -> None:
+    """Log them from now on, each queue's by themselves and at most a few a minute. slow_poll: seconds, for queues of which
+    nothing else is said."""
+    limits = {queue.name: slow_poll if queue.slow_poll is None else queue.slow_poll for queue in queues}
     limiters = {name: Limiter() for name in limits}
 
     def report(key: Hashable, task: asyncio.Task[Any], elapsed_ns: int) -> None:

@@ -25,6 +25,7 @@ from clockworker._errors import ControlError
 from clockworker.shards._config import ServeConfig
 from clockworker.shards._control import (
     Configure,
+    Declared,
     DescriptorsLost,
     Drained,
     Failed,
@@ -193,7 +194,6 @@ class Supervisor:
         try:
             process = ShardProcess(
                 len(self._members),
-                self._config.queue_names(member.id),
                 self._health,
                 place,
                 lambda terminal: self._spares.process(member.id, member.cpu, terminal),
@@ -289,6 +289,8 @@ class Supervisor:
         for descriptor in descriptors:  # nobody has asked for these
             os.close(descriptor)
         match message:
+            case Declared(queues):
+                process.slots.declare(queues)
             case Ready(serves):
                 if member.state is State.STARTING:  # else it had been told to stop meanwhile
                     self._became_ready(member, process, serves)

@@ -186,11 +186,13 @@ def _rates(lately: Reading, window_s: float) -> Rates:
 
 
 def _queues(reading: Reading, lately: Reading, window_s: float) -> list[QueueView]:
+    """One that only an earlier version of the application had is counted for (metrics show it), and has no share."""
+    there = {name: queue for name, queue in reading.queues.items() if queue.share} or reading.queues
     shares = sum(queue.share for queue in reading.queues.values())
     used = sum(queue.busy_ns for queue in lately.queues.values())
     return [
         _queue(name, queue, lately.queues.get(name, QueueReading()), shares, used, window_s)
-        for name, queue in reading.queues.items()
+        for name, queue in there.items()
     ]
 
 

@@ -3,7 +3,7 @@
     from clockworker.shards.testing import serving
 
     def test_a_value_survives_its_neighbours_death():
-        with serving("app:main", shards=2, options=["--queue", "foreground:8"]) as server:
+        with serving("app:main", shards=2, options=["--queue", "background:2"]) as server:
             server.call(0, Store.set, b"key", b"value")     # on shard 0; typed as the method is
             server.kill(1)                                  # and wait for its successor
             assert server.call(0, Store.get, b"key") == b"value"

@@ -46,7 +46,7 @@ def test_http(tmp_path: Path) -> None:
     pytest.importorskip("aiohttp")
     serve = Serve(tmp_path)
     try:
-        server = serve(HTTP, "--shards", "2", "--queue", "foreground:1")
+        server = serve(HTTP, "--shards", "2")
         server.wait_serving()
         failed, asked, stop = list[str](), list[float](), threading.Event()
 

@@ -1,10 +1,10 @@
 """A cache that Redis clients can use, its keys spread over the shards.
 
-    clockworker-serve examples.kv:main --shards 2 --bind 127.0.0.1:6380 --queue foreground:8 --queue background:1
+    clockworker-serve examples.kv:main --shards 2 --port 6380
 
 A connection belongs to the shard that accepted it; a command on a key of another shard crosses to it and back.
-Clients are served in the queue `foreground`, expired keys are swept in `background`. Keys live in memory, in one
-database, and die with their shard.
+Clients are served in the queue `foreground`, expired keys are swept in `background`: `main` declares both. Keys live in
+memory, in one database, and die with their shard.
 
 In reading order: `_server` (the connection), `_request` (bytes to commands), `_table` (which commands there are),
 `_commands` (on keys), `_session` (on the connection), `_everywhere` (on all shards), `_pipeline` (who runs what),
@@ -20,6 +20,7 @@ from ._server import Server
 from ._service import KeyValue
 
 
+@cw.application(queues=[cw.Queue("foreground", share=8), cw.Queue("background")])
 async def main(shard: cw.Shard) -> None:
     service = await shard.start(KeyValue)
     shard.queue("background").spawn(service.local.sweep_forever(), name="sweep")

@@ -119,8 +119,7 @@ class Server:
 def start_kv(shards: int = 2) -> Server:
     port = free_port()
     bind = ["--shards", str(shards), "--bind", f"127.0.0.1:{port}"]
-    queues = ["--queue", "foreground:8", "--queue", "background:1"]
-    return Server.start([str(SERVE), "examples.kv:main", *bind, *queues], port)
+    return Server.start([str(SERVE), "examples.kv:main", *bind], port)
 
 
 def start_redis() -> Server:

@@ -94,7 +94,7 @@ def test_queues_that_are_refused(queues: Any, message: str) -> None:
 
 def test_a_scheduler_serves_one_queue() -> None:
     shared = cw.LAS()
-    with pytest.raises(cw.ConfigurationError, match="queue 'b' shares its scheduler with another"):
+    with pytest.raises(cw.ConfigurationError, match="queues 'a' and 'b' share one scheduler"):
         cw.Executor([cw.Queue("a", scheduler=shared), cw.Queue("b", scheduler=shared)])
 
 

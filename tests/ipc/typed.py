@@ -1,11 +1,12 @@
-"""What a type checker must make of calls: their results are inferred, and what does not fit is refused (an unused
-`type: ignore` is an error). Never run; `mypy` checks it with the packages."""
+"""What a type checker must make of calls and declarations: their results are inferred, and what does not fit is refused (an
+unused `type: ignore` is an error). Never run; `mypy` checks it with the packages."""
 
 import operator
 from collections.abc import AsyncIterator
 from typing import assert_type
 
 import clockworker as cw
+from clockworker.shards.testing import serving
 
 
 class Store:
@@ -33,7 +34,9 @@ async def names() -> AsyncIterator[str]:
     yield ""
 
 
+@cw.application(queues=[cw.Queue("foreground", share=8, scheduler=cw.LAS()), cw.Queue("background")])
 async def main(shard: cw.Shard) -> None:
+    assert_type(cw.current_shard(), cw.Shard)
     store = await shard.start(Store, size=1)
     assert_type(store, cw.Sharded[Store])
     assert_type(await store.on(1).get(b""), bytes | None)
@@ -55,3 +58,19 @@ async def main(shard: cw.Shard) -> None:
     store.send_nowait(1, Store.size, 2)  # type: ignore[call-arg]
     await store.broadcast(Store.get)  # type: ignore[call-arg]
     await shard.call(1, double, "a")  # type: ignore[arg-type]
+
+
+async def other(shard: cw.Shard) -> int:
+    return 1
+
+
+declared = cw.application(other, queues=[cw.Queue("foreground")])
+cw.application(other, queues=["foreground:8"])  # type: ignore[list-item]
+serving(main)
+serving(declared)
+
+
+async def calls(shard: cw.Shard) -> None:
+    assert_type(await main(shard), None)
+    assert_type(await declared(shard), int)
+    await declared()  # type: ignore[call-arg]

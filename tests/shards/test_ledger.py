@@ -30,7 +30,7 @@ def reading(count: int, *, open: int = 0, queue: str = "q") -> Reading:
 
 
 def test_what_a_dead_incarnation_has_counted_stays() -> None:
-    ledger = Ledger([["q"]])
+    ledger = Ledger(1)
     ledger.started(0)
     [before] = ledger.totals([reading(10, open=3)])
     assert (before.restarts, before.reading) == (0, reading(10, open=3))
@@ -49,7 +49,7 @@ def test_what_a_dead_incarnation_has_counted_stays() -> None:
 @given(st.lists(st.one_of(st.integers(0, 5), st.none()), max_size=30))
 def test_counters_never_go_backwards(steps: list[int | None]) -> None:
     """A number is progress, None a death and a new start."""
-    ledger = Ledger([["q"]])
+    ledger = Ledger(1)
     present, most = 0, 0
     for step in steps:
         if step is None:
@@ -65,23 +65,42 @@ def test_counters_never_go_backwards(steps: list[int | None]) -> None:
 
 
 def test_recently_is_the_difference_to_the_oldest_that_is_kept() -> None:
-    ledger = Ledger([["q"], ["q"]])
+    ledger = Ledger(2)
     none = ledger.totals([None, None])
-    assert ledger.recently(0.0, none) == (0.0, [Reading.nothing(["q"])] * 2)
+    assert ledger.recently(0.0, none) == (0.0, [Reading.nothing()] * 2)
     for second in range(20):
         ledger.remember(float(second), ledger.totals([reading(100 * second), None]))
     window, [first, other] = ledger.recently(19.5, ledger.totals([reading(1950, open=2), None]))
     assert window == WINDOW_S + 0.5
     assert (first.calls.sent, first.loop.connections_open) == (550, 2)
-    assert other == Reading.nothing(["q"])
+    assert other == Reading.nothing()
 
 
 def test_a_restart_within_the_window_counts_both_incarnations() -> None:
-    ledger = Ledger([["q"]])
+    ledger = Ledger(1)
     ledger.remember(0.0, ledger.totals([reading(100)]))
     ledger.died(0, reading(150))
     window, [lately] = ledger.recently(2.0, ledger.totals([reading(30)]))
     assert (window, lately.calls.sent, lately.queues["q"].wait.count) == (2.0, 80, 80)
+
+
+def test_what_a_queue_has_counted_that_a_later_version_lacks_stays() -> None:
+    ledger = Ledger(1)
+    ledger.died(0, reading(10, open=3, queue="old"))
+    now = reading(2, queue="new")
+    totals = ledger.totals([now])
+    queues = totals[0].reading.queues
+    assert list(queues) == ["new", "old"]
+    assert (queues["old"].polls, queues["old"].share, queues["old"].runnable) == (10, 0, 0)
+    assert (queues["new"].polls, queues["new"].share) == (2, 8)
+    # It is not shown where people look for what there is.
+    presences = [Presence(0, "ready", 1, 0, 1.0)]
+    assert [queue.name for queue in view_all(presences, totals, [now], 1.0)[0]] == ["new"]
+    assert [queue.name for queue in view_shard(presences[0], totals[0], now, 1.0, now_ns=9).queues] == ["new"]
+    # And goes on when it is there again.
+    ledger.died(0, now)
+    [again] = ledger.totals([reading(1, queue="old")])
+    assert (again.reading.queues["old"].polls, again.reading.queues["new"].polls) == (11, 2)
 
 
 def test_groups_over_shards_and_time() -> None:
@@ -94,7 +113,7 @@ def test_groups_over_shards_and_time() -> None:
 
 
 def test_views_add_up() -> None:
-    ledger = Ledger([["fast", "slow"], ["fast"]])
+    ledger = Ledger(2)
 
     def present(busy: int) -> list[Reading | None]:
         one = reading(busy, queue="fast")

@@ -13,9 +13,9 @@ from clockworker.shards._settings import read_settings
 from tests.shards.test_settings import EVERY_FIELD
 
 
-def read_back(config: ServeConfig, directory: Path) -> ServeConfig:
+def read_back(config: ServeConfig, directory: Path, declared: list[QueueConfig] | None = None) -> ServeConfig:
     path = directory / "printed.toml"
-    path.write_text(as_toml(config, {}, {}))
+    path.write_text(as_toml(config, {}, {}, declared))
     return read_settings(["--config", str(path)], {}).config
 
 
@@ -28,10 +28,10 @@ TEXT = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=8)
 QUEUES = st.builds(
     QueueConfig,
     name=TEXT,
-    share=st.integers(1, 10_000),
-    scheduler=st.sampled_from(["fifo", "las", "a.b:C"]),
+    share=st.none() | st.integers(1, 10_000),
+    scheduler=st.sampled_from([None, "fifo", "las", "a.b:C"]),
     slice=st.none() | st.floats(1e-6, 10),
-    on_panic=st.sampled_from(["catch", "propagate"]),
+    on_panic=st.sampled_from([None, "catch", "propagate"]),
     slow_poll=st.none() | st.floats(0, 100),
 )
 CONFIGS = st.builds(
@@ -40,7 +40,7 @@ CONFIGS = st.builds(
     app_dir=TEXT,
     shards=st.just("auto") | st.integers(1, 1024),
     cpus=st.none() | st.lists(st.integers(0, 99), min_size=1, max_size=5, unique=True).map(tuple),
-    queues=st.lists(QUEUES, min_size=1, max_size=3, unique_by=lambda queue: queue.name).map(tuple),
+    queues=st.lists(QUEUES, max_size=3, unique_by=lambda queue: queue.name).map(tuple),
     addresses=st.lists(
         st.builds(TcpAddress, st.sampled_from(["127.0.0.1", "::1", "host"]), st.integers(0, 65535))
         | st.builds(UnixAddress, TEXT.filter(lambda text: "\0" not in text), st.sampled_from([0o666, 0o600, 0o7]))
@@ -57,9 +57,12 @@ CONFIGS = st.builds(
 )
 
 
-@given(CONFIGS)
-def test_so_does_any_other(tmp_path_factory: pytest.TempPathFactory, config: ServeConfig) -> None:
-    assert read_back(config, tmp_path_factory.getbasetemp()) == config
+@given(CONFIGS, st.none() | st.lists(QUEUES, max_size=3, unique_by=lambda queue: queue.name))
+def test_so_does_any_other(
+    tmp_path_factory: pytest.TempPathFactory, config: ServeConfig, declared: list[QueueConfig] | None
+) -> None:
+    """Whatever the application declares."""
+    assert read_back(config, tmp_path_factory.getbasetemp(), declared) == config
 
 
 def test_every_value_says_where_it_came_from() -> None:

@@ -18,7 +18,7 @@ COMMON = (QueueConfig("web", 8, "las", slice=0.001), QueueConfig("bg"))
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("web:8", QueueConfig("web", 8, "fifo")),
+        ("web:8", QueueConfig("web", 8)),
         ("web:8:las", QueueConfig("web", 8, "las")),
         ("b g:10000:runnable-fifo", QueueConfig("b g", 10000, "runnable-fifo")),
         ("web:8:my.schedulers:Lottery", QueueConfig("web", 8, "my.schedulers:Lottery")),
@@ -40,6 +40,7 @@ def test_queue(text: str, expected: QueueConfig) -> None:
         ("web:8:lifo", "unknown scheduler 'lifo'; did you mean 'fifo'?", "MODULE:CLASS"),
         ("web:8:las:9", "unknown scheduler 'las:9'", "runnable-fifo"),
         ("web:8:my.Scheduler", "unknown scheduler 'my.Scheduler'", "MODULE:CLASS"),
+        ("web\udcff:8", "'web\\udcff'", "UTF-8"),
     ],
 )
 def test_wrong_queue_names_what_is_wrong_and_what_would_be_right(text: str, wrong: str, right: str) -> None:
@@ -57,8 +58,8 @@ def test_queues_of_one_name_are_refused() -> None:
 
 def test_a_change_is_a_queue_with_its_shard_in_front() -> None:
     assert queues.parse_shard_queues(["3:web:2", "0:x:1:qlas"]) == (
-        QueueChange(3, "web", {"share": 2}),
-        QueueChange(0, "x", {"share": 1, "scheduler": "qlas"}),
+        QueueChange(3, QueueConfig("web", 2)),
+        QueueChange(0, QueueConfig("x", 1, "qlas")),
     )
     for text, message in [
         ("web:8:las", "'web:8:las': the share is 'las'"),
@@ -69,16 +70,51 @@ def test_a_change_is_a_queue_with_its_shard_in_front() -> None:
             queues.parse_shard_queues([text])
 
 
+def test_changes_are_kept_by_shard() -> None:
+    web, x, bg = QueueConfig("web", 2), QueueConfig("x"), QueueConfig("bg", scheduler="las")
+    assert queues.by_shard([QueueChange(1, web), QueueChange(3, bg), QueueChange(1, x)]) == {1: (web, x), 3: (bg,)}
+
+
 def test_a_change_leaves_as_it_is_what_it_does_not_name() -> None:
-    changes = [QueueChange(1, "web", {"share": 2}), QueueChange(1, "x", {}), QueueChange(3, "bg", {"scheduler": "las"})]
-    assert queues.merge(COMMON, changes) == {
-        1: (QueueConfig("web", 2, "las", slice=0.001), QueueConfig("bg"), QueueConfig("x")),
-        3: (COMMON[0], QueueConfig("bg", 1, "las")),
-    }
+    assert queues.merge((), COMMON, [QueueConfig("web", 2), QueueConfig("x")]) == (
+        QueueConfig("web", 2, "las", slice=0.001),
+        QueueConfig("bg"),
+        QueueConfig("x"),
+    )
+    assert queues.merge((), COMMON, [QueueConfig("bg", scheduler="las")]) == (
+        COMMON[0],
+        QueueConfig("bg", scheduler="las"),
+    )
 
 
-def test_a_change_to_what_it_is_already_is_none() -> None:
-    assert queues.merge(COMMON, [QueueChange(1, "bg", {"share": 1})]) == {}
+@pytest.mark.parametrize(
+    ("declared", "given", "changes", "merged"),
+    [
+        # Nobody says anything.
+        ((), (), (), (QueueConfig("default"),)),
+        # A shard has one more than the others, which have the usual one.
+        ((), (), (QueueConfig("x"),), (QueueConfig("default"), QueueConfig("x"))),
+        # One that the operator says something of takes none of the others away, and comes no further ahead.
+        (COMMON, (QueueConfig("bg", 3),), (), (COMMON[0], QueueConfig("bg", 3))),
+        # What he does not say stays as declared, and what he says of one shard is foremost.
+        (
+            COMMON,
+            (QueueConfig("web", 2, on_panic="propagate"),),
+            (QueueConfig("web", 4),),
+            (QueueConfig("web", 4, "las", slice=0.001, on_panic="propagate"), COMMON[1]),
+        ),
+        # Others are added.
+        (COMMON, (QueueConfig("x"),), (QueueConfig("y"),), (*COMMON, QueueConfig("x"), QueueConfig("y"))),
+        ((), (QueueConfig("x"),), (), (QueueConfig("x"),)),
+    ],
+)
+def test_an_operator_goes_before_the_application(
+    declared: tuple[QueueConfig, ...],
+    given: tuple[QueueConfig, ...],
+    changes: tuple[QueueConfig, ...],
+    merged: tuple[QueueConfig, ...],
+) -> None:
+    assert queues.merge(declared, given, changes) == merged
 
 
 def of_file(text: str) -> object:
@@ -103,12 +139,12 @@ def test_tables() -> None:
 
 
 def test_a_list_of_texts_is_as_good() -> None:
-    assert of_file("queue = ['web:8:las', 'bg:1']") == (QueueConfig("web", 8, "las"), QueueConfig("bg"))
+    assert of_file("queue = ['web:8:las', 'bg:1']") == (QueueConfig("web", 8, "las"), QueueConfig("bg", 1))
 
 
 def test_tables_of_shards() -> None:
     text = "[[shard.0.queue]]\nname = 'web'\nshare = 2\n[[shard.12.queue]]\nname = 'x'\n"
-    assert of_file(text) == (QueueChange(0, "web", {"share": 2}), QueueChange(12, "x", {}))
+    assert of_file(text) == (QueueChange(0, QueueConfig("web", 2)), QueueChange(12, QueueConfig("x")))
 
 
 @pytest.mark.parametrize(
@@ -120,6 +156,7 @@ def test_tables_of_shards() -> None:
         ("[[queue]]\nshare = 1", r"\[\[queue\]\]: there is no name"),
         ("[[queue]]\nname = ''", "there is no name"),
         ("[[queue]]\nname = 3", "name is 3; give a string"),
+        ("[[queue]]\nname = '" + 31 * "ü" + "'", "has 62 bytes; give one of at most 60"),
         ("[[queue]]\nname = 'web'\nshares = 3", r"\[\[queue\]\] 'web': unknown key 'shares'; did you mean 'share'\?"),
         ("[[queue]]\nname = 'web'\nzzz = 3", "unknown key 'zzz'; a queue has name, share, scheduler, slice, on_panic"),
         ("[[queue]]\nname = 'web'\nshare = '8'", "share is '8'; give a whole number from 1 to 10000"),

@@ -42,7 +42,7 @@ def test_each_counter_of_the_mesh_is_in_its_own_slot(run: Run) -> None:
         reader = SlotReader(descriptor, ["q"])
         mesh = Counted()
         async with cw.Executor([cw.Queue("q")]) as executor:
-            recorder = Recorder(SlotWriter(descriptor), executor, mesh, lambda: (0, 0, 0), Counters)  # type: ignore[arg-type]
+            recorder = Recorder(SlotWriter(descriptor, 1), executor, mesh, lambda: (0, 0, 0), Counters)  # type: ignore[arg-type]
             os.close(descriptor)
             recorder.write()
         stats, links = mesh.stats(), mesh.link_stats()
@@ -69,7 +69,7 @@ def test_a_reading_is_what_the_executor_says(run: Run, caplog: pytest.LogCapture
         async with executor:
             mesh = Mesh(0, 2, executor, create_doorbell(2))
             recorder = Recorder(
-                SlotWriter(descriptor),
+                SlotWriter(descriptor, 2),
                 executor,
                 mesh,
                 lambda: (7, 3, 1),
@@ -142,7 +142,7 @@ def test_what_raises_stops_its_own_figures_alone(run: Run, caplog: pytest.LogCap
             mesh = Mesh(0, 2, executor, create_doorbell(2))
             orders = 0
             recorder = Recorder(
-                SlotWriter(descriptor),
+                SlotWriter(descriptor, 1),
                 executor,
                 mesh,
                 or_raise("connections", lambda: (orders, 0, 0)),

@@ -8,6 +8,7 @@ import clockworker as cw
 from clockworker._errors import ApplicationError, ConfigurationError
 from clockworker.shards._config import QueueConfig
 from clockworker.shards._schedulers import SCHEDULERS, check_scheduler, make_scheduler
+from clockworker.shards._shard_queues import make_queues
 
 OWN = """
 import clockworker as cw
@@ -43,7 +44,8 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.Fixt
 @pytest.mark.parametrize("name", SCHEDULERS)
 def test_every_scheduler_on_offer_can_be_made(name: str) -> None:
     assert type(make_scheduler(name, ".")) is SCHEDULERS[name]
-    assert QueueConfig("web", 3, name).declare().share == 3
+    [queue] = make_queues([QueueConfig("web", 3, name)], (), ".")
+    assert (queue.share, type(queue.scheduler)) == (3, SCHEDULERS[name])
 
 
 def test_each_queue_gets_one_of_its_own() -> None:
@@ -54,7 +56,8 @@ def test_an_import_string_is_a_class_or_a_function(module: str, tmp_path: Path) 
     assert type(make_scheduler(f"{module}:Reverse", str(tmp_path))).__name__ == "Reverse"
     assert type(make_scheduler(f"{module}:Holder.Inner", str(tmp_path))).__name__ == "Reverse"
     assert type(make_scheduler(f"{module}:quantised", str(tmp_path))) is cw.QLAS
-    queue = QueueConfig("web", 3, f"{module}:Reverse", slice=0.5, on_panic="propagate").declare(str(tmp_path))
+    config = QueueConfig("web", 3, f"{module}:Reverse", slice=0.5, on_panic="propagate")
+    [queue] = make_queues([config], (), str(tmp_path))
     assert (queue.key, queue.share, queue.slice, queue.on_panic) == ("web", 3, 0.5, "propagate")
 
 

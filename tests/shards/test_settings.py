@@ -10,6 +10,7 @@ from clockworker._errors import ConfigurationError
 from clockworker.shards._config import InheritedSocket, QueueConfig, ServeConfig, TcpAddress, UnixAddress
 from clockworker.shards._options import OPTIONS
 from clockworker.shards._settings import Settings, read_settings
+from clockworker.shards._shard_queues import queues_of
 
 
 @pytest.fixture(autouse=True)
@@ -52,8 +53,8 @@ EVERY_FIELD = ServeConfig(
     credit=6,
     max_message=2 << 20,
     blocking_threads=4,
-    queues=(QueueConfig("web", 8, "las"), QueueConfig("bg", 1, "fifo")),
-    shard_queues={1: (QueueConfig("web", 9, "las"), QueueConfig("bg"), QueueConfig("x", 2, "qlas"))},
+    queues=(QueueConfig("web", 8, "las"), QueueConfig("bg", 1)),
+    shard_queues={1: (QueueConfig("web", 9), QueueConfig("x", 2, "qlas"))},
     addresses=(
         TcpAddress("0.0.0.0", 1),
         UnixAddress("/s"),
@@ -152,20 +153,19 @@ def test_lists_are_replaced_whole() -> None:
 
 def test_a_shards_own_queues_build_on_those_in_force() -> None:
     file = "[[queue]]\nname = 'web'\nscheduler = 'las'\n[[shard.1.queue]]\nname = 'web'\nshare = 5"
-    assert settings("app:main", file).config.queues_of(1) == (QueueConfig("web", 5, "las"),)
-    assert settings("app:main --queue web:2:qlas", file).config.queues_of(1) == (QueueConfig("web", 5, "qlas"),)
-    assert settings("app:main --shard-queue 0:x:1", file).config.shard_queues == {
-        0: (QueueConfig("web", 1, "las"), QueueConfig("x"))
-    }
+    assert queues_of(settings("app:main", file).config, 1, ()) == (QueueConfig("web", 5, "las"),)
+    assert queues_of(settings("app:main --queue web:2:qlas", file).config, 1, ()) == (QueueConfig("web", 5, "qlas"),)
+    assert settings("app:main --shard-queue 0:x:1", file).config.shard_queues == {0: (QueueConfig("x", 1),)}
     Path("clockworker.toml").unlink()
-    assert read("app:main --shard-queue 0:x:1").queues_of(0) == (QueueConfig("default"), QueueConfig("x"))
-    assert read("app:main --shard-queue 0:x:1").queues_of(1) == (QueueConfig("default"),)
+    config = read("app:main --shard-queue 0:x:1")
+    assert queues_of(config, 0, ()) == (QueueConfig("default"), QueueConfig("x", 1))
+    assert queues_of(config, 1, ()) == (QueueConfig("default"),)
 
 
 def test_a_shard_is_told_of_its_own_queues_only() -> None:
-    config = read("app:main --shard-queue 0:x:1")
-    assert config.of_shard(0) == ServeConfig("app:main", queues=(QueueConfig("default"), QueueConfig("x")))
-    assert config.of_shard(1) == ServeConfig("app:main")
+    config = read("app:main --queue web:2 --shard-queue 0:x:1")
+    assert config.of_shard(0) == config
+    assert config.of_shard(1) == ServeConfig("app:main", queues=(QueueConfig("web", 2),))
 
 
 @pytest.mark.parametrize(

@@ -36,7 +36,7 @@ WRITER = """
 import msgspec, sys
 from clockworker.shards._reading import CallReading, Reading, RingReading
 from clockworker.shards._slots import SlotWriter
-writer = SlotWriter(int(sys.argv[1]))
+writer = SlotWriter(int(sys.argv[1]), 1)
 value = 0
 while True:
     value += 1
@@ -85,7 +85,7 @@ readings = st.builds(
 @given(readings, st.dictionaries(st.integers(0, 3), sections(RingReading)))
 def test_what_is_written_is_read(reading: Reading, rings: dict[int, RingReading]) -> None:
     descriptor = create_slots(2, 4)
-    writer, reader = SlotWriter(descriptor), SlotReader(descriptor, list(reading.queues))
+    writer, reader = SlotWriter(descriptor, 2), SlotReader(descriptor, list(reading.queues))
     os.close(descriptor)
     assert reader.read() == Reading.nothing(reading.queues)
     for _ in range(2):  # into either set
@@ -99,7 +99,7 @@ def test_what_is_written_is_read(reading: Reading, rings: dict[int, RingReading]
 
 def test_a_long_name_of_a_group_is_cut_between_characters() -> None:
     descriptor = create_slots(1, 1)
-    writer, reader = SlotWriter(descriptor), SlotReader(descriptor, ["q"])
+    writer, reader = SlotWriter(descriptor, 1), SlotReader(descriptor, ["q"])
     os.close(descriptor)
     queue = QueueReading(groups=Groups({"ü" * 15 + "abc": 1, "\ud800": 2}))
     writer.write(msgspec.structs.replace(Reading.nothing(), queues={"q": queue}))
@@ -146,10 +146,43 @@ def test_slots_of_another_version_are_refused() -> None:
     os.close(descriptor)
 
 
+def test_nothing_is_read_before_the_names_of_the_queues_are_known() -> None:
+    """The memory is older than the application's import, which says how many there are."""
+    descriptor = create_slots(5, 2)
+    writer, reader = SlotWriter(descriptor, 2), SlotReader(descriptor)
+    os.close(descriptor)
+    written = msgspec.structs.replace(
+        Reading.nothing(), written_ns=7, queues={"q": QueueReading(polls=1), "r": QueueReading(polls=2)}
+    )
+    for _ in range(2):
+        writer.write(written, {1: RingReading(frames_sent=3)})
+        assert (reader.read(), reader.read_rings()) == (Reading.nothing(), (RingReading(), RingReading()))
+        assert reader.nonsense == ""
+    for wrong in ((), ("q", "q"), tuple("abcdef")):
+        with pytest.raises(ControlError):
+            reader.declare(wrong)
+        assert reader.read() == Reading.nothing()
+    reader.declare(("q", "r"))
+    assert (reader.read(), reader.read_rings()[1].frames_sent) == (written, 3)
+    with pytest.raises(ControlError, match=r"its queues are \('x',\), and were \('q', 'r'\) before"):
+        reader.declare(("x",))
+    assert reader.read() == written
+    writer.close()
+    reader.close()
+
+
+def test_there_is_room_for_so_many_queues_and_no_more() -> None:
+    descriptor = create_slots(2, 2)
+    SlotWriter(descriptor, 2).close()
+    with pytest.raises(ControlError, match="no room for 3 queues, but for 2"):
+        SlotWriter(descriptor, 3)
+    os.close(descriptor)
+
+
 @contextmanager
 def slots(queues: int = 1, shards: int = 2) -> Iterator[tuple[int, SlotWriter, SlotReader]]:
     descriptor = create_slots(queues, shards)
-    writer, reader = SlotWriter(descriptor), SlotReader(descriptor, ["q", "r"][:queues])
+    writer, reader = SlotWriter(descriptor, queues), SlotReader(descriptor, ["q", "r"][:queues])
     try:
         yield descriptor, writer, reader
     finally:
@@ -291,7 +324,7 @@ def test_the_summary_is_one_line() -> None:
 
 def test_what_is_only_touched_keeps_its_figures() -> None:
     descriptor = create_slots(1, 1)
-    writer, reader = SlotWriter(descriptor), SlotReader(descriptor, ["q"])
+    writer, reader = SlotWriter(descriptor, 1), SlotReader(descriptor, ["q"])
     os.close(descriptor)
     reading = msgspec.structs.replace(Reading.nothing(["q"]), written_ns=5, calls=CallReading(sent=7))
     writer.write(reading)

@@ -1,0 +1,99 @@
+"""What an application says of itself: `application`, and the queues that it needs.
+
+A declaration is data beside `main`, and `main` knows nothing of it: who finds the application (`_application`) finds both. What
+operators say of queues is put over it in each shard (`_queues.merge`), after the application was imported there.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable
+from typing import Any, Generic, ParamSpec, TypeVar, overload
+
+from clockworker._errors import ApplicationError, ConfigurationError
+from clockworker.executor import Queue
+from clockworker.executor._queue import check_queues
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+# As many queues as an executor may have, with such names, fit into the message that tells the supervisor of them.
+MAX_NAME_BYTES = 60
+
+WANTED = "an application is `async def main(shard)`"
+
+
+class Application(Generic[P, R]):
+    """`main`, and the queues that it needs. To be called like `main`."""
+
+    def __init__(self, main: Callable[P, R], queues: tuple[Queue, ...] = ()) -> None:
+        functools.update_wrapper(self, main, updated=())
+        self.main = main
+        self.queues = queues
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        return self.main(*args, **kwargs)
+
+    def __repr__(self) -> str:
+        return f"cw.application({self.main!r}, queues={list(self.queues)!r})"
+
+
+@overload
+def application(main: Callable[P, R], /, *, queues: Iterable[Queue] = ()) -> Application[P, R]: ...
+
+
+@overload
+def application(*, queues: Iterable[Queue] = ()) -> Callable[[Callable[P, R]], Application[P, R]]: ...
+
+
+def application(main: Any = None, /, *, queues: Iterable[Queue] = ()) -> Any:
+    """Say what `async def main(shard)` needs of its server.
+
+        @cw.application(queues=[cw.Queue("foreground", share=8, scheduler=cw.LAS()), cw.Queue("background")])
+        async def main(shard: cw.Shard) -> None: ...
+
+    or `server = cw.application(main, queues=[...])`, which leaves `main` as it is. The result is called like `main`.
+
+    queues: those that the application names, each with a text as its key. The first is where `main` runs, and all that is put
+    into no other. Every shard's process imports the application, and so has queues and schedulers of its own. What the
+    operator says of a queue of that name (`--queue`, `--shard-queue`, the environment, the file) goes before what is said here;
+    queues with other names are added.
+
+    Raises `ConfigurationError` for two queues of one name or with one scheduler between them, for more than 1,024,
+    and for names of more than 60 bytes.
+    """
+    if isinstance(queues, str | bytes | Queue) or not isinstance(queues, Iterable):
+        raise ConfigurationError(
+            f"application(queues=...) is {queues!r}; give a list, such as [cw.Queue('foreground')]"
+        )
+    declared = tuple(queues)
+    if declared:
+        check_queues(declared)
+    for queue in declared:
+        if not isinstance(queue.key, str):
+            raise ConfigurationError(
+                f"queue {queue.key!r} is called by no text; give one, such as cw.Queue('foreground')"
+            )
+        check_name(queue.key)
+
+    def declare(main: Callable[P, R]) -> Application[P, R]:
+        if not callable(main):
+            raise ApplicationError(f"application() is given {main!r}, which is not callable; {WANTED}")
+        return Application(main.main if isinstance(main, Application) else main, declared)
+
+    return declare if main is None else declare(main)
+
+
+def check_name(name: str) -> str:
+    """Returns `name` if a queue can be called that. Raises `ConfigurationError`."""
+    if not name:
+        raise ConfigurationError('a queue has no name; give one, for example "foreground"')
+    try:
+        size = len(name.encode())
+    except UnicodeEncodeError:
+        raise ConfigurationError(f"the name {name!r} of a queue is no UTF-8 text; give one that is") from None
+    if size > MAX_NAME_BYTES:
+        raise ConfigurationError(
+            f"the name of queue '{name[:20]}...' has {size} bytes; give one of at most {MAX_NAME_BYTES}"
+        )
+    return name
