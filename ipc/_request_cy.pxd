@@ -7,7 +7,7 @@ from clockworker.ipc._link_cy cimport Link
 from clockworker.ipc._shared_cy cimport Shared
 
 cdef int _REPLY, _ERROR, _LEAVING, _DEEPEST
-cdef object _CHAIN
+cdef object _CHAIN, _CoroutineType
 
 
 cdef class Target:
@@ -26,10 +26,13 @@ cdef class Request(Chain):
     cdef readonly long long deadline_ns
     cdef object arguments
     cdef object task
+    cdef object coroutine
     cdef bint begun
 
-    cdef start(self, Core core, Membership membership, object serve)
-    cpdef enter(self)
+    cdef start(self, Core core, Membership membership)
+    cpdef close(self)
+    cdef bint begin(self) except -1
+    cdef returned(self, object value)
     cpdef fail(self, object error)
     cdef log(self, object error)
     cpdef bint in_time(self) except? -1
@@ -42,8 +45,8 @@ cdef class Request(Chain):
     cpdef cancel(self)
 
 
-@cython.locals(request=Request)
-cdef object proceed(object awaited)
+@cython.locals(request=Request, over=cython.bint)
+cdef object step(object awaited, object value)
 
 
 @cython.locals(request=Request)

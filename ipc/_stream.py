@@ -119,34 +119,20 @@ class Outgoing:
 
 
 async def serve_stream(request: Request) -> None:
-    """Run a generator for a peer."""
+    """Run a generator for a peer. What it raises is the request's end."""
     link, number = request.link, request.number
+    outgoing = link.outgoing[number] = Outgoing(link.shared.limits, link.loop)
+    link.send(Kind.BEGUN, 0, 0, number, b"")
+    generator = request.call()
     try:
-        await request  # its task has been made
-        request.enter()
-        if request.deadline_ns and not request.in_time():
-            request.answer(Kind.ERROR, b"")
-            return
-        if request.ended:
-            return
-        outgoing = link.outgoing[number] = Outgoing(link.shared.limits, link.loop)
-        link.send(Kind.BEGUN, 0, 0, number, b"")
-        generator = request.call()
-        try:
-            async for value in generator:
-                item = request.encode(value, "an item")
-                if link.serving.get(number) is not request:
-                    return  # its caller has left, or the peer is another by now
-                link.send(Kind.ITEM, 0, 0, number, item)
-                outgoing.sent(len(item))
-                if outgoing.full():
-                    await outgoing.wait_room()
-        finally:
-            await generator.aclose()
-    except Exception as error:
-        request.fail(error)
-    except BaseException as error:
-        request.fail(error)
-        raise
-    else:
-        request.answer(Kind.REPLY, b"")
+        async for value in generator:
+            item = request.encode(value, "an item")
+            if link.serving.get(number) is not request:
+                return  # its caller has left, or the peer is another by now
+            link.send(Kind.ITEM, 0, 0, number, item)
+            outgoing.sent(len(item))
+            if outgoing.full():
+                await outgoing.wait_room()
+    finally:
+        await generator.aclose()
+    request.answer(Kind.REPLY, b"")

@@ -327,16 +327,13 @@ class Traffic(WorkSource):
         if kind & ~_ENVELOPE == _ONE_WAY:
             self.one_ways_received += 1
             request = new_request(link, target, key, 0, deadline_ns, depth, through, arguments)
-            serve = None if target.carrier is not None else request.serve()
         else:
             self.calls_received += 1
             request = new_request(link, target, key, number, deadline_ns, depth, through, arguments)
             link.serving[number] = request
-            if target.carrier is not None:
-                serve = None
-            else:
-                serve = self.serve_stream(request) if target.method.streams else request.serve()
-        request.start(self.core, membership, serve)
+            if target.method.streams:
+                request.coroutine = self.serve_stream(request)
+        request.start(self.core, membership)
         return membership.queue
 
     def refuse(self, link: Link, kind: int, queue: int, number: int, error: Exception) -> None:
