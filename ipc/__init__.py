@@ -15,6 +15,7 @@ A shard's `Mesh` sits beside its executor, which polls it. In reading order:
     _waits         who waits, for how long, and why
     _threads       calls from other threads
     _sleep         the bell that wakes it, and a look now and then for one that was lost
+    _chain_cy      what a call is part of: its depth, its deadline; the envelope in which they travel
     _call_cy       the way of a call from end to end: a call of ours, until it is answered
     _link_cy       one peer: calls in flight, calls that wait, its own calls
     _outbox_cy     one-way requests, from `send` to the link
@@ -27,7 +28,7 @@ A shard's `Mesh` sits beside its executor, which polls it. In reading order:
     _stream        remote generators
     _limits        bounds
     _deadlines     policy: whose deadline is next
-    _frames        kinds of frames; envelopes
+    _frames        kinds of frames
     _failure       exceptions on the wire
     _ring_cy       the ring; messages in chunks
     _doorbell_cy   sleep and wake-up

@@ -26,14 +26,14 @@ except ModuleNotFoundError:
     from clockworker import _cython_shim as cython
 
 from clockworker._errors import ChannelFull, MessageTooLarge, SchemaMismatch, ShardDied, ShardDown, UsageError
-from clockworker.ipc._call_cy import DEADLINE, Call, Method, new_call, unsendable
+from clockworker.ipc._call_cy import Call, Method, new_call, unsendable
+from clockworker.ipc._chain_cy import CHAIN, DEEPEST, pack_envelope
 from clockworker.ipc._connection_cy import Connection
-from clockworker.ipc._credit_cy import CHAIN, DEEPEST, Chain, Credit, Debts, Lane
-from clockworker.ipc._frames import ENVELOPE, Kind, pack_envelope
+from clockworker.ipc._credit_cy import Credit, Debts, Lane
+from clockworker.ipc._frames import ENVELOPE, Kind
 from clockworker.ipc._shared_cy import Shared
 
 if cython.compiled:
-    from cython.cimports.clockworker.executor._native import context_int
     from cython.cimports.clockworker.ipc._call_cy import DONE, SENT, WAITING
     from cython.cimports.clockworker.ipc._monotonic import now_ns
     from cython.cimports.clockworker.ipc._native import context_get
@@ -46,10 +46,8 @@ _ONE_WAY = int(Kind.ONE_WAY)
 _CANCEL = int(Kind.CANCEL)
 _CREDIT = int(Kind.CREDIT)
 _ENVELOPE = ENVELOPE
-_DEADLINE = DEADLINE  # C globals when compiled
-_CHAIN = CHAIN
+_CHAIN = CHAIN  # C globals when compiled
 _DEEPEST = DEEPEST
-_BITS = tuple(1 << number for number in range(64))
 
 
 @cython.final
@@ -57,7 +55,6 @@ _BITS = tuple(1 << number for number in range(64))
 class Link(Connection):
     """Calls to and from one peer."""
 
-    bit: int  # that stands for the peer among the shards of a chain
     pending: dict[int, Call]
     serving: dict[int, Any]  # the peer's calls: requests
     outgoing: dict[int, Any]  # the streams among them
@@ -75,7 +72,6 @@ class Link(Connection):
 
     def __init__(self, peer: int, shared: Shared) -> None:
         super().__init__(peer, shared)
-        self.bit = _BITS[peer & 63]
         self.pending = {}
         self.serving = {}
         self.outgoing = {}
@@ -167,10 +163,10 @@ class Link(Connection):
         other = self.other
         assert other is not None
         within = CHAIN.get()
-        if within is not None and not within.ended:
-            asked_by = getattr(within, "link", None)  # a request is a chain
-            if asked_by is self or asked_by is other:
-                return asked_by
+        if within is not None and within.within is not None:
+            within = within.within
+        if within is not None and not within.ended and (within.asked_by is self or within.asked_by is other):
+            return within.asked_by  # type: ignore[no-any-return]
         return other if self.changed else self
 
     def where(self) -> str:
@@ -195,13 +191,7 @@ class Link(Connection):
         shared = self.shared
         method = call.method
         call.state = DONE  # until it is on its way
-        # Only what is spawned has a context of its own, and steps cannot wait: what a step sends is part of nothing.
-        within: Chain | None = context_get(_CHAIN) if cython.compiled else _CHAIN.get()
-        depth = 0
-        through = 0
-        if within is not None:
-            depth = within.depth
-            through = within.through
+        depth = call.depth
         if self.connected and not self.crowded:
             self.doorbell.ring_ahead()  # it wakes up while we encode
         try:
@@ -222,7 +212,7 @@ class Link(Connection):
                 queue = shared.identifiers[membership.queue]
             group = membership.group
         if call.deadline_ns or group is not None or depth:
-            body = pack_envelope(call.deadline_ns, group, depth, through, shared.shard_id, body)
+            body = pack_envelope(call.deadline_ns, group, depth, shared.shard_id, body)
             call.kind |= _ENVELOPE
         if len(body) > shared.max_message:
             raise self.too_large(body, f"the arguments of {method.name}")
@@ -275,8 +265,6 @@ class Link(Connection):
                 queue = shared.identifiers[membership.queue]
         lane = self.credit.lane(queue, 0)
         if lane.credit <= 0 or not self.connected or self.crowded or self.split or self.mismatches:
-            return new_call(self, _ONE_WAY, method, arguments, 0, False)
-        if context_int(_DEADLINE) if cython.compiled else _DEADLINE.get():
             return new_call(self, _ONE_WAY, method, arguments, 0, False)
         self.doorbell.ring_ahead()
         try:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from clockworker._errors import CallTimeout, ChannelFull, RemoteError
 from clockworker.ipc._as_sent import AsSent
 from clockworker.ipc._call_cy import Call, Caller, outside_loop
-from clockworker.ipc._credit_cy import CHAIN, DEEPEST, deeper
+from clockworker.ipc._chain_cy import CHAIN, DEEPEST, deeper
 from clockworker.ipc._frames import Kind
 from clockworker.ipc._outbox_cy import LinkSender, Sender
 from clockworker.ipc._remote import RemoteMethod

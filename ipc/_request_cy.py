@@ -9,7 +9,7 @@ those of the method's own coroutine. It is answered exactly once: when it has ru
 one-way request is answered with credit. Anybody may cancel a task, also before its first step, and a coroutine function that
 has not begun would not hear of it: a request is thrown the cancellation, and answers.
 
-A request is the chain (`_credit_cy`) of whatever its method calls, for as long as it is not answered.
+Whatever its method calls is part of a chain (`_chain_cy`), which ends when the request is answered.
 
 Rejected: an `async def` around the method's coroutine (one more to make and to go through at each step, and one that has to be
 begun with before its task is made); running every method's first step without a task, and making one of those that suspend. The
@@ -33,8 +33,8 @@ except ModuleNotFoundError:
 from clockworker._errors import UsageError
 from clockworker.executor._core_cy import Core
 from clockworker.executor._tasks_cy import Membership
-from clockworker.ipc._call_cy import DEADLINE, Method
-from clockworker.ipc._credit_cy import CHAIN, DEEPEST, Chain
+from clockworker.ipc._call_cy import Method
+from clockworker.ipc._chain_cy import CHAIN, DEEPEST, Chain, new_chain
 from clockworker.ipc._failure import encode_failure
 from clockworker.ipc._frames import Kind
 from clockworker.ipc._link_cy import Link
@@ -97,9 +97,10 @@ class Target:
         self.carrier = carrier
 
 
+@cython.freelist(64)
 @cython.final
 @cython.cclass
-class Request(Chain):
+class Request:
     """One call of a peer."""
 
     link: Link
@@ -108,9 +109,12 @@ class Request(Chain):
     queue: int  # whose credit it has: the key of the peer's lane
     number: int  # the peer's; 0: one way
     deadline_ns: int
+    depth: int  # of the calls that it makes
+    chain: Chain | None  # of what runs in its task
     arguments: Any  # encoded; None once it is run
     task: asyncio.Task[None] | None  # None if it has none, until that is made, and when it is answered
     coroutine: Coroutine[Any, Any, Any] | None  # what its task runs: of the method, once it has begun; of a stream's server
+    ended: bool  # it is answered
     begun: bool  # its task has taken its first step, or was cancelled before that
 
     def __init__(self, *args: object, **kwargs: object) -> None:
@@ -178,26 +182,37 @@ class Request(Chain):
         finally:
             self.fail(GeneratorExit())
 
-    def __getattr__(self, name: str) -> Any:
-        """What is asked of a coroutine by who shows where a task stands (`cr_frame` and its like): that of the method's."""
-        if name in ("__name__", "__qualname__"):
-            return self.target.method.name
-        if self.coroutine is None:
-            raise AttributeError(f"a request has no {name!r} while its method does not run")
-        return getattr(self.coroutine, name)
+    # What is asked of a coroutine by who shows where a task stands.
+
+    @property
+    def cr_code(self) -> Any:
+        return getattr(self.coroutine, "cr_code", None)
+
+    @property
+    def cr_frame(self) -> Any:
+        return getattr(self.coroutine, "cr_frame", None)
+
+    @property
+    def cr_running(self) -> bool:
+        return getattr(self.coroutine, "cr_running", False)
+
+    @property
+    def cr_await(self) -> Any:
+        return getattr(self.coroutine, "cr_await", None)
 
     def begin(self) -> bool:
         """The first step of its task. False: it is over, since its caller has left, or its time is over."""
         self.begun = True
-        # From here on, what runs in this context is part of it.
-        if cython.compiled:
-            PyContextVar_Set(_CHAIN, self)
-        else:
-            _CHAIN.set(self)
-        if self.ended or (self.deadline_ns and not self.in_time()):
+        if self.ended or (self.deadline_ns and self.deadline_ns <= now_ns()):
             self.answer(_ERROR, b"")
             self.close()
             return False
+        # From here on, what runs in this context is part of it.
+        chain = self.chain = new_chain(self.depth, self.deadline_ns, self.link)
+        if cython.compiled:
+            PyContextVar_Set(_CHAIN, chain)
+        else:
+            _CHAIN.set(chain)
         if self.coroutine is None:
             coroutine = self.call()
             self.coroutine = coroutine if type(coroutine) is _CoroutineType else _result_of(coroutine)
@@ -213,14 +228,16 @@ class Request(Chain):
 
     def __call__(self) -> None:
         """Run a method that cannot suspend, and answer. Such a method waits for nothing that it begins, so whatever it begins is
-        part of nothing."""
+        part of nothing, and only inherits the deadline."""
         if self.ended:
             return
         try:
-            if self.deadline_ns and not self.in_time():
-                self.answer(_ERROR, b"")
-            else:
-                self.reply(run_to_end(self.call()))
+            if self.deadline_ns:
+                if self.deadline_ns <= now_ns():
+                    self.answer(_ERROR, b"")
+                    return
+                _CHAIN.set(new_chain(0, self.deadline_ns, None))
+            self.reply(run_to_end(self.call()))
         except Exception as error:
             self.fail(error)
         except BaseException as error:
@@ -251,12 +268,6 @@ class Request(Chain):
         logger.error(
             "%s, sent by shard %d, failed", self.target.method.name, self.link.peer, exc_info=error, stacklevel=2
         )
-
-    def in_time(self) -> bool:
-        """Whether the deadline is still to come. Then what runs in this context inherits it."""
-        DEADLINE.set(self.deadline_ns)
-        now: int = now_ns()
-        return self.deadline_ns > now
 
     def call(self) -> Any:
         """The coroutine or generator of the method, with its arguments."""
@@ -290,7 +301,10 @@ class Request(Chain):
         if self.ended:
             return
         self.ended = True
-        self.task = None  # whose context has this request
+        self.task = None
+        if self.chain is not None:
+            self.chain.ended = True
+            self.chain = None
         if self.number:
             self.link.answer(self.epoch, self.number, kind, body)
         else:
@@ -344,12 +358,11 @@ if cython.compiled:
 
 
 def new_request(
-    link: Link, target: Target, queue: int, number: int, deadline_ns: int, depth: int, through: int, arguments: Any
+    link: Link, target: Target, queue: int, number: int, deadline_ns: int, depth: int, arguments: Any
 ) -> Request:
-    """One that has just come. depth, through: of the call that its caller has made."""
+    """One that has just come. depth: of the call that its caller has made."""
     request = Request.__new__(Request)
     request.depth = depth + 1 if depth < _DEEPEST else _DEEPEST
-    request.through = through | link.bit
     request.link = link
     request.epoch = link.epoch
     request.target = target
@@ -358,6 +371,7 @@ def new_request(
     request.deadline_ns = deadline_ns
     request.arguments = arguments
     if not cython.compiled:
+        request.chain = None
         request.ended = False
         request.task = None
         request.coroutine = None

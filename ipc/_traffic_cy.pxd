@@ -3,6 +3,7 @@ from clockworker.executor._core_cy cimport Core
 from clockworker.executor._source_cy cimport WorkSource
 from clockworker.executor._tasks_cy cimport Membership, QueueState
 from clockworker.ipc._call_cy cimport Call
+from clockworker.ipc._chain_cy cimport unpack_envelope
 from clockworker.ipc._connection_cy cimport Connection
 from clockworker.ipc._doorbell_cy cimport Doorbell
 from clockworker.ipc._link_cy cimport Link
@@ -55,6 +56,6 @@ cdef class Traffic(WorkSource):
     cdef _charge_part(self, int kind, long long queue, long long method)
     @cython.locals(request=Request)
     cdef _cancel(self, Link link, long long number)
-    @cython.locals(target=Target, membership=Membership, deadline_ns=cython.longlong, depth=cython.longlong, through=cython.ulonglong, key=cython.longlong, request=Request)
+    @cython.locals(target=Target, membership=Membership, deadline_ns=cython.longlong, depth=cython.longlong, key=cython.longlong, request=Request)
     cpdef QueueState accept(self, Link link, int kind, long long queue, long long identifier, long long number, bytes body)
     cpdef refuse(self, Link link, int kind, long long queue, long long number, object error)

@@ -26,10 +26,11 @@ from clockworker.executor._core_cy import Core
 from clockworker.executor._source_cy import WorkSource
 from clockworker.executor._tasks_cy import Membership, QueueState
 from clockworker.ipc._call_cy import Call
+from clockworker.ipc._chain_cy import unpack_envelope
 from clockworker.ipc._connection_cy import Connection
 from clockworker.ipc._doorbell_cy import Doorbell
 from clockworker.ipc._failure import encode_failure
-from clockworker.ipc._frames import ENVELOPE, Kind, unpack_envelope
+from clockworker.ipc._frames import ENVELOPE, Kind
 from clockworker.ipc._link_cy import Link
 from clockworker.ipc._request_cy import Request, Target, logger, new_request
 from clockworker.ipc._ring_cy import PoisonedRing, RingConsumer
@@ -292,11 +293,10 @@ class Traffic(WorkSource):
         deadline_ns = 0
         group: Any = None
         depth = 0
-        through = 0
         arguments: Any = body
         if kind & _ENVELOPE:
             try:
-                deadline_ns, group, depth, through, arguments = unpack_envelope(body)
+                deadline_ns, group, depth, arguments = unpack_envelope(body)
             except Exception as error:
                 self.refuse(link, kind, queue, number, TypeError(f"the envelope of a call cannot be read: {error}"))
                 return None
@@ -326,10 +326,10 @@ class Traffic(WorkSource):
             membership = self.core.group(membership.queue, group)
         if kind & ~_ENVELOPE == _ONE_WAY:
             self.one_ways_received += 1
-            request = new_request(link, target, key, 0, deadline_ns, depth, through, arguments)
+            request = new_request(link, target, key, 0, deadline_ns, depth, arguments)
         else:
             self.calls_received += 1
-            request = new_request(link, target, key, number, deadline_ns, depth, through, arguments)
+            request = new_request(link, target, key, number, deadline_ns, depth, arguments)
             link.serving[number] = request
             if target.method.streams:
                 request.coroutine = self.serve_stream(request)

@@ -12,12 +12,11 @@ from probe import Probe
 
 import clockworker as cw
 from clockworker.ipc._call_cy import Call, new_call
-from clockworker.ipc._credit_cy import CHAIN, DEEPEST, Chain
-from clockworker.ipc._frames import ENVELOPE, Kind, unpack_envelope
+from clockworker.ipc._chain_cy import CHAIN, DEEPEST, Chain, unpack_envelope
+from clockworker.ipc._frames import ENVELOPE, Kind
 from clockworker.ipc._limits import Limits
 from clockworker.ipc._link_cy import Link
 from clockworker.ipc._remote import remote_methods
-from clockworker.ipc._request_cy import Request, Target, new_request
 from clockworker.ipc._ring_cy import PoisonedRing
 
 METHOD = remote_methods(Probe)["echo"]
@@ -197,7 +196,7 @@ def test_only_a_call_with_a_deadline_has_an_envelope() -> None:
     (plain, _, body), (timed, _, enveloped) = ends.received()
     assert (plain, timed) == (Kind.REQUEST, Kind.REQUEST | ENVELOPE)
     assert enveloped.endswith(body)
-    assert len(enveloped) == len(body) + 19
+    assert len(enveloped) == len(body) + 11
     ends.close()
 
 
@@ -212,12 +211,12 @@ def test_limits_that_are_none(name: str, wrong: Any) -> None:
 
 
 @contextmanager
-def asked_by(link: Link) -> Iterator[Request]:
+def asked_by(link: Link) -> Iterator[Chain]:
     """While a request is served that has come over this link."""
-    request = new_request(link, Target(METHOD, submit, None, None), 0, 1, 0, 0, 0, b"")
-    token = CHAIN.set(request)
+    chain = Chain(1, 0, link)
+    token = CHAIN.set(chain)
     try:
-        yield request
+        yield chain
     finally:
         CHAIN.reset(token)
 
@@ -280,10 +279,14 @@ def test_a_call_made_while_serving_goes_to_the_incarnation_that_asked() -> None:
         assert ends.link.post(METHOD, (b"",)) is not None, "its way is to be looked for"
     assert submit(ends).channel is ends.link
     ends.link.change(lambda: None)
-    with asked_by(ends.link) as request:
+    with asked_by(ends.link) as chain:
         assert submit(ends).channel is ends.link
-        request.ended = True
+        with cw.deadline(5):
+            assert submit(ends).channel is ends.link
+        chain.ended = True
         assert submit(ends).channel is new.link
+        with cw.deadline(5):
+            assert submit(ends).channel is new.link
     assert submit(ends).channel is new.link
     new.close()
     ends.close()
@@ -320,9 +323,9 @@ def test_a_successor_that_fails_leaves_nothing() -> None:
 
 
 @contextmanager
-def within(depth: int, *shards: int) -> Iterator[Chain]:
-    """Part of a request that has come through these shards."""
-    chain = Chain(depth, sum(1 << shard for shard in shards))
+def within(depth: int) -> Iterator[Chain]:
+    """Part of so many others."""
+    chain = Chain(depth)
     token = CHAIN.set(chain)
     try:
         yield chain
@@ -338,8 +341,8 @@ def test_a_call_within_another_does_not_wait_for_the_credit_of_those_above() -> 
     assert [call.done() for call in above + inner] == [False] * 4
     frames = ends.received()
     assert [(kind, number) for kind, number, _ in frames] == [(Kind.REQUEST, 1), (Kind.REQUEST | ENVELOPE, 2)]
-    _, _, depth, through, _ = unpack_envelope(frames[1][2])
-    assert (depth, through) == (1, 0)
+    _, _, depth, _ = unpack_envelope(frames[1][2])
+    assert depth == 1
     assert {lane.depth: len(lane.waiting) for lane in ends.link.credit.lanes.values()} == {0: 1, 1: 1}
     ends.link.settle(2)
     assert inner[1].done()
