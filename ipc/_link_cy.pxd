@@ -1,6 +1,6 @@
 cimport cython
 from clockworker.executor._tasks_cy cimport JoinHandle, Membership
-from clockworker.ipc._call_cy cimport Call, Method, new_call
+from clockworker.ipc._call_cy cimport Call, Channel, Method, new_call
 from clockworker.ipc._chain_cy cimport Chain
 from clockworker.ipc._connection_cy cimport Connection
 from clockworker.ipc._credit_cy cimport Credit, Debts, Lane
@@ -10,7 +10,10 @@ cdef object _CHAIN
 cdef int _ONE_WAY, _CANCEL, _CREDIT, _ENVELOPE, _DEEPEST
 
 
-cdef class Link(Connection):
+cdef class Link(Channel):
+    cdef readonly Connection connection
+    cdef readonly Shared shared
+    cdef readonly int peer
     cdef readonly dict pending
     cdef readonly dict serving
     cdef readonly dict outgoing
@@ -40,11 +43,11 @@ cdef class Link(Connection):
     cpdef hold(self, object when_quiet)
     @cython.locals(other=Link, within=Chain)
     cdef Link _way(self)
-    @cython.locals(way=Link, shared=Shared, method=Method, current=JoinHandle, membership=Membership, lane=Lane, queue=cython.longlong, depth=cython.longlong, body=bytes)
+    @cython.locals(way=Link, shared=Shared, connection=Connection, method=Method, current=JoinHandle, membership=Membership, lane=Lane, queue=cython.longlong, depth=cython.longlong, body=bytes)
     cpdef submit(self, Call call)
     @cython.locals(lane=Lane)
     cdef _full(self, Call call, bint crowded)
-    @cython.locals(shared=Shared, current=JoinHandle, membership=Membership, lane=Lane, queue=cython.longlong, body=bytes)
+    @cython.locals(shared=Shared, connection=Connection, current=JoinHandle, membership=Membership, lane=Lane, queue=cython.longlong, body=bytes)
     cpdef Call post(self, Method method, tuple arguments)
     @cython.locals(lane=Lane)
     cpdef leave(self, Call call)

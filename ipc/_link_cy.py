@@ -26,7 +26,7 @@ except ModuleNotFoundError:
     from clockworker import _cython_shim as cython
 
 from clockworker._errors import ChannelFull, MessageTooLarge, SchemaMismatch, ShardDied, ShardDown, UsageError
-from clockworker.ipc._call_cy import Call, Method, new_call, unsendable
+from clockworker.ipc._call_cy import Call, Channel, Method, new_call, unsendable
 from clockworker.ipc._chain_cy import CHAIN, DEEPEST, pack_envelope
 from clockworker.ipc._connection_cy import Connection
 from clockworker.ipc._credit_cy import Credit, Debts, Lane
@@ -52,9 +52,12 @@ _DEEPEST = DEEPEST
 
 @cython.final
 @cython.cclass
-class Link(Connection):
+class Link(Channel):
     """Calls to and from one peer."""
 
+    connection: Connection
+    shared: Shared
+    peer: int
     pending: dict[int, Call]
     serving: dict[int, Any]  # the peer's calls: requests
     outgoing: dict[int, Any]  # the streams among them
@@ -70,8 +73,16 @@ class Link(Connection):
     split: bool  # calls may be for the other
     when_quiet: Callable[[], None] | None  # after the change: told when no call to the old incarnation is in flight
 
-    def __init__(self, peer: int, shared: Shared) -> None:
-        super().__init__(peer, shared)
+    def __init__(self, connection: Connection, shared: Shared) -> None:
+        if connection is None or shared is None:
+            raise TypeError("a link has a connection, and a mesh that it is of")
+        self.core = shared.core
+        self.loop = shared.loop
+        self.connection = connection
+        self.shared = shared
+        self.peer = connection.peer
+        connection.relieved = self.relieved
+        connection.broken = self._broken
         self.pending = {}
         self.serving = {}
         self.outgoing = {}
@@ -92,9 +103,9 @@ class Link(Connection):
     def disconnect(self, reason: str) -> None:
         """The peer is gone. Calls in flight end in ShardDied, those that wait for credit in ShardDown; its own are aborted, but
         for one-way requests: those it would not have heard of again."""
-        if not self.connected:
+        if not self.connection.connected:
             return
-        self.close()
+        self.connection.close()
         pending, self.pending = self.pending, {}
         serving, self.serving = self.serving, {}
         self.outgoing = {}
@@ -124,7 +135,7 @@ class Link(Connection):
     def look_for_split(self) -> None:
         """One of the two was connected, or disconnected."""
         assert self.other is not None
-        self.split = self.changed or self.other.connected
+        self.split = self.changed or self.other.connection.connected
 
     def present(self) -> Link:
         """The link to the incarnation that has the place."""
@@ -153,7 +164,7 @@ class Link(Connection):
 
     def hold(self, when_quiet: Callable[[], None]) -> None:
         """There will be no new calls, but for those of tasks that serve this incarnation."""
-        if self.connected and self.pending:
+        if self.connection.connected and self.pending:
             self.when_quiet = when_quiet
         else:
             when_quiet()
@@ -189,17 +200,18 @@ class Link(Connection):
                 way.submit(call)
                 return
         shared = self.shared
+        connection = self.connection
         method = call.method
         call.state = DONE  # until it is on its way
         depth = call.depth
-        if self.connected and not self.crowded:
-            self.doorbell.ring_ahead()  # it wakes up while we encode
+        if connection.connected and not connection.crowded:
+            connection.send_soon()
         try:
             body = shared.encode(call.arguments)
         except Exception as error:
             raise unsendable(method, call.arguments, shared.encode, error) from error
         call.arguments = None
-        if not self.connected:
+        if not connection.connected:
             raise self.down()
         if self.mismatches and method.identifier in self.mismatches:
             raise SchemaMismatch(self.mismatches[method.identifier])
@@ -219,10 +231,10 @@ class Link(Connection):
         lane = self.credit.lane(queue, depth)
         call.body = body
         call.lane = lane
-        if lane.credit > 0 and not self.crowded:
+        if lane.credit > 0 and not connection.crowded:
             self._begin(call)
         elif call.nowait or (depth == _DEEPEST and lane.credit <= 0):
-            raise self._full(call, self.crowded)
+            raise self._full(call, connection.crowded)
         else:
             call.state = WAITING
             lane.waiting[call] = now_ns()
@@ -236,7 +248,7 @@ class Link(Connection):
         """The error of a call that finds no credit and does not wait."""
         lane: Lane = call.lane
         if crowded:
-            full = f"{self.backlog_bytes:,} bytes wait for room in the ring to shard {self.peer}"
+            full = f"{self.connection.backlog_bytes:,} bytes wait for room in the ring to shard {self.peer}"
         else:
             full = (
                 f"{self.credit.limit:,} calls are in flight to shard {self.peer} in this queue, "
@@ -252,6 +264,7 @@ class Link(Connection):
         """A one-way request, sent. Or the call to wait for, where it is not as simple as that."""
         self.check_thread(method.name)
         shared = self.shared
+        connection = self.connection
         within = context_get(_CHAIN) if cython.compiled else _CHAIN.get()
         if within is not None:
             return new_call(self, _ONE_WAY, method, arguments, 0, False)
@@ -264,9 +277,9 @@ class Link(Connection):
             if queue == 0:
                 queue = shared.identifiers[membership.queue]
         lane = self.credit.lane(queue, 0)
-        if lane.credit <= 0 or not self.connected or self.crowded or self.split or self.mismatches:
+        if lane.credit <= 0 or not connection.connected or connection.crowded or self.split or self.mismatches:
             return new_call(self, _ONE_WAY, method, arguments, 0, False)
-        self.doorbell.ring_ahead()
+        connection.send_soon()
         try:
             body = shared.encode(arguments)
         except Exception as error:
@@ -276,7 +289,7 @@ class Link(Connection):
         lane.credit -= 1
         self._next_call += 1
         shared.one_ways_sent += 1
-        self.send(_ONE_WAY, queue, method.identifier, self._next_call, body)
+        self.connection.send(_ONE_WAY, queue, method.identifier, self._next_call, body)
         return None
 
     def leave(self, call: Call) -> None:
@@ -284,7 +297,7 @@ class Link(Connection):
             lane: Lane = call.lane
             lane.waiting.pop(call, None)
         elif call.state == SENT and call.number in self.pending:
-            self.send(_CANCEL, 0, 0, call.number, b"")
+            self.connection.send(_CANCEL, 0, 0, call.number, b"")
         self._ended(call)
 
     def settle(self, number: int) -> Call | None:
@@ -325,7 +338,7 @@ class Link(Connection):
 
     def _give_back(self, lane: Lane, count: int) -> None:
         lane.credit += count
-        while lane.waiting and lane.credit > 0 and not self.crowded:
+        while lane.waiting and lane.credit > 0 and not self.connection.crowded:
             call: Call = lane.waiting.popitem(last=False)[0]
             self._begin(call)
 
@@ -358,12 +371,15 @@ class Link(Connection):
             self.shared.calls_sent += 1
             call.state = SENT
             self.pending[call.number] = call
-        self.send(call.kind, lane.queue, call.method.identifier, call.number, body)
+        self.connection.send(call.kind, lane.queue, call.method.identifier, call.number, body)
 
     def _refuse_waiting(self) -> None:
         for call in self.credit.clear():
             if call.state == WAITING:
                 self._fail(call, self.down())
+
+    def _broken(self, error: Exception) -> None:
+        self.shared.broken(self, error)
 
     def _fail(self, call: Call, error: Exception) -> None:
         try:
@@ -382,17 +398,17 @@ class Link(Connection):
 
     def answer(self, epoch: int, number: int, kind: int, body: bytes) -> None:
         """Once for each of the peer's calls, unless it has been answered as cancelled, or the peer is another by now."""
-        if epoch == self.epoch and self.serving.pop(number, None) is not None:
+        if epoch == self.connection.epoch and self.serving.pop(number, None) is not None:
             if self.outgoing:
                 self.outgoing.pop(number, None)
-            self.send(kind, 0, 0, number, body)
+            self.connection.send(kind, 0, 0, number, body)
 
     def owe(self, epoch: int, queue: int) -> None:
         """One of the peer's one-way requests is done. queue: its lane there, that of a queue and a depth."""
-        if epoch == self.epoch and self.connected:
+        if epoch == self.connection.epoch and self.connection.connected:
             done = self._debts.add(queue)
             if done:
-                self.send(_CREDIT, queue & 0xFFFFFFFF, queue >> 32, done, b"")
+                self.connection.send(_CREDIT, queue & 0xFFFFFFFF, queue >> 32, done, b"")
 
     def too_large(self, body: bytes, what: str) -> MessageTooLarge:
         return MessageTooLarge(

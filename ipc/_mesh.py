@@ -23,6 +23,7 @@ import msgspec
 from clockworker._errors import ConfigurationError, SchemaMismatch, UsageError
 from clockworker.executor import Executor, QueueHandle
 from clockworker.ipc._call_cy import Call, new_call, outside_loop
+from clockworker.ipc._connection_cy import RingConnection
 from clockworker.ipc._doorbell_cy import Doorbell
 from clockworker.ipc._ends import open_link_ends
 from clockworker.ipc._frames import Kind, queue_identifier
@@ -124,8 +125,9 @@ class Mesh(Traffic):
         )
         if len(self.memberships) != len(queues):
             raise ConfigurationError("two queue keys have the same checksum; rename one of them")
-        self.links.extend(Link(peer, self.shared) for peer in range(count))
-        self._others = [Link(peer, self.shared) for peer in range(count)]
+        self._rings: dict[Link, RingConnection] = {}
+        self.links.extend(self._new_link(peer) for peer in range(count))
+        self._others = [self._new_link(peer) for peer in range(count)]
         for link, other in zip(self.links, self._others, strict=True):
             link.pair(other)
         self.heard.extend([*self.links, *self._others])
@@ -164,7 +166,7 @@ class Mesh(Traffic):
         self.check_thread("connect")
         link = self._link(peer, beside)
         self._drop(link, f"the link to shard {peer} was made anew")
-        link.connect(epoch, *open_link_ends(incoming, outgoing, doorbell, self._place, self.shared.max_message))
+        self._rings[link].connect(epoch, *open_link_ends(incoming, outgoing, doorbell, self._place, self.shared.max_message))
         self.links[peer].look_for_split()
         place = peer if place is None else place
         self.heard[place] = link
@@ -180,7 +182,7 @@ class Mesh(Traffic):
         calls in flight to it end in ShardDied."""
         self.check_thread("disconnect")
         link = self._link(peer, beside)
-        while link.connected and self.drain(link):
+        while link.connection.connected and self.drain(link):
             pass
         self._drop(link, f"shard {peer} died")
         self.links[peer].look_for_split()
@@ -193,14 +195,14 @@ class Mesh(Traffic):
 
     def descriptors(self) -> list[int]:
         """Those that the mesh has."""
-        peers = [link.doorbell.fileno() for link in self._all_links() if link.connected]
+        peers = [ring.doorbell.fileno() for ring in self._rings.values() if ring.connected]
         return [self._sleep.fileno(), *peers]
 
     def refuse_all(self, why: str) -> None:
         """Of a copy of this process: no call goes out any more, UsageError says why. The peers are not told."""
         self.shared.refusal = why
         for link in self._all_links():
-            link.forsake()
+            link.connection.forsake()
 
     def is_quiet(self) -> bool:
         """Whether nothing that peers have asked for is running, or waits to be taken in."""
@@ -315,7 +317,7 @@ class Mesh(Traffic):
         self._publish(schema)
         parked, self.parked = self.parked, []
         for link, kind, queue, identifier, number, body in parked:
-            if link.connected:
+            if link.connection.connected:
                 # As when they come, what is started inherits nothing.
                 contextvars.Context().run(self.accept, link, kind, queue & 0xFFFFFFFF, identifier, number, body)
         return Sharded(self, instance, methods)
@@ -331,6 +333,7 @@ class Mesh(Traffic):
     def stats(self) -> MeshStats:
         """The counters."""
         links = self._all_links()
+        connections = [link.connection for link in links]
         waiting = self._waits.all()
         return MeshStats(
             calls_local=self.calls_local,
@@ -340,10 +343,10 @@ class Mesh(Traffic):
             calls_timed_out=self._calls_timed_out,
             one_ways_sent=self.shared.one_ways_sent,
             one_ways_received=self.one_ways_received,
-            frames_sent=sum(link.frames_sent for link in links),
-            frames_received=sum(link.frames_received for link in links),
-            bytes_sent=sum(link.bytes_sent for link in links),
-            bytes_received=sum(link.bytes_received for link in links),
+            frames_sent=sum(each.frames_sent for each in connections),
+            frames_received=sum(each.frames_received for each in connections),
+            bytes_sent=sum(each.bytes_sent for each in connections),
+            bytes_received=sum(each.bytes_received for each in connections),
             credit_waits=sum(link.credit_waits for link in links),
             calls_waiting=waiting.calls,
             longest_wait_ns=waiting.longest_ns,
@@ -457,7 +460,7 @@ class Mesh(Traffic):
         body = self.shared.encode(schema)
         if len(body) > self.shared.max_message:
             body = self.shared.encode(schema.without_descriptions())
-        link.send(Kind.SCHEMA, 0, 0, 0, body)
+        link.connection.send(Kind.SCHEMA, 0, 0, 0, body)
 
     def take_schema(self, link: Link, body: bytes) -> None:
         """The peer's word of what a service of its own looks like. Raises `PoisonedRing` if it cannot be read."""
@@ -503,6 +506,12 @@ class Mesh(Traffic):
 
     # Ends
 
+    def _new_link(self, peer: int) -> Link:
+        ring = RingConnection(peer, self.core, self.dirty)
+        link = Link(ring, self.shared)
+        self._rings[link] = ring
+        return link
+
     def _link(self, peer: int, beside: bool) -> Link:
         link = self.links[peer]
         return self._others[peer] if link.changed != beside else link
@@ -515,13 +524,13 @@ class Mesh(Traffic):
         self.parked = [parked for parked in self.parked if parked[0] is not link]
         link.disconnect(reason)
 
-    def _broken(self, link: Link, error: PoisonedRing) -> None:
+    def _broken(self, link: Link, error: Exception) -> None:
         peer = link.peer
-        if not link.connected:
+        if not link.connection.connected:
             return
         logger.error(
             "shard %d drops its rings with shard %d, which has broken the rules: %s", self.shard_id, peer, error
         )
         self._drop(link, f"shard {peer} broke its ring")
         self.links[peer].look_for_split()
-        self._on_poisoned(peer, link.epoch)
+        self._on_poisoned(peer, link.connection.epoch)

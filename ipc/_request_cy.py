@@ -364,7 +364,7 @@ def new_request(
     request = Request.__new__(Request)
     request.depth = depth + 1 if depth < _DEEPEST else _DEEPEST
     request.link = link
-    request.epoch = link.epoch
+    request.epoch = link.connection.epoch
     request.target = target
     request.queue = queue
     request.number = number

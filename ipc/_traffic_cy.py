@@ -27,7 +27,7 @@ from clockworker.executor._source_cy import WorkSource
 from clockworker.executor._tasks_cy import Membership, QueueState
 from clockworker.ipc._call_cy import Call
 from clockworker.ipc._chain_cy import unpack_envelope
-from clockworker.ipc._connection_cy import Connection
+from clockworker.ipc._connection_cy import RingConnection
 from clockworker.ipc._doorbell_cy import Doorbell
 from clockworker.ipc._failure import encode_failure
 from clockworker.ipc._frames import ENVELOPE, Kind
@@ -69,6 +69,7 @@ class Traffic(WorkSource):
     core: Core
     shared: Shared
     links: list[Link]
+    dirty: list[RingConnection]  # with something to flush
     heard: list[Link]  # whose news the words of the doorbell are
     doorbell: Doorbell
     targets: dict[int, Target]
@@ -87,6 +88,7 @@ class Traffic(WorkSource):
         self.core = shared.core
         self.shared = shared
         self.links = []
+        self.dirty = []
         self.heard = []
         self.doorbell = doorbell
         self.targets = {}
@@ -124,19 +126,20 @@ class Traffic(WorkSource):
             for link in list(self._unfinished):
                 if self._take_in(link):
                     came = True
-        if self.shared.dirty:
+        if self.dirty:
             self._flush()
         return came
 
     def _take_in(self, link: Link) -> bool:
         """What has come of this peer. True if something has."""
-        if link.backlog:
-            link.mark_dirty()  # it may have made room
-        received = link.frames_received
+        ring: RingConnection = link.connection  # type: ignore[assignment]
+        if ring.backlog:
+            ring.mark_dirty()  # it may have made room
+        received = ring.frames_received
         # Not self.drain: what a subclass may override is looked up first, each time.
-        if not link.connected or not Traffic.drain(self, link):
+        if not ring.connected or not Traffic.drain(self, link):
             Traffic._finish(self, link)
-        return link.frames_received != received
+        return ring.frames_received != received
 
     def _listen(self) -> None:
         """Who has news?"""
@@ -145,20 +148,23 @@ class Traffic(WorkSource):
             word = self.doorbell.next_news(0)
             while word >= 0:
                 link: Link = self.heard[word]
-                link.hear()
+                ring: RingConnection = link.connection  # type: ignore[assignment]
+                ring.hear()
                 self._begin(link)
                 word = self.doorbell.next_news(word + 1)
 
     def _begin(self, link: Link) -> None:
         """There may be something in its ring."""
-        if not link.unfinished:
-            link.unfinished = True
+        ring: RingConnection = link.connection  # type: ignore[assignment]
+        if not ring.unfinished:
+            ring.unfinished = True
             self._unfinished.append(link)
 
     def _finish(self, link: Link) -> None:
         """There is nothing more in its ring, or the ring is gone."""
-        if link.unfinished:
-            link.unfinished = False
+        ring: RingConnection = link.connection  # type: ignore[assignment]
+        if ring.unfinished:
+            ring.unfinished = False
             if self._unfinished[-1] is link:
                 self._unfinished.pop()
             else:
@@ -166,7 +172,7 @@ class Traffic(WorkSource):
 
     def prepare_sleep(self) -> bool:
         """Announce that the shard sleeps. False if there is news after all."""
-        if self._unfinished or self.shared.dirty:
+        if self._unfinished or self.dirty:
             return False
         if self.looks_seldom:
             self.look_soon()
@@ -190,19 +196,20 @@ class Traffic(WorkSource):
         self.core.wake()
 
     def _flush(self) -> None:
-        dirty = self.shared.dirty
+        dirty = self.dirty
         while dirty:
-            connection: Connection = dirty.pop()
-            connection.flush()
+            ring: RingConnection = dirty.pop()
+            ring.flush()
 
     # Frames in
 
     def drain(self, link: Link) -> bool:
         """Take frames in. True if there may be more."""
-        if not link.connected:
+        ring: RingConnection = link.connection  # type: ignore[assignment]
+        if not ring.connected:
             return False
-        consumer: RingConsumer = link.consumer
-        epoch = link.epoch
+        consumer: RingConsumer = ring.consumer
+        epoch = ring.epoch
         taken = 0
         consumer.allow(_BYTES_A_TURN)
         self.core.begin_charge()
@@ -214,12 +221,12 @@ class Traffic(WorkSource):
                         self._charge_part(consumer.kind, consumer.queue, consumer.method)
                     break
                 taken += 1
-                link.frames_received += 1
-                link.bytes_received += len(body)
+                ring.frames_received += 1
+                ring.bytes_received += len(body)
                 self._take_frame(link, consumer.kind, consumer.queue, consumer.method, consumer.call, body)
-                if not link.connected or link.epoch != epoch:
+                if not ring.connected or ring.epoch != epoch:
                     return False
-            link.announce_room()
+            ring.announce_room()
         except PoisonedRing as error:
             self.shared.broken(link, error)
             return False
@@ -284,7 +291,7 @@ class Traffic(WorkSource):
         parked = [each for each in self.parked if each[0] is not link or each[4] != number]
         if len(parked) != len(self.parked):  # else it is answered already
             self.parked = parked
-            link.send(_ERROR, 0, 0, number, b"")
+            link.connection.send(_ERROR, 0, 0, number, b"")
 
     # Calls in
 
@@ -340,9 +347,9 @@ class Traffic(WorkSource):
         """Answer a request that is not run. queue: whose credit it has, the key of the peer's lane."""
         if kind & ~_ENVELOPE == _ONE_WAY:
             logger.error("a one-way request of shard %d was not run: %s", link.peer, error)
-            link.owe(link.epoch, queue)
+            link.owe(link.connection.epoch, queue)
         else:
-            link.send(_ERROR, 0, 0, number, encode_failure(error))
+            link.connection.send(_ERROR, 0, 0, number, encode_failure(error))
 
     def serve_stream(self, request: Request) -> Coroutine[Any, Any, None]:
         """Run a generator for a peer; see `_stream`."""

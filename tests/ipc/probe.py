@@ -316,7 +316,7 @@ class Probe:
             "credit": [(Kind.CREDIT, 1_000_000, b"")],
             "schema": [(Kind.SCHEMA, 0, b"\xc1")],
         }[how]:
-            link.send(kind, 0, 0, call, body)
+            link.connection.send(kind, 0, 0, call, body)
 
     @cw.remote
     async def stats(self) -> cw.MeshStats:

@@ -84,9 +84,9 @@ def test_calls_wait_while_a_rings_worth_waits_for_room() -> None:
         submit(ends, nowait=True)
     came: list[int] = []
     while len(came) < 100:
-        ends.link.flush()
+        ends.ring.flush()
         came += numbers(ends)
-        assert len(ends.link.backlog) * 500 < 2 * ends.capacity
+        assert len(ends.ring.backlog) * 500 < 2 * ends.capacity
     assert came == list(range(1, 101))
     assert all(call.done() for call in calls)
     assert not waiting(ends)
@@ -378,7 +378,7 @@ def test_a_ring_that_is_found_broken_while_waiting_calls_are_sent(how: str, nowa
     ends.break_ring()
     match how:
         case "settle":
-            while ends.link.connected:
+            while ends.ring.connected:
                 answered = ends.link.settle(next(iter(ends.link.pending)))
                 assert answered is not None
                 if not answered.done():
@@ -386,8 +386,8 @@ def test_a_ring_that_is_found_broken_while_waiting_calls_are_sent(how: str, nowa
         case "give_back":
             ends.link.give_back(0, 0, 3)
         case "flush":
-            ends.link.mark_dirty()
-            ends.link.flush()
+            ends.ring.mark_dirty()
+            ends.ring.flush()
     ends.link.disconnect("over")
     assert not ends.link.pending
     assert not ends.link.credit.lanes

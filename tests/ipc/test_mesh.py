@@ -50,7 +50,7 @@ def test_a_shard_that_sleeps_on_its_own_core_is_rung_ahead_of_a_call(run: Run) -
 
     async def body() -> None:
         async with fleet(cores={max(cores)}) as mesh:
-            doorbell = mesh.mesh.links[1].doorbell
+            doorbell = mesh.mesh.links[1].connection.doorbell
             while mesh.mesh.link_stats()[1].wakeups_ahead < 3:
                 await until(doorbell.may_ring_ahead, "it sleeps")
                 assert await mesh.service.on(1).echo(b"early") == b"early"
