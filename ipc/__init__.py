@@ -10,7 +10,11 @@ A shard's `Mesh` sits beside its executor, which polls it. In reading order:
     _places        what a proxy's call does, here and on another shard
     _as_sent       for tests: a call here as if it were to another shard
     _timeout       time-outs as users give them
-    _mesh          a shard's links to its peers, its services
+    _mesh          a shard's links to its peers, and all that is put together here
+    _home          the shard itself, as calls see it that are made on it
+    _serving       the services that are started on it; calls that come before
+    _versions      what its peers are told of them, and what is understood of theirs
+    _expiry        the timer of deadlines
     _stats         what it has counted
     _waits         who waits, for how long, and why
     _threads       calls from other threads

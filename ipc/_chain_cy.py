@@ -1,14 +1,14 @@
 # cython: language_level=3, annotation_typing=False, auto_pickle=False, allow_none_for_extension_args=False
 """What a call is part of, and the envelope in which that travels.
 
-Whatever runs in a context may be part of a *chain* of calls, each made by a method that was called by the one before, and
-waits for the next. Of a chain a call must know its depth (`_credit_cy`: who holds credit waits for credit of a greater depth only) and
-the deadline that it inherits. Both are in one object, in one context variable: a call has to ask for it, and asking a context
-for a variable costs as much as all else that a call does before it is encoded. A context goes wherever its task starts
-something: into tasks, other queues, and threads (`asyncio.to_thread`, `run_blocking`) and back (`call_threadsafe`).
+Whatever runs in a context may be part of a *chain* of calls, each made by a method that was called by the one before, and that
+waits for the next. A call inherits its chain's deadline, and is one deeper (`_credit_cy`: who holds credit waits for credit of
+a greater depth only). Both are in one object in one context variable, since each call asks for it, and to ask a context for a
+variable takes some 200 instructions, 1 % of a call. A context goes wherever its task starts something: into tasks, other
+queues, and threads (`asyncio.to_thread`, `run_blocking`) and back (`call_threadsafe`).
 
-Most calls have neither deadline nor group and are part of no other, and pay nothing for it: only a frame whose kind has the flag
-`ENVELOPE` begins with one.
+Most calls have neither deadline nor group and are part of no other, and their frames have no envelope. The kind of those that
+have one has the flag `ENVELOPE`.
 
     bytes 0-7     deadline, nanoseconds of CLOCK_MONOTONIC, which is the same for all processes of a machine; 0: none
     byte 8        depth: how many calls it is made within, of which each waits for the next

@@ -1,9 +1,9 @@
 # cython: language_level=3, annotation_typing=False, auto_pickle=False, allow_none_for_extension_args=False
 """A connection: how the frames of a link get to its peer. That of two shards of one machine is a pair of rings.
 
-What a link asks of it is `Connection`: to send a frame, whether the peer is there (`connected`) and which incarnation of it that
-is (`epoch`), and whether new calls should wait (`crowded`). It tells the link when they need not any more, and when the peer has
-broken its rules. So the calls of a link know nothing of rings, and may go another way to a peer on another machine.
+What a link asks of it is in `Connection`: to send a frame, whether the peer is there (`connected`) and which incarnation of it
+that is (`epoch`), and whether new calls should wait (`crowded`). It tells the link when they need not any more, and when the
+peer has broken its rules. So the calls of a link know nothing of rings, and may go another way to a peer on another machine.
 
 Frames leave in the order in which they were sent, and the peer is told of each at once. While it is awake that costs a store
 and a fence; if it sleeps, the bell is rung once, and it wakes up while we go on sending. Rejected: telling it once a turn
@@ -215,7 +215,12 @@ class RingConnection(Connection):
 
     def hear(self) -> None:
         """The peer has news for us. If it sleeps, it may be time to wake it for what we shall have to say to that."""
-        if self.connected and self.doorbell.may_ring_ahead() and self._habit.hear(now_ns()) and not self._core.is_busy():
+        if (
+            self.connected
+            and self.doorbell.may_ring_ahead()
+            and self._habit.hear(now_ns())
+            and not self._core.is_busy()
+        ):
             self.doorbell.ring_ahead()
 
 

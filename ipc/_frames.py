@@ -6,6 +6,7 @@ import zlib
 from collections.abc import Hashable
 from enum import IntEnum
 
+
 class Kind(IntEnum):
     """What a frame is. Zero is none, so that unwritten memory is not a frame."""
 
@@ -23,6 +24,7 @@ class Kind(IntEnum):
 
 
 ENVELOPE = 128  # a flag on REQUEST and ONE_WAY: the body begins with one (`_chain_cy`)
+
 
 def queue_identifier(key: Hashable) -> int:
     """What stands for a queue key in a frame; 0 is none."""

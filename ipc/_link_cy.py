@@ -177,7 +177,7 @@ class Link(Channel):
         if within is not None and within.within is not None:
             within = within.within
         if within is not None and not within.ended and (within.asked_by is self or within.asked_by is other):
-            return within.asked_by  # type: ignore[no-any-return]
+            return within.asked_by
         return other if self.changed else self
 
     def where(self) -> str:

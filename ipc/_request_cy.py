@@ -113,7 +113,9 @@ class Request:
     chain: Chain | None  # of what runs in its task
     arguments: Any  # encoded; None once it is run
     task: asyncio.Task[None] | None  # None if it has none, until that is made, and when it is answered
-    coroutine: Coroutine[Any, Any, Any] | None  # what its task runs: of the method, once it has begun; of a stream's server
+    coroutine: (
+        Coroutine[Any, Any, Any] | None
+    )  # what its task runs: of the method, once it has begun; of a stream's server
     ended: bool  # it is answered
     begun: bool  # its task has taken its first step, or was cancelled before that
 
@@ -150,16 +152,16 @@ class Request:
             raise StopIteration
         return yielded
 
-    def throw(self, kind: Any, value: object = None, traceback: object = None) -> Any:
+    def throw(self, kind: Any, value: Any = None, traceback: Any = None) -> Any:
         """Most often a cancellation."""
         self.begun = True
         coroutine = self.coroutine
         try:
             if coroutine is None:
-                raise kind if value is None else value  # type: ignore[misc]
+                raise kind if value is None else value
             if value is None:
                 return coroutine.throw(kind)
-            return coroutine.throw(kind, value, traceback)  # type: ignore[arg-type]
+            return coroutine.throw(kind, value, traceback)
         except StopIteration as ended:
             self.coroutine = None
             self.returned(ended.value)
@@ -227,8 +229,8 @@ class Request:
                 self.fail(error)
 
     def __call__(self) -> None:
-        """Run a method that cannot suspend, and answer. Such a method waits for nothing that it begins, so whatever it begins is
-        part of nothing, and only inherits the deadline."""
+        """Run a method that cannot suspend, and answer. Such a method waits for nothing that it begins, so that is part of
+        nothing, and only inherits the deadline."""
         if self.ended:
             return
         try:

@@ -64,9 +64,7 @@ GROUPS = st.recursive(
 
 
 @given(st.integers(0, 2**63 - 1), GROUPS, st.integers(0, 255), st.binary() | st.just(bytes(10_000)))
-def test_envelopes_bring_what_they_took(
-    deadline_ns: int, group: Hashable, depth: int, arguments: bytes
-) -> None:
+def test_envelopes_bring_what_they_took(deadline_ns: int, group: Hashable, depth: int, arguments: bytes) -> None:
     found = unpack_envelope(pack_envelope(deadline_ns, group, depth, 3, arguments))
     assert found == (deadline_ns, group, depth, arguments)
     without = unpack_envelope(pack_envelope(deadline_ns, None, depth, 3, arguments))

@@ -16,6 +16,7 @@ from fleet import Fleet, fleet
 from probe import FAILURES, Point, Probe, ProbeError, Record, TwoArguments
 
 import clockworker as cw
+from clockworker.ipc._call_cy import new_call
 from clockworker.ipc._failure import RemoteTraceback
 from clockworker.ipc._frames import Kind
 from clockworker.ipc._remote import remote_methods
@@ -153,7 +154,7 @@ def test_whatever_cannot_be_decoded_is_answered(run: Run) -> None:
             for method, encoded in cases:
                 mesh.mesh.shared.encode = lambda _, encoded=encoded: encoded
                 with pytest.raises(TypeError, match="arguments that it does not take"):
-                    await mesh.mesh.call(1, METHODS[method], ())
+                    await new_call(mesh.mesh.links[1], Kind.REQUEST, METHODS[method], (), 0, False)
             mesh.mesh.shared.encode = encode
             assert await mesh.service.on(1).add(1) == 111
             await settled(mesh)
