@@ -2,10 +2,13 @@
 
 A shard's `Mesh` sits beside its executor, which polls it. In reading order:
 
-    _remote        what can be called: @remote, signatures, identifiers
+    _remote        what can be called: @remote, what it refuses
     _annotations   what the annotations of a function mean
     _types         which types travel
-    _schema        versions of a method: what two shards still understand of each other
+    _schema        what a shard tells of its methods
+    _understanding what two versions still understand of each other
+    _method        what calls of a method are made with
+    _definitions   where methods are found: in a service, in modules
     _service       Sharded, the proxies of a service's instances
     _places        what a proxy's call does, here and on another shard
     _as_sent       for tests: a call here as if it were to another shard
@@ -24,7 +27,7 @@ A shard's `Mesh` sits beside its executor, which polls it. In reading order:
     _link_cy       one peer: calls in flight, calls that wait, its own calls
     _outbox_cy     one-way requests, from `send` to the link
     _credit_cy     how many calls may be in flight to it, at each depth, and who waits; why nothing stands still
-    _connection_cy its rings: frames out, back-pressure, news
+    _connection_cy how frames get to a peer; its rings: frames out, back-pressure, news
     _shared_cy     what all links have in common
     _ends          the ends of a link, as the supervisor passes them
     _traffic_cy    what the executor polls: frames taken in, calls of peers started

@@ -15,7 +15,7 @@ from clockworker._errors import MessageTooLarge
 from clockworker.ipc._call_cy import unsendable
 from clockworker.ipc._failure import decode_failure, encode_failure
 from clockworker.ipc._home import Home
-from clockworker.ipc._remote import RemoteMethod
+from clockworker.ipc._method import RemoteMethod
 
 
 class AsSent:

@@ -7,7 +7,7 @@ import threading
 
 from clockworker.executor import Executor, QueueHandle
 from clockworker.ipc._call_cy import outside_loop
-from clockworker.ipc._remote import RemoteMethod
+from clockworker.ipc._method import RemoteMethod
 from clockworker.ipc._shared_cy import Shared
 
 

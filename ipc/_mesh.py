@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 from clockworker._errors import ConfigurationError
 from clockworker.executor import Executor
 from clockworker.ipc._connection_cy import RingConnection
+from clockworker.ipc._definitions import function_schema, remote_function
 from clockworker.ipc._doorbell_cy import Doorbell
 from clockworker.ipc._ends import open_link_ends
 from clockworker.ipc._expiry import Expiry
@@ -27,7 +28,6 @@ from clockworker.ipc._limits import Limits
 from clockworker.ipc._link_cy import Link
 from clockworker.ipc._malloc import keep_freed_memory
 from clockworker.ipc._places import Here, There
-from clockworker.ipc._remote import function_schema, remote_function
 from clockworker.ipc._request_cy import Request, Target, logger
 from clockworker.ipc._service import Sharded
 from clockworker.ipc._serving import Serving

@@ -22,8 +22,8 @@ from clockworker.ipc._chain_cy import CHAIN, DEEPEST, deeper
 from clockworker.ipc._frames import Kind
 from clockworker.ipc._home import Home
 from clockworker.ipc._link_cy import Link
+from clockworker.ipc._method import RemoteMethod
 from clockworker.ipc._outbox_cy import LinkSender, Sender
-from clockworker.ipc._remote import RemoteMethod
 from clockworker.ipc._stream import receive
 from clockworker.ipc._timeout import deadline
 from clockworker.ipc._waits import OwnLane

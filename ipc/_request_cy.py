@@ -128,7 +128,7 @@ class Request:
             if self.target.carrier is not None:
                 core.spawn_step(membership, self.target.carrier, self)
             else:
-                self.task = core.spawn(membership, self, self.target.method.name).task  # type: ignore[arg-type]
+                self.task = core.spawn(membership, self, self.target.method.name).task
                 if self.ended:  # by an eager task factory
                     self.task = None
         except Exception as error:  # the executor is ending; or a task factory of the application's has failed

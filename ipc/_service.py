@@ -10,9 +10,10 @@ from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, cast, overload
 
 from clockworker._errors import UsageError
 from clockworker.ipc._home import Home
+from clockworker.ipc._method import RemoteMethod
 from clockworker.ipc._outbox_cy import Outbox, Sender
 from clockworker.ipc._places import AnyCall, Here, There
-from clockworker.ipc._remote import RemoteMethod, is_remote
+from clockworker.ipc._remote import is_remote
 from clockworker.ipc._threads import CallFuture, ThreadCalls
 from clockworker.ipc._timeout import nanoseconds
 

@@ -6,9 +6,10 @@ from __future__ import annotations
 import contextvars
 
 from clockworker._errors import ConfigurationError, SchemaMismatch, UsageError
+from clockworker.ipc._definitions import FUNCTION, function_of, remote_methods, service_schema
 from clockworker.ipc._home import Home
 from clockworker.ipc._link_cy import Link
-from clockworker.ipc._remote import FUNCTION, RemoteMethod, function_of, remote_methods, service_schema
+from clockworker.ipc._method import RemoteMethod
 from clockworker.ipc._request_cy import Target
 from clockworker.ipc._traffic_cy import Parked, Traffic
 from clockworker.ipc._versions import Versions, target_for

@@ -25,7 +25,7 @@ from clockworker.ipc._request_cy import Request
 
 if TYPE_CHECKING:
     from clockworker.ipc._limits import Limits
-    from clockworker.ipc._remote import RemoteMethod
+    from clockworker.ipc._method import RemoteMethod
 
 
 class Incoming:

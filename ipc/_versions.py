@@ -8,13 +8,16 @@ from typing import Any
 
 import msgspec
 
+from clockworker.ipc._definitions import FUNCTION
 from clockworker.ipc._frames import Kind
 from clockworker.ipc._home import Home
 from clockworker.ipc._link_cy import Link
-from clockworker.ipc._remote import FUNCTION, FittedMethod, RemoteMethod, can_suspend
+from clockworker.ipc._method import FittedMethod, RemoteMethod
+from clockworker.ipc._remote import can_suspend
 from clockworker.ipc._request_cy import Target
 from clockworker.ipc._ring_cy import PoisonedRing
-from clockworker.ipc._schema import ServiceSchema, differences
+from clockworker.ipc._schema import ServiceSchema
+from clockworker.ipc._understanding import differences
 
 logger = logging.getLogger("clockworker.ipc")
 

@@ -9,8 +9,8 @@ from probe import Probe
 from clockworker.ipc._call_cy import Call, new_call
 from clockworker.ipc._chain_cy import DEEPEST
 from clockworker.ipc._credit_cy import Credit, Debts
+from clockworker.ipc._definitions import remote_methods
 from clockworker.ipc._frames import Kind
-from clockworker.ipc._remote import remote_methods
 from clockworker.ipc._ring_cy import PoisonedRing
 
 

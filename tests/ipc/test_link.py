@@ -13,10 +13,10 @@ from probe import Probe
 import clockworker as cw
 from clockworker.ipc._call_cy import Call, new_call
 from clockworker.ipc._chain_cy import CHAIN, DEEPEST, Chain, unpack_envelope
+from clockworker.ipc._definitions import remote_methods
 from clockworker.ipc._frames import ENVELOPE, Kind
 from clockworker.ipc._limits import Limits
 from clockworker.ipc._link_cy import Link
-from clockworker.ipc._remote import remote_methods
 from clockworker.ipc._ring_cy import PoisonedRing
 
 METHOD = remote_methods(Probe)["echo"]

@@ -17,9 +17,9 @@ from probe import FAILURES, Point, Probe, ProbeError, Record, TwoArguments
 
 import clockworker as cw
 from clockworker.ipc._call_cy import new_call
+from clockworker.ipc._definitions import remote_methods
 from clockworker.ipc._failure import RemoteTraceback
 from clockworker.ipc._frames import Kind
-from clockworker.ipc._remote import remote_methods
 from clockworker.ipc._schema import MethodSchema, ServiceSchema
 from tests.conftest import Run, until
 

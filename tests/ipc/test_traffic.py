@@ -11,8 +11,8 @@ from probe import Probe
 
 import clockworker as cw
 from clockworker.executor import QueueHandle
+from clockworker.ipc._definitions import remote_methods
 from clockworker.ipc._frames import Kind, queue_identifier
-from clockworker.ipc._remote import remote_methods
 from clockworker.ipc._ring_cy import RingConsumer, RingProducer
 from tests.conftest import Run
 
