@@ -1,7 +1,7 @@
 """Where remote methods are found: those of a service's class, and the functions of modules.
 
-When a service is started the attributes of its class are looked at, its bases' too: what is marked and cannot be called as it is
-defined (a static method, one hidden by a decorator, one overridden without the mark) is refused, with what to do.
+When a service is started the attributes of its class are looked at, and those of its bases: what is marked and cannot be called
+as it is defined (a static method, one hidden by a decorator, one overridden without the mark) is refused, with what to do.
 
 In a frame a method is a checksum of its name: whatever version of it the peer has, the peer knows which method is meant, and
 whether it understands the call (see `_understanding`). So is a function of a module.

@@ -222,11 +222,10 @@ class Request:
 
     def returned(self, value: object) -> None:
         """Its method has. What it raises one way is logged, since nobody waits for it."""
-        if not self.ended:
-            try:
-                self.reply(value)
-            except Exception as error:
-                self.fail(error)
+        try:
+            self.reply(value)  # nothing, if it is answered: that of a stream, one that its caller has left
+        except Exception as error:
+            self.fail(error)
 
     def __call__(self) -> None:
         """Run a method that cannot suspend, and answer. Such a method waits for nothing that it begins, so that is part of
