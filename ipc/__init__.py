@@ -47,6 +47,7 @@ A shard's `Mesh` sits beside its executor, which polls it. In reading order:
 
 from clockworker.executor._seal_cy import seal_package
 from clockworker.ipc._call_cy import Method
+from clockworker.ipc._connection_cy import Connection
 from clockworker.ipc._doorbell_cy import create_doorbell
 from clockworker.ipc._limits import Limits
 from clockworker.ipc._mesh import Mesh
@@ -68,4 +69,4 @@ __all__ = [
     "remote",
 ]
 
-seal_package(__name__, but={Method})
+seal_package(__name__, but={Method, Connection})

@@ -6,13 +6,13 @@ from clockworker.ipc._ring_cy cimport RingConsumer, RingProducer
 
 cdef class Connection:
     cdef readonly int peer
-    cdef readonly long long epoch
-    cdef readonly bint connected
-    cdef readonly bint crowded
-    cdef readonly Py_ssize_t backlog_bytes
-    cdef readonly long long frames_sent
+    cdef public long long epoch
+    cdef public bint connected
+    cdef public bint crowded
+    cdef public Py_ssize_t backlog_bytes
+    cdef public long long frames_sent
     cdef public long long frames_received
-    cdef readonly long long bytes_sent
+    cdef public long long bytes_sent
     cdef public long long bytes_received
     cdef public object relieved
     cdef public object broken

@@ -13,6 +13,7 @@ from probe import Probe
 import clockworker as cw
 from clockworker.ipc._call_cy import Call, new_call
 from clockworker.ipc._chain_cy import CHAIN, DEEPEST, Chain, unpack_envelope
+from clockworker.ipc._connection_cy import Connection
 from clockworker.ipc._definitions import remote_methods
 from clockworker.ipc._frames import ENVELOPE, Kind
 from clockworker.ipc._limits import Limits
@@ -23,7 +24,11 @@ METHOD = remote_methods(Probe)["echo"]
 
 
 def submit(ends: Ends, kind: Kind = Kind.REQUEST, *, nowait: bool = False, timeout_ns: int = 0) -> Call:
-    call = new_call(ends.link, kind, METHOD, (b"",), timeout_ns, nowait)
+    return start(ends.link, kind, nowait, timeout_ns)
+
+
+def start(link: Link, kind: Kind = Kind.REQUEST, nowait: bool = False, timeout_ns: int = 0) -> Call:
+    call = new_call(link, kind, METHOD, (b"",), timeout_ns, nowait)
     call.start()
     return call
 
@@ -205,6 +210,57 @@ def test_only_a_call_with_a_deadline_has_an_envelope() -> None:
 def test_limits_that_are_none(name: str, wrong: Any) -> None:
     with pytest.raises(cw.ConfigurationError, match=f"{name} is .*; it must be a whole number from 1 to"):
         Limits(**{name: wrong})
+
+
+# Whatever the connection is.
+
+
+class Wire(Connection):
+    """One that is no ring: what is sent is there to be seen."""
+
+    def __init__(self, peer: int) -> None:
+        super().__init__(peer)
+        self.sent: list[tuple[int, int, bytes]] = []
+        self.soon = 0
+
+    def send(self, kind: int, queue: int, method: int, call: int, body: bytes) -> None:
+        self.sent.append((kind, call, body))
+
+    def send_soon(self) -> None:
+        self.soon += 1
+
+    def close(self) -> None:
+        self.connected = False
+
+
+def test_a_link_over_a_connection_that_is_no_ring() -> None:
+    ends = Ends()
+    wire = Wire(5)
+    link = Link(wire, ends.shared)
+    with pytest.raises(cw.ShardDown, match="shard 5 is down"):
+        start(link)
+    wire.connected, wire.epoch = True, 7
+    calls = [start(link) for _ in range(2)]
+    assert wire.sent == [(Kind.REQUEST, 1, b"\x91\xc4\x00"), (Kind.REQUEST, 2, b"\x91\xc4\x00")]
+    assert wire.soon == 2
+    wire.crowded = True
+    later = start(link)
+    link.settle(1)
+    assert len(wire.sent) == 2, "nothing is sent while it is crowded, though there is credit"
+    wire.crowded = False
+    wire.relieved()
+    assert [number for _, number, _ in wire.sent] == [1, 2, 3]
+    link.answer(6, 1, Kind.REPLY, b"")
+    link.owe(6, 0)
+    assert len(wire.sent) == 3, "that was for an earlier incarnation"
+    calls[1].cancel()
+    assert wire.sent[3:] == [(Kind.CANCEL, 2, b"")]
+    wire.broken(PoisonedRing("nonsense"))
+    assert [type(error) for error in ends.broken] == [PoisonedRing]
+    link.disconnect("it has gone")
+    assert isinstance(later.error, cw.ShardDied)
+    assert not wire.connected
+    ends.close()
 
 
 # While the peer is replaced.
