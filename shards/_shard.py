@@ -27,6 +27,7 @@ from clockworker.ipc import Mesh, MeshStats, Sharded
 from clockworker.ipc._definitions import remote_function, remote_methods
 from clockworker.ipc._method import RemoteMethod
 from clockworker.shards._accept import Acceptor
+from clockworker.shards._accepted_cy import Places
 from clockworker.shards._blocking_pools import BlockingPools
 from clockworker.shards._connections import LOOK_S, Connections
 from clockworker.shards._counter import Counter, CounterBook
@@ -308,7 +309,7 @@ class Shard:
         if self.stopping:
             return
         self._connections = server.connections = Connections(
-            server, queue, limit=max_connections or self._max_connections, access_log=self._access_log
+            server, queue, places=Places(max_connections or self._max_connections), access_log=self._access_log
         )
         self._connections.when_failed = self._when_failed
         self._acceptor = Acceptor(self._connections, self.executor)
