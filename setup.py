@@ -33,6 +33,7 @@ MODULES = {
     "clockworker.ipc._ring_cy": "src/clockworker/ipc/_ring_cy.py",
     "clockworker.ipc._doorbell_cy": "src/clockworker/ipc/_doorbell_cy.py",
     "clockworker.ipc._ahead_cy": "src/clockworker/ipc/_ahead_cy.py",
+    "clockworker.ipc._chain_cy": "src/clockworker/ipc/_chain_cy.py",
     "clockworker.ipc._call_cy": "src/clockworker/ipc/_call_cy.py",
     "clockworker.ipc._shared_cy": "src/clockworker/ipc/_shared_cy.py",
     "clockworker.ipc._connection_cy": "src/clockworker/ipc/_connection_cy.py",

@@ -2,24 +2,32 @@
 
 A shard's `Mesh` sits beside its executor, which polls it. In reading order:
 
-    _remote        what can be called: @remote, signatures, identifiers
+    _remote        what can be called: @remote, what it refuses
     _annotations   what the annotations of a function mean
     _types         which types travel
-    _schema        versions of a method: what two shards still understand of each other
+    _schema        what a shard tells of its methods
+    _understanding what two versions still understand of each other
+    _method        what calls of a method are made with
+    _definitions   where methods are found: in a service, in modules
     _service       Sharded, the proxies of a service's instances
     _places        what a proxy's call does, here and on another shard
     _as_sent       for tests: a call here as if it were to another shard
     _timeout       time-outs as users give them
-    _mesh          a shard's links to its peers, its services
+    _mesh          a shard's links to its peers, and all that is put together here
+    _home          the shard itself, as calls see it that are made on it
+    _serving       the services that are started on it; calls that come before
+    _versions      what its peers are told of them, and what is understood of theirs
+    _expiry        the timer of deadlines
     _stats         what it has counted
     _waits         who waits, for how long, and why
     _threads       calls from other threads
     _sleep         the bell that wakes it, and a look now and then for one that was lost
+    _chain_cy      what a call is part of: its depth, its deadline; the envelope in which they travel
     _call_cy       the way of a call from end to end: a call of ours, until it is answered
     _link_cy       one peer: calls in flight, calls that wait, its own calls
     _outbox_cy     one-way requests, from `send` to the link
     _credit_cy     how many calls may be in flight to it, at each depth, and who waits; why nothing stands still
-    _connection_cy its rings: frames out, back-pressure, news
+    _connection_cy how frames get to a peer; its rings: frames out, back-pressure, news
     _shared_cy     what all links have in common
     _ends          the ends of a link, as the supervisor passes them
     _traffic_cy    what the executor polls: frames taken in, calls of peers started
@@ -27,7 +35,7 @@ A shard's `Mesh` sits beside its executor, which polls it. In reading order:
     _stream        remote generators
     _limits        bounds
     _deadlines     policy: whose deadline is next
-    _frames        kinds of frames; envelopes
+    _frames        kinds of frames
     _failure       exceptions on the wire
     _ring_cy       the ring; messages in chunks
     _doorbell_cy   sleep and wake-up
@@ -39,6 +47,7 @@ A shard's `Mesh` sits beside its executor, which polls it. In reading order:
 
 from clockworker.executor._seal_cy import seal_package
 from clockworker.ipc._call_cy import Method
+from clockworker.ipc._connection_cy import Connection
 from clockworker.ipc._doorbell_cy import create_doorbell
 from clockworker.ipc._limits import Limits
 from clockworker.ipc._mesh import Mesh
@@ -60,4 +69,4 @@ __all__ = [
     "remote",
 ]
 
-seal_package(__name__, but={Method})
+seal_package(__name__, but={Method, Connection})

@@ -9,22 +9,20 @@ the result, and an exception is what a caller on another shard gets.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from clockworker._errors import MessageTooLarge
 from clockworker.ipc._call_cy import unsendable
 from clockworker.ipc._failure import decode_failure, encode_failure
-from clockworker.ipc._remote import RemoteMethod
-
-if TYPE_CHECKING:
-    from clockworker.ipc._mesh import Mesh
+from clockworker.ipc._home import Home
+from clockworker.ipc._method import RemoteMethod
 
 
 class AsSent:
     """One method, of an instance on this shard."""
 
-    def __init__(self, mesh: Mesh, method: RemoteMethod, bound: Callable[..., Any]) -> None:
-        self._mesh = mesh
+    def __init__(self, home: Home, method: RemoteMethod, bound: Callable[..., Any]) -> None:
+        self._home = home
         self._method = method
         self._function = method.on(bound)
 
@@ -51,7 +49,7 @@ class AsSent:
 
     def encode(self, arguments: tuple[Any, ...]) -> bytes:
         """Raises what a call to another shard raises before it is sent."""
-        encode = self._mesh.shared.encode
+        encode = self._home.shared.encode
         try:
             body: bytes = encode(arguments)
         except Exception as error:
@@ -80,7 +78,7 @@ class AsSent:
     def _arrived(self, value: object, what: str) -> Any:
         name = self._method.name
         try:
-            body = self._mesh.shared.encode(value)
+            body = self._home.shared.encode(value)
         except Exception as error:
             raise TypeError(f"{name}() returned what cannot be sent: {error}") from error
         self._check_size(body, f"{what} of {name}")
@@ -90,10 +88,10 @@ class AsSent:
             raise TypeError(f"{what} of {name} is not what it declares: {error}") from error
 
     def _check_size(self, body: bytes, what: str) -> None:
-        most = self._mesh.shared.max_message
+        most = self._home.shared.max_message
         if len(body) > most:
             raise MessageTooLarge(f"{what} is {len(body):,} bytes encoded; max_message is {most:,}. Nothing was sent")
 
     def _as_sent(self, error: Exception) -> Exception:
-        where = f"{self._method.name} on shard {self._mesh.shard_id}"
+        where = f"{self._method.name} on shard {self._home.shard_id}"
         return decode_failure(encode_failure(error), self._method.raises, where)

@@ -1,7 +1,8 @@
 cimport cython
 from clockworker.executor._core_cy cimport Core
+from clockworker.ipc._chain_cy cimport Chain
 
-cdef object _DEADLINE, _get_running_loop
+cdef object _CHAIN, _get_running_loop
 cdef int NEW, WAITING, SENT, DONE, _REPLY, _LEAVING, _ONE_WAY, _ENVELOPE
 
 
@@ -35,6 +36,7 @@ cdef class Call:
     cdef readonly int kind
     cdef long long timeout_ns
     cdef readonly long long deadline_ns
+    cdef readonly int depth
     cdef bint nowait
     cdef readonly int state
     cdef readonly long long number
@@ -50,7 +52,7 @@ cdef class Call:
     cdef object _callback
     cdef object _context
 
-    @cython.locals(inherited=cython.longlong)
+    @cython.locals(within=Chain)
     cpdef start(self)
     @cython.locals(method=Method)
     cpdef conclude(self)

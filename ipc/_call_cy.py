@@ -35,20 +35,17 @@ except ModuleNotFoundError:
 
 from clockworker._errors import CallTimeout, ShardDied, ShardDown, UsageError
 from clockworker.executor._core_cy import Core
+from clockworker.ipc._chain_cy import CHAIN, Chain
 from clockworker.ipc._failure import decode_failure
 from clockworker.ipc._frames import ENVELOPE, Kind
 
 if cython.compiled:
-    from cython.cimports.clockworker.executor._native import context_int, proceed_by
+    from cython.cimports.clockworker.executor._native import proceed_by
     from cython.cimports.clockworker.ipc._monotonic import now_ns
-    from cython.cimports.clockworker.ipc._native import get_ident
+    from cython.cimports.clockworker.ipc._native import context_get, get_ident
 else:
     from threading import get_ident
     from time import monotonic_ns as now_ns
-
-# The deadline of whatever runs in this context, in nanoseconds of CLOCK_MONOTONIC; 0: none.
-DEADLINE: contextvars.ContextVar[int] = contextvars.ContextVar("clockworker.deadline", default=0)
-_DEADLINE = DEADLINE  # a C global when compiled
 
 NEW = 0
 WAITING = 1
@@ -58,7 +55,8 @@ _REPLY = int(Kind.REPLY)
 _LEAVING = int(Kind.LEAVING)
 _ONE_WAY = int(Kind.ONE_WAY)
 _ENVELOPE = ENVELOPE
-_get_running_loop = asyncio._get_running_loop  # a C global when compiled
+_CHAIN = CHAIN  # C globals when compiled
+_get_running_loop = asyncio._get_running_loop
 
 
 def outside_loop(what: str) -> UsageError:
@@ -123,6 +121,7 @@ class Call:
     kind: int
     timeout_ns: int  # from the first step; 0: none
     deadline_ns: int  # 0: none
+    depth: int  # how many calls it is made within (`_chain_cy`)
     nowait: bool  # ChannelFull rather than WAITING
     state: int
     number: int  # the link's, from when it is sent
@@ -159,9 +158,11 @@ class Call:
         self.channel.check_thread(self.method.name)
         if self.timeout_ns:
             self.deadline_ns = now_ns() + self.timeout_ns
-        inherited: int = context_int(_DEADLINE) if cython.compiled else _DEADLINE.get()
-        if inherited and (self.deadline_ns == 0 or inherited < self.deadline_ns):
-            self.deadline_ns = inherited
+        within: Chain | None = context_get(_CHAIN) if cython.compiled else _CHAIN.get()
+        if within is not None:
+            self.depth = within.depth
+            if within.deadline_ns and (self.deadline_ns == 0 or within.deadline_ns < self.deadline_ns):
+                self.deadline_ns = within.deadline_ns
         if self.deadline_ns and self.deadline_ns <= now_ns():
             raise CallTimeout(f"{self.method.name} was not called: its deadline has passed")
         self.channel.submit(self)
@@ -334,6 +335,7 @@ def new_call(
     if not cython.compiled:
         call.body = b""
         call.deadline_ns = 0
+        call.depth = 0
         call.state = NEW
         call.number = 0
         call.lane = None

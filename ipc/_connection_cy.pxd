@@ -1,35 +1,42 @@
+from clockworker.executor._core_cy cimport Core
 from clockworker.ipc._ahead_cy cimport Habit
-from clockworker.ipc._call_cy cimport Channel
 from clockworker.ipc._doorbell_cy cimport PeerDoorbell
 from clockworker.ipc._ring_cy cimport RingConsumer, RingProducer
-from clockworker.ipc._shared_cy cimport Shared
 
 
-cdef class Connection(Channel):
-    cdef readonly Shared shared
+cdef class Connection:
     cdef readonly int peer
-    cdef readonly long long epoch
-    cdef readonly bint connected
+    cdef public long long epoch
+    cdef public bint connected
+    cdef public bint crowded
+    cdef public Py_ssize_t backlog_bytes
+    cdef public long long frames_sent
+    cdef public long long frames_received
+    cdef public long long bytes_sent
+    cdef public long long bytes_received
+    cdef public object relieved
+    cdef public object broken
+
+    cpdef send(self, int kind, long long queue, long long method, long long call, bytes body)
+    cpdef send_soon(self)
+    cpdef close(self)
+    cpdef forsake(self)
+
+
+cdef class RingConnection(Connection):
     cdef readonly RingConsumer consumer
     cdef readonly RingProducer producer
     cdef readonly PeerDoorbell doorbell
-    cdef readonly long long frames_sent
-    cdef public long long frames_received
-    cdef readonly long long bytes_sent
-    cdef public long long bytes_received
     cdef readonly long long rings_before
     cdef readonly long long rings_ahead_before
     cdef readonly object backlog
-    cdef readonly Py_ssize_t backlog_bytes
-    cdef readonly bint crowded
-    cdef bint dirty
     cdef bint unfinished
+    cdef Core _core
+    cdef list _dirty
+    cdef bint _is_dirty
     cdef long long _announced
     cdef Habit _habit
 
-    cpdef relieved(self)
-    cpdef close(self)
-    cpdef send(self, int kind, long long queue, long long method, long long call, bytes body)
     cpdef mark_dirty(self)
     cpdef flush(self)
     cdef bint _send_backlog(self) except -1

@@ -1,5 +1,9 @@
 # cython: language_level=3, annotation_typing=False, auto_pickle=False, allow_none_for_extension_args=False
-"""A connection: the pair of rings to one peer, its doorbell, and the frames that wait for room.
+"""A connection: how the frames of a link get to its peer. That of two shards of one machine is a pair of rings.
+
+What a link asks of it is in `Connection`: to send a frame, whether the peer is there (`connected`) and which incarnation of it
+that is (`epoch`), and whether new calls should wait (`crowded`). It tells the link when they need not any more, and when the
+peer has broken its rules. So the calls of a link know nothing of rings, and may go another way to a peer on another machine.
 
 Frames leave in the order in which they were sent, and the peer is told of each at once. While it is awake that costs a store
 and a fence; if it sleeps, the bell is rung once, and it wakes up while we go on sending. Rejected: telling it once a turn
@@ -15,17 +19,17 @@ do not wait: credit bounds how many there are (`_credit_cy`).
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 
 try:
     import cython
 except ModuleNotFoundError:
     from clockworker import _cython_shim as cython
 
+from clockworker.executor._core_cy import Core
 from clockworker.ipc._ahead_cy import Habit
-from clockworker.ipc._call_cy import Channel
 from clockworker.ipc._doorbell_cy import PeerDoorbell
 from clockworker.ipc._ring_cy import PoisonedRing, RingConsumer, RingProducer
-from clockworker.ipc._shared_cy import Shared
 
 if cython.compiled:
     from cython.cimports.clockworker.ipc._monotonic import now_ns
@@ -33,52 +37,81 @@ else:
     from time import monotonic_ns as now_ns
 
 
-class Connection(Channel):
+class Connection:
     """To one peer, which is there or not. It is the same object for every second incarnation of the peer: see `_link_cy`."""
 
-    shared: Shared
     peer: int
     epoch: int
     connected: bool
-    consumer: RingConsumer
-    producer: RingProducer
-    doorbell: PeerDoorbell
+    crowded: bool
+    backlog_bytes: int  # of frames that wait here for room
     frames_sent: int
     frames_received: int
     bytes_sent: int
     bytes_received: int
-    rings_before: int  # of the peer, at its earlier incarnations
-    rings_ahead_before: int
-    backlog: deque[tuple[int, int, int, int, bytes]]
-    backlog_bytes: int
-    crowded: bool
-    dirty: bool  # among those to be flushed
-    unfinished: bool  # among those whose rings may have more for us
+    relieved: Callable[[], None]  # it was crowded, and is no longer
+    broken: Callable[[Exception], None]  # the peer has broken its rules
 
-    def __init__(self, peer: int, shared: Shared) -> None:
-        self.core = shared.core
-        self.loop = shared.loop
-        self.shared = shared
+    def __init__(self, peer: int) -> None:
         self.peer = peer
         self.epoch = 0
         self.connected = False
+        self.crowded = False
+        self.backlog_bytes = 0
         self.frames_sent = 0
         self.frames_received = 0
         self.bytes_sent = 0
         self.bytes_received = 0
+        self.relieved = _ignore
+        self.broken = _ignore
+
+    def send(self, kind: int, queue: int, method: int, call: int, body: bytes) -> None:
+        """Send a frame, after all that were sent before. Nothing, if the peer is not there. It may turn out to have broken its
+        rules: then `broken` is called."""
+        raise NotImplementedError
+
+    def send_soon(self) -> None:
+        """A frame will follow at once: the peer may wake up for it meanwhile."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """The peer is gone, and with it what waited for room."""
+        raise NotImplementedError
+
+    def forsake(self) -> None:
+        """Touch nothing that is shared any more, and tell nobody: this process is only a copy of the one that was connected."""
+        self.connected = False
+
+
+@cython.final
+@cython.cclass
+class RingConnection(Connection):
+    """A ring in each direction, and the peer's doorbell.
+
+    dirty: where those are put down that are to be flushed at the end of the executor's turn.
+    """
+
+    consumer: RingConsumer
+    producer: RingProducer
+    doorbell: PeerDoorbell
+    rings_before: int  # of the peer, at its earlier incarnations
+    rings_ahead_before: int
+    backlog: deque[tuple[int, int, int, int, bytes]]
+    unfinished: bool  # among those whose rings may have more for us
+
+    def __init__(self, peer: int, core: Core, dirty: list[RingConnection]) -> None:
+        if core is None or dirty is None:
+            raise TypeError("a connection of rings belongs to a shard's executor")
+        super().__init__(peer)
+        self._core = core
+        self._dirty = dirty
+        self._is_dirty = False
         self.rings_before = 0
         self.rings_ahead_before = 0
         self.backlog = deque()
-        self.backlog_bytes = 0
-        self.crowded = False
-        self.dirty = False
         self.unfinished = False
         self._announced = 0  # of what is published in the ring, how much the peer has been told of
         self._habit = Habit()
-
-    def relieved(self) -> None:
-        """It was crowded, and is no longer."""
-        raise NotImplementedError
 
     def connect(self, epoch: int, consumer: RingConsumer, producer: RingProducer, doorbell: PeerDoorbell) -> None:
         """A new incarnation of the peer, with rings that nobody has used."""
@@ -106,10 +139,6 @@ class Connection(Channel):
         self.rings_ahead_before += self.doorbell.rings_ahead
         self.doorbell.close()
 
-    def forsake(self) -> None:
-        """Touch nothing that is shared any more, and tell nobody: this process is only a copy of the one that was connected."""
-        self.connected = False
-
     def send(self, kind: int, queue: int, method: int, call: int, body: bytes) -> None:
         """Put a frame into the ring, or behind those that wait for room."""
         if not self.connected:
@@ -125,20 +154,24 @@ class Connection(Channel):
                 self.frames_sent += 1
                 self._announce()
         except PoisonedRing as error:
-            self.shared.broken(self, error)
+            self.broken(error)
+
+    def send_soon(self) -> None:
+        """If the peer sleeps, and has a core to wake up on: it does so while we encode."""
+        self.doorbell.ring_ahead()
 
     def mark_dirty(self) -> None:
         """Flush it at the end of the executor's turn."""
-        if not self.dirty:
-            self.dirty = True
-            self.shared.dirty.append(self)
+        if not self._is_dirty:
+            self._is_dirty = True
+            self._dirty.append(self)
             # At the end of a turn the executor polls us anyway; make sure that there is one.
-            if not self.core._scheduled:
-                self.core.wake()
+            if not self._core._scheduled:
+                self._core.wake()
 
     def flush(self) -> None:
         """Send what waits, as far as there is room, and tell the peer of all that is new to it."""
-        self.dirty = False
+        self._is_dirty = False
         if not self.connected:
             return
         try:
@@ -147,7 +180,7 @@ class Connection(Channel):
                 self.producer.stall()
                 self._send_backlog()
         except PoisonedRing as error:
-            self.shared.broken(self, error)
+            self.broken(error)
             return
         if self.crowded and self.backlog_bytes <= self.producer.capacity >> 1:
             self.crowded = False
@@ -182,5 +215,14 @@ class Connection(Channel):
 
     def hear(self) -> None:
         """The peer has news for us. If it sleeps, it may be time to wake it for what we shall have to say to that."""
-        if self.connected and self.doorbell.may_ring_ahead() and self._habit.hear(now_ns()) and not self.core.is_busy():
+        if (
+            self.connected
+            and self.doorbell.may_ring_ahead()
+            and self._habit.hear(now_ns())
+            and not self._core.is_busy()
+        ):
             self.doorbell.ring_ahead()
+
+
+def _ignore(*of_what: object) -> None:
+    """Of whom nobody waits to hear."""

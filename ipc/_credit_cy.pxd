@@ -4,12 +4,6 @@ from clockworker.ipc._call_cy cimport Call
 cdef Py_ssize_t _MOST_DEBTS
 
 
-cdef class Chain:
-    cdef readonly int depth
-    cdef readonly unsigned long long through
-    cdef public bint ended
-
-
 cdef class Lane:
     cdef readonly long long queue
     cdef readonly long long depth

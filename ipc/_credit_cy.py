@@ -14,12 +14,10 @@ queue and a depth). Whoever holds credit of depth d has therefore depth d + 1 an
 only: requests of the greatest depth that there is wait for no credit and end; they give back what those above wait for, who
 then end, and so on up to 0. What holds is bounded, by `credit` for each depth, and there are `DEEPEST` + 1 depths. Calls
 still deeper all have the last one, whose requests hold what they might wait for: so there no call waits, and one that finds
-no credit ends in `ChannelFull`. The depth is in the frame's envelope, if it is not 0, and in a context variable (`CHAIN`),
-which goes wherever a context goes: into tasks, other queues, and threads (`asyncio.to_thread`, `run_blocking`) and back
-(`call_threadsafe`).
+no credit ends in `ChannelFull`. The depth is in the frame's envelope, if it is not 0, and in a context variable (`_chain_cy`).
 
 A function in a thread of `run_blocking` holds a thread as a request holds credit, and threads have depths too: what the
-function calls is one deeper than what called `run_blocking` (`deeper`).
+function calls is one deeper than what called `run_blocking` (`_chain_cy.deeper`).
 
 An open stream holds no credit, for who reads it may call before reading on. Only its opening does, until the peer has begun
 with the generator. What is under way is bounded by its window, and how many are open to one peer by `Limits.streams`; one
@@ -45,10 +43,7 @@ happens without it.
 
 from __future__ import annotations
 
-import contextvars
 from collections import OrderedDict
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 try:
     import cython
@@ -58,43 +53,9 @@ except ModuleNotFoundError:
 from clockworker.ipc._call_cy import Call
 from clockworker.ipc._ring_cy import PoisonedRing
 
-DEEPEST = 63
 # A peer names its lanes itself, and one that named ever new ones would have us remember them all. What is done in one more is
 # paid at once.
 _MOST_DEBTS = 1_024
-
-
-@cython.cclass
-class Chain:
-    """What a call is part of, if somebody waits for who makes it: a request that is being served (`_request_cy`), or a function
-    that runs in a thread."""
-
-    depth: int  # of the calls that are made here
-    through: int  # the shards that wait for it, bits by number, modulo 64
-    ended: bool  # nobody waits for it any more
-
-    def __init__(self, depth: int, through: int) -> None:
-        self.depth = depth
-        self.through = through
-        self.ended = False
-
-
-# That of whatever runs in this context.
-CHAIN: contextvars.ContextVar[Chain | None] = contextvars.ContextVar("clockworker.chain", default=None)
-
-
-@contextmanager
-def deeper() -> Iterator[int]:
-    """What runs inside holds something that calls may have to wait for. Yields the depth of what it holds."""
-    outer = CHAIN.get()
-    depth = 0 if outer is None else outer.depth
-    inner = Chain(min(depth + 1, DEEPEST), 0 if outer is None else outer.through)
-    token = CHAIN.set(inner)
-    try:
-        yield depth
-    finally:
-        inner.ended = True
-        CHAIN.reset(token)
 
 
 @cython.final

@@ -1,16 +1,19 @@
 cimport cython
 from clockworker.executor._tasks_cy cimport JoinHandle, Membership
-from clockworker.ipc._call_cy cimport Call, Method, new_call
+from clockworker.ipc._call_cy cimport Call, Channel, Method, new_call
+from clockworker.ipc._chain_cy cimport Chain
 from clockworker.ipc._connection_cy cimport Connection
-from clockworker.ipc._credit_cy cimport Chain, Credit, Debts, Lane
+from clockworker.ipc._credit_cy cimport Credit, Debts, Lane
 from clockworker.ipc._shared_cy cimport Shared
 
-cdef object _DEADLINE, _CHAIN
+cdef object _CHAIN
 cdef int _ONE_WAY, _CANCEL, _CREDIT, _ENVELOPE, _DEEPEST
 
 
-cdef class Link(Connection):
-    cdef readonly unsigned long long bit
+cdef class Link(Channel):
+    cdef readonly Connection connection
+    cdef readonly Shared shared
+    cdef readonly int peer
     cdef readonly dict pending
     cdef readonly dict serving
     cdef readonly dict outgoing
@@ -38,13 +41,13 @@ cdef class Link(Connection):
     @cython.locals(theirs=Lane, lane=Lane, call=Call)
     cpdef inherit(self, Link old)
     cpdef hold(self, object when_quiet)
-    @cython.locals(other=Link)
+    @cython.locals(other=Link, within=Chain)
     cdef Link _way(self)
-    @cython.locals(way=Link, shared=Shared, method=Method, current=JoinHandle, membership=Membership, lane=Lane, within=Chain, queue=cython.longlong, depth=cython.longlong, through=cython.ulonglong, body=bytes)
+    @cython.locals(way=Link, shared=Shared, connection=Connection, method=Method, current=JoinHandle, membership=Membership, lane=Lane, queue=cython.longlong, depth=cython.longlong, body=bytes)
     cpdef submit(self, Call call)
     @cython.locals(lane=Lane)
     cdef _full(self, Call call, bint crowded)
-    @cython.locals(shared=Shared, current=JoinHandle, membership=Membership, lane=Lane, queue=cython.longlong, body=bytes)
+    @cython.locals(shared=Shared, connection=Connection, current=JoinHandle, membership=Membership, lane=Lane, queue=cython.longlong, body=bytes)
     cpdef Call post(self, Method method, tuple arguments)
     @cython.locals(lane=Lane)
     cpdef leave(self, Call call)

@@ -26,14 +26,14 @@ except ModuleNotFoundError:
     from clockworker import _cython_shim as cython
 
 from clockworker._errors import ChannelFull, MessageTooLarge, SchemaMismatch, ShardDied, ShardDown, UsageError
-from clockworker.ipc._call_cy import DEADLINE, Call, Method, new_call, unsendable
+from clockworker.ipc._call_cy import Call, Channel, Method, new_call, unsendable
+from clockworker.ipc._chain_cy import CHAIN, DEEPEST, pack_envelope
 from clockworker.ipc._connection_cy import Connection
-from clockworker.ipc._credit_cy import CHAIN, DEEPEST, Chain, Credit, Debts, Lane
-from clockworker.ipc._frames import ENVELOPE, Kind, pack_envelope
+from clockworker.ipc._credit_cy import Credit, Debts, Lane
+from clockworker.ipc._frames import ENVELOPE, Kind
 from clockworker.ipc._shared_cy import Shared
 
 if cython.compiled:
-    from cython.cimports.clockworker.executor._native import context_int
     from cython.cimports.clockworker.ipc._call_cy import DONE, SENT, WAITING
     from cython.cimports.clockworker.ipc._monotonic import now_ns
     from cython.cimports.clockworker.ipc._native import context_get
@@ -46,18 +46,18 @@ _ONE_WAY = int(Kind.ONE_WAY)
 _CANCEL = int(Kind.CANCEL)
 _CREDIT = int(Kind.CREDIT)
 _ENVELOPE = ENVELOPE
-_DEADLINE = DEADLINE  # C globals when compiled
-_CHAIN = CHAIN
+_CHAIN = CHAIN  # C globals when compiled
 _DEEPEST = DEEPEST
-_BITS = tuple(1 << number for number in range(64))
 
 
 @cython.final
 @cython.cclass
-class Link(Connection):
+class Link(Channel):
     """Calls to and from one peer."""
 
-    bit: int  # that stands for the peer among the shards of a chain
+    connection: Connection
+    shared: Shared
+    peer: int
     pending: dict[int, Call]
     serving: dict[int, Any]  # the peer's calls: requests
     outgoing: dict[int, Any]  # the streams among them
@@ -73,9 +73,16 @@ class Link(Connection):
     split: bool  # calls may be for the other
     when_quiet: Callable[[], None] | None  # after the change: told when no call to the old incarnation is in flight
 
-    def __init__(self, peer: int, shared: Shared) -> None:
-        super().__init__(peer, shared)
-        self.bit = _BITS[peer & 63]
+    def __init__(self, connection: Connection, shared: Shared) -> None:
+        if connection is None or shared is None:
+            raise TypeError("a link has a connection, and a mesh that it is of")
+        self.core = shared.core
+        self.loop = shared.loop
+        self.connection = connection
+        self.shared = shared
+        self.peer = connection.peer
+        connection.relieved = self.relieved
+        connection.broken = self._broken
         self.pending = {}
         self.serving = {}
         self.outgoing = {}
@@ -96,9 +103,9 @@ class Link(Connection):
     def disconnect(self, reason: str) -> None:
         """The peer is gone. Calls in flight end in ShardDied, those that wait for credit in ShardDown; its own are aborted, but
         for one-way requests: those it would not have heard of again."""
-        if not self.connected:
+        if not self.connection.connected:
             return
-        self.close()
+        self.connection.close()
         pending, self.pending = self.pending, {}
         serving, self.serving = self.serving, {}
         self.outgoing = {}
@@ -127,7 +134,7 @@ class Link(Connection):
     def look_for_split(self) -> None:
         """One of the two was connected, or disconnected."""
         assert self.other is not None
-        self.split = self.changed or self.other.connected
+        self.split = self.changed or self.other.connection.connected
 
     def present(self) -> Link:
         """The link to the incarnation that has the place."""
@@ -156,7 +163,7 @@ class Link(Connection):
 
     def hold(self, when_quiet: Callable[[], None]) -> None:
         """There will be no new calls, but for those of tasks that serve this incarnation."""
-        if self.connected and self.pending:
+        if self.connection.connected and self.pending:
             self.when_quiet = when_quiet
         else:
             when_quiet()
@@ -166,10 +173,10 @@ class Link(Connection):
         other = self.other
         assert other is not None
         within = CHAIN.get()
-        if within is not None and not within.ended:
-            asked_by = getattr(within, "link", None)  # a request is a chain
-            if asked_by is self or asked_by is other:
-                return asked_by
+        if within is not None and within.within is not None:
+            within = within.within
+        if within is not None and not within.ended and (within.asked_by is self or within.asked_by is other):
+            return within.asked_by
         return other if self.changed else self
 
     def where(self) -> str:
@@ -192,23 +199,18 @@ class Link(Connection):
                 way.submit(call)
                 return
         shared = self.shared
+        connection = self.connection
         method = call.method
         call.state = DONE  # until it is on its way
-        # Only what is spawned has a context of its own, and steps cannot wait: what a step sends is part of nothing.
-        within: Chain | None = context_get(_CHAIN) if cython.compiled else _CHAIN.get()
-        depth = 0
-        through = 0
-        if within is not None:
-            depth = within.depth
-            through = within.through
-        if self.connected and not self.crowded:
-            self.doorbell.ring_ahead()  # it wakes up while we encode
+        depth = call.depth
+        if connection.connected and not connection.crowded:
+            connection.send_soon()
         try:
             body = shared.encode(call.arguments)
         except Exception as error:
             raise unsendable(method, call.arguments, shared.encode, error) from error
         call.arguments = None
-        if not self.connected:
+        if not connection.connected:
             raise self.down()
         if self.mismatches and method.identifier in self.mismatches:
             raise SchemaMismatch(self.mismatches[method.identifier])
@@ -221,17 +223,17 @@ class Link(Connection):
                 queue = shared.identifiers[membership.queue]
             group = membership.group
         if call.deadline_ns or group is not None or depth:
-            body = pack_envelope(call.deadline_ns, group, depth, through, shared.shard_id, body)
+            body = pack_envelope(call.deadline_ns, group, depth, shared.shard_id, body)
             call.kind |= _ENVELOPE
         if len(body) > shared.max_message:
             raise self.too_large(body, f"the arguments of {method.name}")
         lane = self.credit.lane(queue, depth)
         call.body = body
         call.lane = lane
-        if lane.credit > 0 and not self.crowded:
+        if lane.credit > 0 and not connection.crowded:
             self._begin(call)
         elif call.nowait or (depth == _DEEPEST and lane.credit <= 0):
-            raise self._full(call, self.crowded)
+            raise self._full(call, connection.crowded)
         else:
             call.state = WAITING
             lane.waiting[call] = now_ns()
@@ -245,7 +247,7 @@ class Link(Connection):
         """The error of a call that finds no credit and does not wait."""
         lane: Lane = call.lane
         if crowded:
-            full = f"{self.backlog_bytes:,} bytes wait for room in the ring to shard {self.peer}"
+            full = f"{self.connection.backlog_bytes:,} bytes wait for room in the ring to shard {self.peer}"
         else:
             full = (
                 f"{self.credit.limit:,} calls are in flight to shard {self.peer} in this queue, "
@@ -261,6 +263,7 @@ class Link(Connection):
         """A one-way request, sent. Or the call to wait for, where it is not as simple as that."""
         self.check_thread(method.name)
         shared = self.shared
+        connection = self.connection
         within = context_get(_CHAIN) if cython.compiled else _CHAIN.get()
         if within is not None:
             return new_call(self, _ONE_WAY, method, arguments, 0, False)
@@ -273,11 +276,9 @@ class Link(Connection):
             if queue == 0:
                 queue = shared.identifiers[membership.queue]
         lane = self.credit.lane(queue, 0)
-        if lane.credit <= 0 or not self.connected or self.crowded or self.split or self.mismatches:
+        if lane.credit <= 0 or not connection.connected or connection.crowded or self.split or self.mismatches:
             return new_call(self, _ONE_WAY, method, arguments, 0, False)
-        if context_int(_DEADLINE) if cython.compiled else _DEADLINE.get():
-            return new_call(self, _ONE_WAY, method, arguments, 0, False)
-        self.doorbell.ring_ahead()
+        connection.send_soon()
         try:
             body = shared.encode(arguments)
         except Exception as error:
@@ -287,7 +288,7 @@ class Link(Connection):
         lane.credit -= 1
         self._next_call += 1
         shared.one_ways_sent += 1
-        self.send(_ONE_WAY, queue, method.identifier, self._next_call, body)
+        self.connection.send(_ONE_WAY, queue, method.identifier, self._next_call, body)
         return None
 
     def leave(self, call: Call) -> None:
@@ -295,7 +296,7 @@ class Link(Connection):
             lane: Lane = call.lane
             lane.waiting.pop(call, None)
         elif call.state == SENT and call.number in self.pending:
-            self.send(_CANCEL, 0, 0, call.number, b"")
+            self.connection.send(_CANCEL, 0, 0, call.number, b"")
         self._ended(call)
 
     def settle(self, number: int) -> Call | None:
@@ -336,7 +337,7 @@ class Link(Connection):
 
     def _give_back(self, lane: Lane, count: int) -> None:
         lane.credit += count
-        while lane.waiting and lane.credit > 0 and not self.crowded:
+        while lane.waiting and lane.credit > 0 and not self.connection.crowded:
             call: Call = lane.waiting.popitem(last=False)[0]
             self._begin(call)
 
@@ -369,12 +370,15 @@ class Link(Connection):
             self.shared.calls_sent += 1
             call.state = SENT
             self.pending[call.number] = call
-        self.send(call.kind, lane.queue, call.method.identifier, call.number, body)
+        self.connection.send(call.kind, lane.queue, call.method.identifier, call.number, body)
 
     def _refuse_waiting(self) -> None:
         for call in self.credit.clear():
             if call.state == WAITING:
                 self._fail(call, self.down())
+
+    def _broken(self, error: Exception) -> None:
+        self.shared.broken(self, error)
 
     def _fail(self, call: Call, error: Exception) -> None:
         try:
@@ -393,17 +397,17 @@ class Link(Connection):
 
     def answer(self, epoch: int, number: int, kind: int, body: bytes) -> None:
         """Once for each of the peer's calls, unless it has been answered as cancelled, or the peer is another by now."""
-        if epoch == self.epoch and self.serving.pop(number, None) is not None:
+        if epoch == self.connection.epoch and self.serving.pop(number, None) is not None:
             if self.outgoing:
                 self.outgoing.pop(number, None)
-            self.send(kind, 0, 0, number, body)
+            self.connection.send(kind, 0, 0, number, body)
 
     def owe(self, epoch: int, queue: int) -> None:
         """One of the peer's one-way requests is done. queue: its lane there, that of a queue and a depth."""
-        if epoch == self.epoch and self.connected:
+        if epoch == self.connection.epoch and self.connection.connected:
             done = self._debts.add(queue)
             if done:
-                self.send(_CREDIT, queue & 0xFFFFFFFF, queue >> 32, done, b"")
+                self.connection.send(_CREDIT, queue & 0xFFFFFFFF, queue >> 32, done, b"")
 
     def too_large(self, body: bytes, what: str) -> MessageTooLarge:
         return MessageTooLarge(

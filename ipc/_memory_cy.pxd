@@ -8,6 +8,7 @@ cdef class SharedMemory:
     cdef readonly Py_ssize_t size
     cdef object _map
     cdef char *_base
+    cdef size_t _words_end
     # Of the pure version only; declared so that one source serves both.
     cdef object _bytes
     cdef object _words

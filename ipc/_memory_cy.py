@@ -78,6 +78,7 @@ class SharedMemory:
 
     size: int
     _base: Any  # compiled: where it begins
+    _words_end: int  # no word begins here or after; 0 once it is closed
 
     def __init__(self, descriptor: int) -> None:
         if not cython.compiled and platform.machine() != "x86_64":
@@ -88,6 +89,7 @@ class SharedMemory:
         self.size = self._map.size
         if cython.compiled:
             self._base = cython.cast(cython.p_char, cython.cast(cython.size_t, self._map.address))
+            self._words_end = max(0, self.size - 7)
         else:
             self._bytes = self._map.bytes
             self._words = self._map.words
@@ -97,6 +99,7 @@ class SharedMemory:
         """Unmap. Nothing may be called afterwards."""
         if cython.compiled:
             self.size = 0
+            self._words_end = 0
             self._base = cython.NULL
         self._map.close()
 
@@ -106,7 +109,7 @@ class SharedMemory:
     def load(self, offset: int) -> int:
         """A word; what its writer stored before it is visible afterwards (acquire)."""
         if cython.compiled:
-            if not 0 <= offset <= self.size - 8:
+            if cython.cast(cython.size_t, offset) >= self._words_end:  # as is what is negative, unsigned
                 return 0
             return cw_load_acquire(self._base + offset)  # type: ignore[no-any-return]
         return self._words[offset >> 3]
@@ -114,7 +117,7 @@ class SharedMemory:
     def store(self, offset: int, value: int) -> None:
         """A word; whoever loads it sees what was stored before (release)."""
         if cython.compiled:
-            if 0 <= offset <= self.size - 8:
+            if cython.cast(cython.size_t, offset) < self._words_end:
                 cw_store_release(self._base + offset, value)
         else:
             self._words[offset >> 3] = value

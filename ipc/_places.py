@@ -16,17 +16,19 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from clockworker._errors import CallTimeout, ChannelFull, RemoteError
 from clockworker.ipc._as_sent import AsSent
-from clockworker.ipc._call_cy import Call, Caller, outside_loop
-from clockworker.ipc._credit_cy import CHAIN, DEEPEST, deeper
+from clockworker.ipc._call_cy import Call, Caller, new_call, outside_loop
+from clockworker.ipc._chain_cy import CHAIN, DEEPEST, deeper
 from clockworker.ipc._frames import Kind
+from clockworker.ipc._home import Home
+from clockworker.ipc._link_cy import Link
+from clockworker.ipc._method import RemoteMethod
 from clockworker.ipc._outbox_cy import LinkSender, Sender
-from clockworker.ipc._remote import RemoteMethod
+from clockworker.ipc._stream import receive
 from clockworker.ipc._timeout import deadline
 from clockworker.ipc._waits import OwnLane
 
 if TYPE_CHECKING:
     from clockworker.executor import QueueHandle
-    from clockworker.ipc._mesh import Mesh
 
 R = TypeVar("R")
 
@@ -38,20 +40,22 @@ logger = logging.getLogger("clockworker.ipc")
 class There:
     """Another shard."""
 
-    def __init__(self, mesh: Mesh, shard: int) -> None:
-        self._mesh = mesh
-        self._shard = shard
-        self._link = mesh.links[shard]
-        self.where = f"shard {shard}"
+    def __init__(self, link: Link) -> None:
+        self._link = link
+        self.where = link.where()
+
+    def call_nowait(self, method: RemoteMethod, arguments: tuple[Any, ...], timeout_ns: int = 0) -> Call:
+        """A call that is sent: `await` it. ChannelFull if there is no credit for it."""
+        call = new_call(self._link, int(Kind.REQUEST), method, arguments, timeout_ns, True)
+        call.start()
+        return call
 
     def caller(self, method: RemoteMethod, bound: AnyCall | None, timeout_ns: int, nowait: bool) -> AnyCall:
         """What to call in place of the method."""
-        mesh, shard = self._mesh, self._shard
-
         if method.streams:
 
             def stream(*args: Any, **kwargs: Any) -> AsyncIterator[Any]:
-                return mesh.stream(shard, method, method.bind(*args, **kwargs), timeout_ns, nowait)
+                return receive(self._link, method, method.bind(*args, **kwargs), timeout_ns, nowait)
 
             return stream
 
@@ -63,7 +67,7 @@ class There:
             answer_of.__qualname__ = method.name
 
             def call_nowait(*args: Any, **kwargs: Any) -> Coroutine[Any, Any, Any]:
-                return answer_of(mesh.call_nowait(shard, method, method.bind(*args, **kwargs), timeout_ns))
+                return answer_of(self.call_nowait(method, method.bind(*args, **kwargs), timeout_ns))
 
             return call_nowait
 
@@ -74,24 +78,27 @@ class There:
         return LinkSender(self._link, method, method.count, method.bind)
 
     def send_nowait(self, method: RemoteMethod, bound: AnyCall | None, arguments: tuple[Any, ...]) -> None:
-        self._mesh.send_nowait(self._shard, method, arguments)
+        call = new_call(self._link, int(Kind.ONE_WAY), method, arguments, 0, True)
+        call.start()
+        if call.error is not None:
+            raise call.error
 
 
 class Here:
     """This shard."""
 
-    def __init__(self, mesh: Mesh) -> None:
-        self._mesh = mesh
-        self.where = f"shard {mesh.shard_id}"
+    def __init__(self, home: Home) -> None:
+        self._home = home
+        self.where = f"shard {home.shard_id}"
         # One-way requests to ourselves take credit too, by queue and depth.
         self.in_flight: dict[tuple[QueueHandle, int], OwnLane] = {}
         self._thread = threading.get_ident()
 
     def caller(self, method: RemoteMethod, bound: AnyCall, timeout_ns: int, nowait: bool) -> AnyCall:
         """What to call in place of the method, a bound one or a function."""
-        mesh, queue = self._mesh, self._mesh.queue_for(method)
-        if mesh.encode_local:
-            bound = AsSent(mesh, method, bound).caller()
+        home, queue = self._home, self._home.queue_for(method)
+        if home.encode_local:
+            bound = AsSent(home, method, bound).caller()
 
         own_thread, get_ident = self._thread, threading.get_ident
         if method.streams:
@@ -110,7 +117,7 @@ class Here:
             def call(*args: Any, **kwargs: Any) -> Coroutine[Any, Any, Any]:
                 if get_ident() != own_thread:
                     raise outside_loop(method.name)
-                mesh.calls_local += 1
+                home.calls_local += 1
                 return bound(*args, **kwargs)  # type: ignore[no-any-return]
 
             return call
@@ -118,16 +125,16 @@ class Here:
         if queue is not None and not timeout_ns:
 
             async def call_in_queue(*args: Any, **kwargs: Any) -> Any:
-                mesh.check_thread(method.name)
-                mesh.calls_local += 1
+                home.check_thread(method.name)
+                home.calls_local += 1
                 # A task of its own, to be in the other queue. Awaiting the task itself carries a cancellation over.
                 return await _outcome_of(queue.spawn(_caught(bound(*args, **kwargs)), name=method.name).task)
 
             return call_in_queue
 
         async def call_apart(*args: Any, **kwargs: Any) -> Any:
-            mesh.check_thread(method.name)
-            mesh.calls_local += 1
+            home.check_thread(method.name)
+            home.calls_local += 1
             with _until(timeout_ns):
                 return await self._apart(bound(*args, **kwargs), queue, timeout_ns, method.name)
 
@@ -168,7 +175,7 @@ class Here:
         """What sends one-way requests."""
 
         async def spawn(arguments: tuple[Any, ...]) -> None:
-            self._mesh.check_thread(method.name)
+            self._home.check_thread(method.name)
             run = self._one_way(method, bound, arguments)
             lane = self._lane(method)
             if not lane.take_nowait():
@@ -180,7 +187,7 @@ class Here:
         return lambda args, kwargs: spawn(method.bind(*args, **kwargs))
 
     def send_nowait(self, method: RemoteMethod, bound: AnyCall, arguments: tuple[Any, ...]) -> None:
-        self._mesh.check_thread(method.name)
+        self._home.check_thread(method.name)
         run = self._one_way(method, bound, arguments)
         lane = self._lane(method)
         if not lane.take_nowait():
@@ -189,17 +196,17 @@ class Here:
 
     def _one_way(self, method: RemoteMethod, bound: AnyCall, arguments: tuple[Any, ...]) -> AnyCall:
         """What a request runs. Raises what keeps it from being sent."""
-        if self._mesh.encode_local:
-            as_sent = AsSent(self._mesh, method, bound)
+        if self._home.encode_local:
+            as_sent = AsSent(self._home, method, bound)
             return functools.partial(as_sent.run_one_way, as_sent.encode(arguments))
         return functools.partial(method.on(bound), *arguments)
 
     def _lane(self, method: RemoteMethod) -> OwnLane:
-        mesh, depth = self._mesh, self._depth()
-        queue = mesh.queue_for(method) or mesh.executor.current_queue() or mesh.executor.queues()[0]
+        home, depth = self._home, self._depth()
+        queue = home.queue_for(method) or home.executor.current_queue() or home.executor.queues()[0]
         lane = self.in_flight.get((queue, depth))
         if lane is None:
-            lane = self.in_flight[queue, depth] = OwnLane(queue, mesh.limits.credit, mesh.shared)
+            lane = self.in_flight[queue, depth] = OwnLane(queue, home.shared.limits.credit, home.shared)
         return lane
 
     def _depth(self) -> int:
@@ -208,7 +215,7 @@ class Here:
 
     def _full(self, lane: OwnLane, method: RemoteMethod) -> ChannelFull:
         return ChannelFull(
-            f"{self._mesh.limits.credit:,} one-way requests of this shard's own are in queue {lane.queue.key!r}, "
+            f"{self._home.shared.limits.credit:,} one-way requests of this shard's own are in queue {lane.queue.key!r}, "
             f"which is all the credit that there is; {method.name} was not called"
         )
 
@@ -222,7 +229,7 @@ class Here:
             raise
 
     async def _alone(self, lane: OwnLane, method: RemoteMethod, run: AnyCall) -> None:
-        self._mesh.calls_local += 1
+        self._home.calls_local += 1
         try:
             await _Made()
             with deeper():

@@ -2,12 +2,12 @@ cimport cython
 from clockworker.executor._core_cy cimport Core
 from clockworker.executor._tasks_cy cimport JoinHandle, Membership
 from clockworker.ipc._call_cy cimport Method
-from clockworker.ipc._credit_cy cimport Chain
+from clockworker.ipc._chain_cy cimport Chain, new_chain
 from clockworker.ipc._link_cy cimport Link
 from clockworker.ipc._shared_cy cimport Shared
 
 cdef int _REPLY, _ERROR, _LEAVING, _DEEPEST
-cdef object _CHAIN
+cdef object _CHAIN, _CoroutineType
 
 
 cdef class Target:
@@ -17,22 +17,28 @@ cdef class Target:
     cdef readonly object carrier
 
 
-cdef class Request(Chain):
+cdef class Request:
     cdef readonly Link link
     cdef readonly long long epoch
     cdef readonly Target target
     cdef readonly long long queue
     cdef readonly long long number
     cdef readonly long long deadline_ns
+    cdef readonly int depth
+    cdef Chain chain
     cdef object arguments
     cdef object task
+    cdef object coroutine
+    cdef readonly bint ended
     cdef bint begun
 
-    cdef start(self, Core core, Membership membership, object serve)
-    cpdef enter(self)
+    cdef start(self, Core core, Membership membership)
+    cpdef close(self)
+    @cython.locals(chain=Chain)
+    cdef bint begin(self) except -1
+    cdef returned(self, object value)
     cpdef fail(self, object error)
     cdef log(self, object error)
-    cpdef bint in_time(self) except? -1
     @cython.locals(method=Method)
     cpdef call(self)
     @cython.locals(shared=Shared, method=Method, body=bytes)
@@ -42,8 +48,8 @@ cdef class Request(Chain):
     cpdef cancel(self)
 
 
-@cython.locals(request=Request)
-cdef object proceed(object awaited)
+@cython.locals(request=Request, over=cython.bint)
+cdef object step(object awaited, object value)
 
 
 @cython.locals(request=Request)
@@ -54,6 +60,5 @@ cpdef Request new_request(
     long long number,
     long long deadline_ns,
     long long depth,
-    unsigned long long through,
     object arguments,
 )

@@ -6,17 +6,16 @@ import asyncio
 import functools
 from collections.abc import Callable, Coroutine, Iterable
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeVar, cast, overload
+from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, cast, overload
 
 from clockworker._errors import UsageError
+from clockworker.ipc._home import Home
+from clockworker.ipc._method import RemoteMethod
 from clockworker.ipc._outbox_cy import Outbox, Sender
 from clockworker.ipc._places import AnyCall, Here, There
-from clockworker.ipc._remote import RemoteMethod, is_remote
-from clockworker.ipc._threads import CallFuture
+from clockworker.ipc._remote import is_remote
+from clockworker.ipc._threads import CallFuture, ThreadCalls
 from clockworker.ipc._timeout import nanoseconds
-
-if TYPE_CHECKING:
-    from clockworker.ipc._mesh import Mesh
 
 S = TypeVar("S")
 P = ParamSpec("P")
@@ -27,14 +26,23 @@ A = TypeVar("A")
 class Sharded(Generic[S]):
     """A service that `shard.start` has started here. `await service.on(i).method(...)` runs the method on shard i."""
 
-    def __init__(self, mesh: Mesh, instance: S, methods: dict[str, RemoteMethod]) -> None:
+    def __init__(
+        self,
+        home: Home,
+        places: list[Here | There],
+        threads: ThreadCalls,
+        instance: S,
+        methods: dict[str, RemoteMethod],
+    ) -> None:
         self._name = type(instance).__name__
-        self._mesh = mesh
+        self._home = home
+        self._places = places
+        self._threads = threads
         self._instance = instance
         self._methods = methods
-        self._proxies: list[Any] = [_Proxy(place, instance, methods, 0, nowait=False) for place in mesh.places]
+        self._proxies: list[Any] = [_Proxy(place, instance, methods, 0, nowait=False) for place in places]
         self._send = Outbox(self._find_senders).send
-        self._nowait: list[Any] = [_Proxy(place, instance, methods, 0, nowait=True) for place in mesh.places]
+        self._nowait: list[Any] = [_Proxy(place, instance, methods, 0, nowait=True) for place in places]
 
     @property
     def local(self) -> S:
@@ -44,7 +52,7 @@ class Sharded(Generic[S]):
     @property
     def others(self) -> list[int]:
         """The other shards, for a call to each."""
-        return [shard for shard in range(len(self._proxies)) if shard != self._mesh.shard_id]
+        return [shard for shard in range(len(self._proxies)) if shard != self._home.shard_id]
 
     def on(self, shard: int, *, timeout: float | None = None) -> S:
         """The instance on that shard, of which only the methods marked `@remote` can be called.
@@ -132,7 +140,7 @@ class Sharded(Generic[S]):
             shards, (method, *rest) = first, args
             args = tuple(rest)
         name = self._remote(method).attribute
-        self._mesh.check_thread(self._methods[name].name)
+        self._home.check_thread(self._methods[name].name)
         self._methods[name].bind(*args, **kwargs)  # what is wrong with them is wrong before anything is sent
         proxies = [self.on(shard) for shard in shards]
         async with _Together() as together:
@@ -163,7 +171,7 @@ class Sharded(Generic[S]):
         of the others is noted on it.
         """
         name = self._remote(method).attribute
-        self._mesh.check_thread(self._methods[name].name)
+        self._home.check_thread(self._methods[name].name)
         self._methods[name].bind(*args, **kwargs)
         calls = [getattr(proxy, name)(*args, **kwargs) for proxy in self._proxies]
         outcomes = await asyncio.gather(*calls, return_exceptions=True)
@@ -188,7 +196,7 @@ class Sharded(Generic[S]):
         In the event loop's own thread `result()` raises UsageError: nobody could make the call meanwhile.
         """
         name = self._remote(method).attribute
-        return self._mesh.run_threadsafe(lambda: getattr(self.on(shard), name)(*args, **kwargs))
+        return self._threads.run(lambda: getattr(self.on(shard), name)(*args, **kwargs))
 
     def _remote(self, method: AnyCall) -> RemoteMethod:
         found = self._methods.get(getattr(method, "__name__", ""))
@@ -202,18 +210,18 @@ class Sharded(Generic[S]):
     def _find_senders(self, method: AnyCall) -> list[Sender]:
         remote = self._remote(method)
         bound = getattr(self._instance, remote.attribute)
-        return [place.sender(remote, bound) for place in self._mesh.places]
+        return [place.sender(remote, bound) for place in self._places]
 
     def _place(self, shard: int) -> Here | There:
         if not 0 <= shard < len(self._proxies):
             raise self._no_shard(shard)
-        return self._mesh.places[shard]
+        return self._places[shard]
 
     def _no_shard(self, shard: int) -> IndexError:
         return IndexError(f"there is no shard {shard!r}: they are 0 to {len(self._proxies) - 1}")
 
     def __repr__(self) -> str:
-        return f"<Sharded {self._name}, here on shard {self._mesh.shard_id} of {len(self._proxies)}>"
+        return f"<Sharded {self._name}, here on shard {self._home.shard_id} of {len(self._proxies)}>"
 
 
 def _is_of(instance: object, name: str, method: object) -> bool:

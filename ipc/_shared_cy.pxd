@@ -10,7 +10,6 @@ cdef class Shared:
     cdef public object encode
     cdef readonly dict identifiers
     cdef readonly object deadlines
-    cdef readonly list dirty
     cdef public long long calls_sent
     cdef public long long one_ways_sent
     cdef object new_earliest

@@ -5,17 +5,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 
 from clockworker.executor._core_cy import Core
 from clockworker.ipc._deadlines import Deadlines
 from clockworker.ipc._limits import Limits
-from clockworker.ipc._ring_cy import PoisonedRing
-
-if TYPE_CHECKING:
-    from clockworker.ipc._connection_cy import Connection
 
 
 class Shared:
@@ -29,11 +25,10 @@ class Shared:
     encode: Any
     identifiers: dict[Any, int]  # of our queues' states
     deadlines: Deadlines
-    dirty: list[Connection]  # with something to flush
     calls_sent: int
     one_ways_sent: int
     new_earliest: Callable[[], None]  # a deadline is earlier than all others
-    broken: Callable[[Connection, PoisonedRing], None]  # the peer broke its rules
+    broken: Callable[[Any, Exception], None]  # the peer of this link broke its rules
     refusal: str | None  # why no call goes out at all
     watched: bool  # somebody looks from time to time at who waits
     watch: Callable[[], None]  # see to it
@@ -46,7 +41,7 @@ class Shared:
         limits: Limits,
         identifiers: dict[Any, int],
         new_earliest: Callable[[], None],
-        broken: Callable[[Any, PoisonedRing], None],
+        broken: Callable[[Any, Exception], None],
     ) -> None:
         if core is None:
             raise TypeError("a mesh has an executor")
@@ -58,7 +53,6 @@ class Shared:
         self.encode = msgspec.msgpack.Encoder().encode
         self.identifiers = identifiers
         self.deadlines = Deadlines()
-        self.dirty = []
         self.calls_sent = 0
         self.one_ways_sent = 0
         self.new_earliest = new_earliest

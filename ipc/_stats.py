@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from clockworker.ipc._connection_cy import Connection, RingConnection
 from clockworker.ipc._link_cy import Link
 from clockworker.ipc._waits import Waiting
 
@@ -51,27 +52,33 @@ class LinkStats(msgspec.Struct, frozen=True):
 
 def stats_of_peer(link: Link, other: Link, waiting: Waiting) -> LinkStats:
     """The counters of one peer, over its two links. link: to the incarnation that has its place."""
+    here, there = link.connection, other.connection
+    used, size, rings, ahead = _of_rings(here)
+    _, _, other_rings, other_ahead = _of_rings(there)
     return LinkStats(
         peer=link.peer,
-        connected=link.connected,
-        frames_sent=link.frames_sent + other.frames_sent,
-        frames_received=link.frames_received + other.frames_received,
-        bytes_sent=link.bytes_sent + other.bytes_sent,
-        bytes_received=link.bytes_received + other.bytes_received,
+        connected=here.connected,
+        frames_sent=here.frames_sent + there.frames_sent,
+        frames_received=here.frames_received + there.frames_received,
+        bytes_sent=here.bytes_sent + there.bytes_sent,
+        bytes_received=here.bytes_received + there.bytes_received,
         credit_waits=link.credit_waits + other.credit_waits,
         calls_waiting=waiting.calls,
         longest_wait_ns=waiting.longest_ns,
         calls_in_flight=len(link.pending) + len(other.pending),
-        wakeups=_wakeups(link) + _wakeups(other),
-        wakeups_ahead=_wakeups_ahead(link) + _wakeups_ahead(other),
-        ring_used_bytes=link.producer.used() if link.connected else 0,
-        ring_bytes=link.producer.capacity if link.connected else 0,
+        wakeups=rings + other_rings,
+        wakeups_ahead=ahead + other_ahead,
+        ring_used_bytes=used,
+        ring_bytes=size,
     )
 
 
-def _wakeups(link: Link) -> int:
-    return link.rings_before + (link.doorbell.rings if link.connected else 0)
-
-
-def _wakeups_ahead(link: Link) -> int:
-    return link.rings_ahead_before + (link.doorbell.rings_ahead if link.connected else 0)
+def _of_rings(connection: Connection) -> tuple[int, int, int, int]:
+    """Bytes used in the ring to the peer, its size, how often the peer was rung, and how often of that ahead."""
+    if not isinstance(connection, RingConnection):
+        return 0, 0, 0, 0
+    rings, ahead = connection.rings_before, connection.rings_ahead_before
+    if not connection.connected:
+        return 0, 0, rings, ahead
+    bell, producer = connection.doorbell, connection.producer
+    return producer.used(), producer.capacity, rings + bell.rings, ahead + bell.rings_ahead

@@ -25,7 +25,7 @@ from clockworker.ipc._request_cy import Request
 
 if TYPE_CHECKING:
     from clockworker.ipc._limits import Limits
-    from clockworker.ipc._remote import RemoteMethod
+    from clockworker.ipc._method import RemoteMethod
 
 
 class Incoming:
@@ -57,6 +57,8 @@ async def receive(
 ) -> AsyncIterator[Any]:
     """The items of the peer's generator."""
     limits: Limits = link.shared.limits
+    half, half_bytes = (limits.window + 1) // 2, (limits.window_bytes + 1) // 2
+    decode, name, check_thread = method.decode_result, method.name, link.check_thread
     call = new_call(link, Kind.REQUEST, method, arguments, timeout_ns, nowait)
     incoming = call.receiver = Incoming(link.loop)
     used = used_bytes = 0
@@ -67,19 +69,19 @@ async def receive(
                 item = incoming.items.popleft()
                 used += 1
                 used_bytes += len(item)
-                if (2 * used >= limits.window or 2 * used_bytes >= limits.window_bytes) and not call.done():
+                if (used >= half or used_bytes >= half_bytes) and not call.done():
                     way = call.channel  # not ours, if the peer was being replaced
                     assert isinstance(way, Link)
-                    way.send(Kind.ACK, 0, used, call.number, b"")
+                    way.connection.send(Kind.ACK, 0, used, call.number, b"")
                     used = used_bytes = 0
                 try:
-                    value = method.decode_result(item)
+                    value = decode(item)
                 except Exception as error:
                     raise TypeError(
-                        f"an item of {method.name} from {link.where()} is not what it declares: {error}"
+                        f"an item of {name} from {link.where()} is not what it declares: {error}"
                     ) from error
                 yield value
-                link.check_thread(method.name)
+                check_thread(name)
             if call.done():
                 break
             await incoming.wait()
@@ -119,34 +121,20 @@ class Outgoing:
 
 
 async def serve_stream(request: Request) -> None:
-    """Run a generator for a peer."""
+    """Run a generator for a peer. What it raises is the request's end."""
     link, number = request.link, request.number
+    outgoing = link.outgoing[number] = Outgoing(link.shared.limits, link.loop)
+    link.connection.send(Kind.BEGUN, 0, 0, number, b"")
+    generator = request.call()
     try:
-        await request  # its task has been made
-        request.enter()
-        if request.deadline_ns and not request.in_time():
-            request.answer(Kind.ERROR, b"")
-            return
-        if request.ended:
-            return
-        outgoing = link.outgoing[number] = Outgoing(link.shared.limits, link.loop)
-        link.send(Kind.BEGUN, 0, 0, number, b"")
-        generator = request.call()
-        try:
-            async for value in generator:
-                item = request.encode(value, "an item")
-                if link.serving.get(number) is not request:
-                    return  # its caller has left, or the peer is another by now
-                link.send(Kind.ITEM, 0, 0, number, item)
-                outgoing.sent(len(item))
-                if outgoing.full():
-                    await outgoing.wait_room()
-        finally:
-            await generator.aclose()
-    except Exception as error:
-        request.fail(error)
-    except BaseException as error:
-        request.fail(error)
-        raise
-    else:
-        request.answer(Kind.REPLY, b"")
+        async for value in generator:
+            item = request.encode(value, "an item")
+            if link.serving.get(number) is not request:
+                return  # its caller has left, or the peer is another by now
+            link.connection.send(Kind.ITEM, 0, 0, number, item)
+            outgoing.sent(len(item))
+            if outgoing.full():
+                await outgoing.wait_room()
+    finally:
+        await generator.aclose()
+    request.answer(Kind.REPLY, b"")

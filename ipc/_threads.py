@@ -15,6 +15,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 from clockworker._errors import ShardDied, UsageError
+from clockworker.ipc._shared_cy import Shared
 
 R = TypeVar("R")
 
@@ -45,16 +46,19 @@ class CallFuture(concurrent.futures.Future[R]):
 
 
 class ThreadCalls:
-    """Those of one loop, in whose thread it is made."""
+    """Those of one mesh, in whose thread it is made."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
+    def __init__(self, shared: Shared) -> None:
+        self._shared = shared
+        self._loop = shared.loop
         self._thread = threading.get_ident()
         self._calls: set[CallFuture[Any]] = set()
         self._closed = False
 
     def run(self, call: Callable[[], Coroutine[Any, Any, R]]) -> CallFuture[R]:
         """From any thread. The context of the thread's caller goes with it."""
+        if self._shared.refusal is not None:
+            raise UsageError(self._shared.refusal)
         future: CallFuture[R] = CallFuture(self._thread)
         self._calls.add(future)
         future.add_done_callback(self._calls.discard)

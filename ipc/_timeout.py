@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from clockworker._errors import ConfigurationError
-from clockworker.ipc._call_cy import DEADLINE
+from clockworker.ipc._chain_cy import until
 
 
 @contextmanager
@@ -18,13 +18,8 @@ def deadline(timeout: float) -> Iterator[None]:
 
     Nothing but such calls is cut short: for your own code there is `asyncio.timeout`.
     """
-    ends_ns = time.monotonic_ns() + nanoseconds(timeout)
-    outer_ns = DEADLINE.get()
-    token = DEADLINE.set(min(ends_ns, outer_ns) if outer_ns else ends_ns)
-    try:
+    with until(time.monotonic_ns() + nanoseconds(timeout)):
         yield
-    finally:
-        DEADLINE.reset(token)
 
 
 def nanoseconds(timeout: float) -> int:

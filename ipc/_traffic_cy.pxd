@@ -3,7 +3,8 @@ from clockworker.executor._core_cy cimport Core
 from clockworker.executor._source_cy cimport WorkSource
 from clockworker.executor._tasks_cy cimport Membership, QueueState
 from clockworker.ipc._call_cy cimport Call
-from clockworker.ipc._connection_cy cimport Connection
+from clockworker.ipc._chain_cy cimport unpack_envelope
+from clockworker.ipc._connection_cy cimport RingConnection
 from clockworker.ipc._doorbell_cy cimport Doorbell
 from clockworker.ipc._link_cy cimport Link
 from clockworker.ipc._request_cy cimport Request, Target, new_request
@@ -17,6 +18,7 @@ cdef class Traffic(WorkSource):
     cdef readonly Core core
     cdef readonly Shared shared
     cdef readonly list links
+    cdef readonly list dirty
     cdef readonly list heard
     cdef readonly Doorbell doorbell
     cdef readonly dict targets
@@ -35,18 +37,20 @@ cdef class Traffic(WorkSource):
 
     @cython.locals(link=Link, came=cython.bint)
     cdef bint look(self) except -1
-    @cython.locals(received=cython.longlong)
+    @cython.locals(ring=RingConnection, received=cython.longlong)
     cdef bint _take_in(self, Link link) except -1
-    @cython.locals(link=Link, word=cython.Py_ssize_t)
+    @cython.locals(link=Link, ring=RingConnection, word=cython.Py_ssize_t)
     cdef _listen(self)
+    @cython.locals(ring=RingConnection)
     cdef _begin(self, Link link)
+    @cython.locals(ring=RingConnection)
     cpdef _finish(self, Link link)
     cpdef bint prepare_sleep(self) except -1
     cpdef rung(self)
     cpdef look_at(self, Link link)
-    @cython.locals(connection=Connection, dirty=list)
+    @cython.locals(ring=RingConnection, dirty=list)
     cdef _flush(self)
-    @cython.locals(consumer=RingConsumer, epoch=cython.longlong, taken=cython.int, body=bytes)
+    @cython.locals(ring=RingConnection, consumer=RingConsumer, epoch=cython.longlong, taken=cython.int, body=bytes)
     cpdef bint drain(self, Link link) except? -1
     @cython.locals(call=Call, asked=Call, started_in=QueueState)
     cdef _take_frame(self, Link link, int kind, long long queue, long long method, long long number, bytes body)
@@ -55,6 +59,6 @@ cdef class Traffic(WorkSource):
     cdef _charge_part(self, int kind, long long queue, long long method)
     @cython.locals(request=Request)
     cdef _cancel(self, Link link, long long number)
-    @cython.locals(target=Target, membership=Membership, deadline_ns=cython.longlong, depth=cython.longlong, through=cython.ulonglong, key=cython.longlong, request=Request)
+    @cython.locals(target=Target, membership=Membership, deadline_ns=cython.longlong, depth=cython.longlong, key=cython.longlong, request=Request)
     cpdef QueueState accept(self, Link link, int kind, long long queue, long long identifier, long long number, bytes body)
     cpdef refuse(self, Link link, int kind, long long queue, long long number, object error)

@@ -26,10 +26,11 @@ from clockworker.executor._core_cy import Core
 from clockworker.executor._source_cy import WorkSource
 from clockworker.executor._tasks_cy import Membership, QueueState
 from clockworker.ipc._call_cy import Call
-from clockworker.ipc._connection_cy import Connection
+from clockworker.ipc._chain_cy import unpack_envelope
+from clockworker.ipc._connection_cy import RingConnection
 from clockworker.ipc._doorbell_cy import Doorbell
 from clockworker.ipc._failure import encode_failure
-from clockworker.ipc._frames import ENVELOPE, Kind, unpack_envelope
+from clockworker.ipc._frames import ENVELOPE, Kind
 from clockworker.ipc._link_cy import Link
 from clockworker.ipc._request_cy import Request, Target, logger, new_request
 from clockworker.ipc._ring_cy import PoisonedRing, RingConsumer
@@ -68,6 +69,7 @@ class Traffic(WorkSource):
     core: Core
     shared: Shared
     links: list[Link]
+    dirty: list[RingConnection]  # with something to flush
     heard: list[Link]  # whose news the words of the doorbell are
     doorbell: Doorbell
     targets: dict[int, Target]
@@ -86,6 +88,7 @@ class Traffic(WorkSource):
         self.core = shared.core
         self.shared = shared
         self.links = []
+        self.dirty = []
         self.heard = []
         self.doorbell = doorbell
         self.targets = {}
@@ -123,19 +126,20 @@ class Traffic(WorkSource):
             for link in list(self._unfinished):
                 if self._take_in(link):
                     came = True
-        if self.shared.dirty:
+        if self.dirty:
             self._flush()
         return came
 
     def _take_in(self, link: Link) -> bool:
         """What has come of this peer. True if something has."""
-        if link.backlog:
-            link.mark_dirty()  # it may have made room
-        received = link.frames_received
+        ring: RingConnection = link.connection  # type: ignore[assignment]
+        if ring.backlog:
+            ring.mark_dirty()  # it may have made room
+        received = ring.frames_received
         # Not self.drain: what a subclass may override is looked up first, each time.
-        if not link.connected or not Traffic.drain(self, link):
+        if not ring.connected or not Traffic.drain(self, link):
             Traffic._finish(self, link)
-        return link.frames_received != received
+        return ring.frames_received != received
 
     def _listen(self) -> None:
         """Who has news?"""
@@ -144,20 +148,23 @@ class Traffic(WorkSource):
             word = self.doorbell.next_news(0)
             while word >= 0:
                 link: Link = self.heard[word]
-                link.hear()
+                ring: RingConnection = link.connection  # type: ignore[assignment]
+                ring.hear()
                 self._begin(link)
                 word = self.doorbell.next_news(word + 1)
 
     def _begin(self, link: Link) -> None:
         """There may be something in its ring."""
-        if not link.unfinished:
-            link.unfinished = True
+        ring: RingConnection = link.connection  # type: ignore[assignment]
+        if not ring.unfinished:
+            ring.unfinished = True
             self._unfinished.append(link)
 
     def _finish(self, link: Link) -> None:
         """There is nothing more in its ring, or the ring is gone."""
-        if link.unfinished:
-            link.unfinished = False
+        ring: RingConnection = link.connection  # type: ignore[assignment]
+        if ring.unfinished:
+            ring.unfinished = False
             if self._unfinished[-1] is link:
                 self._unfinished.pop()
             else:
@@ -165,7 +172,7 @@ class Traffic(WorkSource):
 
     def prepare_sleep(self) -> bool:
         """Announce that the shard sleeps. False if there is news after all."""
-        if self._unfinished or self.shared.dirty:
+        if self._unfinished or self.dirty:
             return False
         if self.looks_seldom:
             self.look_soon()
@@ -189,19 +196,20 @@ class Traffic(WorkSource):
         self.core.wake()
 
     def _flush(self) -> None:
-        dirty = self.shared.dirty
+        dirty = self.dirty
         while dirty:
-            connection: Connection = dirty.pop()
-            connection.flush()
+            ring: RingConnection = dirty.pop()
+            ring.flush()
 
     # Frames in
 
     def drain(self, link: Link) -> bool:
         """Take frames in. True if there may be more."""
-        if not link.connected:
+        ring: RingConnection = link.connection  # type: ignore[assignment]
+        if not ring.connected:
             return False
-        consumer: RingConsumer = link.consumer
-        epoch = link.epoch
+        consumer: RingConsumer = ring.consumer
+        epoch = ring.epoch
         taken = 0
         consumer.allow(_BYTES_A_TURN)
         self.core.begin_charge()
@@ -213,12 +221,12 @@ class Traffic(WorkSource):
                         self._charge_part(consumer.kind, consumer.queue, consumer.method)
                     break
                 taken += 1
-                link.frames_received += 1
-                link.bytes_received += len(body)
+                ring.frames_received += 1
+                ring.bytes_received += len(body)
                 self._take_frame(link, consumer.kind, consumer.queue, consumer.method, consumer.call, body)
-                if not link.connected or link.epoch != epoch:
+                if not ring.connected or ring.epoch != epoch:
                     return False
-            link.announce_room()
+            ring.announce_room()
         except PoisonedRing as error:
             self.shared.broken(link, error)
             return False
@@ -283,7 +291,7 @@ class Traffic(WorkSource):
         parked = [each for each in self.parked if each[0] is not link or each[4] != number]
         if len(parked) != len(self.parked):  # else it is answered already
             self.parked = parked
-            link.send(_ERROR, 0, 0, number, b"")
+            link.connection.send(_ERROR, 0, 0, number, b"")
 
     # Calls in
 
@@ -292,11 +300,10 @@ class Traffic(WorkSource):
         deadline_ns = 0
         group: Any = None
         depth = 0
-        through = 0
         arguments: Any = body
         if kind & _ENVELOPE:
             try:
-                deadline_ns, group, depth, through, arguments = unpack_envelope(body)
+                deadline_ns, group, depth, arguments = unpack_envelope(body)
             except Exception as error:
                 self.refuse(link, kind, queue, number, TypeError(f"the envelope of a call cannot be read: {error}"))
                 return None
@@ -326,26 +333,23 @@ class Traffic(WorkSource):
             membership = self.core.group(membership.queue, group)
         if kind & ~_ENVELOPE == _ONE_WAY:
             self.one_ways_received += 1
-            request = new_request(link, target, key, 0, deadline_ns, depth, through, arguments)
-            serve = None if target.carrier is not None else request.serve()
+            request = new_request(link, target, key, 0, deadline_ns, depth, arguments)
         else:
             self.calls_received += 1
-            request = new_request(link, target, key, number, deadline_ns, depth, through, arguments)
+            request = new_request(link, target, key, number, deadline_ns, depth, arguments)
             link.serving[number] = request
-            if target.carrier is not None:
-                serve = None
-            else:
-                serve = self.serve_stream(request) if target.method.streams else request.serve()
-        request.start(self.core, membership, serve)
+            if target.method.streams:
+                request.coroutine = self.serve_stream(request)
+        request.start(self.core, membership)
         return membership.queue
 
     def refuse(self, link: Link, kind: int, queue: int, number: int, error: Exception) -> None:
         """Answer a request that is not run. queue: whose credit it has, the key of the peer's lane."""
         if kind & ~_ENVELOPE == _ONE_WAY:
             logger.error("a one-way request of shard %d was not run: %s", link.peer, error)
-            link.owe(link.epoch, queue)
+            link.owe(link.connection.epoch, queue)
         else:
-            link.send(_ERROR, 0, 0, number, encode_failure(error))
+            link.connection.send(_ERROR, 0, 0, number, encode_failure(error))
 
     def serve_stream(self, request: Request) -> Coroutine[Any, Any, None]:
         """Run a generator for a peer; see `_stream`."""

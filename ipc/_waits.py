@@ -152,7 +152,7 @@ class Waits:
 
     def _what(self, link: Link, lane: Lane) -> str:
         if lane.credit > 0:
-            return f"room in the ring, before which {link.backlog_bytes:,} bytes wait"
+            return f"room in the ring, before which {link.connection.backlog_bytes:,} bytes wait"
         asked = Counter(
             call.method.name
             for call in link.pending.values()

@@ -75,7 +75,7 @@ def make() -> Main:
     application = load_application(os.environ[APPLICATION_VARIABLE], ".", factory=False)
 
     async def main(shard: Shard) -> object:
-        shard._mesh.encode_local = ENCODE_VARIABLE in os.environ
+        shard._mesh.home.encode_local = ENCODE_VARIABLE in os.environ
         server = await _Agent(shard).listen(f"{os.environ[SOCKETS_VARIABLE]}/shard-{shard.id}")
         try:
             return await application(shard)

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
 from clockworker._errors import ChannelFull
-from clockworker.ipc._credit_cy import DEEPEST, deeper
+from clockworker.ipc._chain_cy import DEEPEST, deeper
 from clockworker.shards._blocking import BlockingPool
 
 P = ParamSpec("P")

@@ -332,7 +332,7 @@ class _ShardMain:
                 with self._reserve:
                     self._read_one()
                     self._reserve.size = (
-                        FOR_A_MESSAGE + sum(not link.present().connected for link in self._mesh.links) - 1
+                        FOR_A_MESSAGE + sum(not link.present().connection.connected for link in self._mesh.links) - 1
                     )
 
     def _read_one(self) -> None:

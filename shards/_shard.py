@@ -24,7 +24,8 @@ import msgspec
 from clockworker._errors import UnknownQueue, UsageError
 from clockworker.executor import Executor, ExecutorStats, QueueHandle
 from clockworker.ipc import Mesh, MeshStats, Sharded
-from clockworker.ipc._remote import RemoteMethod, remote_function, remote_methods
+from clockworker.ipc._definitions import remote_function, remote_methods
+from clockworker.ipc._method import RemoteMethod
 from clockworker.shards._accept import Acceptor
 from clockworker.shards._accepted_cy import Places
 from clockworker.shards._blocking_pools import BlockingPools

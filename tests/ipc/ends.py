@@ -7,10 +7,11 @@ import mmap
 import os
 
 import clockworker as cw
+from clockworker.ipc._connection_cy import RingConnection
 from clockworker.ipc._doorbell_cy import Doorbell, PeerDoorbell
 from clockworker.ipc._limits import Limits
 from clockworker.ipc._link_cy import Link
-from clockworker.ipc._ring_cy import PoisonedRing, RingConsumer, RingProducer
+from clockworker.ipc._ring_cy import RingConsumer, RingProducer
 from clockworker.ipc._shared_cy import Shared
 
 
@@ -19,7 +20,8 @@ class Ends:
 
     def __init__(self, credit: int = 4, capacity: int = 4096) -> None:
         self.loop = asyncio.new_event_loop()
-        self.broken: list[PoisonedRing] = []
+        self.broken: list[Exception] = []
+        self.dirty: list[RingConnection] = []
         self.drops_broken = False  # as a mesh does
         executor = cw.Executor([cw.Queue("only")])
         self.shared = Shared(
@@ -29,10 +31,12 @@ class Ends:
             Limits(credit=credit),
             {queue._queue: 7 for queue in executor.queues()},
             lambda: None,
-            lambda peer, error: self._found_broken(error),
+            lambda link, error: self._found_broken(error),
         )
-        self.link = Link(1, self.shared)
-        self.link.pair(Link(1, self.shared))
+        self.rings = [RingConnection(1, executor._core, self.dirty) for _ in range(2)]
+        self.ring = self.rings[0]
+        self.link, other = [Link(ring, self.shared) for ring in self.rings]
+        self.link.pair(other)
         self.capacity = capacity
         self.connect(1)
 
@@ -41,7 +45,8 @@ class Ends:
         assert self.link.other is not None
         ends = Ends.__new__(Ends)
         ends.loop, ends.shared, ends.capacity, ends.broken = self.loop, self.shared, self.capacity, self.broken
-        ends.link = self.link.other
+        ends.dirty, ends.rings = self.dirty, self.rings
+        ends.link, ends.ring = self.link.other, self.rings[1]
         ends.connect(2)
         self.link.look_for_split()
         return ends
@@ -52,7 +57,7 @@ class Ends:
         memory, eventfd = cw.create_doorbell(2)
         self.peer, self.answers = RingConsumer(there), RingProducer(back)
         self.bell = Doorbell(memory, eventfd)
-        self.link.connect(epoch, RingConsumer(back), RingProducer(there), PeerDoorbell(memory, eventfd, 0))
+        self.ring.connect(epoch, RingConsumer(back), RingProducer(there), PeerDoorbell(memory, eventfd, 0))
         for descriptor in (there, back, memory):
             os.close(descriptor)
 
@@ -67,7 +72,7 @@ class Ends:
         """The peer has read more than was ever written."""
         self._there[128:136] = (1 << 40).to_bytes(8, "little")
 
-    def _found_broken(self, error: PoisonedRing) -> None:
+    def _found_broken(self, error: Exception) -> None:
         self.broken.append(error)
         if self.drops_broken:
             self.link.disconnect("its ring is broken")

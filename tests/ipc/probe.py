@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 import clockworker as cw
-from clockworker.ipc._call_cy import DEADLINE
+from clockworker.ipc._chain_cy import inherited_deadline_ns
 from clockworker.ipc._frames import Kind
 
 
@@ -218,7 +218,7 @@ class Probe:
     @cw.remote
     async def left(self) -> float | None:
         """Seconds until the deadline of this call."""
-        ends_ns = DEADLINE.get()
+        ends_ns = inherited_deadline_ns()
         return (ends_ns - time.monotonic_ns()) / 1e9 if ends_ns else None
 
     @cw.remote
@@ -316,7 +316,7 @@ class Probe:
             "credit": [(Kind.CREDIT, 1_000_000, b"")],
             "schema": [(Kind.SCHEMA, 0, b"\xc1")],
         }[how]:
-            link.send(kind, 0, 0, call, body)
+            link.connection.send(kind, 0, 0, call, body)
 
     @cw.remote
     async def stats(self) -> cw.MeshStats:

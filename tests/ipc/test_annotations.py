@@ -12,7 +12,9 @@ import pytest
 
 import clockworker as cw
 from clockworker.ipc._annotations import bindings, is_asynchronous, is_stream
-from clockworker.ipc._remote import RemoteMethod, can_suspend, function_of, remote_function, remote_methods
+from clockworker.ipc._definitions import function_of, remote_function, remote_methods
+from clockworker.ipc._method import RemoteMethod
+from clockworker.ipc._remote import can_suspend
 
 K = TypeVar("K")
 V = TypeVar("V")

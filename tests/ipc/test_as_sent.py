@@ -80,7 +80,7 @@ def test_each_does_the_same(run: Run, timeout: float | None) -> None:
 def test_functions_too(run: Run) -> None:
     async def body() -> None:
         async with mesh_of_one() as mesh:
-            mesh.encode_local = True
+            mesh.home.encode_local = True
             assert (await mesh.function_caller(0, pid_and)(1, y=2))[1:] == (1, 2)
             with pytest.raises(TypeError, match="was called with arguments that it does not take"):
                 await mesh.function_caller(0, pid_and)("x")
@@ -106,7 +106,7 @@ class Store:
 def test_nothing_is_shared_and_everything_is_checked(run: Run) -> None:
     async def body() -> None:
         async with mesh_of_one() as mesh:
-            mesh.encode_local = True
+            mesh.home.encode_local = True
             service = mesh.start(Store, Store())
             (await service.on(0).get_tags()).append("b")
             assert await service.on(0).get_tags() == ["a"]
@@ -130,7 +130,7 @@ def test_nothing_is_shared_and_everything_is_checked(run: Run) -> None:
 def test_what_a_one_way_request_does_not_take_is_logged(run: Run, caplog: pytest.LogCaptureFixture) -> None:
     async def body() -> None:
         async with mesh_of_one(on_panic="propagate") as mesh:
-            mesh.encode_local = True
+            mesh.home.encode_local = True
             service = mesh.start(Store, Store())
             await service.send(0, Store.take, [1])  # type: ignore[list-item]
             await until(lambda: "Store.take, sent by this shard, failed" in caplog.text, "a line in the log")

@@ -7,9 +7,10 @@ from ends import Ends
 from probe import Probe
 
 from clockworker.ipc._call_cy import Call, new_call
-from clockworker.ipc._credit_cy import CHAIN, DEEPEST, Chain, Credit, Debts, deeper
+from clockworker.ipc._chain_cy import DEEPEST
+from clockworker.ipc._credit_cy import Credit, Debts
+from clockworker.ipc._definitions import remote_methods
 from clockworker.ipc._frames import Kind
-from clockworker.ipc._remote import remote_methods
 from clockworker.ipc._ring_cy import PoisonedRing
 
 
@@ -64,23 +65,3 @@ def test_debts_to_a_peer_that_names_ever_new_lanes_are_bounded() -> None:
     assert {debts.add(queue) for queue in range(1_024)} == {0}
     assert {debts.add(queue) for queue in range(10_000, 50_000)} == {1}, "paid at once, and forgotten"
     assert [debts.add(5) for _ in range(250)][-2:] == [250, 0], "those that were there are as before"
-
-
-def test_what_holds_something_makes_its_calls_one_deeper() -> None:
-    assert CHAIN.get() is None
-    with deeper() as first:
-        outer = CHAIN.get()
-        assert outer is not None
-        with deeper() as second:
-            inner = CHAIN.get()
-            assert inner is not None
-            assert (first, second, outer.depth, inner.depth) == (0, 1, 1, 2)
-        assert CHAIN.get() is outer
-        assert (outer.ended, inner.ended) == (False, True)
-    assert CHAIN.get() is None
-    token = CHAIN.set(Chain(DEEPEST, 5))
-    with deeper() as depth:
-        deepest = CHAIN.get()
-        assert deepest is not None
-        assert (depth, deepest.depth, deepest.through) == (DEEPEST, DEEPEST, 5)
-    CHAIN.reset(token)

@@ -12,19 +12,23 @@ from probe import Probe
 
 import clockworker as cw
 from clockworker.ipc._call_cy import Call, new_call
-from clockworker.ipc._credit_cy import CHAIN, DEEPEST, Chain
-from clockworker.ipc._frames import ENVELOPE, Kind, unpack_envelope
+from clockworker.ipc._chain_cy import CHAIN, DEEPEST, Chain, unpack_envelope
+from clockworker.ipc._connection_cy import Connection
+from clockworker.ipc._definitions import remote_methods
+from clockworker.ipc._frames import ENVELOPE, Kind
 from clockworker.ipc._limits import Limits
 from clockworker.ipc._link_cy import Link
-from clockworker.ipc._remote import remote_methods
-from clockworker.ipc._request_cy import Request, Target, new_request
 from clockworker.ipc._ring_cy import PoisonedRing
 
 METHOD = remote_methods(Probe)["echo"]
 
 
 def submit(ends: Ends, kind: Kind = Kind.REQUEST, *, nowait: bool = False, timeout_ns: int = 0) -> Call:
-    call = new_call(ends.link, kind, METHOD, (b"",), timeout_ns, nowait)
+    return start(ends.link, kind, nowait, timeout_ns)
+
+
+def start(link: Link, kind: Kind = Kind.REQUEST, nowait: bool = False, timeout_ns: int = 0) -> Call:
+    call = new_call(link, kind, METHOD, (b"",), timeout_ns, nowait)
     call.start()
     return call
 
@@ -85,9 +89,9 @@ def test_calls_wait_while_a_rings_worth_waits_for_room() -> None:
         submit(ends, nowait=True)
     came: list[int] = []
     while len(came) < 100:
-        ends.link.flush()
+        ends.ring.flush()
         came += numbers(ends)
-        assert len(ends.link.backlog) * 500 < 2 * ends.capacity
+        assert len(ends.ring.backlog) * 500 < 2 * ends.capacity
     assert came == list(range(1, 101))
     assert all(call.done() for call in calls)
     assert not waiting(ends)
@@ -198,7 +202,7 @@ def test_only_a_call_with_a_deadline_has_an_envelope() -> None:
     (plain, _, body), (timed, _, enveloped) = ends.received()
     assert (plain, timed) == (Kind.REQUEST, Kind.REQUEST | ENVELOPE)
     assert enveloped.endswith(body)
-    assert len(enveloped) == len(body) + 19
+    assert len(enveloped) == len(body) + 11
     ends.close()
 
 
@@ -209,16 +213,67 @@ def test_limits_that_are_none(name: str, wrong: Any) -> None:
         Limits(**{name: wrong})
 
 
+# Whatever the connection is.
+
+
+class Wire(Connection):
+    """One that is no ring: what is sent is there to be seen."""
+
+    def __init__(self, peer: int) -> None:
+        super().__init__(peer)
+        self.sent: list[tuple[int, int, bytes]] = []
+        self.soon = 0
+
+    def send(self, kind: int, queue: int, method: int, call: int, body: bytes) -> None:
+        self.sent.append((kind, call, body))
+
+    def send_soon(self) -> None:
+        self.soon += 1
+
+    def close(self) -> None:
+        self.connected = False
+
+
+def test_a_link_over_a_connection_that_is_no_ring() -> None:
+    ends = Ends()
+    wire = Wire(5)
+    link = Link(wire, ends.shared)
+    with pytest.raises(cw.ShardDown, match="shard 5 is down"):
+        start(link)
+    wire.connected, wire.epoch = True, 7
+    calls = [start(link) for _ in range(2)]
+    assert wire.sent == [(Kind.REQUEST, 1, b"\x91\xc4\x00"), (Kind.REQUEST, 2, b"\x91\xc4\x00")]
+    assert wire.soon == 2
+    wire.crowded = True
+    later = start(link)
+    link.settle(1)
+    assert len(wire.sent) == 2, "nothing is sent while it is crowded, though there is credit"
+    wire.crowded = False
+    wire.relieved()
+    assert [number for _, number, _ in wire.sent] == [1, 2, 3]
+    link.answer(6, 1, Kind.REPLY, b"")
+    link.owe(6, 0)
+    assert len(wire.sent) == 3, "that was for an earlier incarnation"
+    calls[1].cancel()
+    assert wire.sent[3:] == [(Kind.CANCEL, 2, b"")]
+    wire.broken(PoisonedRing("nonsense"))
+    assert [type(error) for error in ends.broken] == [PoisonedRing]
+    link.disconnect("it has gone")
+    assert isinstance(later.error, cw.ShardDied)
+    assert not wire.connected
+    ends.close()
+
+
 # While the peer is replaced.
 
 
 @contextmanager
-def asked_by(link: Link) -> Iterator[Request]:
+def asked_by(link: Link) -> Iterator[Chain]:
     """While a request is served that has come over this link."""
-    request = new_request(link, Target(METHOD, submit, None, None), 0, 1, 0, 0, 0, b"")
-    token = CHAIN.set(request)
+    chain = Chain(1, 0, link)
+    token = CHAIN.set(chain)
     try:
-        yield request
+        yield chain
     finally:
         CHAIN.reset(token)
 
@@ -281,10 +336,14 @@ def test_a_call_made_while_serving_goes_to_the_incarnation_that_asked() -> None:
         assert ends.link.post(METHOD, (b"",)) is not None, "its way is to be looked for"
     assert submit(ends).channel is ends.link
     ends.link.change(lambda: None)
-    with asked_by(ends.link) as request:
+    with asked_by(ends.link) as chain:
         assert submit(ends).channel is ends.link
-        request.ended = True
+        with cw.deadline(5):
+            assert submit(ends).channel is ends.link
+        chain.ended = True
         assert submit(ends).channel is new.link
+        with cw.deadline(5):
+            assert submit(ends).channel is new.link
     assert submit(ends).channel is new.link
     new.close()
     ends.close()
@@ -321,9 +380,9 @@ def test_a_successor_that_fails_leaves_nothing() -> None:
 
 
 @contextmanager
-def within(depth: int, *shards: int) -> Iterator[Chain]:
-    """Part of a request that has come through these shards."""
-    chain = Chain(depth, sum(1 << shard for shard in shards))
+def within(depth: int) -> Iterator[Chain]:
+    """Part of so many others."""
+    chain = Chain(depth)
     token = CHAIN.set(chain)
     try:
         yield chain
@@ -339,8 +398,8 @@ def test_a_call_within_another_does_not_wait_for_the_credit_of_those_above() -> 
     assert [call.done() for call in above + inner] == [False] * 4
     frames = ends.received()
     assert [(kind, number) for kind, number, _ in frames] == [(Kind.REQUEST, 1), (Kind.REQUEST | ENVELOPE, 2)]
-    _, _, depth, through, _ = unpack_envelope(frames[1][2])
-    assert (depth, through) == (1, 0)
+    _, _, depth, _ = unpack_envelope(frames[1][2])
+    assert depth == 1
     assert {lane.depth: len(lane.waiting) for lane in ends.link.credit.lanes.values()} == {0: 1, 1: 1}
     ends.link.settle(2)
     assert inner[1].done()
@@ -376,7 +435,7 @@ def test_a_ring_that_is_found_broken_while_waiting_calls_are_sent(how: str, nowa
     ends.break_ring()
     match how:
         case "settle":
-            while ends.link.connected:
+            while ends.ring.connected:
                 answered = ends.link.settle(next(iter(ends.link.pending)))
                 assert answered is not None
                 if not answered.done():
@@ -384,8 +443,8 @@ def test_a_ring_that_is_found_broken_while_waiting_calls_are_sent(how: str, nowa
         case "give_back":
             ends.link.give_back(0, 0, 3)
         case "flush":
-            ends.link.mark_dirty()
-            ends.link.flush()
+            ends.ring.mark_dirty()
+            ends.ring.flush()
     ends.link.disconnect("over")
     assert not ends.link.pending
     assert not ends.link.credit.lanes

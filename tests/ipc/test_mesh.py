@@ -16,9 +16,10 @@ from fleet import Fleet, fleet
 from probe import FAILURES, Point, Probe, ProbeError, Record, TwoArguments
 
 import clockworker as cw
+from clockworker.ipc._call_cy import new_call
+from clockworker.ipc._definitions import remote_methods
 from clockworker.ipc._failure import RemoteTraceback
 from clockworker.ipc._frames import Kind
-from clockworker.ipc._remote import remote_methods
 from clockworker.ipc._schema import MethodSchema, ServiceSchema
 from tests.conftest import Run, until
 
@@ -50,7 +51,7 @@ def test_a_shard_that_sleeps_on_its_own_core_is_rung_ahead_of_a_call(run: Run) -
 
     async def body() -> None:
         async with fleet(cores={max(cores)}) as mesh:
-            doorbell = mesh.mesh.links[1].doorbell
+            doorbell = mesh.mesh.links[1].connection.doorbell
             while mesh.mesh.link_stats()[1].wakeups_ahead < 3:
                 await until(doorbell.may_ring_ahead, "it sleeps")
                 assert await mesh.service.on(1).echo(b"early") == b"early"
@@ -153,7 +154,7 @@ def test_whatever_cannot_be_decoded_is_answered(run: Run) -> None:
             for method, encoded in cases:
                 mesh.mesh.shared.encode = lambda _, encoded=encoded: encoded
                 with pytest.raises(TypeError, match="arguments that it does not take"):
-                    await mesh.mesh.call(1, METHODS[method], ())
+                    await new_call(mesh.mesh.links[1], Kind.REQUEST, METHODS[method], (), 0, False)
             mesh.mesh.shared.encode = encode
             assert await mesh.service.on(1).add(1) == 111
             await settled(mesh)

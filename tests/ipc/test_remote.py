@@ -13,7 +13,9 @@ import msgspec
 import pytest
 
 import clockworker as cw
-from clockworker.ipc._remote import RemoteMethod, can_suspend, function_of, noted, remote_function, remote_methods
+from clockworker.ipc._definitions import function_of, remote_function, remote_methods
+from clockworker.ipc._method import RemoteMethod
+from clockworker.ipc._remote import can_suspend, noted
 
 
 class Store:

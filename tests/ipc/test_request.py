@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any
 
 import pytest
+from ends import Ends
 
 import clockworker as cw
 from clockworker.ipc._call_cy import Call, new_call
+from clockworker.ipc._definitions import remote_methods
 from clockworker.ipc._frames import Kind
+from clockworker.ipc._request_cy import Request, Target, new_request
 from tests.conftest import Run, until
 from tests.reliability._call_graphs import Shards, shards
 
@@ -261,3 +265,107 @@ def test_a_method_that_was_cancelled_in_its_own_queue_is_no_cancellation_of_its_
                 await until(task.done)
 
     run(body)
+
+
+# A request is the coroutine of its task.
+
+
+def _in_a_future(function: Callable[..., Coroutine[Any, Any, Any]]) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def made(*args: Any) -> Any:
+        return asyncio.ensure_future(function(*args))
+
+    return made
+
+
+class Shows:
+    """What is seen of the task that serves a call."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    @cw.remote
+    async def stack(self) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        await asyncio.sleep(0)
+        self.lines = [frame.f_code.co_name for frame in task.get_stack()]
+        self.lines += [str(asyncio.iscoroutine(task.get_coro())), repr(task)]
+
+    @cw.remote
+    @_in_a_future
+    async def elsewhere(self, number: int) -> int:
+        await asyncio.sleep(0)
+        return number
+
+    @cw.remote
+    async def swallow(self) -> int:
+        try:
+            await asyncio.get_running_loop().create_future()
+        except asyncio.CancelledError:
+            return 5
+        return 0
+
+
+def test_the_task_of_a_request_shows_where_its_method_stands(run: Run) -> None:
+    async def body() -> None:
+        async with shards(4) as three:
+            services = [mesh.start(Shows, Shows()) for mesh in three.meshes]
+            await services[0].on(1).stack()
+            *names, is_coroutine, shown = services[1].local.lines
+            assert "stack" in names
+            assert is_coroutine == "True"
+            assert "Shows.stack" in shown
+
+    run(body)
+
+
+def test_a_decorated_method_that_returns_a_future(run: Run) -> None:
+    async def body() -> None:
+        async with shards(4) as three:
+            services = [mesh.start(Shows, Shows()) for mesh in three.meshes]
+            assert await services[0].on(1).elsewhere(7) == 7
+
+    run(body)
+
+
+def test_a_method_that_returns_in_spite_of_a_cancellation_is_answered(run: Run) -> None:
+    async def body() -> None:
+        async with shards(4) as three:
+            services = [mesh.start(Shows, Shows()) for mesh in three.meshes]
+            call = asyncio.ensure_future(services[0].on(1).swallow())
+            found: list[asyncio.Task[Any]] = []
+            await until(lambda: found.extend(_waiting("swallow")) or found)
+            found[0].cancel()
+            assert await call == 5
+
+    run(body)
+
+
+def _waiting(name: str) -> list[asyncio.Task[Any]]:
+    tasks = [task for task in asyncio.all_tasks() if task.get_name() == f"Shows.{name}"]
+    return [task for task in tasks if getattr(task.get_coro(), "cr_await", None) is not None]
+
+
+def test_a_request_is_awaited_once_and_as_any_coroutine() -> None:
+    link = Ends().link
+    for end in (lambda request: request.close(), lambda request: _thrown(request, KeyError("a key"))):
+        request = new_request(link, Target(remote_methods(Slow)["get"], _returns, None, None), 0, 1, 0, 0, b"\x90")
+        assert isinstance(request, Coroutine)
+        end(request)
+        assert request.ended
+        with pytest.raises(RuntimeError, match="cannot reuse"):
+            request.send(None)
+    request = new_request(link, Target(remote_methods(Slow)["get"], _returns, None, None), 0, 1, 0, 0, b"\x91\x01")
+    with pytest.raises(StopIteration):
+        request.send(None)
+    assert request.ended
+
+
+def _thrown(request: Request, error: BaseException) -> None:
+    with pytest.raises(StopIteration):
+        request.throw(error)
+
+
+async def _returns(*arguments: object) -> int:
+    return 1

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import clockworker as cw
-from clockworker.ipc._remote import remote_methods, service_schema
+from clockworker.ipc._definitions import remote_methods, service_schema
 from clockworker.ipc._schema import (
     MAX_DESCRIPTION,
     MethodDescription,
@@ -23,9 +23,8 @@ from clockworker.ipc._schema import (
     ServiceSchema,
     TypeSchema,
     describe,
-    differences,
-    understood,
 )
+from clockworker.ipc._understanding import differences, understood
 
 NO_DEFAULT = inspect.Parameter.empty
 

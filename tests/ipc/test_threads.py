@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 
 import clockworker as cw
+from clockworker.ipc._call_cy import Call, new_call
+from clockworker.ipc._frames import Kind
 from tests.conftest import Run, until
 from tests.reliability._call_graphs import Shards, shards
 
@@ -51,6 +53,14 @@ async def _all(items: AsyncIterator[Any]) -> list[Any]:
     return [item async for item in items]
 
 
+def _call(service: Any, mesh: cw.Mesh) -> Call:
+    return new_call(mesh.links[1], Kind.REQUEST, service._methods["add"], (1,), 0, False)
+
+
+def _send(service: Any, mesh: cw.Mesh) -> None:
+    mesh.places[1].send_nowait(service._methods["add"], None, (1,))
+
+
 Service = cw.Sharded[Sum]
 WAYS: dict[str, Callable[[Service, cw.Mesh, int], Coroutine[Any, Any, Any]]] = {
     "call": lambda service, mesh, shard: service.on(shard).add(1),
@@ -67,9 +77,11 @@ WAYS: dict[str, Callable[[Service, cw.Mesh, int], Coroutine[Any, Any, Any]]] = {
     "map_reduce": lambda service, mesh, shard: service.map_reduce(int.__add__, 0, Sum.add, 1),
     "broadcast": lambda service, mesh, shard: service.broadcast(Sum.add, 1),
     "function": lambda service, mesh, shard: mesh.function_caller(shard, function)(1),
-    "mesh.call": lambda service, mesh, shard: _made(lambda: mesh.call(1, service._methods["add"], (1,))),
-    "mesh.call_nowait": lambda service, mesh, shard: _made(lambda: mesh.call_nowait(1, service._methods["add"], (1,))),
-    "mesh.send_nowait": lambda service, mesh, shard: _made(lambda: mesh.send_nowait(1, service._methods["add"], (1,))),
+    "a call": lambda service, mesh, shard: _made(lambda: _call(service, mesh)),
+    "call_nowait": lambda service, mesh, shard: _made(
+        lambda: mesh.places[1].call_nowait(service._methods["add"], (1,))
+    ),
+    "send_nowait": lambda service, mesh, shard: _made(lambda: _send(service, mesh)),
     "mesh.start": lambda service, mesh, shard: _made(lambda: mesh.start(Sum, Sum())),
     "mesh.ready": lambda service, mesh, shard: _made(mesh.ready),
     "mesh.change": lambda service, mesh, shard: _made(lambda: mesh.change(1, lambda: None)),

@@ -11,8 +11,8 @@ from probe import Probe
 
 import clockworker as cw
 from clockworker.executor import QueueHandle
+from clockworker.ipc._definitions import remote_methods
 from clockworker.ipc._frames import Kind, queue_identifier
-from clockworker.ipc._remote import remote_methods
 from clockworker.ipc._ring_cy import RingConsumer, RingProducer
 from tests.conftest import Run
 
@@ -80,7 +80,7 @@ def test_a_turn_takes_so_many_bytes_and_what_exceeds_them(run: Run) -> None:
                 assert BYTES_A_TURN <= turn[1] < BYTES_A_TURN + length + HEADER
                 turns += 1
             assert turns == sent // (BYTES_A_TURN // length + 1)
-            assert one.link.frames_received == sent
+            assert one.link.connection.frames_received == sent
             assert one.sends.used() == 0
 
     run(body)
@@ -97,13 +97,13 @@ def test_a_turn_takes_a_part_of_a_body_that_is_larger(run: Run) -> None:
                 more, taken = one.turn()
                 assert more
                 assert BYTES_A_TURN <= taken < BYTES_A_TURN + CHUNK + HEADER
-                assert one.link.frames_received == 0
+                assert one.link.connection.frames_received == 0
                 turns += 1
                 whole = one.sends.push(Kind.REPLY, 0, 0, 1, large)  # the peer fills it as fast as we empty it
             while one.turn()[0]:
                 turns += 1
             assert turns > len(large) // (BYTES_A_TURN + CHUNK)
-            assert (one.link.frames_received, one.link.bytes_received) == (1, len(large))
+            assert (one.link.connection.frames_received, one.link.connection.bytes_received) == (1, len(large))
 
     run(body)
 

@@ -168,15 +168,16 @@ class _All(WorkSource):
                 mesh.look_at(mesh.heard[peer])
                 peer = bell.next_news(peer + 1)
             for link in list(mesh._unfinished):
-                before = link.frames_received
-                while link.connected and mesh.drain(link):
+                ring = link.connection
+                before = ring.frames_received
+                while ring.connected and mesh.drain(link):
                     pass
                 mesh._finish(link)
-                came = came or link.frames_received != before
-                if link.backlog:
-                    link.mark_dirty()
-            while mesh.shared.dirty:
-                mesh.shared.dirty.pop().flush()
+                came = came or ring.frames_received != before
+                if ring.backlog:
+                    ring.mark_dirty()
+            while mesh.dirty:
+                mesh.dirty.pop().flush()
         return came
 
     def prepare_sleep(self) -> bool:

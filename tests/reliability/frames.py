@@ -12,10 +12,10 @@ import msgspec
 
 import clockworker as cw
 from clockworker import ipc
+from clockworker.ipc._definitions import remote_methods
 from clockworker.ipc._doorbell_cy import PeerDoorbell
 from clockworker.ipc._frames import Kind
 from clockworker.ipc._memory_cy import SharedMemory
-from clockworker.ipc._remote import remote_methods
 from clockworker.ipc._ring_cy import PoisonedRing, RingConsumer, RingProducer
 from tests.reliability._checks import Result, check
 

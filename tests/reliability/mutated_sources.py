@@ -57,7 +57,7 @@ def late_replies(trials: int) -> Result:
         raise AssertionError(f"the successor's call did not get its own reply:\n{output}")
     # Either would do: a request is answered when its caller dies, and never again; and its answer is for one incarnation.
     mutation = {
-        r"epoch == self\.epoch and (?=.*serving)": "",
+        r"epoch == self\.connection\.epoch and (?=.*serving)": "",
         r"if self\.ended:\n +return\n +(?=self\.ended = True\n +self\.task = None)": "",
     }
     if "got old" not in (output := run_mutated("ipc", mutation, "_late_reply")):

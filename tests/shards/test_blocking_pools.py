@@ -8,7 +8,7 @@ import threading
 import pytest
 
 import clockworker as cw
-from clockworker.ipc._credit_cy import CHAIN, DEEPEST, Chain
+from clockworker.ipc._chain_cy import CHAIN, DEEPEST, Chain
 from clockworker.shards._blocking_pools import BlockingPools
 from tests.conftest import Run, until
 from tests.reliability._call_graphs import shards
@@ -35,9 +35,9 @@ def test_no_more_run_at_one_depth_than_there_are_threads_for(run: Run) -> None:
         pools, gate = BlockingPools(2), threading.Event()
         calls = [asyncio.ensure_future(pools.run(gate.wait, 30)) for _ in range(5)]
         await until(lambda: pools.running == 2)
-        token = CHAIN.set(Chain(1, 0))
+        token = CHAIN.set(Chain(1))
         deeper = [asyncio.ensure_future(pools.run(gate.wait, 30)) for _ in range(5)]
-        CHAIN.set(Chain(DEEPEST, 0))
+        CHAIN.set(Chain(DEEPEST))
         deepest = [asyncio.ensure_future(pools.run(gate.wait, 30)) for _ in range(2)]
         await until(lambda: pools.running == 6)
         with pytest.raises(cw.ChannelFull, match=f"2 functions run in threads at depth {DEEPEST}, where none waits"):

@@ -35,9 +35,9 @@ class Service:
 
     @remote
     async def scribble(self, argument: str) -> str:
-        link = self.shard._mesh.links[int(argument)]
-        link.producer.push(99, 0, 0, 0, b"no such kind of frame")
-        link.doorbell.announce()
+        ring = self.shard._mesh.links[int(argument)].connection
+        ring.producer.push(99, 0, 0, 0, b"no such kind of frame")
+        ring.doorbell.announce()
         return "not read"
 
     @remote
