@@ -11,6 +11,7 @@ import pytest
 import uvloop
 
 import clockworker as cw
+from tests.watchdog import watch
 
 T = TypeVar("T")
 
@@ -24,6 +25,16 @@ hypothesis.settings.load_profile("clockworker")
 
 def pytest_report_header() -> str:
     return f"clockworker: {'compiled' if cw.compiled else 'pure Python'}"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    watchdog = watch()
+
+    def dismiss() -> None:
+        watchdog.kill()
+        watchdog.wait()
+
+    config.add_cleanup(dismiss)
 
 
 class Run:

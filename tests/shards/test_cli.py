@@ -365,7 +365,7 @@ _OF_MAIN = {
 }
 
 
-@pytest.mark.parametrize("name", MISTAKES.keys() - _OF_MAIN)
+@pytest.mark.parametrize("name", sorted(MISTAKES.keys() - _OF_MAIN))
 def test_check_config_and_the_start_say_the_same(name: str, tmp_path: Path) -> None:
     arguments, status, parts = MISTAKES[name]
     for file, text in FILES.items():
