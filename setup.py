@@ -106,10 +106,6 @@ class build_all(build_ext):
         self.extensions.sort(key=lambda extension: -Path(extension.sources[0]).stat().st_size)
 
 
-def flag(name: str) -> bool:
-    return os.environ.get(name, "") not in ("", "0")
-
-
 if __name__ == "__main__":  # Cython's processes may import this
     # Without the sources' lines for a debugger, which nobody wants of generated C: a fifth less time to build, and a seventh of
     # the size. Names of functions stay, for perf and py-spy.

@@ -44,8 +44,8 @@ def test_what_a_killed_run_has_started_dies_with_it(workers: str, tmp_path: Path
     with said.open("wb") as output:
         run = subprocess.Popen([*command, tmp_path / "test_killed.py"], cwd=ROOT, stdout=output, stderr=output)
     try:
-        # Of a worker of pytest-xdist nothing is seen until its test has ended: its processes are found by what marks them.
-        pids = eventually(lambda: started_by(run.pid, 4), "the server and the other process run", shown=said.read_text)
+        # By what marks them: of a worker of pytest-xdist nothing is heard before its test has ended.
+        pids = eventually(lambda: started_by(run.pid, 4), "the server and the other process run", 180, said.read_text)
         run.kill()
         eventually(lambda: not any(map(is_alive, pids)), "they are gone")
     finally:
