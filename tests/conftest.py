@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from typing import Any, TypeVar
 
@@ -35,6 +36,12 @@ def pytest_configure(config: pytest.Config) -> None:
         watchdog.wait()
 
     config.add_cleanup(dismiss)
+
+
+def pytest_collection_finish() -> None:
+    # Thousands of tests, and what they import, are there to the end: a test that has garbage collected need not look at them.
+    gc.collect()
+    gc.freeze()
 
 
 class Run:

@@ -1,7 +1,7 @@
 """What a test run has started dies with it, also when pytest is killed and cleans nothing up.
 
-This runs as a process beside pytest (`watch` starts it) and waits for its end. A variable of the environment names the run: what
-tests start inherits the variable and hands it on. Every process that has it when pytest is gone is killed. Rejected:
+This runs as a process beside pytest (`watch` starts it) and waits for its end. A variable of the environment names the run.
+What tests start inherits the variable and hands it on; every process that has it when pytest is gone is killed. Rejected:
 PR_SET_PDEATHSIG at each start. It means the thread that starts, needs a fork where otherwise vfork does, and each new kind of
 process would have to think of it.
 """

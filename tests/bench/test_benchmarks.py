@@ -14,6 +14,8 @@ import pytest
 
 import clockworker as cw
 
+pytestmark = pytest.mark.slow  # together: most of a minute of CPU time
+
 ROOT = Path(__file__).parents[2]
 TIMEOUT_S = 120
 
