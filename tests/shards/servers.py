@@ -158,6 +158,11 @@ class Server:
         self.process.wait(DEADLINE)
 
 
+def shared_memory() -> set[str]:
+    """What has a name in shared memory, but semaphores: those of `multiprocessing` come and go in other processes."""
+    return {name for name in os.listdir("/dev/shm") if not name.startswith("sem.")}
+
+
 def is_alive(pid: int) -> bool:
     """Whether there is such a process, and it is no zombie."""
     try:
