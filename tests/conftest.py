@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from typing import Any, TypeVar
 
@@ -11,6 +12,7 @@ import pytest
 import uvloop
 
 import clockworker as cw
+from tests.watchdog import watch
 
 T = TypeVar("T")
 
@@ -24,6 +26,22 @@ hypothesis.settings.load_profile("clockworker")
 
 def pytest_report_header() -> str:
     return f"clockworker: {'compiled' if cw.compiled else 'pure Python'}"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    watchdog = watch()
+
+    def dismiss() -> None:
+        watchdog.kill()
+        watchdog.wait()
+
+    config.add_cleanup(dismiss)
+
+
+def pytest_collection_finish() -> None:
+    # Thousands of tests, and what they import, are there to the end: a test that has garbage collected need not look at them.
+    gc.collect()
+    gc.freeze()
 
 
 class Run:

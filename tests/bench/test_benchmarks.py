@@ -14,8 +14,10 @@ import pytest
 
 import clockworker as cw
 
+pytestmark = pytest.mark.slow  # together: most of a minute of CPU time
+
 ROOT = Path(__file__).parents[2]
-TIMEOUT_S = 120
+TIMEOUT_S = 600
 
 OVERHEAD = "--tasks 2 20 --rounds 2 --operations 40 --pending 100 --finished 1000"
 FAIRNESS = "--queues 2 5 --seconds 0.02 --attempts 1 --repeats 1 --shared-seconds 0.2"

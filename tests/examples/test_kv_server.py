@@ -5,7 +5,6 @@ import random
 import signal
 import socket
 import threading
-from pathlib import Path
 from zlib import crc32
 
 import psutil
@@ -14,6 +13,7 @@ import redis
 from kv_server import DEADLINE_S, Server, eventually, exchange, request, start_kv
 
 from examples.kv._request import MAX_BULK
+from tests.shards.servers import shared_memory
 
 SHARDS = 2
 KEYS = [b"key:%d" % number for number in range(200)]
@@ -206,11 +206,11 @@ def test_a_killed_shard_comes_back_and_the_other_goes_on() -> None:
 
 
 def test_term_leaves_nothing() -> None:
-    shared_memory = set(Path("/dev/shm").iterdir())
+    before = shared_memory()
     server = start_kv(SHARDS)
     with server.client() as client:  # open, and idle
         client.execute_command("SET", "a", "b")
         processes = server.processes()
         assert server.stop() == 0
     assert [process for process in processes if psutil.pid_exists(process.pid)] == []
-    assert set(Path("/dev/shm").iterdir()) <= shared_memory
+    assert shared_memory() <= before

@@ -38,12 +38,18 @@ def test_a_call_that_takes_too_long(run: Run) -> None:
         async with fleet() as mesh:
             await started(mesh)
             for shard in (0, 1):
-                with pytest.raises(cw.CallTimeout, match=rf"Probe.hang on shard {shard} did not answer in time"):
-                    await mesh.service.on(shard, timeout=0.02).hang()
+                timeout = 0.02
+                while True:  # until there is time to begin it
+                    with pytest.raises(cw.CallTimeout, match=rf"Probe.hang .*on shard {shard}") as caught:
+                        await mesh.service.on(shard, timeout=timeout).hang()
+                    if "was not run" not in str(caught.value):
+                        break
+                    timeout *= 2
+                assert f"Probe.hang on shard {shard} did not answer in time" in str(caught.value)
                 await until_hanging(mesh, 0, shard)
                 assert await mesh.service.on(shard).hangs() == (0, 1), "the callee was cancelled"
                 assert await mesh.service.on(shard, timeout=30).add(1) == 111
-            assert mesh.mesh.stats().calls_timed_out == 1
+            assert mesh.mesh.stats().calls_timed_out >= 1
             await settled(mesh)
 
     run(body)

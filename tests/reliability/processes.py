@@ -20,6 +20,7 @@ from tests.reliability._beside import Beside
 from tests.reliability._checks import Result, check
 from tests.reliability._load import Load
 from tests.reliability._server import Peer, main
+from tests.shards.servers import shared_memory
 
 # A shard that was ready for 2 s may die as if for the first time. Without such rest its first restart is immediate, a few
 # more are delayed, and a sixth start within 10 s is taken for one that crashes again and again.
@@ -70,7 +71,7 @@ def rounds(trials: int, shards: int, first: int = 0) -> Iterator[list[int]]:
 @check("supervisor killed: processes, segments and stale sockets left 0, within 1 s", ci=20, release=500)
 def supervisor_killed(trials: int) -> Result:
     times = []
-    memory = set(os.listdir("/dev/shm"))
+    memory = shared_memory()
     with tempfile.TemporaryDirectory() as directory, Beside() as beside:
         path = Path(directory) / "socket"
         for _ in range(trials):
@@ -83,7 +84,7 @@ def supervisor_killed(trials: int) -> Result:
             assert path.exists()
             assert server.stop() == 0
         assert not path.exists()
-    left = set(os.listdir("/dev/shm")) - memory
+    left = shared_memory() - memory
     assert not left, f"left in /dev/shm: {left}"
     assert max(times) <= beside.limit(1.0, release=trials >= 500), f"gone after {max(times):.2f} s"
     return Result(trials, f"gone after {milliseconds(times)}")

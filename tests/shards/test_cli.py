@@ -23,7 +23,7 @@ def run(*arguments: str, cwd: Path | None = None, **environment: str) -> subproc
         [sys.executable, "-m", "clockworker.shards._cli", *arguments],
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=120,
         cwd=cwd,
         env=os.environ | environment,
         check=False,
@@ -217,7 +217,7 @@ def test_a_port_that_takes_a_privilege(option: str, tmp_path: Path) -> None:
     without = ["setpriv", "--bounding-set=-net_bind_service"] if os.geteuid() == 0 else []
     address = ["--port", "80"] if option == "--port" else ["--port", "0", "--metrics", "127.0.0.1:80"]
     command = [*without, sys.executable, "-m", "clockworker.shards._cli", "app:main", "--log-level", "error", *address]
-    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=30, check=False)
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
     assert result.returncode == 1
     (line,) = result.stderr.splitlines()
     assert "127.0.0.1:80: permission denied; choose a port above 1023" in line
@@ -365,7 +365,7 @@ _OF_MAIN = {
 }
 
 
-@pytest.mark.parametrize("name", MISTAKES.keys() - _OF_MAIN)
+@pytest.mark.parametrize("name", sorted(MISTAKES.keys() - _OF_MAIN))
 def test_check_config_and_the_start_say_the_same(name: str, tmp_path: Path) -> None:
     arguments, status, parts = MISTAKES[name]
     for file, text in FILES.items():

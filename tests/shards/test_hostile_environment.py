@@ -363,7 +363,7 @@ def test_a_machine_without_proc(tmp_path: Path, check: tuple[str, ...]) -> None:
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=120,
         check=False,
     )
     assert ended.returncode == 2
@@ -401,7 +401,7 @@ def test_a_log_that_nobody_reads_stops_nothing(tmp_path: Path, kind: str) -> Non
             while b"serving with" not in log:
                 log += os.read(reader, 4096)
             for _ in range(300):
-                with socket.create_connection(("127.0.0.1", port), timeout=20) as client:
+                with socket.create_connection(("127.0.0.1", port), timeout=60) as client:
                     assert ask(client, b"hello")
             os.kill(psutil.Process(server.pid).children()[0].pid, signal.SIGSTOP)  # the supervisor has something to say
             os.kill(psutil.Process(server.pid).children()[0].pid, signal.SIGCONT)

@@ -55,7 +55,7 @@ def started(serve: Serve, *arguments: str, shards: int = 2) -> Server:
 
 def connect(server: Server, last: int = 1) -> socket.socket:
     """From 127.0.0.N, of which a fixed distribution makes N modulo the shards."""
-    return socket.create_connection(server.address, timeout=20, source_address=(f"127.0.0.{last}", 0))
+    return socket.create_connection(server.address, timeout=60, source_address=(f"127.0.0.{last}", 0))
 
 
 def burst(server: Server, opened: ExitStack, count: int = 40) -> list[socket.socket]:

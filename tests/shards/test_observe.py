@@ -93,7 +93,7 @@ def metrics_address(server: Server) -> tuple[str, int]:
 
 def get(server: Server, path: str, accept: str = "", method: str = "GET") -> tuple[int, str, str]:
     """Status, content type and body."""
-    connection = http.client.HTTPConnection(*metrics_address(server), timeout=20)
+    connection = http.client.HTTPConnection(*metrics_address(server), timeout=60)
     try:
         connection.request(method, path, headers={"Accept": accept} if accept else {})
         response = connection.getresponse()
@@ -162,13 +162,13 @@ def test_metrics_are_on_this_machine_only_unless_told(serve: Serve) -> None:
 
 def test_several_requests_on_one_connection_and_nonsense_on_another(serve: Serve) -> None:
     server = start(serve, shards=1)
-    connection = http.client.HTTPConnection(*metrics_address(server), timeout=20)
+    connection = http.client.HTTPConnection(*metrics_address(server), timeout=60)
     for _ in range(3):
         connection.request("GET", "/health")
         assert connection.getresponse().read() == b"the supervisor is well\n"
     connection.close()
     for nonsense in (b"\x00\xff\n\n", b"GET / HTTP/1.1\r\n" + b"x: y\r\n" * 10_000, b"GET /health HTTP/1.1\r\n\r\n"):
-        with socket.create_connection(metrics_address(server), timeout=20) as client:
+        with socket.create_connection(metrics_address(server), timeout=60) as client:
             client.sendall(nonsense)
             answer = b""
             while data := client.recv(4096):
@@ -358,7 +358,7 @@ def test_another_user_is_not_answered(serve: Serve, tmp_path: Path) -> None:
         "    print('cut off')\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", source], cwd=tmp_path, capture_output=True, text=True, timeout=30, check=False
+        [sys.executable, "-c", source], cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False
     )
     assert done.stdout in ("cut off\n", "b''\n"), done.stderr
 
@@ -422,7 +422,7 @@ def test_a_name_with_two_addresses_is_listened_on_at_both(serve: Serve, tmp_path
         assert sorted(host for host, _ in hosts_and_ports) == ["127.0.0.1", "[::1]"], server.log
         assert len({port for _, port in hosts_and_ports}) == 1
         for host, port in hosts_and_ports:
-            socket.create_connection((host.strip("[]"), int(port)), timeout=20).close()
+            socket.create_connection((host.strip("[]"), int(port)), timeout=60).close()
     assert server.stop() == 0
 
 

@@ -132,7 +132,7 @@ def test_a_passed_socket_is_served_and_nothing_of_it_is_inherited(serve: Serve, 
         )
         server.wait_log(r"listening on fd:3 \(http\)")
         server.wait_serving()
-        with socket.create_connection(listening.getsockname(), timeout=20) as client:
+        with socket.create_connection(listening.getsockname(), timeout=60) as client:
             assert ask(client, b"hello").endswith(b"hello")
         assert server.stop() == 0
     assert server.log.count("False\n") == 2

@@ -1,0 +1,62 @@
+"""The installation, from a copy of the sources."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def sources(tmp_path: Path) -> Path:
+    pytest.importorskip("Cython")
+    pytest.importorskip("setuptools", "77")
+    copy = tmp_path / "sources"
+    copy.mkdir()
+    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE", "MANIFEST.in"):
+        shutil.copy(ROOT / name, copy)
+    for module in ROOT.glob("_clockworker*.py"):
+        shutil.copy(module, copy)
+    shutil.copytree(ROOT / "src", copy / "src", ignore=shutil.ignore_patterns("*.so", "*.c", "__pycache__"))
+    return copy
+
+
+def build(sources: Path, **variables: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "setup.py", "build_ext", "--inplace"]
+    environment = os.environ | variables
+    return subprocess.run(command, cwd=sources, env=environment, capture_output=True, text=True, check=False)
+
+
+def binaries(sources: Path) -> list[Path]:
+    return list((sources / "src").rglob("*.so"))
+
+
+def fails_on(module: str, directory: Path) -> str:
+    """A compiler that compiles all but this. Nothing but its exit status is looked at."""
+    compiler = directory / "cc"
+    compiler.write_text(f'#!/bin/sh\ncase "$*" in *{module}.c*) exit 1;; esac\nexec gcc -O0 "$@"\n')
+    compiler.chmod(0o755)
+    return str(compiler)
+
+
+def test_modules_are_compiled_together_or_not_at_all(sources: Path, tmp_path: Path) -> None:
+    # The longest comes first, the shortest last: by then the others are there.
+    done = build(sources, CC=fails_on("_source_cy", tmp_path))
+    assert done.returncode == 0, done.stderr
+    assert f"modules on {len(os.sched_getaffinity(0))} CPUs" in done.stdout
+    assert "installed as pure Python" in done.stderr
+    assert binaries(sources) == []
+
+
+def test_a_failure_is_an_error_if_that_is_asked_for(sources: Path) -> None:
+    done = build(sources, CC="false", CLOCKWORKER_REQUIRE_EXT="1")
+    assert done.returncode != 0
+    assert binaries(sources) == []
