@@ -47,8 +47,7 @@ if cython.compiled:
         learn_coroutine(_few[0], _few[1], _few[2], _many[0], _many[1], _many[2]),
     )
 else:
-    from time import monotonic_ns as now_ns
-
+    from clockworker.executor._clock_cy import now_ns
     from clockworker.executor._pure import run_in_context
     from clockworker.executor._schedulers_cy import fifo_pop
     from clockworker.executor._seam_cy import is_done
