@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import functools
 import logging
 from collections.abc import AsyncIterator, Callable, Coroutine
@@ -358,7 +359,7 @@ def test_a_request_is_awaited_once_and_as_any_coroutine() -> None:
             request.send(None)
     request = new_request(link, Target(remote_methods(Slow)["get"], _returns, None, None), 0, 1, 0, 0, b"\x91\x01")
     with pytest.raises(StopIteration):
-        request.send(None)
+        contextvars.copy_context().run(request.send, None)
     assert request.ended
 
 
