@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import functools
 import logging
 from collections.abc import AsyncIterator, Callable, Coroutine
@@ -348,7 +349,8 @@ def _waiting(name: str) -> list[asyncio.Task[Any]]:
 
 
 def test_a_request_is_awaited_once_and_as_any_coroutine() -> None:
-    link = Ends().link
+    ends = Ends()
+    link = ends.link
     for end in (lambda request: request.close(), lambda request: _thrown(request, KeyError("a key"))):
         request = new_request(link, Target(remote_methods(Slow)["get"], _returns, None, None), 0, 1, 0, 0, b"\x90")
         assert isinstance(request, Coroutine)
@@ -358,8 +360,9 @@ def test_a_request_is_awaited_once_and_as_any_coroutine() -> None:
             request.send(None)
     request = new_request(link, Target(remote_methods(Slow)["get"], _returns, None, None), 0, 1, 0, 0, b"\x91\x01")
     with pytest.raises(StopIteration):
-        request.send(None)
+        contextvars.copy_context().run(request.send, None)
     assert request.ended
+    ends.close()
 
 
 def _thrown(request: Request, error: BaseException) -> None:
