@@ -23,8 +23,6 @@ def sources(tmp_path: Path) -> Path:
     copy.mkdir()
     for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE", "MANIFEST.in"):
         shutil.copy(ROOT / name, copy)
-    for module in ROOT.glob("_clockworker*.py"):
-        shutil.copy(module, copy)
     shutil.copytree(ROOT / "src", copy / "src", ignore=shutil.ignore_patterns("*.so", "*.c", "__pycache__"))
     return copy
 
