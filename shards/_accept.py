@@ -75,7 +75,8 @@ class Acceptor:
         self._paused = False
         self._closed = False
         self._complaints = Limiter()
-        connections.when_room = self._go_on
+        self._places = connections.places
+        self._places.tell(self._go_on)
 
     def add(self, listening: Iterable[socket.socket]) -> None:
         """Accept from these, too."""
@@ -93,13 +94,12 @@ class Acceptor:
                 self._loop.remove_reader(sock.fileno())
 
     def lift_limit(self) -> None:
-        self._connections.limit = None
-        self._go_on()
+        self._places.lift()
 
     async def close(self, take_all: Iterable[socket.socket], *, starved: Callable[[], None]) -> None:
         """Accept no more, and return when what has been accepted is connected. take_all: but first all that waits at these.
         starved: told if that takes longer, because descriptors for it have to become free."""
-        self._connections.limit = None
+        self._places.lift()
         last = [sock for sock in take_all if sock in self._sources]
         self.remove([sock for sock in self._sources if sock not in last])
         deadline = time.monotonic() + _EMPTY_S
@@ -131,7 +131,7 @@ class Acceptor:
 
     def _go_on(self) -> None:
         """There may be room again."""
-        if self._paused and not self._closed and not self._connections.full:
+        if self._paused and not self._closed and not self._places.full:
             self._paused = False
             for sock in self._sources:
                 self._loop.add_reader(sock.fileno(), self._readable, sock)
@@ -145,7 +145,7 @@ class Acceptor:
         """Take so many, at the most. Returns None if there are no more, and False if they can't be taken now."""
         take = self._sources[sock]
         for _ in range(most):
-            if self._connections.full:
+            if self._places.full:
                 self._pause()
                 return True
             try:

@@ -108,7 +108,7 @@ def check(settings: Settings, placement: Placement, environment: Mapping[str, st
         for queues in (config.queues, *config.shard_queues.values()):
             Executor([queue.declare(config.app_dir) for queue in queues])
         set_up_logging("supervisor", config)
-        raise_descriptor_limit(placement.count, count_sockets(config.addresses))
+        raise_descriptor_limit(placement.count, count_sockets(config.addresses), len(config.lines))
     except ApplicationError as error:
         return _complain(str(error), EXIT_START_UP)
     except ConfigurationError:
@@ -117,7 +117,7 @@ def check(settings: Settings, placement: Placement, environment: Mapping[str, st
         return _complain(f"{config.app} cannot be imported\n{format_traceback(error)}", EXIT_START_UP)
     print(
         f"configuration is right: {config.app} on {placement}, queues {', '.join(map(str, config.queues))}, "
-        f"at {', '.join(map(str, config.addresses))}"
+        f"at {', '.join(map(str, config.addresses)) or 'no address'}"
     )
     return EXIT_OK
 
@@ -126,6 +126,8 @@ def announce(settings: Settings, placement: Placement, listeners: Listeners, env
     log.info(version())
     for name in listeners.names:
         log.info("listening on %s", name)
+    if not listeners.names:
+        log.info("listening on no address")
     log.info("placement: %s", placement)
     for warning in find_warnings(settings, environment):
         log.warning("%s", warning)

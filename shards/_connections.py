@@ -156,11 +156,46 @@ class Connection:
         return 0 if transport is None else transport.get_write_buffer_size()
 
 
+class Places:
+    """How many connections may be open at once, of one server or of several together. Never more are taken than there are places;
+    who wants one when they are all taken waits to be told.
+
+    limit: None: as many as come. taken: how many are open.
+    """
+
+    def __init__(self, limit: int | None) -> None:
+        self.limit = limit
+        self.taken = 0
+        self._waiting: list[Callable[[], None]] = []
+
+    @property
+    def full(self) -> bool:
+        return self.limit is not None and self.taken >= self.limit
+
+    def tell(self, when_room: Callable[[], None]) -> None:
+        """Of each place that becomes free, until it is lifted."""
+        self._waiting.append(when_room)
+
+    def free(self) -> None:
+        """A connection has ended."""
+        self.taken -= 1
+        if len(self._waiting) > 1:  # none has the first choice each time
+            self._waiting.append(self._waiting.pop(0))
+        for when_room in self._waiting:
+            when_room()
+
+    def lift(self) -> None:
+        """There is no limit any more."""
+        self.limit = None
+        for when_room in self._waiting:
+            when_room()
+
+
 class Connections:
     """Those of one server.
 
-    limit: how many may be open at once; None: as many as come.
-    changed: told how many have been accepted and how many are open, whenever that changes. when_room: told when one has ended.
+    places: for how many there is room.
+    changed: told how many have been accepted and how many are open, whenever that changes.
     when_failed: told when an error has been counted.
     """
 
@@ -169,16 +204,15 @@ class Connections:
         server: Server,
         queue: QueueHandle,
         *,
-        limit: int | None = None,
+        places: Places,
         access_log: bool = False,
     ) -> None:
         self.server = server
         self.queue = queue
-        self.limit = limit
+        self.places = places
         self.accepted = 0
         self.errors = 0
         self.changed: Callable[[int, int], None] | None = None
-        self.when_room: Callable[[], None] | None = None
         self.when_failed: Callable[[], None] | None = None
         self._access_log = access_log
         self._open: set[Connection] = set()
@@ -193,14 +227,11 @@ class Connections:
     def are_opening(self) -> bool:
         return any(connection.is_opening for connection in self._open)
 
-    @property
-    def full(self) -> bool:
-        return self.limit is not None and len(self._open) >= self.limit
-
     def take(self, family: int, descriptor: int) -> Connection:
         """A socket that has been accepted is a connection from now on, which owns the descriptor."""
         connection = Connection(self, family, descriptor)
         self._open.add(connection)
+        self.places.taken += 1
         self.accepted += 1
         if self._access_log:
             connection.peer = _peer(connection)
@@ -216,8 +247,7 @@ class Connections:
             self._log_end(connection)
         if self._ended is not None:
             self._ended.set()
-        if self.when_room is not None:
-            self.when_room()
+        self.places.free()
 
     def failed(self, what: str, error: BaseException) -> None:
         """The application's code has raised. The same error is logged at a limited rate: clients can cause it."""

@@ -141,9 +141,10 @@ OPTIONS = (
     Option(
         "sockets",
         ("--bind", "-b"),
-        "HOST:PORT|unix:PATH",
+        "[NAME=]HOST:PORT|unix:PATH",
         parse.parse_binds,
-        "address to listen on; may be repeated; default 127.0.0.1:8000",
+        "address to listen on, for start_server(bind=NAME) if it has a name; may be repeated; none: no address; "
+        "default 127.0.0.1:8000",
         takes=(str, list),
         repeat=True,
     ),
@@ -191,7 +192,8 @@ OPTIONS = (
         ("--max-connections",),
         "N",
         parse.parse_max_connections,
-        "connections that each shard holds open at once; more wait in the backlog",
+        "connections that each shard holds open at once, those of servers with a limit of their own apart; more wait in the "
+        "backlog",
         takes=(int,),
     ),
     Option(

@@ -61,8 +61,8 @@ def _value(config: ServeConfig, option: Option) -> object:
         case "max_message":
             return show_size(config.max_message)
         case "bind":
-            # A descriptor's name, which its text may show, is not part of its address.
-            return [f"fd:{a.fd}" if isinstance(a, InheritedSocket) else str(a) for a in config.addresses]
+            # A descriptor's name that is no bind's, which its text shows, is not part of its address.
+            return [f"fd:{a.fd}" if isinstance(a, InheritedSocket) and not a.bind else str(a) for a in config.addresses]
         case "reload_dir":
             return list(config.reload_dirs)
         case "cpus":

@@ -113,7 +113,7 @@ ACTIVATE = """
 import os, sys
 listening = int(sys.argv[1])
 os.dup2(listening, 3)
-os.environ |= {"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": "1", "LISTEN_FDNAMES": "http"}
+os.environ |= {"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": "1", "LISTEN_FDNAMES": "app.socket"}
 os.execv(sys.executable, [sys.executable, "-m", "clockworker.shards._cli", *sys.argv[2:]])
 """
 
@@ -130,7 +130,7 @@ def test_a_passed_socket_is_served_and_nothing_of_it_is_inherited(serve: Serve, 
             fds=[listening.fileno()],
             command=[sys.executable, str(tmp_path / "activate.py"), str(listening.fileno())],
         )
-        server.wait_log(r"listening on fd:3 \(http\)")
+        server.wait_log(r"listening on fd:3 \(app.socket\)")
         server.wait_serving()
         with socket.create_connection(listening.getsockname(), timeout=20) as client:
             assert ask(client, b"hello").endswith(b"hello")
