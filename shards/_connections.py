@@ -125,6 +125,31 @@ class Connection:
     def is_opening(self) -> bool:
         return self._opening is not None and not self._opening[1].done()
 
+    @property
+    def begun_at(self) -> float:
+        """From when on its client can ask."""
+        return self.accepted_at
+
+    # What more there is to know of one that speaks TLS (`_tls`).
+
+    def shakes_hands(self, now: float) -> bool:
+        """Whether nobody can ask yet; one whose client does nothing about it is ended. For the stop."""
+        return False
+
+    def passed(self) -> tuple[float | None, float | None] | None:
+        """When something last came and went, if that is known better than by its socket; None for never."""
+        return None
+
+    def is_receiving(self) -> bool:
+        """Whether something has come that cannot be read yet."""
+        return False
+
+    def owns(self, transport: object) -> bool:
+        return self.transport is transport
+
+    def hasten(self) -> None:
+        """If it is closed, and only waits for its client to say so too, it has waited long enough."""
+
     def fileno(self) -> int:
         return self._descriptor
 
@@ -194,7 +219,7 @@ class Places:
 class Connections:
     """Those of one server.
 
-    places: for how many there is room.
+    places: for how many there is room. kind: makes each of the socket's family and descriptor.
     changed: told how many have been accepted and how many are open, whenever that changes.
     when_failed: told when an error has been counted.
     """
@@ -205,11 +230,13 @@ class Connections:
         queue: QueueHandle,
         *,
         places: Places,
+        kind: Callable[[Connections, int, int], Connection] = Connection,
         access_log: bool = False,
     ) -> None:
         self.server = server
         self.queue = queue
         self.places = places
+        self._kind = kind
         self.accepted = 0
         self.errors = 0
         self.changed: Callable[[int, int], None] | None = None
@@ -229,7 +256,7 @@ class Connections:
 
     def take(self, family: int, descriptor: int) -> Connection:
         """A socket that has been accepted is a connection from now on, which owns the descriptor."""
-        connection = Connection(self, family, descriptor)
+        connection = self._kind(self, family, descriptor)
         self._open.add(connection)
         self.places.taken += 1
         self.accepted += 1
@@ -281,7 +308,7 @@ class Connections:
         """The connection that has this transport."""
         if transport is None:
             return None
-        return next((connection for connection in self._open if connection.transport is transport), None)
+        return next((connection for connection in self._open if connection.owns(transport)), None)
 
     async def settle(self) -> None:
         """Nothing is accepted any more. Returns when all that clients have sent has been read and begun, or soon."""
@@ -289,7 +316,9 @@ class Connections:
         waiting: Iterable[Connection] = [*self._open]
         while True:
             now = time.monotonic()
-            waiting = [c for c in waiting if c in self._open and not self.server.settle(c, now)]
+            waiting = [
+                c for c in waiting if c in self._open and (c.shakes_hands(now) or not self.server.settle(c, now))
+            ]
             if not waiting or now >= deadline:
                 return
             await self.wait_for_an_end(min(self._next_look(now), deadline - now))
@@ -299,7 +328,9 @@ class Connections:
         while self._open:
             now = time.monotonic()
             for connection in [*self._open]:
-                self.server.end_if_idle(connection, now)
+                if not connection.shakes_hands(now):
+                    self.server.end_if_idle(connection, now)
+                    connection.hasten()
             await self.wait_for_an_end(self._next_look(now))
 
     async def wait_for_an_end(self, seconds: float) -> None:

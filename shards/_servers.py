@@ -12,17 +12,18 @@ import asyncio
 import socket
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from ssl import SSLContext
-from typing import Any
+from typing import Literal
 
 import msgspec
 
 from clockworker._errors import UsageError
 from clockworker.executor import Executor, QueueHandle
 from clockworker.shards._accept import Acceptor
-from clockworker.shards._connections import LOOK_S, Connections, Places
+from clockworker.shards._connections import LOOK_S, Connection, Connections, Places
 from clockworker.shards._protocols import ProtocolServer
 from clockworker.shards._sockets import HANDSHAKE_S
 from clockworker.shards._streams import StreamServer
+from clockworker.shards._tls import Handshakes, prepare
 
 
 class Line(msgspec.Struct, frozen=True):
@@ -35,7 +36,7 @@ class Line(msgspec.Struct, frozen=True):
 class Servers:
     """binds: those that there are. lines: of those whose connections are handed over. limit: connections that all servers
     without a limit of their own may have open together. announce_serving: told of each server that is made when the shard is
-    ready already, with its own limit."""
+    ready already, with its own limit. ssl: for servers that do not say otherwise."""
 
     def __init__(
         self,
@@ -79,6 +80,11 @@ class Servers:
             )
         return name
 
+    def handshakes(self, ssl: SSLContext | Literal[False] | None) -> Handshakes | None:
+        """For a server with this argument. Raises `UsageError` if it is none that could be."""
+        context = self._ssl if ssl is None else None if ssl is False else prepare(ssl)
+        return None if context is None else Handshakes(context)
+
     def serve(
         self,
         server: StreamServer | ProtocolServer,
@@ -86,13 +92,14 @@ class Servers:
         bind: str,
         *,
         limit: int | None,
-        ssl: SSLContext | bool | None,
+        handshakes: Handshakes | None,
     ) -> None:
         """From now on this server has the connections of the bind, which is free. limit: of its own; None: the common one."""
         connections = server.connections = Connections(
             server,
             queue,
             places=self._places if limit is None else Places(limit),
+            kind=Connection if handshakes is None else handshakes.connection,
             access_log=self._access_log,
         )
         connections.when_failed = self._failed

@@ -18,7 +18,7 @@ import socket
 import zlib
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
 from ssl import SSLContext
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any, Concatenate, Literal, ParamSpec, TypeVar
 
 import msgspec
 
@@ -188,7 +188,7 @@ class Shard:
         queue: str | None = None,
         limit: int = 2**16,
         bind: str | None = None,
-        ssl: SSLContext | bool | None = None,
+        ssl: SSLContext | Literal[False] | None = None,
         max_connections: int | None = None,
         read_timeout: float | None = None,
     ) -> None:
@@ -199,8 +199,8 @@ class Shard:
         limit: bytes; the reader's, as in `asyncio.start_server`.
         bind: the name of the addresses that are served, "admin" for those of `--bind admin=HOST:PORT`; unless given it is those
         that have no name. Each name has one server.
-        ssl: serve TLS, by an `ssl.SSLContext` for servers. True: by that of the options (`--ssl-certfile`); None: by that too,
-        if there is one; False: never. The handshake may take 10 s, and its connection counts meanwhile.
+        ssl: serve TLS by this `ssl.SSLContext`. None: by that of the options (`--ssl-certfile`), if they give one; False: never. A
+        handshake may take 10 s, and its connection counts meanwhile.
         max_connections: how many connections of this server a shard holds open at once; more wait in the backlog. Unless given
         it has a part in `--max-connections`, which all such servers of a shard have together, and without which as many are
         taken as come.
@@ -227,7 +227,7 @@ class Shard:
         *,
         queue: str | None = None,
         bind: str | None = None,
-        ssl: SSLContext | bool | None = None,
+        ssl: SSLContext | Literal[False] | None = None,
         max_connections: int | None = None,
         stop: Stop | None = None,
     ) -> None:
@@ -309,13 +309,13 @@ class Shard:
         queue: QueueHandle,
         bind: str | None,
         max_connections: int | None,
-        ssl: SSLContext | bool | None,
+        ssl: SSLContext | Literal[False] | None,
     ) -> None:
         if max_connections is not None and max_connections < 1:
             raise UsageError(f"max_connections is {max_connections}; give a whole number from 1, or None")
-        free = self._servers.check_free(bind)
+        free, handshakes = self._servers.check_free(bind), self._servers.handshakes(ssl)
         if not self.stopping:
-            self._servers.serve(server, queue, free, limit=max_connections, ssl=ssl)
+            self._servers.serve(server, queue, free, limit=max_connections, handshakes=handshakes)
 
     # For the shard's process only.
 

@@ -1,0 +1,246 @@
+"""TLS: the contexts of servers, and connections that speak it. The protocol itself is the standard library's, and its flow
+uvloop's; here is what a server of ours has to know of a connection besides.
+
+Whether a connection is idle cannot be told from its socket, where a handshake, a renewed key or half a record look like
+anything else. So the context makes `ssl.SSLObject`s that note when the last byte of the application came and went
+(`SSLContext.sslobject_class` is there for that). What has come and is no whole record yet is known from the difference: the
+socket got something later than the application did.
+
+The farewell. uvloop's own limit on it begins when a transport is closed, and would cut whoever takes the answer slowly. So it
+gets none, and the limit here begins when the client has taken everything: it then has `FAREWELL_S` to say goodbye in its turn.
+In a drain nobody waits for that.
+
+A handshake that fails is the client's business, and no error of a handler: one line, at a limited rate, and none where the
+client has only left, as load balancers do that look whether a port is open.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import logging
+import ssl
+import sys
+import termios
+import time
+from collections.abc import Callable
+from typing import Any
+
+from clockworker._errors import UsageError
+from clockworker.shards._connections import FIRST_S, Connection, Connections
+from clockworker.shards._limiter import Limiter, more
+from clockworker.shards._socket_info import SocketInfo
+
+log = logging.getLogger("clockworker.shard")
+
+HANDSHAKE_S = 10.0
+FAREWELL_S = 5.0
+
+FAILED = "failed in its handshake"
+
+_NEVER_S = 365 * 86_400.0
+_LOOK_S = 0.5  # between two looks at whether the client has taken everything
+_TICK_S = 0.02  # what the kernel's clock for sockets may be off
+_REST_S = 5.0  # a record of which no more has come for so long is none that anybody waits for
+
+
+class _Noted:
+    """What an `SSLObject` is, too: it notes when bytes of the application pass. when_leaving: told when it says goodbye."""
+
+    came_at: float | None = None
+    went_at: float | None = None
+    when_leaving: Callable[[], None] | None = None
+
+    def read(self, len: int = 1024, buffer: bytearray | None = None) -> Any:
+        taken = super().read(len, buffer)  # type: ignore[misc]
+        if taken:
+            self.came_at = time.monotonic()
+        return taken
+
+    def write(self, data: Any) -> int:
+        written: int = super().write(data)  # type: ignore[misc]
+        self.went_at = time.monotonic()
+        return written
+
+    def unwrap(self) -> None:
+        told, self.when_leaving = self.when_leaving, None
+        if told is not None:
+            told()
+        super().unwrap()  # type: ignore[misc]
+
+
+def prepare(context: object) -> ssl.SSLContext:
+    """A context for a server's connections, which from now on makes objects that note what passes. Raises `UsageError` if it
+    cannot serve."""
+    if not isinstance(context, ssl.SSLContext):
+        raise UsageError(f"ssl is {context!r}; give an ssl.SSLContext, False, or None for that of --ssl-certfile")
+    if context.protocol == ssl.PROTOCOL_TLS_CLIENT:
+        raise UsageError(
+            "ssl is a context for clients; a server's is ssl.create_default_context(ssl.Purpose.CLIENT_AUTH), with "
+            "load_cert_chain(certificate, key)"
+        )
+    made = context.sslobject_class or ssl.SSLObject
+    if not issubclass(made, _Noted):
+        context.sslobject_class = type("Noted" + made.__name__, (_Noted, made), {})
+    return context
+
+
+class Handshakes:
+    """The TLS of one server: its context, and what is said of handshakes that fail."""
+
+    def __init__(self, context: ssl.SSLContext) -> None:
+        self.context = context
+        self._complaints = Limiter()
+
+    def connection(self, connections: Connections, family: int, descriptor: int) -> SecureConnection:
+        return SecureConnection(connections, family, descriptor, self)
+
+    def failed(self, error: BaseException) -> None:
+        if isinstance(error, ConnectionResetError | BrokenPipeError):
+            return
+        if (unsaid := self._complaints.may_say(time.monotonic())) is not None:
+            log.warning("a client's TLS handshake failed: %s%s", _reason(error), more(unsaid))
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, ConnectionAbortedError):
+        return f"it was not done within {HANDSHAKE_S:g} s"
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"its certificate: {error.verify_message}"
+    if isinstance(error, ssl.SSLError) and error.reason:
+        said = error.reason.replace("_", " ").lower()
+        return f"{said} (it does not speak TLS)" if error.reason in _PLAIN else said
+    return str(error) or type(error).__name__
+
+
+_PLAIN = ("HTTP_REQUEST", "WRONG_VERSION_NUMBER", "UNKNOWN_PROTOCOL", "HTTPS_PROXY_REQUEST", "RECORD_LAYER_FAILURE")
+
+
+class SecureConnection(Connection):
+    """One that speaks TLS. `transport` is None until the handshake is done."""
+
+    __slots__ = ("_handshakes", "_leaves_at", "_noted", "_shaken_at")
+
+    def __init__(self, connections: Connections, family: int, descriptor: int, handshakes: Handshakes) -> None:
+        super().__init__(connections, family, descriptor)
+        self._handshakes = handshakes
+        self._shaken_at: float | None = None
+        self._leaves_at: float | None = None
+        self._noted: _Noted | None = None
+
+    def open(self, loop: asyncio.AbstractEventLoop, make: Callable[[], asyncio.BaseProtocol]) -> None:
+        coroutine = loop.connect_accepted_socket(
+            make,
+            self,  # type: ignore[arg-type]
+            ssl=self._handshakes.context,
+            ssl_handshake_timeout=HANDSHAKE_S,
+            ssl_shutdown_timeout=_NEVER_S,
+        )
+        future = coroutine.send(None)
+        future._asyncio_future_blocking = False
+        self._opening = coroutine, future
+        future.add_done_callback(self._shaken)
+
+    def _shaken(self, future: asyncio.Future[object]) -> None:
+        error = future.exception()
+        if error is not None:
+            self._handshakes.failed(error)
+            if self._opening is not None:
+                self._give_up_handshake(FAILED)
+        elif self._opening is not None and (transport := self.transport) is not None:
+            self._noted = transport.get_extra_info("ssl_object")
+            self._shaken_at = time.monotonic()
+            if self._noted is not None:
+                self._noted.when_leaving = self._leaves
+
+    def _give_up_handshake(self, end: str) -> None:
+        assert self._opening is not None
+        self.end = end
+        (coroutine, _), self._opening = self._opening, None
+        coroutine.close()
+
+    @property
+    def transport(self) -> asyncio.Transport | None:
+        return None if self._has_failed() else super().transport
+
+    def close(self) -> None:
+        if self._has_failed():
+            self.end = FAILED
+        super().close()
+
+    def _has_failed(self) -> bool:
+        return self._opening is not None and self._opening[1].done() and self._opening[1].exception() is not None
+
+    @property
+    def is_opening(self) -> bool:
+        return False  # who stops need not wait for a handshake
+
+    @property
+    def begun_at(self) -> float:
+        return self.accepted_at if self._shaken_at is None else self._shaken_at
+
+    def shakes_hands(self, now: float) -> bool:
+        if self._opening is None or self._opening[1].done():
+            return False
+        info = SocketInfo.of(self)
+        quiet = now - self.accepted_at if info is None or not info.came else info.received_s
+        if quiet >= FIRST_S:
+            self._give_up_handshake("closed")
+        return True
+
+    def passed(self) -> tuple[float | None, float | None] | None:
+        noted = self._noted
+        return (None, None) if noted is None else (noted.came_at, noted.went_at)
+
+    def is_receiving(self) -> bool:
+        """Whether a part of a record has come, and no whole one since."""
+        info = SocketInfo.of(self)
+        if info is None or not info.came or info.received_s >= _REST_S:
+            return False
+        known = max(filter(None, (self._shaken_at, self._noted.came_at if self._noted else None)), default=0.0)
+        return time.monotonic() - info.received_s > known + _TICK_S
+
+    def unsent(self) -> int:
+        return super().unsent() + self._untaken()
+
+    def owns(self, transport: object) -> bool:
+        """Errors of callbacks tell the transport below."""
+        if super().owns(transport):
+            return True
+        info = getattr(transport, "get_extra_info", None)
+        sock = None if info is None else info("socket")
+        return sock is not None and self._descriptor >= 0 and sock.fileno() == self._descriptor
+
+    def hasten(self) -> None:
+        if self._leaves_at is not None and not self._untaken():
+            self._abort()
+
+    def _leaves(self) -> None:
+        """It is closed, and the client is told so."""
+        self._leaves_at = time.monotonic()
+        self._look_again()
+
+    def _look_again(self) -> None:
+        asyncio.get_running_loop().call_later(_LOOK_S, self._look)
+
+    def _look(self) -> None:
+        if self._descriptor < 0 or self._leaves_at is None:
+            return
+        now = time.monotonic()
+        if self._untaken():
+            self._leaves_at = now
+        if now - self._leaves_at >= FAREWELL_S:
+            self._abort()
+        else:
+            self._look_again()
+
+    def _abort(self) -> None:
+        if (transport := self.transport) is not None:
+            transport.abort()
+
+    def _untaken(self) -> int:
+        """Bytes on their way that the client's kernel has not confirmed. As long as our buffer has any, there are some."""
+        try:
+            return int.from_bytes(fcntl.ioctl(self.fileno(), termios.TIOCOUTQ, bytes(4)), sys.byteorder)
+        except (OSError, ValueError):
+            return 0
