@@ -77,6 +77,7 @@ from clockworker.shards._shard import Shard
 from clockworker.shards._slots import SlotWriter
 from clockworker.shards._slow import log_slow_polls
 from clockworker.shards._terminal import set_up_debugging
+from clockworker.shards._tls import context_of
 from clockworker.shards._trace import Trace
 from clockworker.shards._witness import start_witness
 
@@ -191,6 +192,7 @@ class _ShardMain:
         what = self._config.app
         try:
             application = load_application(self._config.app, self._config.app_dir, factory=self._config.factory)
+            self._ssl = context_of(self._config)
             what = "a queue's scheduler"
             queues = [queue.declare(self._config.app_dir) for queue in self._config.queues]
             executor = Executor(queues, on_panic="catch")
@@ -269,6 +271,7 @@ class _ShardMain:
                 for number, (bind, sock) in enumerate(zip(self._config.lines, self._lines, strict=True))
             },
             max_connections=self._config.max_connections,
+            ssl=self._ssl,
         )
         self._legacy.withhold(self._mesh.descriptors)
         self._legacy.at_fork(lambda: self._mesh.refuse_all(REFUSAL))

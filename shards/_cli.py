@@ -32,6 +32,7 @@ from clockworker.shards._settings import Settings, read_settings
 from clockworker.shards._sockets import Listeners, count_sockets
 from clockworker.shards._supervisor import Supervisor, log
 from clockworker.shards._systemd import with_activated_sockets
+from clockworker.shards._tls import context_of
 from clockworker.shards._topology import read_machine
 
 EXIT_OK = 0
@@ -79,6 +80,7 @@ def run(settings: Settings, environment: MutableMapping[str, str]) -> int:
     settle_signals(dict.fromkeys(STRAY, do_nothing))
     set_process_title("supervisor", config.app)
     set_up_logging("supervisor", config)
+    context_of(config)
     with Listeners(config.addresses, placement.count, config.backlog, config.distribution) as listeners:
         announce(settings, placement, listeners, environment)
         with PidFile(config.pid_file) if config.pid_file is not None else contextlib.nullcontext():

@@ -20,6 +20,10 @@ LogLevel: TypeAlias = Literal["critical", "error", "warning", "info", "debug"]
 LogFormat: TypeAlias = Literal["text", "json"]
 OnPanic: TypeAlias = Literal["catch", "propagate"]
 
+# Whether clients of TLS have to show a certificate of their own, and the oldest version that they may speak.
+CertReqs: TypeAlias = Literal["none", "optional", "required"]
+TlsVersion: TypeAlias = Literal["1.2", "1.3"]
+
 # How connections come to shards: by the kernel's hash over a socket a shard, each to the shard that has the fewest, or
 # every client address to the same shard.
 Distribution: TypeAlias = Literal["kernel", "least-connections", "fixed"]
@@ -133,6 +137,13 @@ class ServeConfig(msgspec.Struct, frozen=True):
     backlog: int = 2048
     distribution: Distribution = "kernel"
     max_connections: int | None = None
+    ssl_certfile: str | None = None
+    ssl_keyfile: str | None = None
+    ssl_keyfile_password: str | None = None
+    ssl_ca_certs: str | None = None
+    ssl_cert_reqs: CertReqs = "none"
+    ssl_ciphers: str | None = None
+    ssl_version: TlsVersion = "1.2"
     timeout_graceful_shutdown: float = 30.0
     timeout_shard_healthcheck: float = 30.0
     timeout_startup: float = 60.0

@@ -147,7 +147,7 @@ class Connection:
     def owns(self, transport: object) -> bool:
         return self.transport is transport
 
-    def hasten(self) -> None:
+    def hasten(self, now: float) -> None:
         """If it is closed, and only waits for its client to say so too, it has waited long enough."""
 
     def fileno(self) -> int:
@@ -330,7 +330,7 @@ class Connections:
             for connection in [*self._open]:
                 if not connection.shakes_hands(now):
                     self.server.end_if_idle(connection, now)
-                    connection.hasten()
+                    connection.hasten(now)
             await self.wait_for_an_end(self._next_look(now))
 
     async def wait_for_an_end(self, seconds: float) -> None:

@@ -19,11 +19,13 @@ from clockworker.shards._config import (
     MAX_SHARDS,
     METRICS_PORT,
     Address,
+    CertReqs,
     Distribution,
     InheritedSocket,
     LogFormat,
     LogLevel,
     TcpAddress,
+    TlsVersion,
     UnixAddress,
 )
 
@@ -103,7 +105,7 @@ def parse_address(text: str) -> Address:
     if text.startswith("fd:"):
         return parse_fd(text.removeprefix("fd:"))
     host, colon, port = text.rpartition(":")
-    if not colon or (":" in host and not (host.startswith("[") and host.endswith("]"))):
+    if not colon or "=" in host or (":" in host and not (host.startswith("[") and host.endswith("]"))):
         raise ConfigurationError(
             f"{text!r} is no address; give HOST:PORT{_example(text)}, [IPV6]:PORT, unix:PATH or fd:N"
         )
@@ -260,6 +262,17 @@ def parse_log_format(text: str) -> LogFormat:
 
 def parse_distribution(text: str) -> Distribution:
     return parse_choice(text, get_args(Distribution), "distribution")
+
+
+def parse_cert_reqs(text: str) -> CertReqs:
+    """By its name, or by the number that the ssl module has for it."""
+    names: tuple[CertReqs, ...] = get_args(CertReqs)
+    return names[int(text)] if text in ("0", "1", "2") else parse_choice(text, names, "requirement")
+
+
+def parse_tls_version(text: str) -> TlsVersion:
+    """1.2, TLSv1.2, and so on."""
+    return parse_choice(re.sub("^TLSv", "", text, flags=re.IGNORECASE), get_args(TlsVersion), "version of TLS")
 
 
 def parse_flag(text: str) -> bool:

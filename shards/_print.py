@@ -14,6 +14,7 @@ from clockworker.shards._parse import show_size
 
 _COLUMN = 44
 # Addresses are shown as `bind`, whatever they were given as; queues as tables, after all plain values.
+_SECRET = ("ssl_keyfile_password",)
 _ELSEWHERE = ("host", "port", "uds", "fd", "queue")
 
 
@@ -47,6 +48,8 @@ def _lines(config: ServeConfig, origins: Mapping[str, str], remarks: Mapping[str
 def _line(name: str, value: object, comment: str) -> str:
     if value is None:
         return f"{f'# {name}':{_COLUMN}}# not set"
+    if name in _SECRET:
+        return f"{f'# {name}':{_COLUMN}}# {comment}; not shown"
     return f"{f'{name} = {_toml.show(value)} ':{_COLUMN}}# {comment}"
 
 

@@ -19,6 +19,8 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import logging
+import select
+import socket
 import ssl
 import sys
 import termios
@@ -26,8 +28,9 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from clockworker._errors import UsageError
-from clockworker.shards._connections import FIRST_S, Connection, Connections
+from clockworker._errors import ConfigurationError, UsageError
+from clockworker.shards._config import ServeConfig
+from clockworker.shards._connections import FIRST_S, IDLE_S, Connection, Connections
 from clockworker.shards._limiter import Limiter, more
 from clockworker.shards._socket_info import SocketInfo
 
@@ -67,6 +70,85 @@ class _Noted:
         if told is not None:
             told()
         super().unwrap()  # type: ignore[misc]
+
+
+def context_of(config: ServeConfig) -> ssl.SSLContext | None:
+    """What the options ask for, made of the files as they are now. Raises `ConfigurationError`."""
+    if config.ssl_certfile is None:
+        for name, given in _BESIDE_A_CERTIFICATE.items():
+            if given(config):
+                raise ConfigurationError(f"{name} is for TLS, which needs a certificate; give --ssl-certfile, too")
+        return None
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = _VERSIONS[config.ssl_version]
+    context.verify_mode = _CERT_REQS[config.ssl_cert_reqs]
+    _load_certificate(context, config)
+    if config.ssl_ca_certs is not None:
+        _check_file("--ssl-ca-certs", config.ssl_ca_certs)
+        try:
+            context.load_verify_locations(config.ssl_ca_certs)
+        except ssl.SSLError:
+            raise ConfigurationError(f"--ssl-ca-certs: {config.ssl_ca_certs} has no certificate in PEM") from None
+    elif config.ssl_cert_reqs != "none":
+        raise ConfigurationError(
+            f"--ssl-cert-reqs {config.ssl_cert_reqs}: no client's certificate would do; say by --ssl-ca-certs whose do"
+        )
+    if config.ssl_ciphers is not None:
+        try:
+            context.set_ciphers(config.ssl_ciphers)
+        except ssl.SSLError:
+            raise ConfigurationError(
+                f"--ssl-ciphers: {config.ssl_ciphers!r} selects no cipher; `openssl ciphers -v` lists them"
+            ) from None
+    return prepare(context)
+
+
+def _load_certificate(context: ssl.SSLContext, config: ServeConfig) -> None:
+    certificate, key = config.ssl_certfile, config.ssl_keyfile
+    assert certificate is not None
+    _check_file("--ssl-certfile", certificate)
+    if key is not None:
+        _check_file("--ssl-keyfile", key)
+    asked: list[bool] = []
+
+    def password() -> str:  # without a function OpenSSL asks at the terminal
+        asked.append(True)
+        return config.ssl_keyfile_password or ""
+
+    try:
+        context.load_cert_chain(certificate, key, password)
+    except (ssl.SSLError, ValueError) as error:  # ValueError: a password that is too long
+        where = f"--ssl-keyfile: {key}" if key is not None else f"--ssl-certfile: {certificate}"
+        if asked:
+            what = "the password is wrong" if config.ssl_keyfile_password else "the key has a password"
+            raise ConfigurationError(f"{where}: {what}; give --ssl-keyfile-password") from None
+        if isinstance(error, ssl.SSLError) and error.reason == "KEY_VALUES_MISMATCH":
+            raise ConfigurationError(f"{where}: the key is not that of the certificate in {certificate}") from None
+        lacks = "a certificate, in PEM" if key is not None else "a certificate and its key, in PEM; or give --ssl-keyfile"
+        raise ConfigurationError(
+            f"--ssl-certfile: {certificate}{'' if key is None else f' and {key}'} cannot be used; there should be {lacks}"
+            + ("" if key is None else ", and its key")
+        ) from None
+
+
+def _check_file(option: str, path: str) -> None:
+    try:
+        with open(path, "rb"):
+            pass
+    except OSError as error:
+        raise ConfigurationError(f"{option}: {path} cannot be read: {error.strerror}") from None
+
+
+_VERSIONS = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
+_CERT_REQS = {"none": ssl.CERT_NONE, "optional": ssl.CERT_OPTIONAL, "required": ssl.CERT_REQUIRED}
+_BESIDE_A_CERTIFICATE: dict[str, Callable[[ServeConfig], object]] = {
+    "--ssl-keyfile": lambda config: config.ssl_keyfile,
+    "--ssl-keyfile-password": lambda config: config.ssl_keyfile_password,
+    "--ssl-ca-certs": lambda config: config.ssl_ca_certs,
+    "--ssl-cert-reqs": lambda config: config.ssl_cert_reqs != "none",
+    "--ssl-ciphers": lambda config: config.ssl_ciphers,
+    "--ssl-version": lambda config: config.ssl_version != "1.2",
+}
 
 
 def prepare(context: object) -> ssl.SSLContext:
@@ -211,8 +293,12 @@ class SecureConnection(Connection):
         sock = None if info is None else info("socket")
         return sock is not None and self._descriptor >= 0 and sock.fileno() == self._descriptor
 
-    def hasten(self) -> None:
-        if self._leaves_at is not None and not self._untaken():
+    def hasten(self, now: float) -> None:
+        if self._leaves_at is None:
+            return
+        if self._untaken():
+            self._leaves_at = now
+        elif now - self._leaves_at >= IDLE_S:
             self._abort()
 
     def _leaves(self) -> None:
@@ -239,8 +325,16 @@ class SecureConnection(Connection):
             transport.abort()
 
     def _untaken(self) -> int:
-        """Bytes on their way that the client's kernel has not confirmed. As long as our buffer has any, there are some."""
+        """Bytes on their way that the client has not taken. As long as our own buffer has any, there are some: the kernel's is
+        full then. A Unix socket counts until they are read, by a client that may never do so; there a full buffer has to do."""
         try:
+            if self.family == socket.AF_UNIX and self._has_room():
+                return 0
             return int.from_bytes(fcntl.ioctl(self.fileno(), termios.TIOCOUTQ, bytes(4)), sys.byteorder)
         except (OSError, ValueError):
             return 0
+
+    def _has_room(self) -> bool:
+        writable = select.poll()
+        writable.register(self.fileno(), select.POLLOUT)
+        return bool(writable.poll(0))

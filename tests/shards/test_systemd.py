@@ -59,6 +59,18 @@ def test_passed_sockets_take_the_place_of_the_default_address_only() -> None:
     assert with_activated_sockets(config, {}, asked_for=False) == config
 
 
+def test_a_socket_that_is_asked_for_by_its_number_is_served_once() -> None:
+    config = ServeConfig("app:main", addresses=(InheritedSocket(4, "admin"),))
+    environment = {"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": "2", "LISTEN_FDNAMES": "app.socket:other.socket"}
+    both = with_activated_sockets(config, environment, asked_for=True).addresses
+    assert both == (InheritedSocket(4, "admin"), InheritedSocket(3, "app.socket"))
+
+
+@pytest.mark.parametrize(("name", "bind"), [("", ""), ("app.socket", ""), ("unknown", ""), ("admin", "admin")])
+def test_the_name_of_a_passed_socket_is_its_binds_if_it_can_be(name: str, bind: str) -> None:
+    assert InheritedSocket(3, name).bind == bind
+
+
 def test_without_anybody_to_notify_nothing_is_sent() -> None:
     notifier = Notifier({})
     notifier.ready("")
