@@ -76,7 +76,6 @@ class Acceptor:
         self._closed = False
         self._complaints = Limiter()
         self._places = connections.places
-        self._places.tell(self._go_on)
 
     def add(self, listening: Iterable[socket.socket]) -> None:
         """Accept from these, too."""
@@ -126,6 +125,7 @@ class Acceptor:
     def _pause(self) -> None:
         if not self._paused:
             self._paused = True
+            self._places.wait(self._go_on)
             for sock in self._sources:
                 self._loop.remove_reader(sock.fileno())
 

@@ -182,8 +182,8 @@ class Connection:
 
 
 class Places:
-    """How many connections may be open at once, of one server or of several together. Never more are taken than there are places;
-    who wants one when they are all taken waits to be told.
+    """How many connections may be open at once, of one server or of several together. Who waits for a place is told when one is
+    free; of several the one that has waited longest has the first choice.
 
     limit: None: as many as come. taken: how many are open.
     """
@@ -197,22 +197,25 @@ class Places:
     def full(self) -> bool:
         return self.limit is not None and self.taken >= self.limit
 
-    def tell(self, when_room: Callable[[], None]) -> None:
-        """Of each place that becomes free, until it is lifted."""
-        self._waiting.append(when_room)
+    def wait(self, when_room: Callable[[], None]) -> None:
+        """Told once, when a connection has ended or the limit is lifted."""
+        if when_room not in self._waiting:
+            self._waiting.append(when_room)
 
     def free(self) -> None:
         """A connection has ended."""
         self.taken -= 1
-        if len(self._waiting) > 1:  # none has the first choice each time
-            self._waiting.append(self._waiting.pop(0))
-        for when_room in self._waiting:
-            when_room()
+        if self._waiting:
+            self._tell()
 
     def lift(self) -> None:
         """There is no limit any more."""
         self.limit = None
-        for when_room in self._waiting:
+        self._tell()
+
+    def _tell(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        for when_room in waiting:
             when_room()
 
 

@@ -248,6 +248,8 @@ class SecureConnection(Connection):
     def close(self) -> None:
         if self._has_failed():
             self.end = FAILED
+        if self._noted is not None:
+            self._noted.when_leaving = None
         super().close()
 
     def _has_failed(self) -> bool:

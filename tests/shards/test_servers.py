@@ -174,6 +174,22 @@ def test_a_servers_own_limit_counts_apart(serve: Serve, opened: ExitStack, distr
     assert second.recv(100) == b"admin 0 second\n"
 
 
+def test_what_is_handed_over_goes_to_a_server_that_has_room(serve: Serve, opened: ExitStack) -> None:
+    """Each shard has one; nobody waits at that whose server is full while the other's is not."""
+    source = TWO.replace('bind="admin"', 'bind="admin", max_connections=1')
+    server = started(serve, "--distribution", "least-connections", source=source)
+    clients = [opened.enter_context(connect(server, "admin")) for _ in range(2)]
+    assert {ask(client, b"hello") for client in clients} == {b"admin 0 hello", b"admin 1 hello"}
+    for _ in range(8):
+        late = opened.enter_context(connect(server, "admin"))
+        late.sendall(b"late\n")
+        with connect(server) as other:
+            ask(other, b"hello")  # by then the supervisor has seen the late one
+        clients.pop(0).close()
+        assert late.recv(100).endswith(b" late\n")
+        clients.append(late)
+
+
 @pytest.mark.parametrize("distribution", ["kernel", "least-connections"])
 def test_servers_without_a_limit_of_their_own_share_the_common_one(
     serve: Serve, opened: ExitStack, distribution: str
