@@ -270,12 +270,14 @@ def test_two_protocols_one_of_them_in_tls_are_served_rolled_and_drained(
 
 def test_what_does_not_speak_tls_gets_one_line_and_no_traceback(serve: Serve, authority: Authority) -> None:
     server = started(serve, "--access-log", shards=1)
+    with plain(server):
+        pass  # who only looks whether the port is open
+    server.wait_log("failed in its handshake")
+    assert "handshake failed" not in server.log
     for text in (b"GET / HTTP/1.0\r\n\r\n", b"hello\n" * 3, b"\0" * 20) * 3:
         with plain(server) as client:
             client.sendall(text)
             _closed(client)
-    with plain(server):
-        pass  # who only looks whether the port is open
     with secure(server, authority.context()) as client:
         assert ask(client, b"hello") == b"0 hello"
     assert server.stop() == 0
@@ -327,18 +329,19 @@ def test_a_handshake_that_never_ends_has_a_place_and_a_time(
 def test_a_stop_waits_for_a_handshake_that_goes_on_and_for_no_other(
     serve: Serve, authority: Authority, opened: ExitStack, source: str
 ) -> None:
-    server = started(serve, source=source, shards=1)
+    server = started(serve, source=source, shards=1, first="tls.FIRST_S = 2.0")
     context = authority.context()
     stuck = Slow(opened.enter_context(plain(server)), context)
     stuck.sock.sendall(stuck.hello()[:20])
     silent = opened.enter_context(plain(server))
     going = Slow(opened.enter_context(plain(server)), context)
     first, second = (hello := going.hello())[:20], hello[20:]
-    going.sock.sendall(first)
     with secure(server, context) as client:
         ask(client, b"hello")  # by now the others have been accepted
+    going.sock.sendall(first)
     server.send(signal.SIGTERM)
     server.wait_log("SIGTERM: stopping")
+    assert _rests(going.sock, 0.3), "it is waited for"
     going.sock.sendall(second)
     going.finish()
     going.sock.sendall(going.record(b"late\n"))
