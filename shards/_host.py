@@ -28,6 +28,7 @@ _PR_SET_PDEATHSIG = 1
 OF_SHARD = 9
 OF_LINE = 2
 OF_SUPERVISOR = 16
+OF_SPARE = 2  # a pidfd and a channel
 
 # What comes and goes: pipes of a start, rings that are handed over, log files, a trace; a connection on its way to a shard.
 PASSING = 16

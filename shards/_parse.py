@@ -17,6 +17,7 @@ from clockworker._errors import ConfigurationError
 from clockworker.shards._config import (
     BIND_NAME,
     MAX_SHARDS,
+    MAX_SPARES,
     METRICS_PORT,
     Address,
     CertReqs,
@@ -67,6 +68,10 @@ def parse_shards(text: str) -> int | Literal["auto"]:
     if text == "auto":
         return "auto"
     return parse_int(text, 1, MAX_SHARDS, "the number of shards", or_else=", or auto for one a CPU")
+
+
+def parse_spares(text: str) -> int:
+    return parse_int(text, 0, MAX_SPARES, "the number of spare processes")
 
 
 def parse_cpus(text: str) -> tuple[int, ...]:

@@ -19,7 +19,8 @@ import msgspec
 from clockworker._errors import UsageError
 from clockworker.executor import Executor, QueueHandle
 from clockworker.shards._accept import Acceptor
-from clockworker.shards._connections import LOOK_S, Connection, Connections, Places
+from clockworker.shards._accepted_cy import Places
+from clockworker.shards._connections import LOOK_S, Connection, Connections
 from clockworker.shards._protocols import ProtocolServer
 from clockworker.shards._sockets import HANDSHAKE_S
 from clockworker.shards._streams import StreamServer

@@ -17,6 +17,7 @@ client has only left, as load balancers do that look whether a port is open.
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import fcntl
 import logging
 import select
@@ -29,6 +30,7 @@ from collections.abc import Callable
 from typing import Any
 
 from clockworker._errors import ConfigurationError, UsageError
+from clockworker.shards._accepted_cy import Opening
 from clockworker.shards._config import ServeConfig
 from clockworker.shards._connections import FIRST_S, IDLE_S, Connection, Connections
 from clockworker.shards._limiter import Limiter, more
@@ -201,18 +203,23 @@ _PLAIN = ("HTTP_REQUEST", "WRONG_VERSION_NUMBER", "UNKNOWN_PROTOCOL", "HTTPS_PRO
 class SecureConnection(Connection):
     """One that speaks TLS. `transport` is None until the handshake is done."""
 
-    __slots__ = ("_handshakes", "_leaves_at", "_noted", "_shaken_at")
+    __slots__ = ("_handshakes", "_leaves_at", "_noted", "_opening", "_secured", "_shaken_at")
 
     def __init__(self, connections: Connections, family: int, descriptor: int, handshakes: Handshakes) -> None:
         super().__init__(connections, family, descriptor)
         self._handshakes = handshakes
+        self._opening: Opening | None = None
+        self._secured: asyncio.Transport | None = None
         self._shaken_at: float | None = None
         self._leaves_at: float | None = None
         self._noted: _Noted | None = None
 
-    def open(self, loop: asyncio.AbstractEventLoop, make: Callable[[], asyncio.BaseProtocol]) -> None:
+    def open(self, loop: asyncio.AbstractEventLoop, context: contextvars.Context) -> None:
+        context.run(self._begin, loop)
+
+    def _begin(self, loop: asyncio.AbstractEventLoop) -> None:
         coroutine = loop.connect_accepted_socket(
-            make,
+            self,
             self,  # type: ignore[arg-type]
             ssl=self._handshakes.context,
             ssl_handshake_timeout=HANDSHAKE_S,
@@ -243,13 +250,22 @@ class SecureConnection(Connection):
 
     @property
     def transport(self) -> asyncio.Transport | None:
-        return None if self._has_failed() else super().transport
+        if self._opening is not None and self._opening[1].done() and not self._has_failed():
+            (coroutine, _), self._opening = self._opening, None
+            try:
+                coroutine.send(None)
+            except StopIteration as done:
+                self._secured = done.value[0]
+        return self._secured
 
     def close(self) -> None:
         if self._has_failed():
-            self.end = FAILED
+            self._give_up_handshake(FAILED)
+        elif self.transport is None and self._opening is not None:
+            self._give_up_handshake(self.end)
         if self._noted is not None:
             self._noted.when_leaving = None
+        self._secured = None
         super().close()
 
     def _has_failed(self) -> bool:
@@ -293,7 +309,7 @@ class SecureConnection(Connection):
             return True
         info = getattr(transport, "get_extra_info", None)
         sock = None if info is None else info("socket")
-        return sock is not None and self._descriptor >= 0 and sock.fileno() == self._descriptor
+        return sock is not None and self.fileno() >= 0 and sock.fileno() == self.fileno()
 
     def hasten(self, now: float) -> None:
         if self._leaves_at is None:
@@ -312,7 +328,7 @@ class SecureConnection(Connection):
         asyncio.get_running_loop().call_later(_LOOK_S, self._look)
 
     def _look(self) -> None:
-        if self._descriptor < 0 or self._leaves_at is None:
+        if self.fileno() < 0 or self._leaves_at is None:
             return
         now = time.monotonic()
         if self._untaken():
