@@ -528,7 +528,8 @@ class Supervisor:
     def _others_serve_on(self) -> bool:
         """What would be started now is known to be broken, and was not what the others run."""
         return self._roll.failed and any(
-            member.takes_connections if self._listeners.binds else member.state is State.READY for member in self._members
+            member.takes_connections if self._listeners.binds else member.state is State.READY
+            for member in self._members
         )
 
     def _stopped(self, member: Member, end: str) -> None:

@@ -126,7 +126,9 @@ def _load_certificate(context: ssl.SSLContext, config: ServeConfig) -> None:
             raise ConfigurationError(f"{where}: {what}; give --ssl-keyfile-password") from None
         if isinstance(error, ssl.SSLError) and error.reason == "KEY_VALUES_MISMATCH":
             raise ConfigurationError(f"{where}: the key is not that of the certificate in {certificate}") from None
-        lacks = "a certificate, in PEM" if key is not None else "a certificate and its key, in PEM; or give --ssl-keyfile"
+        lacks = (
+            "a certificate, in PEM" if key is not None else "a certificate and its key, in PEM; or give --ssl-keyfile"
+        )
         raise ConfigurationError(
             f"--ssl-certfile: {certificate}{'' if key is None else f' and {key}'} cannot be used; there should be {lacks}"
             + ("" if key is None else ", and its key")
