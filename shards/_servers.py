@@ -197,4 +197,5 @@ def _unknown(bind: str | None, binds: Sequence[str]) -> str:
     if bind:
         there_are = f"only {', '.join(named)}" if named else "all addresses are without a name"
         return f"no address is named {bind!r}, {there_are}; give one with --bind {bind}=HOST:PORT, or in the file"
-    return f"no address is without a name; say which is served, bind={' or bind='.join(named)}, or give one with --bind HOST:PORT"
+    which = " or ".join(f"bind={name}" for name in named)
+    return f"no address is without a name; say which is served, {which}, or give one with --bind HOST:PORT"
