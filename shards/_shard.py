@@ -199,7 +199,7 @@ class Shard:
         limit: bytes; the reader's, as in `asyncio.start_server`.
         bind: name of the addresses that are served, "admin" for those of `--bind admin=HOST:PORT`; unless given it is
         those that have no name. Each name has one server.
-        ssl: serve TLS by this `ssl.SSLContext`. None: by that of the options (`--ssl-certfile`), if they give one; False: never.
+        ssl: serve TLS by this `ssl.SSLContext`. None: by that of the options (`--ssl-certfile`), if any; False: never.
         A handshake may take 10 s, and its connection counts meanwhile.
         max_connections: how many connections of this server a shard holds open at once; more wait in the backlog. Unless given
         it has a part in `--max-connections`, which all such servers of a shard have together, and without which as many are
