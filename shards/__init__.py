@@ -66,8 +66,10 @@ In reading order, from the command to the code that a user writes:
     _tracing        traces: asks for them; _trace, records one; _chrome, writes it
     _top            clockworker-top; _screen, what it shows
     _shard          Shard, the application's view; _current, finding it
+    _servers        the servers of a shard, one for each bind
     _connections    the connections of a shard's server: what is open, how many may be, and how they end
     _accepted_cy    what is done for each of them, compiled; _system.pxd, what that takes from C
+    _tls            those that speak TLS, and the contexts of servers; _socket_info, what the kernel says of a connection
     _accept         accepting, from listening sockets or from the supervisor's hands
     _counter        counters of the application's own
     _blocking_pools threads for functions that block, by depth of calls

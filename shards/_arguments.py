@@ -55,8 +55,6 @@ class _Switch(argparse.Action):
 def _unknown(argument: str) -> str:
     if argument == "--app":
         return "unknown option --app; APP is given by itself: clockworker-serve MODULE:ATTRIBUTE"
-    if re.match("--(ssl|certfile|keyfile)", argument):
-        return f"unknown option {argument}; there is no TLS here: put a proxy in front that does it"
     flags = {flag.lstrip("-"): flag for option in OPTIONS for flag in option.flags if flag.startswith("--")}
     near = nearest_option(argument.lstrip("-"), [*flags, "help", "version"])
     hint = f"did you mean --{near}?" if near else "see clockworker-serve --help"

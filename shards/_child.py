@@ -18,6 +18,7 @@ import signal
 import socket
 import sys
 from collections.abc import Sequence
+from functools import partial
 from types import FrameType
 from typing import Any
 
@@ -74,11 +75,13 @@ from clockworker.shards._logging import reopen, set_up_logging
 from clockworker.shards._pulse import DUMP_SIGNAL, Pulse
 from clockworker.shards._recorder import Recorder
 from clockworker.shards._reserve import FOR_A_MESSAGE, Reserve
-from clockworker.shards._shard import Handover, Shard
+from clockworker.shards._servers import Line
+from clockworker.shards._shard import Shard
 from clockworker.shards._shard_queues import make_queues, misspelt, queues_of
 from clockworker.shards._slots import SlotWriter
 from clockworker.shards._slow import log_slow_polls
 from clockworker.shards._terminal import set_up_debugging
+from clockworker.shards._tls import context_of
 from clockworker.shards._trace import Trace
 from clockworker.shards._waiting import be_shard, wait
 from clockworker.shards._witness import start_witness
@@ -156,17 +159,19 @@ class _ShardMain:
         self._channel = channel
         self._configure = configure
         self._config = configure.config
-        memory, event, self._slots, pulse, dump, witness, handover = descriptors
+        memory, event, self._slots, pulse, dump, witness, *lines = descriptors
         self._doorbell: tuple[int, ...] = (memory, event)
         self._pulse = Pulse(pulse, dump, HealthPolicy(hung_after=self._config.timeout_shard_healthcheck).pace)
         self._witness = socket.socket(fileno=witness)
-        self._handover = socket.socket(fileno=handover)
-        self._handover.setblocking(False)
+        self._lines = [socket.socket(fileno=line) for line in lines]
+        for line in self._lines:
+            line.setblocking(False)
         # Before the application is imported, which may open what it likes, and fork.
         self._reserve = Reserve(FOR_A_MESSAGE + configure.count - 1)
         self._complaints = Limiter()
         self._legacy = Legacy(f"shard {configure.shard}", configure.served, configure.cpus)
-        self._legacy.withhold(lambda: [each.fileno() for each in (channel, self._pulse, self._witness, self._handover)])
+        self._legacy.withhold(lambda: [each.fileno() for each in (channel, self._pulse, self._witness)])
+        self._legacy.withhold(lambda: [line.fileno() for line in self._lines])
         self._legacy.withhold(lambda: self._doorbell)
         self._legacy.withhold(self._reserve.descriptors)
         self._legacy.guard()
@@ -193,6 +198,7 @@ class _ShardMain:
         what = self._config.app
         try:
             application = load_application(self._config.app, self._config.app_dir, factory=self._config.factory)
+            self._ssl = context_of(self._config)
             what = "a queue's scheduler"
             self._queues = queues_of(self._config, self._configure.shard, application.queues)
             executor = Executor(make_queues(self._queues, application.queues, self._config.app_dir), on_panic="catch")
@@ -272,9 +278,13 @@ class _ShardMain:
             configure,
             executor,
             self._mesh,
-            announce_ready=lambda serves: self._channel.send(Ready(serves)),
-            announce_serving=lambda: self._channel.send(Serves()),
-            handover=Handover(self._handover, self._pulse.write_connections) if self._is_handed() else None,
+            announce_ready=lambda serves: self._channel.send(Ready(dict(serves))),
+            announce_serving=lambda bind, limit: self._channel.send(Serves(bind, limit)),
+            lines={
+                bind: Line(sock, partial(self._pulse.write_connections, number))
+                for number, (bind, sock) in enumerate(zip(self._config.lines, self._lines, strict=True))
+            },
+            ssl=self._ssl,
         )
         self._legacy.withhold(self._mesh.descriptors)
         self._legacy.at_fork(lambda: self._mesh.refuse_all(REFUSAL))
@@ -283,14 +293,11 @@ class _ShardMain:
             self._writer,
             executor,
             self._mesh,
-            self._shard._connection_counts,
+            self._shard._servers.counts,
             self._shard._counters.read,
             self._shard._blocking.counts,
         )
-        self._shard._when_failed = self._recorder.write_soon
-
-    def _is_handed(self) -> bool:
-        return self._config.distribution == "least-connections"
+        self._shard._servers.when_failed = self._recorder.write_soon
 
     async def _live(self, main: JoinHandle[object]) -> int:
         """Run `main` to its end, then finish what is open and leave with the others."""
@@ -388,17 +395,19 @@ class _ShardMain:
             case Reopen():
                 reopen()
             case TakeAll():
-                self._shard._lift_limit()
+                self._shard._servers.lift_limit()
             case Begin():
                 self._may_begin.set()
-            case AcceptFrom(shard):
-                self._shard._accept_from(shard, [socket.socket(fileno=descriptor) for descriptor in descriptors])
-            case CeaseFrom(shard):
-                self._shard._cease_from(shard)
-            case Stop(for_good, grace):
-                self._stop(for_good, [socket.socket(fileno=descriptor) for descriptor in descriptors])
+            case AcceptFrom(shard, bind):
+                self._shard._accept_from(bind, shard, [socket.socket(fileno=descriptor) for descriptor in descriptors])
+            case CeaseFrom(shard, bind):
+                self._shard._cease_from(bind, shard)
+            case Stop(for_good, grace, binds):
+                # Of a message whose descriptors were lost there are none.
+                orphaned = [(bind, socket.socket(fileno=descriptor)) for bind, descriptor in zip(binds, descriptors)]  # noqa: B905
+                self._stop(for_good, orphaned)
                 if grace is not None:
-                    self._loop.call_later(grace - CUT_S, self._shard._log_cut)
+                    self._loop.call_later(grace - CUT_S, self._shard._servers.log_cut)
             case Leave(serve_first):
                 self._serve_first = serve_first
                 self._may_leave.set()
@@ -415,7 +424,7 @@ class _ShardMain:
         if recording is not None:
             os.close(recording)
 
-    def _stop(self, for_good: bool, orphaned: Sequence[socket.socket]) -> None:
+    def _stop(self, for_good: bool, orphaned: Sequence[tuple[str, socket.socket]]) -> None:
         if self._main is not None and not self._shard.is_ready:
             self._main.abort()  # still starting: there is nothing to finish
         self._shard._stop(for_good, orphaned)

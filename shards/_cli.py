@@ -34,6 +34,7 @@ from clockworker.shards._shard_queues import described, make_queues, misspelt, q
 from clockworker.shards._sockets import Listeners, count_sockets
 from clockworker.shards._supervisor import Supervisor, log
 from clockworker.shards._systemd import with_activated_sockets
+from clockworker.shards._tls import context_of
 from clockworker.shards._topology import read_machine
 
 EXIT_OK = 0
@@ -81,6 +82,7 @@ def run(settings: Settings, environment: MutableMapping[str, str]) -> int:
     settle_signals(dict.fromkeys(STRAY, do_nothing))
     set_process_title("supervisor", config.app)
     set_up_logging("supervisor", config)
+    context_of(config)
     with Listeners(config.addresses, placement.count, config.backlog, config.distribution) as listeners:
         announce(settings, placement, listeners, environment)
         with PidFile(config.pid_file) if config.pid_file is not None else contextlib.nullcontext():
@@ -118,11 +120,11 @@ def check(settings: Settings, placement: Placement, environment: Mapping[str, st
     for warning in misspelt((*config.queues, *own), declared):
         print(f"clockworker-serve: {warning}", file=sys.stderr)
     set_up_logging("supervisor", config)
-    raise_descriptor_limit(placement.count, count_sockets(config.addresses))
+    raise_descriptor_limit(placement.count, count_sockets(config.addresses), len(config.lines))
     queues = ", ".join(map(str, shown(merge(described(declared), config.queues), declared)))
     print(
         f"configuration is right: {config.app} on {placement}, queues {queues}, "
-        f"at {', '.join(map(str, config.addresses))}"
+        f"at {', '.join(map(str, config.addresses)) or 'no address'}"
     )
     return EXIT_OK
 
@@ -143,6 +145,8 @@ def announce(settings: Settings, placement: Placement, listeners: Listeners, env
     log.info(version())
     for name in listeners.names:
         log.info("listening on %s", name)
+    if not listeners.names:
+        log.info("listening on no address")
     log.info("placement: %s", placement)
     for warning in find_warnings(settings, environment):
         log.warning("%s", warning)

@@ -3,6 +3,7 @@ together, and the shards get them whole."""
 
 from __future__ import annotations
 
+import re
 from typing import Literal, TypeAlias
 
 import msgspec
@@ -16,17 +17,30 @@ LogLevel: TypeAlias = Literal["critical", "error", "warning", "info", "debug"]
 LogFormat: TypeAlias = Literal["text", "json"]
 OnPanic: TypeAlias = Literal["catch", "propagate"]
 
+# Whether clients of TLS have to show a certificate of their own, and the oldest version that they may speak.
+CertReqs: TypeAlias = Literal["none", "optional", "required"]
+TlsVersion: TypeAlias = Literal["1.2", "1.3"]
+
 # How connections come to shards: by the kernel's hash over a socket a shard, each to the shard that has the fewest, or
 # every client address to the same shard.
 Distribution: TypeAlias = Literal["kernel", "least-connections", "fixed"]
 
 
+BIND_NAME = re.compile(r"[A-Za-z0-9_-]+")
+
+# Of sockets that were passed by systemd, whose unit gives them no name.
+_UNNAMED = "unknown"
+
+
 class TcpAddress(msgspec.Struct, frozen=True, tag="tcp"):
+    """`bind` is the name under which the application serves it; without one it is among those that have none."""
+
     host: str
     port: int
+    bind: str = ""
 
     def __str__(self) -> str:
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+        return _named(self.bind, f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}")
 
 
 class UnixAddress(msgspec.Struct, frozen=True, tag="unix"):
@@ -34,20 +48,33 @@ class UnixAddress(msgspec.Struct, frozen=True, tag="unix"):
 
     path: str
     mode: int = 0o666
+    bind: str = ""
 
     def __str__(self) -> str:
-        return f"unix:{self.path}" if self.mode == 0o666 else f"unix:{self.path},mode={self.mode:03o}"
+        mode = "" if self.mode == 0o666 else f",mode={self.mode:03o}"
+        return _named(self.bind, f"unix:{self.path}{mode}")
 
 
 class InheritedSocket(msgspec.Struct, frozen=True, tag="fd"):
     """A listening socket that was open, under this number, when the supervisor was started. Whoever passed it may have
-    given it a name."""
+    given it a name, which is that of its bind if it can be one: systemd's `FileDescriptorName=admin` can. Without that line
+    systemd calls it by its unit, `app.socket`."""
 
     fd: int
     name: str = ""
 
+    @property
+    def bind(self) -> str:
+        return self.name if BIND_NAME.fullmatch(self.name) and self.name != _UNNAMED else ""
+
     def __str__(self) -> str:
-        return f"fd:{self.fd} ({self.name})" if self.name else f"fd:{self.fd}"
+        if self.name and not self.bind:
+            return f"fd:{self.fd} ({self.name})"
+        return _named(self.bind, f"fd:{self.fd}")
+
+
+def _named(bind: str, address: str) -> str:
+    return f"{bind}={address}" if bind else address
 
 
 Address: TypeAlias = TcpAddress | UnixAddress | InheritedSocket
@@ -82,7 +109,9 @@ class ServeConfig(msgspec.Struct, frozen=True):
 
     queues: what the options, environment or file say of queues; the application may declare some, too (`_queues.merge`).
     shard_queues: what they say beyond that of the queues of one shard, by its number.
-    max_connections: how many connections of `Shard.start_server` a shard holds open at once; None: as many as come.
+    addresses: what is listened on; none: the application serves nothing.
+    max_connections: how many connections a shard holds open at once, of all servers that have no limit of their own; None: as
+    many as come.
     timeout_shard_healthcheck: how long a shard's loop may be silent before the shard is replaced; 0: for ever.
     """
 
@@ -106,6 +135,13 @@ class ServeConfig(msgspec.Struct, frozen=True):
     backlog: int = 2048
     distribution: Distribution = "kernel"
     max_connections: int | None = None
+    ssl_certfile: str | None = None
+    ssl_keyfile: str | None = None
+    ssl_keyfile_password: str | None = None
+    ssl_ca_certs: str | None = None
+    ssl_cert_reqs: CertReqs = "none"
+    ssl_ciphers: str | None = None
+    ssl_version: TlsVersion = "1.2"
     timeout_graceful_shutdown: float = 30.0
     timeout_shard_healthcheck: float = 30.0
     timeout_startup: float = 60.0
@@ -118,6 +154,16 @@ class ServeConfig(msgspec.Struct, frozen=True):
     metrics: TcpAddress | None = None
     control: str | None = None
     pid_file: str | None = None
+
+    @property
+    def binds(self) -> tuple[str, ...]:
+        """The names under which addresses are served, each once; "" is that of all that have none."""
+        return tuple(dict.fromkeys(address.bind for address in self.addresses))
+
+    @property
+    def lines(self) -> tuple[str, ...]:
+        """The binds whose connections the supervisor accepts, and hands over."""
+        return self.binds if self.distribution == "least-connections" else ()
 
     def of_shard(self, shard: int) -> ServeConfig:
         """What this shard needs to know: the others' queues are left out."""

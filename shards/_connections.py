@@ -57,6 +57,31 @@ class Connection(Accepted):
 
     __slots__ = ()
 
+    @property
+    def begun_at(self) -> float:
+        """From when on its client can ask."""
+        return self.accepted_at
+
+    # What more there is to know of one that speaks TLS (`_tls`).
+
+    def shakes_hands(self, now: float) -> bool:
+        """Whether nobody can ask yet; one whose client does nothing about it is ended. For the stop."""
+        return False
+
+    def passed(self) -> tuple[float | None, float | None] | None:
+        """When something last came and went, if that is known better than by its socket; None for never."""
+        return None
+
+    def is_receiving(self) -> bool:
+        """Whether something has come that cannot be read yet."""
+        return False
+
+    def owns(self, transport: object) -> bool:
+        return self.transport is transport
+
+    def hasten(self, now: float) -> None:
+        """If it is closed, and only waits for its client to say so too, it has waited long enough."""
+
     def unsent(self) -> int:
         """Bytes that wait in its transport."""
         transport = self.transport
@@ -136,7 +161,7 @@ class Connections(Book):
         """The connection that has this transport."""
         if transport is None:
             return None
-        return next((connection for connection in self._open if connection.transport is transport), None)
+        return next((connection for connection in self._open if connection.owns(transport)), None)
 
     async def settle(self) -> None:
         """Nothing is accepted any more. Returns when all that clients have sent has been read and begun, or soon."""
@@ -144,7 +169,9 @@ class Connections(Book):
         waiting: Iterable[Connection] = [*self._open]
         while True:
             now = time.monotonic()
-            waiting = [c for c in waiting if c in self._open and not self.server.settle(c, now)]
+            waiting = [
+                c for c in waiting if c in self._open and (c.shakes_hands(now) or not self.server.settle(c, now))
+            ]
             if not waiting or now >= deadline:
                 return
             await self.wait_for_an_end(min(self._next_look(now), deadline - now))
@@ -154,7 +181,9 @@ class Connections(Book):
         while self._open:
             now = time.monotonic()
             for connection in [*self._open]:
-                self.server.end_if_idle(connection, now)
+                if not connection.shakes_hands(now):
+                    self.server.end_if_idle(connection, now)
+                    connection.hasten(now)
             await self.wait_for_an_end(self._next_look(now))
 
     async def wait_for_an_end(self, seconds: float) -> None:

@@ -58,8 +58,8 @@ class Enclosed(msgspec.Struct, frozen=True, tag="enclosed"):
 
 
 class Configure(msgspec.Struct, frozen=True, tag="configure"):
-    """Descriptors: the doorbell's memory and its eventfd, the slots, the pulse, the dump, the witness's socket, the
-    handover's. place: the word of this incarnation in the doorbells of its peers."""
+    """Descriptors: the doorbell's memory and its eventfd, the slots, the pulse, the dump, the witness's socket, and of the
+    handover the line of each bind, in their order. place: the word of this incarnation in the doorbells of its peers."""
 
     shard: int
     count: int
@@ -107,23 +107,28 @@ class Begin(msgspec.Struct, frozen=True, tag="begin"):
 
 
 class AcceptFrom(msgspec.Struct, frozen=True, tag="accept-from"):
-    """Accept from the listening sockets of this shard: one's own, or those of one that cannot. Descriptors: the sockets."""
+    """Accept from the listening sockets of this shard: one's own, or those of one that cannot. Descriptors: the sockets, all
+    of this bind."""
 
     shard: int
+    bind: str
 
 
 class CeaseFrom(msgspec.Struct, frozen=True, tag="cease-from"):
     """The other shard accepts from its sockets again."""
 
     shard: int
+    bind: str
 
 
 class Stop(msgspec.Struct, frozen=True, tag="stop"):
     """`for_good`: the listening sockets end with this shard; what waits there has nobody else. Descriptors: those of shards
-    that are not there to accept, which leave it their queues. `grace`: seconds until SIGKILL, if it is to come."""
+    that are not there to accept, which leave it their queues; `binds` has the bind of each. `grace`: seconds until SIGKILL, if
+    it is to come."""
 
     for_good: bool = False
     grace: float | None = None
+    binds: tuple[str, ...] = ()
 
 
 class Leave(msgspec.Struct, frozen=True, tag="leave"):
@@ -149,13 +154,17 @@ class Declared(msgspec.Struct, frozen=True, tag="declared"):
 
 
 class Ready(msgspec.Struct, frozen=True, tag="ready"):
-    """`serves`: the application has made a server, and connections may come."""
+    """`serves`: the binds for which the application has made a server, and how many connections that has room for if it has a
+    limit of its own. Connections may come."""
 
-    serves: bool
+    serves: dict[str, int | None]
 
 
 class Serves(msgspec.Struct, frozen=True, tag="serves"):
-    """A shard that was ready before has a server now."""
+    """A shard that was ready before has another server now."""
+
+    bind: str
+    limit: int | None
 
 
 class NoRoom(msgspec.Struct, frozen=True, tag="no-room"):

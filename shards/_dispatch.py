@@ -10,6 +10,9 @@ departed shard has not taken is read back and goes to another; while no shard ca
 listening sockets' queues. A shard that stalls gets none, and what it was given before that showed and has not taken is
 given to others.
 
+Each bind has a dispatcher and lines of its own, so that a server without room holds up no other's connections. Which shard has
+the fewest is counted over all binds.
+
 Before the server stops, those that wait are handed over whatever the limit, as shards that accept for themselves do it: what
 waits at a socket that is closed is reset, and its client has perhaps asked already. Rejected: letting them wait for places
 that become free while the shards drain. An application that closes its own connections has to know which they are.
@@ -37,19 +40,23 @@ _NO_DESCRIPTORS_S = 0.5
 
 
 class Dispatcher:
-    """limit: connections that a shard may have at once. stalled: whether a shard should be spared."""
+    """For one bind. limit: connections that a shard may have at once, of all servers that have no limit of their own. stalled:
+    whether a shard should be spared."""
 
     def __init__(
         self,
+        bind: str,
         listening: Sequence[socket.socket],
         members: Sequence[Member],
         limit: int | None,
         stalled: Callable[[ShardProcess], bool],
     ) -> None:
         self._loop = asyncio.get_running_loop()
+        self._bind = bind
         self._listening = listening
         self._members = members
         self._limit = limit
+        self._unlimited = False  # the last are handed over
         self._stalled = stalled
         self._next = 0  # of equals the one whose turn it is
         self._returned: deque[socket.socket] = deque()
@@ -90,7 +97,7 @@ class Dispatcher:
 
     def take_back(self, process: ShardProcess) -> None:
         """The shard has ended, or stands still while others do not: what it did not take is for others."""
-        while (connection := process.handover.take_back()) is not None:
+        while (connection := process.lines[self._bind].take_back()) is not None:
             self._returned.append(connection)
         if self._ended:
             self._close_returned()
@@ -108,7 +115,7 @@ class Dispatcher:
         What nobody has taken after these seconds is closed.
         """
         self._stop_accepting()
-        self._limit = None
+        self._unlimited = True
         self._finished = finished
         self._give_up = self._loop.call_later(seconds, self._end)
         self._last.extend(self._listening)
@@ -179,7 +186,7 @@ class Dispatcher:
         if self._finished is not None and process not in self._told:
             self._told.add(process)
             process.send(TakeAll())
-        if not process.handover.give(connection):
+        if not process.lines[self._bind].give(connection):
             self._returned.append(connection)
             return False
         connection.close()
@@ -189,20 +196,31 @@ class Dispatcher:
         """The ready shard with the fewest connections, if one may have another."""
         count = len(self._members)
         best: ShardProcess | None = None
-        fewest = self._limit if self._limit is not None else 1 << 62
+        fewest = 1 << 62
         for offset in range(count):
             member = self._members[(self._next + offset) % count]
             process = member.process
-            if process is None or not member.takes_connections or self._stalled(process):
+            if process is None or not member.takes(self._bind) or self._stalled(process):
                 continue
-            load = process.handover.given - process.pulse.taken + process.pulse.open
-            if load < fewest:
+            loads = process.loads()
+            load = sum(loads.values())
+            if load < fewest and self._has_room(process, loads):
                 best, fewest = process, load
         self._next = (self._next + 1) % count
         return best
 
+    def _has_room(self, process: ShardProcess, loads: dict[str, int]) -> bool:
+        if self._unlimited:
+            return True
+        own = process.lines[self._bind].limit
+        if own is not None:
+            return loads[self._bind] < own
+        return self._limit is None or self._limit > sum(
+            load for bind, load in loads.items() if process.lines[bind].limit is None
+        )
+
     def _anybody_ready(self) -> bool:
-        return any(member.takes_connections and member.process is not None for member in self._members)
+        return any(member.takes(self._bind) and member.process is not None for member in self._members)
 
     def _pause(self, seconds: float) -> None:
         self._stop_accepting()

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
+import socket
 from collections.abc import Sequence
 
 from clockworker.shards._control import Leave, Stop
@@ -32,9 +33,9 @@ class Drain:
         self.together = False
         self.spent = 0.0
 
-    def begin(self, member: Member, orphaned: Sequence[int] = ()) -> None:
-        """Tell it to stop, if it is there and has not been told. orphaned: whose queues it is to serve, too. Raises `OSError`
-        if it could be told, but not of them."""
+    def begin(self, member: Member, orphaned: Sequence[tuple[str, socket.socket]] = ()) -> None:
+        """Tell it to stop, if it is there and has not been told. orphaned: whose queues it is to serve, too, with their binds.
+        Raises `OSError` if it could be told, but not of them."""
         if member.process is None or member.state is State.DRAINING:
             return
         importing = member.state is State.STARTING and not member.process.pulse.beat
@@ -42,11 +43,11 @@ class Drain:
         member.lifecycle.to(State.DRAINING)
         grace = max(0.0, self._grace - self.spent)
         self._set_timer(member, grace)
-        stop = Stop(for_good=self.together, grace=grace)
+        stop = Stop(for_good=self.together, grace=grace, binds=tuple(bind for bind, _ in orphaned))
         try:
-            member.tell(stop, orphaned)
+            member.tell(stop, [sock.fileno() for _, sock in orphaned])
         except OSError:
-            member.tell(stop)
+            member.tell(Stop(for_good=self.together, grace=grace))
             raise
         if importing:  # it reads nothing before its loop runs, and has nothing to finish
             member.process.send_signal(signal.SIGTERM)

@@ -1,4 +1,5 @@
-"""The line on which a shard gets connections that the supervisor has accepted (`_dispatch`): descriptors, one a message."""
+"""The line on which a shard gets connections that the supervisor has accepted (`_dispatch`): descriptors, one a message. There
+is one for each bind, which so says where a connection came in, and on which none waits for a place at another server."""
 
 from __future__ import annotations
 
@@ -12,13 +13,16 @@ _NUMBER = 8  # bytes
 
 
 class Handover:
-    """The line on which one shard gets connections. The supervisor keeps both ends."""
+    """The line on which one shard gets connections of one bind. The supervisor keeps both ends.
+
+    limit: how many the server has room for, where it has a limit of its own."""
 
     def __init__(self) -> None:
         self._end, self.shard_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._end.setblocking(False)
         self.shard_end.setblocking(False)
         self.given = 0  # and not taken back
+        self.limit: int | None = None
         self._number = 0
 
     def give(self, connection: socket.socket) -> bool:

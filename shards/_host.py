@@ -23,9 +23,10 @@ _PR_SET_PDEATHSIG = 1
 
 
 # Descriptors of the supervisor; tests count them. A shard costs it a pidfd, a channel, the dump, slots, pulse, two for each of
-# witness, handover and doorbell, and its listening sockets. The supervisor's own are its loop's, the control socket, standard
-# input and output, what `--metrics`, `--pid-file` and `--reload` need.
-OF_SHARD = 11
+# witness and doorbell, its listening sockets, and two for each line of connections that are handed over. The supervisor's own
+# are its loop's, the control socket, standard input and output, what `--metrics`, `--pid-file` and `--reload` need.
+OF_SHARD = 9
+OF_LINE = 2
 OF_SUPERVISOR = 16
 OF_SPARE = 2  # a pidfd and a channel
 
@@ -36,13 +37,15 @@ PASSING = 16
 TOOLS = 8
 
 
-def descriptors_needed(shards: int, addresses: int) -> int:
+def descriptors_needed(shards: int, addresses: int, lines: int = 0) -> int:
     """Of the supervisor, which has more of them than any shard (a shard has one for each peer). addresses: listening sockets
-    of each shard. There may be one process more than shards, a successor; at the stop each address takes three more sockets."""
-    return OF_SUPERVISOR + PASSING + TOOLS + (shards + 1) * (OF_SHARD + addresses) + 3 * addresses
+    of each shard. lines: on which connections are handed over to it. There may be one process more than shards, a successor; at
+    the stop each address takes three more sockets."""
+    of_shard = OF_SHARD + OF_LINE * lines + addresses
+    return OF_SUPERVISOR + PASSING + TOOLS + (shards + 1) * of_shard + 3 * addresses
 
 
-def raise_descriptor_limit(shards: int, addresses: int) -> int:
+def raise_descriptor_limit(shards: int, addresses: int, lines: int = 0) -> int:
     """Raise the soft limit on open files to the hard one. Returns how many there are for connections of tools. Raises
     `ConfigurationError` if there are too few for the rest."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -50,7 +53,7 @@ def raise_descriptor_limit(shards: int, addresses: int) -> int:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     except (OSError, ValueError):  # a sandbox forbids it
         hard = soft
-    needed = descriptors_needed(shards, addresses)
+    needed = descriptors_needed(shards, addresses, lines)
     if hard < needed:
         raise ConfigurationError(
             f"{shards} shards need {needed} open files, but the limit is {hard}; raise it (ulimit -n) or start fewer"

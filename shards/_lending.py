@@ -12,6 +12,8 @@ where a client is to meet one shard only (`fixed`) it meets one other one meanwh
 are neighbours, because one may be full. Rejected: lending to all in any case (each connection then wakes all of them).
 
 Sockets that all shards accept from anyway, Unix ones and inherited ones, need not be lent.
+
+All of this is for each bind by itself: a shard may serve one and not another.
 """
 
 from __future__ import annotations
@@ -57,8 +59,8 @@ class Lending:
         self._members = members
         self._listeners = listeners
         self._to_all = to_all
-        self._neighbours: dict[int, int] = {}
-        self._accepts: dict[ShardProcess, set[int]] = {}  # from the sockets of which shards
+        self._neighbours: dict[str, dict[int, int]] = {bind: {} for bind in listeners.binds}
+        self._accepts: dict[ShardProcess, set[tuple[str, int]]] = {}  # from the sockets of which bind and shard
         self._late: dict[ShardProcess, asyncio.TimerHandle | None] = {}  # loops that stand still, or did lately
 
     def stands_still(self, process: ShardProcess, still: bool) -> None:
@@ -80,42 +82,60 @@ class Lending:
 
     def update(self) -> None:
         """Somebody can take connections, or can no longer."""
-        serving = {member.id: member.process for member in self._members if member.process and member.takes_connections}
+        wanted: dict[ShardProcess, set[tuple[str, int]]] = {}
+        for bind in self._neighbours:
+            for process, owners in self._choose(bind).items():
+                wanted.setdefault(process, set()).update((bind, owner) for owner in owners)
+        for member in self._members:
+            if member.process in wanted:
+                self._let_accept(member.id, member.process, wanted[member.process])
+
+    def orphaned(self) -> dict[int, list[tuple[str, socket.socket]]]:
+        """The sockets that none of those accepts from who could: for each shard that is to have some, their binds and they."""
+        left: dict[int, list[tuple[str, socket.socket]]] = {}
+        for bind in self._neighbours:
+            able = [member for member in self._members if member.process and member.takes(bind)]
+            accepted = {
+                sock
+                for member in able
+                if member.process
+                for of_bind, shard in self._accepts[member.process]
+                if of_bind == bind
+                for sock in self._listeners.of(shard, bind)
+            }
+            every = (sock for member in self._members for sock in self._listeners.of(member.id, bind))
+            if able and (orphaned := [(bind, sock) for sock in every if sock not in accepted]):
+                left.setdefault(able[0].id, []).extend(orphaned)
+        return left
+
+    def _choose(self, bind: str) -> dict[ShardProcess, set[int]]:
+        """From the sockets of which shards each that serves this bind is to accept."""
+        serving = {member.id: member.process for member in self._members if member.process and member.takes(bind)}
         able = {shard for shard, process in serving.items() if process not in self._late}
         needy = set(range(len(self._members))) - able
-        self._neighbours = choose_neighbours(len(self._members), able or serving, needy, self._neighbours)
+        neighbours = choose_neighbours(len(self._members), able or serving, needy, self._neighbours[bind])
+        self._neighbours[bind] = neighbours
+        wanted = {}
         for shard, process in serving.items():
-            wanted = {shard} | {owner for owner, neighbour in self._neighbours.items() if neighbour == shard}
+            wanted[process] = {shard} | {owner for owner, neighbour in neighbours.items() if neighbour == shard}
             if self._to_all and shard in able:
-                wanted |= needy
-            self._let_accept(shard, process, wanted)
-
-    def orphaned(self) -> list[socket.socket]:
-        """The sockets that none of those accepts from who could."""
-        accepted = {
-            sock
-            for member in self._members
-            if member.process and member.takes_connections
-            for shard in self._accepts[member.process]
-            for sock in self._listeners.of(shard)
-        }
-        every = (sock for member in self._members for sock in self._listeners.of(member.id))
-        return [sock for sock in every if sock not in accepted]
+                wanted[process] |= needy
+        return wanted
 
     def _turns(self, process: ShardProcess) -> None:
         del self._late[process]
         self.update()
 
-    def _let_accept(self, shard: int, process: ShardProcess, wanted: set[int]) -> None:
+    def _let_accept(self, shard: int, process: ShardProcess, wanted: set[tuple[str, int]]) -> None:
         accepts = self._accepts.setdefault(process, set())
-        for owner in sorted(wanted - accepts):
-            own = [] if owner == shard else self._listeners.of(shard)
-            if listening := [sock.fileno() for sock in self._listeners.of(owner) if sock not in own]:
+        for bind, owner in sorted(wanted - accepts):
+            own = [] if owner == shard else self._listeners.of(shard, bind)
+            if listening := [sock.fileno() for sock in self._listeners.of(owner, bind) if sock not in own]:
                 try:
-                    process.send(AcceptFrom(owner), listening)
+                    process.send(AcceptFrom(owner, bind), listening)
                 except OSError as error:  # the next change tries again
                     log.error("shard %d cannot be lent the sockets of shard %d: %s", shard, owner, error.strerror)
-                    wanted.discard(owner)
-        for owner in accepts - wanted:
-            process.send(CeaseFrom(owner))
+                    wanted.discard((bind, owner))
+        for bind, owner in accepts - wanted:
+            process.send(CeaseFrom(owner, bind))
         self._accepts[process] = wanted

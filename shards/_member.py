@@ -18,7 +18,7 @@ class Member:
     `process` is None while there is none. There is one timer at a time, whose meaning goes with the state: the
     start-up limit while starting, the grace while draining, the delay while backing off.
 
-    serves: the incarnation that is ready has a server, and may get connections.
+    serves: the binds for which the incarnation that is ready has a server, and may get connections.
     drained: the incarnation that drains has finished its own work.
     refused: the system was too short of something for the last start.
     broken: the application cannot be started as it is, and under --reload it is not tried again before it changes.
@@ -32,7 +32,7 @@ class Member:
         self.stalls = Limiter()
         self.process: ShardProcess | None = None
         self.timer: asyncio.TimerHandle | None = None
-        self.serves = False
+        self.serves: set[str] = set()
         self.drained = False
         self.broken = False
         self.refused = False
@@ -41,9 +41,13 @@ class Member:
     def state(self) -> State:
         return self.lifecycle.state
 
+    def takes(self, bind: str) -> bool:
+        """Whether it may get connections that come in there."""
+        return self.state is State.READY and bind in self.serves
+
     @property
     def takes_connections(self) -> bool:
-        return self.state is State.READY and self.serves
+        return self.state is State.READY and bool(self.serves)
 
     def successor(self) -> Member:
         """Another one for the same place."""

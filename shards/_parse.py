@@ -11,23 +11,30 @@ import re
 from collections.abc import Sequence
 from typing import Literal, TypeVar, get_args
 
+import msgspec
+
 from clockworker._errors import ConfigurationError
 from clockworker.shards._config import (
+    BIND_NAME,
     MAX_SHARDS,
     MAX_SPARES,
     METRICS_PORT,
     Address,
+    CertReqs,
     Distribution,
     InheritedSocket,
     LogFormat,
     LogLevel,
     TcpAddress,
+    TlsVersion,
     UnixAddress,
 )
 
 T = TypeVar("T")
 
 MAX_CPUS = 8192  # Linux has no more
+
+NO_BIND = "none"
 
 UNITS = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
 
@@ -82,13 +89,28 @@ def parse_cpus(text: str) -> tuple[int, ...]:
 
 
 def parse_bind(text: str) -> Address:
-    """`HOST:PORT`, `[IPV6]:PORT`, `:PORT` (every IPv4 address), `unix:PATH` or `fd:N`."""
+    """`HOST:PORT`, `[IPV6]:PORT`, `:PORT` (every IPv4 address), `unix:PATH` or `fd:N`; each may have a name, `NAME=...`."""
+    if (named := re.match("([^:/,=]*)=", text)) is None:
+        return parse_address(text)
+    if not BIND_NAME.fullmatch(named[1]):
+        raise ConfigurationError(
+            f"{text!r}: {named[1]!r} is no name; give letters, digits, - and _ before the =, for example "
+            "admin=127.0.0.1:9000"
+        )
+    address = parse_address(text[named.end() :])
+    if isinstance(address, InheritedSocket):
+        return InheritedSocket(address.fd, named[1])
+    return msgspec.structs.replace(address, bind=named[1])
+
+
+def parse_address(text: str) -> Address:
+    """The same without a name."""
     if text.startswith("unix:"):
         return parse_uds(text.removeprefix("unix:"))
     if text.startswith("fd:"):
         return parse_fd(text.removeprefix("fd:"))
     host, colon, port = text.rpartition(":")
-    if not colon or (":" in host and not (host.startswith("[") and host.endswith("]"))):
+    if not colon or "=" in host or (":" in host and not (host.startswith("[") and host.endswith("]"))):
         raise ConfigurationError(
             f"{text!r} is no address; give HOST:PORT{_example(text)}, [IPV6]:PORT, unix:PATH or fd:N"
         )
@@ -124,8 +146,11 @@ def parse_path(text: str) -> str:
 
 
 def parse_binds(texts: Sequence[str]) -> tuple[Address, ...]:
-    if not texts:
-        raise ConfigurationError("there is no address; give at least one, or leave it out for 127.0.0.1:8000")
+    """None at all, or `none`: nothing is listened on."""
+    if [*texts] == [NO_BIND]:
+        return ()
+    if NO_BIND in texts:
+        raise ConfigurationError(f"{NO_BIND} is for a server that listens on nothing; take it out, or the addresses")
     return tuple(parse_bind(text) for text in texts)
 
 
@@ -173,7 +198,7 @@ def parse_metrics(text: str) -> TcpAddress | None:
                 f"{text!r} is no address for metrics; give HOST:PORT{_example(text, METRICS_PORT)}, or nothing for "
                 f"127.0.0.1:{METRICS_PORT}"
             ) from None
-    address = parse_bind(text)
+    address = parse_address(text)
     if not isinstance(address, TcpAddress):
         raise ConfigurationError(f"{text!r} is no address for metrics; give HOST:PORT")
     return address
@@ -242,6 +267,17 @@ def parse_log_format(text: str) -> LogFormat:
 
 def parse_distribution(text: str) -> Distribution:
     return parse_choice(text, get_args(Distribution), "distribution")
+
+
+def parse_cert_reqs(text: str) -> CertReqs:
+    """By its name, or by the number that the ssl module has for it."""
+    names: tuple[CertReqs, ...] = get_args(CertReqs)
+    return names[int(text)] if text in ("0", "1", "2") else parse_choice(text, names, "requirement")
+
+
+def parse_tls_version(text: str) -> TlsVersion:
+    """1.2, TLSv1.2, and so on."""
+    return parse_choice(re.sub("^TLSv", "", text, flags=re.IGNORECASE), get_args(TlsVersion), "version of TLS")
 
 
 def parse_flag(text: str) -> bool:

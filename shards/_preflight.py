@@ -18,6 +18,7 @@ from clockworker.shards._options import BY_NAME, OPTIONS, PREFIX, nearest_option
 from clockworker.shards._reload import check_reload
 from clockworker.shards._settings import Settings
 from clockworker.shards._sockets import check_address
+from clockworker.shards._tls import context_of
 
 # No options, but nobody's mistake: what the shards get, the build's, the test kit's, and what Kubernetes sets for a service
 # that is called clockworker.
@@ -41,6 +42,7 @@ def check_needs(config: ServeConfig) -> None:
     `AddressUnavailable`."""
     if config.reload:
         check_reload()
+    context_of(config)
     for address in config.addresses:
         check_address(address)
     if config.metrics is not None:

@@ -17,6 +17,7 @@ from clockworker.shards._parse import show_size
 
 _COLUMN = 44
 # Addresses are shown as `bind`, whatever they were given as; queues as tables, after all plain values.
+_SECRET = ("ssl_keyfile_password",)
 _ELSEWHERE = ("host", "port", "uds", "fd", "queue")
 
 
@@ -72,6 +73,8 @@ def _lines(
 def _line(name: str, value: object, comment: str) -> str:
     if value is None:
         return f"{f'# {name}':{_COLUMN}}# not set"
+    if name in _SECRET:
+        return f"{f'# {name}':{_COLUMN}}# {comment}; not shown"
     return f"{f'{name} = {_toml.show(value)} ':{_COLUMN}}# {comment}"
 
 
@@ -86,8 +89,8 @@ def _value(config: ServeConfig, option: Option) -> object:
         case "max_message":
             return show_size(config.max_message)
         case "bind":
-            # A descriptor's name, which its text may show, is not part of its address.
-            return [f"fd:{a.fd}" if isinstance(a, InheritedSocket) else str(a) for a in config.addresses]
+            # A descriptor's name that is no bind's, which its text shows, is not part of its address.
+            return [f"fd:{a.fd}" if isinstance(a, InheritedSocket) and not a.bind else str(a) for a in config.addresses]
         case "reload_dir":
             return list(config.reload_dirs)
         case "cpus":

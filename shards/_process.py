@@ -27,11 +27,19 @@ from clockworker.shards._witness import Witness
 
 
 class ShardProcess:
-    """place: its word in the doorbells of its peers. process: begins one, with our terminal or without.
+    """place: its word in the doorbells of its peers. process: begins one, with our terminal or without. lines: the binds whose
+    connections are handed over to it.
 
     Raises `OSError` from the constructor, with nothing left open, if there is no process or descriptor to be had."""
 
-    def __init__(self, count: int, health: HealthPolicy, place: int, process: Callable[[bool], Process]) -> None:
+    def __init__(
+        self,
+        count: int,
+        health: HealthPolicy,
+        place: int,
+        process: Callable[[bool], Process],
+        lines: Sequence[str] = (),
+    ) -> None:
         self.place = place
         self.started = time.monotonic()
         self.killed = False
@@ -44,7 +52,7 @@ class ShardProcess:
             opened.callback(os.close, self._slots_descriptor)
             self.slots = SlotReader(self._slots_descriptor)
             opened.callback(self.slots.close)
-            self._pulse_descriptor = create_pulse()
+            self._pulse_descriptor = create_pulse(len(lines))
             opened.callback(os.close, self._pulse_descriptor)
             self._dump_descriptor = create_dump()
             opened.callback(os.close, self._dump_descriptor)
@@ -54,8 +62,10 @@ class ShardProcess:
             self.witness = Witness(witness)
             opened.callback(self.witness.close)
             opened.callback(self._testimony.close)
-            self.handover = Handover()
-            opened.callback(self.handover.close)
+            self.lines: dict[str, Handover] = {}
+            for bind in lines:
+                self.lines[bind] = Handover()
+                opened.callback(self.lines[bind].close)
             self._terminal = Terminal() if count == 1 else None
             self._process = process(self._terminal is not None and self._terminal.is_here)
             self.pid, self.pidfd, self.channel = self._process.pid, self._process.pidfd, self._process.channel
@@ -76,9 +86,17 @@ class ShardProcess:
                 self._pulse_descriptor,
                 self._dump_descriptor,
                 self._testimony.fileno(),
-                self.handover.shard_end.fileno(),
+                *(line.shard_end.fileno() for line in self.lines.values()),
             ],
         )
+
+    def loads(self) -> dict[str, int]:
+        """How many of the connections that came in at each bind, and were handed over, it has open or has yet to take."""
+        pulse = self.pulse
+        return {
+            bind: line.given - pulse.taken(number) + pulse.open(number)
+            for number, (bind, line) in enumerate(self.lines.items())
+        }
 
     def send(self, message: ToShard, descriptors: Sequence[int] = ()) -> None:
         """Send it, now or as soon as there is room. The descriptors stay the caller's. Raises `OSError` if there are some, and

@@ -9,6 +9,8 @@ That is a guess. Hence `stop`, a function that asks a protocol to close if it ha
 is called when the connection has looked idle for a moment, again and again, and decides. Without it a connection that looks
 idle is the application's to close, as long as `main` runs; after that it is closed when it has been quiet for a longer time.
 
+With TLS the socket does not tell; the connection knows by itself when something came and went (`_tls`).
+
 Unix sockets have no such counts. There the guess is that a connection in which nothing waits to be read is idle, for a
 `stop` that knows better. Without one they are waited for.
 
@@ -20,16 +22,14 @@ from __future__ import annotations
 
 import asyncio
 import enum
-import fcntl
-import socket
-import struct
 import sys
-import termios
+import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any, TypeAlias
 
 from clockworker.shards._connections import FIRST_S, IDLE_S, Connection, Connections
+from clockworker.shards._socket_info import SocketInfo, unread
 
 ProtocolFactory: TypeAlias = Callable[[], asyncio.BaseProtocol]
 Stop: TypeAlias = Callable[[Any], object]
@@ -38,10 +38,6 @@ BEGUN_S = 0.25  # what was read so long ago has been begun
 QUIET_S = (
     5.0  # idle for so long after the last answer, a connection is closed even if no `stop` can say that it is idle
 )
-
-# Of struct tcp_info, Linux 4.6 and later.
-_INFO_SIZE = 160
-_INFO = struct.Struct("44xI4xI96xII")  # ms since data was sent, since it was received; segments with data, in and out
 
 
 class Look(enum.Enum):
@@ -73,30 +69,31 @@ class ProtocolServer:
             return False  # being opened
         if connection.asked_at is not None or transport.is_closing():
             return True
-        if _unread(connection) and transport.is_reading():
+        if (unread(connection) or connection.is_receiving()) and transport.is_reading():
             connection.idle_since = None
             return False
         look, quiet = look_at(connection)
         if look is Look.NEW:
-            return now - connection.accepted_at >= FIRST_S
+            return now - connection.begun_at >= FIRST_S
         if look is Look.ASKED:
             return quiet >= BEGUN_S
         stop = self._stop_of(transport)
         if stop is None:
-            return look is Look.IDLE or now - connection.accepted_at >= FIRST_S
+            return look is Look.IDLE or now - connection.begun_at >= FIRST_S
         return self._ask(connection, stop, look, quiet, now)
 
     def end_if_idle(self, connection: Connection, now: float) -> None:
         transport = connection.transport
         if transport is None or transport.is_closing():
             return
-        if (_unread(connection) and transport.is_reading()) or connection.unsent():
+        arriving = unread(connection) or connection.is_receiving()
+        if (arriving and transport.is_reading()) or connection.unsent():
             connection.idle_since = None
             return
         look, quiet = look_at(connection)
         stop = self._stop_of(transport)
         if look is Look.NEW:
-            if now - connection.accepted_at >= FIRST_S:
+            if now - connection.begun_at >= FIRST_S:
                 transport.close()
         elif stop is not None:
             if look is not Look.ASKED:
@@ -138,26 +135,16 @@ def _stop_aiohttp(protocol: Any) -> None:
 
 def look_at(connection: Connection) -> tuple[Look, float]:
     """And for how many seconds nothing has come or gone."""
-    transport = connection.transport
-    if connection.family == socket.AF_UNIX or transport is None:
+    if (passed := connection.passed()) is not None:
+        came_at, went_at = passed
+        if came_at is not None and (went_at is None or came_at > went_at):
+            return Look.ASKED, time.monotonic() - came_at
+        return (Look.NEW, 0.0) if went_at is None else (Look.IDLE, time.monotonic() - went_at)
+    info = None if connection.transport is None else SocketInfo.of(connection)
+    if info is None:
         return Look.UNKNOWN, 0.0
-    try:
-        info = transport.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _INFO_SIZE)
-    except (OSError, AttributeError):  # it is closed
-        return Look.UNKNOWN, 0.0
-    if len(info) < _INFO_SIZE:
-        return Look.UNKNOWN, 0.0
-    sent_ms, received_ms, came, went = _INFO.unpack_from(info)
-    if not came and not went:
+    if not info.came and not info.went:
         return Look.NEW, 0.0
-    if came and (not went or received_ms < sent_ms):
-        return Look.ASKED, received_ms / 1000
-    return Look.IDLE, sent_ms / 1000
-
-
-def _unread(connection: Connection) -> int:
-    """Bytes that have come and have not been read."""
-    try:
-        return int.from_bytes(fcntl.ioctl(connection.fileno(), termios.FIONREAD, bytes(4)), sys.byteorder)
-    except (OSError, ValueError):  # it is being closed
-        return 0
+    if info.came and (not info.went or info.received_s < info.sent_s):
+        return Look.ASKED, info.received_s
+    return Look.IDLE, info.sent_s

@@ -1,6 +1,6 @@
 """The pulse of a shard: a word in shared memory that its event loop writes as long as it turns. The supervisor reads it
-without the shard's help. Beside it are three more that must be read so: how often it will be written (`_rest`), how many of
-the connections that were handed to the shard it has taken, and how many it has open.
+without the shard's help. Beside it are more that must be read so: how often it will be written (`_rest`), and for each line on
+which connections are handed to the shard, how many it has taken, and how many of them it has open.
 
 There is a last resort, too. DUMP_SIGNAL has the handler of `faulthandler`, which needs no interpreter lock: it writes file,
 line and function of each frame into a second memfd, even while C code keeps every thread of the shard from running. Whoever
@@ -28,13 +28,14 @@ from clockworker.shards._rest import BEAT_S, Rest, next_tick
 DUMP_SIGNAL = signal.SIGRTMIN + 6
 
 _PAGE = 4096
-_BEAT, _PACE, _TAKEN, _OPEN = range(4)  # words; the first two in ns, of the monotonic clock
+_BEAT, _PACE, _COUNTS = range(3)  # words; the first two in ns, of the monotonic clock
+_WORD = 8  # bytes
 _MAX_DUMP = 32 * 1024
 
 
-def create_pulse() -> int:
-    """A new pulse, without a beat yet: a sealed memfd, close-on-exec."""
-    return create_memory("pulse", _PAGE)
+def create_pulse(lines: int = 0) -> int:
+    """A new pulse, without a beat yet: a sealed memfd, close-on-exec. lines: how many connections are handed over on."""
+    return create_memory("pulse", -(-(_COUNTS + 2 * lines) * _WORD // _PAGE) * _PAGE)
 
 
 def create_dump() -> int:
@@ -65,15 +66,13 @@ class PulseReader:
         """Seconds in which the next may be expected. To be read before `beat`: what is written last is what shortens it."""
         return self._words[_PACE] / 1e9
 
-    @property
-    def taken(self) -> int:
-        """How many connections the shard has taken from the supervisor."""
-        return self._words[_TAKEN]
+    def taken(self, line: int) -> int:
+        """How many connections the shard has taken from this line of the supervisor's."""
+        return self._words[_COUNTS + 2 * line]
 
-    @property
-    def open(self) -> int:
+    def open(self, line: int) -> int:
         """How many of them are open."""
-        return self._words[_OPEN]
+        return self._words[_COUNTS + 2 * line + 1]
 
     def clear_dump(self) -> None:
         """Make room for what the signal's handler writes. The position in the file is shared with the shard."""
@@ -129,10 +128,10 @@ class Pulse:
         self._next.cancel()
         self._words[_BEAT] = 0
 
-    def write_connections(self, taken: int, open: int) -> None:
+    def write_connections(self, line: int, taken: int, open: int) -> None:
         """In between the supervisor may count one connection too many, never one too few."""
-        self._words[_OPEN] = open
-        self._words[_TAKEN] = taken
+        self._words[_COUNTS + 2 * line + 1] = open
+        self._words[_COUNTS + 2 * line] = taken
 
     def _beat(self) -> None:
         now = time.monotonic()

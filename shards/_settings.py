@@ -4,7 +4,7 @@ The order is: option, environment, file, default. What is given further ahead re
 included: one --queue puts all `[[queue]]` tables of the file out of force. (The queues that the application declares are no
 such list: see `_queues`.) Addresses are one value with many names
 (--bind, --host, --port, --uds, --fd): the foremost source that has any of them decides, and only a --host that lacks a
-port, or a --port that lacks a host, takes it from further back.
+port, or a --port that lacks a host, takes it from further back. So it is if the value is that there is none.
 
 The variables of --env-file stand behind those of the environment, and with them before the file's values.
 """
@@ -142,6 +142,12 @@ def _counts(found: dict[str, Setting], name: str, foremost: int) -> bool:
 def _addresses(found: dict[str, Setting], foremost: int) -> tuple[Address, ...]:
     value = {name: found[name].value for name in _ADDRESS_OPTIONS if _counts(found, name, foremost)}
     addresses: list[Address] = list(value.get("bind", ()))
+    if "bind" in value and not addresses and len(value) > 1:
+        other = next(name for name in value if name != "bind")
+        raise ConfigurationError(
+            f"{found['bind'].origin}: no address is to be listened on, but {found[other].origin} gives one ({other}); "
+            "give one or the other"
+        )
     if "host" in value or "port" in value:
         addresses.append(TcpAddress(value.get("host", "127.0.0.1"), value.get("port", 8000)))
     addresses.extend(value[name] for name in ("uds", "fd") if name in value)

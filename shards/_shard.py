@@ -16,8 +16,9 @@ import concurrent.futures
 import os
 import socket
 import zlib
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
+from ssl import SSLContext
+from typing import Any, Concatenate, Literal, ParamSpec, TypeVar
 
 import msgspec
 
@@ -26,27 +27,17 @@ from clockworker.executor import Executor, ExecutorStats, QueueHandle
 from clockworker.ipc import Mesh, MeshStats, Sharded
 from clockworker.ipc._definitions import remote_function, remote_methods
 from clockworker.ipc._method import RemoteMethod
-from clockworker.shards._accept import Acceptor
-from clockworker.shards._accepted_cy import Places
 from clockworker.shards._blocking_pools import BlockingPools
-from clockworker.shards._connections import LOOK_S, Connections
 from clockworker.shards._control import Configure
 from clockworker.shards._counter import Counter, CounterBook
 from clockworker.shards._limiter import ErrorLimiter, more
 from clockworker.shards._protocols import ProtocolFactory, ProtocolServer, Stop
-from clockworker.shards._sockets import HANDSHAKE_S
+from clockworker.shards._servers import Line, Servers, close_all
 from clockworker.shards._streams import Handler, StreamServer
 
 T = TypeVar("T")
 Awaited = TypeVar("Awaited", bound=Coroutine[Any, Any, Any] | AsyncIterator[Any])
 P = ParamSpec("P")
-
-
-class Handover(msgspec.Struct, frozen=True):
-    """Where the supervisor hands connections over, and who is told how many have been taken and are open."""
-
-    sock: socket.socket
-    changed: Callable[[int, int], None]
 
 
 class ShardStats(msgspec.Struct, frozen=True):
@@ -83,9 +74,11 @@ class Shard:
         configure: Configure,
         executor: Executor,
         mesh: Mesh,
-        announce_ready: Callable[[bool], None],
-        announce_serving: Callable[[], None],
-        handover: Handover | None,
+        announce_ready: Callable[[Mapping[str, int | None]], None],
+        announce_serving: Callable[[str, int | None], None],
+        *,
+        lines: Mapping[str, Line] | None = None,
+        ssl: SSLContext | None = None,
     ) -> None:
         self.id = configure.shard
         self.count = configure.count
@@ -93,14 +86,18 @@ class Shard:
         self.executor = executor
         self._config = configure.config
         self._mesh = mesh
-        self._listening: dict[int, list[socket.socket]] = {}  # by the shard whose they are
-        self._handover = handover
-        self._acceptor: Acceptor | None = None
-        self._connections: Connections | None = None
+        config = self._config
+        self._servers = Servers(
+            executor,
+            config.binds,
+            lines or {},
+            limit=config.max_connections,
+            access_log=config.access_log,
+            announce_serving=announce_serving,
+            ssl=ssl,
+        )
         self._complaints = ErrorLimiter()
-        self._when_failed: Callable[[], None] = lambda: None  # told when a handler has raised
         self._announce_ready = announce_ready
-        self._announce_serving = announce_serving
         self._blocking = BlockingPools(self._config.blocking_threads)
         self._counters = CounterBook()
         self.is_ready = False
@@ -188,6 +185,8 @@ class Shard:
         *,
         queue: str | None = None,
         limit: int = 2**16,
+        bind: str | None = None,
+        ssl: SSLContext | Literal[False] | None = None,
         max_connections: int | None = None,
         read_timeout: float | None = None,
     ) -> None:
@@ -196,14 +195,19 @@ class Shard:
         client_connected_cb: `async def handle(reader, writer)`, run as a task of `queue` (the first queue unless given)
         for each connection. The connection is closed when it returns; an exception is logged.
         limit: bytes; the reader's, as in `asyncio.start_server`.
-        max_connections: how many this shard holds open at once; more wait in the backlog. Unless given it is
-        `--max-connections`, without which as many are taken as come.
+        bind: name of the addresses that are served, "admin" for those of `--bind admin=HOST:PORT`; unless given it is
+        those that have no name. Each name has one server.
+        ssl: serve TLS by this `ssl.SSLContext`. None: by that of the options (`--ssl-certfile`), if any; False: never.
+        A handshake may take 10 s, and its connection counts meanwhile.
+        max_connections: how many connections of this server a shard holds open at once; more wait in the backlog. Unless given
+        it has a part in `--max-connections`, which all such servers of a shard have together, and without which as many are
+        taken as come.
         read_timeout: seconds that one read of the handler (a line, so many bytes) may take from its call to its return,
         however steadily the client trickles. Then it raises `TimeoutError`, and the connection is closed unless the
         handler catches that. A client that is silent between two requests is in a read, too.
 
         When the shard stops, a handler that waits for data with nothing left to read reads an end of file; the others
-        go on. Raises `UsageError` if the sockets are served already.
+        go on. Raises `UsageError` if the addresses are served already, or there are none of that name.
         """
         if not callable(client_connected_cb):
             raise UsageError(
@@ -213,13 +217,15 @@ class Shard:
         if read_timeout is not None and not read_timeout > 0:
             raise UsageError(f"read_timeout is {read_timeout}; give a number of seconds above 0, or None")
         streams = StreamServer(client_connected_cb, handle.spawn, limit, read_timeout=read_timeout)
-        self._serve(streams, handle, max_connections)
+        self._serve(streams, handle, bind, max_connections, ssl)
 
     async def create_server(
         self,
         protocol_factory: ProtocolFactory,
         *,
         queue: str | None = None,
+        bind: str | None = None,
+        ssl: SSLContext | Literal[False] | None = None,
         max_connections: int | None = None,
         stop: Stop | None = None,
     ) -> None:
@@ -227,7 +233,7 @@ class Shard:
 
         The protocol's callbacks run on the loop, in a context of its own for each connection; the tasks that they start
         run in `queue` (the first queue unless given).
-        max_connections: as in `start_server`.
+        bind, ssl, max_connections: as in `start_server`.
         stop: is called with a protocol to ask it to close if it has nothing to do, perhaps several times. aiohttp's
         protocols need none.
 
@@ -237,7 +243,7 @@ class Shard:
         asked to `stop` when it is idle; without `stop`, a TCP connection whose client has asked nothing for 5 s since the
         last answer is closed then.
 
-        Raises `UsageError` if the sockets are served already, or if it is given no factory.
+        Raises `UsageError` as `start_server` does, or if it is given no factory.
         """
         if not callable(protocol_factory):
             what = "create_server takes a protocol factory, such as a protocol's class"
@@ -246,14 +252,14 @@ class Shard:
             raise UsageError(f"{what}. It got {protocol_factory!r}")
         if stop is not None and not callable(stop):
             raise UsageError(f"create_server's stop is {stop!r}; give a function that takes a protocol, or None")
-        self._serve(ProtocolServer(protocol_factory, stop), self._queue_or_first(queue), max_connections)
+        self._serve(ProtocolServer(protocol_factory, stop), self._queue_or_first(queue), bind, max_connections, ssl)
 
     def ready(self) -> None:
         """Tell the supervisor that this shard serves. Waiting for the stop says it too."""
         if not self.is_ready:
             self.is_ready = True
             self._mesh.ready()
-            self._announce_ready(self._acceptor is not None)
+            self._announce_ready(self._servers.announce())
 
     async def wait_stopped(self) -> None:
         """Return when the shard is told to stop. What `main` does then has the graceful shutdown's time."""
@@ -271,7 +277,7 @@ class Shard:
             self.id,
             os.getpid(),
             self.cpu,
-            *self._connection_counts(),
+            *self._servers.counts(),
             self.executor.stats(),
             self._mesh.stats(),
             *self._blocking.counts(),
@@ -295,101 +301,52 @@ class Shard:
     def _queue_or_first(self, name: str | None) -> QueueHandle:
         return self.executor.queues()[0] if name is None else self.queue(name)
 
-    def _serve(self, server: StreamServer | ProtocolServer, queue: QueueHandle, max_connections: int | None) -> None:
+    def _serve(
+        self,
+        server: StreamServer | ProtocolServer,
+        queue: QueueHandle,
+        bind: str | None,
+        max_connections: int | None,
+        ssl: SSLContext | Literal[False] | None,
+    ) -> None:
         if max_connections is not None and max_connections < 1:
             raise UsageError(f"max_connections is {max_connections}; give a whole number from 1, or None")
-        if self._acceptor is not None:
-            raise UsageError("this shard's listening sockets are served already; one server a shard")
-        if self.stopping:
-            return
-        self._connections = server.connections = Connections(
-            server,
-            queue,
-            places=Places(max_connections or self._config.max_connections),
-            access_log=self._config.access_log,
-        )
-        self._connections.when_failed = self._when_failed
-        self._acceptor = Acceptor(self._connections, self.executor)
-        if self._handover is not None:
-            self._connections.changed = self._handover.changed
-            self._acceptor.add_line(self._handover.sock)
-        if self.is_ready:
-            self._announce_serving()
+        free, handshakes = self._servers.check_free(bind), self._servers.handshakes(ssl)
+        if not self.stopping:
+            self._servers.serve(server, queue, free, limit=max_connections, handshakes=handshakes)
 
     # For the shard's process only.
 
-    def _accept_from(self, shard: int, listening: list[socket.socket]) -> None:
-        if self._acceptor is None or self.stopping:
-            _close(listening)
+    def _accept_from(self, bind: str, shard: int, listening: list[socket.socket]) -> None:
+        if self.stopping or not self._servers.serves(bind):
+            close_all(listening)
         else:
-            self._listening.setdefault(shard, []).extend(listening)
-            self._acceptor.add(listening)
+            self._servers.accept_from(bind, shard, listening)
 
-    def _cease_from(self, shard: int) -> None:
-        if self.stopping:  # what it still has is closed with the rest
-            return
-        listening = self._listening.pop(shard, [])
-        if self._acceptor is not None:
-            self._acceptor.remove(listening)
-        _close(listening)
+    def _cease_from(self, bind: str, shard: int) -> None:
+        if not self.stopping:  # what it still has is closed with the rest
+            self._servers.cease_from(bind, shard)
 
-    def _stop(self, for_good: bool, orphaned: Sequence[socket.socket]) -> None:
+    def _stop(self, for_good: bool, orphaned: Sequence[tuple[str, socket.socket]]) -> None:
         if self._stopping is not None:
-            _close(orphaned)
+            close_all(sock for _, sock in orphaned)
         else:
             stop = self._stop_accepting(for_good, orphaned)
             self._stopping = asyncio.get_running_loop().create_task(stop, name="stop")
 
-    def _lift_limit(self) -> None:
-        if self._acceptor is not None:
-            self._acceptor.lift_limit()
-
-    async def _stop_accepting(self, for_good: bool, orphaned: Sequence[socket.socket]) -> None:
-        if self._acceptor is not None:
-            self._acceptor.add(orphaned)
-        if for_good:
-            await asyncio.sleep(HANDSHAKE_S)
-        listening = [sock for sockets in self._listening.values() for sock in sockets]
-        if self._acceptor is not None:
-            assert self._connections is not None
-            last = [*listening, *orphaned] if for_good else []
-            if self._handover is not None:
-                last.append(self._handover.sock)  # what the supervisor has handed over is ours already
-            await self._acceptor.close(last, starved=self._stopped.set)
-            await self._connections.settle()
-        for sockets in (*self._listening.values(), orphaned):
-            _close(sockets)
-        self._listening.clear()
+    async def _stop_accepting(self, for_good: bool, orphaned: Sequence[tuple[str, socket.socket]]) -> None:
+        await self._servers.stop_accepting(for_good, orphaned, starved=self._stopped.set)
         self._stopped.set()
 
     async def _drain(self) -> None:
         await self._stopped.wait()
-        if self._connections is not None:
-            await self._connections.drain()
-            while self._stopping is not None and not self._stopping.done():  # there is more to accept
-                await asyncio.wait([self._stopping], timeout=LOOK_S)
-                await self._connections.drain()
+        await self._servers.drain(self._stopping)
         await self._blocking.drain()
-
-    def _log_cut(self) -> None:
-        if self._connections is not None:
-            self._connections.log_cut()
 
     def _loop_error(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """What a protocol's callback raises comes here, and an exception of a task that nobody has looked at. Clients can
         cause both: the same error is logged at a limited rate."""
         error, message = context.get("exception"), context.get("message", "")
-        if self._connections is not None:
-            self._connections.loop_error(error, context.get("transport"))
+        self._servers.loop_error(error, context.get("transport"))
         if (unsaid := self._complaints.may_say(error, loop.time(), "" if error else message)) is not None:
             loop.default_exception_handler({**context, "message": f"{message}{more(unsaid)}"})
-
-    def _connection_counts(self) -> tuple[int, int, int]:
-        """How many were accepted and are open, and how many handlers have raised."""
-        connections = self._connections
-        return (connections.accepted, connections.open, connections.errors) if connections else (0, 0, 0)
-
-
-def _close(listening: Iterable[socket.socket]) -> None:
-    for sock in listening:
-        sock.close()

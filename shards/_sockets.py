@@ -54,17 +54,19 @@ Served: TypeAlias = tuple[int, str, int]
 
 
 class Listeners:
-    """The sockets of all shards. `of(shard)` are those that a shard accepts from, `own` those that the supervisor does;
-    `names` is what users connect to."""
+    """The sockets of all shards. `of(shard, bind)` are those that a shard accepts from, `own_of(bind)` those that the
+    supervisor does; `names` is what users connect to, `binds` what the application calls it."""
 
     def __init__(
         self, addresses: tuple[Address, ...], shards: int, backlog: int, distribution: Distribution = "kernel"
     ) -> None:
         """Binds and listens at once. Raises `AddressUnavailable`, with nothing left open."""
         self.names: list[str] = []
+        self.binds = tuple(dict.fromkeys(address.bind for address in addresses))
         self.own: list[socket.socket] = []
         self._distribution = distribution
         self._of_shard: list[list[socket.socket]] = [[] for _ in range(shards)]
+        self._bind_of: dict[socket.socket, str] = {}
         # Of each TCP address, in the order in which the kernel numbers them.
         self._groups: list[list[socket.socket]] = []
         self._sinks: list[_Sink] = []
@@ -85,8 +87,12 @@ class Listeners:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def of(self, shard: int) -> list[socket.socket]:
-        return self._of_shard[shard]
+    def of(self, shard: int, bind: str | None = None) -> list[socket.socket]:
+        """Those of all binds, unless one is given."""
+        return [sock for sock in self._of_shard[shard] if bind is None or self._bind_of[sock] == bind]
+
+    def own_of(self, bind: str) -> list[socket.socket]:
+        return [sock for sock in self.own if self._bind_of[sock] == bind]
 
     def served(self) -> tuple[Served, ...]:
         """Where connections come from."""
@@ -123,6 +129,7 @@ class Listeners:
             for sock in sockets:
                 sock.close()
             sockets.clear()
+        self._bind_of.clear()
 
     def _remove_files(self) -> None:
         for path, status in self._unix_paths:
@@ -132,10 +139,11 @@ class Listeners:
     def _listen(self, address: Address, backlog: int) -> None:
         if isinstance(address, TcpAddress):
             for family, sockaddr in resolve_here(address):
-                self._listen_tcp(family, sockaddr, backlog)
+                self._listen_tcp(family, sockaddr, backlog, address.bind)
             return
         sock = self._bind_unix(address) if isinstance(address, UnixAddress) else _adopt(address)
         sock.listen(backlog)
+        self._bind_of[sock] = address.bind
         for sockets in self._accepting():
             sockets.append(sock)
         self.names.append(str(address))
@@ -144,20 +152,21 @@ class Listeners:
         """One list for each that accepts."""
         return [self.own] if self._distribution == "least-connections" else self._of_shard
 
-    def _listen_tcp(self, family: int, sockaddr: tuple[str, int], backlog: int) -> None:
+    def _listen_tcp(self, family: int, sockaddr: tuple[str, int], backlog: int, bind: str) -> None:
         if sockaddr[1] != 0:
             _tcp_socket(family, sockaddr, reuse_port=False).close()
         group: list[socket.socket] = []
         self._groups.append(group)
         for sockets in self._accepting():
             sock = _tcp_socket(family, sockaddr, reuse_port=True)
+            self._bind_of[sock] = bind
             sockets.append(sock)
             group.append(sock)
             sock.listen(backlog)
             sockaddr = sock.getsockname()[:2]  # port 0 was a free one for the first shard, and is that one for all
         if self._distribution == "fixed":
             _attach(sock, _by_client(sock, len(self._of_shard)))
-        self.names.append(str(TcpAddress(*sockaddr)))
+        self.names.append(str(TcpAddress(*sockaddr, bind=bind)))
 
     def _bind_unix(self, address: UnixAddress) -> socket.socket:
         _remove_stale(address)

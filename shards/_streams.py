@@ -108,11 +108,11 @@ class StreamServer:
 
     def end_if_idle(self, connection: Connection, now: float) -> None:
         reader = self._readers.get(connection)
-        if reader is None or not reader.idle:
+        if reader is None or not reader.idle or connection.is_receiving():
             connection.idle_since = None
         elif connection.idle_since is None:
             connection.idle_since = now
-        elif now - connection.idle_since >= IDLE_S and (reader.received or now - connection.accepted_at >= FIRST_S):
+        elif now - connection.idle_since >= IDLE_S and (reader.received or now - connection.begun_at >= FIRST_S):
             reader.end()
 
     def _connected(self, connection: Connection, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

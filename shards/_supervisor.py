@@ -19,6 +19,7 @@ import contextlib
 import logging
 import os
 import traceback
+from collections.abc import Mapping
 from typing import Any
 
 from clockworker._errors import ControlError
@@ -92,7 +93,7 @@ class Supervisor:
         self._roll = Roll(self._members, Steps(self._start, self._changed, self._rolled))
         self._notifier = Notifier(os.environ)
         self._reloader: Reloader | None = None
-        self._dispatcher: Dispatcher | None = None
+        self._dispatchers: list[Dispatcher] = []
         self._accepting: set[ShardProcess] | None = (
             None  # those told to stop that still empty the listening sockets' queues
         )
@@ -106,7 +107,7 @@ class Supervisor:
             check_reload()
         set_process_title("supervisor", self._config.app)
         addresses = len(self._listeners.of(0) or self._listeners.own)
-        left = raise_descriptor_limit(len(self._members), addresses)
+        left = raise_descriptor_limit(len(self._members), addresses, len(self._config.lines))
         spares = min(self._config.spares, max(0, left - TOOLS) // OF_SPARE)
         self._spares = Spares(self._config.app, spares if self._config.respawn else 0, self._is_calm)
         self._observer.open(left - spares * OF_SPARE)
@@ -129,10 +130,10 @@ class Supervisor:
         self._loop.set_exception_handler(self._broken)
         self._watch.start()
         await self._observer.start()
-        if self._listeners.own:
-            self._dispatcher = Dispatcher(
-                self._listeners.own, self._members, self._config.max_connections, self._watch.stalled
-            )
+        for bind in self._config.lines:
+            listening = self._listeners.own_of(bind)
+            limit = self._config.max_connections
+            self._dispatchers.append(Dispatcher(bind, listening, self._members, limit, self._watch.stalled))
         for member in self._members:
             if not self._stopping:
                 self._start(member)
@@ -186,7 +187,8 @@ class Supervisor:
 
     def _start(self, member: Member) -> None:
         member.timer = None
-        member.serves = member.drained = member.broken = member.refused = False
+        member.drained = member.broken = member.refused = False
+        member.serves.clear()
         member.lifecycle.to(State.STARTING)
         if member is not self._members.beside:
             member.restarts.started(self._loop.time())
@@ -197,6 +199,7 @@ class Supervisor:
                 self._health,
                 place,
                 lambda terminal: self._spares.process(member.id, member.cpu, terminal),
+                self._config.lines,
             )
             try:
                 self._loop.add_reader(process.pidfd, self._exited, member, process)
@@ -294,8 +297,8 @@ class Supervisor:
             case Ready(serves):
                 if member.state is State.STARTING:  # else it had been told to stop meanwhile
                     self._became_ready(member, process, serves)
-            case Serves():
-                self._serves_now(member)
+            case Serves(bind, limit):
+                self._serves_now(member, process, bind, limit)
             case Stirred():
                 self._watch.stirred()
             case Terminated():
@@ -319,10 +322,11 @@ class Supervisor:
             case _:
                 raise ControlError(f"{type(message).__name__} is for shards")
 
-    def _became_ready(self, member: Member, process: ShardProcess, serves: bool) -> None:
+    def _became_ready(self, member: Member, process: ShardProcess, serves: Mapping[str, int | None]) -> None:
         member.cancel_timer()
         member.lifecycle.to(State.READY)
-        member.serves = serves
+        for bind, limit in serves.items():
+            _has_server(member, process, bind, limit)
         if member is not self._members.beside:
             self._takes_place(member, process)
         self._roll.ready(member)
@@ -347,25 +351,40 @@ class Supervisor:
             log.info("serving with %s", self._how_many())
             self._spares.begin()
             self._notifier.ready(f"serving with {self._how_many()}")
-        if not member.serves:
+        if self._unserved(member):
             self._loop.call_later(SILENT_S, self._silent, member, process)
         self._connections_may_go_on()
 
-    def _serves_now(self, member: Member) -> None:
-        member.serves = True
+    def _serves_now(self, member: Member, process: ShardProcess, bind: str, limit: int | None) -> None:
+        _has_server(member, process, bind, limit)
         self._connections_may_go_on()
 
     def _connections_may_go_on(self) -> None:
         self._lending.update()
-        if self._dispatcher is not None:
-            self._dispatcher.go_on()
+        for dispatcher in self._dispatchers:
+            dispatcher.go_on()
+
+    def _unserved(self, member: Member) -> list[str]:
+        """The binds for which it has no server."""
+        return [bind for bind in self._listeners.binds if bind not in member.serves]
 
     def _silent(self, member: Member, process: ShardProcess) -> None:
-        if member.process is process and member.state is State.READY and not member.serves:
+        if member.process is not process or member.state is not State.READY:
+            return
+        if self._unserved(member) and not member.serves:
             log.warning(
                 "%s is ready and serves none of its sockets: main() has called neither start_server nor create_server; "
                 "what connects to it is served by the others",
                 member,
+            )
+            return
+        for bind in self._unserved(member):
+            log.warning(
+                "%s is ready and does not serve %s: main() has called neither start_server nor create_server %s; what "
+                "connects there is served by the shards that do",
+                member,
+                f"the addresses named {bind!r}" if bind else "the addresses without a name",
+                f'with bind="{bind}"' if bind else "without bind=",
             )
 
     # Replacing.
@@ -423,8 +442,9 @@ class Supervisor:
 
     def _stands_still(self, process: ShardProcess, still: bool) -> None:
         self._lending.stands_still(process, still)
-        if still and self._dispatcher is not None:
-            self._dispatcher.stands_still(process)
+        if still:
+            for dispatcher in self._dispatchers:
+                dispatcher.stands_still(process)
 
     def _hung(self, member: Member, age: float) -> None:
         if member.state is State.READY and member.process is not None:
@@ -454,8 +474,8 @@ class Supervisor:
         self._roll.ended(member, process)
         self._lending.ended(process)
         self._lending.update()
-        if self._dispatcher is not None:
-            self._dispatcher.take_back(process)
+        for dispatcher in self._dispatchers:
+            dispatcher.take_back(process)
         process.close()
         member.cancel_timer()
         self._wiring.remove(member, process)
@@ -509,7 +529,10 @@ class Supervisor:
 
     def _others_serve_on(self) -> bool:
         """What would be started now is known to be broken, and was not what the others run."""
-        return self._roll.failed and any(member.takes_connections for member in self._members)
+        return self._roll.failed and any(
+            member.takes_connections if self._listeners.binds else member.state is State.READY
+            for member in self._members
+        )
 
     def _stopped(self, member: Member, end: str) -> None:
         if not self._stopping:
@@ -534,25 +557,30 @@ class Supervisor:
             if member.state is State.BACKOFF:
                 member.cancel_timer()
                 member.lifecycle.to(State.STOPPED)
-        if self._dispatcher is None:
+        if not self._dispatchers:
             self._drain_all()
         else:  # the shards get what comes until then, and are told only after it
-            self._loop.call_later(HANDSHAKE_S, self._hand_over_all, self._dispatcher, self._loop.time())
+            self._loop.call_later(HANDSHAKE_S, self._hand_over_all, self._loop.time())
         self._finish_if_all_stopped()
 
-    def _hand_over_all(self, dispatcher: Dispatcher, began: float) -> None:
-        def finished() -> None:
-            self._drain.spent = self._loop.time() - began
-            self._drain_all()
+    def _hand_over_all(self, began: float) -> None:
+        unfinished = len(self._dispatchers)
 
-        dispatcher.finish(self._config.timeout_graceful_shutdown, finished)
+        def finished() -> None:
+            nonlocal unfinished
+            unfinished -= 1
+            if not unfinished:
+                self._drain.spent = self._loop.time() - began
+                self._drain_all()
+
+        for dispatcher in self._dispatchers:
+            dispatcher.finish(self._config.timeout_graceful_shutdown, finished)
 
     def _drain_all(self) -> None:
         accepting = [member for member in self._members if member.takes_connections]
-        if accepting:
-            orphaned = self._lending.orphaned()
+        for shard, orphaned in self._lending.orphaned().items():
             try:
-                self._drain.begin(accepting[0], [sock.fileno() for sock in orphaned])
+                self._drain.begin(self._members[shard], orphaned)
             except OSError as error:
                 log.error("what waits at %d sockets of shards that are not there is lost: %s", len(orphaned), error)
         for member in self._members.everyone():
@@ -580,6 +608,12 @@ class Supervisor:
     def _finish_if_all_stopped(self) -> None:
         if all(member.state is State.STOPPED for member in self._members.everyone()):
             self._finished.set()
+
+
+def _has_server(member: Member, process: ShardProcess, bind: str, limit: int | None) -> None:
+    member.serves.add(bind)
+    if bind in process.lines:
+        process.lines[bind].limit = limit
 
 
 def _is_of_asyncio(error: object) -> bool:

@@ -40,11 +40,15 @@ def activated_sockets(environment: MutableMapping[str, str]) -> tuple[InheritedS
 def with_activated_sockets(
     config: ServeConfig, environment: MutableMapping[str, str], *, asked_for: bool
 ) -> ServeConfig:
-    """Serve the sockets that were passed: beside the addresses that were asked for, or instead of the default one."""
+    """Serve the sockets that were passed: beside the addresses that were asked for, or instead of the default one. One that
+    was asked for by its number has the name that it has there."""
     sockets = activated_sockets(environment)
     if not sockets:
         return config
-    return msgspec.structs.replace(config, addresses=(*(config.addresses if asked_for else ()), *sockets))
+    given = config.addresses if asked_for else ()
+    numbers = {address.fd for address in given if isinstance(address, InheritedSocket)}
+    passed = (sock for sock in sockets if sock.fd not in numbers)
+    return msgspec.structs.replace(config, addresses=(*given, *passed))
 
 
 class Notifier:

@@ -103,7 +103,7 @@ class TotalView(msgspec.Struct, frozen=True):
 
 
 class ServerStats(msgspec.Struct, frozen=True):
-    """addresses: what users connect to, as `127.0.0.1:8000` or `unix:PATH`. serving: whether all shards have been ready, and
+    """addresses: what users connect to, `127.0.0.1:80` or `admin=unix:PATH`. serving: whether all shards have been ready, and
     it is not told to stop."""
 
     version: str

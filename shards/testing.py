@@ -171,20 +171,26 @@ class Server:
 
     @property
     def addresses(self) -> list[str]:
-        """What the server listens on: `127.0.0.1:41234`, `unix:/path`."""
+        """What the server listens on: `127.0.0.1:41234`, `admin=unix:/path`."""
         return list(self._addresses)
 
     @property
     def address(self) -> tuple[str, int]:
-        """Host and port of the first TCP address."""
-        for address in self.addresses:
-            if match := re.fullmatch(r"\[?([^\]/]+?)\]?:(\d+)", address):
-                return match[1], int(match[2])
-        raise LookupError(f"the server has no TCP address, only {', '.join(self.addresses)}")
+        """Host and port of the first TCP address that has no name."""
+        return self.address_of("")
 
-    def connect(self) -> socket.socket:
-        """A new connection to `address`."""
-        return socket.create_connection(self.address, timeout=self._timeout)
+    def address_of(self, bind: str) -> tuple[str, int]:
+        """Those of the first that has this name."""
+        prefix = f"{bind}=" if bind else ""
+        for address in self.addresses:
+            if match := re.fullmatch(rf"{prefix}\[?([^\]/=]+?)\]?:(\d+)", address):
+                return match[1], int(match[2])
+        which = f"named {bind!r}" if bind else "without a name"
+        raise LookupError(f"the server has no TCP address {which}, only {', '.join(self.addresses) or 'none at all'}")
+
+    def connect(self, bind: str = "") -> socket.socket:
+        """A new connection to `address`, or `address_of` that name."""
+        return socket.create_connection(self.address_of(bind), timeout=self._timeout)
 
     @property
     def supervisor_pid(self) -> int:

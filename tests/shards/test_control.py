@@ -57,11 +57,12 @@ MESSAGES: list[Message] = [
     Change(1),
     Begin(),
     Stop(),
+    Stop(for_good=True, grace=1.5, binds=("", "admin")),
     Leave(),
-    Ready(serves=True),
-    Serves(),
-    AcceptFrom(1),
-    CeaseFrom(1),
+    Ready(serves={"": None, "admin": 5}),
+    Serves("admin", None),
+    AcceptFrom(1, "admin"),
+    CeaseFrom(1, ""),
     Failed("it failed", "Traceback …"),
     Drained(),
     Quiet(1),
@@ -79,10 +80,10 @@ def test_every_message_arrives_as_it_was(channels: tuple[Channel, Channel], mess
 
 def test_descriptors_travel_with_their_message_and_are_not_inheritable(channels: tuple[Channel, Channel]) -> None:
     reader, writer = os.pipe()
-    channels[0].send(Ready(serves=True))
+    channels[0].send(Ready(serves={"": None, "admin": 5}))
     channels[0].send(Connect(1, 1, 1, beside=False), [writer])
     os.close(writer)
-    assert channels[1].receive() == (Ready(serves=True), [])
+    assert channels[1].receive() == (Ready(serves={"": None, "admin": 5}), [])
     received = channels[1].receive()
     assert received is not None
     _, [descriptor] = received
@@ -99,7 +100,7 @@ def test_nothing_to_read_and_the_end(channels: tuple[Channel, Channel]) -> None:
         channels[1].receive()
     channels[0].close()
     assert channels[1].receive() is None
-    channels[1].send(Ready(serves=True))  # into the void, without an error
+    channels[1].send(Ready(serves={"": None, "admin": 5}))  # into the void, without an error
 
 
 def test_what_a_stopped_reader_does_not_take_waits_and_keeps_its_order(channels: tuple[Channel, Channel]) -> None:
@@ -223,7 +224,7 @@ def test_descriptors_for_which_there_is_no_room_are_told_apart_from_nonsense(cha
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     reader, writer = os.pipe()
     channels[0].send(Connect(1, 7, 1, False), [reader, writer])
-    channels[0].send(Ready(serves=True))
+    channels[0].send(Ready(serves={"": None, "admin": 5}))
     highest = max(map(int, os.listdir("/proc/self/fd")))
     filled = []
     try:
@@ -240,7 +241,7 @@ def test_descriptors_for_which_there_is_no_room_are_told_apart_from_nonsense(cha
         for descriptor in (reader, writer, *filled):
             os.close(descriptor)
     assert lost.value.message == Connect(1, 7, 1, False)
-    assert channels[1].receive() == (Ready(serves=True), [])
+    assert channels[1].receive() == (Ready(serves={"": None, "admin": 5}), [])
 
 
 @given(st.binary(min_size=1, max_size=200))

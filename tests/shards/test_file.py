@@ -71,7 +71,7 @@ def test_one_value_will_do_where_there_may_be_several(tmp_path: Path) -> None:
         ('factory = "yes"', '{}: factory: the value "yes" is a string; give true or false'),
         ("port = true", "{}: port: the value true is a boolean; give a whole number (PORT)"),
         ('timeout_startup = "5"', '{}: timeout_startup: the value "5" is a string; give a number (S)'),
-        ("bind = []", "{}: bind: there is no address; give at least one"),
+        ('bind = ["none", ":1"]', "{}: bind: none is for a server that listens on nothing; take it out"),
         ("bind = [1]", "{}: bind: 1 in the list is a whole number; give a string"),
         ("cpus = ['1']", '{}: cpus: "1" in the list is a string; give a whole number'),
         ("cpus = []", "{}: cpus: '' is not a list of CPUs"),

@@ -8,6 +8,7 @@ import socket
 from contextlib import ExitStack
 from pathlib import Path
 
+import psutil
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -204,14 +205,15 @@ def test_lent_sockets_are_closed_when_they_are_given_back(serve: Serve, tmp_path
     server = started(serve)
     pids = server.shard_pids()
 
-    def held() -> int:
-        return len(os.listdir(f"/proc/{pids[0]}/fd"))
+    def listening() -> int:
+        sockets = psutil.Process(pids[0]).net_connections("tcp")
+        return sum(sock.status == psutil.CONN_LISTEN for sock in sockets)
 
-    before = held()
+    eventually(lambda: listening() == 1, "its own")
     for round in range(3):
         os.kill(server.shard_pids()[1], signal.SIGKILL)
         server.wait_log("shard 1 ready", round + 2)
-    eventually(lambda: held() == before, "as many descriptors as before")
+        eventually(lambda: listening() == 1, "its own alone")
 
 
 # The policy.

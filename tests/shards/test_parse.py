@@ -18,6 +18,13 @@ from tests.shards.mistakes import right_or_told
         ("[::1]:0", TcpAddress("::1", 0)),
         ("unix:/run/app.sock", UnixAddress("/run/app.sock")),
         ("unix:/run/app.sock,mode=660", UnixAddress("/run/app.sock", 0o660)),
+        ("admin=127.0.0.1:80", TcpAddress("127.0.0.1", 80, "admin")),
+        ("An_other-1=:80", TcpAddress("0.0.0.0", 80, "An_other-1")),
+        ("admin=unix:s,mode=660", UnixAddress("s", 0o660, "admin")),
+        ("admin=fd:3", InheritedSocket(3, "admin")),
+        # Only what comes before any : / or , is a name.
+        ("unix:a=b", UnixAddress("a=b")),
+        ("admin=unix:a=b", UnixAddress("a=b", bind="admin")),
         ("fd:3", InheritedSocket(3)),
     ],
 )
@@ -26,7 +33,15 @@ def test_bind(text: str, expected: object) -> None:
 
 
 def test_addresses_are_shown_as_they_are_written() -> None:
-    for text in ("127.0.0.1:80", "[::1]:8000", "unix:/run/app.sock", "fd:3"):
+    for text in (
+        "127.0.0.1:80",
+        "[::1]:8000",
+        "unix:/run/app.sock",
+        "fd:3",
+        "a=[::1]:80",
+        "b=unix:s,mode=600",
+        "c=fd:3",
+    ):
         assert str(parse.parse_bind(text)) == text
 
 
@@ -43,11 +58,39 @@ def test_addresses_are_shown_as_they_are_written() -> None:
         "unix:s,mode=999",
         "fd:",
         "fd:x",
+        "=127.0.0.1:80",
+        "ad min=127.0.0.1:80",
+        "admin=",
+        "admin=none",
+        "a=b=:80",
     ],
 )
 def test_wrong_bind(text: str) -> None:
     with pytest.raises(ConfigurationError):
         parse.parse_bind(text)
+
+
+def test_a_wrong_name_says_what_is_one() -> None:
+    with pytest.raises(ConfigurationError, match=r"'a\.b' is no name; give letters, digits, - and _ before the ="):
+        parse.parse_bind("a.b=:80")
+
+
+def test_no_address_is_said_alone() -> None:
+    assert parse.parse_binds([]) == parse.parse_binds(["none"]) == ()
+    with pytest.raises(ConfigurationError, match="none is for a server that listens on nothing"):
+        parse.parse_binds([":80", "none"])
+
+
+@pytest.mark.parametrize(("text", "expected"), [("0", "none"), ("2", "required"), ("Optional", "optional")])
+def test_whether_clients_show_a_certificate(text: str, expected: str) -> None:
+    assert parse.parse_cert_reqs(text) == expected
+
+
+@pytest.mark.parametrize(("text", "expected"), [("1.2", "1.2"), ("TLSv1.3", "1.3"), ("tlsv1.2", "1.2")])
+def test_versions_of_tls(text: str, expected: str) -> None:
+    assert parse.parse_tls_version(text) == expected
+    with pytest.raises(ConfigurationError, match=r"unknown version of TLS '17'; choose one of 1.2, 1.3"):
+        parse.parse_tls_version("17")
 
 
 @pytest.mark.parametrize(("text", "expected"), [("0", (0,)), ("0-3,8", (0, 1, 2, 3, 8)), ("3,1", (3, 1))])

@@ -38,7 +38,9 @@ def test_defaults() -> None:
 EVERY_OPTION = (
     "app:main --shards 3 --spares 2 --cpus 0-2 --no-pin --idle-poll 50 --credit 6 --max-message 2MiB --blocking-threads 4"
     " --queue web:8:las --queue bg:1 --shard-queue 1:web:9"
-    " --shard-queue 1:x:2:qlas --bind :1 --bind unix:/s --host ::1 --port 2 --uds /t --fd 3 --backlog 9"
+    " --shard-queue 1:x:2:qlas --bind :1 --bind admin=unix:/s --host ::1 --port 2 --uds /t --fd 3 --backlog 9"
+    " --ssl-certfile cert --ssl-keyfile key --ssl-keyfile-password secret --ssl-ca-certs ca --ssl-cert-reqs optional"
+    " --ssl-ciphers AES --ssl-version TLSv1.3"
     " --distribution fixed --max-connections 7 --factory --app-dir d --reload --reload-dir f --reload-dir g"
     " --timeout-graceful-shutdown 1.5 --timeout-shard-healthcheck 0 --timeout-startup 2 --no-respawn --log-level DEBUG"
     " --log-format json --log-config l --access-log --slow-poll 0.5 --metrics [::1]:4 --control c --pid-file p"
@@ -57,7 +59,7 @@ EVERY_FIELD = ServeConfig(
     shard_queues={1: (QueueConfig("web", 9), QueueConfig("x", 2, "qlas"))},
     addresses=(
         TcpAddress("0.0.0.0", 1),
-        UnixAddress("/s"),
+        UnixAddress("/s", bind="admin"),
         TcpAddress("::1", 2),
         UnixAddress("/t"),
         InheritedSocket(3),
@@ -65,6 +67,13 @@ EVERY_FIELD = ServeConfig(
     backlog=9,
     distribution="fixed",
     max_connections=7,
+    ssl_certfile="cert",
+    ssl_keyfile="key",
+    ssl_keyfile_password="secret",
+    ssl_ca_certs="ca",
+    ssl_cert_reqs="optional",
+    ssl_ciphers="AES",
+    ssl_version="1.3",
     factory=True,
     app_dir="d",
     reload=True,
@@ -181,6 +190,25 @@ def test_a_shard_is_told_of_its_own_queues_only() -> None:
         ("--port 2", "", "uds = '/s'", [TcpAddress("127.0.0.1", 2)], "--port"),
         ("--port 2 --uds /s", "", "", [TcpAddress("127.0.0.1", 2), UnixAddress("/s")], "--port, --uds"),
         ("--host ::1", "", "", [TcpAddress("::1", 8000)], "--host"),
+        # None at all is a value like any other.
+        ("--bind none", "", 'bind = ":1"', [], "--bind"),
+        ("", "none", "port = 1", [], "CLOCKWORKER_BIND"),
+        ("", "", "bind = []", [], "clockworker.toml"),
+        ("--port 2", "", "bind = []", [TcpAddress("127.0.0.1", 2)], "--port"),
+        (
+            "--bind admin=:2 --port 3",
+            "",
+            "",
+            [TcpAddress("0.0.0.0", 2, "admin"), TcpAddress("127.0.0.1", 3)],
+            "--bind, --port",
+        ),
+        (
+            "",
+            "admin=unix:/s,mode=660,:3",
+            "",
+            [UnixAddress("/s", 0o660, "admin"), TcpAddress("0.0.0.0", 3)],
+            "CLOCKWORKER_BIND",
+        ),
     ],
 )
 def test_the_foremost_source_of_any_address_decides(
@@ -189,6 +217,16 @@ def test_the_foremost_source_of_any_address_decides(
     found = settings(f"app:main {arguments}", file, CLOCKWORKER_BIND=environment)
     assert list(found.config.addresses) == expected
     assert found.origins["bind"] == origin
+
+
+@pytest.mark.parametrize(("arguments", "file"), [("--bind none --port 3", ""), ("", "bind = []\nport = 3")])
+def test_no_address_and_one_are_a_contradiction(arguments: str, file: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"no address is to be listened on, but .* gives one \(port\)"):
+        settings(f"app:main {arguments}", file)
+
+
+def test_the_names_of_binds_are_in_their_order() -> None:
+    assert read("app:main --bind b=:1 --bind :2 --bind a=:3 --bind b=:4").binds == ("b", "", "a")
 
 
 def test_metrics_alone_is_a_switch() -> None:

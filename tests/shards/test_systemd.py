@@ -59,6 +59,18 @@ def test_passed_sockets_take_the_place_of_the_default_address_only() -> None:
     assert with_activated_sockets(config, {}, asked_for=False) == config
 
 
+def test_a_socket_that_is_asked_for_by_its_number_is_served_once() -> None:
+    config = ServeConfig("app:main", addresses=(InheritedSocket(4, "admin"),))
+    environment = {"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": "2", "LISTEN_FDNAMES": "app.socket:other.socket"}
+    both = with_activated_sockets(config, environment, asked_for=True).addresses
+    assert both == (InheritedSocket(4, "admin"), InheritedSocket(3, "app.socket"))
+
+
+@pytest.mark.parametrize(("name", "bind"), [("", ""), ("app.socket", ""), ("unknown", ""), ("admin", "admin")])
+def test_the_name_of_a_passed_socket_is_its_binds_if_it_can_be(name: str, bind: str) -> None:
+    assert InheritedSocket(3, name).bind == bind
+
+
 def test_without_anybody_to_notify_nothing_is_sent() -> None:
     notifier = Notifier({})
     notifier.ready("")
@@ -113,7 +125,7 @@ ACTIVATE = """
 import os, sys
 listening = int(sys.argv[1])
 os.dup2(listening, 3)
-os.environ |= {"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": "1", "LISTEN_FDNAMES": "http"}
+os.environ |= {"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": "1", "LISTEN_FDNAMES": "app.socket"}
 os.execv(sys.executable, [sys.executable, "-m", "clockworker.shards._cli", *sys.argv[2:]])
 """
 
@@ -130,7 +142,7 @@ def test_a_passed_socket_is_served_and_nothing_of_it_is_inherited(serve: Serve, 
             fds=[listening.fileno()],
             command=[sys.executable, str(tmp_path / "activate.py"), str(listening.fileno())],
         )
-        server.wait_log(r"listening on fd:3 \(http\)")
+        server.wait_log(r"listening on fd:3 \(app.socket\)")
         server.wait_serving()
         with socket.create_connection(listening.getsockname(), timeout=60) as client:
             assert ask(client, b"hello").endswith(b"hello")

@@ -92,6 +92,24 @@ def test_an_application_from_start_to_stop() -> None:
     assert not any(map(is_alive, pids))
 
 
+async def two(shard: cw.Shard) -> None:
+    async def say(reader, writer):  # type: ignore[no-untyped-def]
+        writer.write(b"admin\n")
+
+    await shard.start_server(say, bind="admin")
+    await main(shard)
+
+
+def test_addresses_by_their_names() -> None:
+    with serving(two, shards=1, options=["--bind", "admin=127.0.0.1:0", "--port", "0"]) as server:
+        with server.connect() as client, server.connect("admin") as admin:
+            assert ask(client, b"hello") == b"0 hello"
+            assert admin.recv(100) == b"admin\n"
+        assert server.addresses == ["admin={}:{}".format(*server.address_of("admin")), "{}:{}".format(*server.address)]
+        with pytest.raises(LookupError, match="no TCP address named 'other', only admin=127"):
+            server.connect("other")
+
+
 def test_a_killed_shard_is_waited_for_and_has_forgotten() -> None:
     with serving(main) as server:
         for shard in (0, 1):
