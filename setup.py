@@ -9,6 +9,7 @@ import os
 from setuptools import Extension, setup
 
 MODULES = {
+    "clockworker.executor._cpython_cy": "src/clockworker/executor/_cpython_cy.py",
     "clockworker.executor._seal_cy": "src/clockworker/executor/_seal_cy.py",
     "clockworker.executor._heap_cy": "src/clockworker/executor/_heap_cy.py",
     "clockworker.executor._eevdf_cy": "src/clockworker/executor/_eevdf_cy.py",

@@ -3,6 +3,7 @@ from clockworker.executor._core_cy cimport Core
 
 cdef object _DEADLINE, _get_running_loop
 cdef int NEW, WAITING, SENT, DONE, _REPLY, _LEAVING, _ONE_WAY, _ENVELOPE
+cdef bint _ANY_FUTURE
 
 
 cdef class Method:

@@ -28,6 +28,7 @@ except ModuleNotFoundError:
 
 from clockworker._errors import UsageError
 from clockworker.executor._core_cy import Core
+from clockworker.executor._cpython_cy import holds
 from clockworker.executor._tasks_cy import Membership
 from clockworker.ipc._call_cy import DEADLINE, Method
 from clockworker.ipc._credit_cy import CHAIN, DEEPEST, Chain
@@ -266,7 +267,7 @@ def proceed(awaited: Any) -> Any:
     return request
 
 
-if cython.compiled:
+if cython.compiled and holds("send"):
     proceed_by(Request, proceed)
 
 

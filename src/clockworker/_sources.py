@@ -1,0 +1,38 @@
+"""`CLOCKWORKER_PURE=1`: the compiled modules of what is installed are left alone, and their sources, which lie beside them, run.
+
+To be imported before anything that is compiled. What is installed stays as it is, and processes that inherit the environment,
+as a server's shards do, decide the same.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from importlib.machinery import ExtensionFileLoader, ModuleSpec, PathFinder
+from importlib.util import spec_from_file_location
+from types import ModuleType
+
+VARIABLE = "CLOCKWORKER_PURE"
+
+
+class SourcesFirst:
+    """A finder for `sys.meta_path`."""
+
+    @staticmethod
+    def find_spec(name: str, path: Sequence[str] | None = None, target: ModuleType | None = None) -> ModuleSpec | None:
+        """Where this package's module is, if the others would find it compiled."""
+        if not name.startswith("clockworker."):
+            return None
+        spec = PathFinder.find_spec(name, path, target)
+        if spec is None or not isinstance(spec.loader, ExtensionFileLoader):
+            return None
+        directory = os.path.dirname(spec.loader.path)
+        source = os.path.join(directory, f"{name.rpartition('.')[2]}.py")
+        if not os.path.exists(source):
+            raise ImportError(f"{VARIABLE} is set, and {source} is not there", name=name, path=source)
+        return spec_from_file_location(name, source)
+
+
+if os.environ.get(VARIABLE, "") not in ("", "0"):
+    sys.meta_path.insert(0, SourcesFirst)
