@@ -417,7 +417,7 @@ def _try_lookahead() -> str | None:
 def _try_seal() -> str | None:
     seal(_Sample)
     try:
-        _Sample.__new__(_Sample)
+        _layout.make_half(_Sample)
     except TypeError:
         return None
     return "a type without a __new__ in its dict makes instances all the same"
