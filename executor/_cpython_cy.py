@@ -466,26 +466,15 @@ def _proceed(awaited: Any) -> Any:
     return sample.value
 
 
-def _try(check: Callable[[], str | None]) -> str | None:
+def try_one(check: Callable[[], str | None]) -> str | None:
+    """Why what it tries does not hold; None if it does."""
     try:
         return check()
     except Exception as error:
         return f"{type(error).__name__}: {error}"
 
 
-_told = names_in(os.environ.get(VARIABLE, ""))
-_Task = asyncio.Task
-_answers = _Answers()
-if _answers.error is not None:
-    raise ImportError(
-        "Clockworker does not run on this Python: its asyncio tasks do not ask their loop for each step by "
-        f"call_soon(callback, context=...), or do not wait for what has _asyncio_future_blocking ({_answers.error!r})"
-    ) from _answers.error
-STEP = _answers.step
-WAKEUP = _answers.wakeup
-A_TASK = _answers.task
-
-for _name, _check in {
+CHECKS: Mapping[str, Callable[[], str | None]] = {
     "step": _try_step,
     "wakeup": _try_wakeup,
     "methods": _try_methods,
@@ -503,9 +492,23 @@ for _name, _check in {
     "seal": _try_seal,
     "clock": _try_clock,
     "suspend": _try_suspend,
-}.items():
+}
+
+_told = names_in(os.environ.get(VARIABLE, ""))
+_Task = asyncio.Task
+_answers = _Answers()
+if _answers.error is not None:
+    raise ImportError(
+        "Clockworker does not run on this Python: its asyncio tasks do not ask their loop for each step by "
+        f"call_soon(callback, context=...), or do not wait for what has _asyncio_future_blocking ({_answers.error!r})"
+    ) from _answers.error
+STEP = _answers.step
+WAKEUP = _answers.wakeup
+A_TASK = _answers.task
+
+for _name, _check in CHECKS.items():
     if cython.compiled or _name not in OF_COMPILED:
-        _why = VARIABLE if _name in _told else _try(_check)
+        _why = VARIABLE if _name in _told else try_one(_check)
         if _why is not None:
             _off[_name] = _why
 _SUSPEND = holds("suspend")

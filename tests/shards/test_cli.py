@@ -467,7 +467,12 @@ def test_the_env_file_is_the_applications_too(serve: Serve, tmp_path: Path) -> N
 
 
 def test_what_has_no_effect_is_warned_of(serve: Serve) -> None:
-    environment = {"CLOCKWORKER_SHRADS": "2", "CLOCKWORKER_SERVICE_HOST": "10.0.0.1", "CLOCKWORKER_PURE": "1"}
+    environment = {
+        "CLOCKWORKER_SHRADS": "2",
+        "CLOCKWORKER_SERVICE_HOST": "10.0.0.1",
+        "CLOCKWORKER_PURE": "1",
+        "CLOCKWORKER_PLAIN": "force",
+    }
     server = serve(ECHO, "--shards", "1", "--reload-dir", ".", environment=environment)
     server.wait_serving()
     assert re.findall(r"WARNING \[supervisor\] (.*)", server.log) == [
