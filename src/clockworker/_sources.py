@@ -13,8 +13,6 @@ from importlib.machinery import ExtensionFileLoader, ModuleSpec, PathFinder
 from importlib.util import spec_from_file_location
 from types import ModuleType
 
-VARIABLE = "CLOCKWORKER_PURE"
-
 
 class SourcesFirst:
     """A finder for `sys.meta_path`."""
@@ -30,9 +28,10 @@ class SourcesFirst:
         directory = os.path.dirname(spec.loader.path)
         source = os.path.join(directory, f"{name.rpartition('.')[2]}.py")
         if not os.path.exists(source):
-            raise ImportError(f"{VARIABLE} is set, and {source} is not there", name=name, path=source)
+            raise ImportError(f"CLOCKWORKER_PURE is set, and {source} is not there", name=name, path=source)
         return spec_from_file_location(name, source)
 
 
-if os.environ.get(VARIABLE, "") not in ("", "0"):
+def come_first() -> None:
+    """From here on compiled modules of this package are not loaded."""
     sys.meta_path.insert(0, SourcesFirst)
