@@ -8,8 +8,8 @@ its own import, and keeps the answer where a step can read it for nothing. `swit
 `CLOCKWORKER_PLAIN=1` switches all of them off, `CLOCKWORKER_PLAIN=gc,wakeup` these: to find out whether a crash or a wrong
 answer is due to one of them, and to go on working until that is mended.
 
-Two cannot be replaced, and without them the import fails: a Task asks its loop's `call_soon` for each step and each wake-up, with
-a `context`; and it waits for whatever has `_asyncio_future_blocking`, as `asyncio.isfuture` documents it.
+Two cannot be replaced, and without them the import fails: a Task asks its loop's `call_soon` for each step and each wake-up,
+with a `context`; and it waits for whatever has `_asyncio_future_blocking`, as `asyncio.isfuture` documents it.
 
 What cannot be tried: that a memoryview moves a word of eight bytes at once, on which rings rely where nothing is compiled.
 
@@ -41,10 +41,10 @@ from clockworker.executor import _layout
 
 if cython.compiled:
     from cython.cimports.clockworker.executor._native import (
+        Py_REFCNT,
         PyObject_GC_Track,
         PyObject_GC_UnTrack,
         PyObject_IS_GC,
-        Py_REFCNT,
         getter_of,
         in_empty_context,
         method_without_arguments,

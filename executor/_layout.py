@@ -87,7 +87,7 @@ def _result_of(proceed: Callable[[Any], object], argument: object) -> object:
     return proceed  # has not ended
 
 
-def make_half(kind: type) -> object:
+def make_half(kind: Any) -> object:
     return kind.__new__(kind)
 
 

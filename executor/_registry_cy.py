@@ -9,8 +9,8 @@ attached,
   subclass that, when asked, names those as well.
 - `add` does the same as ever to all others, in C when compiled.
 
-With the last executor everything is as it was before the first. Where the set is not what we assume (`_cpython_cy`; CPython 3.14
-has a list in C instead, which costs next to nothing) it is left alone, and no task is left out.
+With the last executor everything is as it was before the first. Where the set is not what we assume (`_cpython_cy`) it is left
+alone, and no task is left out: CPython 3.14 has a list in C instead, which costs next to nothing.
 
 Rejected: replacing `asyncio.all_tasks`, of which other modules have their own references.
 """

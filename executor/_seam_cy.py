@@ -96,9 +96,8 @@ def result_of(task: asyncio.Task[Any]) -> Any:
 
 def has_exception(task: asyncio.Task[Any]) -> bool:
     """Whether a task that is done has raised; if possible without the task's taking note that it was asked."""
-    if cython.compiled:
-        if _EXCEPTION:
-            return not is_none(_EXCEPTION, task)
+    if cython.compiled and _EXCEPTION != cython.NULL:
+        return not is_none(_EXCEPTION, task)
     if _EXCEPTION_TELLS:
         return task._exception is not None
     return not task.cancelled() and task.exception() is not None

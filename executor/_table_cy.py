@@ -66,7 +66,7 @@ class TaskTable:
         if cython.compiled:
             found = table_get(cython.address(self._table), cython.cast(cython.p_void, task))
             if found != cython.NULL:
-                return cython.cast(JoinHandle, found)
+                return cython.cast(JoinHandle, found)  # type: ignore[no-any-return]
         return None if self._states is None else self._states.get(id(task))
 
     def find(self, callback: Any, argument: Any) -> JoinHandle | None:
@@ -74,7 +74,7 @@ class TaskTable:
         if cython.compiled:
             found = table_get(cython.address(self._table), cython.cast(cython.p_void, task_address(callback, argument)))
             if found != cython.NULL:
-                return cython.cast(JoinHandle, found)
+                return cython.cast(JoinHandle, found)  # type: ignore[no-any-return]
         return None if self._states is None else self._states.get(id(task_of(callback, argument)))
 
     def put(self, state: JoinHandle) -> None:

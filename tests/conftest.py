@@ -24,7 +24,9 @@ hypothesis.settings.load_profile("clockworker")
 
 def pytest_report_header() -> str:
     off = cw.switched_off()
-    return f"clockworker: {'compiled' if cw.compiled else 'pure Python'}" + (f", switched off: {', '.join(off)}" if off else "")
+    return f"clockworker: {'compiled' if cw.compiled else 'pure Python'}" + (
+        f", switched off: {', '.join(off)}" if off else ""
+    )
 
 
 def needs(assumption: str) -> pytest.MarkDecorator:

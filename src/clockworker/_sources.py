@@ -1,7 +1,6 @@
-"""`CLOCKWORKER_PURE=1`: the compiled modules of what is installed are left alone, and their sources, which lie beside them, run.
+"""`CLOCKWORKER_PURE=1`: compiled modules are left alone, and their sources, which lie beside them, run instead.
 
-To be imported before anything that is compiled. What is installed stays as it is, and processes that inherit the environment,
-as a server's shards do, decide the same.
+What is installed stays as it is. Processes that inherit the environment, as a server's shards do, decide the same.
 """
 
 from __future__ import annotations

@@ -248,7 +248,9 @@ def test_what_is_tried_may_fail(monkeypatch: pytest.MonkeyPatch, name: str, attr
 def test_without_the_seam_the_import_fails(code: str) -> None:
     done = python(f"import asyncio; {code}\nimport clockworker")
     assert done.returncode == 1
-    assert "ImportError: Clockworker does not run on this Python: its asyncio tasks do not ask their loop" in done.stderr
+    assert (
+        "ImportError: Clockworker does not run on this Python: its asyncio tasks do not ask their loop" in done.stderr
+    )
 
 
 @COMPILED_ONLY

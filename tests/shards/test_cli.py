@@ -50,10 +50,14 @@ def test_help_fits_100_columns_and_names_every_option_and_variable() -> None:
 
 
 def test_version_says_what_is_running() -> None:
-    result = run("--version")
+    result = run("--version", COLUMNS="300")
     kind = "compiled" if clockworker.compiled else "pure Python"
     assert result.returncode == 0
-    assert re.fullmatch(rf"clockworker \S.* \({kind}\), CPython 3\.\d+\.\d+\S*, uvloop \d\S+\n", result.stdout)
+    off = f"; switched off: {', '.join(clockworker.switched_off())}" if clockworker.switched_off() else ""
+    assert re.fullmatch(rf"clockworker \S.* \({kind}\), CPython 3\.\d+\.\d+\S*, uvloop \d[^\s;]+{off}\n", result.stdout)
+    result = run("--version", COLUMNS="200", CLOCKWORKER_PLAIN="suspend,force")
+    assert "; switched off: force, " in result.stdout
+    assert result.stdout.endswith("suspend\n")
 
 
 # name -> (arguments, exit status, what the one line must contain)
