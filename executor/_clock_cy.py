@@ -5,8 +5,8 @@ Each step is timed, so the clock is a good part of what a step costs. Where Linu
 stamp counter (`_cpython_cy`, "clock"), having found that it runs at one rate and alike on all cores, that counter is read
 instead: 9 ns for the 20 of clock_gettime. It tells how far we are from the last real reading, and only up to a millisecond:
 longer steps are measured by two real readings, so neither a machine that slept nor a counter that was set back is ever charged
-to a queue. Over that distance a rate that is good to a thousandth, as measured between the import of this module and `begin`, is
-plenty. Elsewhere every reading is a real one. It is wall time: what others had of it is _steal_cy's to find out.
+to a queue. Over that distance a rate that is good to a thousandth, as measured between the import of this module and `begin`,
+is plenty. Elsewhere every reading is a real one. It is wall time: what others had of it is _steal_cy's to find out.
 
 The clock never goes back. A rate that is a little high puts us ahead of the next real reading, by up to a microsecond: then
 time stands still until that has caught up. So no step takes less than nothing, and whoever subtracts need not ask.

@@ -13,6 +13,7 @@ import pytest
 import clockworker as cw
 from clockworker.ipc._annotations import bindings, is_asynchronous, is_stream
 from clockworker.ipc._remote import RemoteMethod, can_suspend, function_of, remote_function, remote_methods
+from tests.conftest import needs
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -153,6 +154,7 @@ def gathers_of(function: Any) -> Any:
     return gather
 
 
+@needs("suspend")
 def test_a_wrapper_may_suspend_where_what_it_wraps_does_not() -> None:
     class Service:
         @renamed
