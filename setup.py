@@ -42,6 +42,7 @@ MODULES = {
     "clockworker.ipc._outbox_cy": "src/clockworker/ipc/_outbox_cy.py",
     "clockworker.ipc._request_cy": "src/clockworker/ipc/_request_cy.py",
     "clockworker.ipc._traffic_cy": "src/clockworker/ipc/_traffic_cy.py",
+    "clockworker.shards._accepted_cy": "src/clockworker/shards/_accepted_cy.py",
 }
 
 

@@ -43,7 +43,8 @@ if cython.compiled:
     from cython.cimports.clockworker.executor._native import PyThread_get_thread_ident
 else:
     from threading import get_ident as PyThread_get_thread_ident
-    from time import monotonic_ns as now_ns
+
+    from clockworker.executor._clock_cy import now_ns
 
 compiled: bool = cython.compiled
 

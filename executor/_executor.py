@@ -301,7 +301,8 @@ class Executor:
         self._report_slow(state.membership.queue.key, state.task, elapsed_ns)
 
     def trace(self, tracer: Tracer | None) -> None:
-        """Let `tracer` be told of each step and each turn, until this is called with None, or the tracer raises."""
+        """Let `tracer` be told of each step and each turn, until this is called with None, or the tracer raises. One that has
+        `stolen_step` is told by that of steps in which others had the core for a while (`_protocols`)."""
         self._core.tracer = tracer
 
     def poll_source(self, source: WorkSource | None, *, idle_poll_us: int) -> None:

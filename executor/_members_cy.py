@@ -46,8 +46,8 @@ if cython.compiled:
     from cython.cimports.clockworker.executor._tasks_cy import MEMBERSHIP
 else:
     from threading import get_ident as PyThread_get_thread_ident
-    from time import monotonic_ns as now_ns
 
+    from clockworker.executor._clock_cy import now_ns
     from clockworker.executor._registry_cy import leave_out
     from clockworker.executor._schedulers_cy import PUSH_BITS, fifo_push
     from clockworker.executor._seam_cy import has_exception

@@ -19,6 +19,13 @@ try:
 except ModuleNotFoundError:
     from clockworker import _cython_shim as cython
 
+from clockworker.executor._clock_cy import wound_ns
+
+if cython.compiled:
+    from cython.cimports.clockworker.executor._clock_cy import is_wound
+else:
+    from clockworker.executor._clock_cy import is_wound
+
 _SCHEDSTAT = "/proc/thread-self/schedstat"
 
 
@@ -60,8 +67,8 @@ class Meter:
         self._voluntary = 0
 
     def cpu_ns(self) -> int:
-        """The thread's CPU clock."""
-        return _cpu_clock()
+        """The thread's CPU clock. Of wound time the thread has had all."""
+        return wound_ns() if is_wound() else _cpu_clock()
 
     def ask(self, lost_ns: int) -> int:
         """What others had since the last call, of `lost_ns` without a core."""

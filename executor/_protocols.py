@@ -11,8 +11,15 @@ if TYPE_CHECKING:
 class Tracer(Protocol):
     """Told of all that the pump does, while there is one. Times are the core's clock's, in ns."""
 
-    def step(self, queue: QueueState, state: JoinHandle, started: int, ended: int, stolen: int) -> None:
-        """One step of a task of the queue. stolen: how much of the time others had; the rest was charged."""
+    def step(self, queue: QueueState, state: JoinHandle, started: int, ended: int) -> None:
+        """One step of a task of the queue."""
 
     def turn(self, started: int, ended: int) -> None:
         """One turn on the loop."""
+
+
+class StealTracer(Tracer, Protocol):
+    """One that is told, too, what others had of a step's time: those steps are told of by `stolen_step` alone."""
+
+    def stolen_step(self, queue: QueueState, state: JoinHandle, started: int, ended: int, stolen: int) -> None:
+        """One step, of whose time others had `stolen`. The rest was charged."""

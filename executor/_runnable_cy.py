@@ -34,8 +34,7 @@ if cython.compiled:
     from cython.cimports.clockworker.executor._schedulers_cy import fifo_push
     from cython.cimports.clockworker.executor._seam_cy import is_of, task_of
 else:
-    from time import monotonic_ns as now_ns
-
+    from clockworker.executor._clock_cy import now_ns
     from clockworker.executor._pure import is_of, task_of
     from clockworker.executor._schedulers_cy import fifo_push
 

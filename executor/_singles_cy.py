@@ -28,8 +28,7 @@ if cython.compiled:
     from cython.cimports.clockworker.executor._clock_cy import now_ns
     from cython.cimports.clockworker.executor._native import Py_REFCNT, run_in_context
 else:
-    from time import monotonic_ns as now_ns
-
+    from clockworker.executor._clock_cy import now_ns
     from clockworker.executor._pure import run_in_context
 
 # C globals when compiled: attributes of modules would be looked up at each step.

@@ -37,12 +37,15 @@ Policy only: `Meter` asks the kernel, and times are arguments.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 try:
     import cython
 except ModuleNotFoundError:
     from clockworker import _cython_shim as cython
 
-from clockworker.executor._meter_cy import Meter
+if TYPE_CHECKING:
+    from clockworker.executor._meter_cy import Meter
 
 # A step, or a gap, is long: a process that is given the core in the place of another mostly keeps it for a millisecond or more.
 _LONG_NS = 50_000

@@ -50,8 +50,7 @@ if cython.compiled:
         if not all(layout):
             switch_off("lookahead", "they are not where the samples have them")
 else:
-    from time import monotonic_ns as now_ns
-
+    from clockworker.executor._clock_cy import now_ns
     from clockworker.executor._pure import run_in_context
     from clockworker.executor._schedulers_cy import fifo_pop
     from clockworker.executor._seam_cy import is_done
@@ -300,7 +299,12 @@ class Steps(Singles):
     def _trace_step(self, queue: QueueState, state: JoinHandle, started: int, ended: int, stolen: int) -> None:
         tracer = self.tracer
         try:
-            tracer.step(queue, state, started, ended, stolen)  # type: ignore[union-attr]
+            # Seldom is anything stolen: a step costs no look at what else the tracer has.
+            stolen_step = getattr(tracer, "stolen_step", None) if stolen else None
+            if stolen_step is None:
+                tracer.step(queue, state, started, ended)  # type: ignore[union-attr]
+            else:
+                stolen_step(queue, state, started, ended, stolen)
         except BaseException as error:
             self._drop_tracer(tracer, error)
 

@@ -28,8 +28,6 @@ cdef class Credit:
     @cython.locals(lane=Lane)
     cpdef Lane lane_of_done(self, long long queue, long long depth, Py_ssize_t count)
     @cython.locals(lane=Lane)
-    cpdef restore(self)
-    @cython.locals(lane=Lane)
     cpdef list clear(self)
 
 

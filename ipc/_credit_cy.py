@@ -147,13 +147,8 @@ class Credit:
             raise PoisonedRing(f"credit for {count} requests that were not sent")
         return lane
 
-    def restore(self) -> None:
-        """Nothing is in flight any more: the peer is gone."""
-        for lane in self.lanes.values():
-            lane.credit = self.limit
-
     def clear(self) -> list[Call]:
-        """Forget all lanes. Returns those who waited, and now wait nowhere."""
+        """The peer is gone, and nothing is in flight: forget all lanes. Returns those who waited, and now wait nowhere."""
         waiting: list[Call] = []
         for lane in self.lanes.values():
             waiting += lane.waiting

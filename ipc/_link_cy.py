@@ -107,7 +107,6 @@ class Link(Connection):
         self.schemas = {}
         self._debts = Debts(self.shared.limits.credit)
         self.streams = 0
-        self.credit.restore()
         for call in pending.values():
             if call.state != DONE:
                 self._fail(call, ShardDied(f"{reason} with {call.method.name} in flight; it may have run or not"))

@@ -10,7 +10,6 @@ import asyncio
 import functools
 import logging
 import threading
-import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -151,10 +150,11 @@ class Here:
     async def _stream(
         self, generator: Any, queue: QueueHandle | None, timeout_ns: int, name: str
     ) -> AsyncIterator[Any]:
-        ends_ns = time.monotonic_ns() + timeout_ns
+        now = asyncio.get_running_loop().time  # by which the timeouts below go; a test's may be wound by hand
+        ends = now() + timeout_ns / 1e9
         try:
             while True:
-                left_ns = max(1, ends_ns - time.monotonic_ns()) if timeout_ns else 0
+                left_ns = max(1, round((ends - now()) * 1e9)) if timeout_ns else 0
                 with _until(left_ns):
                     try:
                         value = await self._apart(_next_of(generator), queue, left_ns, name)

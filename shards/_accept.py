@@ -15,76 +15,58 @@ queues, as long as the backlog allows, or with the supervisor, which gives them 
 from __future__ import annotations
 
 import asyncio
-import errno
 import logging
 import resource
 import socket
 import time
 from collections.abc import Callable, Iterable
-from functools import partial
-from typing import TypeAlias
 
 from clockworker.executor import Executor
-from clockworker.shards._connections import Connection, Connections
+from clockworker.shards._accepted_cy import AT_ONCE, Intake, Source
+from clockworker.shards._connections import Connections
 from clockworker.shards._handover import receive
 from clockworker.shards._limiter import Limiter, more
 
 log = logging.getLogger("clockworker.shard")
 
-_AT_ONCE = 64  # connections taken in one go, so that nothing else waits long
 _NO_DESCRIPTORS_S = 0.5
 
 # How long the queues may take to become empty. Some never do: of sockets that others hold and go on with.
 _EMPTY_S = 5.0
 
-# The next connection: its address family and descriptor. Raises `BlockingIOError` if there is none, and another `OSError` if it
-# can't be taken.
-_Take: TypeAlias = Callable[[], tuple[int, int]]
+
+class _Line(Source):
+    """The supervisor's line."""
+
+    def take(self) -> int:
+        with receive(self.sock) as taken:
+            self.family = int(taken.family)
+            return taken.detach()
 
 
-def _accepting(listening: socket.socket) -> _Take:
-    family = int(listening.family)
-    # What `socket.accept` is made of: a socket object would cost more than the system call.
-    accept: Callable[[], tuple[int, object]] = listening._accept  # type: ignore[attr-defined]
-
-    def take() -> tuple[int, int]:
-        descriptor, _ = accept()
-        return family, descriptor
-
-    return take
-
-
-def _receiving(line: socket.socket) -> _Take:
-    def take() -> tuple[int, int]:
-        with receive(line) as taken:
-            return int(taken.family), taken.detach()
-
-    return take
-
-
-class Acceptor:
+class Acceptor(Intake):
     """Opens what listening sockets and the supervisor's line bring, up to the connections' limit at once. Their sockets stay
     open."""
 
     def __init__(self, connections: Connections, executor: Executor) -> None:
         self._loop = asyncio.get_running_loop()
-        self._sources: dict[socket.socket, _Take] = {}
+        super().__init__(self._loop, connections, connections.queue.context(), executor._core.is_busy)
+        self._sources: dict[socket.socket, Source] = {}
         self._connections = connections
-        self._executor = executor
-        self._context = connections.queue.context()
+        self._places = connections.places
         self._paused = False
         self._closed = False
         self._complaints = Limiter()
-        connections.when_room = self._go_on
+        self._places.tell(self._go_on)
 
     def add(self, listening: Iterable[socket.socket]) -> None:
         """Accept from these, too."""
         for sock in listening:
-            self._add(sock, _accepting(sock))
+            self._add(Source(sock))
 
     def add_line(self, line: socket.socket) -> None:
         """Take what the supervisor hands over."""
-        self._add(line, _receiving(line))
+        self._add(_Line(line))
 
     def remove(self, sources: Iterable[socket.socket]) -> None:
         """Take no more from these."""
@@ -93,18 +75,17 @@ class Acceptor:
                 self._loop.remove_reader(sock.fileno())
 
     def lift_limit(self) -> None:
-        self._connections.limit = None
-        self._go_on()
+        self._places.lift()
 
     async def close(self, take_all: Iterable[socket.socket], *, starved: Callable[[], None]) -> None:
         """Accept no more, and return when what has been accepted is connected. take_all: but first all that waits at these.
         starved: told if that takes longer, because descriptors for it have to become free."""
-        self._connections.limit = None
+        self._places.lift()
         last = [sock for sock in take_all if sock in self._sources]
         self.remove([sock for sock in self._sources if sock not in last])
         deadline = time.monotonic() + _EMPTY_S
         while last and time.monotonic() < deadline:
-            result = self._take(last[-1], _AT_ONCE)
+            result = self.take(self._sources[last[-1]], AT_ONCE)
             if result is None:
                 last.pop()
             elif not result:
@@ -118,12 +99,16 @@ class Acceptor:
         while self._connections.are_opening:  # noqa: ASYNC110  # connection_made is called in the next turn of the loop
             await asyncio.sleep(0)
 
-    def _add(self, sock: socket.socket, take: _Take) -> None:
-        self._sources[sock] = take
+    def _add(self, source: Source) -> None:
+        self._sources[source.sock] = source
         if not self._paused:
-            self._loop.add_reader(sock.fileno(), self._readable, sock)
+            self._watch(source)
+
+    def _watch(self, source: Source) -> None:
+        self._loop.add_reader(source.sock.fileno(), self.readable, source)
 
     def _pause(self) -> None:
+        self._places.wait()
         if not self._paused:
             self._paused = True
             for sock in self._sources:
@@ -131,42 +116,28 @@ class Acceptor:
 
     def _go_on(self) -> None:
         """There may be room again."""
-        if self._paused and not self._closed and not self._connections.full:
+        if self._paused and not self._closed:
+            if self._places.full:
+                self._places.wait()
+                return
             self._paused = False
-            for sock in self._sources:
-                self._loop.add_reader(sock.fileno(), self._readable, sock)
+            for source in self._sources.values():
+                self._watch(source)
 
-    def _readable(self, sock: socket.socket) -> None:
-        if self._take(sock, _AT_ONCE if self._executor.is_busy else 1) is False:
-            self._pause()
-            self._loop.call_later(_NO_DESCRIPTORS_S, self._go_on)
+    # What happens while it takes.
 
-    def _take(self, sock: socket.socket, most: int) -> bool | None:
-        """Take so many, at the most. Returns None if there are no more, and False if they can't be taken now."""
-        take = self._sources[sock]
-        for _ in range(most):
-            if self._connections.full:
-                self._pause()
-                return True
-            try:
-                taken = take()
-            except BlockingIOError:
-                return None
-            except OSError as error:
-                if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
-                    self._complain(error)
-                    return False
-                continue  # it left while it waited, or broke: the next one's turn
-            self._open(self._connections.take(*taken))
-        return True
+    def is_full(self) -> None:
+        self._pause()
 
-    def _open(self, connection: Connection) -> None:
-        make = partial(self._connections.server.protocol, connection)
-        try:
-            self._context.copy().run(connection.open, self._loop, make)
-        except Exception as error:
-            connection.give_up()
-            self._connections.failed("a connection could not be opened", error)
+    def wait_for_room(self) -> None:
+        self._pause()
+        self._loop.call_later(_NO_DESCRIPTORS_S, self._go_on)
+
+    def has_no_room(self, error: OSError) -> None:
+        self._complain(error)
+
+    def could_not_open(self, error: Exception) -> None:
+        self._connections.failed("a connection could not be opened", error)
 
     def _complain(self, error: OSError) -> None:
         if (unsaid := self._complaints.may_say(self._loop.time())) is not None:

@@ -1,7 +1,8 @@
 """The process of one shard: `python -m clockworker.shards._child`, started by the supervisor and by nobody else.
 
-In order: tie this process's life to the supervisor's, read what to do, import the application, and only then make loop,
-executor and mesh, and run `main(shard)` in the first queue. What the supervisor says meanwhile waits in the channel.
+In order: tie this process's life to the supervisor's, read what to do (a spare waits for that), import the application, and
+only then make loop, executor and mesh, and run `main(shard)` in the first queue. What the supervisor says meanwhile waits in
+the channel.
 
 No orphans: the kernel kills this process when the supervisor dies (PR_SET_PDEATHSIG), even in the middle of a step that
 never ends; the end of file on the control channel says the same to a process that the first has somehow missed.
@@ -34,7 +35,7 @@ from clockworker.executor import Executor, JoinHandle, Ok
 from clockworker.ipc import Limits, Mesh
 from clockworker.shards._affinity import Starting
 from clockworker.shards._application import Main, format_traceback, load_application
-from clockworker.shards._birth import CONTROL_VARIABLE, SUPERVISOR_VARIABLE, TERMINAL_SIGNALS
+from clockworker.shards._birth import CONTROL_VARIABLE, SPARE_VARIABLE, SUPERVISOR_VARIABLE, TERMINAL_SIGNALS
 from clockworker.shards._control import (
     AcceptFrom,
     Begin,
@@ -76,6 +77,7 @@ from clockworker.shards._slots import SlotWriter
 from clockworker.shards._slow import log_slow_polls
 from clockworker.shards._terminal import set_up_debugging
 from clockworker.shards._trace import Trace
+from clockworker.shards._waiting import be_shard, wait
 from clockworker.shards._witness import start_witness
 
 log = logging.getLogger("clockworker.shard")
@@ -100,12 +102,15 @@ def main() -> None:
     descriptor = int(os.environ.pop(CONTROL_VARIABLE))
     os.set_inheritable(descriptor, False)
     channel = Channel(socket.socket(fileno=descriptor), trusting=True)
+    if (spare_of := os.environ.pop(SPARE_VARIABLE, None)) is not None:
+        wait(channel, spare_of)
     received = channel.receive_first()
     if received is None:
         sys.exit(EXIT_ORPHANED)
     configure, descriptors = received
     if not isinstance(configure, Configure):
         raise ControlError(f"the first message is {type(configure).__name__}, not Configure")
+    be_shard(configure.shard)
     role = f"shard {configure.shard}"
     set_process_title(role, configure.config.app)
     try:

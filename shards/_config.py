@@ -12,6 +12,7 @@ from clockworker.executor import Queue
 from clockworker.shards._schedulers import make_scheduler
 
 MAX_SHARDS = 1024
+MAX_SPARES = 64
 MAX_SHARE = 10_000
 METRICS_PORT = 9464
 
@@ -96,6 +97,7 @@ class ServeConfig(msgspec.Struct, frozen=True):
     reload: bool = False
     reload_dirs: tuple[str, ...] = ()
     shards: int | Literal["auto"] = "auto"
+    spares: int = 1  # processes that are started before there is a shard to start
     cpus: tuple[int, ...] | None = None
     pin: bool = True
     idle_poll_us: int | None = None

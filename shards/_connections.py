@@ -19,13 +19,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import socket
 import time
-from collections.abc import Callable, Coroutine, Iterable
-from typing import Any, Protocol, TypeAlias
+from collections.abc import Callable, Iterable
+from typing import Protocol
 
 from clockworker.executor import QueueHandle
+from clockworker.shards._accepted_cy import Accepted, Book, Places
 from clockworker.shards._config import TcpAddress
 from clockworker.shards._limiter import ErrorLimiter, more
 from clockworker.shards._logging import info_of_queue
@@ -39,10 +39,6 @@ FIRST_S = 0.5  # a new client may take so long for its first bytes
 SETTLE_S = 1.0  # settling takes no longer
 
 _LOOK_DUTY = 10  # looking takes at most one part in so many of the time
-
-
-# The coroutine that opens a connection, and the future for which it waits.
-Opening: TypeAlias = tuple[Coroutine[Any, None, tuple[asyncio.Transport, object]], asyncio.Future[object]]
 
 
 class Server(Protocol):
@@ -59,96 +55,10 @@ class Server(Protocol):
         """The connection is to end when nothing is left to do in it: `main` has returned."""
 
 
-class Connection:
-    """One connection. To uvloop it is the accepted socket: it asks that for `family`, `type` and `fileno()`, and closes it when
-    the transport has closed the descriptor. (A real socket object would cost more than all else that is done here.)
+class Connection(Accepted):
+    """One connection."""
 
-    end: why it ended, for the access log. received: bytes, as far as somebody counts them. idle_since: when it was first found
-    idle. asked_at: when its protocol was last asked to stop. working: its handler has not returned.
-    """
-
-    __slots__ = (
-        "_connections",
-        "_descriptor",
-        "_opening",
-        "_transport",
-        "accepted_at",
-        "asked_at",
-        "end",
-        "family",
-        "idle_since",
-        "peer",
-        "received",
-        "type",
-        "working",
-    )
-
-    def __init__(self, connections: Connections, family: int, descriptor: int) -> None:
-        self.family = family
-        self.type = int(socket.SOCK_STREAM)
-        self.accepted_at = time.monotonic()
-        self.end = "closed"
-        self.received: int | None = None
-        self.peer: str | None = None
-        self.idle_since: float | None = None
-        self.asked_at: float | None = None
-        self.working = False
-        self._descriptor = descriptor
-        self._connections = connections
-        self._opening: Opening | None = None
-        self._transport: asyncio.Transport | None = None
-
-    def open(self, loop: asyncio.AbstractEventLoop, make: Callable[[], asyncio.BaseProtocol]) -> None:
-        """Make its protocol and its transport. Raises what `make` raises. Runs in the context that is to be the connection's.
-
-        The coroutine waits once, for `connection_made`; the transport, which it returns, is there before, and for as long
-        as it is left suspended. It is resumed when somebody asks for the transport: only the stop does. Thus a connection
-        costs no task, and no turn of the loop.
-        """
-        coroutine = loop.connect_accepted_socket(make, self)  # type: ignore[arg-type]
-        future = coroutine.send(None)
-        future._asyncio_future_blocking = False
-        self._opening = coroutine, future
-
-    @property
-    def transport(self) -> asyncio.Transport | None:
-        """None until it is open, and once it is closed."""
-        if self._opening is not None and self._opening[1].done():
-            coroutine, self._opening = self._opening[0], None
-            try:
-                coroutine.send(None)
-            except StopIteration as done:
-                self._transport = done.value[0]
-        return self._transport
-
-    @property
-    def is_opening(self) -> bool:
-        return self._opening is not None and not self._opening[1].done()
-
-    def fileno(self) -> int:
-        return self._descriptor
-
-    def close(self) -> None:
-        """For its transport: the descriptor is closed."""
-        if self._descriptor >= 0:
-            self._descriptor = -1
-            if self.transport is None and self._opening is not None:
-                self._opening[0].close()
-            self._opening = self._transport = None
-            if not self.working:
-                self._connections.over(self)
-
-    def done(self) -> None:
-        """Its handler has returned."""
-        self.working = False
-        if self._descriptor < 0:
-            self._connections.over(self)
-
-    def give_up(self) -> None:
-        """It could not be opened."""
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-            self.close()
+    __slots__ = ()
 
     def unsent(self) -> int:
         """Bytes that wait in its transport."""
@@ -156,68 +66,46 @@ class Connection:
         return 0 if transport is None else transport.get_write_buffer_size()
 
 
-class Connections:
+class Connections(Book):
     """Those of one server.
 
-    limit: how many may be open at once; None: as many as come.
-    changed: told how many have been accepted and how many are open, whenever that changes. when_room: told when one has ended.
-    when_failed: told when an error has been counted.
+    places: for how many there is room. kind: makes each of the socket's family and descriptor. when_failed: told when an error
+    has been counted.
     """
+
+    server: Server
+    _open: set[Connection]  # type: ignore[assignment]
 
     def __init__(
         self,
         server: Server,
         queue: QueueHandle,
         *,
-        limit: int | None = None,
+        places: Places,
+        kind: Callable[[Connections, int, int], Connection] = Connection,
         access_log: bool = False,
     ) -> None:
-        self.server = server
+        super().__init__(server, kind, places)
         self.queue = queue
-        self.limit = limit
-        self.accepted = 0
         self.errors = 0
-        self.changed: Callable[[int, int], None] | None = None
-        self.when_room: Callable[[], None] | None = None
         self.when_failed: Callable[[], None] | None = None
-        self._access_log = access_log
-        self._open: set[Connection] = set()
+        self._access_log = self.is_told = access_log
         self._ended: asyncio.Event | None = None  # set when one has; only while somebody waits
         self._complaints = ErrorLimiter()
-
-    @property
-    def open(self) -> int:
-        return len(self._open)
 
     @property
     def are_opening(self) -> bool:
         return any(connection.is_opening for connection in self._open)
 
-    @property
-    def full(self) -> bool:
-        return self.limit is not None and len(self._open) >= self.limit
-
-    def take(self, family: int, descriptor: int) -> Connection:
-        """A socket that has been accepted is a connection from now on, which owns the descriptor."""
-        connection = Connection(self, family, descriptor)
-        self._open.add(connection)
-        self.accepted += 1
+    def began(self, connection: Connection) -> None:
         if self._access_log:
             connection.peer = _peer(connection)
-        if self.changed is not None:
-            self.changed(self.accepted, len(self._open))
-        return connection
 
-    def over(self, connection: Connection) -> None:
-        self._open.discard(connection)
-        if self.changed is not None:
-            self.changed(self.accepted, len(self._open))
+    def ended(self, connection: Connection) -> None:
         if self._access_log:
             self._log_end(connection)
         if self._ended is not None:
             self._ended.set()
-        if self.when_room is not None:
-            self.when_room()
 
     def failed(self, what: str, error: BaseException) -> None:
         """The application's code has raised. The same error is logged at a limited rate: clients can cause it."""
@@ -275,6 +163,7 @@ class Connections:
     async def wait_for_an_end(self, seconds: float) -> None:
         """Until a connection has ended, or for so long."""
         self._ended = asyncio.Event()
+        self.is_told = True
         try:
             async with asyncio.timeout(seconds):
                 await self._ended.wait()
@@ -282,6 +171,7 @@ class Connections:
             pass
         finally:
             self._ended = None
+            self.is_told = self._access_log
 
     def log_cut(self) -> None:
         """The grace is over."""

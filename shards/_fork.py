@@ -267,7 +267,7 @@ class _Ender:
     def __init__(self, legacy: Legacy) -> None:
         self._legacy = legacy
 
-    def step(self, queue: QueueState, state: JoinHandle, started: int, ended: int, stolen: int) -> None:
+    def step(self, queue: QueueState, state: JoinHandle, started: int, ended: int) -> None:
         task = state.task
         failed = task is not None and task.done() and not task.cancelled()
         self._legacy.end(task.exception() if failed else None)

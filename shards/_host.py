@@ -27,6 +27,7 @@ _PR_SET_PDEATHSIG = 1
 # input and output, what `--metrics`, `--pid-file` and `--reload` need.
 OF_SHARD = 11
 OF_SUPERVISOR = 16
+OF_SPARE = 2  # a pidfd and a channel
 
 # What comes and goes: pipes of a start, rings that are handed over, log files, a trace; a connection on its way to a shard.
 PASSING = 16

@@ -72,6 +72,14 @@ OPTIONS = (
     ),
     Option(
         "shards",
+        ("--spares",),
+        "N",
+        parse.parse_spares,
+        "processes that have imported all but APP and wait to take the place of a shard that dies or is replaced; default 1",
+        takes=(int,),
+    ),
+    Option(
+        "shards",
         ("--cpus",),
         "LIST",
         parse.parse_cpus,

@@ -14,6 +14,7 @@ from typing import Literal, TypeVar, get_args
 from clockworker._errors import ConfigurationError
 from clockworker.shards._config import (
     MAX_SHARDS,
+    MAX_SPARES,
     METRICS_PORT,
     Address,
     Distribution,
@@ -60,6 +61,10 @@ def parse_shards(text: str) -> int | Literal["auto"]:
     if text == "auto":
         return "auto"
     return parse_int(text, 1, MAX_SHARDS, "the number of shards", or_else=", or auto for one a CPU")
+
+
+def parse_spares(text: str) -> int:
+    return parse_int(text, 0, MAX_SPARES, "the number of spare processes")
 
 
 def parse_cpus(text: str) -> tuple[int, ...]:

@@ -1,53 +1,42 @@
 """One incarnation of a shard, as the supervisor holds it: the process, the channel to it, its doorbell, slots, pulse.
 
-Shards are fresh processes (fork and exec at once), never forks that go on: a forked interpreter inherits locks, sockets
-and memory that nobody meant it to have. One descriptor is passed by number, the control channel's; everything else goes
-through that. The pidfd, not the pid, stands for the process, so that no signal ever hits a stranger.
-
-The CPU is set from here, right after exec: before the interpreter has imported anything, so that all of its memory is
-first touched where it will be used.
+The CPU is set from here, right after exec where there was no spare process to take: before the interpreter has imported
+anything, so that all of its memory is first touched where it will be used. What a spare has imported by then lies where it
+was imported; the kernel moves it (numa_balancing), and what the application brings is the CPU's own.
 """
 
 from __future__ import annotations
 
-import logging
 import os
 import signal
 import socket
-import subprocess
-import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 
 from clockworker import ipc
-from clockworker.shards._birth import CONTROL_VARIABLE, SHARD_VARIABLE, SUPERVISOR_VARIABLE, TERMINAL_SIGNALS
-from clockworker.shards._control import Channel, Configure, ToShard
+from clockworker.shards._control import Configure, ToShard
 from clockworker.shards._handover import Handover
 from clockworker.shards._health import Health, HealthPolicy
-from clockworker.shards._orphans import reap_orphans
 from clockworker.shards._pulse import PulseReader, create_dump, create_pulse
 from clockworker.shards._slots import SlotReader, create_slots
+from clockworker.shards._spawn import Process
 from clockworker.shards._terminal import Terminal
 from clockworker.shards._witness import Witness
 
-log = logging.getLogger("clockworker.supervisor")
-
-_running: set[int] = set()  # pids of processes of ours that have not been reaped
-
-
-def reap_strangers() -> None:
-    """Collect ended children that are none of ours."""
-    reap_orphans(_running)
-
 
 class ShardProcess:
-    """place: its word in the doorbells of its peers.
+    """place: its word in the doorbells of its peers. process: begins one, with our terminal or without.
 
     Raises `OSError` from the constructor, with nothing left open, if there is no process or descriptor to be had."""
 
     def __init__(
-        self, shard: int, count: int, cpu: int | None, queues: Sequence[str], health: HealthPolicy, place: int
+        self,
+        count: int,
+        queues: Sequence[str],
+        health: HealthPolicy,
+        place: int,
+        process: Callable[[bool], Process],
     ) -> None:
         self.place = place
         self.started = time.monotonic()
@@ -73,25 +62,9 @@ class ShardProcess:
             opened.callback(self._testimony.close)
             self.handover = Handover()
             opened.callback(self.handover.close)
-            parent, child = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-            self.channel = Channel(parent)
-            opened.callback(self.channel.close)
             self._terminal = Terminal() if count == 1 else None
-            with child:
-                self._popen = _start(
-                    shard, child.fileno(), terminal=self._terminal is not None and self._terminal.is_here
-                )
-            self.pid = self._popen.pid
-            _running.add(self.pid)
-            opened.callback(self.reap)
-            opened.callback(self._popen.kill)
-            self.pidfd = os.pidfd_open(self.pid)
-            if cpu is not None:
-                try:
-                    os.sched_setaffinity(self.pid, {cpu})
-                except OSError:  # the cpuset was changed under us
-                    os.close(self.pidfd)
-                    raise
+            self._process = process(self._terminal is not None and self._terminal.is_here)
+            self.pid, self.pidfd, self.channel = self._process.pid, self._process.pidfd, self._process.channel
             self._opened = opened.pop_all()
 
     @property
@@ -119,12 +92,7 @@ class ShardProcess:
         self.channel.send(message, descriptors)
 
     def send_signal(self, number: int) -> None:
-        try:
-            signal.pidfd_send_signal(self.pidfd, number)
-        except ProcessLookupError:
-            pass
-        except OSError as error:
-            log.error("pid %d cannot be sent signal %d: %s", self.pid, number, error.strerror)
+        self._process.send_signal(number)
 
     def kill(self) -> None:
         self.killed = True
@@ -132,17 +100,10 @@ class ShardProcess:
 
     def reap(self) -> str:
         """Collect the ended process and say how it ended, for a log line."""
-        status = self._popen.wait()
+        end = self._process.reap()
         if self._terminal is not None:
             self._terminal.restore()
-        _running.discard(self.pid)
-        reap_strangers()
-        if status < 0:
-            try:
-                return f"killed by {signal.Signals(-status).name}"
-            except ValueError:
-                return f"killed by signal {-status}"
-        return "stopped" if status == 0 else f"exited with status {status}"
+        return end
 
     def discard(self) -> None:
         """Of one that has just been started, and is of no use."""
@@ -152,21 +113,5 @@ class ShardProcess:
 
     def close(self) -> None:
         """Of an ended and reaped process."""
-        os.close(self.pidfd)
+        self._process.close()
         self._opened.close()
-
-
-def _start(shard: int, channel: int, *, terminal: bool) -> subprocess.Popen[bytes]:
-    environment = os.environ | {
-        CONTROL_VARIABLE: str(channel),
-        SUPERVISOR_VARIABLE: str(os.getpid()),
-        SHARD_VARIABLE: str(shard),
-    }
-    # -P: the working directory is not put on sys.path by the interpreter; the shard adds --app-dir itself.
-    command = [sys.executable, "-P", "-m", "clockworker.shards._child"]
-    held_back = signal.pthread_sigmask(signal.SIG_BLOCK, TERMINAL_SIGNALS)
-    try:
-        stdin = None if terminal else subprocess.DEVNULL
-        return subprocess.Popen(command, env=environment, pass_fds=[channel], stdin=stdin)
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, held_back)

@@ -1,25 +1,19 @@
 """What is known of a shard at one moment, as frozen numbers, and how readings are added and subtracted. Pure.
 
-Most fields are counters: they only grow while the shard lives. Each section names the fields that are not: `GAUGES` are of
-the moment (over several shards they are added up), and `PEAKS` too, but of them the largest counts. So one rule does for
-all the sums there are:
-
-    a.then(b)        a shard's dead incarnations, and its present one: counters a + b, the rest is b's
-    b.since(a)       what has come since an earlier reading: counters b - a, the rest is b's
-    total([a, b])    several shards or queues together
-
-Histograms are counters of many buckets and obey the same.
+A figure is one field of one of the sections below, and says itself how it is summed and what it is on the page of metrics
+(`_figures`): the slots, the books, the page and the JSON follow. To add one, add its field, and count it.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from typing import Any, ClassVar, Self
+from typing import Annotated
 
 import msgspec
 
 from clockworker.executor import DurationStats
+from clockworker.shards._figures import Family, Section, counter, gauge, peak
 
 MAX_GROUPS = 8
 MAX_COUNTERS = 32
@@ -33,39 +27,6 @@ _NAME = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")
 def is_counter_name(name: str) -> bool:
     """Whether Prometheus would take it, and the slots have room for it."""
     return len(name) <= COUNTER_NAME_BYTES and _NAME.fullmatch(name) is not None
-
-
-class Section(msgspec.Struct, frozen=True):
-    GAUGES: ClassVar[frozenset[str]] = frozenset()
-    PEAKS: ClassVar[frozenset[str]] = frozenset()
-
-    def then(self, later: Self) -> Self:
-        return type(self)(
-            *[
-                new if name in self.GAUGES or name in self.PEAKS else _plus(old, new)
-                for name, old, new in zip(self.__struct_fields__, _values(self), _values(later), strict=True)
-            ]
-        )
-
-    def since(self, earlier: Self) -> Self:
-        return type(self)(
-            *[
-                new if name in self.GAUGES or name in self.PEAKS else _minus(new, old)
-                for name, old, new in zip(self.__struct_fields__, _values(earlier), _values(self), strict=True)
-            ]
-        )
-
-    @classmethod
-    def total(cls, parts: Iterable[Self]) -> Self:
-        rows = [_values(part) for part in parts]
-        if not rows:
-            return cls()
-        return cls(
-            *[
-                max(column) if name in cls.PEAKS else _sum(column)
-                for name, column in zip(cls.__struct_fields__, zip(*rows, strict=True), strict=True)
-            ]
-        )
 
 
 class Groups(msgspec.Struct, frozen=True):
@@ -115,118 +76,175 @@ class Counters(msgspec.Struct, frozen=True):
         return cls(values)
 
 
+_CPU = Family("process_cpu_seconds", "CPU time of the shard's process, as the kernel counts it.", "mode")
+_FAULTS = Family(
+    "process_page_faults", "Page faults of the shard's process; major ones had to read from a device.", "kind"
+)
+_SWITCHES = Family(
+    "process_context_switches",
+    "Context switches of the shard's process; involuntary ones took the CPU from it.",
+    "kind",
+)
+
+
 class ProcessReading(Section, frozen=True):
-    """What the kernel counts of the process. run_delay_ns: in which its thread could have run, but another had the CPU."""
+    """What the kernel counts of the process. The run delay is of its main thread."""
 
-    GAUGES = frozenset({"rss_bytes"})
-
-    cpu_user_ns: int = 0
-    cpu_system_ns: int = 0
-    run_delay_ns: int = 0
-    minor_faults: int = 0
-    major_faults: int = 0
-    voluntary_switches: int = 0
-    involuntary_switches: int = 0
-    rss_bytes: int = 0
+    cpu_user_ns: Annotated[int, counter(_CPU, "user")] = 0
+    cpu_system_ns: Annotated[int, counter(_CPU, "system")] = 0
+    run_delay_ns: Annotated[
+        int,
+        counter("process_run_delay_seconds", "Time in which the shard could have run and something else had its CPU."),
+    ] = 0
+    minor_faults: Annotated[int, counter(_FAULTS, "minor")] = 0
+    major_faults: Annotated[int, counter(_FAULTS, "major")] = 0
+    voluntary_switches: Annotated[int, counter(_SWITCHES, "voluntary")] = 0
+    involuntary_switches: Annotated[int, counter(_SWITCHES, "involuntary")] = 0
+    rss_bytes: Annotated[int, gauge("process_resident_memory_bytes", "Resident memory of the shard's process.")] = 0
 
     @property
     def cpu_ns(self) -> int:
         return self.cpu_user_ns + self.cpu_system_ns
 
 
+_BLOCKING = Family(
+    "blocking_functions",
+    "Functions of Shard.run_blocking that run in threads, and those that wait for one.",
+    "state",
+)
+
+
 class LoopReading(Section, frozen=True):
     """The event loop and the connections.
 
-    driver_ns: the loop's own time, for sockets, timers and callbacks, while tasks were runnable. idle_ns: while none was.
-    blocking: functions of `Shard.run_blocking` that run, and calls that wait for a thread.
-    lag: how late a timer was, four times a second. decision_time: to choose queue and task, one choice in 16.
+    lag: measured four times a second. decision_time: to choose queue and task, one choice in 16.
     """
 
-    GAUGES = frozenset({"connections_open", "blocking_running", "blocking_waiting"})
+    turns: Annotated[int, counter("executor_turns", "Turns that the executor took on the event loop.")] = 0
+    driver_ns: Annotated[
+        int,
+        counter(
+            "loop_driver_seconds", "The event loop's own time (sockets, timers, callbacks) while tasks were runnable."
+        ),
+    ] = 0
+    idle_ns: Annotated[int, counter("loop_idle_seconds", "Time in which no task was runnable.")] = 0
+    connections_accepted: Annotated[int, counter("connections_accepted", "Connections accepted.")] = 0
+    connections_open: Annotated[
+        int,
+        gauge("connections_open", "Connections that are open: whose last byte has not gone to the kernel."),
+    ] = 0
+    handler_errors: Annotated[int, counter("handler_errors", "Connection handlers that raised.")] = 0
+    blocking_running: Annotated[int, gauge(_BLOCKING, "running")] = 0
+    blocking_waiting: Annotated[int, gauge(_BLOCKING, "waiting")] = 0
+    lag: Annotated[DurationStats, counter("loop_lag_seconds", "How late a timer was.")] = DurationStats()
+    decision_time: Annotated[DurationStats, counter()] = DurationStats()
 
-    turns: int = 0
-    driver_ns: int = 0
-    idle_ns: int = 0
-    connections_accepted: int = 0
-    connections_open: int = 0
-    handler_errors: int = 0
-    blocking_running: int = 0
-    blocking_waiting: int = 0
-    lag: DurationStats = DurationStats()
-    decision_time: DurationStats = DurationStats()
+
+_CALLS = Family(
+    "calls",
+    "Calls of services: run on the shard itself, sent to other shards, received from them.",
+    "direction",
+)
+_ONE_WAYS = Family("one_way_calls", "Calls for which nobody waits.", "direction")
+_FRAMES = Family("ring_frames", "Frames in the rings to and from all peers.", "direction")
+_BYTES = Family("ring_bytes", "Bytes of the bodies of those frames.", "direction")
 
 
 class CallReading(Section, frozen=True):
     """Calls between shards, over all peers.
 
-    wakeups: by the doorbell, of this shard. wakeups_in_vain: of them, by a bell rung ahead of what did not follow soon enough.
-    rings_ahead: sleeping peers that it rang before what they were woken for was ready. missed_wakeups: those that the fallback
-    found; 0 unless something is wrong. waiting: for credit, for room in a ring, or for a peer that is being replaced;
-    longest_wait_ns: the first of these. ring_used_bytes: unread in the fullest ring to a peer, of ring_bytes.
+    ring_used_bytes: unread in the fullest ring to a peer, of ring_bytes; the page has their ratio.
     """
 
-    GAUGES = frozenset({"in_flight", "waiting"})
-    PEAKS = frozenset({"longest_wait_ns", "ring_used_bytes", "ring_bytes"})
-
-    local: int = 0
-    sent: int = 0
-    received: int = 0
-    in_flight: int = 0
-    timed_out: int = 0
-    one_ways_sent: int = 0
-    one_ways_received: int = 0
-    frames_sent: int = 0
-    frames_received: int = 0
-    bytes_sent: int = 0
-    bytes_received: int = 0
-    credit_waits: int = 0
-    waiting: int = 0
-    longest_wait_ns: int = 0
-    wakeups: int = 0
-    wakeups_in_vain: int = 0
-    rings_ahead: int = 0
-    missed_wakeups: int = 0
-    ring_used_bytes: int = 0
-    ring_bytes: int = 0
+    local: Annotated[int, counter(_CALLS, "local", of="calls_local")] = 0
+    sent: Annotated[int, counter(_CALLS, "sent", of="calls_sent")] = 0
+    received: Annotated[int, counter(_CALLS, "received", of="calls_received")] = 0
+    in_flight: Annotated[int, gauge("calls_in_flight", "Calls sent and not answered.", of="calls_in_flight")] = 0
+    timed_out: Annotated[
+        int,
+        counter("calls_timed_out", "Calls that their caller's deadline has ended.", of="calls_timed_out"),
+    ] = 0
+    one_ways_sent: Annotated[int, counter(_ONE_WAYS, "sent")] = 0
+    one_ways_received: Annotated[int, counter(_ONE_WAYS, "received")] = 0
+    frames_sent: Annotated[int, counter(_FRAMES, "sent")] = 0
+    frames_received: Annotated[int, counter(_FRAMES, "received")] = 0
+    bytes_sent: Annotated[int, counter(_BYTES, "sent")] = 0
+    bytes_received: Annotated[int, counter(_BYTES, "received")] = 0
+    credit_waits: Annotated[int, counter("credit_waits", "Calls that had to wait for credit.")] = 0
+    waiting: Annotated[
+        int,
+        gauge(
+            "calls_waiting",
+            "Calls that wait for credit, for room in a ring, or for a shard that is being replaced.",
+            of="calls_waiting",
+        ),
+    ] = 0
+    longest_wait_ns: Annotated[int, peak("calls_longest_wait_seconds", "How long the first of them has waited.")] = 0
+    wakeups: Annotated[int, counter("doorbell_wakeups", "Times that a peer woke the sleeping shard.")] = 0
+    wakeups_in_vain: Annotated[
+        int,
+        counter(
+            "doorbell_wakeups_in_vain",
+            "Of these, by a bell rung ahead of what did not follow in time; where they are a large part, what peers send "
+            "is large, or something else has their CPU.",
+        ),
+    ] = 0
+    rings_ahead: Annotated[
+        int,
+        counter(
+            "doorbell_rings_ahead",
+            "Times that the shard rang a sleeping peer before what it woke it for was ready; 0 where shards are not "
+            "pinned.",
+        ),
+    ] = 0
+    missed_wakeups: Annotated[
+        int,
+        counter("doorbell_missed_wakeups", "Wake-ups that the fallback found to be lost; 0 unless something is wrong."),
+    ] = 0
+    ring_used_bytes: Annotated[int, peak()] = 0
+    ring_bytes: Annotated[int, peak()] = 0
 
 
 class QueueReading(Section, frozen=True):
-    """One queue. wait: from runnable to running; poll_time: of each step."""
+    """One queue."""
 
-    GAUGES = frozenset({"runnable", "tasks", "groups"})
-    PEAKS = frozenset({"share"})
-
-    share: int = 0
-    runnable: int = 0
-    tasks: int = 0
-    polls: int = 0
-    busy_ns: int = 0
-    spawned: int = 0
-    finished: int = 0
-    panics: int = 0
-    slice_overruns: int = 0
-    preemptions: int = 0
-    slow_polls: int = 0
-    poll_time: DurationStats = DurationStats()
-    wait: DurationStats = DurationStats()
-    groups: Groups = Groups()
+    share: Annotated[int, peak("queue_share", "The queue's share.")] = 0
+    runnable: Annotated[int, gauge("queue_runnable", "Tasks that wait for their step.")] = 0
+    tasks: Annotated[int, gauge("queue_tasks", "Tasks that are not done.")] = 0
+    polls: Annotated[int, counter("queue_polls", "Steps of the queue's tasks.")] = 0
+    busy_ns: Annotated[int, counter("queue_busy_seconds", "Time that steps of the queue's tasks had.")] = 0
+    spawned: Annotated[int, counter("queue_tasks_spawned", "Tasks spawned into the queue.")] = 0
+    finished: Annotated[int, counter("queue_tasks_finished", "Tasks of the queue that are done.")] = 0
+    panics: Annotated[int, counter("queue_panics", "Spawned tasks that raised.")] = 0
+    slice_overruns: Annotated[int, counter("queue_slice_overruns", "Steps longer than the queue's slice.")] = 0
+    preemptions: Annotated[
+        int,
+        counter("queue_preemptions", "Steps during which a queue with an earlier deadline woke."),
+    ] = 0
+    slow_polls: Annotated[int, counter("queue_slow_polls", "Steps longer than the limit of the slow-poll log.")] = 0
+    poll_time: Annotated[DurationStats, counter("queue_poll_seconds", "How long steps took.")] = DurationStats()
+    wait: Annotated[
+        DurationStats,
+        counter("queue_wait_seconds", "Waits of runnable tasks for their step; one in 13 is measured."),
+    ] = DurationStats()
+    groups: Annotated[Groups, gauge()] = Groups()
 
 
 class RingReading(Section, frozen=True):
-    """The traffic with one peer. wakeups: how often it was asleep and was rung; wakeups_ahead: of them, before what it was
-    woken for was ready."""
+    """The traffic with one peer. None of it is on the page, whose series would then grow with the square of the shards.
 
-    GAUGES = frozenset({"calls_in_flight", "used_bytes"})
+    wakeups: how often it was asleep and was rung; wakeups_ahead: of them, before what it was woken for was ready.
+    """
 
-    frames_sent: int = 0
-    frames_received: int = 0
-    bytes_sent: int = 0
-    bytes_received: int = 0
-    credit_waits: int = 0
-    wakeups: int = 0
-    wakeups_ahead: int = 0
-    calls_in_flight: int = 0
-    used_bytes: int = 0
+    frames_sent: Annotated[int, counter()] = 0
+    frames_received: Annotated[int, counter()] = 0
+    bytes_sent: Annotated[int, counter()] = 0
+    bytes_received: Annotated[int, counter()] = 0
+    credit_waits: Annotated[int, counter()] = 0
+    wakeups: Annotated[int, counter()] = 0
+    wakeups_ahead: Annotated[int, counter()] = 0
+    calls_in_flight: Annotated[int, gauge()] = 0
+    used_bytes: Annotated[int, gauge(of="ring_used_bytes")] = 0
 
 
 class Reading(msgspec.Struct, frozen=True):
@@ -292,20 +310,3 @@ class Reading(msgspec.Struct, frozen=True):
 
 
 _NO_QUEUE = QueueReading()
-
-
-def _values(section: Section) -> tuple[Any, ...]:
-    return msgspec.structs.astuple(section)
-
-
-def _plus(old: Any, new: Any) -> Any:
-    return DurationStats.sum((old, new)) if type(old) is DurationStats else old + new
-
-
-def _minus(new: Any, old: Any) -> Any:
-    return new.since(old) if type(old) is DurationStats else new - old
-
-
-def _sum(column: tuple[Any, ...]) -> Any:
-    kind = type(column[0])
-    return kind.sum(column) if kind is DurationStats or kind is Groups else sum(column)

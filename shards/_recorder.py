@@ -132,7 +132,7 @@ class Recorder:
     def write(self) -> None:
         nothing: list[LinkStats] = []
         links = self._made("links", self._mesh.link_stats, nothing)
-        self._writer.write(self.reading(links), {link.peer: _ring(link) for link in links})
+        self._writer.write(self.reading(links), {link.peer: RingReading.of(link) for link in links})
 
     def reading(self, links: list[LinkStats]) -> Reading:
         queues = {str(queue.key): QueueReading() for queue in self._executor.queues()}
@@ -162,41 +162,21 @@ class Recorder:
     def _loop_reading(self) -> LoopReading:
         accepted, opened, errors = self._connections()
         running, waiting = self._blocking()
-        executor = self._executor.stats()
-        return LoopReading(
-            turns=executor.turns,
-            driver_ns=executor.driver_ns,
-            idle_ns=executor.idle_ns,
+        return LoopReading.of(
+            self._executor.stats(),
             connections_accepted=accepted,
             connections_open=opened,
             handler_errors=errors,
             blocking_running=running,
             blocking_waiting=waiting,
             lag=DurationStats.of(self._lag),
-            decision_time=executor.decision_time,
         )
 
     def _call_reading(self, links: list[LinkStats]) -> CallReading:
-        stats = self._mesh.stats()
-        return CallReading(
-            local=stats.calls_local,
-            sent=stats.calls_sent,
-            received=stats.calls_received,
-            in_flight=stats.calls_in_flight,
-            timed_out=stats.calls_timed_out,
-            one_ways_sent=stats.one_ways_sent,
-            one_ways_received=stats.one_ways_received,
-            frames_sent=stats.frames_sent,
-            frames_received=stats.frames_received,
-            bytes_sent=stats.bytes_sent,
-            bytes_received=stats.bytes_received,
-            credit_waits=stats.credit_waits,
-            waiting=stats.calls_waiting,
-            longest_wait_ns=stats.longest_wait_ns,
-            wakeups=stats.wakeups,
-            wakeups_in_vain=stats.wakeups_in_vain,
+        return CallReading.of(
+            self._mesh.stats(),
+            self._mesh,
             rings_ahead=sum(link.wakeups_ahead for link in links),
-            missed_wakeups=stats.missed_wakeups,
             ring_used_bytes=max((link.ring_used_bytes for link in links), default=0),
             ring_bytes=max((link.ring_bytes for link in links), default=0),
         )
@@ -208,25 +188,7 @@ class Recorder:
         if look:
             self._groups_due_ns = began + GROUPS_DUTY * (time.monotonic_ns() - began)
             self._groups = {str(key): _groups(queue.top_groups) for key, queue in stats.items()}
-        return {
-            str(key): QueueReading(
-                share=queue.share,
-                runnable=queue.runnable,
-                tasks=queue.tasks,
-                polls=queue.polls,
-                busy_ns=queue.busy_ns,
-                spawned=queue.spawned,
-                finished=queue.finished,
-                panics=queue.panics,
-                slice_overruns=queue.slice_overruns,
-                preemptions=queue.preemptions,
-                slow_polls=queue.slow_polls,
-                poll_time=queue.poll_time,
-                wait=queue.wait,
-                groups=self._groups[str(key)],
-            )
-            for key, queue in stats.items()
-        }
+        return {str(key): QueueReading.of(queue, groups=self._groups[str(key)]) for key, queue in stats.items()}
 
 
 def text_of(key: object) -> str:
@@ -240,17 +202,3 @@ def text_of(key: object) -> str:
 def _groups(top: tuple[tuple[object, int], ...]) -> Groups:
     # Keys may be anything, and two of them may have one text.
     return Groups.sum(Groups({text_of(key): service_ns}) for key, service_ns in top)
-
-
-def _ring(link: LinkStats) -> RingReading:
-    return RingReading(
-        frames_sent=link.frames_sent,
-        frames_received=link.frames_received,
-        bytes_sent=link.bytes_sent,
-        bytes_received=link.bytes_received,
-        credit_waits=link.credit_waits,
-        wakeups=link.wakeups,
-        wakeups_ahead=link.wakeups_ahead,
-        calls_in_flight=link.calls_in_flight,
-        used_bytes=link.ring_used_bytes,
-    )

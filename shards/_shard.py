@@ -26,6 +26,7 @@ from clockworker.executor import Executor, ExecutorStats, QueueHandle
 from clockworker.ipc import Mesh, MeshStats, Sharded
 from clockworker.ipc._remote import RemoteMethod, remote_function, remote_methods
 from clockworker.shards._accept import Acceptor
+from clockworker.shards._accepted_cy import Places
 from clockworker.shards._blocking_pools import BlockingPools
 from clockworker.shards._connections import LOOK_S, Connections
 from clockworker.shards._counter import Counter, CounterBook
@@ -307,7 +308,7 @@ class Shard:
         if self.stopping:
             return
         self._connections = server.connections = Connections(
-            server, queue, limit=max_connections or self._max_connections, access_log=self._access_log
+            server, queue, places=Places(max_connections or self._max_connections), access_log=self._access_log
         )
         self._connections.when_failed = self._when_failed
         self._acceptor = Acceptor(self._connections, self.executor)

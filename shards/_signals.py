@@ -26,7 +26,7 @@ from clockworker.shards._heritage import STRAY, name_of
 from clockworker.shards._limiter import Limiter, more
 from clockworker.shards._logging import reopen
 from clockworker.shards._member import Members
-from clockworker.shards._process import reap_strangers
+from clockworker.shards._spawn import reap_strangers
 
 log = logging.getLogger("clockworker.supervisor")
 

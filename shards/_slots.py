@@ -33,6 +33,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+import zlib
 from array import array
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
@@ -44,6 +45,7 @@ from clockworker.executor import DurationStats
 from clockworker.executor._histogram_cy import BUCKETS
 from clockworker.ipc._mapping import Mapping as MappedMemory
 from clockworker.ipc._memory_cy import create_memory
+from clockworker.shards._figures import Section, fields
 from clockworker.shards._reading import (
     COUNTER_NAME_BYTES,
     MAX_COUNTER,
@@ -58,11 +60,9 @@ from clockworker.shards._reading import (
     QueueReading,
     Reading,
     RingReading,
-    Section,
     is_counter_name,
 )
 
-VERSION = 5
 _HEADER = 4
 _SEQUENCE = 3
 _ATTEMPTS = 1000
@@ -111,20 +111,34 @@ class _Table:
 _GROUPS = _Table(MAX_GROUPS, 4)
 _COUNTERS = _Table(MAX_COUNTERS, COUNTER_NAME_BYTES // 8)
 
-_FIELDS: dict[type[Section], list[tuple[str, Any]]] = {
-    section: [(field.name, field.type) for field in msgspec.structs.fields(section)]
+# Of each figure its name, its type and the most that it can be.
+_FIELDS: dict[type[Section], list[tuple[str, Any, int]]] = {
+    section: [
+        (field.name, field.type, MOST_NS if field.in_ns else MOST_BYTES if field.in_bytes else MOST)
+        for field in fields(section)
+    ]
     for section in (ProcessReading, LoopReading, CallReading, QueueReading, RingReading)
 }
 
 
 def _words_of(section: type[Section]) -> int:
     sizes: dict[Any, int] = {DurationStats: _HISTOGRAM_WORDS, Groups: _GROUPS.words}
-    return sum(sizes.get(field, 1) for _, field in _FIELDS[section])
+    return sum(sizes.get(field, 1) for _, field, _ in _FIELDS[section])
 
 
 _SHARD_WORDS = 1 + _words_of(ProcessReading) + _words_of(LoopReading) + _words_of(CallReading) + _COUNTERS.words
 _QUEUE_WORDS = _words_of(QueueReading)
 _RING_WORDS = _words_of(RingReading)
+
+# A checksum of all this: with another figure, or another order, the slots are of another version by themselves.
+VERSION = zlib.crc32(
+    repr(
+        (
+            [[(name, field.__name__) for name, field, _ in each] for each in _FIELDS.values()],
+            (_HEADER, _HISTOGRAM_WORDS, _SHARD_WORDS, _QUEUE_WORDS, _RING_WORDS),
+        )
+    ).encode()
+)
 
 
 class _Layout:
@@ -300,7 +314,7 @@ def _put(words: memoryview[int], at: int, section: Section) -> int:
 def _get(kind: type[S], words: memoryview[int], at: int) -> tuple[S, int]:
     """The section that begins there, and where the next one does."""
     values: list[Any] = []
-    for name, field in _FIELDS[kind]:
+    for name, field, most in _FIELDS[kind]:
         if field is DurationStats:
             length, total_ns, max_ns = words[at : at + 3]
             first = at + 3
@@ -314,7 +328,6 @@ def _get(kind: type[S], words: memoryview[int], at: int) -> tuple[S, int]:
             values.append(Groups(_GROUPS.get(words, at, MOST_NS)))
             at += _GROUPS.words
         else:
-            most = MOST_NS if name.endswith("_ns") else MOST_BYTES if "bytes" in name else MOST
             values.append(_bounded(name, words[at], most))
             at += 1
     return kind(*values), at

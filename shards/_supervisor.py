@@ -4,8 +4,8 @@ It never imports the application and never looks into a ring, so that nothing an
 happens to it arrives on one asyncio loop: a signal (`_signals`), a message from a shard, the end of a shard's process (its
 pidfd becomes readable), or a timer. What is worth a module has one: `_wiring` connects the shards, `_watch` looks after
 their loops, `_lending` says who accepts connections, `_drain` has shards finish, `_roll` replaces them in good order,
-`_reload` sees that their sources change, `_systemd` tells who started us. What is left here is a shard's way through its
-states, and the server's own.
+`_spares` has processes in stock, `_reload` sees that their sources change, `_systemd` tells who started us. What is left here
+is a shard's way through its states, and the server's own.
 
 An error of the system (no process or descriptor left, a file system that has become read-only, a log that cannot be written)
 is the environment's, and no reason for shards that serve to stop: whoever makes the call catches the `OSError`, says it in one
@@ -15,6 +15,7 @@ line and goes on, or tries again later. What reaches the loop's exception handle
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import traceback
@@ -41,7 +42,7 @@ from clockworker.shards._control import (
 from clockworker.shards._dispatch import Dispatcher
 from clockworker.shards._drain import Drain
 from clockworker.shards._health import HealthPolicy
-from clockworker.shards._host import raise_descriptor_limit, set_process_title
+from clockworker.shards._host import OF_SPARE, TOOLS, raise_descriptor_limit, set_process_title
 from clockworker.shards._lending import Lending
 from clockworker.shards._lifecycle import State
 from clockworker.shards._limiter import more
@@ -53,6 +54,7 @@ from clockworker.shards._reload import Reloader, check_reload
 from clockworker.shards._roll import Roll, Steps
 from clockworker.shards._signals import Signals, Wishes
 from clockworker.shards._sockets import HANDSHAKE_S, Listeners
+from clockworker.shards._spares import Spares
 from clockworker.shards._systemd import Notifier
 from clockworker.shards._tracing import Tracing
 from clockworker.shards._watch import Stall, Watch, process_state
@@ -103,7 +105,10 @@ class Supervisor:
             check_reload()
         set_process_title("supervisor", self._config.app)
         addresses = len(self._listeners.of(0) or self._listeners.own)
-        self._observer.open(raise_descriptor_limit(len(self._members), addresses))
+        left = raise_descriptor_limit(len(self._members), addresses)
+        spares = min(self._config.spares, max(0, left - TOOLS) // OF_SPARE)
+        self._spares = Spares(self._config.app, spares if self._config.respawn else 0, self._is_calm)
+        self._observer.open(left - spares * OF_SPARE)
         return asyncio.run(self._supervise())
 
     async def _supervise(self) -> int:
@@ -138,6 +143,9 @@ class Supervisor:
         await self._finished.wait()
         if self._reloader is not None:
             await self._reloader.stop()
+        self._spares.stop()
+        with contextlib.suppress(TimeoutError):  # a killed process that waits for a device
+            await asyncio.wait_for(self._spares.wait_gone(), LAST_S)
         await self._observer.stop()
         return self._exit_status
 
@@ -184,12 +192,11 @@ class Supervisor:
         place = self._wiring.place(member)
         try:
             process = ShardProcess(
-                member.id,
                 len(self._members),
-                member.cpu,
                 self._config.queue_names(member.id),
                 self._health,
                 place,
+                lambda terminal: self._spares.process(member.id, member.cpu, terminal),
             )
             try:
                 self._loop.add_reader(process.pidfd, self._exited, member, process)
@@ -317,6 +324,16 @@ class Supervisor:
         if member is not self._members.beside:
             self._takes_place(member, process)
         self._roll.ready(member)
+        self._spares.fill()
+
+    def _is_calm(self) -> bool:
+        """Nothing starts, or is to start."""
+        return (
+            self._serving
+            and not self._stopping
+            and self._members.beside is None
+            and all(member.state is State.READY for member in self._members)
+        )
 
     def _takes_place(self, member: Member, process: ShardProcess) -> None:
         """It is ready, and has its place."""
@@ -326,6 +343,7 @@ class Supervisor:
         if not self._serving and all(member.state is State.READY for member in self._members):
             self._serving = True
             log.info("serving with %s", self._how_many())
+            self._spares.begin()
             self._notifier.ready(f"serving with {self._how_many()}")
         if not member.serves:
             self._loop.call_later(SILENT_S, self._silent, member, process)
@@ -494,6 +512,7 @@ class Supervisor:
     def _stopped(self, member: Member, end: str) -> None:
         if not self._stopping:
             self._roll.gone(member, end)
+            self._spares.fill()
             return
         self._drain.let_go()
         self._finish_if_all_stopped()
@@ -508,6 +527,7 @@ class Supervisor:
         self._notifier.stopping(f"stopping {self._how_many()}")
         self._listeners.refuse_new()
         self._roll.abandon()
+        self._spares.stop()
         for member in self._members:
             if member.state is State.BACKOFF:
                 member.cancel_timer()

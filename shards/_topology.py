@@ -1,5 +1,5 @@
-"""What CPUs this process may use, how they hang together, and how much of their time it may have, read from the kernel;
-`_placement` decides. `root` is where /proc and /sys are, for tests.
+"""What CPUs this process may use, how they hang together, and how much of their time and how many processes it may have, read
+from the kernel; `_placement` decides. `root` is where /proc and /sys are, for tests.
 
 Of the quota's two generations: in cgroup v2 `cpu.max` has "quota period" or "max period"; in v1 `cpu.cfs_quota_us` has -1
 for none. Every group up to the root may have one, and the tightest is in force. Where the hierarchy is mounted, and which
@@ -34,8 +34,14 @@ def read_topology(cpus: Iterable[int], sysfs: Path) -> list[Cpu]:
 
 def read_quota(root: Path = ROOT) -> Quota | None:
     """The tightest CPU quota over this process, or None."""
-    quotas = [quota for group in _groups(root) if (quota := _quota_of(group)) is not None]
+    quotas = [quota for group in _groups(root, "cpu") if (quota := _quota_of(group)) is not None]
     return min(quotas, key=lambda quota: quota.cpus, default=None)
+
+
+def read_process_limit(root: Path = ROOT) -> tuple[int, int] | None:
+    """Of the cgroup over this process that has the fewest left: how many processes and threads there are, and may be."""
+    found = [limit for group in _groups(root, "pids") if (limit := _process_limit_of(group)) is not None]
+    return min(found, key=lambda limit: limit[1] - limit[0], default=None)
 
 
 def _describe(cpu: int, directory: Path) -> Cpu:
@@ -54,16 +60,16 @@ def _describe(cpu: int, directory: Path) -> Cpu:
     )
 
 
-def _groups(root: Path) -> Iterator[Path]:
-    """The directories of this process's CPU cgroup and of all those above it that can be seen."""
-    ours = dict(_own_groups(root))
+def _groups(root: Path, wanted: str) -> Iterator[Path]:
+    """The directories of this process's cgroup of that controller, and of all those above it that can be seen."""
+    ours = dict(_own_groups(root, wanted))
     for line in _read(root / "proc/self/mountinfo").splitlines():
         left, _, right = line.partition(" - ")
         mount, system = left.split(), right.split()
         if len(mount) < 5 or len(system) < 3:
             continue
         version = {"cgroup2": 2, "cgroup": 1}.get(system[0])
-        if version not in ours or (version == 1 and "cpu" not in system[2].split(",")):
+        if version not in ours or (version == 1 and wanted not in system[2].split(",")):
             continue
         mount_root, mount_point = PurePosixPath(mount[3]), root / mount[4].lstrip("/")
         group = PurePosixPath(ours[version])
@@ -73,14 +79,14 @@ def _groups(root: Path) -> Iterator[Path]:
             yield mount_point / path
 
 
-def _own_groups(root: Path) -> Iterator[tuple[int, str]]:
+def _own_groups(root: Path, wanted: str) -> Iterator[tuple[int, str]]:
     """Version of the hierarchy, and the group's path in it."""
     for line in _read(root / "proc/self/cgroup").splitlines():
         number, _, rest = line.partition(":")
         controllers, _, path = rest.partition(":")
         if number == "0" and not controllers:
             yield 2, path
-        elif "cpu" in controllers.split(","):
+        elif wanted in controllers.split(","):
             yield 1, path
 
 
@@ -92,6 +98,11 @@ def _quota_of(group: Path) -> Quota | None:
     if quota.isdecimal() and period.isdecimal() and int(period) > 0:
         return Quota(int(quota) / int(period), "cpu.cfs_quota_us")
     return None
+
+
+def _process_limit_of(group: Path) -> tuple[int, int] | None:
+    used, limit = _read(group / "pids.current"), _read(group / "pids.max")
+    return (int(used), int(limit)) if used.isdecimal() and limit.isdecimal() else None
 
 
 def _cpu_list(path: Path) -> tuple[int, ...]:

@@ -68,7 +68,7 @@ class Trace:
         self._started_ns = time.monotonic_ns()
         executor.trace(self)
 
-    def step(self, queue: Any, state: Any, started: int, ended: int, stolen: int) -> None:
+    def step(self, queue: Any, state: Any, started: int, ended: int, stolen: int = 0) -> None:
         name = state.task.get_name()
         if state.group is not None:
             name = f"{name} ({text_of(state.group)})"
@@ -79,6 +79,8 @@ class Trace:
         )
         if len(self._steps) >= WORDS * MAX_STEPS:
             self.end(whole=False)
+
+    stolen_step = step
 
     def turn(self, started: int, ended: int) -> None:
         if len(self._steps) != self._steps_before_turn:  # else it only looked for news

@@ -230,6 +230,11 @@ def process_state(pid: int) -> str:
     return _STATES.get(letter, "gone" if letter in "?XZ" else f"in state {letter}")
 
 
+def is_stopped(pid: int) -> bool:
+    """By a signal, or a debugger."""
+    return process_state(pid) in _STOPPED
+
+
 def _status(pid: int) -> dict[str, str]:
     try:
         lines = Path(f"/proc/{pid}/status").read_text().splitlines()

@@ -10,8 +10,9 @@
             with server.connect() as client: ...
 
 The shards are those of `clockworker-serve`, processes and all; nothing is simulated. When the block ends, however it does,
-they are stopped, and when the process of the test is killed they die with it. The server may be started and used by any
-thread. What it is doing is asked for at its control socket, so that its log may be of any form and level.
+they are stopped, and when the process of the test is killed they stop as well; nothing is left of either. The server may be
+started and used by any thread, and outlives it. What it is doing is asked for at its control socket, so that its log may be of
+any form and level. `clockworker.testing` is where users find it, beside the rest of the kit.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import itertools
 import os
 import re
 import select
+import shutil
 import signal
 import socket
 import subprocess
@@ -31,9 +33,10 @@ import time
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 import msgspec
+import psutil
 
 from clockworker._errors import ApplicationError, ControlError, RemoteError
 from clockworker.ipc._remote import result_type
@@ -48,13 +51,15 @@ from clockworker.shards._agent import (
 )
 from clockworker.shards._query import QueryClient
 
-__all__ = ["Server", "serving"]
+__all__ = ["Server", "Serving", "serving"]
 
 T = TypeVar("T")
 P = ParamSpec("P")
 
 _PARENT_VARIABLE = "CLOCKWORKER_TESTING_PARENT"
 _LOOK_S = 0.005
+_LOOK_AT_PARENT_S = 0.1
+_QUIT_S = 5.0  # that the server of a test that was killed has to stop
 
 
 @contextmanager
@@ -92,9 +97,29 @@ def serving(
             server.stop()
 
 
+class Serving(Protocol):
+    """What the pytest fixture `serving` is: `serving` as a function, whose server is stopped when the test ends."""
+
+    def __call__(
+        self,
+        app: str | Callable[..., Coroutine[Any, Any, object]],
+        *,
+        shards: int = 2,
+        options: Sequence[str] = (),
+        environment: Mapping[str, str] | None = None,
+        app_dir: str | os.PathLike[str] = ".",
+        timeout: float = 30.0,
+        encode_local_calls: bool = False,
+    ) -> Server:
+        """Options are those of `serving`. May be called several times in a test."""
+
+
 class Server:
     """Made by `serving`. All methods block; in an async test call them with `asyncio.to_thread`. Waits that take too long
-    raise `TimeoutError`, and `ApplicationError` if the server has ended meanwhile; both show the log."""
+    raise `TimeoutError`, and `ApplicationError` if the server has ended meanwhile; both show the log.
+
+    app: MODULE:ATTRIBUTE. shards: how many there are.
+    """
 
     def __init__(
         self,
@@ -106,6 +131,7 @@ class Server:
         timeout: float,
         directory: Path,
     ) -> None:
+        self.app = app
         self.shards = shards
         self._timeout = timeout
         self._sockets = directory
@@ -235,9 +261,25 @@ class Server:
         except subprocess.TimeoutExpired:
             return self._process.wait()
         finally:
-            with contextlib.suppress(ProcessLookupError):  # the session's last process may be gone
-                os.killpg(self._process.pid, signal.SIGKILL)
+            self._kill_session()
             self._process.wait()
+
+    def _kill_session(self) -> None:
+        """What is left of it, and wait until that has ended: whoever's child it is, it is not ours to reap."""
+        try:
+            os.killpg(self._process.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            return
+        while any(map(self._is_in_session, psutil.pids())):
+            time.sleep(_LOOK_S)
+
+    def _is_in_session(self, pid: int) -> bool:
+        if pid == self._process.pid:
+            return False
+        try:
+            return os.getsid(pid) == self._process.pid and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+        except (ProcessLookupError, psutil.NoSuchProcess):
+            return False
 
     def _looks(self) -> bool:
         """Ask the supervisor what there is. False if it does not answer: it is starting, or has ended."""
@@ -274,26 +316,56 @@ def _given(options: Sequence[str], *names: str) -> str | None:
     return value
 
 
-def _end_with(parent: int) -> None:
-    """Kill this process when that one ends. (PR_SET_PDEATHSIG would mean the thread that has started us.)"""
-    ended = os.pidfd_open(parent)
-    if os.getppid() != parent:
-        sys.exit(1)
+class _Parent:
+    """The process of the test. Where it ends without having stopped us, as by kill -9, we stop by ourselves, and remove the
+    directory that it has made for us.
 
-    def wait() -> None:
-        waiting = select.poll()
-        waiting.register(ended)
-        waiting.poll()
-        os.kill(os.getpid(), signal.SIGKILL)
+    Rejected: PR_SET_PDEATHSIG, which means the thread that has started us, and kills: files and sockets of ours would be left.
+    """
 
-    threading.Thread(target=wait, name="the test's end", daemon=True).start()
+    def __init__(self, pid: int, directory: str) -> None:
+        self._pid = pid
+        self._directory = directory
+        # Until the supervisor has a handler of its own.
+        signal.signal(signal.SIGQUIT, lambda *_: sys.exit(1))
+        threading.Thread(target=self._watch, name="the test's end", daemon=True).start()
+
+    def has_ended(self) -> bool:
+        return os.getppid() != self._pid
+
+    def remove_directory(self) -> None:
+        while os.path.isdir(self._directory):  # a shard may be making its socket there
+            shutil.rmtree(self._directory, ignore_errors=True)
+
+    def _watch(self) -> None:
+        self._wait()
+        os.kill(os.getpid(), signal.SIGQUIT)
+        time.sleep(_QUIT_S)
+        self.remove_directory()
+        os.killpg(0, signal.SIGKILL)  # of the session that the test has given us
+
+    def _wait(self) -> None:
+        try:
+            ended = os.pidfd_open(self._pid)
+        except OSError:  # an old kernel, or a sandbox
+            ended = -1
+        if ended >= 0 and not self.has_ended():  # else it may be another process's
+            waiting = select.poll()
+            waiting.register(ended)
+            waiting.poll()
+        while not self.has_ended():
+            time.sleep(_LOOK_AT_PARENT_S)
 
 
 def _main() -> None:
-    _end_with(int(os.environ.pop(_PARENT_VARIABLE)))
-    from clockworker.shards._cli import main
+    parent = _Parent(int(os.environ.pop(_PARENT_VARIABLE)), os.environ[SOCKETS_VARIABLE])
+    try:
+        from clockworker.shards._cli import main
 
-    main()
+        main()
+    finally:
+        if parent.has_ended():
+            parent.remove_directory()
 
 
 if __name__ == "__main__":

@@ -3,8 +3,9 @@
     executor   one event loop divided fairly between weighted queues of tasks
     ipc        calls between shards over shared-memory rings
     shards     the supervisor, the shards' processes, the command line
+    testing    for tests of applications
 
-Everything public is importable from here.
+Everything public is importable from here, but `testing`, which production does not import.
 """
 
 import os

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import time
 from typing import Any
 
 import pytest
 
 import clockworker as cw
-from tests.conftest import Run
+from tests.conftest import Run, until
 
 QUEUES = [cw.Queue("first"), cw.Queue("second", share=8)]
 
@@ -132,5 +133,71 @@ def test_connections_are_opened_and_lost_as_without(run: Run) -> None:
                         clients.create_task(ask(server.sockets[0].getsockname()))
 
             await executor.queue("first").spawn(work())
+
+    run(body)
+
+
+def test_a_step_that_is_held_back_and_whose_queue_sleeps_ends_the_turn(run: Run) -> None:
+    """It cannot ask the running step to end before the callbacks that it must not overtake have had their turn."""
+
+    async def body() -> None:
+        loop = asyncio.get_running_loop()
+        log: list[str] = []
+
+        async def note(what: str) -> None:
+            log.append(what)
+
+        async def wake(executor: cw.Executor) -> None:
+            loop.call_soon(log.append, "callback")
+            assert not cw.should_yield()
+            executor.queue("first").spawn(note("held, and its queue has more to do"))
+            assert not cw.should_yield()
+            executor.queue("second").spawn(note("held, and its queue sleeps"))
+            assert cw.should_yield()
+            log.append("woke")
+
+        async with cw.Executor(QUEUES, driver_yield=10) as executor:
+            executor.queue("first").spawn(wake(executor))
+            for _ in range(100):
+                executor.queue("first").spawn(note("work"))
+            await executor.drain()
+        assert log[:2] == ["woke", "callback"]
+        assert log[2] == "held, and its queue sleeps"
+        assert log.count("work") == 100
+
+    run(body)
+
+
+def test_a_queue_that_owes_does_not_preempt_though_its_deadline_is_earlier(run: Run) -> None:
+    async def body() -> None:
+        loop = asyncio.get_running_loop()
+        queues = [cw.Queue("long", slice=1), cw.Queue("overran", slice=0.001), cw.Queue("rested", slice=0.001)]
+        woken = {key: loop.create_future() for key in ("overran", "rested")}
+        said: list[bool] = []
+
+        async def wake() -> None:
+            said.append(cw.should_yield())
+            for future in woken.values():
+                future.set_result(None)
+                said.append(cw.should_yield())
+
+        async def overrun(executor: cw.Executor) -> None:
+            executor.queue("long").spawn(wake())  # half of what comes now is its due
+            ends = time.thread_time() + 0.02
+            while time.thread_time() < ends:
+                pass
+            await woken["overran"]
+
+        async def rest() -> None:
+            await woken["rested"]
+
+        async with cw.Executor(queues, driver_yield=10) as executor:
+            executor.queue("rested").spawn(rest())
+            await until(lambda: executor.stats().polls == 1)
+            executor.queue("overran").spawn(overrun(executor))
+            await executor.drain()
+            preemptions = {key: queue.preemptions for key, queue in executor.queue_stats().items()}
+        assert said == [False, False, True]
+        assert preemptions == {"long": 1, "overran": 0, "rested": 0}
 
     run(body)

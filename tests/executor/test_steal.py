@@ -6,6 +6,7 @@ import asyncio
 import os
 import sys
 import time
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -294,6 +295,48 @@ def test_whose_slice_was_stolen_goes_on(run: Run) -> None:
 
     assert run(lambda: body(None))[-1] == "one"
     assert run(lambda: body(Pretend()))[-1] == "other"
+
+
+class Steps:
+    """What a tracer is told: how long each step was, or how long and how much of it was stolen."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[int, ...]] = []
+
+    def step(self, queue: Any, state: Any, started: int, ended: int) -> None:
+        self.told.append((ended - started,))
+
+    def turn(self, started: int, ended: int) -> None:
+        pass
+
+
+class StolenSteps(Steps):
+    def stolen_step(self, queue: Any, state: Any, started: int, ended: int, stolen: int) -> None:
+        self.told.append((ended - started, stolen))
+
+
+def test_a_tracer_is_told_of_steps_by_the_wall_and_of_what_was_stolen_if_it_asks(run: Run) -> None:
+    async def body() -> None:
+        async with cw.Executor([cw.Queue("one")]) as executor:
+            executor._core.steal.meter = Pretend()
+
+            async def robbed() -> None:
+                block()
+                await asyncio.sleep(0)
+
+            for tracer in (Steps(), StolenSteps()):
+                executor.trace(tracer)
+                await executor.queue("one").spawn(robbed())
+                executor.trace(None)
+                long, short = tracer.told
+                assert long[0] >= 50 * MS
+                assert len(short) == 1
+                if isinstance(tracer, StolenSteps):
+                    assert 25 * MS <= long[1] <= long[0]
+                else:
+                    assert len(long) == 1
+
+    run(body)
 
 
 def test_a_step_that_blocks_is_charged_by_the_wall(run: Run) -> None:

@@ -126,6 +126,34 @@ def test_what_is_spent_for_a_queue_outside_of_its_steps_delays_its_next(run: Run
     run(body)
 
 
+def test_while_a_queue_sleeps_the_loop_has_its_turn_after_a_quarter_of_the_time(run: Run) -> None:
+    """What wakes it may be waiting there. The bounds hold however slow the machine is: no step is shorter than it says."""
+    driver_yield_s, step_s, steps = 0.2, 0.005, 30
+
+    async def body() -> None:
+        loop = asyncio.get_running_loop()
+        done = 0
+        waited: list[tuple[int, float]] = []
+
+        async def work() -> None:
+            nonlocal done
+            if not done:
+                began = loop.time()
+                loop.call_soon(lambda: waited.append((done, loop.time() - began)))
+            time.sleep(step_s)  # noqa: ASYNC251
+            done += 1
+
+        async with cw.Executor(QUEUES, driver_yield=driver_yield_s) as executor:
+            for _ in range(steps):
+                executor.queue("foreground").spawn(work())
+            await executor.drain()
+        ((before, after_s),) = waited
+        assert before <= driver_yield_s / 4 / step_s + 1
+        assert after_s >= 0.99 * driver_yield_s / 4 or before == steps
+
+    run(body)
+
+
 class Source(WorkSource):
     """Nothing ever comes from it."""
 
@@ -321,7 +349,7 @@ class Tracer:
         self.error = error
         self.calls = 0
 
-    def step(self, queue: Any, state: Any, started: int, ended: int, stolen: int) -> None:
+    def step(self, queue: Any, state: Any, started: int, ended: int) -> None:
         assert started <= ended
         if self.fails == "step":
             self.calls += 1
@@ -579,7 +607,7 @@ def test_the_clock_never_goes_back(run: Run) -> None:
     class Watches:
         last = 0
 
-        def step(self, queue: Any, state: Any, started: int, ended: int, stolen: int) -> None:
+        def step(self, queue: Any, state: Any, started: int, ended: int) -> None:
             assert self.last <= started <= ended
             self.last = ended
 

@@ -163,6 +163,7 @@ def test_credit_of_an_incarnation_ends_with_it() -> None:
     assert isinstance(second.error, cw.ShardDown)
     assert ends.link.settle(old.number) is None
     assert not ends.link.credit.lanes
+    assert submit(ends, nowait=True).error is None, "all of the credit is there again"
     ends.close()
 
 

@@ -141,9 +141,8 @@ def restarts(trials: int) -> Result:
             if not memory:  # what is made once has been made
                 memory, descriptors = supervisor.memory_info().rss, descriptors_of(server.supervisor_pid)
         wait(server, lambda: descriptors_of(server.supervisor_pid) == descriptors, "the same descriptors")
-        children = supervisor.children()
-        assert len(children) == shards, children
-        assert all(child.status() != psutil.STATUS_ZOMBIE for child in children)
+        wait(server, lambda: len(supervisor.children()) == shards + 1, "each shard, and a spare process")
+        assert all(child.status() != psutil.STATUS_ZOMBIE for child in supervisor.children())
         grown = (supervisor.memory_info().rss - memory) / 2**20
         assert grown < 2, f"the supervisor has grown by {grown:.1f} MiB"
         return Result(trials, f"{len(descriptors)} descriptors; memory {memory / 2**20:.1f} MiB, grown {grown:.2f} MiB")

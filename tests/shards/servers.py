@@ -18,6 +18,8 @@ from typing import TypeVar
 import psutil
 import pytest
 
+from clockworker.shards._birth import SPARE_VARIABLE
+
 T = TypeVar("T")
 
 DEADLINE = 20.0
@@ -164,6 +166,22 @@ def is_alive(pid: int) -> bool:
         return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
+
+
+def children(supervisor: int, *, spare: bool = False) -> list[psutil.Process]:
+    """A supervisor's, zombies included, but for spare processes; or those alone."""
+    return [child for child in psutil.Process(supervisor).children() if _is_spare(child) == spare]
+
+
+def _is_spare(process: psutil.Process) -> bool:
+    try:
+        return SPARE_VARIABLE in process.environ()
+    except psutil.Error:  # a zombie has no environment
+        return False
+
+
+def gone(pids: list[int]) -> bool:
+    return not any(psutil.pid_exists(pid) for pid in pids)
 
 
 def ask(connection: socket.socket, line: bytes) -> bytes:

@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.shards.servers import ECHO, Serve, Server, ask, eventually, is_alive
+from tests.shards.servers import ECHO, Serve, Server, ask, children, eventually, is_alive
 
 # `sleep S` answers after S seconds, `block S` keeps the loop for as long, `call PEER` asks that shard; else as ECHO.
 WORK = """
@@ -290,7 +290,7 @@ def test_ttin_ttou(serve: Serve) -> None:
     for name in ("TTIN", "TTOU"):
         server.send(getattr(signal, f"SIG{name}"))
         server.wait_log(f"SIG{name} ignored: the number of shards is fixed")
-    assert len(psutil.Process(server.pid).children()) == 2
+    eventually(lambda: len(children(server.pid)) == 2, "two shards")
     assert server.stop() == 0
 
 

@@ -23,7 +23,7 @@ import pytest
 from clockworker.shards._heritage import STRAY, name_of
 from clockworker.shards._host import OF_SHARD, OF_SUPERVISOR, descriptors_needed
 from clockworker.shards._pulse import DUMP_SIGNAL
-from tests.shards.servers import ECHO, Serve, Server, ask, eventually, is_alive
+from tests.shards.servers import ECHO, Serve, Server, ask, children, eventually, is_alive
 from tests.shards.test_behaviour import WORK, Clients, open_request
 
 QUEUES = ("--queue", "foreground:8", "--queue", "background:1")
@@ -54,8 +54,7 @@ def supervisor_of(server: Server) -> int:
 
 def shards_of(supervisor: int) -> list[psutil.Process]:
     """And not what else has become a child of it."""
-    children = psutil.Process(supervisor).children()
-    return [child for child in children if child.cmdline()[:1] and "shard" in "".join(child.cmdline()[:4])]
+    return [child for child in children(supervisor) if child.cmdline()[:1] and "shard" in "".join(child.cmdline()[:4])]
 
 
 # Whoever runs it.
@@ -116,7 +115,7 @@ def test_what_is_left_to_pid_1_is_collected_and_the_shards_statuses_are_not_lost
         server.wait_log("shard . ready", 3)
 
     def only_shards() -> bool:
-        return len(psutil.Process(supervisor).children()) == 2 and not zombies_of(supervisor)
+        return len(children(supervisor)) == 2 and not zombies_of(supervisor)
 
     eventually(only_shards, "no orphans, and no zombies")
 
@@ -124,7 +123,7 @@ def test_what_is_left_to_pid_1_is_collected_and_the_shards_statuses_are_not_lost
 def test_children_of_whoever_became_the_server_are_collected(serve: Serve) -> None:
     server = serve(ECHO, "--shards", "1", under=("sh", "-c", 'sleep 0.01 & sleep 0.3 & exec "$@"', "sh"))
     server.wait_serving()
-    eventually(lambda: len(psutil.Process(server.pid).children()) == 1, "those that have ended are collected")
+    eventually(lambda: len(children(server.pid)) == 1, "those that have ended are collected")
     assert server.stop() == 0
 
 
@@ -251,7 +250,8 @@ def descriptors(pid: int) -> int:
 def test_what_a_shard_costs_in_descriptors_is_what_is_reckoned(serve: Serve) -> None:
     counts = []
     for shards in (1, 2, 3):
-        server = serve(ECHO, "--shards", str(shards), "--metrics", "127.0.0.1:0", "--pid-file", f"pid-{shards}")
+        options = ("--metrics", "127.0.0.1:0", "--pid-file", f"pid-{shards}", "--spares", "0")
+        server = serve(ECHO, "--shards", str(shards), *options)
         server.wait_serving()
         counts.append(eventually(lambda: descriptors(server.pid), "a count"))  # noqa: B023
         others = max(descriptors(shard.pid) for shard in shards_of(server.pid))

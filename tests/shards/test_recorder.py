@@ -61,7 +61,7 @@ def test_each_counter_of_the_mesh_is_in_its_own_slot(run: Run) -> None:
     run(body)
 
 
-def test_a_reading_is_what_the_executor_says(run: Run) -> None:
+def test_a_reading_is_what_the_executor_says(run: Run, caplog: pytest.LogCaptureFixture) -> None:
     async def body() -> None:
         executor = cw.Executor([cw.Queue("fast", share=8), cw.Queue("slow")], on_panic="catch")
         descriptor = create_slots(2, 2)
@@ -120,6 +120,7 @@ def test_a_reading_is_what_the_executor_says(run: Run) -> None:
         reader.close()
 
     run(body)
+    assert "cannot be read" not in caplog.text, "each figure is found where it says that it is counted"
 
 
 def test_what_raises_stops_its_own_figures_alone(run: Run, caplog: pytest.LogCaptureFixture) -> None:

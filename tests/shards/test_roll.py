@@ -12,11 +12,10 @@ from collections import Counter
 from functools import partial
 from pathlib import Path
 
-import psutil
 import pytest
 
 from clockworker.shards import _roll
-from tests.shards.servers import ECHO, Serve, Server, ask, eventually
+from tests.shards.servers import ECHO, Serve, Server, ask, children, eventually
 
 NEW = ECHO.replace("%d %s", "%d new %s")
 
@@ -58,10 +57,6 @@ def write(tmp_path: Path, source: str) -> None:
     """At once: a shard may be starting."""
     (tmp_path / "app.new").write_text(source)
     os.replace(tmp_path / "app.new", tmp_path / "app.py")
-
-
-def children(server: Server) -> set[int]:
-    return {process.pid for process in psutil.Process(server.pid).children()}
 
 
 # How the new version fails, and what the log says of it.
@@ -118,7 +113,7 @@ def test_a_version_that_fails_leaves_the_old_shards_serving(
         write(tmp_path, source)
         server.send(signal.SIGHUP)
         server.wait_log(rf"the shards are not replaced: .*(\n.*)*{said}")
-        eventually(lambda: children(server) == set(before.values()), "the successor is gone")
+        eventually(lambda: {each.pid for each in children(server.pid)} == set(before.values()), "the successor is gone")
         assert ask(kept, b"still there").endswith(b" still there")
     assert clients.failed == []
     assert {answer[2:] for answer in clients.answers} == {b"hello"}
@@ -444,7 +439,8 @@ def test_again_and_again_nothing_is_left_behind(serve: Serve) -> None:
     for round in range(1, 4):
         server.send(signal.SIGHUP)
         server.wait_log("shard . stopped after", 3 * round)
-        eventually(lambda: len(children(server)) == 3, "no more than three")
+        eventually(lambda: len(children(server.pid)) == 3, "no more than three")
+        eventually(lambda: children(server.pid, spare=True), "and a spare process")
         server.connect_to(2).close()  # each has one, for the first of which libuv opens a descriptor more
         for source, other in ((0, 1), (1, 0)):
             with server.connect_to(source) as client:

@@ -35,7 +35,7 @@ def test_defaults() -> None:
 
 
 EVERY_OPTION = (
-    "app:main --shards 3 --cpus 0-2 --no-pin --idle-poll 50 --credit 6 --max-message 2MiB --blocking-threads 4"
+    "app:main --shards 3 --spares 2 --cpus 0-2 --no-pin --idle-poll 50 --credit 6 --max-message 2MiB --blocking-threads 4"
     " --queue web:8:las --queue bg:1 --shard-queue 1:web:9"
     " --shard-queue 1:x:2:qlas --bind :1 --bind unix:/s --host ::1 --port 2 --uds /t --fd 3 --backlog 9"
     " --distribution fixed --max-connections 7 --factory --app-dir d --reload --reload-dir f --reload-dir g"
@@ -45,6 +45,7 @@ EVERY_OPTION = (
 EVERY_FIELD = ServeConfig(
     app="app:main",
     shards=3,
+    spares=2,
     cpus=(0, 1, 2),
     pin=False,
     idle_poll_us=50,

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from clockworker import ControlError, DurationStats
 from clockworker.ipc._memory_cy import create_memory
+from clockworker.shards._figures import Field, Section, fields
 from clockworker.shards._reading import (
     MAX_COUNTER,
     MAX_COUNTERS,
@@ -27,7 +28,7 @@ from clockworker.shards._reading import (
     Reading,
     RingReading,
 )
-from clockworker.shards._slots import MOST, MOST_BYTES, MOST_NS, SlotReader, SlotWriter, create_slots
+from clockworker.shards._slots import MOST, MOST_BYTES, MOST_NS, VERSION, SlotReader, SlotWriter, create_slots
 from tests.shards.servers import eventually
 
 # Sets all calls and rings to 1, to 2, and so on, for as long as it lives, with a pause after each that a reader can get in.
@@ -61,15 +62,13 @@ counter_names = st.from_regex(r"[a-zA-Z_][a-zA-Z0-9_]{0,20}", fullmatch=True).fi
 groups = st.builds(Groups, st.dictionaries(names, bounds["ns"], max_size=8))
 
 
-def sections(kind: type) -> st.SearchStrategy[object]:
+def sections(kind: type[Section]) -> st.SearchStrategy[object]:
     kinds = {DurationStats: histograms, Groups: groups}
 
-    def of(name: str) -> st.SearchStrategy[int]:
-        return bounds["ns" if name.endswith("_ns") else "bytes" if "bytes" in name else ""]
+    def of(field: Field) -> st.SearchStrategy[int]:
+        return bounds["ns" if field.in_ns else "bytes" if field.in_bytes else ""]
 
-    return st.builds(
-        kind, *[kinds[field.type] if field.type in kinds else of(field.name) for field in msgspec.structs.fields(kind)]
-    )
+    return st.builds(kind, *[kinds[field.type] if field.type in kinds else of(field) for field in fields(kind)])
 
 
 readings = st.builds(
@@ -142,7 +141,7 @@ def test_another_process_never_shows_half_a_set_even_when_killed() -> None:
 
 def test_slots_of_another_version_are_refused() -> None:
     descriptor = create_memory("slots", 4096)
-    with pytest.raises(ControlError, match="version 0; this is version 5"):
+    with pytest.raises(ControlError, match=f"version 0; this is version {VERSION}"):
         SlotReader(descriptor, ["q"])
     os.close(descriptor)
 

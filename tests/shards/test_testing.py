@@ -214,28 +214,65 @@ def test_a_failing_test_leaves_nothing() -> None:
     assert not is_alive(pid)
 
 
+# Ends as a killed test does; prints the pids, and where the kit has put its files.
 KILLED = """
-import os, signal, sys
+import os, signal, sys, threading
 from clockworker.shards.testing import serving
-with serving("tests.shards.test_testing:main", shards=1) as server:
-    print(server.supervisor_pid, server.pid(0), flush=True)
-    os.kill(os.getpid(), signal.SIGKILL)
+options = ["--pid-file", "pid", "--uds", "socket", "--control", "control"]
+with serving("tests.shards.test_testing:main", shards=1, options=options) as server:
+    print(server.supervisor_pid, server.pid(0), server._log_path.parent, flush=True)
+    {end}
 """
 
 
-def test_a_killed_test_leaves_nothing() -> None:
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    done = subprocess.run([sys.executable, "-c", KILLED], env=environment, stdout=subprocess.PIPE, check=False)
-    assert done.returncode == -signal.SIGKILL
-    pids = [int(pid) for pid in done.stdout.split()]
-    eventually(lambda: not any(map(is_alive, pids)), "all are gone")
+@pytest.mark.parametrize("end", ["os.kill(os.getpid(), signal.SIGKILL)", "os._exit(0)"])
+def test_a_killed_test_leaves_nothing(end: str, tmp_path: Path) -> None:
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([os.getcwd(), *filter(None, sys.path)])}
+    command = [sys.executable, "-c", KILLED.format(end=end)]
+    done = subprocess.run(command, env=environment, cwd=tmp_path, stdout=subprocess.PIPE, text=True, check=False)
+    supervisor, shard, directory = done.stdout.split()
+    eventually(lambda: not is_alive(int(supervisor)) and not is_alive(int(shard)), "both are gone")
+    eventually(lambda: not os.path.exists(directory), f"{directory} is gone")
+    assert os.listdir(tmp_path) == []
 
 
-@pytest.mark.parametrize("options", [["--log-level", "critical"], ["--log-format=json"], ["--control", "own"]])
+def test_a_test_that_is_killed_while_its_server_starts_leaves_nothing(tmp_path: Path) -> None:
+    (tmp_path / "slow.py").write_text(
+        f"import os, signal; os.kill({os.getpid()}, 0); os.mkfifo('started'); open('started')"
+    )
+    starting = "from clockworker.shards.testing import serving; serving('slow:main', shards=1).__enter__()"
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "TMPDIR": str(tmp_path)}
+    with subprocess.Popen([sys.executable, "-c", starting], env=environment, cwd=tmp_path) as test:
+        eventually((tmp_path / "started").exists, "the application is being imported")
+        test.kill()
+    eventually(lambda: not list(tmp_path.glob("clockworker-*")), "its directory is gone")
+
+
+LOG_CONFIG = """
+version = 1
+[handlers.file]
+class = "logging.FileHandler"
+filename = "file.log"
+[root]
+handlers = ["file"]
+"""
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--log-level", "critical"],
+        ["--log-format=json"],
+        ["--log-format=json", "--log-level=debug", "--access-log"],
+        ["--log-config", "log.toml"],
+        ["--control", "own"],
+    ],
+)
 def test_whatever_is_logged_and_wherever_its_control_socket_is(
     options: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "log.toml").write_text(LOG_CONFIG)
     with serving(main, shards=1, options=options) as server:
         before = server.pid(0)
         with server.connect() as client:
@@ -243,6 +280,37 @@ def test_whatever_is_logged_and_wherever_its_control_socket_is(
         server.kill(0)
         assert server.pid(0) != before
         server.replace()
+
+
+def test_what_is_set_for_another_server_is_not_this_ones_address(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "clockworker.toml").write_text('bind = ["127.0.0.1:1"]\n')
+    monkeypatch.setenv("CLOCKWORKER_BIND", "127.0.0.1:2")
+    with serving(main, shards=1) as server:
+        assert server.address[1] > 1000
+
+
+def test_nothing_is_left_of_shards_whose_supervisor_has_died() -> None:
+    with serving(main, shards=1) as server:
+        pid, directory = server.pid(0), server._log_path.parent
+        os.kill(pid, signal.SIGSTOP)  # or it would go with its supervisor before we come to it
+        os.kill(server.supervisor_pid, signal.SIGKILL)
+    assert not is_alive(pid)
+    assert not directory.exists()
+
+
+def test_this_process_stays_as_it_was() -> None:
+    def state() -> tuple[object, ...]:
+        signals = [signal.getsignal(number) for number in signal.valid_signals()]
+        threads = [thread for thread in threading.enumerate() if thread.is_alive()]
+        return dict(os.environ), list(sys.path), signals, threads, os.getcwd(), sorted(os.listdir("/proc/self/fd"))
+
+    before = state()
+    with serving(main, shards=1) as server, server.connect():
+        pass
+    assert state() == before
 
 
 def test_the_server_outlives_the_thread_that_has_started_it() -> None:

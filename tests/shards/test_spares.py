@@ -1,0 +1,285 @@
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import os
+import re
+import signal
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from clockworker.shards import _spares
+from clockworker.shards._host import OF_SPARE
+from clockworker.shards._spares import Spares
+from clockworker.shards._watch import is_stopped
+from tests.shards.servers import ECHO, Serve, Server, ask, children, eventually, gone, is_alive
+from tests.shards.test_roll import write
+
+DEBUG = ("--log-level", "debug")
+
+# A shard that says what its process was told.
+TELLING = ECHO.replace(
+    "            writer.write",
+    """
+            if line == b"told\\n":
+                import os, sys
+                told = os.environ["CLOCKWORKER_SHARD_ID"], sorted(os.sched_getaffinity(0)), VERSION, os.environ.get("SITE")
+                line = b"%r\\n" % (told,)
+            writer.write""",
+)
+
+# As `sitecustomize`, which Python imports before anything of ours: a spare that is still importing, for as long as it is told.
+IMPORTING = """
+import os, pathlib, time
+if "CLOCKWORKER_SPARE_SHARD_OF" in os.environ:
+    while pathlib.Path("hold").exists():
+        time.sleep(0.01)
+"""
+
+
+def waiting_spare(server: Server, other_than: int = 0) -> int:
+    """Its pid, when it has imported everything."""
+
+    def look() -> int:
+        for child in children(server.pid, spare=True):
+            if child.pid != other_than and "clockworker spare [app:main]" in " ".join(child.cmdline()):
+                return child.pid
+        return 0
+
+    return eventually(look, "a spare process waits", shown=lambda: f":\n{server.log}")
+
+
+def starting_spare(server: Server, other_than: int = 0) -> int:
+    def look() -> int:
+        return next((each.pid for each in children(server.pid, spare=True) if each.pid != other_than), 0)
+
+    return eventually(look, "a spare process", shown=lambda: f":\n{server.log}")
+
+
+def new_pid(server: Server, shard: int, times: int) -> int:
+    return int(server.wait_log(rf"shard {shard} ready on .*, pid (\d+)", times)[-1][1])
+
+
+def test_a_spare_takes_the_place_of_a_killed_shard_and_then_of_one_that_is_replaced(
+    serve: Serve, tmp_path: Path
+) -> None:
+    server = serve("VERSION = 'old'\n" + TELLING, "--shards", "2", "--cpus", cpus(), *DEBUG)
+    server.wait_serving()
+    spare = waiting_spare(server)
+    # What the application is it learns only when it is wanted.
+    write(tmp_path, "VERSION = 'mended'\n" + TELLING)
+    os.kill(server.shard_pids()[1], signal.SIGKILL)
+    assert new_pid(server, 1, 2) == spare
+    [cpu] = re.findall(rf"shard 1 ready on CPU (\d+), pid {spare} ", server.log)
+    with server.connect_to(1) as client:
+        assert ask(client, b"told") == f"1 ('1', [{cpu}], 'mended', None)".encode()
+    process = psutil.Process(spare)
+    assert process.environ()["CLOCKWORKER_SHARD_ID"] == "1"
+    assert "PATH" in process.environ(), "what comes after it"
+    assert "clockworker shard 1 [app:main]" in " ".join(process.cmdline())
+    next_one = waiting_spare(server)
+    assert len(children(server.pid)) == 2
+    write(tmp_path, "VERSION = 'new'\n" + TELLING)
+    server.send(signal.SIGHUP)
+    assert new_pid(server, 0, 2) == next_one
+    new_pid(server, 1, 3)
+    for shard in (0, 1):
+        with server.connect_to(shard) as client:
+            assert ask(client, b"told").endswith(b"'new', None)")
+    waiting_spare(server)
+    members = server.members()
+    assert len(members) == 4
+    assert server.stop() == 0
+    assert not server.members()
+    assert gone([each.pid for each in members])
+    assert "Traceback" not in server.log
+
+
+def cpus() -> str:
+    return ",".join(map(str, sorted(os.sched_getaffinity(0))[:2]))
+
+
+def test_a_spare_that_ends_is_collected_and_there_is_another_one_later(serve: Serve, tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(IMPORTING)
+    server = serve(ECHO, "--shards", "1", *DEBUG, environment={"PYTHONPATH": str(tmp_path)})
+    server.wait_serving()
+    descriptors = len(os.listdir(f"/proc/{server.pid}/fd"))
+    waiting = waiting_spare(server)
+    assert len(os.listdir(f"/proc/{server.pid}/fd")) == descriptors + OF_SPARE
+    (tmp_path / "hold").touch()
+    os.kill(waiting, signal.SIGTERM)
+    server.wait_log(rf"a spare process \(pid {waiting}\) killed by SIGTERM")
+    importing = starting_spare(server, waiting)
+    os.kill(importing, signal.SIGKILL)
+    server.wait_log(rf"a spare process \(pid {importing}\) killed by SIGKILL")
+    importing = starting_spare(server, importing)
+    # One that still imports has a lead.
+    os.kill(server.shard_pids()[0], signal.SIGKILL)
+    server.wait_log("shard 0 is restarted")
+    (tmp_path / "hold").unlink()
+    assert new_pid(server, 0, 2) == importing
+    waiting_spare(server)
+    assert server.stop() == 0
+    assert server.log.count(" ERROR ") == 1  # the shard's
+    assert not server.members()
+
+
+def test_one_that_somebody_has_stopped_is_not_taken(serve: Serve) -> None:
+    server = serve(ECHO, "--shards", "1", "--spares", "2")
+    server.wait_serving()
+    stopped = waiting_spare(server)
+    other = waiting_spare(server, stopped)
+    os.kill(stopped, signal.SIGSTOP)
+    eventually(lambda: is_stopped(stopped), "it has stopped")
+    os.kill(server.shard_pids()[0], signal.SIGKILL)
+    assert new_pid(server, 0, 2) == other
+    assert server.stop() == 0
+    assert not server.members()
+
+
+def test_one_that_dies_together_with_a_shard_is_not_taken(serve: Serve) -> None:
+    server = serve(ECHO, "--shards", "1", *DEBUG)
+    server.wait_serving()
+    spare = waiting_spare(server)
+    server.send(signal.SIGSTOP)  # it sees both ends at once
+    eventually(lambda: is_stopped(server.pid), "it has stopped")
+    for pid in (server.shard_pids()[0], spare):
+        os.kill(pid, signal.SIGKILL)
+    eventually(lambda: not is_alive(spare) and not is_alive(server.shard_pids()[0]), "both have ended")
+    server.send(signal.SIGCONT)
+    assert new_pid(server, 0, 2) != spare
+    server.wait_log(rf"a spare process \(pid {spare}\) killed by SIGKILL")
+    assert server.log.count(" ERROR ") == 1
+    assert server.stop() == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGQUIT])
+def test_a_stop_waits_for_no_spare(serve: Serve, tmp_path: Path, number: signal.Signals) -> None:
+    """This one imports, for ever."""
+    (tmp_path / "sitecustomize.py").write_text(IMPORTING)
+    (tmp_path / "hold").touch()
+    server = serve(ECHO, "--shards", "1", *DEBUG, environment={"PYTHONPATH": str(tmp_path)})
+    server.wait_serving()
+    starting_spare(server)
+    os.killpg(server.pid, number) if number == signal.SIGINT else server.send(number)
+    assert server.wait_exit() == 0
+    assert not server.members()
+
+
+def test_a_spare_ends_with_its_supervisor(serve: Serve) -> None:
+    server = serve(ECHO, "--shards", "1")
+    server.wait_serving()
+    spare = waiting_spare(server)
+    server.send(signal.SIGKILL)
+    eventually(lambda: gone([spare]), "it is gone")
+
+
+def test_a_spare_whose_imports_have_changed_begins_anew(serve: Serve, tmp_path: Path) -> None:
+    site = tmp_path / "sitecustomize.py"
+    site.write_text("import os\nos.environ['SITE'] = 'old'\n")
+    server = serve("VERSION = 1\n" + TELLING, "--shards", "1", environment={"PYTHONPATH": str(tmp_path)})
+    server.wait_serving()
+    spare = waiting_spare(server)
+    (tmp_path / "new").write_text("import os\nos.environ['SITE'] = 'upgraded'\n")
+    os.replace(tmp_path / "new", site)
+    os.kill(server.shard_pids()[0], signal.SIGKILL)
+    assert new_pid(server, 0, 2) == spare
+    with server.connect_to(0) as client:
+        assert ask(client, b"told").endswith(b"'upgraded')")
+    process = psutil.Process(spare)
+    assert process.environ()["CLOCKWORKER_SHARD_ID"] == "0"
+    assert server.stop() == 0
+
+
+def test_a_version_that_crashes_waits_as_ever_and_takes_no_more_spares(serve: Serve, tmp_path: Path) -> None:
+    server = serve(ECHO, "--shards", "1", *DEBUG)
+    server.wait_serving()
+    spare = waiting_spare(server)
+    write(tmp_path, "import os\nos._exit(7)\n")
+    os.kill(server.shard_pids()[0], signal.SIGKILL)
+    server.wait_log(rf"shard 0 \(pid {spare}\) exited with status 7")
+    server.wait_log("shard 0 is restarted in 0.2 s")
+    assert "shard 0 is restarted in 0.1 s" in server.log
+    assert not children(server.pid, spare=True)
+    write(tmp_path, ECHO)
+    new_pid(server, 0, 2)
+    waiting_spare(server)
+    assert server.stop() == 0
+
+
+@pytest.mark.parametrize("options", [("--spares", "0"), ("--no-respawn",)])
+def test_there_is_none_where_none_is_wanted(serve: Serve, options: tuple[str, ...]) -> None:
+    server = serve(ECHO, "--shards", "1", *options)
+    server.wait_serving()
+    since = time.monotonic()
+    eventually(lambda: time.monotonic() - since > _spares.FIRST_S + 0.2, "time enough to start one")
+    assert not children(server.pid, spare=True)
+    assert server.stop() == 0
+
+
+class Short:
+    """A system that has no process for the first few attempts."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, failures: int) -> None:
+        self.failures = failures
+        self.tried: list[float] = []
+        start = _spares.Process
+
+        def begin(app: str, as_shard: int | None, *, terminal: bool) -> _spares.Process:
+            self.tried.append(asyncio.get_running_loop().time())
+            if len(self.tried) <= self.failures:
+                raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+            return start(app, as_shard, terminal=terminal)
+
+        monkeypatch.setattr(_spares, "Process", begin)
+
+
+def test_where_there_is_no_process_to_be_had_there_is_none_and_it_is_tried_less_and_less(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(_spares, "DELAY_S", 0.05)
+    short = Short(monkeypatch, failures=3)
+
+    async def body() -> None:
+        spares = Spares("app:main", 1, lambda: True)
+        spares.fill()
+        while not spares._waiting:
+            await asyncio.sleep(0.01)
+        spares.stop()
+        await spares.wait_gone()
+
+    with caplog.at_level(logging.DEBUG):
+        asyncio.run(body())
+    first, second, third, last = short.tried
+    assert second - first >= 0.05
+    assert third - second >= 0.1
+    assert last - third >= 0.2
+    lines = [record for record in caplog.records if "no spare process" in record.message]
+    assert [record.levelno for record in lines] == [logging.DEBUG] * 3
+    assert "temporarily unavailable" in lines[0].message
+
+
+def test_what_is_left_of_a_limit_on_processes_is_the_application_s(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    short = Short(monkeypatch, failures=0)
+
+    async def body(used: int, limit: int) -> int:
+        monkeypatch.setattr(_spares, "read_process_limit", lambda: (used, limit))
+        spares = Spares("app:main", 1, lambda: True)
+        spares.fill()
+        found = len(spares._waiting)
+        spares.stop()
+        await spares.wait_gone()
+        return found
+
+    with caplog.at_level(logging.DEBUG):
+        assert asyncio.run(body(9, 10)) == 0
+        assert asyncio.run(body(90, 100)) == 0
+        assert not short.tried
+        assert asyncio.run(body(89, 100)) == 1
+    assert "of 10 processes and threads that are allowed (pids.max) there are 9" in caplog.text
