@@ -77,9 +77,8 @@ def begin() -> None:
 
 def read(rate: float | None = None) -> int:
     """The time, for tests. rate: nanoseconds a tick, taken for true from now on, and for longer than is ever done."""
-    if cython.compiled:
-        if rate is not None:
-            clock_set_rate(cython.address(clock), rate, 1e9)  # type: ignore[name-defined]  # noqa: F821
+    if cython.compiled and rate is not None:
+        clock_set_rate(cython.address(clock), rate, 1e9)  # type: ignore[name-defined]  # noqa: F821
     return now_ns()
 
 
