@@ -17,6 +17,7 @@ from setuptools.errors import BaseError, CCompilerError
 SECONDS = 100  # of one CPU of a usual machine, for all modules
 
 MODULES = {
+    "clockworker.executor._cpython_cy": "src/clockworker/executor/_cpython_cy.py",
     "clockworker.executor._seal_cy": "src/clockworker/executor/_seal_cy.py",
     "clockworker.executor._heap_cy": "src/clockworker/executor/_heap_cy.py",
     "clockworker.executor._eevdf_cy": "src/clockworker/executor/_eevdf_cy.py",

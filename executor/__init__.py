@@ -21,14 +21,16 @@ It works on any asyncio loop, alone; shards and rings need it, and it knows noth
     _heap_cy        the binary heap that both use
     _histogram_cy   durations in log-linear buckets
     _stats          what stats() returns
-    _look_ahead.pxd what the next steps of a long queue will touch is fetched into the cache; _layout, where CPython keeps it
+    _look_ahead.pxd what the next steps of a long queue will touch is fetched into the cache
     _clock_cy       the clock that times steps
     _steal_cy       what others had of a step's time; _meter_cy asks the kernel
+    _cpython_cy     what we assume of CPython, tried at import, and switched off where it is not so; _layout, samples to try
     _native.pxd     C that the compiled modules (`_cy`) use; _pure, some of it in Python
     _seal_cy        compiled types whose instances come complete or not at all
 """
 
 from clockworker.executor._core_cy import compiled
+from clockworker.executor._cpython_cy import switched_off
 from clockworker.executor._executor import Executor, current_executor, new_event_loop, run, should_yield, yield_maybe
 from clockworker.executor._handles_cy import GroupHandle, QueueHandle
 from clockworker.executor._heap_cy import HeapNode
@@ -70,6 +72,7 @@ __all__ = [
     "new_event_loop",
     "run",
     "should_yield",
+    "switched_off",
     "yield_maybe",
 ]
 

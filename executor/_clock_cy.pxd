@@ -3,8 +3,6 @@ from clockworker.executor._native cimport PyThread_get_thread_ident
 cdef extern from *:
     """
     #include <stdint.h>
-    #include <stdio.h>
-    #include <string.h>
     #include <time.h>
     #include "pythread.h"
     #if defined(__x86_64__)
@@ -36,29 +34,23 @@ cdef extern from *:
         return clock->ns;
     }
 
-    static inline int clockworker_counter_is_time(void) {
-    #if defined(__x86_64__)
-        char name[8] = "";
-        FILE *file = fopen("/sys/devices/system/clocksource/clocksource0/current_clocksource", "re");
-        if (file == NULL) return 0;
-        size_t length = fread(name, 1, sizeof name, file);
-        fclose(file);
-        return length == 4 && memcmp(name, "tsc\\n", 4) == 0;
-    #else
-        return 0;
-    #endif
+    /* horizon: how long the rate is trusted, in nanoseconds */
+    static inline void clockworker_clock_set_rate(clockworker_clock *clock, double rate, double horizon) {
+        clock->rate = (uint64_t)(rate * 4294967296.0);
+        clock->horizon = (uint64_t)(horizon / rate);
     }
 
-    static inline void clockworker_clock_begin(clockworker_clock *clock) {
-        if (clock->horizon || clock->wound_in || !clockworker_counter_is_time()) return;
+    /* 0: the counter has not such a rate as processors have, and is not used */
+    static inline int clockworker_clock_begin(clockworker_clock *clock) {
+        if (clock->horizon || clock->wound_in) return 1;
         uint64_t ticks = clock->ticks;
         int64_t ns = clock->ns;
         while (clockworker_read_clock(clock) - ns < 100000) {  /* most programs have long taken this time */
         }
         double rate = (double)(clock->ns - ns) / (double)(clock->ticks - ticks);
-        if (!(rate > 0.01 && rate < 100)) return;
-        clock->rate = (uint64_t)(rate * 4294967296.0);
-        clock->horizon = (uint64_t)(1000000 / rate);
+        if (!(rate > 0.01 && rate < 100)) return 0;
+        clockworker_clock_set_rate(clock, rate, 1000000);
+        return 1;
     }
 
     /* A reading of wound time: one pace further, or up to 128 times as far by the dice (xorshift64, Marsaglia 2003). */
@@ -106,7 +98,8 @@ cdef extern from *:
         unsigned long wound_in
         long long wound_ns
     long long read_clock "clockworker_read_clock"(Clock *clock) noexcept
-    void clock_begin "clockworker_clock_begin"(Clock *clock) noexcept
+    bint clock_begin "clockworker_clock_begin"(Clock *clock) noexcept
+    void clock_set_rate "clockworker_clock_set_rate"(Clock *clock, double rate, double horizon) noexcept
     long long clock_ns "clockworker_clock_ns"(Clock *clock) noexcept
     void clock_begin_winding "clockworker_begin_winding"(Clock *clock, long long pace, unsigned long long dice) noexcept
     void clock_end_winding "clockworker_end_winding"(Clock *clock) noexcept

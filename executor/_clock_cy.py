@@ -2,11 +2,11 @@
 """The clock that times steps: CLOCK_MONOTONIC in nanoseconds, read for half its price.
 
 Each step is timed, so the clock is a good part of what a step costs. Where Linux itself keeps time by the processor's time
-stamp counter, having found that it runs at one rate and alike on all cores, that counter is read instead: 9 ns for the 20 of
-clock_gettime. It tells how far we are from the last real reading, and only up to a millisecond: longer steps are measured
-by two real readings, so neither a machine that slept nor a counter that was set back is ever charged to a queue. Over that
-distance a rate that is good to a thousandth, as measured between the import of this module and `begin`, is plenty.
-Elsewhere every reading is a real one. It is wall time: what others had of it is _steal_cy's to find out.
+stamp counter (`_cpython_cy`, "clock"), having found that it runs at one rate and alike on all cores, that counter is read
+instead: 9 ns for the 20 of clock_gettime. It tells how far we are from the last real reading, and only up to a millisecond:
+longer steps are measured by two real readings, so neither a machine that slept nor a counter that was set back is ever charged
+to a queue. Over that distance a rate that is good to a thousandth, as measured between the import of this module and `begin`,
+is plenty. Elsewhere every reading is a real one. It is wall time: what others had of it is _steal_cy's to find out.
 
 The clock never goes back. A rate that is a little high puts us ahead of the next real reading, by up to a microsecond: then
 time stands still until that has caught up. So no step takes less than nothing, and whoever subtracts need not ask.
@@ -32,6 +32,7 @@ except ModuleNotFoundError:
     from clockworker import _cython_shim as cython
 
 from clockworker._errors import UsageError
+from clockworker.executor._cpython_cy import holds, switch_off
 
 if not cython.compiled:
     _64_BITS = (1 << 64) - 1
@@ -70,8 +71,15 @@ else:
 
 def begin() -> None:
     """Find the counter's rate, where it is used."""
-    if cython.compiled:
-        clock_begin(cython.address(clock))  # type: ignore[name-defined]  # noqa: F821
+    if cython.compiled and holds("clock") and not clock_begin(cython.address(clock)):  # type: ignore[name-defined]  # noqa: F821
+        switch_off("clock", "its rate is not that of any processor")
+
+
+def read(rate: float | None = None) -> int:
+    """The time, for tests. rate: nanoseconds a tick, taken for true from now on, and for longer than is ever done."""
+    if cython.compiled and rate is not None:
+        clock_set_rate(cython.address(clock), rate, 1e9)  # type: ignore[name-defined]  # noqa: F821
+    return now_ns()
 
 
 def begin_winding(pace_ns: int, dice: int) -> None:

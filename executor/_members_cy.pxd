@@ -7,6 +7,7 @@ from clockworker.executor._tasks_cy cimport JoinHandle, Membership, QueueState
 
 cdef object _CoroutineType
 cdef object _Task
+cdef bint _PLAIN
 
 
 cdef class Members(Seam):
@@ -35,7 +36,7 @@ cdef class Members(Seam):
     cpdef Membership group(self, QueueState queue, object key)
     @cython.locals(state=JoinHandle)
     cpdef JoinHandle spawn(self, Membership membership, object coroutine, object name)
-    @cython.locals(membership=Membership, state=JoinHandle)
+    @cython.locals(membership=Membership, state=JoinHandle, known=JoinHandle)
     cdef JoinHandle _expected(self, object task, object context)
     @cython.locals(membership=Membership, state=JoinHandle)
     cdef JoinHandle _adopt(self, object task, object context)

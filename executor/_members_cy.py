@@ -30,6 +30,7 @@ except ModuleNotFoundError:
     from clockworker import _cython_shim as cython
 
 from clockworker._errors import UsageError
+from clockworker.executor._cpython_cy import holds
 from clockworker.executor._schedulers_cy import RunnableFifo, Scheduler
 from clockworker.executor._seam_cy import Seam
 from clockworker.executor._table_cy import TaskTable
@@ -55,6 +56,8 @@ else:
 # A C global when compiled: an attribute of a module would be looked up at each spawn.
 _CoroutineType = types.CoroutineType
 _Task = asyncio.Task
+_PLAIN = not (holds("step") and holds("wakeup"))
+_FORCE = holds("force")
 _ARRIVAL = operator.attrgetter("arrival", "tie")
 
 
@@ -191,6 +194,10 @@ class Members(Seam):
 
     def _expected(self, task: asyncio.Task[Any], context: contextvars.Context) -> JoinHandle:
         """The state of a task that `spawn` has announced."""
+        if _PLAIN:
+            known = self._table.get(task)
+            if known is not None:  # a finalizer has woken it meanwhile, and wake-ups look like steps
+                return known
         membership: Membership = self._spawning  # type: ignore[assignment]
         self._spawning = None  # first: while memory is allocated a finalizer may spawn
         state = JoinHandle.__new__(JoinHandle)
@@ -334,7 +341,7 @@ class Members(Seam):
         """For one that could not be cancelled and has to end: cancel the future that it waits for, whatever the future's class
         says to that. False if it is no asyncio.Future."""
         try:
-            future = task._fut_waiter  # type: ignore[attr-defined]
+            future = task._fut_waiter if _FORCE else None  # type: ignore[attr-defined]
             return isinstance(future, asyncio.Future) and asyncio.Future.cancel(future)
         except BaseException as error:
             self.report("a task could not be cancelled by force", error)

@@ -19,6 +19,7 @@ cdef extern from "Python.h":
     Py_ssize_t Py_REFCNT(void *object)
     void Py_INCREF(object)
     void Py_DECREF(object)
+    bint PyObject_IS_GC(object)
     bint PyObject_GC_IsTracked(object)
     void PyObject_GC_Track(object)
     void PyObject_GC_UnTrack(object)
@@ -35,6 +36,10 @@ cdef extern from *:
     static inline PyObject *clockworker_new_call_soon(clockworker_method method, PyObject *self) {
         clockworker_call_soon.ml_meth = (PyCFunction)(void (*)(void))method;
         return PyCFunction_New(&clockworker_call_soon, self);
+    }
+
+    static inline int clockworker_takes_one_argument(PyObject *callback) {
+        return PyCFunction_CheckExact(callback) && PyCFunction_GET_FLAGS(callback) == METH_O;
     }
 
     /* The C functions behind a descriptor of a builtin type. NULL if it is of another kind: then ask by name. */
@@ -162,6 +167,7 @@ cdef extern from *:
     """
     ctypedef object (*method "clockworker_method")(object, PyObject **, Py_ssize_t, PyObject *)
     object new_call_soon "clockworker_new_call_soon"(method function, object self)
+    bint takes_one_argument "clockworker_takes_one_argument"(object callback) noexcept
     c_function method_without_arguments "clockworker_method_without_arguments"(object descriptor)
     int is_true "clockworker_is_true"(c_function function, object self) except -1
     ctypedef void *getter
@@ -179,7 +185,7 @@ cdef extern from *:
 
 
 cdef struct step_layout:
-    # How CPython's TaskStepMethWrapper begins. Only used where step_holds() has confirmed it.
+    # How CPython's TaskStepMethWrapper begins, and our own PlainStep. What the seam takes is one or the other.
     PyObject head
     PyObject *task
 

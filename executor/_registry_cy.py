@@ -9,8 +9,8 @@ attached,
   subclass that, when asked, names those as well.
 - `add` does the same as ever to all others, in C when compiled.
 
-With the last executor everything is as it was before the first. Where the set is not what we know (CPython 3.14 has a list in
-C instead, which costs next to nothing) it is left alone, and no task is left out.
+With the last executor everything is as it was before the first. Where the set is not what we assume (`_cpython_cy`) it is left
+alone, and no task is left out: CPython 3.14 has a list in C instead, which costs next to nothing.
 
 Rejected: replacing `asyncio.all_tasks`, of which other modules have their own references.
 """
@@ -26,6 +26,8 @@ try:
     import cython
 except ModuleNotFoundError:
     from clockworker import _cython_shim as cython
+
+from clockworker.executor._cpython_cy import find_registry, holds
 
 
 class _Entry(Protocol):
@@ -64,11 +66,9 @@ def attach(owner: Owner) -> None:
     _owners.append(owner)
     if _registry is not None:
         return
-    found: Any = getattr(asyncio.tasks, "_scheduled_tasks", None)  # from CPython 3.12
-    if found is None:
-        found = getattr(asyncio.tasks, "_all_tasks", None)
-    if type(found) is weakref.WeakSet and hasattr(found, "_pending_removals"):
-        found.add = _new_add(found)  # type: ignore[method-assign]
+    found = find_registry() if holds("registry") else None
+    if found is not None:
+        found.add = _new_add(found)
         found.__class__ = _TasksOfAll
         _registry = found
 

@@ -5,6 +5,7 @@ from clockworker.executor._schedulers_cy cimport RunnableFifo, Scheduler
 from clockworker.executor._tasks_cy cimport JoinHandle, QueueState
 
 cdef int _SAMPLE_EVERY
+cdef bint _HIDES
 
 
 cdef class Runnable(Members):

@@ -22,6 +22,7 @@ try:
 except ModuleNotFoundError:
     from clockworker import _cython_shim as cython
 
+from clockworker.executor._cpython_cy import holds
 from clockworker.executor._eevdf_cy import Eevdf, Entity
 from clockworker.executor._members_cy import Members
 from clockworker.executor._schedulers_cy import Scheduler
@@ -42,6 +43,7 @@ else:
 _GRANULARITY_NS = 20_000
 # One wait in so many is measured. A prime: tasks take turns in patterns, and those that repeat after 16 are common.
 _SAMPLE_EVERY = 13
+_HIDES = holds("gc")  # a C global when compiled
 
 
 class Runnable(Members):
@@ -91,7 +93,7 @@ class Runnable(Members):
         if state.queued:
             # A future has woken its task twice. In the loop's hands that does what it would without us, and no harm here.
             return False
-        if cython.compiled and argument is None:
+        if cython.compiled and argument is None and _HIDES:
             PyObject_GC_UnTrack(callback)  # as the task is, see _table_cy
         state.callback = callback
         state.argument = argument

@@ -23,6 +23,8 @@ try:
 except ModuleNotFoundError:
     from clockworker import _cython_shim as cython
 
+from clockworker.executor._cpython_cy import holds
+
 
 def compiled_types(package: str) -> list[type]:
     """Those that the compiled modules of a package define. Not compiled: the classes of the same modules."""
@@ -37,7 +39,7 @@ def compiled_types(package: str) -> list[type]:
 
 def seal_package(package: str, but: Collection[type]) -> None:
     """Seal all compiled types of the package but those that are open."""
-    if cython.compiled:
+    if cython.compiled and holds("seal"):
         for found in compiled_types(package):
             if found not in but:
                 seal(found)  # type: ignore[name-defined]  # noqa: F821

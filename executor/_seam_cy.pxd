@@ -18,7 +18,14 @@ cdef c_function _DONE
 cdef c_function _CANCELLED
 cdef c_function _RESULT
 cdef getter _EXCEPTION
-cdef bint _STEP_LAYOUT_KNOWN
+cdef bint _EXCEPTION_TELLS
+cdef bint _PLAIN
+
+
+cdef class PlainStep:
+    cdef object task  # first, as in CPython's
+    cdef object callback
+    cdef tuple args
 
 
 cdef class Seam:
@@ -37,7 +44,10 @@ cdef class Seam:
     cdef bint take(self, object callback, object argument, object context) except -1
     cdef bint runs(self, object handle) except -1
     cpdef report(self, str message, object error)
+    @cython.locals(taken=cython.bint)
     cpdef schedule(self, object callback, object argument, object context)
+    @cython.locals(step=PlainStep)
+    cdef bint _take_plain(self, object callback, tuple args, object context) except -1
     cdef object pass_on(self, object callback, tuple args, object context)
     @cython.locals(thread=cython.ulong)
     cpdef bint is_own_thread(self) except -1
@@ -62,7 +72,7 @@ cdef inline bint is_wakeup(object callback):
 cdef inline PyObject *task_address(object callback, object argument) except NULL:
     if argument is not None:
         return PyCFunction_GET_SELF(callback)
-    return step_task(callback) if _STEP_LAYOUT_KNOWN else <PyObject *>callback.__self__
+    return step_task(callback)
 
 
 cdef inline bint is_of(object callback, object argument, object task) except -1:
@@ -85,6 +95,9 @@ cdef inline object seam_call_soon(object self, PyObject **args, Py_ssize_t count
                     return None
         elif count == 2 and args[1] != <PyObject *>None and is_wakeup(<object>callback):
             if seam.take(<object>callback, <object>args[1], <object>args[2]):
+                return None
+        if _PLAIN and count <= 2:
+            if seam._take_plain(<object>callback, () if count == 1 else (<object>args[1],), <object>args[count]):
                 return None
     seam.behind = True
     return PyObject_Vectorcall(seam._loop_call_soon, args, count, keywords)

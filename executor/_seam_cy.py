@@ -11,7 +11,9 @@ Rejected: driving coroutines ourselves (nothing in the ecosystem would recognise
 (sees births, not wake-ups), and subclassing a loop (a loop for each loop).
 
 Compiled, the attribute is a builtin method that takes its arguments as an array (`seam_call_soon` in the .pxd): it is
-called for every step of every task.
+called for every step of every task. It knows a step by its type, and a wake-up by its C function. Where CPython's are not what
+we assume (`_cpython_cy`), they are recognised by what they look like, and wrapped in a `PlainStep`: whoever is beyond the seam
+has only to do with what it knows.
 """
 
 from __future__ import annotations
@@ -19,7 +21,6 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import threading
-import types
 from typing import Any
 
 try:
@@ -28,6 +29,7 @@ except ModuleNotFoundError:
     from clockworker import _cython_shim as cython
 
 from clockworker._errors import UsageError
+from clockworker.executor._cpython_cy import STEP, WAKEUP, holds, task_behind
 
 if cython.compiled:
     from cython.cimports.clockworker.executor._native import (
@@ -39,58 +41,38 @@ if cython.compiled:
         is_true,
         method_without_arguments,
         new_call_soon,
-        step_holds,
     )
 else:
     PyThread_get_thread_ident = threading.get_ident
 
 
-class _TaskCallbacks:
-    """What the C Task hands to call_soon, found by asking one. In a thread of its own: from CPython 3.14 on a task only runs in
-    its loop's thread, beside no other, and whoever imports us may be in a task."""
+@cython.final
+@cython.cclass
+class PlainStep:
+    """A step, or a wake-up, that C would not recognise: in the layout of CPython's own steps, and called like one."""
 
-    def __init__(self) -> None:
-        thread = threading.Thread(target=self._ask)
-        thread.start()
-        thread.join()
+    task: asyncio.Task[Any]
+    callback: Any
+    args: tuple[Any, ...]
 
-    def _ask(self) -> None:
-        seen: list[Any] = []
+    def __init__(self, *args: object, **kwargs: object) -> None:
+        raise TypeError("a PlainStep is not made: a task asks its loop for it")
 
-        class Recorder:
-            def call_soon(self, callback: Any, *args: Any, context: Any = None) -> None:
-                seen.append(callback)
-
-            def get_debug(self) -> bool:
-                return False
-
-        async def wait(future: asyncio.Future[None]) -> None:
-            await future
-
-        loop: Any = Recorder()
-        asyncio._set_running_loop(loop)
-        future: asyncio.Future[None] = asyncio.Future(loop=loop)
-        asyncio.Task(wait(future), loop=loop)
-        self.step = seen.pop()
-        self.step()
-        future.set_result(None)
-        self.wakeup = seen.pop()
-        self.wakeup(future)
+    def __call__(self) -> object:
+        return self.callback(*self.args)
 
 
-_callbacks = _TaskCallbacks()
-A_TASK = _callbacks.step.__self__  # done
-_STEP_TYPE = type(_callbacks.step)
+_STEP_TYPE = type(STEP) if holds("step") else PlainStep
+_PLAIN = not (holds("step") and holds("wakeup"))  # else some are not recognised by C
 if cython.compiled:
-    _WAKEUP = PyCFunction_GET_FUNCTION(_callbacks.wakeup)
-    # The type is private, but its first field has been the task since 3.7; a look at one tells if it still is.
-    _STEP_LAYOUT_KNOWN = step_holds(_callbacks.step, _callbacks.step.__self__)
+    _WAKEUP = PyCFunction_GET_FUNCTION(WAKEUP) if holds("wakeup") else cython.NULL
     # They are asked after every step, and a look-up by name costs ten times as much.
-    _DONE = method_without_arguments(asyncio.Task.done)
-    _CANCELLED = method_without_arguments(asyncio.Task.cancelled)
-    _RESULT = method_without_arguments(asyncio.Task.result)
-    _EXCEPTION = getter_of(asyncio.Task._exception)
-_WAKEUP_NAME = _callbacks.wakeup.__name__
+    if holds("methods"):
+        _DONE = method_without_arguments(asyncio.Task.done)
+        _CANCELLED = method_without_arguments(asyncio.Task.cancelled)
+        _RESULT = method_without_arguments(asyncio.Task.result)
+        _EXCEPTION = getter_of(asyncio.Task._exception) if holds("exception") else cython.NULL
+_EXCEPTION_TELLS = holds("exception")
 
 
 def is_done(task: asyncio.Task[Any]) -> bool:
@@ -113,10 +95,12 @@ def result_of(task: asyncio.Task[Any]) -> Any:
 
 
 def has_exception(task: asyncio.Task[Any]) -> bool:
-    """Whether a task that is done has raised, without the task's taking note that it was asked."""
-    if cython.compiled:
-        return not is_none(_EXCEPTION, task) if _EXCEPTION else task._exception is not None
-    return task._exception is not None
+    """Whether a task that is done has raised; if possible without the task's taking note that it was asked."""
+    if cython.compiled and _EXCEPTION != cython.NULL:
+        return not is_none(_EXCEPTION, task)
+    if _EXCEPTION_TELLS:
+        return task._exception is not None
+    return not task.cancelled() and task.exception() is not None
 
 
 class Seam:
@@ -179,18 +163,12 @@ class Seam:
 
     def call_soon(self, callback: Any, *args: Any, context: contextvars.Context | None = None) -> Any:
         """In place of the loop's `call_soon`. What is taken returns None: the Task does not look at its handles."""
-        if context is not None:
-            if type(callback) is _STEP_TYPE:
-                if not args and self.take(callback, None, context):
-                    return None
-            elif (
-                type(callback) is types.BuiltinFunctionType
-                and callback.__name__ == _WAKEUP_NAME
-                and len(args) == 1
-                and args[0] is not None
-                and self.take(callback, args[0], context)
-            ):
-                return None
+        if (
+            context is not None
+            and task_behind(callback, args) is not None
+            and self.take(callback, args[0] if args else None, context)
+        ):
+            return None
         return self.pass_on(callback, args, context)
 
     def call_soon_threadsafe(
@@ -214,12 +192,28 @@ class Seam:
         """`call_soon(callback, argument, context=context)`, from here. Raises nothing: others wait to be woken too."""
         try:
             if cython.compiled:
-                if not (is_wakeup(callback) and self.take(callback, argument, context)):  # type: ignore[name-defined]  # noqa: F821
+                taken = (
+                    self.take(callback, argument, context)
+                    if is_wakeup(callback)  # type: ignore[name-defined]  # noqa: F821
+                    else _PLAIN and self._take_plain(callback, (argument,), context)
+                )
+                if not taken:
                     self.pass_on(callback, (argument,), context)
             else:
                 self.call_soon(callback, argument, context=context)
         except BaseException as error:
             self.report("who waited for a task or a call could not be woken", error)
+
+    def _take_plain(self, callback: Any, args: tuple[Any, ...], context: contextvars.Context) -> bool:
+        """`take` of what C has not recognised. Compiled only."""
+        task = task_behind(callback, args)
+        if task is None:
+            return False
+        step: PlainStep = PlainStep.__new__(PlainStep)
+        step.task = task
+        step.callback = callback
+        step.args = args
+        return self.take(step, None, context)
 
     def pass_on(self, callback: Any, args: tuple[Any, ...], context: contextvars.Context | None) -> Any:
         """To the loop with what is not the owner's."""

@@ -5,6 +5,7 @@ from clockworker.executor._tasks_cy cimport JoinHandle, Membership, QueueState
 cdef object _enter_task
 cdef object _leave_task
 cdef dict _current_tasks
+cdef bint _COUNTS_TELL
 cdef Py_ssize_t _SPARE
 
 

@@ -19,6 +19,7 @@ except ModuleNotFoundError:
     from clockworker import _cython_shim as cython
 
 from clockworker._errors import UsageError
+from clockworker.executor._cpython_cy import find_current_tasks, holds
 from clockworker.executor._members_cy import shown
 from clockworker.executor._runnable_cy import Runnable
 from clockworker.executor._tasks_cy import JoinHandle, Membership
@@ -35,22 +36,9 @@ _enter_task = asyncio._enter_task
 _leave_task = asyncio._leave_task
 
 
-def _find_current_tasks() -> dict[Any, Any] | None:
-    """Where asyncio keeps the current task of each loop, if that is a dictionary and the one that it looks at."""
-    tasks: dict[Any, Any] | None = getattr(asyncio.tasks, "_current_tasks", None)
-    loop: Any = object()
-    try:
-        _enter_task(loop, loop)
-        try:
-            return tasks if tasks is not None and tasks.get(loop) is loop else None
-        finally:
-            _leave_task(loop, loop)
-    except RuntimeError:  # from CPython 3.14 on it is a field of the thread, whose loop this is not
-        return None
-
-
 # To enter and leave a task by it is a third of what asyncio's functions take, which was a seventh of a one-way request.
-_current_tasks = _find_current_tasks()
+_current_tasks = find_current_tasks() if holds("current") else None
+_COUNTS_TELL = holds("refcount")
 
 
 def _ignore(*args: Any, **keywords: Any) -> None:
@@ -62,6 +50,13 @@ _SPARE = 64  # what one ring can bring in one turn
 
 async def _panic(error: BaseException) -> None:
     raise error
+
+
+class _Carrier(asyncio.Task[None]):
+    """A genuine task that goes, one day, without having been done, and says nothing of it."""
+
+    def __del__(self) -> None:
+        pass
 
 
 class Singles(Runnable):
@@ -112,12 +107,11 @@ class Singles(Runnable):
         call_soon = loop.call_soon
         loop.call_soon = _ignore  # its first step
         try:
-            task = asyncio.Task(coroutine, loop=loop, name=name)
+            task = _Carrier(coroutine, loop=loop, name=name)
         finally:
             loop.call_soon = call_soon
         coroutine.close()
         asyncio._unregister_task(task)
-        task._log_destroy_pending = False  # type: ignore[attr-defined]
         return task
 
     def _run_single(self, state: JoinHandle) -> BaseException | None:
@@ -171,6 +165,7 @@ class Singles(Runnable):
         """It has been left, and nobody has anything more to do with it than the caller, if nobody else holds it."""
         if (
             cython.compiled
+            and _COUNTS_TELL
             and Py_REFCNT(cython.cast(cython.p_void, state)) == 1
             and len(self._spare) < _SPARE
             and state.membership.queue.fifo is not None

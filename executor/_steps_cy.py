@@ -22,12 +22,12 @@ except ModuleNotFoundError:
     from clockworker import _cython_shim as cython
 
 from clockworker._errors import UsageError
+from clockworker.executor._cpython_cy import A_TASK, holds, switch_off
 from clockworker.executor._histogram_cy import Histogram
 from clockworker.executor._layout import suspended
 from clockworker.executor._members_cy import shown
 from clockworker.executor._meter_cy import Meter
 from clockworker.executor._protocols import Tracer
-from clockworker.executor._seam_cy import A_TASK
 from clockworker.executor._singles_cy import Singles
 from clockworker.executor._source_cy import WorkSource
 from clockworker.executor._steal_cy import Steal
@@ -40,12 +40,15 @@ if cython.compiled:
     from cython.cimports.clockworker.executor._schedulers_cy import fifo_pop
     from cython.cimports.clockworker.executor._seam_cy import is_done
 
-    # 0: not found, and not all that the next steps need is fetched ahead.
-    _few, _many = suspended()
-    layout = (
-        learn_task(A_TASK, A_TASK.get_coro()),
-        learn_coroutine(_few[0], _few[1], _few[2], _many[0], _many[1], _many[2]),
-    )
+    layout = (0, 0)  # 0: not found, and not fetched ahead
+    if holds("lookahead"):
+        _few, _many = suspended()
+        layout = (
+            learn_task(A_TASK, A_TASK.get_coro()),
+            learn_coroutine(_few[0], _few[1], _few[2], _many[0], _many[1], _many[2]),
+        )
+        if not all(layout):
+            switch_off("lookahead", "they are not where the samples have them")
 else:
     from clockworker.executor._clock_cy import now_ns
     from clockworker.executor._pure import run_in_context

@@ -26,6 +26,7 @@ except ModuleNotFoundError:
     from clockworker import _cython_shim as cython
 
 from clockworker._errors import TaskCancelled, TaskPanicked
+from clockworker.executor._cpython_cy import holds
 from clockworker.executor._eevdf_cy import Entity
 from clockworker.executor._histogram_cy import Histogram
 from clockworker.executor._outcome import Ok
@@ -53,6 +54,10 @@ else:
     from threading import get_ident as PyThread_get_thread_ident
 
     from clockworker.executor._seam_cy import is_cancelled, is_done, result_of
+
+_HIDES = holds("gc")  # C globals when compiled
+_CONTEXT_SHOWS = holds("context")
+_ANY_FUTURE = holds("completed")
 
 MEMBERSHIP: contextvars.ContextVar[Membership] = contextvars.ContextVar("clockworker.membership")
 
@@ -142,7 +147,7 @@ class Membership:
     def context(self) -> contextvars.Context:
         """A copy of the current context in which whatever is started has this membership."""
         if cython.compiled:
-            if in_empty_context():
+            if _CONTEXT_SHOWS and in_empty_context():
                 # The most frequent case: copies of one context share what is in it.
                 return PyContext_Copy(self._alone())  # type: ignore[no-any-return]
             context = PyContext_CopyCurrent()
@@ -163,7 +168,7 @@ class Membership:
         """
         if context_value(MEMBERSHIP) == cython.cast(cython.p_void, self):
             return None
-        return self._alone() if in_empty_context() else self.context()
+        return self._alone() if _CONTEXT_SHOWS and in_empty_context() else self.context()
 
     def _alone(self) -> contextvars.Context:
         if self._context_alone is None:
@@ -226,7 +231,7 @@ class Waiter:
         return self.handle.task.get_loop() if loop is None else loop
 
     def add_done_callback(self, callback: Any, *, context: contextvars.Context) -> None:
-        if cython.compiled and is_wakeup(callback):
+        if cython.compiled and _HIDES and is_wakeup(callback):
             PyObject_GC_UnTrack(callback)
         self.callback = callback
         self.context = context
@@ -265,7 +270,9 @@ class Waiter:
             core = self.handle.membership.core
             if core.loop is not None:
                 # A wake-up asks what it is given for a result or an exception, and an asyncio.Future four times as quickly.
-                core.schedule(self.callback, self if self.was_cancelled else core.completed, self.context)
+                core.schedule(
+                    self.callback, core.completed if _ANY_FUTURE and not self.was_cancelled else self, self.context
+                )
             else:  # the executor has left the loop
                 self._loop.call_soon(self.callback, self, context=self.context)
             self.callback = None
@@ -296,7 +303,7 @@ def proceed(awaited: Any) -> Any:
     return waiter
 
 
-if cython.compiled:
+if cython.compiled and holds("send"):
     proceed_by(Waiter, proceed)
 
 
@@ -411,7 +418,7 @@ class JoinHandle(ScheduledTask):
             waiter.before = self.last_waiter
             self.last_waiter.after = waiter  # type: ignore[union-attr]
         self.last_waiter = waiter
-        if cython.compiled and self.membership.core.loop is not None:
+        if cython.compiled and _HIDES and self.membership.core.loop is not None:
             PyObject_GC_UnTrack(waiter)
 
     def remove(self, waiter: Waiter) -> None:
@@ -429,13 +436,13 @@ class JoinHandle(ScheduledTask):
 
     def hide(self) -> None:
         """From the collector of cycles, with the task; why that may be is in _table_cy."""
-        if cython.compiled:
+        if cython.compiled and _HIDES:
             PyObject_GC_UnTrack(self)
             PyObject_GC_UnTrack(self.task)
 
     def show(self) -> None:
         """To the collector."""
-        if cython.compiled:
+        if cython.compiled and _HIDES:
             self.hidden = False
             PyObject_GC_Track(self)
             PyObject_GC_Track(self.task)

@@ -4,6 +4,7 @@ from clockworker.ipc._chain_cy cimport Chain
 
 cdef object _CHAIN, _get_running_loop
 cdef int NEW, WAITING, SENT, DONE, _REPLY, _LEAVING, _ONE_WAY, _ENVELOPE
+cdef bint _ANY_FUTURE
 
 
 cdef class Method:

@@ -35,6 +35,7 @@ except ModuleNotFoundError:
 
 from clockworker._errors import CallTimeout, ShardDied, ShardDown, UsageError
 from clockworker.executor._core_cy import Core
+from clockworker.executor._cpython_cy import holds
 from clockworker.ipc._chain_cy import CHAIN, Chain
 from clockworker.ipc._failure import decode_failure
 from clockworker.ipc._frames import ENVELOPE, Kind
@@ -55,7 +56,8 @@ _REPLY = int(Kind.REPLY)
 _LEAVING = int(Kind.LEAVING)
 _ONE_WAY = int(Kind.ONE_WAY)
 _ENVELOPE = ENVELOPE
-_CHAIN = CHAIN  # C globals when compiled
+_ANY_FUTURE = holds("completed")  # C globals when compiled
+_CHAIN = CHAIN
 _get_running_loop = asyncio._get_running_loop
 
 
@@ -233,7 +235,9 @@ class Call:
         core = self.channel.core
         if core.loop is not None:
             # A wake-up asks what it is given for a result or an exception, and an asyncio.Future most quickly.
-            core.schedule(callback, core.completed if self.cancelled_with is None else self, self._context)
+            core.schedule(
+                callback, core.completed if _ANY_FUTURE and self.cancelled_with is None else self, self._context
+            )
         else:  # the executor has left the loop
             self.channel.loop.call_soon(callback, self, context=self._context)
 
@@ -307,7 +311,7 @@ def proceed(awaited: Any) -> Any:
     return call
 
 
-if cython.compiled:
+if cython.compiled and holds("send"):
     proceed_by(Call, proceed)
 
 

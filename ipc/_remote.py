@@ -10,7 +10,6 @@ when the service is started, or the function first called.
 from __future__ import annotations
 
 import collections.abc
-import dis
 import inspect
 import types
 import typing
@@ -20,6 +19,7 @@ from typing import Any, TypeVar, overload
 import msgspec
 
 from clockworker._errors import ConfigurationError
+from clockworker.executor._cpython_cy import may_suspend
 from clockworker.ipc._annotations import (
     bindings,
     is_asynchronous,
@@ -35,8 +35,6 @@ from clockworker.ipc._types import DoesNotTravel, IsNoType, check_default, check
 F = TypeVar("F", bound=Callable[..., Any])
 
 _MARK = "__clockworker_remote__"
-# Opcodes. An await is the first and the second, followed by the third, in which it suspends: one would do.
-_SUSPENDS = frozenset({"GET_AWAITABLE", "SEND", "YIELD_VALUE"})
 _STREAMS = (collections.abc.AsyncIterator, collections.abc.AsyncGenerator, collections.abc.AsyncIterable)
 
 
@@ -131,7 +129,7 @@ def can_suspend(function: Callable[..., Any]) -> bool:
         function = function.__func__
     if not isinstance(function, types.FunctionType) or not function.__code__.co_flags & inspect.CO_COROUTINE:
         return True
-    return any(instruction.opname in _SUSPENDS for instruction in dis.get_instructions(function))
+    return may_suspend(function.__code__)
 
 
 def meanings_of(

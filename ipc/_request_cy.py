@@ -32,6 +32,7 @@ except ModuleNotFoundError:
 
 from clockworker._errors import UsageError
 from clockworker.executor._core_cy import Core
+from clockworker.executor._cpython_cy import holds
 from clockworker.executor._tasks_cy import Membership
 from clockworker.ipc._call_cy import Method
 from clockworker.ipc._chain_cy import CHAIN, DEEPEST, Chain, new_chain
@@ -354,7 +355,7 @@ def step(awaited: Any, value: object) -> Any:
 
 
 collections.abc.Coroutine.register(Request)
-if cython.compiled:
+if cython.compiled and holds("send"):
     step_by(Request, step)
 
 

@@ -91,7 +91,10 @@ def _parser(version: str) -> _Parser:
             if option.group == group and option is not app:
                 _add(section, option)
     section.add_argument(
-        "--version", action="version", version=version, help="print the version, and if it is compiled"
+        "--version",
+        action="version",
+        version=version,
+        help="print the version, if it is compiled, and what is switched off",
     )
     section.add_argument("-h", "--help", action="help", help="print this")
     return parser

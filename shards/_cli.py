@@ -18,7 +18,7 @@ import uvloop
 
 from clockworker._errors import AddressUnavailable, ConfigurationError
 from clockworker._version import __version__
-from clockworker.executor import Executor, compiled
+from clockworker.executor import Executor, compiled, switched_off
 from clockworker.shards._application import format_traceback, load_application
 from clockworker.shards._config import QueueConfig, ServeConfig
 from clockworker.shards._heritage import STRAY, do_nothing, fill_standard_descriptors, settle_signals
@@ -156,7 +156,8 @@ def version() -> str:
     kind = "compiled" if compiled else "pure Python"
     python = f"{platform.python_implementation()} {platform.python_version()}"
     loop = uvloop.__version__  # type: ignore[attr-defined]  # importlib.metadata takes a fifth of the whole start
-    return f"clockworker {__version__} ({kind}), {python}, uvloop {loop}"
+    off = f"; switched off: {', '.join(found)}" if (found := switched_off()) else ""
+    return f"clockworker {__version__} ({kind}), {python}, uvloop {loop}{off}"
 
 
 def _complain(message: str, status: int) -> int:

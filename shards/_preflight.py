@@ -20,11 +20,11 @@ from clockworker.shards._settings import Settings
 from clockworker.shards._sockets import check_address
 from clockworker.shards._tls import context_of
 
-# No options, but nobody's mistake: what the shards get, the build's, the test kit's, and what Kubernetes sets for a service
-# that is called clockworker.
+# No options, but nobody's mistake: what the shards get, the build's and the import's, the test kit's, and what Kubernetes sets
+# for a service that is called clockworker.
 _OTHER_VARIABLES = re.compile(
     PREFIX
-    + r"(SHARD_ID|PURE|REQUIRE_EXT|TESTING_\w+|(\w+_)?SERVICE_(HOST|PORT(_\w+)?)|(\w+_)?PORT(_\d+_(TCP|UDP|SCTP)\w*)?)"
+    + r"(SHARD_ID|PURE|PLAIN|REQUIRE_EXT|TESTING_\w+|(\w+_)?SERVICE_(HOST|PORT(_\w+)?)|(\w+_)?PORT(_\d+_(TCP|UDP|SCTP)\w*)?)"
 )
 
 

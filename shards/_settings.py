@@ -81,6 +81,9 @@ def _read_env_file(path: str, environment: Mapping[str, str]) -> dict[str, str]:
             raise ConfigurationError(
                 f"{path}: {BY_NAME[name].variable} comes too late here; give {BY_NAME[name].flags[0]}"
             )
+    for name in ("CLOCKWORKER_PURE", "CLOCKWORKER_PLAIN"):
+        if name in variables:
+            raise ConfigurationError(f"{path}: {name} comes too late here; set it in the environment")
     return variables
 
 

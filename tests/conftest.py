@@ -25,7 +25,16 @@ hypothesis.settings.load_profile("clockworker")
 
 
 def pytest_report_header() -> str:
-    return f"clockworker: {'compiled' if cw.compiled else 'pure Python'}"
+    off = cw.switched_off()
+    return f"clockworker: {'compiled' if cw.compiled else 'pure Python'}" + (
+        f", switched off: {', '.join(off)}" if off else ""
+    )
+
+
+def needs(assumption: str) -> pytest.MarkDecorator:
+    """For a test of what is done only where Clockworker may assume that of CPython (`cw.switched_off`)."""
+    off = cw.switched_off()
+    return pytest.mark.skipif(assumption in off, reason=f"{assumption} is switched off: {off.get(assumption)}")
 
 
 def pytest_configure(config: pytest.Config) -> None:

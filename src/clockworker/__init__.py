@@ -8,6 +8,13 @@
 Everything public is importable from here, but `testing`, which production does not import.
 """
 
+import os
+
+if os.environ.get("CLOCKWORKER_PURE", "") not in ("", "0"):
+    from clockworker import _sources
+
+    _sources.come_first()  # before anything that is compiled
+
 from clockworker import _errors, executor, ipc, shards
 from clockworker._errors import *  # noqa: F403
 from clockworker._version import __version__ as __version__

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import clockworker as cw
-from tests.conftest import Run, until
+from tests.conftest import Run, needs, until
 
 QUEUES = [cw.Queue("foreground", 8, scheduler=None), cw.Queue("background")]
 
@@ -405,6 +405,7 @@ def test_an_exception_goes_up_until_somebody_catches_it(run: Run) -> None:
     run(body)
 
 
+@needs("force")
 def test_a_task_that_cannot_be_cancelled_holds_up_nobody(run: Run) -> None:
     class Stubborn(asyncio.Future[None]):
         def cancel(self, msg: Any = None) -> bool:
@@ -490,6 +491,7 @@ def test_the_cancellation_of_the_host_is_respected(run: Run) -> None:
     run(body)
 
 
+@needs("exception")
 def test_the_cancellation_of_the_host_wins_over_a_panic(run: Run) -> None:
     async def host() -> None:
         async with cw.Executor(QUEUES) as executor:
@@ -541,6 +543,7 @@ def test_caught_panics_are_left_to_who_awaits(run: Run, where: str) -> None:
     run(body)
 
 
+@needs("exception")
 def test_a_panic_that_nobody_awaits_is_reported_by_asyncio(run: Run) -> None:
     import gc
 

@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 from collections.abc import Generator
 
 import pytest
 
 import clockworker as cw
 from clockworker.executor import _steps_cy
-from tests.conftest import Run
+from tests.conftest import Run, needs
 
 MANY = 2_500  # more than _look_ahead.pxd's LONG
 
 
+@needs("lookahead")
 @pytest.mark.skipif(not cw.compiled, reason="pure Python does not look ahead")
 def test_where_cpython_keeps_what_a_task_waits_for_is_found() -> None:
     assert len(_steps_cy.layout) == 2
-    if sys.version_info < (3, 14):
-        assert all(_steps_cy.layout)
+    assert all(_steps_cy.layout)
 
 
 @pytest.mark.parametrize("queues", [1, 2])

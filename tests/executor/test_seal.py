@@ -16,6 +16,7 @@ from clockworker.executor._schedulers_cy import _ServiceScheduler
 from clockworker.executor._seal_cy import compiled_types
 from clockworker.executor._source_cy import WorkSource
 from clockworker.ipc._call_cy import Method
+from tests.conftest import needs
 from tests.reliability._mutated_calls import run_process
 
 OPEN = {
@@ -35,6 +36,7 @@ TYPES = [*compiled_types("clockworker.executor"), *compiled_types("clockworker.i
 
 
 @pytest.mark.skipif(not cw.compiled, reason="pure Python cannot crash")
+@needs("seal")
 @pytest.mark.parametrize("each", TYPES, ids=lambda each: each.__name__)
 def test_a_compiled_type_is_sealed_or_bears_to_be_half_made(each: Any) -> None:
     if isinstance(each, type) and not hasattr(each, "__pyx_vtable__") and issubclass(each, Exception):
@@ -69,6 +71,7 @@ def test_what_is_handed_out_can_be_neither_copied_nor_pickled(run: Any) -> None:
 
 
 @pytest.mark.skipif(not cw.compiled, reason="pure Python cannot crash")
+@needs("seal")
 @pytest.mark.parametrize("seed", [1, 2])
 def test_mutated_calls_never_crash(seed: int) -> None:
     """`python -m tests.reliability mutated-calls` makes more of them."""

@@ -81,7 +81,7 @@ def test_what_a_step_sees_is_what_a_task_would(run: Run) -> None:
         queue, task = executor.current_queue(), asyncio.current_task()
         assert queue is not None
         assert task is not None
-        assert type(task) is asyncio.Task
+        assert isinstance(task, asyncio.Task)
         assert task.get_loop() is asyncio.get_running_loop()
         assert not task.done()
         assert task not in asyncio.all_tasks()

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import clockworker as cw
-from tests.conftest import Run
+from tests.conftest import Run, needs
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -146,6 +146,7 @@ def test_the_collector_sees_what_is_left_when_those_who_waited_have_gone(run: Ru
     run(body)
 
 
+@needs("gc")
 @pytest.mark.skipif(not cw.compiled, reason="pure Python hides nothing from the collector")
 def test_the_collector_does_not_look_into_those_who_wait(run: Run) -> None:
     async def body() -> None:

@@ -15,6 +15,7 @@ from clockworker.ipc._annotations import bindings, is_asynchronous, is_stream
 from clockworker.ipc._definitions import function_of, remote_function, remote_methods
 from clockworker.ipc._method import RemoteMethod
 from clockworker.ipc._remote import can_suspend
+from tests.conftest import needs
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -155,6 +156,7 @@ def gathers_of(function: Any) -> Any:
     return gather
 
 
+@needs("suspend")
 def test_a_wrapper_may_suspend_where_what_it_wraps_does_not() -> None:
     class Service:
         @renamed

@@ -16,7 +16,7 @@ from probe import Probe, ProbeError, count_up, function_in_background, pid_and
 from test_mesh import settled, spawn
 
 import clockworker as cw
-from tests.conftest import Run, until
+from tests.conftest import Run, needs, until
 
 
 async def until_hanging(mesh: Fleet, count: int, shard: int = 1) -> None:
@@ -509,6 +509,7 @@ def test_a_request_whose_caller_leaves_before_its_turn_is_not_run(run: Run) -> N
     run(body)
 
 
+@needs("suspend")
 def test_a_method_whose_code_is_replaced_by_one_that_waits_ends_in_an_error(run: Run) -> None:
     async def body() -> None:
         async with fleet() as mesh:

@@ -311,8 +311,9 @@ class Kinds:
 
 @pytest.mark.parametrize("name", [name for name in dir(Kinds) if name.startswith(("no_", "yes_"))])
 def test_what_can_suspend(name: str) -> None:
-    assert can_suspend(getattr(Kinds(), name)) == name.startswith("yes")
-    assert can_suspend(getattr(Kinds, name)) == name.startswith("yes")
+    expected = name.startswith("yes") or "suspend" in cw.switched_off()
+    assert can_suspend(getattr(Kinds(), name)) == expected
+    assert can_suspend(getattr(Kinds, name)) == expected
 
 
 def test_what_can_suspend_of_what_is_no_function() -> None:

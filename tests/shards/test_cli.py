@@ -50,10 +50,14 @@ def test_help_fits_100_columns_and_names_every_option_and_variable() -> None:
 
 
 def test_version_says_what_is_running() -> None:
-    result = run("--version")
+    result = run("--version", COLUMNS="300")
     kind = "compiled" if clockworker.compiled else "pure Python"
     assert result.returncode == 0
-    assert re.fullmatch(rf"clockworker \S.* \({kind}\), CPython 3\.\d+\.\d+\S*, uvloop \d\S+\n", result.stdout)
+    off = f"; switched off: {', '.join(clockworker.switched_off())}" if clockworker.switched_off() else ""
+    assert re.fullmatch(rf"clockworker \S.* \({kind}\), CPython 3\.\d+\.\d+\S*, uvloop \d[^\s;]+{off}\n", result.stdout)
+    result = run("--version", COLUMNS="200", CLOCKWORKER_PLAIN="suspend,force")
+    assert "; switched off: force, " in result.stdout
+    assert result.stdout.endswith("suspend\n")
 
 
 # name -> (arguments, exit status, what the one line must contain)
@@ -467,7 +471,12 @@ def test_the_env_file_is_the_applications_too(serve: Serve, tmp_path: Path) -> N
 
 
 def test_what_has_no_effect_is_warned_of(serve: Serve) -> None:
-    environment = {"CLOCKWORKER_SHRADS": "2", "CLOCKWORKER_SERVICE_HOST": "10.0.0.1", "CLOCKWORKER_PURE": "1"}
+    environment = {
+        "CLOCKWORKER_SHRADS": "2",
+        "CLOCKWORKER_SERVICE_HOST": "10.0.0.1",
+        "CLOCKWORKER_PURE": "1",
+        "CLOCKWORKER_PLAIN": "force",
+    }
     server = serve(ECHO, "--shards", "1", "--reload-dir", ".", environment=environment)
     server.wait_serving()
     assert re.findall(r"WARNING \[supervisor\] (.*)", server.log) == [

@@ -265,6 +265,14 @@ def test_what_had_to_be_known_before_the_env_file_cannot_be_in_it(name: str) -> 
         settings("app:main", None, f"CLOCKWORKER_{name}=1")
 
 
+@pytest.mark.parametrize("name", ["PURE", "PLAIN"])
+def test_what_is_decided_at_import_cannot_be_in_the_env_file(name: str) -> None:
+    with pytest.raises(
+        ConfigurationError, match=rf"\.env: CLOCKWORKER_{name} comes too late here; set it in the environ"
+    ):
+        settings("app:main", None, f"CLOCKWORKER_{name}=1")
+
+
 def test_commands() -> None:
     assert settings("app:main --check-config").check_only
     assert not settings("app:main").print_only
