@@ -14,12 +14,12 @@ from collections.abc import Callable, Iterator
 import msgspec
 
 from clockworker.executor import DurationStats
-from clockworker.shards._http import Answer, HttpServer
-from clockworker.shards._ledger import Ledger
-from clockworker.shards._metrics import Metrics, Snapshot
-from clockworker.shards._reading import Counters, QueueReading, Reading
-from clockworker.shards._slots import SlotReader, SlotWriter, create_slots
-from clockworker.shards._view import Presence
+from clockworker.shards.observe._http import Answer, HttpServer
+from clockworker.shards.observe._ledger import Ledger
+from clockworker.shards.observe._metrics import Metrics, Snapshot
+from clockworker.shards.observe._view import Presence
+from clockworker.shards.protocol._reading import Counters, QueueReading, Reading
+from clockworker.shards.protocol._slots import SlotReader, SlotWriter, create_slots
 
 QUEUES = ["foreground", "background"]
 # As Prometheus asks.

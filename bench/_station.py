@@ -19,7 +19,7 @@ import clockworker as cw
 from bench._messages import microseconds_of
 from bench._pace import CallPace, pace_of_calls, pace_of_sends
 from bench._processes import together
-from clockworker.shards._wiring import RING_CAPACITY
+from clockworker.shards.supervisor._wiring import RING_CAPACITY
 
 T = TypeVar("T")
 

@@ -19,9 +19,9 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 import msgspec
 
 from clockworker import ipc
-from clockworker.ipc._doorbell_cy import Doorbell, PeerDoorbell
-from clockworker.ipc._ring_cy import RingConsumer, RingProducer
-from clockworker.shards._wiring import RING_CAPACITY
+from clockworker.ipc.rings._doorbell_cy import Doorbell, PeerDoorbell
+from clockworker.ipc.rings._ring_cy import RingConsumer, RingProducer
+from clockworker.shards.supervisor._wiring import RING_CAPACITY
 
 T = TypeVar("T")
 

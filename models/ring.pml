@@ -1,6 +1,6 @@
 /* The ring and the doorbell between two processes, with the store buffers of the processor, and death at any store.
 
-   What is modelled, name by name, is ipc/_ring_cy.py and ipc/_doorbell_cy.py: a producer pushes MSGS frames of two words into a
+   What is modelled, name by name, is ipc/rings/_ring_cy.py and ipc/rings/_doorbell_cy.py: a producer pushes MSGS frames of two words into a
    ring for CAP frames, sleeps when the ring is full, and is told of room; a consumer pops, and sleeps when it is empty. The
    producer may ring ahead of the last frame, AHEAD times (where others follow, their bells make up for one that is lost). Who is
    rung reads the eventfd before it sleeps again, so it must mean nothing but news. Either may be killed between any two of its

@@ -15,7 +15,7 @@ from clockworker.executor._meter_cy import Meter
 from clockworker.executor._schedulers_cy import _ServiceScheduler
 from clockworker.executor._seal_cy import compiled_types
 from clockworker.executor._source_cy import WorkSource
-from clockworker.ipc._call_cy import Method
+from clockworker.ipc.calls._call_cy import Method
 from tests.conftest import needs
 from tests.reliability._mutated_calls import run_process
 

@@ -6,8 +6,8 @@ Exits with 0 when it has echoed as many as it was told, and with 1 if it slept o
 import select
 import sys
 
-from clockworker.ipc._doorbell_cy import Doorbell, PeerDoorbell
-from clockworker.ipc._ring_cy import RingConsumer, RingProducer
+from clockworker.ipc.rings._doorbell_cy import Doorbell, PeerDoorbell
+from clockworker.ipc.rings._ring_cy import RingConsumer, RingProducer
 
 count, ring_in, ring_out, peer_memory, peer_eventfd, own_memory, own_eventfd = map(int, sys.argv[1:])
 incoming, outgoing = RingConsumer(ring_in), RingProducer(ring_out)

@@ -7,12 +7,12 @@ import mmap
 import os
 
 import clockworker as cw
-from clockworker.ipc._connection_cy import RingConnection
-from clockworker.ipc._doorbell_cy import Doorbell, PeerDoorbell
-from clockworker.ipc._limits import Limits
-from clockworker.ipc._link_cy import Link
-from clockworker.ipc._ring_cy import RingConsumer, RingProducer
-from clockworker.ipc._shared_cy import Shared
+from clockworker.ipc.calls._limits import Limits
+from clockworker.ipc.calls._link_cy import Link
+from clockworker.ipc.calls._shared_cy import Shared
+from clockworker.ipc.rings._connection_cy import RingConnection
+from clockworker.ipc.rings._doorbell_cy import Doorbell, PeerDoorbell
+from clockworker.ipc.rings._ring_cy import RingConsumer, RingProducer
 
 
 class Ends:

@@ -13,8 +13,8 @@ from typing import Any
 import msgspec
 
 import clockworker as cw
-from clockworker.ipc._chain_cy import inherited_deadline_ns
-from clockworker.ipc._frames import Kind
+from clockworker.ipc.calls._chain_cy import inherited_deadline_ns
+from clockworker.ipc.calls._frames import Kind
 
 
 class Point(msgspec.Struct):

@@ -2,7 +2,7 @@
 
 import sys
 
-from clockworker.ipc._ring_cy import RingProducer
+from clockworker.ipc.rings._ring_cy import RingProducer
 
 producer = RingProducer(int(sys.argv[1]))
 number = 0

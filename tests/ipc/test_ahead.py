@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from clockworker.ipc._ahead_cy import Habit
+from clockworker.ipc.rings._ahead_cy import Habit
 
 SOON_NS = 20_000
 LONGEST_NS = 100_000

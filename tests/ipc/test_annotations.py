@@ -11,10 +11,10 @@ import msgspec
 import pytest
 
 import clockworker as cw
-from clockworker.ipc._annotations import bindings, is_asynchronous, is_stream
-from clockworker.ipc._definitions import function_of, remote_function, remote_methods
-from clockworker.ipc._method import RemoteMethod
-from clockworker.ipc._remote import can_suspend
+from clockworker.ipc.calls._annotations import bindings, is_asynchronous, is_stream
+from clockworker.ipc.calls._definitions import function_of, remote_function, remote_methods
+from clockworker.ipc.calls._method import RemoteMethod
+from clockworker.ipc.calls._remote import can_suspend
 from tests.conftest import needs
 
 K = TypeVar("K")

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clockworker.ipc._chain_cy import (
+from clockworker.ipc.calls._chain_cy import (
     CHAIN,
     DEEPEST,
     Chain,

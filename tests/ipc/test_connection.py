@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ends import Ends
 
-from clockworker.ipc._frames import Kind
+from clockworker.ipc.calls._frames import Kind
 
 
 def test_frames_leave_in_order_through_a_full_ring() -> None:

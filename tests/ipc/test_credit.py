@@ -6,12 +6,12 @@ import pytest
 from ends import Ends
 from probe import Probe
 
-from clockworker.ipc._call_cy import Call, new_call
-from clockworker.ipc._chain_cy import DEEPEST
-from clockworker.ipc._credit_cy import Credit, Debts
-from clockworker.ipc._definitions import remote_methods
-from clockworker.ipc._frames import Kind
-from clockworker.ipc._ring_cy import PoisonedRing
+from clockworker.ipc.calls._call_cy import Call, new_call
+from clockworker.ipc.calls._chain_cy import DEEPEST
+from clockworker.ipc.calls._credit_cy import Credit, Debts
+from clockworker.ipc.calls._definitions import remote_methods
+from clockworker.ipc.calls._frames import Kind
+from clockworker.ipc.rings._ring_cy import PoisonedRing
 
 
 def test_each_queue_has_a_lane_of_its_own() -> None:

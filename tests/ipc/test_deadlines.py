@@ -3,7 +3,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clockworker.ipc._deadlines import Deadlines
+from clockworker.ipc.calls._deadlines import Deadlines
 
 
 class Item:

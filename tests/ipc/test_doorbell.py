@@ -11,8 +11,8 @@ import pytest
 
 import clockworker as cw
 from clockworker import ipc
-from clockworker.ipc._doorbell_cy import Doorbell, PeerDoorbell
-from clockworker.ipc._ring_cy import RingConsumer, RingProducer
+from clockworker.ipc.rings._doorbell_cy import Doorbell, PeerDoorbell
+from clockworker.ipc.rings._ring_cy import RingConsumer, RingProducer
 
 
 class Bell:

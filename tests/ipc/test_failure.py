@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import clockworker as cw
-from clockworker.ipc._failure import RemoteTraceback, decode_failure, encode_failure
+from clockworker.ipc.calls._failure import RemoteTraceback, decode_failure, encode_failure
 
 
 class Custom(Exception):

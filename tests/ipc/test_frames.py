@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from clockworker.ipc._frames import Kind
+from clockworker.ipc.calls._frames import Kind
 
 
 @pytest.mark.parametrize("kind", list(Kind))

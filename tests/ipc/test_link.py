@@ -11,14 +11,14 @@ from ends import Ends
 from probe import Probe
 
 import clockworker as cw
-from clockworker.ipc._call_cy import Call, new_call
-from clockworker.ipc._chain_cy import CHAIN, DEEPEST, Chain, unpack_envelope
-from clockworker.ipc._connection_cy import Connection
-from clockworker.ipc._definitions import remote_methods
-from clockworker.ipc._frames import ENVELOPE, Kind
-from clockworker.ipc._limits import Limits
-from clockworker.ipc._link_cy import Link
-from clockworker.ipc._ring_cy import PoisonedRing
+from clockworker.ipc.calls._call_cy import Call, new_call
+from clockworker.ipc.calls._chain_cy import CHAIN, DEEPEST, Chain, unpack_envelope
+from clockworker.ipc.calls._definitions import remote_methods
+from clockworker.ipc.calls._frames import ENVELOPE, Kind
+from clockworker.ipc.calls._limits import Limits
+from clockworker.ipc.calls._link_cy import Link
+from clockworker.ipc.rings._connection_cy import Connection
+from clockworker.ipc.rings._ring_cy import PoisonedRing
 
 METHOD = remote_methods(Probe)["echo"]
 

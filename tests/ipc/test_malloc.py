@@ -11,7 +11,7 @@ import pytest
 
 PROGRAM = """
 import resource
-from clockworker.ipc._malloc import keep_freed_memory
+from clockworker.ipc.rings._malloc import keep_freed_memory
 
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt

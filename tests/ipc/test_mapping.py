@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from clockworker.ipc._mapping import Mapping, keep_private
-from clockworker.ipc._memory_cy import create_memory
+from clockworker.ipc.rings._mapping import Mapping, keep_private
+from clockworker.ipc.rings._memory_cy import create_memory
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 import clockworker as cw
-from clockworker.ipc._memory_cy import SharedMemory, create_memory
+from clockworker.ipc.rings._memory_cy import SharedMemory, create_memory
 
 
 @pytest.fixture

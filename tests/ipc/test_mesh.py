@@ -16,11 +16,11 @@ from fleet import Fleet, fleet
 from probe import FAILURES, Point, Probe, ProbeError, Record, TwoArguments
 
 import clockworker as cw
-from clockworker.ipc._call_cy import new_call
-from clockworker.ipc._definitions import remote_methods
-from clockworker.ipc._failure import RemoteTraceback
-from clockworker.ipc._frames import Kind
-from clockworker.ipc._schema import MethodSchema, ServiceSchema
+from clockworker.ipc.calls._call_cy import new_call
+from clockworker.ipc.calls._definitions import remote_methods
+from clockworker.ipc.calls._failure import RemoteTraceback
+from clockworker.ipc.calls._frames import Kind
+from clockworker.ipc.calls._schema import MethodSchema, ServiceSchema
 from tests.conftest import Run, until
 
 METHODS = remote_methods(Probe)

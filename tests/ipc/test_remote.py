@@ -13,9 +13,9 @@ import msgspec
 import pytest
 
 import clockworker as cw
-from clockworker.ipc._definitions import function_of, remote_function, remote_methods
-from clockworker.ipc._method import RemoteMethod
-from clockworker.ipc._remote import can_suspend, noted
+from clockworker.ipc.calls._definitions import function_of, remote_function, remote_methods
+from clockworker.ipc.calls._method import RemoteMethod
+from clockworker.ipc.calls._remote import can_suspend, noted
 
 
 class Store:

@@ -13,10 +13,10 @@ import pytest
 from ends import Ends
 
 import clockworker as cw
-from clockworker.ipc._call_cy import Call, new_call
-from clockworker.ipc._definitions import remote_methods
-from clockworker.ipc._frames import Kind
-from clockworker.ipc._request_cy import Request, Target, new_request
+from clockworker.ipc.calls._call_cy import Call, new_call
+from clockworker.ipc.calls._definitions import remote_methods
+from clockworker.ipc.calls._frames import Kind
+from clockworker.ipc.calls._request_cy import Request, Target, new_request
 from tests.conftest import Run, until
 from tests.reliability._call_graphs import Shards, shards
 

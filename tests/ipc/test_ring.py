@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clockworker import ipc
-from clockworker.ipc._memory_cy import SharedMemory, create_memory
-from clockworker.ipc._ring_cy import PoisonedRing, RingConsumer, RingProducer
+from clockworker.ipc.rings._memory_cy import SharedMemory, create_memory
+from clockworker.ipc.rings._ring_cy import PoisonedRing, RingConsumer, RingProducer
 
 CAPACITY = 4096
 LARGEST = CAPACITY // 4

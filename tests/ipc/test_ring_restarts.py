@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from clockworker import ipc
-from clockworker.ipc._ring_cy import RingConsumer, RingProducer
+from clockworker.ipc.rings._ring_cy import RingConsumer, RingProducer
 
 CAPACITY = 4096
 Frame = tuple[int, int, int, int, bytes]

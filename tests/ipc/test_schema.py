@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import clockworker as cw
-from clockworker.ipc._definitions import remote_methods, service_schema
-from clockworker.ipc._schema import (
+from clockworker.ipc.calls._definitions import remote_methods, service_schema
+from clockworker.ipc.calls._schema import (
     MAX_DESCRIPTION,
     MethodDescription,
     MethodSchema,
@@ -24,7 +24,7 @@ from clockworker.ipc._schema import (
     TypeSchema,
     describe,
 )
-from clockworker.ipc._understanding import differences, understood
+from clockworker.ipc.calls._understanding import differences, understood
 
 NO_DEFAULT = inspect.Parameter.empty
 

@@ -9,9 +9,9 @@ from typing import Any, cast
 import pytest
 
 import clockworker as cw
-from clockworker.ipc._doorbell_cy import Doorbell
-from clockworker.ipc._memory_cy import SharedMemory
 from clockworker.ipc._sleep import Sleep
+from clockworker.ipc.rings._doorbell_cy import Doorbell
+from clockworker.ipc.rings._memory_cy import SharedMemory
 from tests.conftest import Run, until
 
 _NEWS_AT = 64

@@ -15,8 +15,8 @@ from probe import Point
 from test_mesh import settled, spawn
 
 import clockworker as cw
-from clockworker.ipc._limits import Limits
-from clockworker.ipc._stream import Outgoing
+from clockworker.ipc.calls._limits import Limits
+from clockworker.ipc.calls._stream import Outgoing
 from tests.conftest import Run, until
 
 

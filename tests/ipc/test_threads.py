@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 import clockworker as cw
-from clockworker.ipc._call_cy import Call, new_call
-from clockworker.ipc._frames import Kind
+from clockworker.ipc.calls._call_cy import Call, new_call
+from clockworker.ipc.calls._frames import Kind
 from tests.conftest import Run, until
 from tests.reliability._call_graphs import Shards, shards
 

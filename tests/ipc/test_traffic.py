@@ -11,9 +11,9 @@ from probe import Probe
 
 import clockworker as cw
 from clockworker.executor import QueueHandle
-from clockworker.ipc._definitions import remote_methods
-from clockworker.ipc._frames import Kind, queue_identifier
-from clockworker.ipc._ring_cy import RingConsumer, RingProducer
+from clockworker.ipc.calls._definitions import remote_methods
+from clockworker.ipc.calls._frames import Kind, queue_identifier
+from clockworker.ipc.rings._ring_cy import RingConsumer, RingProducer
 from tests.conftest import Run
 
 METHOD = remote_methods(Probe)["echo"]

@@ -20,7 +20,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clockworker.ipc._types import DoesNotTravel, check_default, check_type
+from clockworker.ipc.calls._types import DoesNotTravel, check_default, check_type
 
 T = TypeVar("T")
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import clockworker as cw
-from clockworker.ipc import _waits
+from clockworker.ipc.calls import _waits
 from tests.conftest import Run, until
 from tests.reliability._call_graphs import Shards, shards
 

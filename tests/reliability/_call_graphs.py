@@ -17,8 +17,8 @@ from typing import Any
 
 import clockworker as cw
 from clockworker.executor._source_cy import WorkSource
-from clockworker.ipc._waits import OwnLane
-from clockworker.shards._blocking_pools import BlockingPools
+from clockworker.ipc.calls._waits import OwnLane
+from clockworker.shards.worker._blocking_pools import BlockingPools
 
 SHARDS = 3
 MOST_THINGS = 40  # in one graph

@@ -25,9 +25,9 @@ import clockworker as cw
 from clockworker.executor._heap_cy import HeapNode
 from clockworker.executor._seal_cy import compiled_types
 from clockworker.executor._source_cy import WorkSource
-from clockworker.ipc._call_cy import Caller, Method, new_call
-from clockworker.ipc._doorbell_cy import Doorbell, PeerDoorbell
-from clockworker.ipc._ring_cy import RingConsumer, RingProducer
+from clockworker.ipc.calls._call_cy import Caller, Method, new_call
+from clockworker.ipc.rings._doorbell_cy import Doorbell, PeerDoorbell
+from clockworker.ipc.rings._ring_cy import RingConsumer, RingProducer
 
 ROOT = Path(__file__).parents[2]
 # They do what they are for: end the process, wait, or block.

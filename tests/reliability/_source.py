@@ -74,7 +74,7 @@ class Source:
                         raise AssertionError(f"{name} has {text.count(old)} places for the mutation {old!r}, not one")
                     text = text.replace(old, new)
             loaded[name] = module_of = ModuleType(f"{name}_under_test")
-            stand_ins = {"cython": _cython_shim, "clockworker.ipc._memory_cy": fake}
+            stand_ins = {"cython": _cython_shim, "clockworker.ipc.rings._memory_cy": fake}
             before = {key: sys.modules.get(key) for key in stand_ins}
             sys.modules.update(stand_ins)  # type: ignore[arg-type]
             try:

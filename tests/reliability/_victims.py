@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import clockworker as cw
-from clockworker.ipc._memory_cy import SharedMemory
+from clockworker.ipc.rings._memory_cy import SharedMemory
 
 _ROOT = Path(__file__).parents[2]
 _RING = 1 << 14

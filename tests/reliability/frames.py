@@ -12,11 +12,11 @@ import msgspec
 
 import clockworker as cw
 from clockworker import ipc
-from clockworker.ipc._definitions import remote_methods
-from clockworker.ipc._doorbell_cy import PeerDoorbell
-from clockworker.ipc._frames import Kind
-from clockworker.ipc._memory_cy import SharedMemory
-from clockworker.ipc._ring_cy import PoisonedRing, RingConsumer, RingProducer
+from clockworker.ipc.calls._definitions import remote_methods
+from clockworker.ipc.calls._frames import Kind
+from clockworker.ipc.rings._doorbell_cy import PeerDoorbell
+from clockworker.ipc.rings._memory_cy import SharedMemory
+from clockworker.ipc.rings._ring_cy import PoisonedRing, RingConsumer, RingProducer
 from tests.reliability._checks import Result, check
 
 _CAPACITY = 1 << 16

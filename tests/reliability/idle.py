@@ -11,7 +11,7 @@ import psutil
 import uvloop
 
 import clockworker as cw
-from clockworker.ipc._memory_cy import SharedMemory
+from clockworker.ipc.rings._memory_cy import SharedMemory
 from tests.reliability._checks import Result, check
 from tests.reliability._victim import Ledger
 from tests.reliability._victims import end, start

@@ -18,8 +18,8 @@ from contextlib import contextmanager
 import msgspec
 
 from clockworker import ipc
-from clockworker.ipc._memory_cy import SharedMemory
-from clockworker.ipc._ring_cy import PoisonedRing, RingConsumer, RingProducer
+from clockworker.ipc.rings._memory_cy import SharedMemory
+from clockworker.ipc.rings._ring_cy import PoisonedRing, RingConsumer, RingProducer
 from tests.reliability._checks import Result, Unavailable, check
 
 _CAPACITY = 4096

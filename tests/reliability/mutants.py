@@ -50,13 +50,13 @@ MUTANTS = (
     ),
     Mutant(
         "the grace that handing over has used is not given again: the drain takes it off",
-        Mutation("shards/_drain", "max(0.0, self._grace - self.spent)", "self._grace"),
+        Mutation("shards/supervisor/_drain", "max(0.0, self._grace - self.spent)", "self._grace"),
         "shards/test_drain.py::test_what_was_spent_before_is_no_part_of_the_grace",
     ),
     Mutant(
         "with a peer's end its credit is whole again",
         Mutation(
-            "ipc/_credit_cy",
+            "ipc/calls/_credit_cy",
             "        self.lanes = {}\n        self._last = None\n        return waiting\n",
             "        return waiting\n",
         ),
@@ -65,7 +65,7 @@ MUTANTS = (
     Mutant(
         "a shard that has stopped does not become ready",
         Mutation(
-            "shards/_lifecycle",
+            "shards/supervisor/_lifecycle",
             "State.STOPPED: frozenset({State.STARTING}),",
             "State.STOPPED: frozenset({State.STARTING, State.READY}),",
         ),
@@ -73,13 +73,13 @@ MUTANTS = (
     ),
     Mutant(
         "a counter does not go back",
-        Mutation("shards/_counter", "if count < 0:", "if count < -1:"),
+        Mutation("shards/worker/_counter", "if count < 0:", "if count < -1:"),
         "shards/test_counter.py::test_a_counter_does_not_go_back",
     ),
     Mutant(
         "a module that says that it is pure knows no clock",
         Mutation(
-            "shards/_rest",
+            "shards/protocol/_rest",
             "from __future__ import annotations\n",
             "from __future__ import annotations\n\nimport time\n",
         ),
@@ -87,7 +87,9 @@ MUTANTS = (
     ),
     Mutant(
         "the grace that handing over has used is not given again: the supervisor says what it was",
-        Mutation("shards/_supervisor", "self._drain.spent = self._loop.time() - began", "self._drain.spent = 0.0"),
+        Mutation(
+            "shards/supervisor/_supervisor", "self._drain.spent = self._loop.time() - began", "self._drain.spent = 0.0"
+        ),
         "shards/test_dispatch.py::test_the_time_of_handing_over_is_a_part_of_the_grace",
     ),
 )

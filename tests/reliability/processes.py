@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 
 from clockworker._errors import ApplicationError
-from clockworker.shards._rest import REST_AFTER_S
+from clockworker.shards.protocol._rest import REST_AFTER_S
 from clockworker.shards.testing import Server, serving
 from tests.reliability._beside import Beside
 from tests.reliability._checks import Result, check

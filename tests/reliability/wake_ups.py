@@ -8,8 +8,8 @@ import select
 
 import clockworker as cw
 from clockworker import ipc
-from clockworker.ipc._doorbell_cy import Doorbell, PeerDoorbell
-from clockworker.ipc._ring_cy import RingConsumer, RingProducer
+from clockworker.ipc.rings._doorbell_cy import Doorbell, PeerDoorbell
+from clockworker.ipc.rings._ring_cy import RingConsumer, RingProducer
 from tests.reliability._checks import Result, check
 
 _LOST_S = 10  # seconds of sleep on news after which a wake-up is lost

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from clockworker.shards._placement import as_list
+from clockworker.shards.machine._placement import as_list
 
 
 def cpu(

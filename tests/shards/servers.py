@@ -18,7 +18,7 @@ from typing import TypeVar
 import psutil
 import pytest
 
-from clockworker.shards._birth import SPARE_VARIABLE
+from clockworker.shards.protocol._birth import SPARE_VARIABLE
 
 T = TypeVar("T")
 

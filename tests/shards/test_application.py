@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from clockworker._errors import ApplicationError
-from clockworker.shards._application import format_traceback, load_application
+from clockworker.shards.config._application import format_traceback, load_application
 
 SOURCE = """
 import contextlib

@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 
 from clockworker._errors import ConfigurationError
-from clockworker.shards._arguments import split_command_line
-from clockworker.shards._options import OPTIONS
+from clockworker.shards.config._arguments import split_command_line
+from clockworker.shards.config._options import OPTIONS
 
 
 def split(arguments: str) -> dict[str, object]:

@@ -11,8 +11,8 @@ from collections.abc import Callable
 import pytest
 
 import clockworker as cw
-from clockworker.shards import _blocking
-from clockworker.shards._blocking import BlockingPool
+from clockworker.shards.worker import _blocking
+from clockworker.shards.worker._blocking import BlockingPool
 from tests.conftest import Run, until
 
 

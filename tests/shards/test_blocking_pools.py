@@ -8,8 +8,8 @@ import threading
 import pytest
 
 import clockworker as cw
-from clockworker.ipc._chain_cy import CHAIN, DEEPEST, Chain
-from clockworker.shards._blocking_pools import BlockingPools
+from clockworker.ipc.calls._chain_cy import CHAIN, DEEPEST, Chain
+from clockworker.shards.worker._blocking_pools import BlockingPools
 from tests.conftest import Run, until
 from tests.reliability._call_graphs import shards
 

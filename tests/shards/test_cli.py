@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 import clockworker
-from clockworker.shards._host import descriptors_needed
-from clockworker.shards._options import OPTIONS
+from clockworker.shards.config._options import OPTIONS
+from clockworker.shards.machine._host import descriptors_needed
 from tests.shards.servers import ECHO, Serve
 
 

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from clockworker import UsageError
-from clockworker.shards._counter import CounterBook
-from clockworker.shards._reading import MAX_COUNTERS, Counters
+from clockworker.shards.protocol._reading import MAX_COUNTERS, Counters
+from clockworker.shards.worker._counter import CounterBook
 
 
 def test_a_counter_counts() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import clockworker as cw
-from clockworker.shards._current import being
+from clockworker.shards.worker._current import being
 from tests.shards.servers import Serve, ask
 
 SOURCE = """

@@ -16,13 +16,13 @@ import pytest
 
 import clockworker as cw
 from clockworker.executor._queue import MAX_QUEUES
-from clockworker.ipc._frames import queue_identifier
-from clockworker.shards._application import load_application
-from clockworker.shards._config import QueueConfig, ServeConfig
-from clockworker.shards._control import MAX_MESSAGE, Declared
-from clockworker.shards._declaration import MAX_NAME_BYTES
-from clockworker.shards._shard_queues import make_queues, misspelt, queues_of, shown
+from clockworker.ipc.calls._frames import queue_identifier
+from clockworker.shards.config._application import load_application
+from clockworker.shards.config._config import QueueConfig, ServeConfig
+from clockworker.shards.config._declaration import MAX_NAME_BYTES
+from clockworker.shards.protocol._messages import MAX_MESSAGE, Declared
 from clockworker.shards.testing import serving
+from clockworker.shards.worker._shard_queues import make_queues, misspelt, queues_of, shown
 from tests.shards.servers import Serve, ask, eventually
 from tests.shards.test_observe import get, samples, stats, total
 

@@ -8,10 +8,10 @@ from typing import Any, cast
 
 import pytest
 
-from clockworker.shards._control import Leave, Stop, ToShard
-from clockworker.shards._drain import Drain
-from clockworker.shards._lifecycle import State
-from clockworker.shards._member import Member, Members
+from clockworker.shards.protocol._messages import Leave, Stop, ToShard
+from clockworker.shards.supervisor._drain import Drain
+from clockworker.shards.supervisor._lifecycle import State
+from clockworker.shards.supervisor._member import Member, Members
 
 
 class Pulse:

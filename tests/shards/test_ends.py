@@ -9,7 +9,7 @@ from contextlib import suppress
 
 import pytest
 
-from clockworker.shards._ends import without_ends
+from clockworker.shards.worker._ends import without_ends
 from tests.conftest import Run
 
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]

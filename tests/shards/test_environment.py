@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from clockworker._errors import ConfigurationError
-from clockworker.shards._environment import read_env_file
+from clockworker.shards.config._environment import read_env_file
 
 
 def write(directory: Path, text: str | bytes) -> str:

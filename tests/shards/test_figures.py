@@ -13,8 +13,8 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families as parse
 
 from clockworker import DurationStats
-from clockworker.shards._figures import Family, Kind, Section, counter, fields, gauge, peak
-from clockworker.shards._reading import CallReading, LoopReading, ProcessReading, QueueReading, RingReading
+from clockworker.shards.protocol._figures import Family, Kind, Section, counter, fields, gauge, peak
+from clockworker.shards.protocol._reading import CallReading, LoopReading, ProcessReading, QueueReading, RingReading
 from tests.mutations import Mutation, copy_package, mutate
 
 SECTIONS: list[type[Section]] = [ProcessReading, LoopReading, CallReading, QueueReading, RingReading]
@@ -86,7 +86,7 @@ def test_what_is_shown_has_the_names_that_prometheus_wants(section: type[Section
 
 # What one who adds a counter writes: its field, and the line that counts.
 FIELD = Mutation(
-    "shards/_reading",
+    "shards/protocol/_reading",
     "    local: Annotated[",
     '    refused: Annotated[int, counter("calls_refused", "Calls that were refused.", of="calls_refused")] = 0\n'
     "    local: Annotated[",
@@ -96,12 +96,12 @@ import asyncio, os, sys
 import msgspec
 import clockworker as cw
 from clockworker.ipc import Mesh, create_doorbell
-from clockworker.shards._ledger import Ledger
-from clockworker.shards._metrics import Metrics, Snapshot
-from clockworker.shards._reading import Counters
-from clockworker.shards._recorder import Recorder
-from clockworker.shards._slots import VERSION, SlotReader, SlotWriter, create_slots
-from clockworker.shards._view import Presence
+from clockworker.shards.observe._ledger import Ledger
+from clockworker.shards.observe._metrics import Metrics, Snapshot
+from clockworker.shards.protocol._reading import Counters
+from clockworker.shards.worker._recorder import Recorder
+from clockworker.shards.protocol._slots import VERSION, SlotReader, SlotWriter, create_slots
+from clockworker.shards.observe._view import Presence
 
 async def main():
     descriptor = create_slots(1, 2)

@@ -7,10 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clockworker._errors import ConfigurationError
-from clockworker.shards import _toml
-from clockworker.shards._config import QueueConfig, TcpAddress, UnixAddress
-from clockworker.shards._file import find_file, read_file
-from clockworker.shards._options import OPTIONS
+from clockworker.shards.config import _toml
+from clockworker.shards.config._config import QueueConfig, TcpAddress, UnixAddress
+from clockworker.shards.config._file import find_file, read_file
+from clockworker.shards.config._options import OPTIONS
 from tests.shards.mistakes import right_or_told
 
 

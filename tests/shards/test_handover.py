@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from clockworker.shards import _handover
-from clockworker.shards._handover import Handover, receive
+from clockworker.shards.protocol import _handover
+from clockworker.shards.protocol._handover import Handover, receive
 
 
 @pytest.fixture

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from clockworker.shards._health import LOOK_S, MAX_LATE_S, Health, HealthPolicy, Looks, Verdict
-from clockworker.shards._rest import BEAT_S
+from clockworker.shards.protocol._health import LOOK_S, MAX_LATE_S, Health, HealthPolicy, Looks, Verdict
+from clockworker.shards.protocol._rest import BEAT_S
 
 POLICY = HealthPolicy(stalled_after=0.15, again=8.0, hung_after=2.0)
 # When the report of a stall comes: at the first look that finds it old enough.

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from clockworker._errors import ConfigurationError
-from clockworker.shards._host import PidFile, check_pid_file, descriptors_needed, remove_own
+from clockworker.shards.machine._host import PidFile, check_pid_file, descriptors_needed, remove_own
 
 
 def test_a_limit_on_open_files_that_is_too_low_is_said_before_any_shard_starts(tmp_path: Path) -> None:
@@ -35,7 +35,7 @@ def test_a_limit_on_open_files_that_is_too_low_is_said_before_any_shard_starts(t
 
 def test_the_soft_limit_is_raised(tmp_path: Path) -> None:
     program = (
-        "import resource; from clockworker.shards._host import raise_descriptor_limit\n"
+        "import resource; from clockworker.shards.machine._host import raise_descriptor_limit\n"
         "resource.setrlimit(resource.RLIMIT_NOFILE, (50, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))\n"
         "raise_descriptor_limit(2, 1)\n"
         "soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE); print(soft == hard)"

@@ -20,9 +20,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from clockworker.shards._heritage import STRAY, name_of
-from clockworker.shards._host import OF_SHARD, OF_SUPERVISOR, descriptors_needed
-from clockworker.shards._pulse import DUMP_SIGNAL
+from clockworker.shards.machine._heritage import STRAY, name_of
+from clockworker.shards.machine._host import OF_SHARD, OF_SUPERVISOR, descriptors_needed
+from clockworker.shards.protocol._pulse import DUMP_SIGNAL
 from tests.shards.servers import ECHO, Serve, Server, ask, children, eventually, is_alive
 from tests.shards.test_behaviour import WORK, Clients, open_request
 

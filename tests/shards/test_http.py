@@ -11,8 +11,8 @@ from typing import Any, ParamSpec
 
 import pytest
 
-from clockworker.shards import _http
-from clockworker.shards._http import MAX_CONNECTIONS, Answer, HttpServer, text
+from clockworker.shards.observe import _http
+from clockworker.shards.observe._http import MAX_CONNECTIONS, Answer, HttpServer, text
 from tests.conftest import DEADLINE
 
 P = ParamSpec("P")

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clockworker.shards._http_head import MAX_HEAD, BadRequest, Request, take
+from clockworker.shards.observe._http_head import MAX_HEAD, BadRequest, Request, take
 
 
 def parse(text: str) -> Request | None:

@@ -5,8 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clockworker import DurationStats
-from clockworker.shards._ledger import WINDOW_S, Ledger
-from clockworker.shards._reading import (
+from clockworker.shards.observe._ledger import WINDOW_S, Ledger
+from clockworker.shards.observe._view import Presence, view_all, view_shard
+from clockworker.shards.protocol._reading import (
     CallReading,
     Groups,
     LoopReading,
@@ -14,7 +15,6 @@ from clockworker.shards._reading import (
     QueueReading,
     Reading,
 )
-from clockworker.shards._view import Presence, view_all, view_shard
 
 
 def reading(count: int, *, open: int = 0, queue: str = "q") -> Reading:

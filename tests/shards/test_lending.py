@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clockworker.shards._lending import choose_neighbours
+from clockworker.shards.supervisor._lending import choose_neighbours
 from tests.shards.servers import ECHO, Serve, Server, ask, eventually
 
 DISTRIBUTIONS = ("kernel", "fixed", "least-connections")

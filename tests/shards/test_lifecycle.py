@@ -5,7 +5,7 @@ import itertools
 import pytest
 
 from clockworker._errors import UsageError
-from clockworker.shards._lifecycle import TRANSITIONS, Lifecycle, RestartPolicy, Restarts, State
+from clockworker.shards.supervisor._lifecycle import TRANSITIONS, Lifecycle, RestartPolicy, Restarts, State
 
 
 @pytest.mark.parametrize(("before", "after"), list(itertools.product(State, State)))

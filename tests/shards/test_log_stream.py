@@ -12,7 +12,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from clockworker.shards._log_stream import LogStream
+from clockworker.shards.logs._log_stream import LogStream
 
 
 def tell(lost: int) -> str:

@@ -17,8 +17,8 @@ import pytest
 
 import clockworker as cw
 from clockworker._errors import ConfigurationError
-from clockworker.shards._config import ServeConfig
-from clockworker.shards._logging import JsonFormatter, reopen, set_up_logging
+from clockworker.shards.config._config import ServeConfig
+from clockworker.shards.logs._logging import JsonFormatter, reopen, set_up_logging
 from tests.shards.servers import ECHO, Serve, ask, eventually
 
 log = logging.getLogger("tests.logging")

@@ -15,10 +15,11 @@ from prometheus_client.parser import text_string_to_metric_families as parse
 from prometheus_client.samples import Sample
 
 from clockworker import DurationStats
-from clockworker.shards._ledger import Totals
-from clockworker.shards._metrics import Metrics, Snapshot
-from clockworker.shards._page import make_template
-from clockworker.shards._reading import (
+from clockworker.shards.observe._ledger import Totals
+from clockworker.shards.observe._metrics import Metrics, Snapshot
+from clockworker.shards.observe._page import make_template
+from clockworker.shards.observe._view import Presence
+from clockworker.shards.protocol._reading import (
     CallReading,
     Counters,
     LoopReading,
@@ -26,7 +27,6 @@ from clockworker.shards._reading import (
     QueueReading,
     Reading,
 )
-from clockworker.shards._view import Presence
 
 DOCS = Path(__file__).parents[2] / "docs"
 

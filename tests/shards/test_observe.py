@@ -21,8 +21,8 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse
 
 from clockworker import ControlError
-from clockworker.shards._query import QueryClient
-from clockworker.shards._view import ServerStats
+from clockworker.shards.observe._query import QueryClient
+from clockworker.shards.observe._view import ServerStats
 from tests.shards.servers import Serve, Server, ask, eventually
 
 # `work N` spins for N ms in the queue of the connection; `calls N` makes N calls to the other shard; `block S` sleeps in

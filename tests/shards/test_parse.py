@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clockworker._errors import ConfigurationError
-from clockworker.shards import _parse as parse
-from clockworker.shards._config import InheritedSocket, TcpAddress, UnixAddress
+from clockworker.shards.config import _parse as parse
+from clockworker.shards.config._config import InheritedSocket, TcpAddress, UnixAddress
 from tests.shards.mistakes import right_or_told
 
 

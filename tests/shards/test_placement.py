@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clockworker._errors import ConfigurationError
-from clockworker.shards._placement import IDLE_POLL_US, Cpu, Machine, Quota, as_list, order, place
-from clockworker.shards._topology import read_machine
+from clockworker.shards.machine._placement import IDLE_POLL_US, Cpu, Machine, Quota, as_list, order, place
+from clockworker.shards.machine._topology import read_machine
 from tests.shards.machines import MACHINES
 
 

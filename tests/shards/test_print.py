@@ -7,10 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import structs
 
-from clockworker.shards._config import InheritedSocket, QueueConfig, ServeConfig, TcpAddress, UnixAddress
-from clockworker.shards._options import OPTIONS
-from clockworker.shards._print import as_toml
-from clockworker.shards._settings import read_settings
+from clockworker.shards.config._config import InheritedSocket, QueueConfig, ServeConfig, TcpAddress, UnixAddress
+from clockworker.shards.config._options import OPTIONS
+from clockworker.shards.config._print import as_toml
+from clockworker.shards.config._settings import read_settings
 from tests.shards.test_settings import EVERY_FIELD
 
 

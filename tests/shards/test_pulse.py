@@ -10,8 +10,8 @@ from collections.abc import Iterator
 import pytest
 
 import clockworker as cw
-from clockworker.shards._pulse import DUMP_SIGNAL, Pulse, PulseReader, create_dump, create_pulse
-from clockworker.shards._rest import BEAT_S
+from clockworker.shards.protocol._pulse import DUMP_SIGNAL, Pulse, PulseReader, create_dump, create_pulse
+from clockworker.shards.protocol._rest import BEAT_S
 from tests.conftest import Run
 
 PACE = 0.3

@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clockworker._errors import ConfigurationError
-from clockworker.shards import _queues as queues
-from clockworker.shards._config import QueueConfig
-from clockworker.shards._queues import QueueChange
+from clockworker.shards.config import _queues as queues
+from clockworker.shards.config._config import QueueConfig
+from clockworker.shards.config._queues import QueueChange
 from tests.shards.mistakes import right_or_told
 
 COMMON = (QueueConfig("web", 8, "las", slice=0.001), QueueConfig("bg"))

@@ -12,9 +12,9 @@ import pytest
 
 import clockworker as cw
 from clockworker.ipc import LinkStats, Mesh, MeshStats, create_doorbell
-from clockworker.shards._reading import Counters
-from clockworker.shards._recorder import Recorder
-from clockworker.shards._slots import SlotReader, SlotWriter, create_slots
+from clockworker.shards.protocol._reading import Counters
+from clockworker.shards.protocol._slots import SlotReader, SlotWriter, create_slots
+from clockworker.shards.worker._recorder import Recorder
 from tests.conftest import Run, until
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from clockworker._errors import ConfigurationError
-from clockworker.shards._reload import check_reload
+from clockworker.shards.supervisor._reload import check_reload
 from tests.shards.servers import ECHO, Serve, ask
 
 pytest.importorskip("watchfiles")

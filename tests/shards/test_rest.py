@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clockworker.shards._rest import BEAT_S, BUSY, REST_AFTER_S, Rest, next_tick
+from clockworker.shards.protocol._rest import BEAT_S, BUSY, REST_AFTER_S, Rest, next_tick
 
 
 def test_it_rests_when_nothing_was_done_for_a_while() -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from clockworker.shards import _roll
+from clockworker.shards.supervisor import _roll
 from tests.shards.servers import ECHO, Serve, Server, ask, children, eventually
 
 NEW = ECHO.replace("%d %s", "%d new %s")

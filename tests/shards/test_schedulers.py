@@ -6,9 +6,9 @@ import pytest
 
 import clockworker as cw
 from clockworker._errors import ApplicationError, ConfigurationError
-from clockworker.shards._config import QueueConfig
-from clockworker.shards._schedulers import SCHEDULERS, check_scheduler, make_scheduler
-from clockworker.shards._shard_queues import make_queues
+from clockworker.shards.config._config import QueueConfig
+from clockworker.shards.config._schedulers import SCHEDULERS, check_scheduler, make_scheduler
+from clockworker.shards.worker._shard_queues import make_queues
 
 OWN = """
 import clockworker as cw

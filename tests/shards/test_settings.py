@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from clockworker._errors import ConfigurationError
-from clockworker.shards._config import InheritedSocket, QueueConfig, ServeConfig, TcpAddress, UnixAddress
-from clockworker.shards._options import OPTIONS
-from clockworker.shards._settings import Settings, read_settings
-from clockworker.shards._shard_queues import queues_of
+from clockworker.shards.config._config import InheritedSocket, QueueConfig, ServeConfig, TcpAddress, UnixAddress
+from clockworker.shards.config._options import OPTIONS
+from clockworker.shards.config._settings import Settings, read_settings
+from clockworker.shards.worker._shard_queues import queues_of
 
 
 @pytest.fixture(autouse=True)

@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clockworker.shards import Shard
-from clockworker.shards._recorder import EVERY_S
+from clockworker.shards.worker._recorder import EVERY_S
 from tests.shards.servers import ECHO, Serve, ask
 
 KEYS: list[bytes | str | int] = [b"a", "a", "ä", "key:000000000012", 0, 1, -1, 10**30, b""]

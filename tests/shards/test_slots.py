@@ -14,9 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clockworker import ControlError, DurationStats
-from clockworker.ipc._memory_cy import create_memory
-from clockworker.shards._figures import Field, Section, fields
-from clockworker.shards._reading import (
+from clockworker.ipc.rings._memory_cy import create_memory
+from clockworker.shards.protocol._figures import Field, Section, fields
+from clockworker.shards.protocol._reading import (
     MAX_COUNTER,
     MAX_COUNTERS,
     CallReading,
@@ -28,14 +28,14 @@ from clockworker.shards._reading import (
     Reading,
     RingReading,
 )
-from clockworker.shards._slots import MOST, MOST_BYTES, MOST_NS, VERSION, SlotReader, SlotWriter, create_slots
+from clockworker.shards.protocol._slots import MOST, MOST_BYTES, MOST_NS, VERSION, SlotReader, SlotWriter, create_slots
 from tests.shards.servers import eventually
 
 # Sets all calls and rings to 1, to 2, and so on, for as long as it lives, with a pause after each that a reader can get in.
 WRITER = """
 import msgspec, sys
-from clockworker.shards._reading import CallReading, Reading, RingReading
-from clockworker.shards._slots import SlotWriter
+from clockworker.shards.protocol._reading import CallReading, Reading, RingReading
+from clockworker.shards.protocol._slots import SlotWriter
 writer = SlotWriter(int(sys.argv[1]), 1)
 value = 0
 while True:

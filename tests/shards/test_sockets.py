@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 from clockworker._errors import AddressUnavailable
-from clockworker.shards import _sockets
-from clockworker.shards._config import Distribution, InheritedSocket, TcpAddress, UnixAddress
-from clockworker.shards._sockets import Listeners
+from clockworker.shards.config._config import Distribution, InheritedSocket, TcpAddress, UnixAddress
+from clockworker.shards.machine import _sockets
+from clockworker.shards.machine._sockets import Listeners
 from tests.conftest import DEADLINE
 
 LOCAL = TcpAddress("127.0.0.1", 0)

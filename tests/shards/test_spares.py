@@ -12,10 +12,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from clockworker.shards import _spares
-from clockworker.shards._host import OF_SPARE
-from clockworker.shards._spares import Spares
-from clockworker.shards._watch import is_stopped
+from clockworker.shards.machine._host import OF_SPARE
+from clockworker.shards.supervisor import _spares
+from clockworker.shards.supervisor._spares import Spares
+from clockworker.shards.supervisor._watch import is_stopped
 from tests.shards.servers import ECHO, Serve, Server, ask, children, eventually, gone, is_alive
 from tests.shards.test_roll import write
 

@@ -417,7 +417,7 @@ def test_a_broken_invariant_stops_the_server_in_order(serve: Serve, tmp_path: Pa
     program = (
         "import sys\n"
         "from clockworker.shards import _cli\n"
-        "from clockworker.shards._supervisor import Supervisor\n"
+        "from clockworker.shards.supervisor._supervisor import Supervisor\n"
         "def fail(*_): raise AssertionError('no such state')\n"
         "Supervisor._report_stall = fail\n"
         "if 'twice' in sys.argv: Supervisor._drain_all = fail\n"

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from clockworker._errors import ConfigurationError
-from clockworker.shards._config import InheritedSocket, ServeConfig
-from clockworker.shards._systemd import Notifier, activated_sockets, with_activated_sockets
+from clockworker.shards.config._config import InheritedSocket, ServeConfig
+from clockworker.shards.machine._systemd import Notifier, activated_sockets, with_activated_sockets
 from tests.shards.servers import ECHO, Serve, ask
 
 

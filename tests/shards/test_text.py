@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from clockworker.shards._environment import read_env_file
-from clockworker.shards._file import read_file
-from clockworker.shards._log_config import configure_logging
-from clockworker.shards._text import decode_text
+from clockworker.shards.config._environment import read_env_file
+from clockworker.shards.config._file import read_file
+from clockworker.shards.config._text import decode_text
+from clockworker.shards.logs._log_config import configure_logging
 
 TEXT = "äpfel = 1\nbirnen = 2\n"
 

@@ -16,8 +16,8 @@ import pytest
 import trustme
 
 from clockworker._errors import ConfigurationError
-from clockworker.shards._config import ServeConfig
-from clockworker.shards._tls import context_of
+from clockworker.shards.config._config import ServeConfig
+from clockworker.shards.worker._tls import context_of
 from tests.shards.servers import Serve, Server, ask, eventually
 
 DISTRIBUTIONS = ("kernel", "fixed", "least-connections")
@@ -26,8 +26,8 @@ DISTRIBUTIONS = ("kernel", "fixed", "least-connections")
 # statements that run first.
 TWO = """
 import asyncio, ssl
-import clockworker.shards._protocols as protocols
-import clockworker.shards._tls as tls
+import clockworker.shards.worker._protocols as protocols
+import clockworker.shards.worker._tls as tls
 
 context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
 context.load_cert_chain("cert.pem")
@@ -59,8 +59,8 @@ async def main(shard):
 # A protocol of TLS, without a name.
 PROTOCOL = """
 import asyncio, ssl
-import clockworker.shards._protocols as protocols
-import clockworker.shards._tls as tls
+import clockworker.shards.worker._protocols as protocols
+import clockworker.shards.worker._tls as tls
 
 context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
 context.load_cert_chain("cert.pem")

@@ -25,7 +25,7 @@ import pyte
 import pytest
 
 from clockworker import ControlError
-from clockworker.shards._query import QueryClient
+from clockworker.shards.observe._query import QueryClient
 from tests.shards.servers import DEADLINE, Serve, Server, eventually
 
 # Shard 0 spins half of its time in `foreground` for two tenants and all the rest in `background`; shard 1 does little.
@@ -55,7 +55,7 @@ async def main(shard):
         shard.queue("background").spawn(fill(), name="fill")
     await shard.wait_stopped()
 """
-TOP = [sys.executable, "-m", "clockworker.shards._top"]
+TOP = [sys.executable, "-m", "clockworker.shards.tools._top"]
 
 
 @pytest.fixture(autouse=True)

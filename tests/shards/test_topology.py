@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from clockworker.shards._placement import Cpu, Quota, order
-from clockworker.shards._topology import read_machine, read_process_limit, read_quota, read_topology
+from clockworker.shards.machine._placement import Cpu, Quota, order
+from clockworker.shards.machine._topology import read_machine, read_process_limit, read_quota, read_topology
 from tests.shards.machines import MACHINES, big_little, cgroup_v1, cgroup_v2, epyc, laptop, write
 
 

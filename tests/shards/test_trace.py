@@ -6,7 +6,7 @@ from array import array
 import msgspec
 
 import clockworker as cw
-from clockworker.shards._trace import WORDS, Recorded, Trace
+from clockworker.shards.worker._trace import WORDS, Recorded, Trace
 from tests.conftest import Run
 from tests.executor.test_steal import MS, Pretend, block
 

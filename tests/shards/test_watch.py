@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from clockworker.shards._pulse import _PACE
-from clockworker.shards._rest import BEAT_S
+from clockworker.shards.protocol._pulse import _PACE
+from clockworker.shards.protocol._rest import BEAT_S
 from tests.shards.servers import Serve, Server, ask, eventually
 
 # A line `KIND SECONDS` keeps the loop: asleep in the kernel, in Python code, in C code that keeps the interpreter's lock (for

@@ -1,0 +1,29 @@
+"""Time-outs as users give them: seconds, for one call or for all that are made inside a `with`."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from clockworker._errors import ConfigurationError
+from clockworker.ipc.calls._chain_cy import until
+
+
+@contextmanager
+def deadline(timeout: float) -> Iterator[None]:
+    """Give the calls to shards that are made inside `timeout` seconds altogether; those that are not answered by then end in
+    `CallTimeout`. Calls that the called methods make in turn inherit what is left. Of two deadlines the earlier holds.
+
+    Nothing but such calls is cut short: for your own code there is `asyncio.timeout`.
+    """
+    with until(time.monotonic_ns() + nanoseconds(timeout)):
+        yield
+
+
+def nanoseconds(timeout: float) -> int:
+    """ConfigurationError if it is no time to wait. At least 1, since 0 stands for none."""
+    if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not 0 <= timeout < math.inf:
+        raise ConfigurationError(f"timeout is {timeout!r}; it must be a number of seconds from 0, or None for no limit")
+    return max(1, round(min(timeout, 1e9) * 1e9))

@@ -1,0 +1,98 @@
+"""`clockworker.toml`: options by name, `[[queue]]` tables, and `[shard.N]` for what one shard has otherwise.
+
+    app = "app:main"
+    shards = 4
+
+    [[queue]]
+    name = "foreground"
+    share = 8
+
+    [[shard.0.queue]]
+    name = "compaction"
+
+An unknown key is an error and not a warning: a limit that was never in force is found out too late.
+"""
+
+from __future__ import annotations
+
+import os
+
+from clockworker._errors import ConfigurationError
+from clockworker.shards.config import _toml
+from clockworker.shards.config._options import BY_NAME, OPTIONS, Option, nearest_option
+from clockworker.shards.config._queues import changes_of_file, queues_of_file
+
+NAME = "clockworker.toml"
+
+_KINDS: dict[type, str] = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "a string",
+    list: "a list",
+    dict: "a table",
+}
+
+
+def find_file() -> str | None:
+    """`clockworker.toml`, if there is one in the working directory."""
+    return NAME if os.path.exists(NAME) else None  # Path's raises where the directory may not be read
+
+
+def read_file(path: str) -> dict[str, object]:
+    """The value of each option that the file gives. Raises `ConfigurationError`, which names file, key and value."""
+    values: dict[str, object] = {}
+    for key, value in _toml.load(path, "--config").items():
+        name = "shard_queue" if key == "shard" else key.replace("-", "_")
+        try:
+            if name in values:
+                raise ConfigurationError("is given twice, with - and with _; give it once")
+            values[name] = _read(key, name, value)
+        except ConfigurationError as error:
+            raise ConfigurationError(f"{path}: {key}: {error}") from None
+    return values
+
+
+def _read(key: str, name: str, value: object) -> object:
+    if key == "shard":
+        return changes_of_file(value)
+    if name == "queue":
+        return queues_of_file(value)
+    option = BY_NAME.get(name)
+    if option is None:
+        raise ConfigurationError(_unknown(name))
+    if not option.takes:
+        raise ConfigurationError(f"is for the command line and the environment ({option.variable}) only; take it out")
+    return option.read(_as_text(option, value))
+
+
+def _unknown(name: str) -> str:
+    known = [*(option.name for option in OPTIONS if option.takes), "shard"]
+    near = nearest_option(name, known)
+    return f"unknown key; did you mean {near}?" if near else f"unknown key; known are {', '.join(sorted(known))}"
+
+
+def _as_text(option: Option, value: object) -> str | list[str]:
+    """`value` as it would be given on the command line."""
+    takes = option.takes
+    if type(value) not in takes:
+        kinds = " or ".join(_KINDS[kind] for kind in takes if not (kind is int and float in takes))
+        form = f" ({option.metavar})" if option.metavar else ""
+        raise ConfigurationError(f"the value {_toml.show(value)} is {_kind(value)}; give {kinds}{form}")
+    if isinstance(value, list):
+        wanted = int if option.name == "cpus" else str
+        for item in value:
+            if type(item) is not wanted:
+                raise ConfigurationError(f"{_toml.show(item)} in the list is {_kind(item)}; give {_KINDS[wanted]}")
+    texts = [_text(item) for item in value] if isinstance(value, list) else [_text(value)]
+    if option.repeat:
+        return texts
+    return ",".join(texts)
+
+
+def _text(value: object) -> str:
+    return str(int(value)) if isinstance(value, bool) else str(value)
+
+
+def _kind(value: object) -> str:
+    return "a boolean" if isinstance(value, bool) else _KINDS.get(type(value), f"a {type(value).__name__}")

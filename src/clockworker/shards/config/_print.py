@@ -1,0 +1,120 @@
+"""--print-config: the configuration as a `clockworker.toml` that says the same, with where each value came from.
+
+What is not set is shown as a comment, and so are the queues that the application declares: a file that repeated them would
+keep them as they are now, whatever a later version declares.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import msgspec
+
+from clockworker.shards.config import _toml
+from clockworker.shards.config._config import InheritedSocket, QueueConfig, ServeConfig
+from clockworker.shards.config._options import GROUPS, OPTIONS, Option
+from clockworker.shards.config._parse import show_size
+
+_COLUMN = 44
+# Addresses are shown as `bind`, whatever they were given as; queues as tables, after all plain values.
+_SECRET = ("ssl_keyfile_password",)
+_ELSEWHERE = ("host", "port", "uds", "fd", "queue")
+
+
+def as_toml(
+    config: ServeConfig,
+    origins: Mapping[str, str],
+    remarks: Mapping[str, str],
+    declared: Sequence[QueueConfig] | None = None,
+) -> str:
+    """`origins` and `remarks` are by option; a remark is added to the origin. declared: what the application says of its
+    queues; None: that is not known."""
+    return "\n".join(_lines(config, origins, remarks, declared)) + "\n"
+
+
+def _lines(
+    config: ServeConfig,
+    origins: Mapping[str, str],
+    remarks: Mapping[str, str],
+    declared: Sequence[QueueConfig] | None,
+) -> Iterator[str]:
+    def comment(name: str) -> str:
+        return "; ".join(filter(None, (origins.get(name, "default"), remarks.get(name))))
+
+    for group in GROUPS:
+        options = [o for o in OPTIONS if o.group == group and o.takes and o.name not in _ELSEWHERE]
+        if options:
+            yield f"# {group}"
+            for option in options:
+                yield _line(option.name, _value(config, option), comment(option.name))
+            yield ""
+    rest = {queue.name: queue for queue in declared or ()}
+    for queue in config.queues:
+        yield f"{'[[queue]]':{_COLUMN}}# {comment('queue')}"
+        yield from _queue(queue)
+        if (beneath := rest.pop(queue.name, None)) is not None:
+            yield from _declared(_without(beneath, queue), config.app)
+        yield ""
+    for queue in rest.values():
+        yield f"{'# [[queue]]':{_COLUMN}}# {config.app}"
+        yield from _declared(queue, config.app)
+        yield ""
+    if declared is None and config.app:
+        yield f"{'# [[queue]]':{_COLUMN}}# {config.app} cannot be imported (--check-config says why), and may declare some"
+    elif not declared and not config.queues:
+        yield f"{'# [[queue]]':{_COLUMN}}# not set: those that the application declares, or else one, default"
+    for shard, queues in sorted(config.shard_queues.items()):
+        for queue in queues:
+            yield f"{f'[[shard.{shard}.queue]]':{_COLUMN}}# {comment('shard_queue')}"
+            yield from _queue(queue)
+            yield ""
+
+
+def _line(name: str, value: object, comment: str) -> str:
+    if value is None:
+        return f"{f'# {name}':{_COLUMN}}# not set"
+    if name in _SECRET:
+        return f"{f'# {name}':{_COLUMN}}# {comment}; not shown"
+    return f"{f'{name} = {_toml.show(value)} ':{_COLUMN}}# {comment}"
+
+
+def _value(config: ServeConfig, option: Option) -> object:
+    match option.name:
+        case "app":
+            return config.app or None  # nothing is run
+        case "no_pin":
+            return not config.pin
+        case "idle_poll":
+            return config.idle_poll_us
+        case "max_message":
+            return show_size(config.max_message)
+        case "bind":
+            # A descriptor's name that is no bind's, which its text shows, is not part of its address.
+            return [f"fd:{a.fd}" if isinstance(a, InheritedSocket) and not a.bind else str(a) for a in config.addresses]
+        case "reload_dir":
+            return list(config.reload_dirs)
+        case "cpus":
+            return None if config.cpus is None else list(config.cpus)
+        case "metrics":
+            return None if config.metrics is None else str(config.metrics)
+        case name:
+            value: object = getattr(config, name)
+            return value
+
+
+def _queue(queue: QueueConfig) -> Iterator[str]:
+    for field in queue.__struct_fields__:
+        if (value := getattr(queue, field)) is not None:
+            yield f"{field} = {_toml.show(value)}"
+
+
+def _declared(queue: QueueConfig, app: str) -> Iterator[str]:
+    for field in queue.__struct_fields__:
+        if (value := getattr(queue, field)) is not None:
+            yield f"{f'# {field} = {_toml.show(value)} ':{_COLUMN}}# {app}"
+
+
+def _without(declared: QueueConfig, given: QueueConfig) -> QueueConfig:
+    """What is declared and not given otherwise."""
+    names = [field for field in given.__struct_fields__ if getattr(given, field) is not None]
+    return msgspec.structs.replace(declared, **dict.fromkeys(names))

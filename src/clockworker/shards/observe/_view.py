@@ -1,0 +1,218 @@
+"""What is shown: the statistics of a server as frozen numbers that mean something to a person. Pure.
+
+/stats, the control socket and `Supervisor.stats()` give a `ServerStats`; `clockworker-top` draws one. Fractions of time
+(`cpu`, `busy`, `driver`, `steal`) are of one core's: 1.0 is a whole core; of several shards together they add up. Rates
+are per second, and both are over the last `window_s` seconds. `since_start` counts from the start of the server.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from clockworker.executor import DurationStats
+from clockworker.shards.observe._ledger import Totals
+from clockworker.shards.protocol._reading import Groups, QueueReading, Reading
+
+
+class Durations(msgspec.Struct, frozen=True):
+    """Of the last seconds. Bounds that are at most an eighth too high; 0 if there were none."""
+
+    count: int
+    p50_ns: int
+    p99_ns: int
+    max_ns: int
+
+    @classmethod
+    def of(cls, stats: DurationStats) -> Durations:
+        return cls(stats.count, stats.quantile_ns(0.5), stats.quantile_ns(0.99), stats.max_ns)
+
+
+class QueueView(msgspec.Struct, frozen=True):
+    """A queue, of one shard or over all.
+
+    wanted: its share of the shares of all queues. got: its part of the time that all queues have used. Less than wanted
+    means that it had less to do; more, that others left it theirs.
+    wait: of runnable tasks for their step. poll_time: of steps. groups: the part of a core that each has used.
+    """
+
+    name: str
+    share: int
+    wanted: float
+    got: float
+    busy: float
+    runnable: int
+    tasks: int
+    polls_per_s: float
+    slow_polls: int  # since the start
+    panics: int  # since the start
+    wait: Durations
+    poll_time: Durations
+    groups: dict[str, float]
+
+
+class Rates(msgspec.Struct, frozen=True):
+    """cpu: used, as the kernel counts it. busy: steps of tasks; driver: the loop's own work. steal: the time in which the
+    shard could have run and another process had its CPU."""
+
+    cpu: float
+    busy: float
+    driver: float
+    steal: float
+    polls_per_s: float
+    calls_per_s: float  # sent to other shards
+    calls_received_per_s: float
+    calls_local_per_s: float
+    bytes_sent_per_s: float
+    connections_per_s: float
+
+
+class ShardView(msgspec.Struct, frozen=True):
+    """state: of the life cycle. age_s: of the reading; over two seconds, the shard's loop does not turn. ring_fill: of the
+    fullest ring to a peer, from 0 to 1."""
+
+    id: int
+    state: str
+    pid: int | None
+    cpu: int | None
+    uptime_s: float
+    restarts: int
+    stalls: int
+    age_s: float
+    rss_bytes: int
+    connections_open: int
+    runnable: int
+    ring_fill: float
+    lag: Durations
+    rates: Rates
+    queues: list[QueueView]
+    since_start: Reading
+
+
+class TotalView(msgspec.Struct, frozen=True):
+    """All shards together."""
+
+    shards_ready: int
+    restarts: int
+    stalls: int
+    rss_bytes: int
+    connections_open: int
+    rates: Rates
+    since_start: Reading
+
+
+class ServerStats(msgspec.Struct, frozen=True):
+    """addresses: what users connect to, `127.0.0.1:80` or `admin=unix:PATH`. serving: whether all shards have been ready, and
+    it is not told to stop."""
+
+    version: str
+    compiled: bool
+    app: str
+    addresses: list[str]
+    serving: bool
+    pid: int
+    uptime_s: float
+    window_s: float
+    shards: list[ShardView]
+    queues: list[QueueView]
+    total: TotalView
+
+
+class Presence(msgspec.Struct, frozen=True):
+    """What the supervisor knows of a shard without its slots."""
+
+    id: int
+    state: str
+    pid: int | None
+    cpu: int | None
+    uptime_s: float
+
+
+def view_shard(presence: Presence, totals: Totals, lately: Reading, window_s: float, now_ns: int) -> ShardView:
+    reading = totals.reading
+    return ShardView(
+        id=presence.id,
+        state=presence.state,
+        pid=presence.pid,
+        cpu=presence.cpu,
+        uptime_s=presence.uptime_s,
+        restarts=totals.restarts,
+        stalls=totals.stalls,
+        age_s=max(0.0, (now_ns - reading.written_ns) / 1e9) if reading.written_ns else 0.0,
+        rss_bytes=reading.process.rss_bytes,
+        connections_open=reading.loop.connections_open,
+        runnable=sum(queue.runnable for queue in reading.queues.values()),
+        ring_fill=reading.calls.ring_used_bytes / reading.calls.ring_bytes if reading.calls.ring_bytes else 0.0,
+        lag=Durations.of(lately.loop.lag),
+        rates=_rates(lately, window_s),
+        queues=_queues(reading, lately, window_s),
+        since_start=reading,
+    )
+
+
+def view_all(
+    presences: Sequence[Presence], totals: Sequence[Totals], lately: Sequence[Reading], window_s: float
+) -> tuple[list[QueueView], TotalView]:
+    """The queues over all shards, and the shards together."""
+    reading, recent = Reading.total(one.reading for one in totals), Reading.total(lately)
+    return _queues(reading, recent, window_s), TotalView(
+        shards_ready=sum(presence.state == "ready" for presence in presences),
+        restarts=sum(one.restarts for one in totals),
+        stalls=sum(one.stalls for one in totals),
+        rss_bytes=reading.process.rss_bytes,
+        connections_open=reading.loop.connections_open,
+        rates=_rates(recent, window_s),
+        since_start=reading,
+    )
+
+
+def _rates(lately: Reading, window_s: float) -> Rates:
+    def per_s(count: float) -> float:
+        return round(count / window_s, 6) if window_s else 0.0
+
+    return Rates(
+        cpu=per_s(lately.process.cpu_ns / 1e9),
+        busy=per_s(sum(queue.busy_ns for queue in lately.queues.values()) / 1e9),
+        driver=per_s(lately.loop.driver_ns / 1e9),
+        steal=per_s(lately.process.run_delay_ns / 1e9),
+        polls_per_s=per_s(sum(queue.polls for queue in lately.queues.values())),
+        calls_per_s=per_s(lately.calls.sent),
+        calls_received_per_s=per_s(lately.calls.received),
+        calls_local_per_s=per_s(lately.calls.local),
+        bytes_sent_per_s=per_s(lately.calls.bytes_sent),
+        connections_per_s=per_s(lately.loop.connections_accepted),
+    )
+
+
+def _queues(reading: Reading, lately: Reading, window_s: float) -> list[QueueView]:
+    """One that only an earlier version of the application had is counted for (metrics show it), and has no share."""
+    there = {name: queue for name, queue in reading.queues.items() if queue.share} or reading.queues
+    shares = sum(queue.share for queue in reading.queues.values())
+    used = sum(queue.busy_ns for queue in lately.queues.values())
+    return [
+        _queue(name, queue, lately.queues.get(name, QueueReading()), shares, used, window_s)
+        for name, queue in there.items()
+    ]
+
+
+def _queue(name: str, queue: QueueReading, lately: QueueReading, shares: int, used: int, window_s: float) -> QueueView:
+    return QueueView(
+        name=name,
+        share=queue.share,
+        wanted=queue.share / shares if shares else 0.0,
+        got=lately.busy_ns / used if used else 0.0,
+        busy=lately.busy_ns / 1e9 / window_s if window_s else 0.0,
+        runnable=queue.runnable,
+        tasks=queue.tasks,
+        polls_per_s=lately.polls / window_s if window_s else 0.0,
+        slow_polls=queue.slow_polls,
+        panics=queue.panics,
+        wait=Durations.of(lately.wait),
+        poll_time=Durations.of(lately.poll_time),
+        groups=_groups(lately.groups, window_s),
+    )
+
+
+def _groups(groups: Groups, window_s: float) -> dict[str, float]:
+    return {name: ns / 1e9 / window_s for name, ns in groups.service_ns.items() if ns} if window_s else {}

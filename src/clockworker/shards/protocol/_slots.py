@@ -1,0 +1,353 @@
+"""A shard's readings in memory that the supervisor sees without the shard's help: while it is stuck, after it died.
+
+The memory is a sealed memfd of 64-bit words: a header, then two sets of slots of fixed layout. One process writes. It
+fills the set that the sequence does not point at (by its lowest bit) and then adds one to the sequence, which is the only
+act of publication. A reader copies the set pointed at, and takes the copy if the sequence is still the same: the writer
+cannot have touched that set meanwhile. This is the kernel's `seqcount_latch`. With a plain sequence lock, which was tried,
+a writer that is killed or merely not running half-way leaves readers without a whole set; here the one before is always
+there.
+
+    header   version, for how many queues there is room, number of shards, sequence
+    set      written_ns, process, loop, calls, the application's counters; of each queue its section; of each peer its
+             ring's section
+
+A section is its struct's fields in order, a word each, but a histogram is its length, total, maximum and a word for each
+bucket, and a table of groups or counters is their number and, for each, the bytes of its name and its value. The names of
+queues are not there: the shard tells the supervisor of them, once the application has declared them. The memory is made
+before, with room for as many as a shard may have (pages that nobody touches cost nothing); where a set begins goes by how many
+there are. Rings come last, because they alone grow with the square of the number of shards: they are read only by who asks for
+them.
+
+A shard at rest writes no new set, but the time of the last one anew. A reader that has that set reads its time alone, under the
+same rule: the sequence is looked at before and after.
+
+Aligned 64-bit stores through a memoryview are single moves in CPython, and so are those of memcpy on whole words. Their
+order is the program's on x86; elsewhere a torn set of counters is possible, a torn counter is not.
+
+What is read is not trusted, since the shard that wrote it may have gone mad. Each figure has a bound beyond which no honest
+shard can get (`MOST`), a length that of its table, and the name of a counter obeys the rules of `Shard.counter`. A set that
+breaks one of them is not taken: the one before it stays, and `SlotReader.nonsense` says why. Rejected: to cut the figure off at
+its bound. The sums of a server, which never go back, would keep it for ever.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import zlib
+from array import array
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
+
+import msgspec
+
+from clockworker._errors import ControlError
+from clockworker.executor import DurationStats
+from clockworker.executor._histogram_cy import BUCKETS
+from clockworker.ipc.rings._mapping import Mapping as MappedMemory
+from clockworker.ipc.rings._memory_cy import create_memory
+from clockworker.shards.protocol._figures import Section, fields
+from clockworker.shards.protocol._reading import (
+    COUNTER_NAME_BYTES,
+    MAX_COUNTER,
+    MAX_COUNTERS,
+    MAX_GROUPS,
+    RESERVED_NAMES,
+    CallReading,
+    Counters,
+    Groups,
+    LoopReading,
+    ProcessReading,
+    QueueReading,
+    Reading,
+    RingReading,
+    is_counter_name,
+)
+
+_HEADER = 4
+_SEQUENCE = 3
+_ATTEMPTS = 1000
+_HISTOGRAM_WORDS = 3 + BUCKETS
+_WORD = 2**64 - 1
+
+# The most that a figure can be. Nanoseconds: 73 years, of one thread. Bytes: what 100 GB/s add up to in four months. The rest:
+# one every nanosecond for as long.
+MOST_NS = 2**61
+MOST_BYTES = 2**60
+MOST = 2**53
+
+S = TypeVar("S", bound=Section)
+
+
+class _Table:
+    """Where at most `most` names with their values are. The words of a name: 8 bytes each, UTF-8, padded with zeros."""
+
+    def __init__(self, most: int, name_words: int) -> None:
+        self._most = most
+        self._name_words = name_words
+        self._each = name_words + 1
+        self.words = 1 + most * self._each
+
+    def put(self, words: memoryview[int], at: int, values: Mapping[str, int]) -> None:
+        words[at] = len(values)
+        at += 1
+        for name, value in values.items():
+            words[at : at + self._each] = array("Q", self._padded(name) + _word(value).to_bytes(8, sys.byteorder))
+            at += self._each
+
+    def get(self, words: memoryview[int], at: int, most: int) -> dict[str, int]:
+        values = {}
+        for place in range(at + 1, at + 1 + _bounded("length", words[at], self._most) * self._each, self._each):
+            end = place + self._name_words
+            name = words[place:end].tobytes().rstrip(b"\0").decode(errors="replace")
+            values[name] = _bounded(name, words[end], most)
+        return values
+
+    def _padded(self, name: str) -> bytes:
+        """A character that does not fit is left out whole."""
+        data = name.encode(errors="replace")[: 8 * self._name_words]
+        return data.decode(errors="ignore").encode().ljust(8 * self._name_words, b"\0")
+
+
+_GROUPS = _Table(MAX_GROUPS, 4)
+_COUNTERS = _Table(MAX_COUNTERS, COUNTER_NAME_BYTES // 8)
+
+# Of each figure its name, its type and the most that it can be.
+_FIELDS: dict[type[Section], list[tuple[str, Any, int]]] = {
+    section: [
+        (field.name, field.type, MOST_NS if field.in_ns else MOST_BYTES if field.in_bytes else MOST)
+        for field in fields(section)
+    ]
+    for section in (ProcessReading, LoopReading, CallReading, QueueReading, RingReading)
+}
+
+
+def _words_of(section: type[Section]) -> int:
+    sizes: dict[Any, int] = {DurationStats: _HISTOGRAM_WORDS, Groups: _GROUPS.words}
+    return sum(sizes.get(field, 1) for _, field, _ in _FIELDS[section])
+
+
+_SHARD_WORDS = 1 + _words_of(ProcessReading) + _words_of(LoopReading) + _words_of(CallReading) + _COUNTERS.words
+_QUEUE_WORDS = _words_of(QueueReading)
+_RING_WORDS = _words_of(RingReading)
+
+# A checksum of all this: with another figure, or another order, the slots are of another version by themselves.
+VERSION = zlib.crc32(
+    repr(
+        (
+            [[(name, field.__name__) for name, field, _ in each] for each in _FIELDS.values()],
+            (_HEADER, _HISTOGRAM_WORDS, _SHARD_WORDS, _QUEUE_WORDS, _RING_WORDS),
+        )
+    ).encode()
+)
+
+
+class _Layout:
+    """Where everything is, in words."""
+
+    def __init__(self, queues: int, shards: int) -> None:
+        self.without_rings = _SHARD_WORDS + queues * _QUEUE_WORDS
+        self.set = self.without_rings + shards * _RING_WORDS
+        self.bytes = 8 * (_HEADER + 2 * self.set)
+
+    def first(self, sequence: int) -> int:
+        return _HEADER + (sequence & 1) * self.set
+
+
+def create_slots(queues: int, shards: int) -> int:
+    """New slots for a shard with so many queues, among so many shards; all zero. A memfd, close-on-exec."""
+    size = _Layout(queues, shards).bytes
+    descriptor = create_memory("slots", size)
+    os.pwrite(descriptor, array("Q", [VERSION, queues, shards, 0]), 0)
+    return descriptor
+
+
+class _Slots:
+    def __init__(self, descriptor: int, queues: int, *, writable: bool) -> None:
+        self._memory = MappedMemory(descriptor, writable=writable)
+        self._words = self._memory.words
+        version, self._room, self._shards = self._words[:_SEQUENCE]
+        if version != VERSION:
+            raise ControlError(f"the slots are of version {version}; this is version {VERSION}")
+        self._lay_out(queues)
+
+    def _lay_out(self, queues: int) -> None:
+        if queues > self._room:
+            raise ControlError(f"the slots have no room for {queues} queues, but for {self._room}")
+        self._layout = _Layout(queues, self._shards)
+
+    def close(self) -> None:
+        self._memory.close()
+
+
+class SlotWriter(_Slots):
+    """The shard's side, for so many queues: the only writer. Maps the descriptor, which stays the caller's."""
+
+    def __init__(self, descriptor: int, queues: int) -> None:
+        super().__init__(descriptor, queues, writable=True)
+
+    def write(self, reading: Reading, rings: Mapping[int, RingReading] | None = None) -> None:
+        """`rings` by peer; of those that are not there the slots say zero."""
+        words = self._words
+        sequence = words[_SEQUENCE] + 1
+        at = self._layout.first(sequence)
+        words[at] = reading.written_ns
+        at += 1
+        for section in (reading.process, reading.loop, reading.calls):
+            at = _put(words, at, section)
+        _COUNTERS.put(words, at, reading.counters.values)
+        at += _COUNTERS.words
+        for queue in reading.queues.values():
+            at = _put(words, at, queue)
+        for peer in range(self._shards):
+            at = _put(words, at, rings.get(peer, _NO_RING) if rings else _NO_RING)
+        words[_SEQUENCE] = sequence
+
+    def touch(self, written_ns: int) -> None:
+        """What was written last is still so."""
+        words = self._words
+        words[self._layout.first(words[_SEQUENCE])] = written_ns
+
+
+class SlotReader(_Slots):
+    """The supervisor's side. Maps the descriptor for reading only; it stays the caller's.
+
+    queues: the names of the shard's queues, in the order of their declaration; none: `declare` is going to tell them, and until
+    then there is nothing to be read.
+    nonsense: why the newest set was not taken; empty if it was.
+    """
+
+    def __init__(self, descriptor: int, queues: Sequence[str] = ()) -> None:
+        super().__init__(descriptor, len(queues), writable=False)
+        self._queues = tuple(queues)
+        self._sequence = -1  # of the set that was read last
+        self._last = Reading.nothing(queues)
+        self._last_rings: tuple[RingReading, ...] = tuple(RingReading() for _ in range(self._shards))
+        self.nonsense = ""
+
+    def declare(self, queues: Sequence[str]) -> None:
+        """What the shard says. Raises `ControlError` if it makes no sense."""
+        if self._queues or not queues or len({*queues}) < len(queues):
+            raise ControlError(f"its queues are {queues!r}, and were {self._queues!r} before")
+        self._lay_out(len(queues))
+        self._queues = tuple(queues)
+        self._last = Reading.nothing(queues)
+
+    def read(self) -> Reading:
+        """The newest reading that makes sense."""
+        if not self._queues:
+            return self._last
+        words = self._words
+        sequence = words[_SEQUENCE]
+        if sequence == self._sequence and not self.nonsense:  # a shard at rest only touches it
+            written_ns = words[self._layout.first(sequence)]
+            if words[_SEQUENCE] == sequence and written_ns <= MOST_NS:  # else it is the time of another set, or none
+                self._last = msgspec.structs.replace(self._last, written_ns=written_ns)
+                return self._last
+        copied = self._copy(0, self._layout.without_rings)
+        if copied is not None:
+            self._sequence, data = copied
+            try:
+                self._last = self._parse(memoryview(data).cast("Q"))
+                self.nonsense = ""
+            except _Nonsense as error:
+                self.nonsense = str(error)
+        return self._last
+
+    def _parse(self, words: memoryview[int]) -> Reading:
+        written_ns, at = _bounded("written_ns", words[0], MOST_NS), 1
+        process, at = _get(ProcessReading, words, at)
+        loop, at = _get(LoopReading, words, at)
+        calls, at = _get(CallReading, words, at)
+        counters = Counters(_COUNTERS.get(words, at, MAX_COUNTER))
+        for name in counters.values:
+            if not is_counter_name(name) or name.startswith(RESERVED_NAMES):
+                raise _Nonsense(f"a counter {name!r}")
+        at += _COUNTERS.words
+        queues = {}
+        for name in self._queues:
+            queues[name], at = _get(QueueReading, words, at)
+        return Reading(written_ns, process, loop, calls, queues, counters)
+
+    def read_rings(self) -> tuple[RingReading, ...]:
+        """The newest reading of the traffic with each shard, by its number; the one before, if that makes no sense."""
+        if not self._queues:
+            return self._last_rings
+        copied = self._copy(self._layout.without_rings, self._layout.set)
+        if copied is not None:
+            words = memoryview(copied[1]).cast("Q")
+            with contextlib.suppress(_Nonsense):
+                self._last_rings = tuple(
+                    _get(RingReading, words, peer * _RING_WORDS)[0] for peer in range(self._shards)
+                )
+        return self._last_rings
+
+    def _copy(self, start: int, end: int) -> tuple[int, bytes] | None:
+        """The sequence of the newest set, and that part of it. A failed attempt means that another set was published during
+        it; a writer that does nothing else is not waited for without end: None."""
+        words = self._words
+        for _ in range(_ATTEMPTS):
+            sequence = words[_SEQUENCE]
+            first = self._layout.first(sequence)
+            data = words[first + start : first + end].tobytes()
+            if words[_SEQUENCE] == sequence:
+                return sequence, data
+        return None
+
+
+class _Nonsense(Exception):
+    """What no honest shard writes."""
+
+
+def _bounded(name: str, value: int, most: int) -> int:
+    if value > most:
+        raise _Nonsense(f"{name} is more than it can be")
+    return value
+
+
+def _word(value: int) -> int:
+    """Of a figure that no word takes the nearest one is written: the others must not go without."""
+    return min(max(0, int(value)), _WORD)
+
+
+_NO_RING = RingReading()
+
+
+def _put(words: memoryview[int], at: int, section: Section) -> int:
+    """Write a section. Returns where the next one begins."""
+    for value in msgspec.structs.astuple(section):
+        if type(value) is DurationStats:
+            buckets = array("Q", map(_word, value.buckets))
+            words[at : at + 3] = array("Q", (len(buckets), _word(value.total_ns), _word(value.max_ns)))
+            words[at + 3 : at + 3 + len(buckets)] = buckets
+            at += _HISTOGRAM_WORDS
+        elif type(value) is Groups:
+            _GROUPS.put(words, at, value.service_ns)
+            at += _GROUPS.words
+        else:
+            words[at] = value if 0 <= value <= _WORD else _word(value)
+            at += 1
+    return at
+
+
+def _get(kind: type[S], words: memoryview[int], at: int) -> tuple[S, int]:
+    """The section that begins there, and where the next one does."""
+    values: list[Any] = []
+    for name, field, most in _FIELDS[kind]:
+        if field is DurationStats:
+            length, total_ns, max_ns = words[at : at + 3]
+            first = at + 3
+            buckets = tuple(words[first : first + _bounded(f"{name}, buckets", length, BUCKETS)].tolist())
+            _bounded(f"{name}, a bucket", max(buckets, default=0), MOST)
+            _bounded(f"{name}, in all", total_ns, MOST_NS)
+            _bounded(f"{name}, at most", max_ns, MOST_NS)
+            values.append(DurationStats(buckets, max_ns, total_ns))
+            at += _HISTOGRAM_WORDS
+        elif field is Groups:
+            values.append(Groups(_GROUPS.get(words, at, MOST_NS)))
+            at += _GROUPS.words
+        else:
+            values.append(_bounded(name, words[at], most))
+            at += 1
+    return kind(*values), at

@@ -1,0 +1,137 @@
+"""The view of `clockworker-top` as lines of text. Pure: the statistics in, lines of at most `width` characters out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from clockworker.shards.observe._view import QueueView, ServerStats, ShardView
+
+# What the shards may be sorted by: the largest first, but the number.
+_BY: dict[str, Callable[[ShardView], float]] = {
+    "shard": lambda shard: shard.id,
+    "cpu": lambda shard: -shard.rates.cpu,
+    "busy": lambda shard: -shard.rates.busy,
+    "steal": lambda shard: -shard.rates.steal,
+    "calls": lambda shard: -shard.rates.calls_per_s,
+    "runnable": lambda shard: -shard.runnable,
+    "restarts": lambda shard: -shard.restarts,
+}
+SORTS = tuple(_BY)
+
+_SHARD = " {:>5} {:<8} {:>4} {:>5} {:>5} {:>6} {:>6} {:>4} {:>5} {:>7} {:>4} {:>5} {:>3}"
+_QUEUE = " {:<11.11} {:>5} {:>5} {:>4} {:>5} {:>4} {:>5} {:>7} {:>6} {:>6} {:>6} {:>4}"
+_GROUP = " {:<32} {:<20.20} {:>5}"
+_SHARD_HEAD = _SHARD.format(
+    "SHARD", "STATE", "PIN", "CPU%", "BUSY%", "STEAL%", "LAG", "RUN", "CONNS", "CALLS/S", "RING", "RSS", "RST"
+)
+_QUEUE_HEAD = _QUEUE.format(
+    "QUEUE", "SHARE", "WANT%", "GOT%", "BUSY%", "RUN", "TASKS", "STEPS/S", "WAIT50", "WAIT99", "STEP99", "SLOW"
+)
+_GROUP_HEAD = _GROUP.format("GROUP", "QUEUE", "CPU%")
+HEADS = (_SHARD_HEAD, _QUEUE_HEAD, _GROUP_HEAD)
+_MAX_GROUPS = 8
+_STALLED_S = 2.0  # a ready shard whose figures are older does not turn its loop
+
+
+def screen(stats: ServerStats, sort: str, width: int) -> list[str]:
+    total = stats.total
+    lines = [
+        f" {stats.app}  pid {stats.pid}  up {_uptime(stats.uptime_s)}  clockworker {stats.version}"
+        + ("" if stats.compiled else " (pure)"),
+        f" {total.shards_ready} of {len(stats.shards)} shards ready   cpu {_cores(total.rates.cpu)}"
+        f"   busy {_cores(total.rates.busy)}   steal {_cores(total.rates.steal)}   conns {total.connections_open}",
+        f" calls/s: {_count(total.rates.calls_per_s)} between shards, {_count(total.rates.calls_local_per_s)} local"
+        f"   restarts {total.restarts}   stalls {total.stalls}   {_bytes(total.rss_bytes)} RSS",
+        "",
+        _SHARD_HEAD,
+        *map(_shard, sorted(stats.shards, key=_BY[sort])),
+        "",
+        _QUEUE_HEAD,
+        *map(_queue, stats.queues),
+    ]
+    if groups := _groups(stats.queues):
+        lines += ["", _GROUP_HEAD, *groups]
+    return [line[:width].rstrip() for line in lines]
+
+
+def _shard(shard: ShardView) -> str:
+    return _SHARD.format(
+        shard.id,
+        "STALLED" if shard.state == "ready" and shard.age_s > _STALLED_S else shard.state,
+        "-" if shard.cpu is None else shard.cpu,
+        _percent(shard.rates.cpu),
+        _percent(shard.rates.busy),
+        _percent(shard.rates.steal),
+        _duration(shard.lag.p99_ns),
+        shard.runnable,
+        shard.connections_open,
+        _count(shard.rates.calls_per_s),
+        f"{shard.ring_fill:.0%}",
+        _bytes(shard.rss_bytes),
+        shard.restarts,
+    )
+
+
+def _queue(queue: QueueView) -> str:
+    return _QUEUE.format(
+        queue.name,
+        queue.share,
+        f"{100 * queue.wanted:.0f}",
+        f"{100 * queue.got:.0f}",
+        _percent(queue.busy),
+        queue.runnable,
+        _count(queue.tasks),
+        _count(queue.polls_per_s),
+        _duration(queue.wait.p50_ns),
+        _duration(queue.wait.p99_ns),
+        _duration(queue.poll_time.p99_ns),
+        _count(queue.slow_polls),
+    )
+
+
+def _groups(queues: Sequence[QueueView]) -> list[str]:
+    groups = [(cores, name, queue.name) for queue in queues for name, cores in queue.groups.items()]
+    return [_GROUP.format(name, queue, _percent(cores)) for cores, name, queue in sorted(groups, reverse=True)][
+        :_MAX_GROUPS
+    ]
+
+
+def _percent(cores: float) -> str:
+    return f"{100 * cores:.1f}"
+
+
+def _cores(cores: float) -> str:
+    return f"{cores:.2f}"
+
+
+def _count(count: float) -> str:
+    """At most 5 characters: 999, 12.3k, 4.5M."""
+    for limit, unit in ((1e3, ""), (1e6, "k"), (1e9, "M")):
+        if count < 0.9995 * limit:
+            scaled = count / (limit / 1e3)
+            return f"{scaled:.0f}{unit}" if not unit or scaled >= 99.95 else f"{scaled:.1f}{unit}"
+    return f"{count / 1e9:.1f}G"
+
+
+def _bytes(count: int) -> str:
+    for limit, unit in ((1 << 20, "K"), (1 << 30, "M")):
+        if count < limit:
+            return f"{count / (limit >> 10):.0f}{unit}"
+    return f"{count / (1 << 30):.1f}G"
+
+
+def _duration(ns: int) -> str:
+    """At most 6 characters: 0, 950ns, 12.3us, 1.5ms, 2.1s."""
+    if ns == 0:
+        return "0"
+    for limit, unit in ((1e3, "ns"), (1e6, "us"), (1e9, "ms")):
+        if ns < 0.9995 * limit:
+            scaled = ns / (limit / 1e3)
+            return f"{scaled:.0f}{unit}" if unit == "ns" or scaled >= 99.95 else f"{scaled:.1f}{unit}"
+    return f"{ns / 1e9:.1f}s"
+
+
+def _uptime(seconds: float) -> str:
+    days, rest = divmod(int(seconds), 86_400)
+    clock = f"{rest // 3600:02}:{rest // 60 % 60:02}:{rest % 60:02}"
+    return f"{days}d {clock}" if days else clock

@@ -1,0 +1,352 @@
+"""What an application sees of the shard that it runs in: `async def main(shard: Shard)`.
+
+A shard gets its listening sockets when it is ready, and now and then those of others that cannot accept (`_lending`).
+
+Stopping, from the inside. When the shard is told to stop it first lets the loop accept what is already in the listening
+sockets' queues, unless a successor will, closes its copies of those sockets, and then wakes `wait_stopped()`. `main`
+finishes what it wants to finish; then open connections are drained (see `_connections`). Without descriptors enough to
+accept all, `wait_stopped()` returns before that, and the rest is accepted as connections end. Only when every shard has
+come so far do they leave, because open work may need a peer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import os
+import socket
+import zlib
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
+from ssl import SSLContext
+from typing import Any, Concatenate, Literal, ParamSpec, TypeVar
+
+import msgspec
+
+from clockworker._errors import UnknownQueue, UsageError
+from clockworker.executor import Executor, ExecutorStats, QueueHandle
+from clockworker.ipc import Mesh, MeshStats, Sharded
+from clockworker.ipc.calls._definitions import remote_function, remote_methods
+from clockworker.ipc.calls._method import RemoteMethod
+from clockworker.shards.logs._log_limit import ErrorLimiter, more
+from clockworker.shards.protocol._messages import Configure
+from clockworker.shards.worker._blocking_pools import BlockingPools
+from clockworker.shards.worker._counter import Counter, CounterBook
+from clockworker.shards.worker._protocols import ProtocolFactory, ProtocolServer, Stop
+from clockworker.shards.worker._servers import Line, Servers, close_all
+from clockworker.shards.worker._streams import Handler, StreamServer
+
+T = TypeVar("T")
+Awaited = TypeVar("Awaited", bound=Coroutine[Any, Any, Any] | AsyncIterator[Any])
+P = ParamSpec("P")
+
+
+class ShardStats(msgspec.Struct, frozen=True):
+    """One shard's numbers since it was started. `cpu` is None where shards are not pinned. The connections are those of
+    `Shard.start_server` or `Shard.create_server`; one is open until its last byte has gone to the kernel. An error of a handler
+    is what it raised, or what a protocol's callback did. `blocking_running` functions of `run_blocking` are in threads, and
+    `blocking_waiting` calls wait for one."""
+
+    id: int
+    pid: int
+    cpu: int | None
+    connections_accepted: int
+    connections_open: int
+    handler_errors: int
+    executor: ExecutorStats
+    mesh: MeshStats
+    blocking_running: int
+    blocking_waiting: int
+
+
+class Shard:
+    """Made by `clockworker-serve` in each of its processes. Everything here belongs to the thread of the event loop.
+
+    id: 0 to count - 1. The same after a restart.
+    count: how many shards there are.
+    cpu: the CPU that this process is pinned to, or None.
+    executor: the running executor. Its queues are those that the application declares (`clockworker.application`), with what
+    the operator says of them, and his own.
+    is_ready: whether `ready()` has been called.
+    """
+
+    def __init__(
+        self,
+        configure: Configure,
+        executor: Executor,
+        mesh: Mesh,
+        announce_ready: Callable[[Mapping[str, int | None]], None],
+        announce_serving: Callable[[str, int | None], None],
+        *,
+        lines: Mapping[str, Line] | None = None,
+        ssl: SSLContext | None = None,
+    ) -> None:
+        self.id = configure.shard
+        self.count = configure.count
+        self.cpu = configure.cpu
+        self.executor = executor
+        self._config = configure.config
+        self._mesh = mesh
+        config = self._config
+        self._servers = Servers(
+            executor,
+            config.binds,
+            lines or {},
+            limit=config.max_connections,
+            access_log=config.access_log,
+            announce_serving=announce_serving,
+            ssl=ssl,
+        )
+        self._complaints = ErrorLimiter()
+        self._announce_ready = announce_ready
+        self._blocking = BlockingPools(self._config.blocking_threads)
+        self._counters = CounterBook()
+        self.is_ready = False
+        self._stopped = asyncio.Event()
+        self._stopping: asyncio.Task[None] | None = None
+
+    def queue(self, name: str) -> QueueHandle:
+        """The executor's queue of that name. Another one raises `UnknownQueue`, which says how to declare it; where `main`
+        does not catch it, the server says that in one line and exits with status 3."""
+        try:
+            return self.executor.queue(name)
+        except KeyError:
+            known = [repr(queue.key) for queue in self.executor.queues()]
+            raise UnknownQueue(
+                f"there is no queue {name!r}, only {', '.join(known)}; add --queue {name}:1, and one for each other queue that "
+                "the application names, or [[queue]] tables in the file; or have it declare them: "
+                f"@cw.application(queues=[cw.Queue({name!r})])"
+            ) from None
+
+    def counter(self, name: str) -> Counter:
+        """A counter of the application's own, the same for the same name: `orders = shard.counter("shop_orders")`, and
+        `orders.add()` for each. Prometheus finds `shop_orders_total` with a series a shard on the page of metrics.
+
+        name: letters, digits and `_`, without the ending `_total`, which is added. Raises `UsageError` for another one.
+        """
+        return self._counters.get(name)
+
+    async def start(self, service: Callable[Concatenate[Shard, P], T], *args: P.args, **kwargs: P.kwargs) -> Sharded[T]:
+        """Make this shard's instance, `service(shard, *args)`, and open it to calls from the others.
+
+        Every shard should start the same services; calls wait at a shard that has not come to it yet. A method's
+        `@remote(queue=...)` that this shard does not have raises `UnknownQueue`.
+        """
+        if not isinstance(service, type):
+            raise UsageError(
+                f"{service!r} is no class; a service is a class that takes the shard as its first argument"
+            )
+        instance = service(self, *args, **kwargs)
+        try:
+            return self._mesh.start(service, instance)
+        except KeyError:
+            self._check_queues(remote_methods(service).values())
+            raise
+
+    def call(self, shard: int, function: Callable[P, Awaited], /, *args: P.args, **kwargs: P.kwargs) -> Awaited:
+        """Call a module's function that is marked `@remote` on a shard: `await shard.call(1, compact, 10)`. One that yields is
+        iterated: `async for row in shard.call(1, rows)`.
+
+        Raises what a call of a service does (see `Sharded.on`). `with deadline(seconds):` sets how long it may take.
+        """
+        return self._function_caller(shard, function)(*args, **kwargs)  # type: ignore[no-any-return]
+
+    def call_threadsafe(
+        self, shard: int, function: Callable[P, Coroutine[Any, Any, T]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> concurrent.futures.Future[T]:
+        """The same from any other thread. The future's `result()` waits for the answer, and `cancel()` cancels the call."""
+        call = self._function_caller(shard, function)
+        return self._mesh.run_threadsafe(lambda: call(*args, **kwargs))
+
+    async def run_blocking(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run an ordinary function that blocks in a thread, and wait for its result: reading files, talking to a database
+        by a library that knows no asyncio.
+
+        A few run at once, and the rest wait; for each depth of calls within calls, so that a function may call other shards
+        (`call_threadsafe`) and wait for them. A caller that is cancelled leaves a function that has begun running. When the
+        shard stops, it waits for all of them, within the time of the graceful shutdown. What the function raises is raised
+        here, but StopIteration, GeneratorExit and CancelledError, which would end the caller, as the cause of a RuntimeError.
+        """
+        return await self._blocking.run(function, *args, **kwargs)
+
+    def owner(self, key: bytes | str | int) -> int:
+        """The shard that `key` belongs to: the same in every shard, run and machine, for the same number of shards.
+
+        A text key is its UTF-8 bytes; a number is itself, and not the text that shows it.
+        """
+        if isinstance(key, str):
+            key = key.encode()
+        elif isinstance(key, int):
+            key = key.to_bytes(key.bit_length() // 8 + 1, "little", signed=True)
+        return zlib.crc32(key) * self.count >> 32
+
+    async def start_server(
+        self,
+        client_connected_cb: Handler,
+        *,
+        queue: str | None = None,
+        limit: int = 2**16,
+        bind: str | None = None,
+        ssl: SSLContext | Literal[False] | None = None,
+        max_connections: int | None = None,
+        read_timeout: float | None = None,
+    ) -> None:
+        """Serve asyncio streams on this shard's listening sockets, until the shard stops.
+
+        client_connected_cb: `async def handle(reader, writer)`, run as a task of `queue` (the first queue unless given)
+        for each connection. The connection is closed when it returns; an exception is logged.
+        limit: bytes; the reader's, as in `asyncio.start_server`.
+        bind: name of the addresses that are served, "admin" for those of `--bind admin=HOST:PORT`; unless given it is
+        those that have no name. Each name has one server.
+        ssl: serve TLS by this `ssl.SSLContext`. None: by that of the options (`--ssl-certfile`), if any; False: never.
+        A handshake may take 10 s, and its connection counts meanwhile.
+        max_connections: how many connections of this server a shard holds open at once; more wait in the backlog. Unless given
+        it has a part in `--max-connections`, which all such servers of a shard have together, and without which as many are
+        taken as come.
+        read_timeout: seconds that one read of the handler (a line, so many bytes) may take from its call to its return,
+        however steadily the client trickles. Then it raises `TimeoutError`, and the connection is closed unless the
+        handler catches that. A client that is silent between two requests is in a read, too.
+
+        When the shard stops, a handler that waits for data with nothing left to read reads an end of file; the others
+        go on. Raises `UsageError` if the addresses are served already, or there are none of that name.
+        """
+        if not callable(client_connected_cb):
+            raise UsageError(
+                f"start_server takes `async def handle(reader, writer)`, a function, and got {client_connected_cb!r}"
+            )
+        handle = self._queue_or_first(queue)
+        if read_timeout is not None and not read_timeout > 0:
+            raise UsageError(f"read_timeout is {read_timeout}; give a number of seconds above 0, or None")
+        streams = StreamServer(client_connected_cb, handle.spawn, limit, read_timeout=read_timeout)
+        self._serve(streams, handle, bind, max_connections, ssl)
+
+    async def create_server(
+        self,
+        protocol_factory: ProtocolFactory,
+        *,
+        queue: str | None = None,
+        bind: str | None = None,
+        ssl: SSLContext | Literal[False] | None = None,
+        max_connections: int | None = None,
+        stop: Stop | None = None,
+    ) -> None:
+        """Serve a protocol on this shard's listening sockets, until the shard stops.
+
+        The protocol's callbacks run on the loop, in a context of its own for each connection; the tasks that they start
+        run in `queue` (the first queue unless given).
+        bind, ssl, max_connections: as in `start_server`.
+        stop: is called with a protocol to ask it to close if it has nothing to do, perhaps several times. aiohttp's
+        protocols need none.
+
+        When the shard stops, what clients have sent until then is read first. Then each connection in which nothing has
+        come or gone for a moment is asked to `stop`, and `wait_stopped()` returns, after a second at most. `main` ends what
+        is open as it sees fit (aiohttp: `await runner.cleanup()`). What is still open when it returns is waited for, and
+        asked to `stop` when it is idle; without `stop`, a TCP connection whose client has asked nothing for 5 s since the
+        last answer is closed then.
+
+        Raises `UsageError` as `start_server` does, or if it is given no factory.
+        """
+        if not callable(protocol_factory):
+            what = "create_server takes a protocol factory, such as a protocol's class"
+            if protocol_factory is None:
+                what += "; aiohttp's `runner.server` is one after `await runner.setup()`, and None before"
+            raise UsageError(f"{what}. It got {protocol_factory!r}")
+        if stop is not None and not callable(stop):
+            raise UsageError(f"create_server's stop is {stop!r}; give a function that takes a protocol, or None")
+        self._serve(ProtocolServer(protocol_factory, stop), self._queue_or_first(queue), bind, max_connections, ssl)
+
+    def ready(self) -> None:
+        """Tell the supervisor that this shard serves. Waiting for the stop says it too."""
+        if not self.is_ready:
+            self.is_ready = True
+            self._mesh.ready()
+            self._announce_ready(self._servers.announce())
+
+    async def wait_stopped(self) -> None:
+        """Return when the shard is told to stop. What `main` does then has the graceful shutdown's time."""
+        self.ready()
+        await self._stopped.wait()
+
+    @property
+    def stopping(self) -> bool:
+        """Whether this shard has been told to stop."""
+        return self._stopping is not None
+
+    def stats(self) -> ShardStats:
+        """Counters since this incarnation was started, and gauges of now. No system call; some microseconds."""
+        return ShardStats(
+            self.id,
+            os.getpid(),
+            self.cpu,
+            *self._servers.counts(),
+            self.executor.stats(),
+            self._mesh.stats(),
+            *self._blocking.counts(),
+        )
+
+    def _function_caller(self, shard: int, function: Callable[..., Any]) -> Callable[..., Any]:
+        try:
+            return self._mesh.function_caller(shard, function)
+        except KeyError:
+            self._check_queues([remote_function(function)])
+            raise
+
+    def _check_queues(self, methods: Iterable[RemoteMethod]) -> None:
+        for method in methods:
+            if method.options.queue is not None:
+                try:
+                    self.queue(str(method.options.queue))
+                except UnknownQueue as error:
+                    raise UnknownQueue(f"@remote(queue=...) of {method.name}: {error}") from None
+
+    def _queue_or_first(self, name: str | None) -> QueueHandle:
+        return self.executor.queues()[0] if name is None else self.queue(name)
+
+    def _serve(
+        self,
+        server: StreamServer | ProtocolServer,
+        queue: QueueHandle,
+        bind: str | None,
+        max_connections: int | None,
+        ssl: SSLContext | Literal[False] | None,
+    ) -> None:
+        if max_connections is not None and max_connections < 1:
+            raise UsageError(f"max_connections is {max_connections}; give a whole number from 1, or None")
+        free, handshakes = self._servers.check_free(bind), self._servers.handshakes(ssl)
+        if not self.stopping:
+            self._servers.serve(server, queue, free, limit=max_connections, handshakes=handshakes)
+
+    # For the shard's process only.
+
+    def _accept_from(self, bind: str, shard: int, listening: list[socket.socket]) -> None:
+        if self.stopping or not self._servers.serves(bind):
+            close_all(listening)
+        else:
+            self._servers.accept_from(bind, shard, listening)
+
+    def _cease_from(self, bind: str, shard: int) -> None:
+        if not self.stopping:  # what it still has is closed with the rest
+            self._servers.cease_from(bind, shard)
+
+    def _stop(self, for_good: bool, orphaned: Sequence[tuple[str, socket.socket]]) -> None:
+        if self._stopping is not None:
+            close_all(sock for _, sock in orphaned)
+        else:
+            stop = self._stop_accepting(for_good, orphaned)
+            self._stopping = asyncio.get_running_loop().create_task(stop, name="stop")
+
+    async def _stop_accepting(self, for_good: bool, orphaned: Sequence[tuple[str, socket.socket]]) -> None:
+        await self._servers.stop_accepting(for_good, orphaned, starved=self._stopped.set)
+        self._stopped.set()
+
+    async def _drain(self) -> None:
+        await self._stopped.wait()
+        await self._servers.drain(self._stopping)
+        await self._blocking.drain()
+
+    def _loop_error(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """What a protocol's callback raises comes here, and an exception of a task that nobody has looked at. Clients can
+        cause both: the same error is logged at a limited rate."""
+        error, message = context.get("exception"), context.get("message", "")
+        self._servers.loop_error(error, context.get("transport"))
+        if (unsaid := self._complaints.may_say(error, loop.time(), "" if error else message)) is not None:
+            loop.default_exception_handler({**context, "message": f"{message}{more(unsaid)}"})

@@ -1,0 +1,81 @@
+"""The executor's queues of a shard: what the application declares, under what the operator says.
+
+A scheduler is an object that serves one queue of one process. So each process has its own: the application's is made when that
+is imported, one that the operator names is made here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from clockworker._errors import ApplicationError, ConfigurationError
+from clockworker.executor import Queue, Scheduler
+from clockworker.ipc.calls._frames import queue_identifier
+from clockworker.shards.config._config import QueueConfig, ServeConfig
+from clockworker.shards.config._queues import merge
+from clockworker.shards.config._schedulers import SCHEDULERS, make_scheduler
+from clockworker.shards.config._spelling import did_you_mean
+
+
+def described(declared: Sequence[Queue]) -> tuple[QueueConfig, ...]:
+    """What the application says. The schedulers are its own objects, and not described."""
+    return tuple(QueueConfig(str(q.key), q.share, None, q.slice, q.on_panic) for q in declared)
+
+
+def shown(queues: Sequence[QueueConfig], declared: Sequence[Queue]) -> tuple[QueueConfig, ...]:
+    """The same for people, who want to know what share and which scheduler a queue has."""
+    names: dict[object, str] = {kind: name for name, kind in reversed(SCHEDULERS.items())}
+    own = {
+        queue.key: names.get(kind, kind.__qualname__)
+        for queue in declared
+        if (kind := type(queue.scheduler)) is not type(None)
+    }
+    return tuple(queue.over(QueueConfig(queue.name, 1, own.get(queue.name, "fifo"))) for queue in queues)
+
+
+def queues_of(config: ServeConfig, shard: int, declared: Sequence[Queue]) -> tuple[QueueConfig, ...]:
+    """All that is said of this shard's queues. Of one that has a scheduler of the application's none is said."""
+    return merge(described(declared), config.queues, config.shard_queues.get(shard, ()))
+
+
+def make_queues(queues: Sequence[QueueConfig], declared: Sequence[Queue], app_dir: str) -> list[Queue]:
+    """Declarations for the executor. Raises `ConfigurationError` for queues that one shard cannot have, and as `make_scheduler`
+    does."""
+    _check_identifiers([queue.name for queue in queues])
+    own = {queue.key: queue.scheduler for queue in declared}
+    return [
+        Queue(
+            queue.name,
+            share=1 if queue.share is None else queue.share,
+            scheduler=own.get(queue.name) if queue.scheduler is None else _named(queue.name, queue.scheduler, app_dir),
+            slice=queue.slice,
+            on_panic=queue.on_panic,
+        )
+        for queue in queues
+    ]
+
+
+def misspelt(given: Sequence[QueueConfig], declared: Sequence[Queue]) -> list[str]:
+    """A line for each queue that the operator probably meant as one of the application's, and called otherwise."""
+    names = [str(queue.key) for queue in declared]
+    return [
+        f"queue {queue.name!r} is not one that the application declares, and is added to them; {hint.rstrip()}"
+        for queue in given
+        if queue.name not in names and (hint := did_you_mean(queue.name, names))
+    ]
+
+
+def _named(queue: str, scheduler: str, app_dir: str) -> Scheduler:
+    try:
+        return make_scheduler(scheduler, app_dir)
+    except ApplicationError as error:
+        raise ApplicationError(f"the scheduler of queue {queue!r}: {error}") from None
+
+
+def _check_identifiers(names: Sequence[str]) -> None:
+    """In calls a queue is a checksum of its name."""
+    seen: dict[int, str] = {}
+    for name in names:
+        other = seen.setdefault(queue_identifier(name), name)
+        if other != name:
+            raise ConfigurationError(f"queues {other!r} and {name!r} have the same checksum; rename one of them")

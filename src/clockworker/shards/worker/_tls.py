@@ -1,0 +1,362 @@
+"""TLS: the contexts of servers, and connections that speak it. The protocol itself is the standard library's, and its flow
+uvloop's; here is what a server of ours has to know of a connection besides.
+
+Whether a connection is idle cannot be told from its socket, where a handshake, a renewed key or half a record look like
+anything else. So the context makes `ssl.SSLObject`s that note when the last byte of the application came and went
+(`SSLContext.sslobject_class` is there for that). What has come and is no whole record yet is known from the difference: the
+socket got something later than the application did.
+
+The farewell. uvloop's own limit on it begins when a transport is closed, and would cut whoever takes the answer slowly. So it
+gets none, and the limit here begins when the client has taken everything: it then has `FAREWELL_S` to say goodbye in its turn.
+In a drain nobody waits for that.
+
+A handshake that fails is the client's business, and no error of a handler: one line, at a limited rate, and none where the
+client has only left, as load balancers do that look whether a port is open.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import fcntl
+import logging
+import select
+import socket
+import ssl
+import sys
+import termios
+import time
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeAlias
+
+from clockworker._errors import ConfigurationError, UsageError
+from clockworker.shards.config._config import ServeConfig
+from clockworker.shards.logs._log_limit import Limiter, more
+from clockworker.shards.worker._connections import FIRST_S, IDLE_S, Connection, Connections
+from clockworker.shards.worker._socket_info import SocketInfo
+
+log = logging.getLogger("clockworker.shard")
+
+# The loop's coroutine, and the future that it waits for.
+Opening: TypeAlias = tuple[Coroutine[Any, None, tuple[asyncio.Transport, object]], asyncio.Future[object]]
+
+HANDSHAKE_S = 10.0
+FAREWELL_S = 5.0
+
+FAILED = "failed in its handshake"
+
+_NEVER_S = 365 * 86_400.0
+_LOOK_S = 0.5  # between two looks at whether the client has taken everything
+_TICK_S = 0.02  # what the kernel's clock for sockets may be off
+_REST_S = 5.0  # a record of which no more has come for so long is none that anybody waits for
+
+
+class _Noted:
+    """What an `SSLObject` is, too: it notes when bytes of the application pass. when_leaving: told when it says goodbye."""
+
+    came_at: float | None = None
+    went_at: float | None = None
+    when_leaving: Callable[[], None] | None = None
+
+    def read(self, len: int = 1024, buffer: bytearray | None = None) -> Any:
+        taken = super().read(len, buffer)  # type: ignore[misc]
+        if taken:
+            self.came_at = time.monotonic()
+        return taken
+
+    def write(self, data: Any) -> int:
+        written: int = super().write(data)  # type: ignore[misc]
+        self.went_at = time.monotonic()
+        return written
+
+    def unwrap(self) -> None:
+        told, self.when_leaving = self.when_leaving, None
+        if told is not None:
+            told()
+        super().unwrap()  # type: ignore[misc]
+
+
+def context_of(config: ServeConfig) -> ssl.SSLContext | None:
+    """What the options ask for, made of the files as they are now. Raises `ConfigurationError`."""
+    if config.ssl_certfile is None:
+        for name, given in _BESIDE_A_CERTIFICATE.items():
+            if given(config):
+                raise ConfigurationError(f"{name} is for TLS, which needs a certificate; give --ssl-certfile, too")
+        return None
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = _VERSIONS[config.ssl_version]
+    context.verify_mode = _CERT_REQS[config.ssl_cert_reqs]
+    _load_certificate(context, config)
+    if config.ssl_ca_certs is not None:
+        _check_file("--ssl-ca-certs", config.ssl_ca_certs)
+        try:
+            context.load_verify_locations(config.ssl_ca_certs)
+        except ssl.SSLError:
+            raise ConfigurationError(f"--ssl-ca-certs: {config.ssl_ca_certs} has no certificate in PEM") from None
+    elif config.ssl_cert_reqs != "none":
+        raise ConfigurationError(
+            f"--ssl-cert-reqs {config.ssl_cert_reqs}: no client's certificate would do; say by --ssl-ca-certs whose do"
+        )
+    if config.ssl_ciphers is not None:
+        try:
+            context.set_ciphers(config.ssl_ciphers)
+        except ssl.SSLError:
+            raise ConfigurationError(
+                f"--ssl-ciphers: {config.ssl_ciphers!r} selects no cipher; `openssl ciphers -v` lists them"
+            ) from None
+    return prepare(context)
+
+
+def _load_certificate(context: ssl.SSLContext, config: ServeConfig) -> None:
+    certificate, key = config.ssl_certfile, config.ssl_keyfile
+    assert certificate is not None
+    _check_file("--ssl-certfile", certificate)
+    if key is not None:
+        _check_file("--ssl-keyfile", key)
+    asked: list[bool] = []
+
+    def password() -> str:  # without a function OpenSSL asks at the terminal
+        asked.append(True)
+        return config.ssl_keyfile_password or ""
+
+    try:
+        context.load_cert_chain(certificate, key, password)
+    except (ssl.SSLError, ValueError) as error:  # ValueError: a password that is too long
+        where = f"--ssl-keyfile: {key}" if key is not None else f"--ssl-certfile: {certificate}"
+        if asked:
+            what = "the password is wrong" if config.ssl_keyfile_password else "the key has a password"
+            raise ConfigurationError(f"{where}: {what}; give --ssl-keyfile-password") from None
+        if isinstance(error, ssl.SSLError) and error.reason == "KEY_VALUES_MISMATCH":
+            raise ConfigurationError(f"{where}: the key is not that of the certificate in {certificate}") from None
+        lacks = (
+            "a certificate, in PEM" if key is not None else "a certificate and its key, in PEM; or give --ssl-keyfile"
+        )
+        raise ConfigurationError(
+            f"--ssl-certfile: {certificate}{'' if key is None else f' and {key}'} cannot be used; there should be {lacks}"
+            + ("" if key is None else ", and its key")
+        ) from None
+
+
+def _check_file(option: str, path: str) -> None:
+    try:
+        with open(path, "rb"):
+            pass
+    except OSError as error:
+        raise ConfigurationError(f"{option}: {path} cannot be read: {error.strerror}") from None
+
+
+_VERSIONS = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
+_CERT_REQS = {"none": ssl.CERT_NONE, "optional": ssl.CERT_OPTIONAL, "required": ssl.CERT_REQUIRED}
+_BESIDE_A_CERTIFICATE: dict[str, Callable[[ServeConfig], object]] = {
+    "--ssl-keyfile": lambda config: config.ssl_keyfile,
+    "--ssl-keyfile-password": lambda config: config.ssl_keyfile_password,
+    "--ssl-ca-certs": lambda config: config.ssl_ca_certs,
+    "--ssl-cert-reqs": lambda config: config.ssl_cert_reqs != "none",
+    "--ssl-ciphers": lambda config: config.ssl_ciphers,
+    "--ssl-version": lambda config: config.ssl_version != "1.2",
+}
+
+
+def prepare(context: object) -> ssl.SSLContext:
+    """A context for a server's connections, which from now on makes objects that note what passes. Raises `UsageError` if it
+    cannot serve."""
+    if not isinstance(context, ssl.SSLContext):
+        raise UsageError(f"ssl is {context!r}; give an ssl.SSLContext, False, or None for that of --ssl-certfile")
+    if context.protocol == ssl.PROTOCOL_TLS_CLIENT:
+        raise UsageError(
+            "ssl is a context for clients; a server's is ssl.create_default_context(ssl.Purpose.CLIENT_AUTH), with "
+            "load_cert_chain(certificate, key)"
+        )
+    made = context.sslobject_class or ssl.SSLObject
+    if not issubclass(made, _Noted):
+        context.sslobject_class = type("Noted" + made.__name__, (_Noted, made), {})
+    return context
+
+
+class Handshakes:
+    """The TLS of one server: its context, and what is said of handshakes that fail."""
+
+    def __init__(self, context: ssl.SSLContext) -> None:
+        self.context = context
+        self._complaints = Limiter()
+
+    def connection(self, connections: Connections, family: int, descriptor: int) -> SecureConnection:
+        return SecureConnection(connections, family, descriptor, self)
+
+    def failed(self, error: BaseException) -> None:
+        if isinstance(error, ConnectionResetError | BrokenPipeError):
+            return
+        if (unsaid := self._complaints.may_say(time.monotonic())) is not None:
+            log.warning("a client's TLS handshake failed: %s%s", _reason(error), more(unsaid))
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, ConnectionAbortedError):
+        return f"it was not done within {HANDSHAKE_S:g} s"
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"its certificate: {error.verify_message}"
+    if isinstance(error, ssl.SSLError) and error.reason:
+        said = error.reason.replace("_", " ").lower()
+        return f"{said} (it does not speak TLS)" if error.reason in _PLAIN else said
+    return str(error) or type(error).__name__
+
+
+_PLAIN = ("HTTP_REQUEST", "WRONG_VERSION_NUMBER", "UNKNOWN_PROTOCOL", "HTTPS_PROXY_REQUEST", "RECORD_LAYER_FAILURE")
+
+
+class SecureConnection(Connection):
+    """One that speaks TLS. `transport` is None until the handshake is done."""
+
+    __slots__ = ("_handshakes", "_leaves_at", "_noted", "_opening", "_secured", "_shaken_at")
+
+    def __init__(self, connections: Connections, family: int, descriptor: int, handshakes: Handshakes) -> None:
+        super().__init__(connections, family, descriptor)
+        self._handshakes = handshakes
+        self._opening: Opening | None = None
+        self._secured: asyncio.Transport | None = None
+        self._shaken_at: float | None = None
+        self._leaves_at: float | None = None
+        self._noted: _Noted | None = None
+
+    def open(self, loop: asyncio.AbstractEventLoop, context: contextvars.Context) -> None:
+        context.run(self._shake, loop)
+
+    def _shake(self, loop: asyncio.AbstractEventLoop) -> None:
+        coroutine = loop.connect_accepted_socket(
+            self,
+            self,  # type: ignore[arg-type]
+            ssl=self._handshakes.context,
+            ssl_handshake_timeout=HANDSHAKE_S,
+            ssl_shutdown_timeout=_NEVER_S,
+        )
+        future = coroutine.send(None)
+        future._asyncio_future_blocking = False
+        self._opening = coroutine, future
+        future.add_done_callback(self._shaken)
+
+    def _shaken(self, future: asyncio.Future[object]) -> None:
+        error = future.exception()
+        if error is not None:
+            self._handshakes.failed(error)
+            if self._opening is not None:
+                self._give_up_handshake(FAILED)
+        elif self._opening is not None and (transport := self.transport) is not None:
+            self._noted = transport.get_extra_info("ssl_object")
+            self._shaken_at = time.monotonic()
+            if self._noted is not None:
+                self._noted.when_leaving = self._leaves
+
+    def _give_up_handshake(self, end: str) -> None:
+        assert self._opening is not None
+        self.end = end
+        (coroutine, _), self._opening = self._opening, None
+        coroutine.close()
+
+    @property
+    def transport(self) -> asyncio.Transport | None:
+        if self._opening is not None and self._opening[1].done() and not self._has_failed():
+            (coroutine, _), self._opening = self._opening, None
+            try:
+                coroutine.send(None)
+            except StopIteration as done:
+                self._secured = done.value[0]
+        return self._secured
+
+    def close(self) -> None:
+        if self._has_failed():
+            self._give_up_handshake(FAILED)
+        elif self.transport is None and self._opening is not None:
+            self._give_up_handshake(self.end)
+        if self._noted is not None:
+            self._noted.when_leaving = None
+        self._secured = None
+        super().close()
+
+    def _has_failed(self) -> bool:
+        return self._opening is not None and self._opening[1].done() and self._opening[1].exception() is not None
+
+    @property
+    def is_opening(self) -> bool:
+        return False  # who stops need not wait for a handshake
+
+    @property
+    def begun_at(self) -> float:
+        return self.accepted_at if self._shaken_at is None else self._shaken_at
+
+    def shakes_hands(self, now: float) -> bool:
+        if self._opening is None or self._opening[1].done():
+            return False
+        info = SocketInfo.of(self)
+        quiet = now - self.accepted_at if info is None or not info.came else info.received_s
+        if quiet >= FIRST_S:
+            self._give_up_handshake("closed")
+        return True
+
+    def passed(self) -> tuple[float | None, float | None] | None:
+        noted = self._noted
+        return (None, None) if noted is None else (noted.came_at, noted.went_at)
+
+    def is_receiving(self) -> bool:
+        """Whether a part of a record has come, and no whole one since."""
+        info = SocketInfo.of(self)
+        if info is None or not info.came or info.received_s >= _REST_S:
+            return False
+        known = max(filter(None, (self._shaken_at, self._noted.came_at if self._noted else None)), default=0.0)
+        return time.monotonic() - info.received_s > known + _TICK_S
+
+    def unsent(self) -> int:
+        return super().unsent() + self._untaken()
+
+    def owns(self, transport: object) -> bool:
+        """Errors of callbacks tell the transport below."""
+        if super().owns(transport):
+            return True
+        info = getattr(transport, "get_extra_info", None)
+        sock = None if info is None else info("socket")
+        return sock is not None and self.fileno() >= 0 and sock.fileno() == self.fileno()
+
+    def hasten(self, now: float) -> None:
+        if self._leaves_at is None:
+            return
+        if self._untaken():
+            self._leaves_at = now
+        elif now - self._leaves_at >= IDLE_S:
+            self._abort()
+
+    def _leaves(self) -> None:
+        """It is closed, and the client is told so."""
+        self._leaves_at = time.monotonic()
+        self._look_again()
+
+    def _look_again(self) -> None:
+        asyncio.get_running_loop().call_later(_LOOK_S, self._look)
+
+    def _look(self) -> None:
+        if self.fileno() < 0 or self._leaves_at is None:
+            return
+        now = time.monotonic()
+        if self._untaken():
+            self._leaves_at = now
+        if now - self._leaves_at >= FAREWELL_S:
+            self._abort()
+        else:
+            self._look_again()
+
+    def _abort(self) -> None:
+        if (transport := self.transport) is not None:
+            transport.abort()
+
+    def _untaken(self) -> int:
+        """Bytes on their way that the client has not taken. As long as our own buffer has any, there are some: the kernel's is
+        full then. A Unix socket counts until they are read, by a client that may never do so; there a full buffer has to do."""
+        try:
+            if self.family == socket.AF_UNIX and self._has_room():
+                return 0
+            return int.from_bytes(fcntl.ioctl(self.fileno(), termios.TIOCOUTQ, bytes(4)), sys.byteorder)
+        except (OSError, ValueError):
+            return 0
+
+    def _has_room(self) -> bool:
+        writable = select.poll()
+        writable.register(self.fileno(), select.POLLOUT)
+        return bool(writable.poll(0))
