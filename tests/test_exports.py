@@ -17,9 +17,32 @@ ROOT = Path(clockworker.__file__).parent
 PACKAGES = ["executor", "ipc", "shards"]  # each may import those before it
 WITH_TESTING = [*PACKAGES, "testing"]  # which is for tests, and not imported with the rest
 
+# The rooms of a package: what each may import beside itself. What stands in no room may import them all.
+ROOMS = {
+    "ipc": {
+        "rings": set[str](),
+        "calls": {"rings"},
+    },
+    "shards": {
+        "config": set[str](),
+        "logs": {"config"},
+        "machine": {"config", "logs"},
+        "protocol": {"config", "machine"},
+        "worker": {"config", "machine", "logs", "protocol"},
+        "observe": {"config", "machine", "logs", "protocol"},
+        "supervisor": {"config", "machine", "logs", "protocol", "observe"},
+        "tools": {"protocol", "observe"},
+    },
+}
+
 
 def sources(package: str) -> list[Path]:
-    return sorted((ROOT / package).glob("*.py"))
+    return sorted((ROOT / package).rglob("*.py"))
+
+
+def name_of(path: Path) -> str:
+    """The module's."""
+    return ".".join(path.relative_to(ROOT.parent).with_suffix("").parts)
 
 
 def imports(path: Path) -> Iterator[str]:
@@ -85,6 +108,8 @@ def test_every_error_has_the_common_base() -> None:
 def test_implementation_modules_are_private(package: str) -> None:
     public = {"shards": ["testing.py"]}  # whose place was here before there was a package
     assert [path.name for path in sources(package) if not path.name.startswith("_")] == public.get(package, [])
+    rooms = {path.name for path in (ROOT / package).iterdir() if path.is_dir() and path.name != "__pycache__"}
+    assert rooms == ROOMS.get(package, {}).keys()
 
 
 @pytest.mark.parametrize("package", WITH_TESTING)
@@ -99,6 +124,17 @@ def test_imports_go_one_way(package: str) -> None:
                 assert first in allowed or first.startswith("_"), f"{package}/{path.name} imports {module}"
 
 
+@pytest.mark.parametrize("package", ROOMS)
+def test_rooms_import_one_way(package: str) -> None:
+    rooms = ROOMS[package]
+    for path in sources(package):
+        here = path.parent.name
+        for module in imports(path) if here in rooms else ():
+            first, second, room, *_ = f"{module}...".split(".")
+            if (first, second) == ("clockworker", package) and room != here:
+                assert room in rooms[here], f"{here}/{path.name} imports {module}"
+
+
 @pytest.mark.parametrize("package", WITH_TESTING)
 def test_nothing_is_imported_by_a_bare_name(package: str) -> None:
     for path in sources(package):
@@ -107,11 +143,12 @@ def test_nothing_is_imported_by_a_bare_name(package: str) -> None:
 
 
 @pytest.mark.skipif(
-    not (ROOT / "executor").is_symlink(), reason="installed from a wheel, whose files have the time of their unpacking"
+    not (ROOT.parents[1] / "setup.py").exists(),
+    reason="installed from a wheel, whose files have the time of their unpacking",
 )
 def test_no_extension_module_is_older_than_its_source() -> None:
     for package in PACKAGES:
-        for binary in (ROOT / package).glob("*.so"):
+        for binary in (ROOT / package).rglob("*.so"):
             for suffix in (".py", ".pxd"):
                 source = binary.with_name(binary.name.split(".")[0] + suffix)
                 if source.exists():
@@ -121,7 +158,7 @@ def test_no_extension_module_is_older_than_its_source() -> None:
 
 def test_either_all_modules_are_compiled_or_none() -> None:
     compiled = {
-        path.stem: not str(importlib.import_module(f"clockworker.{package}.{path.stem}").__file__).endswith(".py")
+        path.stem: not str(importlib.import_module(name_of(path)).__file__).endswith(".py")
         for package in PACKAGES
         for path in sources(package)
         if path.stem.endswith("_cy")

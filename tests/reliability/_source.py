@@ -14,7 +14,7 @@ from typing import Any
 import clockworker as cw
 from clockworker import _cython_shim
 
-_IPC = Path(cw.__file__).parent / "ipc"
+_RINGS = Path(cw.__file__).parent / "ipc" / "rings"
 Mutation = tuple[str, str, str]  # module, what stands there, what shall stand there
 
 TAIL_FIRST: Mutation = (
@@ -67,7 +67,7 @@ class Source:
         loaded: dict[str, ModuleType] = {}
         fake = SimpleNamespace(SharedMemory=memory, create_memory=None, new_bytes=bytearray)
         for name in ("_ring_cy", "_doorbell_cy"):
-            text = (_IPC / f"{name}.py").read_text()
+            text = (_RINGS / f"{name}.py").read_text()
             for module, old, new in mutations:
                 if module == name:
                     if text.count(old) != 1:

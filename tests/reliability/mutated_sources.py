@@ -21,10 +21,10 @@ def run_mutated(package: str, replacements: dict[str, str], scenario: str) -> st
     with tempfile.TemporaryDirectory() as directory:
         copied = Path(directory) / "clockworker"
         ignored = shutil.ignore_patterns("*.so", "*.c", "__pycache__")
-        shutil.copytree(Path(cw.__file__).parent, copied, ignore=ignored)  # through the links: what is copied is files
+        shutil.copytree(Path(cw.__file__).parent, copied, ignore=ignored)
         for pattern, replacement in replacements.items():
             places = 0
-            for file in (copied / package).glob("*.py"):
+            for file in (copied / package).rglob("*.py"):
                 text, count = re.subn(pattern, replacement, file.read_text())
                 places += count
                 file.write_text(text)

@@ -25,6 +25,7 @@ from clockworker.shards.config._print import as_toml
 from clockworker.shards.config._queues import merge
 from clockworker.shards.config._settings import Settings, read_settings
 from clockworker.shards.logs._logging import JsonFormatter, set_up_logging
+from clockworker.shards.machine._certificates import context_of
 from clockworker.shards.machine._heritage import STRAY, do_nothing, fill_standard_descriptors, settle_signals
 from clockworker.shards.machine._host import PidFile, raise_descriptor_limit, set_process_title
 from clockworker.shards.machine._machine import check_machine
@@ -35,7 +36,6 @@ from clockworker.shards.machine._topology import read_machine
 from clockworker.shards.supervisor._preflight import check_directories, check_needs, find_warnings, with_origins
 from clockworker.shards.supervisor._supervisor import Supervisor, log
 from clockworker.shards.worker._shard_queues import described, make_queues, misspelt, queues_of, shown
-from clockworker.shards.worker._tls import context_of
 
 EXIT_OK = 0
 EXIT_ADDRESS = 1

@@ -1,0 +1,19 @@
+"""What is to run: the command line, the environment and the file, put together into one frozen `ServeConfig`.
+
+In reading order:
+
+    _settings       command line, environment and file, each over the next
+    _options        the table of all options
+    _arguments      the command line and its help
+    _environment    --env-file
+    _file           clockworker.toml
+    _queues         queues, as text and as tables
+    _toml           reading TOML, and writing its values; _text, text files as other systems write them
+    _parse          how each value is read from text
+    _config         ServeConfig and its parts
+    _declaration    what an application says of itself: the queues that it needs
+    _schedulers     the schedulers by name, and the application's own
+    _spelling       what somebody probably meant
+    _print          --print-config
+    _application    finding `async def main(shard)`
+"""

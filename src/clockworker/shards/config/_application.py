@@ -15,6 +15,7 @@ import traceback
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeAlias
 
+from clockworker import _errors
 from clockworker._errors import ApplicationError
 from clockworker.ipc.calls._annotations import layers
 from clockworker.ipc.calls._remote import noted
@@ -23,6 +24,8 @@ from clockworker.shards.config._spelling import did_you_mean
 
 # What the application's coroutine returns is its own business: nobody looks at it.
 Main: TypeAlias = Application[..., Coroutine[Any, Any, object]]
+
+_OURS = tuple(os.path.dirname(str(module.__file__)) + os.sep for module in (_errors, importlib))
 
 
 def load_application(app: str, app_dir: str, *, factory: bool) -> Main:
@@ -133,7 +136,4 @@ def format_traceback(error: BaseException) -> str:
 
 
 def _is_ours(filename: str) -> bool:
-    return filename.startswith("<frozen importlib") or os.path.dirname(filename) in (
-        os.path.dirname(__file__),
-        os.path.dirname(importlib.__file__),
-    )
+    return filename.startswith(("<frozen importlib", *_OURS))

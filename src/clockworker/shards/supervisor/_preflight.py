@@ -14,11 +14,11 @@ from clockworker._errors import ConfigurationError
 from clockworker.shards.config._config import ServeConfig
 from clockworker.shards.config._options import BY_NAME, OPTIONS, PREFIX, nearest_option
 from clockworker.shards.config._settings import Settings
+from clockworker.shards.machine._certificates import context_of
 from clockworker.shards.machine._host import check_pid_file
 from clockworker.shards.machine._sockets import check_address
 from clockworker.shards.supervisor._observe import check_control, check_metrics, lacking_for_metrics
 from clockworker.shards.supervisor._reload import check_reload
-from clockworker.shards.worker._tls import context_of
 
 # No options, but nobody's mistake: what the shards get, the build's and the import's, the test kit's, and what Kubernetes sets
 # for a service that is called clockworker.

@@ -22,6 +22,7 @@ import traceback
 from collections.abc import Mapping
 from typing import Any
 
+from clockworker import _errors
 from clockworker._errors import ControlError
 from clockworker.shards.config._config import ServeConfig
 from clockworker.shards.logs._log_limit import more
@@ -621,5 +622,5 @@ def _is_of_asyncio(error: object) -> bool:
     asyncio has given up."""
     if not isinstance(error, OSError):
         return False
-    ours = os.path.dirname(__file__)
+    ours = os.path.dirname(_errors.__file__) + os.sep
     return not any(frame.f_code.co_filename.startswith(ours) for frame, _ in traceback.walk_tb(error.__traceback__))

@@ -13,7 +13,7 @@ from typing import IO, Any
 
 import msgspec
 
-from clockworker.shards.worker._trace import WORDS, Recorded
+from clockworker.shards.protocol._recording import WORDS, Recorded
 
 _encode = msgspec.json.Encoder().encode
 _LOOP = 0  # the number of the loop's thread; queue i's is i + 1

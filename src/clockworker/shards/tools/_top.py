@@ -23,9 +23,9 @@ from clockworker._errors import ClockworkerError, ConfigurationError
 from clockworker._version import __version__
 from clockworker.shards.observe._query import MAX_TRACE_S, QueryClient, find_path
 from clockworker.shards.observe._view import ServerStats
+from clockworker.shards.protocol._recording import Recorded
 from clockworker.shards.tools._chrome import write_chrome_trace
 from clockworker.shards.tools._screen import HEADS, SORTS, screen
-from clockworker.shards.worker._trace import Recorded
 
 EXIT_FAILED = 1
 

@@ -1,0 +1,23 @@
+"""Inside a shard's process.
+
+In reading order:
+
+    _child            its main: from the first message to the exit status; _waiting, of one that was started in advance
+    _reserve          descriptors that it keeps for what the supervisor sends
+    _fork             what children that are forked from it must not keep
+    _affinity         and the CPUs of all that it starts
+    _shard            Shard, the application's view; _current, finding it
+    _shard_queues     the queues that the application declares, under what the operator says of them
+    _servers          the servers of a shard, one for each bind
+    _connections      the connections of a server: what is open, how many may be, and how they end
+    _accepted_cy      what is done for each of them, compiled; _system.pxd, what that takes from C
+    _tls              those that speak TLS; _socket_info, what the kernel says of a connection
+    _accept           accepting, from listening sockets or from the supervisor's hands
+    _streams          a server of streams, whose handlers run in a queue; _ends, whether an exception is its client's leaving
+    _protocols        a server of protocols of which nothing is known
+    _counter          counters of the application's own
+    _blocking         functions that block, in threads; _blocking_pools, threads by depth of calls
+    _recorder         writes the shard's numbers; _usage, what the kernel counts
+    _trace            records what the executor does
+    _slow             a line for a slow step
+"""

@@ -37,6 +37,7 @@ from clockworker.ipc import Limits, Mesh
 from clockworker.shards.config._application import Main, format_traceback, load_application
 from clockworker.shards.logs._log_limit import Limiter, more
 from clockworker.shards.logs._logging import reopen, set_up_logging
+from clockworker.shards.machine._certificates import context_of
 from clockworker.shards.machine._heritage import STRAY, Handler, do_nothing, name_of, settle_signals
 from clockworker.shards.machine._host import die_with_parent, set_process_title
 from clockworker.shards.machine._terminal import set_up_debugging
@@ -82,7 +83,6 @@ from clockworker.shards.worker._servers import Line
 from clockworker.shards.worker._shard import Shard
 from clockworker.shards.worker._shard_queues import make_queues, misspelt, queues_of
 from clockworker.shards.worker._slow import log_slow_polls
-from clockworker.shards.worker._tls import context_of
 from clockworker.shards.worker._trace import Trace
 from clockworker.shards.worker._waiting import be_shard, wait
 

@@ -83,7 +83,8 @@ class Servers:
 
     def handshakes(self, ssl: SSLContext | Literal[False] | None) -> Handshakes | None:
         """For a server with this argument. Raises `UsageError` if it is none that could be."""
-        context = self._ssl if ssl is None else None if ssl is False else prepare(ssl)
+        given = self._ssl if ssl is None else ssl or None
+        context = None if given is None else prepare(given)
         return None if context is None else Handshakes(context)
 
     def serve(

@@ -1,4 +1,4 @@
-"""TLS: the contexts of servers, and connections that speak it. The protocol itself is the standard library's, and its flow
+"""TLS: connections that speak it. The protocol itself is the standard library's, and its flow
 uvloop's; here is what a server of ours has to know of a connection besides.
 
 Whether a connection is idle cannot be told from its socket, where a handshake, a renewed key or half a record look like
@@ -29,8 +29,7 @@ import time
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeAlias
 
-from clockworker._errors import ConfigurationError, UsageError
-from clockworker.shards.config._config import ServeConfig
+from clockworker._errors import UsageError
 from clockworker.shards.logs._log_limit import Limiter, more
 from clockworker.shards.worker._connections import FIRST_S, IDLE_S, Connection, Connections
 from clockworker.shards.worker._socket_info import SocketInfo
@@ -74,87 +73,6 @@ class _Noted:
         if told is not None:
             told()
         super().unwrap()  # type: ignore[misc]
-
-
-def context_of(config: ServeConfig) -> ssl.SSLContext | None:
-    """What the options ask for, made of the files as they are now. Raises `ConfigurationError`."""
-    if config.ssl_certfile is None:
-        for name, given in _BESIDE_A_CERTIFICATE.items():
-            if given(config):
-                raise ConfigurationError(f"{name} is for TLS, which needs a certificate; give --ssl-certfile, too")
-        return None
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = _VERSIONS[config.ssl_version]
-    context.verify_mode = _CERT_REQS[config.ssl_cert_reqs]
-    _load_certificate(context, config)
-    if config.ssl_ca_certs is not None:
-        _check_file("--ssl-ca-certs", config.ssl_ca_certs)
-        try:
-            context.load_verify_locations(config.ssl_ca_certs)
-        except ssl.SSLError:
-            raise ConfigurationError(f"--ssl-ca-certs: {config.ssl_ca_certs} has no certificate in PEM") from None
-    elif config.ssl_cert_reqs != "none":
-        raise ConfigurationError(
-            f"--ssl-cert-reqs {config.ssl_cert_reqs}: no client's certificate would do; say by --ssl-ca-certs whose do"
-        )
-    if config.ssl_ciphers is not None:
-        try:
-            context.set_ciphers(config.ssl_ciphers)
-        except ssl.SSLError:
-            raise ConfigurationError(
-                f"--ssl-ciphers: {config.ssl_ciphers!r} selects no cipher; `openssl ciphers -v` lists them"
-            ) from None
-    return prepare(context)
-
-
-def _load_certificate(context: ssl.SSLContext, config: ServeConfig) -> None:
-    certificate, key = config.ssl_certfile, config.ssl_keyfile
-    assert certificate is not None
-    _check_file("--ssl-certfile", certificate)
-    if key is not None:
-        _check_file("--ssl-keyfile", key)
-    asked: list[bool] = []
-
-    def password() -> str:  # without a function OpenSSL asks at the terminal
-        asked.append(True)
-        return config.ssl_keyfile_password or ""
-
-    try:
-        context.load_cert_chain(certificate, key, password)
-    except (ssl.SSLError, ValueError) as error:  # ValueError: a password that is too long
-        where = f"--ssl-keyfile: {key}" if key is not None else f"--ssl-certfile: {certificate}"
-        if asked:
-            what = "the password is wrong" if config.ssl_keyfile_password else "the key has a password"
-            raise ConfigurationError(f"{where}: {what}; give --ssl-keyfile-password") from None
-        if isinstance(error, ssl.SSLError) and error.reason == "KEY_VALUES_MISMATCH":
-            raise ConfigurationError(f"{where}: the key is not that of the certificate in {certificate}") from None
-        lacks = (
-            "a certificate, in PEM" if key is not None else "a certificate and its key, in PEM; or give --ssl-keyfile"
-        )
-        raise ConfigurationError(
-            f"--ssl-certfile: {certificate}{'' if key is None else f' and {key}'} cannot be used; there should be {lacks}"
-            + ("" if key is None else ", and its key")
-        ) from None
-
-
-def _check_file(option: str, path: str) -> None:
-    try:
-        with open(path, "rb"):
-            pass
-    except OSError as error:
-        raise ConfigurationError(f"{option}: {path} cannot be read: {error.strerror}") from None
-
-
-_VERSIONS = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
-_CERT_REQS = {"none": ssl.CERT_NONE, "optional": ssl.CERT_OPTIONAL, "required": ssl.CERT_REQUIRED}
-_BESIDE_A_CERTIFICATE: dict[str, Callable[[ServeConfig], object]] = {
-    "--ssl-keyfile": lambda config: config.ssl_keyfile,
-    "--ssl-keyfile-password": lambda config: config.ssl_keyfile_password,
-    "--ssl-ca-certs": lambda config: config.ssl_ca_certs,
-    "--ssl-cert-reqs": lambda config: config.ssl_cert_reqs != "none",
-    "--ssl-ciphers": lambda config: config.ssl_ciphers,
-    "--ssl-version": lambda config: config.ssl_version != "1.2",
-}
 
 
 def prepare(context: object) -> ssl.SSLContext:

@@ -1,0 +1,31 @@
+"""A recording of what a shard's executor did, as it is passed on: `_trace` writes one, tools read it."""
+
+from __future__ import annotations
+
+import msgspec
+
+# Of a step: queue, name, when it began, how long it took, what others had of that, how many of its queue were left runnable.
+WORDS = 6
+
+
+class QueueTrace(msgspec.Struct, frozen=True):
+    """A queue, and what its statistics count between the start of the recording and its end."""
+
+    name: str
+    busy_ns: int
+    polls: int
+
+
+class Recorded(msgspec.Struct, frozen=True):
+    """Times are the monotonic clock's, in ns. steps: `WORDS` words each. turns: two each, when it began and ended.
+    whole: whether it lasted as long as it should."""
+
+    shard: int
+    pid: int
+    started_ns: int
+    ended_ns: int
+    whole: bool
+    queues: list[QueueTrace]
+    names: list[str]  # "task" or "task (group)"
+    steps: bytes
+    turns: bytes
