@@ -15,7 +15,7 @@ from tests.shards.servers import DEADLINE, Serve, ask
 MODULES = [
     path.stem
     for package in ("executor", "ipc", "shards")
-    for path in (Path(clockworker.__file__).parent / package).glob("*_cy.py")
+    for path in (Path(clockworker.__file__).parent / package).rglob("*_cy.py")
 ]
 
 KINDS = """

@@ -313,7 +313,7 @@ def test_the_documentation_says_the_same() -> None:
 def test_each_is_asked_for_where_it_is_relied_on() -> None:
     asked: set[str] = set()
     for package in ("executor", "ipc"):
-        for path in (Path(cw.__file__).parent / package).glob("*.py"):
+        for path in (Path(cw.__file__).parent / package).rglob("*.py"):
             for node in ast.walk(ast.parse(path.read_text())):
                 if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "holds":
                     (argument,) = node.args

@@ -16,6 +16,7 @@ from clockworker.executor._schedulers_cy import _ServiceScheduler
 from clockworker.executor._seal_cy import compiled_types
 from clockworker.executor._source_cy import WorkSource
 from clockworker.ipc.calls._call_cy import Method
+from clockworker.ipc.rings._connection_cy import Connection
 from tests.conftest import needs
 from tests.reliability._mutated_calls import run_process
 
@@ -31,6 +32,7 @@ OPEN = {
     WorkSource,
     Meter,
     Method,
+    Connection,
 }
 TYPES = [*compiled_types("clockworker.executor"), *compiled_types("clockworker.ipc")]
 
