@@ -11,7 +11,7 @@ import clockworker as cw
 
 
 class Mutation(msgspec.Struct, frozen=True):
-    """module: its package and its own name, whichever folder of the package it is in."""
+    """module: where it is in the package, without `.py`."""
 
     module: str
     before: str
@@ -22,17 +22,14 @@ def copy_package(directory: Path) -> Path:
     """The package's sources without their compiled modules, to import from `directory`."""
     copied = directory / "clockworker"
     ignored = shutil.ignore_patterns("*.so", "*.c", "__pycache__")
-    shutil.copytree(Path(cw.__file__).parent, copied, ignore=ignored)  # through the links: what is copied is files
+    shutil.copytree(Path(cw.__file__).parent, copied, ignore=ignored)
     return copied
 
 
 def mutate(package: Path, mutation: Mutation) -> None:
     """Raises AssertionError unless there is exactly one place for it."""
-    top, name = mutation.module.split("/")
-    files = list((package / top).rglob(f"{name}.py"))
-    if len(files) != 1:
-        raise AssertionError(f"{len(files)} modules of {top} are called {name}, not one")
-    text = files[0].read_text()
+    file = package / f"{mutation.module}.py"
+    text = file.read_text()
     if (places := text.count(mutation.before)) != 1:
         raise AssertionError(f"{mutation.module} has {places} places for the mutation {mutation.before!r}, not one")
-    files[0].write_text(text.replace(mutation.before, mutation.after))
+    file.write_text(text.replace(mutation.before, mutation.after))

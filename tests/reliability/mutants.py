@@ -97,9 +97,10 @@ MUTANTS = (
 
 def run_tests(directory: Path, tests: list[str]) -> tuple[int, str]:
     """pytest's status and what it said, with the package in `directory`."""
-    command = [sys.executable, "-m", "pytest", "-x", "-p", "no:cacheprovider"]
+    command = [sys.executable, "-m", "pytest", "-x", "-p", "no:cacheprovider", "-p", "xdist", "-m", ""]
     command += [f"tests/{test}" for test in tests]
-    # Without the plug-ins that happen to be installed, of which none is used: to load them takes longer than most of the tests.
+    # Without the plug-ins that happen to be installed, of which none is used but the one whose options pyproject.toml gives: to
+    # load them takes longer than most of the tests.
     environment = {**os.environ, "PYTHONPATH": str(directory), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
     ended = subprocess.run(command, cwd=_ROOT, env=environment, capture_output=True, text=True, timeout=300)
     said = ended.stdout + ended.stderr

@@ -153,7 +153,7 @@ MISTAKES = {
     ),
     "a switch with a value": (["app:main", "--no-pin=1"], 2, ["--no-pin", "no value"]),
     "APP as an option": (["--app", "app:main"], 2, ["--app", "by itself"]),
-    "TLS": (["app:main", "--ssl-keyfile", "key.pem"], 2, ["--ssl-keyfile", "proxy"]),
+    "TLS": (["app:main", "--ssl-keyfile", "key.pem"], 2, ["--ssl-keyfile", "--ssl-certfile"]),
     "another server's option": (["app:main", "--threads", "4"], 2, ["--threads", "--blocking-threads"]),
 }
 

@@ -99,9 +99,9 @@ from clockworker.ipc import Mesh, create_doorbell
 from clockworker.shards.observe._ledger import Ledger
 from clockworker.shards.observe._metrics import Metrics, Snapshot
 from clockworker.shards.protocol._reading import Counters
-from clockworker.shards.worker._recorder import Recorder
-from clockworker.shards.protocol._slots import VERSION, SlotReader, SlotWriter, create_slots
 from clockworker.shards.observe._view import Presence
+from clockworker.shards.protocol._slots import VERSION, SlotReader, SlotWriter, create_slots
+from clockworker.shards.worker._recorder import Recorder
 
 async def main():
     descriptor = create_slots(1, 2)
@@ -109,10 +109,10 @@ async def main():
     async with cw.Executor([cw.Queue("q")]) as executor:
         mesh = Mesh(0, 2, executor, create_doorbell(2))
         mesh.calls_refused = 20  # COUNTED
-        recorder = Recorder(SlotWriter(descriptor), executor, mesh, lambda: (0, 0, 0), Counters)
+        recorder = Recorder(SlotWriter(descriptor, 1), executor, mesh, lambda: (0, 0, 0), Counters)
         recorder.write()
         mesh.close()
-    ledger = Ledger([["q"]])
+    ledger = Ledger(1)
     ledger.died(0, reader.read())
     totals = ledger.totals([reader.read()])
     page, _ = Metrics(lambda: Snapshot([Presence(0, "ready", 1, None, 1.0)], totals, 0.0, 1)).page("")

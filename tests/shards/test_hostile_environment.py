@@ -14,7 +14,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -54,7 +54,12 @@ def supervisor_of(server: Server) -> int:
 
 def shards_of(supervisor: int) -> list[psutil.Process]:
     """And not what else has become a child of it."""
-    return [child for child in children(supervisor) if child.cmdline()[:1] and "shard" in "".join(child.cmdline()[:4])]
+    found = []
+    for child in children(supervisor):
+        with suppress(psutil.Error):  # an orphan that has ended
+            if "shard" in "".join(child.cmdline()[:4]):
+                found.append(child)
+    return found
 
 
 # Whoever runs it.

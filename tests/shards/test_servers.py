@@ -9,9 +9,10 @@ import socket
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.shards.servers import Serve, Server, ask, eventually
@@ -288,7 +289,9 @@ def test_a_worker_has_no_socket_and_no_warning(serve: Serve, distribution: str, 
     server.wait_log("shard 1 ready", 2)
     server.send(signal.SIGHUP)
     server.wait_log(r"shard \d ready", 5)
-    assert all(not process.net_connections() for process in server.members())
+    for process in server.members():
+        with suppress(psutil.NoSuchProcess):  # it has been replaced
+            assert not process.net_connections()
     assert server.stop() == 0
     assert "WARNING" not in server.log
 

@@ -17,7 +17,7 @@ import trustme
 
 from clockworker._errors import ConfigurationError
 from clockworker.shards.config._config import ServeConfig
-from clockworker.shards.worker._tls import context_of
+from clockworker.shards.machine._certificates import context_of
 from tests.shards.servers import Serve, Server, ask, eventually
 
 DISTRIBUTIONS = ("kernel", "fixed", "least-connections")

@@ -38,8 +38,8 @@ _ENV_START = 47  # of /proc/PID/stat, which counts from 1 and begins with two mo
 
 def wait(channel: Channel, app: str) -> None:
     """For the first message, which stays unread."""
-    set_process_title("spare", app)
     imported = _state_of_imports()
+    set_process_title("spare", app)
     poll = select.poll()
     poll.register(channel.fileno(), select.POLLIN)
     poll.poll()
