@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Iterator
 
 import aiohttp
@@ -18,7 +19,7 @@ LINES = 25
 
 @pytest.fixture
 def server() -> Iterator[Server]:
-    # So that each shard has as many browsers as the other.
+    # So that each shard has browsers.
     with serving("examples.chat:main", shards=2, options=["--distribution", "least-connections"]) as server:
         yield server
 
@@ -68,7 +69,7 @@ def test_who_is_where(server: Server) -> None:
         async with session_with(server) as session:
             sockets = [await session.ws_connect(f"/rooms/{room}") for room in ("one", "one", "other", "other")]
             here = [await asyncio.to_thread(server.call, shard, Rooms.present) for shard in range(2)]
-            assert here == [{"one": 1, "other": 1}] * 2
+            assert sum(map(Counter, here), Counter()) == {"one": 2, "other": 2}
             async with session.get("/rooms") as response:
                 assert await response.json() == {"one": 2, "other": 2}
             for socket in sockets:
@@ -80,10 +81,15 @@ def test_who_is_where(server: Server) -> None:
 def test_a_shard_is_killed_and_its_browsers_come_back(server: Server) -> None:
     async def talk() -> None:
         async with session_with(server) as session:
-            sockets = [await session.ws_connect("/rooms/room") for _ in range(BROWSERS)]
+            sockets: list[aiohttp.ClientWebSocketResponse] = []
+            there = 0
+            # A shard to which the machine leaves no time for a moment gets no browsers meanwhile.
+            while len(sockets) < BROWSERS or not 0 < there < len(sockets):
+                sockets.append(await session.ws_connect("/rooms/room"))
+                there = (await asyncio.to_thread(server.call, 1, Rooms.present)).get("room", 0)
             await asyncio.to_thread(server.kill, 1)
             ended = [socket for socket in sockets if socket not in await _still_open(sockets)]
-            assert len(ended) == BROWSERS // 2
+            assert len(ended) == there
             assert len(await all_talk(session, "another")) == BROWSERS
             for socket in sockets:
                 await socket.close()
