@@ -38,9 +38,12 @@ def binaries(sources: Path) -> list[Path]:
 
 
 def fails_on(module: str, directory: Path) -> str:
-    """A compiler that compiles all but this. Nothing but its exit status is looked at."""
+    """A compiler that compiles all but this: it makes the files that it is asked for, empty."""
     compiler = directory / "cc"
-    compiler.write_text(f'#!/bin/sh\ncase "$*" in *{module}.c*) exit 1;; esac\nexec gcc -O0 "$@"\n')
+    compiler.write_text(
+        f'#!/bin/sh\ncase "$*" in *{module}.c*) exit 1;; esac\n'
+        'while [ "$1" != -o ]; do shift; done\nmkdir -p "$(dirname "$2")" && : >"$2"\n'
+    )
     compiler.chmod(0o755)
     return str(compiler)
 
