@@ -29,7 +29,7 @@ def sources(tmp_path: Path) -> Path:
 
 def build(sources: Path, **variables: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "setup.py", "build_ext", "--inplace"]
-    environment = os.environ | variables
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("CLOCKWORKER_")} | variables
     return subprocess.run(command, cwd=sources, env=environment, capture_output=True, text=True, check=False)
 
 
