@@ -443,7 +443,7 @@ def test_what_ends_the_program_waits_for_the_books(loop_factory: Any, where: str
             await asyncio.Event().wait()
 
     async def busy() -> None:
-        for _ in range(3):
+        for _ in range(100):
             time.sleep(0.001)  # noqa: ASYNC251
             await asyncio.sleep(0)
 
