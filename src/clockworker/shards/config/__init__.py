@@ -10,7 +10,7 @@ In reading order:
     _queues         queues, as text and as tables
     _toml           reading TOML, and writing its values; _text, text files as other systems write them
     _parse          how each value is read from text
-    _config         ServeConfig and its parts
+    _config         ServeConfig and its parts; _http, those that HTTP has
     _declaration    what an application says of itself: the queues that it needs
     _schedulers     the schedulers by name, and the application's own
     _spelling       what somebody probably meant

@@ -8,6 +8,8 @@ from typing import Literal, TypeAlias
 
 import msgspec
 
+from clockworker.shards.config._http import HttpConfig
+
 MAX_SHARDS = 1024
 MAX_SPARES = 64
 MAX_SHARE = 10_000
@@ -154,6 +156,7 @@ class ServeConfig(msgspec.Struct, frozen=True):
     metrics: TcpAddress | None = None
     control: str | None = None
     pid_file: str | None = None
+    http: HttpConfig = HttpConfig()
 
     @property
     def binds(self) -> tuple[str, ...]:

@@ -1,0 +1,20 @@
+"""HTTP: ASGI and WSGI applications served unchanged, each request a task of the queue that its route chooses.
+
+In reading order:
+
+    _application    what `clockworker-serve` is given: an ASGI or a WSGI application; cw.asgi, cw.wsgi
+    _serve          serving one in a shard: lifespan, server, drain
+    _lifespan       its start-up and shutdown
+    _server         the connections of a server: their limits in time, and their end at the stop
+    _connection_cy  HTTP/1.1: bytes in, requests out
+    _request_cy     one request: receive, send, framing
+    _targets_cy     where requests run, and what is counted of them
+    _head           heads of responses
+    _routes         which route is a request's; _marks, those that endpoints carry
+    _proxy          what a proxy says of its client
+    _access         a line for each request
+    _websocket      WebSockets
+    _wsgi           WSGI applications, in threads
+
+executor <- ipc <- shards <- http: `shards` imports this only inside functions, for who serves HTTP.
+"""
