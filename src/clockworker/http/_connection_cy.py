@@ -256,6 +256,8 @@ class HttpConnection(Carrier):
             if rest:
                 self.websocket.data_received(rest)
             return
+        if self.closing:
+            return
         # The client offers another protocol (h2c), which it may not get: as if it had not. httptools has stopped at the head,
         # and takes a body for that protocol's.
         method = self._parser.get_method()
@@ -347,7 +349,7 @@ class HttpConnection(Carrier):
             if self._hosts > 1 or self._is_chunked:
                 self._stop_at(400)
         else:
-            self._stop_at(505)
+            self._stop_at(400)
         if self._has_encoding and self._lengths:
             self._stop_at(400)
         request = new_request(self, self.server.app)
@@ -599,6 +601,8 @@ class HttpConnection(Carrier):
     def _completed(self, request: Request) -> None:
         """All of the response has been written."""
         request.complete = True
+        if self.current is not request:
+            return  # its client has left, and it was counted then
         self._count(request)
         if self.closing:
             return
@@ -629,7 +633,7 @@ class HttpConnection(Carrier):
         if self._unread is not None:
             data = self._unread
             self._unread = None
-            if self.parsing is None:
+            if self.state == PARSED:
                 self.state = IDLE
             self._feed(bytes(data))
             if self._unread is not None:
@@ -661,6 +665,12 @@ class HttpConnection(Carrier):
         request.complete = True
         self._count(request)
         self._abort()
+
+    def abandon(self, request: Request) -> None:
+        if self.current is request:  # it has only said that it will send no more
+            request.complete = True
+            self._count(request)
+            self._close()
 
     def failed(self, message: str, error: BaseException | None) -> None:
         self.server.failed(message, error)

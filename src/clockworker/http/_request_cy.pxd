@@ -22,6 +22,7 @@ cdef class Carrier:
     cpdef let_continue(self, Request request)
     cpdef answer_for(self, Request request, int status)
     cpdef cut(self, Request request)
+    cpdef abandon(self, Request request)
     cpdef failed(self, str message, object error)
 
 

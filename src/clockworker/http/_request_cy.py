@@ -112,6 +112,10 @@ class Carrier:
         """The response cannot be completed: the client must see that."""
         raise NotImplementedError
 
+    def abandon(self, request: Request) -> None:
+        """The client has left, and nothing more will be sent."""
+        raise NotImplementedError
+
     def failed(self, message: str, error: BaseException | None) -> None:
         """The application has failed."""
         raise NotImplementedError
@@ -369,8 +373,10 @@ class Request:
     def fail(self) -> None:
         """Its task has ended. A response that is not complete will never be."""
         target = self.target
-        if not self.complete and not self.left:
-            if self.started and self.head is None:
+        if not self.complete:
+            if self.left:
+                self.carrier.abandon(self)
+            elif self.started and self.head is None:
                 self.carrier.cut(self)
             else:
                 self.head = None

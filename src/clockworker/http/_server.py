@@ -114,7 +114,7 @@ class HttpServer:
             turn.refuse(503)
         elif turn.target.admit(turn):
             turn.run()
-        return websocket
+        return None if protocol.closing else websocket
 
     def _target(self, request: Request, method: str) -> Target:
         if self._find is None:
