@@ -7,6 +7,7 @@ In reading order:
     _lifespan       its start-up and shutdown
     _server         the connections of a server: their limits in time, and their end at the stop
     _connection_cy  HTTP/1.1: bytes in, requests out
+    _http2          HTTP/2, its streams; _http2_frames, what a client may send; _http2_heads
     _request_cy     one request: receive, send, framing
     _targets_cy     where requests run, and what is counted of them
     _head           heads of responses

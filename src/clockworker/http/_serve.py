@@ -8,7 +8,9 @@ from typing import Any, Literal
 
 from clockworker.http._server import HttpServer
 from clockworker.http._targets_cy import Target
+from clockworker.shards.config._config import ServeConfig
 from clockworker.shards.config._http import Route
+from clockworker.shards.machine._certificates import context_of
 from clockworker.shards.worker._shard import Shard
 
 
@@ -35,6 +37,25 @@ async def serve(
     shared: dict[str, Any] = {**(state or {}), "shard": shard}
     other = Target("other", shard.executor.queues()[0], fresh_context=config.reset_contextvars)
     server = HttpServer(app, config, state=shared, table=NoTable(), targets=[other])
-    shard._serve(server, shard.executor.queues()[0], bind, None, ssl)
+    shard._serve(server, shard.executor.queues()[0], bind, None, _context(shard._config) if ssl is None else ssl)
     await shard.wait_stopped()
     await shard._drain_server(bind)
+
+
+def _context(config: ServeConfig) -> SSLContext | None:
+    """What TLS the options ask for, if any. A context of its own, for other servers do not speak what this one offers."""
+    context = context_of(config)
+    if context is not None:
+        context.set_alpn_protocols(["h2", "http/1.1"] if config.http.http2 and speaks_http2() else ["http/1.1"])
+    return context
+
+
+def speaks_http2() -> bool:
+    """Whether h2 is installed."""
+    try:
+        import clockworker.http._http2  # noqa: F401
+    except ModuleNotFoundError as error:
+        if error.name not in ("h2", "hyperframe"):
+            raise
+        return False
+    return True

@@ -40,6 +40,7 @@ class HttpConfig(msgspec.Struct, frozen=True):
     lifespan_queue: where the application's lifespan runs; None: in the first queue.
     forwarded_allow_ips: addresses and networks whose proxy headers are believed, separated by commas; `*`: all.
     headers: added to each response. server_header, date_header: whether each response has them.
+    http2: whether it is offered in TLS handshakes, where h2 is installed.
     limit_request_line: of the request line. limit_request_field_size: of one header. limit_request_fields: how many headers.
     incomplete_event_size: of the whole head.
     timeout_request_header: for the whole head. timeout_request_body: between two parts of a body that is asked for.
@@ -65,6 +66,7 @@ class HttpConfig(msgspec.Struct, frozen=True):
     ws_ping_interval: float = 20.0
     ws_ping_timeout: float = 20.0
     ws_per_message_deflate: bool = True
+    http2: bool = True
     limit_request_line: int = 4_094
     limit_request_field_size: int = 8_190
     limit_request_fields: int = 100
