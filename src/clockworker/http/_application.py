@@ -1,19 +1,19 @@
 """What `clockworker-serve` is given: an application of ASGI or WSGI, known by its parameters; and programs that serve one.
 
-In this order: `async def main(shard)` is ours (`_application` of the configuration sees to that); (scope, receive, send) are
-ASGI's, (environ, start_response) WSGI's, of the application or of its `__call__`; one parameter, scope, of what is no coroutine
-function is ASGI's older form, in which that returns what takes receive and send. Where parameters say nothing, --interface does.
+In this order: `async def main(shard)` is ours, which whoever finds the application sees to; (scope, receive, send) are ASGI's
+and (environ, start_response) WSGI's, of the application or of its `__call__`; one parameter, scope, of what is no coroutine
+function is ASGI's older form, which returns what takes receive and send. Where the parameters say nothing, --interface does.
 """
 
 from __future__ import annotations
 
 import importlib.util
 import inspect
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from ssl import SSLContext
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-from clockworker._errors import ApplicationError, ConfigurationError, UsageError
+from clockworker._errors import ApplicationError, ConfigurationError
 from clockworker.executor import Queue
 from clockworker.http._marks import routes_of
 from clockworker.shards.config._application import accepts, is_coroutine_function, parameters
@@ -55,9 +55,7 @@ def asgi(
     return _program(app, _check(app, "asgi"), state, routes, queues)
 
 
-def wsgi(
-    app: Callable[..., Any], *, routes: Iterable[Route] = (), queues: Iterable[Queue] = ()
-) -> HttpApplication:
+def wsgi(app: Callable[..., Any], *, routes: Iterable[Route] = (), queues: Iterable[Queue] = ()) -> HttpApplication:
     """The same of a WSGI application, which runs in threads (`--threads`)."""
     return _program(app, _check(app, "wsgi"), None, routes, queues)
 
@@ -100,7 +98,9 @@ def as_asgi3(app: Callable[..., Any], interface: Protocol) -> Callable[..., Coro
     return call
 
 
-def as_program(target: Callable[..., Any], interface: Protocol, subject: str, queues: tuple[Queue, ...]) -> HttpApplication:
+def as_program(
+    target: Callable[..., Any], interface: Protocol, subject: str, queues: tuple[Queue, ...]
+) -> Application[..., Any]:
     """Of a target of the command line. subject: its name. Raises `ApplicationError` if what it needs is not installed."""
     check_needs(subject, interface)
     return _program(target, interface, None, (), queues)
@@ -186,7 +186,9 @@ def _check(app: object, kind: Literal["asgi", "wsgi"]) -> Protocol:
 
 def _check_routes(routes: Iterable[Route]) -> tuple[Route, ...]:
     if isinstance(routes, str | bytes | Route) or not isinstance(routes, Iterable):
-        raise ConfigurationError(f"routes is {routes!r}; give a list, such as [cw.Route('/health', queue='foreground')]")
+        raise ConfigurationError(
+            f"routes is {routes!r}; give a list, such as [cw.Route('/health', queue='foreground')]"
+        )
     given = tuple(routes)
     for route in given:
         if not isinstance(route, Route):

@@ -1,11 +1,11 @@
-"""Where the requests of an endpoint run, said at the endpoint: `@cw.queue("background")`; and the routes of a framework's table.
+"""Where the requests of an endpoint run, said at the endpoint: `@cw.queue("background")`; and the routes of frameworks' tables.
 
 A mark is an attribute of the endpoint, and changes nothing of it. What paths an endpoint has stands in the framework's table,
-which is walked once, when the application is served. Every route is taken over, marked or not, in the table's order and with the
-prefixes of mounts: else a request for an unmarked `/items/special` would be one of a marked `/items/{id}` behind it.
+which is walked once, when the application is served. Every route is taken over, marked or not, in the table's order, and with
+the prefixes of mounts: else a request for an unmarked `/items/special` would be one of a marked `/items/{id}` behind it.
 
-The tables of Starlette, FastAPI and Litestar are known by what their routes have (`path`, `endpoint`, `routes`); none of these is
-imported. A path that a route cannot say is taken over as one that matches more: two parameters in a segment as one, and what
+The tables of Starlette, FastAPI and Litestar are known by what their routes have (`path`, `endpoint`, `routes`): no framework
+is imported. A path that a route cannot say is taken over as one that matches more: two parameters in a segment as one, and what
 follows a parameter that may contain slashes, not at all. An unmarked one that is no path at all is left out.
 """
 
@@ -133,7 +133,9 @@ def _of_starlette(route: Any, prefix: str, host: str | None, mark: Mark | None, 
         yield from _route(f"{prefix}/*", _mark_of(inner) or mark, (), own_host)
 
 
-def _of_mounted(route: Any, inner: object, prefix: str, host: str | None, mark: Mark | None, depth: int) -> Iterator[Route]:
+def _of_mounted(
+    route: Any, inner: object, prefix: str, host: str | None, mark: Mark | None, depth: int
+) -> Iterator[Route]:
     """The mount's own table is that of the application within its middlewares."""
     if table := getattr(route, "routes", None):
         for each in table:
@@ -153,7 +155,9 @@ def _of_litestar(table: Any, prefix: str, host: str | None, mark: Mark | None) -
         path = prefix + re.sub(r"\{(\w+):(?!path\})\w+\}", r"{\1}", route.path)
         handlers = getattr(route, "route_handler_map", None)
         if handlers is not None:
-            of_methods = [((method,), handler) for method, handler in handlers.items()]
+            of_methods: list[tuple[tuple[str, ...], Any]] = [
+                ((method,), handler) for method, handler in handlers.items()
+            ]
         else:
             is_socket = not getattr(route, "methods", None) and not hasattr(route.route_handler, "is_mount")
             of_methods = [(("WEBSOCKET",) if is_socket else (), route.route_handler)]

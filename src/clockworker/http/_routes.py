@@ -1,10 +1,10 @@
 """Which route is a request's: the first that matches, found without trying one after the other. Pure.
 
 Routes are compiled into a table for each method and host that any of them names, and one for all others. A table holds only
-routes that such a request may have, so nothing but the path is left to compare: exact paths are found in a dictionary, in which
-the patterns that stand before them have been taken into account, and the rest by one regular expression of all patterns, each an
-alternative that is one capturing group. The group that has matched says which. Clients choose neither how many tables there are
-nor how long one is searched (`_patterns`).
+routes that such a request may have, so nothing but the path is left to compare. Exact paths are found in a dictionary, in which
+the patterns that stand before them have been taken into account. The rest is found by one regular expression of all patterns,
+each an alternative that is one capturing group: the group that has matched says which. Clients choose neither how many tables
+there are nor how long one is searched (`_patterns`).
 
 Rejected: a tree of segments. It is walked in Python, and in tables of a few dozen patterns one regular expression is faster.
 """
@@ -29,9 +29,7 @@ class RouteTable:
         self._patterns = [parse_pattern(route.path) for route in routes]
         self._values: dict[tuple[int, str], _Match] = {}
         # GET includes HEAD, in a route's methods.
-        self._methods = [
-            {*route.methods, "HEAD"} if "GET" in route.methods else {*route.methods} for route in routes
-        ]
+        self._methods = [{*route.methods, "HEAD"} if "GET" in route.methods else {*route.methods} for route in routes]
         self._routes = routes
         hosts = {route.host for route in routes if route.host is not None}
         methods = set().union(*self._methods)
@@ -56,7 +54,9 @@ class RouteTable:
         """What `{name}` of a route's path is in a path that it matches."""
         match = self._values.get((number, name))
         if match is None:
-            match = self._values[number, name] = re.compile(self._patterns[number].with_groups or "", re.DOTALL).fullmatch
+            match = self._values[number, name] = re.compile(
+                self._patterns[number].with_groups or "", re.DOTALL
+            ).fullmatch
         found = match(path)
         return "" if found is None else found[name]
 

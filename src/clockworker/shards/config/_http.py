@@ -83,7 +83,9 @@ def check_place(
             raise wrong(key, name, 'the name of a queue, for example "background"')
     if group is not None:
         kind, _, name = group.partition(":") if isinstance(group, str) else ("", "", "")
-        is_one = group in ("client", "host") or (kind == "header" and TOKEN.fullmatch(name)) or (kind == "path" and name)
+        is_one = (
+            group in ("client", "host") or (kind == "header" and TOKEN.fullmatch(name)) or (kind == "path" and name)
+        )
         if not is_one:
             raise wrong("group", group, '"client", "host", "header:NAME" or "path:NAME"')
         if kind == "path" and names is not None and name not in names:

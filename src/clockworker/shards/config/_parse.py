@@ -251,8 +251,10 @@ def parse_trusted(text: str) -> str:
 
 def parse_root_path(text: str) -> str:
     if text and (not text.startswith("/") or text.endswith("/") or re.search(r"[?#\s]", text)):
-        example = re.sub(r"[?#\s].*", "", text).strip("/")
-        raise ConfigurationError(f"{text!r} is no root path; give one that begins with / and does not end so: /{example or 'api'}")
+        right = "/" + (re.sub(r"[?#\s].*", "", text).strip("/") or "api")
+        raise ConfigurationError(
+            f"{text!r} is no root path; give one that begins with a / and does not end so: {right}"
+        )
     return text
 
 
@@ -267,7 +269,9 @@ def parse_header(text: str) -> tuple[str, str]:
     if not colon or not TOKEN.fullmatch(name):
         raise ConfigurationError(f"{text!r} is no header; give NAME:VALUE, for example x-frame-options:DENY")
     if not re.fullmatch(r"[\t\x20-\x7e\x80-\xff]*", value):
-        raise ConfigurationError(f"{text!r}: the value has what no header can have; give letters of Latin-1 in one line")
+        raise ConfigurationError(
+            f"{text!r}: the value has what no header can have; give letters of Latin-1 in one line"
+        )
     if name.lower() in _FRAMING:
         raise ConfigurationError(f"{text!r}: {name} is of one response only; take it out")
     return name, value

@@ -1,8 +1,8 @@
 """What a route says of paths: exact text, `{name}`, `{name:int}` and the like, and `*` at the end. Pure.
 
-A pattern becomes a regular expression that takes a time in proportion to the path, whatever a client sends: there is one `{name}`
-in a segment at most, and one part that may contain a slash. Two of either could be divided in many ways, and each would be
-tried.
+A pattern becomes a regular expression that takes a time in proportion to the path, whatever a client sends: there is one
+`{name}` in a segment at most, and one part that may contain a slash. What two parts match could be divided between them in many
+ways, and each would be tried.
 """
 
 from __future__ import annotations

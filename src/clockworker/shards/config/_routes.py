@@ -47,25 +47,29 @@ def routes_of_file(value: object) -> tuple[Route, ...]:
     return _each_once([_route(table) for table in value])
 
 
-def check_queues_of(routes: Iterable[Route], queues: Collection[str], whose: str, shard: int) -> None:
-    """That this shard, which has these queues, has those that the routes name. whose: what the routes were given by. Raises
-    `ConfigurationError`."""
+def lacking_for_options(http: HttpConfig, queues: Collection[str], shard: int) -> str | None:
+    """What is to be said of a queue that the options or the file name and this shard, which has these queues, has not."""
+    if (name := http.lifespan_queue) is not None and name not in queues:
+        return f"--lifespan-queue is {name!r}, {_there_are(name, queues, shard)}"
+    return _lacking(http.routes, "--route", queues, shard)
+
+
+def lacking_for_application(routes: Iterable[Route], queues: Collection[str], shard: int) -> str | None:
+    """The same of routes that the application has."""
+    return _lacking(routes, "the application's route", queues, shard)
+
+
+def _lacking(routes: Iterable[Route], whose: str, queues: Collection[str], shard: int) -> str | None:
     for route in routes:
         for key in ("queue", "after"):
             if (name := getattr(route, key)) is not None and name not in queues:
-                raise ConfigurationError(f"{whose} {route.path}: {key} is {name!r}, {_there_are(name, queues, shard)}")
-
-
-def check_queues_of_http(http: HttpConfig, queues: Collection[str], shard: int) -> None:
-    """The same of what the options say. Raises `ConfigurationError`."""
-    check_queues_of(http.routes, queues, "--route", shard)
-    if (name := http.lifespan_queue) is not None and name not in queues:
-        raise ConfigurationError(f"--lifespan-queue is {name!r}, {_there_are(name, queues, shard)}")
+                return f"{whose} {route.path}: {key} is {name!r}, {_there_are(name, queues, shard)}"
+    return None
 
 
 def _there_are(name: str, queues: Collection[str], shard: int) -> str:
-    hint = did_you_mean(name, queues)
-    return f"which shard {shard} has not, only {', '.join(map(repr, queues))}; {hint}give one of them, or --queue {name}:1"
+    known, hint = ", ".join(map(repr, queues)), did_you_mean(name, queues)
+    return f"which shard {shard} does not have, only {known}; {hint}give one of them, or add --queue {name}:1"
 
 
 def _route(table: dict[str, Any]) -> Route:
