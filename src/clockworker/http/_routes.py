@@ -23,7 +23,7 @@ _Table = tuple[dict[str, int], _Match | None, tuple[int, ...]]
 
 
 class RouteTable:
-    """routes: in their order. Their numbers are those in the sequence."""
+    """routes: in their order. Their numbers are those in the sequence. uses_host: whether any is for one host only."""
 
     def __init__(self, routes: Sequence[Route]) -> None:
         self._patterns = [parse_pattern(route.path) for route in routes]
@@ -34,12 +34,13 @@ class RouteTable:
         hosts = {route.host for route in routes if route.host is not None}
         methods = set().union(*self._methods)
         self._of_others = self._tables(None, methods)
+        self.uses_host = bool(hosts)
         self._of_host = {host: self._tables(host, methods) for host in hosts}
 
     def find(self, method: str, path: str, host: str) -> int:
         """The number of the first route that matches, or -1. path: decoded. host: as the header has it, or ""."""
         tables = self._of_others
-        if self._of_host:
+        if self.uses_host:
             tables = self._of_host.get(_without_port(host), tables)
         by_method, table = tables
         exact, match, numbers = by_method.get(method, table)
