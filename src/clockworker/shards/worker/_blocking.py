@@ -112,6 +112,7 @@ class BlockingPool:
                 self._wait(call)
             yield future
         finally:
+            future.cancel()  # nobody waits for it, unless it is done
             self._take_out(call)
             self._tell_if_idle()
             del call, future  # as above
