@@ -23,7 +23,7 @@ import re
 import threading
 from collections.abc import Awaitable, Callable, Iterable
 from types import TracebackType
-from typing import Any, Protocol, TypeAlias
+from typing import Any, TypeAlias
 
 from clockworker.http._environ import environ_of, has_body
 from clockworker.http._pipes import ClientLeft, InputPipe, Message, OutputPipe, Receive
@@ -41,7 +41,16 @@ _NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 # PEP 3333 forbids these to applications: what a connection does is the server's business.
 _HOP_BY_HOP = frozenset(
-    "connection keep-alive proxy-authenticate proxy-authorization te trailers transfer-encoding upgrade".split()
+    [
+        "connection",
+        "keep-alive",
+        "proxy-authenticate",
+        "proxy-authorization",
+        "te",
+        "trailers",
+        "transfer-encoding",
+        "upgrade",
+    ]
 )
 _FILE_BLOCK = 64 * 1024  # of `wsgi.file_wrapper`, whatever smaller one the application suggests
 

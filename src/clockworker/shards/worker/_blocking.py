@@ -1,8 +1,10 @@
 """Functions that block, run in threads beside the event loop.
 
 No more than so many at once; later calls wait in the loop, and a caller that waits can still leave. A free thread goes to the
-account (a queue's group) that has fewest of them, and of its calls to the first that came: one tenant's slow functions do not
-keep the others' waiting for longer than until the next of them ends. A thread cannot be stopped: a caller that is cancelled leaves its function running, and the stop of the shard waits for it, as
+account (a queue, or a group within one) that has fewest of them, and of its calls to the first that came: one tenant's slow
+functions keep another's waiting until the next of them ends, and not until all have.
+
+A thread cannot be stopped: a caller that is cancelled leaves its function running, and the stop of the shard waits for it, as
 it does for the calls that wait. So the stop names the functions that it waits for, and where they are, before its grace ends.
 
 Every call ends: with the function's result, with its exception, or with a RuntimeError in place of an exception that would
