@@ -100,7 +100,7 @@ class Shard:
         )
         self._complaints = ErrorLimiter()
         self._announce_ready = announce_ready
-        self._blocking = BlockingPools(self._config.blocking_threads)
+        self._blocking = BlockingPools(config.http.threads or config.blocking_threads, self._account)
         self._counters = CounterBook()
         self.is_ready = False
         self._stopped = asyncio.Event()
@@ -346,6 +346,14 @@ class Shard:
 
     def _queue_or_first(self, name: str | None) -> QueueHandle:
         return self.executor.queues()[0] if name is None else self.queue(name)
+
+    def _account(self) -> object:
+        """What stands for the queue and group of the task whose step is running. Not their keys: a group's is the
+        application's, or a client's, and may fail to compare."""
+        if (current := self.executor._core.current) is None:
+            return None
+        membership = current.membership
+        return membership.queue if membership.group is None else membership
 
     def _serve(
         self,
