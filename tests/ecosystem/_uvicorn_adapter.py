@@ -70,7 +70,8 @@ class Server(HttpServer):
             server_header=False,
             date_header=config.date_header,
             limit_concurrency=config.limit_concurrency,
-            incomplete_event_size=config.h11_max_incomplete_event_size or 65_536,
+            limit_request_field_size=1_000_000,
+            incomplete_event_size=config.h11_max_incomplete_event_size or 1_000_000,
             timeout_keep_alive=config.timeout_keep_alive,
             ws_max_size=config.ws_max_size,
             ws_max_queue=config.ws_max_queue,
@@ -178,7 +179,9 @@ def _is_variant(item: pytest.Item) -> bool:
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     name = report.nodeid.partition("::")[2]
     if report.when == "call" or report.outcome != "passed":
-        said = report.longreprtext.strip().splitlines()[-1:] if report.failed else []
+        crash = getattr(report.longrepr, "reprcrash", None)
+        said = [str(crash.message).partition("\n")[0] if crash is not None else report.longreprtext[-200:]]
+        said = said if report.failed else []
         _outcomes[name] = ": ".join([report.outcome, *said])
 
 
