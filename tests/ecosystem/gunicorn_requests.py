@@ -122,12 +122,14 @@ def read(folder: Path) -> Iterator[Corpus]:
 def with_host(corpus: Corpus) -> bytes:
     """With one in each head of HTTP/1.1 that has none."""
     data = corpus.data
+    if any(b" HTTP/1.1" in body for *_, body in corpus.expected):
+        return data  # in a body, whose length is known
 
     def completed(match: re.Match[bytes]) -> bytes:
         head = data[match.end() :].partition(b"\r\n\r\n")[0]
         return match[0] if _HOST.search(head) else match[0] + b"Host: localhost\r\n"
 
-    return _REQUEST_LINE.sub(completed, data, count=max(1, len(corpus.expected)))
+    return _REQUEST_LINE.sub(completed, data)
 
 
 async def verdict(corpus: Corpus, config: HttpConfig) -> tuple[str, list[Seen], list[int]]:
