@@ -15,7 +15,12 @@ from typing import Any
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+import clockworker as cw
 from bench._http_raw import Application
+from clockworker.http._routes import RouteTable
+from clockworker.http._server import HttpServer
+from clockworker.http._targets_cy import Target
+from clockworker.shards.config._http import HttpConfig, Route
 
 Connect = Callable[[], asyncio.Protocol]
 CLIENT = ("127.0.0.1", 50_000)
@@ -128,6 +133,26 @@ async def uvicorn_in_process(app: Application, access_log: bool) -> AsyncIterato
     yield lambda: HttpToolsProtocol(config, server.server_state, state)
 
 
+ROUTES = (
+    Route("/reports/*", queue="background"),
+    Route("/users/{name}", queue="foreground", methods=("GET",)),
+    Route("/exact", queue="internal"),
+)
+QUEUES = {"foreground": 8, "background": 1, "internal": 1}
+
+
+@contextlib.asynccontextmanager
+async def clockworker_in_process(app: Application, access_log: bool) -> AsyncIterator[Connect]:
+    async with cw.Executor([cw.Queue(name, share) for name, share in QUEUES.items()]) as executor:
+        targets = [Target(route.path, executor.queue(route.queue)) for route in ROUTES]
+        targets.append(Target("other", executor.queues()[0]))
+        server = HttpServer(
+            app, HttpConfig(), state={}, table=RouteTable(ROUTES), targets=targets, proxies=None, access_log=None
+        )
+        yield server.factory
+
+
 SIDES: dict[str, Callable[[Application, bool], contextlib.AbstractAsyncContextManager[Connect]]] = {
     "uvicorn": uvicorn_in_process,
+    "clockworker": clockworker_in_process,
 }
