@@ -40,7 +40,7 @@ async def find_shop(connection: HTTPConnection) -> Shop:
     return shop
 
 
-async def find_session(response: Response, session: Annotated[str | None, Cookie()] = None) -> str:
+async def find_session(response: Response, session: Annotated[str | None, Cookie(max_length=64)] = None) -> str:
     if session is None:
         session = secrets.token_urlsafe(16)
         response.set_cookie(SESSION, session, httponly=True, samesite="lax")
