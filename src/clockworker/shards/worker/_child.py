@@ -305,8 +305,10 @@ class _ShardMain:
         outcome = await main.outcome()
         if not self._shard.stopping:
             match outcome:
-                case TaskPanicked(UnknownQueue() as error):
-                    return self._fail(str(error))  # a mistake of the configuration: where it shows is no matter
+                case TaskPanicked((UnknownQueue() | ApplicationError()) as error):
+                    # A mistake of the configuration, and where it shows is no matter; or an application's, whose traceback is
+                    # the cause's.
+                    return self._fail(str(error), error.__cause__)
                 case TaskPanicked(exception):
                     return self._fail("main() raised", exception)
                 case Ok():
