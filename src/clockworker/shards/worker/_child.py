@@ -296,6 +296,7 @@ class _ShardMain:
             self._shard._servers.counts,
             self._shard._counters.read,
             self._shard._blocking.counts,
+            self._shard._requests.read,
         )
         self._shard._servers.when_failed = self._recorder.write_soon
 
