@@ -52,6 +52,10 @@ MODULES = {
     "clockworker.ipc.calls._request_cy": "src/clockworker/ipc/calls/_request_cy.py",
     "clockworker.ipc._traffic_cy": "src/clockworker/ipc/_traffic_cy.py",
     "clockworker.shards.worker._accepted_cy": "src/clockworker/shards/worker/_accepted_cy.py",
+    "clockworker.http._targets_cy": "src/clockworker/http/_targets_cy.py",
+    "clockworker.http._request_cy": "src/clockworker/http/_request_cy.py",
+    "clockworker.http._incoming_cy": "src/clockworker/http/_incoming_cy.py",
+    "clockworker.http._connection_cy": "src/clockworker/http/_connection_cy.py",
 }
 
 

@@ -42,7 +42,16 @@ _LOOK_DUTY = 10  # looking takes at most one part in so many of the time
 
 
 class Server(Maker, Protocol):
-    """A kind of server."""
+    """A kind of server.
+
+    connections: its own; set before the first is accepted. logs_connections: whether the access log has a line for each of
+    them, and not for each request.
+    """
+
+    connections: Connections
+
+    @property
+    def logs_connections(self) -> bool: ...
 
     def settle(self, connection: Connection, now: float) -> bool:
         """Whether all that its client has sent until the stop has been read, and begun. May end the connection if it is

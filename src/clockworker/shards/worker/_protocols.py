@@ -55,6 +55,8 @@ class ProtocolServer:
     stop: asks one of the protocols to close if it has nothing to do. None: there is none, but for aiohttp's.
     """
 
+    logs_connections = True
+
     def __init__(self, factory: ProtocolFactory, stop: Stop | None) -> None:
         self.factory = factory
         self._stop = stop

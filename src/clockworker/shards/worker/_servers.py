@@ -21,9 +21,7 @@ from clockworker.executor import Executor, QueueHandle
 from clockworker.shards.machine._sockets import HANDSHAKE_S
 from clockworker.shards.worker._accept import Acceptor
 from clockworker.shards.worker._accepted_cy import Places
-from clockworker.shards.worker._connections import LOOK_S, Connection, Connections
-from clockworker.shards.worker._protocols import ProtocolServer
-from clockworker.shards.worker._streams import StreamServer
+from clockworker.shards.worker._connections import LOOK_S, Connection, Connections, Server
 from clockworker.shards.worker._tls import Handshakes, prepare
 
 
@@ -89,7 +87,7 @@ class Servers:
 
     def serve(
         self,
-        server: StreamServer | ProtocolServer,
+        server: Server,
         queue: QueueHandle,
         bind: str,
         *,
@@ -102,7 +100,7 @@ class Servers:
             queue,
             places=self._places if limit is None else Places(limit),
             kind=Connection if handshakes is None else handshakes.connection,
-            access_log=self._access_log,
+            access_log=self._access_log and server.logs_connections,
         )
         connections.when_failed = self._failed
         acceptor = Acceptor(connections, self._executor)
@@ -162,6 +160,14 @@ class Servers:
         """Returns when no connection is open. accepting: until it is done, there may be more of them."""
         while True:
             await asyncio.gather(*(connections.drain() for connections in self._connections.values()))
+            if accepting is None or accepting.done():
+                return
+            await asyncio.wait([accepting], timeout=LOOK_S)
+
+    async def drain_one(self, bind: str, accepting: asyncio.Task[None] | None) -> None:
+        """The same of one bind."""
+        while (connections := self._connections.get(bind)) is not None:
+            await connections.drain()
             if accepting is None or accepting.done():
                 return
             await asyncio.wait([accepting], timeout=LOOK_S)

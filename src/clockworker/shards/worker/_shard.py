@@ -30,6 +30,7 @@ from clockworker.ipc.calls._method import RemoteMethod
 from clockworker.shards.logs._log_limit import ErrorLimiter, more
 from clockworker.shards.protocol._messages import Configure
 from clockworker.shards.worker._blocking_pools import BlockingPools
+from clockworker.shards.worker._connections import Server
 from clockworker.shards.worker._counter import Counter, CounterBook
 from clockworker.shards.worker._protocols import ProtocolFactory, ProtocolServer, Stop
 from clockworker.shards.worker._requests import RequestBook
@@ -305,7 +306,7 @@ class Shard:
 
     def _serve(
         self,
-        server: StreamServer | ProtocolServer,
+        server: Server,
         queue: QueueHandle,
         bind: str | None,
         max_connections: int | None,
@@ -316,6 +317,10 @@ class Shard:
         free, handshakes = self._servers.check_free(bind), self._servers.handshakes(ssl)
         if not self.stopping:
             self._servers.serve(server, queue, free, limit=max_connections, handshakes=handshakes)
+
+    async def _drain_server(self, bind: str | None) -> None:
+        """Of one server, when the shard stops: returns when none of its connections is open."""
+        await self._servers.drain_one(bind or "", self._stopping)
 
     # For the shard's process only.
 

@@ -84,6 +84,7 @@ class StreamServer:
     """Makes the protocols for one call of `Shard.start_server`, and runs a handler for each connection."""
 
     factory: Callable[[], asyncio.BaseProtocol] | None = None  # a protocol is made of its connection
+    logs_connections = True
 
     def __init__(
         self, handler: Handler, spawn: Callable[..., object], limit: int, *, read_timeout: float | None = None

@@ -1,0 +1,442 @@
+# cython: language_level=3, annotation_typing=False, auto_pickle=False, allow_none_for_extension_args=False
+"""HTTP/1.1: a connection, from the bytes that come (`_incoming_cy`) to the bytes that go: framing of responses, their order,
+keep-alive, and the end.
+
+One request at a time is with the application; the route of the next is looked up at its turn. A response is written as it
+comes, and the application waits in `send` while the transport's buffer is full.
+
+Times are looked at by the server, once in a while for all connections (`_server`); here is only noted, in its ticks, since when
+a connection is in its state.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+try:
+    import cython
+except ModuleNotFoundError:
+    from clockworker import _cython_shim as cython
+
+from clockworker.http import _states
+from clockworker.http._head import CONTINUE, STATUS_LINES, refusal
+from clockworker.http._incoming_cy import Incoming
+from clockworker.http._request_cy import Request
+
+if cython.compiled:
+    from cython.cimports.clockworker.executor._clock_cy import now_ns
+else:
+    from time import monotonic_ns as now_ns
+
+_MOST_LINGERED = 4_194_304  # bytes that are read and dropped, so that a client sees its response
+
+_STATUS_LINES = STATUS_LINES
+_CONTINUE = CONTINUE
+
+_TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+_NAMES: dict[bytes, bytes] = {}  # of headers that applications have sent, as they are written
+_MOST_NAMES = 1_024
+
+# C globals when compiled.
+IDLE, HEAD, BODY, PARSED, LINGERING = _states.IDLE, _states.HEAD, _states.BODY, _states.PARSED, _states.LINGERING
+
+
+@cython.final
+@cython.cclass
+class HttpConnection(Incoming):
+    """A protocol for the loop."""
+
+    # For the loop.
+
+    def connection_made(self, transport: Any) -> None:
+        self.transport = transport
+        peer = transport.get_extra_info("peername")
+        if isinstance(peer, tuple):
+            self.client = (str(peer[0]), int(peer[1]))
+        own = transport.get_extra_info("sockname")
+        if isinstance(own, tuple):
+            self.address = (str(own[0]), int(own[1]))
+        elif own:
+            self.address = (own if isinstance(own, str) else bytes(own).decode(errors="surrogateescape"), None)
+        if transport.get_extra_info("sslcontext") is not None:
+            self.scheme = "https"
+        self.server.opened(self)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self.closing = True
+        self.writable = True
+        self.server.closed(self)
+        websocket = self.websocket
+        if websocket is not None:
+            websocket.connection_lost(error)
+            return
+        current, parsing, pipeline = self.current, self.parsing, self.pipeline
+        self.current = self.parsing = self.pipeline = self.unread = None
+        if parsing is not None and parsing is not current:
+            parsing.leave()
+        for request in pipeline or ():
+            request.leave()
+        if current is not None:
+            self._left(current)
+
+    def eof_received(self) -> bool:
+        """A client may have said all, and still wait for the answer."""
+        if self.websocket is not None:
+            return bool(self.websocket.eof_received())
+        request = self.current
+        if request is None or self.state != PARSED or self.scheme == "https" or self.closing:
+            return False
+        request.keep_alive = False
+        request.left = True
+        request.wake()
+        return True
+
+    def pause_writing(self) -> None:
+        self.writable = False
+        if self.websocket is not None:
+            self.websocket.pause_writing()
+
+    def resume_writing(self) -> None:
+        self.writable = True
+        if self.websocket is not None:
+            self.websocket.resume_writing()
+        elif self.current is not None:
+            self.current.resume()
+
+    def data_received(self, data: bytes) -> None:
+        if self.websocket is not None:
+            self.websocket.data_received(data)
+        elif self.state == LINGERING:
+            self.unwanted += len(data)
+            if self.unwanted > _MOST_LINGERED:
+                self.transport.abort()
+        elif self.closing:
+            pass
+        elif self.unread is not None:
+            self.unread += data
+        else:
+            self.feed(data)
+
+    def refuse(self, status: int) -> None:
+        """What has come is no request that could be answered otherwise. While a response is under way there is no other way to
+        say so than to end the connection after it; or at once, if it is its own body that is wrong."""
+        parsing, current = self.parsing, self.current
+        self.refusal = 0
+        self.parsing = None
+        self.unread = None
+        self.server.refused(status)
+        if current is None:
+            self._say_and_close(status)
+        elif current is parsing:
+            if current.started:
+                self._abort()
+            else:
+                current.complete = True
+                current.status = status
+                self._say_and_close(status)
+            self._left(current)
+        else:
+            last = self.pipeline[-1] if self.pipeline else None
+            if parsing is not None and last is parsing:
+                self.pipeline.pop()
+            (self.pipeline[-1] if self.pipeline else current).keep_alive = False
+            self.pause()
+
+    def _say_and_close(self, status: int) -> None:
+        self.transport.write(refusal(status, self.rules.defaults))
+        self.linger()
+
+    # Going out.
+
+    def begin_response(self, request: Request, status: int, headers: Any) -> None:
+        line = _STATUS_LINES.get(status)
+        if line is None:
+            raise RuntimeError(f"the status of a response is {status!r}; give a number from 100 to 999")
+        parts = [line, self.rules.defaults]
+        length = -1
+        closes = False
+        for name, value in headers:
+            known = _NAMES.get(name)
+            if known is None:
+                known = _new_name(name)
+            if not is_value(value):
+                raise RuntimeError(f"Invalid HTTP header value {bytes(value)!r} of {bytes(name)!r}.")
+            size = len(known) - 2
+            if size == 14:
+                if known == b"content-length: ":
+                    if length >= 0 and length != int(value):
+                        raise RuntimeError("Content-Length is given twice, and differs")
+                    length = int(value)
+            elif size == 17:
+                if known == b"transfer-encoding: ":
+                    continue  # ours to say
+            elif size == 10:
+                if known == b"connection: ":
+                    tokens = [token.strip() for token in value.lower().split(b",")]
+                    closes = closes or b"close" in tokens
+                    continue
+            elif size == 4:
+                if known == b"date: ":
+                    parts[1] = self.rules.headers.render(date=False, server=b"server: " in parts[1])
+            elif size == 6 and known == b"server: ":
+                parts[1] = self.rules.headers.render(server=False, date=b"date: " in parts[1])
+            parts.append(known)
+            parts.append(value)
+            parts.append(b"\r\n")
+        if closes or self.rules.stopping or request.expects:
+            request.keep_alive = False  # a client that was never told to continue may send its body, or not
+        if status == 204 or status == 304 or status < 200 or request.method == "HEAD":
+            request.remaining = -2  # there is none, whatever the headers say of it
+        else:
+            request.remaining = length
+        request.head = parts
+
+    def send_head(self, request: Request) -> None:
+        if not request.left or self.transport is not None:
+            self._write(self._finish_head(request, -1))
+
+    def _finish_head(self, request: Request, size: int) -> bytes:
+        """size: of the whole body, if that is known by now."""
+        parts: list[Any] = request.head
+        request.head = None
+        if request.remaining == -1:
+            if size >= 0:
+                parts.append(b"content-length: %d\r\n" % size)
+                request.remaining = size
+            elif request.version == 11:
+                request.chunked = True
+                parts.append(b"transfer-encoding: chunked\r\n")
+            else:
+                request.keep_alive = False
+        elif request.remaining == -2 and size > 0 and request.method == "HEAD" and not _has_length(parts):
+            parts.append(b"content-length: %d\r\n" % size)
+        if not request.keep_alive:
+            parts.append(b"connection: close\r\n\r\n")
+        elif request.version == 10:
+            parts.append(b"connection: keep-alive\r\n\r\n")
+        else:
+            parts.append(b"\r\n")
+        return b"".join(parts)
+
+    def send_body(self, request: Request, data: Any, more: bool) -> None:
+        size = len(data)
+        if type(data) is not bytes:
+            data = bytes(data)
+            size = len(data)
+        head: Any = None
+        if request.head is not None:
+            head = self._finish_head(request, -1 if more else size)
+        if request.remaining == -2:
+            data = b""
+        elif request.chunked:
+            if size:
+                request.sent += size
+                data = b"%x\r\n%s\r\n" % (size, data) if more else b"%x\r\n%s\r\n0\r\n\r\n" % (size, data)
+            elif not more:
+                data = b"0\r\n\r\n"
+        elif request.remaining >= 0:
+            if size > request.remaining:
+                self._write(head)
+                raise RuntimeError("Response content longer than Content-Length")
+            request.remaining -= size
+            request.sent += size
+            if not more and request.remaining:
+                self._write(head + data if head is not None else data)
+                raise RuntimeError("Response content shorter than Content-Length")
+        else:
+            request.sent += size
+        if head is not None:
+            data = head + data if data else head
+        if data:
+            self._write(data)
+        if not more:
+            self._completed(request)
+
+    def _write(self, data: Any) -> None:
+        if data and not self.closing:
+            self.transport.write(data)
+
+    def _completed(self, request: Request) -> None:
+        """All of the response has been written."""
+        request.complete = True
+        if self.current is not request:
+            return  # its client has left, and it was counted then
+        self._count(request)
+        if self.closing:
+            return
+        if request._waits():
+            request.wake()
+        self.current = None
+        if not request.keep_alive or self.rules.stopping:
+            if self.parsing is not None and self.parsing is request:
+                self.linger()
+            else:
+                self._close()
+            return
+        if self.parsing is request:  # of its body nobody wants the rest, which may not be much
+            request.body = None
+            self.unwanted = 0
+            self.resume()
+            return
+        self.rest()
+
+    def rest(self) -> None:
+        """A request has been answered. The next one's turn."""
+        self.since = self.rules.tick
+        if self.pipeline:
+            request: Request = self.pipeline.popleft()
+            self.current = request
+            self.server.begin(request)
+            return
+        if self.unread is not None:
+            data = self.unread
+            self.unread = None
+            if self.state == PARSED:
+                self.state = IDLE
+            self.feed(bytes(data))
+            if self.unread is not None:
+                return
+        elif self.state == PARSED:
+            self.state = IDLE
+        if not self.pipeline:
+            self.resume()
+
+    def ask(self, request: Request) -> None:
+        if request is self.parsing or request.more_body:
+            self.since = self.rules.tick
+            if self.parsing is request and not self.pipeline:
+                self.resume()
+
+    def let_continue(self, request: Request) -> None:
+        if request.more_body:
+            self._write(_CONTINUE)
+
+    def answer_for(self, request: Request, status: int) -> None:
+        request.status = status
+        request.keep_alive = False
+        request.sent = 0
+        self._write(refusal(status, self.rules.defaults))
+        request.started = True
+        self._completed(request)
+
+    def cut(self, request: Request) -> None:
+        request.complete = True
+        self._count(request)
+        self._abort()
+
+    def abandon(self, request: Request) -> None:
+        if self.current is request:  # it has only said that it will send no more
+            request.complete = True
+            self._count(request)
+            self._close()
+
+    def failed(self, message: str, error: BaseException | None) -> None:
+        self.server.failed(message, error)
+
+    def _count(self, request: Request) -> None:
+        target = request.target
+        now = now_ns()
+        elapsed = now - request.received_ns if request.received_ns else 0
+        if target is not None:
+            target.count(request.status, elapsed)
+        if self.server.access_log is not None:
+            self.server.access_log.write(request, request.status, request.sent, elapsed)
+
+    def _left(self, request: Request) -> None:
+        """Its client has, before it was answered."""
+        if self.current is request:
+            self.current = None
+        if not request.complete:
+            target = request.target
+            if target is not None:
+                if request.task is None:
+                    target.leave(request)
+                target.count(request.status if request.started else 0, 0)
+            request.leave()
+        elif request._waits():
+            request.leave()
+
+    def _close(self) -> None:
+        """When all that was written has gone."""
+        if not self.closing:
+            self.closing = True
+            self.transport.close()
+
+    def _abort(self) -> None:
+        self.closing = True
+        self.transport.abort()
+
+    def linger(self) -> None:
+        """The client may be sending. A socket that is closed with something unread is reset, and the response lost with it: so
+        what comes is read for a while, and dropped."""
+        self.parsing = None
+        if self.scheme == "https" or not self.transport.can_write_eof():
+            self._close()
+        elif self.state != LINGERING:
+            self.state = LINGERING
+            self.since = self.rules.tick
+            self.unwanted = 0
+            self.closing = True
+            self.transport.write_eof()
+            if self.paused:
+                self.paused = False
+                self.transport.resume_reading()
+
+    # For the server.
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a request is under way, or has begun to come."""
+        return self.current is not None or self.websocket is not None or self.state in (HEAD, BODY)
+
+    def end_idle(self) -> None:
+        """It is to end, and nothing is under way."""
+        if not self.closing:
+            self._close()
+
+    def time_out(self, status: int) -> None:
+        """The client has taken too long to send a head (408), or a body that is asked for (0)."""
+        if status:
+            self.server.refused(status)
+            self._say_and_close(status)
+        else:
+            request = self.current
+            self._abort()
+            if request is not None:
+                self._left(request)
+
+    def refuse_handshake(self, status: int) -> None:
+        """It is not passed to the application."""
+        self.websocket = None
+        self.closing = True
+        self.transport.write(refusal(status, self.rules.defaults))
+        self.transport.close()
+
+    def close_websocket(self) -> None:
+        """It is over, and all is written."""
+        self._close()
+
+
+def _has_length(parts: list[Any]) -> bool:
+    return b"content-length: " in parts
+
+
+def _new_name(name: Any) -> bytes:
+    """A header's name, as it is written. Raises RuntimeError if it is none."""
+    plain = bytes(name)
+    if _TOKEN.fullmatch(plain) is None:
+        raise RuntimeError(f"Invalid HTTP header name {plain!r}.")
+    written = plain.lower() + b": "
+    if len(_NAMES) < _MOST_NAMES:
+        _NAMES[plain] = written
+    return written
+
+
+def is_value(value: Any) -> bool:
+    """Whether it may be a header's value: no control characters but the tab, which would end the header or the connection."""
+    text = value if type(value) is bytes else bytes(value)
+    for byte in text:  # noqa: SIM110  # a loop in C
+        if (byte < 32 and byte != 9) or byte == 127:
+            return False
+    return True

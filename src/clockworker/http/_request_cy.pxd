@@ -1,0 +1,82 @@
+cimport cython
+from clockworker.http._targets_cy cimport Target
+
+cdef object _Future
+cdef Ready _READY
+
+
+cdef class Ready:
+    cpdef close(self)
+
+
+cdef object ready(object awaited)
+
+
+cdef class Carrier:
+    cdef public bint writable
+
+    cpdef begin_response(self, Request request, int status, object headers)
+    cpdef send_head(self, Request request)
+    cpdef send_body(self, Request request, object data, bint more)
+    cpdef ask(self, Request request)
+    cpdef let_continue(self, Request request)
+    cpdef answer_for(self, Request request, int status)
+    cpdef cut(self, Request request)
+    cpdef abandon(self, Request request)
+    cpdef failed(self, str message, object error)
+
+
+cdef class Request:
+    cdef public Carrier carrier
+    cdef public object app
+    cdef public Target target
+    cdef public object task
+    cdef public str method
+    cdef public bytes raw_path
+    cdef public str path
+    cdef public list headers
+    cdef public dict scope
+    cdef public int version
+    cdef public int status
+    cdef public long long sent
+    cdef public bint keep_alive
+    cdef public long long received_ns
+    cdef public object head
+    cdef public bint started
+    cdef public bint complete
+    cdef public bint left
+    cdef public bint expects
+    cdef public bint more_body
+    cdef public bint chunked
+    cdef public long long remaining
+    cdef public object body
+    cdef public bint is_given
+    cdef public bint asked
+    cdef bint begun
+    cdef object coroutine
+    cdef list _waiters
+    cdef list _writers
+
+    cpdef bint feed(self, bytes data) except -1
+    cpdef end_of_body(self)
+    cpdef leave(self)
+    cdef bint _waits(self) noexcept
+    cpdef wake(self)
+    cpdef resume(self)
+    cpdef run(self)
+    cpdef refuse(self, int status)
+    cdef _out_of_order(self, object kind)
+    cdef _completed(self)
+    cpdef close(self)
+    cdef begin(self)
+    cdef returned(self, object value)
+    cdef raised(self, object error)
+    cdef fail(self)
+
+
+@cython.locals(request=Request)
+cpdef Request new_request(Carrier carrier, object app)
+
+
+@cython.locals(request=Request, over=cython.bint)
+cdef object step(object awaited, object value)

@@ -1,0 +1,273 @@
+"""The HTTP server of one address: which target a request goes to, what its connections may take in time, and how they end.
+
+Times. One look a second at all connections, and no timer for any: each says since which look it has been in its state. So a
+limit is kept to a second, and never before its time.
+
+The stop. From its beginning responses say that they are the last of their connection. What has reached the kernel is read
+first; then a connection in which nothing is under way is closed once it has been idle for a moment, as those of streams are
+(`_connections`), and the others are waited for. WebSockets are told to go away (1012).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, Protocol
+
+from clockworker.http._connection_cy import HttpConnection
+from clockworker.http._head import DefaultHeaders
+from clockworker.http._incoming_cy import Rules
+from clockworker.http._request_cy import Request
+from clockworker.http._states import BODY, HEAD, LINGERING
+from clockworker.http._targets_cy import Target
+from clockworker.shards.config._http import HttpConfig
+from clockworker.shards.worker._connections import FIRST_S, IDLE_S, Connection, Connections
+from clockworker.shards.worker._socket_info import unread
+
+LOOK_S = 1.0  # between two looks at the time
+LINGER_S = 2.0  # for a client that is still sending what nobody reads
+
+
+class Table(Protocol):
+    """Which route is a request's."""
+
+    def find(self, method: str, path: str, host: str) -> int:
+        """Its index; -1: none."""
+
+
+class HttpServer:
+    """app: an ASGI 3 application. state: of its lifespan, copied for each request. targets: one for each route of the table,
+    and one more for the requests that none is about. trusts: whether what a client says of its own clients is believed; None:
+    of none. access_log: told of each request; None: nobody wants to know. websockets: what makes one of a handshake.
+    """
+
+    logs_connections = False  # but requests
+
+    def __init__(
+        self,
+        app: Callable[..., Any],
+        config: HttpConfig,
+        *,
+        state: Mapping[str, Any],
+        table: Table,
+        targets: Sequence[Target],
+        proxies: Any = None,
+        access_log: Any = None,
+        websockets: Callable[[Any, Request, HttpServer], Any] | None = None,
+    ) -> None:
+        self.app = app
+        self.config = config
+        self.state = dict(state)
+        self.targets = list(targets)
+        self.access_log = access_log
+        self.trusts: Callable[[str | None], bool] | None = None if proxies is None else proxies.trusts
+        self.connections: Connections  # set before the first is accepted
+        self.rules = Rules(config, DefaultHeaders(config.headers, server=config.server_header, date=config.date_header))
+        self.factory: Callable[[], Any] = partial(HttpConnection, self, self.rules)
+        self._proxies = proxies
+        self._websockets = websockets
+        self._table = table
+        self._find = table.find if len(targets) > 1 else None
+        self._uses_host = bool(getattr(table, "uses_host", True))
+        self._other = self.targets[-1]
+        self._protocols: set[HttpConnection] = set()
+        self._unsent: dict[HttpConnection, tuple[int, int]] = {}
+        self._look: asyncio.TimerHandle | None = None
+        self._limit = config.limit_concurrency
+        times = [
+            config.timeout_request_header,
+            config.timeout_request_body,
+            config.timeout_keep_alive,
+            config.timeout_response,
+        ]
+        self._look_s = min(LOOK_S, *(time / 4 for time in times if time > 0))
+        self._ticks = [time / self._look_s if time > 0 else float("inf") for time in (*times, LINGER_S)]
+
+    # What connections call.
+
+    def protocol(self, connection: Connection) -> asyncio.BaseProtocol:
+        protocol: asyncio.BaseProtocol = self.factory()
+        return protocol
+
+    def opened(self, protocol: HttpConnection) -> None:
+        self._protocols.add(protocol)
+        if self._look is None:
+            self.rules.refresh()
+            self._look_later()
+
+    def closed(self, protocol: HttpConnection) -> None:
+        self._protocols.discard(protocol)
+        self._unsent.pop(protocol, None)
+
+    def begin(self, request: Request) -> None:
+        """Its turn has come: to its route's target."""
+        target = self._target(request, request.method)
+        request.target = target
+        if self._limit is not None and sum(each.running for each in self.targets) >= self._limit:
+            target.refused += 1
+            request.refuse(503)
+        elif target.admit(request):
+            request.run()
+
+    def websocket(self, protocol: HttpConnection, request: Request) -> Any:
+        """A handshake's head is complete."""
+        if self._websockets is None:
+            from clockworker.http._websocket import WebSocket
+
+            self._websockets = WebSocket
+        websocket = self._websockets(protocol, request, self)
+        turn = _Turn(websocket, protocol, request, self._target(request, "WEBSOCKET"))
+        if self._limit is not None and sum(each.running for each in self.targets) >= self._limit:
+            turn.refuse(503)
+        elif turn.target.admit(turn):
+            turn.run()
+        return None if protocol.closing else websocket
+
+    def _target(self, request: Request, method: str) -> Target:
+        if self._find is None:
+            return self._other
+        host = ""
+        if self._uses_host:
+            host = next((value.decode("latin-1") for name, value in request.headers if name == b"host"), "")
+        return self.targets[self._find(method, request.path, host)]
+
+    def trust(self, protocol: HttpConnection, request: Request) -> None:
+        """Take the word of a proxy for who its client is."""
+        client = protocol.client
+        if self._proxies.trusts(client[0] if client is not None else None):
+            scope = request.scope
+            scope["client"], scope["scheme"] = self._proxies.apply(request.headers, client, protocol.scheme)
+
+    def refused(self, status: int) -> None:
+        """What was no request, or came too slowly."""
+        self._other.count(status, 0)
+
+    def failed(self, message: str, error: BaseException | None) -> None:
+        """The application has raised, or broken its protocol."""
+        self.connections.failed(message, RuntimeError(message) if error is None else error)
+
+    # Time.
+
+    def _look_later(self) -> None:
+        self._look = asyncio.get_running_loop().call_later(self._look_s, self._look_at_all)
+
+    def _look_at_all(self) -> None:
+        self._look = None
+        self.rules.refresh()
+        tick = self.rules.tick
+        for protocol in [*self._protocols]:
+            self._look_at(protocol, tick)
+        if self._protocols:
+            self._look_later()
+
+    def _look_at(self, protocol: HttpConnection, tick: int) -> None:
+        header, body, keep_alive, response, linger = self._ticks
+        if protocol.websocket is not None:
+            protocol.websocket.look()
+            return
+        age = tick - protocol.since
+        state, current = protocol.state, protocol.current
+        transport = protocol.transport
+        if state == LINGERING:
+            if age > linger:
+                transport.abort()
+                return
+        elif protocol.closing:
+            pass
+        elif current is not None:
+            if state == BODY and current.asked and current is protocol.parsing and age > body:
+                protocol.time_out(0)
+                return
+        elif state == HEAD:
+            if age > header:
+                protocol.time_out(408)
+        elif age > (keep_alive if protocol.requests else header):
+            protocol.end_idle()
+        size = transport.get_write_buffer_size()
+        if not size:
+            self._unsent.pop(protocol, None)
+            return
+        before, since = self._unsent.get(protocol, (0, tick))
+        if not before or size < before:
+            since = tick
+        elif tick - since > response:
+            transport.abort()
+            return
+        self._unsent[protocol] = size, since
+
+    # The stop.
+
+    def settle(self, connection: Connection, now: float) -> bool:
+        if not self.rules.stopping:
+            self.stop()
+        transport = connection.transport
+        if transport is None:
+            return False  # being opened
+        protocol = transport.get_protocol()
+        if transport.is_closing() or not isinstance(protocol, HttpConnection):
+            return True
+        if (unread(connection) or connection.is_receiving()) and transport.is_reading():
+            connection.idle_since = None
+            return False
+        if protocol.current is not None or protocol.websocket is not None:
+            return True
+        return self._end_if_quiet(connection, protocol, now)
+
+    def end_if_idle(self, connection: Connection, now: float) -> None:
+        transport = connection.transport
+        if transport is None or transport.is_closing():
+            return
+        protocol = transport.get_protocol()
+        if not isinstance(protocol, HttpConnection):
+            return
+        if unread(connection) or connection.is_receiving() or protocol.is_busy:
+            connection.idle_since = None
+            return
+        self._end_if_quiet(connection, protocol, now)
+
+    def _end_if_quiet(self, connection: Connection, protocol: HttpConnection, now: float) -> bool:
+        """Returns whether it has been ended."""
+        if protocol.is_busy:
+            connection.idle_since = None
+            return False
+        if not protocol.requests and now - connection.begun_at < FIRST_S:
+            return False
+        if connection.idle_since is None:
+            connection.idle_since = now
+        if now - connection.idle_since < IDLE_S:
+            return False
+        protocol.end_idle()
+        return True
+
+    def stop(self) -> None:
+        """From now on each response is the last of its connection."""
+        self.rules.stopping = True
+        for protocol in [*self._protocols]:
+            if protocol.websocket is not None:
+                protocol.websocket.shut_down()
+
+
+class _Turn:
+    """A WebSocket, whose turn comes as that of a request does."""
+
+    def __init__(self, websocket: Any, protocol: HttpConnection, request: Request, target: Target) -> None:
+        self.target = target
+        self._websocket = websocket
+        self._protocol = protocol
+        self._request = request
+
+    def run(self) -> None:
+        self.target.spawn(self._run(), self._request.scope, self._request.path)
+
+    def refuse(self, status: int) -> None:
+        self._protocol.refuse_handshake(status)
+
+    async def _run(self) -> None:
+        self.target.websockets += 1
+        try:
+            await self._websocket.run()
+        finally:
+            self.target.websockets -= 1
+            self.target.count(self._websocket.status, 0)
+            self.target.ended()

@@ -1,0 +1,143 @@
+# cython: language_level=3, annotation_typing=False, auto_pickle=False, allow_none_for_extension_args=False
+"""Where requests run: a target for each rule of a server's routes, and one more for the requests that no rule is about.
+
+A rule names a queue; its target is that queue in this shard. The queue is chosen before there is a task: to make one in the
+right queue costs less than to make one somewhere. A request counts for the limit of its target from its first step until its
+task has ended, background tasks included. Beyond the limit requests wait here, with nothing read of them but their heads, and
+beyond the number that may wait they are refused.
+"""
+
+from __future__ import annotations
+
+import contextvars
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any
+
+try:
+    import cython
+except ModuleNotFoundError:
+    from clockworker import _cython_shim as cython
+
+from clockworker.executor._core_cy import Core
+from clockworker.executor._handles_cy import GroupHandle
+from clockworker.executor._histogram_cy import Histogram
+from clockworker.executor._tasks_cy import Membership
+
+LONGEST_GROUP = 128  # bytes of a group's key; clients choose it
+
+NO_GROUP = 0
+BY_CLIENT = 1
+BY_HOST = 2
+BY_HEADER = 3
+BY_PATH = 4
+_KINDS = {"client": BY_CLIENT, "host": BY_HOST, "header": BY_HEADER, "path": BY_PATH}
+
+
+@cython.final
+@cython.cclass
+class Target:
+    """route: the rule's path, or "other". queue: the name of its queue. after: where a task goes when its response is complete.
+    running, waiting: requests. refused: requests, since the start. statuses: of how many responses, by the first digit of
+    the status; at 0, of requests that had none. seconds: from a request's last byte to its response's, in nanoseconds.
+    websockets: that are open.
+    """
+
+    route: str
+    queue: str
+    after: GroupHandle | None
+    running: int
+    waiting: int
+    refused: int
+    statuses: list[int]
+    seconds: Histogram
+    websockets: int
+
+    def __init__(
+        self,
+        route: str,
+        handle: GroupHandle,
+        *,
+        group: str | None = None,
+        after: GroupHandle | None = None,
+        limit: int | None = None,
+        most_waiting: int | None = None,
+        path_value: Callable[[str, str], str] | None = None,
+        fresh_context: bool = False,
+    ) -> None:
+        """path_value: of a path, and the name of a part of it. fresh_context: of the connection's context its requests inherit
+        nothing."""
+        self.route = route
+        self.queue = str(handle.key)
+        self.after = after
+        self.running = self.waiting = self.refused = self.websockets = 0
+        self.statuses = [0] * 6
+        self.seconds = Histogram()
+        self._handle = handle
+        self._core: Core = handle._core
+        self._membership: Membership = handle._membership
+        kind, _, name = (group or "").partition(":")
+        self._group = _KINDS.get(kind, NO_GROUP)
+        self._group_name: Any = name.lower().encode() if self._group == BY_HEADER else name
+        self._path_value = path_value
+        self._limit = 0 if limit is None else limit
+        self._most_waiting = -1 if most_waiting is None else most_waiting
+        self._line: OrderedDict[Any, None] = OrderedDict()
+        self._fresh_context = fresh_context
+
+    def spawn(self, coroutine: Any, scope: dict[str, Any], path: str) -> Any:
+        """The task of a request that was admitted. path: without what `root_path` adds."""
+        membership = self._membership
+        if self._group != NO_GROUP:
+            membership = self._core.group(membership.queue, self._key(scope, path))
+        if self._fresh_context:
+            return contextvars.Context().run(self.spawn_in, membership, coroutine)
+        return self._core.spawn(membership, coroutine, self.route).task
+
+    def spawn_in(self, membership: Membership, coroutine: Any) -> Any:
+        return self._core.spawn(membership, coroutine, self.route).task
+
+    def _key(self, scope: dict[str, Any], path: str) -> str:
+        if self._group == BY_CLIENT:
+            client = scope["client"]
+            return "" if client is None else str(client[0])[:LONGEST_GROUP]
+        if self._group == BY_PATH:
+            assert self._path_value is not None
+            return self._path_value(path, self._group_name)[:LONGEST_GROUP]
+        wanted = b"host" if self._group == BY_HOST else self._group_name
+        for name, value in scope["headers"]:
+            if name == wanted:
+                return bytes(value[:LONGEST_GROUP]).decode("latin-1")
+        return ""
+
+    def admit(self, request: Any) -> bool:
+        """Whether a request may run now. False: it waits, and `run` of it is called at its turn, or it is refused."""
+        if self._limit and self.running >= self._limit:
+            if 0 <= self._most_waiting <= self.waiting:
+                self.refused += 1
+                request.refuse(503)
+            else:
+                self.waiting += 1
+                self._line[request] = None
+            return False
+        self.running += 1
+        return True
+
+    def leave(self, request: Any) -> None:
+        """A request that waits does so no more: its client has left."""
+        if self._line.pop(request, self) is None:
+            self.waiting -= 1
+
+    def ended(self) -> None:
+        """The task of a request that was admitted has ended."""
+        self.running -= 1
+        while self._line and self.running < self._limit:
+            request, _ = self._line.popitem(last=False)
+            self.waiting -= 1
+            self.running += 1
+            request.run()
+
+    def count(self, status: int, elapsed_ns: int) -> None:
+        """A response has ended. status: 0 for none."""
+        self.statuses[status // 100 if status < 600 else 5] += 1
+        self.seconds.record(elapsed_ns)
