@@ -34,6 +34,7 @@ from clockworker.shards.worker._blocking_pools import BlockingPools
 from clockworker.shards.worker._connections import Server
 from clockworker.shards.worker._counter import Counter, CounterBook
 from clockworker.shards.worker._protocols import ProtocolFactory, ProtocolServer, Stop
+from clockworker.shards.worker._requests import RequestBook
 from clockworker.shards.worker._servers import Line, Servers, close_all
 from clockworker.shards.worker._streams import Handler, StreamServer
 
@@ -102,6 +103,7 @@ class Shard:
         self._announce_ready = announce_ready
         self._blocking = BlockingPools(config.http.threads or config.blocking_threads, self._account)
         self._counters = CounterBook()
+        self._requests = RequestBook()
         self.is_ready = False
         self._stopped = asyncio.Event()
         self._stopping: asyncio.Task[None] | None = None
