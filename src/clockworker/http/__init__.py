@@ -6,8 +6,9 @@ In reading order:
     _serve          serving one in a shard: lifespan, server, drain
     _lifespan       its start-up and shutdown
     _server         the connections of a server: their limits in time, and their end at the stop
-    _connection_cy  HTTP/1.1: bytes in, requests out
-    _http2          HTTP/2, its streams; _http2_frames, what a client may send; _http2_heads
+    _connection_cy  HTTP/1.1: a connection; _incoming_cy, from bytes to requests; _states, what it waits for
+    _http2          HTTP/2: a connection and its streams; _http2_frames, what its client may send; _http2_heads
+    _tls            what HTTP's servers offer in handshakes, and say of them
     _request_cy     one request: receive, send, framing
     _targets_cy     where requests run, and what is counted of them
     _head           heads of responses
@@ -19,3 +20,9 @@ In reading order:
 
 executor <- ipc <- shards <- http: `shards` imports this only inside functions, for who serves HTTP.
 """
+
+from clockworker.http._application import asgi, wsgi
+from clockworker.http._marks import queue
+from clockworker.shards.config._http import Route
+
+__all__ = ["Route", "asgi", "queue", "wsgi"]
