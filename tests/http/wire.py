@@ -20,7 +20,7 @@ import msgspec
 
 import clockworker as cw
 from clockworker.http._connection_cy import HttpConnection
-from clockworker.http._serve import NoTable
+from clockworker.http._routes import RouteTable
 from clockworker.http._server import HttpServer
 from clockworker.http._targets_cy import Target
 from clockworker.shards.config._http import HttpConfig
@@ -204,7 +204,7 @@ async def wire(app: Application, config: HttpConfig | None = None, **target: Any
             app,
             config or HttpConfig(date_header=False, server_header=False),
             state={},
-            table=NoTable(),
+            table=RouteTable([]),
             targets=[first],
         )
         server = Server(http, first)

@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from clockworker.http._connection_cy import HttpConnection
 from clockworker.http._head import DefaultHeaders
@@ -24,6 +24,11 @@ from clockworker.http._targets_cy import Target
 from clockworker.shards.config._http import HttpConfig
 from clockworker.shards.worker._connections import FIRST_S, IDLE_S, Connection, Connections
 from clockworker.shards.worker._socket_info import unread
+
+if TYPE_CHECKING:
+    from clockworker.http._http2 import Http2Connection
+
+Either: TypeAlias = "HttpConnection | Http2Connection"
 
 LOOK_S = 1.0  # between two looks at the time
 LINGER_S = 2.0  # for a client that is still sending what nobody reads
@@ -71,8 +76,8 @@ class HttpServer:
         self._find = table.find if len(targets) > 1 else None
         self._uses_host = bool(getattr(table, "uses_host", True))
         self._other = self.targets[-1]
-        self._protocols: set[HttpConnection] = set()
-        self._unsent: dict[HttpConnection, tuple[int, int]] = {}
+        self._protocols: set[Either] = set()
+        self._unsent: dict[Either, tuple[int, int]] = {}
         self._look: asyncio.TimerHandle | None = None
         self._limit = config.limit_concurrency
         times = [
@@ -87,26 +92,23 @@ class HttpServer:
 
     # What connections call.
 
-    def takes_over(self, first: HttpConnection, ssl_object: Any) -> bool:
-        """Whether its client has chosen HTTP/2 in its handshake, and another protocol has its connection now."""
-        if ssl_object is None or ssl_object.selected_alpn_protocol() != "h2":
-            return False
+    def take_over(self, first: HttpConnection) -> None:
+        """Its client has chosen HTTP/2 in the handshake."""
         from clockworker.http._http2 import Http2Connection
 
         first.transport.set_protocol(Http2Connection(self, first))
-        return True
 
     def protocol(self, connection: Connection) -> asyncio.BaseProtocol:
         protocol: asyncio.BaseProtocol = self.factory()
         return protocol
 
-    def opened(self, protocol: HttpConnection) -> None:
+    def opened(self, protocol: Either) -> None:
         self._protocols.add(protocol)
         if self._look is None:
             self.rules.refresh()
             self._look_later()
 
-    def closed(self, protocol: HttpConnection) -> None:
+    def closed(self, protocol: Either) -> None:
         self._protocols.discard(protocol)
         self._unsent.pop(protocol, None)
 
@@ -142,7 +144,7 @@ class HttpServer:
             host = next((value.decode("latin-1") for name, value in request.headers if name == b"host"), "")
         return self.targets[self._find(method, request.path, host)]
 
-    def trust(self, protocol: HttpConnection, request: Request) -> None:
+    def trust(self, protocol: Either, request: Request) -> None:
         """Take the word of a proxy for who its client is."""
         client = protocol.client
         if self._proxies.trusts(client[0] if client is not None else None):
@@ -171,7 +173,7 @@ class HttpServer:
         if self._protocols:
             self._look_later()
 
-    def _look_at(self, protocol: HttpConnection, tick: int) -> None:
+    def _look_at(self, protocol: Either, tick: int) -> None:
         if protocol.websocket is not None:
             protocol.websocket.look()
             return
@@ -250,7 +252,7 @@ class HttpServer:
             return
         self._end_if_quiet(connection, protocol, now)
 
-    def _end_if_quiet(self, connection: Connection, protocol: HttpConnection, now: float) -> bool:
+    def _end_if_quiet(self, connection: Connection, protocol: Either, now: float) -> bool:
         """Returns whether it has been ended."""
         if protocol.is_busy:
             connection.idle_since = None
