@@ -36,7 +36,7 @@ class DefaultHeaders:
 
 def refusal(status: int, defaults: bytes) -> bytes:
     """All of a response to what is not passed to the application. The connection is closed after it."""
-    body = STATUS_LINES[status].split(b" ", 2)[2]
+    body = STATUS_LINES[status].split(b" ", 2)[2].rstrip()
     return b"%s%scontent-type: text/plain; charset=utf-8\r\ncontent-length: %d\r\nconnection: close\r\n%s\r\n%s" % (
         STATUS_LINES[status],
         defaults,
