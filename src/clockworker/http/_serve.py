@@ -14,7 +14,6 @@ from clockworker.http._targets_cy import Target
 from clockworker.shards.config._http import Route
 from clockworker.shards.worker._shard import Shard
 
-
 MOST_LABELS = 64  # routes that are counted by their names
 
 
