@@ -780,12 +780,6 @@ def app(environ, start_response):
         case _:
             start_response("404 Not Found", headers)
             return [environ["REQUEST_METHOD"].encode(), b" ", environ["RAW_URI"].encode()]
-
-async def main(shard):
-    from clockworker.http._serve import serve
-    from clockworker.http._wsgi import Wsgi
-
-    await serve(shard, Wsgi(app, shard._blocking))
 """
 
 
@@ -793,7 +787,7 @@ async def main(shard):
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     serve = Serve(tmp_path_factory.mktemp("wsgi"))
     try:
-        server = serve(APPLICATION, "--shards", "1", "--spares", "0", "--blocking-threads", "4")
+        server = serve(APPLICATION, "--shards", "1", "--spares", "0", "--threads", "4", app="app:app")
         server.wait_serving()
         yield server
         assert server.stop() == 0
@@ -981,7 +975,7 @@ def test_shards_in_threads(server: Server, client: http.client.HTTPConnection) -
 def test_the_stop_waits_for_requests_in_threads(tmp_path: Path) -> None:
     serve = Serve(tmp_path)
     try:
-        server = serve(APPLICATION, "--shards", "1", "--spares", "0", "--blocking-threads", "1")
+        server = serve(APPLICATION, "--shards", "1", "--spares", "0", "--threads", "1", app="app:app")
         server.wait_serving()
         clients = [http.client.HTTPConnection(*server.address, timeout=DEADLINE) for _ in range(3)]
         for client in clients:
