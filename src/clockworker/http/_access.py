@@ -7,10 +7,10 @@ its body; milliseconds from the request's last byte to the response's; queue and
 printable ASCII is escaped, and a space where it would end a field, so that nobody can forge a line.
 
 A record of `logging` for each line would cost half of what the rest of a request does. Where such a record would only become a
-line on standard error, that line is made here, and written together with others (`LogStream.put`) within `SOON_S`: so much of its
-last lines a killed shard takes with it. Where a `--log-config`, a handler or a filter of the application's would see the record,
-it is made, with the fields of the line as attributes. Which of the two it is is looked at once a second: an application may set
-up its logging whenever it likes.
+line on standard error, that line is made here, and written together with others (`LogStream.put`) within `SOON_S`: a shard that
+is killed takes so much with it. Where a `--log-config`, a handler or a filter of the application's would see the record, it is
+made, with the fields of the line as attributes. Which of the two it is is looked at once a second: an application may set up
+its logging whenever it likes.
 """
 
 from __future__ import annotations

@@ -7,13 +7,14 @@ from functools import partial
 from ssl import SSLContext
 from typing import Any, Literal
 
+from clockworker.http._access import AccessLog
 from clockworker.http._application import Protocol, all_routes, as_asgi3
+from clockworker.http._lifespan import Lifespan
 from clockworker.http._routes import RouteTable
 from clockworker.http._server import HttpServer
 from clockworker.http._targets_cy import Target
 from clockworker.shards.config._http import Route
 from clockworker.shards.worker._shard import Shard
-
 
 MOST_LABELS = 64  # routes that are counted by their names
 
@@ -35,10 +36,33 @@ async def serve(
     table = RouteTable(every)
     targets = [_target(shard, route, number, table) for number, route in enumerate(every)]
     targets.append(Target("other", shard.executor.queues()[0], fresh_context=config.reset_contextvars))
-    server = HttpServer(as_asgi3(app, interface), config, state=shared, table=table, targets=targets)
-    shard._serve(server, shard.executor.queues()[0], bind, None, ssl)
-    await shard.wait_stopped()
-    await shard._drain_server(bind)
+    called = as_asgi3(app, interface)
+    lifespan = Lifespan(
+        called,
+        "off" if interface == "wsgi" else config.lifespan,
+        shared,
+        shard._queue_or_first(config.lifespan_queue).spawn,
+    )
+    server = HttpServer(
+        called,
+        config,
+        state=shared,
+        table=table,
+        targets=targets,
+        access_log=AccessLog(shard.id) if shard._config.access_log else None,
+    )
+    shard._check_serves(bind, ssl)  # before an application has begun what would have to be undone
+    await lifespan.startup()
+    try:
+        shard._requests.add(targets)
+        shard._when_cut(server.log_cut)
+        shard._when_cut(lifespan.log_cut)
+        shard._serve(server, shard.executor.queues()[0], bind, None, ssl)
+        await shard.wait_stopped()
+        await shard._drain_server(bind)
+        await server.wait_done()
+    finally:
+        await lifespan.shutdown()
 
 
 def _target(shard: Shard, route: Route, number: int, table: RouteTable) -> Target:

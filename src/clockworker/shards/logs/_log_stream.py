@@ -6,8 +6,8 @@ after, and no signal heard. So a line is written only as far as that is possible
 wait in memory for a thread that writes them; it is there only as long as any wait. Beyond `MOST` bytes lines are dropped, and
 counted in a line of their own when there is room again. At the end of the process they get `LAST_S` seconds.
 
-Lines that come by the thousand a second (`put`) are gathered, and written together: a system call for each would cost as much as
-the rest of it. No more are written at once than a pipe takes in one piece, so that lines of several processes do not mix.
+Lines that come by the thousand a second (`put`) are gathered, and written together: a system call for each would cost as much
+as the rest of it. No more are written at once than a pipe takes in one piece, so that lines of several processes do not mix.
 
 Whether a write waits is a property of the open file, which others share (a terminal's shell, other shards), so it is not
 changed. A pipe or a socket is asked by a flag of the single write (RWF_NOWAIT; of pipes Linux 6.4 knows it). Otherwise the file
@@ -61,8 +61,7 @@ class LogStream:
     def write(self, text: str) -> None:
         data = text.encode(self._encoding, "backslashreplace")
         with self._lock:
-            if self._gathered:
-                self._write_gathered()
+            self._write_gathered()
             self._write(data)
 
     def put(self, line: str) -> bool:
@@ -81,11 +80,11 @@ class LogStream:
             self._write_gathered()
 
     def _write_gathered(self) -> None:
-        gathered = self._gathered
-        if gathered:
-            self._gathered = []
+        if self._gathered:
+            data = b"".join(self._gathered)
+            self._gathered.clear()
             self._gathered_size = 0
-            self._write(b"".join(gathered))
+            self._write(data)
 
     def _write(self, data: bytes) -> None:
         if not self._waiting or (self._writer is None and self._write_waiting()):

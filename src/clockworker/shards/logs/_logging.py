@@ -126,8 +126,8 @@ class _StandardError(logging.StreamHandler[Any]):
 
 def direct(logger: logging.Logger) -> tuple[LogStream, bool, str] | None:
     """How to write lines of this logger, of level INFO, without making records of them: where they end up, whether as JSON, and
-    what they say of this process (`shard 0`). None if anybody but our handler on standard error would see the record, or it would
-    be different: there is a `--log-config`, or a handler, filter or factory of the application's."""
+    what they say of this process (`shard 0`). None if anybody but our handler on standard error would see the record, or would
+    see another one: there is a `--log-config`, or a handler, filter or factory of the application's."""
     root = logging.root
     if len(root.handlers) != 1 or logging.getLogRecordFactory() is not _factory or root.filters:
         return None
