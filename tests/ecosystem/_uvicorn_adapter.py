@@ -22,7 +22,9 @@ from clockworker.http._server import HttpServer
 from clockworker.shards.config._http import HttpConfig
 
 OUTCOMES_VARIABLE = "CLOCKWORKER_OUTCOMES"  # the file for the outcome of each test
-SUBJECT_VARIABLE = "CLOCKWORKER_SUBJECT"  # clockworker, or uvicorn for a run that says what this harness makes of uvicorn
+SUBJECT_VARIABLE = (
+    "CLOCKWORKER_SUBJECT"  # clockworker, or uvicorn for a run that says what this harness makes of uvicorn
+)
 
 # The variants of their fixtures that are run: `http_protocol_cls`, `ws_protocol_cls`.
 _VARIANTS = {"http_protocol_cls": "httptools_impl:", "ws_protocol_cls": "websockets_sansio_impl:"}
@@ -172,7 +174,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def _is_variant(item: pytest.Item) -> bool:
-    given: dict[str, Any] = getattr(item, "callspec").params if hasattr(item, "callspec") else {}
+    given: dict[str, Any] = item.callspec.params if hasattr(item, "callspec") else {}
     return all(variant in given.get(fixture, variant) for fixture, variant in _VARIANTS.items())
 
 

@@ -31,7 +31,9 @@ from tests.http.wire import Recorder, Seen, wire
 ACCEPTED, REFUSED, INCOMPLETE = "accepted", "refused", "incomplete"
 
 # Name of a request: our verdict, and why another than gunicorn's is right.
-_CODINGS = "of codings a body has chunked or none: another is answered with 501, or with 400 where chunked is not the last"
+_CODINGS = (
+    "of codings a body has chunked or none: another is answered with 501, or with 400 where chunked is not the last"
+)
 _TOKENS = "a method that is not registered is refused, by httptools"
 _FOLDED = "what RFC 9112 wants refused, or made one line; gunicorn is told to take it"
 _PROXY = "the PROXY protocol is not spoken"
@@ -55,7 +57,10 @@ TABLE: dict[str, tuple[str, str]] = {
     "valid/pp_05": (REFUSED, _PROXY),
     "valid/rfc9112_smuggle_gzip_chunked_01": (REFUSED, _CODINGS),
     "valid/rfc9112_smuggle_te_identity_chunked_01": (REFUSED, _CODINGS),
-    "valid/rfc9112_target_absolute_userinfo_01": (REFUSED, "user and password in a target are an error (RFC 9110, 4.2.4)"),
+    "valid/rfc9112_target_absolute_userinfo_01": (
+        REFUSED,
+        "user and password in a target are an error (RFC 9110, 4.2.4)",
+    ),
     "valid/rfc9112_target_authority_connect_01": (REFUSED, "CONNECT is for proxies"),
     "valid/rfc9112_target_authority_ipv6_01": (REFUSED, "CONNECT is for proxies"),
     "invalid/001": (INCOMPLETE, "there may be more to come; it is ended by the limit of its time"),
@@ -65,7 +70,10 @@ TABLE: dict[str, tuple[str, str]] = {
     "invalid/chunked_07": (ACCEPTED, _UNDERSCORE),
     "invalid/rfc9110_trailer_forbidden_host_01": (ACCEPTED, "all trailers are dropped, whatever they are called"),
     "invalid/rfc9112_chunked_missing_final_crlf_01": (INCOMPLETE, "there may be more to come"),
-    "invalid/rfc9112_leading_crlf_02": (ACCEPTED, "empty lines before a request should be ignored (RFC 9112, 2.2), one or two"),
+    "invalid/rfc9112_leading_crlf_02": (
+        ACCEPTED,
+        "empty lines before a request should be ignored (RFC 9112, 2.2), one or two",
+    ),
 }
 
 _OPTIONS = {"limit_request_line", "limit_request_fields", "limit_request_field_size"}
@@ -185,7 +193,9 @@ async def compare(folder: Path, names: list[str]) -> tuple[list[str], dict[str, 
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m tests.ecosystem.gunicorn_requests", description=(__doc__ or "").partition("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.ecosystem.gunicorn_requests", description=(__doc__ or "").partition("\n")[0]
+    )
     parser.add_argument("names", nargs="*", metavar="NAME", help="such as valid/001, shown in full; all unless given")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as directory:

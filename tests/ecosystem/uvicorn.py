@@ -120,7 +120,9 @@ def _kind(test: str, outcome: str, exceptions: dict[str, str]) -> str:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m tests.ecosystem.uvicorn", description=(__doc__ or "").partition("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.ecosystem.uvicorn", description=(__doc__ or "").partition("\n")[0]
+    )
     parser.add_argument("modules", nargs="*", metavar="MODULE", choices=[*MODULES, []], help="all unless given")
     parser.add_argument("--subject", choices=SUBJECTS, default=SUBJECTS[0])
     parser.add_argument("--show", action="store_true", help="what pytest says, as it says it")

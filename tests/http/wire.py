@@ -11,7 +11,6 @@ The requests run in a real executor's queue. The transport fails a test that wri
 
 from __future__ import annotations
 
-import asyncio
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
 from contextlib import asynccontextmanager
@@ -53,7 +52,11 @@ class Transport:
         self.aborted = False
         self.half_closed = False
         self._connection = connection
-        self._facts = {"peername": ("192.0.2.7", 4711), "sockname": ("192.0.2.1", 80), "sslcontext": object() if tls else None}
+        self._facts = {
+            "peername": ("192.0.2.7", 4711),
+            "sockname": ("192.0.2.1", 80),
+            "sslcontext": object() if tls else None,
+        }
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
         return self._facts.get(name, default)
@@ -197,7 +200,13 @@ async def wire(app: Application, config: HttpConfig | None = None, **target: Any
     """target: options of the only target."""
     async with cw.Executor([cw.Queue("requests"), cw.Queue("second")]) as executor:
         first = Target("other", executor.queue("requests"), **target)
-        http = HttpServer(app, config or HttpConfig(date_header=False, server_header=False), state={}, table=NoTable(), targets=[first])
+        http = HttpServer(
+            app,
+            config or HttpConfig(date_header=False, server_header=False),
+            state={},
+            table=NoTable(),
+            targets=[first],
+        )
         server = Server(http, first)
         try:
             yield server

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from ssl import SSLContext
 from typing import Any, Literal
@@ -10,9 +10,12 @@ from typing import Any, Literal
 from clockworker.http._access import AccessLog
 from clockworker.http._application import Protocol, all_routes, as_asgi3
 from clockworker.http._lifespan import Lifespan
+from clockworker.http._proxy import Proxies
 from clockworker.http._routes import RouteTable
 from clockworker.http._server import HttpServer
 from clockworker.http._targets_cy import Target
+from clockworker.http._threads import set_threads
+from clockworker.http._wsgi import Wsgi
 from clockworker.shards.config._http import Route
 from clockworker.shards.worker._shard import Shard
 
@@ -29,35 +32,35 @@ async def serve(
     ssl: SSLContext | Literal[False] | None = None,
     interface: Protocol = "asgi3",
 ) -> None:
-    """Serve an application until the shard stops, and return when all that was asked has been answered."""
+    """Serve an application until the shard stops, and return when all that was asked has been answered and it has shut down."""
     config = shard._config.http
-    shared: dict[str, Any] = {**(state or {}), "shard": shard}
+    set_threads(config)
+    first = shard.executor.queues()[0]
     every = all_routes(config, routes, app)
     table = RouteTable(every)
     targets = [_target(shard, route, number, table) for number, route in enumerate(every)]
-    targets.append(Target("other", shard.executor.queues()[0], fresh_context=config.reset_contextvars))
-    called = as_asgi3(app, interface)
-    lifespan = Lifespan(
-        called,
-        "off" if interface == "wsgi" else config.lifespan,
-        shared,
-        shard._queue_or_first(config.lifespan_queue).spawn,
-    )
+    targets.append(Target("other", first, fresh_context=config.reset_contextvars))
+    shared: dict[str, Any] = {**(state or {}), "shard": shard}
+    asgi: Callable[..., Any] = Wsgi(app, shard._blocking) if interface == "wsgi" else as_asgi3(app, interface)
+    of_lifespan = first if config.lifespan_queue is None else shard.queue(config.lifespan_queue)
+    mode = "off" if interface == "wsgi" else config.lifespan
+    lifespan = Lifespan(asgi, mode, shared, partial(of_lifespan.spawn, name="lifespan"))
     server = HttpServer(
-        called,
+        asgi,
         config,
         state=shared,
         table=table,
         targets=targets,
+        proxies=Proxies(config.forwarded_allow_ips) if config.proxy_headers else None,
         access_log=AccessLog(shard.id) if shard._config.access_log else None,
     )
-    shard._check_serves(bind, ssl)  # before an application has begun what would have to be undone
+    shard._check_serves(bind, ssl)  # before the application has begun what it would have to end
     await lifespan.startup()
     try:
         shard._requests.add(targets)
         shard._when_cut(server.log_cut)
         shard._when_cut(lifespan.log_cut)
-        shard._serve(server, shard.executor.queues()[0], bind, None, ssl)
+        shard._serve(server, first, bind, None, ssl)
         await shard.wait_stopped()
         await shard._drain_server(bind)
         await server.wait_done()
