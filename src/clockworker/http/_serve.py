@@ -7,6 +7,7 @@ from functools import partial
 from ssl import SSLContext
 from typing import Any, Literal
 
+from clockworker.http._access import AccessLog
 from clockworker.http._application import Protocol, all_routes, as_asgi3
 from clockworker.http._lifespan import Lifespan
 from clockworker.http._proxy import Proxies
@@ -44,14 +45,27 @@ async def serve(
     of_lifespan = first if config.lifespan_queue is None else shard.queue(config.lifespan_queue)
     mode = "off" if interface == "wsgi" else config.lifespan
     lifespan = Lifespan(asgi, mode, shared, partial(of_lifespan.spawn, name="lifespan"))
+    server = HttpServer(
+        asgi,
+        config,
+        state=shared,
+        table=table,
+        targets=targets,
+        proxies=Proxies(config.forwarded_allow_ips) if config.proxy_headers else None,
+        access_log=AccessLog(shard.id) if shard._config.access_log else None,
+    )
+    shard._check_serves(bind, ssl)  # before the application has begun what it would have to end
     await lifespan.startup()
-    proxies = Proxies(config.forwarded_allow_ips) if config.proxy_headers else None
-    server = HttpServer(asgi, config, state=shared, table=table, targets=targets, proxies=proxies)
-    shard._requests.add(targets)
-    shard._serve(server, first, bind, None, ssl)
-    await shard.wait_stopped()
-    await shard._drain_server(bind)
-    await lifespan.shutdown()
+    try:
+        shard._requests.add(targets)
+        shard._when_cut(server.log_cut)
+        shard._when_cut(lifespan.log_cut)
+        shard._serve(server, first, bind, None, ssl)
+        await shard.wait_stopped()
+        await shard._drain_server(bind)
+        await server.wait_done()
+    finally:
+        await lifespan.shutdown()
 
 
 def _target(shard: Shard, route: Route, number: int, table: RouteTable) -> Target:
