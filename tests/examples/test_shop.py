@@ -50,7 +50,9 @@ async def client_at(
             timeout = aiohttp.ClientTimeout(30)
             # Unsafe is what aiohttp calls a cookie of an address without a name.
             jar = aiohttp.CookieJar(unsafe=True)
-            client = aiohttp.ClientSession(url(server), connector=connector, timeout=timeout, cookies=cookies, cookie_jar=jar)
+            client = aiohttp.ClientSession(
+                url(server), connector=connector, timeout=timeout, cookies=cookies, cookie_jar=jar
+            )
             async with client.get("/products") as response:
                 found = response.headers["x-shard"]
             if found == str(shard):
