@@ -54,6 +54,7 @@ MODULES = {
     "clockworker.shards.worker._accepted_cy": "src/clockworker/shards/worker/_accepted_cy.py",
     "clockworker.http._targets_cy": "src/clockworker/http/_targets_cy.py",
     "clockworker.http._request_cy": "src/clockworker/http/_request_cy.py",
+    "clockworker.http._incoming_cy": "src/clockworker/http/_incoming_cy.py",
     "clockworker.http._connection_cy": "src/clockworker/http/_connection_cy.py",
 }
 

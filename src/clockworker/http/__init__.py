@@ -6,7 +6,7 @@ In reading order:
     _serve          serving one in a shard: lifespan, server, drain
     _lifespan       its start-up and shutdown
     _server         the connections of a server: their limits in time, and their end at the stop
-    _connection_cy  HTTP/1.1: bytes in, requests out
+    _connection_cy  HTTP/1.1: a connection; _incoming_cy, from bytes to requests; _states, what it waits for
     _request_cy     one request: receive, send, framing
     _targets_cy     where requests run, and what is counted of them
     _head           heads of responses

@@ -1,147 +1,51 @@
 # cython: language_level=3, annotation_typing=False, auto_pickle=False, allow_none_for_extension_args=False
-"""HTTP/1.1: bytes in, requests out, and responses back in their order. Parsing is httptools'; what it leaves to its users is here:
-limits, what makes a head invalid that is well-formed, framing of responses, keep-alive, pipelining, and the flow in both directions.
+"""HTTP/1.1: a connection, from the bytes that come (`_incoming_cy`) to the bytes that go: framing of responses, their order,
+keep-alive, and the end.
 
-One request at a time is with the application. Those that a client sends behind it without waiting (pipelining) are parsed, as far
-as they came in the same read, and wait; then no more is read, and what else of that read has not been parsed waits as it is. So
-a connection holds few requests, whatever is sent. The route of each is looked up at its turn.
+One request at a time is with the application; the route of the next is looked up at its turn. A response is written as it
+comes, and the application waits in `send` while the transport's buffer is full.
 
-Bodies wait for the application up to a high-water mark; beyond that no more is read. A response is written as it comes, and the
-application waits in `send` while the transport's buffer is full.
-
-What a callback of httptools raises comes out of `feed_data` as an error of the parser; a refusal raises `_Refused` there, and is
-told from what the client's bytes did by what is noted beside it.
-
-Times are looked at by the server, once in a while for all connections (`_server`); here is only noted, in its ticks, since when a
-connection is in its state.
+Times are looked at by the server, once in a while for all connections (`_server`); here is only noted, in its ticks, since when
+a connection is in its state.
 """
 
 from __future__ import annotations
 
-import asyncio
 import re
-from collections import deque
 from typing import Any
-from urllib.parse import unquote
-
-import httptools
 
 try:
     import cython
 except ModuleNotFoundError:
     from clockworker import _cython_shim as cython
 
-from clockworker.http._head import BESIDE_TARGET, CONTINUE, STATUS_LINES, refusal
-from clockworker.http._request_cy import Carrier, Request, new_request
-from clockworker.http._targets_cy import Target
+from clockworker.http import _states
+from clockworker.http._head import CONTINUE, STATUS_LINES, refusal
+from clockworker.http._incoming_cy import Incoming
+from clockworker.http._request_cy import Request
 
 if cython.compiled:
     from cython.cimports.clockworker.executor._clock_cy import now_ns
 else:
     from time import monotonic_ns as now_ns
 
-_SLICE = 4_096  # bytes that are parsed at once: pipelined requests in them are all made
-_SLICE_OF_BODY = 65_536
-_MOST_UNWANTED = 262_144  # bytes of a body that nobody reads, for the sake of a connection that goes on
+_MOST_LINGERED = 4_194_304  # bytes that are read and dropped, so that a client sees its response
 
-_Parser = httptools.HttpRequestParser
-_ParserError = httptools.HttpParserError
-_CallbackError = httptools.HttpParserCallbackError
-_Upgrade = httptools.HttpParserUpgrade
 _STATUS_LINES = STATUS_LINES
 _CONTINUE = CONTINUE
-_unquote = unquote
 
 _TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
-_HOST = re.compile(rb"[A-Za-z0-9\-._~!$&'()*+,;=%]*(?::[0-9]*)?|\[[0-9A-Fa-f:.]+\](?::[0-9]*)?")
-_ABSOLUTE = re.compile(rb"[A-Za-z][A-Za-z0-9+\-.]*://([^/?#]*)")
 _NAMES: dict[bytes, bytes] = {}  # of headers that applications have sent, as they are written
 _MOST_NAMES = 1_024
-_ASGI = {"version": "3.0", "spec_version": "2.3"}
 
-# What a connection is waiting for.
-IDLE = 0  # the first byte of a request
-HEAD = 1  # the rest of a head
-BODY = 2  # the rest of a body
-PARSED = 3  # nothing: a whole request has come
-LINGERING = 4  # its client to close, who may still be sending what nobody reads
-
-
-class _Refused(Exception):
-    """Raised in a callback, so that nothing more is parsed."""
+# C globals when compiled.
+IDLE, HEAD, BODY, PARSED, LINGERING = _states.IDLE, _states.HEAD, _states.BODY, _states.PARSED, _states.LINGERING
 
 
 @cython.final
 @cython.cclass
-class Rules:
-    """What all connections of a server have in common: limits, and what is the same in each response.
-
-    tick: the time, in looks at it. defaults: rendered headers. stopping: responses say that they are the last.
-    """
-
-    tick: int
-    defaults: bytes
-    stopping: bool
-
-    def __init__(self, config: Any, headers: Any) -> None:
-        """config: an HttpConfig. headers: DefaultHeaders."""
-        self.tick = 0
-        self.headers = headers
-        self.defaults = headers.render()
-        self.stopping = False
-        self.root_path = config.root_path
-        self.raw_root_path = config.root_path.encode("latin-1", "replace")
-        self.most_in_request_line = config.limit_request_line
-        self.most_in_field = config.limit_request_field_size
-        self.most_fields = config.limit_request_fields
-        self.most_in_head = config.incomplete_event_size
-
-    def refresh(self) -> None:
-        self.tick += 1
-        self.defaults = self.headers.render()
-
-
-@cython.final
-@cython.cclass
-class HttpConnection(Carrier):
-    """A protocol for the loop. server: an HttpServer, which begins its requests (`begin`) and counts."""
-
-    def __init__(self, server: Any, rules: Rules) -> None:
-        if rules is None:
-            raise TypeError("a connection has rules")
-        self.server = server
-        self.rules = rules
-        self.transport: Any = None
-        self.writable = True
-        self.closing = False
-        self.state = IDLE
-        self.since = rules.tick
-        self.requests = 0
-        self.current: Request | None = None
-        self.parsing: Request | None = None
-        self.websocket: Any = None
-        self.client: tuple[str, int] | None = None
-        self.address: tuple[str, int | None] | None = None
-        self.scheme = "http"
-        self._parser: Any = _Parser(self)
-        self._pipeline: Any = None
-        self._unread: Any = None
-        self._paused = False
-        self._refusal = 0
-        self._upgrading = False
-        self._url = b""
-        self._headers: list[tuple[bytes, bytes]] = []
-        self._head_size = 0
-        self._fields = 0
-        self._hosts = 0
-        self._host = b""
-        self._lengths = 0
-        self._length = 0
-        self._is_chunked = False
-        self._has_encoding = False
-        self._expects = False
-        self._upgrade = b""
-        self._unwanted = 0
+class HttpConnection(Incoming):
+    """A protocol for the loop."""
 
     # For the loop.
 
@@ -167,8 +71,8 @@ class HttpConnection(Carrier):
         if websocket is not None:
             websocket.connection_lost(error)
             return
-        current, parsing, pipeline = self.current, self.parsing, self._pipeline
-        self.current = self.parsing = self._pipeline = self._unread = None
+        current, parsing, pipeline = self.current, self.parsing, self.pipeline
+        self.current = self.parsing = self.pipeline = self.unread = None
         if parsing is not None and parsing is not current:
             parsing.leave()
         for request in pipeline or ():
@@ -204,268 +108,23 @@ class HttpConnection(Carrier):
         if self.websocket is not None:
             self.websocket.data_received(data)
         elif self.state == LINGERING:
-            self._unwanted += len(data)
-            if self._unwanted > _MOST_UNWANTED * 16:
+            self.unwanted += len(data)
+            if self.unwanted > _MOST_LINGERED:
                 self.transport.abort()
         elif self.closing:
             pass
-        elif self._unread is not None:
-            self._unread += data
+        elif self.unread is not None:
+            self.unread += data
         else:
-            self._feed(data)
+            self.feed(data)
 
-    # Coming in.
-
-    def _feed(self, data: Any) -> None:
-        size = len(data)
-        if size <= _SLICE:
-            self._parse(data)
-            return
-        view = memoryview(data)
-        at = 0
-        while at < size and not self.closing and self.websocket is None:
-            if self._pipeline:
-                self._unread = bytearray(view[at:])
-                self._pause()
-                return
-            length = _SLICE_OF_BODY if self.state == BODY else _SLICE
-            self._parse(view[at : at + length])
-            at += length
-        if self.websocket is not None and at < size:
-            self.websocket.data_received(bytes(view[at:]))
-
-    def _parse(self, data: Any) -> None:
-        try:
-            self._parser.feed_data(data)
-        except _Upgrade as upgrade:
-            self._upgraded(bytes(data[upgrade.args[0] :]))
-        except _CallbackError as error:
-            if not self._refusal:
-                raise error.__context__ or error from None  # our own fault, or the application's: not the client's
-            self._refuse(self._refusal)
-        except _ParserError:
-            self._refuse(400)
-        else:
-            if self.state == HEAD:
-                self._head_size += len(data)
-                if self._head_size > self.rules.most_in_head:
-                    self._refuse(414 if not self._fields and not self._headers else 431)
-
-    def _upgraded(self, rest: bytes) -> None:
-        if self.websocket is not None:
-            if rest:
-                self.websocket.data_received(rest)
-            return
-        if self.closing:
-            return
-        # The client offers another protocol (h2c), which it may not get: as if it had not. httptools has stopped at the head,
-        # and takes a body for that protocol's.
-        method = self._parser.get_method()
-        head = [b"%s %s HTTP/%s\r\n" % (method, self._url, self._parser.get_http_version().encode())]
-        head += [b"%s: %s\r\n" % header for header in self._headers if header[0] != b"upgrade"]
-        head.append(b"\r\n")
-        self._upgrading = False
-        self._parser = _Parser(self)
-        self._parse(b"".join(head))
-        if rest and not self.closing:
-            self._feed(rest)
-
-    def on_message_begin(self) -> None:
-        self.state = HEAD
-        self.since = self.rules.tick
-        self._url = b""
-        self._headers = []
-        self._head_size = self._fields = self._hosts = self._lengths = self._length = 0
-        self._is_chunked = self._has_encoding = self._expects = False
-        self._upgrade = b""
-
-    def on_url(self, url: bytes) -> None:
-        self._url = self._url + url if self._url else url
-        if len(self._url) + BESIDE_TARGET > self.rules.most_in_request_line:
-            self._stop_at(414)
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        self._fields += 1
-        if self._fields > self.rules.most_fields or len(name) + len(value) + 4 > self.rules.most_in_field:
-            self._stop_at(431)
-        if self.state != HEAD:
-            return  # a trailer, which nobody has asked for, and that would pass for a header
-        name = name.lower()
-        if value and value[-1] in b" \t":
-            value = value.rstrip(b" \t")
-        size = len(name)
-        if size == 4:
-            if name == b"host":
-                self._hosts += 1
-                self._host = value
-        elif size == 6:
-            if name == b"expect" and value.lower() == b"100-continue":
-                self._expects = True
-        elif size == 7:
-            if name == b"upgrade":
-                self._upgrade = value.lower()
-        elif size == 14:
-            if name == b"content-length":
-                self._take_length(value)
-        elif size == 17 and name == b"transfer-encoding":
-            self._take_encoding(value)
-        self._headers.append((name, value))
-
-    def _take_length(self, value: bytes) -> None:
-        self._lengths += 1
-        if not value.isdigit() or self._lengths > 1 or len(value) > 18:
-            self._stop_at(400)
-        self._length = int(value)
-
-    def _take_encoding(self, value: bytes) -> None:
-        if self._has_encoding:
-            self._stop_at(400)
-        self._has_encoding = True
-        self._is_chunked = value.lower() == b"chunked"
-        if not self._is_chunked:
-            self._stop_at(501 if value.lower().endswith(b"chunked") else 400)
-
-    def _stop_at(self, status: int) -> None:
-        self._refusal = status
-        raise _Refused
-
-    def on_headers_complete(self) -> None:
-        parser = self._parser
-        version = parser.get_http_version()
-        upgrades = parser.should_upgrade()
-        websocket = False
-        if upgrades:
-            websocket = self._upgrade == b"websocket" and version == "1.1" and parser.get_method() == b"GET"
-            if not websocket:
-                if parser.get_method() == b"CONNECT":
-                    self._stop_at(400)
-                self._upgrading = True
-                return
-        method = parser.get_method().decode("ascii")
-        if version == "1.1":
-            if self._hosts != 1 or _HOST.fullmatch(self._host) is None:
-                self._stop_at(400)
-        elif version == "1.0":
-            if self._hosts > 1 or self._is_chunked:
-                self._stop_at(400)
-        else:
-            self._stop_at(400)
-        if self._has_encoding and self._lengths:
-            self._stop_at(400)
-        request = new_request(self, self.server.app)
-        self._take_target(request, method)
-        request.method = method
-        request.headers = self._headers
-        request.keep_alive = parser.should_keep_alive()
-        request.version = 11 if version == "1.1" else 10
-        request.expects = self._expects and request.version == 11
-        request.scope = {
-            "type": "websocket" if websocket else "http",
-            "asgi": _ASGI.copy(),
-            "http_version": version,
-            "server": self.address,
-            "client": self.client,
-            "scheme": self.scheme,
-            "root_path": self.rules.root_path,
-            "headers": self._headers,
-            "state": self.server.state.copy(),
-            "method": method,
-            "path": self.rules.root_path + request.path if self.rules.root_path else request.path,
-            "raw_path": self.rules.raw_root_path + request.raw_path if self.rules.root_path else request.raw_path,
-            "query_string": self._query,
-        }
-        self.state = BODY
-        self.since = self.rules.tick
-        self.parsing = request
-        self.requests += 1
-        if self.server.trusts is not None:
-            self.server.trust(self, request)
-        if websocket:
-            del request.scope["method"]
-            request.scope["scheme"] = "wss" if request.scope["scheme"] in ("https", "wss") else "ws"
-            if self.current is not None:
-                self._stop_at(400)  # what the requests before it are answered would be taken for frames
-            self.websocket = self.server.websocket(self, request)
-        elif self.current is None:
-            self.current = request
-            self.server.begin(request)
-        else:
-            if self._pipeline is None:
-                self._pipeline = deque()
-            self._pipeline.append(request)
-            self._pause()
-
-    def _take_target(self, request: Request, method: str) -> None:
-        """Path and query, of one of the forms that a request's target has."""
-        url = self._url
-        if url[:1] != b"/":
-            if url == b"*":
-                if method != "OPTIONS":
-                    self._stop_at(400)
-            else:
-                absolute = _ABSOLUTE.match(url)
-                if absolute is None or b"@" in absolute[1]:
-                    self._stop_at(400)
-                url = url[absolute.end() :]  # type: ignore[union-attr]
-                if url[:1] != b"/":
-                    url = b"/" + url
-        if b"#" in url:
-            url = url[: url.index(b"#")]
-        at = url.find(b"?")
-        if at < 0:
-            self._query = b""
-        else:
-            self._query = url[at + 1 :]
-            url = url[:at]
-        if not url.isascii() or not self._query.isascii():
-            self._stop_at(400)
-        request.raw_path = url
-        path = url.decode("ascii")
-        request.path = _unquote(path) if "%" in path else path
-
-    def on_body(self, data: bytes) -> None:
-        self.since = self.rules.tick
-        request = self.parsing
-        if request is None:
-            return
-        if request.complete:
-            self._unwanted += len(data)
-            if self._unwanted > _MOST_UNWANTED:
-                self.parsing = None
-                if request is self.current or self.current is None:
-                    self._linger()
-        elif request.feed(data):
-            self._pause()
-
-    def on_message_complete(self) -> None:
-        if self._upgrading or self.websocket is not None:
-            return
-        request = self.parsing
-        self.parsing = None
-        self.state = PARSED
-        self._unwanted = 0
-        if request is not None:
-            request.end_of_body()
-            if request.complete and self.current is None:
-                self._rest()
-
-    def _pause(self) -> None:
-        if not self._paused:
-            self._paused = True
-            self.transport.pause_reading()
-
-    def _resume(self) -> None:
-        if self._paused and not self.closing:
-            self._paused = False
-            self.transport.resume_reading()
-
-    def _refuse(self, status: int) -> None:
+    def refuse(self, status: int) -> None:
         """What has come is no request that could be answered otherwise. While a response is under way there is no other way to
         say so than to end the connection after it; or at once, if it is its own body that is wrong."""
         parsing, current = self.parsing, self.current
-        self._refusal = 0
+        self.refusal = 0
         self.parsing = None
-        self._unread = None
+        self.unread = None
         self.server.refused(status)
         if current is None:
             self._say_and_close(status)
@@ -478,15 +137,15 @@ class HttpConnection(Carrier):
                 self._say_and_close(status)
             self._left(current)
         else:
-            last = self._pipeline[-1] if self._pipeline else None
+            last = self.pipeline[-1] if self.pipeline else None
             if parsing is not None and last is parsing:
-                self._pipeline.pop()
-            (self._pipeline[-1] if self._pipeline else current).keep_alive = False
-            self._pause()
+                self.pipeline.pop()
+            (self.pipeline[-1] if self.pipeline else current).keep_alive = False
+            self.pause()
 
     def _say_and_close(self, status: int) -> None:
         self.transport.write(refusal(status, self.rules.defaults))
-        self._linger()
+        self.linger()
 
     # Going out.
 
@@ -611,43 +270,43 @@ class HttpConnection(Carrier):
         self.current = None
         if not request.keep_alive or self.rules.stopping:
             if self.parsing is not None and self.parsing is request:
-                self._linger()
+                self.linger()
             else:
                 self._close()
             return
         if self.parsing is request:  # of its body nobody wants the rest, which may not be much
             request.body = None
-            self._unwanted = 0
-            self._resume()
+            self.unwanted = 0
+            self.resume()
             return
-        self._rest()
+        self.rest()
 
-    def _rest(self) -> None:
+    def rest(self) -> None:
         """A request has been answered. The next one's turn."""
         self.since = self.rules.tick
-        if self._pipeline:
-            request: Request = self._pipeline.popleft()
+        if self.pipeline:
+            request: Request = self.pipeline.popleft()
             self.current = request
             self.server.begin(request)
             return
-        if self._unread is not None:
-            data = self._unread
-            self._unread = None
+        if self.unread is not None:
+            data = self.unread
+            self.unread = None
             if self.state == PARSED:
                 self.state = IDLE
-            self._feed(bytes(data))
-            if self._unread is not None:
+            self.feed(bytes(data))
+            if self.unread is not None:
                 return
         elif self.state == PARSED:
             self.state = IDLE
-        if not self._pipeline:
-            self._resume()
+        if not self.pipeline:
+            self.resume()
 
     def ask(self, request: Request) -> None:
         if request is self.parsing or request.more_body:
             self.since = self.rules.tick
-            if self.parsing is request and not self._pipeline:
-                self._resume()
+            if self.parsing is request and not self.pipeline:
+                self.resume()
 
     def let_continue(self, request: Request) -> None:
         if request.more_body:
@@ -708,7 +367,7 @@ class HttpConnection(Carrier):
         self.closing = True
         self.transport.abort()
 
-    def _linger(self) -> None:
+    def linger(self) -> None:
         """The client may be sending. A socket that is closed with something unread is reset, and the response lost with it: so
         what comes is read for a while, and dropped."""
         self.parsing = None
@@ -717,11 +376,11 @@ class HttpConnection(Carrier):
         elif self.state != LINGERING:
             self.state = LINGERING
             self.since = self.rules.tick
-            self._unwanted = 0
+            self.unwanted = 0
             self.closing = True
             self.transport.write_eof()
-            if self._paused:
-                self._paused = False
+            if self.paused:
+                self.paused = False
                 self.transport.resume_reading()
 
     # For the server.
@@ -777,7 +436,7 @@ def _new_name(name: Any) -> bytes:
 def is_value(value: Any) -> bool:
     """Whether it may be a header's value: no control characters but the tab, which would end the header or the connection."""
     text = value if type(value) is bytes else bytes(value)
-    for byte in text:
-        if byte < 32 and byte != 9 or byte == 127:
+    for byte in text:  # noqa: SIM110  # a loop in C
+        if (byte < 32 and byte != 9) or byte == 127:
             return False
     return True

@@ -137,6 +137,36 @@ class Request:
     left: its client has.
     """
 
+    carrier: Carrier
+    app: Callable[..., Any]
+    target: Target | None
+    task: asyncio.Task[None] | None
+    method: str
+    raw_path: bytes
+    path: str
+    headers: list[tuple[bytes, bytes]]
+    scope: dict[str, Any]
+    version: int
+    status: int
+    sent: int
+    keep_alive: bool
+    received_ns: int
+    head: Any
+    started: bool
+    complete: bool
+    left: bool
+    expects: bool
+    more_body: bool
+    chunked: bool
+    remaining: int
+    body: Any
+    is_given: bool
+    asked: bool
+    begun: bool
+    coroutine: Coroutine[Any, Any, Any] | None
+    _waiters: list[asyncio.Future[None]] | None
+    _writers: list[asyncio.Future[None]] | None
+
     def __init__(self, *args: object, **kwargs: object) -> None:
         raise TypeError("a Request is not made: a client sends one")
 

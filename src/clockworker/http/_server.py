@@ -1,7 +1,7 @@
 """The HTTP server of one address: which target a request goes to, what its connections may take in time, and how they end.
 
-Times. One look a second at all connections, and no timer for any: each says since which look it has been in its state. So a limit
-is kept to a second, and never before its time.
+Times. One look a second at all connections, and no timer for any: each says since which look it has been in its state. So a
+limit is kept to a second, and never before its time.
 
 The stop. From its beginning responses say that they are the last of their connection. What has reached the kernel is read
 first; then a connection in which nothing is under way is closed once it has been idle for a moment, as those of streams are
@@ -15,9 +15,11 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Protocol
 
-from clockworker.http._connection_cy import HEAD, BODY, LINGERING, HttpConnection, Rules
+from clockworker.http._connection_cy import HttpConnection
 from clockworker.http._head import DefaultHeaders
+from clockworker.http._incoming_cy import Rules
 from clockworker.http._request_cy import Request
+from clockworker.http._states import BODY, HEAD, LINGERING
 from clockworker.http._targets_cy import Target
 from clockworker.shards.config._http import HttpConfig
 from clockworker.shards.worker._connections import FIRST_S, IDLE_S, Connection, Connections
@@ -35,8 +37,8 @@ class Table(Protocol):
 
 
 class HttpServer:
-    """app: an ASGI 3 application. state: of its lifespan, copied for each request. targets: one for each route of the table, and
-    one more for the requests that none is about. trusts: whether what a client says of its own clients is believed; None:
+    """app: an ASGI 3 application. state: of its lifespan, copied for each request. targets: one for each route of the table,
+    and one more for the requests that none is about. trusts: whether what a client says of its own clients is believed; None:
     of none. access_log: told of each request; None: nobody wants to know. websockets: what makes one of a handshake.
     """
 
@@ -62,7 +64,7 @@ class HttpServer:
         self.trusts: Callable[[str | None], bool] | None = None if proxies is None else proxies.trusts
         self.connections: Connections  # set before the first is accepted
         self.rules = Rules(config, DefaultHeaders(config.headers, server=config.server_header, date=config.date_header))
-        self.factory = partial(HttpConnection, self, self.rules)
+        self.factory: Callable[[], Any] = partial(HttpConnection, self, self.rules)
         self._proxies = proxies
         self._websockets = websockets
         self._table = table
@@ -73,8 +75,12 @@ class HttpServer:
         self._unsent: dict[HttpConnection, tuple[int, int]] = {}
         self._look: asyncio.TimerHandle | None = None
         self._limit = config.limit_concurrency
-        times = config.timeout_request_header, config.timeout_request_body
-        times = (*times, config.timeout_keep_alive, config.timeout_response)
+        times = [
+            config.timeout_request_header,
+            config.timeout_request_body,
+            config.timeout_keep_alive,
+            config.timeout_response,
+        ]
         of_pings = config.ws_ping_interval, config.ws_ping_timeout
         self._look_s = min(LOOK_S, *(time / 4 for time in (*times, *of_pings) if time > 0))
         self._ticks = [time / self._look_s if time > 0 else float("inf") for time in (*times, LINGER_S)]
@@ -82,7 +88,8 @@ class HttpServer:
     # What connections call.
 
     def protocol(self, connection: Connection) -> asyncio.BaseProtocol:
-        return self.factory()  # type: ignore[return-value]
+        protocol: asyncio.BaseProtocol = self.factory()
+        return protocol
 
     def opened(self, protocol: HttpConnection) -> None:
         self._protocols.add(protocol)
@@ -96,7 +103,8 @@ class HttpServer:
 
     def begin(self, request: Request) -> None:
         """Its turn has come: to its route's target."""
-        target = request.target = self._target(request, request.method)
+        target = self._target(request, request.method)
+        request.target = target
         if self._limit is not None and sum(each.running for each in self.targets) >= self._limit:
             target.refused += 1
             request.refuse(503)

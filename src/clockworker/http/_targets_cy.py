@@ -91,20 +91,23 @@ class Target:
         if self._group != NO_GROUP:
             membership = self._core.group(membership.queue, self._key(scope, path))
         if self._fresh_context:
-            return contextvars.Context().run(self._core.spawn, membership, coroutine, self.route).task
+            return contextvars.Context().run(self.spawn_in, membership, coroutine)
+        return self._core.spawn(membership, coroutine, self.route).task
+
+    def spawn_in(self, membership: Membership, coroutine: Any) -> Any:
         return self._core.spawn(membership, coroutine, self.route).task
 
     def _key(self, scope: dict[str, Any], path: str) -> str:
         if self._group == BY_CLIENT:
             client = scope["client"]
-            return "" if client is None else client[0][:LONGEST_GROUP]
+            return "" if client is None else str(client[0])[:LONGEST_GROUP]
         if self._group == BY_PATH:
             assert self._path_value is not None
             return self._path_value(path, self._group_name)[:LONGEST_GROUP]
         wanted = b"host" if self._group == BY_HOST else self._group_name
         for name, value in scope["headers"]:
             if name == wanted:
-                return value[:LONGEST_GROUP].decode("latin-1")
+                return bytes(value[:LONGEST_GROUP]).decode("latin-1")
         return ""
 
     def admit(self, request: Any) -> bool:

@@ -30,9 +30,9 @@ from clockworker.ipc.calls._method import RemoteMethod
 from clockworker.shards.logs._log_limit import ErrorLimiter, more
 from clockworker.shards.protocol._messages import Configure
 from clockworker.shards.worker._blocking_pools import BlockingPools
+from clockworker.shards.worker._connections import Server
 from clockworker.shards.worker._counter import Counter, CounterBook
 from clockworker.shards.worker._protocols import ProtocolFactory, ProtocolServer, Stop
-from clockworker.shards.worker._connections import Server
 from clockworker.shards.worker._servers import Line, Servers, close_all
 from clockworker.shards.worker._streams import Handler, StreamServer
 

@@ -1,0 +1,71 @@
+cimport cython
+from clockworker.http._request_cy cimport Carrier, Request, new_request
+
+cdef int _SLICE, _SLICE_OF_BODY, _MOST_UNWANTED
+cdef object _Parser, _ParserError, _CallbackError, _Upgrade, _unquote, _HOST, _ABSOLUTE
+cdef dict _ASGI
+cdef int IDLE, HEAD, BODY, PARSED, LINGERING
+
+
+cdef class Rules:
+    cdef readonly long long tick
+    cdef readonly bytes defaults
+    cdef public bint stopping
+    cdef readonly object headers
+    cdef str root_path
+    cdef bytes raw_root_path
+    cdef Py_ssize_t most_in_request_line
+    cdef Py_ssize_t most_in_field
+    cdef Py_ssize_t most_fields
+    cdef Py_ssize_t most_in_head
+
+
+cdef class Incoming(Carrier):
+    cdef readonly object server
+    cdef readonly Rules rules
+    cdef readonly object transport
+    cdef readonly bint closing
+    cdef readonly int state
+    cdef readonly long long since
+    cdef readonly long long requests
+    cdef readonly Request current
+    cdef readonly Request parsing
+    cdef readonly object websocket
+    cdef readonly object client
+    cdef readonly object address
+    cdef readonly str scheme
+    cdef object pipeline
+    cdef object unread
+    cdef bint paused
+    cdef int refusal
+    cdef long long unwanted
+    cdef object _parser
+    cdef bint _upgrading
+    cdef bytes _url
+    cdef bytes _query
+    cdef list _headers
+    cdef Py_ssize_t _head_size
+    cdef Py_ssize_t _fields
+    cdef int _hosts
+    cdef bytes _host
+    cdef int _lengths
+    cdef long long _length
+    cdef bint _is_chunked
+    cdef bint _has_encoding
+    cdef bint _expects
+    cdef bytes _upgrade
+
+    cdef refuse(self, int status)
+    cdef linger(self)
+    cdef rest(self)
+    @cython.locals(size=cython.Py_ssize_t, at=cython.Py_ssize_t, length=cython.Py_ssize_t)
+    cdef feed(self, object data)
+    cdef _parse(self, object data)
+    cdef _upgraded(self, bytes rest)
+    cdef _take_length(self, bytes value)
+    cdef _take_encoding(self, bytes value)
+    cdef int _stop_at(self, int status) except -1
+    @cython.locals(url=bytes, path=str, at=cython.Py_ssize_t)
+    cdef int _take_target(self, Request request, str method) except -1
+    cdef pause(self)
+    cdef resume(self)
