@@ -10,6 +10,7 @@ __all__ = [
     "CallError",
     "CallTimeout",
     "ChannelFull",
+    "ClientLeft",
     "ClockworkerError",
     "ConfigurationError",
     "ControlError",
@@ -56,6 +57,10 @@ class ControlError(ClockworkerError):
 
 class UsageError(ClockworkerError, RuntimeError):
     """The call was made at the wrong time or in the wrong place: a closed executor, another thread, a taken loop."""
+
+
+class ClientLeft(ClockworkerError, ConnectionError):
+    """Nothing more can be sent on a WebSocket: its client has left, or the server stops. An `OSError`, as ASGI wants it."""
 
 
 class JoinError(ClockworkerError):

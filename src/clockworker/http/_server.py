@@ -81,7 +81,8 @@ class HttpServer:
             config.timeout_keep_alive,
             config.timeout_response,
         ]
-        self._look_s = min(LOOK_S, *(time / 4 for time in times if time > 0))
+        of_pings = config.ws_ping_interval, config.ws_ping_timeout
+        self._look_s = min(LOOK_S, *(time / 4 for time in (*times, *of_pings) if time > 0))
         self._ticks = [time / self._look_s if time > 0 else float("inf") for time in (*times, LINGER_S)]
 
     # What connections call.

@@ -1,0 +1,533 @@
+"""A WebSocket: frames in, messages out, on the sans-I/O server of `websockets`, which parses frames, answers pings and closes,
+and compresses. What it leaves to its users is here: the handshake's place in ASGI, messages from fragments, the flow in both
+directions, pings, and how it ends.
+
+An application is *connecting* until it accepts; then *open*; or it *denies*, with a response of its own. When either side has
+closed, or the client has left, all is *closed* to it: `receive` gives what had come before, and then the disconnect, as often
+as it is called; `send` raises.
+
+What a client can make us keep is bounded. No more is read while as many messages wait for the application as `ws_max_queue`
+says, or 64 KiB of them. A read may hold thousands of small frames, or a compressed message that is a thousand times its size,
+so it is parsed in slices, and the rest waits unparsed. Fragments are joined as they come. Pings that come faster than pongs can
+be written are answered by one pong, of the last.
+
+There is no timer and no task beside the application's. The server looks at all connections once in a while (`look`), and each
+has one time at which something is due: a ping, its pong, the client's part in closing. A client whose messages we don't read
+cannot be heard answering: then the pong may come later.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, MutableMapping
+from typing import Any
+
+from websockets.datastructures import Headers
+from websockets.exceptions import ProtocolError
+from websockets.extensions.permessage_deflate import ServerPerMessageDeflateFactory
+from websockets.frames import CloseCode, Frame, Opcode
+from websockets.http11 import Request as Handshake
+from websockets.protocol import OPEN as IS_OPEN
+from websockets.server import ServerProtocol
+
+from clockworker._errors import ClientLeft, UsageError
+from clockworker.http._request_cy import READY
+
+_SLICE = 16_384  # bytes that are parsed at once
+_HIGH_WATER = 65_536  # bytes of messages, or of what has not been parsed, beyond which no more is read
+_CLOSE_S = 10.0  # for the client's part in closing
+_LINGER_S = 2.0  # for a client that is still sending to read why it was cut off
+
+# What the application may do.
+_CONNECTING = 0
+_DENYING = 1  # the response has been started
+_OPEN = 2
+_CLOSED = 3
+
+_EXPECTED = {
+    _CONNECTING: ("websocket.accept", "websocket.close", "websocket.http.response.start"),
+    _DENYING: ("websocket.http.response.body",),
+    _OPEN: ("websocket.send", "websocket.close"),
+}
+
+_NEVER = float("inf")
+_EXTENSIONS = {"websocket.http.response": {}}
+_CONT, _TEXT, _BINARY, _PONG = Opcode.CONT, Opcode.TEXT, Opcode.BINARY, Opcode.PONG
+
+# As `websockets` advises for servers: windows of 4 KiB and smaller tables compress nearly as well as zlib's own.
+_DEFLATE = [
+    ServerPerMessageDeflateFactory(
+        server_max_window_bits=12, client_max_window_bits=12, compress_settings={"memLevel": 5}
+    )
+]
+
+# What `websockets` itself has to say: each frame if this is set to DEBUG. That connections open and close is said elsewhere.
+_frames = logging.getLogger("clockworker.websocket.frames")
+if _frames.level == logging.NOTSET:
+    _frames.setLevel(logging.WARNING)
+
+
+class WebSocket:
+    """connection: an HttpConnection. request: of the handshake. server: an HttpServer.
+
+    status: of the handshake's answer; 0: there was none.
+    """
+
+    def __init__(self, connection: Any, request: Any, server: Any) -> None:
+        config = server.config
+        self.status = 0
+        self.sent = 0  # bytes of messages
+        self._connection = connection
+        self._transport: asyncio.Transport = connection.transport
+        self._request = request
+        self._server = server
+        self._state = _CONNECTING
+        self._left = False  # the client has, or the connection was ended without the application
+        self._ended = False  # what comes now is dropped
+        self._stopping = False
+        self._disconnect: dict[str, Any] | None = None
+        # Coming in. A message waits as its text or bytes; None: the first event, that a client wants to connect.
+        self._messages: deque[str | bytes | None] = deque([None])
+        self._most_messages: int = config.ws_max_queue
+        self._size = 0
+        self._receivers: list[asyncio.Future[None]] = []
+        self._parts: bytearray | None = None
+        self._is_text = False
+        self._unread: bytearray | None = None
+        self._parsing = False  # what comes is parsed at once; otherwise it waits
+        self._paused = False
+        # Going out.
+        self._writable = True
+        self._senders: list[asyncio.Future[None]] = []
+        self._pong = b""  # the last, not written yet
+        # Time.
+        self._ping_interval: float = config.ws_ping_interval or 0
+        self._ping_timeout: float = config.ws_ping_timeout or 0
+        self._ping = 0
+        self._awaited = b""
+        self._unsent = 0
+        self._at = _NEVER
+        self._due: Callable[[], None] = self._send_ping
+        self._protocol = ServerProtocol(
+            state=IS_OPEN,
+            extensions=_DEFLATE if config.ws_per_message_deflate else None,
+            max_size=config.ws_max_size,
+            logger=_frames,
+        )
+        scope = request.scope
+        scope["extensions"] = _EXTENSIONS.copy()
+        scope["subprotocols"] = [
+            name
+            for header, value in request.headers
+            if header == b"sec-websocket-protocol"
+            for each in value.decode("latin-1").split(",")
+            if (name := each.strip())
+        ]
+
+    # For the server.
+
+    async def run(self) -> None:
+        """The application, from the handshake to its end."""
+        if self._left:
+            return
+        response = self._protocol.accept(_handshake(self._request))
+        if response.status_code != 101:
+            headers = [(name.encode(), value.encode("latin-1")) for name, value in response.headers.raw_items()]
+            self._deny(response.status_code, [header for header in headers if header[0].lower() != b"date"])
+            self._send_body(bytes(response.body or b""), False)
+            return
+        self._response = response
+        try:
+            returned = await self._server.app(self._request.scope, self.asgi_receive, self.asgi_send)
+        except ClientLeft:
+            self._end(CloseCode.INTERNAL_ERROR)
+        except Exception as error:
+            self._server.failed("Exception in ASGI application", error)
+            self._end(CloseCode.INTERNAL_ERROR)
+        except BaseException:
+            self._end(CloseCode.INTERNAL_ERROR)
+            raise
+        else:
+            if returned is not None:
+                self._server.failed(f"ASGI callable should return None, but returned {returned!r}.", None)
+            elif self._state == _CONNECTING:
+                self._server.failed("ASGI callable returned without completing handshake.", None)
+            elif self._state == _DENYING:
+                self._server.failed("ASGI callable returned without completing response.", None)
+            self._end(CloseCode.NORMAL_CLOSURE if returned is None else CloseCode.INTERNAL_ERROR)
+
+    def shut_down(self) -> None:
+        """The server stops. Who has not been accepted yet is, and told then."""
+        self._stopping = True
+        if self._state == _OPEN:
+            self._close(CloseCode.SERVICE_RESTART)
+
+    def look(self) -> None:
+        """Whether something is due."""
+        if self._at <= time.monotonic():
+            self._at = _NEVER
+            self._due()
+
+    def _end(self, code: CloseCode) -> None:
+        """The application has ended."""
+        if self._state == _OPEN:
+            self._close(code)
+        elif self._state == _CONNECTING or (self._state == _DENYING and self._request.head is not None):
+            self._request.head = None
+            self._deny(500, [(b"content-type", b"text/plain; charset=utf-8")])
+            self._send_body(b"Internal Server Error", False)
+        elif self._state == _DENYING:
+            self._finish({"code": 1006})
+            self._transport.abort()
+
+    # For the connection.
+
+    def data_received(self, data: bytes) -> None:
+        if self._parsing and self._unread is None and len(data) <= _SLICE:
+            self._parse(data)
+        elif not self._ended:
+            if self._unread is None:
+                self._unread = bytearray(data)
+            else:
+                self._unread += data
+            self._parse_on()
+
+    def eof_received(self) -> bool:
+        """A client that only says that it will send no more says so without closing: it has left."""
+        self._leave()
+        return False
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._at = _NEVER
+        self._leave()
+
+    def pause_writing(self) -> None:
+        self._writable = False
+
+    def resume_writing(self) -> None:
+        self._writable = True
+        if self._pong:
+            self._transport.write(self._pong)
+            self._pong = b""
+        self._wake(self._senders)
+
+    def _leave(self) -> None:
+        """The client has, in whatever way."""
+        if self._disconnect is None:
+            self._finish({"code": 1006})
+        self._left = self._ended = True
+        self._parsing = False
+        self._wake(self._senders)
+
+    # Coming in.
+
+    def _parse_on(self) -> None:
+        """What waited to be parsed, up to what may wait as messages."""
+        unread = self._unread
+        while unread and self._parsing:
+            data = bytes(unread[:_SLICE])
+            del unread[:_SLICE]
+            self._parse(data)
+        if not unread:
+            self._unread = None
+        elif len(unread) > _HIGH_WATER:
+            self._pause()
+
+    def _parse(self, data: bytes) -> None:
+        protocol = self._protocol
+        protocol.receive_data(data)
+        for frame in protocol.events_received():
+            assert isinstance(frame, Frame)
+            opcode = frame.opcode
+            if opcode is _TEXT or opcode is _BINARY:
+                self._is_text = opcode is _TEXT
+                if frame.fin:
+                    self._take(frame.data)
+                else:
+                    self._parts = bytearray(frame.data)
+            elif opcode is _CONT:
+                assert self._parts is not None
+                self._parts += frame.data
+                if frame.fin:
+                    data, self._parts = self._parts, None
+                    self._take(data)
+            elif opcode is _PONG and frame.data == self._awaited:
+                self._answered()
+        if writes := protocol.data_to_send():
+            self._answer(writes)
+
+    def _take(self, data: Any) -> None:
+        """A message. Once the application has closed, nobody wants it."""
+        if self._state != _OPEN:
+            return
+        message: str | bytes
+        if self._is_text:
+            try:
+                message = str(data, "utf-8")
+            except UnicodeDecodeError as error:
+                self._protocol.fail(CloseCode.INVALID_DATA, f"{error.reason} at position {error.start}")
+                self._state = _CLOSED
+                return
+        else:
+            message = bytes(data)
+        self._messages.append(message)
+        self._size += len(message)
+        if len(self._messages) >= self._most_messages or self._size > _HIGH_WATER:
+            self._parsing = False
+            self._pause()
+        if self._receivers:
+            self._wake(self._receivers)
+
+    def _answer(self, writes: list[bytes]) -> None:
+        """What the protocol itself has to say: a pong, or the end."""
+        protocol = self._protocol
+        if protocol.state is IS_OPEN:
+            if self._writable:
+                self._transport.write(b"".join(writes))
+            else:
+                self._pong = writes[-1]
+            return
+        received, said = protocol.close_rcvd, protocol.close_sent
+        failed = protocol.parser_exc is not None or received is None
+        self._transport.write(b"".join(writes))
+        if self._disconnect is None:
+            close = said if failed or received is None else received
+            self._finish({"code": 1006} if close is None else {"code": int(close.code), "reason": close.reason})
+        if not failed or said is None or not self._transport.can_write_eof() or self._connection.scheme == "https":
+            self._over()
+        else:
+            # A socket that is closed with something unread is reset, and the reason lost with it.
+            self._transport.write_eof()
+            self._resume()
+            self._when(_LINGER_S, self._over)
+
+    def _pause(self) -> None:
+        if not self._paused and not self._transport.is_closing():
+            self._paused = True
+            self._transport.pause_reading()
+
+    def _resume(self) -> None:
+        self._parsing = True
+        if self._unread is not None:
+            self._parse_on()
+        if self._paused and self._parsing and not self._transport.is_closing():
+            self._paused = False
+            self._transport.resume_reading()
+
+    async def asgi_receive(self) -> dict[str, Any]:
+        """The next event."""
+        messages = self._messages
+        while not messages:
+            if self._disconnect is not None:
+                return self._disconnect.copy()
+            await self._wait(self._receivers)
+        message = messages.popleft()
+        if message is None:
+            return {"type": "websocket.connect"}
+        self._size -= len(message)
+        if not self._parsing and len(messages) <= self._most_messages // 2 and self._size <= _HIGH_WATER // 2:
+            self._resume()
+        return {"type": "websocket.receive", "text" if type(message) is str else "bytes": message}
+
+    # Going out.
+
+    def asgi_send(self, message: MutableMapping[str, Any]) -> Any:
+        """Send an event. To be awaited: that waits while the client takes nothing. Raises `ClientLeft` if there is nobody to
+        take it, and `UsageError` for an event that is out of order."""
+        kind = message["type"]
+        if kind == "websocket.send" and self._state == _OPEN:
+            if not self._writable:
+                return self._send_later(message)
+            self._send(message)
+            return READY
+        return self._send_other(message)
+
+    def _send(self, message: MutableMapping[str, Any]) -> None:
+        protocol = self._protocol
+        data = message.get("bytes")
+        if data is not None:
+            protocol.send_binary(data)
+        else:
+            text = message.get("text")
+            if text is None:
+                raise UsageError("a websocket.send has neither 'bytes' nor 'text'; give one of them")
+            data = text.encode()
+            protocol.send_text(data)
+        self.sent += len(data)
+        writes = protocol.data_to_send()
+        self._transport.write(writes[0] if len(writes) == 1 else b"".join(writes))
+
+    async def _send_later(self, message: MutableMapping[str, Any]) -> None:
+        while not self._writable and not self._left:
+            await self._wait(self._senders)
+        if self._state == _OPEN:
+            self._send(message)
+        else:
+            await self._send_other(message)
+
+    def _send_other(self, message: MutableMapping[str, Any]) -> Any:
+        kind = message["type"]
+        if self._left:
+            raise ClientLeft(f"{kind} comes too late: {self._how_it_ended()}")
+        if self._state == _CLOSED:
+            raise UsageError(f"{kind} comes after the application itself has closed the WebSocket")
+        if kind not in _EXPECTED[self._state]:
+            *others, last = map(repr, _EXPECTED[self._state])
+            wanted = f"{', '.join(others)} or {last}" if others else last
+            raise UsageError(f"Expected ASGI message {wanted}, but got {kind!r}.")
+        if kind == "websocket.accept":
+            self._accept(message)
+        elif kind == "websocket.http.response.start":
+            status = message["status"]
+            if not 200 <= status <= 599:
+                raise UsageError(f"the status of a denial is {status!r}; give a number from 200 to 599")
+            self._deny(status, message.get("headers", ()))
+        elif kind == "websocket.http.response.body":
+            more = message.get("more_body", False)
+            self._send_body(message.get("body", b""), more)
+            if more and not self._writable:
+                return self._drained()
+        elif self._state == _CONNECTING:
+            self._deny(403, ())
+            self._send_body(b"", False)
+        else:
+            self._close(message.get("code") or 1000, message.get("reason") or "", by_application=True)
+        return READY
+
+    async def _drained(self) -> None:
+        while not self._writable and not self._left:
+            await self._wait(self._senders)
+
+    def _accept(self, message: MutableMapping[str, Any]) -> None:
+        connection, request = self._connection, self._request
+        headers = [
+            (name.lower().encode(), value.encode("latin-1"))
+            for name, value in self._response.headers.raw_items()
+            if name.lower() not in ("date", "connection")
+        ]
+        if subprotocol := message.get("subprotocol"):
+            headers.append((b"sec-websocket-protocol", subprotocol.encode("latin-1")))
+        connection.begin_response(request, 101, [*headers, *message.get("headers", ())])
+        parts, request.head = request.head, None
+        self.status = 101
+        self._state = _OPEN
+        self._transport.write(b"".join([*parts, b"connection: upgrade\r\n\r\n"]))
+        if self._stopping or self._server.rules.stopping:
+            self._close(CloseCode.SERVICE_RESTART)
+            return
+        if self._ping_interval > 0:
+            self._when(self._ping_interval, self._send_ping)
+        self._resume()
+
+    def _deny(self, status: int, headers: Any) -> None:
+        """Begin a response in place of the handshake's."""
+        request = self._request
+        request.keep_alive = False
+        self._connection.begin_response(request, status, headers)
+        self._state = _DENYING
+        self.status = status
+
+    def _send_body(self, data: bytes, more: bool) -> None:
+        self.sent += len(data)
+        self._connection.send_body(self._request, data, more)
+        if not more:
+            self._finish({"code": 1006}, by_application=True)
+            self._over()
+
+    # The end.
+
+    def _close(self, code: int, reason: str = "", *, by_application: bool = False) -> None:
+        """From our side. The client answers, and what it sends before that is dropped."""
+        try:
+            self._protocol.send_close(code, reason)
+        except ProtocolError as error:
+            wanted = "give 1000, 1001, 1003, 1007 to 1014 or 3000 to 4999, and a reason of at most 123 bytes"
+            raise UsageError(f"a WebSocket cannot be closed with {code!r} and {reason!r} ({error}); {wanted}") from None
+        self._transport.write(b"".join(self._protocol.data_to_send()))
+        self._finish(
+            {"code": code, "reason": reason} if by_application else {"code": int(code)}, by_application=by_application
+        )
+        self._when(_CLOSE_S, self._over)
+        self._resume()
+
+    def _finish(self, disconnect: dict[str, Any], *, by_application: bool = False) -> None:
+        """For the application. It hears the disconnect after the messages that have come."""
+        self._state = _CLOSED
+        self._left = not by_application
+        self._disconnect = {"type": "websocket.disconnect", **disconnect}
+        self._wake(self._receivers)
+        self._wake(self._senders)
+
+    def _over(self) -> None:
+        """All has been said. What is still in the transport's buffer has as long as a client has for closing."""
+        self._ended = True
+        self._parsing = False
+        self._when(_CLOSE_S, self._transport.abort)
+        self._connection.close_websocket()
+
+    def _how_it_ended(self) -> str:
+        assert self._disconnect is not None
+        code, reason = self._disconnect["code"], self._disconnect.get("reason")
+        return f"the client has left ({code})" if not reason else f"the client has left ({code}: {reason})"
+
+    async def _wait(self, waiters: list[asyncio.Future[None]]) -> None:
+        waiter = asyncio.get_running_loop().create_future()
+        waiters.append(waiter)
+        try:
+            await waiter
+        except BaseException:
+            if waiter in waiters:
+                waiters.remove(waiter)
+            raise
+
+    def _wake(self, waiters: list[asyncio.Future[None]]) -> None:
+        for waiter in waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+        waiters.clear()
+
+    # Time.
+
+    def _when(self, seconds: float, due: Callable[[], None]) -> None:
+        self._at = time.monotonic() + seconds
+        self._due = due
+
+    def _send_ping(self) -> None:
+        self._ping += 1
+        self._awaited = self._ping.to_bytes(4, "big")
+        self._unsent = self._transport.get_write_buffer_size()
+        if self._writable:
+            self._protocol.send_ping(self._awaited)
+            self._transport.write(b"".join(self._protocol.data_to_send()))
+        if self._ping_timeout > 0:
+            self._when(self._ping_timeout, self._unanswered)
+        else:
+            self._when(self._ping_interval, self._send_ping)
+
+    def _answered(self) -> None:
+        self._awaited = b""
+        if self._state == _OPEN:
+            self._when(self._ping_interval, self._send_ping)
+
+    def _unanswered(self) -> None:
+        """The pong is late."""
+        unsent = self._transport.get_write_buffer_size()
+        if self._paused or 0 < unsent < self._unsent:
+            self._unsent = unsent
+            self._when(
+                self._ping_timeout, self._unanswered
+            )  # it may have come, or the client is still taking what was before
+            return
+        self._protocol.fail(CloseCode.INTERNAL_ERROR, "keepalive ping timeout")
+        self._answer(self._protocol.data_to_send())
+
+
+def _handshake(request: Any) -> Handshake:
+    """As `websockets` has it. The path it only looks at for its log."""
+    headers = Headers()
+    for name, value in request.headers:
+        headers[name.decode("latin-1")] = value.decode("latin-1")
+    return Handshake(request.raw_path.decode("latin-1"), headers)
