@@ -55,4 +55,4 @@ def test_two_browsers_in_the_shop(tmp_path: Path) -> None:
                 page.wait_text(list, "we are back")
         assert browser.errors == []
         assert server.stop() == 0
-    assert "Traceback" not in server.log
+        assert "Traceback" not in server.log
