@@ -11,6 +11,8 @@ pytest.importorskip("fastapi")
 from browser import CHROMIUM, chromium
 
 from clockworker.shards.testing import serving
+from examples.shop._notices import Notices
+from tests.shards.servers import eventually
 
 pytestmark = [
     pytest.mark.slow,
@@ -45,6 +47,10 @@ def test_two_browsers_in_the_shop(tmp_path: Path) -> None:
 
         # Both come back to the shards' successors.
         server.replace()
+        eventually(
+            lambda: sum(server.call(shard, Notices.listening) for shard in range(2)) == 2 * len(pages),
+            "a WebSocket and an event stream of each page",
+        )
         for page in pages:
             page.wait_text("live-state", "open")
             page.wait_text("events-state", "open")
