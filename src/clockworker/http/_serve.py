@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from ssl import SSLContext
 from typing import Any, Literal
 
 from clockworker.http._application import Protocol, all_routes, as_asgi3
+from clockworker.http._lifespan import Lifespan
+from clockworker.http._proxy import Proxies
 from clockworker.http._routes import RouteTable
 from clockworker.http._server import HttpServer
 from clockworker.http._targets_cy import Target
+from clockworker.http._threads import set_threads
+from clockworker.http._wsgi import Wsgi
 from clockworker.shards.config._http import Route
 from clockworker.shards.worker._shard import Shard
-
 
 MOST_LABELS = 64  # routes that are counted by their names
 
@@ -28,17 +31,27 @@ async def serve(
     ssl: SSLContext | Literal[False] | None = None,
     interface: Protocol = "asgi3",
 ) -> None:
-    """Serve an application until the shard stops, and return when all that was asked has been answered."""
+    """Serve an application until the shard stops, and return when all that was asked has been answered and it has shut down."""
     config = shard._config.http
-    shared: dict[str, Any] = {**(state or {}), "shard": shard}
+    set_threads(config)
+    first = shard.executor.queues()[0]
     every = all_routes(config, routes, app)
     table = RouteTable(every)
     targets = [_target(shard, route, number, table) for number, route in enumerate(every)]
-    targets.append(Target("other", shard.executor.queues()[0], fresh_context=config.reset_contextvars))
-    server = HttpServer(as_asgi3(app, interface), config, state=shared, table=table, targets=targets)
-    shard._serve(server, shard.executor.queues()[0], bind, None, ssl)
+    targets.append(Target("other", first, fresh_context=config.reset_contextvars))
+    shared: dict[str, Any] = {**(state or {}), "shard": shard}
+    asgi: Callable[..., Any] = Wsgi(app, shard._blocking) if interface == "wsgi" else as_asgi3(app, interface)
+    of_lifespan = first if config.lifespan_queue is None else shard.queue(config.lifespan_queue)
+    mode = "off" if interface == "wsgi" else config.lifespan
+    lifespan = Lifespan(asgi, mode, shared, partial(of_lifespan.spawn, name="lifespan"))
+    await lifespan.startup()
+    proxies = Proxies(config.forwarded_allow_ips) if config.proxy_headers else None
+    server = HttpServer(asgi, config, state=shared, table=table, targets=targets, proxies=proxies)
+    shard._requests.add(targets)
+    shard._serve(server, first, bind, None, ssl)
     await shard.wait_stopped()
     await shard._drain_server(bind)
+    await lifespan.shutdown()
 
 
 def _target(shard: Shard, route: Route, number: int, table: RouteTable) -> Target:

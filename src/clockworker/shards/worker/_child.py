@@ -309,6 +309,7 @@ class _ShardMain:
             self._shard._servers.counts,
             self._shard._counters.read,
             self._shard._blocking.counts,
+            self._shard._requests.read,
         )
         self._shard._servers.when_failed = self._recorder.write_soon
 
@@ -318,8 +319,10 @@ class _ShardMain:
         outcome = await main.outcome()
         if not self._shard.stopping:
             match outcome:
-                case TaskPanicked(UnknownQueue() | ApplicationError() as error):
-                    return self._fail(str(error))  # which says it all: where it shows is no matter
+                case TaskPanicked((UnknownQueue() | ApplicationError()) as error):
+                    # A mistake of the configuration, and where it shows is no matter; or an application's, whose traceback is
+                    # the cause's.
+                    return self._fail(str(error), error.__cause__)
                 case TaskPanicked(exception):
                     return self._fail("main() raised", exception)
                 case Ok():

@@ -34,6 +34,7 @@ from clockworker.shards.worker._blocking_pools import BlockingPools
 from clockworker.shards.worker._connections import Server
 from clockworker.shards.worker._counter import Counter, CounterBook
 from clockworker.shards.worker._protocols import ProtocolFactory, ProtocolServer, Stop
+from clockworker.shards.worker._requests import RequestBook
 from clockworker.shards.worker._servers import Line, Servers, close_all
 from clockworker.shards.worker._streams import Handler, StreamServer
 
@@ -100,8 +101,9 @@ class Shard:
         )
         self._complaints = ErrorLimiter()
         self._announce_ready = announce_ready
-        self._blocking = BlockingPools(self._config.blocking_threads)
+        self._blocking = BlockingPools(config.http.threads or config.blocking_threads, self._account)
         self._counters = CounterBook()
+        self._requests = RequestBook()
         self.is_ready = False
         self._stopped = asyncio.Event()
         self._stopping: asyncio.Task[None] | None = None
@@ -346,6 +348,14 @@ class Shard:
 
     def _queue_or_first(self, name: str | None) -> QueueHandle:
         return self.executor.queues()[0] if name is None else self.queue(name)
+
+    def _account(self) -> object:
+        """What stands for the queue and group of the task whose step is running. Not their keys: a group's is the
+        application's, or a client's, and may fail to compare."""
+        if (current := self.executor._core.current) is None:
+            return None
+        membership = current.membership
+        return membership.queue if membership.group is None else membership
 
     def _serve(
         self,
