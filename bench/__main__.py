@@ -14,27 +14,27 @@ from typing import cast
 import msgspec
 
 import bench
-from bench._report import Benchmark, Report, machine, progress
+from bench._report import Benchmark, Checked, Report, machine, progress
 
 
 def main() -> int:
     names = [module.name for module in pkgutil.iter_modules(bench.__path__) if not module.name.startswith("_")]
     if len(sys.argv) > 1 and sys.argv[1] in names:
         try:
-            run(sys.argv[1], sys.argv[2:])
+            return run(sys.argv[1], sys.argv[2:])
         except KeyboardInterrupt:
             return 130
-        return 0
     print("usage: python -m bench NAME [--json FILE] [--plot FILE] [options]\n")
     for name in names:
-        print(f"  {name:12} {question(name)}")
+        print(f"  {name:13}{question(name)}")
     if sys.argv[1:] in ([], ["-h"], ["--help"]):
         return 0
     print(f"\nno benchmark is called {sys.argv[1]}", file=sys.stderr)
     return 2
 
 
-def run(name: str, arguments: list[str]) -> None:
+def run(name: str, arguments: list[str]) -> int:
+    """The exit status: 1 if figures are to be checked, and are not what was wanted."""
     benchmark = cast(Benchmark, importlib.import_module(f"bench.{name}"))
     parser = argparse.ArgumentParser(prog=f"python -m bench {name}", description=question(name))
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there")
@@ -60,6 +60,11 @@ def run(name: str, arguments: list[str]) -> None:
         options.json.write_text(json.dumps(document, indent=2) + "\n")
     if options.plot:
         draw(report, f"{name}: {question(name)}", options.plot)
+    if getattr(options, "check", False):
+        failures = cast(Checked, report).failures()
+        print(*failures, sep="\n", file=sys.stderr)
+        return bool(failures)
+    return 0
 
 
 def question(name: str) -> str:

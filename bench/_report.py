@@ -37,6 +37,13 @@ class Report(Protocol):
         """Draw them on an empty figure."""
 
 
+class Checked(Report, Protocol):
+    """Of a benchmark that has the option `--check`."""
+
+    def failures(self) -> list[str]:
+        """The figures that are not what was wanted, a line each."""
+
+
 class Benchmark(Protocol):
     def add_options(self, parser: argparse.ArgumentParser) -> None: ...
     def run(self, options: argparse.Namespace) -> Report: ...

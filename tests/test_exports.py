@@ -5,7 +5,9 @@ from __future__ import annotations
 import ast
 import importlib
 import inspect
-from collections.abc import Iterator
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -14,8 +16,11 @@ import clockworker
 from clockworker import _errors
 
 ROOT = Path(clockworker.__file__).parent
-PACKAGES = ["executor", "ipc", "shards"]  # each may import those before it
+PACKAGES = ["executor", "ipc", "shards", "http"]  # each may import those before it
 WITH_TESTING = [*PACKAGES, "testing"]  # which is for tests, and not imported with the rest
+
+# Where a package imports one that stands behind it, inside functions only: for those who serve HTTP.
+UPWARDS = {"shards/config/_application.py": "http", "shards/worker/_shard.py": "http"}
 
 # The rooms of a package: what each may import beside itself. What stands in no room may import them all.
 ROOMS = {
@@ -47,7 +52,11 @@ def name_of(path: Path) -> str:
 
 def imports(path: Path) -> Iterator[str]:
     """What a file imports, of `from a import b` as `a.b`; absolute."""
-    for node in ast.walk(ast.parse(path.read_text())):
+    yield from imports_among(path, ast.walk(ast.parse(path.read_text())))
+
+
+def imports_among(path: Path, nodes: Iterable[ast.AST]) -> Iterator[str]:
+    for node in nodes:
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -117,11 +126,29 @@ def test_imports_go_one_way(package: str) -> None:
     # The root imports all packages but the last: whoever takes a public name from it there imports in a circle.
     allowed = WITH_TESTING[: WITH_TESTING.index(package) + 1]
     for path in sources(package):
+        here = str(path.relative_to(ROOT))
         for module in imports(path):
             top, _, rest = module.partition(".")
             if top == "clockworker":
                 first = rest.split(".")[0]
-                assert first in allowed or first.startswith("_"), f"{package}/{path.name} imports {module}"
+                may = first in allowed or first.startswith("_") or UPWARDS.get(here) == first
+                assert may, f"{here} imports {module}"
+
+
+@pytest.mark.parametrize("here", UPWARDS)
+def test_an_arrow_up_is_inside_functions(here: str) -> None:
+    path = ROOT / here
+    above = f"clockworker.{UPWARDS[here]}"
+    assert any(module.startswith(above) for module in imports(path)), "take it out"
+    assert not [module for module in imports_among(path, ast.parse(path.read_text()).body) if module.startswith(above)]
+
+
+def test_what_serves_http_is_imported_by_those_who_serve_it() -> None:
+    """Whoever does not is not made to install it, nor to wait."""
+    code = "import clockworker, sys; print(*sys.modules)"
+    modules = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert not {"httptools", "websockets", "clockworker.http._serve"} & {*modules}
+    assert "clockworker.http._marks" in modules
 
 
 @pytest.mark.parametrize("package", ROOMS)
@@ -139,7 +166,9 @@ def test_rooms_import_one_way(package: str) -> None:
 def test_nothing_is_imported_by_a_bare_name(package: str) -> None:
     for path in sources(package):
         for module in imports(path):
-            assert module.split(".")[0] not in PACKAGES, f"{package}/{path.name} imports {module}"
+            # The standard library has an `http`, too.
+            bare = module.split(".")[0]
+            assert bare == "http" or bare not in PACKAGES, f"{package}/{path.name} imports {module}"
 
 
 @pytest.mark.skipif(

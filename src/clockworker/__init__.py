@@ -3,6 +3,7 @@
     executor   one event loop divided fairly between weighted queues of tasks
     ipc        calls between shards over shared-memory rings
     shards     the supervisor, the shards' processes, the command line
+    http       ASGI and WSGI applications, each request in a queue
     testing    for tests of applications
 
 Everything public is importable from here, but `testing`, which production does not import.
@@ -15,11 +16,12 @@ if os.environ.get("CLOCKWORKER_PURE", "") not in ("", "0"):
 
     _sources.come_first()  # before anything that is compiled
 
-from clockworker import _errors, executor, ipc, shards
+from clockworker import _errors, executor, http, ipc, shards
 from clockworker._errors import *  # noqa: F403
 from clockworker._version import __version__ as __version__
 from clockworker.executor import *  # noqa: F403
+from clockworker.http import *  # noqa: F403
 from clockworker.ipc import *  # noqa: F403
 from clockworker.shards import *  # noqa: F403
 
-__all__ = [*_errors.__all__, *executor.__all__, *ipc.__all__, *shards.__all__]
+__all__ = [*_errors.__all__, *executor.__all__, *http.__all__, *ipc.__all__, *shards.__all__]

@@ -14,16 +14,11 @@ async def main(shard): pass
 async def with_more(shard, more=1): pass
 async def nothing(): pass
 async def two(shard, other): pass
-async def asgi(scope, receive, send): pass
-def wsgi(environ, start_response): pass
 def plain(): pass
+def takes_two(request, reply): pass
 def make(): return main
-def make_asgi(): return asgi
 def needs(x): return main
 def boom(): raise ValueError("boom")
-
-class Asgi:
-    async def __call__(self, scope, receive, send): pass
 
 class Main:
     async def __call__(self, shard): pass
@@ -35,7 +30,6 @@ def timed(): yield
 @timed()
 async def decorated(shard): pass
 
-asgi_object = Asgi()
 main_object = Main()
 number = 3
 """
@@ -68,10 +62,7 @@ def test_a_factory_makes_it(app: str, tmp_path: Path) -> None:
         ("Main", False, ["not a coroutine function but a class", "async def main(shard)"]),
         ("nothing", False, ["must take one argument, the shard"]),
         ("two", False, ["must take one argument, the shard"]),
-        ("asgi", False, ["is an ASGI application", "async def main(shard)", "shard.start_server"]),
-        ("asgi_object", False, ["is an ASGI application"]),
-        ("wsgi", False, ["is a WSGI application"]),
-        ("make_asgi", True, ["make_asgi returned is an ASGI application"]),
+        ("takes_two", False, ["not a coroutine function but a plain `def`", "--interface"]),
         ("plain", True, ["plain returned is not callable but of type NoneType"]),
         ("number", True, ["is of type int; --factory needs a function"]),
         ("needs", True, ["needs arguments; --factory calls it without any"]),

@@ -38,11 +38,12 @@ def test_help_fits_100_columns_and_names_every_option_and_variable() -> None:
         assert option.variable in result.stdout
         for flag in option.flags:
             assert flag in result.stdout
-    assert re.findall(r"^(\w+):$", result.stdout, re.MULTILINE)[-7:] == [
+    assert re.findall(r"^(\w+):$", result.stdout, re.MULTILINE)[-8:] == [
         "shards",
         "queues",
         "sockets",
         "application",
+        "http",
         "life",
         "logs",
         "operations",
@@ -70,7 +71,28 @@ MISTAKES = {
     "not callable": (["app:number"], 3, ["app:number", "int", "async def main(shard)"]),
     "a plain function": (["app:plain"], 3, ["app:plain", "async def main(shard)", "--factory"]),
     "a class": (["app:Class"], 3, ["app:Class", "async def main(shard)"]),
-    "an ASGI application": (["app:asgi"], 3, ["app:asgi", "ASGI", "async def main(shard)"]),
+    "an ASGI application that is said to be of WSGI": (
+        ["app:asgi", "--interface", "wsgi"],
+        3,
+        ["app:asgi is an ASGI application", "take --interface wsgi out"],
+    ),
+    "a program of ours that is said to be of ASGI": (
+        ["app:main", "--interface", "asgi3"],
+        3,
+        ["app:main is called with (shard)", "take --interface asgi3 out"],
+    ),
+    "a route into no queue": (
+        ["app:main", "--route", "/reports/*=bakground", "--queue", "web:1", "--queue", "background:1"],
+        2,
+        ["--route /reports/*: queue is 'bakground'", "'web', 'background'", "did you mean 'background'?"],
+    ),
+    "a lifespan in no queue": (["app:main", "--lifespan-queue", "x"], 2, ["--lifespan-queue is 'x'", "'default'"]),
+    "an endpoint in no queue": (
+        ["app:program"],
+        3,
+        ["route /*: queue is 'nightly'", "'default'", "--queue nightly:1"],
+    ),
+    "a route without a queue": (["app:main", "--route", "/reports/*"], 2, ["--route", "PATH=QUEUE[:GROUP]"]),
     "no parameter": (["app:nothing"], 3, ["app:nothing", "one argument"]),
     "a factory that makes nothing": (["app:plain", "--factory"], 3, ["what app:plain returned", "NoneType"]),
     "no shards": (["app:main", "--shards", "0"], 2, ["--shards", "1 to 1024", "auto"]),
@@ -154,16 +176,18 @@ MISTAKES = {
     "a switch with a value": (["app:main", "--no-pin=1"], 2, ["--no-pin", "no value"]),
     "APP as an option": (["--app", "app:main"], 2, ["--app", "by itself"]),
     "TLS": (["app:main", "--ssl-keyfile", "key.pem"], 2, ["--ssl-keyfile", "--ssl-certfile"]),
-    "another server's option": (["app:main", "--threads", "4"], 2, ["--threads", "--blocking-threads"]),
+    "another server's option": (["app:main", "--worker-connections", "4"], 2, ["--max-connections"]),
 }
 
 APP = """
+import clockworker as cw
 from clockworker import remote
 number = 42
 def plain(): pass
 class Class: pass
 async def nothing(): pass
 async def asgi(scope, receive, send): pass
+program = cw.asgi(cw.queue("nightly")(asgi))
 async def main(shard): await shard.wait_stopped()
 async def queue(shard): shard.queue("background")
 async def server(shard): await shard.start_server(nothing, queue="foregruond")

@@ -125,12 +125,13 @@ def test_views_add_up() -> None:
     totals = ledger.totals(present(second))
     window, lately = ledger.recently(2.0, totals)
     presences = [Presence(0, "ready", 1, 0, 1.0), Presence(1, "back-off", None, 1, 0.0)]
-    queues, total = view_all(presences, totals, lately, window)
+    queues, routes, total = view_all(presences, totals, lately, window)
     assert [(queue.name, queue.share, round(queue.got, 2), queue.busy) for queue in queues] == [
         ("fast", 8, 0.67, 1.0),
         ("slow", 2, 0.33, 0.5),
     ]
     assert [queue.wanted for queue in queues] == [0.8, 0.2]
     assert (total.rates.busy, total.rates.cpu, total.shards_ready) == (1.5, 1.0, 1)
+    assert (routes, total.requests) == ([], None), "nothing serves HTTP"
     shard = view_shard(presences[0], totals[0], lately[0], window, now_ns=3 * second)
     assert (shard.rates.busy, shard.age_s, [queue.got for queue in shard.queues]) == (1.0, 2.0, [0.5, 0.5])

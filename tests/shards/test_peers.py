@@ -706,5 +706,5 @@ def test_a_function_that_never_returns_is_named_and_ends_with_the_grace(serve: S
     with server.connect() as client:
         assert ask(client, b"never") == b"it runs"
     assert server.stop() == 0
-    assert re.search(r"\[shard 0\] the stop waits for run_blocking\(\): app\.never \(.* s, at app.py:6\)", server.log)
+    assert re.search(r"\[shard 0\] the stop waits for threads: app\.never \(.* s, at app.py:6\)", server.log)
     assert "shard 0 still had work 1 s after it was told to stop: killed" in server.log

@@ -8,6 +8,7 @@ import pytest
 
 from clockworker._errors import ConfigurationError
 from clockworker.shards.config._config import InheritedSocket, QueueConfig, ServeConfig, TcpAddress, UnixAddress
+from clockworker.shards.config._http import HttpConfig, Route
 from clockworker.shards.config._options import OPTIONS
 from clockworker.shards.config._settings import Settings, read_settings
 from clockworker.shards.worker._shard_queues import queues_of
@@ -42,6 +43,12 @@ EVERY_OPTION = (
     " --ssl-certfile cert --ssl-keyfile key --ssl-keyfile-password secret --ssl-ca-certs ca --ssl-cert-reqs optional"
     " --ssl-ciphers AES --ssl-version TLSv1.3"
     " --distribution fixed --max-connections 7 --factory --app-dir d --reload --reload-dir f --reload-dir g"
+    " --interface asgi2 --route /r/*=bg:client --route /x=web --lifespan on --lifespan-queue bg --reset-contextvars"
+    " --proxy-headers --forwarded-allow-ips 10.0.0.0/8 --root-path /api --header a:1 --header b:2 --server-header --date-header"
+    " --ws-max-size 1MiB --ws-max-queue 5 --ws-ping-interval 6 --ws-ping-timeout 0 --ws-per-message-deflate"
+    " --limit-request-line 4KiB --limit-request-field-size 1000 --limit-request-fields 20"
+    " --h11-max-incomplete-event-size 32KiB --timeout-request-header 1 --timeout-request-body 2 --timeout-keep-alive 3"
+    " --timeout-response 4 --limit-concurrency 100 --threads 16 --gil-switch-interval 0.001"
     " --timeout-graceful-shutdown 1.5 --timeout-shard-healthcheck 0 --timeout-startup 2 --no-respawn --log-level DEBUG"
     " --log-format json --log-config l --access-log --slow-poll 0.5 --metrics [::1]:4 --control c --pid-file p"
 )
@@ -90,6 +97,31 @@ EVERY_FIELD = ServeConfig(
     metrics=TcpAddress("::1", 4),
     control="c",
     pid_file="p",
+    http=HttpConfig(
+        interface="asgi2",
+        lifespan="on",
+        lifespan_queue="bg",
+        reset_contextvars=True,
+        routes=(Route("/r/*", "bg", group="client"), Route("/x", "web")),
+        forwarded_allow_ips="10.0.0.0/8",
+        root_path="/api",
+        headers=(("a", "1"), ("b", "2")),
+        ws_max_size=1 << 20,
+        ws_max_queue=5,
+        ws_ping_interval=6.0,
+        ws_ping_timeout=0.0,
+        limit_request_line=4096,
+        limit_request_field_size=1000,
+        limit_request_fields=20,
+        incomplete_event_size=1 << 15,
+        timeout_request_header=1.0,
+        timeout_request_body=2.0,
+        timeout_keep_alive=3.0,
+        timeout_response=4.0,
+        limit_concurrency=100,
+        threads=16,
+        gil_switch_interval=0.001,
+    ),
 )
 
 
@@ -107,7 +139,8 @@ def test_every_option_from_the_environment() -> None:
         if word.startswith("--"):
             name = "CLOCKWORKER_" + word.lstrip("-").replace("-", "_").upper()
             value = "1" if following.startswith("--") else following
-            environment[name] = f"{environment[name]},{value}" if name in environment else value
+            between = "\n" if name == "CLOCKWORKER_HEADER" else ","
+            environment[name] = f"{environment[name]}{between}{value}" if name in environment else value
     environment["CLOCKWORKER_RESPAWN"] = "no"
     assert read(**environment) == EVERY_FIELD
 

@@ -18,3 +18,9 @@ In reading order:
 
 executor <- ipc <- shards <- http: `shards` imports this only inside functions, for who serves HTTP.
 """
+
+from clockworker.http._application import asgi, wsgi
+from clockworker.http._marks import queue
+from clockworker.shards.config._http import Route
+
+__all__ = ["Route", "asgi", "queue", "wsgi"]

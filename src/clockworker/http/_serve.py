@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from ssl import SSLContext
 from typing import Any, Literal
 
+from clockworker.http._application import Protocol, all_routes, as_asgi3
+from clockworker.http._lifespan import Lifespan
+from clockworker.http._proxy import Proxies
+from clockworker.http._routes import RouteTable
 from clockworker.http._server import HttpServer
 from clockworker.http._targets_cy import Target
+from clockworker.http._threads import set_threads
+from clockworker.http._wsgi import Wsgi
 from clockworker.shards.config._http import Route
 from clockworker.shards.worker._shard import Shard
 
-
-class NoTable:
-    """Of a server that has no routes."""
-
-    uses_host = False
-
-    def find(self, method: str, path: str, host: str) -> int:
-        return -1
+MOST_LABELS = 64  # routes that are counted by their names
 
 
 async def serve(
@@ -29,12 +29,39 @@ async def serve(
     routes: Sequence[Route] = (),
     bind: str | None = None,
     ssl: SSLContext | Literal[False] | None = None,
+    interface: Protocol = "asgi3",
 ) -> None:
-    """Serve an ASGI 3 application until the shard stops, and return when all that was asked has been answered."""
+    """Serve an application until the shard stops, and return when all that was asked has been answered and it has shut down."""
     config = shard._config.http
+    set_threads(config)
+    first = shard.executor.queues()[0]
+    every = all_routes(config, routes, app)
+    table = RouteTable(every)
+    targets = [_target(shard, route, number, table) for number, route in enumerate(every)]
+    targets.append(Target("other", first, fresh_context=config.reset_contextvars))
     shared: dict[str, Any] = {**(state or {}), "shard": shard}
-    other = Target("other", shard.executor.queues()[0], fresh_context=config.reset_contextvars)
-    server = HttpServer(app, config, state=shared, table=NoTable(), targets=[other])
-    shard._serve(server, shard.executor.queues()[0], bind, None, ssl)
+    asgi: Callable[..., Any] = Wsgi(app, shard._blocking) if interface == "wsgi" else as_asgi3(app, interface)
+    of_lifespan = first if config.lifespan_queue is None else shard.queue(config.lifespan_queue)
+    mode = "off" if interface == "wsgi" else config.lifespan
+    lifespan = Lifespan(asgi, mode, shared, partial(of_lifespan.spawn, name="lifespan"))
+    await lifespan.startup()
+    proxies = Proxies(config.forwarded_allow_ips) if config.proxy_headers else None
+    server = HttpServer(asgi, config, state=shared, table=table, targets=targets, proxies=proxies)
+    shard._requests.add(targets)
+    shard._serve(server, first, bind, None, ssl)
     await shard.wait_stopped()
     await shard._drain_server(bind)
+    await lifespan.shutdown()
+
+
+def _target(shard: Shard, route: Route, number: int, table: RouteTable) -> Target:
+    return Target(
+        route.path if number < MOST_LABELS else "other",
+        shard.executor.queues()[0] if route.queue is None else shard.queue(route.queue),
+        group=route.group,
+        after=None if route.after is None else shard.queue(route.after),
+        limit=route.limit,
+        most_waiting=route.waiting,
+        path_value=partial(table.value, number),
+        fresh_context=shard._config.http.reset_contextvars,
+    )

@@ -23,6 +23,7 @@ from clockworker.shards.config._application import format_traceback, load_applic
 from clockworker.shards.config._config import QueueConfig, ServeConfig
 from clockworker.shards.config._print import as_toml
 from clockworker.shards.config._queues import merge
+from clockworker.shards.config._routes import lacking_for_application, lacking_for_options
 from clockworker.shards.config._settings import Settings, read_settings
 from clockworker.shards.logs._logging import JsonFormatter, set_up_logging
 from clockworker.shards.machine._certificates import context_of
@@ -108,10 +109,20 @@ def check(settings: Settings, placement: Placement, environment: Mapping[str, st
     for warning in find_warnings(settings, environment):
         print(f"clockworker-serve: {warning}", file=sys.stderr)
     try:
-        declared = load_application(config.app, config.app_dir, factory=config.factory).queues
+        application = load_application(
+            config.app, config.app_dir, factory=config.factory, interface=config.http.interface
+        )
+        declared = application.queues
+        routes = application.find_routes() if application.find_routes is not None else ()
         for shard in range(placement.count):
             if shard == 0 or shard in config.shard_queues:
-                Executor(make_queues(queues_of(config, shard, declared), declared, config.app_dir))
+                of_shard = queues_of(config, shard, declared)
+                Executor(make_queues(of_shard, declared, config.app_dir))
+                names = [queue.name for queue in of_shard]
+                if (mistake := lacking_for_options(config.http, names, shard)) is not None:
+                    return _complain(with_origins(mistake, settings.origins), EXIT_USAGE)
+                if (mistake := lacking_for_application(routes, names, shard)) is not None:
+                    return _complain(mistake, EXIT_START_UP)
     except ConfigurationError as error:
         return _complain(str(error), EXIT_START_UP)
     except BaseException as error:  # KeyboardInterrupt, SystemExit and the like are of the application, too
@@ -135,7 +146,9 @@ def declared_by(config: ServeConfig) -> Sequence[QueueConfig] | None:
         return None
     try:
         with contextlib.redirect_stdout(sys.stderr):  # what is printed there is no TOML
-            declared = load_application(config.app, config.app_dir, factory=config.factory).queues
+            declared = load_application(
+                config.app, config.app_dir, factory=config.factory, interface=config.http.interface
+            ).queues
             return shown(described(declared), declared)
     except (Exception, SystemExit):
         return None

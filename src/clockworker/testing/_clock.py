@@ -31,14 +31,12 @@ import asyncio
 import heapq
 import itertools
 import math
-import os
-from typing import Any
 
 from clockworker._errors import ConfigurationError, UsageError
 from clockworker.executor import _clock_cy as executor_clock
+from clockworker.testing._loop import WoundLoop
 
 PATIENCE_S = 10.0
-_SHOWN = 8  # tasks in the message of a loop that can't go on
 _NS = 1_000_000_000
 
 
@@ -101,8 +99,6 @@ class Clock:
     def new_event_loop(self) -> asyncio.AbstractEventLoop:
         """A loop of asyncio's that goes by this clock: `asyncio.Runner(loop_factory=clock.new_event_loop)`. An executor runs on
         it as on any other; `clockworker.testing.new_event_loop` makes one that has an executor."""
-        from clockworker.testing._loop import WoundLoop
-
         return WoundLoop(self, 0)
 
     # The loop's side
@@ -152,38 +148,6 @@ class Clock:
                 f"{what}() of a clock that the running loop does not go by: run the test by clockworker.testing.run(..., "
                 "clock=clock), or on a loop from clock.new_event_loop()"
             )
-
-
-def stuck(clock: Clock, loop: asyncio.AbstractEventLoop, timeout: float | None, threads: int) -> UsageError:
-    """What to say of a loop that can't go on."""
-    waiting = sorted(filter(None, map(_waiting, asyncio.all_tasks(loop))))
-    shown = "".join(f"\n    {line}" for line in waiting[:_SHOWN])
-    more = f"\n    and {len(waiting) - _SHOWN} more" if len(waiting) > _SHOWN else ""
-    if threads:
-        why = f"the clock for {threads} threads that work for the loop and do not end"
-    elif timeout is None:
-        why = "no timer is set and nobody is there to wake them"
-    else:
-        why = (
-            f"the next timer is due in {timeout:g} s and nobody winds the clock: `await clock.advance({timeout:g})` in a task, "
-            "or Clock(autojump=True)"
-        )
-    return UsageError(f"all tasks wait, at {clock.now:g} s; {why}. What waits:{shown}{more}")
-
-
-def _waiting(task: asyncio.Task[Any]) -> str | None:
-    """Where a task of the test waits, as deep as it can be followed outside of asyncio; None for one of ours."""
-    coroutine: Any = task.get_coro()
-    name = getattr(coroutine, "__qualname__", repr(coroutine))
-    place = ""
-    while (frame := getattr(coroutine, "cr_frame", None)) is not None:
-        if frame.f_code.co_filename.startswith(os.path.dirname(asyncio.__file__)):
-            break
-        if not place and os.path.dirname(frame.f_code.co_filename) == os.path.dirname(__file__):
-            return None
-        place = f", at {frame.f_code.co_filename}:{frame.f_lineno}"
-        coroutine = coroutine.cr_await
-    return f"{task.get_name()}: {name}{place}"
 
 
 def _forwards(what: str, seconds: float) -> int:

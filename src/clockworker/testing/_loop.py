@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import os
 import selectors
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, TypeVar, TypeVarTuple, Unpack
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, TypeVarTuple, Unpack
 
-from clockworker.testing._clock import Clock, stuck
+from clockworker._errors import UsageError
 
 if TYPE_CHECKING:
     from _typeshed import FileDescriptorLike
@@ -20,6 +21,28 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 _Events = list[tuple[selectors.SelectorKey, int]]
+
+_SHOWN = 8  # tasks in the message of a loop that can't go on
+
+
+class Time(Protocol):
+    """A `Clock`, as its loop knows it."""
+
+    threshold: float
+    patience: float
+
+    @property
+    def now(self) -> float: ...
+
+    def begin(self, loop: asyncio.AbstractEventLoop, dice: int) -> None: ...
+
+    def end(self, loop: asyncio.AbstractEventLoop) -> None: ...
+
+    def entered(self) -> None: ...
+
+    def moves(self, timeout: float | None) -> bool: ...
+
+    def go_on(self, timeout: float | None) -> None: ...
 
 
 class _Selector(selectors.BaseSelector):
@@ -57,7 +80,7 @@ class _Selector(selectors.BaseSelector):
 class WoundLoop(asyncio.SelectorEventLoop):
     """dice: 0, or makes steps take different times, see `executor._clock_cy`."""
 
-    def __init__(self, clock: Clock, dice: int) -> None:
+    def __init__(self, clock: Time, dice: int) -> None:
         self._wound = clock
         self._working = 0  # threads that have something of ours to do
         self._real = _Selector()
@@ -115,3 +138,35 @@ class WoundLoop(asyncio.SelectorEventLoop):
         if not (events := select(clock.patience)):
             raise stuck(clock, self, timeout, self._working)
         return events
+
+
+def stuck(clock: Time, loop: asyncio.AbstractEventLoop, timeout: float | None, threads: int) -> UsageError:
+    """What to say of a loop that can't go on."""
+    waiting = sorted(filter(None, map(_waiting, asyncio.all_tasks(loop))))
+    shown = "".join(f"\n    {line}" for line in waiting[:_SHOWN])
+    more = f"\n    and {len(waiting) - _SHOWN} more" if len(waiting) > _SHOWN else ""
+    if threads:
+        why = f"the clock for {threads} threads that work for the loop and do not end"
+    elif timeout is None:
+        why = "no timer is set and nobody is there to wake them"
+    else:
+        why = (
+            f"the next timer is due in {timeout:g} s and nobody winds the clock: `await clock.advance({timeout:g})` in a task, "
+            "or Clock(autojump=True)"
+        )
+    return UsageError(f"all tasks wait, at {clock.now:g} s; {why}. What waits:{shown}{more}")
+
+
+def _waiting(task: asyncio.Task[Any]) -> str | None:
+    """Where a task of the test waits, as deep as it can be followed outside of asyncio; None for one of ours."""
+    coroutine: Any = task.get_coro()
+    name = getattr(coroutine, "__qualname__", repr(coroutine))
+    place = ""
+    while (frame := getattr(coroutine, "cr_frame", None)) is not None:
+        if frame.f_code.co_filename.startswith(os.path.dirname(asyncio.__file__)):
+            break
+        if not place and os.path.dirname(frame.f_code.co_filename) == os.path.dirname(__file__):
+            return None
+        place = f", at {frame.f_code.co_filename}:{frame.f_lineno}"
+        coroutine = coroutine.cr_await
+    return f"{task.get_name()}: {name}{place}"

@@ -7,13 +7,13 @@ In reading order:
     _arguments      the command line and its help
     _environment    --env-file
     _file           clockworker.toml
-    _queues         queues, as text and as tables
+    _queues         queues, as text and as tables; _routes, routes of HTTP
     _toml           reading TOML, and writing its values; _text, text files as other systems write them
     _parse          how each value is read from text
-    _config         ServeConfig and its parts; _http, those that HTTP has
+    _config         ServeConfig and its parts; _http, those that HTTP has; _patterns, what a route says of paths
     _declaration    what an application says of itself: the queues that it needs
     _schedulers     the schedulers by name, and the application's own
     _spelling       what somebody probably meant
     _print          --print-config
-    _application    finding `async def main(shard)`
+    _application    finding the application
 """

@@ -7,12 +7,13 @@ operators say of queues is put over it in each shard (`_queues.merge`), after th
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Generic, ParamSpec, TypeVar, overload
 
 from clockworker._errors import ApplicationError, ConfigurationError
 from clockworker.executor import Queue
 from clockworker.executor._queue import check_queues
+from clockworker.shards.config._http import Route
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -20,16 +21,26 @@ R = TypeVar("R")
 # As many queues as an executor may have, with such names, fit into the message that tells the supervisor of them.
 MAX_NAME_BYTES = 60
 
-WANTED = "an application is `async def main(shard)`"
+WANTED = "an application is `async def main(shard)`, or one of ASGI or WSGI"
 
 
 class Application(Generic[P, R]):
-    """`main`, and the queues that it needs. To be called like `main`."""
+    """`main`, and the queues that it needs. To be called like `main`.
 
-    def __init__(self, main: Callable[P, R], queues: tuple[Queue, ...] = ()) -> None:
+    find_routes: of a program that serves an HTTP application and does nothing else: its routes, as they are when it is served.
+    The queues that they name, a shard must have.
+    """
+
+    def __init__(
+        self,
+        main: Callable[P, R],
+        queues: tuple[Queue, ...] = (),
+        find_routes: Callable[[], Sequence[Route]] | None = None,
+    ) -> None:
         functools.update_wrapper(self, main, updated=())
         self.main = main
         self.queues = queues
+        self.find_routes = find_routes
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         return self.main(*args, **kwargs)
@@ -62,10 +73,22 @@ def application(main: Any = None, /, *, queues: Iterable[Queue] = ()) -> Any:
     Raises `ConfigurationError` for two queues of one name or with one scheduler between them, for more than 1,024,
     and for names of more than 60 bytes.
     """
+    declared = check_declared(queues)
+
+    def declare(main: Callable[P, R]) -> Application[P, R]:
+        if not callable(main):
+            raise ApplicationError(f"application() is given {main!r}, which is not callable; {WANTED}")
+        if isinstance(main, Application):
+            return Application(main.main, declared, main.find_routes)
+        return Application(main, declared)
+
+    return declare if main is None else declare(main)
+
+
+def check_declared(queues: Iterable[Queue]) -> tuple[Queue, ...]:
+    """Queues that an application can declare. Raises `ConfigurationError`."""
     if isinstance(queues, str | bytes | Queue) or not isinstance(queues, Iterable):
-        raise ConfigurationError(
-            f"application(queues=...) is {queues!r}; give a list, such as [cw.Queue('foreground')]"
-        )
+        raise ConfigurationError(f"queues is {queues!r}; give a list, such as [cw.Queue('foreground')]")
     declared = tuple(queues)
     if declared:
         check_queues(declared)
@@ -75,13 +98,7 @@ def application(main: Any = None, /, *, queues: Iterable[Queue] = ()) -> Any:
                 f"queue {queue.key!r} is called by no text; give one, such as cw.Queue('foreground')"
             )
         check_name(queue.key)
-
-    def declare(main: Callable[P, R]) -> Application[P, R]:
-        if not callable(main):
-            raise ApplicationError(f"application() is given {main!r}, which is not callable; {WANTED}")
-        return Application(main.main if isinstance(main, Application) else main, declared)
-
-    return declare if main is None else declare(main)
+    return declared
 
 
 def check_name(name: str) -> str:

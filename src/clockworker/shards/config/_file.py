@@ -1,4 +1,4 @@
-"""`clockworker.toml`: options by name, `[[queue]]` tables, and `[shard.N]` for what one shard has otherwise.
+"""`clockworker.toml`: options by name, `[[queue]]` and `[[route]]` tables, and `[shard.N]` for what one shard has otherwise.
 
     app = "app:main"
     shards = 4
@@ -6,6 +6,10 @@
     [[queue]]
     name = "foreground"
     share = 8
+
+    [[route]]
+    path = "/reports/*"
+    queue = "background"
 
     [[shard.0.queue]]
     name = "compaction"
@@ -21,6 +25,7 @@ from clockworker._errors import ConfigurationError
 from clockworker.shards.config import _toml
 from clockworker.shards.config._options import BY_NAME, OPTIONS, Option, nearest_option
 from clockworker.shards.config._queues import changes_of_file, queues_of_file
+from clockworker.shards.config._routes import routes_of_file
 
 NAME = "clockworker.toml"
 
@@ -58,6 +63,8 @@ def _read(key: str, name: str, value: object) -> object:
         return changes_of_file(value)
     if name == "queue":
         return queues_of_file(value)
+    if name == "route":
+        return routes_of_file(value)
     option = BY_NAME.get(name)
     if option is None:
         raise ConfigurationError(_unknown(name))

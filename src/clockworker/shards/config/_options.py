@@ -15,20 +15,23 @@ import msgspec
 
 from clockworker.shards.config import _parse as parse
 from clockworker.shards.config._config import METRICS_PORT
+from clockworker.shards.config._declaration import check_name
 from clockworker.shards.config._queues import parse_queues, parse_shard_queues
+from clockworker.shards.config._routes import parse_routes
 from clockworker.shards.config._schedulers import SCHEDULERS
 from clockworker.shards.config._spelling import nearest
 
 PREFIX = "CLOCKWORKER_"
 
 # The groups of the help, in its order.
-GROUPS = ("shards", "queues", "sockets", "application", "life", "logs", "operations")
+GROUPS = ("shards", "queues", "sockets", "application", "http", "life", "logs", "operations")
 
 
 class Option(msgspec.Struct, frozen=True):
     """`read` makes a value of the text, or of all texts if the option may be repeated; a switch has no metavar.
 
     takes: the types that its value may have in the file. Empty: it is not for the file.
+    between: what stands between several values in a variable, as a regular expression.
     """
 
     group: str
@@ -39,6 +42,7 @@ class Option(msgspec.Struct, frozen=True):
     takes: tuple[type, ...] = (str,)
     repeat: bool = False
     other_variable: str | None = None
+    between: str = r"\s+|,(?!mode=)"  # `unix:PATH,mode=660` is one
 
     @property
     def name(self) -> str:
@@ -264,6 +268,218 @@ OPTIONS = (
         repeat=True,
     ),
     Option(
+        "http",
+        ("--interface",),
+        "WHAT",
+        parse.parse_interface,
+        "what APP speaks: auto (`async def main(shard)`, or else what its parameters say), asgi3, asgi2, wsgi; default auto",
+    ),
+    Option(
+        "http",
+        ("--route",),
+        "PATH=QUEUE[:GROUP]",
+        parse_routes,
+        "queue of the requests of a path such as /reports/{tenant}/*; GROUP: client, host, header:NAME or path:NAME; may be "
+        "repeated: the first that matches",
+        takes=(list,),
+        repeat=True,
+    ),
+    Option(
+        "http",
+        ("--lifespan",),
+        "auto|on|off",
+        parse.parse_lifespan,
+        "whether the application has a lifespan; auto, the default: unless it raises when asked",
+    ),
+    Option("http", ("--lifespan-queue",), "NAME", check_name, "queue of the lifespan; default: the first"),
+    Option(
+        "http",
+        ("--reset-contextvars",),
+        "",
+        parse.parse_flag,
+        "run each request in a fresh context, not in a copy of its connection's",
+        takes=(bool,),
+    ),
+    Option(
+        "http",
+        ("--proxy-headers", "--no-proxy-headers"),
+        "",
+        parse.parse_flag,
+        "take the client's address and scheme from X-Forwarded-For and -Proto of proxies that are trusted; default on",
+        takes=(bool,),
+    ),
+    Option(
+        "http",
+        ("--forwarded-allow-ips",),
+        "LIST",
+        parse.parse_trusted,
+        "addresses and networks of proxies that are trusted, or * for all; default 127.0.0.1,::1",
+        takes=(str, list),
+        other_variable="FORWARDED_ALLOW_IPS",
+    ),
+    Option(
+        "http",
+        ("--root-path",),
+        "PATH",
+        parse.parse_root_path,
+        "path below which a proxy serves the application, and which it takes away",
+    ),
+    Option(
+        "http",
+        ("--header",),
+        "NAME:VALUE",
+        parse.parse_headers,
+        "header of each response; may be repeated; in the variable a line each",
+        takes=(str, list),
+        repeat=True,
+        between="\n",
+    ),
+    Option(
+        "http",
+        ("--server-header", "--no-server-header"),
+        "",
+        parse.parse_flag,
+        "whether responses have a Server header; default on",
+        takes=(bool,),
+    ),
+    Option(
+        "http",
+        ("--date-header", "--no-date-header"),
+        "",
+        parse.parse_flag,
+        "whether responses have a Date header; default on",
+        takes=(bool,),
+    ),
+    Option(
+        "http",
+        ("--ws-max-size",),
+        "SIZE",
+        parse.parse_ws_max_size,
+        "bytes of a WebSocket message; more: closed with 1009; default 16MiB",
+        takes=(int, str),
+    ),
+    Option(
+        "http",
+        ("--ws-max-queue",),
+        "N",
+        parse.parse_ws_max_queue,
+        "messages that wait for a WebSocket's application; more are not read; default 32",
+        takes=(int,),
+    ),
+    Option(
+        "http",
+        ("--ws-ping-interval",),
+        "S",
+        parse.parse_seconds,
+        "seconds between two pings of a WebSocket, 0: none; default 20",
+        takes=(int, float),
+    ),
+    Option(
+        "http",
+        ("--ws-ping-timeout",),
+        "S",
+        parse.parse_seconds,
+        "seconds that the answer to a ping may take, or closed with 1011; 0: as long as it takes; default 20",
+        takes=(int, float),
+    ),
+    Option(
+        "http",
+        ("--ws-per-message-deflate", "--no-ws-per-message-deflate"),
+        "",
+        parse.parse_flag,
+        "compress WebSocket messages where the client can; default on",
+        takes=(bool,),
+    ),
+    Option(
+        "http",
+        ("--limit-request-line",),
+        "SIZE",
+        parse.parse_head_size,
+        "bytes of a request's first line; more: 414; default 4094",
+        takes=(int, str),
+    ),
+    Option(
+        "http",
+        ("--limit-request-field-size",),
+        "SIZE",
+        parse.parse_head_size,
+        "bytes of one header; more: 431; default 8190",
+        takes=(int, str),
+    ),
+    Option(
+        "http",
+        ("--limit-request-fields",),
+        "N",
+        parse.parse_limit_request_fields,
+        "headers of a request; more: 431; default 100",
+        takes=(int,),
+    ),
+    Option(
+        "http",
+        ("--h11-max-incomplete-event-size",),
+        "SIZE",
+        parse.parse_event_size,
+        "bytes of a request's whole head; more: 431; default 64KiB",
+        takes=(int, str),
+    ),
+    Option(
+        "http",
+        ("--timeout-request-header",),
+        "S",
+        parse.parse_limit,
+        "seconds that a request's head may take; more: 408; default 10",
+        takes=(int, float),
+    ),
+    Option(
+        "http",
+        ("--timeout-request-body",),
+        "S",
+        parse.parse_limit,
+        "seconds that a body which is asked for may stand still; more: cut; default 30",
+        takes=(int, float),
+    ),
+    Option(
+        "http",
+        ("--timeout-keep-alive",),
+        "S",
+        parse.parse_limit,
+        "seconds between two requests of a connection; more: closed; default 5",
+        takes=(int, float),
+    ),
+    Option(
+        "http",
+        ("--timeout-response",),
+        "S",
+        parse.parse_limit,
+        "seconds in which a client takes nothing of its response; more: cut; default 60",
+        takes=(int, float),
+    ),
+    Option(
+        "http",
+        ("--limit-concurrency",),
+        "N",
+        parse.parse_limit_concurrency,
+        "requests and WebSockets of each shard at once; more: 503",
+        takes=(int,),
+    ),
+    Option(
+        "http",
+        ("--threads",),
+        "N",
+        parse.parse_threads,
+        "threads of each shard for `def` endpoints, WSGI and run_blocking() alike; unless given, anyio's 40, Python's own "
+        "number, and --blocking-threads",
+        takes=(int,),
+    ),
+    Option(
+        "http",
+        ("--gil-switch-interval",),
+        "S",
+        parse.parse_gil_switch_interval,
+        "seconds that a thread keeps the interpreter from another that waits; default Python's 0.005",
+        takes=(int, float),
+    ),
+    Option(
         "life",
         ("--timeout-graceful-shutdown",),
         "S",
@@ -352,6 +568,10 @@ OPTIONS = (
 
 BY_NAME = {option.name: option for option in OPTIONS}
 
+# Those of HttpConfig, whose fields have these names but for a few.
+OF_HTTP = tuple(option.name for option in OPTIONS if option.group == "http")
+HTTP_FIELDS = {"route": "routes", "header": "headers", "h11_max_incomplete_event_size": "incomplete_event_size"}
+
 # What other servers call the same thing.
 OTHER_NAMES = {
     "c": "config",
@@ -359,22 +579,25 @@ OTHER_NAMES = {
     "cert-reqs": "ssl-cert-reqs",
     "certfile": "ssl-certfile",
     "ciphers": "ssl-ciphers",
+    "keep-alive": "timeout-keep-alive",
     "keyfile": "ssl-keyfile",
     "keyfile-password": "ssl-keyfile-password",
+    "h11-max-incomplete-size": "h11-max-incomplete-event-size",
+    "url-path-prefix": "root-path",
     "ssl-certificate": "ssl-certfile",
     "chdir": "app-dir",
     "graceful-timeout": "timeout-graceful-shutdown",
-    "limit-concurrency": "max-connections",
     "pid": "pid-file",
     "pidfile": "pid-file",
     "reload-paths": "reload-dir",
     "respawn-failed-workers": "respawn",
-    "threads": "blocking-threads",
     "timeout": "timeout-shard-healthcheck",
     "timeout-worker-healthcheck": "timeout-shard-healthcheck",
     "unix": "uds",
     "unix-socket": "uds",
     "worker-connections": "max-connections",
+    "websocket-max-message-size": "ws-max-size",
+    "websocket-ping-interval": "ws-ping-interval",
     "workers": "shards",
     "workers-kill-timeout": "timeout-graceful-shutdown",
 }

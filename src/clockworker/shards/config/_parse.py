@@ -6,6 +6,7 @@ A wrong one raises `ConfigurationError` with a message that names it and says wh
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import re
 from collections.abc import Sequence
@@ -29,6 +30,7 @@ from clockworker.shards.config._config import (
     TlsVersion,
     UnixAddress,
 )
+from clockworker.shards.config._http import MAX_COUNT, TOKEN, Interface, LifespanMode
 
 T = TypeVar("T")
 
@@ -37,6 +39,9 @@ MAX_CPUS = 8192  # Linux has no more
 NO_BIND = "none"
 
 UNITS = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
+
+# Headers of each response cannot be those that say where it ends.
+_FRAMING = ("connection", "content-length", "keep-alive", "trailer", "transfer-encoding", "upgrade")
 
 LOG_LEVELS: tuple[LogLevel, ...] = get_args(LogLevel)
 
@@ -220,7 +225,94 @@ def parse_blocking_threads(text: str) -> int:
     return parse_int(text, 1, 1_024, "the number of threads")
 
 
-def parse_size(text: str, lowest: int, highest: int, what: str) -> int:
+def parse_interface(text: str) -> Interface:
+    return parse_choice(text, get_args(Interface), "interface")
+
+
+def parse_lifespan(text: str) -> LifespanMode:
+    return parse_choice(text, get_args(LifespanMode), "lifespan")
+
+
+def parse_trusted(text: str) -> str:
+    """Addresses and networks, or `*`."""
+    parts = [part.strip() for part in text.split(",")]
+    for part in parts:
+        try:
+            if part != "*":
+                ipaddress.ip_network(part)
+        except ValueError as error:
+            hint = f" ({error})" if "host bits" in str(error) else ""
+            raise ConfigurationError(
+                f"{part!r} is no address of a proxy{hint}; give addresses and networks, for example 10.0.0.0/8,::1, or * for "
+                "all"
+            ) from None
+    return ",".join(parts)
+
+
+def parse_root_path(text: str) -> str:
+    if text and (not text.startswith("/") or text.endswith("/") or re.search(r"[?#\s]", text)):
+        right = "/" + (re.sub(r"[?#\s].*", "", text).strip("/") or "api")
+        raise ConfigurationError(
+            f"{text!r} is no root path; give one that begins with a / and does not end so: {right}"
+        )
+    return text
+
+
+def parse_headers(texts: Sequence[str]) -> tuple[tuple[str, str], ...]:
+    return tuple(map(parse_header, texts))
+
+
+def parse_header(text: str) -> tuple[str, str]:
+    """NAME:VALUE, for example `x-frame-options: DENY`."""
+    name, colon, value = text.partition(":")
+    name, value = name.strip(), value.strip(" \t")
+    if not colon or not TOKEN.fullmatch(name):
+        raise ConfigurationError(f"{text!r} is no header; give NAME:VALUE, for example x-frame-options:DENY")
+    if not re.fullmatch(r"[\t\x20-\x7e\x80-\xff]*", value):
+        raise ConfigurationError(
+            f"{text!r}: the value has what no header can have; give letters of Latin-1 in one line"
+        )
+    if name.lower() in _FRAMING:
+        raise ConfigurationError(f"{text!r}: {name} is of one response only; take it out")
+    return name, value
+
+
+def parse_ws_max_size(text: str) -> int:
+    return parse_size(text, 1, 1 << 30, "the largest WebSocket message")
+
+
+def parse_ws_max_queue(text: str) -> int:
+    return parse_int(text, 1, 1_000_000, "the number of messages")
+
+
+def parse_head_size(text: str) -> int:
+    return parse_size(text, 64, 1 << 20, "the size", example="8190")
+
+
+def parse_limit_request_fields(text: str) -> int:
+    return parse_int(text, 1, 32_768, "the number of headers")
+
+
+def parse_event_size(text: str) -> int:
+    return parse_size(text, 1 << 10, 1 << 24, "the size of a head", example="64KiB")
+
+
+def parse_limit_concurrency(text: str) -> int:
+    return parse_int(text, 1, MAX_COUNT, "the number of requests at once")
+
+
+def parse_threads(text: str) -> int:
+    return parse_int(text, 1, 1_024, "the number of threads")
+
+
+def parse_gil_switch_interval(text: str) -> float:
+    seconds = parse_seconds(text)
+    if not 1e-6 <= seconds <= 1:
+        raise ConfigurationError(f"the interval is {text!r}; give seconds from 0.000001 to 1, for example 0.0005")
+    return seconds
+
+
+def parse_size(text: str, lowest: int, highest: int, what: str, *, example: str = "16MiB") -> int:
     """Bytes, as a plain number or in units: `65536`, `64KiB`, `16 MiB`, `1GiB`."""
     found = re.fullmatch(rf"(\d{{1,20}}) ?({'|'.join(UNITS)})?", text.strip(), re.IGNORECASE)
     size = -1
@@ -229,7 +321,7 @@ def parse_size(text: str, lowest: int, highest: int, what: str) -> int:
         size = int(found[1]) * next(bytes_ for name, bytes_ in UNITS.items() if name.lower() == unit)
     if not lowest <= size <= highest:
         raise ConfigurationError(
-            f"{what} is {text!r}; give a size from {show_size(lowest)} to {show_size(highest)}, for example 16MiB"
+            f"{what} is {text!r}; give a size from {show_size(lowest)} to {show_size(highest)}, for example {example}"
         )
     return size
 

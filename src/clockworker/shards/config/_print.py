@@ -12,13 +12,14 @@ import msgspec
 
 from clockworker.shards.config import _toml
 from clockworker.shards.config._config import InheritedSocket, QueueConfig, ServeConfig
-from clockworker.shards.config._options import GROUPS, OPTIONS, Option
+from clockworker.shards.config._http import Route
+from clockworker.shards.config._options import GROUPS, HTTP_FIELDS, OF_HTTP, OPTIONS, Option
 from clockworker.shards.config._parse import show_size
 
 _COLUMN = 44
-# Addresses are shown as `bind`, whatever they were given as; queues as tables, after all plain values.
+# Addresses are shown as `bind`, whatever they were given as; queues and routes as tables, after all plain values.
 _SECRET = ("ssl_keyfile_password",)
-_ELSEWHERE = ("host", "port", "uds", "fd", "queue")
+_ELSEWHERE = ("host", "port", "uds", "fd", "queue", "route")
 
 
 def as_toml(
@@ -48,6 +49,13 @@ def _lines(
             for option in options:
                 yield _line(option.name, _value(config, option), comment(option.name))
             yield ""
+    for route in config.http.routes:
+        yield f"{'[[route]]':{_COLUMN}}# {comment('route')}"
+        yield from _route(route)
+        yield ""
+    if not config.http.routes:
+        yield f"{'# [[route]]':{_COLUMN}}# not set: those of the application, or else all in the first queue"
+        yield ""
     rest = {queue.name: queue for queue in declared or ()}
     for queue in config.queues:
         yield f"{'[[queue]]':{_COLUMN}}# {comment('queue')}"
@@ -97,8 +105,12 @@ def _value(config: ServeConfig, option: Option) -> object:
             return None if config.cpus is None else list(config.cpus)
         case "metrics":
             return None if config.metrics is None else str(config.metrics)
+        case "header":
+            return [f"{name}: {value}" for name, value in config.http.headers]
+        case "ws_max_size" | "h11_max_incomplete_event_size" as name:
+            return show_size(getattr(config.http, HTTP_FIELDS.get(name, name)))
         case name:
-            value: object = getattr(config, name)
+            value: object = getattr(config.http if name in OF_HTTP else config, name)
             return value
 
 
@@ -106,6 +118,12 @@ def _queue(queue: QueueConfig) -> Iterator[str]:
     for field in queue.__struct_fields__:
         if (value := getattr(queue, field)) is not None:
             yield f"{field} = {_toml.show(value)}"
+
+
+def _route(route: Route) -> Iterator[str]:
+    for field in route.__struct_fields__:
+        if (value := getattr(route, field)) is not None and value != ():
+            yield f"{field} = {_toml.show([*value] if isinstance(value, tuple) else value)}"
 
 
 def _declared(queue: QueueConfig, app: str) -> Iterator[str]:

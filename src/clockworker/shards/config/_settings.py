@@ -22,7 +22,8 @@ from clockworker.shards.config._arguments import split_command_line
 from clockworker.shards.config._config import Address, ServeConfig, TcpAddress
 from clockworker.shards.config._environment import read_env_file
 from clockworker.shards.config._file import find_file, read_file
-from clockworker.shards.config._options import BY_NAME, OPTIONS, Option
+from clockworker.shards.config._http import HttpConfig
+from clockworker.shards.config._options import BY_NAME, HTTP_FIELDS, OF_HTTP, OPTIONS, Option
 from clockworker.shards.config._queues import by_shard
 
 # Option -> field of ServeConfig, where they have different names.
@@ -91,13 +92,8 @@ def _add_environment(found: dict[str, Setting], environment: Mapping[str, str], 
     for option in OPTIONS:
         for variable in option.variables:
             if option.name not in found and (text := environment.get(variable)):
-                texts = _several(text) if option.repeat else text
+                texts = [part for part in re.split(option.between, text) if part] if option.repeat else text
                 found[option.name] = _read(option, texts, variable + where, rank)
-
-
-def _several(text: str) -> list[str]:
-    """A variable's values, apart by spaces or commas; `unix:PATH,mode=660` is one."""
-    return [part for part in re.split(r"\s+|,(?!mode=)", text) if part]
 
 
 def _read(option: Option, text: str | list[str], origin: str, rank: int) -> Setting:
@@ -124,12 +120,13 @@ def _put_together(found: dict[str, Setting]) -> tuple[ServeConfig, dict[str, str
         )
     for name in _ADDRESS_OPTIONS:
         found.pop(name, None)
+    of_http = {HTTP_FIELDS.get(name, name): found.pop(name).value for name in OF_HTTP if name in found}
     fields = {_FIELDS.get(name, name): setting.value for name, setting in found.items()}
     if "no_pin" in fields:
         fields["pin"] = not fields.pop("no_pin")
     if "shard_queue" in fields:
         fields["shard_queues"] = by_shard(fields.pop("shard_queue"))
-    return ServeConfig(**fields), origins
+    return ServeConfig(**fields, http=HttpConfig(**of_http)), origins
 
 
 def _counts(found: dict[str, Setting], name: str, foremost: int) -> bool:

@@ -1,8 +1,9 @@
 """The books as Prometheus metrics: a collector, and the page that it makes anew for each scrape. Needs the extra `metrics`.
 
 Names follow Prometheus's conventions: base units, `_total` for counters. What belongs to a shard has the label `shard`,
-what belongs to a queue has `queue` too. Histograms are given by queue over all shards, since a series for each shard and
-bucket would be most of the page; nothing has a series for each pair of shards.
+what belongs to a queue has `queue` too, and what belongs to HTTP's routes `route`. Histograms are given by queue (and route)
+over all shards, since a series for each shard and bucket would be most of the page; nothing has a series for each pair of
+shards. HTTP's families are there where HTTP is served.
 
 What of a reading is shown, under which name, its own fields say (`_figures`). Here is the rest: what the supervisor knows, and
 what is made of several figures.
@@ -14,7 +15,7 @@ series (`_page`).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from operator import attrgetter
+from operator import add, attrgetter
 
 import msgspec
 from prometheus_client import ProcessCollector
@@ -33,7 +34,14 @@ from clockworker.shards.observe._ledger import Totals
 from clockworker.shards.observe._page import Page
 from clockworker.shards.observe._view import Presence
 from clockworker.shards.protocol._figures import Family, Field, Kind, Section, fields
-from clockworker.shards.protocol._reading import CallReading, LoopReading, ProcessReading, QueueReading
+from clockworker.shards.protocol._reading import (
+    CallReading,
+    LoopReading,
+    ProcessReading,
+    QueueReading,
+    Requests,
+    RouteReading,
+)
 
 # Buckets that are shown: up to each fourth power of two of nanoseconds, 1 us to 17 s. They end where buckets of ours do: the
 # durations below 2**k are in the first 8 * (k - 2).
@@ -132,6 +140,12 @@ _OF_SHARD: tuple[_Figure, ...] = (
 
 _OF_QUEUE = _figures(QueueReading)
 
+# What is added up over a queue's routes, or over the queues of a route: their labels, beside the shard.
+_LABELS_OF_ROUTE = {"http_refused": ("route",), "http_requests_waiting": ("route",), "websockets_open": ("queue",)}
+_OF_ROUTE = tuple(
+    (figure, _LABELS_OF_ROUTE.get(figure.family.name, ("queue", "route"))) for figure in _figures(RouteReading)
+)
+
 _Durations = tuple[Family, Callable[..., DurationStats]]
 
 
@@ -146,6 +160,7 @@ _SUMMARIES: tuple[_Durations, ...] = (
     *_durations(CallReading, "calls."),
 )
 _HISTOGRAMS = _durations(QueueReading)
+_HISTOGRAMS_OF_ROUTE = _durations(RouteReading)
 
 
 class Metrics:
@@ -161,8 +176,10 @@ class Metrics:
         snapshot = self._snapshot()
         process = list(self._supervisor.collect())
         values = [*_values(snapshot), *[sample.value for metric in process for sample in metric.samples]]
-        queues = tuple(tuple(totals.reading.queues) for totals in snapshot.totals)
-        shape = queues, tuple(_counters(snapshot)), len(process)
+        readings = [totals.reading for totals in snapshot.totals]
+        queues = tuple(tuple(reading.queues) for reading in readings)
+        routes = tuple(tuple(row[:2] for row in reading.http.rows()) for reading in readings)
+        shape = queues, routes, tuple(_counters(snapshot)), len(process)
         return self._page.render(accept, shape, values, lambda: iter([*_families(snapshot), *process]))
 
     def collect(self) -> Iterator[Metric]:
@@ -184,6 +201,10 @@ def _values(snapshot: Snapshot) -> list[float]:
         for figure in figures:
             for part in of:
                 values += figure.values(part)
+    for figure, labels in _OF_ROUTE:
+        for reading in readings:
+            for added_up in _by_labels(reading.http, labels, figure).values():
+                values += added_up
     for _, durations_of in _SUMMARIES:
         for reading in readings:
             durations = durations_of(reading)
@@ -194,6 +215,11 @@ def _values(snapshot: Snapshot) -> list[float]:
         for name in _queues(snapshot):
             values += _cumulated(
                 DurationStats.sum(durations_of(reading.queues[name]) for reading in readings if name in reading.queues)
+            )
+    for _, durations_of in _HISTOGRAMS_OF_ROUTE:
+        for queue, route in _routes(snapshot):
+            values += _cumulated(
+                DurationStats.sum(durations_of(reading.http.get(queue, route)) for reading in readings)
             )
     return values
 
@@ -212,6 +238,14 @@ def _families(snapshot: Snapshot) -> Iterator[Metric]:
         yield _family(figure, ["shard"], shards, values)
     for figure in _OF_QUEUE:
         yield _family(figure, ["shard", "queue"], queues, values)
+    for figure, labels in _OF_ROUTE:
+        series = [
+            [str(shard), *of]
+            for shard, totals in enumerate(snapshot.totals)
+            for of in _by_labels(totals.reading.http, labels, figure)
+        ]
+        if series:
+            yield _family(figure, ["shard", *labels], series, values)
     for shown, _ in _SUMMARIES:
         summary = SummaryMetricFamily(f"clockworker_{shown.name}", shown.help, labels=["shard"])
         for shard in shards:
@@ -223,12 +257,19 @@ def _families(snapshot: Snapshot) -> Iterator[Metric]:
             counter.add_metric(shard, next(values))
         yield counter
     for shown, _ in _HISTOGRAMS:
-        histogram = HistogramMetricFamily(f"clockworker_{shown.name}", shown.help, labels=["queue"])
-        for queue in _queues(snapshot):
-            buckets = [(bound, next(values)) for bound in (*[bound for bound, _ in _BUCKETS], "+Inf")]
-            next(values)  # the count, once more
-            histogram.add_metric([queue], buckets, next(values))
-        yield histogram
+        yield _histogram(shown, ["queue"], [[queue] for queue in _queues(snapshot)], values)
+    if routes := _routes(snapshot):
+        for shown, _ in _HISTOGRAMS_OF_ROUTE:
+            yield _histogram(shown, ["queue", "route"], [[*of] for of in routes], values)
+
+
+def _histogram(shown: Family, labels: list[str], series: list[list[str]], values: Iterator[float]) -> Metric:
+    histogram = HistogramMetricFamily(f"clockworker_{shown.name}", shown.help, labels=labels)
+    for of in series:
+        buckets = [(bound, next(values)) for bound in (*[bound for bound, _ in _BUCKETS], "+Inf")]
+        next(values)  # the count, once more
+        histogram.add_metric(of, buckets, next(values))
+    return histogram
 
 
 def _family(figure: _Figure, labels: list[str], series: list[list[str]], values: Iterator[float]) -> Metric:
@@ -252,6 +293,21 @@ def _standings(snapshot: Snapshot) -> list[_Standing]:
 def _queues(snapshot: Snapshot) -> dict[str, None]:
     """The names of the queues of any shard."""
     return dict.fromkeys(name for totals in snapshot.totals for name in totals.reading.queues)
+
+
+def _routes(snapshot: Snapshot) -> dict[tuple[str, str], None]:
+    """The queues and routes of any shard."""
+    return dict.fromkeys(row[:2] for totals in snapshot.totals for row in totals.reading.http.rows())
+
+
+def _by_labels(requests: Requests, labels: Sequence[str], figure: _Figure) -> dict[tuple[str, ...], tuple[float, ...]]:
+    """The figure's values for each combination of the labels, added up."""
+    found: dict[tuple[str, ...], tuple[float, ...]] = {}
+    for queue, route, reading in requests.rows():
+        key = tuple(queue if label == "queue" else route for label in labels)
+        values = figure.values(reading)
+        found[key] = tuple(map(add, found[key], values)) if key in found else values
+    return found
 
 
 def _counters(snapshot: Snapshot) -> dict[str, None]:

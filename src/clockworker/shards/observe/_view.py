@@ -13,7 +13,7 @@ import msgspec
 
 from clockworker.executor import DurationStats
 from clockworker.shards.observe._ledger import Totals
-from clockworker.shards.protocol._reading import Groups, QueueReading, Reading
+from clockworker.shards.protocol._reading import Groups, QueueReading, Reading, RouteReading
 
 
 class Durations(msgspec.Struct, frozen=True):
@@ -52,6 +52,31 @@ class QueueView(msgspec.Struct, frozen=True):
     groups: dict[str, float]
 
 
+class RequestView(msgspec.Struct, frozen=True):
+    """HTTP requests, per second: all that are done, and by the first digit of their status, from 0 (the client had left) to 5.
+
+    refused: with 503, because as many waited as may. running, waiting: now. websockets: open now. time: from the last byte of
+    the request to the last of the response.
+    """
+
+    per_s: float
+    statuses_per_s: tuple[float, ...]
+    refused_per_s: float
+    running: int
+    waiting: int
+    websockets: int
+    time: Durations
+
+
+class RouteView(msgspec.Struct, frozen=True):
+    """Of one route in one queue, over all shards. route: the path of its rule; "other" for what matches none, and for routes
+    beyond the first 64."""
+
+    queue: str
+    route: str
+    requests: RequestView
+
+
 class Rates(msgspec.Struct, frozen=True):
     """cpu: used, as the kernel counts it. busy: steps of tasks; driver: the loop's own work. steal: the time in which the
     shard could have run and another process had its CPU."""
@@ -66,6 +91,7 @@ class Rates(msgspec.Struct, frozen=True):
     calls_local_per_s: float
     bytes_sent_per_s: float
     connections_per_s: float
+    requests_per_s: float  # HTTP's
 
 
 class ShardView(msgspec.Struct, frozen=True):
@@ -91,7 +117,7 @@ class ShardView(msgspec.Struct, frozen=True):
 
 
 class TotalView(msgspec.Struct, frozen=True):
-    """All shards together."""
+    """All shards together. requests: None where nothing serves HTTP."""
 
     shards_ready: int
     restarts: int
@@ -99,6 +125,7 @@ class TotalView(msgspec.Struct, frozen=True):
     rss_bytes: int
     connections_open: int
     rates: Rates
+    requests: RequestView | None
     since_start: Reading
 
 
@@ -116,6 +143,7 @@ class ServerStats(msgspec.Struct, frozen=True):
     window_s: float
     shards: list[ShardView]
     queues: list[QueueView]
+    routes: list[RouteView]
     total: TotalView
 
 
@@ -153,17 +181,41 @@ def view_shard(presence: Presence, totals: Totals, lately: Reading, window_s: fl
 
 def view_all(
     presences: Sequence[Presence], totals: Sequence[Totals], lately: Sequence[Reading], window_s: float
-) -> tuple[list[QueueView], TotalView]:
-    """The queues over all shards, and the shards together."""
+) -> tuple[list[QueueView], list[RouteView], TotalView]:
+    """The queues and HTTP's routes over all shards, and the shards together."""
     reading, recent = Reading.total(one.reading for one in totals), Reading.total(lately)
-    return _queues(reading, recent, window_s), TotalView(
-        shards_ready=sum(presence.state == "ready" for presence in presences),
-        restarts=sum(one.restarts for one in totals),
-        stalls=sum(one.stalls for one in totals),
-        rss_bytes=reading.process.rss_bytes,
-        connections_open=reading.loop.connections_open,
-        rates=_rates(recent, window_s),
-        since_start=reading,
+    rows = [(queue, route, now, recent.http.get(queue, route)) for queue, route, now in reading.http.rows()]
+    routes = [RouteView(queue, route, _requests(now, lately, window_s)) for queue, route, now, lately in rows]
+    requests = None
+    if rows:
+        _, _, present, recently = zip(*rows, strict=True)
+        requests = _requests(RouteReading.total(present), RouteReading.total(recently), window_s)
+    return (
+        _queues(reading, recent, window_s),
+        routes,
+        TotalView(
+            shards_ready=sum(presence.state == "ready" for presence in presences),
+            restarts=sum(one.restarts for one in totals),
+            stalls=sum(one.stalls for one in totals),
+            rss_bytes=reading.process.rss_bytes,
+            connections_open=reading.loop.connections_open,
+            rates=_rates(recent, window_s),
+            requests=requests,
+            since_start=reading,
+        ),
+    )
+
+
+def _requests(now: RouteReading, lately: RouteReading, window_s: float) -> RequestView:
+    per_s = [count / window_s if window_s else 0.0 for count in (*lately.statuses, lately.refused)]
+    return RequestView(
+        per_s=sum(per_s[:-1]),
+        statuses_per_s=tuple(per_s[:-1]),
+        refused_per_s=per_s[-1],
+        running=now.running,
+        waiting=now.waiting,
+        websockets=now.websockets,
+        time=Durations.of(lately.time),
     )
 
 
@@ -182,6 +234,7 @@ def _rates(lately: Reading, window_s: float) -> Rates:
         calls_local_per_s=per_s(lately.calls.local),
         bytes_sent_per_s=per_s(lately.calls.bytes_sent),
         connections_per_s=per_s(lately.loop.connections_accepted),
+        requests_per_s=per_s(sum(sum(row.statuses) for _, _, row in lately.http.rows())),
     )
 
 

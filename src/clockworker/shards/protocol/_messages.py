@@ -174,10 +174,12 @@ class NoRoom(msgspec.Struct, frozen=True, tag="no-room"):
 
 
 class Failed(msgspec.Struct, frozen=True, tag="failed"):
-    """The application could not be started, or ended by itself. `traceback` is empty where `message` says it all."""
+    """The application could not be started, or ended by itself. `traceback` is empty where `message` says it all. of_options:
+    it is a mistake of the operator's, which only the application's import has shown."""
 
     message: str
     traceback: str = ""
+    of_options: bool = False
 
 
 class ListenersClosed(msgspec.Struct, frozen=True, tag="listeners-closed"):

@@ -8,8 +8,8 @@ a writer that is killed or merely not running half-way leaves readers without a 
 there.
 
     header   version, for how many queues there is room, number of shards, sequence
-    set      written_ns, process, loop, calls, the application's counters; of each queue its section; of each peer its
-             ring's section
+    set      written_ns, number of routes, process, loop, calls, the application's counters; of each queue its section; of
+             each peer its ring's section; of each route its queue's number, its name, its section
 
 A section is its struct's fields in order, a word each, but a histogram is its length, total, maximum and a word for each
 bucket, and a table of groups or counters is their number and, for each, the bytes of its name and its value. The names of
@@ -38,7 +38,7 @@ import sys
 import zlib
 from array import array
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import msgspec
 
@@ -53,7 +53,9 @@ from clockworker.shards.protocol._reading import (
     MAX_COUNTER,
     MAX_COUNTERS,
     MAX_GROUPS,
+    MAX_ROUTES,
     RESERVED_NAMES,
+    ROUTE_BYTES,
     CallReading,
     Counters,
     Groups,
@@ -61,12 +63,15 @@ from clockworker.shards.protocol._reading import (
     ProcessReading,
     QueueReading,
     Reading,
+    Requests,
     RingReading,
+    RouteReading,
     is_counter_name,
 )
 
 _HEADER = 4
 _SEQUENCE = 3
+_ROUTES_AT = 1  # of a set: how many routes it has
 _ATTEMPTS = 1000
 _HISTOGRAM_WORDS = 3 + BUCKETS
 _WORD = 2**64 - 1
@@ -78,6 +83,7 @@ MOST_BYTES = 2**60
 MOST = 2**53
 
 S = TypeVar("S", bound=Section)
+_Route: TypeAlias = tuple[str, str, RouteReading]  # queue, name, figures
 
 
 class _Table:
@@ -93,21 +99,28 @@ class _Table:
         words[at] = len(values)
         at += 1
         for name, value in values.items():
-            words[at : at + self._each] = array("Q", self._padded(name) + _word(value).to_bytes(8, sys.byteorder))
+            words[at : at + self._each] = array(
+                "Q", _padded(name, self._name_words) + _word(value).to_bytes(8, sys.byteorder)
+            )
             at += self._each
 
     def get(self, words: memoryview[int], at: int, most: int) -> dict[str, int]:
         values = {}
         for place in range(at + 1, at + 1 + _bounded("length", words[at], self._most) * self._each, self._each):
             end = place + self._name_words
-            name = words[place:end].tobytes().rstrip(b"\0").decode(errors="replace")
+            name = _unpadded(words[place:end])
             values[name] = _bounded(name, words[end], most)
         return values
 
-    def _padded(self, name: str) -> bytes:
-        """A character that does not fit is left out whole."""
-        data = name.encode(errors="replace")[: 8 * self._name_words]
-        return data.decode(errors="ignore").encode().ljust(8 * self._name_words, b"\0")
+
+def _padded(name: str, words: int) -> bytes:
+    """A character that does not fit is left out whole."""
+    data = name.encode(errors="replace")[: 8 * words]
+    return data.decode(errors="ignore").encode().ljust(8 * words, b"\0")
+
+
+def _unpadded(words: memoryview[int]) -> str:
+    return words.tobytes().rstrip(b"\0").decode(errors="replace")
 
 
 _GROUPS = _Table(MAX_GROUPS, 4)
@@ -119,7 +132,7 @@ _FIELDS: dict[type[Section], list[tuple[str, Any, int]]] = {
         (field.name, field.type, MOST_NS if field.in_ns else MOST_BYTES if field.in_bytes else MOST)
         for field in fields(section)
     ]
-    for section in (ProcessReading, LoopReading, CallReading, QueueReading, RingReading)
+    for section in (ProcessReading, LoopReading, CallReading, QueueReading, RingReading, RouteReading)
 }
 
 
@@ -128,16 +141,19 @@ def _words_of(section: type[Section]) -> int:
     return sum(sizes.get(field, 1) for _, field, _ in _FIELDS[section])
 
 
-_SHARD_WORDS = 1 + _words_of(ProcessReading) + _words_of(LoopReading) + _words_of(CallReading) + _COUNTERS.words
+_SHARD_WORDS = 2 + _words_of(ProcessReading) + _words_of(LoopReading) + _words_of(CallReading) + _COUNTERS.words
 _QUEUE_WORDS = _words_of(QueueReading)
 _RING_WORDS = _words_of(RingReading)
+_NAME_WORDS = ROUTE_BYTES // 8
+_ROUTE_WORDS = 1 + _NAME_WORDS + _words_of(RouteReading)
+_MAX_ROUTES = 2 * MAX_ROUTES  # with names, and the others of as many queues
 
 # A checksum of all this: with another figure, or another order, the slots are of another version by themselves.
 VERSION = zlib.crc32(
     repr(
         (
             [[(name, field.__name__) for name, field, _ in each] for each in _FIELDS.values()],
-            (_HEADER, _HISTOGRAM_WORDS, _SHARD_WORDS, _QUEUE_WORDS, _RING_WORDS),
+            (_HEADER, _HISTOGRAM_WORDS, _SHARD_WORDS, _QUEUE_WORDS, _RING_WORDS, _ROUTE_WORDS, _MAX_ROUTES),
         )
     ).encode()
 )
@@ -147,8 +163,9 @@ class _Layout:
     """Where everything is, in words."""
 
     def __init__(self, queues: int, shards: int) -> None:
-        self.without_rings = _SHARD_WORDS + queues * _QUEUE_WORDS
-        self.set = self.without_rings + shards * _RING_WORDS
+        self.rings = _SHARD_WORDS + queues * _QUEUE_WORDS
+        self.routes = self.rings + shards * _RING_WORDS
+        self.set = self.routes + _MAX_ROUTES * _ROUTE_WORDS
         self.bytes = 8 * (_HEADER + 2 * self.set)
 
     def first(self, sequence: int) -> int:
@@ -186,6 +203,7 @@ class SlotWriter(_Slots):
 
     def __init__(self, descriptor: int, queues: int) -> None:
         super().__init__(descriptor, queues, writable=True)
+        self._routes: tuple[list[_Route], list[_Route]] = ([], [])  # as they are in either set
 
     def write(self, reading: Reading, rings: Mapping[int, RingReading] | None = None) -> None:
         """`rings` by peer; of those that are not there the slots say zero."""
@@ -193,7 +211,8 @@ class SlotWriter(_Slots):
         sequence = words[_SEQUENCE] + 1
         at = self._layout.first(sequence)
         words[at] = reading.written_ns
-        at += 1
+        words[at + _ROUTES_AT] = self._put_routes(sequence, at + self._layout.routes, reading)
+        at += 2
         for section in (reading.process, reading.loop, reading.calls):
             at = _put(words, at, section)
         _COUNTERS.put(words, at, reading.counters.values)
@@ -203,6 +222,26 @@ class SlotWriter(_Slots):
         for peer in range(self._shards):
             at = _put(words, at, rings.get(peer, _NO_RING) if rings else _NO_RING)
         words[_SEQUENCE] = sequence
+
+    def _put_routes(self, sequence: int, at: int, reading: Reading) -> int:
+        """Returns how many there are."""
+        words = self._words
+        written = self._routes[sequence & 1]
+        numbers = {queue: number for number, queue in enumerate(reading.queues)}
+        routes = [row for row in reading.http.rows() if row[0] in numbers][:_MAX_ROUTES]
+        for number, row in enumerate(routes):
+            queue, name, figures = row
+            if number == len(written):
+                written.append(("", "", _NO_ROUTE))
+            before = written[number]
+            if before[:2] != row[:2]:
+                words[at] = numbers[queue]
+                words[at + 1 : at + 1 + _NAME_WORDS] = array("Q", _padded(name, _NAME_WORDS))
+            if before[2] is not figures:
+                _put(words, at + 1 + _NAME_WORDS, figures)
+            written[number] = row
+            at += _ROUTE_WORDS
+        return len(routes)
 
     def touch(self, written_ns: int) -> None:
         """What was written last is still so."""
@@ -224,6 +263,7 @@ class SlotReader(_Slots):
         self._sequence = -1  # of the set that was read last
         self._last = Reading.nothing(queues)
         self._last_rings: tuple[RingReading, ...] = tuple(RingReading() for _ in range(self._shards))
+        self._routes: dict[bytes, _Route] = {}  # of the newest set, by their words
         self.nonsense = ""
 
     def declare(self, queues: Sequence[str]) -> None:
@@ -245,18 +285,19 @@ class SlotReader(_Slots):
             if words[_SEQUENCE] == sequence and written_ns <= MOST_NS:  # else it is the time of another set, or none
                 self._last = msgspec.structs.replace(self._last, written_ns=written_ns)
                 return self._last
-        copied = self._copy(0, self._layout.without_rings)
+        copied = self._copy(0, self._layout.rings, routes=True)
         if copied is not None:
-            self._sequence, data = copied
+            self._sequence, data, routes = copied
             try:
-                self._last = self._parse(memoryview(data).cast("Q"))
+                self._last = self._parse(memoryview(data).cast("Q"), routes)
                 self.nonsense = ""
             except _Nonsense as error:
                 self.nonsense = str(error)
         return self._last
 
-    def _parse(self, words: memoryview[int]) -> Reading:
-        written_ns, at = _bounded("written_ns", words[0], MOST_NS), 1
+    def _parse(self, words: memoryview[int], routes: bytes) -> Reading:
+        written_ns, at = _bounded("written_ns", words[0], MOST_NS), 2
+        _bounded("routes", words[_ROUTES_AT], _MAX_ROUTES)
         process, at = _get(ProcessReading, words, at)
         loop, at = _get(LoopReading, words, at)
         calls, at = _get(CallReading, words, at)
@@ -268,13 +309,27 @@ class SlotReader(_Slots):
         queues = {}
         for name in self._queues:
             queues[name], at = _get(QueueReading, words, at)
-        return Reading(written_ns, process, loop, calls, queues, counters)
+        return Reading(written_ns, process, loop, calls, queues, counters, self._parse_routes(routes))
+
+    def _parse_routes(self, data: bytes) -> Requests:
+        size = 8 * _ROUTE_WORDS
+        pieces = [data[at : at + size] for at in range(0, len(data), size)]
+        self._routes = {piece: self._routes.get(piece) or self._route(memoryview(piece).cast("Q")) for piece in pieces}
+        by_queue: dict[str, dict[str, RouteReading]] = {}
+        for queue, name, figures in self._routes.values():
+            by_queue.setdefault(queue, {})[name] = figures
+        return Requests(by_queue)
+
+    def _route(self, words: memoryview[int]) -> _Route:
+        queue = self._queues[_bounded("a route's queue", words[0], len(self._queues) - 1)]
+        figures, _ = _get(RouteReading, words, 1 + _NAME_WORDS)
+        return queue, _unpadded(words[1 : 1 + _NAME_WORDS]), figures
 
     def read_rings(self) -> tuple[RingReading, ...]:
         """The newest reading of the traffic with each shard, by its number; the one before, if that makes no sense."""
         if not self._queues:
             return self._last_rings
-        copied = self._copy(self._layout.without_rings, self._layout.set)
+        copied = self._copy(self._layout.rings, self._layout.routes)
         if copied is not None:
             words = memoryview(copied[1]).cast("Q")
             with contextlib.suppress(_Nonsense):
@@ -283,16 +338,19 @@ class SlotReader(_Slots):
                 )
         return self._last_rings
 
-    def _copy(self, start: int, end: int) -> tuple[int, bytes] | None:
-        """The sequence of the newest set, and that part of it. A failed attempt means that another set was published during
-        it; a writer that does nothing else is not waited for without end: None."""
+    def _copy(self, start: int, end: int, *, routes: bool = False) -> tuple[int, bytes, bytes] | None:
+        """The sequence of the newest set, that part of it, and its routes if they are asked for. A failed attempt means that
+        another set was published during it; a writer that does nothing else is not waited for without end: None."""
         words = self._words
         for _ in range(_ATTEMPTS):
             sequence = words[_SEQUENCE]
             first = self._layout.first(sequence)
             data = words[first + start : first + end].tobytes()
+            count = min(words[first + _ROUTES_AT], _MAX_ROUTES) if routes else 0
+            begin = first + self._layout.routes
+            rows = words[begin : begin + count * _ROUTE_WORDS].tobytes()
             if words[_SEQUENCE] == sequence:
-                return sequence, data
+                return sequence, data, rows
         return None
 
 
@@ -312,6 +370,7 @@ def _word(value: int) -> int:
 
 
 _NO_RING = RingReading()
+_NO_ROUTE = RouteReading()
 
 
 def _put(words: memoryview[int], at: int, section: Section) -> int:

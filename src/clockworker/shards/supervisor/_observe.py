@@ -126,7 +126,7 @@ class Observer:
     def stats(self) -> ServerStats:
         totals, presences, now = self._totals(), self._presences(), self._loop.time()
         window_s, lately = self._ledger.recently(now, totals)
-        queues, total = view_all(presences, totals, lately, window_s)
+        queues, routes, total = view_all(presences, totals, lately, window_s)
         now_ns = time.monotonic_ns()
         return ServerStats(
             version=__version__,
@@ -142,6 +142,7 @@ class Observer:
                 for presence, one, recent in zip(presences, totals, lately, strict=True)
             ],
             queues=queues,
+            routes=routes,
             total=total,
         )
 

@@ -73,6 +73,7 @@ LAST_S = 5.0
 
 EXIT_OK = 0
 EXIT_CRASHED = 1
+EXIT_USAGE = 2
 EXIT_START_UP = 3
 
 
@@ -252,10 +253,10 @@ class Supervisor:
             log.error("%s %s: killed", member, problem)
             self._start_failed(member)
 
-    def _start_failed(self, member: Member) -> None:
+    def _start_failed(self, member: Member, exit_status: int = EXIT_START_UP) -> None:
         """Before all have been ready once this is the end, unless somebody is about to mend the source."""
         if not self._serving and not self._config.reload:
-            self._stop(EXIT_START_UP)
+            self._stop(exit_status)
         member.broken = self._config.reload
 
     # What shards say.
@@ -425,7 +426,7 @@ class Supervisor:
             self._roll.has_problem(problem)
         else:
             log.error("%s: %s", member, problem)
-            self._start_failed(member)
+            self._start_failed(member, EXIT_USAGE if failed.of_options else EXIT_START_UP)
 
     # Health.
 
@@ -485,7 +486,7 @@ class Supervisor:
             did += f", and then statistics that make no sense ({process.slots.nonsense})"
         if member.state is State.DRAINING:
             # Of a start that has failed all has been said.
-            level = logging.DEBUG if self._exit_status == EXIT_START_UP else logging.INFO
+            level = logging.DEBUG if self._exit_status in (EXIT_USAGE, EXIT_START_UP) else logging.INFO
             log.log(level, "%s %s after %.1f s%s", member, end, age, did)
             member.lifecycle.to(State.STOPPED)
             self._stopped(member, end)

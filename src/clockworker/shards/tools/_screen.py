@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from clockworker.shards.observe._view import QueueView, ServerStats, ShardView
+from clockworker.shards.observe._view import QueueView, RequestView, RouteView, ServerStats, ShardView
 
 # What the shards may be sorted by: the largest first, but the number.
 _BY: dict[str, Callable[[ShardView], float]] = {
@@ -20,6 +20,7 @@ SORTS = tuple(_BY)
 
 _SHARD = " {:>5} {:<8} {:>4} {:>5} {:>5} {:>6} {:>6} {:>4} {:>5} {:>7} {:>4} {:>5} {:>3}"
 _QUEUE = " {:<11.11} {:>5} {:>5} {:>4} {:>5} {:>4} {:>5} {:>7} {:>6} {:>6} {:>6} {:>4}"
+_ROUTE = " {:<23.23} {:<11.11} {:>6} {:>5} {:>5} {:>4} {:>4} {:>6} {:>6}"
 _GROUP = " {:<32} {:<20.20} {:>5}"
 _SHARD_HEAD = _SHARD.format(
     "SHARD", "STATE", "PIN", "CPU%", "BUSY%", "STEAL%", "LAG", "RUN", "CONNS", "CALLS/S", "RING", "RSS", "RST"
@@ -28,8 +29,10 @@ _QUEUE_HEAD = _QUEUE.format(
     "QUEUE", "SHARE", "WANT%", "GOT%", "BUSY%", "RUN", "TASKS", "STEPS/S", "WAIT50", "WAIT99", "STEP99", "SLOW"
 )
 _GROUP_HEAD = _GROUP.format("GROUP", "QUEUE", "CPU%")
-HEADS = (_SHARD_HEAD, _QUEUE_HEAD, _GROUP_HEAD)
+_ROUTE_HEAD = _ROUTE.format("ROUTE", "QUEUE", "REQ/S", "4XX/S", "5XX/S", "RUN", "WAIT", "TIME50", "TIME99")
+HEADS = (_SHARD_HEAD, _QUEUE_HEAD, _ROUTE_HEAD, _GROUP_HEAD)
 _MAX_GROUPS = 8
+_MAX_ROUTES = 8
 _STALLED_S = 2.0  # a ready shard whose figures are older does not turn its loop
 
 
@@ -42,6 +45,7 @@ def screen(stats: ServerStats, sort: str, width: int) -> list[str]:
         f"   busy {_cores(total.rates.busy)}   steal {_cores(total.rates.steal)}   conns {total.connections_open}",
         f" calls/s: {_count(total.rates.calls_per_s)} between shards, {_count(total.rates.calls_local_per_s)} local"
         f"   restarts {total.restarts}   stalls {total.stalls}   {_bytes(total.rss_bytes)} RSS",
+        *([] if total.requests is None else [_requests(total.requests)]),
         "",
         _SHARD_HEAD,
         *map(_shard, sorted(stats.shards, key=_BY[sort])),
@@ -49,6 +53,8 @@ def screen(stats: ServerStats, sort: str, width: int) -> list[str]:
         _QUEUE_HEAD,
         *map(_queue, stats.queues),
     ]
+    if routes := _routes(stats.routes):
+        lines += ["", _ROUTE_HEAD, *routes]
     if groups := _groups(stats.queues):
         lines += ["", _GROUP_HEAD, *groups]
     return [line[:width].rstrip() for line in lines]
@@ -89,6 +95,39 @@ def _queue(queue: QueueView) -> str:
     )
 
 
+def _requests(requests: RequestView) -> str:
+    """What is mostly 0 is there only if it is not."""
+    left, *statuses = requests.statuses_per_s
+    parts = [f" requests/s: {_rate(requests.per_s)}"]
+    parts += [f"{digit}xx {_rate(per_s)}" for digit, per_s in enumerate(statuses, 1) if per_s or digit in (2, 4, 5)]
+    parts.append(f"p99 {_duration(requests.time.p99_ns)}")
+    parts += [f"left {_rate(left)}"] if left else []
+    parts += [f"refused {_rate(requests.refused_per_s)}"] if requests.refused_per_s else []
+    parts += [f"waiting {requests.waiting}"] if requests.waiting else []
+    parts += [f"websockets {requests.websockets}"] if requests.websockets else []
+    return "  ".join(parts)
+
+
+def _routes(routes: Sequence[RouteView]) -> list[str]:
+    """The busiest."""
+    busiest = sorted(routes, key=lambda route: route.requests.per_s, reverse=True)[:_MAX_ROUTES]
+    return [
+        _ROUTE.format(
+            route.route,
+            route.queue,
+            _rate(requests.per_s),
+            _rate(requests.statuses_per_s[4]),
+            _rate(requests.statuses_per_s[5]),
+            _count(requests.running),
+            _count(requests.waiting),
+            _duration(requests.time.p50_ns),
+            _duration(requests.time.p99_ns),
+        )
+        for route in busiest
+        for requests in [route.requests]
+    ]
+
+
 def _groups(queues: Sequence[QueueView]) -> list[str]:
     groups = [(cores, name, queue.name) for queue in queues for name, cores in queue.groups.items()]
     return [_GROUP.format(name, queue, _percent(cores)) for cores, name, queue in sorted(groups, reverse=True)][
@@ -111,6 +150,11 @@ def _count(count: float) -> str:
             scaled = count / (limit / 1e3)
             return f"{scaled:.0f}{unit}" if not unit or scaled >= 99.95 else f"{scaled:.1f}{unit}"
     return f"{count / 1e9:.1f}G"
+
+
+def _rate(per_s: float) -> str:
+    """As `_count`; of the few, a tenth is something too."""
+    return f"{per_s:.1f}" if 0.05 <= per_s < 9.95 else _count(per_s)
 
 
 def _bytes(count: int) -> str:

@@ -15,7 +15,7 @@ In reading order:
     _accept           accepting, from listening sockets or from the supervisor's hands
     _streams          a server of streams, whose handlers run in a queue; _ends, whether an exception is its client's leaving
     _protocols        a server of protocols of which nothing is known
-    _counter          counters of the application's own
+    _counter          counters of the application's own; _requests, those of HTTP servers
     _blocking         functions that block, in threads; _blocking_pools, threads by depth of calls
     _recorder         writes the shard's numbers; _usage, what the kernel counts
     _trace            records what the executor does

@@ -1,6 +1,9 @@
 """Functions that block, run in threads beside the event loop.
 
-No more than so many at once; later calls wait in the loop, first come, first served, and a caller that waits can still leave.
+No more than so many at once; later calls wait in the loop, and a caller that waits can still leave. A free thread goes to the
+account (a queue, or a group within one) that has fewest of them, and of its calls to the first that came: one tenant's slow
+functions keep another's waiting until the next of them ends, and not until all have.
+
 A thread cannot be stopped: a caller that is cancelled leaves its function running, and the stop of the shard waits for it, as
 it does for the calls that wait. So the stop names the functions that it waits for, and where they are, before its grace ends.
 
@@ -18,6 +21,7 @@ Hence daemon threads: a stop in good order has waited for them, and no other end
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import functools
 import logging
@@ -26,7 +30,7 @@ import queue
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Generic, ParamSpec, TypeVar
 
 from clockworker._errors import UsageError
@@ -43,13 +47,16 @@ _NAMED = 3  # functions in one line
 
 
 class _Call(Generic[T]):
-    """One call. `thread` is 0 until one has taken it."""
+    """One call. `what` is its function, or what the log is to call it. `thread` is 0 until one has taken it."""
 
-    __slots__ = ("function", "future", "run", "since", "thread")
+    __slots__ = ("account", "future", "run", "since", "thread", "what")
 
-    def __init__(self, function: Callable[..., T], run: Callable[[], T], future: asyncio.Future[T]) -> None:
-        self.function = function
+    def __init__(
+        self, what: Callable[..., T] | str, run: Callable[[], T], account: object, future: asyncio.Future[T]
+    ) -> None:
+        self.what = what
         self.run = run
+        self.account = account
         self.future = future
         self.since = time.monotonic()
         self.thread = 0
@@ -60,7 +67,7 @@ class _Call(Generic[T]):
         frame = sys._current_frames().get(self.thread)
         if frame is not None and frame.f_code.co_filename != __file__:  # else it is in C code
             where = f", at {os.path.basename(frame.f_code.co_filename)}:{frame.f_lineno}"
-        return f"{_name(self.function)} ({time.monotonic() - self.since:.1f} s{where})"
+        return f"{_name(self.what)} ({time.monotonic() - self.since:.1f} s{where})"
 
 
 class BlockingPool:
@@ -71,7 +78,9 @@ class BlockingPool:
         self._started = 0
         self._calls: queue.SimpleQueue[_Call[Any] | None] = queue.SimpleQueue()
         self._running: set[_Call[Any]] = set()
-        self._waiting: dict[_Call[Any], None] = {}  # only while every thread that can be had has something to do
+        self._held: dict[object, int] = {}  # threads by account; none has 0
+        # By account, only while every thread that can be had has something to do; no line is empty.
+        self._waiting: dict[object, dict[_Call[Any], None]] = {}
         self._idle = asyncio.Event()
         self._refusal: str | None = None
         self._end: Callable[[], object] | None = None
@@ -81,20 +90,34 @@ class BlockingPool:
     async def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Its result, or its exception. It sees a copy of the caller's context variables. Raises `RuntimeError` if the system
         has no thread for it, and the shard has none either."""
+        with self.calling(function, functools.partial(function, *args, **kwargs)) as future:
+            try:
+                return await future
+            finally:
+                del future  # or its exception, whose traceback has this frame, would be in a cycle
+
+    @contextlib.contextmanager
+    def calling(
+        self, what: Callable[..., object] | str, function: Callable[[], T], account: object = None
+    ) -> Iterator[asyncio.Future[T]]:
+        """The same for a caller that has something to do meanwhile, and leaves its function running if it leaves this.
+
+        what: a function, or the name of the call for the log. account: whose thread it is, any object.
+        """
         if self._refusal is not None:
             raise UsageError(self._refusal)
-        context = contextvars.copy_context()
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        call = _Call(function, functools.partial(context.run, function, *args, **kwargs), future)
+        call = _Call(what, functools.partial(contextvars.copy_context().run, function), account, future)
         self._idle.clear()
         try:
             if len(self._running) >= self._threads or not self._begin(call):
                 self._wait(call)
-            return await future
+            yield future
         finally:
-            self._waiting.pop(call, None)
+            future.cancel()  # nobody waits for it, unless it is done
+            self._take_out(call)
             self._tell_if_idle()
-            del call, future  # or its exception, whose traceback has this frame, would be in a cycle
+            del call, future  # as above
 
     async def drain(self) -> None:
         """Wait until no call runs, and none waits. More may follow: a drained shard still serves its peers."""
@@ -105,8 +128,8 @@ class BlockingPool:
                     await self._idle.wait()
             except TimeoutError:
                 say_after *= 5
-                waiting = f", and {len(self._waiting)} calls for a thread" if self._waiting else ""
-                log.warning("the stop waits for run_blocking(): %s%s", self._describe(), waiting)
+                waiting = f", and {self.waiting} calls for a thread" if self._waiting else ""
+                log.warning("the stop waits for threads: %s%s", self._describe(), waiting)
 
     def close(self, why: str = "run_blocking() was called after the shard had ended") -> None:
         """Refuse calls from here on. Threads end when they have nothing to do."""
@@ -132,7 +155,7 @@ class BlockingPool:
     @property
     def waiting(self) -> int:
         """Calls that wait for a thread."""
-        return len(self._waiting)
+        return sum(map(len, self._waiting.values()))
 
     def _begin(self, call: _Call[Any]) -> bool:
         """False if one of the threads that there are must take it, later. RuntimeError if there is none, and none to be had."""
@@ -142,9 +165,10 @@ class BlockingPool:
             except (RuntimeError, MemoryError) as error:
                 if self._started:
                     return False
-                raise RuntimeError(f"no thread can be started for {_name(call.function)}: {error}") from error
+                raise RuntimeError(f"no thread can be started for {_name(call.what)}: {error}") from error
             self._started += 1
         self._running.add(call)
+        self._held[call.account] = self._held.get(call.account, 0) + 1
         self._calls.put(call)
         return True
 
@@ -167,24 +191,47 @@ class BlockingPool:
 
     def _ended(self, call: _Call[Any], result: Any, error: BaseException | None) -> None:
         self._running.discard(call)
+        if held := self._held.pop(call.account) - 1:
+            self._held[call.account] = held
         if not call.future.done():
             if error is None:
                 call.future.set_result(result)
             else:
-                call.future.set_exception(_bearable(error, call.function))
+                call.future.set_exception(_bearable(error, call.what))
         self._begin_waiting()
         self._tell_if_idle()
 
     def _begin_waiting(self) -> None:
         while self._waiting and len(self._running) < self._threads:
-            call = next(iter(self._waiting))
+            account = self._poorest()
+            call = next(iter(self._waiting[account]))
             if not call.future.done():
                 try:
                     if not self._begin(call):
                         return
                 except RuntimeError as error:
                     call.future.set_exception(error)
-            del self._waiting[call]
+            self._take_out(call)
+            if account in self._waiting:  # the next of its calls comes after the others of as few threads
+                self._waiting[account] = self._waiting.pop(account)
+
+    def _poorest(self) -> object:
+        """Of the accounts whose calls wait the first with fewest threads. A look at as many as there are threads, and one."""
+        poorest, fewest = None, self._threads + 1
+        for account in self._waiting:
+            held = self._held.get(account, 0)
+            if held < fewest:
+                poorest, fewest = account, held
+            if not held:
+                break
+        return poorest
+
+    def _take_out(self, call: _Call[Any]) -> None:
+        line = self._waiting.get(call.account)
+        if line is not None:
+            line.pop(call, None)
+            if not line:
+                del self._waiting[call.account]
 
     def _tell_if_idle(self) -> None:
         if not self._running and not self._waiting:
@@ -193,7 +240,7 @@ class BlockingPool:
     # Waits that are long
 
     def _wait(self, call: _Call[Any]) -> None:
-        self._waiting[call] = None
+        self._waiting.setdefault(call.account, {})[call] = None
         if self._look is None:
             self._look = call.future.get_loop().call_later(LONG_WAIT_S, self._look_at_line)
 
@@ -201,15 +248,15 @@ class BlockingPool:
         self._look = None
         if not self._waiting:
             return
-        oldest, now = next(iter(self._waiting)), time.monotonic()
+        oldest, now = min(map(next, map(iter, self._waiting.values())), key=lambda call: call.since), time.monotonic()
         waited = now - oldest.since
         if waited >= LONG_WAIT_S and (unsaid := self._complaints.may_say(now)) is not None:
             log.warning(
-                "run_blocking(%s) has waited %.1f s for a thread, as %d calls do; --blocking-threads is %d, and in them "
+                "%s has waited %.1f s for a thread, as %d calls do; --threads or --blocking-threads is %d, and in them "
                 "are: %s%s",
-                _name(oldest.function),
+                oldest.what if isinstance(oldest.what, str) else f"run_blocking({_name(oldest.what)})",
                 waited,
-                len(self._waiting),
+                self.waiting,
                 self._threads,
                 self._describe(),
                 more(unsaid),
@@ -224,17 +271,19 @@ class BlockingPool:
         return ", ".join([*(call.describe() for call in calls[:_NAMED]), *rest])
 
 
-def _bearable(error: BaseException, function: Callable[..., object]) -> BaseException:
+def _bearable(error: BaseException, what: Callable[..., object] | str) -> BaseException:
     """The exception, or one that the caller's task can be given in its place."""
     if isinstance(error, StopIteration | GeneratorExit | asyncio.CancelledError):
-        replaced = RuntimeError(f"{_name(function)} raised {type(error).__name__}")
+        replaced = RuntimeError(f"{_name(what)} raised {type(error).__name__}")
         replaced.__cause__ = error
         return replaced
     return error
 
 
 def _name(function: object) -> str:
-    """`module.function`. It is the application's object, whose attributes may do what they like."""
+    """`module.function`. It is the application's object, whose attributes may do what they like. A text is a name."""
+    if isinstance(function, str):
+        return function
     try:
         while isinstance(function, functools.partial):
             function = function.func

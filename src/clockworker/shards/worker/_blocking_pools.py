@@ -8,7 +8,10 @@ applications use one depth or two. At the greatest depth nothing waits for a thr
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+import contextlib
+import functools
+from collections.abc import Callable, Iterator
 from typing import ParamSpec, TypeVar
 
 from clockworker._errors import ChannelFull
@@ -20,15 +23,28 @@ T = TypeVar("T")
 
 
 class BlockingPools:
-    """Of at most `threads` for each depth, which are started when they are first needed."""
+    """Of at most `threads` for each depth, which are started when they are first needed.
 
-    def __init__(self, threads: int) -> None:
+    account: that of whoever calls, an object that stands for a queue and a group.
+    """
+
+    def __init__(self, threads: int, account: Callable[[], object] = lambda: None) -> None:
         self._threads = threads
+        self._account = account
         self._refuse: Callable[[BlockingPool], None] = lambda pool: None  # what a new one is told
         self._pools = [BlockingPool(threads)]  # by depth
 
     async def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Its result, or its exception. It sees a copy of the caller's context variables."""
+        with self.calling(function, functools.partial(function, *args, **kwargs)) as future:
+            try:
+                return await future
+            finally:
+                del future  # or its exception, whose traceback has this frame, would be in a cycle
+
+    @contextlib.contextmanager
+    def calling(self, what: Callable[..., object] | str, function: Callable[[], T]) -> Iterator[asyncio.Future[T]]:
+        """The same for a caller that has something to do meanwhile; see `BlockingPool.calling`."""
         with deeper() as depth:
             while len(self._pools) <= depth:
                 self._pools.append(self._new())
@@ -37,7 +53,11 @@ class BlockingPools:
                 raise ChannelFull(
                     f"{self._threads} functions run in threads at depth {depth}, where none waits for one"
                 )
-            return await pool.run(function, *args, **kwargs)
+            with pool.calling(what, function, self._account()) as future:
+                try:
+                    yield future
+                finally:
+                    del future
 
     async def drain(self) -> None:
         """Wait until no call runs, and none waits. More may follow: a drained shard still serves its peers."""

@@ -35,6 +35,7 @@ from clockworker._errors import (
 from clockworker.executor import Executor, JoinHandle, Ok
 from clockworker.ipc import Limits, Mesh
 from clockworker.shards.config._application import Main, format_traceback, load_application
+from clockworker.shards.config._routes import lacking_for_application, lacking_for_options
 from clockworker.shards.logs._log_limit import Limiter, more
 from clockworker.shards.logs._logging import reopen, set_up_logging
 from clockworker.shards.machine._certificates import context_of
@@ -197,11 +198,23 @@ class _ShardMain:
     def _run(self) -> int:
         what = self._config.app
         try:
-            application = load_application(self._config.app, self._config.app_dir, factory=self._config.factory)
+            application = load_application(
+                self._config.app,
+                self._config.app_dir,
+                factory=self._config.factory,
+                interface=self._config.http.interface,
+            )
             self._ssl = context_of(self._config)
             what = "a queue's scheduler"
             self._queues = queues_of(self._config, self._configure.shard, application.queues)
             executor = Executor(make_queues(self._queues, application.queues, self._config.app_dir), on_panic="catch")
+            queues = [queue.name for queue in self._queues]
+            if (mistake := lacking_for_options(self._config.http, queues, self._configure.shard)) is not None:
+                return self._fail(mistake, of_options=True)
+            what = "the application's table of routes"
+            routes = application.find_routes() if application.find_routes is not None else ()
+            if (mistake := lacking_for_application(routes, queues, self._configure.shard)) is not None:
+                return self._fail(mistake)
         except (ApplicationError, ConfigurationError) as error:
             return self._fail(str(error))
         except BaseException as error:  # KeyboardInterrupt, SystemExit and the like are of the application, too
@@ -296,6 +309,7 @@ class _ShardMain:
             self._shard._servers.counts,
             self._shard._counters.read,
             self._shard._blocking.counts,
+            self._shard._requests.read,
         )
         self._shard._servers.when_failed = self._recorder.write_soon
 
@@ -305,8 +319,10 @@ class _ShardMain:
         outcome = await main.outcome()
         if not self._shard.stopping:
             match outcome:
-                case TaskPanicked(UnknownQueue() as error):
-                    return self._fail(str(error))  # a mistake of the configuration: where it shows is no matter
+                case TaskPanicked((UnknownQueue() | ApplicationError()) as error):
+                    # A mistake of the configuration, and where it shows is no matter; or an application's, whose traceback is
+                    # the cause's.
+                    return self._fail(str(error), error.__cause__)
                 case TaskPanicked(exception):
                     return self._fail("main() raised", exception)
                 case Ok():
@@ -326,11 +342,11 @@ class _ShardMain:
         self._shard._blocking.close()
         return status
 
-    def _fail(self, message: str, error: BaseException | None = None) -> int:
+    def _fail(self, message: str, error: BaseException | None = None, *, of_options: bool = False) -> int:
         # A text of the application's may have what UTF-8 has not: lone surrogates, of names of files.
         said = message.encode(errors="backslashreplace")[:MESSAGE_LIMIT]
         trace = format_traceback(error).encode(errors="backslashreplace")[-TRACEBACK_LIMIT:] if error else b""
-        self._channel.send(Failed(said.decode(errors="ignore"), trace.decode(errors="ignore")))
+        self._channel.send(Failed(said.decode(errors="ignore"), trace.decode(errors="ignore"), of_options))
         return EXIT_START_UP
 
     def _read(self) -> None:

@@ -29,6 +29,7 @@ from clockworker.shards.protocol._reading import (
     ProcessReading,
     QueueReading,
     Reading,
+    Requests,
     RingReading,
 )
 from clockworker.shards.protocol._rest import next_tick
@@ -48,8 +49,8 @@ log = logging.getLogger("clockworker.shard")
 
 class Recorder:
     """connections: how many were accepted and are open, and how many handlers have raised. counters: the application's.
-    blocking: how many functions run in threads, and wait for one.
-    Owns the writer."""
+    blocking: how many functions run in threads, and wait for one. requests: what has been counted of HTTP; the same object as
+    long as that is nothing new. Owns the writer."""
 
     def __init__(
         self,
@@ -59,6 +60,7 @@ class Recorder:
         connections: Callable[[], tuple[int, int, int]],
         counters: Callable[[], Counters],
         blocking: Callable[[], tuple[int, int]] = lambda: (0, 0),
+        requests: Callable[[], Requests] = Requests,
     ) -> None:
         self._writer = writer
         self._executor = executor
@@ -66,6 +68,7 @@ class Recorder:
         self._connections = connections
         self._counters = counters
         self._blocking = blocking
+        self._requests = requests
         self._usage = Usage()
         self._lag = Histogram()
         self._groups: dict[str, Groups] = {}
@@ -117,12 +120,15 @@ class Recorder:
             self._tell("statistics")
 
     def _write_or_touch(self, now: float) -> None:
-        done = self._made("state", lambda: (self._executor.turns, self._connections(), self._counters()), None)
+        done = self._made("state", self._what_was_done, None)
         if self._resting and done == self._done and now - self._written < REST_WRITE_S:
             self._writer.touch(time.monotonic_ns())
         else:
             self._done, self._written = done, now
             self.write()
+
+    def _what_was_done(self) -> object:
+        return self._executor.turns, self._connections(), self._counters(), self._requests()
 
     def _plan(self) -> None:
         now = self._loop.time()
@@ -143,6 +149,7 @@ class Recorder:
             self._made("calls", lambda: self._call_reading(links), CallReading()),
             self._made("queues", self._queues, queues),
             self._made("counters", self._counters, Counters()),
+            self._made("requests", self._requests, Requests()),
         )
 
     def _made(self, section: str, make: Callable[[], T], nothing: T) -> T:

@@ -27,12 +27,14 @@ from clockworker.executor import Executor, ExecutorStats, QueueHandle
 from clockworker.ipc import Mesh, MeshStats, Sharded
 from clockworker.ipc.calls._definitions import remote_function, remote_methods
 from clockworker.ipc.calls._method import RemoteMethod
+from clockworker.shards.config._http import Route
 from clockworker.shards.logs._log_limit import ErrorLimiter, more
 from clockworker.shards.protocol._messages import Configure
 from clockworker.shards.worker._blocking_pools import BlockingPools
 from clockworker.shards.worker._connections import Server
 from clockworker.shards.worker._counter import Counter, CounterBook
 from clockworker.shards.worker._protocols import ProtocolFactory, ProtocolServer, Stop
+from clockworker.shards.worker._requests import RequestBook
 from clockworker.shards.worker._servers import Line, Servers, close_all
 from clockworker.shards.worker._streams import Handler, StreamServer
 
@@ -99,8 +101,9 @@ class Shard:
         )
         self._complaints = ErrorLimiter()
         self._announce_ready = announce_ready
-        self._blocking = BlockingPools(self._config.blocking_threads)
+        self._blocking = BlockingPools(config.http.threads or config.blocking_threads, self._account)
         self._counters = CounterBook()
+        self._requests = RequestBook()
         self.is_ready = False
         self._stopped = asyncio.Event()
         self._stopping: asyncio.Task[None] | None = None
@@ -255,6 +258,50 @@ class Shard:
             raise UsageError(f"create_server's stop is {stop!r}; give a function that takes a protocol, or None")
         self._serve(ProtocolServer(protocol_factory, stop), self._queue_or_first(queue), bind, max_connections, ssl)
 
+    async def serve_asgi(
+        self,
+        app: Callable[..., Any],
+        *,
+        state: Mapping[str, Any] | None = None,
+        routes: Iterable[Route] = (),
+        bind: str | None = None,
+        ssl: SSLContext | Literal[False] | None = None,
+    ) -> None:
+        """Serve an ASGI application on this shard's listening sockets, until the shard stops: its lifespan's start-up, then
+        requests, each a task of the queue that its route chooses, and when all are answered the lifespan's shutdown.
+
+            store = await shard.start(Store)
+            await shard.serve_asgi(app, state={"store": store})
+
+        It returns when `main` may: what it does before is `wait_stopped()`, and it says that the shard is ready.
+
+        state: what `scope["state"]` of each request has, beside `shard` and what the lifespan puts there.
+        routes: tried after those of the options and the file, before the marks of endpoints (`clockworker.queue`). What matches
+        none runs in the first queue.
+        bind, ssl: as in `start_server`.
+
+        Raises `ApplicationError` if that is no ASGI application, its start-up fails, or httptools and websockets (the extra
+        `http`) are not installed; `UnknownQueue` for a route's queue that this shard does not have; `UsageError` as
+        `start_server` does.
+        """
+        # Here, because it imports this package, and what the extra installs.
+        from clockworker.http._application import serve_application
+
+        await serve_application(self, app, "asgi", state=state, routes=routes, bind=bind, ssl=ssl)
+
+    async def serve_wsgi(
+        self,
+        app: Callable[..., Any],
+        *,
+        routes: Iterable[Route] = (),
+        bind: str | None = None,
+        ssl: SSLContext | Literal[False] | None = None,
+    ) -> None:
+        """The same of a WSGI application. It runs in threads (`--threads`); a request waits in its queue for one."""
+        from clockworker.http._application import serve_application
+
+        await serve_application(self, app, "wsgi", state=None, routes=routes, bind=bind, ssl=ssl)
+
     def ready(self) -> None:
         """Tell the supervisor that this shard serves. Waiting for the stop says it too."""
         if not self.is_ready:
@@ -301,6 +348,14 @@ class Shard:
 
     def _queue_or_first(self, name: str | None) -> QueueHandle:
         return self.executor.queues()[0] if name is None else self.queue(name)
+
+    def _account(self) -> object:
+        """What stands for the queue and group of the task whose step is running. Not their keys: a group's is the
+        application's, or a client's, and may fail to compare."""
+        if (current := self.executor._core.current) is None:
+            return None
+        membership = current.membership
+        return membership.queue if membership.group is None else membership
 
     def _serve(
         self,

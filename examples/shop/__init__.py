@@ -1,0 +1,27 @@
+"""A shop: FastAPI on every shard, and what others keep in Redis is kept by the shards themselves.
+
+    pip install 'clockworker[http]' fastapi
+    clockworker-serve examples.shop:main --shards 2
+
+A browser's connection lands on any shard. Its cart lies on the shard that its session's name belongs to, as does the count of
+what a client has ordered lately; a notice is published by a call to every shard, each of which passes it on to the WebSockets
+and event streams that it has itself. The report computes in the queue `background`, by so much as `foreground` leaves it.
+All of it is in memory: carts die with their shard.
+
+In reading order: `_routes` (what the browser asks for), `_shop` (what the routes use), `_sessions`, `_limiter` and `_notices`
+(the services), `_report`, `_catalogue` (what is for sale), `_served_by` (which shard and queue have answered).
+"""
+
+from __future__ import annotations
+
+import clockworker as cw
+
+from ._routes import app
+from ._shop import Shop
+
+
+@cw.application(queues=[cw.Queue("foreground", share=8, scheduler=cw.LAS()), cw.Queue("background")])
+async def main(shard: cw.Shard) -> None:
+    shop = await Shop.open(shard)
+    shard.queue("background").spawn(shop.sweep_forever(), name="sweep")
+    await shard.serve_asgi(app, state={"shop": shop})

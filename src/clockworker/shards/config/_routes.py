@@ -1,0 +1,100 @@
+"""Routes of HTTP as operators write them: PATH=QUEUE[:GROUP] on the command line, `[[route]]` tables in the file; and whether
+the queues that routes name are there."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from typing import Any
+
+from clockworker._errors import ConfigurationError
+from clockworker.shards.config._declaration import check_name
+from clockworker.shards.config._http import MAX_COUNT, HttpConfig, Route
+from clockworker.shards.config._spelling import did_you_mean
+
+_FORM = "PATH=QUEUE[:GROUP], for example /reports/*=background or /reports/*=background:client"
+
+_KEYS: dict[str, tuple[type, str]] = {
+    "path": (str, "a string such as '/reports/*'"),
+    "queue": (str, 'a string such as "background"'),
+    "methods": (list, 'a list such as ["GET", "POST"]'),
+    "host": (str, 'a string such as "api.example.com"'),
+    "group": (str, '"client", "host", "header:NAME" or "path:NAME"'),
+    "after": (str, 'a string such as "background"'),
+    "limit": (int, f"a whole number from 1 to {MAX_COUNT}"),
+    "waiting": (int, f"a whole number from 0 to {MAX_COUNT}"),
+}
+
+
+def parse_route(text: str) -> Route:
+    """PATH=QUEUE[:GROUP], for example `/reports/*=background:header:x-tenant`."""
+    path, sign, target = text.rpartition("=")  # a path may have one, too
+    queue, colon, group = target.partition(":")
+    if not sign or not path or not queue or (colon and not group):
+        raise ConfigurationError(f"{text!r} is not {_FORM}")
+    return Route(path, check_name(queue), group=group or None)
+
+
+def parse_routes(texts: Sequence[str]) -> tuple[Route, ...]:
+    return _each_once([parse_route(text) for text in texts])
+
+
+def routes_of_file(value: object) -> tuple[Route, ...]:
+    """The file's `[[route]]` tables, or a list of texts as on the command line."""
+    if isinstance(value, list) and all(isinstance(item, str) for item in value):
+        return parse_routes(value)
+    if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
+        raise ConfigurationError(f"route is {value!r}; give tables [[route]], each with a path")
+    return _each_once([_route(table) for table in value])
+
+
+def lacking_for_options(http: HttpConfig, queues: Collection[str], shard: int) -> str | None:
+    """What is to be said of a queue that the options or the file name and this shard, which has these queues, has not."""
+    if (name := http.lifespan_queue) is not None and name not in queues:
+        return f"--lifespan-queue is {name!r}, {_there_are(name, queues, shard)}"
+    return _lacking(http.routes, "--route", queues, shard)
+
+
+def lacking_for_application(routes: Iterable[Route], queues: Collection[str], shard: int) -> str | None:
+    """The same of routes that the application has."""
+    return _lacking(routes, "the application's route", queues, shard)
+
+
+def _lacking(routes: Iterable[Route], whose: str, queues: Collection[str], shard: int) -> str | None:
+    for route in routes:
+        for key in ("queue", "after"):
+            if (name := getattr(route, key)) is not None and name not in queues:
+                return f"{whose} {route.path}: {key} is {name!r}, {_there_are(name, queues, shard)}"
+    return None
+
+
+def _there_are(name: str, queues: Collection[str], shard: int) -> str:
+    known, hint = ", ".join(map(repr, queues)), did_you_mean(name, queues)
+    return f"which shard {shard} does not have, only {known}; {hint}give one of them, or add --queue {name}:1"
+
+
+def _route(table: dict[str, Any]) -> Route:
+    path = table.get("path")
+    where = f"[[route]] {path!r}" if isinstance(path, str) else "[[route]]"
+    for key, value in table.items():
+        if key not in _KEYS:
+            raise ConfigurationError(
+                f"{where}: unknown key {key!r}; {did_you_mean(key, _KEYS)}a route has {', '.join(_KEYS)}"
+            )
+        kind, right = _KEYS[key]
+        if type(value) is not kind:
+            raise ConfigurationError(f"{where}: {key} is {value!r}; give {right}")
+    if path is None:
+        raise ConfigurationError(f'{where}: there is no path; give one, for example path = "/reports/*"')
+    if "queue" in table:
+        check_name(table["queue"])
+    return Route(**table)
+
+
+def _each_once(routes: list[Route]) -> tuple[Route, ...]:
+    seen: set[tuple[object, ...]] = set()
+    for route in routes:
+        what = (route.path, frozenset(route.methods), route.host)
+        if what in seen:
+            raise ConfigurationError(f"route {route.path!r} is given twice, and the first decides; give it once")
+        seen.add(what)
+    return tuple(routes)

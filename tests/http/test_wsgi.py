@@ -1,0 +1,699 @@
+"""WSGI applications, called as an ASGI server calls them, and then behind a real one."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import sys
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+from wsgiref.validate import validator
+
+import pytest
+
+import clockworker as cw
+from clockworker.http._pipes import LIMIT
+from clockworker.http._wsgi import Wsgi
+from clockworker.shards.worker._blocking_pools import BlockingPools
+from tests.conftest import Run, until
+from tests.http.test_environ import scope
+
+Environ = dict[str, Any]
+Application = Callable[[Environ, Callable[..., Callable[[bytes], object]]], Iterable[bytes]]
+
+
+class Client:
+    """One request and what comes of it. `body` is its pieces; after them the client stays until it `leaves`."""
+
+    def __init__(self, *body: bytes, announce: bool = True, **changes: Any) -> None:
+        self.body = list(body)
+        headers = changes.pop("headers", [(b"host", b"x")])
+        if body and announce:
+            headers = [*headers, (b"content-length", b"%d" % sum(map(len, body)))]
+        self.scope = scope(headers=headers, **changes)
+        self.sent: list[dict[str, Any]] = []
+        self.asked = 0  # for the request's body, or what follows
+        self.leaves = asyncio.Event()
+        self.takes = asyncio.Event()
+        self.takes.set()
+
+    async def receive(self) -> dict[str, Any]:
+        self.asked += 1
+        if not self.body:
+            await self.leaves.wait()
+            return {"type": "http.disconnect"}
+        body = self.body.pop(0)
+        return {"type": "http.request", "body": body, "more_body": bool(self.body)}
+
+    async def send(self, message: dict[str, Any]) -> None:
+        await self.takes.wait()
+        self.sent.append(message)
+
+    async def ask(self, app: Application, threads: int = 2) -> None:
+        pools = BlockingPools(threads)
+        try:
+            await Wsgi(app, pools)(self.scope, self.receive, self.send)  # type: ignore[arg-type]
+        finally:
+            await pools.drain()
+            pools.close()
+
+    @property
+    def head(self) -> tuple[int, list[tuple[bytes, bytes]]]:
+        assert self.sent[0]["type"] == "http.response.start"
+        return self.sent[0]["status"], self.sent[0]["headers"]
+
+    @property
+    def pieces(self) -> list[bytes]:
+        return [message["body"] for message in self.sent[1:]]
+
+    @property
+    def is_complete(self) -> bool:
+        return bool(self.sent) and not self.sent[-1].get("more_body", True)
+
+
+PLAIN = [("Content-Type", "text/plain")]
+
+
+def hello(environ: Environ, start_response: Any) -> list[bytes]:
+    start_response("200 OK", [*PLAIN, ("X-Twice", "1"), ("X-Twice", "2")])
+    return [b"hello"]
+
+
+def echo(environ: Environ, start_response: Any) -> list[bytes]:
+    start_response("200 OK", PLAIN)
+    return [environ["wsgi.input"].read()]
+
+
+def test_a_request_and_its_response(run: Run) -> None:
+    async def body() -> None:
+        client = Client()
+        await client.ask(hello)
+        assert client.head == (
+            200,
+            [(b"content-type", b"text/plain"), (b"x-twice", b"1"), (b"x-twice", b"2"), (b"content-length", b"5")],
+        )
+        assert client.sent[1:] == [{"type": "http.response.body", "body": b"hello", "more_body": False}]
+        assert client.asked == 0  # for a body that there is not
+
+    run(body)
+
+
+@pytest.mark.filterwarnings("ignore::wsgiref.validate.WSGIWarning")
+def test_both_sides_keep_to_the_protocol(run: Run) -> None:
+    @validator
+    def app(environ: Environ, start_response: Any) -> Iterator[bytes]:
+        print("an error", file=environ["wsgi.errors"])
+        write = start_response("200 OK", PLAIN)
+        write(b"written ")
+        lines = list(environ["wsgi.input"])
+        yield from lines
+
+    async def body() -> None:
+        client = Client(b"one\ntw", b"o\nthree", method="POST")
+        await client.ask(app)
+        assert b"".join(client.pieces) == b"written one\ntwo\nthree"
+        assert client.is_complete
+
+    run(body)
+
+
+def test_reading_a_body(run: Run) -> None:
+    read: list[object] = []
+
+    def app(environ: Environ, start_response: Any) -> list[bytes]:
+        file = environ["wsgi.input"]
+        read.extend((file.readline(), file.read(3), file.readline(2), file.readlines(1), next(file), file.read(2)))
+        read.append(file.read(40_000) == b"x" * 40_000)
+        read.append(file.read() == b"x" * 60_000)
+        read.extend((file.read(), file.read(1), file.readline(), list(file)))
+        start_response("204 No Content", [])
+        return []
+
+    async def body() -> None:
+        client = Client(b"li", b"ne\n12", b"3abc\n", b"d\ne\n", b"x" * 70_000, b"x" * 30_000, b"", method="POST")
+        await client.ask(app)
+        assert read == [b"line\n", b"123", b"ab", [b"c\n"], b"d\n", b"e\n", True, True, b"", b"", b"", []]
+        read.clear()
+
+    run(body)
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+def test_an_empty_body(run: Run, chunked: bool) -> None:
+    """Where the head says that there is none nobody asks, who would wait for the next request."""
+
+    async def body() -> None:
+        headers = [(b"transfer-encoding", b"chunked")] if chunked else []
+        client = Client(*[b""] * chunked, announce=False, headers=headers)
+        await client.ask(echo)
+        assert client.head[1][-1] == (b"content-length", b"0")
+        assert (client.pieces, client.is_complete) == ([b""], True)
+
+    run(body)
+
+
+def respond(*pieces: bytes, status: str = "200 OK", length: int | None = None, whole: bool = False) -> Application:
+    def app(environ: Environ, start_response: Any) -> Iterable[bytes]:
+        start_response(status, [] if length is None else [("Content-Length", str(length))])
+        return list(pieces) if whole else iter(pieces)
+
+    return app
+
+
+# Method, application; then status, Content-Length and body.
+RESPONSES: dict[str, tuple[str, Application, tuple[int, int | None, bytes]]] = {
+    "one piece": ("GET", respond(b"abc", whole=True), (200, 3, b"abc")),
+    "several": ("GET", respond(b"ab", b"", b"c", whole=True), (200, None, b"abc")),
+    "a generator": ("GET", respond(b"abc"), (200, None, b"abc")),
+    "nothing": ("GET", respond(), (200, 0, b"")),
+    "empty pieces": ("GET", respond(b"", b""), (200, 0, b"")),
+    "a length": ("GET", respond(b"ab", b"c", length=3), (200, 3, b"abc")),
+    "a length of 0": ("GET", respond(length=0), (200, 0, b"")),
+    "HEAD with a length": ("HEAD", respond(length=3), (200, 3, b"")),
+    "HEAD with a body": ("HEAD", respond(b"abc", b"d", length=4), (200, 4, b"")),
+    "HEAD without": ("HEAD", respond(whole=True), (200, None, b"")),
+    "HEAD of one piece": ("HEAD", respond(b"abc", whole=True), (200, None, b"")),
+    "204": ("GET", respond(status="204 No Content"), (204, None, b"")),
+    "204 with a body": ("GET", respond(b"abc", status="204 No Content"), (204, None, b"")),
+    "304": ("GET", respond(status="304 Not Modified", length=7), (304, 7, b"")),
+    "no reason": ("GET", respond(status="200"), (200, 0, b"")),
+    "more than its length": ("GET", respond(b"abc", b"d", length=2), (200, 2, b"ab")),
+    "more than none": ("GET", respond(b"abc", length=0), (200, 0, b"")),
+}
+
+
+@pytest.mark.parametrize("case", RESPONSES)
+def test_responses(run: Run, case: str, caplog: pytest.LogCaptureFixture) -> None:
+    method, app, (status, length, content) = RESPONSES[case]
+
+    async def body() -> None:
+        client = Client(method=method)
+        await client.ask(app)
+        assert client.head[0] == status
+        lengths = [int(value) for name, value in client.head[1] if name == b"content-length"]
+        assert lengths == ([] if length is None else [length])
+        assert b"".join(client.pieces) == content
+        assert [message.get("more_body") for message in client.sent].count(False) == 1
+        assert client.is_complete
+
+    run(body)
+    assert ("longer than its Content-Length" in caplog.text) is case.startswith("more")
+
+
+def raising(error: BaseException) -> Application:
+    def app(environ: Environ, start_response: Any) -> list[bytes]:
+        start_response("200 OK", [])
+        raise error
+
+    return app
+
+
+def starting(*arguments: Any) -> Application:
+    def app(environ: Environ, start_response: Any) -> list[bytes]:
+        start_response(*arguments)
+        return [b"never"]
+
+    return app
+
+
+def start_twice(environ: Environ, start_response: Any) -> list[bytes]:
+    start_response("200 OK", [])
+    start_response("200 OK", [])
+    return []
+
+
+# What is raised before anything has been sent, which makes a 500.
+FAILURES: dict[str, tuple[Application, type[BaseException], str]] = {
+    "an exception": (raising(LookupError("gone")), LookupError, "gone"),
+    "an exit": (raising(SystemExit(1)), RuntimeError, "the application raised SystemExit"),
+    "an end of an iteration": (raising(StopIteration()), RuntimeError, "raised StopIteration"),
+    "no start": (lambda environ, start_response: [b"x"], RuntimeError, "has not called start_response"),
+    "no start and no body": (lambda environ, start_response: [], RuntimeError, "has not called start_response"),
+    "text": (lambda environ, start_response: ["x"], TypeError, "'x' is of type str"),  # type: ignore[list-item]
+    "a second start": (start_twice, AssertionError, "again, without an exc_info"),
+    "a status that is a number": (starting(200, []), ValueError, "status 200; one is '200 OK'"),
+    "a status of one digit": (starting("2 OK", []), ValueError, "status '2 OK'"),
+    "a status that ends a line": (starting("200 OK\r\nX: y", []), ValueError, "status"),
+    "a status before another": (starting("100 Continue", []), ValueError, "no end of a request"),
+    "a header that ends a line": (starting("200 OK", [("x", "a\r\nb")]), ValueError, r"header x with the value"),
+    "a header without a name": (starting("200 OK", [("", "a")]), ValueError, "header of the name ''"),
+    "a header of bytes": (starting("200 OK", [("x", b"a")]), ValueError, "header x with the value b'a'"),
+    "a header beyond latin-1": (starting("200 OK", [("x", "\u20ac")]), ValueError, "header x with the value"),
+    "a length that is none": (starting("200 OK", [("Content-Length", "-1")]), ValueError, "Content-Length of '-1'"),
+    "a length and nothing": (respond(length=5), RuntimeError, "after 0 bytes, and its Content-Length is 5"),
+}
+
+
+@pytest.mark.parametrize("case", FAILURES)
+def test_failures_before_the_head(run: Run, case: str) -> None:
+    app, error, text = FAILURES[case]
+
+    async def body() -> None:
+        client = Client()
+        with pytest.raises(error, match=text):
+            await client.ask(app)
+        assert client.sent == []
+
+    run(body)
+
+
+class Pieces:
+    """An iterable that says what becomes of it."""
+
+    def __init__(self, *pieces: bytes, error: Exception | None = None) -> None:
+        self._pieces = iter(pieces)
+        self._error = error
+        self.closed = 0
+
+    def __iter__(self) -> Pieces:
+        return self
+
+    def __next__(self) -> bytes:
+        try:
+            return next(self._pieces)
+        except StopIteration:
+            if self._error is not None:
+                raise self._error from None
+            raise
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+def of(pieces: Iterable[bytes], length: int | None = None) -> Application:
+    def app(environ: Environ, start_response: Any) -> Iterable[bytes]:
+        start_response("200 OK", [] if length is None else [("Content-Length", str(length))])
+        return pieces
+
+    return app
+
+
+def test_failures_after_the_head(run: Run) -> None:
+    """They are raised, and the response has no end."""
+
+    async def body() -> None:
+        client, pieces = Client(), Pieces(b"abc", error=LookupError("gone"))
+        with pytest.raises(LookupError, match="gone"):
+            await client.ask(of(pieces))
+        assert b"".join(client.pieces) == b"abc"
+        assert not client.is_complete
+        assert pieces.closed == 1
+
+        client, pieces = Client(), Pieces(b"abc")
+        with pytest.raises(RuntimeError, match="after 3 bytes, and its Content-Length is 4"):
+            await client.ask(of(pieces, length=4))
+        assert b"".join(client.pieces) == b"abc"
+        assert not client.is_complete
+        assert pieces.closed == 1
+
+    run(body)
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+@pytest.mark.parametrize("pieces", [(), (b"a", b"b")])
+def test_an_iterable_is_closed(run: Run, method: str, pieces: tuple[bytes, ...]) -> None:
+    async def body() -> None:
+        iterable = Pieces(*pieces)
+        await Client(method=method).ask(of(iterable))
+        assert iterable.closed == 1
+
+    run(body)
+
+
+def test_a_response_of_known_length_does_not_wait_for_close(run: Run) -> None:
+    may_close = threading.Event()
+
+    class Slow(Pieces):
+        def close(self) -> None:
+            may_close.wait(60)
+            super().close()
+
+    async def body() -> None:
+        client, pieces = Client(), Slow(b"ab", b"c")
+        asked = asyncio.create_task(client.ask(of(pieces, length=3)))
+        await until(lambda: client.is_complete)
+        assert not asked.done()
+        may_close.set()
+        await asked
+        assert pieces.closed == 1
+
+    run(body)
+
+
+def test_start_response_with_exc_info(run: Run) -> None:
+    """Before the head has left it replaces that; after, it raises."""
+
+    def app(environ: Environ, start_response: Any) -> Iterator[bytes]:
+        start_response("200 OK", [("x", "first"), ("Content-Length", "2000")])
+        yield b""
+        try:
+            raise LookupError("gone")
+        except LookupError:
+            start_response("500 Gone", [("x", "second")], sys.exc_info())
+        yield b"sorry"
+        try:
+            raise LookupError("again")
+        except LookupError:
+            start_response("500 Gone", [], sys.exc_info())
+
+    async def body() -> None:
+        client = Client()
+        with pytest.raises(LookupError, match="again"):
+            await client.ask(app)
+        assert client.head == (500, [(b"x", b"second")])
+        assert b"".join(client.pieces) == b"sorry"
+        assert not client.is_complete
+
+    run(body)
+
+
+def test_write_and_what_follows_it(run: Run) -> None:
+    def app(environ: Environ, start_response: Any) -> list[bytes]:
+        write = start_response("200 OK", [("Connection", "close"), ("Transfer-Encoding", "chunked"), ("x", " y ")])
+        write(b"a")
+        write(b"")
+        write(b"b")
+        return [b"c"]
+
+    async def body() -> None:
+        client = Client()
+        await client.ask(app)
+        assert client.head == (200, [(b"x", b"y")])  # what a connection does is the server's business
+        assert b"".join(client.pieces) == b"abc"
+        assert client.is_complete
+
+    run(body)
+
+
+def test_every_piece_is_on_its_way_before_the_next_is_made(run: Run) -> None:
+    may_go_on = threading.Semaphore(0)
+
+    def app(environ: Environ, start_response: Any) -> Iterator[bytes]:
+        start_response("200 OK", [])
+        for number in range(3):
+            yield b"%d" % number
+            may_go_on.acquire(timeout=60)
+
+    async def body() -> None:
+        client = Client()
+        asked = asyncio.create_task(client.ask(app))
+        for number in range(3):
+            await until(lambda: len(client.sent) == number + 2)  # noqa: B023
+            may_go_on.release()
+        await asked
+        assert client.pieces == [b"0", b"1", b"2", b""]
+
+    run(body)
+
+
+def test_an_application_waits_for_a_client_that_is_slow(run: Run) -> None:
+    """There is never more of a response than the pipe holds, and what is being sent."""
+    piece, count = 10_000, 500
+    made = 0
+
+    def app(environ: Environ, start_response: Any) -> Iterator[bytes]:
+        nonlocal made
+        start_response("200 OK", [])
+        for _ in range(count):
+            made += piece
+            yield b"x" * piece
+
+    async def body() -> None:
+        client = Client()
+        asked = asyncio.create_task(client.ask(app))
+        taken, most = 0, 0
+        while not asked.done():
+            client.takes.clear()
+            await asyncio.sleep(0)
+            before = -1
+            while made != before and taken < 10:  # until nothing is made any more
+                before = made
+                await asyncio.sleep(0.01)
+            taken += 1
+            most = max(most, made - sum(map(len, client.pieces)))
+            client.takes.set()
+            await asyncio.sleep(0)
+        await asked
+        assert sum(map(len, client.pieces)) == piece * count
+        assert most <= 3 * (LIMIT + piece)
+        assert client.is_complete
+
+    run(body)
+
+
+def test_a_body_is_not_read_faster_than_the_application_takes_it(run: Run) -> None:
+    may_read, read = threading.Event(), 0
+
+    def app(environ: Environ, start_response: Any) -> list[bytes]:
+        nonlocal read
+        file = environ["wsgi.input"]
+        read += len(file.read(1))
+        may_read.wait(60)
+        read += len(file.read())
+        start_response("200 OK", [])
+        return []
+
+    async def body() -> None:
+        client = Client(*[b"x" * 10_000] * 100, method="POST")
+        asked = asyncio.create_task(client.ask(app))
+        await until(lambda: read == 1 and client.asked == 8)
+        for _ in range(20):
+            await asyncio.sleep(0.001)
+        assert client.asked == 8  # 80,000 bytes, of which 8,192 are in the reader: the pipe is full
+        may_read.set()
+        await asked
+        assert read == 1_000_000
+
+    run(body)
+
+
+def test_a_client_that_leaves_in_its_body(run: Run, caplog: pytest.LogCaptureFixture) -> None:
+    raised: list[Exception] = []
+
+    def app(environ: Environ, start_response: Any) -> list[bytes]:
+        file = environ["wsgi.input"]
+        assert file.read(3) == b"abc"
+        try:
+            file.read(3)
+        except OSError as error:
+            raised.append(error)
+            raise
+        return []
+
+    async def body() -> None:
+        client = Client(b"abc", b"", headers=[(b"content-length", b"6")], announce=False)
+        client.body.append(b"")
+        client.body[1:] = []
+        receive = client.receive
+
+        async def leave() -> dict[str, Any]:
+            return {**await receive(), "more_body": True}
+
+        client.receive = leave  # type: ignore[method-assign]
+        client.leaves.set()
+        await client.ask(app)
+        assert [type(error).__name__ for error in raised] == ["ClientLeft"]
+        assert client.sent == []
+
+    run(body)
+    assert caplog.text == ""  # that is no fault of the application's
+
+
+@pytest.mark.parametrize("by", ["receive", "send"])
+def test_a_client_that_leaves_a_stream(run: Run, by: str) -> None:
+    """The iteration ends, and the thread is free."""
+    pieces = Pieces(*[b"x" * 1_000] * 1_000_000)
+
+    async def body() -> None:
+        client = Client()
+
+        async def send(message: dict[str, Any]) -> None:
+            client.sent.append(message)
+            if len(client.sent) > 5:
+                if by == "send":
+                    raise ConnectionResetError
+                client.leaves.set()
+
+        client.send = send  # type: ignore[method-assign]
+        await client.ask(of(pieces))
+        assert pieces.closed == 1
+        assert not client.is_complete
+
+    run(body)
+
+
+def test_a_request_that_is_cancelled_ends_its_iteration(run: Run) -> None:
+    async def body() -> None:
+        client, pieces = Client(), Pieces(*[b"x" * 1_000] * 1_000_000)
+        pools = BlockingPools(1)
+        client.takes.clear()
+        asked = asyncio.ensure_future(Wsgi(of(pieces), pools)(client.scope, client.receive, client.send))  # type: ignore[arg-type]
+        await until(lambda: pools.running == 1)
+        asked.cancel()
+        await asyncio.wait([asked])
+        await pools.drain()
+        assert asked.cancelled()
+        assert pieces.closed == 1
+        pools.close()
+
+    run(body)
+
+
+def test_requests_wait_for_a_thread_each(run: Run) -> None:
+    running, most, lock, gate = 0, 0, threading.Lock(), threading.Event()
+
+    def app(environ: Environ, start_response: Any) -> list[bytes]:
+        nonlocal running, most
+        with lock:
+            running += 1
+            most = max(most, running)
+        gate.wait(60)
+        with lock:
+            running -= 1
+        start_response("200 OK", [])
+        return [b"done"]
+
+    async def body() -> None:
+        pools, clients = BlockingPools(2), [Client() for _ in range(10)]
+        application = Wsgi(app, pools)
+        asked = [
+            asyncio.create_task(application(client.scope, client.receive, client.send))  # type: ignore[arg-type]
+            for client in clients
+        ]
+        await until(lambda: pools.counts() == (2, 8) and running == 2)
+        gate.set()
+        await asyncio.gather(*asked)
+        assert most == 2
+        assert all(client.pieces == [b"done"] for client in clients)
+        pools.close()
+
+    run(body)
+
+
+def test_errors_go_to_the_log(run: Run, caplog: pytest.LogCaptureFixture) -> None:
+    def app(environ: Environ, start_response: Any) -> list[bytes]:
+        errors = environ["wsgi.errors"]
+        print("one", file=errors)
+        errors.write("tw")
+        errors.writelines(["o\nthr", "ee"])
+        start_response("200 OK", [])
+        return []
+
+    async def body() -> None:
+        await Client().ask(app)
+
+    run(body)
+    assert [(record.name, record.levelname, record.message) for record in caplog.records] == [
+        ("clockworker.http", "ERROR", text) for text in ("one", "two", "three")
+    ]
+
+
+def test_a_file(run: Run) -> None:
+    file = io.BytesIO(b"x" * 200_000)
+
+    def app(environ: Environ, start_response: Any) -> Iterable[bytes]:
+        start_response("200 OK", [])
+        wrapped: Iterable[bytes] = environ["wsgi.file_wrapper"](file, 10)
+        return wrapped
+
+    async def body() -> None:
+        client = Client()
+        await client.ask(app)
+        assert b"".join(client.pieces) == b"x" * 200_000
+        assert len(client.pieces) < 20
+        assert file.closed
+
+    run(body)
+
+
+def test_the_context_of_the_request_is_that_of_all_its_code(run: Run) -> None:
+    import contextvars
+
+    variable = contextvars.ContextVar("variable", default="nobody's")
+    seen: list[str] = []
+
+    class Iterable(Pieces):
+        def __next__(self) -> bytes:
+            seen.append(variable.get())
+            return super().__next__()
+
+        def close(self) -> None:
+            seen.append(variable.get())
+
+    def app(environ: Environ, start_response: Any) -> Iterable:
+        seen.append(variable.get())
+        variable.set("the application's")
+        start_response("200 OK", [])
+        return Iterable()
+
+    async def body() -> None:
+        variable.set("the task's")
+        await Client().ask(app)
+        assert seen == ["the task's", "the application's", "the application's"]
+        assert variable.get() == "the task's"
+
+    run(body)
+
+
+def test_what_is_no_request(run: Run) -> None:
+    async def body() -> None:
+        client = Client()
+        client.scope["type"] = "websocket"
+        client.leaves.set()
+        await client.ask(hello)
+        assert client.sent == [{"type": "websocket.close"}]
+        client = Client()
+        client.scope["type"] = "lifespan"
+        with pytest.raises(NotImplementedError, match="a WSGI application has no lifespan"):
+            await client.ask(hello)
+
+    run(body)
+
+
+def test_a_free_thread_goes_to_the_group_that_has_fewest(run: Run) -> None:
+    """One tenant's requests are many; the other's get the next thread that is free, and keep one while they have something."""
+    started: list[str] = []
+    ended: list[str] = []
+    gate = threading.Semaphore(0)
+
+    def app(environ: Environ, start_response: Any) -> list[bytes]:
+        started.append(environ["PATH_INFO"])
+        gate.acquire(timeout=60)
+        ended.append(environ["PATH_INFO"])
+        start_response("200 OK", [])
+        return []
+
+    async def body() -> None:
+        async with cw.Executor([cw.Queue("all")]) as executor:
+
+            def account() -> object:
+                current = executor._core.current
+                return None if current is None else current.membership
+
+            pools = BlockingPools(2, account)
+            application = Wsgi(app, pools)
+
+            def ask(group: str) -> cw.JoinHandle[None]:
+                client = Client(raw_path=group.encode())
+                request = application(client.scope, client.receive, client.send)  # type: ignore[arg-type]
+                return executor.queue("all").group(group).spawn(request)
+
+            asked = [ask("many") for _ in range(6)]
+            await until(lambda: pools.counts() == (2, 4))
+            asked += [ask("one"), ask("one")]
+            await until(lambda: pools.counts() == (2, 6))
+            for number in (1, 2):
+                gate.release()
+                await until(lambda: len(ended) == number and len(started) == number + 2)  # noqa: B023
+                assert Counter(started) - Counter(ended) == {"many": 1, "one": 1}
+            gate.release(6)
+            for handle in asked:
+                await handle
+            assert Counter(ended) == {"many": 6, "one": 2}
+            pools.close()
+
+    run(body)
+    started.clear()
+    ended.clear()
