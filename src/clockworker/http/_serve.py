@@ -15,6 +15,7 @@ from clockworker.http._routes import RouteTable
 from clockworker.http._server import HttpServer
 from clockworker.http._targets_cy import Target
 from clockworker.http._threads import set_threads
+from clockworker.http._tls import context_of_options
 from clockworker.http._wsgi import Wsgi
 from clockworker.shards.config._http import Route
 from clockworker.shards.worker._shard import Shard
@@ -54,13 +55,14 @@ async def serve(
         proxies=Proxies(config.forwarded_allow_ips) if config.proxy_headers else None,
         access_log=AccessLog(shard.id) if shard._config.access_log else None,
     )
-    shard._check_serves(bind, ssl)  # before the application has begun what it would have to end
+    context = context_of_options(shard._config) if ssl is None else ssl
+    shard._check_serves(bind, context)  # before the application has begun what it would have to end
     await lifespan.startup()
     try:
         shard._requests.add(targets)
         shard._when_cut(server.log_cut)
         shard._when_cut(lifespan.log_cut)
-        shard._serve(server, first, bind, None, ssl)
+        shard._serve(server, first, bind, None, context)
         await shard.wait_stopped()
         await shard._drain_server(bind)
         await server.wait_done()
