@@ -11,7 +11,9 @@ first; then a connection in which nothing is under way is closed once it has bee
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+import logging
+import time
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
@@ -30,7 +32,10 @@ if TYPE_CHECKING:
 
 Either: TypeAlias = "HttpConnection | Http2Connection"
 
+log = logging.getLogger("clockworker.http")
+
 LOOK_S = 1.0  # between two looks at the time
+DONE_LOOK_S = 0.01  # between two looks at whether requests' tasks are left, at the stop
 LINGER_S = 2.0  # for a client that is still sending what nobody reads
 
 
@@ -54,7 +59,7 @@ class HttpServer:
         app: Callable[..., Any],
         config: HttpConfig,
         *,
-        state: Mapping[str, Any],
+        state: dict[str, Any],
         table: Table,
         targets: Sequence[Target],
         proxies: Any = None,
@@ -63,7 +68,7 @@ class HttpServer:
     ) -> None:
         self.app = app
         self.config = config
-        self.state = dict(state)
+        self.state = state
         self.targets = list(targets)
         self.access_log = access_log
         self.trusts: Callable[[str | None], bool] | None = None if proxies is None else proxies.trusts
@@ -72,6 +77,7 @@ class HttpServer:
         self.factory: Callable[[], Any] = partial(HttpConnection, self, self.rules)
         self._proxies = proxies
         self._websockets = websockets
+        self.speaks_websockets = websockets is not None
         self._table = table
         self._find = table.find if len(targets) > 1 else None
         self._uses_host = bool(getattr(table, "uses_host", True))
@@ -124,12 +130,9 @@ class HttpServer:
 
     def websocket(self, protocol: HttpConnection, request: Request) -> Any:
         """A handshake's head is complete."""
-        if self._websockets is None:
-            from clockworker.http._websocket import WebSocket
-
-            self._websockets = WebSocket
+        assert self._websockets is not None
         websocket = self._websockets(protocol, request, self)
-        turn = _Turn(websocket, protocol, request, self._target(request, "WEBSOCKET"))
+        turn = _Turn(websocket, protocol, request, self._target(request, "WEBSOCKET"), self.access_log)
         if self._limit is not None and sum(each.running for each in self.targets) >= self._limit:
             turn.refuse(503)
         elif turn.target.admit(turn):
@@ -266,6 +269,16 @@ class HttpServer:
         protocol.end_idle()
         return True
 
+    async def wait_done(self) -> None:
+        """Return when no request's task is left. What one does behind its response holds up no connection, but the stop."""
+        while any(target.running for target in self.targets):  # noqa: ASYNC110  # nothing tells of it
+            await asyncio.sleep(DONE_LOOK_S)
+
+    def log_cut(self) -> None:
+        """The grace is over."""
+        if running := sum(target.running for target in self.targets):
+            log.warning("%d requests are cut, whose tasks have not ended", running)
+
     def stop(self) -> None:
         """From now on each response is the last of its connection."""
         self.rules.stopping = True
@@ -279,17 +292,23 @@ class HttpServer:
 class _Turn:
     """A WebSocket, whose turn comes as that of a request does."""
 
-    def __init__(self, websocket: Any, protocol: HttpConnection, request: Request, target: Target) -> None:
+    def __init__(
+        self, websocket: Any, protocol: HttpConnection, request: Request, target: Target, access_log: Any
+    ) -> None:
         self.target = target
         self._websocket = websocket
         self._protocol = protocol
         self._request = request
+        self._access_log = access_log
+        self._began_ns = time.monotonic_ns()
+        request.target = target
 
     def run(self) -> None:
         self.target.spawn(self._run(), self._request.scope, self._request.path)
 
     def refuse(self, status: int) -> None:
         self._protocol.refuse_handshake(status)
+        self._count(status, 0)
 
     async def _run(self) -> None:
         self.target.websockets += 1
@@ -297,5 +316,11 @@ class _Turn:
             await self._websocket.run()
         finally:
             self.target.websockets -= 1
-            self.target.count(self._websocket.status, 0)
+            self._count(self._websocket.status, self._websocket.sent)
             self.target.ended()
+
+    def _count(self, status: int, sent: int) -> None:
+        """It is over. How long it was open says nothing of how long requests take."""
+        self.target.count(status, 0)
+        if self._access_log is not None:
+            self._access_log.write(self._request, status, sent, time.monotonic_ns() - self._began_ns)
