@@ -17,7 +17,7 @@ from hyperframe.frame import (
     WindowUpdateFrame,
 )
 
-from clockworker.http._http2 import MOST_STREAMS, WINDOW
+from clockworker.http._http2 import AT_ONCE_NS, MOST_STREAMS, WINDOW
 from clockworker.http._http2_frames import PREFACE
 from clockworker.shards.config._http import HttpConfig
 from tests.conftest import Run, until
@@ -157,6 +157,7 @@ def test_a_body_that_nobody_takes_fills_its_own_window_and_no_other(run: Run) ->
             full = [client.ask(f"/{number}", "POST", ended=False) for number in range(20)]
             for stream in full:
                 client.send(stream, bytes(WINDOW))
+                await client.taken()
             assert {client.h2.local_flow_control_window(stream) for stream in full} == {0}
             other = client.ask("/other", "POST", ended=False)
             client.send(other, bytes(WINDOW), ended=True)
@@ -789,7 +790,7 @@ def test_small_frames_come_in_many_turns(run: Run) -> None:
     app = Recorder()
 
     async def body() -> None:
-        async with wire(app) as server:
+        async with wire(app, at_once_ns=AT_ONCE_NS) as server:
             client = Client(server)
             stream = client.ask("/", "POST", ended=False)
             data = DataFrame(stream, b"a").serialize() * 1_000

@@ -227,7 +227,7 @@ ATTACKS: dict[str, Callable[[], bytes]] = {
         + WindowUpdateFrame(1, window_increment=1).serialize() * 50_000
     ),
     "half-opened streams": lambda: _streams(lambda number: b"", method=b"POST", count=100),
-    "bodies that nobody takes": lambda: _streams(
+    "uploads that never end": lambda: _streams(
         lambda number: DataFrame(number, bytes(16_384)).serialize() * 3, method=b"POST", count=60
     ),
     "HPACK bomb": _bomb,
@@ -249,7 +249,16 @@ def http2_attacks(trials: int) -> Result:
         authority = Authority(directory)
         serve = Serve(directory)
         try:
-            times = ("--timeout-request-header", "2", "--timeout-request-body", "2", "--timeout-response", "2")
+            times = (
+                "--timeout-request-header",
+                "2",
+                "--timeout-request-body",
+                "2",
+                "--timeout-response",
+                "2",
+                "--timeout-keep-alive",
+                "2",
+            )
             server = serve(_APP, *ONE, *TLS, *times, app="app:app")
             server.wait_serving()
             shard = psutil.Process(server.shard_pids()[0])
@@ -301,7 +310,7 @@ async def _attack(address: tuple[str, int], context: ssl.SSLContext, trials: int
             writer.write(PREFACE + SettingsFrame(0).serialize())
             sending = asyncio.create_task(_send(writer, made[name]))
             try:
-                async with asyncio.timeout(15):
+                async with asyncio.timeout(60):
                     while await reader.read(65_536):
                         pass
             except TimeoutError:
