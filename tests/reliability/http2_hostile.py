@@ -29,6 +29,7 @@ from hyperframe.frame import (
     WindowUpdateFrame,
 )
 
+from clockworker.http._http2 import AT_ONCE_NS
 from clockworker.http._http2_frames import PREFACE
 from clockworker.shards.config._http import HttpConfig
 from tests.http.http2 import ASKED, Client, wire
@@ -67,7 +68,7 @@ async def _connections(trials: int, ends: collections.Counter[str]) -> int:
         await send({"type": "http.response.body", "body": b"end"})
 
     limits = HttpConfig(timeout_keep_alive=3, timeout_response=2, timeout_request_body=2)
-    async with wire(app, limits) as server:
+    async with wire(app, limits, at_once_ns=AT_ONCE_NS) as server:
         for seed in range(trials):
             rng = random.Random(seed)
             client = Client(server, begins=False)
