@@ -171,7 +171,7 @@ class HttpServer:
         state, current = protocol.state, protocol.current
         transport = protocol.transport
         if state == LINGERING:
-            if age > linger:
+            if age > linger and not transport.get_write_buffer_size():
                 transport.abort()
                 return
         elif protocol.closing:
