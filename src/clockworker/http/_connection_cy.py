@@ -291,8 +291,9 @@ class HttpConnection(Incoming):
             request: Request = self.pipeline.popleft()
             self.current = request
             self.server.begin(request)
-            return
-        if self.unread is not None:
+            if self.pipeline or self.parsing is not request or self.closing:
+                return
+        if self.unread is not None:  # with the rest of its body, or the next one
             data = self.unread
             self.unread = None
             if self.state == PARSED:
@@ -302,7 +303,7 @@ class HttpConnection(Incoming):
                 return
         elif self.state == PARSED:
             self.state = IDLE
-        if not self.pipeline:
+        if not self.pipeline and (self.parsing is None or not self.parsing.is_full()):
             self.resume()
 
     def ask(self, request: Request) -> None:

@@ -86,7 +86,8 @@ class Incoming(Carrier):
 
     state: what is waited for (`_states`). since: the tick at which that began. requests: how many have come.
     current: the request that is with the application. parsing: the one whose body is coming. websocket: what has taken over.
-    closing: nothing more is written. ended: nothing more is read; the connection closes when what is under way has been answered.
+    closing: nothing more is written. ended: nothing more is read, and the connection closes when all that came before has been
+    answered.
     """
 
     def __init__(self, server: Any, rules: Rules) -> None:
@@ -177,7 +178,9 @@ class Incoming(Carrier):
         except _ParserError:
             self.refuse(400)
         else:
-            if self.state == HEAD or self.state == BODY:  # of a body only what is not the body: trailers, sizes of chunks
+            if (
+                self.state == HEAD or self.state == BODY
+            ):  # of a body only what is not the body: trailers, sizes of chunks
                 self._head_size += len(data)
                 if self._head_size > self.rules.most_in_head:
                     self.refuse(414 if not self._fields and not self._headers else 431)
