@@ -333,7 +333,9 @@ async def test_what_a_head_may_have() -> None:
     assert len(recorder.seen[0].headers) == 100
 
 
-@pytest.mark.parametrize("trailer", [b"X: " + b"a" * 200_000, b"a" * 200_000, b"X: y\r\n" * 200], ids=["value", "name", "fields"])
+@pytest.mark.parametrize(
+    "trailer", [b"X: " + b"a" * 200_000, b"a" * 200_000, b"X: y\r\n" * 200], ids=["value", "name", "fields"]
+)
 @on_a_loop
 async def test_trailers_are_limited_as_heads_are(trailer: bytes) -> None:
     connection, recorder = await ask(head("POST / HTTP/1.1", _HOST, _CHUNKED) + b"0\r\n" + trailer)
@@ -648,8 +650,10 @@ async def test_thousands_of_pipelined_requests_are_not_held_as_requests(read: in
         assert connection.statuses == [200] * number
 
 
+@pytest.mark.parametrize("together", [0, 100, 10_000, 100_000])
 @on_a_loop
-async def test_a_pipelined_body_waits_for_its_turn() -> None:
+async def test_a_pipelined_body_waits_for_its_turn(together: int) -> None:
+    """Whether it has come with its head, and is parsed already, or not."""
     app = Holding()
     bodies: list[bytes] = []
 
@@ -665,8 +669,8 @@ async def test_a_pipelined_body_waits_for_its_turn() -> None:
 
     async with wire(reading, config()) as server:
         connection = server.connect()
-        connection.feed(head("GET /first HTTP/1.1", _HOST) + head("POST / HTTP/1.1", _HOST, "Content-Length: 200000"))
-        connection.feed(b"x" * 100_000)
+        first = head("GET /first HTTP/1.1", _HOST) + head("POST / HTTP/1.1", _HOST, "Content-Length: 200000")
+        connection.feed(first + b"x" * together, b"x" * (100_000 - together))
         await until(lambda: app.begun)
         app.let("/first")
         await until(lambda: connection.statuses == [200])
@@ -787,7 +791,7 @@ async def test_after_an_early_answer_not_any_amount_is_read(rest: str, size: int
         connection.feed(head("POST /0 HTTP/1.1", _HOST, f"Content-Length: {size}"))
         await until(lambda: connection.sent)
         if rest == "in many":
-            connection.feed(*[b"x" * 1_000] * (size // 1_000))
+            connection.feed(*[b"x" * 1_000] * (size // 1_000), b"x" * (size % 1_000))
         else:
             connection.feed(b"x" * size + (head("GET /1 HTTP/1.1", _HOST) if rest == "with another request" else b""))
         await asyncio.sleep(0)
