@@ -1,5 +1,5 @@
-"""HTTP/1.1 as a connection speaks it, on a transport that the test holds: what is passed to the application, what is answered, when
-reading pauses, when the connection ends. Over sockets: `test_hostile`."""
+"""HTTP/1.1 as a connection speaks it, on a transport that the test holds: what is passed to the application, what is answered,
+when reading pauses, when the connection ends. Over sockets: `test_hostile`."""
 
 from __future__ import annotations
 
@@ -8,14 +8,11 @@ import functools
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, ParamSpec
 
-import h11
-import hypothesis
 import pytest
-from hypothesis import strategies
 
 from clockworker.shards.config._http import HttpConfig
 from tests.conftest import DEADLINE, until
-from tests.http.wire import Connection, Recorder, Seen, Server, wire
+from tests.http.wire import Connection, Recorder, Seen, wire
 
 P = ParamSpec("P")
 Receive = Callable[[], Awaitable[Any]]
@@ -697,8 +694,7 @@ async def test_a_refused_request_does_not_take_the_answers_of_those_before_it() 
 
 @on_a_loop
 async def test_nothing_is_run_that_comes_after_the_last_answer() -> None:
-    """A request that was refused, or after which the connection closes: what follows in the same read gets no answer, so it must
-    not be run either."""
+    """Of a connection that closes what follows in the same read gets no answer, so it must not be run either."""
     app = Holding()
     app.let("/0")
     async with wire(app, config(limit_concurrency=1)) as server:
@@ -1042,20 +1038,3 @@ async def test_the_end_of_a_connection_waits_for_what_its_client_still_takes() -
         connection.transport.buffered = 0
         server.tick(10)
         assert connection.transport.aborted
-
-
-# Any split of the same bytes.
-
-
-STREAMS = [
-    GET * 3,
-    head("POST /a HTTP/1.1", _HOST, "Content-Length: 11") + b"hello world" + GET,
-    head("POST /b HTTP/1.1", _HOST, _CHUNKED) + b"5\r\nhello\r\n6;x=y\r\n world\r\n0\r\nX: y\r\n\r\n" + GET,
-    head("HEAD http://b/c?d HTTP/1.1", _HOST, "X:  y \t") + head("GET / HTTP/1.0") + GET,
-    head("POST / HTTP/1.1", _HOST, "Connection: upgrade", "Upgrade: h2c", _LENGTH) + b"abc" + GET,
-    head("POST / HTTP/1.1", _HOST, _LENGTH, "Expect: 100-continue") + b"abc" + GET,
-    GET + head("GET / HTTP/1.1", _HOST, _HOST) + GET,
-    head("POST / HTTP/1.1", _HOST, _CHUNKED) + b"5\r\nhello\r\nx\r\n" + GET,
-    b"\r\n" + GET + b"\r\n\r\n" + GET,
-    GET + b"\x00",
-]

@@ -41,7 +41,7 @@ class Seen(msgspec.Struct, frozen=True):
 
 
 class Transport:
-    """What a connection is given. sent: what it has written. buffered: what the transport says that its client has not taken."""
+    """What a connection is given. sent: what it has written. buffered: bytes that its client has not taken, as it is to say."""
 
     def __init__(self, connection: HttpConnection, *, tls: bool = False) -> None:
         self.sent = bytearray()
