@@ -82,6 +82,7 @@ class Server(HttpServer):
             ws_per_message_deflate=config.ws_per_message_deflate,
         )
         super().__init__(self.call, ours, state=app_state, table=RouteTable(()), targets=[Nowhere()])  # type: ignore[list-item]
+        self.speaks_websockets = config.ws_protocol_class is not None
         self.state = app_state  # theirs is filled after the connection was made
         self.application = config.loaded_app
         self.scope: Any = None
