@@ -202,7 +202,7 @@ class HttpServer:
         age = tick - protocol.since
         state, current = protocol.state, protocol.current
         if state == LINGERING:
-            if age > linger:
+            if age > linger and not protocol.transport.get_write_buffer_size():
                 protocol.transport.abort()
                 return True
         elif protocol.closing:
