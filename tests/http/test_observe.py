@@ -38,6 +38,10 @@ async def app(scope, receive, send):
         await gate.wait()
     elif path == "/open":
         gates.setdefault("gate", asyncio.Event()).set()
+    elif path == "/gone/away":
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        return
     elif path == "/raise":
         raise ValueError("as asked")
     status = int(path.rpartition("/")[2]) if path.startswith("/status/") else 200
@@ -155,6 +159,13 @@ def test_what_is_asked_is_counted_and_never_goes_back(server: Server) -> None:
     assert connection.recv(100).startswith(b"HTTP/1.1 400")
     connection.close()
     wait_count(server, 1, REQUESTS, "light", "other", "4")
+    # A client that has left.
+    connection = server.connect()
+    connection.sendall(b"GET /gone/away?now HTTP/1.1\r\nHost: a\r\n\r\n")
+    eventually(lambda: json.loads(get(server, "/stats"))["total"]["requests"]["running"] == 1, "one that runs")
+    connection.close()
+    wait_count(server, 1, REQUESTS, "light", "other", "0")
+    check_log(server, {**asked, "/gate": 3, "/open": 1})
     # A shard that is killed, and one that is replaced.
     before = samples(server)
     for number, happens in enumerate(("SIGKILL", "SIGHUP"), 1):
@@ -183,6 +194,27 @@ def test_what_is_asked_is_counted_and_never_goes_back(server: Server) -> None:
     check_top(server)
 
 
+def check_log(server: Server, asked: dict[str, int]) -> None:
+    server.wait_log('"GET /gone/away')
+    lines = re.findall(
+        r'\[shard 0 (\w+)\] 127\.0\.0\.1:\d+ "GET (\S+) HTTP/1\.1" (\d+) (\d+) \d+\.\d (\w+) (\S+)\n', server.log
+    )
+    assert Counter(path for _, path, *_ in lines) == {**asked, "/socket": 1, "/gone/away?now": 1}
+    for within, path, status, size, queue, group in lines:
+        assert within == queue == ("heavy" if path == "/gate" else "light")
+        assert group == ('""' if path.startswith("/status") else "-")
+        if path == "/socket":
+            assert status == "101"
+        elif path.startswith("/status"):
+            assert status == path.removeprefix("/status/")
+        elif path == "/raise":
+            assert status == "500"
+        elif path == "/gone/away?now":
+            assert (status, size) == ("0", "0")
+        elif status == "200":
+            assert size == "4"
+
+
 def check_top(server: Server) -> None:
     """While something is asked: its figures are of the last seconds."""
     stop = threading.Event()
@@ -206,7 +238,7 @@ def check_top(server: Server) -> None:
         stop.set()
         thread.join()
     [line] = [line for line in shown.splitlines() if line.startswith(" requests/s: ")]
-    assert re.fullmatch(r" requests/s: \S+  2xx \S+  4xx \S+  5xx 0  p99 \S+", line)
+    assert re.fullmatch(r" requests/s: \S+  2xx \S+  4xx \S+  5xx \S+  p99 \S+(  left \S+)?", line)
     assert all(len(line) <= 80 for line in shown.splitlines() if "requests" in line)
     lines = [line.split() for line in shown.splitlines()]
     at = lines.index(["ROUTE", "QUEUE", "REQ/S", "4XX/S", "5XX/S", "RUN", "WAIT", "TIME50", "TIME99"])
