@@ -63,6 +63,8 @@ class Whole:
 class Server(HttpServer):
     """Serves as uvicorn's configuration says. loop: theirs, which may be a mock."""
 
+    speaks_websockets = True
+
     def __init__(self, config: Any, server_state: Any, app_state: dict[str, Any], loop: Any) -> None:
         if not config.loaded:
             config.load()

@@ -61,6 +61,8 @@ class HttpConnection(Incoming):
             self.address = (own if isinstance(own, str) else bytes(own).decode(errors="surrogateescape"), None)
         if transport.get_extra_info("sslcontext") is not None:
             self.scheme = "https"
+            if self.server.takes_over(self, transport.get_extra_info("ssl_object")):
+                return
         self.server.opened(self)
 
     def connection_lost(self, error: Exception | None) -> None:

@@ -261,7 +261,8 @@ class Incoming(Carrier):
         upgrades = parser.should_upgrade()
         websocket = False
         if upgrades:
-            websocket = self._upgrade == b"websocket" and version == "1.1" and parser.get_method() == b"GET"
+            if self._upgrade == b"websocket" and self.server.speaks_websockets:
+                websocket = version == "1.1" and parser.get_method() == b"GET"
             if not websocket:
                 if parser.get_method() == b"CONNECT":
                     self._stop_at(400)

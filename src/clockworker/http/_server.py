@@ -72,6 +72,7 @@ class HttpServer:
         self.factory: Callable[[], Any] = partial(HttpConnection, self, self.rules)
         self._proxies = proxies
         self._websockets = websockets
+        self.speaks_websockets = websockets is not None
         self._table = table
         self._find = table.find if len(targets) > 1 else None
         self._uses_host = bool(getattr(table, "uses_host", True))
@@ -91,6 +92,15 @@ class HttpServer:
         self._ticks = [time / self._look_s if time > 0 else float("inf") for time in (*times, LINGER_S)]
 
     # What connections call.
+
+    def takes_over(self, first: HttpConnection, ssl_object: Any) -> bool:
+        """Whether its client has chosen HTTP/2 in its handshake, and another protocol has its connection now."""
+        if ssl_object is None or ssl_object.selected_alpn_protocol() != "h2":
+            return False
+        from clockworker.http._http2 import Http2Connection
+
+        first.transport.set_protocol(Http2Connection(self, first))
+        return True
 
     def protocol(self, connection: Connection) -> asyncio.BaseProtocol:
         protocol: asyncio.BaseProtocol = self.factory()
@@ -118,10 +128,7 @@ class HttpServer:
 
     def websocket(self, protocol: HttpConnection, request: Request) -> Any:
         """A handshake's head is complete."""
-        if self._websockets is None:
-            from clockworker.http._websocket import WebSocket
-
-            self._websockets = WebSocket
+        assert self._websockets is not None
         websocket = self._websockets(protocol, request, self)
         turn = _Turn(websocket, protocol, request, self._target(request, "WEBSOCKET"), self.access_log)
         if self._limit is not None and sum(each.running for each in self.targets) >= self._limit:
@@ -168,28 +175,15 @@ class HttpServer:
             self._look_later()
 
     def _look_at(self, protocol: HttpConnection, tick: int) -> None:
-        header, body, keep_alive, response, linger = self._ticks
         if protocol.websocket is not None:
             protocol.websocket.look()
             return
-        age = tick - protocol.since
-        state, current = protocol.state, protocol.current
+        if isinstance(protocol, HttpConnection):
+            if self._is_late(protocol, tick):
+                return
+        else:
+            protocol.look(tick, *self._ticks[:4])
         transport = protocol.transport
-        if state == LINGERING:
-            if age > linger:
-                transport.abort()
-                return
-        elif protocol.closing:
-            pass
-        elif current is not None:
-            if state == BODY and current.asked and current is protocol.parsing and age > body:
-                protocol.time_out(0)
-                return
-        elif state == HEAD:
-            if age > header:
-                protocol.time_out(408)
-        elif age > (keep_alive if protocol.requests else header):
-            protocol.end_idle()
         size = transport.get_write_buffer_size()
         if not size:
             self._unsent.pop(protocol, None)
@@ -197,10 +191,32 @@ class HttpServer:
         before, since = self._unsent.get(protocol, (0, tick))
         if not before or size < before:
             since = tick
-        elif tick - since > response:
+        elif tick - since > self._ticks[3]:
             transport.abort()
             return
         self._unsent[protocol] = size, since
+
+    def _is_late(self, protocol: HttpConnection, tick: int) -> bool:
+        """Whether its client was, so that the connection has been cut."""
+        header, body, keep_alive, _, linger = self._ticks
+        age = tick - protocol.since
+        state, current = protocol.state, protocol.current
+        if state == LINGERING:
+            if age > linger:
+                protocol.transport.abort()
+                return True
+        elif protocol.closing:
+            pass
+        elif current is not None:
+            if state == BODY and current.asked and current is protocol.parsing and age > body:
+                protocol.time_out(0)
+                return True
+        elif state == HEAD:
+            if age > header:
+                protocol.time_out(408)
+        elif age > (keep_alive if protocol.requests else header):
+            protocol.end_idle()
+        return False
 
     # The stop.
 
@@ -210,8 +226,8 @@ class HttpServer:
         transport = connection.transport
         if transport is None:
             return False  # being opened
-        protocol = transport.get_protocol()
-        if transport.is_closing() or not isinstance(protocol, HttpConnection):
+        protocol: Any = transport.get_protocol()
+        if transport.is_closing() or protocol not in self._protocols:
             return True
         if (unread(connection) or connection.is_receiving()) and transport.is_reading():
             connection.idle_since = None
@@ -224,10 +240,15 @@ class HttpServer:
         transport = connection.transport
         if transport is None or transport.is_closing():
             return
-        protocol = transport.get_protocol()
-        if not isinstance(protocol, HttpConnection):
+        protocol: Any = transport.get_protocol()
+        if protocol not in self._protocols:
             return
-        if unread(connection) or connection.is_receiving() or protocol.is_busy:
+        if unread(connection) or connection.is_receiving():
+            connection.idle_since = None
+            return
+        if protocol.is_busy:
+            if not isinstance(protocol, HttpConnection):
+                protocol.refuse_more()
             connection.idle_since = None
             return
         self._end_if_quiet(connection, protocol, now)
@@ -260,7 +281,9 @@ class HttpServer:
         """From now on each response is the last of its connection."""
         self.rules.stopping = True
         for protocol in [*self._protocols]:
-            if protocol.websocket is not None:
+            if not isinstance(protocol, HttpConnection):
+                protocol.shut_down()
+            elif protocol.websocket is not None:
                 protocol.websocket.shut_down()
 
 
