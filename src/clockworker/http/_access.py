@@ -107,11 +107,12 @@ class AccessLog:
         if not _is_plain(path):
             path = _escaped(path)
         target = request.target
-        queue = target.queue
+        queue, group = "-", None
+        if target is not None:  # else it has not come to its turn
+            queue, group = target.queue, target.group_of(scope, request.path)
         queue_text = self._queues.get(queue)
         if queue_text is None:
             queue_text = self._queues[queue] = _field(queue)
-        group = target.group_of(scope, request.path)
         group_text = "-" if group is None else _field(group)
         method, version, ms = request.method, _VERSIONS[request.version], elapsed_ns / 1e6
         text = f'{client_text} "{method} {path} HTTP/{version}" {status} {sent} {ms:.1f} {queue_text} {group_text}'
