@@ -63,8 +63,6 @@ class Whole:
 class Server(HttpServer):
     """Serves as uvicorn's configuration says. loop: theirs, which may be a mock."""
 
-    speaks_websockets = True
-
     def __init__(self, config: Any, server_state: Any, app_state: dict[str, Any], loop: Any) -> None:
         if not config.loaded:
             config.load()
@@ -84,6 +82,7 @@ class Server(HttpServer):
             ws_per_message_deflate=config.ws_per_message_deflate,
         )
         super().__init__(self.call, ours, state=app_state, table=NoTable(), targets=[Nowhere()])  # type: ignore[list-item]
+        self.speaks_websockets = True
         self.state = app_state  # theirs is filled after the connection was made
         self.application = config.loaded_app
         self.scope: Any = None
