@@ -17,6 +17,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 import clockworker as cw
 from bench._http_raw import Application
+from clockworker.http._proxy import Proxies
 from clockworker.http._routes import RouteTable
 from clockworker.http._server import HttpServer
 from clockworker.http._targets_cy import Target
@@ -136,8 +137,8 @@ async def uvicorn_in_process(app: Application, access_log: bool) -> AsyncIterato
 ROUTES = (
     Route("/reports/*", queue="background"),
     Route("/users/{name}", queue="foreground", methods=("GET",)),
-    Route("/exact", queue="internal"),
-)
+    Route("/health", queue="internal"),
+)  # none is about what is measured
 QUEUES = {"foreground": 8, "background": 1, "internal": 1}
 
 
@@ -146,10 +147,11 @@ async def clockworker_in_process(app: Application, access_log: bool) -> AsyncIte
     async with cw.Executor([cw.Queue(name, share) for name, share in QUEUES.items()]) as executor:
         targets = [Target(route.path, executor.queue(route.queue)) for route in ROUTES]
         targets.append(Target("other", executor.queues()[0]))
-        server = HttpServer(
-            app, HttpConfig(), state={}, table=RouteTable(ROUTES), targets=targets, proxies=None, access_log=None
-        )
-        yield server.factory
+        config = HttpConfig()
+        proxies = Proxies(config.forwarded_allow_ips)
+        yield HttpServer(
+            app, config, state={}, table=RouteTable(ROUTES), targets=targets, proxies=proxies, access_log=None
+        ).factory
 
 
 SIDES: dict[str, Callable[[Application, bool], contextlib.AbstractAsyncContextManager[Connect]]] = {

@@ -17,24 +17,26 @@ from pathlib import Path
 import msgspec
 import uvloop
 
-from bench._http_frameworks import ORDER, ORDERED, fastapi_app, starlette_app
+from bench import _http_raw as raw
 from bench._http_in_process import SIDES, Asking, request
-from bench._http_raw import JSON, PLAIN, Application, plain
 
 WARM = 50
 
 
 class Workload(msgspec.Struct, frozen=True):
-    app: Application
+    app: raw.Application
     asked: bytes
     answer: bytes  # its body
 
 
-WORKLOADS = {
-    "plain": Workload(plain, request("GET", "/plain"), PLAIN),
-    "starlette": Workload(starlette_app, request("GET", "/starlette"), JSON),
-    "fastapi": Workload(fastapi_app, request("POST", "/fastapi", ORDER), ORDERED),
-}
+def workload(name: str) -> Workload:
+    if name == "plain":
+        return Workload(raw.plain, request("GET", "/plain"), raw.PLAIN)
+    from bench import _http_frameworks as frameworks  # imported only if wanted: under valgrind that takes most of a minute
+
+    if name == "starlette":
+        return Workload(frameworks.starlette_app, request("GET", "/starlette"), raw.JSON)
+    return Workload(frameworks.fastapi_app, request("POST", "/fastapi", frameworks.ORDER), frameworks.ORDERED)
 
 
 class Child(msgspec.Struct, frozen=True):
@@ -45,6 +47,8 @@ class Child(msgspec.Struct, frozen=True):
 
 
 def main(directory: Path, count: int, names: list[str]) -> None:
+    for name in names:
+        workload(name)  # imports what it needs
     gc.collect()
     gc.freeze()  # or a child's first collection would copy all of the parent's memory, and count
     children: dict[int, Child] = {}
@@ -74,9 +78,9 @@ def run_in_child(child: Child) -> int:
 
 
 async def serve(child: Child) -> None:
-    workload = WORKLOADS[child.workload]
-    async with SIDES[child.side](workload.app, child.access_log) as connect:
-        asking = Asking(connect, workload.asked, workload.answer)
+    work = workload(child.workload)
+    async with SIDES[child.side](work.app, child.access_log) as connect:
+        asking = Asking(connect, work.asked, work.answer)
         await asking.ask(WARM + child.requests)
         asking.close()
 
