@@ -122,6 +122,7 @@ class Reader:
         self._serve.clean_up()
 
 
+@pytest.mark.slow
 def test_the_tutorial(tmp_path: Path) -> None:
     reader = Reader(tmp_path)
     try:
