@@ -30,6 +30,8 @@ _clients = itertools.count(2)  # each is another address, and so another client 
 def server() -> Iterator[Server]:
     with serving("examples.shop:main", shards=len(SHARDS), options=OPTIONS) as server:
         yield server
+        assert server.stop() == 0
+        assert "Traceback" not in server.log
 
 
 def url(server: Server, scheme: str = "http") -> str:
@@ -271,8 +273,8 @@ def test_all_are_sent_away_when_the_server_stops() -> None:
             assert [socket.close_code for socket in sockets] == [1012, 1012]
             assert [await stream.end() for stream in streams] == [b"", b""]
             assert await stopping == 0
+            assert "Traceback" not in server.log
 
     options = [*OPTIONS, "--timeout-graceful-shutdown", "600"]
     with serving("examples.shop:main", shards=len(SHARDS), options=options) as server:
         asyncio.run(stop(server))
-    assert "Traceback" not in server.log

@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
+import hashlib
+import http.client
 import io
+import json
+import random
+import re
 import sys
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import Any
 from wsgiref.validate import validator
 
@@ -19,6 +27,7 @@ from clockworker.http._wsgi import Wsgi
 from clockworker.shards.worker._blocking_pools import BlockingPools
 from tests.conftest import Run, until
 from tests.http.test_environ import scope
+from tests.shards.servers import DEADLINE, Serve, Server, eventually
 
 Environ = dict[str, Any]
 Application = Callable[[Environ, Callable[..., Callable[[bytes], object]]], Iterable[bytes]]
@@ -697,3 +706,284 @@ def test_a_free_thread_goes_to_the_group_that_has_fewest(run: Run) -> None:
     run(body)
     started.clear()
     ended.clear()
+
+
+# Behind the real server.
+
+APPLICATION = """
+import hashlib, json, threading, time
+import clockworker as cw
+
+closed, gate = [], threading.Event()
+
+@cw.remote
+async def double(number: int) -> int:
+    return 2 * number
+
+class Stream:
+    def __init__(self, path, pieces):
+        self.path, self.pieces = path, iter(pieces)
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        return next(self.pieces)
+
+    def close(self):
+        closed.append(self.path)
+
+def app(environ, start_response):
+    path, file = environ["PATH_INFO"], environ["wsgi.input"]
+    headers = [("Content-Type", "text/plain")]
+    match path:
+        case "/hash":  # of what comes
+            digest, size = hashlib.sha256(), 0
+            while piece := file.read(20_000):
+                digest.update(piece)
+                size += len(piece)
+            start_response("200 OK", headers)
+            return [f"{size} {digest.hexdigest()}".encode()]
+        case "/echo":
+            start_response("200 OK", headers)
+            return iter(lambda: file.read(20_000), b"")
+        case "/unread":
+            start_response("200 OK", headers)
+            return [b"unread"]
+        case "/endless":
+            start_response("200 OK", headers)
+            return Stream(path, iter(lambda: b"x" * 10_000, b""))
+        case "/events":
+            start_response("200 OK", headers)
+            return Stream(path, (b"event %d\\n" % n for n in range(3) if not n or gate.wait(60)))
+        case "/go":
+            gate.set()
+            start_response("204 No Content", [])
+            return []
+        case "/closed":
+            start_response("200 OK", headers)
+            return [json.dumps(closed).encode()]
+        case "/shard":
+            shard = cw.current_shard()
+            answer = shard.call_threadsafe(shard.id, double, 21).result(60)
+            start_response("200 OK", headers)
+            return [f"{shard.id} {answer} {shard.stats().blocking_running}".encode()]
+        case "/raise":
+            raise LookupError("as it should")
+        case "/raise-late":
+            start_response("200 OK", [*headers, ("Content-Length", "10")])
+            return Stream(path, (1 / 0 if n else b"half" for n in range(2)))
+        case "/slow":
+            time.sleep(0.3)
+            start_response("200 OK", headers)
+            return [b"slow"]
+        case _:
+            start_response("404 Not Found", headers)
+            return [environ["REQUEST_METHOD"].encode(), b" ", environ["RAW_URI"].encode()]
+"""
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    serve = Serve(tmp_path_factory.mktemp("wsgi"))
+    try:
+        server = serve(APPLICATION, "--shards", "1", "--spares", "0", "--threads", "4", app="app:app")
+        server.wait_serving()
+        yield server
+        assert server.stop() == 0
+        # Of clients that have left there are none.
+        errors = re.findall(r" ERROR .*$", server.log, re.MULTILINE)
+        assert len(errors) <= 2, server.log
+        assert all(error.endswith("] Exception in ASGI application") for error in errors), server.log
+    finally:
+        serve.clean_up()
+
+
+class Memory:
+    """By how much a process's resident memory has grown at most, since this was made."""
+
+    def __init__(self, pid: int) -> None:
+        self._pid = pid
+        Path(f"/proc/{pid}/clear_refs").write_text("5")  # the highest is that of now
+        self._before = self._highest()
+
+    def _highest(self) -> int:
+        found = re.search(r"VmHWM:\s*(\d+) kB", Path(f"/proc/{self._pid}/status").read_text())
+        assert found is not None
+        return 1024 * int(found[1])
+
+    def growth(self) -> int:
+        return self._highest() - self._before
+
+
+@pytest.fixture
+def client(server: Server) -> Iterator[http.client.HTTPConnection]:
+    connection = http.client.HTTPConnection(*server.address, timeout=DEADLINE)
+    yield connection
+    connection.close()
+
+
+def closed_count(server: Server, path: str) -> int:
+    connection = http.client.HTTPConnection(*server.address, timeout=DEADLINE)
+    connection.request("GET", "/closed")
+    closed: list[str] = json.loads(connection.getresponse().read())
+    connection.close()
+    return closed.count(path)
+
+
+def pieces_of(size: int) -> Iterator[bytes]:
+    piece = random.Random(1).randbytes(100_000)
+    for _ in range(size // len(piece)):
+        yield piece
+
+
+SIZES = [2_000_000, pytest.param(50_000_000, marks=pytest.mark.slow)]
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("chunked", [False, True])
+def test_uploads(server: Server, client: http.client.HTTPConnection, size: int, chunked: bool) -> None:
+    """Whose bytes come as they are, and are never all there at once."""
+    memory = Memory(server.shard_pids()[0])
+    headers = {} if chunked else {"Content-Length": str(size)}
+    client.request("POST", "/hash", pieces_of(size), headers, encode_chunked=chunked)
+    digest = hashlib.sha256()
+    for piece in pieces_of(size):
+        digest.update(piece)
+    assert client.getresponse().read() == f"{size} {digest.hexdigest()}".encode()
+    assert memory.growth() < 1_900_000 + 6_000_000 * (size > 2_000_000)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_both_ways_at_once(server: Server, client: http.client.HTTPConnection, size: int) -> None:
+    """The body goes back while it comes, to a client that reads late."""
+    memory = Memory(server.shard_pids()[0])
+
+    connection = server.connect()
+    connection.sendall(b"POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % size)
+
+    def send() -> None:
+        for piece in pieces_of(size):
+            connection.sendall(piece)
+
+    with connection, concurrent.futures.ThreadPoolExecutor() as pool:
+        sending = pool.submit(send)
+        time.sleep(0.2)  # for what is not read to fill all buffers on its way
+        response = http.client.HTTPResponse(connection)
+        response.begin()
+        received = hashlib.sha256()
+        while piece := response.read(50_000):
+            received.update(piece)
+        sending.result()
+    sent = hashlib.sha256()
+    for piece in pieces_of(size):
+        sent.update(piece)
+    assert received.digest() == sent.digest()
+    assert memory.growth() < 1_900_000 + 6_000_000 * (size > 2_000_000)
+
+
+def test_a_reader_that_does_not_read_makes_the_application_wait(server: Server) -> None:
+    memory = Memory(server.shard_pids()[0])
+    before = closed_count(server, "/endless")
+    with server.connect() as connection:
+        connection.sendall(b"GET /endless HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert connection.recv(1_000).startswith(b"HTTP/1.1 200 OK\r\n")
+        time.sleep(0.3)  # in which it could make gigabytes
+        assert memory.growth() < 4_000_000
+        for _ in range(100):
+            assert connection.recv(10_000)
+    # It has left, and the thread is free.
+    eventually(lambda: closed_count(server, "/endless") == before + 1, "the end of the iteration")
+
+
+def test_clients_that_leave_free_their_threads(server: Server) -> None:
+    """More of them than there are threads: before their body has come, and before all has been sent."""
+    before = closed_count(server, "/endless")
+    for _ in range(6):
+        with server.connect() as connection:
+            connection.sendall(b"POST /hash HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\nhalf of i")
+        with server.connect() as connection:
+            connection.sendall(b"GET /endless HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert connection.recv(1_000)
+    eventually(lambda: closed_count(server, "/endless") == before + 6, "the end of the iterations")
+
+
+def test_events_come_one_by_one(server: Server, client: http.client.HTTPConnection) -> None:
+    client.request("GET", "/events")
+    response = client.getresponse()
+    assert response.getheader("Transfer-Encoding") == "chunked"
+    assert response.readline() == b"event 0\n"  # the next is not made before somebody says so
+    other = http.client.HTTPConnection(*server.address, timeout=DEADLINE)
+    other.request("GET", "/go")
+    assert other.getresponse().status == 204
+    other.close()
+    assert response.read() == b"event 1\nevent 2\n"
+
+
+def test_a_connection_goes_on(server: Server, client: http.client.HTTPConnection) -> None:
+    """After a body that nobody has read, and errors."""
+    for body in (b"", b"x" * 1_000, b"x" * 100_000):
+        client.request("POST", "/unread", body)
+        response = client.getresponse()
+        assert (response.status, response.read()) == (200, b"unread")
+        assert response.getheader("Content-Length") == "6"
+        assert response.getheader("Connection") is None
+        socket = client.sock
+        client.request("HEAD", "/unread")
+        response = client.getresponse()
+        assert (response.status, response.read(), response.getheader("Content-Length")) == (200, b"", None)
+        client.request("GET", "/caf%C3%A9?x=%20")
+        response = client.getresponse()
+        assert (response.status, response.read()) == (404, b"GET /caf%C3%A9?x=%20")
+        assert client.sock is socket
+
+
+def test_a_body_is_asked_for_when_it_is_read(server: Server) -> None:
+    """`Expect: 100-continue`: an application that does not read it gets no body."""
+    with server.connect() as connection:
+        connection.sendall(b"POST /hash HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\nExpect: 100-continue\r\n\r\n")
+        assert connection.recv(1_000) == b"HTTP/1.1 100 Continue\r\n\r\n"
+        connection.sendall(b"abc")
+        assert connection.recv(1_000).endswith(b"3 " + hashlib.sha256(b"abc").hexdigest().encode())
+    with server.connect() as connection:
+        connection.sendall(b"POST /unread HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\nExpect: 100-continue\r\n\r\n")
+        answer = b""
+        while data := connection.recv(1_000):
+            answer += data
+        assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
+        assert answer.endswith(b"\r\n\r\nunread")
+
+
+def test_failures(server: Server, client: http.client.HTTPConnection) -> None:
+    client.request("GET", "/raise")
+    response = client.getresponse()
+    assert (response.status, response.read()) == (500, b"Internal Server Error")
+    client.request("GET", "/raise-late")
+    response = client.getresponse()
+    assert response.status == 200
+    with pytest.raises((http.client.IncompleteRead, ConnectionResetError)):
+        response.read()
+    assert server.wait_log("LookupError: as it should")
+    assert server.wait_log("ZeroDivisionError")
+
+
+def test_shards_in_threads(server: Server, client: http.client.HTTPConnection) -> None:
+    client.request("GET", "/shard")
+    assert client.getresponse().read() == b"0 42 1"
+
+
+def test_the_stop_waits_for_requests_in_threads(tmp_path: Path) -> None:
+    serve = Serve(tmp_path)
+    try:
+        server = serve(APPLICATION, "--shards", "1", "--spares", "0", "--threads", "1", app="app:app")
+        server.wait_serving()
+        clients = [http.client.HTTPConnection(*server.address, timeout=DEADLINE) for _ in range(3)]
+        for client in clients:
+            client.request("GET", "/slow")  # one after the other, in one thread
+        assert server.stop() == 0
+        answers = [client.getresponse() for client in clients]
+        assert [(answer.status, answer.read()) for answer in answers] == [(200, b"slow")] * 3
+        for client in clients:
+            client.close()
+    finally:
+        serve.clean_up()

@@ -10,6 +10,7 @@ from clockworker._errors import ConfigurationError
 from clockworker.shards.config import _toml
 from clockworker.shards.config._config import QueueConfig, TcpAddress, UnixAddress
 from clockworker.shards.config._file import find_file, read_file
+from clockworker.shards.config._http import Route
 from clockworker.shards.config._options import OPTIONS
 from tests.shards.mistakes import right_or_told
 
@@ -31,8 +32,14 @@ def test_values_of_every_type(tmp_path: Path) -> None:
         timeout_graceful_shutdown = 0.5
         respawn = false
         metrics = true
+        header = "a: b, c"
+        ws-max-size = "1MiB"
+        forwarded_allow_ips = ["::1", "10.0.0.0/8"]
         [[queue]]
         name = "web"
+        [[route]]
+        path = "/x"
+        methods = ["GET"]
     """
     assert read_file(write(tmp_path, text)) == {
         "app": "app:main",
@@ -44,7 +51,11 @@ def test_values_of_every_type(tmp_path: Path) -> None:
         "timeout_graceful_shutdown": 0.5,
         "respawn": False,
         "metrics": TcpAddress("127.0.0.1", 9464),
+        "header": (("a", "b, c"),),
+        "ws_max_size": 1 << 20,
+        "forwarded_allow_ips": "::1,10.0.0.0/8",
         "queue": (QueueConfig("web"),),
+        "route": (Route("/x", methods=("GET",)),),
     }
 
 
@@ -80,6 +91,14 @@ def test_one_value_will_do_where_there_may_be_several(tmp_path: Path) -> None:
         ("shard_queue = ['0:x:1']", "{}: shard_queue: is for the command line"),
         ("app_dir = 'a'\napp-dir = 'b'", "{}: app-dir: is given twice, with - and with _; give it once"),
         ("[[queue]]\nshare = 1", "{}: queue: [[queue]]: there is no name"),
+        ("[[route]]\nqueue = 'x'", "{}: route: [[route]]: there is no path"),
+        (
+            "[[route]]\npath = '/x'\ngruop = 'client'",
+            "{}: route: [[route]] '/x': unknown key 'gruop'; did you mean 'group'?",
+        ),
+        ("route = 1", "{}: route: route is 1; give tables [[route]]"),
+        ("header = [1]", "{}: header: 1 in the list is a whole number; give a string"),
+        ("root_path = 'api'", "{}: root_path: 'api' is no root path"),
         ("[shard.0]\nport = 1", "{}: shard: [shard.0]: unknown key 'port'"),
         ("shards = 2\n[", "{} is not TOML: "),
         ("shards == 2", "(at line 1, column 9)"),

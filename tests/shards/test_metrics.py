@@ -26,6 +26,8 @@ from clockworker.shards.protocol._reading import (
     ProcessReading,
     QueueReading,
     Reading,
+    Requests,
+    RouteReading,
 )
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -34,7 +36,14 @@ DOCS = Path(__file__).parents[2] / "docs"
 TEXT, OPENMETRICS = "", "application/openmetrics-text; version=1.0.0"
 
 
-def snapshot(shards: int = 2, *, by: int = 1, queues: Sequence[str] = ("fast", "slow"), counters: int = 2) -> Snapshot:
+def snapshot(
+    shards: int = 2,
+    *,
+    by: int = 1,
+    queues: Sequence[str] = ("fast", "slow"),
+    counters: int = 2,
+    routes: Sequence[str] = ("/", "other"),
+) -> Snapshot:
     """Counters of shard i and queue or counter j are different numbers, all of them multiples of `by`."""
     durations = DurationStats((*[0] * 70, 3 * by, *[0] * 100, by), 2**21, by * 5 * 10**6)
     readings = []
@@ -49,6 +58,14 @@ def snapshot(shards: int = 2, *, by: int = 1, queues: Sequence[str] = ("fast", "
                 for number, name in enumerate(queues)
             },
             counters=Counters({f"shop_orders_{number}": by * (shard + 1) for number in range(shard, counters)}),
+            http=Requests(
+                {
+                    queue: {route: _route(by, shard + 10 * number, durations) for number, route in enumerate(routes)}
+                    for queue in queues[min(shard, 1) :]  # others have none in the first
+                }
+                if routes
+                else {}
+            ),
         )
         readings.append(reading)
     return Snapshot(
@@ -57,6 +74,11 @@ def snapshot(shards: int = 2, *, by: int = 1, queues: Sequence[str] = ("fast", "
         1.5,
         3 * 10**9,
     )
+
+
+def _route(by: int, first: int, durations: DurationStats) -> RouteReading:
+    """`first` is at status 0, and so on."""
+    return RouteReading(*[by * number for number in range(first, first + 10)], durations)  # type: ignore[call-arg, arg-type]
 
 
 def page(shards: int = 2) -> str:
@@ -84,6 +106,8 @@ def test_a_page_says_what_prometheus_client_would_write(accept: str) -> None:
         snapshot(counters=1),
         snapshot(queues=odd),
         snapshot(by=7, queues=odd),
+        snapshot(routes=odd),
+        snapshot(routes=()),
     ):
         now[0] = then
         body, content_type = metrics.page(accept)
@@ -141,11 +165,38 @@ def test_histograms_are_by_queue_over_all_shards() -> None:
     assert total == 0.01
 
 
+def test_http_s_series_are_by_route_or_by_queue() -> None:
+    found = {
+        (s.name, *(s.labels.get(label) for label in ("shard", "queue", "route", "status"))): s.value
+        for family in parse(page())
+        for s in family.samples
+        if "le" not in s.labels and ("http" in s.name or "websockets" in s.name)
+    }
+    total = "clockworker_http_requests_total"
+    assert [found[total, "0", "fast", "/", str(digit)] for digit in range(6)] == [0, 1, 2, 3, 4, 5]
+    assert [found[total, "1", "slow", "other", str(digit)] for digit in range(6)] == [11, 12, 13, 14, 15, 16]
+    assert (total, "1", "fast", "/", "0") not in found
+    # Over the queues of shard 0, in which each has 6 of `/`.
+    assert found["clockworker_http_refused_total", "0", None, "/", None] == 12
+    assert found["clockworker_http_refused_total", "1", None, "/", None] == 7
+    assert found["clockworker_http_requests_waiting", "0", None, "other", None] == 2 * 18
+    assert found["clockworker_websockets_open", "0", "fast", None, None] == 9 + 19
+    assert found["clockworker_http_request_seconds_count", None, "fast", "/", None] == 4
+    assert found["clockworker_http_request_seconds_count", None, "slow", "/", None] == 8
+
+
+def test_where_nothing_serves_http_its_families_are_not_there() -> None:
+    body, _ = Metrics(lambda: snapshot(routes=())).page(TEXT)
+    assert b"http" not in body
+    assert b"websockets" not in body
+
+
 def test_a_series_a_shard_and_never_one_a_pair() -> None:
     def series(shards: int) -> int:
         return sum(len(family.samples) for family in parse(page(shards)) if family.name.startswith("clockworker"))
 
-    assert series(3) - series(2) == series(64) - series(63) < 80
+    of_two_routes = 2 * 6 + 2 + 2 + 1  # by status; refused; waiting; WebSockets of their queue
+    assert series(3) - series(2) == series(64) - series(63) < 80 + of_two_routes
 
 
 def test_units_and_suffixes_are_prometheus_s() -> None:

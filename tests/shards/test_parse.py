@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -179,6 +181,11 @@ def test_no_text_is_worse_than_a_configuration_error(text: str) -> None:
         parse.parse_log_level,
         parse.parse_metrics,
         parse.parse_limit,
+        parse.parse_trusted,
+        parse.parse_root_path,
+        parse.parse_header,
+        parse.parse_head_size,
+        parse.parse_gil_switch_interval,
     ):
         with right_or_told():
             read(text)
@@ -224,3 +231,78 @@ def test_a_choice_that_is_none_names_those_there_are() -> None:
         parse.parse_distribution("random")
     with pytest.raises(ConfigurationError, match="choose one of text, json"):
         parse.parse_log_format("xml")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("*", "*"), ("127.0.0.1, ::1", "127.0.0.1,::1"), ("10.0.0.0/8,fd00::/8,unix", "10.0.0.0/8,fd00::/8,unix")],
+)
+def test_trusted_proxies(text: str, expected: str) -> None:
+    assert parse.parse_trusted(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "localhost",
+            "'localhost' is no address of a proxy; give addresses and networks, for example 10.0.0.0/8,::1; unix",
+        ),
+        ("10.0.0.1/8", "'10.0.0.1/8' is no address of a proxy (10.0.0.1/8 has host bits set); give"),
+        ("10.0.0.0/33", "'10.0.0.0/33' is no address"),
+        ("127.0.0.1,", "'' is no address"),
+        ("*,::1", r"* is for all; take it out, or the rest"),
+    ],
+)
+def test_proxies_that_are_none(text: str, message: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        parse.parse_trusted(text)
+    assert message in str(caught.value)
+
+
+def test_root_paths() -> None:
+    assert [parse.parse_root_path(text) for text in ("", "/api", "/a/b")] == ["", "/api", "/a/b"]
+    for text, right in {"api": "/api", "/api/": "/api", "/": "/api", "/a?b": "/a"}.items():
+        with pytest.raises(ConfigurationError, match=f"is no root path; give one that .*: {right}$"):
+            parse.parse_root_path(text)
+
+
+def test_headers() -> None:
+    assert parse.parse_headers(["x-frame-options: DENY", "A:", "b: c: d"]) == (
+        ("x-frame-options", "DENY"),
+        ("A", ""),
+        ("b", "c: d"),
+    )
+    for text, message in {
+        "x": "is no header; give NAME:VALUE",
+        ": x": "is no header",
+        "a b: c": "is no header",
+        "a: b\r\nc: d": "the value has what no header can have",
+        "a: \u20ac": "the value has what no header can have",
+        "Content-Length: 3": "Content-Length is of one response only; take it out",
+        "transfer-encoding: chunked": "is of one response only",
+    }.items():
+        with pytest.raises(ConfigurationError, match=message):
+            parse.parse_header(text)
+
+
+@pytest.mark.parametrize(
+    ("read", "right", "wrong"),
+    [
+        (parse.parse_interface, {"WSGI": "wsgi", "auto": "auto"}, ["rsgi", "asgi"]),
+        (parse.parse_lifespan, {"on": "on"}, ["yes"]),
+        (parse.parse_ws_max_size, {"1": 1, "16MiB": 1 << 24}, ["0", "2GiB"]),
+        (parse.parse_ws_max_queue, {"1": 1}, ["0", "x"]),
+        (parse.parse_head_size, {"64": 64, "8KiB": 8192}, ["63", "2MiB", "0"]),
+        (parse.parse_limit_request_fields, {"100": 100}, ["0", "32769"]),
+        (parse.parse_event_size, {"64KiB": 65536}, ["1023", "17MiB"]),
+        (parse.parse_limit_concurrency, {"1": 1}, ["0"]),
+        (parse.parse_threads, {"1024": 1024}, ["0", "1025"]),
+        (parse.parse_gil_switch_interval, {"0.0005": 0.0005, "1": 1.0}, ["0", "2", "x"]),
+    ],
+)
+def test_values_of_http(read: Callable[[str], object], right: dict[str, object], wrong: list[str]) -> None:
+    assert {text: read(text) for text in right} == right
+    for text in wrong:
+        with pytest.raises(ConfigurationError, match=r"give|choose"):
+            read(text)

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from msgspec import structs
 
 from clockworker.shards.config._config import InheritedSocket, QueueConfig, ServeConfig, TcpAddress, UnixAddress
+from clockworker.shards.config._http import HttpConfig, Route
 from clockworker.shards.config._options import OPTIONS
 from clockworker.shards.config._print import as_toml
 from clockworker.shards.config._settings import read_settings
@@ -38,6 +39,29 @@ QUEUES = st.builds(
     slow_poll=st.none() | st.floats(0, 100),
 )
 NAMES = st.sampled_from(["", "admin", "7", "an_other-One"])
+ROUTES = st.builds(
+    Route,
+    path=st.sampled_from(["/a", "/é{x}/*", "/\"'"]),
+    queue=st.none() | TEXT,
+    methods=st.sampled_from([(), ("GET", "WEBSOCKET")]),
+    host=st.sampled_from([None, "h.example"]),
+    group=st.sampled_from([None, "client", "header:X-a"]),
+    after=st.none() | TEXT,
+    limit=st.integers(1, 9),
+    waiting=st.none() | st.integers(0, 9),
+)
+HTTP = st.builds(
+    HttpConfig,
+    routes=st.lists(ROUTES, max_size=3, unique_by=lambda route: (route.path, route.methods, route.host)).map(tuple),
+    headers=st.lists(st.sampled_from([("a", "b"), ("c", ""), ("d", 'é, "f": g')]), max_size=3).map(tuple),
+    ws_max_size=st.integers(1, 1 << 30),
+    incomplete_event_size=st.integers(1 << 10, 1 << 24),
+    threads=st.none() | st.integers(1, 1024),
+    server_header=st.booleans(),
+    timeout_keep_alive=st.floats(1e-9, 1e6),
+    gil_switch_interval=st.none() | st.floats(1e-6, 1),
+    root_path=st.sampled_from(["", "/a", "/é"]),
+)
 CONFIGS = st.builds(
     ServeConfig,
     app=st.just("app:main"),
@@ -59,6 +83,7 @@ CONFIGS = st.builds(
     credit=st.integers(1, 1_000_000),
     max_message=st.integers(1 << 10, 1 << 30),
     blocking_threads=st.integers(1, 1_024),
+    http=HTTP,
 )
 
 
@@ -77,6 +102,11 @@ def test_every_value_says_where_it_came_from() -> None:
     assert "# env_file                                  # not set" in lines
     assert all(" # " in line for line in lines if " = " in line and "bind" in line)
     assert lines.count("[[queue]]                                   # app.toml") == 2
+    assert lines.count("[[route]]                                   # default") == 2
+    assert (
+        "# [[route]]                                 # not set: those of the application, or else all in the first queue"
+        in (as_toml(ServeConfig("app:main"), {}, {}).splitlines())
+    )
     assert lines.count("[[shard.1.queue]]                           # default") == 2
     named = {line.removeprefix("# ").partition(" ")[0] for line in lines}
     for option in OPTIONS:

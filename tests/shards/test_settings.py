@@ -183,6 +183,33 @@ def test_switches_can_be_turned_back() -> None:
     assert read("app:main", CLOCKWORKER_NO_PIN="no").pin
 
 
+def test_what_is_on_for_http_can_be_turned_off() -> None:
+    switches = {"proxy_headers", "server_header", "date_header", "ws_per_message_deflate"}
+    off = read("app:main " + " ".join(f"--no-{name.replace('_', '-')}" for name in switches)).http
+    assert off == HttpConfig(**dict.fromkeys(switches, False))  # type: ignore[arg-type]
+    assert read("app:main", **{f"CLOCKWORKER_{name.upper()}": "0" for name in switches}).http == off
+
+
+def test_proxies_may_be_said_as_uvicorn_has_it() -> None:
+    assert read("app:main", FORWARDED_ALLOW_IPS="*").http.forwarded_allow_ips == "*"
+    both = {"FORWARDED_ALLOW_IPS": "*", "CLOCKWORKER_FORWARDED_ALLOW_IPS": "::1"}
+    assert read("app:main", **both).http.forwarded_allow_ips == "::1"
+
+
+def test_headers_in_a_variable_are_lines() -> None:
+    headers = read("app:main", CLOCKWORKER_HEADER="a: b, c\nd: e f").http.headers
+    assert headers == (("a", "b, c"), ("d", "e f"))
+
+
+def test_routes_are_replaced_whole() -> None:
+    file = "[[route]]\npath = '/a'\nqueue = 'x'\n[[route]]\npath = '/b'\nlimit = 2"
+    assert settings("app:main", file).config.http.routes == (Route("/a", "x"), Route("/b", limit=2))
+    assert settings("app:main --route /c=y", file).config.http.routes == (Route("/c", "y"),)
+    found = settings("app:main", file, CLOCKWORKER_ROUTE="/d=y /e=z:client")
+    assert found.config.http.routes == (Route("/d", "y"), Route("/e", "z", group="client"))
+    assert found.origins["route"] == "CLOCKWORKER_ROUTE"
+
+
 def test_lists_are_replaced_whole() -> None:
     file = "[[queue]]\nname = 'web'\n[[queue]]\nname = 'bg'"
     assert settings("app:main", file).config.queues == (QueueConfig("web"), QueueConfig("bg"))

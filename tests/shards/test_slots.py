@@ -19,6 +19,8 @@ from clockworker.shards.protocol._figures import Field, Section, fields
 from clockworker.shards.protocol._reading import (
     MAX_COUNTER,
     MAX_COUNTERS,
+    MAX_ROUTES,
+    OTHER,
     CallReading,
     Counters,
     Groups,
@@ -26,22 +28,28 @@ from clockworker.shards.protocol._reading import (
     ProcessReading,
     QueueReading,
     Reading,
+    Requests,
     RingReading,
+    RouteReading,
 )
 from clockworker.shards.protocol._slots import MOST, MOST_BYTES, MOST_NS, VERSION, SlotReader, SlotWriter, create_slots
 from tests.shards.servers import eventually
 
-# Sets all calls and rings to 1, to 2, and so on, for as long as it lives, with a pause after each that a reader can get in.
+# Sets all calls, rings and routes to 1, to 2, and so on, for as long as it lives, with a pause after each that a reader can get
+# in.
 WRITER = """
 import msgspec, sys
-from clockworker.shards.protocol._reading import CallReading, Reading, RingReading
+from clockworker.executor import DurationStats
+from clockworker.shards.protocol._reading import CallReading, Reading, Requests, RingReading, RouteReading
 from clockworker.shards.protocol._slots import SlotWriter
 writer = SlotWriter(int(sys.argv[1]), 1)
 value = 0
 while True:
     value += 1
     calls, ring = (kind(*[value] * len(kind.__struct_fields__)) for kind in (CallReading, RingReading))
-    writer.write(msgspec.structs.replace(Reading.nothing(["q"]), written_ns=value, calls=calls), {0: ring, 1: ring})
+    route = RouteReading(*[value] * 10, time=DurationStats((value,) * 50, value, value))
+    http = Requests({"q": {f"/{number}": route for number in range(value % 5)}})
+    writer.write(msgspec.structs.replace(Reading.nothing(["q"]), written_ns=value, calls=calls, http=http), {0: ring, 1: ring})
     for _ in range(500):
         pass
 """
@@ -71,6 +79,17 @@ def sections(kind: type[Section]) -> st.SearchStrategy[object]:
     return st.builds(kind, *[kinds[field.type] if field.type in kinds else of(field) for field in fields(kind)])
 
 
+route_names = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=40).filter(
+    lambda name: len(name.encode()) <= 128
+)
+requests = st.builds(
+    Requests,
+    st.dictionaries(
+        st.sampled_from(["foreground", "background"]),
+        st.dictionaries(route_names, sections(RouteReading), min_size=1, max_size=3),
+    ),
+)
+
 readings = st.builds(
     Reading,
     bounds["ns"],
@@ -79,15 +98,19 @@ readings = st.builds(
     sections(CallReading),
     st.fixed_dictionaries({"foreground": sections(QueueReading), "background": sections(QueueReading)}),
     st.builds(Counters, st.dictionaries(counter_names, st.integers(0, MAX_COUNTER), max_size=MAX_COUNTERS)),
+    requests,
 )
 
 
-@given(readings, st.dictionaries(st.integers(0, 3), sections(RingReading)))
-def test_what_is_written_is_read(reading: Reading, rings: dict[int, RingReading]) -> None:
+@given(readings, st.dictionaries(st.integers(0, 3), sections(RingReading)), st.lists(requests, max_size=4))
+def test_what_is_written_is_read(reading: Reading, rings: dict[int, RingReading], others: list[Requests]) -> None:
     descriptor = create_slots(2, 4)
     writer, reader = SlotWriter(descriptor, 2), SlotReader(descriptor, list(reading.queues))
     os.close(descriptor)
     assert reader.read() == Reading.nothing(reading.queues)
+    for http in others:  # of which only what differs is written anew
+        writer.write(msgspec.structs.replace(reading, http=http))
+        assert reader.read().http == http
     for _ in range(2):  # into either set
         writer.write(reading, rings)
         assert reader.read() == reading
@@ -121,6 +144,11 @@ def test_another_process_never_shows_half_a_set_even_when_killed() -> None:
                 reading = reader.read()
                 values = {reading.written_ns, *msgspec.structs.astuple(reading.calls)}
                 assert len(values) == 1, values
+                routes = reading.http.by_queue.get("q", {})
+                assert len(routes) == reading.written_ns % 5
+                for route in routes.values():
+                    *counts, time = msgspec.structs.astuple(route)
+                    assert {*counts, *time.buckets, time.max_ns, time.total_ns} == values
                 rings = {value for ring in reader.read_rings() for value in msgspec.structs.astuple(ring)}
                 assert len(rings) == 1, rings
                 if reading.written_ns != seen[-1]:
@@ -196,7 +224,11 @@ def sane(value: int) -> Reading:
     queue = QueueReading(
         polls=value, poll_time=DurationStats((value, value), value, value), groups=Groups({"g": value})
     )
-    return Reading(value, ProcessReading(), LoopReading(turns=value), calls, {"q": queue}, Counters({"orders": value}))
+    route = RouteReading(*[value] * 10, DurationStats((value,), value, value))  # type: ignore[call-arg, arg-type]
+    http = Requests({"q": {f"/{value % 3}": route, OTHER: route}})
+    return Reading(
+        value, ProcessReading(), LoopReading(turns=value), calls, {"q": queue}, Counters({"orders": value}), http
+    )
 
 
 def test_nonsense_leaves_what_was_there_before() -> None:
@@ -241,6 +273,51 @@ def test_a_counter_that_no_shard_would_have_is_nonsense(name: str) -> None:
         writer.write(msgspec.structs.replace(sane(5), counters=Counters({name: 1})))
         assert reader.read() == Reading.nothing(["q"])
         assert "a counter" in reader.nonsense
+
+
+def test_a_route_of_a_queue_that_is_not_there_is_nonsense() -> None:
+    with slots() as (descriptor, writer, reader):
+        for number in (5, 6):
+            writer.write(sane(number))
+        first = 32 + 8 * (reader._layout.set * (os.pread(descriptor, 1, 24)[0] & 1) + reader._layout.routes)
+        os.pwrite(descriptor, b"\x01", first)
+        assert reader.read() == Reading.nothing(["q"])
+        assert reader.nonsense == "a route's queue is more than it can be"
+        writer.write(sane(7))
+        assert (reader.read(), reader.nonsense) == (sane(7), "")
+
+
+def test_there_is_room_for_all_routes_that_can_be_and_what_is_beyond_is_left_out() -> None:
+    rows = Requests.of((f"q{n}", f"/{n}", RouteReading(n)) for n in range(200))
+    queues = [f"q{n}" for n in range(200)]
+    assert len([*rows.rows()]) == 2 * MAX_ROUTES
+    descriptor = create_slots(200, 1)
+    writer, reader = SlotWriter(descriptor, 200), SlotReader(descriptor, queues)
+    os.close(descriptor)
+    reading = msgspec.structs.replace(Reading.nothing(queues), http=rows)
+    writer.write(reading)
+    assert reader.read() == reading
+    many = {"q0": {f"/{n}": RouteReading(n) for n in range(200)}, "unknown": {"/": RouteReading()}}
+    writer.write(msgspec.structs.replace(reading, http=Requests(many)))
+    assert [*reader.read().http.by_queue["q0"]] == [f"/{n}" for n in range(2 * MAX_ROUTES)]
+    writer.close()
+    reader.close()
+
+
+def test_what_has_not_changed_is_not_written_again() -> None:
+    """Of each set by itself: a route that stands still costs a shard nothing, whatever the others do."""
+    with slots() as (_, writer, reader):
+        one, other = RouteReading(1), RouteReading(2)
+        for number in range(4):
+            http = Requests({"q": {"/a": one, "/b": other}})
+            writer.write(msgspec.structs.replace(Reading.nothing(["q"]), written_ns=number, http=http))
+            assert reader.read().http == http
+        before = reader.read().http.by_queue["q"]["/a"]
+        other = RouteReading(3)
+        http = Requests({"q": {"/a": one, "/b": other}})
+        writer.write(msgspec.structs.replace(Reading.nothing(["q"]), written_ns=9, http=http))
+        assert reader.read().http == http
+        assert reader.read().http.by_queue["q"]["/a"] is before, "nor is it read again"
 
 
 def test_a_figure_that_no_word_takes_does_not_keep_the_others_from_being_written() -> None:

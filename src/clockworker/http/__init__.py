@@ -7,6 +7,8 @@ In reading order:
     _lifespan       its start-up and shutdown
     _server         the connections of a server: their limits in time, and their end at the stop
     _connection_cy  HTTP/1.1: a connection; _incoming_cy, from bytes to requests; _states, what it waits for
+    _http2          HTTP/2: a connection and its streams; _http2_frames, what its client may send; _http2_heads
+    _tls            what HTTP's servers offer in handshakes, and say of them
     _request_cy     one request: receive, send, framing
     _targets_cy     where requests run, and what is counted of them
     _head           heads of responses

@@ -61,6 +61,8 @@ class HttpConnection(Incoming):
             self.address = (own if isinstance(own, str) else bytes(own).decode(errors="surrogateescape"), None)
         if transport.get_extra_info("sslcontext") is not None:
             self.scheme = "https"
+            if self.server.takes_over(self, transport.get_extra_info("ssl_object")):
+                return
         self.server.opened(self)
 
     def connection_lost(self, error: Exception | None) -> None:
@@ -352,7 +354,11 @@ class HttpConnection(Incoming):
             if target is not None:
                 if request.task is None:
                     target.leave(request)
-                target.count(request.status if request.started else 0, 0)
+                status = request.status if request.started else 0
+                target.count(status, 0)
+                if self.server.access_log is not None:
+                    elapsed = now_ns() - request.received_ns if request.received_ns else 0
+                    self.server.access_log.write(request, status, request.sent, elapsed)
             request.leave()
         elif request._waits():
             request.leave()

@@ -161,7 +161,8 @@ def _of_litestar(table: Any, prefix: str, host: str | None, mark: Mark | None) -
         else:
             is_socket = not getattr(route, "methods", None) and not hasattr(route.route_handler, "is_mount")
             of_methods = [(("WEBSOCKET",) if is_socket else (), route.route_handler)]
-        for methods, handler in of_methods:
+        for methods, said in of_methods:
+            handler = said[0] if isinstance(said, tuple) else said
             own = _mark_of(handler) or _mark_of(getattr(handler, "fn", None)) or mark
             yield from _route(path, own, methods, host)
             if own is not None and path != "/":
@@ -209,7 +210,8 @@ def _path_of(route: Any) -> str | None:
 
 
 def _mark_of(endpoint: object) -> Mark | None:
-    while isinstance(endpoint, functools.partial):
+    while not isinstance(mark := getattr(endpoint, ATTRIBUTE, None), Mark):
+        if not isinstance(endpoint, functools.partial):
+            return None
         endpoint = endpoint.func
-    mark = getattr(endpoint, ATTRIBUTE, None)
-    return mark if isinstance(mark, Mark) else None
+    return mark

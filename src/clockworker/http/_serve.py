@@ -7,6 +7,7 @@ from functools import partial
 from ssl import SSLContext
 from typing import Any, Literal
 
+from clockworker.http._access import AccessLog
 from clockworker.http._application import Protocol, all_routes, as_asgi3
 from clockworker.http._lifespan import Lifespan
 from clockworker.http._proxy import Proxies
@@ -14,6 +15,7 @@ from clockworker.http._routes import RouteTable
 from clockworker.http._server import HttpServer
 from clockworker.http._targets_cy import Target
 from clockworker.http._threads import set_threads
+from clockworker.http._tls import context_of_options
 from clockworker.http._wsgi import Wsgi
 from clockworker.shards.config._http import Route
 from clockworker.shards.worker._shard import Shard
@@ -44,14 +46,28 @@ async def serve(
     of_lifespan = first if config.lifespan_queue is None else shard.queue(config.lifespan_queue)
     mode = "off" if interface == "wsgi" else config.lifespan
     lifespan = Lifespan(asgi, mode, shared, partial(of_lifespan.spawn, name="lifespan"))
+    server = HttpServer(
+        asgi,
+        config,
+        state=shared,
+        table=table,
+        targets=targets,
+        proxies=Proxies(config.forwarded_allow_ips) if config.proxy_headers else None,
+        access_log=AccessLog(shard.id) if shard._config.access_log else None,
+    )
+    context = context_of_options(shard._config) if ssl is None else ssl
+    shard._check_serves(bind, context)  # before the application has begun what it would have to end
     await lifespan.startup()
-    proxies = Proxies(config.forwarded_allow_ips) if config.proxy_headers else None
-    server = HttpServer(asgi, config, state=shared, table=table, targets=targets, proxies=proxies)
-    shard._requests.add(targets)
-    shard._serve(server, first, bind, None, ssl)
-    await shard.wait_stopped()
-    await shard._drain_server(bind)
-    await lifespan.shutdown()
+    try:
+        shard._requests.add(targets)
+        shard._when_cut(server.log_cut)
+        shard._when_cut(lifespan.log_cut)
+        shard._serve(server, first, bind, None, context)
+        await shard.wait_stopped()
+        await shard._drain_server(bind)
+        await server.wait_done()
+    finally:
+        await lifespan.shutdown()
 
 
 def _target(shard: Shard, route: Route, number: int, table: RouteTable) -> Target:

@@ -11,7 +11,9 @@ first; then a connection in which nothing is under way is closed once it has bee
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+import logging
+import time
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Protocol
 
@@ -25,7 +27,10 @@ from clockworker.shards.config._http import HttpConfig
 from clockworker.shards.worker._connections import FIRST_S, IDLE_S, Connection, Connections
 from clockworker.shards.worker._socket_info import unread
 
+log = logging.getLogger("clockworker.http")
+
 LOOK_S = 1.0  # between two looks at the time
+DONE_LOOK_S = 0.01  # between two looks at whether requests' tasks are left, at the stop
 LINGER_S = 2.0  # for a client that is still sending what nobody reads
 
 
@@ -49,7 +54,7 @@ class HttpServer:
         app: Callable[..., Any],
         config: HttpConfig,
         *,
-        state: Mapping[str, Any],
+        state: dict[str, Any],
         table: Table,
         targets: Sequence[Target],
         proxies: Any = None,
@@ -58,7 +63,7 @@ class HttpServer:
     ) -> None:
         self.app = app
         self.config = config
-        self.state = dict(state)
+        self.state = state
         self.targets = list(targets)
         self.access_log = access_log
         self.trusts: Callable[[str | None], bool] | None = None if proxies is None else proxies.trusts
@@ -86,6 +91,15 @@ class HttpServer:
         self._ticks = [time / self._look_s if time > 0 else float("inf") for time in (*times, LINGER_S)]
 
     # What connections call.
+
+    def takes_over(self, first: HttpConnection, ssl_object: Any) -> bool:
+        """Whether its client has chosen HTTP/2 in its handshake, and another protocol has its connection now."""
+        if ssl_object is None or ssl_object.selected_alpn_protocol() != "h2":
+            return False
+        from clockworker.http._http2 import Http2Connection
+
+        first.transport.set_protocol(Http2Connection(self, first))
+        return True
 
     def protocol(self, connection: Connection) -> asyncio.BaseProtocol:
         protocol: asyncio.BaseProtocol = self.factory()
@@ -118,7 +132,7 @@ class HttpServer:
 
             self._websockets = WebSocket
         websocket = self._websockets(protocol, request, self)
-        turn = _Turn(websocket, protocol, request, self._target(request, "WEBSOCKET"))
+        turn = _Turn(websocket, protocol, request, self._target(request, "WEBSOCKET"), self.access_log)
         if self._limit is not None and sum(each.running for each in self.targets) >= self._limit:
             turn.refuse(503)
         elif turn.target.admit(turn):
@@ -163,28 +177,15 @@ class HttpServer:
             self._look_later()
 
     def _look_at(self, protocol: HttpConnection, tick: int) -> None:
-        header, body, keep_alive, response, linger = self._ticks
         if protocol.websocket is not None:
             protocol.websocket.look()
             return
-        age = tick - protocol.since
-        state, current = protocol.state, protocol.current
+        if isinstance(protocol, HttpConnection):
+            if self._is_late(protocol, tick):
+                return
+        else:
+            protocol.look(tick, *self._ticks[:4])
         transport = protocol.transport
-        if state == LINGERING:
-            if age > linger:
-                transport.abort()
-                return
-        elif protocol.closing:
-            pass
-        elif current is not None:
-            if state == BODY and current.asked and current is protocol.parsing and age > body:
-                protocol.time_out(0)
-                return
-        elif state == HEAD:
-            if age > header:
-                protocol.time_out(408)
-        elif age > (keep_alive if protocol.requests else header):
-            protocol.end_idle()
         size = transport.get_write_buffer_size()
         if not size:
             self._unsent.pop(protocol, None)
@@ -192,10 +193,32 @@ class HttpServer:
         before, since = self._unsent.get(protocol, (0, tick))
         if not before or size < before:
             since = tick
-        elif tick - since > response:
+        elif tick - since > self._ticks[3]:
             transport.abort()
             return
         self._unsent[protocol] = size, since
+
+    def _is_late(self, protocol: HttpConnection, tick: int) -> bool:
+        """Whether its client was, so that the connection has been cut."""
+        header, body, keep_alive, _, linger = self._ticks
+        age = tick - protocol.since
+        state, current = protocol.state, protocol.current
+        if state == LINGERING:
+            if age > linger:
+                protocol.transport.abort()
+                return True
+        elif protocol.closing:
+            pass
+        elif current is not None:
+            if state == BODY and current.asked and current is protocol.parsing and age > body:
+                protocol.time_out(0)
+                return True
+        elif state == HEAD:
+            if age > header:
+                protocol.time_out(408)
+        elif age > (keep_alive if protocol.requests else header):
+            protocol.end_idle()
+        return False
 
     # The stop.
 
@@ -205,8 +228,8 @@ class HttpServer:
         transport = connection.transport
         if transport is None:
             return False  # being opened
-        protocol = transport.get_protocol()
-        if transport.is_closing() or not isinstance(protocol, HttpConnection):
+        protocol: Any = transport.get_protocol()
+        if transport.is_closing() or protocol not in self._protocols:
             return True
         if (unread(connection) or connection.is_receiving()) and transport.is_reading():
             connection.idle_since = None
@@ -219,10 +242,15 @@ class HttpServer:
         transport = connection.transport
         if transport is None or transport.is_closing():
             return
-        protocol = transport.get_protocol()
-        if not isinstance(protocol, HttpConnection):
+        protocol: Any = transport.get_protocol()
+        if protocol not in self._protocols:
             return
-        if unread(connection) or connection.is_receiving() or protocol.is_busy:
+        if unread(connection) or connection.is_receiving():
+            connection.idle_since = None
+            return
+        if protocol.is_busy:
+            if not isinstance(protocol, HttpConnection):
+                protocol.refuse_more()
             connection.idle_since = None
             return
         self._end_if_quiet(connection, protocol, now)
@@ -241,28 +269,46 @@ class HttpServer:
         protocol.end_idle()
         return True
 
+    async def wait_done(self) -> None:
+        """Return when no request's task is left. What one does behind its response holds up no connection, but the stop."""
+        while any(target.running for target in self.targets):  # noqa: ASYNC110  # nothing tells of it
+            await asyncio.sleep(DONE_LOOK_S)
+
+    def log_cut(self) -> None:
+        """The grace is over."""
+        if running := sum(target.running for target in self.targets):
+            log.warning("%d requests are cut, whose tasks have not ended", running)
+
     def stop(self) -> None:
         """From now on each response is the last of its connection."""
         self.rules.stopping = True
         for protocol in [*self._protocols]:
-            if protocol.websocket is not None:
+            if not isinstance(protocol, HttpConnection):
+                protocol.shut_down()
+            elif protocol.websocket is not None:
                 protocol.websocket.shut_down()
 
 
 class _Turn:
     """A WebSocket, whose turn comes as that of a request does."""
 
-    def __init__(self, websocket: Any, protocol: HttpConnection, request: Request, target: Target) -> None:
+    def __init__(
+        self, websocket: Any, protocol: HttpConnection, request: Request, target: Target, access_log: Any
+    ) -> None:
         self.target = target
         self._websocket = websocket
         self._protocol = protocol
         self._request = request
+        self._access_log = access_log
+        self._began_ns = time.monotonic_ns()
+        request.target = target
 
     def run(self) -> None:
         self.target.spawn(self._run(), self._request.scope, self._request.path)
 
     def refuse(self, status: int) -> None:
         self._protocol.refuse_handshake(status)
+        self._count(status, 0)
 
     async def _run(self) -> None:
         self.target.websockets += 1
@@ -270,5 +316,11 @@ class _Turn:
             await self._websocket.run()
         finally:
             self.target.websockets -= 1
-            self.target.count(self._websocket.status, 0)
+            self._count(self._websocket.status, self._websocket.sent)
             self.target.ended()
+
+    def _count(self, status: int, sent: int) -> None:
+        """It is over. How long it was open says nothing of how long requests take."""
+        self.target.count(status, 0)
+        if self._access_log is not None:
+            self._access_log.write(self._request, status, sent, time.monotonic_ns() - self._began_ns)

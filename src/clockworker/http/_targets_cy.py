@@ -97,6 +97,10 @@ class Target:
     def spawn_in(self, membership: Membership, coroutine: Any) -> Any:
         return self._core.spawn(membership, coroutine, self.route).task
 
+    def group_of(self, scope: dict[str, Any], path: str) -> str | None:
+        """The group of such a request; None if they are in none."""
+        return None if self._group == NO_GROUP else self._key(scope, path)
+
     def _key(self, scope: dict[str, Any], path: str) -> str:
         if self._group == BY_CLIENT:
             client = scope["client"]
@@ -138,6 +142,7 @@ class Target:
             request.run()
 
     def count(self, status: int, elapsed_ns: int) -> None:
-        """A response has ended. status: 0 for none."""
+        """A response has ended. status: 0 for none. elapsed_ns: 0 if it took no time that means anything."""
         self.statuses[status // 100 if status < 600 else 5] += 1
-        self.seconds.record(elapsed_ns)
+        if elapsed_ns > 0:
+            self.seconds.record(elapsed_ns)

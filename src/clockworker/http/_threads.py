@@ -12,19 +12,25 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 
 from clockworker.shards.config._http import HttpConfig
 
+_set: weakref.WeakSet[asyncio.AbstractEventLoop] = weakref.WeakSet()
+
 
 def set_threads(config: HttpConfig) -> None:
-    """To be called in a task of the loop that serves."""
+    """To be called in a task of the loop that serves, by each server: the first is heard."""
+    loop = asyncio.get_running_loop()
+    if loop in _set:
+        return
+    _set.add(loop)
     if config.gil_switch_interval is not None:
         sys.setswitchinterval(config.gil_switch_interval)
     if config.threads is None:
         return
-    executor = ThreadPoolExecutor(config.threads, thread_name_prefix="executor")
-    asyncio.get_running_loop().set_default_executor(executor)
+    loop.set_default_executor(ThreadPoolExecutor(config.threads, thread_name_prefix="executor"))
     if "anyio" in sys.modules:
         import anyio.to_thread
 

@@ -55,6 +55,9 @@ _EXPECTED = {
 
 _NEVER = float("inf")
 _EXTENSIONS = {"websocket.http.response": {}}
+_PLAIN_TEXT, _PLAIN_BINARY = 0x81, 0x82  # how a frame begins that is a whole message, as it is
+_PLAIN = frozenset((_PLAIN_TEXT, _PLAIN_BINARY))
+_LEAST_DEFLATED = 64  # bytes; what is smaller would save less than the headers take that TCP and IP give it
 _CONT, _TEXT, _BINARY, _PONG = Opcode.CONT, Opcode.TEXT, Opcode.BINARY, Opcode.PONG
 
 # As `websockets` advises for servers: windows of 4 KiB and smaller tables compress nearly as well as zlib's own.
@@ -97,12 +100,17 @@ class WebSocket:
         self._parts: bytearray | None = None
         self._is_text = False
         self._unread: bytearray | None = None
+        self._head = b""  # the beginning of a frame, which does not say yet how long it is
+        self._rest = 0  # bytes of a frame of which the protocol has the beginning
+        self._takes_plain = True  # a frame that is a whole message may come
+        self._most: int = config.ws_max_size
         self._parsing = False  # what comes is parsed at once; otherwise it waits
         self._paused = False
         # Going out.
         self._writable = True
         self._senders: list[asyncio.Future[None]] = []
         self._pong = b""  # the last, not written yet
+        self._least_deflated = _NEVER
         # Time.
         self._ping_interval: float = config.ws_ping_interval or 0
         self._ping_timeout: float = config.ws_ping_timeout or 0
@@ -237,6 +245,44 @@ class WebSocket:
             self._pause()
 
     def _parse(self, data: bytes) -> None:
+        if self._head:
+            data = self._head + data
+            self._head = b""
+        size = len(data)
+        at = 0
+        if self._rest:
+            at = min(self._rest, size)
+            self._rest -= at
+            self._pass_on(data[:at])
+        while at < size:
+            length = data[at + 1] & 127 if at + 2 <= size else 0
+            body = at + (6 if length < 126 else 8 if length == 126 else 14)
+            if body > size:
+                self._head = data[at:]
+                return
+            if length == 126:
+                length = (data[at + 2] << 8) + data[at + 3]
+            elif length == 127:
+                length = int.from_bytes(data[at + 2 : at + 10], "big")
+            end = body + length
+            if (
+                data[at] in _PLAIN
+                and data[at + 1] >= 128
+                and end <= size
+                and self._takes_plain
+                and length <= self._most
+            ):
+                self._is_text = data[at] == _PLAIN_TEXT
+                self._take(unmasked(data[body:end], data[body - 4 : body]))
+            else:
+                if end > size:
+                    self._rest = end - size
+                    end = size
+                self._pass_on(data[at:end])
+            at = end
+
+    def _pass_on(self, data: bytes) -> None:
+        """To the protocol."""
         protocol = self._protocol
         protocol.receive_data(data)
         for frame in protocol.events_received():
@@ -248,12 +294,14 @@ class WebSocket:
                     self._take(frame.data)
                 else:
                     self._parts = bytearray(frame.data)
+                    self._takes_plain = False
             elif opcode is _CONT:
                 assert self._parts is not None
                 self._parts += frame.data
                 if frame.fin:
-                    data, self._parts = self._parts, None
-                    self._take(data)
+                    whole, self._parts = self._parts, None
+                    self._takes_plain = True
+                    self._take(whole)
             elif opcode is _PONG and frame.data == self._awaited:
                 self._answered()
         if writes := protocol.data_to_send():
@@ -270,6 +318,7 @@ class WebSocket:
             except UnicodeDecodeError as error:
                 self._protocol.fail(CloseCode.INVALID_DATA, f"{error.reason} at position {error.start}")
                 self._state = _CLOSED
+                self._answer(self._protocol.data_to_send())
                 return
         else:
             message = bytes(data)
@@ -346,19 +395,30 @@ class WebSocket:
         return self._send_other(message)
 
     def _send(self, message: MutableMapping[str, Any]) -> None:
-        protocol = self._protocol
         data = message.get("bytes")
-        if data is not None:
-            protocol.send_binary(data)
-        else:
+        is_text = data is None
+        if is_text:
             text = message.get("text")
             if text is None:
                 raise UsageError("a websocket.send has neither 'bytes' nor 'text'; give one of them")
             data = text.encode()
-            protocol.send_text(data)
-        self.sent += len(data)
-        writes = protocol.data_to_send()
-        self._transport.write(writes[0] if len(writes) == 1 else b"".join(writes))
+        size = len(data)
+        self.sent += size
+        if size < self._least_deflated:
+            first = _PLAIN_TEXT if is_text else _PLAIN_BINARY
+            if size < 126:
+                head = bytes((first, size))
+            elif size < 65_536:
+                head = bytes((first, 126, size >> 8, size & 255))
+            else:
+                head = bytes((first, 127)) + size.to_bytes(8, "big")
+            self._transport.write(head + data)
+            return
+        if is_text:
+            self._protocol.send_text(data)
+        else:
+            self._protocol.send_binary(data)
+        self._transport.write(b"".join(self._protocol.data_to_send()))
 
     async def _send_later(self, message: MutableMapping[str, Any]) -> None:
         while not self._writable and not self._left:
@@ -414,6 +474,7 @@ class WebSocket:
         parts, request.head = request.head, None
         self.status = 101
         self._state = _OPEN
+        self._least_deflated = _LEAST_DEFLATED if self._protocol.extensions else _NEVER
         self._transport.write(b"".join([*parts, b"connection: upgrade\r\n\r\n"]))
         if self._stopping or self._server.rules.stopping:
             self._close(CloseCode.SERVICE_RESTART)
@@ -523,6 +584,13 @@ class WebSocket:
             return
         self._protocol.fail(CloseCode.INTERNAL_ERROR, "keepalive ping timeout")
         self._answer(self._protocol.data_to_send())
+
+
+def unmasked(data: bytes, mask: bytes) -> bytes:
+    """What a client has sent, which it has to mask."""
+    size = len(data)
+    key = (mask * (size // 4 + 1))[:size]
+    return (int.from_bytes(data, "little") ^ int.from_bytes(key, "little")).to_bytes(size, "little")
 
 
 def _handshake(request: Any) -> Handshake:

@@ -113,10 +113,12 @@ class HttpConfig(msgspec.Struct, frozen=True):
     routes: of the options or the file; they go before those of the application.
     lifespan_queue: where the application's lifespan runs; None: in the first queue.
     root_path: is put in front of each path, of an application that a proxy serves below one.
-    forwarded_allow_ips: addresses and networks whose proxy headers are believed, separated by commas; `*`: all.
+    forwarded_allow_ips: whose proxy headers are believed: addresses and networks, separated by commas; `unix`: those who come
+    over a Unix socket; `*`: all.
     headers: added to each response. server_header, date_header: whether each response has them.
     ws_max_size: of a message. ws_max_queue: messages that have come and were not asked for; more are not read.
     ws_ping_interval: between two pings; 0: none. ws_ping_timeout: for the answer to one; 0: as long as it takes.
+    http2: whether it is offered in TLS handshakes, where h2 is installed.
     limit_request_line: of the request line. limit_request_field_size: of one header. limit_request_fields: how many headers.
     incomplete_event_size: of the whole head.
     timeout_request_header: for the whole head. timeout_request_body: between two parts of a body that is asked for.
@@ -142,6 +144,7 @@ class HttpConfig(msgspec.Struct, frozen=True):
     ws_ping_interval: float = 20.0
     ws_ping_timeout: float = 20.0
     ws_per_message_deflate: bool = True
+    http2: bool = True
     limit_request_line: int = 4_094
     limit_request_field_size: int = 8_190
     limit_request_fields: int = 100

@@ -313,7 +313,7 @@ OPTIONS = (
         ("--forwarded-allow-ips",),
         "LIST",
         parse.parse_trusted,
-        "addresses and networks of proxies that are trusted, or * for all; default 127.0.0.1,::1",
+        "addresses and networks of proxies that are trusted, unix for Unix sockets, * for all; default 127.0.0.1,::1",
         takes=(str, list),
         other_variable="FORWARDED_ALLOW_IPS",
     ),

@@ -234,18 +234,20 @@ def parse_lifespan(text: str) -> LifespanMode:
 
 
 def parse_trusted(text: str) -> str:
-    """Addresses and networks, or `*`."""
+    """Addresses and networks, `unix`, or `*`. A name is none of them: it would be compared with addresses, and never be one."""
     parts = [part.strip() for part in text.split(",")]
     for part in parts:
         try:
-            if part != "*":
+            if part not in ("*", "unix"):
                 ipaddress.ip_network(part)
         except ValueError as error:
             hint = f" ({error})" if "host bits" in str(error) else ""
             raise ConfigurationError(
-                f"{part!r} is no address of a proxy{hint}; give addresses and networks, for example 10.0.0.0/8,::1, or * for "
-                "all"
+                f"{part!r} is no address of a proxy{hint}; give addresses and networks, for example 10.0.0.0/8,::1; unix "
+                "for Unix sockets; or * for all"
             ) from None
+    if "*" in parts and len(parts) > 1:
+        raise ConfigurationError(f"{text!r}: * is for all; take it out, or the rest")
     return ",".join(parts)
 
 

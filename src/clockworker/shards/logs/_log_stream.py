@@ -6,6 +6,9 @@ after, and no signal heard. So a line is written only as far as that is possible
 wait in memory for a thread that writes them; it is there only as long as any wait. Beyond `MOST` bytes lines are dropped, and
 counted in a line of their own when there is room again. At the end of the process they get `LAST_S` seconds.
 
+Lines that come by the thousand a second (`put`) are gathered, and written together: a system call for each would cost as much
+as the rest of it. No more are written at once than a pipe takes in one piece, so that lines of several processes do not mix.
+
 Whether a write waits is a property of the open file, which others share (a terminal's shell, other shards), so it is not
 changed. A pipe or a socket is asked by a flag of the single write (RWF_NOWAIT; of pipes Linux 6.4 knows it). Otherwise the file
 is opened a second time, through /proc; a pipe of another user can't be, and then every line goes through the thread. Files on
@@ -28,6 +31,7 @@ from collections.abc import Callable
 
 MOST = 1 << 20
 LAST_S = 0.5
+GATHERED = select.PIPE_BUF  # bytes
 
 _NOT_SUPPORTED = (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS)
 
@@ -57,25 +61,52 @@ class LogStream:
     def write(self, text: str) -> None:
         data = text.encode(self._encoding, "backslashreplace")
         with self._lock:
-            if not self._waiting or (self._writer is None and self._write_waiting()):
-                lost = self._lost
-                data = self._write_now(data)
-                if lost and lost == self._lost and not data:  # lines can be written again
-                    self._say_lost()
-                    self._write_waiting()
-            if not data:
-                return
-            if self._size + len(data) > self._most and self._waiting:
-                self._lost += 1
-            else:
-                self._keep(data)
-            self._start_writer()
+            self._write_gathered()
+            self._write(data)
+
+    def put(self, line: str) -> bool:
+        """Write a line with others: when as many have come together as are written at once, before the next `write`, or when
+        `write_gathered` is called. Returns whether it is the first of those: its caller has to see to that."""
+        data = line.encode(self._encoding, "backslashreplace")
+        with self._lock:
+            if self._gathered_size + len(data) > GATHERED:
+                self._write_gathered()
+            self._gathered.append(data)
+            self._gathered_size += len(data)
+            return len(self._gathered) == 1
+
+    def write_gathered(self) -> None:
+        with self._lock:
+            self._write_gathered()
+
+    def _write_gathered(self) -> None:
+        if self._gathered:
+            data = b"".join(self._gathered)
+            self._gathered.clear()
+            self._gathered_size = 0
+            self._write(data)
+
+    def _write(self, data: bytes) -> None:
+        if not self._waiting or (self._writer is None and self._write_waiting()):
+            lost = self._lost
+            data = self._write_now(data)
+            if lost and lost == self._lost and not data:  # lines can be written again
+                self._say_lost()
+                self._write_waiting()
+        if not data:
+            return
+        if self._size + len(data) > self._most and self._waiting:
+            self._lost += data.count(b"\n")
+        else:
+            self._keep(data)
+        self._start_writer()
 
     def flush(self) -> None:
         """What waits is the thread's to write."""
 
     def finish(self, seconds: float = LAST_S) -> None:
         """Wait until all is written, for so long at most."""
+        self.write_gathered()
         writer = self._writer
         if writer is not None:
             writer.join(seconds)
@@ -89,6 +120,8 @@ class LogStream:
         self._waiting: deque[bytes] = deque()
         self._size = 0  # bytes that wait
         self._lost = 0  # lines, since it was last said
+        self._gathered: list[bytes] = []
+        self._gathered_size = 0
         self._writer: threading.Thread | None = None
 
     # Without waiting.
@@ -126,7 +159,7 @@ class LogStream:
             except BlockingIOError:
                 break
             except OSError:  # the reader is gone, the disk is full
-                self._lost += 1
+                self._lost += data.count(b"\n")
                 return b""
             if written == 0:
                 break
@@ -176,7 +209,7 @@ class LogStream:
             written = self._wait_and_write(data)
             with self._lock:
                 if written is None:
-                    self._lost += 1
+                    self._lost += data.count(b"\n")
                     written = len(data)
                 self._size -= written
                 if written == len(data):

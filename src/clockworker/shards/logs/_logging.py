@@ -26,7 +26,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from types import TracebackType
 from typing import Any
 
@@ -55,6 +55,7 @@ _OUR_LOGGERS = (
 _WRONG_CALL = "a log call is wrong, at %s:%d: %r with %r"
 
 _process = "supervisor"  # as `set_up_logging` is told
+_factory: object = None  # of records, ours
 
 # What every record has; anything else was given with `extra`.
 _PLAIN = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "shard", "queue", "where", "taskName"}
@@ -123,6 +124,27 @@ class _StandardError(logging.StreamHandler[Any]):
             self.handle(log.makeRecord(log.name, logging.ERROR, "", 0, _WRONG_CALL, details, sys.exc_info()))
 
 
+def direct(logger: logging.Logger) -> tuple[LogStream, bool, str] | None:
+    """How to write lines of this logger, of level INFO, without making records of them: where they end up, whether as JSON, and
+    what they say of this process (`shard 0`). None if anybody but our handler on standard error would see the record, or would
+    see another one: there is a `--log-config`, or a handler, filter or factory of the application's."""
+    root = logging.root
+    if len(root.handlers) != 1 or logging.getLogRecordFactory() is not _factory or root.filters:
+        return None
+    each: logging.Logger | None = logger
+    while each is not root:
+        if each is None or each.handlers or each.filters or not each.propagate:
+            return None
+        each = each.parent
+    handler = root.handlers[0]
+    formatter, stream = handler.formatter, getattr(handler, "stream", None)
+    if type(handler) is not _StandardError or handler.filters or handler.level > logging.INFO:
+        return None
+    if type(formatter) not in (TextFormatter, JsonFormatter) or not isinstance(stream, LogStream):
+        return None
+    return stream, type(formatter) is JsonFormatter, _process
+
+
 def set_up_logging(process: str, config: ServeConfig) -> None:
     """`process` is `supervisor` or `shard N`. Raises `ConfigurationError` for a --log-config that is wrong."""
     _mark_records(process)
@@ -138,10 +160,12 @@ def set_up_logging(process: str, config: ServeConfig) -> None:
     logging.basicConfig(level=config.log_level.upper(), handlers=[handler], force=True)
 
 
-def info_of_queue(logger: logging.Logger, queue: str, message: str, *args: object) -> None:
+def info_of_queue(
+    logger: logging.Logger, queue: str, message: str, *args: object, extra: Mapping[str, object] | None = None
+) -> None:
     """Log what belongs to a queue, from wherever it is noticed."""
     if logger.isEnabledFor(logging.INFO):
-        record = logger.makeRecord(logger.name, logging.INFO, __file__, 0, message, args, None)
+        record = logger.makeRecord(logger.name, logging.INFO, __file__, 0, message, args, None, extra=extra)
         record.queue = queue
         record.where = f"{_process} {queue}"
         logger.handle(record)
@@ -183,7 +207,7 @@ def _handlers() -> Iterator[logging.Handler]:
 
 
 def _mark_records(process: str) -> None:
-    global _process
+    global _process, _factory
     _process = process
     _, _, number = process.partition(" ")
     shard = int(number) if number else None
@@ -197,6 +221,7 @@ def _mark_records(process: str) -> None:
         return record
 
     logging.setLogRecordFactory(make)
+    _factory = make
 
 
 def _log_strays() -> None:

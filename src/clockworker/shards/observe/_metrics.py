@@ -43,9 +43,10 @@ from clockworker.shards.protocol._reading import (
     RouteReading,
 )
 
-# Buckets that are shown: up to each fourth power of two of nanoseconds, 1 us to 17 s. They end where buckets of ours do: the
+# Buckets that are shown: up to each second power of two of nanoseconds, 1 us to 17 s. They end where buckets of ours do: the
 # durations below 2**k are in the first 8 * (k - 2).
 _BUCKETS = [(str(2**k / 1e9), 8 * (k - 2)) for k in range(10, 35, 2)]
+_BUCKETS_OF_ROUTE = [(str(2**k / 1e9), 8 * (k - 2)) for k in range(18, 35)]  # each power, from 0.26 ms
 
 
 class Snapshot(msgspec.Struct, frozen=True):
@@ -214,13 +215,13 @@ def _values(snapshot: Snapshot) -> list[float]:
     for _, durations_of in _HISTOGRAMS:
         for name in _queues(snapshot):
             values += _cumulated(
-                DurationStats.sum(durations_of(reading.queues[name]) for reading in readings if name in reading.queues)
+                DurationStats.sum(durations_of(reading.queues[name]) for reading in readings if name in reading.queues),
+                _BUCKETS,
             )
     for _, durations_of in _HISTOGRAMS_OF_ROUTE:
         for queue, route in _routes(snapshot):
-            values += _cumulated(
-                DurationStats.sum(durations_of(reading.http.get(queue, route)) for reading in readings)
-            )
+            durations = DurationStats.sum(durations_of(reading.http.get(queue, route)) for reading in readings)
+            values += _cumulated(durations, _BUCKETS_OF_ROUTE)
     return values
 
 
@@ -257,16 +258,18 @@ def _families(snapshot: Snapshot) -> Iterator[Metric]:
             counter.add_metric(shard, next(values))
         yield counter
     for shown, _ in _HISTOGRAMS:
-        yield _histogram(shown, ["queue"], [[queue] for queue in _queues(snapshot)], values)
+        yield _histogram(shown, ["queue"], [[queue] for queue in _queues(snapshot)], _BUCKETS, values)
     if routes := _routes(snapshot):
         for shown, _ in _HISTOGRAMS_OF_ROUTE:
-            yield _histogram(shown, ["queue", "route"], [[*of] for of in routes], values)
+            yield _histogram(shown, ["queue", "route"], [[*of] for of in routes], _BUCKETS_OF_ROUTE, values)
 
 
-def _histogram(shown: Family, labels: list[str], series: list[list[str]], values: Iterator[float]) -> Metric:
+def _histogram(
+    shown: Family, labels: list[str], series: list[list[str]], bounds: list[tuple[str, int]], values: Iterator[float]
+) -> Metric:
     histogram = HistogramMetricFamily(f"clockworker_{shown.name}", shown.help, labels=labels)
     for of in series:
-        buckets = [(bound, next(values)) for bound in (*[bound for bound, _ in _BUCKETS], "+Inf")]
+        buckets = [(bound, next(values)) for bound in (*[bound for bound, _ in bounds], "+Inf")]
         next(values)  # the count, once more
         histogram.add_metric(of, buckets, next(values))
     return histogram
@@ -315,11 +318,11 @@ def _counters(snapshot: Snapshot) -> dict[str, None]:
     return dict.fromkeys(name for totals in snapshot.totals for name in totals.reading.counters.values)
 
 
-def _cumulated(durations: DurationStats) -> list[float]:
+def _cumulated(durations: DurationStats, bounds: list[tuple[str, int]]) -> list[float]:
     """What a histogram's series are: how many within each bound, how many in all, twice, and their sum."""
     counts: list[float] = []
     count = begin = 0
-    for _, end in _BUCKETS:
+    for _, end in bounds:
         count += sum(durations.buckets[begin:end])
         counts.append(count)
         begin = end

@@ -52,7 +52,7 @@ class _Call(Generic[T]):
     __slots__ = ("account", "future", "run", "since", "thread", "what")
 
     def __init__(
-        self, what: Callable[..., T] | str, run: Callable[[], T], account: object, future: asyncio.Future[T]
+        self, what: Callable[..., object] | str, run: Callable[[], T], account: object, future: asyncio.Future[T]
     ) -> None:
         self.what = what
         self.run = run

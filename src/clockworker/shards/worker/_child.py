@@ -423,7 +423,7 @@ class _ShardMain:
                 orphaned = [(bind, socket.socket(fileno=descriptor)) for bind, descriptor in zip(binds, descriptors)]  # noqa: B905
                 self._stop(for_good, orphaned)
                 if grace is not None:
-                    self._loop.call_later(grace - CUT_S, self._shard._servers.log_cut)
+                    self._loop.call_later(grace - CUT_S, self._shard._log_cut)
             case Leave(serve_first):
                 self._serve_first = serve_first
                 self._may_leave.set()

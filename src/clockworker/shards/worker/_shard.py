@@ -104,6 +104,7 @@ class Shard:
         self._blocking = BlockingPools(config.http.threads or config.blocking_threads, self._account)
         self._counters = CounterBook()
         self._requests = RequestBook()
+        self._cuts: list[Callable[[], None]] = []
         self.is_ready = False
         self._stopped = asyncio.Event()
         self._stopping: asyncio.Task[None] | None = None
@@ -371,6 +372,15 @@ class Shard:
         if not self.stopping:
             self._servers.serve(server, queue, free, limit=max_connections, handshakes=handshakes)
 
+    def _check_serves(self, bind: str | None, ssl: SSLContext | Literal[False] | None) -> None:
+        """That `_serve` could. Raises `UsageError`."""
+        self._servers.check_free(bind)
+        self._servers.handshakes(ssl)
+
+    def _when_cut(self, tell: Callable[[], None]) -> None:
+        """Call it when the grace is over, to say what is not done."""
+        self._cuts.append(tell)
+
     async def _drain_server(self, bind: str | None) -> None:
         """Of one server, when the shard stops: returns when none of its connections is open."""
         await self._servers.drain_one(bind or "", self._stopping)
@@ -393,6 +403,11 @@ class Shard:
         else:
             stop = self._stop_accepting(for_good, orphaned)
             self._stopping = asyncio.get_running_loop().create_task(stop, name="stop")
+
+    def _log_cut(self) -> None:
+        self._servers.log_cut()
+        for tell in self._cuts:
+            tell()
 
     async def _stop_accepting(self, for_good: bool, orphaned: Sequence[tuple[str, socket.socket]]) -> None:
         await self._servers.stop_accepting(for_good, orphaned, starved=self._stopped.set)

@@ -1,0 +1,610 @@
+"""HTTP/2, behind TLS with ALPN: each stream is a request, begun as those of HTTP/1.1 are, and so a task of its route's queue. None
+waits for another of its connection, which with HTTP/1.1 the next does.
+
+The protocol is h2's; `_http2_frames` stands before it and weighs what comes. A connection keeps up to `MOST_STREAMS` requests. A
+client that has reset a stream has not ended its request, of which the application learns by `http.disconnect`, if it asks. So
+such requests count until their tasks have ended; more streams are refused, which a client may try again.
+
+Coming in, each stream has a window of 64 KiB, which opens as the application takes the body. The connection's own window opens at
+once: else streams whose requests wait would hold up all others. Going out, what the windows or the transport do not take waits in
+the stream, and the application in `send`. When there is room again, streams that wait send a frame each in turn.
+
+The stop has two GOAWAYs. The first says that the client should open no more streams, and refuses none, for some are on their way.
+The second, when what has reached the kernel has been read, says which was the last; whoever opens one later may know that nothing
+was done for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from h2.config import H2Configuration
+from h2.connection import H2Connection
+from h2.errors import ErrorCodes
+from h2.events import (
+    DataReceived,
+    Event,
+    RemoteSettingsChanged,
+    RequestReceived,
+    StreamEnded,
+    StreamReset,
+    WindowUpdated,
+)
+from h2.exceptions import ProtocolError
+from h2.settings import SettingCodes, Settings
+from hyperframe.frame import GoAwayFrame
+
+from clockworker.executor._clock_cy import read as now_ns
+from clockworker.http._head import RETRY_AFTER_S
+from clockworker.http._http2_frames import A_SECOND, ANSWERED, LONGEST_FRAME, RESET, SENT, Abuse, Frames
+from clockworker.http._http2_heads import Defaults, Malformed, TooLarge, read_head, write_head
+from clockworker.http._request_cy import Carrier, Request, new_request
+
+if TYPE_CHECKING:
+    from clockworker.http._connection_cy import HttpConnection
+    from clockworker.http._server import HttpServer
+
+MOST_STREAMS = 100
+WINDOW = 65_535  # of a stream: the protocol's default
+WINDOW_OF_ALL = 1_048_576  # of a connection
+_OPEN_AT = 32_768  # bytes that a window is opened by at least
+_AT_ONCE = 64  # frames that are taken in a turn of the loop
+_TABLE = 4_096  # bytes of our HPACK table, whatever the client would keep
+_LAST_STREAM = 2**31 - 1
+_ASGI = {"version": "3.0", "spec_version": "2.3"}
+_CONTINUE = [(b":status", b"100")]
+
+_CONFIGURATION = H2Configuration(
+    client_side=False,
+    header_encoding=False,
+    validate_inbound_headers=False,
+    normalize_inbound_headers=False,
+    validate_outbound_headers=False,
+    normalize_outbound_headers=False,
+)
+
+
+class _H2(H2Connection):
+    MAX_CLOSED_STREAMS = 1_000  # that it remembers
+
+
+class Http2Connection(asyncio.Protocol):
+    """One whose client has chosen HTTP/2 in its handshake, taken over from `first`."""
+
+    def __init__(self, server: HttpServer, first: HttpConnection) -> None:
+        self.server = server
+        self.rules = first.rules
+        self.transport = first.transport
+        self.client = first.client
+        self.address = first.address
+        self.scheme = first.scheme
+        self.websocket = None
+        self.closing = False
+        self.requests = 0
+        self.since = self.rules.tick
+        self.can_write = True
+        self.streams: dict[int, Stream] = {}
+        self.h2 = _H2(_CONFIGURATION)
+        self.frames = Frames(server.config.incomplete_event_size)
+        self.defaults = Defaults()
+        self.blocked: dict[Stream, None] = {}  # by turn
+        self.orphans: set[Stream] = set()  # reset, with requests whose tasks have not ended
+        self._unopened = 0  # bytes by which the connection's window is to be opened
+        self._later: asyncio.Handle | None = None
+        self._head_since: int | None = None
+        self._last: int | None = None  # the last stream that is served, once its number has been said
+        self._highest = 0
+        self._has_warned = False
+        # Limits are no part of h2's settings before the client has acknowledged them: it may have opened more streams until then,
+        # which are refused, and must not end the connection.
+        self.h2.local_settings = Settings(client=False)
+        self.h2.initiate_connection()
+        limits = {SettingCodes.MAX_CONCURRENT_STREAMS: MOST_STREAMS}
+        limits[SettingCodes.MAX_HEADER_LIST_SIZE] = server.config.incomplete_event_size
+        self.h2.update_settings(limits)
+        self.h2.increment_flow_control_window(WINDOW_OF_ALL - WINDOW)
+        server.opened(self)
+        self.write()
+        if self.rules.stopping:
+            self.shut_down()
+
+    # For the loop.
+
+    def data_received(self, data: bytes) -> None:
+        if not self.closing:
+            self.frames.feed(data)
+            if self._later is None:
+                self._take()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self.closing = True
+        self.server.closed(self)
+        if self._later is not None:
+            self._later.cancel()
+            self._later = None
+        self._lose_all()
+
+    def pause_writing(self) -> None:
+        self.can_write = False
+
+    def resume_writing(self) -> None:
+        self.can_write = True
+        self.pump()
+
+    # Coming in.
+
+    def _take(self) -> None:
+        """What has come, up to so many frames: there may be thousands in one read."""
+        if self._later is not None:
+            self._later = None
+            if not self.closing:
+                self.transport.resume_reading()
+        try:
+            for _ in range(_AT_ONCE):
+                frame = None if self.closing else self.frames.next()
+                if frame is None:
+                    break
+                for event in self.h2.receive_data(frame):
+                    handler = _HANDLERS.get(type(event))
+                    if handler is not None:
+                        handler(self, event)
+            else:
+                self._later = asyncio.get_running_loop().call_soon(self._take)
+                self.transport.pause_reading()
+        except ProtocolError:  # h2 has its GOAWAY written
+            self._end()
+        except Abuse as abuse:
+            self.h2.close_connection(abuse.code)
+            self._end()
+        except Exception as error:
+            self.server.failed("a frame of HTTP/2 was not understood", error)
+            self.h2.close_connection(ErrorCodes.INTERNAL_ERROR)
+            self._end()
+        else:
+            self._note_parts()
+            self.write()
+            if not self.streams and (self.frames.has_goaway or self._last is not None):
+                self.close()
+
+    def _note_parts(self) -> None:
+        """Of a head or a body that has come in part, when that began, or went on."""
+        if not self.frames.has_part_of_head:
+            self._head_since = None
+            stream = self.streams.get(self.frames.stream_of_part)
+            if stream is not None:
+                stream.since = self.rules.tick
+        elif self._head_since is None:
+            self._head_since = self.rules.tick
+
+    def _begin(self, event: RequestReceived) -> None:
+        self._head_since = None
+        number = self._highest = event.stream_id
+        if not self._has_room():
+            self.reset(number, ErrorCodes.REFUSED_STREAM)
+            return
+        try:
+            head = read_head(event.headers, self.server.config)
+        except Malformed:
+            self.server.refused(400)
+            self.reset(number, ErrorCodes.PROTOCOL_ERROR)
+            return
+        except TooLarge as error:
+            self.server.refused(error.status)
+            self._refuse(number, error.status, event.stream_ended is not None)
+            return
+        self.since = self.rules.tick
+        self.requests += 1
+        stream = Stream(self, number)
+        self.streams[number] = stream
+        request = stream.request
+        request.method, request.path, request.raw_path = head.method, head.path, head.raw_path
+        request.headers = head.headers
+        request.version = 20
+        request.expects = head.expects
+        root_path = self.server.config.root_path
+        request.scope = {
+            "type": "http",
+            "asgi": _ASGI.copy(),
+            "http_version": "2",
+            "server": self.address,
+            "client": self.client,
+            "scheme": self.scheme,
+            "root_path": root_path,
+            "headers": head.headers,
+            "state": self.server.state.copy(),
+            "method": head.method,
+            "path": root_path + head.path,
+            "raw_path": root_path.encode("latin-1", "replace") + head.raw_path,
+            "query_string": head.query,
+        }
+        if event.stream_ended is not None:
+            stream.has_ended = True
+            request.end_of_body()
+        if self.server.trusts is not None:
+            self.server.trust(self, request)
+        self.server.begin(request)
+
+    def _has_room(self) -> bool:
+        if self._last is not None:
+            return False
+        if len(self.streams) + len(self.orphans) >= MOST_STREAMS:
+            self.orphans = {stream for stream in self.orphans if stream.request.task is not None}
+        return len(self.streams) + len(self.orphans) < MOST_STREAMS
+
+    def _refuse(self, number: int, status: int, has_ended: bool) -> None:
+        """Answer what is not passed on."""
+        fields, _ = write_head(status, [(b"content-length", b"0")], self.defaults.of(self.rules.defaults))
+        self.h2.send_headers(number, fields, end_stream=True)
+        if not has_ended:
+            self.reset(number, ErrorCodes.NO_ERROR)
+
+    def _data(self, event: DataReceived) -> None:
+        size = event.flow_controlled_length
+        self._unopened += size
+        if self._unopened >= _OPEN_AT:
+            self.h2.increment_flow_control_window(self._unopened)
+            self._unopened = 0
+        stream = self.streams.get(event.stream_id)
+        if stream is not None:
+            stream.feed(event.data, size)
+
+    def _ended(self, event: StreamEnded) -> None:
+        stream = self.streams.get(event.stream_id)
+        if stream is not None and not stream.has_ended:
+            stream.has_ended = True
+            stream.request.end_of_body()
+
+    def _reset(self, event: StreamReset) -> None:
+        stream = self.streams.get(event.stream_id)
+        if stream is not None:
+            stream.lose()
+            self.rest()
+        if not event.remote_reset:
+            self.frames.spend(RESET)
+
+    def _window(self, event: WindowUpdated) -> None:
+        if self.blocked:
+            self.pump()
+
+    def _settings(self, event: RemoteSettingsChanged) -> None:
+        if SettingCodes.HEADER_TABLE_SIZE in event.changed_settings:
+            self.h2.encoder.header_table_size = min(self.h2.encoder.header_table_size, _TABLE)
+        if self.blocked:
+            self.pump()
+
+    # Going out.
+
+    def write(self) -> None:
+        data = self.h2.data_to_send()
+        if data and not self.transport.is_closing():
+            self.transport.write(data)
+
+    def pump(self) -> None:
+        """Streams that wait send a frame each in turn, as long as any can."""
+        moves = True
+        while moves:
+            moves = False
+            for stream in [*self.blocked]:
+                if not self.can_write:
+                    return
+                moves = stream.send_frame() or moves
+
+    def reset(self, number: int, code: ErrorCodes) -> None:
+        """End a stream that is not passed on, or cannot be completed. Raises Abuse where clients make us do so too often."""
+        try:
+            self.h2.reset_stream(number, code)
+        except ProtocolError:
+            pass  # it has ended already
+        if code is not ErrorCodes.NO_ERROR and code is not ErrorCodes.INTERNAL_ERROR:
+            self.frames.spend(RESET)
+
+    def rest(self) -> None:
+        """A stream has ended."""
+        self.since = self.rules.tick
+        if not self.streams and (self._last is not None or self.frames.has_goaway):
+            self.close()
+
+    def _say_goaway(self, last: int) -> None:
+        self.write()
+        self.transport.write(GoAwayFrame(0, last_stream_id=last, error_code=ErrorCodes.NO_ERROR).serialize())
+
+    def close(self) -> None:
+        """When all that was written has gone."""
+        if not self.closing:
+            self.closing = True
+            self.write()
+            self.transport.close()
+
+    def _end(self) -> None:
+        """The client is at fault, and is told so by what waits to be written."""
+        self.server.refused(400)
+        self.close()
+        self._lose_all()
+
+    def _lose_all(self) -> None:
+        for stream in [*self.streams.values()]:
+            stream.lose()
+
+    # For the server.
+
+    @property
+    def current(self) -> Stream | None:
+        """Of the requests that are under way, one."""
+        return next(iter(self.streams.values()), None)
+
+    @property
+    def is_busy(self) -> bool:
+        return bool(self.streams) or self._later is not None or self.frames.has_part
+
+    def end_idle(self) -> None:
+        self.refuse_more()
+        self.close()
+
+    def shut_down(self) -> None:
+        """The stop begins."""
+        if not self._has_warned and not self.closing:
+            self._has_warned = True
+            self._say_goaway(_LAST_STREAM)
+
+    def refuse_more(self) -> None:
+        """What clients had sent until the stop has been read."""
+        if self._last is None and not self.closing:
+            self._last = self._highest
+            self._say_goaway(self._last)
+            if not self.streams:
+                self.close()
+
+    def look(self, tick: int, header: float, body: float, keep_alive: float, response: float) -> None:
+        """header, body, keep_alive, response: what these may take, in ticks."""
+        self.frames.earn(A_SECOND)
+        if self.closing:
+            return
+        for stream in [*self.streams.values()]:
+            if stream.is_blocked:
+                if tick - stream.since > response:
+                    stream.time_out()
+            elif stream.request.asked and not stream.has_ended and tick - stream.since > body:
+                stream.time_out()
+        if self._head_since is not None and tick - self._head_since > header:
+            self.server.refused(408)
+            self.end_idle()
+            self._lose_all()
+        elif not self.streams and tick - self.since > (keep_alive if self.requests else header):
+            self.end_idle()
+        self.write()
+
+
+_HANDLERS: dict[type[Event], Callable[[Http2Connection, Any], None]] = {
+    RequestReceived: Http2Connection._begin,
+    DataReceived: Http2Connection._data,
+    StreamEnded: Http2Connection._ended,
+    StreamReset: Http2Connection._reset,
+    WindowUpdated: Http2Connection._window,
+    RemoteSettingsChanged: Http2Connection._settings,
+}
+
+
+class Stream(Carrier):
+    """What one request came by.
+
+    has_ended: all of the request has come. closed: nothing more goes either way. since: the tick of the last progress: of its
+    body, or of a response that waits for the client.
+    """
+
+    def __init__(self, connection: Http2Connection, number: int) -> None:
+        self.writable = True
+        self.connection = connection
+        self.number = number
+        self.request = new_request(self, connection.server.app)
+        self.has_ended = False
+        self.closed = False
+        self.since = connection.rules.tick
+        self._untaken = 0  # bytes by which its window is to be opened
+        self._pending = memoryview(b"")
+        self._is_last = False
+
+    # Coming in.
+
+    def feed(self, data: bytes, size: int) -> None:
+        """size: of the frame, padding too."""
+        self.since = self.connection.rules.tick
+        self._untaken += size
+        if data and not self.request.complete:
+            self.request.feed(data)
+
+    def ask(self, request: Request) -> None:
+        self.since = self.connection.rules.tick
+        if self._untaken >= _OPEN_AT and not self.has_ended and not self.closed:
+            self.connection.h2.increment_flow_control_window(self._untaken, self.number)
+            self._untaken = 0
+            self.connection.write()
+
+    def let_continue(self, request: Request) -> None:
+        if request.more_body and not self.closed:
+            self.connection.h2.send_headers(self.number, _CONTINUE)
+            self.connection.write()
+
+    # Going out.
+
+    def begin_response(self, request: Request, status: int, headers: Any) -> None:
+        connection = self.connection
+        request.head, length = write_head(status, headers, connection.defaults.of(connection.rules.defaults))
+        if status == 204 or status == 304 or request.method == "HEAD":
+            request.remaining = -2  # there is no body, whatever the headers say of it
+        else:
+            request.remaining = length
+
+    def send_head(self, request: Request) -> None:
+        head, request.head = request.head, None
+        self._send(head, b"", False)
+
+    def send_body(self, request: Request, data: Any, more: bool) -> None:
+        if type(data) is not bytes:
+            data = bytes(data)
+        size = len(data)
+        head, request.head = request.head, None
+        if request.remaining == -2:
+            if head is not None and size and not more and request.method == "HEAD":
+                _add_length(head, size)
+            data = b""
+        elif request.remaining >= 0:
+            if size > request.remaining:
+                self._send(head, b"", False)
+                raise RuntimeError("Response content longer than Content-Length")
+            request.remaining -= size
+            if not more and request.remaining:
+                self._send(head, data, False)
+                raise RuntimeError("Response content shorter than Content-Length")
+        elif head is not None and not more:
+            _add_length(head, size)
+        request.sent += len(data)
+        if not more:
+            request.complete = True
+        self._send(head, data, not more)
+        if not more:
+            request.wake()
+
+    def answer_for(self, request: Request, status: int) -> None:
+        headers = [(b"content-type", b"text/plain; charset=utf-8")]
+        if status == 503:
+            headers.append((b"retry-after", b"%d" % RETRY_AFTER_S))
+        request.status = status
+        request.remaining = -1
+        request.sent = 0
+        connection = self.connection
+        head, _ = write_head(status, [*headers, (b"content-length", b"0")], connection.defaults.of(connection.rules.defaults))
+        request.started = request.complete = True
+        self._send(head, b"", True)
+
+    def cut(self, request: Request) -> None:
+        request.complete = True
+        if not self.closed:
+            self._close()
+            self._count()
+            self.connection.reset(self.number, ErrorCodes.INTERNAL_ERROR)
+            self.connection.rest()
+            self.connection.write()
+
+    def abandon(self, request: Request) -> None:
+        pass  # it was counted when its client left
+
+    def failed(self, message: str, error: BaseException | None) -> None:
+        self.connection.server.failed(message, error)
+
+    @property
+    def is_blocked(self) -> bool:
+        """Whether something waits to be sent."""
+        return not self.writable
+
+    def _send(self, head: Any, data: bytes, is_last: bool) -> None:
+        if self.closed:
+            return
+        connection = self.connection
+        if head is not None:
+            ends = is_last and not data
+            try:
+                connection.h2.send_headers(self.number, head, end_stream=ends)
+            except ProtocolError:
+                return  # the client's reset has come, and is about to be heard of
+            if ends:
+                self._complete()
+                connection.write()
+                return
+        if data or is_last:
+            self._is_last = self._is_last or is_last
+            if self._pending:
+                self._pending = memoryview(bytes(self._pending) + data)
+            else:
+                self._pending = memoryview(data)
+                self.writable = False
+                self.since = connection.rules.tick
+                connection.blocked[self] = None
+            while connection.can_write and self.send_frame():
+                pass
+        connection.write()
+
+    def send_frame(self) -> bool:
+        """One of what waits, if the windows have room. Returns whether it went. What went has its turn again after the others."""
+        connection = self.connection
+        if self.closed or self.writable:
+            return False
+        pending = self._pending
+        try:
+            size = min(len(pending), LONGEST_FRAME, connection.h2.local_flow_control_window(self.number))
+            if size <= 0 and pending:
+                return False
+            ends = self._is_last and size == len(pending)
+            connection.h2.send_data(self.number, pending[:size], end_stream=ends)
+        except ProtocolError:
+            return False  # the client's reset has come, and is about to be heard of
+        self.since = connection.rules.tick
+        self._pending = pending[size:]
+        if size >= 512 or size == len(pending):
+            connection.frames.earn(SENT)
+        connection.blocked.pop(self, None)
+        if ends:
+            self._complete()
+        elif self._pending:
+            connection.blocked[self] = None
+        else:
+            self.writable = True
+            self.request.resume()
+        connection.write()
+        return not ends
+
+    def _complete(self) -> None:
+        """All of the response has been sent."""
+        connection = self.connection
+        self._close()
+        self._count()
+        connection.frames.earn(ANSWERED)
+        if not self.has_ended:
+            connection.reset(self.number, ErrorCodes.NO_ERROR)
+        connection.rest()
+
+    def _close(self) -> None:
+        self.closed = True
+        self.writable = True
+        self.connection.streams.pop(self.number, None)
+        self.connection.blocked.pop(self, None)
+        self._pending = memoryview(b"")
+
+    def _count(self) -> None:
+        request = self.request
+        access_log = self.connection.server.access_log
+        elapsed = now_ns() - request.received_ns if request.received_ns else 0
+        if request.target is not None:
+            request.target.count(request.status, elapsed)
+        if access_log is not None:
+            access_log.write(request, request.status, request.sent, elapsed)
+
+    def lose(self) -> None:
+        """Its client has left."""
+        if self.closed:
+            return
+        request = self.request
+        self._close()
+        target = request.target
+        if target is not None:
+            if not request.complete and request.task is None:
+                target.leave(request)
+            target.count(request.status if request.started else 0, 0)
+        if request.task is not None:
+            self.connection.orphans.add(self)
+        request.leave()
+
+    def time_out(self) -> None:
+        """The client sends nothing of a body that is asked for, or takes nothing of the response."""
+        self.lose()
+        try:
+            self.connection.h2.reset_stream(self.number, ErrorCodes.CANCEL)
+        except ProtocolError:
+            pass  # it has ended already
+        self.connection.rest()
+
+
+def _add_length(head: list[tuple[bytes, bytes]], size: int) -> None:
+    if all(name != b"content-length" for name, _ in head):
+        head.append((b"content-length", b"%d" % size))
