@@ -289,7 +289,7 @@ class HttpConnection(Incoming):
         if self.pipeline:
             request: Request = self.pipeline.popleft()
             self.current = request
-            request.take_turn(self.rules.targets)
+            self.rules.begin(request)
             return
         if self.unread is not None:
             data = self.unread

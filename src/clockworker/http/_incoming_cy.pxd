@@ -23,6 +23,8 @@ cdef class Rules:
     cdef Py_ssize_t most_fields
     cdef Py_ssize_t most_in_head
 
+    cpdef begin(self, Request request)
+
 
 cdef class Incoming(Carrier):
     cdef readonly object server

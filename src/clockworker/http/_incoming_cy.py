@@ -51,7 +51,6 @@ class _Refused(Exception):
     """Raised in a callback, so that nothing more is parsed."""
 
 
-@cython.final
 @cython.cclass
 class Rules:
     """What all connections of a server have in common: limits, and what is the same in each response.
@@ -79,6 +78,10 @@ class Rules:
         self.most_in_field = config.limit_request_field_size
         self.most_fields = config.limit_request_fields
         self.most_in_head = config.incomplete_event_size
+
+    def begin(self, request: Request) -> None:
+        """Its turn has come."""
+        request.take_turn(self.targets)
 
     def refresh(self) -> None:
         self.tick += 1
@@ -266,7 +269,8 @@ class Incoming(Carrier):
         upgrades = parser.should_upgrade()
         websocket = False
         if upgrades:
-            websocket = self._upgrade == b"websocket" and version == "1.1" and parser.get_method() == b"GET"
+            if self._upgrade == b"websocket" and self.server.speaks_websockets:
+                websocket = version == "1.1" and parser.get_method() == b"GET"
             if not websocket:
                 if parser.get_method() == b"CONNECT":
                     self._stop_at(400)
@@ -319,7 +323,7 @@ class Incoming(Carrier):
             self.websocket = self.server.websocket(self, request)
         elif self.current is None:
             self.current = request
-            request.take_turn(self.rules.targets)
+            self.rules.begin(request)
         else:
             if self.pipeline is None:
                 self.pipeline = deque()

@@ -78,6 +78,7 @@ class HttpServer:
         self.factory: Callable[[], Any] = partial(HttpConnection, self, self.rules)
         self._proxies = proxies
         self._websockets = websockets
+        self.speaks_websockets = websockets is not None
         self._protocols: set[HttpConnection] = set()
         self._unsent: dict[HttpConnection, tuple[int, int]] = {}
         self._look: asyncio.TimerHandle | None = None
@@ -118,13 +119,11 @@ class HttpServer:
 
     def websocket(self, protocol: HttpConnection, request: Request) -> Any:
         """A handshake's head is complete."""
-        if self._websockets is None:
-            from clockworker.http._websocket import WebSocket
-
-            self._websockets = WebSocket
+        assert self._websockets is not None
         websocket = self._websockets(protocol, request, self)
         targets = self.rules.targets
-        turn = _Turn(websocket, protocol, request, targets.find("WEBSOCKET", request.path, request.headers), self.access_log)
+        target = targets.find("WEBSOCKET", request.path, request.headers)
+        turn = _Turn(websocket, protocol, request, target, self.access_log)
         if targets.are_full():
             turn.refuse(503)
         elif turn.target.admit(turn):
