@@ -292,7 +292,7 @@ class HttpConnection(Incoming):
         if self.pipeline:
             request: Request = self.pipeline.popleft()
             self.current = request
-            self.server.begin(request)
+            self.rules.begin(request)
             if self.pipeline or self.parsing is not request or self.closing:
                 return
         if self.unread is not None:  # with the rest of its body, or the next one

@@ -224,7 +224,7 @@ class Http2Connection(asyncio.Protocol):
             request.end_of_body()
         if self.server.trusts is not None:
             self.server.trust(self, request)
-        self.server.begin(request)
+        self.server.rules.begin(request)
 
     def _has_room(self) -> bool:
         if self._last is not None:
