@@ -20,8 +20,8 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 import clockworker as cw
 from bench._http_raw import Application
-from clockworker.http._access import AccessLog
 from clockworker.executor._meter_cy import Meter
+from clockworker.http._access import AccessLog
 from clockworker.http._proxy import Proxies
 from clockworker.http._routes import RouteTable
 from clockworker.http._server import HttpServer

@@ -41,6 +41,7 @@ cdef class Incoming(Carrier):
     cdef readonly object client
     cdef readonly object address
     cdef readonly str scheme
+    cdef readonly dict tls
     cdef object pipeline
     cdef object unread
     cdef bint paused

@@ -25,7 +25,7 @@ except ModuleNotFoundError:
     from clockworker import _cython_shim as cython
 
 from clockworker.http import _states
-from clockworker.http._head import BESIDE_TARGET
+from clockworker.http._head import BESIDE_TARGET, HOST
 from clockworker.http._request_cy import Carrier, Request, new_request
 from clockworker.http._targets_cy import Targets
 
@@ -39,7 +39,7 @@ _CallbackError = httptools.HttpParserCallbackError
 _Upgrade = httptools.HttpParserUpgrade
 _unquote = unquote
 
-_HOST = re.compile(rb"[A-Za-z0-9\-._~!$&'()*+,;=%]*(?::[0-9]*)?|\[[0-9A-Fa-f:.]+\](?::[0-9]*)?")
+_HOST = HOST
 _ABSOLUTE = re.compile(rb"[A-Za-z][A-Za-z0-9+\-.]*://([^/?#]*)")
 _ASGI = {"version": "3.0", "spec_version": "2.3"}
 
@@ -116,6 +116,7 @@ class Incoming(Carrier):
         self.client: tuple[str, int] | None = None
         self.address: tuple[str, int | None] | None = None
         self.scheme = "http"
+        self.tls: dict[str, Any] | None = None
         self._parser: Any = _Parser(self)
         self.pipeline: Any = None
         self.unread: Any = None
@@ -319,6 +320,8 @@ class Incoming(Carrier):
             "raw_path": self.rules.raw_root_path + request.raw_path if self.rules.root_path else request.raw_path,
             "query_string": self._query,
         }
+        if self.tls is not None:
+            request.scope["extensions"] = {"tls": self.tls.copy()}
         self.state = BODY
         self.since = self.rules.tick
         self.parsing = request
