@@ -130,7 +130,7 @@ class WebSocket:
         )
         scope = request.scope
         scope["asgi"] = _ASGI.copy()
-        scope["extensions"] = _EXTENSIONS.copy()
+        scope["extensions"] = {**scope.get("extensions", {}), **_EXTENSIONS}
         scope["subprotocols"] = [
             name
             for header, value in request.headers
