@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import gc
 import hashlib
 import http.client
 import io
@@ -332,22 +333,23 @@ def test_an_iterable_is_closed(run: Run, method: str, pieces: tuple[bytes, ...])
     run(body)
 
 
-def test_a_response_of_known_length_does_not_wait_for_close(run: Run) -> None:
-    may_close = threading.Event()
+def test_a_response_of_known_length_does_not_wait_for_what_follows_it(run: Run) -> None:
+    may_go_on = threading.Event()
 
-    class Slow(Pieces):
-        def close(self) -> None:
-            may_close.wait(60)
-            super().close()
+    def app(environ: Environ, start_response: Any) -> Iterator[bytes]:
+        start_response("200 OK", [("Content-Length", "3")])
+        yield b"ab"
+        yield b"c"
+        may_go_on.wait(60)
 
     async def body() -> None:
-        client, pieces = Client(), Slow(b"ab", b"c")
-        asked = asyncio.create_task(client.ask(of(pieces, length=3)))
+        client = Client()
+        asked = asyncio.create_task(client.ask(app))
         await until(lambda: client.is_complete)
         assert not asked.done()
-        may_close.set()
+        may_go_on.set()
         await asked
-        assert pieces.closed == 1
+        assert b"".join(client.pieces) == b"abc"
 
     run(body)
 
@@ -547,6 +549,27 @@ def test_a_request_that_is_cancelled_ends_its_iteration(run: Run) -> None:
         assert asked.cancelled()
         assert pieces.closed == 1
         pools.close()
+
+    run(body)
+
+
+def test_what_a_request_raises_after_it_was_cancelled_is_nobodys(run: Run) -> None:
+    gate = threading.Event()
+
+    def app(environ: Environ, start_response: Any) -> list[bytes]:
+        gate.wait(60)
+        raise LookupError("gone")
+
+    async def body() -> None:
+        client, pools = Client(), BlockingPools(1)
+        asked = asyncio.ensure_future(Wsgi(app, pools)(client.scope, client.receive, client.send))  # type: ignore[arg-type]
+        await until(lambda: pools.running == 1)
+        asked.cancel()
+        await asyncio.wait([asked])
+        gate.set()
+        await pools.drain()
+        pools.close()
+        gc.collect()  # an exception that nobody has looked at would be reported
 
     run(body)
 
@@ -1058,7 +1081,7 @@ def test_routes(tmp_path: Path) -> None:
         assert len(refused) == 1
         response = refused[0].getresponse()
         assert (response.status, response.getheader("Retry-After") is not None) == (503, True)
-        refused[0].close()
+        response.read()
         go("few")
         assert [each.getresponse().status for each in few if each is not refused[0]] == [200, 200]
         assert server.stop() == 0
