@@ -88,7 +88,7 @@ class Server(HttpServer):
         super().__init__(self.call, ours, state=app_state, table=RouteTable(()), targets=[counts])
         self.rules = rules = TheirTasks(ours, self.rules.headers, self.call, app_state, self.rules.targets)
         rules.start = self.start
-        self.speaks_websockets = True
+        self.speaks_websockets = config.ws_protocol_class is not None
         self.state = app_state  # theirs is filled after the connection was made
         self.application = config.loaded_app
         self.scope: Any = None

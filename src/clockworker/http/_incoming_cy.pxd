@@ -32,6 +32,7 @@ cdef class Incoming(Carrier):
     cdef readonly Rules rules
     cdef readonly object transport
     cdef readonly bint closing
+    cdef readonly bint ended
     cdef readonly int state
     cdef readonly long long since
     cdef readonly long long requests
@@ -41,6 +42,7 @@ cdef class Incoming(Carrier):
     cdef readonly object client
     cdef readonly object address
     cdef readonly str scheme
+    cdef readonly dict tls
     cdef object pipeline
     cdef object unread
     cdef bint paused

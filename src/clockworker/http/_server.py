@@ -15,7 +15,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from clockworker.http._connection_cy import HttpConnection
 from clockworker.http._head import DefaultHeaders
@@ -26,6 +26,11 @@ from clockworker.http._targets_cy import Target, Targets
 from clockworker.shards.config._http import HttpConfig
 from clockworker.shards.worker._connections import FIRST_S, IDLE_S, Connection, Connections
 from clockworker.shards.worker._socket_info import unread
+
+if TYPE_CHECKING:
+    from clockworker.http._http2 import Http2Connection
+
+Either: TypeAlias = "HttpConnection | Http2Connection"
 
 log = logging.getLogger("clockworker.http")
 
@@ -79,8 +84,8 @@ class HttpServer:
         self._proxies = proxies
         self._websockets = websockets
         self.speaks_websockets = websockets is not None
-        self._protocols: set[HttpConnection] = set()
-        self._unsent: dict[HttpConnection, tuple[int, int]] = {}
+        self._protocols: set[Either] = set()
+        self._unsent: dict[Either, tuple[int, int]] = {}
         self._look: asyncio.TimerHandle | None = None
         times = [
             config.timeout_request_header,
@@ -94,26 +99,23 @@ class HttpServer:
 
     # What connections call.
 
-    def takes_over(self, first: HttpConnection, ssl_object: Any) -> bool:
-        """Whether its client has chosen HTTP/2 in its handshake, and another protocol has its connection now."""
-        if ssl_object is None or ssl_object.selected_alpn_protocol() != "h2":
-            return False
+    def take_over(self, first: HttpConnection) -> None:
+        """Its client has chosen HTTP/2 in the handshake."""
         from clockworker.http._http2 import Http2Connection
 
         first.transport.set_protocol(Http2Connection(self, first))
-        return True
 
     def protocol(self, connection: Connection) -> asyncio.BaseProtocol:
         protocol: asyncio.BaseProtocol = self.factory()
         return protocol
 
-    def opened(self, protocol: HttpConnection) -> None:
+    def opened(self, protocol: Either) -> None:
         self._protocols.add(protocol)
         if self._look is None:
             self.rules.refresh()
             self._look_later()
 
-    def closed(self, protocol: HttpConnection) -> None:
+    def closed(self, protocol: Either) -> None:
         self._protocols.discard(protocol)
         self._unsent.pop(protocol, None)
 
@@ -130,7 +132,7 @@ class HttpServer:
             turn.run()
         return None if protocol.closing else websocket
 
-    def trust(self, protocol: HttpConnection, request: Request) -> None:
+    def trust(self, protocol: Either, request: Request) -> None:
         """Take the word of a proxy for who its client is."""
         client = protocol.client
         if self._proxies.trusts(client[0] if client is not None else None):
@@ -159,7 +161,7 @@ class HttpServer:
         if self._protocols:
             self._look_later()
 
-    def _look_at(self, protocol: HttpConnection, tick: int) -> None:
+    def _look_at(self, protocol: Either, tick: int) -> None:
         if protocol.websocket is not None:
             protocol.websocket.look()
             return
@@ -187,7 +189,7 @@ class HttpServer:
         age = tick - protocol.since
         state, current = protocol.state, protocol.current
         if state == LINGERING:
-            if age > linger:
+            if age > linger and not protocol.transport.get_write_buffer_size():
                 protocol.transport.abort()
                 return True
         elif protocol.closing:
@@ -238,7 +240,7 @@ class HttpServer:
             return
         self._end_if_quiet(connection, protocol, now)
 
-    def _end_if_quiet(self, connection: Connection, protocol: HttpConnection, now: float) -> bool:
+    def _end_if_quiet(self, connection: Connection, protocol: Either, now: float) -> bool:
         """Returns whether it has been ended."""
         if protocol.is_busy:
             connection.idle_since = None
