@@ -299,7 +299,7 @@ class Incoming(Carrier):
         self._take_target(request, method)
         request.method = method
         request.headers = self._headers
-        request.keep_alive = parser.should_keep_alive()
+        request.keep_alive = parser.should_keep_alive() and (version == "1.1" or not _says_close(self._headers))
         request.version = 11 if version == "1.1" else 10
         request.expects = self._expects and request.version == 11
         request.scope = {
@@ -405,3 +405,12 @@ class Incoming(Carrier):
         if self.paused and not self.closing:
             self.paused = False
             self.transport.resume_reading()
+
+
+def _says_close(headers: list[tuple[bytes, bytes]]) -> bool:
+    """Beside a keep-alive, which decides for llhttp in HTTP/1.0."""
+    return any(
+        b"close" in [token.strip(b" \t") for token in value.lower().split(b",")]
+        for name, value in headers
+        if name == b"connection"
+    )
