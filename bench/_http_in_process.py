@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
+import sys
 from collections.abc import AsyncIterator, Callable, Iterable
 from typing import Any
 
@@ -17,11 +18,14 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 import clockworker as cw
 from bench._http_raw import Application
+from clockworker.http._access import AccessLog
 from clockworker.http._proxy import Proxies
 from clockworker.http._routes import RouteTable
 from clockworker.http._server import HttpServer
 from clockworker.http._targets_cy import Target
+from clockworker.shards.config._config import ServeConfig
 from clockworker.shards.config._http import HttpConfig, Route
+from clockworker.shards.logs._logging import set_up_logging
 
 Connect = Callable[[], asyncio.Protocol]
 CLIENT = ("127.0.0.1", 50_000)
@@ -149,8 +153,17 @@ async def clockworker_in_process(app: Application, access_log: bool) -> AsyncIte
         targets.append(Target("other", executor.queues()[0]))
         config = HttpConfig()
         proxies = Proxies(config.forwarded_allow_ips)
+        if access_log:
+            sys.stderr = sys.stdout  # where uvicorn's goes
+            set_up_logging("shard 0", ServeConfig("app:app"))
         yield HttpServer(
-            app, config, state={}, table=RouteTable(ROUTES), targets=targets, proxies=proxies, access_log=None
+            app,
+            config,
+            state={},
+            table=RouteTable(ROUTES),
+            targets=targets,
+            proxies=proxies,
+            access_log=AccessLog(0) if access_log else None,
         ).factory
 
 

@@ -17,7 +17,7 @@ import pytest
 
 from clockworker.http._connection_cy import HttpConnection
 from clockworker.http._request_cy import Request
-from clockworker.http._serve import NoTable
+from clockworker.http._routes import RouteTable
 from clockworker.http._server import HttpServer
 from clockworker.shards.config._http import HttpConfig
 
@@ -81,7 +81,8 @@ class Server(HttpServer):
             ws_ping_timeout=config.ws_ping_timeout or 0.0,
             ws_per_message_deflate=config.ws_per_message_deflate,
         )
-        super().__init__(self.call, ours, state=app_state, table=NoTable(), targets=[Nowhere()])  # type: ignore[list-item]
+        super().__init__(self.call, ours, state=app_state, table=RouteTable(()), targets=[Nowhere()])  # type: ignore[list-item]
+        self.speaks_websockets = config.ws_protocol_class is not None
         self.state = app_state  # theirs is filled after the connection was made
         self.application = config.loaded_app
         self.scope: Any = None

@@ -7,6 +7,7 @@ function is ASGI's older form, which returns what takes receive and send. Where 
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import inspect
 from collections.abc import Callable, Coroutine, Iterable, Mapping
@@ -103,6 +104,10 @@ def as_program(
 ) -> Application[..., Any]:
     """Of a target of the command line. subject: its name. Raises `ApplicationError` if what it needs is not installed."""
     check_needs(subject, interface)
+    # With the application, and not in the step of a queue in which it is served.
+    importlib.import_module("clockworker.http._serve")
+    if interface != "wsgi":
+        importlib.import_module("clockworker.http._websocket")
     return _program(target, interface, None, (), queues)
 
 

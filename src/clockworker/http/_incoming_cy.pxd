@@ -25,6 +25,7 @@ cdef class Incoming(Carrier):
     cdef readonly Rules rules
     cdef readonly object transport
     cdef readonly bint closing
+    cdef readonly bint ended
     cdef readonly int state
     cdef readonly long long since
     cdef readonly long long requests

@@ -86,7 +86,8 @@ class Incoming(Carrier):
 
     state: what is waited for (`_states`). since: the tick at which that began. requests: how many have come.
     current: the request that is with the application. parsing: the one whose body is coming. websocket: what has taken over.
-    closing: nothing more is written.
+    closing: nothing more is written. ended: nothing more is read, and the connection closes when all that came before has been
+    answered.
     """
 
     def __init__(self, server: Any, rules: Rules) -> None:
@@ -97,6 +98,7 @@ class Incoming(Carrier):
         self.transport: Any = None
         self.writable = True
         self.closing = False
+        self.ended = False
         self.state = IDLE
         self.since = rules.tick
         self.requests = 0
@@ -149,9 +151,11 @@ class Incoming(Carrier):
             return
         view = memoryview(data)
         at = 0
-        while at < size and not self.closing and self.websocket is None:
+        while at < size and not self.closing and not self.ended and self.websocket is None:
             if self.pipeline:
-                self.unread = bytearray(view[at:])
+                if self.unread is None:
+                    self.unread = bytearray()
+                self.unread += view[at:]  # behind what is left of a slice that offered another protocol
                 self.pause()
                 return
             length = _SLICE_OF_BODY if self.state == BODY else _SLICE
@@ -167,12 +171,16 @@ class Incoming(Carrier):
             self._upgraded(bytes(data[upgrade.args[0] :]))
         except _CallbackError as error:
             if not self.refusal:
+                if isinstance(error.__context__, _Refused):
+                    return  # the connection has ended in the middle of what was read
                 raise error.__context__ or error from None  # our own fault, or the application's: not the client's
             self.refuse(self.refusal)
         except _ParserError:
             self.refuse(400)
         else:
-            if self.state == HEAD:
+            if (
+                self.state == HEAD or self.state == BODY
+            ):  # of a body only what is not the body: trailers, sizes of chunks
                 self._head_size += len(data)
                 if self._head_size > self.rules.most_in_head:
                     self.refuse(414 if not self._fields and not self._headers else 431)
@@ -197,6 +205,8 @@ class Incoming(Carrier):
             self.feed(rest)
 
     def on_message_begin(self) -> None:
+        if self.closing:
+            raise _Refused
         self.state = HEAD
         self.since = self.rules.tick
         self._url = b""
@@ -261,7 +271,8 @@ class Incoming(Carrier):
         upgrades = parser.should_upgrade()
         websocket = False
         if upgrades:
-            websocket = self._upgrade == b"websocket" and version == "1.1" and parser.get_method() == b"GET"
+            if self._upgrade == b"websocket" and self.server.speaks_websockets:
+                websocket = version == "1.1" and parser.get_method() == b"GET"
             if not websocket:
                 if parser.get_method() == b"CONNECT":
                     self._stop_at(400)
@@ -330,8 +341,11 @@ class Incoming(Carrier):
                     self._stop_at(400)
             else:
                 absolute = _ABSOLUTE.match(url)
-                if absolute is None or b"@" in absolute[1]:
+                if absolute is None or not absolute[1] or _HOST.fullmatch(absolute[1]) is None:
                     self._stop_at(400)
+                # What it says goes before Host, which it replaces (RFC 9112, 3.2.2).
+                host = (b"host", absolute[1])  # type: ignore[index]
+                self._headers = [host, *(header for header in self._headers if header[0] != b"host")]
                 url = url[absolute.end() :]  # type: ignore[union-attr]
                 if url[:1] != b"/":
                     url = b"/" + url
@@ -351,6 +365,7 @@ class Incoming(Carrier):
 
     def on_body(self, data: bytes) -> None:
         self.since = self.rules.tick
+        self._head_size = -_SLICE_OF_BODY  # what is parsed at once may be this body's to its last byte
         request = self.parsing
         if request is None:
             return
@@ -364,7 +379,7 @@ class Incoming(Carrier):
             self.pause()
 
     def on_message_complete(self) -> None:
-        if self._upgrading or self.websocket is not None:
+        if self._upgrading or self.websocket is not None or self.closing:
             return
         request = self.parsing
         self.parsing = None

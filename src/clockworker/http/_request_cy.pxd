@@ -58,6 +58,7 @@ cdef class Request:
     cdef list _writers
 
     cpdef bint feed(self, bytes data) except -1
+    cdef bint is_full(self) except -1
     cpdef end_of_body(self)
     cpdef leave(self)
     cdef bint _waits(self) noexcept

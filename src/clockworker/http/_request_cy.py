@@ -183,7 +183,10 @@ class Request:
             self.body += data
         if self._waiters is not None:
             self.wake()
-        return len(self.body) > HIGH_WATER
+        return self.is_full()
+
+    def is_full(self) -> bool:
+        return self.body is not None and len(self.body) > HIGH_WATER
 
     def end_of_body(self) -> None:
         self.more_body = False

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from ssl import SSLContext
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from clockworker.http._access import AccessLog
 from clockworker.http._application import Protocol, all_routes, as_asgi3
@@ -19,6 +19,9 @@ from clockworker.http._tls import context_of_options
 from clockworker.http._wsgi import Wsgi
 from clockworker.shards.config._http import Route
 from clockworker.shards.worker._shard import Shard
+
+if TYPE_CHECKING:
+    from clockworker.http._websocket import WebSocket
 
 MOST_LABELS = 64  # routes that are counted by their names
 
@@ -54,6 +57,7 @@ async def serve(
         targets=targets,
         proxies=Proxies(config.forwarded_allow_ips) if config.proxy_headers else None,
         access_log=AccessLog(shard.id) if shard._config.access_log else None,
+        websockets=None if interface == "wsgi" else _websocket(),
     )
     context = context_of_options(shard._config) if ssl is None else ssl
     shard._check_serves(bind, context)  # before the application has begun what it would have to end
@@ -68,6 +72,13 @@ async def serve(
         await server.wait_done()
     finally:
         await lifespan.shutdown()
+
+
+def _websocket() -> type[WebSocket]:
+    """Its library is imported now: at the first handshake that would be a stall."""
+    from clockworker.http._websocket import WebSocket
+
+    return WebSocket
 
 
 def _target(shard: Shard, route: Route, number: int, table: RouteTable) -> Target:

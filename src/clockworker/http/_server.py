@@ -72,6 +72,7 @@ class HttpServer:
         self.factory: Callable[[], Any] = partial(HttpConnection, self, self.rules)
         self._proxies = proxies
         self._websockets = websockets
+        self.speaks_websockets = websockets is not None
         self._table = table
         self._find = table.find if len(targets) > 1 else None
         self._uses_host = bool(getattr(table, "uses_host", True))
@@ -127,10 +128,7 @@ class HttpServer:
 
     def websocket(self, protocol: HttpConnection, request: Request) -> Any:
         """A handshake's head is complete."""
-        if self._websockets is None:
-            from clockworker.http._websocket import WebSocket
-
-            self._websockets = WebSocket
+        assert self._websockets is not None
         websocket = self._websockets(protocol, request, self)
         turn = _Turn(websocket, protocol, request, self._target(request, "WEBSOCKET"), self.access_log)
         if self._limit is not None and sum(each.running for each in self.targets) >= self._limit:
@@ -204,7 +202,7 @@ class HttpServer:
         age = tick - protocol.since
         state, current = protocol.state, protocol.current
         if state == LINGERING:
-            if age > linger:
+            if age > linger and not protocol.transport.get_write_buffer_size():
                 protocol.transport.abort()
                 return True
         elif protocol.closing:

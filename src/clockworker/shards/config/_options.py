@@ -574,6 +574,7 @@ HTTP_FIELDS = {"route": "routes", "header": "headers", "h11_max_incomplete_event
 
 # What other servers call the same thing.
 OTHER_NAMES = {
+    "backpressure": "limit-concurrency",
     "c": "config",
     "ca-certs": "ssl-ca-certs",
     "cert-reqs": "ssl-cert-reqs",
@@ -586,6 +587,20 @@ OTHER_NAMES = {
     "url-path-prefix": "root-path",
     "ssl-certificate": "ssl-certfile",
     "chdir": "app-dir",
+    "env": "env-file",
+    "http1-buffer-size": "h11-max-incomplete-event-size",
+    "http1-header-read-timeout": "timeout-request-header",
+    "pythonpath": "app-dir",
+    "read-timeout": "timeout-request-header",
+    "reload-extra-file": "reload-dir",
+    "reuse-port": "distribution",
+    "ssl-client-verify": "ssl-cert-reqs",
+    "ssl-protocol-min": "ssl-version",
+    "statsd-host": "metrics",
+    "uds-permissions": "uds",
+    "umask": "uds",
+    "verify-mode": "ssl-cert-reqs",
+    "working-dir": "app-dir",
     "graceful-timeout": "timeout-graceful-shutdown",
     "pid": "pid-file",
     "pidfile": "pid-file",
