@@ -25,8 +25,9 @@ except ModuleNotFoundError:
     from clockworker import _cython_shim as cython
 
 from clockworker.http import _states
-from clockworker.http._head import BESIDE_TARGET
+from clockworker.http._head import BESIDE_TARGET, HOST
 from clockworker.http._request_cy import Carrier, Request, new_request
+from clockworker.http._targets_cy import Targets
 
 _SLICE = 4_096  # bytes that are parsed at once: pipelined requests in them are all made
 _SLICE_OF_BODY = 65_536
@@ -38,7 +39,7 @@ _CallbackError = httptools.HttpParserCallbackError
 _Upgrade = httptools.HttpParserUpgrade
 _unquote = unquote
 
-_HOST = re.compile(rb"[A-Za-z0-9\-._~!$&'()*+,;=%]*(?::[0-9]*)?|\[[0-9A-Fa-f:.]+\](?::[0-9]*)?")
+_HOST = HOST
 _ABSOLUTE = re.compile(rb"[A-Za-z][A-Za-z0-9+\-.]*://([^/?#]*)")
 _ASGI = {"version": "3.0", "spec_version": "2.3"}
 
@@ -50,11 +51,11 @@ class _Refused(Exception):
     """Raised in a callback, so that nothing more is parsed."""
 
 
-@cython.final
 @cython.cclass
 class Rules:
     """What all connections of a server have in common: limits, and what is the same in each response.
 
+    app, state: the application, and what of its state each request has a copy. targets: where its requests run.
     tick: the time, in looks at it. defaults: rendered headers. stopping: responses say that they are the last.
     """
 
@@ -62,8 +63,11 @@ class Rules:
     defaults: bytes
     stopping: bool
 
-    def __init__(self, config: Any, headers: Any) -> None:
+    def __init__(self, config: Any, headers: Any, app: Any, state: dict[str, Any], targets: Targets) -> None:
         """config: an HttpConfig. headers: DefaultHeaders."""
+        self.app = app
+        self.state = state
+        self.targets = targets
         self.tick = 0
         self.headers = headers
         self.defaults = headers.render()
@@ -74,6 +78,10 @@ class Rules:
         self.most_in_field = config.limit_request_field_size
         self.most_fields = config.limit_request_fields
         self.most_in_head = config.incomplete_event_size
+
+    def begin(self, request: Request) -> None:
+        """Its turn has come."""
+        request.take_turn(self.targets)
 
     def refresh(self) -> None:
         self.tick += 1
@@ -108,6 +116,7 @@ class Incoming(Carrier):
         self.client: tuple[str, int] | None = None
         self.address: tuple[str, int | None] | None = None
         self.scheme = "http"
+        self.tls: dict[str, Any] | None = None
         self._parser: Any = _Parser(self)
         self.pipeline: Any = None
         self.unread: Any = None
@@ -289,7 +298,7 @@ class Incoming(Carrier):
             self._stop_at(400)
         if self._has_encoding and self._lengths:
             self._stop_at(400)
-        request = new_request(self, self.server.app)
+        request = new_request(self, self.rules.app)
         self._take_target(request, method)
         request.method = method
         request.headers = self._headers
@@ -305,12 +314,14 @@ class Incoming(Carrier):
             "scheme": self.scheme,
             "root_path": self.rules.root_path,
             "headers": self._headers,
-            "state": self.server.state.copy(),
+            "state": self.rules.state.copy(),
             "method": method,
             "path": self.rules.root_path + request.path if self.rules.root_path else request.path,
             "raw_path": self.rules.raw_root_path + request.raw_path if self.rules.root_path else request.raw_path,
             "query_string": self._query,
         }
+        if self.tls is not None:
+            request.scope["extensions"] = {"tls": self.tls.copy()}
         self.state = BODY
         self.since = self.rules.tick
         self.parsing = request
@@ -325,7 +336,7 @@ class Incoming(Carrier):
             self.websocket = self.server.websocket(self, request)
         elif self.current is None:
             self.current = request
-            self.server.begin(request)
+            self.rules.begin(request)
         else:
             if self.pipeline is None:
                 self.pipeline = deque()

@@ -226,6 +226,13 @@ OPTIONS = (
     Option("sockets", ("--ssl-ca-certs",), "FILE", parse.parse_path, "authorities of the clients' certificates"),
     Option(
         "sockets",
+        ("--ssl-crl",),
+        "FILE",
+        parse.parse_path,
+        "those of the clients' certificates that are revoked: lists of all authorities of a chain, in PEM",
+    ),
+    Option(
+        "sockets",
         ("--ssl-cert-reqs",),
         "HOW",
         parse.parse_cert_reqs,
@@ -316,6 +323,14 @@ OPTIONS = (
         "addresses and networks of proxies that are trusted, unix for Unix sockets, * for all; default 127.0.0.1,::1",
         takes=(str, list),
         other_variable="FORWARDED_ALLOW_IPS",
+    ),
+    Option(
+        "http",
+        ("--http2", "--no-http2"),
+        "",
+        parse.parse_flag,
+        "offer HTTP/2 in TLS handshakes, where h2 is installed; default on",
+        takes=(bool,),
     ),
     Option(
         "http",
