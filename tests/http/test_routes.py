@@ -21,6 +21,7 @@ def test_the_first_that_matches() -> None:
         "/reports/a/": 1,
         "/reports/a/b/c": 1,
         "/reports/a": 2,
+        "/reports/a\nb": 2,
         "/reports/": 2,
         "/reports": 3,
         "/": -1,

@@ -20,7 +20,7 @@ import msgspec
 
 import clockworker as cw
 from clockworker.http._connection_cy import HttpConnection
-from clockworker.http._serve import NoTable
+from clockworker.http._routes import RouteTable
 from clockworker.http._server import HttpServer
 from clockworker.http._targets_cy import Target
 from clockworker.shards.config._http import HttpConfig
@@ -41,7 +41,7 @@ class Seen(msgspec.Struct, frozen=True):
 
 
 class Transport:
-    """What a connection is given. sent: what it has written. buffered: what the transport says that its client has not taken."""
+    """What a connection is given. sent: what it has written. buffered: bytes that its client has not taken, as it is to say."""
 
     def __init__(self, connection: HttpConnection, *, tls: bool = False) -> None:
         self.sent = bytearray()
@@ -113,6 +113,8 @@ class Connection:
         self.protocol = HttpConnection(server.http, server.http.rules)
         self.transport = Transport(self.protocol, tls=tls)
         self.protocol.connection_made(self.transport)
+        self._kernel = b""
+        self._has_ended = False
         self._is_lost = False
 
     @property
@@ -136,20 +138,20 @@ class Connection:
             self._kernel += data
             self.flow()
 
-    _kernel = b""
-
     def flow(self) -> None:
         """What waits in the kernel is read as far as it may be. uvloop delivers what it has, and then looks again."""
         while self._kernel and not self._is_lost and self.transport.is_reading():
             data, self._kernel = self._kernel, b""
             self.protocol.data_received(data)
+        if self._has_ended and not self._is_lost and self.transport.is_reading():
+            self._has_ended = False
+            if not self.protocol.eof_received():
+                self.transport.closed = True
 
     def end(self) -> None:
-        """The client will send no more. Its transport closes unless the protocol wants to go on."""
-        if not self.transport.closed and not self.protocol.eof_received():
-            self.transport.closed = True
-        if self.transport.closed:
-            self.lose()
+        """The client will send no more. The transport closes unless the protocol wants to go on."""
+        self._has_ended = True
+        self.flow()
 
     def lose(self, error: Exception | None = None) -> None:
         """The client has gone."""
@@ -204,7 +206,7 @@ async def wire(app: Application, config: HttpConfig | None = None, **target: Any
             app,
             config or HttpConfig(date_header=False, server_header=False),
             state={},
-            table=NoTable(),
+            table=RouteTable(()),
             targets=[first],
         )
         server = Server(http, first)

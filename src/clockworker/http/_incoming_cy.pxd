@@ -1,5 +1,6 @@
 cimport cython
 from clockworker.http._request_cy cimport Carrier, Request, new_request
+from clockworker.http._targets_cy cimport Targets
 
 cdef int _SLICE, _SLICE_OF_BODY, _MOST_UNWANTED
 cdef object _Parser, _ParserError, _CallbackError, _Upgrade, _unquote, _HOST, _ABSOLUTE
@@ -8,6 +9,9 @@ cdef int IDLE, HEAD, BODY, PARSED, LINGERING
 
 
 cdef class Rules:
+    cdef readonly object app
+    cdef readonly dict state
+    cdef readonly Targets targets
     cdef readonly long long tick
     cdef readonly bytes defaults
     cdef public bint stopping
@@ -19,12 +23,15 @@ cdef class Rules:
     cdef Py_ssize_t most_fields
     cdef Py_ssize_t most_in_head
 
+    cpdef begin(self, Request request)
+
 
 cdef class Incoming(Carrier):
     cdef readonly object server
     cdef readonly Rules rules
     cdef readonly object transport
     cdef readonly bint closing
+    cdef readonly bint ended
     cdef readonly int state
     cdef readonly long long since
     cdef readonly long long requests
@@ -34,6 +41,7 @@ cdef class Incoming(Carrier):
     cdef readonly object client
     cdef readonly object address
     cdef readonly str scheme
+    cdef readonly dict tls
     cdef object pipeline
     cdef object unread
     cdef bint paused

@@ -25,8 +25,9 @@ except ModuleNotFoundError:
     from clockworker import _cython_shim as cython
 
 from clockworker.http import _states
-from clockworker.http._head import BESIDE_TARGET
+from clockworker.http._head import BESIDE_TARGET, HOST
 from clockworker.http._request_cy import Carrier, Request, new_request
+from clockworker.http._targets_cy import Targets
 
 _SLICE = 4_096  # bytes that are parsed at once: pipelined requests in them are all made
 _SLICE_OF_BODY = 65_536
@@ -38,7 +39,7 @@ _CallbackError = httptools.HttpParserCallbackError
 _Upgrade = httptools.HttpParserUpgrade
 _unquote = unquote
 
-_HOST = re.compile(rb"[A-Za-z0-9\-._~!$&'()*+,;=%]*(?::[0-9]*)?|\[[0-9A-Fa-f:.]+\](?::[0-9]*)?")
+_HOST = HOST
 _ABSOLUTE = re.compile(rb"[A-Za-z][A-Za-z0-9+\-.]*://([^/?#]*)")
 _ASGI = {"version": "3.0", "spec_version": "2.3"}
 
@@ -50,11 +51,11 @@ class _Refused(Exception):
     """Raised in a callback, so that nothing more is parsed."""
 
 
-@cython.final
 @cython.cclass
 class Rules:
     """What all connections of a server have in common: limits, and what is the same in each response.
 
+    app, state: the application, and what of its state each request has a copy. targets: where its requests run.
     tick: the time, in looks at it. defaults: rendered headers. stopping: responses say that they are the last.
     """
 
@@ -62,8 +63,11 @@ class Rules:
     defaults: bytes
     stopping: bool
 
-    def __init__(self, config: Any, headers: Any) -> None:
+    def __init__(self, config: Any, headers: Any, app: Any, state: dict[str, Any], targets: Targets) -> None:
         """config: an HttpConfig. headers: DefaultHeaders."""
+        self.app = app
+        self.state = state
+        self.targets = targets
         self.tick = 0
         self.headers = headers
         self.defaults = headers.render()
@@ -74,6 +78,10 @@ class Rules:
         self.most_in_field = config.limit_request_field_size
         self.most_fields = config.limit_request_fields
         self.most_in_head = config.incomplete_event_size
+
+    def begin(self, request: Request) -> None:
+        """Its turn has come."""
+        request.take_turn(self.targets)
 
     def refresh(self) -> None:
         self.tick += 1
@@ -86,7 +94,8 @@ class Incoming(Carrier):
 
     state: what is waited for (`_states`). since: the tick at which that began. requests: how many have come.
     current: the request that is with the application. parsing: the one whose body is coming. websocket: what has taken over.
-    closing: nothing more is written.
+    closing: nothing more is written. ended: nothing more is read, and the connection closes when all that came before has been
+    answered.
     """
 
     def __init__(self, server: Any, rules: Rules) -> None:
@@ -97,6 +106,7 @@ class Incoming(Carrier):
         self.transport: Any = None
         self.writable = True
         self.closing = False
+        self.ended = False
         self.state = IDLE
         self.since = rules.tick
         self.requests = 0
@@ -106,6 +116,7 @@ class Incoming(Carrier):
         self.client: tuple[str, int] | None = None
         self.address: tuple[str, int | None] | None = None
         self.scheme = "http"
+        self.tls: dict[str, Any] | None = None
         self._parser: Any = _Parser(self)
         self.pipeline: Any = None
         self.unread: Any = None
@@ -149,9 +160,11 @@ class Incoming(Carrier):
             return
         view = memoryview(data)
         at = 0
-        while at < size and not self.closing and self.websocket is None:
+        while at < size and not self.closing and not self.ended and self.websocket is None:
             if self.pipeline:
-                self.unread = bytearray(view[at:])
+                if self.unread is None:
+                    self.unread = bytearray()
+                self.unread += view[at:]  # behind what is left of a slice that offered another protocol
                 self.pause()
                 return
             length = _SLICE_OF_BODY if self.state == BODY else _SLICE
@@ -167,12 +180,16 @@ class Incoming(Carrier):
             self._upgraded(bytes(data[upgrade.args[0] :]))
         except _CallbackError as error:
             if not self.refusal:
+                if isinstance(error.__context__, _Refused):
+                    return  # the connection has ended in the middle of what was read
                 raise error.__context__ or error from None  # our own fault, or the application's: not the client's
             self.refuse(self.refusal)
         except _ParserError:
             self.refuse(400)
         else:
-            if self.state == HEAD:
+            if (
+                self.state == HEAD or self.state == BODY
+            ):  # of a body only what is not the body: trailers, sizes of chunks
                 self._head_size += len(data)
                 if self._head_size > self.rules.most_in_head:
                     self.refuse(414 if not self._fields and not self._headers else 431)
@@ -197,6 +214,8 @@ class Incoming(Carrier):
             self.feed(rest)
 
     def on_message_begin(self) -> None:
+        if self.closing:
+            raise _Refused
         self.state = HEAD
         self.since = self.rules.tick
         self._url = b""
@@ -279,7 +298,7 @@ class Incoming(Carrier):
             self._stop_at(400)
         if self._has_encoding and self._lengths:
             self._stop_at(400)
-        request = new_request(self, self.server.app)
+        request = new_request(self, self.rules.app)
         self._take_target(request, method)
         request.method = method
         request.headers = self._headers
@@ -295,12 +314,14 @@ class Incoming(Carrier):
             "scheme": self.scheme,
             "root_path": self.rules.root_path,
             "headers": self._headers,
-            "state": self.server.state.copy(),
+            "state": self.rules.state.copy(),
             "method": method,
             "path": self.rules.root_path + request.path if self.rules.root_path else request.path,
             "raw_path": self.rules.raw_root_path + request.raw_path if self.rules.root_path else request.raw_path,
             "query_string": self._query,
         }
+        if self.tls is not None:
+            request.scope["extensions"] = {"tls": self.tls.copy()}
         self.state = BODY
         self.since = self.rules.tick
         self.parsing = request
@@ -315,7 +336,7 @@ class Incoming(Carrier):
             self.websocket = self.server.websocket(self, request)
         elif self.current is None:
             self.current = request
-            self.server.begin(request)
+            self.rules.begin(request)
         else:
             if self.pipeline is None:
                 self.pipeline = deque()
@@ -331,8 +352,11 @@ class Incoming(Carrier):
                     self._stop_at(400)
             else:
                 absolute = _ABSOLUTE.match(url)
-                if absolute is None or b"@" in absolute[1]:
+                if absolute is None or not absolute[1] or _HOST.fullmatch(absolute[1]) is None:
                     self._stop_at(400)
+                # What it says goes before Host, which it replaces (RFC 9112, 3.2.2).
+                host = (b"host", absolute[1])  # type: ignore[index]
+                self._headers = [host, *(header for header in self._headers if header[0] != b"host")]
                 url = url[absolute.end() :]  # type: ignore[union-attr]
                 if url[:1] != b"/":
                     url = b"/" + url
@@ -352,6 +376,7 @@ class Incoming(Carrier):
 
     def on_body(self, data: bytes) -> None:
         self.since = self.rules.tick
+        self._head_size = -_SLICE_OF_BODY  # what is parsed at once may be this body's to its last byte
         request = self.parsing
         if request is None:
             return
@@ -365,7 +390,7 @@ class Incoming(Carrier):
             self.pause()
 
     def on_message_complete(self) -> None:
-        if self._upgrading or self.websocket is not None:
+        if self._upgrading or self.websocket is not None or self.closing:
             return
         request = self.parsing
         self.parsing = None

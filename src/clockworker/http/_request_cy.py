@@ -25,7 +25,7 @@ except ModuleNotFoundError:
     from clockworker import _cython_shim as cython
 
 from clockworker.executor._cpython_cy import holds
-from clockworker.http._targets_cy import Target
+from clockworker.http._targets_cy import Target, Targets
 
 if cython.compiled:
     from cython.cimports.clockworker.executor._clock_cy import now_ns
@@ -183,7 +183,10 @@ class Request:
             self.body += data
         if self._waiters is not None:
             self.wake()
-        return len(self.body) > HIGH_WATER
+        return self.is_full()
+
+    def is_full(self) -> bool:
+        return self.body is not None and len(self.body) > HIGH_WATER
 
     def end_of_body(self) -> None:
         self.more_body = False
@@ -218,6 +221,15 @@ class Request:
             for waiter in writers:
                 if not waiter.done():
                     waiter.set_result(None)
+
+    def take_turn(self, targets: Targets) -> None:
+        """In its route's target: it runs, waits, or is refused."""
+        target = self.target = targets.find(self.method, self.path, self.headers)
+        if targets.are_full():
+            target.refused += 1
+            self.refuse(503)
+        elif target.admit(self):
+            self.run()
 
     def run(self) -> None:
         """Start its task, in the queue of its target, which has admitted it."""

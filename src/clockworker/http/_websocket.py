@@ -126,7 +126,7 @@ class WebSocket:
             logger=_frames,
         )
         scope = request.scope
-        scope["extensions"] = _EXTENSIONS.copy()
+        scope["extensions"] = {**scope.get("extensions", {}), **_EXTENSIONS}
         scope["subprotocols"] = [
             name
             for header, value in request.headers
