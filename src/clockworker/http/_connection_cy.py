@@ -158,7 +158,7 @@ class HttpConnection(Incoming):
 
     def begin_response(self, request: Request, status: int, headers: Any) -> None:
         line = _STATUS_LINES.get(status)
-        if line is None or status < 200:
+        if line is None or (status < 200 and self.websocket is None):
             raise RuntimeError(f"the status of a response is {status!r}; give a number from 200 to 999")
         parts = [line, self.rules.defaults]
         length = -1
