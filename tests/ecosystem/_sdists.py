@@ -21,7 +21,7 @@ def installed_version(name: str) -> str:
 
 
 def fetch_sdist(name: str, directory: Path) -> Path:
-    """Unpack the sdist of the installed version into `directory`, by the pip that is configured here. The folder that it made."""
+    """Unpack the sdist of the installed version into `directory`, by pip as it is configured here. Returns its folder."""
     version = installed_version(name)
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
     command += ["--no-binary", name, "--dest", str(directory), f"{name}=={version}"]

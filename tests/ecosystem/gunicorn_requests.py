@@ -105,6 +105,9 @@ class _Options:
     def __init__(self) -> None:
         self.values: dict[str, Any] = {}
 
+    def __call__(self) -> _Options:
+        return self
+
     def set(self, name: str, value: Any) -> None:
         self.values[name] = value
 
@@ -119,7 +122,7 @@ def read(folder: Path) -> Iterator[Corpus]:
         source = ast.parse(file.with_suffix(".py").read_text())
         source.body = [node for node in source.body if not isinstance(node, ast.Import | ast.ImportFrom)]
         options = _Options()
-        names = _Names(uri=lambda raw: raw, cfg=options, Config=lambda: options)
+        names = _Names(uri=str, cfg=options, Config=options)
         exec(compile(source, file.name, "exec"), {"__builtins__": {}}, names)  # data, in Python's notation
         given = names["request"]
         requests = given if isinstance(given, list) else [given] if isinstance(given, Mapping) else []

@@ -117,7 +117,7 @@ class HttpConnection(Incoming):
             self.unwanted += len(data)
             if self.unwanted > _MOST_LINGERED:
                 self.transport.abort()
-        elif self.closing:
+        elif self.closing or self.ended:
             pass
         elif self.unread is not None:
             self.unread += data
@@ -147,6 +147,7 @@ class HttpConnection(Incoming):
             if parsing is not None and last is parsing:
                 self.pipeline.pop()
             (self.pipeline[-1] if self.pipeline else current).keep_alive = False
+            self.ended = True
             self.pause()
 
     def _say_and_close(self, status: int) -> None:
@@ -157,8 +158,8 @@ class HttpConnection(Incoming):
 
     def begin_response(self, request: Request, status: int, headers: Any) -> None:
         line = _STATUS_LINES.get(status)
-        if line is None:
-            raise RuntimeError(f"the status of a response is {status!r}; give a number from 100 to 999")
+        if line is None or (status < 200 and (status != 101 or request.scope["type"] != "websocket")):
+            raise RuntimeError(f"the status of a response is {status!r}; give a number from 200 to 999")
         parts = [line, self.rules.defaults]
         length = -1
         closes = False
@@ -171,8 +172,10 @@ class HttpConnection(Incoming):
             size = len(known) - 2
             if size == 14:
                 if known == b"content-length: ":
-                    if length >= 0 and length != int(value):
-                        raise RuntimeError("Content-Length is given twice, and differs")
+                    if not value.isdigit() or (length >= 0 and length != int(value)):
+                        raise RuntimeError(f"Content-Length is {bytes(value)!r}; give one number of bytes")
+                    if length >= 0 or status == 204:  # of which it must not be said (RFC 9110, 8.6)
+                        continue
                     length = int(value)
             elif size == 17:
                 if known == b"transfer-encoding: ":
@@ -190,7 +193,7 @@ class HttpConnection(Incoming):
             parts.append(known)
             parts.append(value)
             parts.append(b"\r\n")
-        if closes or self.rules.stopping or request.expects:
+        if closes or self.rules.stopping or (request.expects and request.more_body):
             request.keep_alive = False  # a client that was never told to continue may send its body, or not
         if status == 204 or status == 304 or status < 200 or request.method == "HEAD":
             request.remaining = -2  # there is none, whatever the headers say of it
@@ -275,7 +278,7 @@ class HttpConnection(Incoming):
             request.wake()
         self.current = None
         if not request.keep_alive or self.rules.stopping:
-            if self.parsing is not None and self.parsing is request:
+            if self.paused or (self.parsing is not None and self.parsing is request):
                 self.linger()
             else:
                 self._close()
@@ -293,9 +296,10 @@ class HttpConnection(Incoming):
         if self.pipeline:
             request: Request = self.pipeline.popleft()
             self.current = request
-            self.server.begin(request)
-            return
-        if self.unread is not None:
+            self.rules.begin(request)
+            if self.pipeline or self.parsing is not request or self.closing:
+                return
+        if self.unread is not None:  # with the rest of its body, or the next one
             data = self.unread
             self.unread = None
             if self.state == PARSED:
@@ -305,7 +309,7 @@ class HttpConnection(Incoming):
                 return
         elif self.state == PARSED:
             self.state = IDLE
-        if not self.pipeline:
+        if not self.pipeline and (self.parsing is None or not self.parsing.is_full()):
             self.resume()
 
     def ask(self, request: Request) -> None:
@@ -322,7 +326,8 @@ class HttpConnection(Incoming):
         request.status = status
         request.keep_alive = False
         request.sent = 0
-        self._write(refusal(status, self.rules.defaults))
+        said = refusal(status, self.rules.defaults)
+        self._write(said[: said.index(b"\r\n\r\n") + 4] if request.method == "HEAD" else said)
         request.started = True
         self._completed(request)
 

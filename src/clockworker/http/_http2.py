@@ -228,7 +228,7 @@ class Http2Connection(asyncio.Protocol):
             request.end_of_body()
         if self.server.trusts is not None:
             self.server.trust(self, request)
-        self.server.begin(request)
+        self.server.rules.begin(request)
         stream.target = request.target
 
     def _has_room(self) -> bool:
@@ -489,7 +489,7 @@ class Stream(Carrier):
         request.complete = True
         if not self.closed:
             self._close()
-            self._count()
+            self._count(request.status)
             self.connection.reset(self.number, ErrorCodes.INTERNAL_ERROR)
             self.connection.rest()
             self.connection.write()
@@ -566,7 +566,7 @@ class Stream(Carrier):
         """All of the response has been sent."""
         connection = self.connection
         self._close()
-        self._count()
+        self._count(self.request.status)
         connection.frames.earn(ANSWERED)
         if not self.has_ended:
             connection.reset(self.number, ErrorCodes.NO_ERROR)
@@ -579,15 +579,15 @@ class Stream(Carrier):
         self.connection.blocked.pop(self, None)
         self._pending = memoryview(b"")
 
-    def _count(self) -> None:
+    def _count(self, status: int, *, left: bool = False) -> None:
         request = self.request
         access_log = self.connection.server.access_log
         elapsed = now_ns() - request.received_ns if request.received_ns else 0
         target = request.target or self.target
         if target is not None:
-            target.count(request.status, elapsed)
+            target.count(status, 0 if left else elapsed)
         if access_log is not None:
-            access_log.write(request, request.status, request.sent, elapsed)
+            access_log.write(request, status, request.sent, elapsed)
 
     def lose(self) -> None:
         """Its client has left."""
@@ -595,11 +595,10 @@ class Stream(Carrier):
             return
         request = self.request
         self._close()
-        target = request.target or self.target
-        if target is not None:
-            if not request.complete and request.task is None:
-                target.leave(request)
-            target.count(request.status if request.started else 0, 0)
+        target = request.target
+        if target is not None and not request.complete and request.task is None:
+            target.leave(request)
+        self._count(request.status if request.started else 0, left=True)
         if request.task is not None:
             self.connection.orphans.add(self)
         request.leave()

@@ -27,10 +27,13 @@ except ModuleNotFoundError:
 from clockworker.http import _states
 from clockworker.http._head import BESIDE_TARGET, HOST
 from clockworker.http._request_cy import Carrier, Request, new_request
+from clockworker.http._targets_cy import Targets
 
 _SLICE = 4_096  # bytes that are parsed at once: pipelined requests in them are all made
 _SLICE_OF_BODY = 65_536
 _MOST_UNWANTED = 262_144  # bytes of a body that nobody reads, for the sake of a connection that goes on
+
+_QUIETLY = -1  # in the place of a status: the connection has ended in the middle of what was read
 
 _Parser = httptools.HttpRequestParser
 _ParserError = httptools.HttpParserError
@@ -40,6 +43,9 @@ _unquote = unquote
 
 _HOST = HOST
 _ABSOLUTE = re.compile(rb"[A-Za-z][A-Za-z0-9+\-.]*://([^/?#]*)")
+_LOWER: dict[bytes, bytes] = {}  # names of headers that clients have sent, in lower case
+_MOST_LOWER = 1_024
+_LONGEST_LOWER = 64
 _ASGI = {"version": "3.0", "spec_version": "2.3"}
 
 # C globals when compiled.
@@ -50,11 +56,11 @@ class _Refused(Exception):
     """Raised in a callback, so that nothing more is parsed."""
 
 
-@cython.final
 @cython.cclass
 class Rules:
     """What all connections of a server have in common: limits, and what is the same in each response.
 
+    app, state: the application, and what of its state each request has a copy. targets: where its requests run.
     tick: the time, in looks at it. defaults: rendered headers. stopping: responses say that they are the last.
     """
 
@@ -62,8 +68,11 @@ class Rules:
     defaults: bytes
     stopping: bool
 
-    def __init__(self, config: Any, headers: Any) -> None:
+    def __init__(self, config: Any, headers: Any, app: Any, state: dict[str, Any], targets: Targets) -> None:
         """config: an HttpConfig. headers: DefaultHeaders."""
+        self.app = app
+        self.state = state
+        self.targets = targets
         self.tick = 0
         self.headers = headers
         self.defaults = headers.render()
@@ -74,6 +83,10 @@ class Rules:
         self.most_in_field = config.limit_request_field_size
         self.most_fields = config.limit_request_fields
         self.most_in_head = config.incomplete_event_size
+
+    def begin(self, request: Request) -> None:
+        """Its turn has come."""
+        request.take_turn(self.targets)
 
     def refresh(self) -> None:
         self.tick += 1
@@ -86,7 +99,8 @@ class Incoming(Carrier):
 
     state: what is waited for (`_states`). since: the tick at which that began. requests: how many have come.
     current: the request that is with the application. parsing: the one whose body is coming. websocket: what has taken over.
-    closing: nothing more is written.
+    closing: nothing more is written. ended: nothing more is read, and the connection closes when all that came before has been
+    answered.
     """
 
     def __init__(self, server: Any, rules: Rules) -> None:
@@ -97,6 +111,7 @@ class Incoming(Carrier):
         self.transport: Any = None
         self.writable = True
         self.closing = False
+        self.ended = False
         self.state = IDLE
         self.since = rules.tick
         self.requests = 0
@@ -124,7 +139,11 @@ class Incoming(Carrier):
         self._is_chunked = False
         self._has_encoding = False
         self._expects = False
+        self._is_forwarded = False
         self._upgrade = b""
+        self._known_host: bytes | None = None  # a valid one
+        self._scope: dict[str, Any] | None = None
+        self._data: Any = None
         self.unwanted = 0
 
     # What becomes of it, for the subclass to say.
@@ -150,9 +169,11 @@ class Incoming(Carrier):
             return
         view = memoryview(data)
         at = 0
-        while at < size and not self.closing and self.websocket is None:
+        while at < size and not self.closing and not self.ended and self.websocket is None:
             if self.pipeline:
-                self.unread = bytearray(view[at:])
+                if self.unread is None:
+                    self.unread = bytearray()
+                self.unread += view[at:]  # behind what is left of a slice that offered another protocol
                 self.pause()
                 return
             length = _SLICE_OF_BODY if self.state == BODY else _SLICE
@@ -162,21 +183,30 @@ class Incoming(Carrier):
             self.websocket.data_received(bytes(view[at:]))
 
     def _parse(self, data: Any) -> None:
+        self._data = data if self.state == IDLE and type(data) is bytes else None
+        upgraded_at = -1
         try:
             self._parser.feed_data(data)
         except _Upgrade as upgrade:
-            self._upgraded(bytes(data[upgrade.args[0] :]))
+            upgraded_at = upgrade.args[0]
         except _CallbackError as error:
             if not self.refusal:
                 raise error.__context__ or error from None  # our own fault, or the application's: not the client's
-            self.refuse(self.refusal)
+            if self.refusal == _QUIETLY:
+                self.refusal = 0
+            else:
+                self.refuse(self.refusal)
         except _ParserError:
             self.refuse(400)
         else:
-            if self.state == HEAD:
+            if (
+                self.state == HEAD or self.state == BODY
+            ):  # of a body only what is not the body: trailers, sizes of chunks
                 self._head_size += len(data)
                 if self._head_size > self.rules.most_in_head:
                     self.refuse(414 if not self._fields and not self._headers else 431)
+        if upgraded_at >= 0:
+            self._upgraded(bytes(data[upgraded_at:]))
 
     def _upgraded(self, rest: bytes) -> None:
         if self.websocket is not None:
@@ -194,16 +224,18 @@ class Incoming(Carrier):
         self._upgrading = False
         self._parser = _Parser(self)
         self._parse(b"".join(head))
-        if rest and not self.closing:
+        if rest and not self.closing and not self.ended:
             self.feed(rest)
 
     def on_message_begin(self) -> None:
+        if self.closing:
+            self._stop_at(_QUIETLY)
         self.state = HEAD
         self.since = self.rules.tick
         self._url = b""
         self._headers = []
         self._head_size = self._fields = self._hosts = self._lengths = self._length = 0
-        self._is_chunked = self._has_encoding = self._expects = False
+        self._is_chunked = self._has_encoding = self._expects = self._is_forwarded = False
         self._upgrade = b""
 
     def on_url(self, url: bytes) -> None:
@@ -212,13 +244,21 @@ class Incoming(Carrier):
             self._stop_at(414)
 
     def on_header(self, name: bytes, value: bytes) -> None:
+        self._take_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        self._take_head()
+
+    def _take_header(self, name: bytes, value: bytes) -> None:
         self._fields += 1
         if self._fields > self.rules.most_fields or len(name) + len(value) + 4 > self.rules.most_in_field:
             self._stop_at(431)
         if self.state != HEAD:
             return  # a trailer, which nobody has asked for, and that would pass for a header
-        name = name.lower()
-        if value and value[-1] in b" \t":
+        lower = _LOWER.get(name)
+        name = _new_lower(name) if lower is None else lower
+        size = len(value)
+        if size and (value[size - 1] == 32 or value[size - 1] == 9):
             value = value.rstrip(b" \t")
         size = len(name)
         if size == 4:
@@ -234,8 +274,14 @@ class Incoming(Carrier):
         elif size == 14:
             if name == b"content-length":
                 self._take_length(value)
-        elif size == 17 and name == b"transfer-encoding":
-            self._take_encoding(value)
+        elif size == 15:
+            if name == b"x-forwarded-for":
+                self._is_forwarded = True
+        elif size == 17:
+            if name == b"transfer-encoding":
+                self._take_encoding(value)
+            elif name == b"x-forwarded-proto":
+                self._is_forwarded = True
         self._headers.append((name, value))
 
     def _take_length(self, value: bytes) -> None:
@@ -256,23 +302,27 @@ class Incoming(Carrier):
         self.refusal = status
         raise _Refused
 
-    def on_headers_complete(self) -> None:
+    def _take_head(self) -> None:
         parser = self._parser
-        version = parser.get_http_version()
+        method = parser.get_method().decode("ascii")
+        version = self._version(len(method))
         upgrades = parser.should_upgrade()
         websocket = False
         if upgrades:
             if self._upgrade == b"websocket" and self.server.speaks_websockets:
-                websocket = version == "1.1" and parser.get_method() == b"GET"
+                websocket = version == "1.1" and method == "GET"
             if not websocket:
-                if parser.get_method() == b"CONNECT":
+                if method == "CONNECT":
                     self._stop_at(400)
                 self._upgrading = True
                 return
-        method = parser.get_method().decode("ascii")
         if version == "1.1":
-            if self._hosts != 1 or _HOST.fullmatch(self._host) is None:
+            if self._hosts != 1:
                 self._stop_at(400)
+            if self._host != self._known_host:
+                if _HOST.fullmatch(self._host) is None:
+                    self._stop_at(400)
+                self._known_host = self._host
         elif version == "1.0":
             if self._hosts > 1 or self._is_chunked:
                 self._stop_at(400)
@@ -280,35 +330,35 @@ class Incoming(Carrier):
             self._stop_at(400)
         if self._has_encoding and self._lengths:
             self._stop_at(400)
-        request = new_request(self, self.server.app)
+        request = new_request(self, self.rules.app)
         self._take_target(request, method)
         request.method = method
         request.headers = self._headers
-        request.keep_alive = parser.should_keep_alive()
+        request.keep_alive = parser.should_keep_alive() and (version == "1.1" or not _says_close(self._headers))
         request.version = 11 if version == "1.1" else 10
         request.expects = self._expects and request.version == 11
-        request.scope = {
-            "type": "websocket" if websocket else "http",
-            "asgi": _ASGI.copy(),
-            "http_version": version,
-            "server": self.address,
-            "client": self.client,
-            "scheme": self.scheme,
-            "root_path": self.rules.root_path,
-            "headers": self._headers,
-            "state": self.server.state.copy(),
-            "method": method,
-            "path": self.rules.root_path + request.path if self.rules.root_path else request.path,
-            "raw_path": self.rules.raw_root_path + request.raw_path if self.rules.root_path else request.raw_path,
-            "query_string": self._query,
-        }
+        if self._scope is None:
+            self._scope = self._new_scope()
+        request.scope = scope = self._scope.copy()
+        if websocket:
+            scope["type"] = "websocket"
+        scope["asgi"] = _ASGI.copy()
+        if request.version == 10:
+            scope["http_version"] = version
+        scope["headers"] = self._headers
+        scope["state"] = self.rules.state.copy()
+        scope["method"] = method
+        root = self.rules.root_path
+        scope["path"] = root + request.path if root else request.path
+        scope["raw_path"] = self.rules.raw_root_path + request.raw_path if root else request.raw_path
+        scope["query_string"] = self._query
         if self.tls is not None:
-            request.scope["extensions"] = {"tls": self.tls.copy()}
+            scope["extensions"] = {"tls": self.tls.copy()}
         self.state = BODY
         self.since = self.rules.tick
         self.parsing = request
         self.requests += 1
-        if self.server.trusts is not None:
+        if self._is_forwarded and self.server.trusts is not None:
             self.server.trust(self, request)
         if websocket:
             del request.scope["method"]
@@ -318,12 +368,42 @@ class Incoming(Carrier):
             self.websocket = self.server.websocket(self, request)
         elif self.current is None:
             self.current = request
-            self.server.begin(request)
+            self.rules.begin(request)
         else:
             if self.pipeline is None:
                 self.pipeline = deque()
             self.pipeline.append(request)
             self.pause()
+
+    def _new_scope(self) -> dict[str, Any]:
+        """What the scopes of all its requests begin as: to copy it costs less than to make it."""
+        return {
+            "type": "http",
+            "asgi": None,
+            "http_version": "1.1",
+            "server": self.address,
+            "client": self.client,
+            "scheme": self.scheme,
+            "root_path": self.rules.root_path,
+            "headers": None,
+            "state": None,
+            "method": None,
+            "path": None,
+            "raw_path": None,
+            "query_string": None,
+        }
+
+    def _version(self, length: int) -> str:
+        """Of HTTP. httptools makes a string of it, which costs as much as parsing four headers. The line of a request that its read
+        begins with is looked at instead: behind a method of so many characters, a space and the target it ends in HTTP/1.1."""
+        data = self._data
+        self._data = None  # of what comes behind in the same read nobody knows where it begins
+        if data is not None:
+            at = length + 1 + len(self._url)
+            if data[at : at + 11] == b" HTTP/1.1\r\n":
+                return "1.1"
+        version: str = self._parser.get_http_version()
+        return version
 
     def _take_target(self, request: Request, method: str) -> None:
         """Path and query, of one of the forms that a request's target has."""
@@ -334,8 +414,11 @@ class Incoming(Carrier):
                     self._stop_at(400)
             else:
                 absolute = _ABSOLUTE.match(url)
-                if absolute is None or b"@" in absolute[1]:
+                if absolute is None or not absolute[1] or _HOST.fullmatch(absolute[1]) is None:
                     self._stop_at(400)
+                # What it says goes before Host, which it replaces (RFC 9112, 3.2.2).
+                host = (b"host", absolute[1])  # type: ignore[index]
+                self._headers = [host, *(header for header in self._headers if header[0] != b"host")]
                 url = url[absolute.end() :]  # type: ignore[union-attr]
                 if url[:1] != b"/":
                     url = b"/" + url
@@ -355,6 +438,7 @@ class Incoming(Carrier):
 
     def on_body(self, data: bytes) -> None:
         self.since = self.rules.tick
+        self._head_size = -_SLICE_OF_BODY  # what is parsed at once may be this body's to its last byte
         request = self.parsing
         if request is None:
             return
@@ -368,7 +452,7 @@ class Incoming(Carrier):
             self.pause()
 
     def on_message_complete(self) -> None:
-        if self._upgrading or self.websocket is not None:
+        if self._upgrading or self.websocket is not None or self.closing:
             return
         request = self.parsing
         self.parsing = None
@@ -388,3 +472,19 @@ class Incoming(Carrier):
         if self.paused and not self.closing:
             self.paused = False
             self.transport.resume_reading()
+
+
+def _new_lower(name: bytes) -> bytes:
+    lower = name.lower()
+    if len(_LOWER) < _MOST_LOWER and len(name) <= _LONGEST_LOWER:
+        _LOWER[name] = lower
+    return lower
+
+
+def _says_close(headers: list[tuple[bytes, bytes]]) -> bool:
+    """Beside a keep-alive, which decides for llhttp in HTTP/1.0."""
+    return any(
+        b"close" in [token.strip(b" \t") for token in value.lower().split(b",")]
+        for name, value in headers
+        if name == b"connection"
+    )

@@ -1,7 +1,7 @@
 cimport cython
-from clockworker.http._targets_cy cimport Target
+from clockworker.http._targets_cy cimport Target, Targets
 
-cdef object _Future
+cdef object _Future, _Coroutine
 cdef Ready _READY
 
 
@@ -58,11 +58,15 @@ cdef class Request:
     cdef list _writers
 
     cpdef bint feed(self, bytes data) except -1
+    cdef bint is_full(self) except -1
     cpdef end_of_body(self)
     cpdef leave(self)
     cdef bint _waits(self) noexcept
     cpdef wake(self)
     cpdef resume(self)
+    @cython.locals(target=Target)
+    cpdef take_turn(self, Targets targets)
+    @cython.locals(target=Target)
     cpdef run(self)
     cpdef refuse(self, int status)
     cdef _out_of_order(self, object kind)

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import collections.abc
+import types
 from collections.abc import Callable, Coroutine, MutableMapping
 from typing import Any
 
@@ -25,7 +26,7 @@ except ModuleNotFoundError:
     from clockworker import _cython_shim as cython
 
 from clockworker.executor._cpython_cy import holds
-from clockworker.http._targets_cy import Target
+from clockworker.http._targets_cy import Target, Targets
 
 if cython.compiled:
     from cython.cimports.clockworker.executor._clock_cy import now_ns
@@ -37,6 +38,7 @@ else:
 HIGH_WATER = 65_536  # bytes of a body that wait for the application before no more is read
 
 _Future = asyncio.Future
+_Coroutine = types.CoroutineType
 
 
 @cython.final
@@ -183,7 +185,10 @@ class Request:
             self.body += data
         if self._waiters is not None:
             self.wake()
-        return len(self.body) > HIGH_WATER
+        return self.is_full()
+
+    def is_full(self) -> bool:
+        return self.body is not None and len(self.body) > HIGH_WATER
 
     def end_of_body(self) -> None:
         self.more_body = False
@@ -218,6 +223,15 @@ class Request:
             for waiter in writers:
                 if not waiter.done():
                     waiter.set_result(None)
+
+    def take_turn(self, targets: Targets) -> None:
+        """In its route's target: it runs, waits, or is refused."""
+        target = self.target = targets.find(self.method, self.path, self.headers)
+        if targets.are_full():
+            target.refused += 1
+            self.refuse(503)
+        elif target.admit(self):
+            self.run()
 
     def run(self) -> None:
         """Start its task, in the queue of its target, which has admitted it."""
@@ -380,7 +394,7 @@ class Request:
         """The first step of its task."""
         self.begun = True
         coroutine = self.app(self.scope, self.asgi_receive, self.asgi_send)
-        if not asyncio.iscoroutine(coroutine):
+        if type(coroutine) is not _Coroutine and not asyncio.iscoroutine(coroutine):
             coroutine = _result_of(coroutine)
         self.coroutine = coroutine
 

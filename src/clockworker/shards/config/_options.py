@@ -544,7 +544,7 @@ OPTIONS = (
         ("--access-log", "--no-access-log"),
         "",
         parse.parse_flag,
-        "a line for each connection; default off",
+        "a line for each HTTP request, and each connection of other servers; default off",
         takes=(bool,),
     ),
     Option(
@@ -589,6 +589,7 @@ HTTP_FIELDS = {"route": "routes", "header": "headers", "h11_max_incomplete_event
 
 # What other servers call the same thing.
 OTHER_NAMES = {
+    "backpressure": "limit-concurrency",
     "c": "config",
     "ca-certs": "ssl-ca-certs",
     "cert-reqs": "ssl-cert-reqs",
@@ -601,6 +602,20 @@ OTHER_NAMES = {
     "url-path-prefix": "root-path",
     "ssl-certificate": "ssl-certfile",
     "chdir": "app-dir",
+    "env": "env-file",
+    "http1-buffer-size": "h11-max-incomplete-event-size",
+    "http1-header-read-timeout": "timeout-request-header",
+    "pythonpath": "app-dir",
+    "read-timeout": "timeout-request-header",
+    "reload-extra-file": "reload-dir",
+    "reuse-port": "distribution",
+    "ssl-client-verify": "ssl-cert-reqs",
+    "ssl-protocol-min": "ssl-version",
+    "statsd-host": "metrics",
+    "uds-permissions": "uds",
+    "umask": "uds",
+    "verify-mode": "ssl-cert-reqs",
+    "working-dir": "app-dir",
     "graceful-timeout": "timeout-graceful-shutdown",
     "pid": "pid-file",
     "pidfile": "pid-file",
