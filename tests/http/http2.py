@@ -110,7 +110,7 @@ class Http2Transport(Transport):
     """mark: bytes that it buffers before the connection is told to pause, if the test lets it buffer any (`slow`)."""
 
     def __init__(self, connection: Any) -> None:
-        super().__init__(connection, tls=True)
+        super().__init__(connection, ("192.0.2.7", 4711), tls=True)
         self._facts["ssl_object"] = Tls()
         self.slow = False
         self.mark = 65_536

@@ -961,3 +961,35 @@ def test_requests_learn_that_the_connection_is_lost(run: Run) -> None:
 
     run(body)
     assert seen == ["http.disconnect"] * 3
+
+
+def test_what_is_told_of_each_request(run: Run) -> None:
+    class Log:
+        lines: list[tuple[str, str, int, int]] = []  # noqa: RUF012
+
+        def write(self, request: Any, status: int, sent: int, elapsed_ns: int) -> None:
+            assert elapsed_ns >= 0
+            self.lines.append((request.scope["path"], request.target.queue, status, sent))
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        if scope["path"] == "/left":
+            await receive()
+        await send(START)
+        await send({"type": "http.response.body", "body": bytes(100_000)})
+
+    async def body() -> None:
+        async with wire(app) as server:
+            server.http.access_log = log = Log()
+            client = Client(server, acknowledges=False)
+            head, left = client.ask("/head", "HEAD"), client.ask("/left", "POST", ended=False)
+            large = client.ask("/large")
+            await until(lambda: client.answer(head).ended and len(client.answer(large).body) == WINDOW)
+            client.reset(left)
+            await server.idle()
+            assert log.lines == [("/head", "requests", 200, 0), ("/left", "requests", 0, 0)]
+            client.h2.increment_flow_control_window(100_000)
+            client.h2.increment_flow_control_window(100_000, large)
+            assert client.answer(large).ended
+            assert log.lines[2:] == [("/large", "requests", 200, 100_000)]
+
+    run(body)

@@ -587,7 +587,9 @@ class Stream(Carrier):
         if target is not None:
             target.count(status, 0 if left else elapsed)
         if access_log is not None:
+            own, request.target = request.target, target
             access_log.write(request, status, request.sent, elapsed)
+            request.target = own
 
     def lose(self) -> None:
         """Its client has left."""
