@@ -36,6 +36,7 @@ from websockets.protocol import OPEN as IS_OPEN
 from websockets.server import ServerProtocol
 
 from clockworker._errors import ClientLeft, UsageError
+from clockworker.http._head import STATUS_LINES
 from clockworker.http._request_cy import READY
 
 _SLICE = 16_384  # bytes that are parsed at once
@@ -232,6 +233,7 @@ class WebSocket:
             self._finish({"code": 1006})
         self._left = self._ended = True
         self._parsing = False
+        self._unread = None
         self._wake(self._senders)
 
     # Coming in.
@@ -243,6 +245,8 @@ class WebSocket:
             data = bytes(unread[:_SLICE])
             del unread[:_SLICE]
             self._parse(data)
+        if self._ended:
+            return
         if not unread:
             self._unread = None
         elif len(unread) > _HIGH_WATER:
@@ -258,7 +262,7 @@ class WebSocket:
             at = min(self._rest, size)
             self._rest -= at
             self._pass_on(data[:at])
-        while at < size:
+        while at < size and not self._ended:
             length = data[at + 1] & 127 if at + 2 <= size else 0
             body = at + (6 if length < 126 else 8 if length == 126 else 14)
             if body > size:
@@ -345,7 +349,8 @@ class WebSocket:
             return
         received, said = protocol.close_rcvd, protocol.close_sent
         failed = protocol.parser_exc is not None or received is None
-        self._transport.write(b"".join(writes))
+        if data := b"".join(writes):
+            self._transport.write(data)
         if self._disconnect is None:
             close = said if failed or received is None else received
             self._finish({"code": 1006} if close is None else {"code": int(close.code), "reason": close.reason})
@@ -354,7 +359,7 @@ class WebSocket:
         else:
             # A socket that is closed with something unread is reset, and the reason lost with it.
             self._transport.write_eof()
-            self._resume()
+            self._drop()
             self._when(_LINGER_S, self._over)
 
     def _pause(self) -> None:
@@ -367,6 +372,15 @@ class WebSocket:
         if self._unread is not None:
             self._parse_on()
         if self._paused and self._parsing and not self._transport.is_closing():
+            self._paused = False
+            self._transport.resume_reading()
+
+    def _drop(self) -> None:
+        """What comes now, which nobody wants."""
+        self._ended = True
+        self._parsing = False
+        self._unread = None
+        if self._paused and not self._transport.is_closing():
             self._paused = False
             self._transport.resume_reading()
 
@@ -399,7 +413,7 @@ class WebSocket:
         return self._send_other(message)
 
     def _send(self, message: MutableMapping[str, Any]) -> None:
-        data = message.get("bytes")
+        data: Any = message.get("bytes")
         is_text = data is None
         if is_text:
             text = message.get("text")
@@ -474,12 +488,12 @@ class WebSocket:
         ]
         if subprotocol := message.get("subprotocol"):
             headers.append((b"sec-websocket-protocol", subprotocol.encode("latin-1")))
-        connection.begin_response(request, 101, [*headers, *message.get("headers", ())])
-        parts, request.head = request.head, None
+        connection.begin_response(request, 200, [*headers, *message.get("headers", ())])
+        (_, *parts), request.head = request.head, None  # of a 101 that is the application's own it would be an error
         self.status = 101
         self._state = _OPEN
         self._least_deflated = _LEAST_DEFLATED if self._protocol.extensions else _NEVER
-        self._transport.write(b"".join([*parts, b"connection: upgrade\r\n\r\n"]))
+        self._transport.write(b"".join([STATUS_LINES[101], *parts, b"connection: upgrade\r\n\r\n"]))
         if self._stopping or self._server.rules.stopping:
             self._close(CloseCode.SERVICE_RESTART)
             return
@@ -528,8 +542,7 @@ class WebSocket:
 
     def _over(self) -> None:
         """All has been said. What is still in the transport's buffer has as long as a client has for closing."""
-        self._ended = True
-        self._parsing = False
+        self._drop()
         self._when(_CLOSE_S, self._transport.abort)
         self._connection.close_websocket()
 
