@@ -58,7 +58,7 @@ _EXPECTED = {
 
 _NEVER = float("inf")
 _ASGI = {"version": "3.0", "spec_version": "2.4"}
-_EXTENSIONS = {"websocket.http.response": {}}
+_EXTENSIONS: dict[str, Any] = {"websocket.http.response": {}}
 _PLAIN_TEXT, _PLAIN_BINARY = 0x81, 0x82  # how a frame begins that is a whole message, as it is
 _PLAIN = frozenset((_PLAIN_TEXT, _PLAIN_BINARY))
 _LEAST_DEFLATED = 64  # bytes; what is smaller would save less than the headers take that TCP and IP give it
