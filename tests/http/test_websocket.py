@@ -780,7 +780,7 @@ def test_the_application_closes(run: Run, code: int | None, reason: str | None) 
             event = {"type": "websocket.close", "reason": reason} | ({} if code is None else {"code": code})
             await app.send(event)
             assert peer.closed_with == (code or 1000, reason or "")
-            peer.raw(Frame(TEXT, b"after"))
+            peer.raw(Frame(TEXT, b"after"), Frame(PING, b"still there?"))
             assert (await app.receive())["text"] == "before"
             assert await app.receive() == {"type": "websocket.disconnect", "code": code or 1000, "reason": reason or ""}
             for late in ({"type": "websocket.send", "text": "a"}, {"type": "websocket.close"}):
@@ -945,6 +945,23 @@ def test_a_handshake_that_the_stop_finds_is_completed_first(run: Run) -> None:
             assert peer.status == 101
             assert peer.closed_with == (1012, "")
             assert await app.receive() == {"type": "websocket.disconnect", "code": 1012}
+
+    run(body)
+
+
+@pytest.mark.parametrize("waits", [False, True])
+def test_an_application_that_hears_its_client_before_it_accepts_hears_of_the_stop(run: Run, waits: bool) -> None:
+    async def body() -> None:
+        async with session(accept=False) as (peer, app, server):
+            receiving = asyncio.ensure_future(app.receive()) if waits else None
+            await asyncio.sleep(0)
+            server.http.stop()
+            disconnect = await (receiving or app.receive())
+            assert disconnect == {"type": "websocket.disconnect", "code": 1006}
+            assert (peer.status, peer.response.headers["retry-after"]) == (503, "1")
+            assert peer.transport.closed
+            with pytest.raises(ClientLeft):
+                app.send({"type": "websocket.accept"})
 
     run(body)
 

@@ -33,10 +33,11 @@ from websockets.extensions.permessage_deflate import ServerPerMessageDeflateFact
 from websockets.frames import CloseCode, Frame, Opcode
 from websockets.http11 import Request as Handshake
 from websockets.protocol import OPEN as IS_OPEN
+from websockets.protocol import SEND_EOF
 from websockets.server import ServerProtocol
 
 from clockworker._errors import ClientLeft, UsageError
-from clockworker.http._head import STATUS_LINES
+from clockworker.http._head import RETRY_AFTER_S, STATUS_LINES
 from clockworker.http._request_cy import READY
 
 _SLICE = 16_384  # bytes that are parsed at once
@@ -173,10 +174,18 @@ class WebSocket:
             self._end(CloseCode.NORMAL_CLOSURE if returned is None else CloseCode.INTERNAL_ERROR)
 
     def shut_down(self) -> None:
-        """The server stops. Who has not been accepted yet is, and told then."""
+        """The server stops. A client that has not been accepted yet will be, and is told then; but not by an application that
+        waits for its client to say something before it accepts."""
         self._stopping = True
         if self._state == _OPEN:
             self._close(CloseCode.SERVICE_RESTART)
+        elif self._state == _CONNECTING and self._receivers:
+            self._give_up()
+
+    def _give_up(self) -> None:
+        self._deny(503, [(b"retry-after", b"%d" % RETRY_AFTER_S), (b"content-type", b"text/plain; charset=utf-8")])
+        self._send_body(b"Service Unavailable", False)
+        self._left = True
 
     def look(self) -> None:
         """Whether something is due."""
@@ -341,7 +350,7 @@ class WebSocket:
     def _answer(self, writes: list[bytes]) -> None:
         """What the protocol itself has to say: a pong, or the end."""
         protocol = self._protocol
-        if protocol.state is IS_OPEN:
+        if writes[-1] != SEND_EOF:
             if self._writable:
                 self._transport.write(b"".join(writes))
             else:
@@ -388,6 +397,8 @@ class WebSocket:
         """The next event."""
         messages = self._messages
         while not messages:
+            if self._stopping and self._state == _CONNECTING:
+                self._give_up()
             if self._disconnect is not None:
                 return self._disconnect.copy()
             await self._wait(self._receivers)
