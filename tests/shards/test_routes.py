@@ -172,6 +172,9 @@ def test_queues_that_a_shard_does_not_have() -> None:
     assert (lacking_for_options(HttpConfig(lifespan_queue="x"), queues, 0) or "").startswith(
         "--lifespan-queue is 'x', which"
     )
+    assert (lacking_for_options(http, ["default"], 0) or "").endswith(
+        "only 'default'; add --queue default:8 --queue web:1, the first for requests that no route names"
+    )
     assert lacking_for_application(http.routes[:2], queues, 0) is None
     assert (lacking_for_application([Route("/", "x")], queues, 0) or "").startswith(
         "the application's route /: queue is 'x'"
