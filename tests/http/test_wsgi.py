@@ -24,7 +24,8 @@ from wsgiref.validate import validator
 import pytest
 
 import clockworker as cw
-from clockworker.http._pipes import LIMIT
+from clockworker.http import _wsgi
+from clockworker.http._pipes import LIMIT, InputPipe, OutputPipe
 from clockworker.http._wsgi import Wsgi
 from clockworker.shards.worker._blocking_pools import BlockingPools
 from tests.conftest import Run, until
@@ -666,6 +667,25 @@ def test_the_context_of_the_request_is_that_of_all_its_code(run: Run) -> None:
         await Client().ask(app)
         assert seen == ["the task's", "the application's", "the application's"]
         assert variable.get() == "the task's"
+
+    run(body)
+
+
+def test_nothing_is_left_for_the_garbage_collector(run: Run) -> None:
+    async def body() -> None:
+        gc.collect()
+        gc.disable()
+        try:
+            await Client().ask(hello)
+            await Client(b"abc", method="POST").ask(echo)
+            await Client().ask(of([b"x" * 100_000] * 10))
+            with pytest.raises(RuntimeError, match="Content-Length"):
+                await Client().ask(respond(b"abc", length=5))
+            # Until the threads and what has been cancelled have ended.
+            kinds = _wsgi._Request | InputPipe | OutputPipe
+            await until(lambda: not any(isinstance(each, kinds) for each in gc.get_objects()))
+        finally:
+            gc.enable()
 
     run(body)
 
