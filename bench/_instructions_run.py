@@ -32,7 +32,9 @@ class Workload(msgspec.Struct, frozen=True):
 def workload(name: str) -> Workload:
     if name == "plain":
         return Workload(raw.plain, request("GET", "/plain"), raw.PLAIN)
-    from bench import _http_frameworks as frameworks  # imported only if wanted: under valgrind that takes most of a minute
+    from bench import (
+        _http_frameworks as frameworks,  # imported only if wanted: under valgrind that takes most of a minute
+    )
 
     if name == "starlette":
         return Workload(frameworks.starlette_app, request("GET", "/starlette"), raw.JSON)

@@ -1,21 +1,78 @@
 """The README's code runs as it stands there."""
 
+import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
 import threading
 import time
+import urllib.request
 from pathlib import Path
 
 import pytest
 
-from tests.shards.servers import Serve, ask
+from tests.shards.servers import DEADLINE, Serve, Server, ask
 
 README = Path(__file__).parent.parent / "README.md"
 (CONFIGURATION,) = re.findall(r"```toml\n(.*?)```", README.read_text(), re.DOTALL)
-EXECUTOR, SERVICE, TEST, HTTP = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
+ROUTES, VISITS, EXECUTOR, SERVICE, TEST, PROTOCOL = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
+
+
+def options_of(start: str) -> list[str]:
+    """Of the command that begins so."""
+    command = re.search(rf"^    {re.escape(start)} ((?:.*\\\n)*.*)$", README.read_text(), re.MULTILINE)
+    assert command is not None
+    return shlex.split(command[1].replace("\\\n", ""))
+
+
+def get(server: Server, path: str) -> object:
+    with urllib.request.urlopen("http://{}:{}{}".format(*server.address, path), timeout=DEADLINE) as response:
+        return json.load(response)
+
+
+def test_the_first_server(tmp_path: Path) -> None:
+    pytest.importorskip("fastapi")
+    serve = Serve(tmp_path)
+    try:
+        server = serve(ROUTES, *options_of("clockworker-serve app:app"), "--spares", "0", app="app:app")
+        server.wait_serving()
+        assert get(server, "/") == {"hello": "world"}
+        assert server.stop() == 0
+    finally:
+        serve.clean_up()
+
+
+def test_routes(tmp_path: Path) -> None:
+    pytest.importorskip("fastapi")
+    serve = Serve(tmp_path)
+    try:
+        options = options_of("clockworker-serve app:app --shards 2 --queue")
+        server = serve(ROUTES, "--shards", "2", "--queue", *options, "--spares", "0", "--access-log", app="app:app")
+        server.wait_serving()
+        assert get(server, "/") == {"hello": "world"}
+        assert get(server, "/reports/acme") == {"tenant": "acme", "total": 66561705000}
+        server.wait_log(r'"GET / HTTP/1.1" 200 \d+ [\d.]+ foreground')
+        server.wait_log(r'"GET /reports/acme HTTP/1.1" 200 \d+ [\d.]+ background acme')
+        assert server.stop() == 0
+    finally:
+        serve.clean_up()
+
+
+def test_a_program_that_serves(tmp_path: Path) -> None:
+    pytest.importorskip("fastapi")
+    serve = Serve(tmp_path)
+    try:
+        server = serve(VISITS, "--shards", "2", "--spares", "0")
+        server.wait_serving()
+        # Connections come to any shard, pages belong to either.
+        for page in ("one", "other", "third", "fourth"):
+            assert [get(server, f"/pages/{page}") for _ in range(6)] == [{page: count} for count in range(1, 7)]
+        assert server.stop() == 0
+    finally:
+        serve.clean_up()
 
 
 def test_the_executor_alone(tmp_path: Path) -> None:
@@ -26,9 +83,7 @@ def test_the_executor_alone(tmp_path: Path) -> None:
 def test_the_sharded_service(tmp_path: Path) -> None:
     serve = Serve(tmp_path)
     try:
-        options = re.search(r"clockworker-serve app:main (.*)", README.read_text())
-        assert options is not None
-        server = serve(SERVICE, *options[1].split())
+        server = serve(SERVICE, *options_of("clockworker-serve app:main"))
         server.wait_serving()
         with server.connect() as one, server.connect() as other:
             for number in range(20):
@@ -41,12 +96,12 @@ def test_the_sharded_service(tmp_path: Path) -> None:
         serve.clean_up()
 
 
-def test_http(tmp_path: Path) -> None:
+def test_a_protocol(tmp_path: Path) -> None:
     """No request fails while the shards are replaced, and none that was accepted when the server stops."""
     pytest.importorskip("aiohttp")
     serve = Serve(tmp_path)
     try:
-        server = serve(HTTP, "--shards", "2")
+        server = serve(PROTOCOL, "--shards", "2")
         server.wait_serving()
         failed, asked, stop = list[str](), list[float](), threading.Event()
 

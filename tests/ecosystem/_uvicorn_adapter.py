@@ -17,10 +17,13 @@ from typing import Any
 
 import pytest
 
+import clockworker as cw
 from clockworker.http._connection_cy import HttpConnection
+from clockworker.http._incoming_cy import Rules
 from clockworker.http._request_cy import Request
 from clockworker.http._routes import RouteTable
 from clockworker.http._server import HttpServer
+from clockworker.http._targets_cy import Target
 from clockworker.shards.config._http import HttpConfig
 
 OUTCOMES_VARIABLE = "CLOCKWORKER_OUTCOMES"  # the file for the outcome of each test
@@ -35,13 +38,13 @@ _VARIANTS = {"http_protocol_cls": "httptools_impl:", "ws_protocol_cls": "websock
 _outcomes: dict[str, str] = {}
 
 
-class Nowhere:
-    """A target that only counts: the requests run in tasks of the test's loop."""
+class TheirTasks(Rules):
+    """Requests run in tasks of the test's loop, which `start` makes."""
 
-    running = 0
+    start: Any
 
-    def count(self, status: int, elapsed_ns: int) -> None:
-        pass
+    def begin(self, request: Request) -> None:
+        request.task = self.start(request)
 
 
 class Whole:
@@ -84,7 +87,10 @@ class Server(HttpServer):
             ws_ping_timeout=config.ws_ping_timeout or 0.0,
             ws_per_message_deflate=config.ws_per_message_deflate,
         )
-        super().__init__(self.call, ours, state=app_state, table=RouteTable(()), targets=[Nowhere()])  # type: ignore[list-item]
+        counts = Target("other", cw.Executor([cw.Queue("requests")]).queues()[0])
+        super().__init__(self.call, ours, state=app_state, table=RouteTable(()), targets=[counts])
+        self.rules = rules = TheirTasks(ours, self.rules.headers, self.call, app_state, self.rules.targets)
+        rules.start = self.start
         self.speaks_websockets = config.ws_protocol_class is not None
         self.state = app_state  # theirs is filled after the connection was made
         self.application = config.loaded_app
@@ -96,9 +102,6 @@ class Server(HttpServer):
     async def call(self, scope: Any, receive: Any, send: Any) -> Any:
         self.scope = scope
         return await self.application(scope, receive, send)
-
-    def begin(self, request: Request) -> None:
-        request.task = self.start(request)
 
     def websocket(self, protocol: HttpConnection, request: Request) -> Any:
         from clockworker.http._websocket import WebSocket

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import websockets.sync.client
 
 from tests.shards.servers import DEADLINE, Serve, Server, eventually
 
@@ -28,7 +29,7 @@ FASTAPI = (
     HERE
     + """
 import asyncio
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, Request, WebSocket
 
 app = FastAPI()
 release = asyncio.Event()
@@ -68,6 +69,14 @@ async def hold():
 @app.get("/holding")
 async def is_holding():
     return {"holding": holding}
+
+@app.websocket("/ws/{room}")
+@cw.queue("background", group="path:room")
+async def ws(websocket: WebSocket, room: str):
+    await websocket.accept()
+    await websocket.receive_text()
+    await websocket.send_json(here())
+    await websocket.close()
 
 @app.get("/release")
 async def let_go():
@@ -183,6 +192,13 @@ def test_marks_choose_the_queue(each: Server) -> None:
     assert queue_of(each, "/items/special", name="fastapi") == "foreground"
     assert queue_of(each, "/items/7", name="fastapi", method="POST") == "foreground"
     assert get(each, "/nothing", name="fastapi")[0] == 404
+
+
+def test_a_handshakes_route_is_for_all_that_a_websocket_does(each: Server) -> None:
+    match = each.wait_log(r"listening on fastapi=127\.0\.0\.1:(\d+)")[0]
+    with websockets.sync.client.connect(f"ws://127.0.0.1:{match[1]}/ws/one", open_timeout=DEADLINE) as client:
+        client.send("where are you?")
+        assert json.loads(client.recv(DEADLINE))["queue"] == "background"
 
 
 def test_so_do_routes_of_the_code_and_of_options(each: Server) -> None:

@@ -1,8 +1,13 @@
 from __future__ import annotations
 
 import asyncio
+import http.client
 import logging
+import re
+import signal
 from collections.abc import Coroutine, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +16,7 @@ import clockworker as cw
 from clockworker.http._lifespan import AsgiApplication, Lifespan
 from clockworker.shards.config._http import LifespanMode
 from tests.conftest import Run, until
+from tests.shards.servers import DEADLINE, Serve, Server
 
 COMPLETE = {"type": "lifespan.startup.complete"}
 SHUT = {"type": "lifespan.shutdown.complete"}
@@ -392,3 +398,121 @@ def test_it_runs_in_the_queue_that_it_is_given(run: Run) -> None:
 
     run(body)
     assert where == ["life", "serving", "life"]
+
+
+# Of a real server.
+
+ALONE = ("--spares", "0")
+SERVED = """
+import asyncio, os
+from clockworker import current_executor
+
+def queue():
+    return current_executor().current_queue().key
+
+def say(text):
+    os.write(2, f"{text}\\n".encode())  # one write, and at once
+
+async def app(scope, receive, send):
+    if scope["type"] == "lifespan":
+        await receive()
+        START
+        scope["state"]["opened"] = [queue()]
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        say("shutdown begins")
+        SHUTDOWN
+        await send({"type": "lifespan.shutdown.complete"})
+        return
+    state = scope["state"]
+    state["mine"] = True
+    if scope["path"] == "/slow":
+        say("slow begins")
+        while not state["shard"].stopping:
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(0.2)
+    body = f"{state['opened']} {queue()} VERSION {sorted(state)}".encode()
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": body})
+    if scope["path"] == "/slow":
+        await asyncio.sleep(0.2)
+        say("slow ends")
+"""
+
+
+def source(*, start: str = "", shutdown: str = "", version: int = 1) -> str:
+    return (
+        SERVED.replace("START", start or "pass")
+        .replace("SHUTDOWN", shutdown or "pass")
+        .replace("VERSION", f"version {version}")
+    )
+
+
+def ask(server: Server, path: str) -> str:
+    connection = http.client.HTTPConnection(*server.address, timeout=DEADLINE)
+    try:
+        connection.request("GET", path)
+        return connection.getresponse().read().decode()
+    finally:
+        connection.close()
+
+
+def test_a_failed_start_ends_the_server_with_one_traceback_of_all_shards(serve: Serve) -> None:
+    server = serve(source(start='raise LookupError("no database")'), "--shards", "2", *ALONE, app="app:app")
+    assert server.wait_exit() == 3
+    log = server.log
+    assert log.count("Traceback (most recent call last)") == 1
+    assert (
+        log.count("the application's start-up has failed: LookupError: no database; if it is to be served without") == 1
+    )
+    assert 'raise LookupError("no database")' in log
+    assert "clockworker/http" not in log, "the traceback begins in the application"
+
+
+def test_the_shutdown_comes_behind_the_last_request_and_a_version_that_fails_to_start_is_not_served(
+    serve: Serve, tmp_path: Path
+) -> None:
+    queues = ("--queue", "first:1", "--queue", "life:1", "--lifespan-queue", "life")
+    server = serve(source(), "--shards", "1", *ALONE, *queues, app="app:app")
+    server.wait_serving()
+    assert ask(server, "/") == "['life'] first version 1 ['mine', 'opened', 'shard']"
+    (tmp_path / "app.py").write_text(source(start='raise LookupError("no database")', version=2))
+    server.send(signal.SIGHUP)
+    server.wait_log("LookupError: no database\n")
+    assert ask(server, "/").startswith("['life'] first version 1")
+    assert "shutdown begins" not in server.log
+    (tmp_path / "app.py").write_text(source(version=3))
+    server.send(signal.SIGHUP)
+    server.wait_log("shutdown begins")
+    assert ask(server, "/").startswith("['life'] first version 3")
+    with ThreadPoolExecutor() as threads:
+        answer = threads.submit(ask, server, "/slow")
+        server.wait_log("slow begins")
+        assert server.stop() == 0
+        assert answer.result().startswith("['life'] first version 3")
+    assert re.search("slow begins.*slow ends.*shutdown begins", server.log, re.S)
+
+
+def test_a_shutdown_that_never_ends_is_cut_with_the_grace_and_said(serve: Serve) -> None:
+    grace = ("--timeout-graceful-shutdown", "1")
+    server = serve(source(shutdown="await asyncio.Event().wait()"), "--shards", "1", *ALONE, *grace, app="app:app")
+    server.wait_serving()
+    server.stop()
+    assert "shutdown begins" in server.log
+    assert "the application has not finished its lifespan's shutdown, and is cut" in server.log
+
+
+def test_a_lifespan_is_shut_down_where_serving_cannot_begin(serve: Serve) -> None:
+    """And one that could not be served is not started."""
+    main = source() + (
+        "\n\nasync def main(shard):\n"
+        "    try:\n        await shard.serve_asgi(app, bind='unknown')\n"
+        "    except RuntimeError as error:\n        say(f'refused: {error}')\n"
+        "    await shard.serve_asgi(app)\n"
+    )
+    server = serve(main, "--shards", "1", *ALONE)
+    server.wait_serving()
+    assert "refused: no address is named 'unknown'" in server.log
+    assert ask(server, "/").startswith("['default']")
+    assert server.stop() == 0
+    assert server.log.count("shutdown begins") == 1

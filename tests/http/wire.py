@@ -192,7 +192,7 @@ class Server:
 
     def tick(self, seconds: float) -> None:
         """So much time goes by, as far as the server's looks at it are concerned."""
-        for _ in range(round(seconds / self.http._look_s)):
+        for _ in range(round(seconds / self.http.look_s)):
             if self.http._look is not None:
                 self.http._look.cancel()
                 self.http._look_at_all()

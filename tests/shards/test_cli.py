@@ -15,6 +15,7 @@ import pytest
 import clockworker
 from clockworker.shards.config._options import OPTIONS
 from clockworker.shards.machine._host import descriptors_needed
+from tests.shards.forked import ForkedCommand
 from tests.shards.servers import ECHO, Serve
 
 
@@ -30,8 +31,8 @@ def run(*arguments: str, cwd: Path | None = None, **environment: str) -> subproc
     )
 
 
-def test_help_fits_100_columns_and_names_every_option_and_variable() -> None:
-    result = run("--help", COLUMNS="200")
+def test_help_fits_100_columns_and_names_every_option_and_variable(command: ForkedCommand) -> None:
+    result = command("--help", COLUMNS="200")
     assert result.returncode == 0
     assert max(map(len, result.stdout.splitlines())) <= 100
     for option in OPTIONS:
@@ -210,13 +211,13 @@ FILES = {
 
 
 @pytest.mark.parametrize("name", MISTAKES)
-def test_a_mistake_gets_one_line_and_no_traceback(name: str, tmp_path: Path) -> None:
+def test_a_mistake_gets_one_line_and_no_traceback(name: str, tmp_path: Path, command: ForkedCommand) -> None:
     arguments, status, parts = MISTAKES[name]
     for file, text in FILES.items():
         (tmp_path / file).write_text(text)
     shards = () if "--shards" in arguments else ("--shards", "1")
     port = () if {"--bind", "--uds", "--host"} & {*arguments} else ("--port", "0")
-    result = run(*arguments, *port, *shards, "--log-level", "error", cwd=tmp_path)
+    result = command(*arguments, *port, *shards, "--log-level", "error", cwd=tmp_path)
     assert result.returncode == status, result.stderr
     assert result.stdout == ""
     assert len(result.stderr.splitlines()) == 1, result.stderr
@@ -224,11 +225,11 @@ def test_a_mistake_gets_one_line_and_no_traceback(name: str, tmp_path: Path) -> 
         assert part in result.stderr
 
 
-def test_a_port_in_use_is_named_before_any_shard_starts(tmp_path: Path) -> None:
+def test_a_port_in_use_is_named_before_any_shard_starts(tmp_path: Path, command: ForkedCommand) -> None:
     (tmp_path / "app.py").write_text("open('imported', 'w')\n" + ECHO)
     with socket.create_server(("127.0.0.1", 0), reuse_port=True) as other:
         port = other.getsockname()[1]
-        result = run("app:main", "--port", str(port), cwd=tmp_path)
+        result = command("app:main", "--port", str(port), cwd=tmp_path)
     assert result.returncode == 1
     assert result.stderr.splitlines() == [
         f"clockworker-serve: 127.0.0.1:{port} is already in use; "
@@ -352,10 +353,10 @@ async def main(shard):
     assert server.stop() == 0
 
 
-def test_check_config_imports_and_starts_nothing(tmp_path: Path) -> None:
+def test_check_config_imports_and_starts_nothing(tmp_path: Path, command: ForkedCommand) -> None:
     (tmp_path / "clockworker.toml").write_text(FILE)
     (tmp_path / "app.py").write_text("print('imported', flush=True)\n" + TELLS)
-    result = run("--check-config", cwd=tmp_path)
+    result = command("--check-config", cwd=tmp_path)
     assert (result.returncode, result.stderr) == (0, "")
     imported, *made, right = result.stdout.splitlines()
     assert (imported, set(made)) == ("imported", {"own scheduler made"})
@@ -374,10 +375,10 @@ def test_check_config_imports_and_starts_nothing(tmp_path: Path) -> None:
     ],
 )
 def test_check_config_finds_what_a_start_would_find(
-    source: str, arguments: tuple[str, ...], status: int, message: str, tmp_path: Path
+    source: str, arguments: tuple[str, ...], status: int, message: str, tmp_path: Path, command: ForkedCommand
 ) -> None:
     (tmp_path / "app.py").write_text(source)
-    result = run("app:main", "--check-config", *arguments, cwd=tmp_path)
+    result = command("app:main", "--check-config", *arguments, cwd=tmp_path)
     assert result.returncode == status
     assert re.search(message, result.stderr)
     assert "File" not in result.stderr or 'app.py"' in result.stderr.partition("File")[2].partition("\n")[0]
@@ -394,27 +395,27 @@ _OF_MAIN = {
 
 
 @pytest.mark.parametrize("name", sorted(MISTAKES.keys() - _OF_MAIN))
-def test_check_config_and_the_start_say_the_same(name: str, tmp_path: Path) -> None:
+def test_check_config_and_the_start_say_the_same(name: str, tmp_path: Path, command: ForkedCommand) -> None:
     arguments, status, parts = MISTAKES[name]
     for file, text in FILES.items():
         (tmp_path / file).write_text(text)
     before = sorted(tmp_path.iterdir())
     shards = () if "--shards" in arguments else ("--shards", "1")
-    result = run(*arguments, *shards, "--check-config", cwd=tmp_path)
+    result = command(*arguments, *shards, "--check-config", cwd=tmp_path)
     assert (result.returncode, result.stdout) == (status, "")
     for part in parts:
         assert part in result.stderr
     assert [path for path in sorted(tmp_path.iterdir()) if path.name != "__pycache__"] == before
 
 
-def test_an_address_that_is_taken_is_no_mistake_to_the_check(tmp_path: Path) -> None:
+def test_an_address_that_is_taken_is_no_mistake_to_the_check(tmp_path: Path, command: ForkedCommand) -> None:
     (tmp_path / "app.py").write_text(ECHO)
     with socket.create_server(("127.0.0.1", 0)) as other, socket.socket(socket.AF_UNIX) as unix:
         unix.bind(str(tmp_path / "s"))
         unix.listen()
         address = f"127.0.0.1:{other.getsockname()[1]}"
         options = ("--bind", address, "--bind", "unix:s", "--metrics", address, "--control", "s")
-        result = run("app:main", "--shards", "1", "--check-config", *options, cwd=tmp_path)
+        result = command("app:main", "--shards", "1", "--check-config", *options, cwd=tmp_path)
     assert (result.returncode, result.stderr) == (0, "")
 
 
@@ -448,26 +449,26 @@ def test_the_check_warns_as_the_start_does(serve: Serve, tmp_path: Path) -> None
     ],
 )
 def test_a_mistake_is_told_with_where_the_value_is_from(
-    given: dict[str, str], file: str, hint: str, tmp_path: Path
+    given: dict[str, str], file: str, hint: str, tmp_path: Path, command: ForkedCommand
 ) -> None:
     (tmp_path / "app.py").write_text(ECHO)
     (tmp_path / "clockworker.toml").write_text(file)
     for arguments in (["--check-config"], ["--port", "0", "--log-level", "error"]):
-        result = run("app:main", *arguments, cwd=tmp_path, **given)
+        result = command("app:main", *arguments, cwd=tmp_path, **given)
         assert result.returncode in (1, 2)
         assert result.stderr.endswith(f"{hint}\n"), result.stderr
 
 
-def test_the_configuration_can_be_printed_without_an_application(tmp_path: Path) -> None:
-    printed = run("--print-config", "--shards", "1", cwd=tmp_path)
+def test_the_configuration_can_be_printed_without_an_application(tmp_path: Path, command: ForkedCommand) -> None:
+    printed = command("--print-config", "--shards", "1", cwd=tmp_path)
     assert (printed.returncode, printed.stderr) == (0, "")
     assert re.search("^# app +# not set$", printed.stdout, re.MULTILINE)
-    assert run("--print-config", "--check-config", cwd=tmp_path).returncode == 2
+    assert command("--print-config", "--check-config", cwd=tmp_path).returncode == 2
 
 
-def test_print_config_can_be_fed_back(tmp_path: Path) -> None:
+def test_print_config_can_be_fed_back(tmp_path: Path, command: ForkedCommand) -> None:
     (tmp_path / "clockworker.toml").write_text(FILE)
-    printed = run("--print-config", "--port", "9000", cwd=tmp_path, CLOCKWORKER_BACKLOG="7")
+    printed = command("--print-config", "--port", "9000", cwd=tmp_path, CLOCKWORKER_BACKLOG="7")
     assert (printed.returncode, printed.stderr) == (0, "")
     for line in (
         r'bind = \["127.0.0.1:9000"\] +# --port',
@@ -477,7 +478,7 @@ def test_print_config_can_be_fed_back(tmp_path: Path) -> None:
     ):
         assert re.search(f"^{line}", printed.stdout, re.MULTILINE), line
     (tmp_path / "clockworker.toml").write_text(printed.stdout)
-    again = run("--print-config", cwd=tmp_path)
+    again = command("--print-config", cwd=tmp_path)
     values = [re.sub(" +#.*", "", text) for text in (printed.stdout, again.stdout)]
     assert values[0] == values[1]
 
@@ -566,12 +567,14 @@ def test_in_a_container_with_half_a_cpu_there_is_one_shard(serve: Serve, half_a_
 
 
 @pytest.mark.parametrize("count", [1_024, 1_025])
-def test_the_check_knows_how_many_queues_there_may_be(serve: Serve, tmp_path: Path, count: int) -> None:
+def test_the_check_knows_how_many_queues_there_may_be(
+    serve: Serve, tmp_path: Path, count: int, command: ForkedCommand
+) -> None:
     (tmp_path / "app.py").write_text(ECHO)
     queue = '[[queue]]\nname = "tenant-{:05}"\nshare = 8\nscheduler = "las"\n'
     (tmp_path / "many.toml").write_text("".join(queue.format(number) for number in range(count)))
     arguments = ("--shards", "1", "--config", "many.toml")
-    checked = run("app:main", *arguments, "--check-config", cwd=tmp_path)
+    checked = command("app:main", *arguments, "--check-config", cwd=tmp_path)
     server = serve(None, *arguments)
     if count > 1_024:
         assert checked.returncode != 0

@@ -13,7 +13,11 @@ pytest_plugins = ["pytester"]
 
 ROOT = Path(__file__).parents[2]
 GUIDE = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "testing.md").read_text(), re.DOTALL)
-APP = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)[1]
+(APP,) = [
+    block
+    for block in re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    if "class Store" in block
+]
 
 
 def test_the_guide(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -84,10 +84,9 @@ class AccessLog:
         self._enabled = False
         self._stream: LogStream | None = None  # None: of each line a record is made
         self._json = False
-        self._process = ""
         self._client: object = None
         self._client_text = _NO_CLIENT
-        self._queues: dict[str, str] = {}  # as they are written
+        self._queues: dict[str, tuple[str, str]] = {}  # how a line begins, and the field
 
     def write(self, request: Request, status: int, sent: int, elapsed_ns: int) -> None:
         """The request is done. status: 0 if it was not answered. sent: bytes of the response's body."""
@@ -107,11 +106,13 @@ class AccessLog:
         if not _is_plain(path):
             path = _escaped(path)
         target = request.target
-        queue = target.queue
-        queue_text = self._queues.get(queue)
-        if queue_text is None:
-            queue_text = self._queues[queue] = _field(queue)
-        group = target.group_of(scope, request.path)
+        queue, group = "-", None
+        if target is not None:  # else it has not come to its turn
+            queue, group = target.queue, target.group_of(scope, request.path)
+        written = self._queues.get(queue)
+        if written is None:
+            written = self._queues[queue] = f"INFO    [shard {self._shard} {queue}]", _field(queue)
+        where, queue_text = written
         group_text = "-" if group is None else _field(group)
         method, version, ms = request.method, _VERSIONS[request.version], elapsed_ns / 1e6
         text = f'{client_text} "{method} {path} HTTP/{version}" {status} {sent} {ms:.1f} {queue_text} {group_text}'
@@ -150,7 +151,7 @@ class AccessLog:
             first = stream.put(_encode(line).decode() + "\n")
         else:
             milliseconds = int((now - second) * 1e3)
-            first = stream.put(f"{self._at},{milliseconds:03d} INFO    [{self._process} {queue}] {text}\n")
+            first = stream.put(f"{self._at},{milliseconds:03d} {where} {text}\n")
         if first:
             self._loop.call_later(SOON_S, stream.write_gathered)
 
@@ -159,7 +160,7 @@ class AccessLog:
         self._second = second
         self._enabled = log.isEnabledFor(logging.INFO)
         found = direct(log)
-        self._stream, self._json, self._process = (None, False, "") if found is None else found
+        self._stream, self._json = (None, False) if found is None else found
         if self._json:
             self._at = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
         else:

@@ -11,7 +11,6 @@ a connection is in its state.
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 try:
@@ -20,9 +19,10 @@ except ModuleNotFoundError:
     from clockworker import _cython_shim as cython
 
 from clockworker.http import _states
-from clockworker.http._head import CONTINUE, STATUS_LINES, refusal
+from clockworker.http._head import CONTINUE, STATUS_LINES, TOKEN, refusal
 from clockworker.http._incoming_cy import Incoming
 from clockworker.http._request_cy import Request
+from clockworker.http._tls import extension_of
 
 if cython.compiled:
     from cython.cimports.clockworker.executor._clock_cy import now_ns
@@ -34,7 +34,7 @@ _MOST_LINGERED = 4_194_304  # bytes that are read and dropped, so that a client 
 _STATUS_LINES = STATUS_LINES
 _CONTINUE = CONTINUE
 
-_TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+_TOKEN = TOKEN
 _NAMES: dict[bytes, bytes] = {}  # of headers that applications have sent, as they are written
 _MOST_NAMES = 1_024
 
@@ -61,8 +61,12 @@ class HttpConnection(Incoming):
             self.address = (own if isinstance(own, str) else bytes(own).decode(errors="surrogateescape"), None)
         if transport.get_extra_info("sslcontext") is not None:
             self.scheme = "https"
-            if self.server.takes_over(self, transport.get_extra_info("ssl_object")):
-                return
+            ssl_object = transport.get_extra_info("ssl_object")
+            if ssl_object is not None:
+                self.tls = extension_of(ssl_object)
+                if ssl_object.selected_alpn_protocol() == "h2":
+                    self.server.take_over(self)
+                    return
         self.server.opened(self)
 
     def connection_lost(self, error: Exception | None) -> None:
@@ -154,7 +158,7 @@ class HttpConnection(Incoming):
 
     def begin_response(self, request: Request, status: int, headers: Any) -> None:
         line = _STATUS_LINES.get(status)
-        if line is None or (status < 200 and self.websocket is None):
+        if line is None or (status < 200 and (status != 101 or request.scope["type"] != "websocket")):
             raise RuntimeError(f"the status of a response is {status!r}; give a number from 200 to 999")
         parts = [line, self.rules.defaults]
         length = -1
@@ -292,7 +296,7 @@ class HttpConnection(Incoming):
         if self.pipeline:
             request: Request = self.pipeline.popleft()
             self.current = request
-            self.server.begin(request)
+            self.rules.begin(request)
             if self.pipeline or self.parsing is not request or self.closing:
                 return
         if self.unread is not None:  # with the rest of its body, or the next one

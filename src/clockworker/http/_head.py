@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http
+import re
 import time
 from collections.abc import Sequence
 from email.utils import formatdate
@@ -17,6 +18,10 @@ CONTINUE = STATUS_LINES[100] + b"\r\n"
 BESIDE_TARGET = 14
 
 RETRY_AFTER_S = 1
+
+# What a request's Host may be, and a header's name.
+HOST = re.compile(rb"[A-Za-z0-9\-._~!$&'()*+,;=%]*(?::[0-9]*)?|\[[0-9A-Fa-f:.]+\](?::[0-9]*)?")
+TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 
 
 class DefaultHeaders:

@@ -1,23 +1,24 @@
-"""HTTP/2, behind TLS with ALPN: each stream is a request, begun as those of HTTP/1.1 are, and so a task of its route's queue. None
-waits for another of its connection, which with HTTP/1.1 the next does.
+"""HTTP/2, behind TLS with ALPN: each stream is a request, begun as those of HTTP/1.1 are, and so a task of its route's queue.
+None waits for another of its connection; with HTTP/1.1 the next one does.
 
-The protocol is h2's; `_http2_frames` stands before it and weighs what comes. A connection keeps up to `MOST_STREAMS` requests. A
-client that has reset a stream has not ended its request, of which the application learns by `http.disconnect`, if it asks. So
-such requests count until their tasks have ended; more streams are refused, which a client may try again.
+The protocol is h2's; `_http2_frames` stands before it and weighs what comes. A connection has up to `MOST_STREAMS` requests.
+When a client resets a stream its request goes on, until the application asks for more and gets `http.disconnect`. So requests
+count until their tasks have ended; more streams are refused, which a client may try again.
 
-Coming in, each stream has a window of 64 KiB, which opens as the application takes the body. The connection's own window opens at
-once: else streams whose requests wait would hold up all others. Going out, what the windows or the transport do not take waits in
-the stream, and the application in `send`. When there is room again, streams that wait send a frame each in turn.
+Coming in, each stream has a window of 64 KiB, which opens as the application takes the body. The connection's own window opens
+at once: else streams whose requests wait would hold up all others. Going out, what the windows or the transport do not take
+waits in the stream, and the application in `send`. When there is room again, streams that wait send a frame each in turn.
 
-The stop has two GOAWAYs. The first says that the client should open no more streams, and refuses none, for some are on their way.
-The second, when what has reached the kernel has been read, says which was the last; whoever opens one later may know that nothing
-was done for it.
+The stop has two GOAWAYs. The first asks the client to open no more streams, and refuses none, for some are on their way. The
+second comes when what has reached the kernel has been read, and names the last stream that is served: of later ones the client
+knows that nothing was done, and that it may try them elsewhere.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from h2.config import H2Configuration
@@ -45,6 +46,7 @@ from clockworker.http._request_cy import Carrier, Request, new_request
 if TYPE_CHECKING:
     from clockworker.http._connection_cy import HttpConnection
     from clockworker.http._server import HttpServer
+    from clockworker.http._targets_cy import Target
 
 MOST_STREAMS = 100
 WINDOW = 65_535  # of a stream: the protocol's default
@@ -80,6 +82,7 @@ class Http2Connection(asyncio.Protocol):
         self.client = first.client
         self.address = first.address
         self.scheme = first.scheme
+        self.tls = first.tls
         self.websocket = None
         self.closing = False
         self.requests = 0
@@ -97,11 +100,11 @@ class Http2Connection(asyncio.Protocol):
         self._last: int | None = None  # the last stream that is served, once its number has been said
         self._highest = 0
         self._has_warned = False
-        # Limits are no part of h2's settings before the client has acknowledged them: it may have opened more streams until then,
-        # which are refused, and must not end the connection.
+        # h2 must not know of limits before the client has acknowledged them: it would end the connection over streams that were
+        # opened until then, and need only be refused.
         self.h2.local_settings = Settings(client=False)
         self.h2.initiate_connection()
-        limits = {SettingCodes.MAX_CONCURRENT_STREAMS: MOST_STREAMS}
+        limits: dict[SettingCodes | int, int] = {SettingCodes.MAX_CONCURRENT_STREAMS: MOST_STREAMS}
         limits[SettingCodes.MAX_HEADER_LIST_SIZE] = server.config.incomplete_event_size
         self.h2.update_settings(limits)
         self.h2.increment_flow_control_window(WINDOW_OF_ALL - WINDOW)
@@ -219,12 +222,15 @@ class Http2Connection(asyncio.Protocol):
             "raw_path": root_path.encode("latin-1", "replace") + head.raw_path,
             "query_string": head.query,
         }
+        if self.tls is not None:
+            request.scope["extensions"] = {"tls": self.tls.copy()}
         if event.stream_ended is not None:
             stream.has_ended = True
             request.end_of_body()
         if self.server.trusts is not None:
             self.server.trust(self, request)
-        self.server.begin(request)
+        self.server.rules.begin(request)
+        stream.target = request.target
 
     def _has_room(self) -> bool:
         if self._last is not None:
@@ -293,10 +299,8 @@ class Http2Connection(asyncio.Protocol):
 
     def reset(self, number: int, code: ErrorCodes) -> None:
         """End a stream that is not passed on, or cannot be completed. Raises Abuse where clients make us do so too often."""
-        try:
+        with suppress(ProtocolError):  # it has ended already
             self.h2.reset_stream(number, code)
-        except ProtocolError:
-            pass  # it has ended already
         if code is not ErrorCodes.NO_ERROR and code is not ErrorCodes.INTERNAL_ERROR:
             self.frames.spend(RESET)
 
@@ -308,7 +312,8 @@ class Http2Connection(asyncio.Protocol):
 
     def _say_goaway(self, last: int) -> None:
         self.write()
-        self.transport.write(GoAwayFrame(0, last_stream_id=last, error_code=ErrorCodes.NO_ERROR).serialize())
+        if not self.transport.is_closing():
+            self.transport.write(GoAwayFrame(0, last_stream_id=last, error_code=ErrorCodes.NO_ERROR).serialize())
 
     def close(self) -> None:
         """When all that was written has gone."""
@@ -359,7 +364,7 @@ class Http2Connection(asyncio.Protocol):
     def look(self, tick: int, header: float, body: float, keep_alive: float, response: float) -> None:
         """header, body, keep_alive, response: what these may take, in ticks."""
         self.frames.earn(A_SECOND)
-        if self.closing:
+        if self.closing or self.transport.is_closing():
             return
         for stream in [*self.streams.values()]:
             if stream.is_blocked:
@@ -389,8 +394,8 @@ _HANDLERS: dict[type[Event], Callable[[Http2Connection, Any], None]] = {
 class Stream(Carrier):
     """What one request came by.
 
-    has_ended: all of the request has come. closed: nothing more goes either way. since: the tick of the last progress: of its
-    body, or of a response that waits for the client.
+    target: its request's, which that forgets when its task has ended. has_ended: all of the request has come. closed: nothing
+    more goes either way. since: the tick of the last progress, of its body, or of a response that waits for the client.
     """
 
     def __init__(self, connection: Http2Connection, number: int) -> None:
@@ -398,6 +403,7 @@ class Stream(Carrier):
         self.connection = connection
         self.number = number
         self.request = new_request(self, connection.server.app)
+        self.target: Target | None = None
         self.has_ended = False
         self.closed = False
         self.since = connection.rules.tick
@@ -474,7 +480,9 @@ class Stream(Carrier):
         request.remaining = -1
         request.sent = 0
         connection = self.connection
-        head, _ = write_head(status, [*headers, (b"content-length", b"0")], connection.defaults.of(connection.rules.defaults))
+        head, _ = write_head(
+            status, [*headers, (b"content-length", b"0")], connection.defaults.of(connection.rules.defaults)
+        )
         request.started = request.complete = True
         self._send(head, b"", True)
 
@@ -482,7 +490,7 @@ class Stream(Carrier):
         request.complete = True
         if not self.closed:
             self._close()
-            self._count()
+            self._count(request.status)
             self.connection.reset(self.number, ErrorCodes.INTERNAL_ERROR)
             self.connection.rest()
             self.connection.write()
@@ -526,7 +534,8 @@ class Stream(Carrier):
         connection.write()
 
     def send_frame(self) -> bool:
-        """One of what waits, if the windows have room. Returns whether it went. What went has its turn again after the others."""
+        """One of what waits, if the windows have room. The next has its turn after those of other streams. Returns whether more
+        may go."""
         connection = self.connection
         if self.closed or self.writable:
             return False
@@ -558,7 +567,7 @@ class Stream(Carrier):
         """All of the response has been sent."""
         connection = self.connection
         self._close()
-        self._count()
+        self._count(self.request.status)
         connection.frames.earn(ANSWERED)
         if not self.has_ended:
             connection.reset(self.number, ErrorCodes.NO_ERROR)
@@ -571,14 +580,15 @@ class Stream(Carrier):
         self.connection.blocked.pop(self, None)
         self._pending = memoryview(b"")
 
-    def _count(self) -> None:
+    def _count(self, status: int, *, left: bool = False) -> None:
         request = self.request
         access_log = self.connection.server.access_log
         elapsed = now_ns() - request.received_ns if request.received_ns else 0
-        if request.target is not None:
-            request.target.count(request.status, elapsed)
+        target = request.target or self.target
+        if target is not None:
+            target.count(status, 0 if left else elapsed)
         if access_log is not None:
-            access_log.write(request, request.status, request.sent, elapsed)
+            access_log.write(request, status, request.sent, elapsed)
 
     def lose(self) -> None:
         """Its client has left."""
@@ -587,10 +597,9 @@ class Stream(Carrier):
         request = self.request
         self._close()
         target = request.target
-        if target is not None:
-            if not request.complete and request.task is None:
-                target.leave(request)
-            target.count(request.status if request.started else 0, 0)
+        if target is not None and not request.complete and request.task is None:
+            target.leave(request)
+        self._count(request.status if request.started else 0, left=True)
         if request.task is not None:
             self.connection.orphans.add(self)
         request.leave()
@@ -598,10 +607,8 @@ class Stream(Carrier):
     def time_out(self) -> None:
         """The client sends nothing of a body that is asked for, or takes nothing of the response."""
         self.lose()
-        try:
+        with suppress(ProtocolError):  # it has ended already
             self.connection.h2.reset_stream(self.number, ErrorCodes.CANCEL)
-        except ProtocolError:
-            pass  # it has ended already
         self.connection.rest()
 
 

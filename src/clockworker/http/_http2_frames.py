@@ -1,12 +1,13 @@
 """The frames of an HTTP/2 client, cut and weighed before h2 reads them.
 
-h2 knows the protocol; what a client may cost is left to whoever uses it. It waits for a frame to be whole, up to the 16 MiB that
-its head may announce, answers each PING and SETTINGS, and does not mind how often a stream is opened and reset. So the bytes are
-cut into frames here first: one that is too long ends the connection before it is there, as does a head of too many parts.
+h2 knows the protocol; what a client may cost is left to whoever uses it. It waits for a frame to be whole, up to the 16 MiB
+that its head may announce, answers each PING and SETTINGS, and does not mind how often a stream is opened and reset. So the
+bytes are cut into frames here first: one that is too long ends the connection before it is there, as does a head in too many
+parts.
 
-Frames that bring no work forward (PING, SETTINGS, RST_STREAM, empty DATA, ...) are paid for from a purse, which answered
-requests, DATA that goes out and time fill again. Clients that have nothing in it are told to calm down. So no flood needs a rule
-of its own, and none takes more of the loop's time than what the purse holds.
+Frames that ask for nothing (PING, SETTINGS, RST_STREAM, empty DATA, ...) are paid for from a purse, which answered requests,
+DATA that goes out and time fill again. A client that has nothing left in it is told to calm down. So no flood needs a rule of
+its own, and none takes more of the loop's time than the purse pays for.
 
 A client's GOAWAY is kept from h2, which would send nothing more after it: streams that are under way are still to be answered.
 """
@@ -86,7 +87,7 @@ class Frames:
             self._is_first = False
             if kind != _SETTINGS:
                 raise Abuse(ErrorCodes.PROTOCOL_ERROR, "the first frame is not SETTINGS")
-        if kind == _HEADERS or kind == _CONTINUATION:
+        if kind in (_HEADERS, _CONTINUATION):
             self._head = 0 if flags & _END_HEADERS else self._head + size + 1
             if self._head > self._most_in_head:
                 raise Abuse(ErrorCodes.ENHANCE_YOUR_CALM, f"a head of more than {self._most_in_head} bytes")
@@ -96,7 +97,7 @@ class Frames:
         elif kind == _RST_STREAM:
             self.spend(RESET)
         else:
-            self.spend(1 + size // 6)  # a setting has 6 bytes
+            self.spend(1 + size // 6 if kind == _SETTINGS else 1)  # a setting has 6 bytes
 
     def spend(self, cost: int) -> None:
         """Raises Abuse when nothing is left."""
@@ -115,7 +116,9 @@ class Frames:
     @property
     def has_part_of_head(self) -> bool:
         """Of a request's, as far as that can be told yet."""
-        return bool(self._head) or (bool(self._data) and (len(self._data) < 4 or self._data[3] in (_HEADERS, _CONTINUATION)))
+        return bool(self._head) or (
+            bool(self._data) and (len(self._data) < 4 or self._data[3] in (_HEADERS, _CONTINUATION))
+        )
 
     @property
     def stream_of_part(self) -> int:

@@ -1,7 +1,7 @@
 """Heads in HTTP/2: what of a request's head is a request, and a response's as h2 takes it.
 
-h2 can check heads by itself, and ends the connection over one that is malformed. A proxy sends requests of many clients over one
-connection, so here only their stream is reset.
+h2 can check heads by itself, and ends the connection over one that is malformed. A proxy sends requests of many clients over
+one connection, so here only their stream is reset.
 """
 
 from __future__ import annotations
@@ -11,18 +11,16 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 from urllib.parse import unquote
 
-from clockworker.http._head import BESIDE_TARGET
+from clockworker.http._head import BESIDE_TARGET, HOST, TOKEN
 from clockworker.shards.config._http import HttpConfig
 
 Fields = list[tuple[bytes, bytes]]
 
 _MOST_NAMES = 1_024
 _NAME = re.compile(rb"[!#$%&'*+\-.^_`|~0-9a-z]+")
-_TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 _BAD_VALUE = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]|^[ \t]|[ \t]\Z")
 _TARGET = re.compile(rb"[!-~]+")
-_HOST = re.compile(rb"[A-Za-z0-9\-._~!$&'()*+,;=%]*(?::[0-9]*)?|\[[0-9A-Fa-f:.]+\](?::[0-9]*)?")
 _PSEUDO = (b":method", b":path", b":scheme", b":authority")
 _OF_CONNECTIONS = frozenset((b"connection", b"proxy-connection", b"keep-alive", b"transfer-encoding", b"upgrade"))
 
@@ -94,7 +92,7 @@ def read_head(fields: Iterable[tuple[bytes, bytes]], config: HttpConfig) -> Head
             raise Malformed(f"{name!r} is for connections of HTTP/1.1")
         headers.append((name, value))
     method = pseudo.get(b":method", b"")
-    if _TOKEN.fullmatch(method) is None or method == b"CONNECT" or not pseudo.get(b":scheme"):
+    if TOKEN.fullmatch(method) is None or method == b"CONNECT" or not pseudo.get(b":scheme"):
         raise Malformed(f"method {method!r}, scheme {pseudo.get(b':scheme')!r}")
     _take_authority(pseudo.get(b":authority"), hosts, headers)
     target = pseudo.get(b":path", b"")
@@ -117,7 +115,7 @@ def _take_authority(authority: bytes | None, hosts: list[bytes], headers: Fields
             headers[:] = [header for header in headers if header[0] != b"host"]
         headers.insert(0, (b"host", authority))
     said = {*hosts, authority} - {None}
-    if len(hosts) > 1 or len(said) != 1 or _HOST.fullmatch(headers[0][1] if authority is not None else hosts[0]) is None:
+    if len(hosts) > 1 or len(said) != 1 or HOST.fullmatch(headers[0][1] if authority is not None else hosts[0]) is None:
         raise Malformed(f"authority {authority!r}, host {hosts!r}")
 
 
@@ -176,7 +174,7 @@ def write_head(status: int, headers: Iterable[Any], defaults: Fields) -> tuple[F
 
 def _new_name(name: Any) -> bytes:
     plain = bytes(name)
-    if _TOKEN.fullmatch(plain) is None:
+    if TOKEN.fullmatch(plain) is None:
         raise RuntimeError(f"Invalid HTTP header name {plain!r}.")
     if len(_sent) < _MOST_NAMES:
         _sent[plain] = plain.lower()

@@ -1,7 +1,7 @@
 cimport cython
-from clockworker.http._targets_cy cimport Target
+from clockworker.http._targets_cy cimport Target, Targets
 
-cdef object _Future
+cdef object _Future, _Coroutine
 cdef Ready _READY
 
 
@@ -64,6 +64,9 @@ cdef class Request:
     cdef bint _waits(self) noexcept
     cpdef wake(self)
     cpdef resume(self)
+    @cython.locals(target=Target)
+    cpdef take_turn(self, Targets targets)
+    @cython.locals(target=Target)
     cpdef run(self)
     cpdef refuse(self, int status)
     cdef _out_of_order(self, object kind)

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import collections.abc
+import types
 from collections.abc import Callable, Coroutine, MutableMapping
 from typing import Any
 
@@ -25,7 +26,7 @@ except ModuleNotFoundError:
     from clockworker import _cython_shim as cython
 
 from clockworker.executor._cpython_cy import holds
-from clockworker.http._targets_cy import Target
+from clockworker.http._targets_cy import Target, Targets
 
 if cython.compiled:
     from cython.cimports.clockworker.executor._clock_cy import now_ns
@@ -37,6 +38,7 @@ else:
 HIGH_WATER = 65_536  # bytes of a body that wait for the application before no more is read
 
 _Future = asyncio.Future
+_Coroutine = types.CoroutineType
 
 
 @cython.final
@@ -222,6 +224,15 @@ class Request:
                 if not waiter.done():
                     waiter.set_result(None)
 
+    def take_turn(self, targets: Targets) -> None:
+        """In its route's target: it runs, waits, or is refused."""
+        target = self.target = targets.find(self.method, self.path, self.headers)
+        if targets.are_full():
+            target.refused += 1
+            self.refuse(503)
+        elif target.admit(self):
+            self.run()
+
     def run(self) -> None:
         """Start its task, in the queue of its target, which has admitted it."""
         target = self.target
@@ -383,7 +394,7 @@ class Request:
         """The first step of its task."""
         self.begun = True
         coroutine = self.app(self.scope, self.asgi_receive, self.asgi_send)
-        if not asyncio.iscoroutine(coroutine):
+        if type(coroutine) is not _Coroutine and not asyncio.iscoroutine(coroutine):
             coroutine = _result_of(coroutine)
         self.coroutine = coroutine
 

@@ -15,17 +15,22 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from clockworker.http._connection_cy import HttpConnection
 from clockworker.http._head import DefaultHeaders
 from clockworker.http._incoming_cy import Rules
 from clockworker.http._request_cy import Request
 from clockworker.http._states import BODY, HEAD, LINGERING
-from clockworker.http._targets_cy import Target
+from clockworker.http._targets_cy import Target, Targets
 from clockworker.shards.config._http import HttpConfig
 from clockworker.shards.worker._connections import FIRST_S, IDLE_S, Connection, Connections
 from clockworker.shards.worker._socket_info import unread
+
+if TYPE_CHECKING:
+    from clockworker.http._http2 import Http2Connection
+
+Either: TypeAlias = "HttpConnection | Http2Connection"
 
 log = logging.getLogger("clockworker.http")
 
@@ -40,11 +45,17 @@ class Table(Protocol):
     def find(self, method: str, path: str, host: str) -> int:
         """Its index; -1: none."""
 
+    @property
+    def uses_host(self) -> bool:
+        """Whether any of them is for one host only."""
+
 
 class HttpServer:
     """app: an ASGI 3 application. state: of its lifespan, copied for each request. targets: one for each route of the table,
     and one more for the requests that none is about. trusts: whether what a client says of its own clients is believed; None:
     of none. access_log: told of each request; None: nobody wants to know. websockets: what makes one of a handshake.
+
+    look_s: seconds between two looks at the time, each a tick of the rules.
     """
 
     logs_connections = False  # but requests
@@ -68,19 +79,16 @@ class HttpServer:
         self.access_log = access_log
         self.trusts: Callable[[str | None], bool] | None = None if proxies is None else proxies.trusts
         self.connections: Connections  # set before the first is accepted
-        self.rules = Rules(config, DefaultHeaders(config.headers, server=config.server_header, date=config.date_header))
+        headers = DefaultHeaders(config.headers, server=config.server_header, date=config.date_header)
+        found = Targets(table, self.targets, config.limit_concurrency)
+        self.rules = Rules(config, headers, app, state, found)
         self.factory: Callable[[], Any] = partial(HttpConnection, self, self.rules)
         self._proxies = proxies
         self._websockets = websockets
         self.speaks_websockets = websockets is not None
-        self._table = table
-        self._find = table.find if len(targets) > 1 else None
-        self._uses_host = bool(getattr(table, "uses_host", True))
-        self._other = self.targets[-1]
-        self._protocols: set[HttpConnection] = set()
-        self._unsent: dict[HttpConnection, tuple[int, int]] = {}
+        self._protocols: set[Either] = set()
+        self._unsent: dict[Either, tuple[int, int]] = {}
         self._look: asyncio.TimerHandle | None = None
-        self._limit = config.limit_concurrency
         times = [
             config.timeout_request_header,
             config.timeout_request_body,
@@ -88,64 +96,45 @@ class HttpServer:
             config.timeout_response,
         ]
         of_pings = config.ws_ping_interval, config.ws_ping_timeout
-        self._look_s = min(LOOK_S, *(time / 4 for time in (*times, *of_pings) if time > 0))
-        self._ticks = [time / self._look_s if time > 0 else float("inf") for time in (*times, LINGER_S)]
+        self.look_s = min(LOOK_S, *(time / 4 for time in (*times, *of_pings) if time > 0))
+        self._ticks = [time / self.look_s if time > 0 else float("inf") for time in (*times, LINGER_S)]
 
     # What connections call.
 
-    def takes_over(self, first: HttpConnection, ssl_object: Any) -> bool:
-        """Whether its client has chosen HTTP/2 in its handshake, and another protocol has its connection now."""
-        if ssl_object is None or ssl_object.selected_alpn_protocol() != "h2":
-            return False
+    def take_over(self, first: HttpConnection) -> None:
+        """Its client has chosen HTTP/2 in the handshake."""
         from clockworker.http._http2 import Http2Connection
 
         first.transport.set_protocol(Http2Connection(self, first))
-        return True
 
     def protocol(self, connection: Connection) -> asyncio.BaseProtocol:
         protocol: asyncio.BaseProtocol = self.factory()
         return protocol
 
-    def opened(self, protocol: HttpConnection) -> None:
+    def opened(self, protocol: Either) -> None:
         self._protocols.add(protocol)
         if self._look is None:
             self.rules.refresh()
             self._look_later()
 
-    def closed(self, protocol: HttpConnection) -> None:
+    def closed(self, protocol: Either) -> None:
         self._protocols.discard(protocol)
         self._unsent.pop(protocol, None)
-
-    def begin(self, request: Request) -> None:
-        """Its turn has come: to its route's target."""
-        target = self._target(request, request.method)
-        request.target = target
-        if self._limit is not None and sum(each.running for each in self.targets) >= self._limit:
-            target.refused += 1
-            request.refuse(503)
-        elif target.admit(request):
-            request.run()
 
     def websocket(self, protocol: HttpConnection, request: Request) -> Any:
         """A handshake's head is complete."""
         assert self._websockets is not None
         websocket = self._websockets(protocol, request, self)
-        turn = _Turn(websocket, protocol, request, self._target(request, "WEBSOCKET"), self.access_log)
-        if self._limit is not None and sum(each.running for each in self.targets) >= self._limit:
+        targets = self.rules.targets
+        target = targets.find("WEBSOCKET", request.path, request.headers)
+        turn = _Turn(websocket, protocol, request, target, self.access_log)
+        if targets.are_full():
             turn.refuse(503)
         elif turn.target.admit(turn):
             turn.run()
         return None if protocol.closing else websocket
 
-    def _target(self, request: Request, method: str) -> Target:
-        if self._find is None:
-            return self._other
-        host = ""
-        if self._uses_host:
-            host = next((value.decode("latin-1") for name, value in request.headers if name == b"host"), "")
-        return self.targets[self._find(method, request.path, host)]
-
-    def trust(self, protocol: HttpConnection, request: Request) -> None:
+    def trust(self, protocol: Either, request: Request) -> None:
         """Take the word of a proxy for who its client is."""
         client = protocol.client
         if self._proxies.trusts(client[0] if client is not None else None):
@@ -154,7 +143,7 @@ class HttpServer:
 
     def refused(self, status: int) -> None:
         """What was no request, or came too slowly."""
-        self._other.count(status, 0)
+        self.targets[-1].count(status, 0)
 
     def failed(self, message: str, error: BaseException | None) -> None:
         """The application has raised, or broken its protocol."""
@@ -163,7 +152,7 @@ class HttpServer:
     # Time.
 
     def _look_later(self) -> None:
-        self._look = asyncio.get_running_loop().call_later(self._look_s, self._look_at_all)
+        self._look = asyncio.get_running_loop().call_later(self.look_s, self._look_at_all)
 
     def _look_at_all(self) -> None:
         self._look = None
@@ -174,7 +163,7 @@ class HttpServer:
         if self._protocols:
             self._look_later()
 
-    def _look_at(self, protocol: HttpConnection, tick: int) -> None:
+    def _look_at(self, protocol: Either, tick: int) -> None:
         if protocol.websocket is not None:
             protocol.websocket.look()
             return
@@ -253,7 +242,7 @@ class HttpServer:
             return
         self._end_if_quiet(connection, protocol, now)
 
-    def _end_if_quiet(self, connection: Connection, protocol: HttpConnection, now: float) -> bool:
+    def _end_if_quiet(self, connection: Connection, protocol: Either, now: float) -> bool:
         """Returns whether it has been ended."""
         if protocol.is_busy:
             connection.idle_since = None

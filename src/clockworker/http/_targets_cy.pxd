@@ -4,6 +4,7 @@ from clockworker.executor._handles_cy cimport GroupHandle
 from clockworker.executor._histogram_cy cimport Histogram
 from clockworker.executor._tasks_cy cimport Membership
 
+cdef int _MOST_KNOWN, _LONGEST_KNOWN
 cdef int NO_GROUP, BY_CLIENT, BY_HOST, BY_HEADER, BY_PATH
 
 
@@ -34,3 +35,19 @@ cdef class Target:
     cpdef bint admit(self, object request) except -1
     cpdef ended(self)
     cpdef count(self, int status, long long elapsed_ns)
+
+
+cdef class Targets:
+    cdef readonly list all
+    cdef object _find
+    cdef bint _uses_host
+    cdef bint _has_routes
+    cdef Py_ssize_t _most_running
+    cdef Target _other
+    cdef dict _known
+    cdef Py_ssize_t _how_many_known
+
+    @cython.locals(of_method=dict, target=Target)
+    cpdef Target find(self, str method, str path, list headers)
+    cdef _keep(self, str method, str path, Target target)
+    cpdef bint are_full(self) except -1

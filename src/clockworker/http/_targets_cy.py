@@ -26,6 +26,9 @@ from clockworker.executor._tasks_cy import Membership
 
 LONGEST_GROUP = 128  # bytes of a group's key; clients choose it
 
+_MOST_KNOWN = 1_024  # paths whose target is kept
+_LONGEST_KNOWN = 128  # characters of one and its method
+
 NO_GROUP = 0
 BY_CLIENT = 1
 BY_HOST = 2
@@ -146,3 +149,57 @@ class Target:
         self.statuses[status // 100 if status < 600 else 5] += 1
         if elapsed_ns > 0:
             self.seconds.record(elapsed_ns)
+
+
+@cython.final
+@cython.cclass
+class Targets:
+    """Those of a server. all: one for each route of the table, in their order, and the last for requests that none is about.
+
+    Which one a method and a path have is kept, since most of them are asked again. Clients choose paths: so only of so many, and
+    of none that is long.
+    """
+
+    all: list[Target]
+
+    def __init__(self, table: Any, targets: list[Target], most_running: int | None) -> None:
+        """table: a RouteTable. most_running: requests at once in all of them."""
+        self.all = targets
+        self._find = table.find
+        self._uses_host = table.uses_host
+        self._has_routes = len(targets) > 1
+        self._most_running = -1 if most_running is None else most_running
+        self._other: Target = targets[-1]
+        self._known: dict[str, dict[str, Target]] = {}  # by method and path
+        self._how_many_known = 0
+
+    def find(self, method: str, path: str, headers: list[tuple[bytes, bytes]]) -> Target:
+        """Where such a request is to run. path: decoded, without what `root_path` adds."""
+        if not self._has_routes:
+            return self._other
+        if self._uses_host:
+            host = ""
+            for name, value in headers:
+                if name == b"host":
+                    host = bytes(value).decode("latin-1")
+                    break
+            return self.all[self._find(method, path, host)]
+        of_method = self._known.get(method)
+        target: Target | None = None if of_method is None else of_method.get(path)
+        if target is None:
+            target = self.all[self._find(method, path, "")]
+            self._keep(method, path, target)
+        return target
+
+    def _keep(self, method: str, path: str, target: Target) -> None:
+        if len(method) + len(path) > _LONGEST_KNOWN:
+            return
+        if self._how_many_known >= _MOST_KNOWN:
+            self._known.clear()
+            self._how_many_known = 0
+        self._known.setdefault(method, {})[path] = target
+        self._how_many_known += 1
+
+    def are_full(self) -> bool:
+        """Whether a further request is to be refused."""
+        return self._most_running >= 0 and sum([target.running for target in self.all]) >= self._most_running

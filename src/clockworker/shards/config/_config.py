@@ -141,6 +141,7 @@ class ServeConfig(msgspec.Struct, frozen=True):
     ssl_keyfile: str | None = None
     ssl_keyfile_password: str | None = None
     ssl_ca_certs: str | None = None
+    ssl_crl: str | None = None
     ssl_cert_reqs: CertReqs = "none"
     ssl_ciphers: str | None = None
     ssl_version: TlsVersion = "1.2"

@@ -226,6 +226,13 @@ OPTIONS = (
     Option("sockets", ("--ssl-ca-certs",), "FILE", parse.parse_path, "authorities of the clients' certificates"),
     Option(
         "sockets",
+        ("--ssl-crl",),
+        "FILE",
+        parse.parse_path,
+        "those of the clients' certificates that are revoked: lists of all authorities of a chain, in PEM",
+    ),
+    Option(
+        "sockets",
         ("--ssl-cert-reqs",),
         "HOW",
         parse.parse_cert_reqs,
@@ -316,6 +323,14 @@ OPTIONS = (
         "addresses and networks of proxies that are trusted, unix for Unix sockets, * for all; default 127.0.0.1,::1",
         takes=(str, list),
         other_variable="FORWARDED_ALLOW_IPS",
+    ),
+    Option(
+        "http",
+        ("--http2", "--no-http2"),
+        "",
+        parse.parse_flag,
+        "offer HTTP/2 in TLS handshakes, where h2 is installed; default on",
+        takes=(bool,),
     ),
     Option(
         "http",
@@ -529,7 +544,7 @@ OPTIONS = (
         ("--access-log", "--no-access-log"),
         "",
         parse.parse_flag,
-        "a line for each connection; default off",
+        "a line for each HTTP request, and each connection of other servers; default off",
         takes=(bool,),
     ),
     Option(
@@ -574,6 +589,7 @@ HTTP_FIELDS = {"route": "routes", "header": "headers", "h11_max_incomplete_event
 
 # What other servers call the same thing.
 OTHER_NAMES = {
+    "backpressure": "limit-concurrency",
     "c": "config",
     "ca-certs": "ssl-ca-certs",
     "cert-reqs": "ssl-cert-reqs",
@@ -586,6 +602,20 @@ OTHER_NAMES = {
     "url-path-prefix": "root-path",
     "ssl-certificate": "ssl-certfile",
     "chdir": "app-dir",
+    "env": "env-file",
+    "http1-buffer-size": "h11-max-incomplete-event-size",
+    "http1-header-read-timeout": "timeout-request-header",
+    "pythonpath": "app-dir",
+    "read-timeout": "timeout-request-header",
+    "reload-extra-file": "reload-dir",
+    "reuse-port": "distribution",
+    "ssl-client-verify": "ssl-cert-reqs",
+    "ssl-protocol-min": "ssl-version",
+    "statsd-host": "metrics",
+    "uds-permissions": "uds",
+    "umask": "uds",
+    "verify-mode": "ssl-cert-reqs",
+    "working-dir": "app-dir",
     "graceful-timeout": "timeout-graceful-shutdown",
     "pid": "pid-file",
     "pidfile": "pid-file",

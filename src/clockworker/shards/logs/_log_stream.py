@@ -67,13 +67,14 @@ class LogStream:
     def put(self, line: str) -> bool:
         """Write a line with others: when as many have come together as are written at once, before the next `write`, or when
         `write_gathered` is called. Returns whether it is the first of those: its caller has to see to that."""
-        data = line.encode(self._encoding, "backslashreplace")
+        size = len(line) if line.isascii() else len(line.encode(self._encoding, "backslashreplace"))
+        gathered = self._gathered
         with self._lock:
-            if self._gathered_size + len(data) > GATHERED:
+            if self._gathered_size + size > GATHERED:
                 self._write_gathered()
-            self._gathered.append(data)
-            self._gathered_size += len(data)
-            return len(self._gathered) == 1
+            gathered.append(line)
+            self._gathered_size += size
+            return len(gathered) == 1
 
     def write_gathered(self) -> None:
         with self._lock:
@@ -81,10 +82,10 @@ class LogStream:
 
     def _write_gathered(self) -> None:
         if self._gathered:
-            data = b"".join(self._gathered)
+            text = "".join(self._gathered)
             self._gathered.clear()
             self._gathered_size = 0
-            self._write(data)
+            self._write(text.encode(self._encoding, "backslashreplace"))
 
     def _write(self, data: bytes) -> None:
         if not self._waiting or (self._writer is None and self._write_waiting()):
@@ -120,7 +121,7 @@ class LogStream:
         self._waiting: deque[bytes] = deque()
         self._size = 0  # bytes that wait
         self._lost = 0  # lines, since it was last said
-        self._gathered: list[bytes] = []
+        self._gathered: list[str] = []
         self._gathered_size = 0
         self._writer: threading.Thread | None = None
 

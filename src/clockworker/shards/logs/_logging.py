@@ -124,10 +124,10 @@ class _StandardError(logging.StreamHandler[Any]):
             self.handle(log.makeRecord(log.name, logging.ERROR, "", 0, _WRONG_CALL, details, sys.exc_info()))
 
 
-def direct(logger: logging.Logger) -> tuple[LogStream, bool, str] | None:
-    """How to write lines of this logger, of level INFO, without making records of them: where they end up, whether as JSON, and
-    what they say of this process (`shard 0`). None if anybody but our handler on standard error would see the record, or would
-    see another one: there is a `--log-config`, or a handler, filter or factory of the application's."""
+def direct(logger: logging.Logger) -> tuple[LogStream, bool] | None:
+    """How to write lines of this logger, of level INFO, without making records of them: where they end up, and whether as JSON.
+    None if anybody but our handler on standard error would see the record, or would see another one: there is a `--log-config`,
+    or a handler, filter or factory of the application's."""
     root = logging.root
     if len(root.handlers) != 1 or logging.getLogRecordFactory() is not _factory or root.filters:
         return None
@@ -142,7 +142,7 @@ def direct(logger: logging.Logger) -> tuple[LogStream, bool, str] | None:
         return None
     if type(formatter) not in (TextFormatter, JsonFormatter) or not isinstance(stream, LogStream):
         return None
-    return stream, type(formatter) is JsonFormatter, _process
+    return stream, type(formatter) is JsonFormatter
 
 
 def set_up_logging(process: str, config: ServeConfig) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import Callable
+from contextlib import suppress
 
 from clockworker._errors import ConfigurationError
 from clockworker.shards.config._config import ServeConfig
@@ -30,6 +31,8 @@ def context_of(config: ServeConfig) -> ssl.SSLContext | None:
         raise ConfigurationError(
             f"--ssl-cert-reqs {config.ssl_cert_reqs}: no client's certificate would do; say by --ssl-ca-certs whose do"
         )
+    if config.ssl_crl is not None:
+        _load_revoked(context, config.ssl_crl)
     if config.ssl_ciphers is not None:
         try:
             context.set_ciphers(config.ssl_ciphers)
@@ -70,6 +73,26 @@ def _load_certificate(context: ssl.SSLContext, config: ServeConfig) -> None:
         ) from None
 
 
+def _load_revoked(context: ssl.SSLContext, path: str) -> None:
+    """Each certificate of a chain is looked for in its authority's list; where that is missing or too old, no client comes."""
+    if context.verify_mode is ssl.CERT_NONE:
+        raise ConfigurationError(
+            "--ssl-crl is for certificates of clients, which nobody asks for; give --ssl-cert-reqs optional or required"
+        )
+    _check_file("--ssl-crl", path)
+    before = context.cert_store_stats()
+    with suppress(ssl.SSLError):  # nothing in it is in PEM
+        context.load_verify_locations(path)
+    now = context.cert_store_stats()
+    if now["crl"] == before["crl"]:
+        raise ConfigurationError(f"--ssl-crl: {path} has no list of revoked certificates (X509 CRL) in PEM")
+    if now["x509"] != before["x509"]:
+        raise ConfigurationError(
+            f"--ssl-crl: {path} has certificates, too, which would be trusted; those belong into the file of --ssl-ca-certs"
+        )
+    context.verify_flags |= ssl.VerifyFlags.VERIFY_CRL_CHECK_CHAIN
+
+
 def _check_file(option: str, path: str) -> None:
     try:
         with open(path, "rb"):
@@ -84,6 +107,7 @@ _BESIDE_A_CERTIFICATE: dict[str, Callable[[ServeConfig], object]] = {
     "--ssl-keyfile": lambda config: config.ssl_keyfile,
     "--ssl-keyfile-password": lambda config: config.ssl_keyfile_password,
     "--ssl-ca-certs": lambda config: config.ssl_ca_certs,
+    "--ssl-crl": lambda config: config.ssl_crl,
     "--ssl-cert-reqs": lambda config: config.ssl_cert_reqs != "none",
     "--ssl-ciphers": lambda config: config.ssl_ciphers,
     "--ssl-version": lambda config: config.ssl_version != "1.2",

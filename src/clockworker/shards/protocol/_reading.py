@@ -112,7 +112,7 @@ class ProcessReading(Section, frozen=True):
 
 _BLOCKING = Family(
     "blocking_functions",
-    "Functions of Shard.run_blocking that run in threads, and those that wait for one.",
+    "Functions of Shard.run_blocking and requests of WSGI that run in threads, and those that wait for one.",
     "state",
 )
 
@@ -425,7 +425,9 @@ class Reading(msgspec.Struct, frozen=True):
     def summary(self) -> str:
         """One line, for the log."""
         polls, busy_ns = (sum(getattr(queue, name) for queue in self.queues.values()) for name in ("polls", "busy_ns"))
-        requests = f"{sum(sum(row.statuses) for _, _, row in self.http.rows())} requests, " if self.http.by_queue else ""
+        requests = (
+            f"{sum(sum(row.statuses) for _, _, row in self.http.rows())} requests, " if self.http.by_queue else ""
+        )
         return (
             f"{self.loop.connections_accepted} connections ({self.loop.connections_open} open), {requests}{polls} polls, "
             f"{busy_ns / 1e9:.1f} s busy, calls: {self.calls.local} local, {self.calls.sent} sent, "
