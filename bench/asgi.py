@@ -142,17 +142,17 @@ def measure(servers: list[Server], workers: int, options: argparse.Namespace) ->
 
 def rate_of(server: Server, exchange: Exchange, workers: int, options: argparse.Namespace) -> tuple[float, float]:
     """Requests in a second of the server's CPU time, and how much of that it had in a second."""
-    client: Callable[[], int] = partial(ask, server.port, exchange, options.connections, options.seconds, workers == 1)
+    core = cores()[-1:] if workers == 1 else cores()
+    client: Callable[[], int] = partial(ask, server.port, exchange, options.connections, options.seconds, core)
     before = server.cpu_s()
     done = sum(together([client] * workers))
     used = server.cpu_s() - before
     return done / max(used, 0.01), used / (options.seconds + WARM_S)
 
 
-def ask(port: int, exchange: Exchange, connections: int, seconds: float, alone: bool) -> int:
+def ask(port: int, exchange: Exchange, connections: int, seconds: float, core: list[int]) -> int:
     """How many requests were answered, the first of each connection included."""
-    if alone:
-        os.sched_setaffinity(0, cores()[-1:])
+    os.sched_setaffinity(0, core)
     load = HttpLoad(port, exchange, connections)
     done = load.run(WARM_S) + load.run(seconds)
     load.close()
