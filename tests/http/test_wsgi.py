@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import gc
 import hashlib
 import http.client
 import io
 import json
 import random
 import re
+import select
 import sys
 import threading
 import time
@@ -331,22 +333,23 @@ def test_an_iterable_is_closed(run: Run, method: str, pieces: tuple[bytes, ...])
     run(body)
 
 
-def test_a_response_of_known_length_does_not_wait_for_close(run: Run) -> None:
-    may_close = threading.Event()
+def test_a_response_of_known_length_does_not_wait_for_what_follows_it(run: Run) -> None:
+    may_go_on = threading.Event()
 
-    class Slow(Pieces):
-        def close(self) -> None:
-            may_close.wait(60)
-            super().close()
+    def app(environ: Environ, start_response: Any) -> Iterator[bytes]:
+        start_response("200 OK", [("Content-Length", "3")])
+        yield b"ab"
+        yield b"c"
+        may_go_on.wait(60)
 
     async def body() -> None:
-        client, pieces = Client(), Slow(b"ab", b"c")
-        asked = asyncio.create_task(client.ask(of(pieces, length=3)))
+        client = Client()
+        asked = asyncio.create_task(client.ask(app))
         await until(lambda: client.is_complete)
         assert not asked.done()
-        may_close.set()
+        may_go_on.set()
         await asked
-        assert pieces.closed == 1
+        assert b"".join(client.pieces) == b"abc"
 
     run(body)
 
@@ -546,6 +549,27 @@ def test_a_request_that_is_cancelled_ends_its_iteration(run: Run) -> None:
         assert asked.cancelled()
         assert pieces.closed == 1
         pools.close()
+
+    run(body)
+
+
+def test_what_a_request_raises_after_it_was_cancelled_is_nobodys(run: Run) -> None:
+    gate = threading.Event()
+
+    def app(environ: Environ, start_response: Any) -> list[bytes]:
+        gate.wait(60)
+        raise LookupError("gone")
+
+    async def body() -> None:
+        client, pools = Client(), BlockingPools(1)
+        asked = asyncio.ensure_future(Wsgi(app, pools)(client.scope, client.receive, client.send))  # type: ignore[arg-type]
+        await until(lambda: pools.running == 1)
+        asked.cancel()
+        await asyncio.wait([asked])
+        gate.set()
+        await pools.drain()
+        pools.close()
+        gc.collect()  # an exception that nobody has looked at would be reported
 
     run(body)
 
@@ -986,4 +1010,82 @@ def test_the_stop_waits_for_requests_in_threads(tmp_path: Path) -> None:
         for client in clients:
             client.close()
     finally:
+        serve.clean_up()
+
+
+ROUTED = """
+import contextlib, os, time
+import clockworker as cw
+
+def app(environ, start_response):
+    name = environ["PATH_INFO"].replace("/", "-")
+    open("begun" + name, "w").close()
+    while not os.path.exists("go" + name):
+        with contextlib.suppress(RuntimeError):  # it has changed while this thread looked
+            open(f"waiting-{cw.current_shard().stats().blocking_waiting}", "w").close()
+        time.sleep(0.002)
+    start_response("200 OK", [])
+    return [name.encode()]
+"""
+ROUTES = """
+[[route]]
+path = "/of/{tenant}/*"
+group = "path:tenant"
+
+[[route]]
+path = "/few"
+limit = 1
+waiting = 1
+"""
+
+
+def test_routes(tmp_path: Path) -> None:
+    """Threads are shared by the groups of a queue; a limit of a route holds, and who comes too late is told so."""
+    (tmp_path / "clockworker.toml").write_text(ROUTES)
+    serve = Serve(tmp_path)
+    clients: list[http.client.HTTPConnection] = []
+
+    def ask(path: str) -> http.client.HTTPConnection:
+        clients.append(http.client.HTTPConnection(*server.address, timeout=DEADLINE))
+        clients[-1].request("GET", path)
+        return clients[-1]
+
+    def begun() -> set[str]:
+        return {path.name.removeprefix("begun-") for path in tmp_path.glob("begun-*")}
+
+    def go(name: str) -> None:
+        (tmp_path / f"go-{name}").touch()
+
+    try:
+        server = serve(ROUTED, "--shards", "1", "--spares", "0", "--threads", "2", app="app:app")
+        many = [ask(f"/of/many/{number}") for number in range(2)]
+        eventually(lambda: begun() == {"of-many-0", "of-many-1"}, "two requests in threads")
+        many += [ask(f"/of/many/{number}") for number in range(2, 5)]
+        eventually((tmp_path / "waiting-3").exists, "three requests that wait for a thread")
+        one = ask("/of/one/0")
+        eventually((tmp_path / "waiting-4").exists, "a fourth")
+        go("of-many-0")
+        assert many[0].getresponse().read() == b"-of-many-0"
+        eventually(lambda: len(begun()) == 3, "a third request in a thread")
+        assert begun() == {"of-many-0", "of-many-1", "of-one-0"}
+        for name in ("one-0", "many-1", "many-2", "many-3", "many-4"):
+            go(f"of-{name}")
+        assert [each.getresponse().read()[:9] for each in (one, *many[1:])] == [b"-of-one-0", *[b"-of-many-"] * 4]
+
+        few = [ask("/few")]
+        eventually(lambda: "few" in begun(), "a request in a thread")
+        few += [ask("/few"), ask("/few")]
+        refused = eventually(
+            lambda: [each for each in few[1:] if select.select([each.sock], [], [], 0)[0]], "an answer"
+        )
+        assert len(refused) == 1
+        response = refused[0].getresponse()
+        assert (response.status, response.getheader("Retry-After") is not None) == (503, True)
+        response.read()
+        go("few")
+        assert [each.getresponse().status for each in few if each is not refused[0]] == [200, 200]
+        assert server.stop() == 0
+    finally:
+        for client in clients:
+            client.close()
         serve.clean_up()

@@ -41,6 +41,7 @@ EVERY_OPTION = (
     " --queue web:8:las --queue bg:1 --shard-queue 1:web:9"
     " --shard-queue 1:x:2:qlas --bind :1 --bind admin=unix:/s --host ::1 --port 2 --uds /t --fd 3 --backlog 9"
     " --ssl-certfile cert --ssl-keyfile key --ssl-keyfile-password secret --ssl-ca-certs ca --ssl-cert-reqs optional"
+    " --ssl-crl crl --http2"
     " --ssl-ciphers AES --ssl-version TLSv1.3"
     " --distribution fixed --max-connections 7 --factory --app-dir d --reload --reload-dir f --reload-dir g"
     " --interface asgi2 --route /r/*=bg:client --route /x=web --lifespan on --lifespan-queue bg --reset-contextvars"
@@ -78,6 +79,7 @@ EVERY_FIELD = ServeConfig(
     ssl_keyfile="key",
     ssl_keyfile_password="secret",
     ssl_ca_certs="ca",
+    ssl_crl="crl",
     ssl_cert_reqs="optional",
     ssl_ciphers="AES",
     ssl_version="1.3",
@@ -184,7 +186,7 @@ def test_switches_can_be_turned_back() -> None:
 
 
 def test_what_is_on_for_http_can_be_turned_off() -> None:
-    switches = {"proxy_headers", "server_header", "date_header", "ws_per_message_deflate"}
+    switches = {"http2", "proxy_headers", "server_header", "date_header", "ws_per_message_deflate"}
     off = read("app:main " + " ".join(f"--no-{name.replace('_', '-')}" for name in switches)).http
     assert off == HttpConfig(**dict.fromkeys(switches, False))  # type: ignore[arg-type]
     assert read("app:main", **{f"CLOCKWORKER_{name.upper()}": "0" for name in switches}).http == off

@@ -117,7 +117,7 @@ class InputPipe(io.RawIOBase):
     def _wait(self) -> None:
         while not self._chunks and not self._ended:
             if self._left:
-                raise ClientLeft("the client has left before its request's body had ended")
+                raise ClientLeft("no more of the request's body comes: its client has left, or has been answered")
             if not self._asked:
                 self._asked = True
                 self._loop.call_soon_threadsafe(self.listen)

@@ -12,15 +12,17 @@ so it is parsed in slices, and the rest waits unparsed. Fragments are joined as 
 be written are answered by one pong, of the last.
 
 There is no timer and no task beside the application's. The server looks at all connections once in a while (`look`), and each
-has one time at which something is due: a ping, its pong, the client's part in closing. A client whose messages we don't read
-cannot be heard answering: then the pong may come later.
+has one time, in the server's ticks, at which something is due: a ping, its pong, the client's part in closing. A client whose
+messages we don't read cannot be heard answering: then the pong may come later.
+
+Most frames are whole messages that are not compressed. These are framed here, in both directions, which takes far less. The
+others go to the protocol, frame by frame, so that it is always at the beginning of one.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections import deque
 from collections.abc import Callable, MutableMapping
 from typing import Any
@@ -54,6 +56,7 @@ _EXPECTED = {
 }
 
 _NEVER = float("inf")
+_ASGI = {"version": "3.0", "spec_version": "2.4"}
 _EXTENSIONS = {"websocket.http.response": {}}
 _PLAIN_TEXT, _PLAIN_BINARY = 0x81, 0x82  # how a frame begins that is a whole message, as it is
 _PLAIN = frozenset((_PLAIN_TEXT, _PLAIN_BINARY))
@@ -126,6 +129,7 @@ class WebSocket:
             logger=_frames,
         )
         scope = request.scope
+        scope["asgi"] = _ASGI.copy()
         scope["extensions"] = {**scope.get("extensions", {}), **_EXTENSIONS}
         scope["subprotocols"] = [
             name
@@ -175,7 +179,7 @@ class WebSocket:
 
     def look(self) -> None:
         """Whether something is due."""
-        if self._at <= time.monotonic():
+        if self._server.rules.tick > self._at:
             self._at = _NEVER
             self._due()
 
@@ -553,7 +557,7 @@ class WebSocket:
     # Time.
 
     def _when(self, seconds: float, due: Callable[[], None]) -> None:
-        self._at = time.monotonic() + seconds
+        self._at = self._server.rules.tick + seconds / self._server.look_s
         self._due = due
 
     def _send_ping(self) -> None:

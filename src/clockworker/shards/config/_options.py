@@ -544,7 +544,7 @@ OPTIONS = (
         ("--access-log", "--no-access-log"),
         "",
         parse.parse_flag,
-        "a line for each connection; default off",
+        "a line for each HTTP request, and each connection of other servers; default off",
         takes=(bool,),
     ),
     Option(

@@ -212,7 +212,7 @@ class _ShardMain:
             if (mistake := lacking_for_options(self._config.http, queues, self._configure.shard)) is not None:
                 return self._fail(mistake, of_options=True)
             what = "the application's table of routes"
-            routes = application.find_routes() if application.find_routes is not None else ()
+            routes = application.served.find_routes() if application.served is not None else ()
             if (mistake := lacking_for_application(routes, queues, self._configure.shard)) is not None:
                 return self._fail(mistake)
         except (ApplicationError, ConfigurationError) as error:
