@@ -296,6 +296,7 @@ async def customers(server: Server) -> AsyncIterator[Counter[int]]:
             left.set()
 
 
+@pytest.mark.slow
 def test_no_request_fails_while_the_shards_are_replaced(server: Server) -> None:
     async def replace() -> None:
         async with customers(server) as statuses:
@@ -305,6 +306,7 @@ def test_no_request_fails_while_the_shards_are_replaced(server: Server) -> None:
     run(replace())
 
 
+@pytest.mark.slow
 def test_a_request_is_told_to_come_again_when_its_carts_shard_has_died(server: Server) -> None:
     async def kill() -> None:
         async with customers(server) as statuses:
