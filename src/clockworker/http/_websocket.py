@@ -44,6 +44,7 @@ _SLICE = 16_384  # bytes that are parsed at once
 _HIGH_WATER = 65_536  # bytes of messages, or of what has not been parsed, beyond which no more is read
 _CLOSE_S = 10.0  # for the client's part in closing
 _LINGER_S = 2.0  # for a client that is still sending to read why it was cut off
+_QUIET_S = 0.1  # after which it is taken to have read it
 
 # What the application may do.
 _CONNECTING = 0
@@ -95,6 +96,7 @@ class WebSocket:
         self._state = _CONNECTING
         self._left = False  # the client has, or the connection was ended without the application
         self._ended = False  # what comes now is dropped
+        self._heard = True  # something has come since then
         self._stopping = False
         self._disconnect: dict[str, Any] | None = None
         # Coming in. A message waits as its text or bytes; None: the first event, that a client wants to connect.
@@ -216,6 +218,8 @@ class WebSocket:
             else:
                 self._unread += data
             self._parse_on()
+        else:
+            self._heard = True
 
     def eof_received(self) -> bool:
         """A client that only says that it will send no more says so without closing: it has left."""
@@ -363,13 +367,22 @@ class WebSocket:
         if self._disconnect is None:
             close = said if failed or received is None else received
             self._finish({"code": 1006} if close is None else {"code": int(close.code), "reason": close.reason})
-        if not failed or said is None or not self._transport.can_write_eof() or self._connection.scheme == "https":
-            self._over()
-        else:
-            # A socket that is closed with something unread is reset, and the reason lost with it.
-            self._transport.write_eof()
+        if failed and said is not None and not self._transport.is_closing():
+            # A socket that is closed with something unread is reset, and the reason lost with it. (Half-closing it would say
+            # so at once; asyncio's transports, on the other side, then break while they still have something to send.)
             self._drop()
             self._when(_LINGER_S, self._over)
+            self._linger()
+        else:
+            self._over()
+
+    def _linger(self) -> None:
+        """Until the client has been quiet for a moment, as it is once it has read the reason."""
+        if self._heard:
+            self._heard = False
+            asyncio.get_running_loop().call_later(_QUIET_S, self._linger)
+        elif not self._transport.is_closing():
+            self._over()
 
     def _pause(self) -> None:
         if not self._paused and not self._transport.is_closing():
