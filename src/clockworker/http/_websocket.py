@@ -8,7 +8,8 @@ as it is called; `send` raises.
 
 What a client can make us keep is bounded. No more is read while as many messages wait for the application as `ws_max_queue`
 says, or 64 KiB of them. A read may hold thousands of small frames, or a compressed message that is a thousand times its size,
-so it is parsed in slices, and the rest waits unparsed. Fragments are joined as they come. Pings that come faster than pongs can
+so it is parsed in slices, and the rest waits unparsed: for the application, or for the next turn of the loop if it is many
+frames that nobody waits for, such as pings. Fragments are joined as they come. Pings that come faster than pongs can
 be written are answered by one pong, of the last.
 
 There is no timer and no task beside the application's. The server looks at all connections once in a while (`look`), and each
@@ -40,7 +41,8 @@ from clockworker._errors import ClientLeft, UsageError
 from clockworker.http._head import RETRY_AFTER_S, STATUS_LINES
 from clockworker.http._request_cy import READY
 
-_SLICE = 16_384  # bytes that are parsed at once
+_SLICE = 4_096  # bytes that are parsed without a look at how much has come of them
+_AT_ONCE = 256  # frames in one turn of the loop; a slice may have some more
 _HIGH_WATER = 65_536  # bytes of messages, or of what has not been parsed, beyond which no more is read
 _CLOSE_S = 10.0  # for the client's part in closing
 _LINGER_S = 2.0  # for a client that is still sending to read why it was cut off
@@ -112,6 +114,8 @@ class WebSocket:
         self._takes_plain = True  # a frame that is a whole message may come
         self._most: int = config.ws_max_size
         self._parsing = False  # what comes is parsed at once; otherwise it waits
+        self._frames = 0  # in this turn
+        self._goes_on = False  # in the next
         self._paused = False
         # Going out.
         self._writable = True
@@ -217,7 +221,8 @@ class WebSocket:
                 self._unread = bytearray(data)
             else:
                 self._unread += data
-            self._parse_on()
+            if not self._goes_on:
+                self._parse_on()
         else:
             self._heard = True
 
@@ -252,18 +257,30 @@ class WebSocket:
     # Coming in.
 
     def _parse_on(self) -> None:
-        """What waited to be parsed, up to what may wait as messages."""
+        """What waited to be parsed, up to what may wait as messages, and what may be done in one turn of the loop."""
         unread = self._unread
-        while unread and self._parsing:
-            data = bytes(unread[:_SLICE])
-            del unread[:_SLICE]
+        self._frames = 0
+        while unread and self._parsing and self._frames < _AT_ONCE:
+            size = max(_SLICE, self._rest)
+            data = bytes(unread[:size])
+            del unread[:size]
             self._parse(data)
         if self._ended:
             return
         if not unread:
             self._unread = None
+        elif self._parsing:
+            self._pause()
+            if not self._goes_on:
+                self._goes_on = True
+                asyncio.get_running_loop().call_soon(self._go_on)
         elif len(unread) > _HIGH_WATER:
             self._pause()
+
+    def _go_on(self) -> None:
+        self._goes_on = False
+        if self._parsing:
+            self._resume()
 
     def _parse(self, data: bytes) -> None:
         if self._head:
@@ -276,6 +293,7 @@ class WebSocket:
             self._rest -= at
             self._pass_on(data[:at])
         while at < size and not self._ended:
+            self._frames += 1
             length = data[at + 1] & 127 if at + 2 <= size else 0
             body = at + (6 if length < 126 else 8 if length == 126 else 14)
             if body > size:
@@ -393,7 +411,7 @@ class WebSocket:
         self._parsing = True
         if self._unread is not None:
             self._parse_on()
-        if self._paused and self._parsing and not self._transport.is_closing():
+        if self._paused and self._parsing and self._unread is None and not self._transport.is_closing():
             self._paused = False
             self._transport.resume_reading()
 
