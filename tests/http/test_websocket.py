@@ -521,6 +521,7 @@ def test_any_frames_in_any_pieces(conversation: Any, deflate: bool, seed: int) -
             await until(lambda: (peer.connection.flow(), taking.done())[1], "all messages")
             await taking
             assert got == messages
+            assert not peer.websocket._rest  # nor does the next frame go another way than it would
             peer.connection.flow()
             pongs = [bytes(frame.data) for frame in peer.hear()[1:] if frame.opcode is PONG]
             assert pongs == [b"p%d" % (number + 1) for number in range(pings)]

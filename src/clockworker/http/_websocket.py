@@ -111,7 +111,6 @@ class WebSocket:
         self._unread: bytearray | None = None
         self._head = b""  # the beginning of a frame, which does not say yet how long it is
         self._rest = 0  # bytes of a frame of which the protocol has the beginning
-        self._takes_plain = True  # a frame that is a whole message may come
         self._most: int = config.ws_max_size
         self._parsing = False  # what comes is parsed at once; otherwise it waits
         self._frames = 0  # in this turn
@@ -308,7 +307,7 @@ class WebSocket:
                 data[at] in _PLAIN
                 and data[at + 1] >= 128
                 and end <= size
-                and self._takes_plain
+                and self._parts is None
                 and length <= self._most
             ):
                 self._is_text = data[at] == _PLAIN_TEXT
@@ -333,13 +332,11 @@ class WebSocket:
                     self._take(frame.data)
                 else:
                     self._parts = bytearray(frame.data)
-                    self._takes_plain = False
             elif opcode is _CONT:
                 assert self._parts is not None
                 self._parts += frame.data
                 if frame.fin:
                     whole, self._parts = self._parts, None
-                    self._takes_plain = True
                     self._take(whole)
             elif opcode is _PONG and frame.data == self._awaited:
                 self._answered()
@@ -356,7 +353,6 @@ class WebSocket:
                 message = str(data, "utf-8")
             except UnicodeDecodeError as error:
                 self._protocol.fail(CloseCode.INVALID_DATA, f"{error.reason} at position {error.start}")
-                self._state = _CLOSED
                 self._answer(self._protocol.data_to_send())
                 return
         else:
