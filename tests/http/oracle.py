@@ -181,6 +181,7 @@ def _has_bad_host(request: Raw) -> bool:
 _TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
 _CHUNK = re.compile(rb"([0-9A-Fa-f]{1,16})((?:;" + _TOKEN + rb"(?:=(?:" + _TOKEN + rb'|"[\t !#-~\x80-\xff]*"))?)*)\r\n')
 _TRAILER = re.compile(_TOKEN + rb":[\t -~\x80-\xff]*\r\n")
+_TAB = re.compile(rb"\ntransfer-encoding:[ \t]*chunked[ \t]*\t[ \t]*\r", re.I)
 _FIELDS = rb"(?:[^\r\n]+\r\n)*"
 _LENGTH = re.compile(rb"(?:\A|\n)0+\r\n" + _FIELDS + rb"(?:content-length|transfer-encoding):", re.I)
 _CLOSE = re.compile(rb"(?:\A|\n)0+\r\n" + _FIELDS + rb"connection:[ \t]*close[ \t]*\r\n" + _FIELDS + rb"\r\n\Z", re.I)
@@ -217,8 +218,13 @@ _STRICTER: dict[str, Says] = {
     "two lengths": lambda request: len(request.values(b"content-length") + request.values(b"transfer-encoding")) > 1,
     "a list of lengths": lambda request: any(b"," in value for value in request.values(b"content-length")),
     "a control character": lambda request: re.search(rb"[\0-\x08\x0b\x0c\x0e-\x1f\x7f]|\r(?!\n)", request.head),
-    "what is beside the data of chunks": lambda request: request.values(b"transfer-encoding") and _has_bad_chunks(request),
-    "a length among the trailers": lambda request: request.values(b"transfer-encoding") and _LENGTH.search(request.body),
+    "a tab behind chunked": lambda request: _TAB.search(request.head),
+    "what is beside the data of chunks": lambda request: (
+        request.values(b"transfer-encoding") and _has_bad_chunks(request)
+    ),
+    "a length among the trailers": lambda request: (
+        request.values(b"transfer-encoding") and _LENGTH.search(request.body)
+    ),
     "a trailer before it, saying that nothing follows": lambda request: _CLOSE.search(request.before),
     "chunks in HTTP/1.0": lambda request: request.version == b"HTTP/1.0" and request.values(b"transfer-encoding"),
 }
