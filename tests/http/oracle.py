@@ -161,7 +161,7 @@ _METHODS = frozenset(
     b"REPORT MKACTIVITY CHECKOUT MERGE M-SEARCH NOTIFY SUBSCRIBE UNSUBSCRIBE PATCH PURGE MKCALENDAR LINK UNLINK SOURCE QUERY".split()
 )
 _AUTHORITY = re.compile(rb"(?:[A-Za-z0-9\-._~!$&'()*+,;=%]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]*)?")
-_TARGET = re.compile(rb"(?:[A-Za-z]+://(?P<authority>[^/?#]*))?(?:[/?#][!-~]*)?")
+_TARGET = re.compile(rb"(?:[A-Za-z]+://(?P<authority>[^/?#]*))?(?:[/?][!-~]*)?")
 
 
 def _has_bad_target(request: Raw) -> bool:
@@ -179,7 +179,7 @@ def _has_bad_host(request: Raw) -> bool:
 
 
 _TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
-_CHUNK = re.compile(rb"([0-9A-Fa-f]{1,16})((?:;" + _TOKEN + rb"(?:=(?:" + _TOKEN + rb'|"[\t !#-~\x80-\xff]*"))?)*)\r\n')
+_CHUNK = re.compile(rb"([0-9A-Fa-f]{1,16})((?:;" + _TOKEN + rb"(?:=(?:" + _TOKEN + rb'|"[\t !#-\[\]-~\x80-\xff]*"))?)*)\r\n')
 _TRAILER = re.compile(_TOKEN + rb":[\t -~\x80-\xff]*\r\n")
 _TAB = re.compile(rb"\ntransfer-encoding:[ \t]*chunked[ \t]*\t[ \t]*\r", re.I)
 _FIELDS = rb"(?:[^\r\n]+\r\n)*"

@@ -23,6 +23,7 @@ from clockworker.http._connection_cy import HttpConnection
 from clockworker.http._routes import RouteTable
 from clockworker.http._server import HttpServer
 from clockworker.http._targets_cy import Target
+from clockworker.http._websocket import WebSocket
 from clockworker.shards.config._http import HttpConfig
 from tests.conftest import until
 
@@ -209,6 +210,7 @@ async def wire(app: Application, config: HttpConfig | None = None, **target: Any
             state={},
             table=RouteTable(()),
             targets=[first],
+            websockets=WebSocket,
         )
         server = Server(http, first)
         try:
