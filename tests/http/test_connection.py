@@ -5,13 +5,18 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import random
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, ParamSpec
 
+import hypothesis
 import pytest
+from hypothesis import strategies
 
 from clockworker.shards.config._http import HttpConfig
 from tests.conftest import DEADLINE, until
+from tests.http.oracle import ask_h11, compare
+from tests.http.streams import cut, mutated, outcomes, stream
 from tests.http.wire import Connection, Recorder, Seen, wire
 
 P = ParamSpec("P")
@@ -1039,3 +1044,36 @@ async def test_the_end_of_a_connection_waits_for_what_its_client_still_takes() -
         connection.transport.buffered = 0
         server.tick(10)
         assert connection.transport.aborted
+
+
+# Any split of the same bytes, and mutations of them. More of both: `tests.reliability`, http-splits and http-mutated.
+
+
+@hypothesis.settings(max_examples=300)
+@hypothesis.given(strategies.randoms(use_true_random=False))
+def test_cut_anywhere_a_stream_is_the_same_requests(choices: random.Random) -> None:
+    data = stream(choices)
+    reads = cut(choices, data)
+
+    async def body() -> None:
+        recorder = Recorder()
+        async with wire(recorder) as server:
+            whole, parts = await outcomes(server, recorder, [[data], reads])
+        assert parts == whole
+
+    asyncio.run(body())
+
+
+@hypothesis.settings(max_examples=300)
+@hypothesis.given(strategies.randoms(use_true_random=False))
+def test_a_mutated_stream_is_what_another_parser_takes_it_for_or_refused_for_a_reason(choices: random.Random) -> None:
+    data = mutated(choices)
+
+    async def body() -> None:
+        recorder = Recorder()
+        async with wire(recorder) as server:
+            (outcome,) = await outcomes(server, recorder, [[data]])
+        difference = compare(data, outcome, ask_h11(data))
+        assert difference is None or difference.reason is not None, difference
+
+    asyncio.run(body())

@@ -337,9 +337,7 @@ class WebSocket:
     def _answer(self, writes: list[bytes]) -> None:
         """What the protocol itself has to say: a pong, or the end."""
         protocol = self._protocol
-        # We have said that it is the end, and the client has not answered that yet.
-        is_ending = self._disconnect is not None and protocol.close_rcvd is None and protocol.parser_exc is None
-        if protocol.state is IS_OPEN or is_ending:
+        if protocol.state is IS_OPEN:
             if self._writable:
                 self._transport.write(b"".join(writes))
             else:
