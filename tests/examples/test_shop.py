@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+from collections import Counter
 from collections.abc import AsyncIterator, Coroutine, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
@@ -266,6 +267,56 @@ def test_a_report_is_computed_in_the_background(server: Server) -> None:
             await asyncio.wait([reading[1]])
 
     run(shop())
+
+
+@asynccontextmanager
+async def customers(server: Server) -> AsyncIterator[Counter[int]]:
+    """They ask for carts that either shard owns, each time by a new connection. How often which status was answered; 0: none,
+    the connection was lost."""
+    statuses = Counter[int]()
+    left = asyncio.Event()
+
+    async def ask(session: str) -> None:
+        connector = aiohttp.TCPConnector(force_close=True)
+        async with aiohttp.ClientSession(url(server), connector=connector, cookies={"session": session}) as client:
+            while not left.is_set():
+                try:
+                    async with client.get("/cart") as response:
+                        statuses[response.status] += 1
+                        assert response.status == 200 or response.headers["retry-after"] == "1"
+                except aiohttp.ClientConnectionError:
+                    statuses[0] += 1
+
+    async with asyncio.TaskGroup() as tasks:
+        for number in range(4):
+            tasks.create_task(ask(f"customer-{number}"))
+        try:
+            yield statuses
+        finally:
+            left.set()
+
+
+@pytest.mark.slow
+def test_no_request_fails_while_the_shards_are_replaced(server: Server) -> None:
+    async def replace() -> None:
+        async with customers(server) as statuses:
+            await asyncio.to_thread(server.replace)
+        assert set(statuses) == {200}
+
+    run(replace())
+
+
+@pytest.mark.slow
+def test_a_request_is_told_to_come_again_when_its_carts_shard_has_died(server: Server) -> None:
+    async def kill() -> None:
+        async with customers(server) as statuses:
+            await asyncio.to_thread(server.kill, 1)
+        assert {200, 503} <= set(statuses) <= {0, 200, 503}
+        async with clients(server, session="customer-1") as both:
+            for client in both:
+                assert await json_of(client.get("/cart")) == {}
+
+    run(kill())
 
 
 def test_all_are_sent_away_when_the_server_stops() -> None:

@@ -22,7 +22,7 @@ OPTIONS = [
     *("--timeout-keep-alive", str(LIMIT_S), "--timeout-response", str(LIMIT_S)),
 ]
 
-APPLICATION = '''
+APPLICATION = """
 seen = []
 
 async def app(scope, receive, send):
@@ -52,7 +52,7 @@ async def app(scope, receive, send):
         return
     await send({"type": "http.response.start", "status": 200})
     await send({"type": "http.response.body", "body": body})
-'''
+"""
 
 
 def allow_descriptors(count: int) -> bool:

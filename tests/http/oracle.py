@@ -219,8 +219,12 @@ _STRICTER: dict[str, Says] = {
     "a list of lengths": lambda request: any(b"," in value for value in request.values(b"content-length")),
     "a control character": lambda request: re.search(rb"[\0-\x08\x0b\x0c\x0e-\x1f\x7f]|\r(?!\n)", request.head),
     "a tab behind chunked": lambda request: _TAB.search(request.head),
-    "what is beside the data of chunks": lambda request: request.values(b"transfer-encoding") and _has_bad_chunks(request),
-    "a length among the trailers": lambda request: request.values(b"transfer-encoding") and _LENGTH.search(request.body),
+    "what is beside the data of chunks": lambda request: (
+        request.values(b"transfer-encoding") and _has_bad_chunks(request)
+    ),
+    "a length among the trailers": lambda request: (
+        request.values(b"transfer-encoding") and _LENGTH.search(request.body)
+    ),
     "a trailer before it, saying that nothing follows": lambda request: _CLOSE.search(request.before),
     "chunks in HTTP/1.0": lambda request: request.version == b"HTTP/1.0" and request.values(b"transfer-encoding"),
 }

@@ -22,9 +22,25 @@ class Outcome(msgspec.Struct, frozen=True):
     ends: bool
 
 
-_BODIES = [b"", b"x", b"abc", b"hello world", b"GET / HTTP/1.1\r\nHost: b\r\n\r\n", b"\r\n\r\n", b"0\r\n\r\n", bytes(range(256))]
+_BODIES = [
+    b"",
+    b"x",
+    b"abc",
+    b"hello world",
+    b"GET / HTTP/1.1\r\nHost: b\r\n\r\n",
+    b"\r\n\r\n",
+    b"0\r\n\r\n",
+    bytes(range(256)),
+]
 _TARGETS = ["/", "/a", "/a%20b?c=d", "/?x=%zz", "/a//b/../c", "http://b/c", "http://[::1]:8/", "*", "/" + "a" * 300]
-_FIELDS = ["X: y", "X-Long: " + "z" * 200, "Accept:  text/html, */* \t", "Cookie: a=b; c=d", "Expect: 100-continue", "X:"]
+_FIELDS = [
+    "X: y",
+    "X-Long: " + "z" * 200,
+    "Accept:  text/html, */* \t",
+    "Cookie: a=b; c=d",
+    "Expect: 100-continue",
+    "X:",
+]
 _CONNECTIONS = ["Connection: keep-alive", "Connection: close", "Connection: Upgrade, x", "Connection: x"]
 _TRAILERS = [b"", b"", b"X: y\r\n", b"X: y\r\nHost: b\r\n"]
 
@@ -71,13 +87,50 @@ def stream(random: random.Random) -> bytes:
 
 # What means something to one parser or another.
 _TOKENS = [
-    *(b"\r\n", b"\n", b"\r", b"\r\n\r\n", b" ", b"\t", b":", b"\0", b"\x7f", b"\x0b", b"\x0c", b"\xff", b"\xc3\xa4", b"_"),
+    *(
+        b"\r\n",
+        b"\n",
+        b"\r",
+        b"\r\n\r\n",
+        b" ",
+        b"\t",
+        b":",
+        b"\0",
+        b"\x7f",
+        b"\x0b",
+        b"\x0c",
+        b"\xff",
+        b"\xc3\xa4",
+        b"_",
+    ),
     *(b"0", b"1", b"+", b"-", b"0x", b",", b";", b"=", b'"', b"/", b"*", b"?", b"#", b"@", b"[", b"]", b"%00", b"//"),
     *(b"GET ", b"CONNECT ", b"PRI ", b"get ", b"HTTP/1.1", b"HTTP/1.0", b"HTTP/2.0", b"HTTP/1.10", b" HTTP/1.1"),
-    *(b"Host: b\r\n", b"Content-Length: 0\r\n", b"Content-Length: 3\r\n", b"content-length:3\r\n", b"Content-Length: 3, 3\r\n"),
+    *(
+        b"Host: b\r\n",
+        b"Content-Length: 0\r\n",
+        b"Content-Length: 3\r\n",
+        b"content-length:3\r\n",
+        b"Content-Length: 3, 3\r\n",
+    ),
     *(b"Transfer-Encoding: chunked\r\n", b"Transfer-Encoding: identity\r\n", b"transfer-encoding:\tChunked \r\n"),
-    *(b"Transfer-Encoding: gzip, chunked\r\n", b"Connection: close\r\n", b"Upgrade: h2c\r\n", b"Expect: 100-continue\r\n"),
-    *(b"chunked", b"identity", b"close", b"Upgrade", b" chunked", b"3\r\nabc\r\n", b"0\r\n\r\n", b" x\r\n", b"\tx\r\n", b": x\r\n"),
+    *(
+        b"Transfer-Encoding: gzip, chunked\r\n",
+        b"Connection: close\r\n",
+        b"Upgrade: h2c\r\n",
+        b"Expect: 100-continue\r\n",
+    ),
+    *(
+        b"chunked",
+        b"identity",
+        b"close",
+        b"Upgrade",
+        b" chunked",
+        b"3\r\nabc\r\n",
+        b"0\r\n\r\n",
+        b" x\r\n",
+        b"\tx\r\n",
+        b": x\r\n",
+    ),
 ]
 
 

@@ -53,7 +53,9 @@ def statuses(answer: bytes) -> list[int]:
 
 def test_what_is_smuggled_is_not_run_and_the_refusal_is_seen(server: Server) -> None:
     smuggled = head("GET /smuggled HTTP/1.1", "Host: a")
-    broken = [head("POST / HTTP/1.1", "Host: a", "Transfer-Encoding: chunked") + body for body in BROKEN_BODIES.values()]
+    broken = [
+        head("POST / HTTP/1.1", "Host: a", "Transfer-Encoding: chunked") + body for body in BROKEN_BODIES.values()
+    ]
     for request in [*REFUSED.values(), *broken]:
         answer = exchange(server.address, request + smuggled * 3)
         assert statuses(answer)[-1:] in ([400], [200]), (request, answer)
@@ -138,7 +140,10 @@ def open_connections(shard: int, server: Server) -> int:
     }
     port = f":{server.address[1]:04X} "
     lines = Path("/proc/net/tcp").read_text().splitlines()[1:]
-    return sum(f"socket:[{line.split()[9]}]" in inodes and port in f"{line.split()[1]} " and line.split()[3] == "01" for line in lines)
+    return sum(
+        f"socket:[{line.split()[9]}]" in inodes and port in f"{line.split()[1]} " and line.split()[3] == "01"
+        for line in lines
+    )
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,6 @@ import re
 import select
 import sys
 import threading
-import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -24,7 +23,8 @@ from wsgiref.validate import validator
 import pytest
 
 import clockworker as cw
-from clockworker.http._pipes import LIMIT
+from clockworker.http import _wsgi
+from clockworker.http._pipes import LIMIT, InputPipe, OutputPipe
 from clockworker.http._wsgi import Wsgi
 from clockworker.shards.worker._blocking_pools import BlockingPools
 from tests.conftest import Run, until
@@ -670,6 +670,28 @@ def test_the_context_of_the_request_is_that_of_all_its_code(run: Run) -> None:
     run(body)
 
 
+def test_nothing_is_left_for_the_garbage_collector(run: Run) -> None:
+    def there() -> list[object]:
+        kinds = _wsgi._Request | InputPipe | OutputPipe
+        return [each for each in gc.get_objects() if isinstance(each, kinds)]
+
+    async def body() -> None:
+        before = {id(each) for each in there()}  # in tracebacks of exceptions that tests have
+        gc.disable()
+        try:
+            await Client().ask(hello)
+            await Client(b"abc", method="POST").ask(echo)
+            await Client().ask(of([b"x" * 100_000] * 10))
+            with pytest.raises(RuntimeError, match="Content-Length"):
+                await Client().ask(respond(b"abc", length=5))
+            # Until the threads have ended, and what has been cancelled.
+            await until(lambda: not {id(each) for each in there()} - before)
+        finally:
+            gc.enable()
+
+    run(body)
+
+
 def test_what_is_no_request(run: Run) -> None:
     async def body() -> None:
         client = Client()
@@ -738,7 +760,7 @@ APPLICATION = """
 import hashlib, json, threading, time
 import clockworker as cw
 
-closed, gate = [], threading.Event()
+closed, made, gate = [], 0, threading.Event()
 
 @cw.remote
 async def double(number: int) -> int:
@@ -752,6 +774,8 @@ class Stream:
         return self
 
     def __next__(self):
+        global made
+        made += 1
         return next(self.pieces)
 
     def close(self):
@@ -786,7 +810,7 @@ def app(environ, start_response):
             return []
         case "/closed":
             start_response("200 OK", headers)
-            return [json.dumps(closed).encode()]
+            return [json.dumps([closed, made]).encode()]
         case "/shard":
             shard = cw.current_shard()
             answer = shard.call_threadsafe(shard.id, double, 21).result(60)
@@ -847,12 +871,26 @@ def client(server: Server) -> Iterator[http.client.HTTPConnection]:
     connection.close()
 
 
-def closed_count(server: Server, path: str) -> int:
+def told(server: Server) -> tuple[list[str], int]:
+    """Whose iterations were closed, and how many pieces all have made."""
     connection = http.client.HTTPConnection(*server.address, timeout=DEADLINE)
     connection.request("GET", "/closed")
-    closed: list[str] = json.loads(connection.getresponse().read())
+    closed, made = json.loads(connection.getresponse().read())
     connection.close()
-    return closed.count(path)
+    return closed, made
+
+
+def closed_count(server: Server, path: str) -> int:
+    return told(server)[0].count(path)
+
+
+def wait_unchanged(server: Server, figure: Callable[[], int]) -> None:
+    """Until it stays the same for as long as a dozen other requests take."""
+    seen = [-1]
+    while len(seen) < 12:
+        told(server)
+        now = figure()
+        seen = [*seen, now] if seen[-1] == now else [now]
 
 
 def pieces_of(size: int) -> Iterator[bytes]:
@@ -886,13 +924,17 @@ def test_both_ways_at_once(server: Server, client: http.client.HTTPConnection, s
     connection = server.connect()
     connection.sendall(b"POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % size)
 
+    gone = 0
+
     def send() -> None:
+        nonlocal gone
         for piece in pieces_of(size):
             connection.sendall(piece)
+            gone += len(piece)
 
     with connection, concurrent.futures.ThreadPoolExecutor() as pool:
         sending = pool.submit(send)
-        time.sleep(0.2)  # for what is not read to fill all buffers on its way
+        wait_unchanged(server, lambda: gone)  # all buffers on its way are full, or all is in them
         response = http.client.HTTPResponse(connection)
         response.begin()
         received = hashlib.sha256()
@@ -912,7 +954,7 @@ def test_a_reader_that_does_not_read_makes_the_application_wait(server: Server) 
     with server.connect() as connection:
         connection.sendall(b"GET /endless HTTP/1.1\r\nHost: x\r\n\r\n")
         assert connection.recv(1_000).startswith(b"HTTP/1.1 200 OK\r\n")
-        time.sleep(0.3)  # in which it could make gigabytes
+        wait_unchanged(server, lambda: told(server)[1])
         assert memory.growth() < 4_000_000
         for _ in range(100):
             assert connection.recv(10_000)

@@ -29,6 +29,7 @@ from hyperframe.frame import (
     WindowUpdateFrame,
 )
 
+from clockworker.http._http2 import AT_ONCE_NS
 from clockworker.http._http2_frames import PREFACE
 from clockworker.shards.config._http import HttpConfig
 from tests.http.http2 import ASKED, Client, wire
@@ -67,7 +68,7 @@ async def _connections(trials: int, ends: collections.Counter[str]) -> int:
         await send({"type": "http.response.body", "body": b"end"})
 
     limits = HttpConfig(timeout_keep_alive=3, timeout_response=2, timeout_request_body=2)
-    async with wire(app, limits) as server:
+    async with wire(app, limits, at_once_ns=AT_ONCE_NS) as server:
         for seed in range(trials):
             rng = random.Random(seed)
             client = Client(server, begins=False)
@@ -227,7 +228,7 @@ ATTACKS: dict[str, Callable[[], bytes]] = {
         + WindowUpdateFrame(1, window_increment=1).serialize() * 50_000
     ),
     "half-opened streams": lambda: _streams(lambda number: b"", method=b"POST", count=100),
-    "bodies that nobody takes": lambda: _streams(
+    "uploads that never end": lambda: _streams(
         lambda number: DataFrame(number, bytes(16_384)).serialize() * 3, method=b"POST", count=60
     ),
     "HPACK bomb": _bomb,
@@ -249,7 +250,16 @@ def http2_attacks(trials: int) -> Result:
         authority = Authority(directory)
         serve = Serve(directory)
         try:
-            times = ("--timeout-request-header", "2", "--timeout-request-body", "2", "--timeout-response", "2")
+            times = (
+                "--timeout-request-header",
+                "2",
+                "--timeout-request-body",
+                "2",
+                "--timeout-response",
+                "2",
+                "--timeout-keep-alive",
+                "2",
+            )
             server = serve(_APP, *ONE, *TLS, *times, app="app:app")
             server.wait_serving()
             shard = psutil.Process(server.shard_pids()[0])
@@ -301,7 +311,7 @@ async def _attack(address: tuple[str, int], context: ssl.SSLContext, trials: int
             writer.write(PREFACE + SettingsFrame(0).serialize())
             sending = asyncio.create_task(_send(writer, made[name]))
             try:
-                async with asyncio.timeout(15):
+                async with asyncio.timeout(60):
                     while await reader.read(65_536):
                         pass
             except TimeoutError:

@@ -37,7 +37,13 @@ async def _cut_all(choices: random.Random, trials: int, seed: int) -> None:
                         raise AssertionError(f"seed {seed}: {b''.join(each)!r} is {wanted}, and cut as {each} {found}")
 
 
-@check("mutated requests are what h11 takes them for, or refused for a reason", ci=4_000, release=5_000_000, pure=1_000, pace=1_400)
+@check(
+    "mutated requests are what h11 takes them for, or refused for a reason",
+    ci=4_000,
+    release=5_000_000,
+    pure=1_000,
+    pace=1_400,
+)
 def http_mutated(trials: int) -> Result:
     seed = secrets.randbits(32)
     found = asyncio.run(_mutate(random.Random(seed), trials, seed))
@@ -61,6 +67,8 @@ async def _mutate(choices: random.Random, trials: int, seed: int) -> Counter[tup
             if (difference := compare(data, outcome, theirs)) is None:
                 continue
             if difference.reason is None:
-                raise AssertionError(f"seed {seed}: {difference.kind} at {difference.data!r}; {data!r} is {outcome}, to h11 {theirs}")
+                raise AssertionError(
+                    f"seed {seed}: {difference.kind} at {difference.data!r}; {data!r} is {outcome}, to h11 {theirs}"
+                )
             found[difference.kind, difference.reason] += 1
     return found

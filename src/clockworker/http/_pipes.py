@@ -181,5 +181,10 @@ class OutputPipe:
         """Nobody takes what is put in from here on."""
         with self._changed:
             self._left = True
+            self._tell = _nothing  # whom it has told holds this, which would be a cycle
             self._chunks.clear()
             self._changed.notify_all()
+
+
+def _nothing() -> None:
+    pass
