@@ -179,7 +179,9 @@ def _has_bad_host(request: Raw) -> bool:
 
 
 _TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
-_CHUNK = re.compile(rb"([0-9A-Fa-f]{1,16})((?:;" + _TOKEN + rb"(?:=(?:" + _TOKEN + rb'|"[\t !#-\[\]-~\x80-\xff]*"))?)*)\r\n')
+_CHUNK = re.compile(
+    rb"([0-9A-Fa-f]{1,16})((?:;" + _TOKEN + rb"(?:=(?:" + _TOKEN + rb'|"[\t !#-\[\]-~\x80-\xff]*"))?)*)\r\n'
+)
 _TRAILER = re.compile(_TOKEN + rb":[\t -~\x80-\xff]*\r\n")
 _TAB = re.compile(rb"\ntransfer-encoding:[ \t]*chunked[ \t]*\t[ \t]*\r", re.I)
 _FIELDS = rb"(?:[^\r\n]+\r\n)*"
