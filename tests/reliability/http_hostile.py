@@ -31,8 +31,8 @@ _BESIDE = 40 * 1024 * 1024
 )
 def http_hostile(trials: int) -> Result:
     """Trials are the clients of a kind that are there at once."""
-    if not allow_descriptors(2 * trials):
-        raise Unavailable(f"{2 * trials:,} descriptors: raise the hard limit (ulimit -Hn)")
+    if not allow_descriptors(trials):
+        raise Unavailable(f"{trials + 500:,} descriptors: raise the hard limit (ulimit -Hn)")
     figures = []
     with tempfile.TemporaryDirectory() as directory:
         serve = Serve(Path(directory))
