@@ -137,8 +137,8 @@ def _difference(kind: str, data: bytes, start: int) -> Difference:
 
 
 class Raw:
-    """The first request of some bytes, as lenient as can be. line: its first one; fields: the others of its head; body: all that
-    follows; before: what came before it."""
+    """The first request of some bytes, as lenient as can be. line: its first one; fields: the others of its head; body: all
+    that follows; before: what came before it."""
 
     def __init__(self, before: bytes, data: bytes) -> None:
         self.before = before
@@ -157,8 +157,9 @@ class Raw:
 
 # Of RFC 9110, and of others that llhttp knows.
 _METHODS = frozenset(
-    b"DELETE GET HEAD POST PUT CONNECT OPTIONS TRACE COPY LOCK MKCOL MOVE PROPFIND PROPPATCH SEARCH UNLOCK BIND REBIND UNBIND ACL "
-    b"REPORT MKACTIVITY CHECKOUT MERGE M-SEARCH NOTIFY SUBSCRIBE UNSUBSCRIBE PATCH PURGE MKCALENDAR LINK UNLINK SOURCE QUERY".split()
+    b"DELETE GET HEAD POST PUT CONNECT OPTIONS TRACE COPY LOCK MKCOL MOVE PROPFIND PROPPATCH SEARCH UNLOCK BIND REBIND UNBIND "
+    b"ACL REPORT MKACTIVITY CHECKOUT MERGE M-SEARCH NOTIFY SUBSCRIBE UNSUBSCRIBE PATCH PURGE MKCALENDAR LINK UNLINK SOURCE "
+    b"QUERY".split()
 )
 _AUTHORITY = re.compile(rb"(?:[A-Za-z0-9\-._~!$&'()*+,;=%]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]*)?")
 _TARGET = re.compile(rb"(?:[A-Za-z]+://(?P<authority>[^/?#]*))?(?:[/?][!-~]*)?")

@@ -1,5 +1,5 @@
-"""Clients that hold connections for as long as they can, thousands at once: each is ended at its limit, none costs much, and others
-are answered meanwhile."""
+"""Clients that hold connections for as long as they can, thousands at once: each is ended at its limit, none costs much, and
+others are answered meanwhile."""
 
 from __future__ import annotations
 
