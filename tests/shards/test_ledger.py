@@ -14,6 +14,8 @@ from clockworker.shards.protocol._reading import (
     ProcessReading,
     QueueReading,
     Reading,
+    Requests,
+    RouteReading,
 )
 
 
@@ -135,3 +137,38 @@ def test_views_add_up() -> None:
     assert (routes, total.requests) == ([], None), "nothing serves HTTP"
     shard = view_shard(presences[0], totals[0], lately[0], window, now_ns=3 * second)
     assert (shard.rates.busy, shard.age_s, [queue.got for queue in shard.queues]) == (1.0, 2.0, [0.5, 0.5])
+
+
+def test_views_of_http_are_of_the_last_seconds() -> None:
+    ledger = Ledger(2)
+
+    def present(by: int) -> list[Reading | None]:
+        light = RouteReading(
+            0, 0, 8 * by, 0, 2 * by, 0, 0, 3, 1, 2, DurationStats((0,) * 20 + (10 * by,), 99, 100 * by)
+        )
+        heavy = RouteReading(status_0=by, status_5=by, refused=by, running=1)
+        first = Requests({"q": {"/": light}, "r": {"/reports": heavy}})
+        return [
+            msgspec.structs.replace(reading(1), http=first),
+            msgspec.structs.replace(reading(1), http=Requests({"q": {"/": light}})),
+        ]
+
+    ledger.remember(0.0, ledger.totals(present(1)))
+    totals = ledger.totals(present(5))
+    window, lately = ledger.recently(2.0, totals)
+    presences = [Presence(number, "ready", 1, None, 1.0) for number in range(2)]
+    _, routes, total = view_all(presences, totals, lately, window)
+    assert [(route.queue, route.route, route.requests.per_s) for route in routes] == [
+        ("q", "/", 40.0),
+        ("r", "/reports", 4.0),
+    ]
+    light, heavy = (route.requests for route in routes)
+    assert light.statuses_per_s == (0, 0, 32.0, 0, 8.0, 0)
+    assert (light.running, light.waiting, light.websockets) == (6, 2, 4)
+    assert (light.time.count, light.time.p99_ns) == (80, 25)
+    assert (heavy.statuses_per_s[0], heavy.refused_per_s) == (2.0, 2.0)
+    assert total.requests is not None
+    assert (total.requests.per_s, total.requests.running, total.rates.requests_per_s) == (44.0, 7, 44.0)
+    assert total.since_start.http.get("q", "/").status_2 == 80
+    one = view_shard(presences[1], totals[1], lately[1], window, now_ns=9)
+    assert one.rates.requests_per_s == 20.0

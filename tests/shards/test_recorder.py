@@ -12,7 +12,7 @@ import pytest
 
 import clockworker as cw
 from clockworker.ipc import LinkStats, Mesh, MeshStats, create_doorbell
-from clockworker.shards.protocol._reading import Counters
+from clockworker.shards.protocol._reading import Counters, Requests, RouteReading
 from clockworker.shards.protocol._slots import SlotReader, SlotWriter, create_slots
 from clockworker.shards.worker._recorder import Recorder
 from tests.conftest import Run, until
@@ -75,6 +75,7 @@ def test_a_reading_is_what_the_executor_says(run: Run, caplog: pytest.LogCapture
                 lambda: (7, 3, 1),
                 lambda: Counters({"orders": 12}),
                 lambda: (2, 5),
+                lambda: Requests({"fast": {"/": RouteReading(status_2=9)}}),
             )
             os.close(descriptor)
             recorder.start()
@@ -105,6 +106,7 @@ def test_a_reading_is_what_the_executor_says(run: Run, caplog: pytest.LogCapture
             assert (reading.loop.connections_accepted, reading.loop.connections_open) == (7, 3)
             assert (reading.loop.blocking_running, reading.loop.blocking_waiting) == (2, 5)
             assert reading.counters.values == {"orders": 12}
+            assert reading.http.get("fast", "/").status_2 == 9
             assert reading.process.rss_bytes > 10**6
             assert reading.process.cpu_ns > 0
             assert [ring.frames_sent for ring in reader.read_rings()] == [0, 0]
@@ -147,25 +149,27 @@ def test_what_raises_stops_its_own_figures_alone(run: Run, caplog: pytest.LogCap
                 mesh,
                 or_raise("connections", lambda: (orders, 0, 0)),
                 or_raise("counters", lambda: Counters({"orders": orders})),
+                requests=or_raise("requests", lambda: Requests({"q": {"/": RouteReading(status_2=orders)}})),
             )
             os.close(descriptor)
             recorder._usage.read = or_raise("usage", recorder._usage.read)  # type: ignore[method-assign]
             recorder._mesh.stats = or_raise("mesh", mesh.stats)  # type: ignore[method-assign]
             recorder.start()
-            for name in ("connections", "counters", "usage", "mesh"):
+            for name in ("connections", "counters", "usage", "mesh", "requests"):
                 broken.add(name)
                 orders += 1
                 await settle(recorder)
                 reading = reader.read()
                 assert (reading.loop.connections_accepted == orders) == (name != "connections")
                 assert (reading.counters.values == {"orders": orders}) == (name != "counters")
+                assert (reading.http.get("q", "/").status_2 == orders) == (name != "requests")
                 before = reading.written_ns
                 await until(lambda: reader.read().written_ns > before, "the next tick, and the next")  # noqa: B023
                 broken.clear()
                 await settle(recorder)
                 reading = reader.read()
                 assert (reading.loop.connections_accepted, reading.counters.values) == (orders, {"orders": orders})
-            assert len([record for record in caplog.records if "cannot be read" in record.message]) <= 5
+            assert len([record for record in caplog.records if "cannot be read" in record.message]) <= 6
             assert caplog.text.count("the counters of this shard cannot be read") == 1
             recorder.stop()
             mesh.close()
@@ -174,5 +178,34 @@ def test_what_raises_stops_its_own_figures_alone(run: Run, caplog: pytest.LogCap
     async def settle(recorder: Recorder) -> None:
         recorder._next.cancel()
         recorder._tick()
+
+    run(body)
+
+
+def test_requests_that_need_no_step_are_written_while_the_shard_rests(run: Run) -> None:
+    """One that is refused starts no task."""
+
+    async def body() -> None:
+        descriptor = create_slots(1, 1)
+        reader = SlotReader(descriptor, ["q"])
+        refused = 0
+        async with cw.Executor([cw.Queue("q")]) as executor:
+            mesh = Mesh(0, 1, executor, create_doorbell(1))
+            recorder = Recorder(
+                SlotWriter(descriptor, 1),
+                executor,
+                mesh,
+                lambda: (0, 0, 0),
+                Counters,
+                requests=lambda: Requests({"q": {"other": RouteReading(status_5=refused)}}),
+            )
+            os.close(descriptor)
+            recorder.start()
+            recorder.rest(True)
+            refused = 3
+            await until(lambda: reader.read().http.get("q", "other").status_5 == 3, "it is written")
+            recorder.stop()
+            mesh.close()
+        reader.close()
 
     run(body)

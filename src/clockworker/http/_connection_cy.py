@@ -195,7 +195,7 @@ class HttpConnection(Incoming):
             parts.append(b"\r\n")
         if closes or self.rules.stopping or (request.expects and request.more_body):
             request.keep_alive = False  # a client that was never told to continue may send its body, or not
-        if status == 204 or status == 304 or request.method == "HEAD":
+        if status == 204 or status == 304 or status < 200 or request.method == "HEAD":
             request.remaining = -2  # there is none, whatever the headers say of it
         else:
             request.remaining = length

@@ -2,7 +2,7 @@ cimport cython
 from clockworker.http._request_cy cimport Carrier, Request, new_request
 from clockworker.http._targets_cy cimport Targets
 
-cdef int _SLICE, _SLICE_OF_BODY, _MOST_UNWANTED
+cdef int _SLICE, _SLICE_OF_BODY, _MOST_UNWANTED, _QUIETLY
 cdef object _Parser, _ParserError, _CallbackError, _Upgrade, _unquote, _HOST, _ABSOLUTE
 cdef dict _ASGI, _LOWER
 cdef Py_ssize_t _MOST_LOWER, _LONGEST_LOWER
@@ -73,6 +73,7 @@ cdef class Incoming(Carrier):
     cdef rest(self)
     @cython.locals(size=cython.Py_ssize_t, at=cython.Py_ssize_t, length=cython.Py_ssize_t)
     cdef feed(self, object data)
+    @cython.locals(upgraded_at=cython.Py_ssize_t)
     cdef _parse(self, object data)
     cdef _upgraded(self, bytes rest)
     @cython.locals(lower=bytes, size=cython.Py_ssize_t)

@@ -33,6 +33,8 @@ _SLICE = 4_096  # bytes that are parsed at once: pipelined requests in them are 
 _SLICE_OF_BODY = 65_536
 _MOST_UNWANTED = 262_144  # bytes of a body that nobody reads, for the sake of a connection that goes on
 
+_QUIETLY = -1  # in the place of a status: the connection has ended in the middle of what was read
+
 _Parser = httptools.HttpRequestParser
 _ParserError = httptools.HttpParserError
 _CallbackError = httptools.HttpParserCallbackError
@@ -182,16 +184,18 @@ class Incoming(Carrier):
 
     def _parse(self, data: Any) -> None:
         self._data = data if self.state == IDLE and type(data) is bytes else None
+        upgraded_at = -1
         try:
             self._parser.feed_data(data)
         except _Upgrade as upgrade:
-            self._upgraded(bytes(data[upgrade.args[0] :]))
+            upgraded_at = upgrade.args[0]
         except _CallbackError as error:
             if not self.refusal:
-                if isinstance(error.__context__, _Refused):
-                    return  # the connection has ended in the middle of what was read
                 raise error.__context__ or error from None  # our own fault, or the application's: not the client's
-            self.refuse(self.refusal)
+            if self.refusal == _QUIETLY:
+                self.refusal = 0
+            else:
+                self.refuse(self.refusal)
         except _ParserError:
             self.refuse(400)
         else:
@@ -201,6 +205,8 @@ class Incoming(Carrier):
                 self._head_size += len(data)
                 if self._head_size > self.rules.most_in_head:
                     self.refuse(414 if not self._fields and not self._headers else 431)
+        if upgraded_at >= 0:
+            self._upgraded(bytes(data[upgraded_at:]))
 
     def _upgraded(self, rest: bytes) -> None:
         if self.websocket is not None:
@@ -218,12 +224,12 @@ class Incoming(Carrier):
         self._upgrading = False
         self._parser = _Parser(self)
         self._parse(b"".join(head))
-        if rest and not self.closing:
+        if rest and not self.closing and not self.ended:
             self.feed(rest)
 
     def on_message_begin(self) -> None:
         if self.closing:
-            raise _Refused
+            self._stop_at(_QUIETLY)
         self.state = HEAD
         self.since = self.rules.tick
         self._url = b""
@@ -328,7 +334,7 @@ class Incoming(Carrier):
         self._take_target(request, method)
         request.method = method
         request.headers = self._headers
-        request.keep_alive = parser.should_keep_alive()
+        request.keep_alive = parser.should_keep_alive() and (version == "1.1" or not _says_close(self._headers))
         request.version = 11 if version == "1.1" else 10
         request.expects = self._expects and request.version == 11
         if self._scope is None:
@@ -473,3 +479,12 @@ def _new_lower(name: bytes) -> bytes:
     if len(_LOWER) < _MOST_LOWER and len(name) <= _LONGEST_LOWER:
         _LOWER[name] = lower
     return lower
+
+
+def _says_close(headers: list[tuple[bytes, bytes]]) -> bool:
+    """Beside a keep-alive, which decides for llhttp in HTTP/1.0."""
+    return any(
+        b"close" in [token.strip(b" \t") for token in value.lower().split(b",")]
+        for name, value in headers
+        if name == b"connection"
+    )
