@@ -11,6 +11,7 @@ the planned time, so a client that is late counts against the server; how late i
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import random
 import select
@@ -26,7 +27,7 @@ from bench._http_mixed import DONE, HEAVY_CHUNKS, LIGHT, Work
 from bench._report import percentile
 
 HANGS_S = 60.0
-_CONNECTIONS = 64  # of the light requests, at first
+_CONNECTIONS = 128  # for light requests
 
 
 class Mix(msgspec.Struct, frozen=True):
@@ -161,54 +162,111 @@ class CpuClock:
             self._all_answered.set_result(None)
 
 
-def over_sockets(port: int, mix: Mix) -> Outcome:
-    """Be the client."""
-    light, heavy = request("GET", LIGHT), request("GET", mix.path)
-    length = len(_answer(port, light))
-    free = deque(_connection(port) for _ in range(_CONNECTIONS))
-    planned: dict[socket.socket, float] = {}
-    received: dict[socket.socket, int] = {}
-    background = [_connection(port) for _ in range(mix.heavy)]
-    heavy_done, latencies_ms, late_ms = 0, [], []
-    plan = deque(mix.arrivals())
-    start = time.monotonic()
-    for sock in background:
-        sock.sendall(heavy)
-        received[sock] = 0
-    last = start
-    while plan or planned:
-        wait = start + plan[0] - time.monotonic() if plan else HANGS_S
-        ready = select.select([*background, *planned], [], [], max(wait, 0))[0]
-        now = time.monotonic()
-        if not ready and not plan:
-            raise SystemExit(f"no answer for {HANGS_S:g} s")
-        for sock in ready:
-            data = sock.recv(65_536)
-            if not data:
-                raise SystemExit("a connection was closed")
-            received[sock] += len(data)
-            if received[sock] < length or not data.endswith(DONE):
-                continue
-            received[sock] = 0
-            if sock in planned:
-                at_s = planned.pop(sock)
-                if at_s >= mix.warm_up_s:
-                    latencies_ms.append((now - start - at_s) * 1e3)
-                free.append(sock)
-            else:
-                heavy_done, last = heavy_done + 1, now
-                sock.sendall(heavy)
-        while plan and start + plan[0] <= time.monotonic():
-            at_s = plan.popleft()
-            sock = free.popleft() if free else _connection(port)
-            planned[sock] = at_s
-            received[sock] = 0
-            late_ms.append((time.monotonic() - start - at_s) * 1e3)
-            sock.sendall(light)
-    for sock in (*background, *free):
-        sock.close()
-    # To the last one that was done: those that are under way then are no less work, but how much is not known.
-    return Outcome(latencies_ms, heavy_done / (last - start) if heavy_done else 0.0, percentile(sorted(late_ms), 99))
+class OverSockets:
+    """Drives a mix as a client of a server, with so many connections for light requests as a proxy may keep. When all have a
+    request, further ones wait here, and their time counts. A connection that the server closes is replaced, and what was
+    asked on it is asked again."""
+
+    def __init__(self, port: int, mix: Mix) -> None:
+        self._port = port
+        self._mix = mix
+        self._light = request("GET", LIGHT)
+        self._heavy = request("GET", mix.path)
+        self._length = len(_answer(port, self._light))
+        self._poll = select.epoll()
+        self._open: dict[int, socket.socket] = {}
+        self._received: dict[int, int] = {}  # bytes of the answer, by descriptors of connections that wait for one
+        self._planned: dict[int, float] = {}  # the light ones among them
+        self._waiting: deque[float] = deque()  # light requests, by their planned times, for a connection
+        self._free = deque(self._connect() for _ in range(_CONNECTIONS))
+        self._start = 0.0
+        self._latencies_ms: list[float] = []
+        self._late_ms: list[float] = []
+        self._is_over = False  # no heavy ones are asked again
+        self._heavy_done = 0
+        self._last = 0.0  # when the last heavy one was
+
+    def run(self) -> Outcome:
+        plan = deque(self._mix.arrivals())
+        self._start = self._last = time.monotonic()
+        for _ in range(self._mix.heavy):
+            self._ask(self._connect(), self._heavy)
+        while plan or self._received:  # those that are under way at the end are work, too
+            self._is_over = not (plan or self._planned or self._waiting)
+            wait = self._start + plan[0] - time.monotonic() if plan else HANGS_S
+            # By `select`, since `epoll` itself waits whole milliseconds.
+            ready = select.select([self._poll], [], [], max(wait, 0))[0]
+            if not ready and not plan:
+                raise SystemExit(f"no answer for {HANGS_S:g} s")
+            now = time.monotonic()
+            for descriptor, _ in self._poll.poll(0) if ready else ():
+                self._read(descriptor, now)
+            while plan and self._start + plan[0] <= time.monotonic():
+                at_s = plan.popleft()
+                self._late_ms.append((time.monotonic() - self._start - at_s) * 1e3)
+                self._ask_light(at_s)
+        for sock in self._open.values():
+            sock.close()
+        self._poll.close()
+        heavy = self._heavy_done / (self._last - self._start) if self._heavy_done else 0.0
+        return Outcome(self._latencies_ms, heavy, percentile(sorted(self._late_ms), 99))
+
+    def _connect(self) -> int:
+        sock = _connection(self._port)
+        self._open[sock.fileno()] = sock
+        self._poll.register(sock, select.EPOLLIN)
+        return sock.fileno()
+
+    def _ask_light(self, at_s: float) -> None:
+        if not self._free:
+            self._waiting.append(at_s)
+            return
+        descriptor = self._free.popleft()
+        self._planned[descriptor] = at_s
+        self._ask(descriptor, self._light)
+
+    def _ask(self, descriptor: int, what: bytes) -> None:
+        self._received[descriptor] = 0
+        self._open[descriptor].sendall(what)
+
+    def _read(self, descriptor: int, now: float) -> None:
+        data = b""
+        with contextlib.suppress(ConnectionError):
+            data = self._open[descriptor].recv(65_536)
+        if not data:
+            self._closed(descriptor)
+            return
+        self._received[descriptor] += len(data)
+        if self._received[descriptor] < self._length or not data.endswith(DONE):
+            return
+        at_s = self._planned.pop(descriptor, None)
+        if at_s is None:
+            self._heavy_done, self._last = self._heavy_done + 1, now
+            del self._received[descriptor]
+            if not self._is_over:
+                self._ask(descriptor, self._heavy)
+            return
+        if at_s >= self._mix.warm_up_s:
+            self._latencies_ms.append((now - self._start - at_s) * 1e3)
+        del self._received[descriptor]
+        self._set_free(descriptor)
+
+    def _set_free(self, descriptor: int) -> None:
+        self._free.append(descriptor)
+        if self._waiting:
+            self._ask_light(self._waiting.popleft())
+
+    def _closed(self, descriptor: int) -> None:
+        self._open.pop(descriptor).close()
+        at_s = self._planned.pop(descriptor, None)
+        if self._received.pop(descriptor, None) is None:
+            self._free.remove(descriptor)
+            self._set_free(self._connect())
+        elif at_s is not None:
+            self._waiting.appendleft(at_s)
+            self._set_free(self._connect())
+        else:
+            self._ask(self._connect(), self._heavy)
 
 
 def _connection(port: int) -> socket.socket:

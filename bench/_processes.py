@@ -24,7 +24,7 @@ def cores() -> list[int]:
     return sorted(os.sched_getaffinity(0))
 
 
-def together(works: Sequence[Callable[[], T]]) -> list[T]:
+def together(works: Sequence[Callable[[], T]], deadline_s: float = DEADLINE_S) -> list[T]:
     """Run each in a process of its own, on a core of its own while there are enough; what they returned.
 
     What a work refers to is inherited, descriptors included. SystemExit if one fails or hangs; the others are killed.
@@ -41,7 +41,7 @@ def together(works: Sequence[Callable[[], T]]) -> list[T]:
         processes.append(process)
         receivers.append(receiver)
     try:
-        results = _collect(receivers)
+        results = _collect(receivers, deadline_s)
         for process in processes:  # they are done, and end by themselves
             process.join(1)
         return results
@@ -60,13 +60,13 @@ def _child(work: Callable[[], Any], sender: Connection, core: int) -> None:
     sender.send(outcome)
 
 
-def _collect(receivers: list[Connection]) -> list[Any]:
+def _collect(receivers: list[Connection], deadline_s: float) -> list[Any]:
     results: dict[Connection, Any] = {}
-    until = time.monotonic() + DEADLINE_S
+    until = time.monotonic() + deadline_s
     while len(results) < len(receivers):
         ready = wait([each for each in receivers if each not in results], until - time.monotonic())
         if not ready:
-            raise SystemExit(f"a measurement has not ended within {DEADLINE_S:g} s")
+            raise SystemExit(f"a measurement has not ended within {deadline_s:g} s")
         for receiver in ready:
             assert isinstance(receiver, Connection)
             try:

@@ -49,9 +49,9 @@ LIMITS = {
 
 
 class Result(msgspec.Struct, frozen=True):
-    """Of one clock, number of workers, server and mix; a figure a round. latency_ms: by percentile. heavy: requests in a second of
-    that clock. late_ms: 1 % of the light ones were sent later than planned by this, at the median. curve_ms: percentiles CURVE
-    over all rounds."""
+    """Of one clock, number of workers, server and mix; a figure a round. latency_ms: by percentile. heavy: requests in a
+    second of that clock. late_ms: 1 % of the light ones were sent later than planned by this, at the median. curve_ms:
+    percentiles CURVE over all rounds."""
 
     clock: str
     workers: int
@@ -148,9 +148,14 @@ def on_cpu_clock(options: argparse.Namespace) -> list[Result]:
         for name in MIXES:
             for server in (OURS, "uvicorn"):
                 progress(f"CPU clock, round {number + 1} of {options.rounds}: {name}, {server}")
-                [outcome] = together([partial(in_process, server, mix_of(name, number, options))])
+                [outcome] = together([partial(in_process, server, mix_of(name, number, options))], patience(options))
                 found.setdefault((server, name), []).append(outcome)
     return [sum_up(CPU, 1, server, name, outcomes) for (server, name), outcomes in found.items()]
+
+
+def patience(options: argparse.Namespace) -> float:
+    """Seconds after which a run is taken to hang: on a busy machine it takes several times its time."""
+    return 120 + 20 * float(options.warm_up + options.seconds)
 
 
 def in_process(server: str, mix: Mix) -> Outcome:
@@ -189,15 +194,15 @@ def on_sockets(workers: int, options: argparse.Namespace) -> list[Result]:
                     client = partial(
                         ask, running.port, mix_of(name, number, options), cores()[-1:] if pinned else cores()
                     )
-                    found.setdefault((server, name), []).extend(together([client]))
+                    found.setdefault((server, name), []).extend(together([client], patience(options)))
     return [sum_up(SOCKETS, workers, server, name, outcomes) for (server, name), outcomes in found.items()]
 
 
 def ask(port: int, mix: Mix, core: list[int]) -> Outcome:
-    from bench._http_arrivals import over_sockets
+    from bench._http_arrivals import OverSockets
 
     os.sched_setaffinity(0, core)
-    return over_sockets(port, mix)
+    return OverSockets(port, mix).run()
 
 
 def sum_up(clock: str, workers: int, server: str, mix: str, outcomes: list[Outcome]) -> Result:
