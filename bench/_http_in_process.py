@@ -1,4 +1,4 @@
-"""An HTTP protocol without sockets: bytes in, bytes out, on a real loop, so that what is measured is the server and not the kernel.
+"""An HTTP protocol without sockets: bytes in, bytes out, on a real loop. What is measured is the server, and not the kernel.
 
 uvicorn's protocol runs as its `Server` would run it: its defaults, its `Date`, on uvloop. Clockworker's runs on uvloop with an
 executor of three queues and a table of routes, since that is what one has it for.
@@ -144,8 +144,10 @@ async def uvicorn_in_process(app: Application, access_log: bool) -> AsyncIterato
 ROUTES = (
     Route("/reports/*", queue="background"),
     Route("/users/{name}", queue="foreground", methods=("GET",)),
+    Route("/heavy", queue="background"),
+    Route("/solid", queue="background"),
     Route("/health", queue="internal"),
-)  # none is about what is measured
+)  # none is about what `bench instructions` asks
 QUEUES = {"foreground": 8, "background": 1, "internal": 1}
 
 
@@ -154,8 +156,8 @@ def under_valgrind() -> bool:
 
 
 class NothingStolen(Meter):
-    """After steps of more than 50 us an executor asks the kernel what others had of them. Most requests' are shorter, but not under
-    valgrind, where all take fifty times as long: there this stands in for the kernel."""
+    """After steps of more than 50 us an executor asks the kernel what others had of them. Most requests' are shorter, but not
+    under valgrind, where all take fifty times as long: there this stands in for the kernel."""
 
     def cpu_ns(self) -> int:
         return time.monotonic_ns()

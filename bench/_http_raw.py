@@ -1,4 +1,4 @@
-"""Applications for HTTP benchmarks that no framework is part of. Their bodies are known, so that a client need only count bytes."""
+"""Applications for HTTP benchmarks that no framework is part of. Their bodies are known: a client need only count bytes."""
 
 from __future__ import annotations
 

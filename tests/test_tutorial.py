@@ -8,6 +8,7 @@ from __future__ import annotations
 import doctest
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -123,6 +124,7 @@ class Reader:
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl, as the tutorial's reader does")
 def test_the_tutorial(tmp_path: Path) -> None:
     reader = Reader(tmp_path)
     try:

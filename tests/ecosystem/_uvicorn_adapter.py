@@ -11,6 +11,8 @@ import asyncio
 import json
 import logging
 import os
+import signal
+from collections.abc import Generator
 from typing import Any
 
 import pytest
@@ -28,6 +30,7 @@ OUTCOMES_VARIABLE = "CLOCKWORKER_OUTCOMES"  # the file for the outcome of each t
 SUBJECT_VARIABLE = (
     "CLOCKWORKER_SUBJECT"  # clockworker, or uvicorn for a run that says what this harness makes of uvicorn
 )
+TEST_DEADLINE = 20  # seconds
 
 # The variants of their fixtures that are run: `http_protocol_cls`, `ws_protocol_cls`.
 _VARIANTS = {"http_protocol_cls": "httptools_impl:", "ws_protocol_cls": "websockets_sansio_impl:"}
@@ -180,6 +183,21 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def _is_variant(item: pytest.Item) -> bool:
     given: dict[str, Any] = item.callspec.params if hasattr(item, "callspec") else {}
     return all(variant in given.get(fixture, variant) for fixture, variant in _VARIANTS.items())
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call() -> Generator[None, None, None]:
+    """A test that hangs fails, and the others are run."""
+    signal.signal(signal.SIGALRM, _hangs)
+    signal.alarm(TEST_DEADLINE)
+    try:
+        return (yield)
+    finally:
+        signal.alarm(0)
+
+
+def _hangs(number: int, frame: object) -> None:
+    pytest.fail(f"hangs: no end after {TEST_DEADLINE} s")
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:

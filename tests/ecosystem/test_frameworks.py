@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import http.client
+import json
 import random
 import re
 import socket
@@ -281,3 +282,48 @@ def test_both_answer_the_same(name: str, upload_size: int, tmp_path: Path) -> No
     assert not different
     if not framework.without:  # it has a lifespan
         assert ours.server.log.count("the application has shut down") == 1
+
+
+# Of what a WSGI application is told, what differs for good reasons.
+OWN_VARIABLES = {
+    "SERVER_SOFTWARE",
+    "SERVER_PORT",
+    "REMOTE_PORT",
+    "REQUEST_URI",  # gunicorn has RAW_URI alone
+    "wsgi.multiprocess",  # gunicorn says whether it has several workers now
+    "wsgi.multithread",  # gunicorn says no to one thread a request
+}
+REQUESTS = {
+    "plain": b"GET / HTTP/1.1\r\nHost: example.org\r\n\r\n",
+    "a path": b"GET /a%20b/caf%C3%A9/%FF?x=%20&y HTTP/1.1\r\nHost: example.org:81\r\n\r\n",
+    "a path of two slashes": b"GET //a//b/../c HTTP/1.1\r\nHost: x\r\n\r\n",
+    "a semicolon": b"GET /a;b?c;d HTTP/1.1\r\nHost: x\r\n\r\n",
+    "HTTP/1.0": b"GET / HTTP/1.0\r\n\r\n",
+    "options": b"OPTIONS * HTTP/1.1\r\nHost: x\r\n\r\n",
+    "headers": b"GET / HTTP/1.1\r\nHost: x\r\nAccept: a\r\nAccept:  b \r\nX-Empty:\r\nX-Latin: \xe9\r\nCookie: a=1; b\r\n\r\n",
+    "an underscore": b"GET / HTTP/1.1\r\nHost: x\r\nX_Real_IP: 192.0.2.1\r\nX-Real-IP: 192.0.2.2\r\n\r\n",
+    "a body": b"POST /x HTTP/1.1\r\nHost: x\r\nContent-Type: text/x\r\nContent-Length: 4\r\n\r\nbody",
+    "an empty body": b"POST /x HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n",
+    "chunks": b"POST /x HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n4;x=y\r\nbody\r\n3\r\n123\r\n0\r\n\r\n",
+    "a proxy": b"GET / HTTP/1.1\r\nHost: x\r\nX-Forwarded-Proto: https\r\n\r\n",
+}
+
+
+def test_wsgi_applications_are_told_what_gunicorn_tells_them(tmp_path: Path) -> None:
+    for needed in ("gunicorn", "httptools", "websockets"):
+        pytest.importorskip(needed)
+    different: dict[str, object] = {}
+    with both(tmp_path, Framework("with_nothing:app", (), peer="gunicorn"), 0) as sides:
+        for name, request in REQUESTS.items():
+            told: list[dict[str, object]] = []
+            for side in sides:
+                given = request.replace(b"Host:", b"Connection: close\r\nHost:", 1)
+                content = side.ask_raw(given).partition(b"\r\n\r\n")[2]
+                variables: dict[str, object] = json.loads(content)
+                told.append({each: value for each, value in variables.items() if each not in OWN_VARIABLES})
+            names = told[0].keys() | told[1].keys()
+            if unlike := {
+                each: [one.get(each) for one in told] for each in names if told[0].get(each) != told[1].get(each)
+            }:
+                different[name] = unlike
+    assert not different

@@ -34,6 +34,8 @@ _WHOLE = "the response was whole when the application failed; its connection goe
 _TIMERS = "looks at uvicorn's timer; here one look a second is for all connections"
 _LOG = "reads the words of uvicorn's log"
 _NO_WS = "there is no option that switches WebSockets off"
+_CLOSED = "closed in the application's place: with 1000 if it has returned, 1011 if it has failed; uvicorn's is cut"
+_INSIDE = "looks at fields of uvicorn's protocol"
 EXCEPTIONS: dict[str, str] = {
     "test_invalid_header_name": _NOT_SENT,
     "test_response_header_splitting": _NOT_SENT,
@@ -59,6 +61,20 @@ EXCEPTIONS: dict[str, str] = {
     "test_httptools_http10_keep_alive_disabled": "a client of HTTP/1.0 that asks for it keeps its connection",
     "test_unsupported_ws_upgrade_request": _NO_WS,
     "test_unsupported_ws_upgrade_request_warn_on_auto": _NO_WS,
+    "test_duplicate_handshake": _CLOSED,
+    "test_asgi_return_value": _CLOSED,
+    "test_close_transport_on_asgi_return": _CLOSED,
+    "test_server_reject_connection_with_invalid_msg": _NOT_SENT,
+    "test_server_reject_connection_with_missing_body": _NOT_SENT,
+    "test_server_multiple_websocket_http_response_start_events": _NOT_SENT,
+    "test_server_keepalive_ping_pong": _INSIDE,
+    "test_server_keepalive_disabled": _INSIDE,
+    "test_close_waits_for_the_peer_close_frame": _INSIDE,
+    "test_data_frame_and_peer_close_frame_in_one_read": _INSIDE,
+    "test_connection_lost_cancels_the_pending_close_timer": _INSIDE,
+    "test_close_gives_up_when_the_peer_never_replies": _TIMERS,
+    "test_close_resumes_reads_paused_on_an_unconsumed_message": "one message that waits does not pause reading yet",
+    "test_shutdown_while_the_close_reply_is_pending": "the client still has its time to answer",
 }
 
 

@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
-from collections.abc import AsyncIterator, Iterator
+from collections import Counter
+from collections.abc import AsyncIterator, Coroutine, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
 
 import aiohttp
 import pytest
 from websockets.asyncio.client import ClientConnection, connect
 
 from clockworker.shards.testing import Server, serving
+from tests.shards.servers import DEADLINE
 
 pytest.importorskip("fastapi")
 
@@ -32,6 +35,10 @@ def server() -> Iterator[Server]:
         yield server
         assert server.stop() == 0
         assert "Traceback" not in server.log
+
+
+def run(test: Coroutine[Any, Any, None]) -> None:
+    asyncio.run(asyncio.wait_for(test, DEADLINE))
 
 
 def url(server: Server, scheme: str = "http") -> str:
@@ -91,7 +98,7 @@ def test_the_catalogue(server: Server) -> None:
             async with both[0].get("/") as response:
                 assert "new EventSource" in await response.text()
 
-    asyncio.run(look())
+    run(look())
 
 
 def test_a_cart_is_its_sessions_on_any_shard(server: Server) -> None:
@@ -111,7 +118,7 @@ def test_a_cart_is_its_sessions_on_any_shard(server: Server) -> None:
             owners.add(kept.index({"dial": 1}))
         assert owners == set(SHARDS)
 
-    asyncio.run(shop())
+    run(shop())
 
 
 def test_a_session_is_begun_by_a_cookie(server: Server) -> None:
@@ -122,7 +129,7 @@ def test_a_session_is_begun_by_a_cookie(server: Server) -> None:
             assert await json_of(client.get("/cart")) == {"hands": 2}
             assert await json_of(another.get("/cart")) == {}
 
-    asyncio.run(shop())
+    run(shop())
 
 
 @pytest.mark.parametrize(
@@ -133,7 +140,7 @@ def test_what_cannot_be_put_in_a_cart(server: Server, path: str, status: int) ->
         async with client_at(server, 0) as client, client.put(path) as response:
             assert response.status == status
 
-    asyncio.run(put())
+    run(put())
 
 
 def test_orders_of_a_client_are_counted_over_the_shards(server: Server) -> None:
@@ -153,7 +160,7 @@ def test_orders_of_a_client_are_counted_over_the_shards(server: Server) -> None:
         async with client_at(server, 0) as another:
             assert (await order(another))[0] == 409
 
-    asyncio.run(shop())
+    run(shop())
 
 
 @asynccontextmanager
@@ -212,7 +219,7 @@ def test_an_order_is_told_to_all_on_every_shard(server: Server) -> None:
                 assert [json.loads(await socket.recv()) for socket in sockets] == [notice] * 2
                 assert [await stream.next() for stream in streams] == [notice] * 2
 
-    asyncio.run(shop())
+    run(shop())
 
 
 def test_what_a_browser_says_is_told_to_all_on_every_shard(server: Server) -> None:
@@ -226,7 +233,7 @@ def test_what_a_browser_says_is_told_to_all_on_every_shard(server: Server) -> No
         while any([await asyncio.to_thread(server.call, shard, Notices.listening) for shard in SHARDS]):
             pass  # that they have left is noticed
 
-    asyncio.run(say())
+    run(say())
 
 
 def test_a_report_is_computed_in_the_background(server: Server) -> None:
@@ -259,7 +266,57 @@ def test_a_report_is_computed_in_the_background(server: Server) -> None:
             reading[1].cancel()
             await asyncio.wait([reading[1]])
 
-    asyncio.run(shop())
+    run(shop())
+
+
+@asynccontextmanager
+async def customers(server: Server) -> AsyncIterator[Counter[int]]:
+    """They ask for carts that either shard owns, each time by a new connection. How often which status was answered; 0: none,
+    the connection was lost."""
+    statuses = Counter[int]()
+    left = asyncio.Event()
+
+    async def ask(session: str) -> None:
+        connector = aiohttp.TCPConnector(force_close=True)
+        async with aiohttp.ClientSession(url(server), connector=connector, cookies={"session": session}) as client:
+            while not left.is_set():
+                try:
+                    async with client.get("/cart") as response:
+                        statuses[response.status] += 1
+                        assert response.status == 200 or response.headers["retry-after"] == "1"
+                except aiohttp.ClientConnectionError:
+                    statuses[0] += 1
+
+    async with asyncio.TaskGroup() as tasks:
+        for number in range(4):
+            tasks.create_task(ask(f"customer-{number}"))
+        try:
+            yield statuses
+        finally:
+            left.set()
+
+
+@pytest.mark.slow
+def test_no_request_fails_while_the_shards_are_replaced(server: Server) -> None:
+    async def replace() -> None:
+        async with customers(server) as statuses:
+            await asyncio.to_thread(server.replace)
+        assert set(statuses) == {200}
+
+    run(replace())
+
+
+@pytest.mark.slow
+def test_a_request_is_told_to_come_again_when_its_carts_shard_has_died(server: Server) -> None:
+    async def kill() -> None:
+        async with customers(server) as statuses:
+            await asyncio.to_thread(server.kill, 1)
+        assert {200, 503} <= set(statuses) <= {0, 200, 503}
+        async with clients(server, session="customer-1") as both:
+            for client in both:
+                assert await json_of(client.get("/cart")) == {}
+
+    run(kill())
 
 
 def test_all_are_sent_away_when_the_server_stops() -> None:
@@ -277,4 +334,4 @@ def test_all_are_sent_away_when_the_server_stops() -> None:
 
     options = [*OPTIONS, "--timeout-graceful-shutdown", "600"]
     with serving("examples.shop:main", shards=len(SHARDS), options=options) as server:
-        asyncio.run(stop(server))
+        run(stop(server))

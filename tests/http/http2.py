@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -28,6 +28,7 @@ from h2.events import (
 )
 from hyperframe.frame import Frame, GoAwayFrame
 
+from clockworker.http import _http2
 from clockworker.http._connection_cy import HttpConnection
 from clockworker.shards.config._http import HttpConfig
 from tests.http.wire import Application, Server, Transport
@@ -43,14 +44,34 @@ def cancel_all() -> None:
 
 
 @asynccontextmanager
-async def wire(app: Application, config: HttpConfig | None = None, **target: Any) -> AsyncIterator[Server]:
-    """As `tests.http.wire` has it, but a test that fails leaves no request to wait for."""
-    async with _wire(app, config, **target) as server:
+async def wire(
+    app: Application, config: HttpConfig | None = None, *, at_once_ns: int = 1 << 62, **target: Any
+) -> AsyncIterator[Server]:
+    """As `tests.http.wire` has it, but nothing is too late unless that is said, whatever comes is taken at once, and a test that
+    fails leaves no request to wait for."""
+    usual, _http2.AT_ONCE_NS = _http2.AT_ONCE_NS, at_once_ns
+    patient = HttpConfig(date_header=False, server_header=False, timeout_request_header=0, timeout_keep_alive=0)
+    async with _wire(app, config or patient, **target) as server:
+        done = server.idle
+
+        async def idle() -> None:
+            """What the clients have sent has been taken, too."""
+            clients: list[Any] = server.connections
+            while True:
+                for client in clients:
+                    await client.taken()
+                await done()
+                if all(client.is_taken for client in clients):
+                    return
+
+        server.idle = idle  # type: ignore[method-assign]
         try:
             yield server
         except BaseException:
             cancel_all()
             raise
+        finally:
+            _http2.AT_ONCE_NS = usual
 
 
 class Answer(msgspec.Struct):
@@ -89,10 +110,11 @@ class Http2Transport(Transport):
     """mark: bytes that it buffers before the connection is told to pause, if the test lets it buffer any (`slow`)."""
 
     def __init__(self, connection: Any) -> None:
-        super().__init__(connection, tls=True)
+        super().__init__(connection, ("192.0.2.7", 4711), tls=True)
         self._facts["ssl_object"] = Tls()
         self.slow = False
         self.mark = 65_536
+        self.when_reading: Callable[[], None] = lambda: None
 
     def set_protocol(self, protocol: Any) -> None:
         self._connection = protocol
@@ -103,6 +125,10 @@ class Http2Transport(Transport):
             before, self.buffered = self.buffered, self.buffered + len(data)
             if before <= self.mark < self.buffered:
                 self._connection.pause_writing()
+
+    def resume_reading(self) -> None:
+        super().resume_reading()
+        asyncio.get_running_loop().call_soon(self.when_reading)
 
     def take(self) -> None:
         """The client has taken all."""
@@ -121,6 +147,7 @@ class Client:
     def __init__(self, server: Server, *, acknowledges: bool = True, begins: bool = True) -> None:
         first = HttpConnection(server.http, server.http.rules)
         self.transport = Http2Transport(first)
+        self.transport.when_reading = self.flow
         first.connection_made(self.transport)
         self.protocol: Any = self.transport.get_protocol()
         self.acknowledges = acknowledges
@@ -166,10 +193,14 @@ class Client:
 
     async def taken(self) -> None:
         """Until the server has taken what was sent. It takes no more than so many frames in a turn of the loop."""
-        while not self.is_over and (self._kernel or not self.transport.is_reading()):
+        while not self.is_taken:
             await asyncio.sleep(0)
             self.flow()
         self.flow()
+
+    @property
+    def is_taken(self) -> bool:
+        return self.is_over or (not self._kernel and self.transport.is_reading())
 
     def answer(self, number: int) -> Answer:
         self.flow()

@@ -220,7 +220,7 @@ def test_targets(
 ) -> None:
     application = load(attribute, **options)
     assert [queue.share for queue in application.queues] == queues
-    found = None if application.find_routes is None else [route.path for route in application.find_routes()]
+    found = None if application.served is None else [route.path for route in application.served.find_routes()]
     assert found == routes
 
 
@@ -254,6 +254,8 @@ def test_what_is_not_installed_is_named(load: Callable[..., Any], monkeypatch: p
         ApplicationError, match=r"wsgi is a WSGI .* needs httptools, not installed: pip .*'clockworker\[h"
     ):
         load("wsgi")
+    with pytest.raises(ApplicationError, match=r"program is an ASGI .* needs httptools and websockets"):
+        load("program")
     assert load("main") is not None
     missing.remove("httptools")
     assert load("wsgi") is not None
@@ -262,7 +264,7 @@ def test_what_is_not_installed_is_named(load: Callable[..., Any], monkeypatch: p
 
 
 def test_a_program_takes_what_it_can_serve() -> None:
-    assert [route.path for route in (cw.asgi(asgi, routes=[cw.Route("/x", "q")]).find_routes or list)()] == ["/x"]
+    assert cw.asgi(asgi, routes=[cw.Route("/x", "q")]).served is not None
     with pytest.raises(ApplicationError, match=r"is a WSGI application; cw\.wsgi and serve_wsgi are for that"):
         cw.asgi(wsgi)
     with pytest.raises(ApplicationError, match=r"is an ASGI application; cw\.asgi and serve_asgi are for that"):
@@ -273,5 +275,5 @@ def test_a_program_takes_what_it_can_serve() -> None:
         cw.asgi(asgi, routes=cw.Route("/x"))  # type: ignore[arg-type]
     with pytest.raises(ConfigurationError, match=r"a route is '/x'; give cw\.Route"):
         cw.asgi(asgi, routes=["/x"])  # type: ignore[list-item]
-    with pytest.raises(ConfigurationError, match="queues is 'web'; give a list"):
+    with pytest.raises(ConfigurationError, match=r"asgi\(queues=...\) is 'web'; give a list"):
         cw.asgi(asgi, queues="web")  # type: ignore[arg-type]

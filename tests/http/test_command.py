@@ -152,12 +152,15 @@ QUEUES = ("--queue", "foreground:8", "--queue", "background:1", "--queue", "of_c
 ONE = ("--shards", "1", "--no-pin", "--spares", "0")
 
 
+def port_of(server: Server, name: str = "") -> int:
+    return int(server.wait_log(rf"listening on {name + '=' if name else ''}127\.0\.0\.1:(\d+)")[0][1])
+
+
 def get(
     server: Server, path: str, *, name: str = "", method: str = "GET", **headers: str
 ) -> tuple[int, Any, str | None]:
     """Status, what the JSON says, and Retry-After."""
-    match = server.wait_log(rf"listening on {name + '=' if name else ''}127\.0\.0\.1:(\d+)")[0]
-    connection = http.client.HTTPConnection("127.0.0.1", int(match[1]), timeout=DEADLINE)
+    connection = http.client.HTTPConnection("127.0.0.1", port_of(server, name), timeout=DEADLINE)
     try:
         connection.request(method, path, headers=headers)
         response = connection.getresponse()
@@ -179,7 +182,7 @@ def each(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     serve = Serve(tmp_path_factory.mktemp("each"))
     names = ("fastapi", "starlette", "litestar", "quart", "django", "flask", "django-wsgi")
     binds = tuple(word for name in names for word in ("--bind", f"{name}=127.0.0.1:0"))
-    server = serve(EACH, *ONE, *QUEUES, "--route", "/reports/*=of_options", bind=binds)
+    server = serve(EACH, *ONE, *QUEUES, "--route", "/reports/*=of_options:header:X-Tenant", "--access-log", bind=binds)
     server.wait_serving()
     yield server
     serve.clean_up()
@@ -195,10 +198,21 @@ def test_marks_choose_the_queue(each: Server) -> None:
 
 
 def test_a_handshakes_route_is_for_all_that_a_websocket_does(each: Server) -> None:
-    match = each.wait_log(r"listening on fastapi=127\.0\.0\.1:(\d+)")[0]
-    with websockets.sync.client.connect(f"ws://127.0.0.1:{match[1]}/ws/one", open_timeout=DEADLINE) as client:
+    with websockets.sync.client.connect(
+        f"ws://127.0.0.1:{port_of(each, 'fastapi')}/ws/one", open_timeout=DEADLINE
+    ) as client:
         client.send("where are you?")
         assert json.loads(client.recv(DEADLINE))["queue"] == "background"
+
+
+def test_requests_are_grouped_as_their_routes_say(each: Server) -> None:
+    get(each, "/items/acme", name="fastapi")
+    each.wait_log(r'"GET /items/acme HTTP/1\.1" 200 .*\bbackground acme\n')
+    connection = http.client.HTTPConnection("127.0.0.1", port_of(each, "fastapi"), timeout=DEADLINE)
+    connection.request("GET", "/reports/daily", headers={"x-tenant": "globex"})
+    assert connection.getresponse().status == 200
+    connection.close()
+    each.wait_log(r'"GET /reports/daily HTTP/1\.1" 200 .*\bof_options globex\n')
 
 
 def test_so_do_routes_of_the_code_and_of_options(each: Server) -> None:
@@ -214,8 +228,7 @@ def test_wsgi_runs_in_threads_that_know_their_shard(each: Server) -> None:
 
 
 def test_a_mark_limits(each: Server) -> None:
-    address = each.wait_log(r"listening on fastapi=127\.0\.0\.1:(\d+)")[0]
-    held = http.client.HTTPConnection("127.0.0.1", int(address[1]), timeout=DEADLINE)
+    held = http.client.HTTPConnection("127.0.0.1", port_of(each, "fastapi"), timeout=DEADLINE)
     held.request("GET", "/hold")
     eventually(lambda: get(each, "/holding", name="fastapi")[1]["holding"], "the request runs")
     status, _, retry_after = get(each, "/hold", name="fastapi")

@@ -369,6 +369,7 @@ async def test_framing() -> None:
         (head("GET / HTTP/1.1", _HOST, "Connection: x, Close"), True, b"close"),
         (head("GET / HTTP/1.0"), True, b"close"),
         (head("GET / HTTP/1.0", "Connection: keep-alive"), False, b"keep-alive"),
+        (head("GET / HTTP/1.0", "Connection: keep-alive", "Connection: x, Close"), True, b"close"),
     ],
 )
 @on_a_loop

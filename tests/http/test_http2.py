@@ -17,7 +17,7 @@ from hyperframe.frame import (
     WindowUpdateFrame,
 )
 
-from clockworker.http._http2 import MOST_STREAMS, WINDOW
+from clockworker.http._http2 import AT_ONCE_NS, MOST_STREAMS, WINDOW
 from clockworker.http._http2_frames import PREFACE
 from clockworker.shards.config._http import HttpConfig
 from tests.conftest import Run, until
@@ -157,6 +157,7 @@ def test_a_body_that_nobody_takes_fills_its_own_window_and_no_other(run: Run) ->
             full = [client.ask(f"/{number}", "POST", ended=False) for number in range(20)]
             for stream in full:
                 client.send(stream, bytes(WINDOW))
+                await client.taken()
             assert {client.h2.local_flow_control_window(stream) for stream in full} == {0}
             other = client.ask("/other", "POST", ended=False)
             client.send(other, bytes(WINDOW), ended=True)
@@ -789,7 +790,7 @@ def test_small_frames_come_in_many_turns(run: Run) -> None:
     app = Recorder()
 
     async def body() -> None:
-        async with wire(app) as server:
+        async with wire(app, at_once_ns=AT_ONCE_NS) as server:
             client = Client(server)
             stream = client.ask("/", "POST", ended=False)
             data = DataFrame(stream, b"a").serialize() * 1_000
@@ -960,3 +961,35 @@ def test_requests_learn_that_the_connection_is_lost(run: Run) -> None:
 
     run(body)
     assert seen == ["http.disconnect"] * 3
+
+
+def test_what_is_told_of_each_request(run: Run) -> None:
+    class Log:
+        lines: list[tuple[str, str, int, int]] = []  # noqa: RUF012
+
+        def write(self, request: Any, status: int, sent: int, elapsed_ns: int) -> None:
+            assert elapsed_ns >= 0
+            self.lines.append((request.scope["path"], request.target.queue, status, sent))
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        if scope["path"] == "/left":
+            await receive()
+        await send(START)
+        await send({"type": "http.response.body", "body": bytes(100_000)})
+
+    async def body() -> None:
+        async with wire(app) as server:
+            server.http.access_log = log = Log()
+            client = Client(server, acknowledges=False)
+            head, left = client.ask("/head", "HEAD"), client.ask("/left", "POST", ended=False)
+            large = client.ask("/large")
+            await until(lambda: client.answer(head).ended and len(client.answer(large).body) == WINDOW)
+            client.reset(left)
+            await server.idle()
+            assert log.lines == [("/head", "requests", 200, 0), ("/left", "requests", 0, 0)]
+            client.h2.increment_flow_control_window(100_000)
+            client.h2.increment_flow_control_window(100_000, large)
+            assert client.answer(large).ended
+            assert log.lines[2:] == [("/large", "requests", 200, 100_000)]
+
+    run(body)

@@ -9,13 +9,15 @@ from typing import Any
 import fastapi
 import litestar
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 from starlette.applications import Starlette
 from starlette.convertors import Convertor, register_url_convertor
 from starlette.endpoints import HTTPEndpoint
 from starlette.middleware import Middleware
 from starlette.middleware.gzip import GZipMiddleware
 from starlette.responses import PlainTextResponse
-from starlette.routing import Host, Mount, Route, Router, WebSocketRoute
+from starlette.routing import BaseRoute, Host, Match, Mount, Route, Router, WebSocketRoute
 
 import clockworker as cw
 from clockworker._errors import ConfigurationError, UsageError
@@ -106,6 +108,56 @@ def test_the_whole_table_in_its_order() -> None:
         "/items/{id}",
         "/{name}.csv",
     ]
+
+
+SEGMENTS = st.sampled_from(["a", "b", "{x}", "{x:int}", "7", "a{x}", "{x}.c", "{p:path}"])
+PATHS = st.lists(SEGMENTS, max_size=2).map(lambda parts: "/" + "/".join(parts)).filter(lambda path: path.count("{") < 2)
+METHODS = st.sampled_from([None, ["GET"], ["POST"], ["GET", "PUT"]])
+LEAVES = st.tuples(st.just("route"), PATHS, METHODS)
+NODES = LEAVES | st.tuples(st.just("mount"), st.sampled_from(["", "/a", "/a/b", "/m{y}"]), st.lists(LEAVES, max_size=3))
+
+
+def tree_of(nodes: list[Any], said: list[str]) -> list[BaseRoute]:
+    """Routes of Starlette's, of which every other is marked with a queue of its own."""
+    routes: list[BaseRoute] = []
+    for kind, path, more in nodes:
+        if kind == "mount":
+            routes.append(Mount(path, Router(tree_of(more, said))))
+            continue
+        endpoint = functools.partial(plain)
+        said.append(f"queue {len(said)}" if len(said) % 2 else "")
+        routes.append(Route(path, cw.queue(said[-1])(endpoint) if said[-1] else endpoint, methods=more))
+    return routes
+
+
+def chosen_by_starlette(routes: Any, scope: dict[str, Any]) -> str | None:
+    for route in routes:
+        match, child = route.matches(scope)
+        if match is Match.FULL:
+            if isinstance(route, Mount):
+                return chosen_by_starlette(route.routes, scope | child)
+            mark = getattr(route.endpoint, "__clockworker_queue__", None)
+            return None if mark is None else str(mark.queue)
+    return "no route"
+
+
+@given(
+    st.lists(NODES, min_size=1, max_size=6),
+    st.lists(st.sampled_from(["a", "b", "7", "ab", "x.c", "", "m7"]), max_size=4).map(
+        lambda parts: "/" + "/".join(parts)
+    ),
+    st.sampled_from(["GET", "HEAD", "POST", "DELETE"]),
+)
+@example([("mount", "/a", [("route", "/b", None)]), ("route", "/a/b", None)], "/a/b", "GET")
+def test_any_request_runs_where_the_endpoint_that_starlette_chooses_says(
+    nodes: list[Any], path: str, method: str
+) -> None:
+    routes = tree_of(nodes, [])
+    scope = {"type": "http", "path": path, "method": method, "root_path": "", "headers": []}
+    expected = chosen_by_starlette(routes, scope)
+    found = queue_of(Starlette(routes=routes))(path, method)
+    # What has no endpoint is answered with 404 or 405, wherever.
+    assert found == expected or (expected == "no route" and found is None)
 
 
 def test_mounts() -> None:

@@ -3,9 +3,11 @@ from __future__ import annotations
 import re
 import time
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from clockworker.http import _routes
 from clockworker.http._routes import RouteTable
 from clockworker.shards.config._http import Route
 
@@ -42,6 +44,14 @@ def test_a_pattern_before_an_exact_path_goes_first() -> None:
     assert table("/items/{id}", "/items/special").find("GET", "/items/special", "") == 0
     assert table("/items/special", "/items/{id}").find("GET", "/items/special", "") == 0
     assert table("/items/special", "/items/{id}").find("GET", "/items/7", "") == 1
+
+
+@pytest.mark.parametrize("few", [0, 8])
+def test_what_begins_otherwise_may_stand_between(few: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_routes, "FEW", few)
+    routes = table("/a/{n:int}", "/{rest:path}", "/a/{x}", "/a/b/{y}")
+    found = [routes.find("GET", path, "") for path in ("/a/7", "/a/b", "/a/b/c", "/")]
+    assert found == [0, 1, 1, 1]
 
 
 def test_methods() -> None:
@@ -124,12 +134,18 @@ def slowly(routes: list[Route], method: str, path: str, host: str) -> int:
     st.sampled_from("hi"),
 )
 def test_any_table_finds_what_a_search_in_order_does(routes: list[Route], method: str, path: str, host: str) -> None:
-    assert RouteTable(routes).find(method, path, host) == slowly(routes, method, path, host)
+    """In one bucket, and in several."""
+    for few in (0, len(routes)):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(_routes, "FEW", few)
+            assert RouteTable(routes).find(method, path, host) == slowly(routes, method, path, host)
 
 
-def test_no_path_takes_long() -> None:
+@pytest.mark.parametrize("few", [0, 8])
+def test_no_path_takes_long(few: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever asks for the worst path pays for no more than its length: with two parts of either kind it would be a thousand
     times as much."""
+    monkeypatch.setattr(_routes, "FEW", few)
     routes = table("/{a}/{b:int}/{c}.json", "/f/{a:path}/x/{b}.y", "/{a:float}/{b:uuid}/*")
 
     def takes(path: str) -> float:

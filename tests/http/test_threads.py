@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import http.client
 import json
+import threading
 from pathlib import Path
 
 import pytest
 
+from clockworker.http._threads import set_threads
+from clockworker.shards.config._http import HttpConfig
+from tests.conftest import Run
 from tests.shards.servers import DEADLINE, Serve
 
 APPLICATION = """
@@ -67,3 +72,16 @@ def test_what_libraries_have_of_themselves(tmp_path: Path) -> None:
     pytest.importorskip("anyio")
     answer = asked(tmp_path, APPLICATION.replace("await threads_of(", "str("))
     assert (answer["tokens"], answer["interval"]) == (40, 0.005)
+
+
+def test_the_first_server_is_heard(run: Run) -> None:
+    """A second one leaves the threads that there are."""
+
+    async def body() -> None:
+        config = HttpConfig(threads=1)
+        set_threads(config)
+        first = await asyncio.to_thread(threading.get_ident)
+        set_threads(config)
+        assert await asyncio.to_thread(threading.get_ident) == first
+
+    run(body)

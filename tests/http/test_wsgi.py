@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import gc
 import hashlib
 import http.client
 import io
 import json
 import random
 import re
+import select
 import sys
 import threading
-import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -22,7 +23,8 @@ from wsgiref.validate import validator
 import pytest
 
 import clockworker as cw
-from clockworker.http._pipes import LIMIT
+from clockworker.http import _wsgi
+from clockworker.http._pipes import LIMIT, InputPipe, OutputPipe
 from clockworker.http._wsgi import Wsgi
 from clockworker.shards.worker._blocking_pools import BlockingPools
 from tests.conftest import Run, until
@@ -331,22 +333,23 @@ def test_an_iterable_is_closed(run: Run, method: str, pieces: tuple[bytes, ...])
     run(body)
 
 
-def test_a_response_of_known_length_does_not_wait_for_close(run: Run) -> None:
-    may_close = threading.Event()
+def test_a_response_of_known_length_does_not_wait_for_what_follows_it(run: Run) -> None:
+    may_go_on = threading.Event()
 
-    class Slow(Pieces):
-        def close(self) -> None:
-            may_close.wait(60)
-            super().close()
+    def app(environ: Environ, start_response: Any) -> Iterator[bytes]:
+        start_response("200 OK", [("Content-Length", "3")])
+        yield b"ab"
+        yield b"c"
+        may_go_on.wait(60)
 
     async def body() -> None:
-        client, pieces = Client(), Slow(b"ab", b"c")
-        asked = asyncio.create_task(client.ask(of(pieces, length=3)))
+        client = Client()
+        asked = asyncio.create_task(client.ask(app))
         await until(lambda: client.is_complete)
         assert not asked.done()
-        may_close.set()
+        may_go_on.set()
         await asked
-        assert pieces.closed == 1
+        assert b"".join(client.pieces) == b"abc"
 
     run(body)
 
@@ -550,6 +553,27 @@ def test_a_request_that_is_cancelled_ends_its_iteration(run: Run) -> None:
     run(body)
 
 
+def test_what_a_request_raises_after_it_was_cancelled_is_nobodys(run: Run) -> None:
+    gate = threading.Event()
+
+    def app(environ: Environ, start_response: Any) -> list[bytes]:
+        gate.wait(60)
+        raise LookupError("gone")
+
+    async def body() -> None:
+        client, pools = Client(), BlockingPools(1)
+        asked = asyncio.ensure_future(Wsgi(app, pools)(client.scope, client.receive, client.send))  # type: ignore[arg-type]
+        await until(lambda: pools.running == 1)
+        asked.cancel()
+        await asyncio.wait([asked])
+        gate.set()
+        await pools.drain()
+        pools.close()
+        gc.collect()  # an exception that nobody has looked at would be reported
+
+    run(body)
+
+
 def test_requests_wait_for_a_thread_each(run: Run) -> None:
     running, most, lock, gate = 0, 0, threading.Lock(), threading.Event()
 
@@ -646,6 +670,28 @@ def test_the_context_of_the_request_is_that_of_all_its_code(run: Run) -> None:
     run(body)
 
 
+def test_nothing_is_left_for_the_garbage_collector(run: Run) -> None:
+    def there() -> list[object]:
+        kinds = _wsgi._Request | InputPipe | OutputPipe
+        return [each for each in gc.get_objects() if isinstance(each, kinds)]
+
+    async def body() -> None:
+        before = {id(each) for each in there()}  # in tracebacks of exceptions that tests have
+        gc.disable()
+        try:
+            await Client().ask(hello)
+            await Client(b"abc", method="POST").ask(echo)
+            await Client().ask(of([b"x" * 100_000] * 10))
+            with pytest.raises(RuntimeError, match="Content-Length"):
+                await Client().ask(respond(b"abc", length=5))
+            # Until the threads have ended, and what has been cancelled.
+            await until(lambda: not {id(each) for each in there()} - before)
+        finally:
+            gc.enable()
+
+    run(body)
+
+
 def test_what_is_no_request(run: Run) -> None:
     async def body() -> None:
         client = Client()
@@ -714,7 +760,7 @@ APPLICATION = """
 import hashlib, json, threading, time
 import clockworker as cw
 
-closed, gate = [], threading.Event()
+closed, made, gate = [], 0, threading.Event()
 
 @cw.remote
 async def double(number: int) -> int:
@@ -728,6 +774,8 @@ class Stream:
         return self
 
     def __next__(self):
+        global made
+        made += 1
         return next(self.pieces)
 
     def close(self):
@@ -762,7 +810,7 @@ def app(environ, start_response):
             return []
         case "/closed":
             start_response("200 OK", headers)
-            return [json.dumps(closed).encode()]
+            return [json.dumps([closed, made]).encode()]
         case "/shard":
             shard = cw.current_shard()
             answer = shard.call_threadsafe(shard.id, double, 21).result(60)
@@ -823,12 +871,26 @@ def client(server: Server) -> Iterator[http.client.HTTPConnection]:
     connection.close()
 
 
-def closed_count(server: Server, path: str) -> int:
+def told(server: Server) -> tuple[list[str], int]:
+    """Whose iterations were closed, and how many pieces all have made."""
     connection = http.client.HTTPConnection(*server.address, timeout=DEADLINE)
     connection.request("GET", "/closed")
-    closed: list[str] = json.loads(connection.getresponse().read())
+    closed, made = json.loads(connection.getresponse().read())
     connection.close()
-    return closed.count(path)
+    return closed, made
+
+
+def closed_count(server: Server, path: str) -> int:
+    return told(server)[0].count(path)
+
+
+def wait_unchanged(server: Server, figure: Callable[[], int]) -> None:
+    """Until it stays the same for as long as a dozen other requests take."""
+    seen = [-1]
+    while len(seen) < 12:
+        told(server)
+        now = figure()
+        seen = [*seen, now] if seen[-1] == now else [now]
 
 
 def pieces_of(size: int) -> Iterator[bytes]:
@@ -862,13 +924,17 @@ def test_both_ways_at_once(server: Server, client: http.client.HTTPConnection, s
     connection = server.connect()
     connection.sendall(b"POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % size)
 
+    gone = 0
+
     def send() -> None:
+        nonlocal gone
         for piece in pieces_of(size):
             connection.sendall(piece)
+            gone += len(piece)
 
     with connection, concurrent.futures.ThreadPoolExecutor() as pool:
         sending = pool.submit(send)
-        time.sleep(0.2)  # for what is not read to fill all buffers on its way
+        wait_unchanged(server, lambda: gone)  # all buffers on its way are full, or all is in them
         response = http.client.HTTPResponse(connection)
         response.begin()
         received = hashlib.sha256()
@@ -888,7 +954,7 @@ def test_a_reader_that_does_not_read_makes_the_application_wait(server: Server) 
     with server.connect() as connection:
         connection.sendall(b"GET /endless HTTP/1.1\r\nHost: x\r\n\r\n")
         assert connection.recv(1_000).startswith(b"HTTP/1.1 200 OK\r\n")
-        time.sleep(0.3)  # in which it could make gigabytes
+        wait_unchanged(server, lambda: told(server)[1])
         assert memory.growth() < 4_000_000
         for _ in range(100):
             assert connection.recv(10_000)
@@ -986,4 +1052,82 @@ def test_the_stop_waits_for_requests_in_threads(tmp_path: Path) -> None:
         for client in clients:
             client.close()
     finally:
+        serve.clean_up()
+
+
+ROUTED = """
+import contextlib, os, time
+import clockworker as cw
+
+def app(environ, start_response):
+    name = environ["PATH_INFO"].replace("/", "-")
+    open("begun" + name, "w").close()
+    while not os.path.exists("go" + name):
+        with contextlib.suppress(RuntimeError):  # it has changed while this thread looked
+            open(f"waiting-{cw.current_shard().stats().blocking_waiting}", "w").close()
+        time.sleep(0.002)
+    start_response("200 OK", [])
+    return [name.encode()]
+"""
+ROUTES = """
+[[route]]
+path = "/of/{tenant}/*"
+group = "path:tenant"
+
+[[route]]
+path = "/few"
+limit = 1
+waiting = 1
+"""
+
+
+def test_routes(tmp_path: Path) -> None:
+    """Threads are shared by the groups of a queue; a limit of a route holds, and who comes too late is told so."""
+    (tmp_path / "clockworker.toml").write_text(ROUTES)
+    serve = Serve(tmp_path)
+    clients: list[http.client.HTTPConnection] = []
+
+    def ask(path: str) -> http.client.HTTPConnection:
+        clients.append(http.client.HTTPConnection(*server.address, timeout=DEADLINE))
+        clients[-1].request("GET", path)
+        return clients[-1]
+
+    def begun() -> set[str]:
+        return {path.name.removeprefix("begun-") for path in tmp_path.glob("begun-*")}
+
+    def go(name: str) -> None:
+        (tmp_path / f"go-{name}").touch()
+
+    try:
+        server = serve(ROUTED, "--shards", "1", "--spares", "0", "--threads", "2", app="app:app")
+        many = [ask(f"/of/many/{number}") for number in range(2)]
+        eventually(lambda: begun() == {"of-many-0", "of-many-1"}, "two requests in threads")
+        many += [ask(f"/of/many/{number}") for number in range(2, 5)]
+        eventually((tmp_path / "waiting-3").exists, "three requests that wait for a thread")
+        one = ask("/of/one/0")
+        eventually((tmp_path / "waiting-4").exists, "a fourth")
+        go("of-many-0")
+        assert many[0].getresponse().read() == b"-of-many-0"
+        eventually(lambda: len(begun()) == 3, "a third request in a thread")
+        assert begun() == {"of-many-0", "of-many-1", "of-one-0"}
+        for name in ("one-0", "many-1", "many-2", "many-3", "many-4"):
+            go(f"of-{name}")
+        assert [each.getresponse().read()[:9] for each in (one, *many[1:])] == [b"-of-one-0", *[b"-of-many-"] * 4]
+
+        few = [ask("/few")]
+        eventually(lambda: "few" in begun(), "a request in a thread")
+        few += [ask("/few"), ask("/few")]
+        refused = eventually(
+            lambda: [each for each in few[1:] if select.select([each.sock], [], [], 0)[0]], "an answer"
+        )
+        assert len(refused) == 1
+        response = refused[0].getresponse()
+        assert (response.status, response.getheader("Retry-After") is not None) == (503, True)
+        response.read()
+        go("few")
+        assert [each.getresponse().status for each in few if each is not refused[0]] == [200, 200]
+        assert server.stop() == 0
+    finally:
+        for client in clients:
+            client.close()
         serve.clean_up()

@@ -23,6 +23,7 @@ from clockworker.http._connection_cy import HttpConnection
 from clockworker.http._routes import RouteTable
 from clockworker.http._server import HttpServer
 from clockworker.http._targets_cy import Target
+from clockworker.http._websocket import WebSocket
 from clockworker.shards.config._http import HttpConfig
 from tests.conftest import until
 
@@ -43,7 +44,7 @@ class Seen(msgspec.Struct, frozen=True):
 class Transport:
     """What a connection is given. sent: what it has written. buffered: bytes that its client has not taken, as it is to say."""
 
-    def __init__(self, connection: HttpConnection, *, tls: bool = False) -> None:
+    def __init__(self, connection: HttpConnection, client: tuple[str, int], *, tls: bool = False) -> None:
         self.sent = bytearray()
         self.writes = 0
         self.buffered = 0
@@ -53,7 +54,7 @@ class Transport:
         self.half_closed = False
         self._connection = connection
         self._facts = {
-            "peername": ("192.0.2.7", 4711),
+            "peername": client,
             "sockname": ("192.0.2.1", 80),
             "sslcontext": object() if tls else None,
         }
@@ -111,7 +112,8 @@ class Connection:
     def __init__(self, server: Server, tls: bool) -> None:
         self.server = server
         self.protocol = HttpConnection(server.http, server.http.rules)
-        self.transport = Transport(self.protocol, tls=tls)
+        self.client = ("192.0.2.7", 4711 + len(server.connections))
+        self.transport = Transport(self.protocol, self.client, tls=tls)
         self.protocol.connection_made(self.transport)
         self._kernel = b""
         self._has_ended = False
@@ -191,7 +193,7 @@ class Server:
 
     def tick(self, seconds: float) -> None:
         """So much time goes by, as far as the server's looks at it are concerned."""
-        for _ in range(round(seconds / self.http._look_s)):
+        for _ in range(round(seconds / self.http.look_s)):
             if self.http._look is not None:
                 self.http._look.cancel()
                 self.http._look_at_all()
@@ -208,6 +210,7 @@ async def wire(app: Application, config: HttpConfig | None = None, **target: Any
             state={},
             table=RouteTable(()),
             targets=[first],
+            websockets=WebSocket,
         )
         server = Server(http, first)
         try:
@@ -221,10 +224,14 @@ async def wire(app: Application, config: HttpConfig | None = None, **target: Any
 
 
 class Recorder:
-    """An application that takes each request whole and answers with 200; what it has seen."""
+    """An application that takes each request whole and answers with 200; what it has seen, and of which client."""
 
     def __init__(self) -> None:
-        self.seen: list[Seen] = []
+        self.by_client: list[tuple[tuple[str, int], Seen]] = []
+
+    @property
+    def seen(self) -> list[Seen]:
+        return [seen for _, seen in self.by_client]
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Any, send: Any) -> None:
         body: bytes | None = b""
@@ -238,7 +245,8 @@ class Recorder:
                 break
         query = scope["query_string"]
         target = scope["raw_path"] + (b"?" + query if query else b"")
-        self.seen.append(Seen(scope["method"], target, tuple(scope["headers"]), body))
+        seen = Seen(scope["method"], target, tuple(scope["headers"]), body)
+        self.by_client.append((scope["client"], seen))
         if body is not None:
             await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
             await send({"type": "http.response.body", "body": b"ok"})

@@ -18,6 +18,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.reliability", description="What is promised, proved.")
     parser.add_argument("names", nargs="*", metavar="NAME", help="checks to run; all, unless given")
     parser.add_argument("--size", choices=SIZES, default="ci")
+    parser.add_argument("--count", type=int, metavar="N", help="trials of each check, in the place of its size")
     parser.add_argument("--list", action="store_true", help="print the checks and their sizes, and run none")
     parser.add_argument(
         "--hours", type=float, default=0.0, metavar="H", help="go round the chosen checks until so many hours are over"
@@ -33,15 +34,15 @@ def main() -> int:
             print(f"{check.name:32} {check.ci:>12,} {check.release:>14,}  {check.claim}")
         return 0
     print(
-        f"clockworker {cw.__version__}, {'compiled' if cw.compiled else 'pure Python'}; size: {options.size}\n"
-        f"{announcement(chosen, options.size)}\n",
+        f"clockworker {cw.__version__}, {'compiled' if cw.compiled else 'pure Python'}; size: {options.count or options.size}\n"
+        f"{announcement(chosen, options.size, options.count)}\n",
         flush=True,
     )
     rows = []
     until = time.monotonic() + options.hours * 3600
     while not rows or time.monotonic() < until:
         for check in chosen:
-            row = execute(check, options.size)
+            row = execute(check, options.size, options.count)
             rows.append(row)
             print(f"{row.outcome}: {row.name} ({row.seconds:.1f} s)", flush=True)
     print(f"\n{table(rows)}")
@@ -49,15 +50,15 @@ def main() -> int:
     return 1 if any(row.outcome in bad for row in rows) else 0
 
 
-def announcement(chosen: list[Check], size: str) -> str:
-    """What will be run, and about how long it takes."""
+def announcement(chosen: list[Check], size: str, count: int | None) -> str:
+    """What will be run, and about how long it takes. count: trials of each, in the place of the size's."""
     known, lines = 0.0, []
     for check in chosen:
-        if trials := check.trials(size):
-            seconds = check.seconds(size)
+        if trials := check.trials(size) if count is None else count:
+            seconds = check.seconds(trials)
             known += seconds or 0.0
             lines.append(f"  {check.name:32} {trials:>14,}  {'' if seconds is None else duration(seconds)}".rstrip())
-    some = sum(check.seconds(size) is None and check.trials(size) > 0 for check in chosen)
+    some = sum(check.pace is None and check.trials(size) > 0 for check in chosen)
     more = f", and {some} whose time nobody has measured" if some else ""
     return "\n".join([*lines, f"{len(lines)} checks, about {duration(known)} on two cores of their own{more}"])
 

@@ -60,6 +60,29 @@ def test_no_more_at_once_than_there_are_threads_and_who_waits_may_leave(run: Run
     run(body)
 
 
+def test_accounts_of_as_few_threads_take_turns(run: Run) -> None:
+    async def body() -> None:
+        pool, gate, ran = BlockingPool(1), threading.Event(), list[str]()
+
+        async def call(name: str) -> None:
+            with pool.calling(name, functools.partial(ran.append, name), account=name[0]) as future:
+                await future
+
+        first = asyncio.create_task(pool.run(gate.wait))
+        await until(lambda: pool.running == 1)
+        calls = [asyncio.create_task(call(name)) for name in ("a1", "a2", "a3", "b1", "c1", "c2")]
+        await until(lambda: pool.waiting == 6)
+        calls[1].cancel()
+        await until(calls[1].done)
+        gate.set()
+        await asyncio.gather(first, *calls, return_exceptions=True)
+        assert ran == ["a1", "b1", "c1", "a3", "c2"]
+        assert pool.counts() == (0, 0)
+        pool.close()
+
+    run(body)
+
+
 def test_one_that_was_left_holds_its_thread_and_is_waited_for(run: Run) -> None:
     async def body() -> None:
         pool, gate, began = BlockingPool(1), threading.Event(), threading.Event()

@@ -502,10 +502,13 @@ def test_what_has_no_effect_is_warned_of(serve: Serve) -> None:
         "CLOCKWORKER_PURE": "1",
         "CLOCKWORKER_PLAIN": "force",
     }
-    server = serve(ECHO, "--shards", "1", "--reload-dir", ".", environment=environment)
+    server = serve(
+        ECHO, "--shards", "1", "--reload-dir", ".", "--threads", "2", "--blocking-threads", "3", environment=environment
+    )
     server.wait_serving()
     assert re.findall(r"WARNING \[supervisor\] (.*)", server.log) == [
         "--reload-dir has no effect without --reload",
+        "--blocking-threads has no effect beside --threads",
         "CLOCKWORKER_SHRADS is no option's variable; did you mean CLOCKWORKER_SHARDS?",
     ]
 

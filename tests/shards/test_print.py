@@ -110,5 +110,5 @@ def test_every_value_says_where_it_came_from() -> None:
     assert lines.count("[[shard.1.queue]]                           # default") == 2
     named = {line.removeprefix("# ").partition(" ")[0] for line in lines}
     for option in OPTIONS:
-        if option.takes and option.name not in ("host", "port", "uds", "fd", "queue", "route"):
+        if option.takes and option.name not in ("host", "port", "uds", "uds_mode", "fd", "queue", "route"):
             assert option.name in named

@@ -168,9 +168,17 @@ def test_queues_that_a_shard_does_not_have() -> None:
         "--route /c: after is 'bakground', which shard 1 does not have, only 'web', 'background'; "
         "did you mean 'background'? give one of them, or add --queue bakground:1"
     )
+    # To add the one alone would put all requests into it.
+    assert lacking_for_application([Route("/c", "background")], ["default"], 0) == (
+        "the application's route /c: queue is 'background', which shard 0 does not have, only 'default'; "
+        "give one of them, or add --queue default:8 --queue background:1"
+    )
     assert lacking_for_options(HttpConfig(routes=http.routes[:2], lifespan_queue="web"), queues, 1) is None
     assert (lacking_for_options(HttpConfig(lifespan_queue="x"), queues, 0) or "").startswith(
         "--lifespan-queue is 'x', which"
+    )
+    assert (lacking_for_options(http, ["default"], 0) or "").endswith(
+        "only 'default'; add --queue default:8 --queue web:1, the first for requests that no route names"
     )
     assert lacking_for_application(http.routes[:2], queues, 0) is None
     assert (lacking_for_application([Route("/", "x")], queues, 0) or "").startswith(

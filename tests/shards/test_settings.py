@@ -39,13 +39,13 @@ def test_defaults() -> None:
 EVERY_OPTION = (
     "app:main --shards 3 --spares 2 --cpus 0-2 --no-pin --idle-poll 50 --credit 6 --max-message 2MiB --blocking-threads 4"
     " --queue web:8:las --queue bg:1 --shard-queue 1:web:9"
-    " --shard-queue 1:x:2:qlas --bind :1 --bind admin=unix:/s --host ::1 --port 2 --uds /t --fd 3 --backlog 9"
-    " --ssl-certfile cert --ssl-keyfile key --ssl-keyfile-password secret --ssl-ca-certs ca --ssl-cert-reqs optional"
-    " --ssl-ciphers AES --ssl-version TLSv1.3"
+    " --shard-queue 1:x:2:qlas --bind :1 --bind admin=unix:/s --host ::1 --port 2 --uds /t --uds-mode 660 --fd 3 --backlog 9"
+    " --ssl-certfile cert --ssl-keyfile key --ssl-keyfile-password secret --ssl-ca-certs ca --ssl-crl crl"
+    " --ssl-cert-reqs optional --ssl-ciphers AES --ssl-version TLSv1.3"
     " --distribution fixed --max-connections 7 --factory --app-dir d --reload --reload-dir f --reload-dir g"
     " --interface asgi2 --route /r/*=bg:client --route /x=web --lifespan on --lifespan-queue bg --reset-contextvars"
-    " --proxy-headers --forwarded-allow-ips 10.0.0.0/8 --root-path /api --header a:1 --header b:2 --server-header --date-header"
-    " --ws-max-size 1MiB --ws-max-queue 5 --ws-ping-interval 6 --ws-ping-timeout 0 --ws-per-message-deflate"
+    " --proxy-headers --http2 --forwarded-allow-ips 10.0.0.0/8 --root-path /api --header a:1 --header b:2 --server-header"
+    " --date-header --ws-max-size 1MiB --ws-max-queue 5 --ws-ping-interval 6 --ws-ping-timeout 0 --ws-per-message-deflate"
     " --limit-request-line 4KiB --limit-request-field-size 1000 --limit-request-fields 20"
     " --h11-max-incomplete-event-size 32KiB --timeout-request-header 1 --timeout-request-body 2 --timeout-keep-alive 3"
     " --timeout-response 4 --limit-concurrency 100 --threads 16 --gil-switch-interval 0.001"
@@ -66,9 +66,9 @@ EVERY_FIELD = ServeConfig(
     shard_queues={1: (QueueConfig("web", 9), QueueConfig("x", 2, "qlas"))},
     addresses=(
         TcpAddress("0.0.0.0", 1),
-        UnixAddress("/s", bind="admin"),
+        UnixAddress("/s", 0o660, bind="admin"),
         TcpAddress("::1", 2),
-        UnixAddress("/t"),
+        UnixAddress("/t", 0o660),
         InheritedSocket(3),
     ),
     backlog=9,
@@ -78,6 +78,7 @@ EVERY_FIELD = ServeConfig(
     ssl_keyfile="key",
     ssl_keyfile_password="secret",
     ssl_ca_certs="ca",
+    ssl_crl="crl",
     ssl_cert_reqs="optional",
     ssl_ciphers="AES",
     ssl_version="1.3",
@@ -184,7 +185,7 @@ def test_switches_can_be_turned_back() -> None:
 
 
 def test_what_is_on_for_http_can_be_turned_off() -> None:
-    switches = {"proxy_headers", "server_header", "date_header", "ws_per_message_deflate"}
+    switches = {"http2", "proxy_headers", "server_header", "date_header", "ws_per_message_deflate"}
     off = read("app:main " + " ".join(f"--no-{name.replace('_', '-')}" for name in switches)).http
     assert off == HttpConfig(**dict.fromkeys(switches, False))  # type: ignore[arg-type]
     assert read("app:main", **{f"CLOCKWORKER_{name.upper()}": "0" for name in switches}).http == off
@@ -277,6 +278,14 @@ def test_the_foremost_source_of_any_address_decides(
     found = settings(f"app:main {arguments}", file, CLOCKWORKER_BIND=environment)
     assert list(found.config.addresses) == expected
     assert found.origins["bind"] == origin
+
+
+def test_a_mode_for_sockets_that_have_none() -> None:
+    found = settings("app:main --bind unix:/a --bind unix:/b,mode=600 --bind :1", "uds_mode = '660'").config.addresses
+    assert found == (UnixAddress("/a", 0o660), UnixAddress("/b", 0o600), TcpAddress("0.0.0.0", 1))
+    assert read("app:main --uds-mode 600") == read("app:main")
+    with pytest.raises(ConfigurationError, match="--uds-mode: '999' is no mode of a file; give three octal digits"):
+        read("app:main --uds-mode 999")
 
 
 @pytest.mark.parametrize(("arguments", "file"), [("--bind none --port 3", ""), ("", "bind = []\nport = 3")])

@@ -10,6 +10,7 @@ import ssl
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -111,6 +112,23 @@ class Authority:
         if certificate is not None:
             context.load_cert_chain(self._directory / certificate)
         return context
+
+    def revoke(self, *names: str, path: str = "revoked.pem") -> None:
+        """Those of these files are revoked, and no others."""
+        from cryptography import x509
+        from cryptography.hazmat.primitives import hashes
+        from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
+
+        now = datetime.now(UTC)
+        issuer = x509.load_pem_x509_certificate(self._authority.cert_pem.bytes()).subject
+        revoked = x509.CertificateRevocationListBuilder(issuer, now, now + timedelta(days=1))
+        for name in names:
+            certificate = x509.load_pem_x509_certificate((self._directory / f"{name}.alone").read_bytes())
+            entry = x509.RevokedCertificateBuilder(certificate.serial_number, now).build()
+            revoked = revoked.add_revoked_certificate(entry)
+        key = load_pem_private_key(self._authority.private_key_pem.bytes(), None)
+        signed = revoked.sign(key, hashes.SHA256())  # type: ignore[arg-type]
+        (self._directory / path).write_bytes(signed.public_bytes(Encoding.PEM))
 
 
 def _serial(certificate: bytes) -> str:
@@ -526,6 +544,42 @@ def test_a_client_has_to_show_a_certificate(serve: Serve, authority: Authority) 
     assert server.stop() == 0
 
 
+def test_revoked_certificates(serve: Serve, authority: Authority) -> None:
+    """The list is read anew at HUP, as certificates are."""
+    for name in ("client.pem", "left.pem"):
+        authority.issue(name)
+    authority.revoke("left.pem")
+    options = ("--ssl-certfile", "cert.pem", "--ssl-ca-certs", "ca.pem", "--ssl-crl", "revoked.pem")
+    server = serve(ECHO, "--shards", "1", *options, "--ssl-cert-reqs", "required", bind=OPTIONS)
+    server.wait_serving()
+
+    def may_come(name: str) -> bool:
+        try:
+            with secure(server, authority.context(name)) as client:
+                return ask(client, b"hello") == b"0 hello"
+        except (ssl.SSLError, ConnectionError):
+            return False
+
+    assert may_come("client.pem")
+    assert not may_come("left.pem")
+    server.wait_log("a client's TLS handshake failed: its certificate: certificate revoked")
+    authority.revoke("left.pem", "client.pem")
+    server.send(signal.SIGHUP)
+    server.wait_log("shard 0 ready", 2)
+    eventually(lambda: not may_come("client.pem"), "the new list")
+    assert server.stop() == 0
+
+
+def test_a_client_needs_no_certificate_although_some_are_revoked(serve: Serve, authority: Authority) -> None:
+    authority.revoke("cert.pem")
+    options = ("--ssl-certfile", "cert.pem", "--ssl-ca-certs", "ca.pem", "--ssl-crl", "revoked.pem")
+    server = serve(ECHO, "--shards", "1", *options, "--ssl-cert-reqs", "optional", bind=OPTIONS)
+    server.wait_serving()
+    with secure(server, authority.context()) as client:
+        assert ask(client, b"hello") == b"0 hello"
+    assert server.stop() == 0
+
+
 def test_hup_reads_certificates_anew_and_a_broken_one_changes_nothing(
     serve: Serve, authority: Authority, tmp_path: Path
 ) -> None:
@@ -555,6 +609,10 @@ def test_a_mistake_in_the_options_is_said_before_anything_starts(serve: Serve, a
         server = serve(ECHO, "--ssl-certfile", "missing.pem", *arguments, bind=OPTIONS)
         assert server.wait_exit() == 2
         assert server.log.endswith("--ssl-certfile: missing.pem cannot be read: No such file or directory\n")
+    clients = ("--ssl-certfile", "cert.pem", "--ssl-ca-certs", "ca.pem", "--ssl-cert-reqs", "optional")
+    server = serve(ECHO, *clients, "--ssl-crl", "ca.pem", "--check-config", bind=OPTIONS)
+    assert server.wait_exit() == 2
+    assert server.log.endswith("--ssl-crl: ca.pem has no list of revoked certificates (X509 CRL) in PEM\n")
 
 
 def test_the_password_shows_nowhere(serve: Serve, authority: Authority, tmp_path: Path) -> None:
@@ -585,6 +643,7 @@ def _encrypt(path: Path, password: bytes) -> None:
     path.write_bytes(key.private_bytes(pem.Encoding.PEM, pem.PrivateFormat.PKCS8, encrypted))
 
 
+ASKED = {"ssl_certfile": "cert.pem", "ssl_ca_certs": "ca.pem", "ssl_cert_reqs": "optional"}
 WRONG = {
     "unreadable": ({"ssl_certfile": "none.pem"}, "--ssl-certfile: none.pem cannot be read: No such file"),
     "no key": (
@@ -611,6 +670,16 @@ WRONG = {
         {"ssl_certfile": "cert.pem", "ssl_cert_reqs": "required"},
         "--ssl-cert-reqs required: no client's certificate would do; say by --ssl-ca-certs whose do",
     ),
+    "revoked, of nobody": (
+        {"ssl_certfile": "cert.pem", "ssl_ca_certs": "ca.pem", "ssl_crl": "revoked.pem"},
+        "--ssl-crl is for certificates of clients, which nobody asks for; give --ssl-cert-reqs optional or required",
+    ),
+    "no list": ({**ASKED, "ssl_crl": "cert.pem.key"}, "--ssl-crl: cert.pem.key has no list of revoked certificates"),
+    "a missing list": ({**ASKED, "ssl_crl": "none.pem"}, "--ssl-crl: none.pem cannot be read: No such file"),
+    "a list and more": (
+        {**ASKED, "ssl_crl": "both.pem"},
+        "--ssl-crl: both.pem has certificates, too, which would be trusted",
+    ),
     "ciphers": ({"ssl_certfile": "cert.pem", "ssl_ciphers": "x"}, "--ssl-ciphers: 'x' selects no cipher"),
     "no TLS": ({"ssl_keyfile": "x"}, "--ssl-keyfile is for TLS, which needs a certificate; give --ssl-certfile, too"),
 }
@@ -623,6 +692,9 @@ def test_wrong_files(authority: Authority, tmp_path: Path, monkeypatch: pytest.M
     for name in ("ca.key", "encrypted.key"):
         (tmp_path / name).write_bytes((tmp_path / "other.pem.key").read_bytes())
     _encrypt(tmp_path / "encrypted.key", b"x")
+    authority.revoke()
+    both = (tmp_path / "revoked.pem").read_bytes() + (tmp_path / "other.pem.alone").read_bytes()
+    (tmp_path / "both.pem").write_bytes(both)
     options, message = WRONG[what]
     with pytest.raises(ConfigurationError) as caught:
         context_of(ServeConfig("app:main", **options))  # type: ignore[arg-type]

@@ -53,12 +53,12 @@ def asgi(
 
     Raises `ConfigurationError` for what is no such application, route or queue.
     """
-    return _program(app, _check(app, "asgi"), state, routes, queues)
+    return _program(_Served(app, _check_routes(routes), _check(app, "asgi")), state, queues)
 
 
 def wsgi(app: Callable[..., Any], *, routes: Iterable[Route] = (), queues: Iterable[Queue] = ()) -> HttpApplication:
     """The same of a WSGI application, which runs in threads (`--threads`)."""
-    return _program(app, _check(app, "wsgi"), None, routes, queues)
+    return _program(_Served(app, _check_routes(routes), _check(app, "wsgi")), None, queues)
 
 
 def interface_of(target: object) -> Protocol | None:
@@ -103,12 +103,9 @@ def as_program(
     target: Callable[..., Any], interface: Protocol, subject: str, queues: tuple[Queue, ...]
 ) -> Application[..., Any]:
     """Of a target of the command line. subject: its name. Raises `ApplicationError` if what it needs is not installed."""
-    check_needs(subject, interface)
-    # With the application, and not in the step of a queue in which it is served.
-    importlib.import_module("clockworker.http._serve")
-    if interface != "wsgi":
-        importlib.import_module("clockworker.http._websocket")
-    return _program(target, interface, None, (), queues)
+    served = _Served(target, (), interface)
+    served.get_ready(subject)
+    return _program(served, None, queues)
 
 
 def check_interface(target: Callable[..., Any], interface: Protocol, subject: str) -> None:
@@ -159,23 +156,33 @@ async def serve_application(
     await serve(shard, app, state=state, routes=given, bind=bind, ssl=ssl, interface=interface)
 
 
-def _program(
-    app: Callable[..., Any],
-    interface: Protocol,
-    state: Mapping[str, Any] | None,
-    routes: Iterable[Route],
-    queues: Iterable[Queue],
-) -> HttpApplication:
-    given = _check_routes(routes)
-    declared = check_declared(queues)
+class _Served:
+    """An application, and what it is served with."""
 
+    def __init__(self, app: Callable[..., Any], routes: tuple[Route, ...], interface: Protocol) -> None:
+        self.app = app
+        self.routes = routes
+        self.interface = interface
+
+    def get_ready(self, subject: str) -> None:
+        check_needs(subject, self.interface)
+        # With the application, and not in the step of a queue in which it is served.
+        importlib.import_module("clockworker.http._serve")
+        if self.interface != "wsgi":
+            importlib.import_module("clockworker.http._websocket")
+
+    def find_routes(self) -> list[Route]:
+        return [*self.routes, *routes_of(self.app)]
+
+
+def _program(served: _Served, state: Mapping[str, Any] | None, queues: Iterable[Queue]) -> HttpApplication:
     async def main(shard: Shard) -> None:
-        if interface == "wsgi":
-            await shard.serve_wsgi(app, routes=given)
+        if served.interface == "wsgi":
+            await shard.serve_wsgi(served.app, routes=served.routes)
         else:
-            await shard.serve_asgi(app, state=state, routes=given)
+            await shard.serve_asgi(served.app, state=state, routes=served.routes)
 
-    return Application(main, declared, lambda: [*given, *routes_of(app)])
+    return Application(main, check_declared(queues, "wsgi" if served.interface == "wsgi" else "asgi"), served)
 
 
 def _check(app: object, kind: Literal["asgi", "wsgi"]) -> Protocol:

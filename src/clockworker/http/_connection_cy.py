@@ -158,7 +158,7 @@ class HttpConnection(Incoming):
 
     def begin_response(self, request: Request, status: int, headers: Any) -> None:
         line = _STATUS_LINES.get(status)
-        if line is None or (status < 200 and self.websocket is None):
+        if line is None or (status < 200 and (status != 101 or request.scope["type"] != "websocket")):
             raise RuntimeError(f"the status of a response is {status!r}; give a number from 200 to 999")
         parts = [line, self.rules.defaults]
         length = -1
@@ -195,7 +195,7 @@ class HttpConnection(Incoming):
             parts.append(b"\r\n")
         if closes or self.rules.stopping or (request.expects and request.more_body):
             request.keep_alive = False  # a client that was never told to continue may send its body, or not
-        if status == 204 or status == 304 or request.method == "HEAD":
+        if status == 204 or status == 304 or status < 200 or request.method == "HEAD":
             request.remaining = -2  # there is none, whatever the headers say of it
         else:
             request.remaining = length

@@ -52,7 +52,7 @@ MOST_STREAMS = 100
 WINDOW = 65_535  # of a stream: the protocol's default
 WINDOW_OF_ALL = 1_048_576  # of a connection
 _OPEN_AT = 32_768  # bytes that a window is opened by at least
-_AT_ONCE = 64  # frames that are taken in a turn of the loop
+AT_ONCE_NS = 1_000_000  # frames are taken for so long in a turn of the loop
 _TABLE = 4_096  # bytes of our HPACK table, whatever the client would keep
 _LAST_STREAM = 2**31 - 1
 _ASGI = {"version": "3.0", "spec_version": "2.3"}
@@ -139,23 +139,22 @@ class Http2Connection(asyncio.Protocol):
     # Coming in.
 
     def _take(self) -> None:
-        """What has come, up to so many frames: there may be thousands in one read."""
+        """What has come, as far as there is time: there may be thousands of frames in one read."""
         if self._later is not None:
             self._later = None
             if not self.closing:
                 self.transport.resume_reading()
+        until = now_ns() + AT_ONCE_NS
         try:
-            for _ in range(_AT_ONCE):
-                frame = None if self.closing else self.frames.next()
-                if frame is None:
-                    break
+            while not self.closing and (frame := self.frames.next()) is not None:
                 for event in self.h2.receive_data(frame):
                     handler = _HANDLERS.get(type(event))
                     if handler is not None:
                         handler(self, event)
-            else:
-                self._later = asyncio.get_running_loop().call_soon(self._take)
-                self.transport.pause_reading()
+                if now_ns() >= until and self.frames.has_part and not self.closing:
+                    self._later = asyncio.get_running_loop().call_soon(self._take)
+                    self.transport.pause_reading()
+                    break
         except ProtocolError:  # h2 has its GOAWAY written
             self._end()
         except Abuse as abuse:
@@ -588,7 +587,9 @@ class Stream(Carrier):
         if target is not None:
             target.count(status, 0 if left else elapsed)
         if access_log is not None:
+            own, request.target = request.target, target
             access_log.write(request, status, request.sent, elapsed)
+            request.target = own
 
     def lose(self) -> None:
         """Its client has left."""

@@ -2,9 +2,10 @@ cimport cython
 from clockworker.http._request_cy cimport Carrier, Request, new_request
 from clockworker.http._targets_cy cimport Targets
 
-cdef int _SLICE, _SLICE_OF_BODY, _MOST_UNWANTED
+cdef int _SLICE, _SLICE_OF_BODY, _MOST_UNWANTED, _QUIETLY
 cdef object _Parser, _ParserError, _CallbackError, _Upgrade, _unquote, _HOST, _ABSOLUTE
-cdef dict _ASGI
+cdef dict _ASGI, _LOWER
+cdef Py_ssize_t _MOST_LOWER, _LONGEST_LOWER
 cdef int IDLE, HEAD, BODY, PARSED, LINGERING
 
 
@@ -61,19 +62,34 @@ cdef class Incoming(Carrier):
     cdef bint _is_chunked
     cdef bint _has_encoding
     cdef bint _expects
+    cdef bint _is_forwarded
     cdef bytes _upgrade
+    cdef bytes _known_host
+    cdef dict _scope
+    cdef bytes _data
 
     cdef refuse(self, int status)
     cdef linger(self)
     cdef rest(self)
     @cython.locals(size=cython.Py_ssize_t, at=cython.Py_ssize_t, length=cython.Py_ssize_t)
     cdef feed(self, object data)
+    @cython.locals(upgraded_at=cython.Py_ssize_t)
     cdef _parse(self, object data)
     cdef _upgraded(self, bytes rest)
+    @cython.locals(lower=bytes, size=cython.Py_ssize_t)
+    cdef _take_header(self, bytes name, bytes value)
+    @cython.locals(request=Request, scope=dict, method=str, version=str, root=str, upgrades=cython.bint, websocket=cython.bint)
+    cdef _take_head(self)
     cdef _take_length(self, bytes value)
     cdef _take_encoding(self, bytes value)
     cdef int _stop_at(self, int status) except -1
     @cython.locals(url=bytes, path=str, at=cython.Py_ssize_t)
     cdef int _take_target(self, Request request, str method) except -1
+    cdef dict _new_scope(self)
+    @cython.locals(data=bytes, at=cython.Py_ssize_t)
+    cdef str _version(self, Py_ssize_t length)
     cdef pause(self)
     cdef resume(self)
+
+
+cdef bytes _new_lower(bytes name)

@@ -33,6 +33,8 @@ _SLICE = 4_096  # bytes that are parsed at once: pipelined requests in them are 
 _SLICE_OF_BODY = 65_536
 _MOST_UNWANTED = 262_144  # bytes of a body that nobody reads, for the sake of a connection that goes on
 
+_QUIETLY = -1  # in the place of a status: the connection has ended in the middle of what was read
+
 _Parser = httptools.HttpRequestParser
 _ParserError = httptools.HttpParserError
 _CallbackError = httptools.HttpParserCallbackError
@@ -41,6 +43,9 @@ _unquote = unquote
 
 _HOST = HOST
 _ABSOLUTE = re.compile(rb"[A-Za-z][A-Za-z0-9+\-.]*://([^/?#]*)")
+_LOWER: dict[bytes, bytes] = {}  # names of headers that clients have sent, in lower case
+_MOST_LOWER = 1_024
+_LONGEST_LOWER = 64
 _ASGI = {"version": "3.0", "spec_version": "2.3"}
 
 # C globals when compiled.
@@ -134,7 +139,11 @@ class Incoming(Carrier):
         self._is_chunked = False
         self._has_encoding = False
         self._expects = False
+        self._is_forwarded = False
         self._upgrade = b""
+        self._known_host: bytes | None = None  # a valid one
+        self._scope: dict[str, Any] | None = None
+        self._data: Any = None
         self.unwanted = 0
 
     # What becomes of it, for the subclass to say.
@@ -174,16 +183,19 @@ class Incoming(Carrier):
             self.websocket.data_received(bytes(view[at:]))
 
     def _parse(self, data: Any) -> None:
+        self._data = data if self.state == IDLE and type(data) is bytes else None
+        upgraded_at = -1
         try:
             self._parser.feed_data(data)
         except _Upgrade as upgrade:
-            self._upgraded(bytes(data[upgrade.args[0] :]))
+            upgraded_at = upgrade.args[0]
         except _CallbackError as error:
             if not self.refusal:
-                if isinstance(error.__context__, _Refused):
-                    return  # the connection has ended in the middle of what was read
                 raise error.__context__ or error from None  # our own fault, or the application's: not the client's
-            self.refuse(self.refusal)
+            if self.refusal == _QUIETLY:
+                self.refusal = 0
+            else:
+                self.refuse(self.refusal)
         except _ParserError:
             self.refuse(400)
         else:
@@ -193,6 +205,8 @@ class Incoming(Carrier):
                 self._head_size += len(data)
                 if self._head_size > self.rules.most_in_head:
                     self.refuse(414 if not self._fields and not self._headers else 431)
+        if upgraded_at >= 0:
+            self._upgraded(bytes(data[upgraded_at:]))
 
     def _upgraded(self, rest: bytes) -> None:
         if self.websocket is not None:
@@ -210,18 +224,18 @@ class Incoming(Carrier):
         self._upgrading = False
         self._parser = _Parser(self)
         self._parse(b"".join(head))
-        if rest and not self.closing:
+        if rest and not self.closing and not self.ended:
             self.feed(rest)
 
     def on_message_begin(self) -> None:
         if self.closing:
-            raise _Refused
+            self._stop_at(_QUIETLY)
         self.state = HEAD
         self.since = self.rules.tick
         self._url = b""
         self._headers = []
         self._head_size = self._fields = self._hosts = self._lengths = self._length = 0
-        self._is_chunked = self._has_encoding = self._expects = False
+        self._is_chunked = self._has_encoding = self._expects = self._is_forwarded = False
         self._upgrade = b""
 
     def on_url(self, url: bytes) -> None:
@@ -230,13 +244,21 @@ class Incoming(Carrier):
             self._stop_at(414)
 
     def on_header(self, name: bytes, value: bytes) -> None:
+        self._take_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        self._take_head()
+
+    def _take_header(self, name: bytes, value: bytes) -> None:
         self._fields += 1
         if self._fields > self.rules.most_fields or len(name) + len(value) + 4 > self.rules.most_in_field:
             self._stop_at(431)
         if self.state != HEAD:
             return  # a trailer, which nobody has asked for, and that would pass for a header
-        name = name.lower()
-        if value and value[-1] in b" \t":
+        lower = _LOWER.get(name)
+        name = _new_lower(name) if lower is None else lower
+        size = len(value)
+        if size and (value[size - 1] == 32 or value[size - 1] == 9):
             value = value.rstrip(b" \t")
         size = len(name)
         if size == 4:
@@ -252,8 +274,14 @@ class Incoming(Carrier):
         elif size == 14:
             if name == b"content-length":
                 self._take_length(value)
-        elif size == 17 and name == b"transfer-encoding":
-            self._take_encoding(value)
+        elif size == 15:
+            if name == b"x-forwarded-for":
+                self._is_forwarded = True
+        elif size == 17:
+            if name == b"transfer-encoding":
+                self._take_encoding(value)
+            elif name == b"x-forwarded-proto":
+                self._is_forwarded = True
         self._headers.append((name, value))
 
     def _take_length(self, value: bytes) -> None:
@@ -274,23 +302,27 @@ class Incoming(Carrier):
         self.refusal = status
         raise _Refused
 
-    def on_headers_complete(self) -> None:
+    def _take_head(self) -> None:
         parser = self._parser
-        version = parser.get_http_version()
+        method = parser.get_method().decode("ascii")
+        version = self._version(len(method))
         upgrades = parser.should_upgrade()
         websocket = False
         if upgrades:
             if self._upgrade == b"websocket" and self.server.speaks_websockets:
-                websocket = version == "1.1" and parser.get_method() == b"GET"
+                websocket = version == "1.1" and method == "GET"
             if not websocket:
-                if parser.get_method() == b"CONNECT":
+                if method == "CONNECT":
                     self._stop_at(400)
                 self._upgrading = True
                 return
-        method = parser.get_method().decode("ascii")
         if version == "1.1":
-            if self._hosts != 1 or _HOST.fullmatch(self._host) is None:
+            if self._hosts != 1:
                 self._stop_at(400)
+            if self._host != self._known_host:
+                if _HOST.fullmatch(self._host) is None:
+                    self._stop_at(400)
+                self._known_host = self._host
         elif version == "1.0":
             if self._hosts > 1 or self._is_chunked:
                 self._stop_at(400)
@@ -302,31 +334,31 @@ class Incoming(Carrier):
         self._take_target(request, method)
         request.method = method
         request.headers = self._headers
-        request.keep_alive = parser.should_keep_alive()
+        request.keep_alive = parser.should_keep_alive() and (version == "1.1" or not _says_close(self._headers))
         request.version = 11 if version == "1.1" else 10
         request.expects = self._expects and request.version == 11
-        request.scope = {
-            "type": "websocket" if websocket else "http",
-            "asgi": _ASGI.copy(),
-            "http_version": version,
-            "server": self.address,
-            "client": self.client,
-            "scheme": self.scheme,
-            "root_path": self.rules.root_path,
-            "headers": self._headers,
-            "state": self.rules.state.copy(),
-            "method": method,
-            "path": self.rules.root_path + request.path if self.rules.root_path else request.path,
-            "raw_path": self.rules.raw_root_path + request.raw_path if self.rules.root_path else request.raw_path,
-            "query_string": self._query,
-        }
+        if self._scope is None:
+            self._scope = self._new_scope()
+        request.scope = scope = self._scope.copy()
+        if websocket:
+            scope["type"] = "websocket"
+        scope["asgi"] = _ASGI.copy()
+        if request.version == 10:
+            scope["http_version"] = version
+        scope["headers"] = self._headers
+        scope["state"] = self.rules.state.copy()
+        scope["method"] = method
+        root = self.rules.root_path
+        scope["path"] = root + request.path if root else request.path
+        scope["raw_path"] = self.rules.raw_root_path + request.raw_path if root else request.raw_path
+        scope["query_string"] = self._query
         if self.tls is not None:
-            request.scope["extensions"] = {"tls": self.tls.copy()}
+            scope["extensions"] = {"tls": self.tls.copy()}
         self.state = BODY
         self.since = self.rules.tick
         self.parsing = request
         self.requests += 1
-        if self.server.trusts is not None:
+        if self._is_forwarded and self.server.trusts is not None:
             self.server.trust(self, request)
         if websocket:
             del request.scope["method"]
@@ -342,6 +374,36 @@ class Incoming(Carrier):
                 self.pipeline = deque()
             self.pipeline.append(request)
             self.pause()
+
+    def _new_scope(self) -> dict[str, Any]:
+        """What the scopes of all its requests begin as: to copy it costs less than to make it."""
+        return {
+            "type": "http",
+            "asgi": None,
+            "http_version": "1.1",
+            "server": self.address,
+            "client": self.client,
+            "scheme": self.scheme,
+            "root_path": self.rules.root_path,
+            "headers": None,
+            "state": None,
+            "method": None,
+            "path": None,
+            "raw_path": None,
+            "query_string": None,
+        }
+
+    def _version(self, length: int) -> str:
+        """Of HTTP. httptools makes a string of it, which costs as much as parsing four headers. The line of a request that its read
+        begins with is looked at instead: behind a method of so many characters, a space and the target it ends in HTTP/1.1."""
+        data = self._data
+        self._data = None  # of what comes behind in the same read nobody knows where it begins
+        if data is not None:
+            at = length + 1 + len(self._url)
+            if data[at : at + 11] == b" HTTP/1.1\r\n":
+                return "1.1"
+        version: str = self._parser.get_http_version()
+        return version
 
     def _take_target(self, request: Request, method: str) -> None:
         """Path and query, of one of the forms that a request's target has."""
@@ -410,3 +472,19 @@ class Incoming(Carrier):
         if self.paused and not self.closing:
             self.paused = False
             self.transport.resume_reading()
+
+
+def _new_lower(name: bytes) -> bytes:
+    lower = name.lower()
+    if len(_LOWER) < _MOST_LOWER and len(name) <= _LONGEST_LOWER:
+        _LOWER[name] = lower
+    return lower
+
+
+def _says_close(headers: list[tuple[bytes, bytes]]) -> bool:
+    """Beside a keep-alive, which decides for llhttp in HTTP/1.0."""
+    return any(
+        b"close" in [token.strip(b" \t") for token in value.lower().split(b",")]
+        for name, value in headers
+        if name == b"connection"
+    )

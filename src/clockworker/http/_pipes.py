@@ -117,7 +117,7 @@ class InputPipe(io.RawIOBase):
     def _wait(self) -> None:
         while not self._chunks and not self._ended:
             if self._left:
-                raise ClientLeft("the client has left before its request's body had ended")
+                raise ClientLeft("no more of the request's body comes: its client has left, or has been answered")
             if not self._asked:
                 self._asked = True
                 self._loop.call_soon_threadsafe(self.listen)
@@ -181,5 +181,10 @@ class OutputPipe:
         """Nobody takes what is put in from here on."""
         with self._changed:
             self._left = True
+            self._tell = _nothing  # whom it has told holds this, which would be a cycle
             self._chunks.clear()
             self._changed.notify_all()
+
+
+def _nothing() -> None:
+    pass

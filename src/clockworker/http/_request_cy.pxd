@@ -1,7 +1,7 @@
 cimport cython
 from clockworker.http._targets_cy cimport Target, Targets
 
-cdef object _Future
+cdef object _Future, _Coroutine
 cdef Ready _READY
 
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import collections.abc
+import types
 from collections.abc import Callable, Coroutine, MutableMapping
 from typing import Any
 
@@ -37,6 +38,7 @@ else:
 HIGH_WATER = 65_536  # bytes of a body that wait for the application before no more is read
 
 _Future = asyncio.Future
+_Coroutine = types.CoroutineType
 
 
 @cython.final
@@ -392,7 +394,7 @@ class Request:
         """The first step of its task."""
         self.begun = True
         coroutine = self.app(self.scope, self.asgi_receive, self.asgi_send)
-        if not asyncio.iscoroutine(coroutine):
+        if type(coroutine) is not _Coroutine and not asyncio.iscoroutine(coroutine):
             coroutine = _result_of(coroutine)
         self.coroutine = coroutine
 

@@ -54,6 +54,8 @@ class HttpServer:
     """app: an ASGI 3 application. state: of its lifespan, copied for each request. targets: one for each route of the table,
     and one more for the requests that none is about. trusts: whether what a client says of its own clients is believed; None:
     of none. access_log: told of each request; None: nobody wants to know. websockets: what makes one of a handshake.
+
+    look_s: seconds between two looks at the time, each a tick of the rules.
     """
 
     logs_connections = False  # but requests
@@ -94,8 +96,8 @@ class HttpServer:
             config.timeout_response,
         ]
         of_pings = config.ws_ping_interval, config.ws_ping_timeout
-        self._look_s = min(LOOK_S, *(time / 4 for time in (*times, *of_pings) if time > 0))
-        self._ticks = [time / self._look_s if time > 0 else float("inf") for time in (*times, LINGER_S)]
+        self.look_s = min(LOOK_S, *(time / 4 for time in (*times, *of_pings) if time > 0))
+        self._ticks = [time / self.look_s if time > 0 else float("inf") for time in (*times, LINGER_S)]
 
     # What connections call.
 
@@ -150,7 +152,7 @@ class HttpServer:
     # Time.
 
     def _look_later(self) -> None:
-        self._look = asyncio.get_running_loop().call_later(self._look_s, self._look_at_all)
+        self._look = asyncio.get_running_loop().call_later(self.look_s, self._look_at_all)
 
     def _look_at_all(self) -> None:
         self._look = None

@@ -185,7 +185,7 @@ class Targets:
                     break
             return self.all[self._find(method, path, host)]
         of_method = self._known.get(method)
-        target = None if of_method is None else of_method.get(path)
+        target: Target | None = None if of_method is None else of_method.get(path)
         if target is None:
             target = self.all[self._find(method, path, "")]
             self._keep(method, path, target)

@@ -12,15 +12,17 @@ so it is parsed in slices, and the rest waits unparsed. Fragments are joined as 
 be written are answered by one pong, of the last.
 
 There is no timer and no task beside the application's. The server looks at all connections once in a while (`look`), and each
-has one time at which something is due: a ping, its pong, the client's part in closing. A client whose messages we don't read
-cannot be heard answering: then the pong may come later.
+has one time, in the server's ticks, at which something is due: a ping, its pong, the client's part in closing. A client whose
+messages we don't read cannot be heard answering: then the pong may come later.
+
+Most frames are whole messages that are not compressed. These are framed here, in both directions, which takes far less. The
+others go to the protocol, frame by frame, so that it is always at the beginning of one.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections import deque
 from collections.abc import Callable, MutableMapping
 from typing import Any
@@ -31,9 +33,11 @@ from websockets.extensions.permessage_deflate import ServerPerMessageDeflateFact
 from websockets.frames import CloseCode, Frame, Opcode
 from websockets.http11 import Request as Handshake
 from websockets.protocol import OPEN as IS_OPEN
+from websockets.protocol import SEND_EOF
 from websockets.server import ServerProtocol
 
 from clockworker._errors import ClientLeft, UsageError
+from clockworker.http._head import RETRY_AFTER_S, STATUS_LINES
 from clockworker.http._request_cy import READY
 
 _SLICE = 16_384  # bytes that are parsed at once
@@ -54,7 +58,8 @@ _EXPECTED = {
 }
 
 _NEVER = float("inf")
-_EXTENSIONS = {"websocket.http.response": {}}
+_ASGI = {"version": "3.0", "spec_version": "2.4"}
+_EXTENSIONS: dict[str, Any] = {"websocket.http.response": {}}
 _PLAIN_TEXT, _PLAIN_BINARY = 0x81, 0x82  # how a frame begins that is a whole message, as it is
 _PLAIN = frozenset((_PLAIN_TEXT, _PLAIN_BINARY))
 _LEAST_DEFLATED = 64  # bytes; what is smaller would save less than the headers take that TCP and IP give it
@@ -126,6 +131,7 @@ class WebSocket:
             logger=_frames,
         )
         scope = request.scope
+        scope["asgi"] = _ASGI.copy()
         scope["extensions"] = {**scope.get("extensions", {}), **_EXTENSIONS}
         scope["subprotocols"] = [
             name
@@ -168,14 +174,22 @@ class WebSocket:
             self._end(CloseCode.NORMAL_CLOSURE if returned is None else CloseCode.INTERNAL_ERROR)
 
     def shut_down(self) -> None:
-        """The server stops. Who has not been accepted yet is, and told then."""
+        """The server stops. A client that has not been accepted yet will be, and is told then; but not by an application that
+        waits for its client to say something before it accepts."""
         self._stopping = True
         if self._state == _OPEN:
             self._close(CloseCode.SERVICE_RESTART)
+        elif self._state == _CONNECTING and self._receivers:
+            self._give_up()
+
+    def _give_up(self) -> None:
+        self._deny(503, [(b"retry-after", b"%d" % RETRY_AFTER_S), (b"content-type", b"text/plain; charset=utf-8")])
+        self._send_body(b"Service Unavailable", False)
+        self._left = True
 
     def look(self) -> None:
         """Whether something is due."""
-        if self._at <= time.monotonic():
+        if self._server.rules.tick > self._at:
             self._at = _NEVER
             self._due()
 
@@ -228,6 +242,7 @@ class WebSocket:
             self._finish({"code": 1006})
         self._left = self._ended = True
         self._parsing = False
+        self._unread = None
         self._wake(self._senders)
 
     # Coming in.
@@ -239,6 +254,8 @@ class WebSocket:
             data = bytes(unread[:_SLICE])
             del unread[:_SLICE]
             self._parse(data)
+        if self._ended:
+            return
         if not unread:
             self._unread = None
         elif len(unread) > _HIGH_WATER:
@@ -254,7 +271,7 @@ class WebSocket:
             at = min(self._rest, size)
             self._rest -= at
             self._pass_on(data[:at])
-        while at < size:
+        while at < size and not self._ended:
             length = data[at + 1] & 127 if at + 2 <= size else 0
             body = at + (6 if length < 126 else 8 if length == 126 else 14)
             if body > size:
@@ -333,7 +350,7 @@ class WebSocket:
     def _answer(self, writes: list[bytes]) -> None:
         """What the protocol itself has to say: a pong, or the end."""
         protocol = self._protocol
-        if protocol.state is IS_OPEN:
+        if writes[-1] != SEND_EOF:
             if self._writable:
                 self._transport.write(b"".join(writes))
             else:
@@ -341,7 +358,8 @@ class WebSocket:
             return
         received, said = protocol.close_rcvd, protocol.close_sent
         failed = protocol.parser_exc is not None or received is None
-        self._transport.write(b"".join(writes))
+        if data := b"".join(writes):
+            self._transport.write(data)
         if self._disconnect is None:
             close = said if failed or received is None else received
             self._finish({"code": 1006} if close is None else {"code": int(close.code), "reason": close.reason})
@@ -350,7 +368,7 @@ class WebSocket:
         else:
             # A socket that is closed with something unread is reset, and the reason lost with it.
             self._transport.write_eof()
-            self._resume()
+            self._drop()
             self._when(_LINGER_S, self._over)
 
     def _pause(self) -> None:
@@ -366,10 +384,21 @@ class WebSocket:
             self._paused = False
             self._transport.resume_reading()
 
+    def _drop(self) -> None:
+        """What comes now, which nobody wants."""
+        self._ended = True
+        self._parsing = False
+        self._unread = None
+        if self._paused and not self._transport.is_closing():
+            self._paused = False
+            self._transport.resume_reading()
+
     async def asgi_receive(self) -> dict[str, Any]:
         """The next event."""
         messages = self._messages
         while not messages:
+            if self._stopping and self._state == _CONNECTING:
+                self._give_up()
             if self._disconnect is not None:
                 return self._disconnect.copy()
             await self._wait(self._receivers)
@@ -395,7 +424,7 @@ class WebSocket:
         return self._send_other(message)
 
     def _send(self, message: MutableMapping[str, Any]) -> None:
-        data = message.get("bytes")
+        data: Any = message.get("bytes")
         is_text = data is None
         if is_text:
             text = message.get("text")
@@ -470,12 +499,12 @@ class WebSocket:
         ]
         if subprotocol := message.get("subprotocol"):
             headers.append((b"sec-websocket-protocol", subprotocol.encode("latin-1")))
-        connection.begin_response(request, 101, [*headers, *message.get("headers", ())])
-        parts, request.head = request.head, None
+        connection.begin_response(request, 200, [*headers, *message.get("headers", ())])
+        (_, *parts), request.head = request.head, None  # of a 101 that is the application's own it would be an error
         self.status = 101
         self._state = _OPEN
         self._least_deflated = _LEAST_DEFLATED if self._protocol.extensions else _NEVER
-        self._transport.write(b"".join([*parts, b"connection: upgrade\r\n\r\n"]))
+        self._transport.write(b"".join([STATUS_LINES[101], *parts, b"connection: upgrade\r\n\r\n"]))
         if self._stopping or self._server.rules.stopping:
             self._close(CloseCode.SERVICE_RESTART)
             return
@@ -524,8 +553,7 @@ class WebSocket:
 
     def _over(self) -> None:
         """All has been said. What is still in the transport's buffer has as long as a client has for closing."""
-        self._ended = True
-        self._parsing = False
+        self._drop()
         self._when(_CLOSE_S, self._transport.abort)
         self._connection.close_websocket()
 
@@ -553,7 +581,7 @@ class WebSocket:
     # Time.
 
     def _when(self, seconds: float, due: Callable[[], None]) -> None:
-        self._at = time.monotonic() + seconds
+        self._at = self._server.rules.tick + seconds / self._server.look_s
         self._due = due
 
     def _send_ping(self) -> None:

@@ -82,7 +82,7 @@ def make() -> Main:
         finally:
             server.close()
 
-    return Application(main, application.queues, application.find_routes)
+    return Application(main, application.queues, application.served)
 
 
 class _Agent:

@@ -113,7 +113,7 @@ def check(settings: Settings, placement: Placement, environment: Mapping[str, st
             config.app, config.app_dir, factory=config.factory, interface=config.http.interface
         )
         declared = application.queues
-        routes = application.find_routes() if application.find_routes is not None else ()
+        routes = application.served.find_routes() if application.served is not None else ()
         for shard in range(placement.count):
             if shard == 0 or shard in config.shard_queues:
                 of_shard = queues_of(config, shard, declared)

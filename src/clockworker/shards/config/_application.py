@@ -51,7 +51,8 @@ def load_application(app: str, app_dir: str, *, factory: bool, interface: Interf
     for mistake in noted(before):
         raise ApplicationError(mistake)
     if isinstance(target, Application):
-        if target.find_routes is not None:
+        if target.served is not None:
+            target.served.get_ready(app)
             return target
         found = _check(app, target.main, target.queues, interface, factory=factory)
         return target if found.main is target.main else found

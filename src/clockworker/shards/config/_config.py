@@ -14,6 +14,7 @@ MAX_SHARDS = 1024
 MAX_SPARES = 64
 MAX_SHARE = 10_000
 METRICS_PORT = 9464
+DEFAULT_MODE = 0o666  # of a Unix socket's file
 
 LogLevel: TypeAlias = Literal["critical", "error", "warning", "info", "debug"]
 LogFormat: TypeAlias = Literal["text", "json"]
@@ -49,11 +50,11 @@ class UnixAddress(msgspec.Struct, frozen=True, tag="unix"):
     """`mode` is the file's: whoever may write it may connect."""
 
     path: str
-    mode: int = 0o666
+    mode: int = DEFAULT_MODE
     bind: str = ""
 
     def __str__(self) -> str:
-        mode = "" if self.mode == 0o666 else f",mode={self.mode:03o}"
+        mode = "" if self.mode == DEFAULT_MODE else f",mode={self.mode:03o}"
         return _named(self.bind, f"unix:{self.path}{mode}")
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Generic, ParamSpec, TypeVar, overload
+from typing import Any, Generic, ParamSpec, Protocol, TypeVar, overload
 
 from clockworker._errors import ApplicationError, ConfigurationError
 from clockworker.executor import Queue
@@ -24,23 +24,32 @@ MAX_NAME_BYTES = 60
 WANTED = "an application is `async def main(shard)`, or one of ASGI or WSGI"
 
 
+class Served(Protocol):
+    """An HTTP application, as whoever starts its program needs to know it."""
+
+    def get_ready(self, subject: str) -> None:
+        """Import what serving needs. subject: the name of the program. Raises `ApplicationError` if that is not installed."""
+
+    def find_routes(self) -> Sequence[Route]:
+        """Its routes as they are now, when all is imported. A shard must have the queues that they name."""
+
+
 class Application(Generic[P, R]):
     """`main`, and the queues that it needs. To be called like `main`.
 
-    find_routes: of a program that serves an HTTP application and does nothing else: its routes, as they are when it is served.
-    The queues that they name, a shard must have.
+    served: what HTTP application it serves, if it does that and nothing else.
     """
 
     def __init__(
         self,
         main: Callable[P, R],
         queues: tuple[Queue, ...] = (),
-        find_routes: Callable[[], Sequence[Route]] | None = None,
+        served: Served | None = None,
     ) -> None:
         functools.update_wrapper(self, main, updated=())
         self.main = main
         self.queues = queues
-        self.find_routes = find_routes
+        self.served = served
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         return self.main(*args, **kwargs)
@@ -73,22 +82,22 @@ def application(main: Any = None, /, *, queues: Iterable[Queue] = ()) -> Any:
     Raises `ConfigurationError` for two queues of one name or with one scheduler between them, for more than 1,024,
     and for names of more than 60 bytes.
     """
-    declared = check_declared(queues)
+    declared = check_declared(queues, "application")
 
     def declare(main: Callable[P, R]) -> Application[P, R]:
         if not callable(main):
             raise ApplicationError(f"application() is given {main!r}, which is not callable; {WANTED}")
         if isinstance(main, Application):
-            return Application(main.main, declared, main.find_routes)
+            return Application(main.main, declared, main.served)
         return Application(main, declared)
 
     return declare if main is None else declare(main)
 
 
-def check_declared(queues: Iterable[Queue]) -> tuple[Queue, ...]:
-    """Queues that an application can declare. Raises `ConfigurationError`."""
+def check_declared(queues: Iterable[Queue], function: str) -> tuple[Queue, ...]:
+    """Queues that an application can declare. function: that they were given to. Raises `ConfigurationError`."""
     if isinstance(queues, str | bytes | Queue) or not isinstance(queues, Iterable):
-        raise ConfigurationError(f"queues is {queues!r}; give a list, such as [cw.Queue('foreground')]")
+        raise ConfigurationError(f"{function}(queues=...) is {queues!r}; give a list, such as [cw.Queue('foreground')]")
     declared = tuple(queues)
     if declared:
         check_queues(declared)

@@ -163,11 +163,18 @@ def parse_uds(text: str) -> UnixAddress:
     """PATH, or `PATH,mode=660`: who may write the file may connect."""
     path, comma, mode = text.rpartition(",mode=")
     if not comma:
-        path, mode = text, ""
-    elif not re.fullmatch("0?[0-7]{3}", mode):
-        raise ConfigurationError(f"{text!r}: {mode!r} is no mode of a file; give three octal digits, for example 660")
-    path = parse_socket_path(path)
-    return UnixAddress(path, int(mode, 8)) if mode else UnixAddress(path)
+        return UnixAddress(parse_socket_path(text))
+    try:
+        return UnixAddress(parse_socket_path(path), parse_mode(mode))
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{text!r}: {error}") from None
+
+
+def parse_mode(text: str) -> int:
+    """Of a file, in octal digits."""
+    if not re.fullmatch("0?[0-7]{3}", text):
+        raise ConfigurationError(f"{text!r} is no mode of a file; give three octal digits, for example 660")
+    return int(text, 8)
 
 
 def parse_socket_path(path: str) -> str:

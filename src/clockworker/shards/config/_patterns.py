@@ -26,10 +26,12 @@ _FORM = "give a path such as /reports, /reports/{tenant} or /reports/*"
 
 
 class Pattern(msgspec.Struct, frozen=True):
-    """names: of its parts. regex: of the whole path, to be compiled with DOTALL, without groups; with_groups: the same with a
-    group for each name. None: the path is exact."""
+    """names: of its parts. prefix: the segments that are only text, with the slash behind them. regex: of what follows, without
+    groups; with_groups: of the whole path, with a group for each name; both to be compiled with DOTALL. None: the path is
+    exact."""
 
     names: tuple[str, ...] = ()
+    prefix: str = ""
     regex: str | None = None
     with_groups: str | None = None
 
@@ -51,7 +53,8 @@ def parse_pattern(path: object) -> Pattern:
     if len(parts) == 1 and not rest:
         return Pattern()
     names: list[str] = []
-    regex = with_groups = re.escape(parts[0])
+    prefix = parts[0][: parts[0].rindex("/") + 1]
+    regex, with_groups = re.escape(parts[0].removeprefix(prefix)), re.escape(parts[0])
     spans = rest
     for index in range(1, len(parts), 2):
         name, colon, kind = parts[index].partition(":")
@@ -72,4 +75,4 @@ def parse_pattern(path: object) -> Pattern:
         regex += KINDS[kind] + text
         with_groups += f"(?P<{name}>{KINDS[kind]}){text}"
     end = ".*" if rest else ""
-    return Pattern(tuple(names), regex + end, with_groups + end)
+    return Pattern(tuple(names), prefix, regex + end, with_groups + end)

@@ -19,7 +19,7 @@ from clockworker.shards.config._parse import show_size
 _COLUMN = 44
 # Addresses are shown as `bind`, whatever they were given as; queues and routes as tables, after all plain values.
 _SECRET = ("ssl_keyfile_password",)
-_ELSEWHERE = ("host", "port", "uds", "fd", "queue", "route")
+_ELSEWHERE = ("host", "port", "uds", "uds_mode", "fd", "queue", "route")
 
 
 def as_toml(

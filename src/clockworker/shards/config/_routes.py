@@ -9,6 +9,7 @@ from typing import Any
 from clockworker._errors import ConfigurationError
 from clockworker.shards.config._declaration import check_name
 from clockworker.shards.config._http import MAX_COUNT, HttpConfig, Route
+from clockworker.shards.config._queues import DEFAULT
 from clockworker.shards.config._spelling import did_you_mean
 
 _FORM = "PATH=QUEUE[:GROUP], for example /reports/*=background or /reports/*=background:client"
@@ -68,8 +69,11 @@ def _lacking(routes: Iterable[Route], whose: str, queues: Collection[str], shard
 
 
 def _there_are(name: str, queues: Collection[str], shard: int) -> str:
-    known, hint = ", ".join(map(repr, queues)), did_you_mean(name, queues)
-    return f"which shard {shard} does not have, only {known}; {hint}give one of them, or add --queue {name}:1"
+    if [*queues] == [DEFAULT.name]:  # which another one would replace, and not stand beside
+        right = f"add --queue {DEFAULT.name}:8 --queue {name}:1, the first for requests that no route names"
+    else:
+        right = f"{did_you_mean(name, queues)}give one of them, or add --queue {name}:1"
+    return f"which shard {shard} does not have, only {', '.join(map(repr, queues))}; {right}"
 
 
 def _route(table: dict[str, Any]) -> Route:

@@ -19,7 +19,7 @@ import msgspec
 
 from clockworker._errors import ConfigurationError
 from clockworker.shards.config._arguments import split_command_line
-from clockworker.shards.config._config import Address, ServeConfig, TcpAddress
+from clockworker.shards.config._config import DEFAULT_MODE, Address, ServeConfig, TcpAddress, UnixAddress
 from clockworker.shards.config._environment import read_env_file
 from clockworker.shards.config._file import find_file, read_file
 from clockworker.shards.config._http import HttpConfig
@@ -120,6 +120,8 @@ def _put_together(found: dict[str, Setting]) -> tuple[ServeConfig, dict[str, str
         )
     for name in _ADDRESS_OPTIONS:
         found.pop(name, None)
+    if (mode := found.pop("uds_mode", None)) is not None and "addresses" in found:
+        found["addresses"] = _with_mode(found["addresses"], mode.value)
     of_http = {HTTP_FIELDS.get(name, name): found.pop(name).value for name in OF_HTTP if name in found}
     fields = {_FIELDS.get(name, name): setting.value for name, setting in found.items()}
     if "no_pin" in fields:
@@ -127,6 +129,17 @@ def _put_together(found: dict[str, Setting]) -> tuple[ServeConfig, dict[str, str
     if "shard_queue" in fields:
         fields["shard_queues"] = by_shard(fields.pop("shard_queue"))
     return ServeConfig(**fields, http=HttpConfig(**of_http)), origins
+
+
+def _with_mode(addresses: Setting, mode: int) -> Setting:
+    """Unix sockets have it, but for those that have another one of their own."""
+    value = [
+        msgspec.structs.replace(each, mode=mode)
+        if isinstance(each, UnixAddress) and each.mode == DEFAULT_MODE
+        else each
+        for each in addresses.value
+    ]
+    return msgspec.structs.replace(addresses, value=tuple(value))
 
 
 def _counts(found: dict[str, Setting], name: str, foremost: int) -> bool:

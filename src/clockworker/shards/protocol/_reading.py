@@ -112,7 +112,7 @@ class ProcessReading(Section, frozen=True):
 
 _BLOCKING = Family(
     "blocking_functions",
-    "Functions of Shard.run_blocking that run in threads, and those that wait for one.",
+    "Functions of Shard.run_blocking and requests of WSGI that run in threads, and those that wait for one.",
     "state",
 )
 

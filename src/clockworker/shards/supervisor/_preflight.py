@@ -61,6 +61,8 @@ def find_warnings(settings: Settings, environment: Mapping[str, str]) -> Iterato
             yield f"{settings.origins[name]} has no effect beside --log-config"
     if "reload_dir" in settings.origins and not config.reload:
         yield f"{settings.origins['reload_dir']} has no effect without --reload"
+    if "blocking_threads" in settings.origins and config.http.threads is not None:
+        yield f"{settings.origins['blocking_threads']} has no effect beside --threads"
     if config.metrics is not None and (lacks := lacking_for_metrics()):
         yield f"--metrics: {lacks}; the other pages are served"
     known = {variable for option in OPTIONS for variable in option.variables}

@@ -196,7 +196,7 @@ class _ShardMain:
                 self._legacy.end()
 
     def _run(self) -> int:
-        what = self._config.app
+        what = f"{self._config.app} cannot be imported"
         try:
             application = load_application(
                 self._config.app,
@@ -205,14 +205,14 @@ class _ShardMain:
                 interface=self._config.http.interface,
             )
             self._ssl = context_of(self._config)
-            what = "a queue's scheduler"
+            what = "a queue's scheduler cannot be imported"
             self._queues = queues_of(self._config, self._configure.shard, application.queues)
             executor = Executor(make_queues(self._queues, application.queues, self._config.app_dir), on_panic="catch")
             queues = [queue.name for queue in self._queues]
             if (mistake := lacking_for_options(self._config.http, queues, self._configure.shard)) is not None:
                 return self._fail(mistake, of_options=True)
-            what = "the application's table of routes"
-            routes = application.find_routes() if application.find_routes is not None else ()
+            what = "the application's table of routes cannot be read"
+            routes = application.served.find_routes() if application.served is not None else ()
             if (mistake := lacking_for_application(routes, queues, self._configure.shard)) is not None:
                 return self._fail(mistake)
         except (ApplicationError, ConfigurationError) as error:
@@ -220,7 +220,7 @@ class _ShardMain:
         except BaseException as error:  # KeyboardInterrupt, SystemExit and the like are of the application, too
             if self._legacy.forked:
                 raise
-            return self._fail(f"{what} cannot be imported", error)
+            return self._fail(what, error)
         if self._legacy.forked:
             self._legacy.end()
         self._declare_queues(application)
