@@ -102,7 +102,7 @@ readings = st.builds(
 )
 
 
-@given(readings, st.dictionaries(st.integers(0, 3), sections(RingReading)), st.lists(requests, max_size=4))
+@given(readings, st.dictionaries(st.integers(0, 3), sections(RingReading)), st.lists(requests, max_size=2))
 def test_what_is_written_is_read(reading: Reading, rings: dict[int, RingReading], others: list[Requests]) -> None:
     descriptor = create_slots(2, 4)
     writer, reader = SlotWriter(descriptor, 2), SlotReader(descriptor, list(reading.queues))
