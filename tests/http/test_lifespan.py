@@ -456,11 +456,17 @@ def ask(server: Server, path: str) -> str:
         connection.close()
 
 
-def test_a_failed_start_ends_the_server_with_one_traceback_of_all_shards(serve: Serve) -> None:
-    server = serve(source(start='raise LookupError("no database")'), "--shards", "2", *ALONE, app="app:app")
+def test_a_failed_start_ends_the_server_with_one_traceback_of_all_shards(serve: Serve, tmp_path: Path) -> None:
+    """Though the other shard fails too, when it has been told to stop and has not read that yet."""
+    start = """while scope["state"]["shard"].id == 1 and not os.path.exists("go on"):
+            pass
+        raise LookupError("no database")"""
+    server = serve(source(start=start), "--shards", "2", *ALONE, app="app:app")
+    server.wait_log("LookupError")
+    (tmp_path / "go on").touch()
     assert server.wait_exit() == 3
     log = server.log
-    assert log.count("Traceback (most recent call last)") == 1
+    assert log.count("Traceback (most recent call last)") == 1, log
     assert (
         log.count("the application's start-up has failed: LookupError: no database; if it is to be served without") == 1
     )

@@ -332,7 +332,10 @@ class _ShardMain:
                 case TaskCancelled():
                     return self._fail("main() was cancelled by the application")
         if isinstance(outcome, TaskPanicked):
-            log.error("main() raised while stopping\n%s", format_traceback(outcome.exception))
+            error = outcome.exception
+            # One whose start has failed is told to stop where another shard's has, too, which has said why.
+            if self._shard.is_ready or not isinstance(error, UnknownQueue | ApplicationError):
+                log.error("main() raised while stopping\n%s", format_traceback(error))
             status = EXIT_FAILED
         await self._shard._drain()
         self._channel.send(Drained())
