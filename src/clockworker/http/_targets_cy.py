@@ -183,7 +183,8 @@ class Targets:
                 if name == b"host":
                     host = bytes(value).decode("latin-1")
                     break
-            return self.all[self._find(method, path, host)]
+            of_host: Target = self.all[self._find(method, path, host)]
+            return of_host
         of_method = self._known.get(method)
         target: Target | None = None if of_method is None else of_method.get(path)
         if target is None:
