@@ -156,8 +156,8 @@ class Target:
 class Targets:
     """Those of a server. all: one for each route of the table, in their order, and the last for requests that none is about.
 
-    Which one a method and a path have is kept, since most of them are asked again. Clients choose paths: so only of so many, and
-    of none that is long.
+    Which one a method and a path have is kept, since most of them are asked again. Clients choose paths: so only of so many,
+    and of none that is long.
     """
 
     all: list[Target]
