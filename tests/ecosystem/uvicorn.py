@@ -33,7 +33,6 @@ _NOT_SENT = "nothing has left yet, so the failure is answered with a 500: the he
 _WHOLE = "the response was whole when the application failed; its connection goes on"
 _TIMERS = "looks at uvicorn's timer; here one look a second is for all connections"
 _LOG = "reads the words of uvicorn's log"
-_NO_WS = "there is no option that switches WebSockets off"
 _CLOSED = "closed in the application's place: with 1000 if it has returned, 1011 if it has failed; uvicorn's is cut"
 _INSIDE = "looks at fields of uvicorn's protocol"
 EXCEPTIONS: dict[str, str] = {
@@ -59,8 +58,8 @@ EXCEPTIONS: dict[str, str] = {
     "test_huge_headers_h11protocol_failure_with_setting": "a head that is too large is answered with 431, not 400",
     "test_huge_headers_h11_max_incomplete": "its head is larger than it allows; h11 counts what is incomplete",
     "test_httptools_http10_keep_alive_disabled": "a client of HTTP/1.0 that asks for it keeps its connection",
-    "test_unsupported_ws_upgrade_request": _NO_WS,
-    "test_unsupported_ws_upgrade_request_warn_on_auto": _NO_WS,
+    "test_unsupported_ws_upgrade_request_warn_on_auto": _LOG,
+    "test_supported_upgrade_request": "is about wsproto, which answers this handshake with 426",
     "test_duplicate_handshake": _CLOSED,
     "test_asgi_return_value": _CLOSED,
     "test_close_transport_on_asgi_return": _CLOSED,

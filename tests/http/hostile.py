@@ -1,5 +1,5 @@
-"""Clients that hold a server's connections and its memory for as long as they can, many at once, over sockets; and one that only
-wants an answer meanwhile."""
+"""Clients that hold a server's connections and its memory for as long as they can, many at once, over sockets; and one that
+only wants an answer meanwhile."""
 
 from __future__ import annotations
 
@@ -126,14 +126,14 @@ Client: TypeAlias = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Corou
 
 
 async def many(address: Address, client: Client, count: int) -> tuple[list[bytes], float]:
-    """So many clients at once, until each has been ended: what they were answered, and the longest, in seconds, that one that does
-    nothing wrong has waited for an answer meanwhile."""
+    """So many clients at once, until each has been ended: what they were answered, and the longest, in seconds, that one that
+    does nothing wrong has waited for an answer meanwhile."""
 
     async def one() -> bytes:
         reader, writer = await asyncio.open_connection(*address)
         try:
             return await client(reader, writer)
-        except ConnectionResetError:
+        except (ConnectionResetError, BrokenPipeError):
             return b"reset"
         finally:
             writer.close()

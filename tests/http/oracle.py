@@ -137,8 +137,8 @@ def _difference(kind: str, data: bytes, start: int) -> Difference:
 
 
 class Raw:
-    """The first request of some bytes, as lenient as can be. line: its first one; fields: the others of its head; body: all that
-    follows; before: what came before it."""
+    """The first request of some bytes, as lenient as can be. line: its first one; fields: the others of its head; body: all
+    that follows; before: what came before it."""
 
     def __init__(self, before: bytes, data: bytes) -> None:
         self.before = before
@@ -157,11 +157,12 @@ class Raw:
 
 # Of RFC 9110, and of others that llhttp knows.
 _METHODS = frozenset(
-    b"DELETE GET HEAD POST PUT CONNECT OPTIONS TRACE COPY LOCK MKCOL MOVE PROPFIND PROPPATCH SEARCH UNLOCK BIND REBIND UNBIND ACL "
-    b"REPORT MKACTIVITY CHECKOUT MERGE M-SEARCH NOTIFY SUBSCRIBE UNSUBSCRIBE PATCH PURGE MKCALENDAR LINK UNLINK SOURCE QUERY".split()
+    b"DELETE GET HEAD POST PUT CONNECT OPTIONS TRACE COPY LOCK MKCOL MOVE PROPFIND PROPPATCH SEARCH UNLOCK BIND REBIND UNBIND "
+    b"ACL REPORT MKACTIVITY CHECKOUT MERGE M-SEARCH NOTIFY SUBSCRIBE UNSUBSCRIBE PATCH PURGE MKCALENDAR LINK UNLINK SOURCE "
+    b"QUERY".split()
 )
 _AUTHORITY = re.compile(rb"(?:[A-Za-z0-9\-._~!$&'()*+,;=%]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]*)?")
-_TARGET = re.compile(rb"(?:[A-Za-z]+://(?P<authority>[^/?#]*))?(?:[/?#][!-~]*)?")
+_TARGET = re.compile(rb"(?:[A-Za-z]+://(?P<authority>[^/?#]*))?(?:[/?][!-~]*)?")
 
 
 def _has_bad_target(request: Raw) -> bool:
@@ -179,7 +180,9 @@ def _has_bad_host(request: Raw) -> bool:
 
 
 _TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
-_CHUNK = re.compile(rb"([0-9A-Fa-f]{1,16})((?:;" + _TOKEN + rb"(?:=(?:" + _TOKEN + rb'|"[\t !#-~\x80-\xff]*"))?)*)\r\n')
+_CHUNK = re.compile(
+    rb"([0-9A-Fa-f]{1,16})((?:;" + _TOKEN + rb"(?:=(?:" + _TOKEN + rb'|"[\t !#-\[\]-~\x80-\xff]*"))?)*)\r\n'
+)
 _TRAILER = re.compile(_TOKEN + rb":[\t -~\x80-\xff]*\r\n")
 _TAB = re.compile(rb"\ntransfer-encoding:[ \t]*chunked[ \t]*\t[ \t]*\r", re.I)
 _FIELDS = rb"(?:[^\r\n]+\r\n)*"

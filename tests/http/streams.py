@@ -174,7 +174,7 @@ async def outcomes(server: Server, recorder: Recorder, streams: Sequence[Sequenc
                 connection.feed(reads[at])
         if at % 3 == 0:
             await asyncio.sleep(0)
-    while any([_goes_on(connection) for connection in connections]):  # each of them is to have what has come for it
+    while sum(_goes_on(connection) for connection in connections):  # each is to have what has come for it
         await asyncio.sleep(0)
     ends = [connection.is_over for connection in connections]
     for connection in connections:

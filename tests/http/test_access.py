@@ -134,8 +134,10 @@ def test_a_line_says_who_asked_what_and_how_it_was_answered(run: Run, log_in: Ca
 
     async def body() -> None:
         AccessLog(3).write(request(b"/a", b"b=1", group="x y"), 200, 5120, 12_345_678)
-        [line] = await asyncio.to_thread(log.read, 1)
+        AccessLog(3).write(request(group=""), 200, 0, 0)
+        line, other = await asyncio.to_thread(log.read, 2)
         assert line[24:] == 'INFO    [shard 3 light] 127.0.0.1:4711 "GET /a?b=1 HTTP/1.1" 200 5120 12.3 light x\\x20y'
+        assert other.endswith(' light ""')
 
     run(body)
 
@@ -144,6 +146,7 @@ def test_a_line_says_who_asked_what_and_how_it_was_answered(run: Run, log_in: Ca
     "odd",
     [
         request(b'/" 200 1 1.0 q -\r\n1.2.3.4 "GET /'),
+        request(b'/"', b'"'),
         request(b"/\x1b[31m\x00\xff\x85\x7f"),
         request(b"/", b'a"b\\'),
         request(client=('1.2.3.4 "GET / HTTP/1.1" 200\n', 1)),

@@ -5,13 +5,19 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import random
+import socket
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, ParamSpec
 
+import hypothesis
 import pytest
+from hypothesis import strategies
 
 from clockworker.shards.config._http import HttpConfig
 from tests.conftest import DEADLINE, until
+from tests.http.oracle import ask_h11, compare
+from tests.http.streams import cut, mutated, outcomes, stream
 from tests.http.wire import Connection, Recorder, Seen, wire
 
 P = ParamSpec("P")
@@ -1056,3 +1062,95 @@ async def test_the_end_of_a_connection_waits_for_what_its_client_still_takes() -
         connection.transport.buffered = 0
         server.tick(10)
         assert connection.transport.aborted
+
+
+# The stop.
+
+
+class Accepted:
+    """What the server has of a connection beside its protocol: a socket, in which nothing is unread."""
+
+    def __init__(self, connection: Connection) -> None:
+        self.transport = connection.transport
+        self.begun_at = 0.0
+        self.idle_since: float | None = None
+        self._ends = socket.socketpair()
+
+    def fileno(self) -> int:
+        return self._ends[0].fileno()
+
+    def is_receiving(self) -> bool:
+        return False
+
+    def close(self) -> None:
+        for end in self._ends:
+            end.close()
+
+
+@on_a_loop
+async def test_at_the_stop_a_connection_is_closed_when_it_was_idle_for_a_moment() -> None:
+    """A request that was on its way when the stop began is answered, as the last one."""
+    async with wire(Recorder(), config()) as server:
+        connection = server.connect()
+        connection.feed(GET)
+        await server.idle()
+        accepted = Accepted(connection)
+        try:
+            assert not server.http.settle(accepted, 100.0)  # type: ignore[arg-type]
+            assert not server.http.settle(accepted, 100.04)  # type: ignore[arg-type]
+            assert not connection.is_over
+            connection.feed(GET)
+            await server.idle()
+            assert connection.sent == OK + OK.replace(b"\r\n\r\nok", b"\r\nconnection: close\r\n\r\nok")
+            assert connection.transport.closed
+
+            other = server.connect()
+            quiet = Accepted(other)
+            other.feed(GET[:10])
+            assert not server.http.settle(quiet, 101.0)  # type: ignore[arg-type]
+            assert not server.http.settle(quiet, 102.0)  # type: ignore[arg-type]
+            other.lose()
+            quiet.close()
+
+            idle = server.connect()
+            silent = Accepted(idle)
+            assert not server.http.settle(silent, 110.0)  # type: ignore[arg-type]
+            assert not server.http.settle(silent, 110.04)  # type: ignore[arg-type]
+            assert server.http.settle(silent, 110.06)  # type: ignore[arg-type]
+            assert idle.transport.closed
+            silent.close()
+        finally:
+            accepted.close()
+
+
+# Any split of the same bytes, and mutations of them. More of both: `tests.reliability`, http-splits and http-mutated.
+
+
+@hypothesis.settings(max_examples=300)
+@hypothesis.given(strategies.randoms(use_true_random=False))
+def test_cut_anywhere_a_stream_is_the_same_requests(choices: random.Random) -> None:
+    data = stream(choices)
+    reads = cut(choices, data)
+
+    async def body() -> None:
+        recorder = Recorder()
+        async with wire(recorder) as server:
+            whole, parts = await outcomes(server, recorder, [[data], reads])
+        assert parts == whole
+
+    asyncio.run(body())
+
+
+@hypothesis.settings(max_examples=300)
+@hypothesis.given(strategies.randoms(use_true_random=False))
+def test_a_mutated_stream_is_what_another_parser_takes_it_for_or_refused_for_a_reason(choices: random.Random) -> None:
+    data = mutated(choices)
+
+    async def body() -> None:
+        recorder = Recorder()
+        async with wire(recorder) as server:
+            (outcome,) = await outcomes(server, recorder, [[data]])
+        difference = compare(data, outcome, ask_h11(data))
+        assert difference is None or difference.reason is not None, difference
+
+    asyncio.run(body())

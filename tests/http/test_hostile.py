@@ -89,8 +89,8 @@ def test_what_is_too_large_is_answered(server: Server, request_: bytes, status: 
 
 
 def test_an_answer_is_whole_though_its_connection_ends_before_all_was_read(server: Server) -> None:
-    """What a client has sent behind its last request is unread when the answer has been written. To close then would be a reset,
-    which takes the rest of the answer with it."""
+    """What a client has sent behind its last request is unread when the answer has been written. To close then would be a
+    reset, which takes the rest of the answer with it."""
     last = head("GET /large/200 HTTP/1.0")
     answer = exchange(server.address, head("GET /large/1 HTTP/1.1", "Host: a") + last + GET * 3_000)
     assert answer.count(b"x" * 65_536) == 201

@@ -1,5 +1,5 @@
-"""What a client may send: cut anywhere, the same bytes are the same requests; and mutated, they are what another parser takes them
-for, or refused for a reason that is written down."""
+"""What a client may send: cut anywhere, the same bytes are the same requests; and mutated, they are what another parser takes
+them for, or refused for a reason that is written down."""
 
 from __future__ import annotations
 

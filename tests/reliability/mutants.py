@@ -86,6 +86,54 @@ MUTANTS = (
         "test_purity.py::test_who_claims_to_be_pure_is",
     ),
     Mutant(
+        "a request of HTTP/1.1 has one Host",
+        Mutation("http/_incoming_cy", "            if self._hosts != 1:", "            if False:"),
+        "http/test_connection.py::test_refused",
+    ),
+    Mutant(
+        "of a body that nobody takes no more is read",
+        Mutation("http/_incoming_cy", "elif request.feed(data):", "elif request.feed(data) and False:"),
+        "http/test_connection.py::test_reading_pauses_while_a_body_is_not_taken",
+    ),
+    Mutant(
+        "a body is as long as its Content-Length says",
+        Mutation("http/_connection_cy", "if size > request.remaining:", "if False:"),
+        "http/test_connection.py::test_a_body_of_another_length_than_was_said_is_cut",
+    ),
+    Mutant(
+        "trailers are dropped",
+        Mutation(
+            "http/_incoming_cy",
+            "        if self.state != HEAD:\n            return  # a trailer",
+            "        if False:\n            return  # a trailer",
+        ),
+        "http/test_connection.py::test_chunks_are_put_together_and_trailers_dropped",
+    ),
+    Mutant(
+        "trailers are limited",
+        Mutation("http/_incoming_cy", "self.state == HEAD or self.state == BODY\n", "self.state == HEAD\n"),
+        "http/test_connection.py::test_trailers_are_limited_as_heads_are",
+    ),
+    Mutant(
+        "the rest of a pipelined body is parsed at its request's turn",
+        Mutation(
+            "http/_connection_cy",
+            "            if self.pipeline or self.parsing is not request or self.closing:\n                return\n",
+            "            return\n",
+        ),
+        "http/test_connection.py::test_a_pipelined_body_waits_for_its_turn",
+    ),
+    Mutant(
+        "nothing is run behind the last answer",
+        Mutation("http/_incoming_cy", "        if self.closing:\n            self._stop_at(_QUIETLY)\n", ""),
+        "http/test_connection.py::test_after_an_early_answer_not_any_amount_is_read",
+    ),
+    Mutant(
+        "at the stop a connection is given a moment in which it may still ask",
+        Mutation("http/_server", "if now - connection.idle_since < IDLE_S:", "if False:"),
+        "http/test_connection.py::test_at_the_stop_a_connection_is_closed_when_it_was_idle_for_a_moment",
+    ),
+    Mutant(
         "the grace that handing over has used is not given again: the supervisor says what it was",
         Mutation(
             "shards/supervisor/_supervisor", "self._drain.spent = self._loop.time() - began", "self._drain.spent = 0.0"

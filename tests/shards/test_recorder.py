@@ -14,6 +14,7 @@ import clockworker as cw
 from clockworker.ipc import LinkStats, Mesh, MeshStats, create_doorbell
 from clockworker.shards.protocol._reading import Counters, Requests, RouteReading
 from clockworker.shards.protocol._slots import SlotReader, SlotWriter, create_slots
+from clockworker.shards.worker import _recorder
 from clockworker.shards.worker._recorder import Recorder
 from tests.conftest import Run, until
 
@@ -182,8 +183,11 @@ def test_what_raises_stops_its_own_figures_alone(run: Run, caplog: pytest.LogCap
     run(body)
 
 
-def test_requests_that_need_no_step_are_written_while_the_shard_rests(run: Run) -> None:
+def test_requests_that_need_no_step_are_written_while_the_shard_rests(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """One that is refused starts no task."""
+    monkeypatch.setattr(_recorder, "REST_WRITE_S", 1e9)
 
     async def body() -> None:
         descriptor = create_slots(1, 1)

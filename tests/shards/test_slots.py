@@ -102,7 +102,7 @@ readings = st.builds(
 )
 
 
-@given(readings, st.dictionaries(st.integers(0, 3), sections(RingReading)), st.lists(requests, max_size=4))
+@given(readings, st.dictionaries(st.integers(0, 3), sections(RingReading)), st.lists(requests, max_size=2))
 def test_what_is_written_is_read(reading: Reading, rings: dict[int, RingReading], others: list[Requests]) -> None:
     descriptor = create_slots(2, 4)
     writer, reader = SlotWriter(descriptor, 2), SlotReader(descriptor, list(reading.queues))
@@ -275,7 +275,7 @@ def test_a_counter_that_no_shard_would_have_is_nonsense(name: str) -> None:
         assert "a counter" in reader.nonsense
 
 
-def test_a_route_of_a_queue_that_is_not_there_is_nonsense() -> None:
+def test_a_route_of_a_queue_that_is_not_there_is_nonsense_and_so_are_too_many() -> None:
     with slots() as (descriptor, writer, reader):
         for number in (5, 6):
             writer.write(sane(number))
@@ -283,6 +283,10 @@ def test_a_route_of_a_queue_that_is_not_there_is_nonsense() -> None:
         os.pwrite(descriptor, b"\x01", first)
         assert reader.read() == Reading.nothing(["q"])
         assert reader.nonsense == "a route's queue is more than it can be"
+        os.pwrite(descriptor, b"\x00", first)
+        os.pwrite(descriptor, b"\xff", first + 8 * (1 - reader._layout.routes))  # how many there are
+        assert reader.read() == Reading.nothing(["q"])
+        assert reader.nonsense == "routes is more than it can be"
         writer.write(sane(7))
         assert (reader.read(), reader.nonsense) == (sane(7), "")
 

@@ -394,8 +394,9 @@ class Incoming(Carrier):
         }
 
     def _version(self, length: int) -> str:
-        """Of HTTP. httptools makes a string of it, which costs as much as parsing four headers. So the line of a request is looked
-        at that a read begins with: behind a method of so many characters, a space and the target it ends in HTTP/1.1."""
+        """Of HTTP. httptools makes a string of it, which costs as much as parsing four headers. The line of a request that its
+        read begins with is looked at instead: behind a method of so many characters, a space and the target it ends in
+        HTTP/1.1."""
         data = self._data
         self._data = None  # of what comes behind in the same read nobody knows where it begins
         if data is not None:

@@ -8,7 +8,8 @@ as it is called; `send` raises.
 
 What a client can make us keep is bounded. No more is read while as many messages wait for the application as `ws_max_queue`
 says, or 64 KiB of them. A read may hold thousands of small frames, or a compressed message that is a thousand times its size,
-so it is parsed in slices, and the rest waits unparsed. Fragments are joined as they come. Pings that come faster than pongs can
+so it is parsed in slices, and the rest waits unparsed: for the application, or for the next turn of the loop if it is many
+frames that nobody waits for, such as pings. Fragments are joined as they come. Pings that come faster than pongs can
 be written are answered by one pong, of the last.
 
 There is no timer and no task beside the application's. The server looks at all connections once in a while (`look`), and each
@@ -40,10 +41,12 @@ from clockworker._errors import ClientLeft, UsageError
 from clockworker.http._head import RETRY_AFTER_S, STATUS_LINES
 from clockworker.http._request_cy import READY
 
-_SLICE = 16_384  # bytes that are parsed at once
+_SLICE = 4_096  # bytes that are parsed without a look at how much has come of them
+_AT_ONCE = 256  # frames in one turn of the loop; a slice may have some more
 _HIGH_WATER = 65_536  # bytes of messages, or of what has not been parsed, beyond which no more is read
 _CLOSE_S = 10.0  # for the client's part in closing
 _LINGER_S = 2.0  # for a client that is still sending to read why it was cut off
+_QUIET_S = 0.1  # after which it is taken to have read it
 
 # What the application may do.
 _CONNECTING = 0
@@ -95,6 +98,7 @@ class WebSocket:
         self._state = _CONNECTING
         self._left = False  # the client has, or the connection was ended without the application
         self._ended = False  # what comes now is dropped
+        self._heard = True  # something has come since then
         self._stopping = False
         self._disconnect: dict[str, Any] | None = None
         # Coming in. A message waits as its text or bytes; None: the first event, that a client wants to connect.
@@ -107,9 +111,10 @@ class WebSocket:
         self._unread: bytearray | None = None
         self._head = b""  # the beginning of a frame, which does not say yet how long it is
         self._rest = 0  # bytes of a frame of which the protocol has the beginning
-        self._takes_plain = True  # a frame that is a whole message may come
         self._most: int = config.ws_max_size
         self._parsing = False  # what comes is parsed at once; otherwise it waits
+        self._frames = 0  # in this turn
+        self._goes_on = False  # in the next
         self._paused = False
         # Going out.
         self._writable = True
@@ -215,7 +220,10 @@ class WebSocket:
                 self._unread = bytearray(data)
             else:
                 self._unread += data
-            self._parse_on()
+            if not self._goes_on:
+                self._parse_on()
+        else:
+            self._heard = True
 
     def eof_received(self) -> bool:
         """A client that only says that it will send no more says so without closing: it has left."""
@@ -248,18 +256,30 @@ class WebSocket:
     # Coming in.
 
     def _parse_on(self) -> None:
-        """What waited to be parsed, up to what may wait as messages."""
+        """What waited to be parsed, up to what may wait as messages, and what may be done in one turn of the loop."""
         unread = self._unread
-        while unread and self._parsing:
-            data = bytes(unread[:_SLICE])
-            del unread[:_SLICE]
+        self._frames = 0
+        while unread and self._parsing and self._frames < _AT_ONCE:
+            size = max(_SLICE, self._rest)
+            data = bytes(unread[:size])
+            del unread[:size]
             self._parse(data)
         if self._ended:
             return
         if not unread:
             self._unread = None
+        elif self._parsing:
+            self._pause()
+            if not self._goes_on:
+                self._goes_on = True
+                asyncio.get_running_loop().call_soon(self._go_on)
         elif len(unread) > _HIGH_WATER:
             self._pause()
+
+    def _go_on(self) -> None:
+        self._goes_on = False
+        if self._parsing:
+            self._resume()
 
     def _parse(self, data: bytes) -> None:
         if self._head:
@@ -272,6 +292,7 @@ class WebSocket:
             self._rest -= at
             self._pass_on(data[:at])
         while at < size and not self._ended:
+            self._frames += 1
             length = data[at + 1] & 127 if at + 2 <= size else 0
             body = at + (6 if length < 126 else 8 if length == 126 else 14)
             if body > size:
@@ -286,7 +307,7 @@ class WebSocket:
                 data[at] in _PLAIN
                 and data[at + 1] >= 128
                 and end <= size
-                and self._takes_plain
+                and self._parts is None
                 and length <= self._most
             ):
                 self._is_text = data[at] == _PLAIN_TEXT
@@ -311,13 +332,11 @@ class WebSocket:
                     self._take(frame.data)
                 else:
                     self._parts = bytearray(frame.data)
-                    self._takes_plain = False
             elif opcode is _CONT:
                 assert self._parts is not None
                 self._parts += frame.data
                 if frame.fin:
                     whole, self._parts = self._parts, None
-                    self._takes_plain = True
                     self._take(whole)
             elif opcode is _PONG and frame.data == self._awaited:
                 self._answered()
@@ -334,7 +353,6 @@ class WebSocket:
                 message = str(data, "utf-8")
             except UnicodeDecodeError as error:
                 self._protocol.fail(CloseCode.INVALID_DATA, f"{error.reason} at position {error.start}")
-                self._state = _CLOSED
                 self._answer(self._protocol.data_to_send())
                 return
         else:
@@ -363,13 +381,22 @@ class WebSocket:
         if self._disconnect is None:
             close = said if failed or received is None else received
             self._finish({"code": 1006} if close is None else {"code": int(close.code), "reason": close.reason})
-        if not failed or said is None or not self._transport.can_write_eof() or self._connection.scheme == "https":
-            self._over()
-        else:
-            # A socket that is closed with something unread is reset, and the reason lost with it.
-            self._transport.write_eof()
+        if failed and said is not None and not self._transport.is_closing():
+            # A socket that is closed with something unread is reset, and the reason lost with it. (Half-closing it would say
+            # so at once; asyncio's transports, on the other side, then break while they still have something to send.)
             self._drop()
             self._when(_LINGER_S, self._over)
+            self._linger()
+        else:
+            self._over()
+
+    def _linger(self) -> None:
+        """Until the client has been quiet for a moment, as it is once it has read the reason."""
+        if self._heard:
+            self._heard = False
+            asyncio.get_running_loop().call_later(_QUIET_S, self._linger)
+        elif not self._transport.is_closing():
+            self._over()
 
     def _pause(self) -> None:
         if not self._paused and not self._transport.is_closing():
@@ -380,7 +407,7 @@ class WebSocket:
         self._parsing = True
         if self._unread is not None:
             self._parse_on()
-        if self._paused and self._parsing and not self._transport.is_closing():
+        if self._paused and self._parsing and self._unread is None and not self._transport.is_closing():
             self._paused = False
             self._transport.resume_reading()
 

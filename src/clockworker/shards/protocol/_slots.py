@@ -377,7 +377,10 @@ def _put(words: memoryview[int], at: int, section: Section) -> int:
     """Write a section. Returns where the next one begins."""
     for value in msgspec.structs.astuple(section):
         if type(value) is DurationStats:
-            buckets = array("Q", map(_word, value.buckets))
+            try:
+                buckets = array("Q", value.buckets)
+            except (OverflowError, TypeError):
+                buckets = array("Q", map(_word, value.buckets))
             words[at : at + 3] = array("Q", (len(buckets), _word(value.total_ns), _word(value.max_ns)))
             words[at + 3 : at + 3 + len(buckets)] = buckets
             at += _HISTOGRAM_WORDS

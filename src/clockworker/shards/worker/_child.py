@@ -332,7 +332,9 @@ class _ShardMain:
                 case TaskCancelled():
                     return self._fail("main() was cancelled by the application")
         if isinstance(outcome, TaskPanicked):
-            log.error("main() raised while stopping\n%s", format_traceback(outcome.exception))
+            # One whose start has failed is told to stop where another shard's has, too, which has said why.
+            if self._shard.is_ready or not isinstance(outcome.exception, UnknownQueue | ApplicationError):
+                log.error("main() raised while stopping\n%s", format_traceback(outcome.exception))
             status = EXIT_FAILED
         await self._shard._drain()
         self._channel.send(Drained())
