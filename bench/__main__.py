@@ -62,7 +62,8 @@ def run(name: str, arguments: list[str]) -> int:
         draw(report, f"{name}: {question(name)}", options.plot)
     if getattr(options, "check", False):
         failures = cast(Checked, report).failures()
-        print(*failures, sep="\n", file=sys.stderr)
+        for failure in failures:
+            print(failure, file=sys.stderr)
         return bool(failures)
     return 0
 

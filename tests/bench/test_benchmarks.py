@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -27,6 +28,9 @@ CROSSING = "--rounds 1 --seconds 2 --warm-up 0.05 --rate 100"
 PINGPONG = "--rounds 2 --wakeups 100"
 OBSERVE = "--rounds 2 --starts 1 --seconds 0.05 --clients 2 --stalls 1"
 ACCEPT_BUSY = "--rounds 2 --seconds 0.05 --tasks 2 --at-once 4"
+INSTRUCTIONS = "--requests 100"
+ASGI = "--rounds 2 --seconds 0.1 --connections 4 --workers 1 2"
+MIXED = "--rounds 1 --seconds 0.3 --warm-up 0.05 --rate 50"
 IPC = "--rounds 2 --seconds 0.005 --sizes 64 300000 --shards 2 3 --idle 0.05"
 
 
@@ -154,10 +158,61 @@ def test_accept_busy(tmp_path: Path) -> None:
     assert all(len(figures) == 2 and min(figures) > 0 for rate in rates for figures in (rate["shard"], rate["plain"]))
 
 
+@pytest.mark.skipif(shutil.which("valgrind") is None, reason="valgrind is not installed")
+@pytest.mark.skipif(not cw.compiled, reason="the limits are those of the compiled modules")
+def test_instructions(tmp_path: Path) -> None:
+    """Counts are the same on any machine, so these figures are judged."""
+    counts = run("instructions", f"{INSTRUCTIONS} --check", tmp_path)["counts"]
+    assert [(count["workload"], count["access_log"]) for count in counts] == [
+        (workload, access_log) for access_log in (False, True) for workload in ("plain", "starlette", "fastapi")
+    ]
+    assert all(10_000 < count["clockworker"] < count["uvicorn"] < 2_000_000 for count in counts)
+
+
+@pytest.mark.skipif(shutil.which("valgrind") is None, reason="valgrind is not installed")
+def test_check_of_a_limit(tmp_path: Path) -> None:
+    script = tmp_path / "limited.py"
+    script.write_text(
+        "import sys, bench.instructions as instructions, bench.__main__ as main\n"
+        "instructions.LIMITS['plain'][True] = 0.01\n"
+        "sys.exit(main.run('instructions', ['--requests', '20', '--workloads', 'plain', '--check']))"
+    )
+    command = [sys.executable, str(script)]
+    environment_ = {**environment(), "PYTHONPATH": os.pathsep.join([str(ROOT), environment()["PYTHONPATH"]])}
+    done = subprocess.run(command, cwd=ROOT, env=environment_, capture_output=True, text=True, timeout=TIMEOUT_S)
+    assert done.returncode == 1
+    assert "raw ASGI, plain text, access log on: " in done.stderr
+    assert "at most 0.01 were wanted" in done.stderr
+
+
+def test_asgi(tmp_path: Path) -> None:
+    for peer in ("granian", "hypercorn", "gunicorn"):
+        pytest.importorskip(peer)
+    results = run("asgi", ASGI, tmp_path)["results"]
+    assert len({(result["server"], result["workload"], result["workers"]) for result in results}) == 5 * 6 * 2
+    assert all(len(result["rates"]) == 2 and min(result["rates"]) > 0 for result in results)
+
+
+def test_mixed(tmp_path: Path) -> None:
+    for peer in ("granian", "hypercorn", "gunicorn"):
+        pytest.importorskip(peer)
+    document = run("mixed", MIXED, tmp_path)
+    found = {(each["clock"], each["workers"], each["server"], each["mix"]): each for each in document["results"]}
+    assert len(found) == 4 * (
+        2 + 5 + 6
+    )  # mixes; servers on the CPU's clock, over sockets with one worker, and with two
+    for (_, _, _, mix), result in found.items():
+        assert 0 < result["latency_ms"]["p50"][0] <= result["latency_ms"]["p99"][0]
+        assert (result["heavy"][0] > 0) == (mix != "alone")
+    assert set(document["limits"]) == {name.partition(";")[0] for name in document["verdicts"]}
+
+
 def test_list_of_benchmarks() -> None:
     done = bench()
     assert done.returncode == 0
-    names = "accept accept_busy crossing fairness ipc kv observe overhead pingpong priority tail"
+    names = (
+        "accept accept_busy asgi crossing fairness instructions ipc kv mixed observe overhead pingpong priority tail"
+    )
     for name in names.split():
         assert f"  {name}" in done.stdout
 

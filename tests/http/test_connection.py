@@ -634,6 +634,23 @@ async def test_pipelined_requests_are_answered_in_order_one_at_a_time() -> None:
         assert not connection.transport.paused
 
 
+@on_a_loop
+async def test_each_pipelined_request_has_its_own_version() -> None:
+    """Where their lines are as long, only what each says itself tells them apart."""
+    versions: list[str] = []
+
+    async def app(scope: Any, receive: Receive, send: Send) -> None:
+        versions.append(scope["http_version"])
+        await answer(send, b"ok")
+
+    first, second = (head(f"GET /{version} HTTP/{version}", _HOST) for version in ("1.1", "1.0"))
+    async with wire(app, config()) as server:
+        connection = server.connect()
+        connection.feed(first + first + second)
+        await server.idle()
+    assert versions == ["1.1", "1.1", "1.0"]
+
+
 @pytest.mark.parametrize("read", [1_000_000, 65_536, 5_000])
 @on_a_loop
 async def test_thousands_of_pipelined_requests_are_not_held_as_requests(read: int) -> None:
