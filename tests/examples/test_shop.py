@@ -246,8 +246,11 @@ def test_a_report_is_computed_in_the_background(server: Server) -> None:
         return report
 
     async def read(report: aiohttp.ClientResponse) -> None:
-        while await report.content.readline():
-            pass
+        try:
+            while await report.content.readline():
+                pass
+        finally:
+            report.close()
 
     async def shop() -> None:
         async with AsyncExitStack() as stack:

@@ -306,7 +306,7 @@ def test_the_file_is_enough_and_a_new_version_is_checked(serve: Serve, tmp_path:
     server.send(1)
     server.wait_log(r"the application's route /items/special: queue is 'bakground'.* did you mean 'background'\?")
     assert get(server, "/")[1]["version"] == 1
-    (tmp_path / "app.py").write_text(STARLETTE.replace('"version": 1', '"version": 2'))
+    (tmp_path / "app.py").write_text(STARLETTE.replace('"version": 1', '"version": 1 + 1'))
     server.send(1)
     eventually(lambda: get(server, "/")[1]["version"] == 2, "the new version serves")
     assert server.stop() == 0
@@ -329,7 +329,7 @@ def test_a_wsgi_application_is_reloaded(serve: Serve, tmp_path: Path) -> None:
     server.wait_log("watching .* for changes")
     server.wait_serving()
     assert get(server, "/x")[1] == {"shard": 0, "version": 1}
-    (tmp_path / "app.py").write_text(FLASK.replace('"version": 1', '"version": 2'))
+    (tmp_path / "app.py").write_text(FLASK.replace('"version": 1', '"version": 1 + 1'))
     eventually(lambda: get(server, "/x")[1]["version"] == 2, "the changed source serves")
     assert server.stop() == 0
 

@@ -110,6 +110,15 @@ def test_a_shard_that_is_hung_is_found_in_spite_of_a_nap_and_not_sooner() -> Non
     assert hung[0] == pytest.approx(POLICY.hung_after - 1.0 - LOOK_S - MAX_LATE_S, abs=2 * LOOK_S)
 
 
+def test_what_is_forgiven_counts_no_more_and_what_comes_then_does() -> None:
+    machine = Machine()
+    machine.run(1.0, turns=True)
+    machine.run(3.0, turns=False)
+    machine.health.forgive(machine.now, machine.looks.lost)
+    hung = [when for when, verdict in machine.run(2.5, turns=False) if verdict is Verdict.HUNG]
+    assert hung[0] == pytest.approx(POLICY.hung_after, abs=2 * LOOK_S)
+
+
 def test_naps_before_a_stall_do_not_delay_its_discovery() -> None:
     machine = Machine()
     for _ in range(5):

@@ -171,7 +171,7 @@ def test_queues_that_a_shard_does_not_have() -> None:
     # To add the one alone would put all requests into it.
     assert lacking_for_application([Route("/c", "background")], ["default"], 0) == (
         "the application's route /c: queue is 'background', which shard 0 does not have, only 'default'; "
-        "give one of them, or add --queue default:8 --queue background:1"
+        "add --queue default:8 --queue background:1, the first for requests that no route names"
     )
     assert lacking_for_options(HttpConfig(routes=http.routes[:2], lifespan_queue="web"), queues, 1) is None
     assert (lacking_for_options(HttpConfig(lifespan_queue="x"), queues, 0) or "").startswith(

@@ -93,6 +93,10 @@ class Health:
         """Of the beat, less the time that was lost meanwhile. 0 where there is no beat, before the loop and after it."""
         return max(0.0, now - self._beat - (lost - self._lost)) if self._beat else 0.0
 
+    def forgive(self, now: float, lost: float) -> None:
+        """The loop could not turn until now, and that was not its fault: from here on its time counts again."""
+        self._lost -= self.age(now, lost)
+
     def lateness(self, now: float, lost: float) -> float:
         """The age, of a loop at rest less the time for which it had said that it would not beat."""
         return max(0.0, self.age(now, lost) - self._patience)

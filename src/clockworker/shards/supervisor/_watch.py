@@ -217,7 +217,11 @@ class Watch:
             return True
         tracer = _status(process.pid).get("TracerPid", "0")
         if tracer == "0":
-            return False
+            if process not in self._traced:
+                return False
+            self._traced.discard(process)  # it has just been let go
+            process.health.forgive(self._loop.time(), self._looks.lost)
+            return True
         if process not in self._traced:
             self._traced.add(process)
             log.warning("%s does not turn its loop, but pid %s traces it: not killed", member, tracer)
