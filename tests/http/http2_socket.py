@@ -32,14 +32,18 @@ class SocketClient:
         except BaseException:
             plain.close()
             raise
-        assert self.sock.selected_alpn_protocol() == "h2"
         self.answers: dict[int, Answer] = {}
         self.last_stream: int | None = None
         self.h2 = H2Connection(H2Configuration(client_side=True, header_encoding=False))
         self.h2.local_settings.enable_push = 0
         self.h2.initiate_connection()
         self._unparsed = b""
-        self.flush()
+        try:
+            assert self.sock.selected_alpn_protocol() == "h2"
+            self.flush()
+        except BaseException:
+            self.sock.close()
+            raise
 
     def __enter__(self) -> SocketClient:
         return self
