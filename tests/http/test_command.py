@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import websockets.exceptions
 import websockets.sync.client
 
 from tests.shards.servers import DEADLINE, Serve, Server, eventually
@@ -198,11 +199,14 @@ def test_marks_choose_the_queue(each: Server) -> None:
 
 
 def test_a_handshakes_route_is_for_all_that_a_websocket_does(each: Server) -> None:
-    with websockets.sync.client.connect(
-        f"ws://127.0.0.1:{port_of(each, 'fastapi')}/ws/one", open_timeout=DEADLINE
-    ) as client:
-        client.send("where are you?")
-        assert json.loads(client.recv(DEADLINE))["queue"] == "background"
+    try:
+        with websockets.sync.client.connect(
+            f"ws://127.0.0.1:{port_of(each, 'fastapi')}/ws/one", open_timeout=DEADLINE
+        ) as client:
+            client.send("where are you?")
+            assert json.loads(client.recv(DEADLINE))["queue"] == "background"
+    except websockets.exceptions.ConnectionClosed as error:
+        pytest.fail(f"{error!r}, from {error.__cause__!r}; {each.log}")
 
 
 def test_requests_are_grouped_as_their_routes_say(each: Server) -> None:
