@@ -47,7 +47,8 @@ class Log:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, format: str) -> None:
         self.reader, writer = os.pipe()
-        self._stderr = open(writer, "w")  # noqa: SIM115  # closed by `close`
+        self._writer = writer
+        self._stderr = open(writer, "w", closefd=False)  # noqa: SIM115  # closed by `close`
         monkeypatch.setattr("sys.stderr", self._stderr)
         for name in ("excepthook", "unraisablehook"):
             monkeypatch.setattr(f"sys.{name}", getattr(__import__("sys"), name))
@@ -64,6 +65,10 @@ class Log:
         logging.root.setLevel(level)
         logging.setLogRecordFactory(factory)
         self._stderr.close()
+        # A log's thread may still have something to write, and would write it to whatever has this number next.
+        nothing = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nothing, self._writer)
+        os.close(nothing)
         os.close(self.reader)
 
     def read(self, lines: int) -> list[str]:

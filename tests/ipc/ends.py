@@ -65,7 +65,7 @@ class Ends:
         self.link.disconnect("over")
         if not self.loop.is_closed():
             self.loop.close()
-        for end in (self.peer, self.answers, self.bell):
+        for end in (self.peer, self.answers, self.bell, self._there):
             end.close()
 
     def break_ring(self) -> None:
