@@ -72,7 +72,8 @@ class Server:
     ) -> None:
         self._log_path = directory / f"log-{time.monotonic_ns()}"
         # Unbuffered, a print() is two writes, and another process's line may come between.
-        environment = {"PYTHONUNBUFFERED": "", **environment}
+        # An application that is changed within a second, and is as long as before, would be read from its old bytecode.
+        environment = {"PYTHONUNBUFFERED": "", "PYTHONDONTWRITEBYTECODE": "1", **environment}
         with self._log_path.open("wb") as log:
             self.process = subprocess.Popen(
                 [*command, *arguments],
