@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import gc
 import random
 import socket
 from collections.abc import Awaitable, Callable, Coroutine
@@ -110,6 +111,29 @@ async def test_scope() -> None:
             "state": {},
         }
     ]
+
+
+@on_a_loop
+async def test_who_asks_again_and_again_whether_the_client_has_left_leaves_nothing() -> None:
+    waiting: list[int] = []
+
+    async def app(scope: Any, receive: Receive, send: Send) -> None:
+        await receive()
+        for _ in range(300):
+            asking = asyncio.ensure_future(receive())
+            await asyncio.sleep(0)
+            asking.cancel()
+            await asyncio.wait([asking])
+        del asking
+        gc.collect()
+        waiting.append(sum(type(each) is asyncio.Future for each in gc.get_objects()))
+        await answer(send, b"ok")
+
+    async with wire(app) as server:
+        connection = server.connect()
+        connection.feed(head("GET / HTTP/1.1", "Host: a"))
+        await server.idle()
+    assert waiting[0] < 100
 
 
 @on_a_loop

@@ -695,11 +695,6 @@ def test_nothing_is_left_for_the_garbage_collector(run: Run) -> None:
 def test_what_is_no_request(run: Run) -> None:
     async def body() -> None:
         client = Client()
-        client.scope["type"] = "websocket"
-        client.leaves.set()
-        await client.ask(hello)
-        assert client.sent == [{"type": "websocket.close"}]
-        client = Client()
         client.scope["type"] = "lifespan"
         with pytest.raises(NotImplementedError, match="a WSGI application has no lifespan"):
             await client.ask(hello)

@@ -268,12 +268,12 @@ class Request:
                 return {"type": "http.request", "body": data, "more_body": self.more_body}
             self.asked = True
             self.carrier.ask(self)
-            waiter = asyncio.get_running_loop().create_future()
             if self._waiters is None:
-                self._waiters = [waiter]
-            else:
-                self._waiters.append(waiter)
-            await waiter
+                self._waiters = []
+            try:
+                await _wait(self._waiters)
+            finally:
+                self.asked = bool(self._waiters)
 
     def asgi_send(self, message: MutableMapping[str, Any]) -> Any:
         """Send an event. To be awaited: that waits while the client takes nothing."""
@@ -309,12 +309,9 @@ class Request:
 
     async def _drained(self) -> None:
         while not self.carrier.writable and not self.complete and not self.left:
-            waiter = asyncio.get_running_loop().create_future()
             if self._writers is None:
-                self._writers = [waiter]
-            else:
-                self._writers.append(waiter)
-            await waiter
+                self._writers = []
+            await _wait(self._writers)
 
     def _completed(self) -> Any:
         """The last event of the response. What the task still does may be another queue's."""
@@ -446,6 +443,18 @@ def new_request(carrier: Carrier, app: Callable[..., Any]) -> Request:
         request.started = request.complete = request.left = request.expects = False
         request.chunked = request.is_given = request.asked = request.begun = False
     return request
+
+
+async def _wait(waiters: list[Any]) -> None:
+    """Among these, which somebody wakes. Who gives up is not left there: applications ask whether their client has left by a
+    `receive` that they cancel at once, for as long as they stream."""
+    waiter = asyncio.get_running_loop().create_future()
+    waiters.append(waiter)
+    try:
+        await waiter
+    finally:
+        if waiter in waiters:
+            waiters.remove(waiter)
 
 
 async def _result_of(awaitable: Any) -> Any:

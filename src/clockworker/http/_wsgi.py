@@ -64,14 +64,9 @@ class Wsgi:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Raises what the application raises, and `RuntimeError` for a response that is no response."""
-        match scope["type"]:
-            case "http":
-                await _Request(self._app, scope, receive, send).serve(self._threads)
-            case "websocket":  # refused, with 403
-                await receive()
-                await send({"type": "websocket.close"})
-            case other:
-                raise NotImplementedError(f"a WSGI application has no {other}")
+        if scope["type"] != "http":
+            raise NotImplementedError(f"a WSGI application has no {scope['type']}")
+        await _Request(self._app, scope, receive, send).serve(self._threads)
 
 
 class _Request:
