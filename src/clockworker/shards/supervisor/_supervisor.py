@@ -82,6 +82,7 @@ class Supervisor:
 
     def __init__(self, config: ServeConfig, placement: Placement, listeners: Listeners) -> None:
         self._config = config
+        self._processes = config.processes or placement.processes
         self._idle_poll_us = placement.idle_poll_us if config.idle_poll_us is None else config.idle_poll_us
         self._health = HealthPolicy(hung_after=config.timeout_shard_healthcheck)
         self._listeners = listeners
@@ -219,6 +220,7 @@ class Supervisor:
         try:
             self._loop.add_reader(process.channel.fileno(), self._read, member, process)
             self._watch.add(member, process)
+            allowed = set() if member.cpu is None else os.sched_getaffinity(0)
             configure = Configure(
                 member.id,
                 len(self._members),
@@ -227,7 +229,9 @@ class Supervisor:
                 place,
                 self._config.of_shard(member.id),
                 served=self._listeners.served(),
-                cpus=() if member.cpu is None else tuple(os.sched_getaffinity(0)),
+                cpus=tuple(allowed),
+                processes=self._processes,
+                pool_cpus=tuple(allowed - {each.cpu for each in self._members} or allowed),
             )
             process.configure(configure)
             self._wiring.add(member, process)

@@ -15,6 +15,7 @@ import asyncio
 import concurrent.futures
 import os
 import socket
+import sys
 import zlib
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
 from ssl import SSLContext
@@ -33,6 +34,8 @@ from clockworker.shards.protocol._messages import Configure
 from clockworker.shards.worker._blocking_pools import BlockingPools
 from clockworker.shards.worker._connections import Server
 from clockworker.shards.worker._counter import Counter, CounterBook
+from clockworker.shards.worker._pool_frames import Setup
+from clockworker.shards.worker._process_pool import ProcessPool
 from clockworker.shards.worker._protocols import ProtocolFactory, ProtocolServer, Stop
 from clockworker.shards.worker._requests import RequestBook
 from clockworker.shards.worker._servers import Line, Servers, close_all
@@ -47,7 +50,7 @@ class ShardStats(msgspec.Struct, frozen=True):
     """One shard's numbers since it was started. `cpu` is None where shards are not pinned. The connections are those of
     `Shard.start_server` or `Shard.create_server`; one is open until its last byte has gone to the kernel. An error of a handler
     is what it raised, or what a protocol's callback did. `blocking_running` functions of `run_blocking` are in threads, and
-    `blocking_waiting` calls wait for one."""
+    `blocking_waiting` calls wait for one. So it is with `run_process`, of whose functions `processes_done` have ended."""
 
     id: int
     pid: int
@@ -59,6 +62,9 @@ class ShardStats(msgspec.Struct, frozen=True):
     mesh: MeshStats
     blocking_running: int
     blocking_waiting: int
+    processes_running: int
+    processes_waiting: int
+    processes_done: int
 
 
 class Shard:
@@ -102,6 +108,11 @@ class Shard:
         self._complaints = ErrorLimiter()
         self._announce_ready = announce_ready
         self._blocking = BlockingPools(config.http.threads or config.blocking_threads, self._account)
+        self._processes = ProcessPool(
+            configure.processes,
+            lambda: Setup(f"shard {self.id} pool", list(sys.path), configure.pool_cpus, config),
+            self._account,
+        )
         self._counters = CounterBook()
         self._requests = RequestBook()
         self._cuts: list[Callable[[], None]] = []
@@ -172,6 +183,21 @@ class Shard:
         here, but StopIteration, GeneratorExit and CancelledError, which would end the caller, as the cause of a RuntimeError.
         """
         return await self._blocking.run(function, *args, **kwargs)
+
+    async def run_process(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run an ordinary function that computes in another process, on another core, and wait for its result.
+
+        function: one that a module has under its name; it, its arguments and its result are pickled. What it finds there is
+        another interpreter: none of this process's variables, no shard, no event loop.
+
+        A few run at once (`--processes`), and the rest wait. A caller that is cancelled, or whose `asyncio.timeout` is over,
+        ends its function: by SystemExit, and after a second by force. When the shard stops, it waits for all of them, within
+        the time of the graceful shutdown. What the function raises is raised here, with the other process's traceback as its
+        cause; `RemoteError` says it of an exception that pickle does not take, and RuntimeError of one that would end the
+        caller or the shard. Raises `UsageError` for what cannot be sent, and `ProcessDied` if the process ends before the
+        function does.
+        """
+        return await self._processes.run(function, *args, **kwargs)
 
     def owner(self, key: bytes | str | int) -> int:
         """The shard that `key` belongs to: the same in every shard, run and machine, for the same number of shards.
@@ -330,6 +356,7 @@ class Shard:
             self.executor.stats(),
             self._mesh.stats(),
             *self._blocking.counts(),
+            *self._processes.counts(),
         )
 
     def _function_caller(self, shard: int, function: Callable[..., Any]) -> Callable[..., Any]:
@@ -417,6 +444,7 @@ class Shard:
         await self._stopped.wait()
         await self._servers.drain(self._stopping)
         await self._blocking.drain()
+        await self._processes.drain()
 
     def _loop_error(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """What a protocol's callback raises comes here, and an exception of a task that nobody has looked at. Clients can
