@@ -12,7 +12,7 @@ import itertools
 import sys
 import threading
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from typing import Any
 
 import msgspec
@@ -68,7 +68,7 @@ def measure_late(kind: Kind, hogs: int, seconds: float) -> Late:
         foreground, *rest = spawns
         if not rest:
             rest = [foreground]
-        with beside(kind, hogs, rest) as worked_ms:
+        async with beside(kind, hogs, rest) as worked_ms:
             await asyncio.sleep(0.05)
             before, since, taken = worked_ms(), time.perf_counter(), run_delay_ns()
             timer, requests = Ticks(), Requests(foreground)
@@ -144,8 +144,8 @@ class Requests:
         self.late_ms.append((time.perf_counter() - due) * 1e3)
 
 
-@contextlib.contextmanager
-def beside(kind: Kind, hogs: int, spawns: Sequence[Spawn]) -> Iterator[Callable[[], int]]:
+@contextlib.asynccontextmanager
+async def beside(kind: Kind, hogs: int, spawns: Sequence[Spawn]) -> AsyncIterator[Callable[[], int]]:
     """So many hogs in flight all the time: one that has computed is followed by another. Yields what says how many
     milliseconds of work they have done. That is counted by what is done: a thread's CPU clock goes on in what cuts them."""
     done = [0] * hogs
@@ -185,7 +185,8 @@ def beside(kind: Kind, hogs: int, spawns: Sequence[Spawn]) -> Iterator[Callable[
         stopping = True
         for thread in threads:
             thread.join()
-        del tasks
+        for task in tasks:
+            await task
 
 
 def a_millisecond() -> int:

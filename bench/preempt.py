@@ -12,8 +12,8 @@ Latencies are from the time that was planned; the table says how much of the cor
 
 A hog's loss is measured in spans that are cut and spans that are not, in turn, both as gaps in its own time and as work not
 done in as much time. By the wall's clock and by the thread's CPU clock these are two different things: the CPU clock does not
-count what a timer's interrupt takes in the kernel and in a hypervisor, and the wall's clock does. Within each clock the two ways
-agree. The wall's is what users lose, and is the one that is judged.
+count what a timer's interrupt takes in the kernel and in a hypervisor, and the wall's clock does. Within each clock the two
+ways agree. The wall's is what users lose, and is the one that is judged.
 """
 
 from __future__ import annotations
