@@ -258,7 +258,7 @@ class DescriptorsLost(Exception):
         self.message = message
 
 
-class Channel:
+class ControlChannel:
     """One end. Not thread-safe. Closing it closes what the outbox holds. when_flushed: told when the outbox has become empty.
 
     trusting: the other end is the supervisor, whose messages may be of any length.
@@ -278,7 +278,7 @@ class Channel:
         self._outbox: deque[tuple[bytes, list[int]]] = deque()
 
     @classmethod
-    def pair(cls) -> tuple[Channel, Channel]:
+    def pair(cls) -> tuple[ControlChannel, ControlChannel]:
         first, second = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         return cls(first), cls(second, trusting=True)
 
