@@ -70,7 +70,26 @@ class _Call(Generic[T]):
         return f"{_name(self.what)} ({time.monotonic() - self.since:.1f} s{where})"
 
 
-class BlockingPool:
+class Blocking:
+    """What runs functions in threads."""
+
+    def calling(
+        self, what: Callable[..., object] | str, function: Callable[[], T]
+    ) -> contextlib.AbstractContextManager[asyncio.Future[T]]:
+        """The future of a function that has begun, or waits for its thread; whoever leaves this leaves it running."""
+        raise NotImplementedError
+
+    async def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Its result, or its exception. It sees a copy of the caller's context variables. Raises `RuntimeError` if the system
+        has no thread for it, and the shard has none either."""
+        with self.calling(function, functools.partial(function, *args, **kwargs)) as future:
+            try:
+                return await future
+            finally:
+                del future  # or its exception, whose traceback has this frame, would be in a cycle
+
+
+class BlockingPool(Blocking):
     """Of at most `threads`, which are started when they are first needed."""
 
     def __init__(self, threads: int) -> None:
@@ -86,15 +105,6 @@ class BlockingPool:
         self._end: Callable[[], object] | None = None
         self._look: asyncio.TimerHandle | None = None
         self._complaints = Limiter()
-
-    async def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Its result, or its exception. It sees a copy of the caller's context variables. Raises `RuntimeError` if the system
-        has no thread for it, and the shard has none either."""
-        with self.calling(function, functools.partial(function, *args, **kwargs)) as future:
-            try:
-                return await future
-            finally:
-                del future  # or its exception, whose traceback has this frame, would be in a cycle
 
     @contextlib.contextmanager
     def calling(
