@@ -44,10 +44,15 @@ P = ParamSpec("P")
 
 
 class ShardStats(msgspec.Struct, frozen=True):
-    """One shard's numbers since it was started. `cpu` is None where shards are not pinned. The connections are those of
-    `Shard.start_server` or `Shard.create_server`; one is open until its last byte has gone to the kernel. An error of a handler
-    is what it raised, or what a protocol's callback did. `blocking_running` functions of `run_blocking` are in threads, and
-    `blocking_waiting` calls wait for one."""
+    """One shard's numbers since it was started.
+
+    id, pid, cpu: the shard, its process, and the CPU that this is pinned to; None where shards are not.
+    connections_accepted, connections_open: those of `Shard.start_server` and `Shard.create_server`; one is open until its last
+    byte has gone to the kernel.
+    handler_errors: what handlers raised, or callbacks of protocols did.
+    executor, mesh: its tasks, and its calls to and from other shards.
+    blocking_running, blocking_waiting: functions of `run_blocking` that are in threads, and calls that wait for one.
+    """
 
     id: int
     pid: int
