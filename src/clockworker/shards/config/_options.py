@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 
 from clockworker.shards.config import _parse as parse
+from clockworker.shards.config._access_format import parse_access_log_format
 from clockworker.shards.config._config import METRICS_PORT
 from clockworker.shards.config._declaration import check_name
 from clockworker.shards.config._queues import parse_queues, parse_shard_queues
@@ -282,6 +283,24 @@ OPTIONS = (
         repeat=True,
     ),
     Option(
+        "application",
+        ("--reload-include",),
+        "PATTERN",
+        tuple,
+        "files to watch beside *.py: a pattern of their names, such as *.html, or of their paths; may be repeated",
+        takes=(str, list),
+        repeat=True,
+    ),
+    Option(
+        "application",
+        ("--reload-exclude",),
+        "PATTERN",
+        tuple,
+        "files and directories not to watch, by pattern; may be repeated",
+        takes=(str, list),
+        repeat=True,
+    ),
+    Option(
         "http",
         ("--interface",),
         "WHAT",
@@ -319,7 +338,8 @@ OPTIONS = (
         ("--proxy-headers", "--no-proxy-headers"),
         "",
         parse.parse_flag,
-        "take the client's address and scheme from X-Forwarded-For and -Proto of proxies that are trusted; default on",
+        "take the client's address and scheme from X-Forwarded-For and -Proto, or else Forwarded, of proxies that are trusted; "
+        "default on",
         takes=(bool,),
     ),
     Option(
@@ -330,6 +350,14 @@ OPTIONS = (
         "addresses and networks of proxies that are trusted, unix for Unix sockets, * for all; default 127.0.0.1,::1",
         takes=(str, list),
         other_variable="FORWARDED_ALLOW_IPS",
+    ),
+    Option(
+        "http",
+        ("--proxy-protocol", "--no-proxy-protocol"),
+        "",
+        parse.parse_flag,
+        "connections of proxies that are trusted begin with a header of the PROXY protocol, 1 or 2; default off",
+        takes=(bool,),
     ),
     Option(
         "http",
@@ -486,6 +514,22 @@ OPTIONS = (
     ),
     Option(
         "http",
+        ("--limit-max-requests",),
+        "N",
+        parse.parse_limit_max_requests,
+        "requests after which a shard is replaced, by one that is ready before it leaves",
+        takes=(int,),
+    ),
+    Option(
+        "http",
+        ("--limit-max-requests-jitter",),
+        "N",
+        parse.parse_limit_max_requests_jitter,
+        "up to so many more, by chance, so that not all shards come to it at once; default 0",
+        takes=(int,),
+    ),
+    Option(
+        "http",
         ("--threads",),
         "N",
         parse.parse_threads,
@@ -527,6 +571,22 @@ OPTIONS = (
     ),
     Option(
         "life",
+        ("--shard-lifetime",),
+        "S",
+        parse.parse_limit,
+        "seconds after which a shard is replaced, by one that is ready before it leaves",
+        takes=(int, float),
+    ),
+    Option(
+        "life",
+        ("--shard-max-rss",),
+        "SIZE",
+        parse.parse_max_rss,
+        "resident memory beyond which a shard is replaced so, for example 512MiB",
+        takes=(int, str),
+    ),
+    Option(
+        "life",
         ("--respawn", "--no-respawn"),
         "",
         parse.parse_flag,
@@ -555,6 +615,13 @@ OPTIONS = (
         takes=(bool,),
     ),
     Option(
+        "logs",
+        ("--access-log-format",),
+        "FORMAT",
+        parse_access_log_format,
+        "how its lines for HTTP requests look, in gunicorn's atoms, for example '%(h)s \"%(r)s\" %(s)s %(D)s'; switches it on",
+    ),
+    Option(
         "operations",
         ("--metrics",),
         "[HOST:PORT]",
@@ -568,6 +635,13 @@ OPTIONS = (
         "PATH",
         parse.parse_socket_path,
         "Unix socket for clockworker-top and other tools",
+    ),
+    Option(
+        "operations",
+        ("--umask",),
+        "MODE",
+        parse.parse_umask,
+        "mode that new files do not get, of the supervisor and the shards, for example 027; default: as it is inherited",
     ),
     Option("operations", ("--pid-file",), "PATH", parse.parse_path, "file to write the supervisor's pid to"),
     Option(
@@ -623,8 +697,14 @@ OTHER_NAMES = {
     "ssl-protocol-min": "ssl-version",
     "statsd-host": "metrics",
     "uds-permissions": "uds-mode",
-    "umask": "uds-mode",
     "verify-mode": "ssl-cert-reqs",
+    "access-logformat": "access-log-format",
+    "access-log-fmt": "access-log-format",
+    "max-requests": "limit-max-requests",
+    "max-requests-jitter": "limit-max-requests-jitter",
+    "reload-ignore-patterns": "reload-exclude",
+    "workers-lifetime": "shard-lifetime",
+    "workers-max-rss": "shard-max-rss",
     "working-dir": "app-dir",
     "graceful-timeout": "timeout-graceful-shutdown",
     "pid": "pid-file",

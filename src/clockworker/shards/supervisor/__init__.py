@@ -16,6 +16,7 @@ In reading order:
     _watch          finds shards whose loops stand still
     _drain          has shards finish their open work, and kills those that do not
     _roll           replaces shards in good order, one at a time, each by a successor that is ready
+    _turnover       replaces those that have grown old or large
     _reload         replaces them when a source file changes
     _observe        what the supervisor shows; _tracing, asks for traces
 """
