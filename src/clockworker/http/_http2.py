@@ -38,6 +38,7 @@ from h2.settings import SettingCodes, Settings
 from hyperframe.frame import GoAwayFrame
 
 from clockworker.executor._clock_cy import read as now_ns
+from clockworker.http._head import EXTENSIONS
 from clockworker.http._http2_frames import A_SECOND, RESET, Abuse, Frames
 from clockworker.http._http2_heads import Defaults, Malformed, TooLarge, read_head, write_head
 from clockworker.http._http2_stream import OPEN_AT, WINDOW, Stream
@@ -216,8 +217,10 @@ class Http2Connection(asyncio.Protocol):
             "raw_path": root_path.encode("latin-1", "replace") + head.raw_path,
             "query_string": head.query,
         }
+        extensions: dict[str, Any] = EXTENSIONS.copy()
         if self.tls is not None:
-            request.scope["extensions"] = {"tls": self.tls.copy()}
+            extensions["tls"] = self.tls.copy()
+        request.scope["extensions"] = extensions
         if event.stream_ended is not None:
             stream.has_ended = True
             request.end_of_body()

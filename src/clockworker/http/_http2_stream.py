@@ -14,9 +14,9 @@ from h2.errors import ErrorCodes
 from h2.exceptions import ProtocolError
 
 from clockworker.executor._clock_cy import read as now_ns
-from clockworker.http._head import RETRY_AFTER_S
+from clockworker.http._head import RETRY_AFTER_S, accepts_trailers, trailers_of
 from clockworker.http._http2_frames import ANSWERED, LONGEST_FRAME, SENT
-from clockworker.http._http2_heads import write_head
+from clockworker.http._http2_heads import Fields, write_head
 from clockworker.http._request_cy import Carrier, Request, new_request
 
 if TYPE_CHECKING:
@@ -47,6 +47,7 @@ class Stream(Carrier):
         self._untaken = 0  # bytes by which its window is to be opened
         self._pending = memoryview(b"")
         self._is_last = False
+        self._trailers: Fields | None = None
 
     # Coming in.
 
@@ -108,6 +109,30 @@ class Stream(Carrier):
         self._send(head, data, not more)
         if not more:
             request.wake()
+
+    def send_trailers(self, request: Request, fields: list[tuple[bytes, bytes]]) -> None:
+        if request.remaining > 0:
+            raise RuntimeError("Response content shorter than Content-Length")
+        trailers = trailers_of(fields)
+        if trailers and accepts_trailers(request.headers):
+            self._trailers = trailers
+        request.complete = True
+        self._send(None, b"", True)
+        request.wake()
+
+    def send_hint(self, request: Request, links: list[bytes]) -> None:
+        fields, _ = write_head(200, [(b"link", link) for link in links], [])
+        if links and not self.closed:
+            with suppress(ProtocolError):  # the client's reset has come, and is about to be heard of
+                self.connection.h2.send_headers(self.number, [(b":status", b"103"), *fields[1:]])
+            self.connection.write()
+
+    def announce(self, request: Request, size: int) -> None:
+        if request.head is not None and request.remaining == -1:
+            request.head.append((b"content-length", b"%d" % size))
+            request.remaining = size
+        elif request.head is not None and request.method == "HEAD":
+            _add_length(request.head, size)
 
     def answer_for(self, request: Request, status: int) -> None:
         headers = [(b"content-type", b"text/plain; charset=utf-8")]
@@ -178,11 +203,15 @@ class Stream(Carrier):
             return False
         pending = self._pending
         try:
-            size = min(len(pending), LONGEST_FRAME, connection.h2.local_flow_control_window(self.number))
+            window = connection.h2.local_flow_control_window(self.number)  # which a client's settings may make negative
+            size = max(0, min(len(pending), LONGEST_FRAME, window))
             if size <= 0 and pending:
                 return False
             ends = self._is_last and size == len(pending)
-            connection.h2.send_data(self.number, pending[:size], end_stream=ends)
+            if size or self._trailers is None:
+                connection.h2.send_data(self.number, pending[:size], end_stream=ends and self._trailers is None)
+            if ends and self._trailers is not None:
+                connection.h2.send_headers(self.number, self._trailers, end_stream=True)
         except ProtocolError:
             return False  # the client's reset has come, and is about to be heard of
         self.since = connection.rules.tick

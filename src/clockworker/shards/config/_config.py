@@ -119,6 +119,7 @@ class ServeConfig(msgspec.Struct, frozen=True):
     addresses: what is listened on; none: the application serves nothing.
     max_connections: how many connections a shard holds open at once, of all servers that have no limit of their own; None: as
     many as come.
+    shard_lifetime, shard_max_rss: beyond which a shard is replaced.
     timeout_shard_healthcheck: how long a shard's loop may be silent before the shard is replaced; 0: for ever.
     http: what the options of HTTP say.
     """
@@ -129,6 +130,8 @@ class ServeConfig(msgspec.Struct, frozen=True):
     env_file: str | None = None
     reload: bool = False
     reload_dirs: tuple[str, ...] = ()
+    reload_include: tuple[str, ...] = ()
+    reload_exclude: tuple[str, ...] = ()
     shards: int | Literal["auto"] = "auto"
     spares: int = 1  # processes that are started before there is a shard to start
     cpus: tuple[int, ...] | None = None
@@ -154,14 +157,18 @@ class ServeConfig(msgspec.Struct, frozen=True):
     timeout_graceful_shutdown: float = 30.0
     timeout_shard_healthcheck: float = 30.0
     timeout_startup: float = 60.0
+    shard_lifetime: float | None = None
+    shard_max_rss: int | None = None  # bytes
     respawn: bool = True
     log_level: LogLevel = "info"
     log_format: LogFormat = "text"
     log_config: str | None = None
     access_log: bool = False
+    access_log_format: str | None = None
     slow_poll: float = 0.1
     metrics: TcpAddress | None = None
     control: str | None = None
+    umask: int | None = None
     pid_file: str | None = None
     http: HttpConfig = HttpConfig()
 

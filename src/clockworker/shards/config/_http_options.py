@@ -46,7 +46,8 @@ HTTP_OPTIONS = (
         ("--proxy-headers", "--no-proxy-headers"),
         "",
         parse.parse_flag,
-        "take the client's address and scheme from X-Forwarded-For and -Proto of proxies that are trusted; default on",
+        "take the client's address and scheme from X-Forwarded-For and -Proto, or else Forwarded, of proxies that are trusted; "
+        "default on",
         takes=(bool,),
     ),
     Option(
@@ -213,12 +214,44 @@ HTTP_OPTIONS = (
     ),
     Option(
         "http",
+        ("--limit-max-requests",),
+        "N",
+        parse.parse_limit_max_requests,
+        "requests after which a shard is replaced, by one that is ready before it leaves",
+        takes=(int,),
+    ),
+    Option(
+        "http",
+        ("--limit-max-requests-jitter",),
+        "N",
+        parse.parse_limit_max_requests_jitter,
+        "up to so many more, by chance, so that not all shards come to it at once; default 0",
+        takes=(int,),
+    ),
+    Option(
+        "http",
         ("--threads",),
         "N",
         parse.parse_threads,
         "threads of each shard for `def` endpoints, WSGI and run_blocking() alike; unless given, anyio's 40, Python's own "
         "number, and --blocking-threads",
         takes=(int,),
+    ),
+    Option(
+        "life",
+        ("--shard-lifetime",),
+        "S",
+        parse.parse_limit,
+        "seconds after which a shard is replaced, by one that is ready before it leaves",
+        takes=(int, float),
+    ),
+    Option(
+        "life",
+        ("--shard-max-rss",),
+        "SIZE",
+        parse.parse_max_rss,
+        "resident memory beyond which a shard is replaced so, for example 512MiB",
+        takes=(int, str),
     ),
     Option(
         "http",

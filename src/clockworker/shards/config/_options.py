@@ -5,6 +5,7 @@ all obey. Those of HTTP stand in `_http_options`; what other servers call them, 
 from __future__ import annotations
 
 from clockworker.shards.config import _parse as parse
+from clockworker.shards.config._access_format import parse_access_log_format
 from clockworker.shards.config._config import METRICS_PORT
 from clockworker.shards.config._http_options import HTTP_OPTIONS
 from clockworker.shards.config._option import Option
@@ -235,6 +236,24 @@ OPTIONS = (
         takes=(str, list),
         repeat=True,
     ),
+    Option(
+        "application",
+        ("--reload-include",),
+        "PATTERN",
+        tuple,
+        "files to watch beside *.py: a pattern of their names, such as *.html, or of their paths; may be repeated",
+        takes=(str, list),
+        repeat=True,
+    ),
+    Option(
+        "application",
+        ("--reload-exclude",),
+        "PATTERN",
+        tuple,
+        "files and directories not to watch, by pattern; may be repeated",
+        takes=(str, list),
+        repeat=True,
+    ),
     *HTTP_OPTIONS,
     Option(
         "life",
@@ -290,6 +309,13 @@ OPTIONS = (
         takes=(bool,),
     ),
     Option(
+        "logs",
+        ("--access-log-format",),
+        "FORMAT",
+        parse_access_log_format,
+        "how its lines for HTTP requests look, in gunicorn's atoms, for example '%(h)s \"%(r)s\" %(s)s %(D)s'; switches it on",
+    ),
+    Option(
         "operations",
         ("--metrics",),
         "[HOST:PORT]",
@@ -304,6 +330,13 @@ OPTIONS = (
         parse.parse_socket_path,
         "Unix socket for clockworker-top and other tools",
     ),
+    Option(
+        "operations",
+        ("--umask",),
+        "MODE",
+        parse.parse_umask,
+        "mode that new files do not get, of the supervisor and the shards, for example 027; default: as it is inherited",
+    ),
     Option("operations", ("--pid-file",), "PATH", parse.parse_path, "file to write the supervisor's pid to"),
     Option(
         "operations",
@@ -312,6 +345,14 @@ OPTIONS = (
         parse.parse_flag,
         "check the configuration and import the application, then exit: 0 if all is well",
         takes=(),
+    ),
+    Option(
+        "http",
+        ("--proxy-protocol", "--no-proxy-protocol"),
+        "",
+        parse.parse_flag,
+        "connections of proxies that are trusted begin with a header of the PROXY protocol, 1 or 2; default off",
+        takes=(bool,),
     ),
     Option(
         "operations",

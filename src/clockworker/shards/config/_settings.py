@@ -125,6 +125,8 @@ def _put_together(found: dict[str, Setting]) -> tuple[ServeConfig, dict[str, str
         found["addresses"] = _with_mode(found["addresses"], mode.value)
     of_http = {HTTP_FIELDS.get(name, name): found.pop(name).value for name in OF_HTTP if name in found}
     fields = {_FIELDS.get(name, name): setting.value for name, setting in found.items()}
+    if "access_log_format" in fields:
+        fields.setdefault("access_log", True)  # who says how lines look wants some
     if "no_pin" in fields:
         fields["pin"] = not fields.pop("no_pin")
     if "shard_queue" in fields:

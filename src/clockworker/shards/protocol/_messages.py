@@ -195,7 +195,9 @@ class Stirred(msgspec.Struct, frozen=True, tag="stirred"):
 
 
 class Terminated(msgspec.Struct, frozen=True, tag="terminated"):
-    """Somebody has sent the shard SIGTERM, which is to say: replace it."""
+    """The shard is to be replaced: somebody has sent it SIGTERM, or reason says what it is past."""
+
+    reason: str = ""
 
 
 class Quiet(msgspec.Struct, frozen=True, tag="quiet"):

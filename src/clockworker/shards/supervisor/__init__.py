@@ -18,6 +18,7 @@ In reading order:
     _silence        tells those that serve nothing
     _drain          has shards finish their open work, and kills those that do not; _shutdown, all of them
     _roll           replaces shards in good order, one at a time, each by a successor that is ready
+    _turnover       replaces those that have grown old or large
     _reload         replaces them when a source file changes
     _observe        what the supervisor shows; _tracing, asks for traces
 """

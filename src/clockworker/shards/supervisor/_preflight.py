@@ -39,6 +39,14 @@ def check_directories(settings: Settings) -> None:
                 raise ConfigurationError(f"{settings.origins.get(name, 'the default')}: {directory!r} is no directory")
 
 
+def check_together(config: ServeConfig) -> None:
+    """Raises `ConfigurationError` for options that exclude each other."""
+    if config.http.proxy_protocol and config.ssl_certfile is not None:
+        raise ConfigurationError(
+            "--proxy-protocol cannot be had with --ssl-certfile: a proxy says it before the handshake; have the proxy speak TLS"
+        )
+
+
 def check_needs(config: ServeConfig) -> None:
     """Libraries, addresses and places for files, none of which is touched. Raises `ConfigurationError` and
     `AddressUnavailable`."""

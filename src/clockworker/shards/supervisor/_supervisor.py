@@ -4,8 +4,9 @@ It never imports the application and never looks into a ring, so that nothing an
 happens to it arrives on one asyncio loop: a signal (`_signals`), a message from a shard, the end of a shard's process (its
 pidfd becomes readable), or a timer. What is worth a module has one: `_wiring` connects the shards, `_watch` looks after
 their loops, `_lending` says who accepts connections, `_drain` has shards finish, `_roll` replaces them in good order,
-`_starter` makes their processes, `_spares` has some in stock, `_shutdown` stops all, `_reload` sees that their sources change,
-`_systemd` tells who started us. What is left here is a shard's way through its states, and the server's own.
+`_starter` makes their processes, `_spares` has some in stock, `_turnover` sees that they grow old, `_shutdown` stops all,
+`_reload` sees that their sources change, `_systemd` tells who started us. What is left here is a shard's way through its
+states, and the server's own.
 
 An error of the system (no process or descriptor left, a file system that has become read-only, a log that cannot be written)
 is the environment's, and no reason for shards that serve to stop: whoever makes the call catches the `OSError`, says it in one
@@ -62,6 +63,7 @@ from clockworker.shards.supervisor._signals import Signals, Wishes
 from clockworker.shards.supervisor._spares import Spares
 from clockworker.shards.supervisor._starter import Starter
 from clockworker.shards.supervisor._tracing import Tracing
+from clockworker.shards.supervisor._turnover import Turnover
 from clockworker.shards.supervisor._watch import Stall, Watch, process_state
 from clockworker.shards.supervisor._wiring import Wiring
 
@@ -151,8 +153,9 @@ class Supervisor:
         self._wiring.begin()
         if self._notifier.watchdog_interval is not None:
             self._show_life(self._notifier.watchdog_interval)
+        Turnover(self._config, self._members, self._worn).start()
         if self._config.reload:
-            self._reloader = Reloader(self._config.reload_dirs or (self._config.app_dir,), self._replace_all)
+            self._reloader = Reloader(self._config, self._replace_all)
         await self._finished.wait()
         if self._reloader is not None:
             await self._reloader.stop()
@@ -287,8 +290,8 @@ class Supervisor:
                 self._serves_now(member, process, bind, limit)
             case Stirred():
                 self._watch.stirred()
-            case Terminated():
-                self._terminated(member)
+            case Terminated(reason):
+                self._worn(member, reason or "was sent SIGTERM")
             case ListenersClosed():
                 self._shutdown.no_longer_accepts(process)
             case Drained() if self._stopping:
@@ -356,9 +359,9 @@ class Supervisor:
             self._notifier.reloading("replacing the shards, one at a time")
             self._roll.replace(self._members)
 
-    def _terminated(self, member: Member) -> None:
+    def _worn(self, member: Member, reason: str) -> None:
         if member.process is not None and not self._stopping and member.state is not State.DRAINING:
-            log.info("%s (pid %d) was sent SIGTERM: it is replaced", member, member.process.pid)
+            log.info("%s (pid %d) %s: it is replaced", member, member.process.pid, reason)
             self._roll.replace_one(member)
 
     def _changed(self, successor: Member, old: Member) -> None:

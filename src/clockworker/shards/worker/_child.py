@@ -293,6 +293,7 @@ class _ShardMain:
             self._mesh,
             announce_ready=lambda serves: self._channel.send(Ready(dict(serves))),
             announce_serving=lambda bind, limit: self._channel.send(Serves(bind, limit)),
+            announce_worn=lambda reason: self._channel.send(Terminated(reason)),
             lines={
                 bind: Line(sock, partial(self._pulse.write_connections, number))
                 for number, (bind, sock) in enumerate(zip(self._config.lines, self._lines, strict=True))

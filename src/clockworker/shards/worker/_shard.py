@@ -17,6 +17,7 @@ import os
 import socket
 import zlib
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
+from random import randint
 from ssl import SSLContext
 from typing import Any, Concatenate, Literal, ParamSpec, TypeVar
 
@@ -84,6 +85,7 @@ class Shard:
         mesh: Mesh,
         announce_ready: Callable[[Mapping[str, int | None]], None],
         announce_serving: Callable[[str, int | None], None],
+        announce_worn: Callable[[str], None],
         *,
         lines: Mapping[str, Line] | None = None,
         ssl: SSLContext | None = None,
@@ -106,9 +108,12 @@ class Shard:
         )
         self._complaints = ErrorLimiter()
         self._announce_ready = announce_ready
+        self._announce_worn = announce_worn
         self._blocking = BlockingPools(config.http.threads or config.blocking_threads, self._account)
         self._counters = CounterBook()
         self._requests = RequestBook()
+        most = config.http.limit_max_requests
+        self._most_requests = None if most is None else most + randint(0, config.http.limit_max_requests_jitter)
         self._cuts: list[Callable[[], None]] = []
         self.is_ready = False
         self._stopped = asyncio.Event()
@@ -381,6 +386,15 @@ class Shard:
         """That `_serve` could. Raises `UsageError`."""
         self._servers.check_free(bind)
         self._servers.handshakes(ssl)
+
+    def _look_at_requests(self) -> None:
+        """Whether it has answered as many as it is to."""
+        if self._most_requests is None or self.stopping:
+            return
+        answered = self._requests.answered()
+        if answered >= self._most_requests:
+            self._announce_worn(f"has answered {answered} requests (--limit-max-requests)")
+            self._most_requests = 2 * answered  # if its successor fails it goes on for as long again
 
     def _when_cut(self, tell: Callable[[], None]) -> None:
         """Call it when the grace is over, to say what is not done."""
