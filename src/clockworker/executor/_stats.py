@@ -85,6 +85,9 @@ class QueueStats(msgspec.Struct, frozen=True):
     wait: of runnable tasks for their step; one in 13 is measured.
     slow_polls: steps that took as long as `report_slow_polls` says, or longer.
     top_groups: those of now with the most CPU time, and how much, in ns.
+    preemptive: steps are cut; then poll_time is of their slices, and slow_polls counts slices too.
+    cuts: of steps. refusals: of cuts, by reason: "lock", "guarded", "no_preempt", ...
+    whole_step: of each step, all slices together; poll_time where nothing is cut.
     """
 
     key: Hashable
@@ -104,6 +107,10 @@ class QueueStats(msgspec.Struct, frozen=True):
     wait: DurationStats
     slow_polls: int
     top_groups: tuple[tuple[Hashable, int], ...]
+    preemptive: bool = False
+    cuts: int = 0
+    refusals: dict[str, int] = msgspec.field(default_factory=dict)
+    whole_step: DurationStats = DurationStats()
 
 
 class ExecutorStats(msgspec.Struct, frozen=True):

@@ -140,6 +140,7 @@ class ServeConfig(msgspec.Struct, frozen=True):
     credit: int = 1_024  # calls in flight from a shard to another, for each queue
     max_message: int = 16 * 1024 * 1024  # bytes of one of them, or of its reply
     blocking_threads: int = 8  # of each shard, for run_blocking()
+    processes: int | None = None  # of each shard, for run_process(); None: by the number of CPUs
     queues: tuple[QueueConfig, ...] = ()
     shard_queues: dict[int, tuple[QueueConfig, ...]] = {}
     addresses: tuple[Address, ...] = (TcpAddress("127.0.0.1", 8000),)

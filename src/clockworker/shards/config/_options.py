@@ -79,6 +79,15 @@ OPTIONS = (
         takes=(int,),
     ),
     Option(
+        "shards",
+        ("--processes",),
+        "N",
+        parse.parse_processes,
+        "processes of each shard for run_process(), on CPUs that no shard has, if there are any; default: those CPUs by the "
+        "number of shards, 1 to 8",
+        takes=(int,),
+    ),
+    Option(
         "queues",
         ("--queue",),
         "NAME:SHARE[:SCHEDULER]",

@@ -69,6 +69,10 @@ class Configure(msgspec.Struct, frozen=True, tag="configure"):
     config: ServeConfig
     served: tuple[tuple[int, str, int], ...] = ()  # the sockets that connections come from (`_fork.Served`)
     cpus: tuple[int, ...] = ()  # of the server, where `cpu` is one of them
+    processes: int = 1  # for run_process()
+    pool_cpus: tuple[
+        int, ...
+    ] = ()  # theirs: those of the server that no shard has, if there are any. None: as they come
 
 
 class Connect(msgspec.Struct, frozen=True, tag="connect"):

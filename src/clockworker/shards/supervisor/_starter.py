@@ -34,6 +34,7 @@ class Starter:
     ) -> None:
         self._config = config
         self._idle_poll_us = placement.idle_poll_us if config.idle_poll_us is None else config.idle_poll_us
+        self._processes = config.processes or placement.processes
         self._listeners = listeners
         self._members = members
         self._health = health
@@ -61,6 +62,7 @@ class Starter:
         """`says` is called when it has said something. Raises `OSError`; then the process cannot become a shard."""
         asyncio.get_running_loop().add_reader(process.channel.fileno(), says, member, process)
         self._watch.add(member, process)
+        allowed = set() if member.cpu is None else os.sched_getaffinity(0)
         configure = Configure(
             member.id,
             len(self._members),
@@ -69,7 +71,9 @@ class Starter:
             process.place,
             self._config.of_shard(member.id),
             served=self._listeners.served(),
-            cpus=() if member.cpu is None else tuple(os.sched_getaffinity(0)),
+            cpus=tuple(allowed),
+            processes=self._processes,
+            pool_cpus=tuple(allowed - {each.cpu for each in self._members} or allowed),
         )
         process.configure(configure)
         self._wiring.add(member, process)
