@@ -55,14 +55,14 @@ class _Call(Generic[T]):
         return f"{name_of(self.what)} ({time.monotonic() - self.since:.1f} s{where})"
 
 
-class BlockingPool(Places[_Call[Any]]):
-    """Of at most `threads`, which are started when they are first needed."""
+class Blocking:
+    """What runs functions in threads."""
 
-    def __init__(self, threads: int) -> None:
-        super().__init__(threads, _WORDS)
-        self._started = 0
-        self._calls: queue.SimpleQueue[_Call[Any] | None] = queue.SimpleQueue()
-        self._farewell: Callable[[], object] | None = None
+    def calling(
+        self, what: Callable[..., object] | str, function: Callable[[], T]
+    ) -> contextlib.AbstractContextManager[asyncio.Future[T]]:
+        """The future of a function that has begun, or waits for its thread; whoever leaves this leaves it running."""
+        raise NotImplementedError
 
     async def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Its result, or its exception. It sees a copy of the caller's context variables. Raises `RuntimeError` if the system
@@ -72,6 +72,16 @@ class BlockingPool(Places[_Call[Any]]):
                 return await future
             finally:
                 del future  # or its exception, whose traceback has this frame, would be in a cycle
+
+
+class BlockingPool(Blocking, Places[_Call[Any]]):
+    """Of at most `threads`, which are started when they are first needed."""
+
+    def __init__(self, threads: int) -> None:
+        super().__init__(threads, _WORDS)
+        self._started = 0
+        self._calls: queue.SimpleQueue[_Call[Any] | None] = queue.SimpleQueue()
+        self._farewell: Callable[[], object] | None = None
 
     @contextlib.contextmanager
     def calling(

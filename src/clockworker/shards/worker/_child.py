@@ -49,9 +49,9 @@ from clockworker.shards.protocol._messages import (
     Begin,
     CeaseFrom,
     Change,
-    Channel,
     Configure,
     Connect,
+    ControlChannel,
     Declared,
     DescriptorsLost,
     Disconnect,
@@ -108,7 +108,7 @@ def main() -> None:
     _take_signals()
     descriptor = int(os.environ.pop(CONTROL_VARIABLE))
     os.set_inheritable(descriptor, False)
-    channel = Channel(socket.socket(fileno=descriptor), trusting=True)
+    channel = ControlChannel(socket.socket(fileno=descriptor), trusting=True)
     if (spare_of := os.environ.pop(SPARE_VARIABLE, None)) is not None:
         wait(channel, spare_of)
     received = channel.receive_first()
@@ -156,7 +156,7 @@ def _children_to_be_joined() -> list[Any]:
 
 
 class _ShardMain:
-    def __init__(self, channel: Channel, configure: Configure, descriptors: list[int]) -> None:
+    def __init__(self, channel: ControlChannel, configure: Configure, descriptors: list[int]) -> None:
         self._channel = channel
         self._configure = configure
         self._config = configure.config
@@ -294,6 +294,7 @@ class _ShardMain:
             self._mesh,
             announce_ready=lambda serves: self._channel.send(Ready(dict(serves))),
             announce_serving=lambda bind, limit: self._channel.send(Serves(bind, limit)),
+            announce_worn=lambda reason: self._channel.send(Terminated(reason)),
             lines={
                 bind: Line(sock, partial(self._pulse.write_connections, number))
                 for number, (bind, sock) in enumerate(zip(self._config.lines, self._lines, strict=True))

@@ -18,6 +18,7 @@ import socket
 import sys
 import zlib
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
+from random import randint
 from ssl import SSLContext
 from typing import Any, Concatenate, Literal, ParamSpec, TypeVar
 
@@ -47,10 +48,16 @@ P = ParamSpec("P")
 
 
 class ShardStats(msgspec.Struct, frozen=True):
-    """One shard's numbers since it was started. `cpu` is None where shards are not pinned. The connections are those of
-    `Shard.start_server` or `Shard.create_server`; one is open until its last byte has gone to the kernel. An error of a handler
-    is what it raised, or what a protocol's callback did. `blocking_running` functions of `run_blocking` are in threads, and
-    `blocking_waiting` calls wait for one. So it is with `run_process`, of whose functions `processes_done` have ended."""
+    """One shard's numbers since it was started.
+
+    id, pid, cpu: the shard, its process, and the CPU that this is pinned to; None where shards are not.
+    connections_accepted, connections_open: those of `Shard.start_server` and `Shard.create_server`; one is open until its last
+    byte has gone to the kernel.
+    handler_errors: what handlers raised, or callbacks of protocols did.
+    executor, mesh: its tasks, and its calls to and from other shards.
+    blocking_running, blocking_waiting: functions of `run_blocking` that are in threads, and calls that wait for one.
+    processes_running, processes_waiting, processes_done: those of `run_process`; done are those that have ended.
+    """
 
     id: int
     pid: int
@@ -85,6 +92,7 @@ class Shard:
         mesh: Mesh,
         announce_ready: Callable[[Mapping[str, int | None]], None],
         announce_serving: Callable[[str, int | None], None],
+        announce_worn: Callable[[str], None],
         *,
         lines: Mapping[str, Line] | None = None,
         ssl: SSLContext | None = None,
@@ -107,6 +115,7 @@ class Shard:
         )
         self._complaints = ErrorLimiter()
         self._announce_ready = announce_ready
+        self._announce_worn = announce_worn
         self._blocking = BlockingPools(config.http.threads or config.blocking_threads, self._account)
         self._processes = ProcessPool(
             configure.processes,
@@ -115,6 +124,8 @@ class Shard:
         )
         self._counters = CounterBook()
         self._requests = RequestBook()
+        most = config.http.limit_max_requests
+        self._most_requests = None if most is None else most + randint(0, config.http.limit_max_requests_jitter)
         self._cuts: list[Callable[[], None]] = []
         self.is_ready = False
         self._stopped = asyncio.Event()
@@ -403,6 +414,15 @@ class Shard:
         """That `_serve` could. Raises `UsageError`."""
         self._servers.check_free(bind)
         self._servers.handshakes(ssl)
+
+    def _look_at_requests(self) -> None:
+        """Whether it has answered as many as it is to."""
+        if self._most_requests is None or self.stopping:
+            return
+        answered = self._requests.answered()
+        if answered >= self._most_requests:
+            self._announce_worn(f"has answered {answered} requests (--limit-max-requests)")
+            self._most_requests = 2 * answered  # if its successor fails it goes on for as long again
 
     def _when_cut(self, tell: Callable[[], None]) -> None:
         """Call it when the grace is over, to say what is not done."""
