@@ -31,7 +31,9 @@ def test_preemptive_is_true_or_false(wrong: Any) -> None:
 @pytest.mark.parametrize("wrong", [0.000_05, 1.5, 10])
 def test_a_slice_out_of_range(wrong: float) -> None:
     cw.Queue("q", slice=wrong)
-    with pytest.raises(cw.ConfigurationError, match=r"slice of queue 'q' is .*; of a preemptive queue it must be 0.0001 to 1"):
+    with pytest.raises(
+        cw.ConfigurationError, match=r"slice of queue 'q' is .*; of a preemptive queue it must be 0.0001 to 1"
+    ):
         cw.Queue("q", preemptive=True, slice=wrong)
 
 
@@ -112,7 +114,7 @@ print("greenlet" in sys.modules)
 
 @with_and_without
 @needs_slices
-def test_no_preempt(run: Run, on: bool) -> None:
+def test_no_preempt(run: Run, by_hand: None, on: bool) -> None:
     async def body() -> None:
         async with cw.Executor(queues()) as executor:
 
@@ -147,7 +149,7 @@ def test_no_preempt(run: Run, on: bool) -> None:
 
 
 @needs_slices
-def test_no_preempt_in_a_single_step(run: Run) -> None:
+def test_no_preempt_in_a_single_step(run: Run, by_hand: None) -> None:
     async def body() -> None:
         async with cw.Executor(queues()) as executor:
 
@@ -195,7 +197,7 @@ def call(function):
 
 
 @needs_slices
-def test_never_preempt(run: Run) -> None:
+def test_never_preempt(run: Run, by_hand: None) -> None:
     def library(name: str) -> dict[str, Any]:
         names: dict[str, Any] = {"__name__": name}
         exec(LIBRARY, names)

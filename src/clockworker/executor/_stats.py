@@ -93,7 +93,9 @@ class QueueStats(msgspec.Struct, frozen=True):
     top_groups: tuple[tuple[Hashable, int], ...]  # those of now with the most CPU time, and how much, in ns
     preemptive: bool = False  # then steps are cut, and poll_time is of their slices, slow_polls of slices too
     cuts: int = 0
-    refusals: dict[str, int] = msgspec.field(default_factory=dict)  # of cuts, by reason: "lock", "guarded", "no_preempt", ...
+    refusals: dict[str, int] = msgspec.field(
+        default_factory=dict
+    )  # of cuts, by reason: "lock", "guarded", "no_preempt", ...
     whole_step: DurationStats = DurationStats()  # of each step, all slices together; poll_time where nothing is cut
 
 
