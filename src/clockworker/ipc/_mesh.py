@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 from clockworker._errors import ConfigurationError
 from clockworker.executor import Executor
 from clockworker.ipc._expiry import Expiry
+from clockworker.ipc._keeping import Keeping
 from clockworker.ipc._serving import Serving
 from clockworker.ipc._sleep import Sleep
 from clockworker.ipc._stats import LinkStats, MeshStats, stats_of_peer
@@ -32,6 +33,7 @@ from clockworker.ipc.calls._places import Here, There
 from clockworker.ipc.calls._request_cy import Request, Target, logger
 from clockworker.ipc.calls._service import Sharded
 from clockworker.ipc.calls._shared_cy import Shared
+from clockworker.ipc.calls._state import state_methods
 from clockworker.ipc.calls._stream import serve_stream
 from clockworker.ipc.calls._threads import CallFuture, ThreadCalls
 from clockworker.ipc.calls._waits import Waits
@@ -114,6 +116,14 @@ class Mesh(Traffic):
         ]
         self._versions = Versions(self.home, self._all_links())
         self._serving = Serving(self.home, self, self._versions, start_grace_s)
+        self.keeping = Keeping(
+            self.targets,
+            self._versions,
+            self._all_links(),
+            self.links[shard_id],
+            loop,
+            lambda: bool(self._unfinished) or self.doorbell.has_news(),
+        )
         self._waits = Waits(
             self.shared,
             self._all_links(),
@@ -171,6 +181,21 @@ class Mesh(Traffic):
         self.home.check_thread("change")
         self.links[peer].change(when_quiet)
 
+    def suspend(self, peer: int) -> None:
+        """New calls to the peer wait, since it is to hand over its state. Again: those that are made within others go, and the
+        rest still waits."""
+        self.home.check_thread("suspend")
+        self.links[peer].present().suspend()
+
+    def unsent(self, peer: int) -> int:
+        """Bytes to the peer that wait for room in the ring."""
+        return self.links[peer].present().connection.backlog_bytes
+
+    def resume(self, peer: int) -> None:
+        """The peer has kept its place: what waits goes there."""
+        self.home.check_thread("resume")
+        self.links[peer].present().resume()
+
     def descriptors(self) -> list[int]:
         """Those that the mesh has."""
         peers = [ring.doorbell.fileno() for ring in self._rings.values() if ring.connected]
@@ -224,8 +249,18 @@ class Mesh(Traffic):
     def start(self, service: type[S], instance: S) -> Sharded[S]:
         """Let the other shards call `instance`. Calls that came before are served now."""
         self.home.check_thread("start")
+        state = state_methods(service)
         methods = self._serving.start(service, instance)
-        return Sharded(self.home, self.places, self._thread_calls, instance, methods)
+        if state is None:
+            return Sharded(self.home, self.places, self._thread_calls, instance, methods)
+        gated = self.keeping.keep(instance, state, methods)
+        return Sharded(
+            self.home, self.places, self._thread_calls, instance, methods, gated=gated, is_here=self.keeping.is_here
+        )
+
+    def services(self) -> dict[str, bool]:
+        """Those that are started, and whether their state moves to a successor."""
+        return {name: name in self.keeping.kept for name in self._serving.started}
 
     def ready(self) -> None:
         """All services should have been started by now: calls of others do not wait for that for much longer."""
