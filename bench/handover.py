@@ -122,9 +122,7 @@ def run(options: argparse.Namespace) -> HandoverReport:
                 process.wait()
 
 
-async def _measure(
-    port: int, process: subprocess.Popen[bytes], log: Path, options: argparse.Namespace
-) -> list[Roll]:
+async def _measure(port: int, process: subprocess.Popen[bytes], log: Path, options: argparse.Namespace) -> list[Roll]:
     keys = _Keys(port, options.keys, options.value_bytes)
     await keys.fill()
     return [await _roll(keys, process, log, options) for _ in range(options.rounds)]
@@ -133,27 +131,31 @@ async def _measure(
 async def _roll(keys: _Keys, process: subprocess.Popen[bytes], log: Path, options: argparse.Namespace) -> Roll:
     progress("HUP under load")
     load = asyncio.create_task(keys.load(options.rate))
-    before = len(_stopped(log))
+    before = len(_lines_of(log, " stopped after "))
     with _Memory(process.pid) as memory:
         await asyncio.sleep(BEFORE_S)
         memory_before = memory.now()
         process.send_signal(signal.SIGHUP)
         began = time.monotonic()
-        while len(_stopped(log)) < before + options.shards:
-            if time.monotonic() > began + ROLL_S or process.poll() is not None or " ERROR " in log.read_text():
+        while len(_lines_of(log, " stopped after ")) < before + options.shards:
+            if time.monotonic() > began + ROLL_S or process.poll() is not None or " ERROR " in _log_of(log):
                 raise SystemExit("the shards were not replaced")
             await asyncio.sleep(0.02)
         seconds = time.monotonic() - began
         await asyncio.sleep(AFTER_S)
         keys.stop()
         due, waits, failed = await load
-    took = [float(line.split(" bytes in ")[1].split()[0]) for line in log.read_text().splitlines() if " bytes in " in line]
+    took = [float(line.split(" bytes in ")[1].split()[0]) for line in _lines_of(log, " bytes in ")]
     lost = await keys.check()
     return Roll(seconds, took[-options.shards :], due, waits, failed, lost, memory_before, memory.peak)
 
 
-def _stopped(log: Path) -> list[str]:
-    return [line for line in log.read_text().splitlines() if " stopped after " in line]
+def _log_of(log: Path) -> str:
+    return log.read_text(errors="replace")
+
+
+def _lines_of(log: Path, text: str) -> list[str]:
+    return [line for line in _log_of(log).splitlines() if text in line]
 
 
 class _Keys:

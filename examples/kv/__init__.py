@@ -4,13 +4,13 @@
 
 A connection belongs to the shard that accepted it; a command on a key of another shard crosses to it and back.
 Clients are served in the queue `foreground`, expired keys are swept in `background`: `main` declares both. Keys live in
-memory, in one database, and die with their shard. Those of `examples.kv:keeping` outlive a replacement (SIGHUP): the shard hands
-them over to its successor.
+memory, in one database, and die with their shard. Those of `examples.kv:keeping` outlive a replacement (SIGHUP): the shard
+hands them over to its successor.
 
 In reading order: `_server` (the connection), `_request` (bytes to commands), `_table` (which commands there are),
 `_commands` (on keys), `_session` (on the connection), `_everywhere` (on all shards), `_pipeline` (who runs what),
-`_service` (what a shard answers to the others), `_keeping` (the same, and it hands over its keys), `_store` (its keys and their expiry), `_scan_index` and `_glob` (for
-SCAN and KEYS), `_resp` (replies to bytes).
+`_service` (what a shard answers to the others), `_keeping` (the same, and it hands over its keys), `_store` (its keys and
+their expiry), `_scan_index` and `_glob` (for SCAN and KEYS), `_resp` (replies to bytes).
 """
 
 from __future__ import annotations

@@ -112,18 +112,11 @@ def test_calls_that_call_back_end_in_the_midst_of_a_replacement(serve: Serve) ->
     answers: list[int] = []
 
     def nested(number: int) -> None:
-        with server.connect() as client:
-            while not done.is_set():
+        while not done.is_set():
+            with server.connect() as client:
                 answers.append(int(ask(client, b"@%d nested key%d 0.02" % (number, number))))
 
-    def again(number: int) -> None:
-        while not done.is_set():
-            try:
-                nested(number)
-            except ConnectionError:  # an idle connection of a shard that stops
-                continue
-
-    threads = [threading.Thread(target=again, args=(number,)) for number in range(3)]
+    threads = [threading.Thread(target=nested, args=(number,)) for number in range(3)]
     for thread in threads:
         thread.start()
     replace(server, 3)
@@ -134,7 +127,7 @@ def test_calls_that_call_back_end_in_the_midst_of_a_replacement(serve: Serve) ->
     assert server.log.count("has handed over its state") == 3
     with server.connect() as client:
         total = sum(int(ask(client, b"@%d get key%d" % (number, number))) for number in range(3))
-    assert total >= len(answers) > 0
+    assert total == len(answers) > 0
     assert server.stop() == 0
 
 
@@ -283,8 +276,10 @@ def test_an_old_one_that_dies_in_the_middle_is_followed_by_an_empty_one(serve: S
     else:
         source = source.replace(
             "self.counts, self.log = state", "os.kill(int(open('victim').read()), 9); await asyncio.sleep(60)"
-        ).replace("async def main(shard):", "async def main(shard):\n    if not os.path.exists('victim'): "
-                  "open('victim', 'w').write(str(os.getpid()))")
+        ).replace(
+            "async def main(shard):",
+            "async def main(shard):\n    if not os.path.exists('victim'): open('victim', 'w').write(str(os.getpid()))",
+        )
     server = serve(source, "--shards", str(shards))
     server.wait_serving()
     victim = 0
@@ -304,7 +299,9 @@ def test_an_old_one_that_dies_in_the_middle_is_followed_by_an_empty_one(serve: S
 
 
 def test_a_crash_and_a_stop_hand_over_nothing(serve: Serve) -> None:
-    source = COUNTS.replace("return self.counts, self.log", "print('handed over', flush=True); return self.counts, self.log")
+    source = COUNTS.replace(
+        "return self.counts, self.log", "print('handed over', flush=True); return self.counts, self.log"
+    )
     server = serve(source, "--shards", "2")
     server.wait_serving()
     with server.connect() as client:
@@ -325,7 +322,7 @@ def test_term_in_the_middle_of_a_hand_over_ends_all_in_good_order(serve: Serve) 
     server.wait_serving()
     with server.connect_to(1) as client:
         server.send(signal.SIGHUP)
-        server.wait_log("^taking")
+        server.wait_log("(?m)^taking")
         client.sendall(b"@0 add key\n")  # it waits, and is then answered
         time.sleep(0.2)
         began = time.monotonic()
@@ -343,7 +340,7 @@ def test_hup_in_the_middle_of_a_hand_over_begins_again(serve: Serve, tmp_path: P
         eventually(lambda: len(journal.acknowledged) >= 8, "clients have begun")
         write(tmp_path, source)
         server.send(signal.SIGHUP)
-        server.wait_log("^taking")
+        server.wait_log("(?m)^taking")
         write(tmp_path, COUNTS)
         server.send(signal.SIGHUP)
         server.wait_log(r"shard \d stopped after", 2)
@@ -381,13 +378,16 @@ def test_state_that_is_no_longer_wanted_is_dropped_with_a_word(serve: Serve, tmp
 
 def test_a_large_state_goes_in_pieces(serve: Serve) -> None:
     """Larger than a message may be, and than a ring."""
-    source = COUNTS.replace('case ["who"]:', """case ["fill", size]:
+    source = COUNTS.replace(
+        'case ["who"]:',
+        """case ["fill", size]:
                 counts.local.counts |= {f"{number:01000d}": number for number in range(int(size))}
                 return len(counts.local.counts)
             case ["check", size]:
                 filled = {f"{number:01000d}": number for number in range(int(size))}
                 return counts.local.counts == filled
-            case ["who"]:""")
+            case ["who"]:""",
+    )
     for kind in (source, source.replace(HAND_OVER, PARTS)):
         server = serve(kind, "--shards", "1", "--max-message", "64KiB", "--timeout-hand-over", "60")
         server.wait_serving()
@@ -402,11 +402,21 @@ def test_a_large_state_goes_in_pieces(serve: Serve) -> None:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (("async def take_over(self, state: tuple[dict[str, int], list[int]]) -> None:", "async def taken_over(self, state):"),
-         "Counts has hand_over() and no take_over()"),
-        (("-> tuple[dict[str, int], list[int]]:", "-> tuple[dict[str, int], object, complex]:"), "cannot be handed over: "),
-        (("-> tuple[dict[str, int], list[int]]:", "-> tuple[dict[str, str], list[int]]:"),
-         "Counts.take_over cannot read what hand_over hands over: "),
+        (
+            (
+                "async def take_over(self, state: tuple[dict[str, int], list[int]]) -> None:",
+                "async def taken_over(self, state):",
+            ),
+            "Counts has hand_over() and no take_over()",
+        ),
+        (
+            ("-> tuple[dict[str, int], list[int]]:", "-> tuple[dict[str, int], object, complex]:"),
+            "cannot be handed over: ",
+        ),
+        (
+            ("-> tuple[dict[str, int], list[int]]:", "-> tuple[dict[str, str], list[int]]:"),
+            "Counts.take_over cannot read what hand_over hands over: ",
+        ),
         (("async def hand_over", "def hand_over"), "Counts.hand_over must be an `async def` method, and is not one"),
         (("async def hand_over(self)", "async def hand_over(self, to)"), "Counts.hand_over(self, to)"),
         (("async def take_over", "@cw.remote\n    async def take_over"), "Counts.take_over is marked @remote"),

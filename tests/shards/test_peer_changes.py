@@ -28,7 +28,7 @@ def test_a_shard_hears_of_its_peers(serve: Serve) -> None:
     for shard in range(3):
         for peer in range(3):
             if peer != shard:
-                server.wait_log(f"^{shard}.1 hears: {peer} came 1$".replace("^", "(?m)^"))
+                server.wait_log(f"(?m)^{shard}.1 hears: {peer} came 1$")
     os.kill(server.shard_pids()[1], signal.SIGKILL)
     for shard in (0, 2):
         server.wait_log(f"(?m)^{shard}.1 hears: 1 (came|replaced) 2$")

@@ -1,11 +1,11 @@
 """State that moves when a shard is replaced: what of it is the shard's side towards its callers.
 
 Seen from the shard that is replaced. When it is told to its own calls of the services whose state moves wait at the gate
-(`_gate`), and those of peers wait there, in the order in which they were made (`Mesh.suspend`). When what was running has ended the
-state is whole: each call that was answered has done what it did, and no other has begun. That moment is `try_to_shut`; from there
-on nothing runs on the instances but `hand_over`, and the state is read. Then it has moved, and whatever still comes here goes on to
-the successor: calls of connections that are open here, and of peers that work for this shard. Or the successor could not take it;
-then the gate opens, and it is as if nothing had been.
+(`_gate`), and those of peers wait there, in the order in which they were made (`Mesh.suspend`). When what was running has
+ended the state is whole: each call that was answered has done what it did, and no other has begun. That moment is
+`try_to_shut`; from there on nothing runs on the instances but `hand_over`, and the state is read. Then it has moved, and
+whatever still comes here goes on to the successor: calls of connections that are open here, and of peers that work for this
+shard. Or the successor could not take it; then the gate opens, and it is as if nothing had been.
 
 Calls of other services are not waited for, and neither are streams: what they call then waits at the gate as well.
 

@@ -177,8 +177,8 @@ class Link(Channel):
             when_quiet()
 
     def suspend(self) -> None:
-        """New calls wait. Again: of those that wait, the ones that are made within others go now, and the rest still waits. One of
-        them may be what is waited for by a call that is running there."""
+        """New calls wait. Again: of those that wait, the ones that are made within others go now, and the rest still waits.
+        One of them may be what is waited for by a call that is running there."""
         if self.holding:
             self.holding = False
             for lane in list(self.credit.lanes.values()):

@@ -24,9 +24,9 @@ open work may need them. `Leave` comes once every shard that stops is `Drained`,
 Where one shard alone is replaced, its peers are connected with its successor beside it. At the `Change` their calls go to the
 successor, and each says `Quiet` once those that it had sent to the old one have been answered, which then may leave.
 If it has services whose state moves, that is before the `Change`: `Hold` has everybody's calls to the shard wait, and when all
-say that theirs are `Held` the shard is told `Shut`, and ends what is running. Then `IsShut`, and the successor is told `TakeState`,
-and fetches it from the old one over rings of their own. `Moved` tells the old one that it has it, and `Release` tells all that it
-could not, and everything goes on as before.
+say that theirs are `Held` the shard is told `Shut`, and ends what is running. Then `IsShut`, and the successor is told
+`TakeState`, and fetches it from the old one over rings of their own. `Moved` tells the old one that it has it, and `Release`
+tells all that it could not, and everything goes on as before.
 """
 
 from __future__ import annotations
@@ -117,7 +117,8 @@ class Hold(msgspec.Struct, frozen=True, tag="hold"):
 
 
 class Shut(msgspec.Struct, frozen=True, tag="shut"):
-    """Everybody holds. As soon as what is running on services whose state moves has ended, nothing more is to begin. Say when."""
+    """Everybody holds. As soon as what is running on services whose state moves has ended, nothing more is to begin. Say
+    when."""
 
 
 class TakeState(msgspec.Struct, frozen=True, tag="take-state"):

@@ -55,8 +55,8 @@ class Steps(msgspec.Struct, frozen=True):
 
 
 class Roll:
-    """transfer_limit: seconds that state may take to move. `failed`: what a shard would start with now is known not to work, and
-    is not what the others run."""
+    """transfer_limit: seconds that state may take to move. `failed`: what a shard would start with now is known not to work,
+    and is not what the others run."""
 
     def __init__(self, members: Members, steps: Steps, transfer_limit: float) -> None:
         self._members = members

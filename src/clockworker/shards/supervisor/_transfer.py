@@ -1,14 +1,14 @@
 """State on its way from a shard to its successor, before the two change places (`_roll`).
 
     holding   everybody has been asked to let new calls to the shard wait
-    shutting  all of them do, and what is running there is to end. A call that waits may be what one that is running waits for, so
-              those that are made within others are let through again and again, in rounds
+    shutting  all of them do, and what is running there is to end. A call that waits may be what one that is running waits
+              for, so those that are made within others are let through again and again, in rounds
     taking    nothing is running, and the successor fetches the state from the old one
     over      it has it, and takes the place; or not
 
-Whatever goes wrong before that is the end of the successor. Calls go on with the old one, and have only waited. If it is the old
-one that ends, its state is lost, and so is a successor that would have had it: the shard starts anew, as after any crash, and is
-told so (`Shard.came_by`).
+Whatever goes wrong before that is the end of the successor. Calls go on with the old one, and have only waited. If it is the
+old one that ends, its state is lost, and so is a successor that would have had it: the shard starts anew, as after any crash,
+and is told so (`Shard.came_by`).
 
 How long it takes is bounded by `--timeout-hand-over`: what nothing ends is an outage for all who wait.
 """

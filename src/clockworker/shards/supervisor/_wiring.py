@@ -3,9 +3,9 @@
 Each ordered pair of shards shares a ring, and every ring belongs to one pair of incarnations: when a shard's end has been
 reaped, its peers get `Disconnect`; when its successor has been spawned, both get `Connect` with fresh rings and a new
 epoch. Calls to a starting shard wait in its ring. While a shard is replaced its peers are connected with both incarnations,
-of which one is `beside` the other; the two are connected with each other if state is to move (`_transfer`). A ring that was found broken is replaced in the
-same way, with both ends alive. The supervisor makes the memory, hands it over and closes its own descriptors: it never looks
-into a ring.
+of which one is `beside` the other; the two are connected with each other if state is to move (`_transfer`). A ring that was
+found broken is replaced in the same way, with both ends alive. The supervisor makes the memory, hands it over and closes its
+own descriptors: it never looks into a ring.
 
 At the start no shard reads before its application is imported, and the descriptors for all pairs would have to wait somewhere:
 on their way, which the kernel bounds, and then with the supervisor. So then a pair is connected only when what was sent to
@@ -33,7 +33,7 @@ class Wiring:
     def __init__(self, members: Members) -> None:
         self._members = members
         self._epoch = 0
-        self._epochs: dict[frozenset[ShardProcess], int] = {}  # of the rings that each pair has now
+        self._epochs: dict[frozenset[ShardProcess | None], int] = {}  # of the rings that each pair has now
         self._unconnected: deque[tuple[int, int]] = deque()  # pairs, before all have begun
         self._all_spawned = False
         self._begun = False
@@ -65,17 +65,17 @@ class Wiring:
         for _, other in self._members.processes(member.id):
             self._epochs.pop(frozenset({process, other}), None)
             other.send(Disconnect(member.id, self._is_beside(member)))
-        for other in self._members.everyone():
-            if other.id == member.id and other.process is not None:
-                if self._epochs.pop(frozenset({process, other.process}), None) is not None:
-                    other.tell(Disconnect(member.id, beside=False))
+        for twin in self._members.everyone():
+            if twin.id == member.id and self._epochs.pop(frozenset({process, twin.process}), None) is not None:
+                twin.tell(Disconnect(member.id, beside=False))
         if not self._begun:
             self._unconnected = deque(pair for pair in self._unconnected if member.id not in pair)
             self._go_on()
 
     def join(self, old: Member, successor: Member) -> None:
         """Connect the two incarnations of a shard, each as the shard that has its own number. Raises `OSError`."""
-        assert old.process is not None and successor.process is not None
+        assert old.process is not None
+        assert successor.process is not None
         self._connect(old, old.process, successor, successor.process, twins=True)
 
     def _go_on(self) -> None:

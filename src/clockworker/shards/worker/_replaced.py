@@ -88,7 +88,7 @@ class Replacement:
             waiting.cancel()
 
     async def _tell_when(self, condition: Callable[[], bool], then: ToSupervisor) -> None:
-        while not condition():
+        while not condition():  # noqa: ASYNC110  # nothing tells of it
             await asyncio.sleep(LOOK_S)
         self._tell(then)
 

@@ -70,11 +70,10 @@ class Shard:
     count: how many shards there are.
     cpu: the CPU that this process is pinned to, or None.
     incarnation: 1 for the first process of this shard, 2 for the one that came after it, and so on.
-    came_by: what this process was started for: "start", with the server, and nothing was before; "roll", to replace another that
-    serves until this one is ready, by SIGHUP, SIGTERM to that one alone, or --reload; or "crash", after another that has died.
-    executor: the running executor. Its queues are those that the application declares (`clockworker.application`), with what
-    the operator says of them, and his own.
-    is_ready: whether `ready()` has been called.
+    came_by: what this process was started for: "start", with the server, and nothing was before; "roll", to replace another
+    that serves until this one is ready, by SIGHUP, SIGTERM to that one alone, or --reload; or "crash", after another that has
+    died. executor: the running executor. Its queues are those that the application declares (`clockworker.application`), with
+    what the operator says of them, and his own. is_ready: whether `ready()` has been called.
     """
 
     def __init__(
@@ -145,11 +144,11 @@ class Shard:
         Every shard should start the same services; calls wait at a shard that has not come to it yet. A method's
         `@remote(queue=...)` that this shard does not have raises `UnknownQueue`.
 
-        A service with `async def hand_over(self) -> State` and `async def take_over(self, state: State) -> None` keeps its state
-        when its shard is replaced: the one that is replaced hands over, and its successor takes over before it serves, while
-        calls wait. What is large goes in parts: `hand_over(self) -> AsyncIterator[Part]`, which yields them, and
-        `take_over(self, parts: AsyncIterator[Part]) -> None`. State and Part are types that msgspec encodes, as for `@remote`.
-        Start such a service before `ready()`.
+        A service with `async def hand_over(self) -> State` and `async def take_over(self, state: State) -> None` keeps its
+        state when its shard is replaced: the one that is replaced hands over, and its successor takes over before it serves,
+        while calls wait. What is large goes in parts: `hand_over(self) -> AsyncIterator[Part]`, which yields them, and
+        `take_over(self, parts: AsyncIterator[Part]) -> None`. State and Part are types that msgspec encodes, as for
+        `@remote`. Start such a service before `ready()`.
         """
         if not isinstance(service, type):
             raise UsageError(
@@ -169,11 +168,11 @@ class Shard:
         return service_name(service) in self._inherits and state_methods(service) is not None
 
     def peers(self) -> AsyncIterator[PeerChange]:
-        """What becomes of the other shards: `async for change in shard.peers()`. First what is: a change "came" for each that is
-        there. Then what changes, in its order, until the shard ends.
+        """What becomes of the other shards: `async for change in shard.peers()`. First what is: a change "came" for each that
+        is there. Then what changes, in its order, until the shard ends.
 
-        Of each shard only the latest waits to be taken, so one who takes them slowly may miss that a peer died and another came,
-        and then hears that it was "replaced"; he never misses what is now.
+        Of each shard only the latest waits to be taken, so one who takes them slowly may miss that a peer died and another
+        came, and then hears that it was "replaced"; he never misses what is now.
         """
         return self._peers.changes()
 

@@ -5,8 +5,8 @@ bounded by the stream's window. An item is a list of parts, encoded, as many as 
 larger, and then an empty list ends it. A state that is no stream is one large part.
 
 Rejected: a memfd that the old one fills and the successor reads. It would outlive the old one, but that it has ended is no
-reason to trust what it has left; it takes the memory of the state once more (a third gigabyte for each), and its pages cost about
-as much as all else. And a neighbour that keeps it meanwhile, for the same reasons twice.
+reason to trust what it has left; it takes the memory of the state once more (a third gigabyte for each), and its pages cost
+about as much as all else. And a neighbour that keeps it meanwhile, for the same reasons twice.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ async def hand_over_state(service: str) -> AsyncIterator[list[msgspec.Raw] | byt
         raise UsageError(f"shard {shard.id} hands over its state to its own successor only, when it is replaced")
     kept = keeping.kept[service]
     with _within():
-        parts = kept.instance.hand_over() if kept.state.streams else _once(kept.instance.hand_over())
+        parts: Any = kept.instance.hand_over() if kept.state.streams else _once(kept.instance.hand_over())
         try:
             async for item in _items(parts, max(1, most)):
                 yield item
@@ -89,7 +89,7 @@ class _Arriving:
     def __init__(self, kept: Kept, items: Any) -> None:
         self._kept = kept
         self._items = items
-        self._parts = self._decoded()
+        self._parts: Any = self._decoded()
         self.size = 0
         self.failed: StateNotTaken | None = None
 
