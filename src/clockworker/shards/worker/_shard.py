@@ -72,8 +72,10 @@ class Shard:
     incarnation: 1 for the first process of this shard, 2 for the one that came after it, and so on.
     came_by: what this process was started for: "start", with the server, and nothing was before; "roll", to replace another
     that serves until this one is ready, by SIGHUP, SIGTERM to that one alone, or --reload; or "crash", after another that has
-    died. executor: the running executor. Its queues are those that the application declares (`clockworker.application`), with
-    what the operator says of them, and his own. is_ready: whether `ready()` has been called.
+    died.
+    executor: the running executor. Its queues are those that the application declares (`clockworker.application`), with what
+    the operator says of them, and his own.
+    is_ready: whether `ready()` has been called.
     """
 
     def __init__(
