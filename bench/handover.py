@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import os
 import random
+import resource
 import signal
 import subprocess
 import sys
@@ -100,6 +101,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> HandoverReport:
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)  # requests that wait are connections that are open
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     port = free_port()
     command = [sys.executable, "-m", "clockworker.shards._cli", "examples.kv:keeping", "--port", str(port)]
     command += ["--shards", str(options.shards), "--timeout-hand-over", "120"]

@@ -103,8 +103,7 @@ class Store:
         """Take what `items` gave, of keys that are not there."""
         self._values.update(values)
         self._deadlines_ms.update(deadlines_ms)
-        for key in values:
-            self._index.add(key)
+        self._index.add_all(values)
         for key, deadline_ms in deadlines_ms.items():
             heapq.heappush(self._due, (deadline_ms, key))
 

@@ -131,6 +131,7 @@ class Mesh(Traffic):
             {queue_identifier(queue.key): queue.key for queue in queues},
         )
         self._thread_calls = ThreadCalls(self.shared)
+        self._idle_poll_us = idle_poll_us
         executor.poll_source(self, idle_poll_us=idle_poll_us)
 
     # Peers
@@ -195,6 +196,10 @@ class Mesh(Traffic):
         """The peer has kept its place: what waits goes there."""
         self.home.check_thread("resume")
         self.links[peer].present().resume()
+
+    def share_cpu(self, shared: bool) -> None:
+        """Another incarnation of this shard runs on the same CPU, and what polling takes is that one's."""
+        self.executor.poll_source(self, idle_poll_us=0 if shared else self._idle_poll_us)
 
     def descriptors(self) -> list[int]:
         """Those that the mesh has."""

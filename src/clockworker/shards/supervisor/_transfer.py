@@ -10,6 +10,8 @@ Whatever goes wrong before that is the end of the successor. Calls go on with th
 old one that ends, its state is lost, and so is a successor that would have had it: the shard starts anew, as after any crash,
 and is told so (`Shard.came_by`).
 
+Meanwhile the old one may use every CPU of the server: on that of its shard the two would take turns.
+
 How long it takes is bounded by `--timeout-hand-over`: what nothing ends is an outage for all who wait.
 """
 
@@ -17,6 +19,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from collections.abc import Callable
 from typing import Literal
 
@@ -86,6 +89,8 @@ class Transfer:
             self._phase = "taking"
             self._cancel_round()
             self._alarm.cancel()
+            if self._old.cpu is not None:
+                process.run_on(os.sched_getaffinity(0))
             left = max(0.1, self._limit - (self._loop.time() - self._began))
             self._alarm = self._loop.call_later(left + LATE_S, self._overdue)
             self.successor.tell(TakeState(self._services, left))
@@ -125,6 +130,8 @@ class Transfer:
             for peer in self._peers():
                 peer.send(Release(self._old.id))
             self._old.tell(Release(self._old.id))
+            if self._old.cpu is not None and self._old.process is not None:
+                self._old.process.run_on({self._old.cpu})
 
     def _shut_if_held(self) -> None:
         if self._phase == "holding" and not self._not_held:

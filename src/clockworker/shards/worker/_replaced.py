@@ -43,6 +43,7 @@ class Replacement:
             return
         keeping = self._mesh.keeping
         if not again:
+            self._mesh.share_cpu(True)
             keeping.gate.close()
             self._closing_since = time.monotonic()
             self._tell(Held(shard))
@@ -61,6 +62,7 @@ class Replacement:
         if shard != self._mesh.shard_id:
             self._mesh.resume(shard)
         else:
+            self._mesh.share_cpu(False)
             self._mesh.keeping.open()
 
     def moved(self) -> None:
@@ -93,6 +95,7 @@ class Replacement:
         self._tell(then)
 
     async def _take(self, services: tuple[str, ...], seconds: float) -> None:
+        self._mesh.share_cpu(True)
         try:
             size = await take_over_state(self._mesh.keeping, services, seconds)
         except Exception as error:
@@ -101,6 +104,7 @@ class Replacement:
             trace = "" if cause is None else format_traceback(cause)
             self._tell(NotTaken(_cut(said)[:MESSAGE_LIMIT].decode(errors="ignore"), _last(trace)))
         else:
+            self._mesh.share_cpu(False)
             self._tell(Taken(size))
 
 
