@@ -59,6 +59,7 @@ class Mesh(Traffic):
     on_poisoned: told the peer and epoch of a ring whose rules the peer broke. Both ends must then be connected anew: the
         peer waits for answers to what we could not read.
     encode_local: encode calls to this shard too, so that a test sees what two shards would; before a service is started.
+    keeping: the services whose state moves when the shard is replaced.
     """
 
     def __init__(
