@@ -51,7 +51,8 @@ EVERY_OPTION = (
     " --limit-request-line 4KiB --limit-request-field-size 1000 --limit-request-fields 20"
     " --h11-max-incomplete-event-size 32KiB --timeout-request-header 1 --timeout-request-body 2 --timeout-keep-alive 3"
     " --timeout-response 4 --limit-concurrency 100 --threads 16 --gil-switch-interval 0.001"
-    " --timeout-graceful-shutdown 1.5 --timeout-shard-healthcheck 0 --timeout-startup 2 --no-respawn --log-level DEBUG"
+    " --timeout-graceful-shutdown 1.5 --timeout-hand-over 5 --timeout-shard-healthcheck 0 --timeout-startup 2 --no-respawn"
+    " --log-level DEBUG"
     " --log-format json --log-config l --access-log --slow-poll 0.5 --metrics [::1]:4 --control c --pid-file p"
 )
 EVERY_FIELD = ServeConfig(
@@ -96,6 +97,7 @@ EVERY_FIELD = ServeConfig(
     umask=0o027,
     access_log_format="%(h)s",
     timeout_graceful_shutdown=1.5,
+    timeout_hand_over=5.0,
     timeout_shard_healthcheck=0.0,
     timeout_startup=2.0,
     respawn=False,

@@ -274,6 +274,14 @@ OPTIONS = (
     ),
     Option(
         "life",
+        ("--timeout-hand-over",),
+        "S",
+        parse.parse_limit,
+        "seconds that services have to hand over their state when a shard is replaced, while calls of them wait; default 10",
+        takes=(int, float),
+    ),
+    Option(
+        "life",
         ("--timeout-shard-healthcheck",),
         "S",
         parse.parse_seconds,
