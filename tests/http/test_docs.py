@@ -60,7 +60,7 @@ def test_its_table_has_every_option_and_its_default() -> None:
         value = shown(getattr(HttpConfig(), HTTP_FIELDS.get(name, name)))
         said = defaults[name.replace("_", "-")]
         assert said == value or (
-            not value and name in ("lifespan_queue", "limit_concurrency", "gil_switch_interval")
+            not value and name in ("lifespan_queue", "limit_concurrency")
         ), name
 
 

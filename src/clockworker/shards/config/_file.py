@@ -23,7 +23,7 @@ import os
 
 from clockworker._errors import ConfigurationError
 from clockworker.shards.config import _toml
-from clockworker.shards.config._options import BY_NAME, OPTIONS, Option, nearest_option
+from clockworker.shards.config._options import ALIASES, BY_NAME, OPTIONS, Option, nearest_option
 from clockworker.shards.config._queues import changes_of_file, queues_of_file
 from clockworker.shards.config._routes import routes_of_file
 
@@ -49,6 +49,7 @@ def read_file(path: str) -> dict[str, object]:
     values: dict[str, object] = {}
     for key, value in _toml.load(path, "--config").items():
         name = "shard_queue" if key == "shard" else key.replace("-", "_")
+        name = ALIASES.get(name, name)
         try:
             if name in values:
                 raise ConfigurationError("is given twice, with - and with _; give it once")

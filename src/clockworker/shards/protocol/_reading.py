@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from typing import Annotated
+from typing import Annotated, Self
 
 import msgspec
 
@@ -16,6 +16,7 @@ from clockworker.executor import DurationStats
 from clockworker.shards.protocol._figures import Family, Section, counter, gauge, peak
 
 MAX_GROUPS = 8
+MAX_HOGS = 8
 MAX_COUNTERS = 32
 MAX_COUNTER = 2**63 - 1
 COUNTER_NAME_BYTES = 56
@@ -37,16 +38,16 @@ class Groups(msgspec.Struct, frozen=True):
 
     service_ns: dict[str, int] = {}
 
-    def since(self, earlier: Groups) -> Groups:
+    def since(self, earlier: Groups) -> Self:
         """What each has used since. One that was not seen before, or ended and came back, has used it all since."""
         used = {
             name: ns - before if (before := earlier.service_ns.get(name, 0)) <= ns else ns
             for name, ns in self.service_ns.items()
         }
-        return Groups.largest(used)
+        return self.largest(used)
 
     @classmethod
-    def sum(cls, parts: Iterable[Groups]) -> Groups:
+    def sum(cls, parts: Iterable[Groups]) -> Self:
         used: dict[str, int] = {}
         for part in parts:
             for name, ns in part.service_ns.items():
@@ -54,8 +55,22 @@ class Groups(msgspec.Struct, frozen=True):
         return cls.largest(used)
 
     @classmethod
-    def largest(cls, used: dict[str, int]) -> Groups:
-        return cls(dict(sorted(used.items(), key=lambda item: item[1], reverse=True)[:MAX_GROUPS]))
+    def largest(cls, used: dict[str, int]) -> Self:
+        return cls(dict(sorted(used.items(), key=lambda item: item[1], reverse=True)[: cls.most()]))
+
+    @staticmethod
+    def most() -> int:
+        """How many there can be."""
+        return MAX_GROUPS
+
+
+class Hogs(Groups, frozen=True):
+    """The same by the names of tasks whose steps were cut and took long: those that did last. Names may be long: a request's is
+    its route's path."""
+
+    @staticmethod
+    def most() -> int:
+        return MAX_HOGS
 
 
 class Counters(msgspec.Struct, frozen=True):
@@ -208,8 +223,19 @@ class CallReading(Section, frozen=True):
     ring_bytes: Annotated[int, peak()] = 0
 
 
+_REFUSALS = Family(
+    "queue_cuts_refused",
+    "Cuts of the queue's steps that were due and could not be made then: a lock was held, or it was code that is never cut.",
+    "reason",
+)
+
+
 class QueueReading(Section, frozen=True):
-    """One queue."""
+    """One queue.
+
+    preemptive, cuts, refused_...: of a queue whose steps are cut. Then poll_time is of slices, and whole_step of steps; of an
+    ordinary queue whole_step is left empty. hogs: what cuts are good for.
+    """
 
     share: Annotated[int, peak("queue_share", "The queue's share.")] = 0
     runnable: Annotated[int, gauge("queue_runnable", "Tasks that wait for their step.")] = 0
@@ -231,6 +257,27 @@ class QueueReading(Section, frozen=True):
         counter("queue_wait_seconds", "Waits of runnable tasks for their step; one in 13 is measured."),
     ] = DurationStats()
     groups: Annotated[Groups, gauge()] = Groups()
+    preemptive: Annotated[int, peak()] = 0
+    cuts: Annotated[int, counter("queue_cuts", "Times that a step of the queue was cut.")] = 0
+    refused_lock: Annotated[int, counter(_REFUSALS, "lock")] = 0
+    refused_guarded: Annotated[int, counter(_REFUSALS, "guarded")] = 0
+    refused_no_preempt: Annotated[int, counter(_REFUSALS, "no_preempt")] = 0
+    refused_other: Annotated[int, counter(_REFUSALS, "other")] = 0
+    whole_step: Annotated[
+        DurationStats,
+        counter("queue_whole_step_seconds", "How long steps of preemptive queues took, all slices together."),
+    ] = DurationStats()
+    hogs: Annotated[Hogs, gauge()] = Hogs()
+
+    @property
+    def refused(self) -> dict[str, int]:
+        """Cuts that were due and not made, by reason."""
+        return {reason: getattr(self, f"refused_{reason}") for reason in REASONS}
+
+
+# Of cuts that are refused, as labels; "other" has those that pass by themselves: within the executor, a collection of garbage,
+# a debugger's trace.
+REASONS = ("lock", "guarded", "no_preempt", "other")
 
 
 _REQUESTS = Family(
@@ -400,7 +447,9 @@ class Reading(msgspec.Struct, frozen=True):
             self.calls.since(earlier.calls),
             {
                 name: msgspec.structs.replace(
-                    queue.since(before := earlier.queues.get(name, _NO_QUEUE)), groups=queue.groups.since(before.groups)
+                    queue.since(before := earlier.queues.get(name, _NO_QUEUE)),
+                    groups=queue.groups.since(before.groups),
+                    hogs=queue.hogs.since(before.hogs),
                 )
                 for name, queue in self.queues.items()
             },

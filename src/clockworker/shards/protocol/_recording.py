@@ -4,8 +4,19 @@ from __future__ import annotations
 
 import msgspec
 
-# Of a step: queue, name, when it began, how long it took, what others had of that, how many of its queue were left runnable.
-WORDS = 6
+# Of a step, or of a slice of one in a preemptive queue: queue, name, when it began, how long it took, what others had of that, how
+# many of its queue were left runnable, and which slice it is.
+WORDS = 7
+
+
+def slice_word(number: int, cut: bool) -> int:
+    """number: of the slice in its step, from 1; 0: the step was not cut. cut: whether the step goes on after it."""
+    return number << 1 | cut
+
+
+def slice_of(word: int) -> tuple[int, bool]:
+    """What `slice_word` was given."""
+    return word >> 1, bool(word & 1)
 
 
 class QueueTrace(msgspec.Struct, frozen=True):
@@ -14,6 +25,7 @@ class QueueTrace(msgspec.Struct, frozen=True):
     name: str
     busy_ns: int
     polls: int
+    cuts: int = 0
 
 
 class Recorded(msgspec.Struct, frozen=True):

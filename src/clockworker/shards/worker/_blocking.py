@@ -67,7 +67,7 @@ class _Call(Generic[T]):
         frame = sys._current_frames().get(self.thread)
         if frame is not None and frame.f_code.co_filename != __file__:  # else it is in C code
             where = f", at {os.path.basename(frame.f_code.co_filename)}:{frame.f_lineno}"
-        return f"{_name(self.what)} ({time.monotonic() - self.since:.1f} s{where})"
+        return f"{name_of(self.what)} ({time.monotonic() - self.since:.1f} s{where})"
 
 
 class BlockingPool:
@@ -165,7 +165,7 @@ class BlockingPool:
             except (RuntimeError, MemoryError) as error:
                 if self._started:
                     return False
-                raise RuntimeError(f"no thread can be started for {_name(call.what)}: {error}") from error
+                raise RuntimeError(f"no thread can be started for {name_of(call.what)}: {error}") from error
             self._started += 1
         self._running.add(call)
         self._held[call.account] = self._held.get(call.account, 0) + 1
@@ -197,7 +197,7 @@ class BlockingPool:
             if error is None:
                 call.future.set_result(result)
             else:
-                call.future.set_exception(_bearable(error, call.what))
+                call.future.set_exception(bearable(error, call.what))
         self._begin_waiting()
         self._tell_if_idle()
 
@@ -254,7 +254,7 @@ class BlockingPool:
             log.warning(
                 "%s has waited %.1f s for a thread, as %d calls do; --threads or --blocking-threads is %d, and in them "
                 "are: %s%s",
-                oldest.what if isinstance(oldest.what, str) else f"run_blocking({_name(oldest.what)})",
+                oldest.what if isinstance(oldest.what, str) else f"run_blocking({name_of(oldest.what)})",
                 waited,
                 self.waiting,
                 self._threads,
@@ -271,16 +271,16 @@ class BlockingPool:
         return ", ".join([*(call.describe() for call in calls[:_NAMED]), *rest])
 
 
-def _bearable(error: BaseException, what: Callable[..., object] | str) -> BaseException:
-    """The exception, or one that the caller's task can be given in its place."""
+def bearable(error: BaseException, what: Callable[..., object] | str) -> BaseException:
+    """The exception, or one that the caller's task can be given in its place. what: the function that raised it, or its name."""
     if isinstance(error, StopIteration | GeneratorExit | asyncio.CancelledError):
-        replaced = RuntimeError(f"{_name(what)} raised {type(error).__name__}")
+        replaced = RuntimeError(f"{name_of(what)} raised {type(error).__name__}")
         replaced.__cause__ = error
         return replaced
     return error
 
 
-def _name(function: object) -> str:
+def name_of(function: object) -> str:
     """`module.function`. It is the application's object, whose attributes may do what they like. A text is a name."""
     if isinstance(function, str):
         return function

@@ -1,7 +1,8 @@
 """A recording of what a shard's executor does: each choice, each step, each turn on the loop.
 
 While one runs, the core calls `Trace.step` after every step, which costs about a third of a microsecond; otherwise it
-tests one pointer. Steps are kept as six words each in one array, names once. What the queues' statistics say before and
+tests one pointer. Steps are kept as some words each in one array, names once. Of a step that is cut each slice
+is kept like a step. What the queues' statistics say before and
 after is kept with them, so that whoever reads the recording can check it. A recording that grows to `MAX_STEPS` ends there.
 """
 
@@ -18,7 +19,7 @@ import msgspec
 
 from clockworker.executor import Executor
 from clockworker.ipc.rings._memory_cy import create_memory
-from clockworker.shards.protocol._recording import WORDS, QueueTrace, Recorded
+from clockworker.shards.protocol._recording import WORDS, QueueTrace, Recorded, slice_word
 from clockworker.shards.worker._recorder import text_of
 
 log = logging.getLogger("clockworker.shard")
@@ -36,6 +37,7 @@ class Trace:
         self._keys = list(executor.queue_stats(top_groups=0))
         self._numbers = {key: number for number, key in enumerate(self._keys)}
         self._names: dict[str, int] = {}
+        self._slices: dict[int, int] = {}  # of the step of a queue that is cut, by the queue's number
         self._steps = array("Q")
         self._turns = array("Q")
         self._steps_before_turn = 0
@@ -45,18 +47,28 @@ class Trace:
         executor.trace(self)
 
     def step(self, queue: Any, state: Any, started: int, ended: int, stolen: int = 0) -> None:
+        number = self._numbers[queue.key]
+        before = self._slices.pop(number, 0)
+        self._keep(queue, state, started, ended, stolen, slice_word(before + 1, False) if before else 0)
+
+    stolen_step = step
+
+    def cut_step(self, queue: Any, state: Any, started: int, ended: int, stolen: int) -> None:
+        number = self._numbers[queue.key]
+        here = self._slices[number] = self._slices.get(number, 0) + 1
+        self._keep(queue, state, started, ended, stolen, slice_word(here, True))
+
+    def _keep(self, queue: Any, state: Any, started: int, ended: int, stolen: int, which: int) -> None:
         name = state.task.get_name()
         if state.group is not None:
             name = f"{name} ({text_of(state.group)})"
         number = self._names.setdefault(name, len(self._names))
         # One array, in one call: `extend` would keep the words before one that does not fit.
         self._steps += array(
-            "Q", (self._numbers[queue.key], number, started, max(0, ended - started), stolen, queue.runnable)
+            "Q", (self._numbers[queue.key], number, started, max(0, ended - started), stolen, queue.runnable, which)
         )
         if len(self._steps) >= WORDS * MAX_STEPS:
             self.end(whole=False)
-
-    stolen_step = step
 
     def turn(self, started: int, ended: int) -> None:
         if len(self._steps) != self._steps_before_turn:  # else it only looked for news
@@ -81,6 +93,7 @@ class Trace:
                     str(key),
                     after[key].busy_ns - self._before[key].busy_ns,
                     after[key].polls - self._before[key].polls,
+                    after[key].cuts - self._before[key].cuts,
                 )
                 for key in self._keys
             ],
