@@ -141,7 +141,7 @@ _OF_SHARD: tuple[_Figure, ...] = (
 )
 
 # Of queues that are preemptive, or were.
-_PREEMPTIVE = ("queue_cuts", "queue_cuts_refused", "queue_whole_step_seconds")
+_PREEMPTIVE = ("queue_cuts", "queue_cut_refusals", "queue_whole_step_seconds")
 _OF_QUEUE = tuple(figure for figure in _figures(QueueReading) if figure.family.name not in _PREEMPTIVE)
 _OF_PREEMPTIVE = tuple(figure for figure in _figures(QueueReading) if figure.family.name in _PREEMPTIVE)
 

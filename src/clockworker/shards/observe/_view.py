@@ -35,7 +35,7 @@ class QueueView(msgspec.Struct, frozen=True):
     wanted: its share of the shares of all queues. got: its part of the time that all queues have used. Less than wanted
     means that it had less to do; more, that others left it theirs.
     wait: of runnable tasks for their step. poll_time: of steps, or slices of them. groups: the part of a core that each has used.
-    preemptive: whether steps are cut. Then whole_step is of steps, all slices together, refused_per_s of cuts that were due, by
+    preemptive: whether steps are cut. Then whole_step is of steps, all slices together, refusals_per_s of cuts that were due, by
     reason, and hogs the part of a core that tasks have used whose steps took long, by their names.
     """
 
@@ -54,7 +54,7 @@ class QueueView(msgspec.Struct, frozen=True):
     groups: dict[str, float]
     preemptive: bool
     cuts_per_s: float
-    refused_per_s: dict[str, float]
+    refusals_per_s: dict[str, float]
     whole_step: Durations
     hogs: dict[str, float]
 
@@ -273,7 +273,7 @@ def _queue(name: str, queue: QueueReading, lately: QueueReading, shares: int, us
         groups=_groups(lately.groups, window_s),
         preemptive=bool(queue.preemptive),
         cuts_per_s=lately.cuts / window_s if window_s else 0.0,
-        refused_per_s={reason: count / window_s for reason, count in lately.refused.items() if count and window_s},
+        refusals_per_s={reason: count / window_s for reason, count in lately.refusals.items() if count and window_s},
         whole_step=Durations.of(lately.whole_step),
         hogs=_groups(lately.hogs, window_s),
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from typing import Annotated, Self
+from typing import Annotated
 
 import msgspec
 
@@ -16,7 +16,6 @@ from clockworker.executor import DurationStats
 from clockworker.shards.protocol._figures import Family, Section, counter, gauge, peak
 
 MAX_GROUPS = 8
-MAX_HOGS = 8
 MAX_COUNTERS = 32
 MAX_COUNTER = 2**63 - 1
 COUNTER_NAME_BYTES = 56
@@ -38,16 +37,16 @@ class Groups(msgspec.Struct, frozen=True):
 
     service_ns: dict[str, int] = {}
 
-    def since(self, earlier: Groups) -> Self:
+    def since(self, earlier: Groups) -> Groups:
         """What each has used since. One that was not seen before, or ended and came back, has used it all since."""
         used = {
             name: ns - before if (before := earlier.service_ns.get(name, 0)) <= ns else ns
             for name, ns in self.service_ns.items()
         }
-        return self.largest(used)
+        return Groups.largest(used)
 
     @classmethod
-    def sum(cls, parts: Iterable[Groups]) -> Self:
+    def sum(cls, parts: Iterable[Groups]) -> Groups:
         used: dict[str, int] = {}
         for part in parts:
             for name, ns in part.service_ns.items():
@@ -55,22 +54,8 @@ class Groups(msgspec.Struct, frozen=True):
         return cls.largest(used)
 
     @classmethod
-    def largest(cls, used: dict[str, int]) -> Self:
-        return cls(dict(sorted(used.items(), key=lambda item: item[1], reverse=True)[: cls.most()]))
-
-    @staticmethod
-    def most() -> int:
-        """How many there can be."""
-        return MAX_GROUPS
-
-
-class Hogs(Groups, frozen=True):
-    """The same by the names of tasks whose steps were cut and took long: those that did last. Names may be long: a request's is
-    its route's path."""
-
-    @staticmethod
-    def most() -> int:
-        return MAX_HOGS
+    def largest(cls, used: dict[str, int]) -> Groups:
+        return cls(dict(sorted(used.items(), key=lambda item: item[1], reverse=True)[:MAX_GROUPS]))
 
 
 class Counters(msgspec.Struct, frozen=True):
@@ -224,7 +209,7 @@ class CallReading(Section, frozen=True):
 
 
 _REFUSALS = Family(
-    "queue_cuts_refused",
+    "queue_cut_refusals",
     "Cuts of the queue's steps that were due and could not be made then: a lock was held, or it was code that is never cut.",
     "reason",
 )
@@ -233,8 +218,9 @@ _REFUSALS = Family(
 class QueueReading(Section, frozen=True):
     """One queue.
 
-    preemptive, cuts, refused_...: of a queue whose steps are cut. Then poll_time is of slices, and whole_step of steps; of an
-    ordinary queue whole_step is left empty. hogs: what cuts are good for.
+    preemptive, cuts, refusals_...: of a queue whose steps are cut. Then poll_time is of slices, and whole_step of steps; of an
+    ordinary queue whole_step is left empty. hogs: CPU time by the names of tasks whose steps were cut and took long, of those
+    that did last.
     """
 
     share: Annotated[int, peak("queue_share", "The queue's share.")] = 0
@@ -259,20 +245,20 @@ class QueueReading(Section, frozen=True):
     groups: Annotated[Groups, gauge()] = Groups()
     preemptive: Annotated[int, peak()] = 0
     cuts: Annotated[int, counter("queue_cuts", "Times that a step of the queue was cut.")] = 0
-    refused_lock: Annotated[int, counter(_REFUSALS, "lock")] = 0
-    refused_guarded: Annotated[int, counter(_REFUSALS, "guarded")] = 0
-    refused_no_preempt: Annotated[int, counter(_REFUSALS, "no_preempt")] = 0
-    refused_other: Annotated[int, counter(_REFUSALS, "other")] = 0
+    refusals_lock: Annotated[int, counter(_REFUSALS, "lock")] = 0
+    refusals_guarded: Annotated[int, counter(_REFUSALS, "guarded")] = 0
+    refusals_no_preempt: Annotated[int, counter(_REFUSALS, "no_preempt")] = 0
+    refusals_other: Annotated[int, counter(_REFUSALS, "other")] = 0
     whole_step: Annotated[
         DurationStats,
         counter("queue_whole_step_seconds", "How long steps of preemptive queues took, all slices together."),
     ] = DurationStats()
-    hogs: Annotated[Hogs, gauge()] = Hogs()
+    hogs: Annotated[Groups, gauge()] = Groups()
 
     @property
-    def refused(self) -> dict[str, int]:
+    def refusals(self) -> dict[str, int]:
         """Cuts that were due and not made, by reason."""
-        return {reason: getattr(self, f"refused_{reason}") for reason in REASONS}
+        return {reason: getattr(self, f"refusals_{reason}") for reason in REASONS}
 
 
 # Of cuts that are refused, as labels; "other" has those that pass by themselves: within the executor, a collection of garbage,

@@ -4,19 +4,11 @@ from __future__ import annotations
 
 import msgspec
 
-# Of a step, or of a slice of one in a preemptive queue: queue, name, when it began, how long it took, what others had of that, how
-# many of its queue were left runnable, and which slice it is.
-WORDS = 7
-
-
-def slice_word(number: int, cut: bool) -> int:
-    """number: of the slice in its step, from 1; 0: the step was not cut. cut: whether the step goes on after it."""
-    return number << 1 | cut
-
-
-def slice_of(word: int) -> tuple[int, bool]:
-    """What `slice_word` was given."""
-    return word >> 1, bool(word & 1)
+# Of a step, or of a slice of one that was cut: queue, name, when it began, how long it took, what others had of that, how many of
+# its queue were left runnable.
+WORDS = 6
+# Of a slice: which step it is among those recorded; its number in the step that was cut, from 1; whether that goes on after it.
+SLICE_WORDS = 3
 
 
 class QueueTrace(msgspec.Struct, frozen=True):
@@ -29,8 +21,8 @@ class QueueTrace(msgspec.Struct, frozen=True):
 
 
 class Recorded(msgspec.Struct, frozen=True):
-    """Times are the monotonic clock's, in ns. steps: `WORDS` words each. turns: two each, when it began and ended.
-    whole: whether it lasted as long as it should."""
+    """Times are the monotonic clock's, in ns. steps: `WORDS` words each. turns: two each, when it began and ended. slices:
+    `SLICE_WORDS` each, of those among the steps that are slices. whole: whether it lasted as long as it should."""
 
     shard: int
     pid: int
@@ -41,3 +33,4 @@ class Recorded(msgspec.Struct, frozen=True):
     names: list[str]  # "task" or "task (group)"
     steps: bytes
     turns: bytes
+    slices: bytes = b""

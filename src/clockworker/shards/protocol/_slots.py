@@ -53,14 +53,12 @@ from clockworker.shards.protocol._reading import (
     MAX_COUNTER,
     MAX_COUNTERS,
     MAX_GROUPS,
-    MAX_HOGS,
     MAX_ROUTES,
     RESERVED_NAMES,
     ROUTE_BYTES,
     CallReading,
     Counters,
     Groups,
-    Hogs,
     LoopReading,
     ProcessReading,
     QueueReading,
@@ -126,7 +124,6 @@ def _unpadded(words: memoryview[int]) -> str:
 
 
 _GROUPS = _Table(MAX_GROUPS, 4)
-_HOGS = _Table(MAX_HOGS, 8)
 _COUNTERS = _Table(MAX_COUNTERS, COUNTER_NAME_BYTES // 8)
 
 # Of each figure its name, its type and the most that it can be.
@@ -140,7 +137,7 @@ _FIELDS: dict[type[Section], list[tuple[str, Any, int]]] = {
 
 
 def _words_of(section: type[Section]) -> int:
-    sizes: dict[Any, int] = {DurationStats: _HISTOGRAM_WORDS, Groups: _GROUPS.words, Hogs: _HOGS.words}
+    sizes: dict[Any, int] = {DurationStats: _HISTOGRAM_WORDS, Groups: _GROUPS.words}
     return sum(sizes.get(field, 1) for _, field, _ in _FIELDS[section])
 
 
@@ -390,9 +387,6 @@ def _put(words: memoryview[int], at: int, section: Section) -> int:
         elif type(value) is Groups:
             _GROUPS.put(words, at, value.service_ns)
             at += _GROUPS.words
-        elif type(value) is Hogs:
-            _HOGS.put(words, at, value.service_ns)
-            at += _HOGS.words
         else:
             words[at] = value if 0 <= value <= _WORD else _word(value)
             at += 1
@@ -415,9 +409,6 @@ def _get(kind: type[S], words: memoryview[int], at: int) -> tuple[S, int]:
         elif field is Groups:
             values.append(Groups(_GROUPS.get(words, at, MOST_NS)))
             at += _GROUPS.words
-        elif field is Hogs:
-            values.append(Hogs(_HOGS.get(words, at, MOST_NS)))
-            at += _HOGS.words
         else:
             values.append(_bounded(name, words[at], most))
             at += 1

@@ -15,7 +15,7 @@ from typing import IO, Any
 
 import msgspec
 
-from clockworker.shards.protocol._recording import WORDS, Recorded, slice_of
+from clockworker.shards.protocol._recording import SLICE_WORDS, WORDS, Recorded
 
 _encode = msgspec.json.Encoder().encode
 _LOOP = 0  # the number of the loop's thread; queue i's is i + 1
@@ -34,8 +34,8 @@ def write_chrome_trace(file: IO[bytes], recordings: Iterable[Recorded]) -> int:
             file.write(separator + _encode(event))
             separator = b",\n"
     file.write(b"\n]}\n")
-    slices = (slice_of(word) for recorded in recordings for word in array("Q", recorded.steps)[WORDS - 1 :: WORDS])
-    return sum(not cut for _, cut in slices)
+    bars = sum(len(recorded.steps) // (8 * WORDS) for recorded in recordings)
+    return bars - sum(cut for recorded in recordings for _, cut in _slices(recorded).values())
 
 
 def _statistics(recorded: Recorded) -> dict[str, Any]:
@@ -46,6 +46,14 @@ def _statistics(recorded: Recorded) -> dict[str, Any]:
         "queues": {
             queue.name: {"busy_ns": queue.busy_ns, "polls": queue.polls, "cuts": queue.cuts} for queue in recorded.queues
         },
+    }
+
+
+def _slices(recorded: Recorded) -> dict[int, tuple[int, bool]]:
+    """Of the bars that are slices: their number, and whether the step goes on."""
+    words = array("Q", recorded.slices)
+    return {
+        words[at]: (words[at + 1], bool(words[at + 2])) for at in range(0, len(words) - SLICE_WORDS + 1, SLICE_WORDS)
     }
 
 
@@ -73,11 +81,12 @@ def _events(recorded: Recorded, first_ns: int) -> Iterator[dict[str, Any]]:
         }
     steps = array("Q", recorded.steps)
     before = -1
+    slices = _slices(recorded)
     arrows = itertools.count(pid << 32)
     arrow: dict[int, int] = {}  # of a queue's step that was cut
     for index in range(0, len(steps), WORDS):
-        queue, name, began, took, stolen, runnable, word = steps[index : index + WORDS]
-        number, cut = slice_of(word)
+        queue, name, began, took, stolen, runnable = steps[index : index + WORDS]
+        number, cut = slices.get(index // WORDS, (0, False))
         if queue != before:
             before = queue
             yield {

@@ -109,7 +109,7 @@ def _preemptive(queue: QueueView) -> list[str]:
     line = _PREEMPTIVE.format(
         queue.name,
         _count(queue.cuts_per_s),
-        _rate(sum(queue.refused_per_s.values())),
+        _rate(sum(queue.refusals_per_s.values())),
         _duration(queue.whole_step.p50_ns),
         _duration(queue.whole_step.p99_ns),
         _duration(queue.whole_step.max_ns),

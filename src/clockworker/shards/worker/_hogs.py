@@ -14,11 +14,12 @@ from typing import Any
 
 from clockworker.executor import QueueHandle
 from clockworker.shards.logs._log_limit import Limiter, more
-from clockworker.shards.protocol._reading import MAX_HOGS, Hogs
+from clockworker.shards.protocol._reading import MAX_GROUPS, Groups
 
 log = logging.getLogger("clockworker.shard")
 
 LONG_S = 1.0  # of CPU time, in which others ran: said in the log
+NAME_BYTES = 32  # of a task, in figures
 AGAIN = 8  # times as long, before it is said of the same step again
 
 
@@ -44,8 +45,8 @@ class HogWatch:
         self._hogs: dict[str, dict[str, int]] = {name: {} for name in self._queues}  # the last of each is the latest
         self._limiters = {name: Limiter() for name in self._queues}
 
-    def hogs(self, queue: str) -> Hogs:
-        return Hogs(dict(self._hogs[queue])) if queue in self._hogs else Hogs()
+    def hogs(self, queue: str) -> Groups:
+        return Groups(dict(self._hogs.get(queue, {})))
 
     def look(self, now: float) -> None:
         """At the steps that go on. now: seconds."""
@@ -72,9 +73,10 @@ class HogWatch:
         self._count(queue, task, elapsed_ns - (going.counted_ns if going is not None and is_it else 0))
 
     def _count(self, queue: str, task: asyncio.Task[Any], ns: int) -> None:
-        hogs, name = self._hogs[queue], task.get_name()
+        # As long as there is room for: others that begin alike would take its place in the slots.
+        hogs, name = self._hogs[queue], task.get_name().encode(errors="replace")[:NAME_BYTES].decode(errors="ignore")
         hogs[name] = hogs.pop(name, 0) + max(0, ns)
-        if len(hogs) > MAX_HOGS:
+        if len(hogs) > MAX_GROUPS:
             del hogs[next(iter(hogs))]
 
     def _say(self, queue: str, task: asyncio.Task[Any], elapsed_ns: int, slices: int, waiting: int, now: float) -> None:

@@ -27,7 +27,6 @@ from clockworker.shards.protocol._reading import (
     CallReading,
     Counters,
     Groups,
-    Hogs,
     LoopReading,
     ProcessReading,
     QueueReading,
@@ -207,14 +206,14 @@ class Recorder:
 
     def _queue(self, name: str, stats: QueueStats) -> QueueReading:
         refusals = dict(stats.refusals)
-        known = {f"refused_{reason}": refusals.pop(reason, 0) for reason in REASONS[:-1]}
+        known = {f"refusals_{reason}": refusals.pop(reason, 0) for reason in REASONS[:-1]}
         return QueueReading.of(
             stats,
             groups=self._groups[name],
             **known,
-            refused_other=sum(refusals.values()),
+            refusals_other=sum(refusals.values()),
             whole_step=stats.whole_step if stats.preemptive else DurationStats(),
-            hogs=Hogs() if self._watch is None else self._watch.hogs(name),
+            hogs=Groups() if self._watch is None else self._watch.hogs(name),
         )
 
 

@@ -1,8 +1,8 @@
 """A recording of what a shard's executor does: each choice, each step, each turn on the loop.
 
 While one runs, the core calls `Trace.step` after every step, which costs about a third of a microsecond; otherwise it
-tests one pointer. Steps are kept as some words each in one array, names once. Of a step that is cut each slice
-is kept like a step. What the queues' statistics say before and
+tests one pointer. Steps are kept as six words each in one array, names once; so is each slice of one that is
+cut. What the queues' statistics say before and
 after is kept with them, so that whoever reads the recording can check it. A recording that grows to `MAX_STEPS` ends there.
 """
 
@@ -19,7 +19,7 @@ import msgspec
 
 from clockworker.executor import Executor
 from clockworker.ipc.rings._memory_cy import create_memory
-from clockworker.shards.protocol._recording import WORDS, QueueTrace, Recorded, slice_word
+from clockworker.shards.protocol._recording import WORDS, QueueTrace, Recorded
 from clockworker.shards.worker._recorder import text_of
 
 log = logging.getLogger("clockworker.shard")
@@ -37,7 +37,8 @@ class Trace:
         self._keys = list(executor.queue_stats(top_groups=0))
         self._numbers = {key: number for number, key in enumerate(self._keys)}
         self._names: dict[str, int] = {}
-        self._slices: dict[int, int] = {}  # of the step of a queue that is cut, by the queue's number
+        self._slices = array("Q")
+        self._cut: dict[int, int] = {}  # how many slices there are of a queue's step that is cut, by the queue's number
         self._steps = array("Q")
         self._turns = array("Q")
         self._steps_before_turn = 0
@@ -48,24 +49,27 @@ class Trace:
 
     def step(self, queue: Any, state: Any, started: int, ended: int, stolen: int = 0) -> None:
         number = self._numbers[queue.key]
-        before = self._slices.pop(number, 0)
-        self._keep(queue, state, started, ended, stolen, slice_word(before + 1, False) if before else 0)
+        if number in self._cut:
+            self._slices.extend((len(self._steps) // WORDS, self._cut.pop(number) + 1, False))
+        self._keep(number, queue, state, started, ended, stolen)
 
     stolen_step = step
 
     def cut_step(self, queue: Any, state: Any, started: int, ended: int, stolen: int) -> None:
+        """A slice of a step that goes on later."""
         number = self._numbers[queue.key]
-        here = self._slices[number] = self._slices.get(number, 0) + 1
-        self._keep(queue, state, started, ended, stolen, slice_word(here, True))
+        which = self._cut[number] = self._cut.get(number, 0) + 1
+        self._slices.extend((len(self._steps) // WORDS, which, True))
+        self._keep(number, queue, state, started, ended, stolen)
 
-    def _keep(self, queue: Any, state: Any, started: int, ended: int, stolen: int, which: int) -> None:
+    def _keep(self, queue_number: int, queue: Any, state: Any, started: int, ended: int, stolen: int) -> None:
         name = state.task.get_name()
         if state.group is not None:
             name = f"{name} ({text_of(state.group)})"
         number = self._names.setdefault(name, len(self._names))
         # One array, in one call: `extend` would keep the words before one that does not fit.
         self._steps += array(
-            "Q", (self._numbers[queue.key], number, started, max(0, ended - started), stolen, queue.runnable, which)
+            "Q", (queue_number, number, started, max(0, ended - started), stolen, queue.runnable)
         )
         if len(self._steps) >= WORDS * MAX_STEPS:
             self.end(whole=False)
@@ -100,6 +104,7 @@ class Trace:
             names=list(self._names),
             steps=self._steps.tobytes(),
             turns=self._turns.tobytes(),
+            slices=self._slices.tobytes(),
         )
         data = msgspec.msgpack.encode(recorded)
         try:
