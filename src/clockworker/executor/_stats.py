@@ -91,6 +91,10 @@ class QueueStats(msgspec.Struct, frozen=True):
     wait: DurationStats  # of runnable tasks for their step; one in 13 is measured
     slow_polls: int  # steps that took as long as `report_slow_polls` says, or longer
     top_groups: tuple[tuple[Hashable, int], ...]  # those of now with the most CPU time, and how much, in ns
+    preemptive: bool = False  # then steps are cut, and poll_time is of their slices, slow_polls of slices too
+    cuts: int = 0
+    refusals: dict[str, int] = msgspec.field(default_factory=dict)  # of cuts, by reason: "lock", "guarded", "no_preempt", ...
+    whole_step: DurationStats = DurationStats()  # of each step, all slices together; poll_time where nothing is cut
 
 
 class ExecutorStats(msgspec.Struct, frozen=True):
