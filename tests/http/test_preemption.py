@@ -10,7 +10,6 @@ import json
 import re
 import subprocess
 import sys
-import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -196,7 +195,6 @@ def test_def_endpoints_run_in_their_queue_where_the_route_says_so(serve: Serve, 
 
 
 WSGI = """
-import threading
 import clockworker as cw
 
 lights = 0

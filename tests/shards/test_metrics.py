@@ -85,7 +85,12 @@ def snapshot(
 
 
 def _of_preemptive(by: int, durations: DurationStats) -> dict[str, Any]:
-    refusals = {"refusals_lock": 2 * by, "refusals_guarded": 3 * by, "refusals_no_preempt": 4 * by, "refusals_other": 5 * by}
+    refusals = {
+        "refusals_lock": 2 * by,
+        "refusals_guarded": 3 * by,
+        "refusals_no_preempt": 4 * by,
+        "refusals_other": 5 * by,
+    }
     return {"preemptive": 1, "cuts": by, "whole_step": durations, **refusals}
 
 

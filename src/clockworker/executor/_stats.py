@@ -112,3 +112,4 @@ class ExecutorStats(msgspec.Struct, frozen=True):
     driver_ns: int  # the loop's own time while tasks were runnable: sockets, timers, other callbacks
     idle_ns: int  # while nothing was runnable
     decision_time: DurationStats  # to choose queue and task; one choice in 16 is measured
+    cuts: int = 0  # of steps of preemptive queues

@@ -16,7 +16,8 @@ In reading order:
     _proxy          what a proxy says of its client
     _access         a line for each request
     _websocket      WebSockets
-    _wsgi           WSGI applications, in threads; _wsgi_in_queue, in a queue; _environ, what they are told; _pipes, bodies to and from a thread
+    _wsgi           WSGI applications, in threads; _environ, what they are told; _pipes, bodies to and from a thread
+    _wsgi_in_queue  in a queue
     _threads        what --threads is to libraries; _in_queue, functions that run in a queue instead
 
 executor <- ipc <- shards <- http: `shards` imports this only inside functions, for who serves HTTP.

@@ -1,13 +1,13 @@
 """Routes with `threads = false`: plain functions run in the request's queue, which is preemptive, and not in anyio's threads.
 
-Starlette and FastAPI give `def` endpoints, dependencies and background tasks to `anyio.to_thread.run_sync`, which they look up at
-each call. A thread that computes is in no queue: it competes with the loop for the interpreter, a switch interval at a time. In
-a preemptive queue the same function is a part of the request's step, which is cut when others want the core.
+Starlette and FastAPI give `def` endpoints, dependencies and background tasks to `anyio.to_thread.run_sync`, which they look up
+at each call. A thread that computes is in no queue: it competes with the loop for the interpreter, a switch interval at a
+time. In a preemptive queue the same function is a part of the request's step, which is cut when others want the core.
 
 Nobody between a framework and its threads asks where a function is to run: anyio chooses a backend by the name of the library
-that runs, a limiter can only count, and an endpoint that is wrapped in its table is another endpoint to FastAPI, which reads its
-signature and closes over what it found. So that one function of anyio's is replaced in the shard's process, if a route says
-`threads = false`, and the log says so. For all other requests it does what it did.
+that runs, a limiter can only count, and an endpoint that is wrapped in its table is another endpoint to FastAPI, which reads
+its signature and closes over what it found. So that one function of anyio's is replaced in the shard's process, if a route
+says `threads = false`, and the log says so. For all other requests it does what it did.
 
 A thread it still is for what could not be cut, functions of C such as those of files; for who brings a limiter of its own, and
 so has threads in mind; and once the task has moved into a queue that is not preemptive (`after`).

@@ -138,8 +138,8 @@ OPTIONS = (
         "NAME:SHARE[:SCHEDULER][:preemptive]",
         parse_queues,
         "a queue of each shard: one that the application declares, with another share or scheduler, or one more; schedulers: "
-        f"{', '.join(SCHEDULERS)}, or MODULE:CLASS of your own; preemptive: Python that never awaits is cut into slices; may be "
-        "repeated; if there is none: default:1",
+        f"{', '.join(SCHEDULERS)}, or MODULE:CLASS of your own; preemptive: Python that never awaits is cut into slices; may "
+        "be repeated; if there is none: default:1",
         takes=(list,),
         repeat=True,
     ),

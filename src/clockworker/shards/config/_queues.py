@@ -1,7 +1,7 @@
 """The queues of all shards. The application declares those that it names; operators write
-NAME:SHARE[:SCHEDULER][:preemptive] on the command line, or tables in the file. By its name a queue is one and the same to both: what the operator says of it goes before
-what the application does, what he does not say stays as declared, and a name that is not declared is one queue more. So
-`--queue background:1` alone takes no queue away that the application needs.
+NAME:SHARE[:SCHEDULER][:preemptive] on the command line, or tables in the file. By its name a queue is one and the same to both:
+what the operator says of it goes before what the application does, what he does not say stays as declared, and a name that is
+not declared is one queue more. So `--queue background:1` alone takes no queue away that the application needs.
 
 Every shard has the same ones but for changes: a queue that one shard has beside the others, or has with another share or
 scheduler. A change says only what differs.

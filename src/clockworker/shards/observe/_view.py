@@ -34,9 +34,10 @@ class QueueView(msgspec.Struct, frozen=True):
 
     wanted: its share of the shares of all queues. got: its part of the time that all queues have used. Less than wanted
     means that it had less to do; more, that others left it theirs.
-    wait: of runnable tasks for their step. poll_time: of steps, or slices of them. groups: the part of a core that each has used.
-    preemptive: whether steps are cut. Then whole_step is of steps, all slices together, refusals_per_s of cuts that were due, by
-    reason, and hogs the part of a core that tasks have used whose steps took long, by their names.
+    wait: of runnable tasks for their step. poll_time: of steps, or slices of them. groups: the part of a core that each has
+    used.
+    preemptive: whether steps are cut. Then whole_step is of steps, all slices together, refusals_per_s of cuts that were due,
+    by reason, and hogs the part of a core that tasks have used whose steps took long, by their names.
     """
 
     name: str

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
-# Of a step, or of a slice of one that was cut: queue, name, when it began, how long it took, what others had of that, how many of
-# its queue were left runnable.
+# Of a step, or of a slice of one that was cut: queue, name, when it began, how long it took, what others had of that, how many
+# of its queue were left runnable.
 WORDS = 6
 # Of a slice: which step it is among those recorded; its number in the step that was cut, from 1; whether that goes on after it.
 SLICE_WORDS = 3

@@ -44,7 +44,8 @@ def _statistics(recorded: Recorded) -> dict[str, Any]:
         "seconds": (recorded.ended_ns - recorded.started_ns) / 1e9,
         "whole": recorded.whole,
         "queues": {
-            queue.name: {"busy_ns": queue.busy_ns, "polls": queue.polls, "cuts": queue.cuts} for queue in recorded.queues
+            queue.name: {"busy_ns": queue.busy_ns, "polls": queue.polls, "cuts": queue.cuts}
+            for queue in recorded.queues
         },
     }
 

@@ -272,7 +272,7 @@ class BlockingPool:
 
 
 def bearable(error: BaseException, what: Callable[..., object] | str) -> BaseException:
-    """The exception, or one that the caller's task can be given in its place. what: the function that raised it, or its name."""
+    """The exception, or one to give the caller's task in its place. what: the function that raised it, or its name."""
     if isinstance(error, StopIteration | GeneratorExit | asyncio.CancelledError):
         replaced = RuntimeError(f"{name_of(what)} raised {type(error).__name__}")
         replaced.__cause__ = error

@@ -181,9 +181,9 @@ class Shard:
         interpreter. Raises `UsageError` for a queue that is not preemptive, `UnknownQueue` for one that is not there. A
         function's own parameter of that name is given by `functools.partial`.
 
-        In threads a few run at once, and the rest wait; for each depth of calls within calls, so that a function may call other shards
-        (`call_threadsafe`) and wait for them. A caller that is cancelled leaves a function that has begun running. When the
-        shard stops, it waits for all of them, within the time of the graceful shutdown. What the function raises is raised
+        In threads a few run at once, and the rest wait; for each depth of calls within calls, so that a function may call other
+        shards (`call_threadsafe`) and wait for them. A caller that is cancelled leaves a function that has begun running. When
+        the shard stops, it waits for all of them, within the time of the graceful shutdown. What the function raises is raised
         here, but StopIteration, GeneratorExit and CancelledError, which would end the caller, as the cause of a RuntimeError.
         """
         if queue is not None:

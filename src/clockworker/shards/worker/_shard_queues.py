@@ -20,7 +20,9 @@ from clockworker.shards.config._spelling import did_you_mean
 
 def described(declared: Sequence[Queue]) -> tuple[QueueConfig, ...]:
     """What the application says. The schedulers are its own objects, and not described."""
-    return tuple(QueueConfig(str(q.key), q.share, None, q.slice, q.on_panic, None, q.preemptive or None) for q in declared)
+    return tuple(
+        QueueConfig(str(q.key), q.share, None, q.slice, q.on_panic, None, q.preemptive or None) for q in declared
+    )
 
 
 def shown(queues: Sequence[QueueConfig], declared: Sequence[Queue]) -> tuple[QueueConfig, ...]:

@@ -68,9 +68,7 @@ class Trace:
             name = f"{name} ({text_of(state.group)})"
         number = self._names.setdefault(name, len(self._names))
         # One array, in one call: `extend` would keep the words before one that does not fit.
-        self._steps += array(
-            "Q", (queue_number, number, started, max(0, ended - started), stolen, queue.runnable)
-        )
+        self._steps += array("Q", (queue_number, number, started, max(0, ended - started), stolen, queue.runnable))
         if len(self._steps) >= WORDS * MAX_STEPS:
             self.end(whole=False)
 
