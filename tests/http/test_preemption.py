@@ -68,7 +68,7 @@ def test_light_requests_are_answered_beside_eight_that_compute(
     serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
-    server = serve(HOGS, *QUEUES, "--route", "/reports/{name}=reports", app="app:app")
+    server = serve(HOGS, *QUEUES, "--route", "/reports/{name}=reports", "--slow-poll", "0.01", app="app:app")
     server.wait_serving()
     with ThreadPoolExecutor(8) as pool:
         hogs = [pool.submit(get, server, f"/reports/{number}") for number in range(8)]
@@ -195,6 +195,7 @@ def test_def_endpoints_run_in_their_queue_where_the_route_says_so(serve: Serve, 
 
 
 WSGI = """
+import threading
 import clockworker as cw
 
 lights = 0

@@ -16,6 +16,8 @@ pytestmark = pytest.mark.skipif(not compiled, reason="preemption is for compiled
 
 FUNCTIONS = """
 import asyncio, contextvars, functools, threading
+
+print = functools.partial(print, flush=True)
 import clockworker as cw
 
 ticks = 0
@@ -110,7 +112,7 @@ import clockworker as cw
 
 @cw.application(queues=[cw.Queue("web", share=8), cw.Queue("reports", preemptive=True)])
 async def main(shard):
-    print("preemptive:", *(q.key for q in shard.executor.queues() if q._queue.preemptive))
+    print("preemptive:", *(q.key for q in shard.executor.queues() if q._queue.preemptive), flush=True)
     shard.ready()
     await shard.wait_stopped()
 """

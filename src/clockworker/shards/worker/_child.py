@@ -83,7 +83,7 @@ from clockworker.shards.worker._recorder import Recorder
 from clockworker.shards.worker._reserve import FOR_A_MESSAGE, Reserve
 from clockworker.shards.worker._servers import Line
 from clockworker.shards.worker._shard import Shard
-from clockworker.shards.worker._shard_queues import make_queues, misspelt, preemptive_of, queues_of
+from clockworker.shards.worker._shard_queues import is_of_machine, make_queues, misspelt, preemptive_of, queues_of
 from clockworker.shards.worker._slow import log_slow_polls
 from clockworker.shards.worker._trace import Trace
 from clockworker.shards.worker._waiting import be_shard, wait
@@ -216,10 +216,7 @@ class _ShardMain:
             self._ssl = context_of(self._config)
             what = "a queue's scheduler cannot be imported"
             self._queues = queues_of(self._config, self._configure.shard, application.queues)
-            try:
-                preemptive = preemptive_of(self._queues)
-            except ConfigurationError as error:  # of the machine, and no mistake of the application's
-                return self._fail(str(error), of_options=True)
+            preemptive = preemptive_of(self._queues)
             executor = Executor(make_queues(self._queues, application.queues, self._config.app_dir), on_panic="catch")
             queues = [queue.name for queue in self._queues]
             shard = self._configure.shard
@@ -229,7 +226,9 @@ class _ShardMain:
             routes = application.served.find_routes() if application.served is not None else ()
             if (mistake := lacking_for_application(routes, queues, shard, preemptive)) is not None:
                 return self._fail(mistake)
-        except (ApplicationError, ConfigurationError) as error:
+        except ConfigurationError as error:
+            return self._fail(str(error), of_options=is_of_machine(error))
+        except ApplicationError as error:
             return self._fail(str(error))
         except BaseException as error:  # KeyboardInterrupt, SystemExit and the like are of the application, too
             if self._legacy.forked:

@@ -23,6 +23,15 @@ NAME_BYTES = 32  # of a task, in figures
 AGAIN = 8  # times as long, before it is said of the same step again
 
 
+def warn_of_queue(queue: str, text: str, *values: object) -> None:
+    """A line of this queue, to be said outside of its steps, where the record would not find it by itself."""
+    record = log.makeRecord(log.name, logging.WARNING, __file__, 0, text, values, None)
+    record.queue = queue
+    if shown := getattr(record, "where", None):
+        record.where = f"{shown} {queue}"
+    log.handle(record)
+
+
 class _Going:
     """A step that goes on, as it was when it was first seen. counted_ns: how much of it its task has been given."""
 
@@ -82,7 +91,8 @@ class HogWatch:
     def _say(self, queue: str, task: asyncio.Task[Any], elapsed_ns: int, slices: int, waiting: int, now: float) -> None:
         unsaid = self._limiters[queue].may_say(now)
         if unsaid is not None:
-            log.warning(
+            warn_of_queue(
+                queue,
                 "task %r in queue %r has computed for %.1f s without an await, in %d slices so far: others run in between, "
                 "but none of its own queue, where %d wait%s",
                 task.get_name(),

@@ -60,11 +60,14 @@ def make_queues(queues: Sequence[QueueConfig], declared: Sequence[Queue], app_di
 
 
 def preemptive_of(queues: Sequence[QueueConfig]) -> list[str]:
-    """The names of those that are preemptive. Raises `ConfigurationError` if there are any, and there cannot be."""
-    names = [queue.name for queue in queues if queue.preemptive]
-    if names and (needed := why_not()) is not None:
-        raise ConfigurationError(f"queue {names[0]!r} is preemptive, which needs {needed}")
-    return names
+    """The names of those that are preemptive."""
+    return [queue.name for queue in queues if queue.preemptive]
+
+
+def is_of_machine(error: ConfigurationError) -> bool:
+    """Whether a queue has been refused because there can be no preemptive ones here, whoever declares it."""
+    needed = why_not()
+    return needed is not None and str(error).endswith(needed)
 
 
 def misspelt(given: Sequence[QueueConfig], declared: Sequence[Queue]) -> list[str]:

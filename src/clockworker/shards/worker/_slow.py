@@ -4,7 +4,6 @@ others had it in between; unless a single slice was as long, which then could no
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections.abc import Hashable, Sequence
 from typing import Any
@@ -12,9 +11,7 @@ from typing import Any
 from clockworker.executor import Executor
 from clockworker.shards.config._config import QueueConfig
 from clockworker.shards.logs._log_limit import Limiter, more
-from clockworker.shards.worker._hogs import HogWatch
-
-log = logging.getLogger("clockworker.shard")
+from clockworker.shards.worker._hogs import HogWatch, warn_of_queue
 
 
 def log_slow_polls(executor: Executor, queues: Sequence[QueueConfig], slow_poll: float, watch: HogWatch) -> None:
@@ -43,12 +40,7 @@ def log_slow_polls(executor: Executor, queues: Sequence[QueueConfig], slow_poll:
             return
         text += " (the limit is %g)%s"
         values = (task.get_name(), name, elapsed_ns / 1e9, limits[name], more(unsaid))
-        # The step is over, so the record would not find its queue by itself.
-        record = log.makeRecord(log.name, logging.WARNING, __file__, 0, text, values, None)
-        record.queue = name
-        if shown := getattr(record, "where", None):
-            record.where = f"{shown} {name}"
-        log.handle(record)
+        warn_of_queue(name, text, *values)
 
     executor.report_slow_polls({name: limit for name, limit in limits.items() if limit}, report)
     executor.report_long_steps(report_long)
