@@ -31,7 +31,9 @@ def test_preemptive_is_true_or_false(wrong: Any) -> None:
 @pytest.mark.parametrize("wrong", [0.000_05, 1.5, 10])
 def test_a_slice_out_of_range(wrong: float) -> None:
     cw.Queue("q", slice=wrong)
-    with pytest.raises(cw.ConfigurationError, match=r"slice of queue 'q' is .*; of a preemptive queue it must be 0.0001 to 1"):
+    with pytest.raises(
+        cw.ConfigurationError, match=r"slice of queue 'q' is .*; of a preemptive queue it must be 0.0001 to 1"
+    ):
         cw.Queue("q", preemptive=True, slice=wrong)
 
 

@@ -255,7 +255,9 @@ def test_the_walk_ends_at_the_first_coroutine(run: Run) -> None:
 
 def test_a_boundary_of_ours(run: Run) -> None:
     names: dict[str, Any] = {"__name__": "clockworker.made.up"}
-    exec("def call(function):\n    ask()\n    return function()\n\ndef other(function):\n    return function()\n", names)
+    exec(
+        "def call(function):\n    ask()\n    return function()\n\ndef other(function):\n    return function()\n", names
+    )
     names["ask"] = ask
     _guard_cy.calls_out(names["call"])
 

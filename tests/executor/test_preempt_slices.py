@@ -70,8 +70,9 @@ def test_the_alarm_cuts_by_itself(run: Run) -> None:
 def test_time_that_c_code_takes_is_cut_where_it_asks_for_signals(run: Run) -> None:
     async def body() -> None:
         async with cw.Executor([cw.Queue("foreground"), cw.Queue("background", preemptive=True)]) as executor:
+
             async def hog() -> int:
-                return len(str(7**100_000)) if len(str(3 ** 20_000)) else 0
+                return len(str(7**100_000)) if len(str(3**20_000)) else 0
 
             assert await executor.queue("background").spawn(hog()) == 84_510
 
@@ -170,6 +171,7 @@ def test_single_steps_are_cut_too(run: Run) -> None:
 def test_an_exception_after_a_cut_is_the_tasks_own(run: Run) -> None:
     async def body() -> None:
         async with cw.Executor(queues(), on_panic="catch") as executor:
+
             async def fail() -> None:
                 ask()
                 raise LookupError("after a cut")
@@ -193,6 +195,7 @@ def test_an_exception_after_a_cut_is_the_tasks_own(run: Run) -> None:
 def test_interrupting_ends_the_program_after_a_cut(run: Run) -> None:
     async def body() -> None:
         async with cw.Executor(queues()) as executor:
+
             async def hog() -> None:
                 ask()
                 raise KeyboardInterrupt
@@ -207,6 +210,7 @@ def test_interrupting_ends_the_program_after_a_cut(run: Run) -> None:
 def test_statistics_count_slices_and_whole_steps(run: Run) -> None:
     async def body() -> None:
         async with cw.Executor(queues()) as executor:
+
             async def hog() -> None:
                 for _ in range(3):
                     ask()
@@ -375,6 +379,7 @@ def test_leaving_lets_what_is_in_the_middle_go_on_in_slices_to_its_next_await(ru
     async def body() -> None:
         seen: list[str] = []
         async with cw.Executor(queues()) as executor:
+
             async def hog() -> None:
                 compute_until(lambda: "leaving" in seen)
                 ask()
@@ -423,9 +428,7 @@ def test_run_until_leaves_it_suspended(run: Run) -> None:
 
 
 @pytest.mark.parametrize("way", ["new_event_loop", "run_until"])
-def test_closing_the_loop_cancels_at_the_cut(
-    loop_factory: Callable[[], asyncio.AbstractEventLoop], way: str
-) -> None:
+def test_closing_the_loop_cancels_at_the_cut(loop_factory: Callable[[], asyncio.AbstractEventLoop], way: str) -> None:
     seen: list[str] = []
 
     async def hog() -> None:
@@ -496,6 +499,7 @@ def test_attached_again_it_cuts_again(loop_factory: Callable[[], asyncio.Abstrac
 def test_a_task_that_moves_to_an_ordinary_queue_is_not_cut_there(run: Run) -> None:
     async def body() -> None:
         async with cw.Executor(queues()) as executor:
+
             async def move() -> None:
                 executor.queue("foreground").switch_to()
                 ask()
@@ -617,7 +621,9 @@ def test_nothing_is_cut_in_wound_time() -> None:
         await executor.queue("background").spawn(hog())
         return executor.queue_stats()["background"].cuts
 
-    assert run_wound(main(), queues=[cw.Queue("foreground"), cw.Queue("background", preemptive=True)], clock=Clock()) == 0
+    assert (
+        run_wound(main(), queues=[cw.Queue("foreground"), cw.Queue("background", preemptive=True)], clock=Clock()) == 0
+    )
 
 
 # Where it cannot be

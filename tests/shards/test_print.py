@@ -84,6 +84,7 @@ CONFIGS = st.builds(
     max_message=st.integers(1 << 10, 1 << 30),
     blocking_threads=st.integers(1, 1_024),
     switch_interval=st.none() | st.floats(1e-6, 1),
+    processes=st.none() | st.integers(1, 1_024),
     http=HTTP,
 )
 

@@ -40,7 +40,9 @@ if cython.compiled:
 def find() -> str | None:
     """Find the methods. What is not as we know it; None if all is. Compiled only."""
     missing = find_locks(type(_thread.allocate_lock()), _thread.RLock)
-    return None if missing == cython.NULL else f"{missing.decode()} of a lock is no C function that is called as we know"
+    return (
+        None if missing == cython.NULL else f"{missing.decode()} of a lock is no C function that is called as we know"
+    )
 
 
 def wrap() -> None:

@@ -329,7 +329,7 @@ class JoinHandle(ScheduledTask):
     `await handle` gives the task's value, raises the task's own exception, or `TaskCancelled` if the task was aborted. It
     may be awaited more than once, by several tasks. Cancelling one who waits does not touch the task.
 
-    task: the genuine asyncio task.
+    task: the genuine asyncio task. membership: its queue and group, as the executor has them.
     """
 
     # Tasks that were not spawned but inherited their queue have one too.

@@ -18,7 +18,7 @@ from typing import Any, ParamSpec, TypeVar
 from clockworker._errors import UsageError
 from clockworker.executor import JoinHandle, QueueHandle
 from clockworker.executor._guard_cy import calls_out
-from clockworker.shards.worker._blocking import bearable, name_of
+from clockworker.shards.worker._places import bearable, name_of
 
 P = ParamSpec("P")
 T = TypeVar("T")

@@ -53,7 +53,8 @@ log = logging.getLogger("clockworker.shard")
 class Recorder:
     """connections: how many were accepted and are open, and how many handlers have raised. counters: the application's.
     blocking: how many functions run in threads, and wait for one. requests: what has been counted of HTTP; the same object as
-    long as that is nothing new. watch: on the steps of preemptive queues. Owns the writer."""
+    long as that is nothing new. processes: how many functions run in processes, wait for one, and are done. watch: on the steps
+    of preemptive queues. Owns the writer."""
 
     def __init__(
         self,
@@ -64,6 +65,7 @@ class Recorder:
         counters: Callable[[], Counters],
         blocking: Callable[[], tuple[int, int]] = lambda: (0, 0),
         requests: Callable[[], Requests] = Requests,
+        processes: Callable[[], tuple[int, int, int]] = lambda: (0, 0, 0),
         watch: HogWatch | None = None,
     ) -> None:
         self._writer = writer
@@ -74,6 +76,7 @@ class Recorder:
         self._blocking = blocking
         self._requests = requests
         self._watch = watch
+        self._processes = processes
         self._usage = Usage()
         self._lag = Histogram()
         self._groups: dict[str, Groups] = {}
@@ -135,7 +138,7 @@ class Recorder:
             self.write()
 
     def _what_was_done(self) -> object:
-        return self._executor.turns, self._connections(), self._counters(), self._requests()
+        return self._executor.turns, self._connections(), self._counters(), self._requests(), self._processes()
 
     def _plan(self) -> None:
         now = self._loop.time()
@@ -176,6 +179,7 @@ class Recorder:
     def _loop_reading(self) -> LoopReading:
         accepted, opened, errors = self._connections()
         running, waiting = self._blocking()
+        in_processes, for_processes, done = self._processes()
         return LoopReading.of(
             self._executor.stats(),
             connections_accepted=accepted,
@@ -183,6 +187,9 @@ class Recorder:
             handler_errors=errors,
             blocking_running=running,
             blocking_waiting=waiting,
+            processes_running=in_processes,
+            processes_waiting=for_processes,
+            processes_done=done,
             lag=DurationStats.of(self._lag),
         )
 
