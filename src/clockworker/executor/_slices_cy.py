@@ -74,11 +74,13 @@ _GROWTH = 4
 # A turn of the loop in which something was done takes so much longer than an empty one.
 _NOISE_NS = 10_000
 _RETRY_NS = 200_000
+_NEVER_NS = 1 << 62
 _LONGEST_RETRY_NS = 2_000_000
 
 _current_tasks = find_current_tasks() if holds("current") else None
 # Switched off one by one by tests (`switch_rule`).
 _rules = {"lock", "guarded", "no_preempt", "tracing", "gc", "executor", "task"}
+_by_hand = False  # a test asks for each cut (`ask`), and no alarm rings
 
 _running: Fiber | None = None  # in which a slice runs
 _users = 0  # executors with preemptive queues that have their loops
@@ -166,8 +168,10 @@ class Fiber:
             self.retry_ns = _RETRY_NS
             _running = self
             held.tracking = True
-            if slice_ns and not is_wound():
+            if slice_ns and not _by_hand and not is_wound():
                 alarm_due(cython.address(alarm), started + slice_ns)
+            else:
+                alarm.due_ns = _NEVER_NS
         try:
             if self.greenlet is None:
                 self.greenlet = self.at = new_greenlet(self.run)
@@ -235,25 +239,32 @@ def current_task(loop: Any) -> Any:
 def on_alarm(number: int, frame: Any) -> None:
     """The signal's handler, which the interpreter calls between two instructions of the main thread."""
     fiber = _running
-    if fiber is None or alarm.due_ns == 0:
-        return  # the slice has ended meanwhile
     now = alarm_now()
-    if now < alarm.due_ns:
-        return  # this is the next one
+    if fiber is None or now < alarm.due_ns:
+        return  # the slice has ended meanwhile, and this may be the next one
     reason = fiber.refusal(frame)
     if reason is None:
         fiber.cut()
         return
     refusals = fiber.queue.refusals
     refusals[reason] = refusals.get(reason, 0) + 1
+    if _by_hand or is_wound():
+        alarm.due_ns = _NEVER_NS
+        return
     alarm_due(cython.address(alarm), now + fiber.retry_ns)
     fiber.retry_ns = min(2 * fiber.retry_ns, _LONGEST_RETRY_NS)
 
 
 def ask() -> None:
     """As if the slice that runs had had its time: it is cut when this returns, if nothing forbids it. For tests."""
-    if _running is not None:
+    if _running is not None and _running.cuttable:
         alarm_now_due(cython.address(alarm))
+
+
+def cut_by_hand(on: bool) -> None:
+    """Whether only `ask` cuts. For tests."""
+    global _by_hand
+    _by_hand = on
 
 
 def switch_rule(name: str, on: bool) -> None:
@@ -305,9 +316,10 @@ def _stop(forked: bool) -> None:
 
 def _forked() -> None:
     """In a child process: nothing is cut any more, for the alarm is its parent's."""
-    global _users
+    global _running, _users
     if _users:
         _users = 0
+        _running = None  # in whose step it was forked: what that goes on with is not cut
         _stop(True)
 
 
