@@ -562,13 +562,7 @@ def test_threads_beside(run: Run) -> None:
     """They have locks of their own, and take the interpreter's at any moment."""
 
     async def body() -> None:
-<<<<<<< HEAD
-        async with cw.Executor(
-            [cw.Queue("foreground"), cw.Queue("background", preemptive=True, slice=0.0001)]
-        ) as executor:
-=======
         async with cw.Executor([queues()[0], cw.Queue("background", preemptive=True, slice=0.0001)]) as executor:
->>>>>>> int/A
             stop = threading.Event()
             shared = threading.Lock()
             total = 0

@@ -109,15 +109,8 @@ class QueueStats(msgspec.Struct, frozen=True):
     top_groups: tuple[tuple[Hashable, int], ...]
     preemptive: bool = False
     cuts: int = 0
-<<<<<<< HEAD
     refusals: dict[str, int] = msgspec.field(default_factory=dict)
     whole_step: DurationStats = DurationStats()
-=======
-    refusals: dict[str, int] = msgspec.field(
-        default_factory=dict
-    )  # of cuts, by reason: "lock", "guarded", "no_preempt", ...
-    whole_step: DurationStats = DurationStats()  # of each step, all slices together; poll_time where nothing is cut
->>>>>>> int/A
 
 
 class ExecutorStats(msgspec.Struct, frozen=True):
