@@ -221,8 +221,8 @@ def _values(snapshot: Snapshot) -> list[float]:
     for histograms, names in ((_HISTOGRAMS, _queues(snapshot)), (_HISTOGRAMS_OF_PREEMPTIVE, _preemptive(snapshot))):
         for _, durations_of in histograms:
             for name in names:
-                durations = (durations_of(reading.queues[name]) for reading in readings if name in reading.queues)
-                values += _cumulated(DurationStats.sum(durations), _BUCKETS)
+                each = (durations_of(reading.queues[name]) for reading in readings if name in reading.queues)
+                values += _cumulated(DurationStats.sum(each), _BUCKETS)
     for _, durations_of in _HISTOGRAMS_OF_ROUTE:
         for queue, route in _routes(snapshot):
             durations = DurationStats.sum(durations_of(reading.http.get(queue, route)) for reading in readings)

@@ -187,12 +187,12 @@ class Shard:
         return self._mesh.run_threadsafe(lambda: call(*args, **kwargs))
 
     @overload
-    async def run_blocking(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T: ...
-
-    @overload
     async def run_blocking(self, function: Callable[..., T], /, *args: Any, queue: str, **kwargs: Any) -> T: ...
 
-    async def run_blocking(
+    @overload
+    async def run_blocking(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T: ...
+
+    async def run_blocking(  # type: ignore[misc]  # a parameter `queue` of the function's own is no keyword here
         self, function: Callable[..., T], /, *args: Any, queue: str | None = None, **kwargs: Any
     ) -> T:
         """Run an ordinary function that blocks in a thread, and wait for its result: reading files, talking to a database
