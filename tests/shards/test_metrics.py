@@ -215,7 +215,10 @@ def test_where_nothing_serves_http_its_families_are_not_there() -> None:
 def test_what_is_shown_of_preemptive_queues_is_of_no_other() -> None:
     assert not re.search("queue_cut|whole_step", page())
     found = {
-        (sample.name, *[sample.labels[name] for name in ("shard", "queue", "reason") if name in sample.labels]): sample.value
+        (
+            sample.name,
+            *[sample.labels[name] for name in ("shard", "queue", "reason") if name in sample.labels],
+        ): sample.value
         for family in parse(page(preemptive=["slow"]))
         for sample in family.samples
         if re.search("queue_cut|whole_step", sample.name) and "le" not in sample.labels

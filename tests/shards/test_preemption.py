@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from clockworker.executor import compiled
-from tests.shards.servers import Serve
+from clockworker.shards.worker import _hogs, _slow
+from tests.shards.servers import DEADLINE, Serve
 
 pytest.importorskip("greenlet")
 pytestmark = pytest.mark.skipif(not compiled, reason="preemption is for compiled modules")
@@ -166,3 +169,45 @@ def test_without_greenlet_a_line_says_what_to_install(serve: Serve, tmp_path: Pa
     server = serve(plain, "--shards", "1", environment={"PYTHONPATH": str(missing)})
     server.wait_serving()
     assert server.stop() == 0
+
+
+# The page.
+
+PAGE = (Path(__file__).parents[2] / "docs" / "preemption.md").read_text()
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
+
+
+def test_the_page_s_programs(tmp_path: Path) -> None:
+    first, second = blocks("python")
+    done = subprocess.run([sys.executable, "-c", first], capture_output=True, text=True, timeout=DEADLINE, check=True)
+    said, value = done.stdout.splitlines()
+    assert f"# {said}" in first
+    assert int(value) == sum(row * row % 7 for row in range(7)) * (10_000_000 // 7) + sum(
+        row * row % 7 for row in range(10_000_000 % 7)
+    )
+    names: dict[str, object] = {}
+    exec(second + "\ntake('EUR', 1.5)\ntake('EUR', 2.0)\n", names)
+    assert names["total"] == 2.0
+
+
+def test_the_page_s_file(serve: Serve, tmp_path: Path) -> None:
+    [text] = blocks("toml")
+    (tmp_path / "clockworker.toml").write_text(text)
+    (tmp_path / "shop.py").write_text("async def app(scope, receive, send): ...\n")
+    server = serve(None, "--check-config", "--shards", "1", app=None)
+    assert server.wait_exit() == 0
+    assert "queues foreground:8:fifo, reports:1:fifo:preemptive" in server.log
+
+
+def test_the_page_says_what_the_log_does() -> None:
+    said = " ".join(PAGE.split())
+    for module, words in (
+        (_hogs, "s without an await, in"),
+        (_hogs, "slices so far: others run in between"),
+        (_slow, "slices: others ran in between, and none of its own queue"),
+    ):
+        assert words in said
+        assert words in Path(str(module.__file__)).read_text()

@@ -197,6 +197,10 @@ def test_tables_of_shards() -> None:
         ("[[queue]]\nname = 'web'\nslice = nan", "slice is nan; give seconds"),
         ("[[queue]]\nname = 'web'\nscheduler = 'lass'", "unknown scheduler 'lass'; did you mean 'las'?"),
         ("[[queue]]\nname = 'web'\non_panic = 'die'", 'on_panic is \'die\'; give "catch" or "propagate"'),
+        (
+            "[[queue]]\nname = 'web'\npreemptive = true\nslice = 2",
+            "slice is 2; give of a preemptive queue 0.0001 to 1 seconds",
+        ),
         ("[[queue]]\nname = 'web'\npreemptive = 1", "preemptive is 1; give true or false"),
         ("[[queue]]\nname = 'web'\n[[queue]]\nname = 'web'", "'web' is given 2 times"),
         ("[[shard.0.queue]]\nname = 'x'\n[[shard.0.queue]]\nname = 'x'", "'x' of shard 0 is given twice"),

@@ -16,6 +16,7 @@ from typing import Any, get_args
 import msgspec
 
 from clockworker._errors import ConfigurationError
+from clockworker.executor._queue import LONGEST_SLICE, SHORTEST_SLICE
 from clockworker.shards.config._config import MAX_SHARDS, MAX_SHARE, PREEMPTIVE, OnPanic, QueueConfig
 from clockworker.shards.config._declaration import check_name
 from clockworker.shards.config._parse import parse_int
@@ -151,6 +152,9 @@ def _table(table: Mapping[str, object], where: str) -> tuple[str, dict[str, Any]
         raise ConfigurationError(f'{where}: there is no name; give one, for example name = "foreground"')
     check_name(str(name))
     given = {key: value for key, value in table.items() if key != "name"}
+    if given.get("preemptive") and not SHORTEST_SLICE <= given.get("slice", SHORTEST_SLICE) <= LONGEST_SLICE:  # type: ignore[operator]
+        right = f"of a preemptive queue {SHORTEST_SLICE:g} to {LONGEST_SLICE:g} seconds"
+        raise ConfigurationError(f"{where}: slice is {given['slice']!r}; give {right}")
     if "scheduler" in given:
         try:
             check_scheduler(str(given["scheduler"]))
