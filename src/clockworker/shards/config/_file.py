@@ -50,11 +50,12 @@ def read_file(path: str) -> dict[str, object]:
     """The value of each option that the file gives. Raises `ConfigurationError`, which names file, key and value."""
     values: dict[str, object] = {}
     for key, value in _toml.load(path, "--config").items():
-        name = "shard_queue" if key == "shard" else key.replace("-", "_")
-        name = ALIASES.get(name, name)
+        spelled = "shard_queue" if key == "shard" else key.replace("-", "_")
+        name = ALIASES.get(spelled, spelled)
         try:
             if name in values:
-                raise ConfigurationError("is given twice, with - and with _; give it once")
+                how = "with - and with _" if name == spelled else f"also as {name}"
+                raise ConfigurationError(f"is given twice, {how}; give it once")
             values[name] = _read(key, name, value)
         except ConfigurationError as error:
             raise ConfigurationError(f"{path}: {key}: {error}") from None
