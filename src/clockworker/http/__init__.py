@@ -17,7 +17,8 @@ In reading order:
     _routes         which route is a request's; _marks, those that endpoints carry
     _proxy          what a proxy says of its client; _forwarded, in one header; _proxy_protocol, before the first request
     _access         a line for each request; _access_format, in gunicorn's words
-    _websocket      WebSockets; _websocket_inbox, what waits for the application; _websocket_frames, from frames to messages
+    _websocket      WebSockets; _websocket_inbox_cy, what waits for the application; _websocket_frames_cy, from frames to
+                    messages and back
     _wsgi           WSGI applications, in threads; _environ, what they are told; _pipes, bodies to and from a thread;
                     _lent, to the client's socket itself; _wsgi_in_queue, in a queue
     _threads        what --threads is to libraries; _in_queue, functions that run in a queue instead
