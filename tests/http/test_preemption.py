@@ -59,8 +59,8 @@ def get(server: Server, path: str, status: int = 200, method: str = "GET", body:
         connection.close()
 
 
-def top() -> str:
-    command = [sys.executable, "-m", "clockworker.shards.tools._top", "--once"]
+def top(how: str = "--once") -> str:
+    command = [sys.executable, "-m", "clockworker.shards.tools._top", how]
     return subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE, check=True).stdout
 
 
@@ -84,6 +84,13 @@ def test_light_requests_are_answered_beside_eight_that_compute(
 
     found = eventually(hog, "the hog in clockworker-top", shown=lambda: f":\n{top()}")
     assert float(found[1]) > 0
+    stats = json.loads(top("--json"))
+    light, reports = (stats["total"]["since_start"]["queues"][name] for name in ("foreground", "reports"))
+    assert (light["preemptive"], light["cuts"], light["whole_step"]["buckets"]) == (0, 0, [])
+    assert reports["preemptive"] == 1
+    assert reports["cuts"] >= 8
+    assert sum(reports["whole_step"]["buckets"]) == reports["polls"] >= 8
+    assert list(reports["hogs"]["service_ns"]) == ["/reports/{name}"]
     assert server.stop() == 0
 
 

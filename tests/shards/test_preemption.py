@@ -171,6 +171,40 @@ def test_without_greenlet_a_line_says_what_to_install(serve: Serve, tmp_path: Pa
     assert server.stop() == 0
 
 
+TAKEN = """
+import signal
+
+signal.signal(signal.SIGRTMAX, print)
+
+async def main(shard):
+    await shard.wait_stopped()
+"""
+
+
+@pytest.mark.parametrize(
+    ("source", "environment", "said"),
+    [
+        (
+            TAKEN,
+            {},
+            "preemptive queues need the signal SIGRTMAX, and this process has the handler <built-in function print>",
+        ),
+        (
+            TAKEN.replace("signal.signal", "# signal.signal"),
+            {"CLOCKWORKER_PURE": "1"},
+            "queue 'reports' is preemptive, which needs the compiled modules, and Clockworker runs as pure Python here",
+        ),
+    ],
+)
+def test_what_else_is_missing_is_said_in_a_line(
+    serve: Serve, source: str, environment: dict[str, str], said: str
+) -> None:
+    server = serve(source, "--shards", "1", "--queue", "reports:1:preemptive", environment=environment)
+    assert server.wait_exit() == 2
+    assert said in server.log
+    assert "Traceback" not in server.log
+
+
 # The page.
 
 PAGE = (Path(__file__).parents[2] / "docs" / "preemption.md").read_text()

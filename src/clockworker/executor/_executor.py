@@ -273,7 +273,7 @@ class Executor:
                 panics=queue.panics,
                 slice_overruns=queue.slice_overruns,
                 preemptions=queue.preemptions,
-                poll_time=DurationStats.of(queue.poll_time),
+                poll_time=(poll_time := DurationStats.of(queue.poll_time)),
                 first_poll_wait=DurationStats.of(queue.first_poll_wait),
                 wait=DurationStats.of(queue.wait),
                 slow_polls=queue.slow_polls,
@@ -281,7 +281,7 @@ class Executor:
                 preemptive=queue.preemptive,
                 cuts=queue.cuts,
                 refusals=dict(queue.refusals),
-                whole_step=DurationStats.of(queue.whole_step),
+                whole_step=DurationStats.of(queue.whole_step) if queue.preemptive else poll_time,
             )
             for key, queue in self._core.queues.items()
         }

@@ -104,7 +104,9 @@ class Target:
 
     def spawn_in(self, membership: Membership, coroutine: Any) -> Any:
         """In this context, of which the task's is a copy."""
-        token = IN_QUEUE.set(self._core if self._in_queue else None)
+        if not self._in_queue:
+            return self._core.spawn(membership, coroutine, self.route).task
+        token = IN_QUEUE.set(self._core)
         try:
             return self._core.spawn(membership, coroutine, self.route).task
         finally:
