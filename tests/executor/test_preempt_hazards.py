@@ -59,6 +59,7 @@ def test_the_current_task(run: Run, on: bool) -> None:
                 assert asyncio.current_task() is mine
                 async with asyncio.timeout(60):  # which asks for it
                     ask()
+                    await asyncio.sleep(0)
 
             await executor.queue("background").spawn(hog())
 
@@ -120,7 +121,8 @@ def test_the_exception_that_is_handled(run: Run) -> None:
                             raise ValueError
                         except ValueError as error:
                             ask()
-                            assert isinstance(error.__context__, kind)
+                            context = error.__context__
+                        assert isinstance(context, kind)
                 assert sys.exc_info() == (None, None, None)
                 seen.append("end")
 
@@ -130,7 +132,7 @@ def test_the_exception_that_is_handled(run: Run) -> None:
                     try:
                         raise OSError
                     except OSError as error:
-                        assert error.__context__ is None
+                        seen.append(error.__context__)
                         await asyncio.sleep(0)
 
             await pair(executor, hog(), other())
@@ -340,7 +342,7 @@ def test_fork_in_a_step(run: Run) -> None:
                     finally:
                         os._exit(1)
                 ask()
-                assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+                assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0  # noqa: ASYNC222
                 ask()
 
             await executor.queue("background").spawn(hog())
@@ -366,7 +368,9 @@ def test_programs_that_are_started(run: Run) -> None:
         async with cw.Executor(queues()) as executor:
 
             async def hog() -> None:
-                done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=DEADLINE)
+                done = subprocess.run(  # noqa: ASYNC221
+                    [sys.executable, "-c", code], capture_output=True, text=True, timeout=DEADLINE
+                )
                 assert (done.returncode, done.stdout) == (0, "SIG_DFL\n"), done
 
             await executor.queue("background").spawn(hog())

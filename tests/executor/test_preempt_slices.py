@@ -111,7 +111,7 @@ def test_what_was_cut_is_finished_before_any_other_step_of_its_queue(run: Run) -
                 for _ in range(3):
                     log.append(f"{name} begins")
                     before = foreground
-                    compute_until(lambda: foreground > before)
+                    compute_until(lambda before=before: foreground > before)  # type: ignore[misc]
                     log.append(f"{name} ends")
                     await asyncio.sleep(0)
 

@@ -400,7 +400,6 @@ def new_event_loop(
         # Nobody else would detach it, and what is spawned on a closed loop would never run and never complain. A running
         # loop refuses to close, and keeps its executor.
         if not loop.is_running():
-            executor._core.end_slices()
             executor._core.detach()
         close()
 

@@ -1,16 +1,15 @@
 # cython: language_level=3, annotation_typing=False, auto_pickle=False, allow_none_for_extension_args=False
 """Guarded code: where no step is cut, since plain objects of the library are in between two states there.
 
-Locks are known exactly (`_locks_cy`). asyncio, importlib and their like need none: they are of one thread, and what
-they change between two awaits nobody else sees. So a step is not cut while a frame from the innermost out to the first
-coroutine's is of a guarded package, or a `__del__`. Beyond that coroutine there are only coroutines that wait for it,
-as they would at any await.
+Locks are known exactly (`_locks_cy`). asyncio, importlib and their like need none: they are of one thread, and what they change
+between two awaits nobody else sees. So a step is not cut while a frame from the innermost out to the first coroutine's is of a
+guarded package, or a `__del__`. Beyond that coroutine there are only coroutines that wait for it, as they would at any await.
 
 *Verdicts are kept in the code objects*, in a word that CPython has for such ends. A frame's module is looked up once for each
 function, and again after `never_preempt` has added a package: each generation of verdicts has its number.
 
-*Boundaries.* Clockworker's own code is guarded. Where it calls a function of the application's, in a frame of its own, it says so
-(`calls_out`): what lies further out is as good as a coroutine that waits.
+*Boundaries.* Clockworker's own code is guarded. Where it calls a function of the application's, in a frame of its own, it says
+so (`calls_out`): what lies further out is as good as a coroutine that waits.
 """
 
 from __future__ import annotations

@@ -62,6 +62,7 @@ cdef class Slices(Steps):
     @cython.locals(queue=QueueState)
     cpdef take_call_soon(self, object loop)
     cpdef close_loop(self)
+    cpdef detach(self)
     @cython.locals(queue=QueueState)
     cpdef end_slices(self)
     @cython.locals(fiber=Fiber)
