@@ -253,12 +253,4 @@ HTTP_OPTIONS = (
         "resident memory beyond which a shard is replaced so, for example 512MiB",
         takes=(int, str),
     ),
-    Option(
-        "http",
-        ("--gil-switch-interval",),
-        "S",
-        parse.parse_gil_switch_interval,
-        "seconds that a thread keeps the interpreter from another that waits; default Python's 0.005",
-        takes=(int, float),
-    ),
 )

@@ -17,10 +17,10 @@ import os
 import socket
 import sys
 import zlib
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Hashable, Iterable, Mapping, Sequence
 from random import randint
 from ssl import SSLContext
-from typing import Any, Concatenate, Literal, ParamSpec, TypeVar
+from typing import Any, Concatenate, Literal, ParamSpec, TypeVar, overload
 
 import msgspec
 
@@ -40,6 +40,7 @@ from clockworker.shards.worker._peers import PeerChange, Peers
 from clockworker.shards.worker._pool_frames import Setup
 from clockworker.shards.worker._process_pool import ProcessPool
 from clockworker.shards.worker._protocols import ProtocolFactory, ProtocolServer, Stop
+from clockworker.shards.worker._queue_calls import QueueCalls
 from clockworker.shards.worker._requests import RequestBook
 from clockworker.shards.worker._servers import Line, Servers, close_all
 from clockworker.shards.worker._streams import Handler, StreamServer
@@ -127,6 +128,7 @@ class Shard:
         self._announce_ready = announce_ready
         self._announce_worn = announce_worn
         self._blocking = BlockingPools(config.http.threads or config.blocking_threads, self._account)
+        self._in_queues = QueueCalls()
         self._processes = ProcessPool(
             configure.processes,
             lambda: Setup(f"shard {self.id} pool", list(sys.path), configure.pool_cpus, config),
@@ -215,15 +217,30 @@ class Shard:
         call = self._function_caller(shard, function)
         return self._mesh.run_threadsafe(lambda: call(*args, **kwargs))
 
-    async def run_blocking(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+    @overload
+    async def run_blocking(self, function: Callable[..., T], /, *args: Any, queue: str, **kwargs: Any) -> T: ...
+
+    @overload
+    async def run_blocking(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T: ...
+
+    async def run_blocking(  # type: ignore[misc]  # a parameter `queue` of the function's own is no keyword here
+        self, function: Callable[..., T], /, *args: Any, queue: str | None = None, **kwargs: Any
+    ) -> T:
         """Run an ordinary function that blocks in a thread, and wait for its result: reading files, talking to a database
         by a library that knows no asyncio.
 
-        A few run at once, and the rest wait; for each depth of calls within calls, so that a function may call other shards
-        (`call_threadsafe`) and wait for them. A caller that is cancelled leaves a function that has begun running. When the
-        shard stops, it waits for all of them, within the time of the graceful shutdown. What the function raises is raised
+        queue: the name of a preemptive queue, for a function that computes. It runs there, as a step which is cut into slices,
+        in the group of the caller: with the share of that queue, where a thread would compete with the loop for the
+        interpreter. Raises `UsageError` for a queue that is not preemptive, `UnknownQueue` for one that is not there. A
+        function's own parameter of that name is given by `functools.partial`.
+
+        In threads a few run at once, and the rest wait; for each depth of calls within calls, so that a function may call other
+        shards (`call_threadsafe`) and wait for them. A caller that is cancelled leaves a function that has begun running. When
+        the shard stops, it waits for all of them, within the time of the graceful shutdown. What the function raises is raised
         here, but StopIteration, GeneratorExit and CancelledError, which would end the caller, as the cause of a RuntimeError.
         """
+        if queue is not None:
+            return await self._in_queues.run(self.queue(queue), self._group(), function, *args, **kwargs)
         return await self._blocking.run(function, *args, **kwargs)
 
     async def run_process(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
@@ -427,6 +444,11 @@ class Shard:
         membership = current.membership
         return membership.queue if membership.group is None else membership
 
+    def _group(self) -> Hashable:
+        """Of the task whose step is running."""
+        current = self.executor._core.current
+        return None if current is None else current.membership.group
+
     def _serve(
         self,
         server: Server,
@@ -495,6 +517,7 @@ class Shard:
         await self._stopped.wait()
         await self._servers.drain(self._stopping)
         await self._blocking.drain()
+        await self._in_queues.drain()
         await self._processes.drain()
 
     def _loop_error(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
