@@ -16,6 +16,7 @@ __all__ = [
     "ControlError",
     "JoinError",
     "MessageTooLarge",
+    "ProcessDied",
     "RemoteError",
     "SchemaMismatch",
     "ShardDied",
@@ -79,6 +80,10 @@ class TaskPanicked(JoinError):
     def __init__(self, exception: BaseException) -> None:
         super().__init__(exception)
         self.exception = exception
+
+
+class ProcessDied(ClockworkerError):
+    """The process of a function of `run_process` ended before the function did. How much of it ran is unknown."""
 
 
 class CallError(ClockworkerError):

@@ -38,7 +38,7 @@ def test_defaults() -> None:
 
 EVERY_OPTION = (
     "app:main --shards 3 --spares 2 --cpus 0-2 --no-pin --idle-poll 50 --credit 6 --max-message 2MiB --blocking-threads 4"
-    " --queue web:8:las --queue bg:1 --shard-queue 1:web:9"
+    " --processes 5 --queue web:8:las --queue bg:1 --shard-queue 1:web:9"
     " --shard-queue 1:x:2:qlas --bind :1 --bind admin=unix:/s --host ::1 --port 2 --uds /t --uds-mode 660 --fd 3 --backlog 9"
     " --ssl-certfile cert --ssl-keyfile key --ssl-keyfile-password secret --ssl-ca-certs ca --ssl-crl crl"
     " --ssl-cert-reqs optional --ssl-ciphers AES --ssl-version TLSv1.3"
@@ -64,6 +64,7 @@ EVERY_FIELD = ServeConfig(
     credit=6,
     max_message=2 << 20,
     blocking_threads=4,
+    processes=5,
     queues=(QueueConfig("web", 8, "las"), QueueConfig("bg", 1)),
     shard_queues={1: (QueueConfig("web", 9), QueueConfig("x", 2, "qlas"))},
     addresses=(

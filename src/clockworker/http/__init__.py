@@ -9,7 +9,7 @@ In reading order:
     _connection_cy  HTTP/1.1: a connection; _incoming_cy, from bytes to requests; _states, what it waits for
     _file           files that are bodies
     _half_closed    clients that have said all, and may still listen
-    _http2          HTTP/2: a connection and its streams; _http2_frames, what its client may send; _http2_heads
+    _http2          HTTP/2: a connection; _http2_stream, a request of it; _http2_frames, what its client may send; _http2_heads
     _tls            what HTTP's servers offer in handshakes, and say of them
     _request_cy     one request: receive, send, framing
     _targets_cy     where requests run, and what is counted of them
@@ -17,7 +17,8 @@ In reading order:
     _routes         which route is a request's; _marks, those that endpoints carry
     _proxy          what a proxy says of its client; _forwarded, in one header; _proxy_protocol, before the first request
     _access         a line for each request; _access_format, in gunicorn's words
-    _websocket      WebSockets
+    _websocket      WebSockets; _websocket_inbox_cy, what waits for the application; _websocket_frames_cy, from frames to
+                    messages and back
     _wsgi           WSGI applications, in threads; _environ, what they are told; _pipes, bodies to and from a thread;
                     _lent, to the client's socket itself
     _threads        what --threads is to libraries

@@ -3,7 +3,8 @@
 In reading order:
 
     _settings       command line, environment and file, each over the next
-    _options        the table of all options
+    _options        the table of all options; _option, what one is; _http_options, those of HTTP
+    _other_names    what other servers call them
     _arguments      the command line and its help
     _environment    --env-file
     _file           clockworker.toml

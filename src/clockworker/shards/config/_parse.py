@@ -239,6 +239,10 @@ def parse_blocking_threads(text: str) -> int:
     return parse_int(text, 1, 1_024, "the number of threads")
 
 
+def parse_processes(text: str) -> int:
+    return parse_int(text, 1, 1_024, "the number of processes")
+
+
 def parse_interface(text: str) -> Interface:
     return parse_choice(text, get_args(Interface), "interface")
 

@@ -13,7 +13,8 @@ import msgspec
 from clockworker.shards.config import _toml
 from clockworker.shards.config._config import InheritedSocket, QueueConfig, ServeConfig
 from clockworker.shards.config._http import Route
-from clockworker.shards.config._options import GROUPS, HTTP_FIELDS, OF_HTTP, OPTIONS, Option
+from clockworker.shards.config._option import GROUPS, Option
+from clockworker.shards.config._options import HTTP_FIELDS, OF_HTTP, OPTIONS
 from clockworker.shards.config._parse import show_size
 
 _COLUMN = 44

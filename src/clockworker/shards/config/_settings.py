@@ -23,7 +23,8 @@ from clockworker.shards.config._config import DEFAULT_MODE, Address, ServeConfig
 from clockworker.shards.config._environment import read_env_file
 from clockworker.shards.config._file import find_file, read_file
 from clockworker.shards.config._http import HttpConfig
-from clockworker.shards.config._options import BY_NAME, HTTP_FIELDS, OF_HTTP, OPTIONS, Option
+from clockworker.shards.config._option import Option
+from clockworker.shards.config._options import BY_NAME, HTTP_FIELDS, OF_HTTP, OPTIONS
 from clockworker.shards.config._queues import by_shard
 
 # Option -> field of ServeConfig, where they have different names.

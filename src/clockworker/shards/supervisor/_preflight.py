@@ -12,7 +12,9 @@ from collections.abc import Iterator, Mapping
 
 from clockworker._errors import ConfigurationError
 from clockworker.shards.config._config import ServeConfig
-from clockworker.shards.config._options import BY_NAME, OPTIONS, PREFIX, nearest_option
+from clockworker.shards.config._option import PREFIX
+from clockworker.shards.config._options import BY_NAME, OPTIONS
+from clockworker.shards.config._other_names import nearest_option
 from clockworker.shards.config._settings import Settings
 from clockworker.shards.machine._certificates import context_of
 from clockworker.shards.machine._host import check_pid_file

@@ -49,9 +49,9 @@ from clockworker.shards.protocol._messages import (
     Begin,
     CeaseFrom,
     Change,
-    Channel,
     Configure,
     Connect,
+    ControlChannel,
     Declared,
     DescriptorsLost,
     Disconnect,
@@ -108,7 +108,7 @@ def main() -> None:
     _take_signals()
     descriptor = int(os.environ.pop(CONTROL_VARIABLE))
     os.set_inheritable(descriptor, False)
-    channel = Channel(socket.socket(fileno=descriptor), trusting=True)
+    channel = ControlChannel(socket.socket(fileno=descriptor), trusting=True)
     if (spare_of := os.environ.pop(SPARE_VARIABLE, None)) is not None:
         wait(channel, spare_of)
     received = channel.receive_first()
@@ -156,7 +156,7 @@ def _children_to_be_joined() -> list[Any]:
 
 
 class _ShardMain:
-    def __init__(self, channel: Channel, configure: Configure, descriptors: list[int]) -> None:
+    def __init__(self, channel: ControlChannel, configure: Configure, descriptors: list[int]) -> None:
         self._channel = channel
         self._configure = configure
         self._config = configure.config
@@ -273,6 +273,7 @@ class _ShardMain:
             self._recorder.stop()
             self._pulse.stop()
             self._mesh.close()
+            self._shard._processes.kill()
 
     def _assemble(self, executor: Executor) -> None:
         configure = self._configure
@@ -303,6 +304,8 @@ class _ShardMain:
         self._legacy.withhold(self._mesh.descriptors)
         self._legacy.at_fork(lambda: self._mesh.refuse_all(REFUSAL))
         self._legacy.at_fork(lambda: self._shard._blocking.forked(self._legacy.end, REFUSAL))
+        self._legacy.withhold(self._shard._processes.descriptors)
+        self._legacy.at_fork(lambda: self._shard._processes.forked(REFUSAL))
         self._recorder = Recorder(
             self._writer,
             executor,
@@ -311,6 +314,7 @@ class _ShardMain:
             self._shard._counters.read,
             self._shard._blocking.counts,
             self._shard._requests.read,
+            self._shard._processes.counts,
         )
         self._shard._servers.when_failed = self._recorder.write_soon
 
@@ -343,6 +347,7 @@ class _ShardMain:
         while self._serve_first and not self._mesh.is_quiet():  # noqa: ASYNC110  # nothing tells of it
             await asyncio.sleep(QUIET_LOOK_S)
         self._shard._blocking.close()
+        await self._shard._processes.close()
         return status
 
     def _fail(self, message: str, error: BaseException | None = None, *, of_options: bool = False) -> int:
@@ -413,6 +418,7 @@ class _ShardMain:
                 self._loop.call_later(seconds, trace.end)
             case Reopen():
                 reopen()
+                self._shard._processes.reopen_logs()
             case TakeAll():
                 self._shard._servers.lift_limit()
             case Begin():
