@@ -198,6 +198,13 @@ def test_switches_can_be_turned_back() -> None:
     assert read("app:main", CLOCKWORKER_NO_PIN="no").pin
 
 
+def test_a_format_of_the_access_log_switches_it_on() -> None:
+    assert read("app:main --access-log-format %(h)s").access_log
+    assert read("app:main", CLOCKWORKER_ACCESS_LOG_FORMAT="%(h)s %(s)s").access_log_format == "%(h)s %(s)s"
+    assert not read("app:main --access-log-format %(h)s --no-access-log").access_log
+    assert not settings("app:main --access-log-format %(h)s", "access_log = false").config.access_log
+
+
 def test_what_is_on_for_http_can_be_turned_off() -> None:
     switches = {"http2", "proxy_headers", "server_header", "date_header", "ws_per_message_deflate"}
     off = read("app:main " + " ".join(f"--no-{name.replace('_', '-')}" for name in switches)).http
