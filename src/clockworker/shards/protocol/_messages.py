@@ -73,12 +73,13 @@ class Configure(msgspec.Struct, frozen=True, tag="configure"):
 
 class Connect(msgspec.Struct, frozen=True, tag="connect"):
     """A peer has started. Descriptors: incoming ring, outgoing ring, the peer's doorbell's memory and its eventfd. place: its
-    word in our doorbell. beside: another incarnation of it has its place."""
+    word in our doorbell. beside: another incarnation of it has its place. ready: it serves already."""
 
     peer: int
     epoch: int
     place: int
     beside: bool
+    ready: bool = False
 
 
 class Disconnect(msgspec.Struct, frozen=True, tag="disconnect"):

@@ -21,6 +21,7 @@ from contextlib import ExitStack
 
 from clockworker import ipc
 from clockworker.shards.protocol._messages import Begin, Connect, Disconnect
+from clockworker.shards.supervisor._lifecycle import State
 from clockworker.shards.supervisor._member import Member, Members
 from clockworker.shards.supervisor._process import ShardProcess
 
@@ -113,8 +114,8 @@ class Wiring:
         """Raises `OSError`; then one of the two may have been told."""
         self._epoch += 1
         self._epochs[frozenset({process_a, process_b})] = self._epoch
-        to_a = Connect(b.id, self._epoch, process_b.place, self._is_beside(b))
-        to_b = Connect(a.id, self._epoch, process_a.place, self._is_beside(a))
+        to_a = Connect(b.id, self._epoch, process_b.place, self._is_beside(b), _is_ready(b))
+        to_b = Connect(a.id, self._epoch, process_a.place, self._is_beside(a), _is_ready(a))
         with ExitStack() as rings:
             a_to_b = ipc.create_ring(RING_CAPACITY)
             rings.callback(os.close, a_to_b)
@@ -125,3 +126,8 @@ class Wiring:
 
     def _is_beside(self, member: Member) -> bool:
         return member is self._members.beside
+
+
+def _is_ready(member: Member) -> bool:
+    """Or has been."""
+    return member.state in (State.READY, State.DRAINING)

@@ -287,6 +287,7 @@ class _ShardMain:
             limits=Limits(max_message=self._config.max_message, credit=self._config.credit),
             on_poisoned=lambda peer, epoch: self._channel.send(Poisoned(peer, epoch)),
         )
+        _ = self._mesh.topics  # before there are peers, so that they are asked for theirs as soon as they are there
         self._shard = Shard(
             configure,
             executor,
@@ -366,7 +367,7 @@ class _ShardMain:
         except DescriptorsLost as lost:  # another thread took what was given up
             self._complain(lost)
             match lost.message:
-                case Connect(peer, epoch, _, beside):
+                case Connect(peer, epoch, _, beside, _):
                     self._connect_later(peer, epoch, beside)
                 case Stop():
                     self._handle(lost.message, [])
@@ -388,7 +389,7 @@ class _ShardMain:
 
     def _handle(self, message: object, descriptors: list[int]) -> None:
         match message:
-            case Connect(peer, epoch, place, beside):
+            case Connect(peer, epoch, place, beside, ready):
                 incoming, outgoing, memory, event = descriptors
                 try:
                     self._mesh.connect(
@@ -399,6 +400,7 @@ class _ShardMain:
                         doorbell=(memory, event),
                         place=place,
                         beside=beside,
+                        ready=ready,
                     )
                 except OSError as error:
                     self._complain(error)
