@@ -22,8 +22,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
-import msgspec
-import socketio
+from socketio.async_pubsub_manager import AsyncPubSubManager
 
 from clockworker.ipc import Topic
 from clockworker.shards.worker._current import current_shard
@@ -33,15 +32,7 @@ __all__ = ["TopicManager"]
 LIMIT = 10_000  # events that wait for a shard's listener
 
 
-class Event(msgspec.Struct, frozen=True, array_like=True):
-    """What managers tell each other. several: the event's data are the arguments, not one list of them; a tuple does not
-    travel as one."""
-
-    fields: dict[str, Any]
-    several: bool
-
-
-class TopicManager(socketio.AsyncPubSubManager):  # type: ignore[misc]
+class TopicManager(AsyncPubSubManager):  # type: ignore[misc]
     """channel: name of the topic; managers with the same one belong together. write_only: emits, and has no clients itself."""
 
     name = "clockworker"
@@ -53,21 +44,20 @@ class TopicManager(socketio.AsyncPubSubManager):  # type: ignore[misc]
     async def _publish(self, data: dict[str, Any]) -> None:
         if data.get("callback") and not self.write_only:
             await self._until_listening()  # the answer comes by the same topic
-        await self._topic().publish(Event(data, isinstance(data.get("data"), tuple)))
+        await self._topic().publish(data)
 
     async def _listen(self) -> AsyncIterator[dict[str, Any]]:
         async with self._topic().subscribe(limit=LIMIT, when_full="drop-oldest") as events:
             self._listens.set()
             async for event in events:
-                fields = event.fields
-                yield {**fields, "data": tuple(fields["data"])} if event.several else fields
+                yield event
 
     async def _until_listening(self) -> None:
         """A server begins to listen with its first client, and may emit before."""
-        if self.server is not None and not self.server.manager_initialized:
+        if not self.server.manager_initialized:
             self.server.manager_initialized = True
             self.initialize()
         await self._listens.wait()
 
-    def _topic(self) -> Topic[Event]:
-        return current_shard().topic(self.channel, Event)
+    def _topic(self) -> Topic[dict[str, Any]]:
+        return current_shard().topic(self.channel, dict[str, Any])
