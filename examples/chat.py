@@ -3,9 +3,9 @@
     pip install aiohttp
     clockworker-serve examples.chat:main --shards 2
 
-A browser lands on any shard. A room is a topic: what somebody says all shards hear that have browsers in the room, and since it is
-an ordered one, everybody reads the same, in the same order. `/` is the page, `/rooms/NAME` the WebSocket, and `/rooms` says how
-many are where.
+A browser lands on any shard. A room is a topic: what somebody says all shards hear that have browsers in the room, and since it
+is an ordered one, everybody reads the same, in the same order. `/` is the page, `/rooms/NAME` the WebSocket, and `/rooms` says
+how many are where.
 
 aiohttp is not changed for it: its server is a protocol factory, and that is what `create_server` takes. Each request is a
 task in the queue that it names, here the first.

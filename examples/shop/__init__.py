@@ -4,8 +4,8 @@
     clockworker-serve examples.shop:main --shards 2
 
 A browser's connection lands on any shard. Its cart lies on the shard that its session's name belongs to, as does the count of
-what a client has ordered lately; a notice goes by a topic to every shard that has somebody who listens, and that
-passes it on to its WebSockets and event streams. The report computes in the queue `background`, by so much as `foreground` leaves it.
+what a client has ordered lately; a notice goes by a topic to every shard that has somebody who listens, and that passes
+it on to its WebSockets and event streams. The report computes in the queue `background`, by so much as `foreground` leaves it.
 All of it is in memory: carts die with their shard.
 
 In reading order: `_routes` (what the browser asks for), `_shop` (what the routes use), `_sessions`, `_limiter` and `_notices`

@@ -129,12 +129,11 @@ async def _events(shop: Shop) -> AsyncIterator[str]:
 async def live(socket: WebSocket, shop: OurShop) -> None:
     """The same, and what the browser says is published."""
     await socket.accept()
-    async with shop.notices.local.listener() as listener:
-        async with asyncio.TaskGroup() as tasks:
-            passing_on = tasks.create_task(_pass_on(listener, socket))
-            async for text in socket.iter_text():
-                await shop.publish(text[:LONGEST])
-            passing_on.cancel()
+    async with shop.notices.local.listener() as listener, asyncio.TaskGroup() as tasks:
+        passing_on = tasks.create_task(_pass_on(listener, socket))
+        async for text in socket.iter_text():
+            await shop.publish(text[:LONGEST])
+        passing_on.cancel()
 
 
 async def _pass_on(listener: AsyncIterator[Notice], socket: WebSocket) -> None:

@@ -116,8 +116,8 @@ class Lagged(ClockworkerError):
     def __init__(self, dropped: int, topic: str = "") -> None:
         what = f"of topic {topic!r} " if topic else ""
         super().__init__(
-            f"the subscription {what}was full, and has ended: {dropped:,} messages did not get in; read faster, give it a higher "
-            'limit, or let it drop messages (when_full="drop-oldest")'
+            f"the subscription {what}was full, and has ended: {dropped:,} messages did not get in; read faster, give it a "
+            'higher limit, or let it drop messages (when_full="drop-oldest")'
         )
         self.dropped = dropped
         self.topic = topic

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import Any
 
@@ -82,11 +83,9 @@ class Layers:
         """Or the name of what is raised."""
         return await _name_of_error(get_channel_layer(layer).send(channel, message))
 
-    async def receive(self, channel: str, timeout: float = 30.0, layer: str = "default") -> dict[str, Any] | str:
-        import asyncio
-
+    async def receive(self, channel: str, within_s: float = 30.0, layer: str = "default") -> dict[str, Any] | str:
         try:
-            async with asyncio.timeout(timeout):
+            async with asyncio.timeout(within_s):
                 return dict(await get_channel_layer(layer).receive(channel))
         except Exception as error:
             return type(error).__name__
@@ -104,13 +103,9 @@ class Layers:
         return await _name_of_error(get_channel_layer().flush())
 
     async def send_from_a_thread(self, channel: str, message: dict[str, Any]) -> None:
-        import asyncio
-
         await asyncio.to_thread(async_to_sync(get_channel_layer().send), channel, message)
 
     async def receive_in_a_thread(self, channel: str) -> dict[str, Any]:
-        import asyncio
-
         return dict(await asyncio.to_thread(async_to_sync(get_channel_layer().receive), channel))
 
     @cw.remote

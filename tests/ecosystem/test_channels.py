@@ -44,7 +44,9 @@ def message(number: int) -> dict[str, Any]:
 
 @pytest.mark.parametrize(("sender", "receiver"), [(0, 0), (0, 1), (1, 0), (1, 1)])
 def test_send_and_receive(server: Server, channel: str, sender: int, receiver: int) -> None:
-    assert server.call(sender, Layers.send, channel, {"type": "test.message", "text": "Ahoy-hoy!", "raw": b"\xff"}) == ""
+    assert (
+        server.call(sender, Layers.send, channel, {"type": "test.message", "text": "Ahoy-hoy!", "raw": b"\xff"}) == ""
+    )
     expected = {"type": "test.message", "text": "Ahoy-hoy!"}
     found = server.call(receiver, Layers.receive, channel)
     assert isinstance(found, dict)
@@ -226,14 +228,16 @@ def test_consumers_hear_each_other_while_shards_are_replaced(server: Server) -> 
         replacing = asyncio.create_task(asyncio.to_thread(server.replace))
         rounds = 0
         while not replacing.done():
-            async with aiohttp.ClientSession("http://{}:{}".format(*server.address)) as session:
-                async with session.ws_connect("/rooms/lasting") as socket:
-                    await socket.receive_str(timeout=60)
-                    await socket.send_str("hello")
-                    heard = await socket.receive(timeout=60)
-                    if heard.type is aiohttp.WSMsgType.TEXT:
-                        assert heard.data == "hello"
-                        rounds += 1
+            async with (
+                aiohttp.ClientSession("http://{}:{}".format(*server.address)) as session,
+                session.ws_connect("/rooms/lasting") as socket,
+            ):
+                await socket.receive_str(timeout=60)
+                await socket.send_str("hello")
+                heard = await socket.receive(timeout=60)
+                if heard.type is aiohttp.WSMsgType.TEXT:
+                    assert heard.data == "hello"
+                    rounds += 1
         await replacing
         assert rounds
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import re
 import signal
 import threading
 import zlib
@@ -230,11 +229,12 @@ def test_a_slow_shard_has_publish_wait_and_publish_nowait_raise(run: Run, ordere
                 try:
                     room.publish_nowait(Line(0, number))
                     number, full = number + 1, 0
-                except cw.ChannelFull as error:
-                    assert re.match(r"shard \d has 16 messages to take in.* was sent to nobody", str(error))
+                except cw.ChannelFull:
                     full += 1
                 await asyncio.sleep(0.01)
             assert number > 16 - 16 // 4
+            with pytest.raises(cw.ChannelFull, match=r"shard \d has 16 messages to take in.* was sent to nobody"):
+                room.publish_nowait(Line(0, number))
             waits = asyncio.create_task(room.publish(Line(0, number)))
             given_up = asyncio.create_task(room.publish(Line(0, -1)))
             last = asyncio.create_task(room.publish(Line(0, number + 1)))
@@ -300,24 +300,28 @@ def test_names_that_are_none(run: Run) -> None:
         async with fleet(1) as mesh:
             make: Any = mesh.mesh.topics.topic
             make("ä" * 127 + "x", int)
-            with pytest.raises(cw.UsageError, match="a topic's name has up to 255 bytes, and 'ä+'... has 256"):
+            with pytest.raises(cw.UsageError, match=r"a topic's name has up to 255 bytes, and 'ä+'\.\.\. has 256"):
                 make("ä" * 128, int)
-            with pytest.raises(cw.UsageError, match="a topic's name is text of 1 to 255 bytes, and not bytes: b'room'"):
+            with pytest.raises(
+                cw.UsageError, match=r"a topic's name is text of 1 to 255 bytes, and not bytes: b'room'"
+            ):
                 make(b"room", int)
-            with pytest.raises(cw.UsageError, match="a topic's name is text of 1 to 255 bytes, and not str: ''"):
+            with pytest.raises(cw.UsageError, match=r"a topic's name is text of 1 to 255 bytes, and not str: ''"):
                 make("", int)
-            with pytest.raises(cw.UsageError, match="a topic's name is text that UTF-8 has"):
+            with pytest.raises(cw.UsageError, match=r"a topic's name is text that UTF-8 has"):
                 make("\ud800", int)
-            with pytest.raises(cw.ConfigurationError, match="a topic's type complex cannot be sent"):
+            with pytest.raises(cw.ConfigurationError, match=r"a topic's type complex cannot be sent"):
                 make("room", complex)
             room = make("room", int)
-            with pytest.raises(cw.ConfigurationError, match="limit is 0; it must be a whole number of messages from 1"):
+            with pytest.raises(
+                cw.ConfigurationError, match=r"limit is 0; it must be a whole number of messages from 1"
+            ):
                 room.subscribe(limit=0)
-            with pytest.raises(cw.ConfigurationError, match="when_full is 'wait'; it must be one of 'disconnect'"):
+            with pytest.raises(cw.ConfigurationError, match=r"when_full is 'wait'; it must be one of 'disconnect'"):
                 room.subscribe(when_full="wait")
-            with pytest.raises(cw.ConfigurationError, match="when_full is 'disconnect'; it must be 'wait' or 'drop'"):
+            with pytest.raises(cw.ConfigurationError, match=r"when_full is 'disconnect'; it must be 'wait' or 'drop'"):
                 await room.publish(1, when_full="disconnect")
-            with pytest.raises(cw.UsageError, match="topic 'room' carries int, and was given str; nothing was sent"):
+            with pytest.raises(cw.UsageError, match=r"topic 'room' carries int, and was given str; nothing was sent"):
                 await room.publish("one")
 
     run(body)
@@ -328,17 +332,21 @@ def test_another_type_under_the_same_name(run: Run) -> None:
         async with fleet(2, topics=True) as mesh:
             room = topic(mesh)
             assert topic(mesh) is room
-            with pytest.raises(cw.SchemaMismatch, match="topic 'room' is of Line on this shard, and is asked for with int"):
+            with pytest.raises(
+                cw.SchemaMismatch, match=r"topic 'room' is of Line on this shard, and is asked for with int"
+            ):
                 mesh.mesh.topics.topic("room", int)
-            with pytest.raises(cw.SchemaMismatch, match="is asked for with Line, ordered,"):
+            with pytest.raises(cw.SchemaMismatch, match=r"is asked for with Line, ordered,"):
                 topic(mesh, ordered=True)
             # Subscribed there: known here at once.
             await mesh.service.on(1).listen("lines")
-            with pytest.raises(cw.SchemaMismatch, match="topic 'lines' is of int on shard 0 and of Line on shard 1: "):
+            with pytest.raises(cw.SchemaMismatch, match=r"topic 'lines' is of int on shard 0 and of Line on shard 1: "):
                 mesh.mesh.topics.topic("lines", int)
             # Here first: found when somebody subscribes there.
             numbers = mesh.mesh.topics.topic("numbers", int)
-            with pytest.raises(cw.SchemaMismatch, match="topic 'numbers' is of int on shard 0 and of Line on shard 1: "):
+            with pytest.raises(
+                cw.SchemaMismatch, match=r"topic 'numbers' is of int on shard 0 and of Line on shard 1: "
+            ):
                 await mesh.service.on(1).listen("numbers")
             await numbers.publish(1)
             assert numbers.targets == ()
@@ -401,21 +409,21 @@ def test_a_subscription_is_entered_once_and_read_by_one(run: Run) -> None:
         async with fleet(1) as mesh:
             room = topic(mesh)
             lines = room.subscribe()
-            with pytest.raises(cw.UsageError, match="was read before it was entered"):
+            with pytest.raises(cw.UsageError, match=r"was read before it was entered"):
                 await anext(lines)
             async with lines:
-                with pytest.raises(cw.UsageError, match="was entered before"):
+                with pytest.raises(cw.UsageError, match=r"was entered before"):
                     await lines.__aenter__()
                 first = asyncio.create_task(anext(lines))
                 await asyncio.sleep(0)
                 await asyncio.sleep(0)
-                with pytest.raises(cw.UsageError, match="two tasks read one subscription"):
+                with pytest.raises(cw.UsageError, match=r"two tasks read one subscription"):
                     await anext(lines)
                 await room.publish(Line(0, 1))
                 assert await first == Line(0, 1)
             with pytest.raises(StopAsyncIteration):
                 await anext(lines)
-            with pytest.raises(cw.UsageError, match="was entered before"):
+            with pytest.raises(cw.UsageError, match=r"was entered before"):
                 await lines.__aenter__()
 
     run(body)
@@ -438,7 +446,7 @@ def test_a_subscriber_that_raises_has_left_and_nobody_else(run: Run) -> None:
             await entered.wait()
             assert room.subscribers == 2
             await room.publish(Line(0, 1))
-            with pytest.raises(ValueError, match="no more of 1"):
+            with pytest.raises(ValueError, match=r"no more of 1"):
                 await task
             assert room.subscribers == 1
             await room.publish(Line(0, 2))
@@ -454,14 +462,16 @@ def test_a_message_that_cannot_be_sent(run: Run) -> None:
             room = topic(mesh)
             with pytest.raises(cw.MessageTooLarge, match=r"'room' is 1,\d\d\d bytes encoded; max_message is 1,000"):
                 await room.publish(Line(0, 1, "x" * 1_000))
-            with pytest.raises(TypeError, match="a message of topic 'room' cannot be sent"):
+            with pytest.raises(TypeError, match=r"a message of topic 'room' cannot be sent"):
                 await room.publish(Line(0, 1, object()))  # type: ignore[arg-type]
             assert mesh.mesh.topics.stats()["room"].published == 0
 
     run(body)
 
 
-def test_a_message_that_is_not_what_it_says_is_dropped_and_told_once(run: Run, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_message_that_is_not_what_it_says_is_dropped_and_told_once(
+    run: Run, caplog: pytest.LogCaptureFixture
+) -> None:
     async def body() -> None:
         async with fleet(1, encode_local=True) as mesh:
             room = topic(mesh)

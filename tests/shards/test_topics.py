@@ -7,6 +7,7 @@ import signal
 import time
 import urllib.request
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 
@@ -35,6 +36,16 @@ def wait_heard(server: Server, shard: int, what: Callable[[dict[str, Heard]], bo
     return found
 
 
+def have_come_from(publishers: int, count: int, found: dict[str, Heard]) -> bool:
+    """More than so many from each."""
+    return len(found) == publishers and min(each.count for each in found.values()) > count
+
+
+def are(ends: dict[str, int], found: dict[str, Heard]) -> bool:
+    """So many from these."""
+    return all(found[name].count == ends[name] for name in ends)
+
+
 def publishers_of(found: dict[str, Heard], shard: int) -> list[str]:
     return [name for name in found if name.startswith(f"{shard}:")]
 
@@ -44,13 +55,11 @@ def test_who_stays_hears_all_of_a_publisher_that_is_replaced_and_of_its_successo
     environment = {"PUBLISH": "1", "LISTEN": "0", **({"ORDERED": "1"} if ordered else {})}
     with serving(APP, environment=environment) as server:
         for round_ in range(1, 3):
-            wait_heard(
-                server, 0, lambda found: len(found) == round_ and min(each.count for each in found.values()) > 500
-            )
+            wait_heard(server, 0, partial(have_come_from, round_, 500))
             server.kill(1, signal.SIGTERM)  # it is replaced
             lines = server.wait_log(r"published (\d+) by (\S+)", round_)
             ends = {line[2]: int(line[1]) for line in lines}
-            found = wait_heard(server, 0, lambda found: all(found[name].count == ends[name] for name in ends))
+            found = wait_heard(server, 0, partial(are, ends))
             for name, count in ends.items():
                 assert found[name] == Heard(0, count - 1, count), "each that was published, once, in order"
         assert not server.call(0, Hall.report).lagged
@@ -88,7 +97,7 @@ def test_hup_under_publishing_by_all(ordered: bool) -> None:
 def test_kill_9_of_a_publisher_keeps_its_order() -> None:
     with serving(APP, environment={"PUBLISH": "1", "LISTEN": "0"}) as server:
         for round_ in range(1, 4):
-            wait_heard(server, 0, lambda found: len(found) == round_ and list(found.values())[-1].count > 200)
+            wait_heard(server, 0, partial(have_come_from, round_, 200))
             server.kill(1)
         first, *others = wait_heard(server, 0, lambda found: len(found) == 4).values()
         assert (first.gaps, first.backwards) == (0, 0), "from when it was subscribed"
@@ -154,7 +163,12 @@ def test_counts_are_shown() -> None:
         (address,) = server.wait_log(r"metrics on (http://\S+)")
         with urllib.request.urlopen(address[1], timeout=60) as response:
             page = response.read().decode()
-        for shard, what, value in ((0, "published", count), (0, "delivered", count), (1, "delivered", count), (1, "dropped", 0)):
+        for shard, what, value in (
+            (0, "published", count),
+            (0, "delivered", count),
+            (1, "delivered", count),
+            (1, "dropped", 0),
+        ):
             line = rf'^clockworker_topic_messages_total{{shard="{shard}",topic="marks",what="{what}"}} (\S+)$'
             (found,) = re.findall(line, page, re.MULTILINE)
             assert float(found) == value

@@ -53,7 +53,9 @@ class Box:
 class Boxes:
     """Those of one layer on one shard. now: seconds. expired: told of a channel whose messages nobody has read in time."""
 
-    def __init__(self, now: Callable[[], float] = time.monotonic, expired: Callable[[str], None] = lambda _: None) -> None:
+    def __init__(
+        self, now: Callable[[], float] = time.monotonic, expired: Callable[[str], None] = lambda _: None
+    ) -> None:
         self._boxes: dict[str, Box] = {}
         self._now = now
         self._expired = expired

@@ -11,9 +11,9 @@ beside the server.
     clockworker-serve app:app --shards 4
 
 `emit` to a room, to one client on whatever shard and to all, with acknowledgements (`callback=`, `sio.call`), `enter_room`,
-`leave_room`, `close_room` and `disconnect` work across shards. Sessions (`sio.session`) are those of one shard, as they are with
-every manager. Long polling needs all requests of a client to reach one shard: let clients use `transports=["websocket"]`, or put
-a proxy with affinity before the server.
+`leave_room`, `close_room` and `disconnect` work across shards. Sessions (`sio.session`) are those of one shard, as they are
+with every manager. Long polling needs all requests of a client to reach one shard: let clients use `transports=["websocket"]`,
+or put a proxy with affinity before the server.
 """
 
 from __future__ import annotations

@@ -38,7 +38,7 @@ class Codec:
         self._reasons: dict[str, str] = {}  # why messages are not understood there, by digest; empty if they are
 
     def check(self, message: object, name: str) -> None:
-        """Raise `UsageError` for a message that is plainly of another type. What it is made of is not looked at, as with calls."""
+        """Raise `UsageError` for a message that is plainly of another type. What it is made of is not looked at."""
         classes = self._classes
         if classes is not None and not isinstance(message, classes):
             raise UsageError(
@@ -83,5 +83,6 @@ def _classes_of(annotation: Any) -> tuple[type, ...] | None:
         return (type(None),)
     if annotation is object or not _is_class(annotation) or typing.is_typeddict(annotation):
         origin = typing.get_origin(annotation)
-        return (origin,) if origin in (list, dict, tuple, set, frozenset) else None
-    return _WIDER.get(annotation, (annotation,))
+        return next(((each,) for each in (list, dict, tuple, set, frozenset) if origin is each), None)
+    classes: tuple[type, ...] = _WIDER.get(annotation, (annotation,))
+    return classes

@@ -146,7 +146,7 @@ class Subscription(Generic[T]):
         return len(messages) * 2 >= self._limit
 
     def close(self) -> None:
-        """Nothing more is put in. Who reads it gets what is there, and then its loop ends: for instance when the shard stops."""
+        """Nothing more is put in. Who reads it gets what is there, and then its loop ends. For when the shard stops."""
         if self._state == _ENTERED:
             self._state = _LEFT
             self._topic._remove(self)

@@ -167,9 +167,10 @@ class Topic(Generic[T]):
         self._topics.check_open(what)
 
     def _full(self, peer: int) -> ChannelFull:
+        credit = self._topics.home.shared.limits.credit
         return ChannelFull(
-            f"shard {peer} has {self._topics.home.shared.limits.credit:,} messages to take in, or its ring is full; the message "
-            f"of topic {self.name!r} was sent to nobody"
+            f"shard {peer} has {credit:,} messages to take in, or its ring is full; the message of topic {self.name!r} was "
+            "sent to nobody"
         )
 
     # Subscribers

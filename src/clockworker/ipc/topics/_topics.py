@@ -26,6 +26,7 @@ from clockworker._errors import SchemaMismatch, UsageError
 from clockworker.ipc.calls._frames import Kind
 from clockworker.ipc.calls._home import Home
 from clockworker.ipc.calls._link_cy import Link
+from clockworker.ipc.rings._ring_cy import PoisonedRing
 from clockworker.ipc.topics._codec import Codec, shown
 from clockworker.ipc.topics._interest import Interest
 from clockworker.ipc.topics._outlet import Counts, Delivery, Outlet, Target, send_many
@@ -33,7 +34,6 @@ from clockworker.ipc.topics._passage import Passage
 from clockworker.ipc.topics._subscription import Message
 from clockworker.ipc.topics._topic import Topic
 from clockworker.ipc.topics._words import ANSWERED, IN_ORDER, LONGEST_NAME, PASSED_ON, Word, read_word
-from clockworker.ipc.rings._ring_cy import PoisonedRing
 
 logger = logging.getLogger("clockworker.ipc")
 
@@ -132,9 +132,9 @@ class Topics:
         codec = self._codec(annotation)
         if found is not None:
             if found._codec is not codec or found.ordered != ordered:
+                known = _described(found._codec.shown, found.ordered)
                 raise SchemaMismatch(
-                    f"topic {name!r} is of {_described(found._codec.shown, found.ordered)} on this shard, and is asked for with "
-                    f"{_described(codec.shown, ordered)}"
+                    f"topic {name!r} is of {known} on this shard, and is asked for with {_described(codec.shown, ordered)}"
                 )
             return found
         for outlet in self._wanted.get(name, {}):
@@ -470,7 +470,9 @@ def _described(type_shown: str, ordered: bool) -> str:
 
 def _check_name(name: object) -> None:
     if not isinstance(name, str) or not name:
-        raise UsageError(f"a topic's name is text of 1 to {LONGEST_NAME} bytes, and not {shown(type(name))}: {name!r:.100}")
+        raise UsageError(
+            f"a topic's name is text of 1 to {LONGEST_NAME} bytes, and not {shown(type(name))}: {name!r:.100}"
+        )
     try:
         length = len(name.encode())
     except UnicodeEncodeError:

@@ -1,11 +1,11 @@
 """What shards tell each other of their topics: bodies of frames.
 
-    INTEREST   `Word`: has a subscriber of a topic, or none any more; the frame's number is the word's
-    HEARD      the word with this number is known; the body says why such messages are not understood, if they are not
-    TOPICS     which topics do you have? The answer is words, and then a TOPICS with 1 for its number
-    TOPIC      a message; method: the receiver's number for the topic; queue: 1 if it came by way of the topic's owner
-    PASS_ON    a message for the topic's owner; the first `queue` bytes of the body are the topic's name
-    TAKEN      so many (call) messages have been taken in, or if `method` is 1, passed on
+INTEREST   `Word`: has a subscriber of a topic, or none any more; the frame's number is the word's
+HEARD      the word with this number is known; the body says why such messages are not understood, if they are not
+TOPICS     which topics do you have? The answer is words, and then a TOPICS with 1 for its number
+TOPIC      a message; method: the receiver's number for the topic; queue: 1 if it came by way of the topic's owner
+PASS_ON    a message for the topic's owner; the first `queue` bytes of the body are the topic's name
+TAKEN      so many (call) messages have been taken in, or if `method` is 1, passed on
 """
 
 from __future__ import annotations

@@ -255,7 +255,9 @@ def _families(snapshot: Snapshot) -> Iterator[Metric]:
         ]
         if series:
             yield _family(figure, ["shard", *labels], series, values)
-    topics = [[str(shard), name] for shard, totals in enumerate(snapshot.totals) for name in totals.reading.topics.values]
+    topics = [
+        [str(shard), name] for shard, totals in enumerate(snapshot.totals) for name in totals.reading.topics.values
+    ]
     for figure in _OF_TOPIC if topics else ():
         yield _family(figure, ["shard", "topic"], topics, values)
     for shown, _ in _SUMMARIES:

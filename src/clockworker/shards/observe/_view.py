@@ -13,7 +13,14 @@ import msgspec
 
 from clockworker.executor import DurationStats
 from clockworker.shards.observe._ledger import Totals
-from clockworker.shards.protocol._reading import Groups, QueueReading, Reading, RouteReading, TopicReading, TopicReadings
+from clockworker.shards.protocol._reading import (
+    Groups,
+    QueueReading,
+    Reading,
+    RouteReading,
+    TopicReading,
+    TopicReadings,
+)
 
 
 class Durations(msgspec.Struct, frozen=True):

@@ -164,7 +164,16 @@ VERSION = zlib.crc32(
     repr(
         (
             [[(name, field.__name__) for name, field, _ in each] for each in _FIELDS.values()],
-            (_HEADER, _HISTOGRAM_WORDS, _SHARD_WORDS, _QUEUE_WORDS, _RING_WORDS, _ROUTE_WORDS, _MAX_ROUTES, _TOPIC_WORDS),
+            (
+                _HEADER,
+                _HISTOGRAM_WORDS,
+                _SHARD_WORDS,
+                _QUEUE_WORDS,
+                _RING_WORDS,
+                _ROUTE_WORDS,
+                _MAX_ROUTES,
+                _TOPIC_WORDS,
+            ),
         )
     ).encode()
 )
