@@ -391,9 +391,10 @@ class Topics:
         outlet.connection.send(_HEARD, 0, 0, number, mismatch.encode())
 
     def _take_in_order(self, link: Link) -> None:
-        """A topic's owner may have been replaced: what the other incarnation of it has sent was before this."""
-        other = self._others[link]
-        while other.connection.connected and self._drain(other):
+        """A topic's owner may have been replaced: what its earlier incarnation has sent was before this. That one's own
+        messages wait for nobody's, so this does not go round in circles."""
+        other, epoch = self._others[link].connection, link.connection.epoch
+        while other.connected and other.epoch < epoch and self._drain(self._others[link]):
             pass
 
     def _pass_on(self, outlet: Outlet, name: str, message: bytes) -> None:
