@@ -36,6 +36,10 @@ MODULES = {
     "clockworker.executor._meter_cy": "src/clockworker/executor/_meter_cy.py",
     "clockworker.executor._steal_cy": "src/clockworker/executor/_steal_cy.py",
     "clockworker.executor._steps_cy": "src/clockworker/executor/_steps_cy.py",
+    "clockworker.executor._alarm_cy": "src/clockworker/executor/_alarm_cy.py",
+    "clockworker.executor._locks_cy": "src/clockworker/executor/_locks_cy.py",
+    "clockworker.executor._guard_cy": "src/clockworker/executor/_guard_cy.py",
+    "clockworker.executor._slices_cy": "src/clockworker/executor/_slices_cy.py",
     "clockworker.executor._core_cy": "src/clockworker/executor/_core_cy.py",
     "clockworker.executor._handles_cy": "src/clockworker/executor/_handles_cy.py",
     "clockworker.ipc.rings._memory_cy": "src/clockworker/ipc/rings/_memory_cy.py",
@@ -57,6 +61,10 @@ MODULES = {
     "clockworker.http._incoming_cy": "src/clockworker/http/_incoming_cy.py",
     "clockworker.http._connection_cy": "src/clockworker/http/_connection_cy.py",
 }
+
+
+# In C libraries of its own where the C library is old.
+LIBRARIES = {"clockworker.executor._alarm_cy": ["rt"], "clockworker.executor._slices_cy": ["rt"]}
 
 
 def flag(name: str) -> bool:
@@ -116,5 +124,5 @@ class build_all(build_ext):
 if __name__ == "__main__":  # Cython's processes may import this
     # Without the sources' lines for a debugger, which nobody wants of generated C: a fifth less time to build, and a seventh of
     # the size. Names of functions stay, for perf and py-spy.
-    extensions = [Extension(name, [source], extra_compile_args=["-g0"]) for name, source in MODULES.items()]
+    extensions = [Extension(name, [source], libraries=LIBRARIES.get(name, []), extra_compile_args=["-g0"]) for name, source in MODULES.items()]
     setup(ext_modules=[] if flag("CLOCKWORKER_PURE") else extensions, cmdclass={"build_ext": build_all})

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 import msgspec
 
 from clockworker.executor import DurationStats
-from clockworker.shards.observe._http import Answer, HttpServer
+from clockworker.shards.observe._http import Answer, PageServer
 from clockworker.shards.observe._ledger import Ledger
 from clockworker.shards.observe._metrics import Metrics, Snapshot
 from clockworker.shards.observe._view import Presence
@@ -83,7 +83,7 @@ def serving(metrics: Metrics) -> Iterator[http.client.HTTPConnection]:
         return Answer(200, content_type, body)
 
     async def serve() -> None:
-        server = HttpServer([sock], {"/metrics": page})
+        server = PageServer([sock], {"/metrics": page})
         await server.start()
         await loop.run_in_executor(None, ended.wait)
         await server.close()

@@ -1,8 +1,9 @@
 """How quickly is a light request answered beside heavy ones?
 
 A FastAPI route of 0.5 ms of CPU time, 200 requests a second, which arrive whether or not those before them are answered.
-Beside it nothing, 2 and 8 heavy requests of 200 ms all the time, in chunks of 1 ms between which others may run, and 2 that
-never await. Clockworker runs the heavy ones in another queue, with an eighth of the share.
+Beside it nothing, 2 and 8 heavy requests of 200 ms all the time, in chunks of 1 ms between which others may run, and 2 and 8
+that never await. Clockworker runs the heavy ones in another queue, with an eighth of the share; over sockets there is one more
+server of it, whose other queue is preemptive.
 
 On the process's own CPU clock, in process and without sockets: what else the machine does is not in these figures, which are
 the ones to believe. There Clockworker's and uvicorn's protocols can be compared. Over sockets all servers are, with one worker
@@ -16,12 +17,12 @@ import argparse
 import asyncio
 import contextlib
 import os
-from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
 import msgspec
 
+from bench._hogs import a_millisecond
 from bench._http_servers import OURS, PEERS, Server, serving
 from bench._processes import cores, together
 from bench._report import Summary, columns, percentile, progress, ratios, summary
@@ -33,10 +34,19 @@ if TYPE_CHECKING:
 
 APP = "bench._http_mixed:app"
 ROUTES = ("/heavy", "/solid")
-OPTIONS = ("--queue", "foreground:8", "--queue", "background:1", *(f"--route={path}=background" for path in ROUTES))
+FOREGROUND = ("--queue", "foreground:8", *(f"--route={path}=background" for path in ROUTES))
+OPTIONS = (*FOREGROUND, "--queue", "background:1")
+PREEMPTIVE = (*FOREGROUND, "--queue", "background:1:preemptive")
 CPU, SOCKETS = "CPU clock", "sockets"
-OURS_KERNEL, OURS_LEAST = f"{OURS}, kernel", f"{OURS}, least"
-ALONE, TWO, EIGHT, SOLID = MIXES = ("alone", "2 heavy", "8 heavy", "2 that never await")
+OURS_KERNEL, OURS_LEAST, OURS_PREEMPTIVE = f"{OURS}, kernel", f"{OURS}, least", f"{OURS}, preemptive"
+ALONE, TWO, EIGHT, SOLID, EIGHT_SOLID = MIXES = (
+    "alone",
+    "2 heavy",
+    "8 heavy",
+    "2 that never await",
+    "8 that never await",
+)
+SERVERS = (OURS_KERNEL, OURS_LEAST, OURS_PREEMPTIVE, *PEERS)
 PERCENTS = (50, 99, 99.9)
 CURVE = (*range(1, 100), 99.5, 99.9)
 LIMITS = {
@@ -45,6 +55,8 @@ LIMITS = {
     "CPU clock: heavy requests a second / uvicorn's": 0.95,  # at least
     "sockets: p99 beside 8 heavy / the best peer's": 1 / 3,
     "sockets: heavy requests a second / uvicorn's": 0.95,  # at least
+    "sockets: p99 beside 8 that never await / alone": 1.5,
+    "sockets: heavy requests a second that never await / uvicorn's": 0.9,  # at least
 }
 
 
@@ -90,14 +102,11 @@ class Mixed(msgspec.Struct, frozen=True):
             axes = figure.add_subplot(1, len(places), place, xlabel="percentile", yscale="log", xscale="logit")
             axes.set_title(f"{clock}, {workers} worker{'s' * (workers > 1)}")
             axes.set_ylabel("latency of light requests beside 8 heavy, ms; dashed: alone" if place == 1 else "")
-            servers = [r.server for r in self.results if (r.clock, r.workers, r.mix) == (clock, workers, EIGHT)]
-            for number, server in enumerate(servers):
+            found = {(r.server, r.mix): r for r in self.results if (r.clock, r.workers) == (clock, workers)}
+            for number, server in enumerate(dict.fromkeys(server for server, _ in found)):
                 for mix, style in ((EIGHT, "-"), (ALONE, "--")):
-                    [result] = [
-                        r
-                        for r in self.results
-                        if (r.clock, r.workers, r.server, r.mix) == (clock, workers, server, mix)
-                    ]
+                    if (result := found.get((server, mix))) is None:
+                        continue
                     axes.plot(
                         [percent / 100 for percent in self.percents],
                         result.curve_ms,
@@ -120,10 +129,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rate", type=float, default=200, help="light requests a second")
     parser.add_argument("--clocks", nargs="+", choices=["cpu", "sockets"], default=["cpu", "sockets"])
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2], help="over sockets")
+    parser.add_argument("--mixes", nargs="+", choices=MIXES, default=MIXES)
+    parser.add_argument("--servers", nargs="+", choices=SERVERS, default=SERVERS, help="over sockets")
 
 
 def run(options: argparse.Namespace) -> Mixed:
     results: list[Result] = []
+    os.environ["BENCH_TURNS"] = str(a_millisecond())  # for all servers
     if "cpu" in options.clocks:
         results += on_cpu_clock(options)
     if "sockets" in options.clocks:
@@ -135,8 +147,8 @@ def run(options: argparse.Namespace) -> Mixed:
 def mix_of(name: str, number: int, options: argparse.Namespace) -> Mix:
     from bench._http_arrivals import Mix
 
-    heavy = {ALONE: 0, TWO: 2, EIGHT: 8, SOLID: 2}[name]
-    path = "/solid" if name == SOLID else "/heavy"
+    heavy = {ALONE: 0, TWO: 2, EIGHT: 8, SOLID: 2, EIGHT_SOLID: 8}[name]
+    path = "/solid" if name in (SOLID, EIGHT_SOLID) else "/heavy"
     return Mix(name, heavy, path, options.rate, options.warm_up, options.seconds, number)
 
 
@@ -145,7 +157,7 @@ def on_cpu_clock(options: argparse.Namespace) -> list[Result]:
 
     found: dict[tuple[str, str], list[Outcome]] = {}
     for number in range(options.rounds):
-        for name in MIXES:
+        for name in options.mixes:
             for server in (OURS, "uvicorn"):
                 progress(f"CPU clock, round {number + 1} of {options.rounds}: {name}, {server}")
                 [outcome] = together([partial(in_process, server, mix_of(name, number, options))], patience(options))
@@ -178,17 +190,18 @@ def on_sockets(workers: int, options: argparse.Namespace) -> list[Result]:
     with contextlib.ExitStack() as stack:
         pinned = cores()[:1] if workers == 1 else ()
 
-        def start(name: str, more: Sequence[str] = ()) -> Server:
-            return stack.enter_context(
-                serving(name, APP, workers, ready="/light", options=(*OPTIONS, *more), cores=pinned)
-            )
+        def start(name: str) -> Server:
+            own = {
+                OURS_KERNEL: (*OPTIONS, "--distribution", "kernel"),
+                OURS_LEAST: (*OPTIONS, "--distribution", "least-connections"),
+                OURS_PREEMPTIVE: (*PREEMPTIVE, "--distribution", "kernel"),
+            }
+            command, more = (OURS, own[name]) if name in own else (name, ())
+            return stack.enter_context(serving(command, APP, workers, ready="/light", options=more, cores=pinned))
 
-        servers = {OURS_KERNEL: start(OURS, ("--distribution", "kernel"))}
-        if workers > 1:
-            servers[OURS_LEAST] = start(OURS, ("--distribution", "least-connections"))
-        servers |= {name: start(name) for name in PEERS}
+        servers = {name: start(name) for name in options.servers if workers > 1 or name != OURS_LEAST}
         for number in range(options.rounds):
-            for name in MIXES:
+            for name in options.mixes:
                 for server, running in servers.items():
                     progress(f"{workers} workers, round {number + 1} of {options.rounds}: {name}, {server}")
                     client = partial(
@@ -224,14 +237,22 @@ def sum_up(clock: str, workers: int, server: str, mix: str, outcomes: list[Outco
 def verdicts(results: list[Result]) -> dict[str, Summary]:
     by_name = {(r.clock, r.workers, r.server, r.mix): r for r in results}
     found: dict[str, Summary] = {}
-    ratio_alone, ratio_uvicorn, throughput, best_peer, throughput_sockets = LIMITS
-    if (CPU, 1, OURS, EIGHT) in by_name:
+    ratio_alone, ratio_uvicorn, throughput, best_peer, throughput_sockets, solid_alone, throughput_solid = LIMITS
+    if (CPU, 1, OURS, EIGHT) in by_name and (CPU, 1, OURS, ALONE) in by_name:
         ours, alone = by_name[CPU, 1, OURS, EIGHT], by_name[CPU, 1, OURS, ALONE]
         peer = by_name[CPU, 1, "uvicorn", EIGHT]
         found[ratio_alone] = ratios(ours.latency_ms["p99"], alone.latency_ms["p99"])
         found[ratio_uvicorn] = ratios(ours.latency_ms["p99"], peer.latency_ms["p99"])
         found[throughput] = ratios(ours.heavy, peer.heavy)
     for workers in dict.fromkeys(r.workers for r in results if r.clock == SOCKETS):
+        key = (SOCKETS, workers, OURS_PREEMPTIVE)
+        if (*key, EIGHT_SOLID) in by_name and (*key, ALONE) in by_name:
+            ours, alone = by_name[*key, EIGHT_SOLID], by_name[*key, ALONE]
+            found[f"{solid_alone}; {workers} workers"] = ratios(ours.latency_ms["p99"], alone.latency_ms["p99"])
+            if (uvicorn := by_name.get((SOCKETS, workers, "uvicorn", EIGHT_SOLID))) is not None:
+                found[f"{throughput_solid}; {workers} workers"] = ratios(ours.heavy, uvicorn.heavy)
+        if any((SOCKETS, workers, name, EIGHT) not in by_name for name in PEERS):
+            continue
         peers = [by_name[SOCKETS, workers, name, EIGHT] for name in PEERS]
         best = [min(values) for values in zip(*(peer.latency_ms["p99"] for peer in peers), strict=True)]
         for name in (OURS_KERNEL, OURS_LEAST):

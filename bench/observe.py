@@ -37,7 +37,7 @@ from bench._report import columns, progress
 from bench._scrapes import ACCEPT, Scrape, measure_scrape
 from bench._stalls import STALL_S, measure_stall
 from bench.kv import commands, free_port, server
-from clockworker.shards.observe._query import QueryClient
+from clockworker.shards.observe._query_client import QueryClient
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

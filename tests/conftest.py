@@ -12,6 +12,7 @@ import pytest
 import uvloop
 
 import clockworker as cw
+from tests import preemptive
 from tests.watchdog import watch
 
 T = TypeVar("T")
@@ -25,9 +26,10 @@ hypothesis.settings.load_profile("clockworker")
 
 
 def pytest_report_header() -> str:
-    off = cw.switched_off()
+    off, slice_us = cw.switched_off(), preemptive.slice_us()
     return f"clockworker: {'compiled' if cw.compiled else 'pure Python'}" + (
-        f", switched off: {', '.join(off)}" if off else ""
+        (f", switched off: {', '.join(off)}" if off else "")
+        + (f", every queue preemptive with slices of {slice_us:g} us" if slice_us is not None else "")
     )
 
 
@@ -38,6 +40,7 @@ def needs(assumption: str) -> pytest.MarkDecorator:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    preemptive.install()
     watchdog = watch()
 
     def dismiss() -> None:
@@ -45,6 +48,12 @@ def pytest_configure(config: pytest.Config) -> None:
         watchdog.wait()
 
     config.add_cleanup(dismiss)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if (why := preemptive.reason_for(item.nodeid)) is not None:
+            item.add_marker(pytest.mark.skip(reason=f"every queue is preemptive: {why}"))
 
 
 def pytest_collection_finish() -> None:

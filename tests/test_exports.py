@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib
 import inspect
+import re
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator
@@ -14,6 +15,7 @@ import pytest
 
 import clockworker
 from clockworker import _errors
+from clockworker.shards.config._options import BY_NAME
 
 ROOT = Path(clockworker.__file__).parent
 PACKAGES = ["executor", "ipc", "shards", "http"]  # each may import those before it
@@ -107,6 +109,42 @@ def undocumented() -> Iterator[str]:
 
 def test_every_public_name_says_what_it_is() -> None:
     assert list(undocumented()) == []
+
+
+# What is said of these stands in `clockworker-serve --help`.
+OPTIONS = {("ServeConfig", name) for name in BY_NAME}
+
+
+def data_of(owner: type) -> set[str]:
+    """The public attributes of its instances, as far as the class or its source shows them."""
+    found = {*getattr(owner, "__struct_fields__", ())}
+    for base in owner.__mro__:
+        if base is not owner and base.__name__ not in clockworker.__all__:
+            continue  # what it has of a private one is ours
+        found |= {name for name, value in vars(base).items() if inspect.isgetsetdescriptor(value) and not value.__doc__}
+        if base.__module__.endswith("_cy"):
+            continue  # pure, these show what compiled they keep to themselves
+        found |= {*vars(base).get("__annotations__", ())}
+        if "__init__" in vars(base) and not hasattr(base, "__struct_fields__"):
+            found |= {*re.findall(r"\bself\.(\w+)(?:: .*)? = ", inspect.getsource(base.__init__))}
+    return {name for name in found if not name.startswith("_")}
+
+
+def unexplained() -> Iterator[str]:
+    testing = importlib.import_module("clockworker.testing")
+    for door, name in [(clockworker, name) for name in clockworker.__all__] + [(testing, n) for n in testing.__all__]:
+        owner = getattr(door, name)
+        if inspect.isclass(owner) and owner.__module__.startswith("clockworker"):
+            said = "\n".join(base.__doc__ or "" for base in owner.__mro__ if base.__module__.startswith("clockworker"))
+            for attribute in sorted(data_of(owner)):
+                if (name, attribute) not in OPTIONS and not re.search(rf"\b{attribute}\b", said):
+                    yield f"{name}.{attribute}"
+
+
+def test_every_public_class_says_what_its_attributes_are() -> None:
+    assert {"busy_ns", "share"} <= data_of(clockworker.QueueStats)
+    assert "executor" in data_of(clockworker.Shard)
+    assert list(unexplained()) == []
 
 
 def test_every_error_has_the_common_base() -> None:

@@ -17,6 +17,7 @@ __all__ = [
     "JoinError",
     "Lagged",
     "MessageTooLarge",
+    "ProcessDied",
     "RemoteError",
     "SchemaMismatch",
     "ShardDied",
@@ -80,6 +81,10 @@ class TaskPanicked(JoinError):
     def __init__(self, exception: BaseException) -> None:
         super().__init__(exception)
         self.exception = exception
+
+
+class ProcessDied(ClockworkerError):
+    """The process of a function of `run_process` ended before the function did. How much of it ran is unknown."""
 
 
 class CallError(ClockworkerError):

@@ -31,6 +31,7 @@ ACCEPT_BUSY = "--rounds 2 --seconds 0.05 --tasks 2 --at-once 4"
 INSTRUCTIONS = "--requests 100"
 ASGI = "--rounds 2 --seconds 0.1 --connections 4 --workers 1 2"
 MIXED = "--rounds 1 --seconds 0.3 --warm-up 0.05 --rate 50"
+PREEMPT = "--rounds 1 --seconds 0.1 --hogs 1 2"
 IPC = "--rounds 2 --seconds 0.005 --sizes 64 300000 --shards 2 3 --idle 0.05"
 
 
@@ -198,13 +199,33 @@ def test_mixed(tmp_path: Path) -> None:
         pytest.importorskip(peer)
     document = run("mixed", MIXED, tmp_path)
     found = {(each["clock"], each["workers"], each["server"], each["mix"]): each for each in document["results"]}
-    assert len(found) == 4 * (
-        2 + 5 + 6
+    assert len(found) == 5 * (
+        2 + 6 + 7
     )  # mixes; servers on the CPU's clock, over sockets with one worker, and with two
     for (_, _, _, mix), result in found.items():
         assert 0 < result["latency_ms"]["p50"][0] <= result["latency_ms"]["p99"][0]
         assert (result["heavy"][0] > 0) == (mix != "alone")
     assert set(document["limits"]) == {name.partition(";")[0] for name in document["verdicts"]}
+
+
+@pytest.mark.skipif(not cw.compiled, reason="preemptive queues need the compiled modules")
+def test_preempt(tmp_path: Path) -> None:
+    pytest.importorskip("greenlet")
+    document = run("preempt", PREEMPT, tmp_path)
+    results = document["results"]
+    assert len({(result["setup"], result["hogs"]) for result in results}) == len(results) == 9 * 2
+    for result in results:
+        assert result["timer_p99"][0] > 0
+        assert result["foreground_p99"][0] > 0.2  # its own work
+        assert result["hogs_work"][0] > 0
+    assert {(lost["slice"], lost["situation"]) for lost in document["losses"]} == {
+        (slice, situation)
+        for slice in ("0.5 ms", "1 ms", "2 ms", "default")
+        for situation in ("idle foreground, a timer of 2 ms", "nobody else")
+    }
+    losses = {lost["situation"]: lost["rounds"] for lost in document["losses"]}
+    assert losses["idle foreground, a timer of 2 ms"][0]["cuts"] > 100
+    assert len(document["verdicts"]) == 2  # the others are beside 8 hogs
 
 
 def test_list_of_benchmarks() -> None:

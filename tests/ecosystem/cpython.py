@@ -49,6 +49,7 @@ from typing import Any
 import uvloop
 
 import clockworker as cw
+from tests import preemptive
 
 Outcomes = dict[str, str]  # test -> ok, skipped, failed, error, ...; with what it said after a colon
 
@@ -179,6 +180,7 @@ class _Recorder(unittest.TestResult):
 
 def _child(name: str, loop: str, executor: bool, output: Path, tests: Iterable[str]) -> None:
     faulthandler.dump_traceback_later(DEADLINE - 5, exit=True)
+    preemptive.install()
     make = LOOPS[loop]
     policy: Any = asyncio.DefaultEventLoopPolicy
     factory: Any = staticmethod((lambda: _with_executor(make)) if executor else make)

@@ -25,6 +25,7 @@ from h2.events import (
     ResponseReceived,
     StreamEnded,
     StreamReset,
+    TrailersReceived,
 )
 from hyperframe.frame import Frame, GoAwayFrame
 
@@ -80,6 +81,8 @@ class Answer(msgspec.Struct):
     status: int = 0
     headers: list[tuple[bytes, bytes]] = msgspec.field(default_factory=list)
     informational: list[int] = msgspec.field(default_factory=list)
+    interim_headers: list[tuple[bytes, bytes]] = msgspec.field(default_factory=list)
+    trailers: list[tuple[bytes, bytes]] = msgspec.field(default_factory=list)
     body: bytes = b""
     ended: bool = False
     reset: int | None = None
@@ -264,6 +267,10 @@ class Client:
         elif isinstance(event, InformationalResponseReceived):
             assert event.headers is not None
             answer.informational.append(int(event.headers[0][1]))
+            answer.interim_headers += [(bytes(name), bytes(value)) for name, value in event.headers[1:]]
+        elif isinstance(event, TrailersReceived):
+            assert event.headers is not None
+            answer.trailers = [(bytes(name), bytes(value)) for name, value in event.headers]
         elif isinstance(event, DataReceived):
             assert event.data is not None
             answer.body += event.data

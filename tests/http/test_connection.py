@@ -109,6 +109,11 @@ async def test_scope() -> None:
             "query_string": b"q=%20&r",
             "headers": [(b"host", b"a:80"), (b"x-two", b"1"), (b"x-two", b"2")],
             "state": {},
+            "extensions": {
+                "http.response.trailers": {},
+                "http.response.early_hint": {},
+                "http.response.pathsend": {},
+            },
         }
     ]
 

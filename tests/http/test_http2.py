@@ -17,8 +17,9 @@ from hyperframe.frame import (
     WindowUpdateFrame,
 )
 
-from clockworker.http._http2 import AT_ONCE_NS, MOST_STREAMS, WINDOW
+from clockworker.http._http2 import AT_ONCE_NS, MOST_STREAMS
 from clockworker.http._http2_frames import PREFACE
+from clockworker.http._http2_stream import WINDOW
 from clockworker.shards.config._http import HttpConfig
 from tests.conftest import Run, until
 from tests.http.http2 import ASKED, Client, cancel_all, wire

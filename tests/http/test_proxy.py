@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
@@ -206,3 +207,71 @@ def test_it_decides_as_uvicorn_does(
         assert proxies.apply(headers, client, scheme) == seen[0]
     else:
         assert seen[0] == (client, scheme)
+
+
+# Forwarded.
+
+
+def of_forwarded(value: bytes, trusted: str = TRUSTED, scheme: str = "http") -> Any:
+    return applied((b"forwarded", value), trusted=trusted, scheme=scheme)
+
+
+@pytest.mark.parametrize(
+    ("value", "client", "scheme"),
+    [
+        (b"for=1.2.3.4", ("1.2.3.4", 0), "http"),
+        (b"for=1.2.3.4;proto=https;by=10.0.0.9", ("1.2.3.4", 0), "https"),
+        (b"For=1.2.3.4 ; Proto=HTTPS", ("1.2.3.4", 0), "https"),
+        (b'for="1.2.3.4:80"', ("1.2.3.4", 80), "http"),
+        (b'for="[2001:db8:cafe::17]:4711";host="a;b,c"', ("2001:db8:cafe::17", 4711), "http"),
+        (b"for=6.6.6.6;proto=http, for=1.2.3.4;proto=https, for=10.0.0.1;proto=http", ("1.2.3.4", 0), "https"),
+        (b"for=10.0.0.3;proto=https, for=10.0.0.2", ("10.0.0.3", 0), "https"),
+        (b"for=unknown, for=10.0.0.2", ("unknown", 0), "http"),
+        (b"for=_hidden;proto=https", ("_hidden", 0), "https"),
+        (b"proto=https", ("unknown", 0), "https"),
+        (b"for=1.2.3.4;proto=ftp", ("1.2.3.4", 0), "http"),
+        (b"", ("127.0.0.1", 5), "http"),
+        (b" , ", ("127.0.0.1", 5), "http"),
+        # What stands to the left of the proxies' own is the client's, whatever it is.
+        (b'for="6.6.6.6, for=1.2.3.4', ("1.2.3.4", 0), "http"),
+        (b'for="6.6.6.6, for="[::2]"', ("::2", 0), "http"),
+        (b"rubbish, for=1.2.3.4;proto=https, for=10.0.0.1", ("1.2.3.4", 0), "https"),
+        # No element of ours: nobody that is trusted, and so where reading ends.
+        (b"for=6.6.6.6;proto=https, rubbish, for=10.0.0.1", ("rubbish", 0), "http"),
+        (b"for=6.6.6.6, for=10.0.0.1;for=10.0.0.2", ("for=10.0.0.1;for=10.0.0.2", 0), "http"),
+        (b'for="1.2.3.4', ('for="1.2.3.4', 0), "http"),
+    ],
+)
+def test_forwarded(value: bytes, client: Any, scheme: str) -> None:
+    assert of_forwarded(value) == (client, scheme)
+    assert of_forwarded(value)[0] == client  # as was found before
+
+
+def test_forwarded_of_websockets_and_of_all() -> None:
+    assert of_forwarded(b"for=1.2.3.4;proto=https", scheme="ws") == (("1.2.3.4", 0), "wss")
+    assert of_forwarded(b"for=6.6.6.6;proto=https, for=1.2.3.4", trusted="*") == (("6.6.6.6", 0), "https")
+    several = (b"forwarded", b"for=6.6.6.6"), (b"forwarded", b"for=1.2.3.4"), (b"forwarded", b"for=10.0.0.1")
+    assert applied(*several)[0] == ("1.2.3.4", 0)
+
+
+def test_forwarded_counts_only_where_the_others_are_not() -> None:
+    """Most proxies set those alone, and what a client says in this one passes."""
+    forged = (b"forwarded", b"for=6.6.6.6;proto=https")
+    assert applied(forged, (b"x-forwarded-for", b"1.2.3.4")) == (("1.2.3.4", 0), "http")
+    assert applied(forged, (b"x-forwarded-proto", b"http")) == (("127.0.0.1", 5), "http")
+
+
+def test_a_long_forwarded_takes_no_long_time() -> None:
+    """Whatever is quoted in it; no answer about it is kept."""
+    for value in (b'"' + b"," * 8_000, b'a",' * 2_700, b"for=10.0.0.1," * 600, b"for=" + b"\\" * 8_000, b"a=;" * 2_700):
+        began = time.process_time()
+        of_forwarded(value)
+        of_forwarded(value, trusted="*")
+        assert time.process_time() - began < 1.0
+
+
+@given(st.text(alphabet='for=;,"\\ 1.:[]pt', max_size=60), st.booleans())
+def test_any_text_before_what_our_proxy_says_changes_nothing_that_it_says(text: str, is_quoted: bool) -> None:
+    node = '"[2a00::7]:80"' if is_quoted else "1.2.3.4"
+    client, scheme = of_forwarded(f"{text}, for={node};proto=https".encode())
+    assert (client, scheme) == ((("2a00::7", 80) if is_quoted else ("1.2.3.4", 0)), "https")

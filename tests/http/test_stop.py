@@ -103,3 +103,28 @@ def test_replacing_and_stopping_a_server_fails_no_request(serve: Serve) -> None:
     assert server.log.count(ENDED) == 2 * 3, "a shard that is killed ends nothing"
     lines = len(re.findall(r'"GET / HTTP/1\.1" 200 \d+ \d+\.\d default -\n', server.log))
     assert load.answered - 60 <= lines <= load.answered, "of the last moments before a kill"
+
+
+def test_a_shard_that_has_answered_its_requests_is_replaced_and_none_fails(serve: Serve) -> None:
+    server = serve(
+        None,
+        *("--shards", "2", "--spares", "0", "--app-dir", ".", "--limit-max-requests", "40"),
+        *("--limit-max-requests-jitter", "20", "--distribution", "least-connections"),
+        app="tests.reliability._http:main",
+        environment={"PYTHONPATH": os.getcwd()},
+    )
+    server.wait_serving()
+    load = Load(server)
+    try:
+        said = server.wait_log(
+            r"shard (\d) \(pid \d+\) has answered (\d+) requests \(--limit-max-requests\): it is replaced", 4
+        )
+        server.wait_log(r"shard \d stopped", 4)
+        assert not load.failures, server.log
+        assert {match[1] for match in said} == {"0", "1"}
+        assert all(int(match[2]) >= 40 for match in said)
+        assert server.stop() == 0
+    finally:
+        load.end()
+    assert not load.failures, server.log
+    assert LATE not in server.log

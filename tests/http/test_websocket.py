@@ -20,7 +20,8 @@ from websockets.typing import Subprotocol
 from websockets.uri import parse_uri
 
 from clockworker import ClientLeft, UsageError
-from clockworker.http._websocket import WebSocket, unmasked
+from clockworker.http._websocket import WebSocket
+from clockworker.http._websocket_frames import unmasked
 from clockworker.shards.config._http import HttpConfig
 from tests.conftest import Run, until
 from tests.http.wire import Server, wire
@@ -269,7 +270,7 @@ def test_what_comes_before_the_answer_waits_for_it(run: Run) -> None:
                 peer.raw(Frame(TEXT, b"%d" % number + bytes(1_000)))
             assert peer.transport.paused
             assert peer.connection.sent == b""
-            assert len(peer.websocket._unread or b"") < 70_000
+            assert len(peer.websocket._inbox.unread or b"") < 70_000
             await app.send({"type": "websocket.accept"})
             assert peer.status == 101
             texts = []
@@ -521,7 +522,7 @@ def test_any_frames_in_any_pieces(conversation: Any, deflate: bool, seed: int) -
             await until(lambda: (peer.connection.flow(), taking.done())[1], "all messages")
             await taking
             assert got == messages
-            assert not peer.websocket._rest  # nor does the next frame go another way than it would
+            assert not peer.websocket._inbox.reader.rest  # nor does the next frame go another way than it would
             peer.connection.flow()
             pongs = [bytes(frame.data) for frame in peer.hear()[1:] if frame.opcode is PONG]
             assert pongs == [b"p%d" % (number + 1) for number in range(pings)]
@@ -592,7 +593,7 @@ def test_why_it_was_ended_can_be_read_by_a_client_that_goes_on_sending(run: Run)
                     assert not peer.transport.closed
                     peer.connection.feed(bytes(10_000))
                     await asyncio.sleep(0)
-                assert peer.websocket._unread is None
+                assert peer.websocket._inbox.unread is None
                 if leaves:
                     peer.connection.end()
                 else:
@@ -627,7 +628,7 @@ def test_what_is_too_long_once_it_is_unpacked(run: Run, in_parts: bool) -> None:
             assert peer.closed_with is not None
             assert peer.closed_with[0] == 1009
             assert (await app.receive())["code"] == 1009
-            assert peer.websocket._parts is None or len(peer.websocket._parts) <= 1_000_000
+            assert peer.websocket._inbox.reader.parts is None or len(peer.websocket._inbox.reader.parts) <= 1_000_000
 
     run(body)
 
@@ -653,8 +654,8 @@ def test_parts_that_are_empty_take_no_room(run: Run) -> None:
             for _ in range(10):
                 peer.connection.feed(empty)
                 peer.connection.feed(one)
-            await until(lambda: (peer.connection.flow(), len(peer.websocket._parts or b"") == 20_000)[1])
-            assert peer.websocket._parts == b"a" * 20_000
+            await until(lambda: (peer.connection.flow(), len(peer.websocket._inbox.reader.parts or b"") == 20_000)[1])
+            assert peer.websocket._inbox.reader.parts == b"a" * 20_000
             assert not peer.websocket._protocol.events
 
     run(body)
@@ -700,12 +701,12 @@ def test_a_read_full_of_small_frames_is_parsed_as_they_are_taken(run: Run, defla
         async with session(deflate=deflate) as (peer, app, _):
             frame = Frame(BINARY, b"").serialize(mask=True)
             peer.connection.feed(frame * count)
-            assert len(peer.websocket._messages) < 3_000
+            assert len(peer.websocket._inbox.messages) < 3_000
             assert peer.transport.paused
             for _ in range(count):
                 assert await app.receive() == {"type": "websocket.receive", "bytes": b""}
             assert not peer.transport.paused
-            assert peer.websocket._unread is None
+            assert peer.websocket._inbox.unread is None
 
     run(body)
 
@@ -717,10 +718,10 @@ def test_a_read_full_of_bombs_that_are_allowed(run: Run) -> None:
         frame = b"\xc2\xfe" + len(data).to_bytes(2, "big") + bytes(4) + data
         async with session(deflate=True) as (peer, app, _):
             peer.connection.feed(frame * 100)
-            assert peer.websocket._size <= 17_000_000
+            assert peer.websocket._inbox.size <= 17_000_000
             for _ in range(100):
                 assert len((await app.receive())["bytes"]) == 1_000_000
-            assert peer.websocket._size == 0
+            assert peer.websocket._inbox.size == 0
 
     run(body)
 
@@ -762,8 +763,8 @@ def test_waiting_that_is_given_up_leaves_nothing_behind(run: Run) -> None:
                 receiving.cancel()
                 sending.cancel()
                 await asyncio.gather(receiving, sending, return_exceptions=True)
-            assert peer.websocket._receivers == []
-            assert peer.websocket._senders == []
+            assert not peer.websocket._inbox.receivers
+            assert not peer.websocket._senders
             receivers = [asyncio.ensure_future(app.receive()) for _ in range(2)]
             await asyncio.sleep(0)
             peer.raw(Frame(TEXT, b"a"), Frame(TEXT, b"b"))

@@ -12,7 +12,7 @@ The requests run in a real executor's queue. The transport fails a test that wri
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
+from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, TypeAlias
 
@@ -24,7 +24,7 @@ from clockworker.http._routes import RouteTable
 from clockworker.http._server import HttpServer
 from clockworker.http._targets_cy import Target
 from clockworker.http._websocket import WebSocket
-from clockworker.shards.config._http import HttpConfig
+from clockworker.shards.config._http import HttpConfig, Route
 from tests.conftest import until
 
 Application: TypeAlias = Callable[[dict[str, Any], Callable[[], Awaitable[Any]], Callable[[Any], Awaitable[None]]], Any]
@@ -187,7 +187,7 @@ class Server:
         def is_idle() -> bool:
             for connection in self.connections:
                 connection.flow()
-            return self.target.running == 0 and self.target.waiting == 0
+            return all(target.running == 0 and target.waiting == 0 for target in self.http.targets)
 
         await until(is_idle, "the end of all requests")
 
@@ -200,16 +200,18 @@ class Server:
 
 
 @asynccontextmanager
-async def wire(app: Application, config: HttpConfig | None = None, **target: Any) -> AsyncIterator[Server]:
-    """target: options of the only target."""
+async def wire(
+    app: Application, config: HttpConfig | None = None, routes: Sequence[Route] = (), **target: Any
+) -> AsyncIterator[Server]:
+    """target: options of the target of what no route is about. The requests of routes are in the second queue."""
     async with cw.Executor([cw.Queue("requests"), cw.Queue("second")]) as executor:
         first = Target("other", executor.queue("requests"), **target)
         http = HttpServer(
             app,
             config or HttpConfig(date_header=False, server_header=False),
             state={},
-            table=RouteTable(()),
-            targets=[first],
+            table=RouteTable(routes),
+            targets=[*(Target(route.path, executor.queue("second")) for route in routes), first],
             websockets=WebSocket,
         )
         server = Server(http, first)

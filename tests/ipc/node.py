@@ -16,6 +16,12 @@ from probe import Probe
 
 import clockworker as cw
 
+if "TESTS_PREEMPTIVE" in os.environ:
+    sys.path.append(os.path.join(os.path.dirname(__file__), "..", ".."))
+    from tests import preemptive
+
+    preemptive.install()
+
 
 async def main(config: dict[str, Any]) -> None:
     loop = asyncio.get_running_loop()

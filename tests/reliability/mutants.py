@@ -136,7 +136,9 @@ MUTANTS = (
     Mutant(
         "the grace that handing over has used is not given again: the supervisor says what it was",
         Mutation(
-            "shards/supervisor/_supervisor", "self._drain.spent = self._loop.time() - began", "self._drain.spent = 0.0"
+            "shards/supervisor/_shutdown",
+            "self._drain.spent = asyncio.get_running_loop().time() - began",
+            "self._drain.spent = 0.0",
         ),
         "shards/test_dispatch.py::test_the_time_of_handing_over_is_a_part_of_the_grace",
     ),

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import pytest
 
 import clockworker as cw
-from clockworker.shards.worker import _blocking
+from clockworker.shards.worker import _places
 from clockworker.shards.worker._blocking import BlockingPool
 from tests.conftest import Run, until
 
@@ -227,7 +227,7 @@ def test_where_no_thread_can_be_started(run: Run, monkeypatch: pytest.MonkeyPatc
 def test_a_long_wait_for_a_thread_is_said(
     run: Run, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_blocking, "LONG_WAIT_S", 0.02)
+    monkeypatch.setattr(_places, "LONG_WAIT_S", 0.02)
 
     class Odd:
         """A callable without a name, and that does not like to be asked."""

@@ -12,7 +12,7 @@ from typing import Any, ParamSpec
 import pytest
 
 from clockworker.shards.observe import _http
-from clockworker.shards.observe._http import MAX_CONNECTIONS, Answer, HttpServer, text
+from clockworker.shards.observe._http import MAX_CONNECTIONS, Answer, PageServer, text
 from tests.conftest import DEADLINE
 
 P = ParamSpec("P")
@@ -57,7 +57,7 @@ class Client:
 async def serving(**pages: Callable[[str], Answer]) -> AsyncIterator[Callable[[], Awaitable[Client]]]:
     sock = socket.create_server(("127.0.0.1", 0))
     port = sock.getsockname()[1]
-    server = HttpServer([sock], {"/health": lambda accept: text(200, "well"), **{f"/{n}": p for n, p in pages.items()}})
+    server = PageServer([sock], {"/health": lambda accept: text(200, "well"), **{f"/{n}": p for n, p in pages.items()}})
     await server.start()
     writers = []
 

@@ -21,9 +21,9 @@ from clockworker.shards.protocol._messages import (
     Begin,
     CeaseFrom,
     Change,
-    Channel,
     Configure,
     Connect,
+    ControlChannel,
     DescriptorsLost,
     Disconnect,
     Drained,
@@ -43,8 +43,8 @@ from tests.conftest import Run
 
 
 @pytest.fixture
-def channels() -> Iterator[tuple[Channel, Channel]]:
-    pair = Channel.pair()
+def channels() -> Iterator[tuple[ControlChannel, ControlChannel]]:
+    pair = ControlChannel.pair()
     yield pair
     for channel in pair:
         channel.close()
@@ -73,12 +73,14 @@ MESSAGES: list[Message] = [
 
 
 @pytest.mark.parametrize("message", MESSAGES, ids=lambda message: type(message).__name__)
-def test_every_message_arrives_as_it_was(channels: tuple[Channel, Channel], message: Message) -> None:
+def test_every_message_arrives_as_it_was(channels: tuple[ControlChannel, ControlChannel], message: Message) -> None:
     channels[0].send(message)
     assert channels[1].receive() == (message, [])
 
 
-def test_descriptors_travel_with_their_message_and_are_not_inheritable(channels: tuple[Channel, Channel]) -> None:
+def test_descriptors_travel_with_their_message_and_are_not_inheritable(
+    channels: tuple[ControlChannel, ControlChannel],
+) -> None:
     reader, writer = os.pipe()
     channels[0].send(Ready(serves={"": None, "admin": 5}))
     channels[0].send(Connect(1, 1, 1, beside=False), [writer])
@@ -95,7 +97,7 @@ def test_descriptors_travel_with_their_message_and_are_not_inheritable(channels:
     os.close(reader)
 
 
-def test_nothing_to_read_and_the_end(channels: tuple[Channel, Channel]) -> None:
+def test_nothing_to_read_and_the_end(channels: tuple[ControlChannel, ControlChannel]) -> None:
     with pytest.raises(BlockingIOError):
         channels[1].receive()
     channels[0].close()
@@ -103,7 +105,9 @@ def test_nothing_to_read_and_the_end(channels: tuple[Channel, Channel]) -> None:
     channels[1].send(Ready(serves={"": None, "admin": 5}))  # into the void, without an error
 
 
-def test_what_a_stopped_reader_does_not_take_waits_and_keeps_its_order(channels: tuple[Channel, Channel]) -> None:
+def test_what_a_stopped_reader_does_not_take_waits_and_keeps_its_order(
+    channels: tuple[ControlChannel, ControlChannel],
+) -> None:
     reader, writer = os.pipe()
     before = len(os.listdir("/proc/self/fd"))
     count = 2000
@@ -127,7 +131,7 @@ def test_what_a_stopped_reader_does_not_take_waits_and_keeps_its_order(channels:
     assert len(os.listdir("/proc/self/fd")) == before - 2
 
 
-def test_what_the_supervisor_says_may_be_of_any_length(channels: tuple[Channel, Channel]) -> None:
+def test_what_the_supervisor_says_may_be_of_any_length(channels: tuple[ControlChannel, ControlChannel]) -> None:
     before = len(os.listdir("/proc/self/fd"))
     config = ServeConfig("x" * (3 * MAX_MESSAGE))
     with open(os.devnull, "rb") as file:
@@ -146,7 +150,7 @@ def test_what_the_supervisor_says_may_be_of_any_length(channels: tuple[Channel, 
 
 
 @pytest.mark.parametrize("message", [Ahead(), Enclosed()])
-def test_of_a_shard_no_message_is_longer(channels: tuple[Channel, Channel], message: Message) -> None:
+def test_of_a_shard_no_message_is_longer(channels: tuple[ControlChannel, ControlChannel], message: Message) -> None:
     with pytest.raises(ControlError, match="too large"):
         channels[1].send(Failed("x" * MAX_MESSAGE))
     before = len(os.listdir("/proc/self/fd"))
@@ -174,7 +178,7 @@ def test_what_the_kernel_is_too_short_of_something_to_take_is_sent_later_and_in_
     monkeypatch.setattr(socket, "send_fds", refuse_some)
 
     async def body() -> None:
-        sender, receiver = Channel.pair()
+        sender, receiver = ControlChannel.pair()
         flushed = asyncio.Event()
         sender.when_flushed = flushed.set
         for peer in range(4):
@@ -190,7 +194,7 @@ def test_what_the_kernel_is_too_short_of_something_to_take_is_sent_later_and_in_
 
 def test_a_full_buffer_is_emptied_by_the_loop(run: Run) -> None:
     async def body() -> None:
-        sender, receiver = Channel.pair()
+        sender, receiver = ControlChannel.pair()
         count = 2000
         for peer in range(count):
             sender.send(Quiet(peer))
@@ -209,7 +213,7 @@ def test_a_full_buffer_is_emptied_by_the_loop(run: Run) -> None:
 
 def test_nonsense_is_an_error_and_its_descriptors_are_closed() -> None:
     raw, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    channel = Channel(other)
+    channel = ControlChannel(other)
     before = os.listdir("/proc/self/fd")
     for data in (b"\xc1", b"\x81\xa4type\xa4stop" + b"x", b"y" * (MAX_MESSAGE + 1), b"\x81\xa4type\xa5hello"):
         socket.send_fds(raw, [data], [raw.fileno()])
@@ -220,7 +224,9 @@ def test_nonsense_is_an_error_and_its_descriptors_are_closed() -> None:
     channel.close()
 
 
-def test_descriptors_for_which_there_is_no_room_are_told_apart_from_nonsense(channels: tuple[Channel, Channel]) -> None:
+def test_descriptors_for_which_there_is_no_room_are_told_apart_from_nonsense(
+    channels: tuple[ControlChannel, ControlChannel],
+) -> None:
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     reader, writer = os.pipe()
     channels[0].send(Connect(1, 7, 1, False), [reader, writer])
@@ -247,7 +253,7 @@ def test_descriptors_for_which_there_is_no_room_are_told_apart_from_nonsense(cha
 @given(st.binary(min_size=1, max_size=200))
 def test_any_bytes_are_a_message_or_a_control_error(data: bytes) -> None:
     raw, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    channel = Channel(other)
+    channel = ControlChannel(other)
     try:
         raw.send(data)
         assert channel.receive() is not None

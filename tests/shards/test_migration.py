@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from clockworker.shards.config._arguments import split_command_line
-from clockworker.shards.config._options import OPTIONS, nearest_option
+from clockworker.shards.config._options import OPTIONS
+from clockworker.shards.config._other_names import nearest_option
 
 PAGE = (Path(__file__).parents[2] / "docs" / "migration.md").read_text()
 HEAD, *ROWS = [

@@ -21,7 +21,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse
 
 from clockworker import ControlError
-from clockworker.shards.observe._query import QueryClient
+from clockworker.shards.observe._query_client import QueryClient
 from clockworker.shards.observe._view import ServerStats
 from tests.shards.servers import Serve, Server, ask, eventually
 

@@ -83,6 +83,7 @@ CONFIGS = st.builds(
     credit=st.integers(1, 1_000_000),
     max_message=st.integers(1 << 10, 1 << 30),
     blocking_threads=st.integers(1, 1_024),
+    processes=st.none() | st.integers(1, 1_024),
     http=HTTP,
 )
 

@@ -72,6 +72,27 @@ def test_another_directory(serve: Serve, tmp_path: Path) -> None:
     assert "change detected" not in server.log  # which is watchfiles' way to say the same
 
 
+def test_other_files_and_what_is_not_to_be_watched(serve: Serve, tmp_path: Path) -> None:
+    for name in ("templates", "generated"):
+        (tmp_path / name).mkdir()
+    include = ("--reload-include", "*.html", "--reload-include", "templates/*.txt")
+    server = serve(
+        ECHO, "--shards", "1", "--reload", *include, "--reload-exclude", "generated", "--reload-exclude", "x_*.py"
+    )
+    server.wait_serving()
+    server.wait_log("watching")
+    for quiet in ("generated/a.py", "generated/b.html", "x_1.py", "other.txt"):
+        save(tmp_path / quiet, "")
+    save(tmp_path / "templates" / "page.html", "")
+    server.wait_log(r"templates/page\.html changed")
+    server.wait_log("shard 0 ready", 2)
+    save(tmp_path / "templates" / "mail.txt", "")
+    server.wait_log(r"templates/mail\.txt changed")
+    server.wait_log("shard 0 ready", 3)
+    assert server.log.count(" changed") == 2
+    assert server.stop() == 0
+
+
 def test_without_watchfiles_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "watchfiles", None)
     with pytest.raises(ConfigurationError, match=r"pip install 'clockworker\[reload\]'"):

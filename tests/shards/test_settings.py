@@ -38,11 +38,13 @@ def test_defaults() -> None:
 
 EVERY_OPTION = (
     "app:main --shards 3 --spares 2 --cpus 0-2 --no-pin --idle-poll 50 --credit 6 --max-message 2MiB --blocking-threads 4"
-    " --queue web:8:las --queue bg:1 --shard-queue 1:web:9"
+    " --processes 5 --queue web:8:las --queue bg:1 --shard-queue 1:web:9"
     " --shard-queue 1:x:2:qlas --bind :1 --bind admin=unix:/s --host ::1 --port 2 --uds /t --uds-mode 660 --fd 3 --backlog 9"
     " --ssl-certfile cert --ssl-keyfile key --ssl-keyfile-password secret --ssl-ca-certs ca --ssl-crl crl"
     " --ssl-cert-reqs optional --ssl-ciphers AES --ssl-version TLSv1.3"
     " --distribution fixed --max-connections 7 --factory --app-dir d --reload --reload-dir f --reload-dir g"
+    " --reload-include *.html --reload-exclude gen --shard-lifetime 3600 --shard-max-rss 512MiB --umask 027"
+    " --access-log-format %(h)s --proxy-protocol --limit-max-requests 1000 --limit-max-requests-jitter 50"
     " --interface asgi2 --route /r/*=bg:client --route /x=web --lifespan on --lifespan-queue bg --reset-contextvars"
     " --proxy-headers --http2 --forwarded-allow-ips 10.0.0.0/8 --root-path /api --header a:1 --header b:2 --server-header"
     " --date-header --ws-max-size 1MiB --ws-max-queue 5 --ws-ping-interval 6 --ws-ping-timeout 0 --ws-per-message-deflate"
@@ -62,6 +64,7 @@ EVERY_FIELD = ServeConfig(
     credit=6,
     max_message=2 << 20,
     blocking_threads=4,
+    processes=5,
     queues=(QueueConfig("web", 8, "las"), QueueConfig("bg", 1)),
     shard_queues={1: (QueueConfig("web", 9), QueueConfig("x", 2, "qlas"))},
     addresses=(
@@ -86,6 +89,12 @@ EVERY_FIELD = ServeConfig(
     app_dir="d",
     reload=True,
     reload_dirs=("f", "g"),
+    reload_include=("*.html",),
+    reload_exclude=("gen",),
+    shard_lifetime=3600.0,
+    shard_max_rss=512 << 20,
+    umask=0o027,
+    access_log_format="%(h)s",
     timeout_graceful_shutdown=1.5,
     timeout_shard_healthcheck=0.0,
     timeout_startup=2.0,
@@ -105,6 +114,9 @@ EVERY_FIELD = ServeConfig(
         reset_contextvars=True,
         routes=(Route("/r/*", "bg", group="client"), Route("/x", "web")),
         forwarded_allow_ips="10.0.0.0/8",
+        proxy_protocol=True,
+        limit_max_requests=1_000,
+        limit_max_requests_jitter=50,
         root_path="/api",
         headers=(("a", "1"), ("b", "2")),
         ws_max_size=1 << 20,

@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 
 from clockworker._errors import ControlError
-from clockworker.shards.observe._query import QueryClient
+from clockworker.shards.observe._query_client import QueryClient
 from tests.shards.failing import ARMED
 from tests.shards.servers import Serve, ask, eventually
 from tests.shards.test_behaviour import WORK, Clients

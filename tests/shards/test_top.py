@@ -25,7 +25,7 @@ import pyte
 import pytest
 
 from clockworker import ControlError
-from clockworker.shards.observe._query import QueryClient
+from clockworker.shards.observe._query_client import QueryClient
 from tests.shards.servers import DEADLINE, Serve, Server, eventually
 
 # Shard 0 spins half of its time in `foreground` for two tenants and all the rest in `background`; shard 1 does little.

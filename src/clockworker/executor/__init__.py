@@ -11,7 +11,9 @@ It works on any asyncio loop, alone; shards and rings need it, and it knows noth
     _runnable_cy    into the queues
     _singles_cy     steps of no task
     _steps_cy       out of the queues: which step is next, and running it
-    _core_cy        the pump: when turns come. With the five above it makes one object, the core of an executor
+    _slices_cy      steps of preemptive queues, in pieces; _alarm_cy, when they are cut; _locks_cy and _guard_cy, where not
+    _core_cy        the pump: when turns come. With the six above it makes one object, the core of an executor
+    _preempt        no_preempt, never_preempt; whether there can be preemptive queues
     _source_cy      what the core polls beside the loop; _protocols, whom it tells of what it does
     _tasks_cy       what the core keeps of queues, tasks and those who wait; JoinHandle itself
     _table_cy       the tasks by identity; _page_table.pxd, in the order of memory
@@ -25,6 +27,7 @@ It works on any asyncio loop, alone; shards and rings need it, and it knows noth
     _clock_cy       the clock that times steps
     _steal_cy       what others had of a step's time; _meter_cy asks the kernel
     _cpython_cy     what we assume of CPython, tried at import, and switched off where it is not so; _layout, samples to try
+    _greenlet.pxd, _lock_methods.pxd  C of _slices_cy and _locks_cy
     _native.pxd     C that the compiled modules (`_cy`) use; _pure, some of it in Python
     _seal_cy        compiled types whose instances come complete or not at all
 """
@@ -37,6 +40,7 @@ from clockworker.executor._heap_cy import HeapNode
 from clockworker.executor._join import JoinHandle
 from clockworker.executor._meter_cy import Meter
 from clockworker.executor._outcome import Ok
+from clockworker.executor._preempt import never_preempt, no_preempt
 from clockworker.executor._queue import Queue
 from clockworker.executor._schedulers_cy import (
     LAS,
@@ -69,7 +73,9 @@ __all__ = [
     "Scheduler",
     "compiled",
     "current_executor",
+    "never_preempt",
     "new_event_loop",
+    "no_preempt",
     "run",
     "should_yield",
     "switched_off",

@@ -1,9 +1,9 @@
 cimport cython
-from clockworker.executor._steps_cy cimport Steps
+from clockworker.executor._slices_cy cimport Slices
 from clockworker.executor._tasks_cy cimport JoinHandle, QueueState
 
 
-cdef class Core(Steps):
+cdef class Core(Slices):
     cdef readonly long long turns
     cdef readonly long long driver_ns
     cdef public object stirred

@@ -11,6 +11,7 @@ The core is one object. Its parts are classes, each in a module of its own, and 
     Runnable    into the queues
     Singles     steps of no task
     Steps       out of the queues: which step is next, and running it
+    Slices      steps of preemptive queues, in pieces
     Core        when
 
 Rejected: an object for each part. A step goes through most of them in some hundred nanoseconds, and they share what they know
@@ -36,7 +37,7 @@ from clockworker.executor import _clock_cy as clock
 from clockworker.executor import _registry_cy as registry
 from clockworker.executor._members_cy import shown
 from clockworker.executor._schedulers_cy import Scheduler, owner_of, set_owner
-from clockworker.executor._steps_cy import Steps
+from clockworker.executor._slices_cy import Slices
 
 if cython.compiled:
     from cython.cimports.clockworker.executor._clock_cy import now_ns
@@ -53,7 +54,7 @@ _attaching = threading.Lock()  # of two threads' executors with one scheduler, o
 
 @cython.final
 @cython.cclass
-class Core(Steps):
+class Core(Slices):
     """The pump of one executor, and its end of the seam. `Executor` is its public face."""
 
     turns: int
@@ -115,6 +116,7 @@ class Core(Steps):
         self.accepting = False
         self.give_call_soon_back()
         self._admit()
+        self.end_slices()
         for queue in self.queues.values():
             while queue.runnable:
                 state = self._take(queue)

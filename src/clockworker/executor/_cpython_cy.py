@@ -24,6 +24,7 @@ import dis
 import gc
 import os
 import platform
+import signal
 import sys
 import threading
 import types
@@ -37,7 +38,7 @@ except ModuleNotFoundError:
     from clockworker import _cython_shim as cython
 
 from clockworker._errors import ConfigurationError
-from clockworker.executor import _layout
+from clockworker.executor import _guard_cy, _layout, _locks_cy
 
 if cython.compiled:
     from cython.cimports.clockworker.executor._native import (
@@ -122,6 +123,18 @@ ASSUMPTIONS: Mapping[str, tuple[str, str]] = {
         "the kernel keeps time by the processor's time stamp counter, whose rate has been measured",
         "each reading of the clock is the kernel's",
     ),
+    "locks": (
+        "the methods of _thread.lock and _thread.RLock are C functions in the types' descriptors, called as their flags say",
+        "there are no preemptive queues",
+    ),
+    "codes": (
+        "a code object keeps a word for who asks for one",
+        "there are no preemptive queues",
+    ),
+    "interrupt": (
+        "SIGRTMAX is the last signal, and the interpreter calls the handlers of those that have come in the order of their numbers",
+        "there are no preemptive queues",
+    ),
     "suspend": (
         "a coroutine function whose bytecode has no GET_AWAITABLE, SEND or YIELD_VALUE never suspends",
         "each call of another shard's gets a task, whether it needs one or not",
@@ -129,7 +142,10 @@ ASSUMPTIONS: Mapping[str, tuple[str, str]] = {
 }
 # Where nothing is compiled these are not made.
 OF_COMPILED = frozenset(
-    {"step", "wakeup", "methods", "gc", "refcount", "spacing", "context", "send", "lookahead", "seal", "clock"}
+    {
+        *("step", "wakeup", "methods", "gc", "refcount", "spacing", "context", "send", "lookahead", "seal", "clock"),
+        *("locks", "codes", "interrupt"),
+    }
 )
 # An await is the first and the second, followed by the third, in which it suspends: one would do.
 _SUSPENDS = frozenset({"GET_AWAITABLE", "SEND", "YIELD_VALUE"})
@@ -434,6 +450,21 @@ def _try_clock() -> str | None:
     return None if source == "tsc" else f"the kernel keeps time by {source}"
 
 
+def _try_locks() -> str | None:
+    return _locks_cy.find()
+
+
+def _try_codes() -> str | None:
+    return _guard_cy.find()
+
+
+def _try_interrupt() -> str | None:
+    last = getattr(signal, "SIGRTMAX", None)
+    if last is None or last != signal.NSIG - 1:
+        return f"SIGRTMAX is {last}, and the last signal {signal.NSIG - 1}"
+    return None
+
+
 def _try_suspend() -> str | None:
     for function in _layout.SUSPENDING:
         if not _has_await(function.__code__):
@@ -491,6 +522,9 @@ CHECKS: Mapping[str, Callable[[], str | None]] = {
     "lookahead": _try_lookahead,
     "seal": _try_seal,
     "clock": _try_clock,
+    "locks": _try_locks,
+    "codes": _try_codes,
+    "interrupt": _try_interrupt,
     "suspend": _try_suspend,
 }
 

@@ -76,6 +76,8 @@ class Executor:
                 queue.scheduler if queue.scheduler is not None else RunnableFifo(),
                 (queue.on_panic or on_panic) == "catch",
             )
+            if queue.preemptive:
+                self._core.make_preemptive(state, 0 if queue.slice is None else _nanoseconds(queue.slice))
             self._handles[queue.key] = queue_handle(self._core, state)
         self._host: asyncio.Task[Any] | None = None
         self._loops_own = False  # of a loop that carries it, and is carried by nobody: see new_event_loop
@@ -274,6 +276,10 @@ class Executor:
                 wait=DurationStats.of(queue.wait),
                 slow_polls=queue.slow_polls,
                 top_groups=_top_groups(queue, top_groups),
+                preemptive=queue.preemptive,
+                cuts=queue.cuts,
+                refusals=dict(queue.refusals),
+                whole_step=DurationStats.of(queue.whole_step),
             )
             for key, queue in self._core.queues.items()
         }
@@ -298,6 +304,9 @@ class Executor:
     def was_slow(self, state: JoinHandle, elapsed_ns: int) -> None:
         """The core's word of a slow step."""
         self._report_slow(state.membership.queue.key, state.task, elapsed_ns)
+
+    def was_long(self, state: JoinHandle, elapsed_ns: int, slices: int) -> None:
+        """The core's word of a step that was cut, and took as long as its queue's limit in all of its slices together."""
 
     def trace(self, tracer: Tracer | None) -> None:
         """Let `tracer` be told of each step and each turn, until this is called with None, or the tracer raises. One that has
@@ -378,6 +387,7 @@ def new_event_loop(
         # Nobody else would detach it, and what is spawned on a closed loop would never run and never complain. A running
         # loop refuses to close, and keeps its executor.
         if not loop.is_running():
+            executor._core.end_slices()
             executor._core.detach()
         close()
 

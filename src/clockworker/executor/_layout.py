@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator
-from types import FunctionType
+from types import FrameType, FunctionType
 from typing import Any
 
 # Coroutines to learn from where CPython keeps what one waits for (`_look_ahead.pxd`).
@@ -30,6 +31,10 @@ def suspended() -> list[tuple[object, int, object]]:
     for coroutine in started:
         coroutine.send(None)
     return [(coroutine, coroutine.__sizeof__(), coroutine.cr_await) for coroutine in started]  # type: ignore[attr-defined]
+
+
+def a_frame() -> FrameType:
+    return sys._getframe()
 
 
 # What tasks run, and what they wait for.

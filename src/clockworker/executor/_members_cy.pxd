@@ -22,6 +22,7 @@ cdef class Members(Seam):
     cdef Membership _spawning
     cdef JoinHandle _spawned
     cdef set _singles_of_others
+    cdef int _calling_out
     cdef object _ending
     cdef long long _turn_must_end
 

@@ -75,6 +75,7 @@ class Members(Seam):
     _spawning: Membership | None  # set while `spawn` makes a task
     _spawned: JoinHandle | None  # what the seam made of it
     _singles_of_others: set[JoinHandle]  # single steps, in queues whose scheduler may fail; they are in no table
+    _calling_out: int  # the application's code is called, and nothing of ours must begin before it returns
     _ending: BaseException | None  # ends the program, as soon as this turn is over
     _turn_must_end: int  # when
 
@@ -90,6 +91,7 @@ class Members(Seam):
         self._spawning = None
         self._spawned = None
         self._singles_of_others = set()
+        self._calling_out = 0
         self._ending = None
         self._turn_must_end = 0
 
@@ -110,12 +112,15 @@ class Members(Seam):
             return
         loop = self.loop
         if loop is not None:
+            self._calling_out += 1
             try:
                 loop.call_exception_handler({"message": message, "exception": error})
             except (KeyboardInterrupt, SystemExit) as worse:
                 self.end_program(worse)
             except BaseException:
                 pass  # a handler that fails has had its chance
+            finally:
+                self._calling_out -= 1
 
     def end_program(self, error: BaseException) -> None:
         """KeyboardInterrupt or SystemExit, to leave the loop with when the turn, which ends now, is over."""
@@ -298,15 +303,19 @@ class Members(Seam):
 
     def _begin_group(self, membership: Membership) -> Membership:
         """Its first task. A group may have ended and come back while a context still held the old membership: then that one."""
+        self._calling_out += 1
         try:
             return membership.queue.groups.setdefault(membership.group, membership)
         except BaseException as error:
             self.report("the key of a group failed; the group has an account of its own", error)
             return membership
+        finally:
+            self._calling_out -= 1
 
     def _end_group(self, membership: Membership) -> bool:
         """Its last task is done. False if the group stays: the key fails, or has just started another."""
         groups = membership.queue.groups
+        self._calling_out += 1
         try:
             groups.pop(membership.group, None)
             if membership.live:
@@ -314,6 +323,8 @@ class Members(Seam):
         except BaseException as error:
             self.report("the key of a group failed; what was counted of the group stays", error)
             return False
+        finally:
+            self._calling_out -= 1
         return membership.live == 0
 
     # What is not ours
@@ -321,12 +332,15 @@ class Members(Seam):
     def _forget(self, state: JoinHandle, membership: Membership, last: bool) -> None:
         queue = membership.queue
         scheduler = queue.scheduler
+        self._calling_out += 1
         try:
             scheduler.forget_task(state)
             if last:
                 scheduler.forget_group(membership.group)
         except BaseException as error:
             self._replace_scheduler(queue, scheduler, error)
+        finally:
+            self._calling_out -= 1
 
     def cancel(self, task: asyncio.Task[Any]) -> bool:
         """`task.cancel()`. False if what the task waits for has raised instead, which is reported."""
@@ -359,7 +373,7 @@ class Members(Seam):
             return  # it has failed once more, further down
         fifo = RunnableFifo()
         queue.use(fifo)
-        queue.runnable = 0
+        queue.runnable = 0 if queue.suspended is None else 1
         for state in sorted([*self._table.states(), *self._singles_of_others], key=_ARRIVAL):
             if state.queued and not state.held and state.membership.queue is queue:
                 state.next = None

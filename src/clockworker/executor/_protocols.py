@@ -18,6 +18,13 @@ class Tracer(Protocol):
         """One turn on the loop."""
 
 
+class CutTracer(Tracer, Protocol):
+    """One that is told apart of the slices of a step that end with a cut: by `cut_step` alone. The last slice is a step."""
+
+    def cut_step(self, queue: QueueState, state: JoinHandle, started: int, ended: int, stolen: int) -> None:
+        """One slice of a step, which goes on later. Others had `stolen` of its time."""
+
+
 class StealTracer(Tracer, Protocol):
     """One that is told, too, what others had of a step's time: those steps are told of by `stolen_step` alone."""
 

@@ -139,11 +139,14 @@ class Runnable(Members):
     def _push_to_other(self, queue: QueueState, state: JoinHandle) -> None:
         """To a scheduler that may fail, or may call us back."""
         scheduler = queue.scheduler
+        self._calling_out += 1
         try:
             scheduler.push(state)
         except BaseException as error:
             self._replace_scheduler(queue, scheduler, error)
             return
+        finally:
+            self._calling_out -= 1
         if queue.scheduler is scheduler:  # else what has taken its place has found this one too
             queue.runnable += 1
 

@@ -45,14 +45,22 @@ _LEVEL_0 = 1
 
 
 class ScheduledTask(HeapNode):
-    """A task as schedulers and the executor see it: one object a task, from its first step to its last."""
+    """A task as schedulers and the executor see it: one object a task, from its first step to its last.
+
+    task: asyncio's.
+    group: None if it was spawned without one: then it is its own.
+    arrival: 1 for the executor's first task, and so on; of one that a task of its queue has started, that one's.
+    service_ns: CPU time attained so far.
+    slot: for the scheduler's own use; it dies with the task.
+    next: RunnableFifo's link, None while not in such a list. key, tie, position: a heap's, for a scheduler that has one.
+    """
 
     task: asyncio.Task[Any]
-    group: Hashable  # None if it was spawned without one: then it is its own
-    arrival: int  # 1 for the executor's first task, and so on; of one that a task of its queue has started, that one's
-    service_ns: int  # CPU time attained so far
-    slot: object  # for the scheduler's own use; it dies with the task
-    next: ScheduledTask | None  # RunnableFifo's link, None while not in such a list
+    group: Hashable
+    arrival: int
+    service_ns: int
+    slot: object
+    next: ScheduledTask | None
 
     # No call of super's: one of these is made for every task that is spawned.
     def __init__(self, task: asyncio.Task[Any], group: Hashable, arrival: int) -> None:

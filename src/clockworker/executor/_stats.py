@@ -72,29 +72,56 @@ class DurationStats(msgspec.Struct, frozen=True):
 
 class QueueStats(msgspec.Struct, frozen=True):
     """One queue. Times are nanoseconds, steps of tasks only. Those of steps (`busy_ns`, `poll_time`, `top_groups`) are what the
-    steps had of the core, blocked time included; what others had meanwhile is `stolen_ns`. Waits are the wall clock's."""
+    steps had of the core, blocked time included; what others had meanwhile is `stolen_ns`. Waits are the wall clock's.
+
+    key, share: as the queue was declared.
+    runnable, tasks: how many there are now; a task is one that was spawned or inherited and is not done.
+    polls, busy_ns: steps, and what they took together.
+    stolen_ns: by other processes, a quota or other guests while its steps ran, in pieces of 50 us or more.
+    spawned, finished, panics: tasks that began by `spawn`, that ended (inherited ones too), and that raised.
+    slice_overruns: steps that took longer than the queue's slice.
+    preemptions: steps during which a queue with an earlier deadline became runnable.
+    poll_time: of each step. first_poll_wait: from a task's start to its first step.
+    wait: of runnable tasks for their step; one in 13 is measured.
+    slow_polls: steps that took as long as `report_slow_polls` says, or longer.
+    top_groups: those of now with the most CPU time, and how much, in ns.
+    preemptive: steps are cut; then poll_time is of their slices, and slow_polls counts slices too.
+    cuts: of steps. refusals: of cuts, by reason: "lock", "guarded", "no_preempt", ...
+    whole_step: of each step, all slices together; poll_time where nothing is cut.
+    """
 
     key: Hashable
     share: int
-    runnable: int  # now
-    tasks: int  # now: spawned or inherited, and not done
+    runnable: int
+    tasks: int
     polls: int
     busy_ns: int
-    stolen_ns: int  # by other processes, a quota or other guests while its steps ran, in pieces of 50 us or more
+    stolen_ns: int
     spawned: int
-    finished: int  # those that were inherited included
+    finished: int
     panics: int
-    slice_overruns: int  # steps that took longer than the queue's slice
-    preemptions: int  # steps during which a queue with an earlier deadline became runnable
-    poll_time: DurationStats  # of each step
-    first_poll_wait: DurationStats  # from a task's start to its first step
-    wait: DurationStats  # of runnable tasks for their step; one in 13 is measured
-    slow_polls: int  # steps that took as long as `report_slow_polls` says, or longer
-    top_groups: tuple[tuple[Hashable, int], ...]  # those of now with the most CPU time, and how much, in ns
+    slice_overruns: int
+    preemptions: int
+    poll_time: DurationStats
+    first_poll_wait: DurationStats
+    wait: DurationStats
+    slow_polls: int
+    top_groups: tuple[tuple[Hashable, int], ...]
+    preemptive: bool = False
+    cuts: int = 0
+    refusals: dict[str, int] = msgspec.field(default_factory=dict)
+    whole_step: DurationStats = DurationStats()
 
 
 class ExecutorStats(msgspec.Struct, frozen=True):
-    """The executor: its queues added up, and the turns that it took on the loop."""
+    """The executor: its queues added up, and the turns that it took on the loop.
+
+    runnable, tasks, polls, busy_ns, stolen_ns, spawned, finished, panics: see `QueueStats`.
+    turns: of the executor on the loop.
+    driver_ns: the loop's own time while tasks were runnable: sockets, timers, other callbacks.
+    idle_ns: while nothing was runnable.
+    decision_time: to choose queue and task; one choice in 16 is measured.
+    """
 
     runnable: int
     tasks: int
@@ -105,6 +132,6 @@ class ExecutorStats(msgspec.Struct, frozen=True):
     finished: int
     panics: int
     turns: int
-    driver_ns: int  # the loop's own time while tasks were runnable: sockets, timers, other callbacks
-    idle_ns: int  # while nothing was runnable
-    decision_time: DurationStats  # to choose queue and task; one choice in 16 is measured
+    driver_ns: int
+    idle_ns: int
+    decision_time: DurationStats

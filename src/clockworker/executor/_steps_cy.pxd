@@ -34,6 +34,7 @@ cdef class Steps(Singles):
     cdef JoinHandle _take_from_other(self, QueueState queue)
     @cython.locals(ended=cython.longlong, elapsed=cython.longlong, stolen=cython.longlong)
     cdef int64_t _run_step(self, QueueState queue, JoinHandle state, long long started) except? -1
+    cdef int64_t _run_slice(self, QueueState queue, JoinHandle state, long long started) except? -1
     cdef int64_t _stolen(self, long long elapsed, long long now, bint of_step) except? -1
     cdef int _passed(self, long long gap, long long now) except -1
     @cython.locals(scheduler=Scheduler)

@@ -162,6 +162,10 @@ class Steps(Singles):
 
     def _take(self, queue: QueueState) -> JoinHandle | None:
         """The queue's next task. None if its scheduler has failed and nothing was runnable after all."""
+        if queue.suspended is not None:  # what was cut is finished before anything else
+            state, queue.suspended = queue.suspended, None
+            queue.runnable -= 1
+            return state
         if queue.fifo is not None:
             if cython.compiled:
                 if queue.runnable >= LONG:
@@ -206,6 +210,8 @@ class Steps(Singles):
         First the step, then what it cost in all of our books, then whoever is told: those may raise what they like
         (`_members_cy`), and may make the queue runnable again. Last of all the queue leaves if it has nothing more.
         """
+        if queue.sliced:
+            return self._run_slice(queue, state, started)
         callback = state.callback
         argument = state.argument
         state.queued = False
@@ -265,6 +271,10 @@ class Steps(Singles):
         if queue.runnable == 0:
             self._eevdf.deactivate(queue.entity)
         return ended
+
+    def _run_slice(self, queue: QueueState, state: JoinHandle, started: int) -> int:
+        """So much of a step of a preemptive queue. Returns the time at its end."""
+        raise NotImplementedError
 
     # What is not ours
 

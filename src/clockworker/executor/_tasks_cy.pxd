@@ -12,6 +12,10 @@ cdef class QueueState:
     cdef readonly object key
     cdef readonly Scheduler scheduler
     cdef RunnableFifo fifo
+    cdef bint sliced
+    cdef JoinHandle suspended
+    cdef object fiber
+    cdef readonly bint preemptive
     cdef readonly Entity entity
     cdef readonly bint catch
     cdef readonly dict groups
@@ -31,6 +35,9 @@ cdef class QueueState:
     cdef int pushes_to_sample
     cdef public long long slow_ns
     cdef readonly long long slow_polls
+    cdef readonly long long cuts
+    cdef readonly dict refusals
+    cdef readonly Histogram whole_step
 
     cdef use(self, Scheduler scheduler)
 

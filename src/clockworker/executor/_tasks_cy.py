@@ -72,6 +72,10 @@ class QueueState:
     fifo: (
         RunnableFifo | None
     )  # the scheduler, if it is exactly the default one, which does not fail and observes nothing
+    sliced: bool  # its steps run in its fiber, and are cut
+    suspended: JoinHandle | None  # whose step was cut
+    fiber: Any  # `_slices_cy.Fiber`, of a preemptive queue
+    preemptive: bool
     entity: Entity
     catch: bool  # panics are left to whoever awaits
     groups: dict[Hashable, Membership]
@@ -91,11 +95,18 @@ class QueueState:
     pushes_to_sample: int
     slow_ns: int  # steps that take as long are reported; 0: none
     slow_polls: int
+    cuts: int  # of steps
+    refusals: dict[str, int]  # of cuts, by reason
+    whole_step: Histogram  # all slices of each step together; of an ordinary queue, poll_time
 
     def __init__(self, key: Hashable, scheduler: Scheduler, catch: bool) -> None:
         if not isinstance(scheduler, Scheduler):
             raise TypeError(f"a queue needs a Scheduler, not {scheduler!r}")
         self.key = key
+        self.sliced = False
+        self.suspended = None
+        self.fiber = None
+        self.preemptive = False
         self.use(scheduler)
         self.catch = catch
         self.groups = {}
@@ -115,6 +126,9 @@ class QueueState:
         self.pushes_to_sample = 1
         self.slow_ns = 0
         self.slow_polls = 0
+        self.cuts = 0
+        self.refusals = {}
+        self.whole_step = self.poll_time
 
     def use(self, scheduler: Scheduler) -> None:
         """Take the scheduler, which is empty."""
@@ -315,7 +329,7 @@ class JoinHandle(ScheduledTask):
     `await handle` gives the task's value, raises the task's own exception, or `TaskCancelled` if the task was aborted. It
     may be awaited more than once, by several tasks. Cancelling one who waits does not touch the task.
 
-    task: the genuine asyncio task.
+    task: the genuine asyncio task. membership: its queue and group, as the executor has them.
     """
 
     # Tasks that were not spawned but inherited their queue have one too.

@@ -7,16 +7,19 @@ In reading order:
     _lifespan       its start-up and shutdown
     _server         the connections of a server: their limits in time, and their end at the stop
     _connection_cy  HTTP/1.1: a connection; _incoming_cy, from bytes to requests; _states, what it waits for
-    _http2          HTTP/2: a connection and its streams; _http2_frames, what its client may send; _http2_heads
+    _file           files that are bodies
+    _half_closed    clients that have said all, and may still listen
+    _http2          HTTP/2: a connection; _http2_stream, a request of it; _http2_frames, what its client may send; _http2_heads
     _tls            what HTTP's servers offer in handshakes, and say of them
     _request_cy     one request: receive, send, framing
     _targets_cy     where requests run, and what is counted of them
     _head           heads of responses
     _routes         which route is a request's; _marks, those that endpoints carry
-    _proxy          what a proxy says of its client
-    _access         a line for each request
-    _websocket      WebSockets
-    _wsgi           WSGI applications, in threads; _environ, what they are told; _pipes, bodies to and from a thread
+    _proxy          what a proxy says of its client; _forwarded, in one header; _proxy_protocol, before the first request
+    _access         a line for each request; _access_format, in gunicorn's words
+    _websocket      WebSockets; _websocket_inbox, what waits for the application; _websocket_frames, from frames to messages
+    _wsgi           WSGI applications, in threads; _environ, what they are told; _pipes, bodies to and from a thread;
+                    _lent, to the client's socket itself
     _threads        what --threads is to libraries
     socketio        for applications: the client manager of python-socketio; its extra's
     channels        for applications: the channel layer of Django Channels; _mailboxes, where its messages wait

@@ -11,6 +11,9 @@ line on standard error, that line is made here, and written together with others
 is killed takes so much with it. Where a `--log-config`, a handler or a filter of the application's would see the record, it is
 made, with the fields of the line as attributes. Which of the two it is is looked at once a second: an application may set up
 its logging whenever it likes.
+
+With a format of the user's (--access-log-format) the line on standard error is that alone, without time, level and shard in
+front, for programs that read it.
 """
 
 from __future__ import annotations
@@ -23,6 +26,7 @@ from typing import Any, Protocol
 
 import msgspec
 
+from clockworker.http._access_format import AccessFormat, Done, escaped, is_plain
 from clockworker.shards.logs._log_stream import LogStream
 from clockworker.shards.logs._logging import direct, info_of_queue
 
@@ -49,6 +53,8 @@ class Request(Protocol):
     @property
     def version(self) -> int: ...
     @property
+    def response_headers(self) -> Any: ...
+    @property
     def target(self) -> Any: ...
 
 
@@ -73,10 +79,11 @@ class _Line(msgspec.Struct):
 
 
 class AccessLog:
-    """Of the shard of this number. Belongs to the thread of the running loop."""
+    """Of the shard of this number. Belongs to the thread of the running loop. form: of its lines, if it is another."""
 
-    def __init__(self, shard: int) -> None:
+    def __init__(self, shard: int, form: str | None = None) -> None:
         self._shard = shard
+        self._format = None if form is None else AccessFormat(form, shard)
         self._loop = asyncio.get_running_loop()
         self._pid = os.getpid()
         self._second = -1
@@ -103,8 +110,8 @@ class AccessLog:
         client_text = self._client_text
         query = scope["query_string"]
         path = (request.raw_path + b"?" + query if query else request.raw_path).decode("latin-1")
-        if not _is_plain(path):
-            path = _escaped(path)
+        if not is_plain(path):
+            path = escaped(path)
         target = request.target
         queue, group = "-", None
         if target is not None:  # else it has not come to its turn
@@ -115,7 +122,10 @@ class AccessLog:
         where, queue_text = written
         group_text = "-" if group is None else _field(group)
         method, version, ms = request.method, _VERSIONS[request.version], elapsed_ns / 1e6
-        text = f'{client_text} "{method} {path} HTTP/{version}" {status} {sent} {ms:.1f} {queue_text} {group_text}'
+        if self._format is None:
+            text = f'{client_text} "{method} {path} HTTP/{version}" {status} {sent} {ms:.1f} {queue_text} {group_text}'
+        else:
+            text = self._format.render(Done(request, status, sent, elapsed_ns, queue, group, now))
         stream = self._stream
         if stream is None:
             fields = {
@@ -149,6 +159,8 @@ class AccessLog:
                 group,
             )
             first = stream.put(_encode(line).decode() + "\n")
+        elif self._format is not None:
+            first = stream.put(text + "\n")
         else:
             milliseconds = int((now - second) * 1e3)
             first = stream.put(f"{self._at},{milliseconds:03d} {where} {text}\n")
@@ -176,16 +188,8 @@ def _text_of_client(client: tuple[str, int] | None) -> str:
     return _field(f"{host}:{port}" if port else host)
 
 
-def _is_plain(text: str) -> bool:
-    return text.isascii() and text.isprintable() and '"' not in text and "\\" not in text
-
-
-def _escaped(text: str) -> str:
-    return text.encode("unicode_escape").decode("ascii").replace('"', '\\"')
-
-
 def _field(text: str) -> str:
     """Between spaces."""
     if not text:
         return '""'
-    return (text if _is_plain(text) else _escaped(text)).replace(" ", "\\x20")
+    return (text if is_plain(text) else escaped(text)).replace(" ", "\\x20")

@@ -3,7 +3,7 @@ from clockworker.http._incoming_cy cimport Incoming
 from clockworker.http._request_cy cimport Request
 from clockworker.http._targets_cy cimport Target
 
-cdef int _MOST_LINGERED
+cdef int _MOST_LINGERED, _MOST_ZEROS
 cdef object _TOKEN
 cdef dict _STATUS_LINES, _NAMES
 cdef bytes _CONTINUE
@@ -20,6 +20,10 @@ cdef class HttpConnection(Incoming):
     cdef bytes _finish_head(self, Request request, long long size)
     @cython.locals(size=cython.Py_ssize_t)
     cpdef send_body(self, Request request, object data, bint more)
+    cpdef send_trailers(self, Request request, list fields)
+    cpdef send_hint(self, Request request, list links)
+    cpdef announce(self, Request request, long long size)
+    cdef _take_preface(self, bytes data)
     cdef _write(self, object data)
     cdef _completed(self, Request request)
     @cython.locals(request=Request)

@@ -19,8 +19,11 @@ except ModuleNotFoundError:
     from clockworker import _cython_shim as cython
 
 from clockworker.http import _states
-from clockworker.http._head import CONTINUE, STATUS_LINES, TOKEN, refusal
+from clockworker.http._half_closed import HalfClosed
+from clockworker.http._head import CONTINUE, STATUS_LINES, TOKEN, accepts_trailers, lines_of, refusal, trailers_of
 from clockworker.http._incoming_cy import Incoming
+from clockworker.http._lent import LentSocket
+from clockworker.http._proxy_protocol import NoHeader, parse
 from clockworker.http._request_cy import Request
 from clockworker.http._tls import extension_of
 
@@ -30,6 +33,7 @@ else:
     from time import monotonic_ns as now_ns
 
 _MOST_LINGERED = 4_194_304  # bytes that are read and dropped, so that a client sees its response
+_MOST_ZEROS = 4  # in front of the size of a chunk: parsers take up to 16 digits
 
 _STATUS_LINES = STATUS_LINES
 _CONTINUE = CONTINUE
@@ -61,17 +65,22 @@ class HttpConnection(Incoming):
             self.address = (own if isinstance(own, str) else bytes(own).decode(errors="surrogateescape"), None)
         if transport.get_extra_info("sslcontext") is not None:
             self.scheme = "https"
+            self.is_secure = True
             ssl_object = transport.get_extra_info("ssl_object")
             if ssl_object is not None:
                 self.tls = extension_of(ssl_object)
                 if ssl_object.selected_alpn_protocol() == "h2":
                     self.server.take_over(self)
                     return
+        if self.server.expects_proxy(self):
+            self.preface = b""
         self.server.opened(self)
 
     def connection_lost(self, error: Exception | None) -> None:
         self.closing = True
         self.writable = True
+        if self.half_closed is not None:
+            self.half_closed.stop()
         self.server.closed(self)
         websocket = self.websocket
         if websocket is not None:
@@ -90,13 +99,43 @@ class HttpConnection(Incoming):
         """A client may have said all, and still wait for the answer."""
         if self.websocket is not None:
             return bool(self.websocket.eof_received())
+        if self.half_closed is not None:
+            return True  # it was said before, and is found again by who reads on
         request = self.current
-        if request is None or self.state != PARSED or self.scheme == "https" or self.closing:
+        if request is None or self.state != PARSED or self.is_secure or self.closing:
             return False
-        request.keep_alive = False
-        request.left = True
-        request.wake()
+        sock = self.transport.get_extra_info("socket")
+        watch = None if sock is None else HalfClosed(self, sock)
+        if watch is None or watch.is_gone():
+            return False
+        self.half_closed = watch
+        if self.unread is None:  # else nobody knows yet which is the last
+            (self.pipeline[-1] if self.pipeline else request).keep_alive = False
+        watch.start()
         return True
+
+    def probe(self) -> bool:
+        """Send a client that has half-closed something that changes no answer. False: there is nothing of that kind."""
+        request = self.current
+        if self._is_lent:
+            return True  # what is written next will tell, and not before would its thread hear of it
+        if request is None or self.closing or request.version != 11 or request.head is not None:
+            return False
+        if not request.started:
+            self._write(_CONTINUE)
+        elif request.chunked and self._zeros < _MOST_ZEROS:
+            self._zeros += 1
+            self._write(b"0")
+        else:
+            return False
+        return True
+
+    def let_down(self) -> None:
+        """A client that has half-closed is taken to have left, which nobody knows."""
+        request = self.current
+        if request is not None and not request.left:
+            request.left = True
+            request.wake()
 
     def pause_writing(self) -> None:
         self.writable = False
@@ -121,8 +160,32 @@ class HttpConnection(Incoming):
             pass
         elif self.unread is not None:
             self.unread += data
+        elif self.preface is not None:
+            self._take_preface(data)
         else:
             self.feed(data)
+
+    def _take_preface(self, data: bytes) -> None:
+        """What a proxy says of its client before the first request."""
+        data = (self.preface or b"") + data
+        self.preface = data
+        try:
+            header = parse(data)
+        except NoHeader as error:
+            self.server.no_proxy_header(self, error)
+            self.server.refused(400)
+            self._say_and_close(400)
+            return
+        if header is None:
+            return
+        self.preface = None
+        if header.client is not None:
+            self.client = header.client
+            self.address = header.server
+        if header.is_tls:
+            self.scheme = "https"
+        if len(data) > header.size:
+            self.feed(data[header.size :])
 
     def refuse(self, status: int) -> None:
         """What has come is no request that could be answered otherwise. While a response is under way there is no other way to
@@ -262,6 +325,38 @@ class HttpConnection(Incoming):
         if not more:
             self._completed(request)
 
+    def send_trailers(self, request: Request, fields: list[tuple[bytes, bytes]]) -> None:
+        if request.remaining > 0:
+            raise RuntimeError("Response content shorter than Content-Length")
+        parts = trailers_of(fields)
+        if request.chunked:
+            if not accepts_trailers(request.headers):
+                parts = []
+            self._write(b"0\r\n" + lines_of(parts))
+        self._completed(request)
+
+    def send_hint(self, request: Request, links: list[bytes]) -> None:
+        for link in links:
+            if not is_value(link):
+                raise RuntimeError(f"Invalid HTTP header value {link!r} of b'link'.")
+        if request.version == 11 and links:
+            self._write(_STATUS_LINES[103] + lines_of([(b"link", link) for link in links]))
+
+    def announce(self, request: Request, size: int) -> None:
+        if request.remaining == -1 and request.head is not None:
+            request.head.append(b"content-length: %d\r\n" % size)
+            request.remaining = size
+        elif request.method == "HEAD" and request.head is not None and not _has_length(request.head):
+            request.head.append(b"content-length: %d\r\n" % size)
+
+    def lend(self, request: Request) -> Any:
+        sock = self.transport.get_extra_info("socket")
+        if self.current is not request or self.is_secure or self.closing or request.head is not None or sock is None:
+            return None
+        self.transport.set_write_buffer_limits(high=0)
+        self._is_lent = True
+        return LentSocket(self, request, sock, self.server.config.timeout_response)
+
     def _write(self, data: Any) -> None:
         if data and not self.closing:
             self.transport.write(data)
@@ -274,6 +369,9 @@ class HttpConnection(Incoming):
         self._count(request)
         if self.closing:
             return
+        if self._is_lent:
+            self._is_lent = False
+            self.transport.set_write_buffer_limits()
         if request._waits():
             request.wake()
         self.current = None
@@ -309,6 +407,9 @@ class HttpConnection(Incoming):
                 return
         elif self.state == PARSED:
             self.state = IDLE
+        if self.half_closed is not None and self.current is None:
+            self._close()  # no more comes
+            return
         if not self.pipeline and (self.parsing is None or not self.parsing.is_full()):
             self.resume()
 
@@ -386,7 +487,7 @@ class HttpConnection(Incoming):
         """The client may be sending. A socket that is closed with something unread is reset, and the response lost with it: so
         what comes is read for a while, and dropped."""
         self.parsing = None
-        if self.scheme == "https" or not self.transport.can_write_eof():
+        if self.is_secure or self.half_closed is not None or not self.transport.can_write_eof():
             self._close()
         elif self.state != LINGERING:
             self.state = LINGERING

@@ -19,9 +19,45 @@ BESIDE_TARGET = 14
 
 RETRY_AFTER_S = 1
 
+# Of ASGI, beside TLS's.
+EXTENSIONS: dict[str, dict[str, object]] = {
+    "http.response.trailers": {},
+    "http.response.early_hint": {},
+    "http.response.pathsend": {},
+}
+
+# What a trailer must not be: who reads one by one has acted on it by then (RFC 9110, 6.5.1).
+_NO_TRAILERS = frozenset(
+    (b"connection", b"content-length", b"host", b"keep-alive", b"te", b"trailer", b"transfer-encoding", b"upgrade")
+)
+
 # What a request's Host may be, and a header's name.
 HOST = re.compile(rb"[A-Za-z0-9\-._~!$&'()*+,;=%]*(?::[0-9]*)?|\[[0-9A-Fa-f:.]+\](?::[0-9]*)?")
 TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
+
+
+def accepts_trailers(headers: Sequence[tuple[bytes, bytes]]) -> bool:
+    """Whether a client has said so."""
+    return any(name == b"te" and b"trailers" in re.split(rb"[\s,;]+", value.lower()) for name, value in headers)
+
+
+def trailers_of(fields: Sequence[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+    """Trailers as they are written. Raises RuntimeError for what none can be."""
+    found = []
+    for name, value in fields:
+        lower = name.lower()
+        if TOKEN.fullmatch(name) is None or lower in _NO_TRAILERS:
+            raise RuntimeError(f"Invalid HTTP trailer name {name!r}.")
+        if CONTROL.search(value) is not None:
+            raise RuntimeError(f"Invalid HTTP trailer value {value!r} of {name!r}.")
+        found.append((lower, value.strip(b" \t")))
+    return found
+
+
+def lines_of(fields: Sequence[tuple[bytes, bytes]]) -> bytes:
+    """And the line that ends them."""
+    return b"".join([b"%s: %s\r\n" % field for field in fields]) + b"\r\n"
 
 
 class DefaultHeaders:

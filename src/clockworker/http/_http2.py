@@ -5,9 +5,9 @@ The protocol is h2's; `_http2_frames` stands before it and weighs what comes. A 
 When a client resets a stream its request goes on, until the application asks for more and gets `http.disconnect`. So requests
 count until their tasks have ended; more streams are refused, which a client may try again.
 
-Coming in, each stream has a window of 64 KiB, which opens as the application takes the body. The connection's own window opens
-at once: else streams whose requests wait would hold up all others. Going out, what the windows or the transport do not take
-waits in the stream, and the application in `send`. When there is room again, streams that wait send a frame each in turn.
+Coming in, the window of each stream opens as its application takes the body (`_http2_stream`). The connection's own window
+opens at once: else streams whose requests wait would hold up all others. Going out, streams that wait for room send a frame
+each in turn.
 
 The stop has two GOAWAYs. The first asks the client to open no more streams, and refuses none, for some are on their way. The
 second comes when what has reached the kernel has been read, and names the last stream that is served: of later ones the client
@@ -38,25 +38,21 @@ from h2.settings import SettingCodes, Settings
 from hyperframe.frame import GoAwayFrame
 
 from clockworker.executor._clock_cy import read as now_ns
-from clockworker.http._head import RETRY_AFTER_S
-from clockworker.http._http2_frames import A_SECOND, ANSWERED, LONGEST_FRAME, RESET, SENT, Abuse, Frames
+from clockworker.http._head import EXTENSIONS
+from clockworker.http._http2_frames import A_SECOND, RESET, Abuse, Frames
 from clockworker.http._http2_heads import Defaults, Malformed, TooLarge, read_head, write_head
-from clockworker.http._request_cy import Carrier, Request, new_request
+from clockworker.http._http2_stream import OPEN_AT, WINDOW, Stream
 
 if TYPE_CHECKING:
     from clockworker.http._connection_cy import HttpConnection
     from clockworker.http._server import HttpServer
-    from clockworker.http._targets_cy import Target
 
 MOST_STREAMS = 100
-WINDOW = 65_535  # of a stream: the protocol's default
 WINDOW_OF_ALL = 1_048_576  # of a connection
-_OPEN_AT = 32_768  # bytes that a window is opened by at least
 AT_ONCE_NS = 1_000_000  # frames are taken for so long in a turn of the loop
 _TABLE = 4_096  # bytes of our HPACK table, whatever the client would keep
 _LAST_STREAM = 2**31 - 1
 _ASGI = {"version": "3.0", "spec_version": "2.3"}
-_CONTINUE = [(b":status", b"100")]
 
 _CONFIGURATION = H2Configuration(
     client_side=False,
@@ -221,8 +217,10 @@ class Http2Connection(asyncio.Protocol):
             "raw_path": root_path.encode("latin-1", "replace") + head.raw_path,
             "query_string": head.query,
         }
+        extensions: dict[str, Any] = EXTENSIONS.copy()
         if self.tls is not None:
-            request.scope["extensions"] = {"tls": self.tls.copy()}
+            extensions["tls"] = self.tls.copy()
+        request.scope["extensions"] = extensions
         if event.stream_ended is not None:
             stream.has_ended = True
             request.end_of_body()
@@ -248,7 +246,7 @@ class Http2Connection(asyncio.Protocol):
     def _data(self, event: DataReceived) -> None:
         size = event.flow_controlled_length
         self._unopened += size
-        if self._unopened >= _OPEN_AT:
+        if self._unopened >= OPEN_AT:
             self.h2.increment_flow_control_window(self._unopened)
             self._unopened = 0
         stream = self.streams.get(event.stream_id)
@@ -388,231 +386,3 @@ _HANDLERS: dict[type[Event], Callable[[Http2Connection, Any], None]] = {
     WindowUpdated: Http2Connection._window,
     RemoteSettingsChanged: Http2Connection._settings,
 }
-
-
-class Stream(Carrier):
-    """What one request came by.
-
-    target: its request's, which that forgets when its task has ended. has_ended: all of the request has come. closed: nothing
-    more goes either way. since: the tick of the last progress, of its body, or of a response that waits for the client.
-    """
-
-    def __init__(self, connection: Http2Connection, number: int) -> None:
-        self.writable = True
-        self.connection = connection
-        self.number = number
-        self.request = new_request(self, connection.server.app)
-        self.target: Target | None = None
-        self.has_ended = False
-        self.closed = False
-        self.since = connection.rules.tick
-        self._untaken = 0  # bytes by which its window is to be opened
-        self._pending = memoryview(b"")
-        self._is_last = False
-
-    # Coming in.
-
-    def feed(self, data: bytes, size: int) -> None:
-        """size: of the frame, padding too."""
-        self.since = self.connection.rules.tick
-        self._untaken += size
-        if data and not self.request.complete:
-            self.request.feed(data)
-
-    def ask(self, request: Request) -> None:
-        self.since = self.connection.rules.tick
-        if self._untaken >= _OPEN_AT and not self.has_ended and not self.closed:
-            self.connection.h2.increment_flow_control_window(self._untaken, self.number)
-            self._untaken = 0
-            self.connection.write()
-
-    def let_continue(self, request: Request) -> None:
-        if request.more_body and not self.closed:
-            self.connection.h2.send_headers(self.number, _CONTINUE)
-            self.connection.write()
-
-    # Going out.
-
-    def begin_response(self, request: Request, status: int, headers: Any) -> None:
-        connection = self.connection
-        request.head, length = write_head(status, headers, connection.defaults.of(connection.rules.defaults))
-        if status == 204 or status == 304 or request.method == "HEAD":
-            request.remaining = -2  # there is no body, whatever the headers say of it
-        else:
-            request.remaining = length
-
-    def send_head(self, request: Request) -> None:
-        head, request.head = request.head, None
-        self._send(head, b"", False)
-
-    def send_body(self, request: Request, data: Any, more: bool) -> None:
-        if type(data) is not bytes:
-            data = bytes(data)
-        size = len(data)
-        head, request.head = request.head, None
-        if request.remaining == -2:
-            if head is not None and size and not more and request.method == "HEAD":
-                _add_length(head, size)
-            data = b""
-        elif request.remaining >= 0:
-            if size > request.remaining:
-                self._send(head, b"", False)
-                raise RuntimeError("Response content longer than Content-Length")
-            request.remaining -= size
-            if not more and request.remaining:
-                self._send(head, data, False)
-                raise RuntimeError("Response content shorter than Content-Length")
-        elif head is not None and not more:
-            _add_length(head, size)
-        request.sent += len(data)
-        if not more:
-            request.complete = True
-        self._send(head, data, not more)
-        if not more:
-            request.wake()
-
-    def answer_for(self, request: Request, status: int) -> None:
-        headers = [(b"content-type", b"text/plain; charset=utf-8")]
-        if status == 503:
-            headers.append((b"retry-after", b"%d" % RETRY_AFTER_S))
-        request.status = status
-        request.remaining = -1
-        request.sent = 0
-        connection = self.connection
-        head, _ = write_head(
-            status, [*headers, (b"content-length", b"0")], connection.defaults.of(connection.rules.defaults)
-        )
-        request.started = request.complete = True
-        self._send(head, b"", True)
-
-    def cut(self, request: Request) -> None:
-        request.complete = True
-        if not self.closed:
-            self._close()
-            self._count(request.status)
-            self.connection.reset(self.number, ErrorCodes.INTERNAL_ERROR)
-            self.connection.rest()
-            self.connection.write()
-
-    def abandon(self, request: Request) -> None:
-        pass  # it was counted when its client left
-
-    def failed(self, message: str, error: BaseException | None) -> None:
-        self.connection.server.failed(message, error)
-
-    @property
-    def is_blocked(self) -> bool:
-        """Whether something waits to be sent."""
-        return not self.writable
-
-    def _send(self, head: Any, data: bytes, is_last: bool) -> None:
-        if self.closed:
-            return
-        connection = self.connection
-        if head is not None:
-            ends = is_last and not data
-            try:
-                connection.h2.send_headers(self.number, head, end_stream=ends)
-            except ProtocolError:
-                return  # the client's reset has come, and is about to be heard of
-            if ends:
-                self._complete()
-                connection.write()
-                return
-        if data or is_last:
-            self._is_last = self._is_last or is_last
-            if self._pending:
-                self._pending = memoryview(bytes(self._pending) + data)
-            else:
-                self._pending = memoryview(data)
-                self.writable = False
-                self.since = connection.rules.tick
-                connection.blocked[self] = None
-            while connection.can_write and self.send_frame():
-                pass
-        connection.write()
-
-    def send_frame(self) -> bool:
-        """One of what waits, if the windows have room. The next has its turn after those of other streams. Returns whether more
-        may go."""
-        connection = self.connection
-        if self.closed or self.writable:
-            return False
-        pending = self._pending
-        try:
-            size = min(len(pending), LONGEST_FRAME, connection.h2.local_flow_control_window(self.number))
-            if size <= 0 and pending:
-                return False
-            ends = self._is_last and size == len(pending)
-            connection.h2.send_data(self.number, pending[:size], end_stream=ends)
-        except ProtocolError:
-            return False  # the client's reset has come, and is about to be heard of
-        self.since = connection.rules.tick
-        self._pending = pending[size:]
-        if size >= 512 or size == len(pending):
-            connection.frames.earn(SENT)
-        connection.blocked.pop(self, None)
-        if ends:
-            self._complete()
-        elif self._pending:
-            connection.blocked[self] = None
-        else:
-            self.writable = True
-            self.request.resume()
-        connection.write()
-        return not ends
-
-    def _complete(self) -> None:
-        """All of the response has been sent."""
-        connection = self.connection
-        self._close()
-        self._count(self.request.status)
-        connection.frames.earn(ANSWERED)
-        if not self.has_ended:
-            connection.reset(self.number, ErrorCodes.NO_ERROR)
-        connection.rest()
-
-    def _close(self) -> None:
-        self.closed = True
-        self.writable = True
-        self.connection.streams.pop(self.number, None)
-        self.connection.blocked.pop(self, None)
-        self._pending = memoryview(b"")
-
-    def _count(self, status: int, *, left: bool = False) -> None:
-        request = self.request
-        access_log = self.connection.server.access_log
-        elapsed = now_ns() - request.received_ns if request.received_ns else 0
-        target = request.target or self.target
-        if target is not None:
-            target.count(status, 0 if left else elapsed)
-        if access_log is not None:
-            own, request.target = request.target, target
-            access_log.write(request, status, request.sent, elapsed)
-            request.target = own
-
-    def lose(self) -> None:
-        """Its client has left."""
-        if self.closed:
-            return
-        request = self.request
-        self._close()
-        target = request.target
-        if target is not None and not request.complete and request.task is None:
-            target.leave(request)
-        self._count(request.status if request.started else 0, left=True)
-        if request.task is not None:
-            self.connection.orphans.add(self)
-        request.leave()
-
-    def time_out(self) -> None:
-        """The client sends nothing of a body that is asked for, or takes nothing of the response."""
-        self.lose()
-        with suppress(ProtocolError):  # it has ended already
-            self.connection.h2.reset_stream(self.number, ErrorCodes.CANCEL)
-        self.connection.rest()
-
-
-def _add_length(head: list[tuple[bytes, bytes]], size: int) -> None:
-    if all(name != b"content-length" for name, _ in head):
-        head.append((b"content-length", b"%d" % size))

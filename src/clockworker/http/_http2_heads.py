@@ -11,14 +11,13 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 from urllib.parse import unquote
 
-from clockworker.http._head import BESIDE_TARGET, HOST, TOKEN
+from clockworker.http._head import BESIDE_TARGET, CONTROL, HOST, TOKEN
 from clockworker.shards.config._http import HttpConfig
 
 Fields = list[tuple[bytes, bytes]]
 
 _MOST_NAMES = 1_024
 _NAME = re.compile(rb"[!#$%&'*+\-.^_`|~0-9a-z]+")
-_CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 _BAD_VALUE = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]|^[ \t]|[ \t]\Z")
 _TARGET = re.compile(rb"[!-~]+")
 _PSEUDO = (b":method", b":path", b":scheme", b":authority")
@@ -157,7 +156,7 @@ def write_head(status: int, headers: Iterable[Any], defaults: Fields) -> tuple[F
             known = _new_name(name)
         if type(value) is not bytes:
             value = bytes(value)
-        if _CONTROL.search(value) is not None:
+        if CONTROL.search(value) is not None:
             raise RuntimeError(f"Invalid HTTP header value {value!r} of {bytes(name)!r}.")
         if known == b"content-length":
             if length >= 0 and length != int(value):

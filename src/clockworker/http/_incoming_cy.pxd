@@ -4,7 +4,7 @@ from clockworker.http._targets_cy cimport Targets
 
 cdef int _SLICE, _SLICE_OF_BODY, _MOST_UNWANTED, _QUIETLY
 cdef object _Parser, _ParserError, _CallbackError, _Upgrade, _unquote, _HOST, _ABSOLUTE
-cdef dict _ASGI, _LOWER
+cdef dict _ASGI, _EXTENSIONS, _LOWER
 cdef Py_ssize_t _MOST_LOWER, _LONGEST_LOWER
 cdef int IDLE, HEAD, BODY, PARSED, LINGERING
 
@@ -65,6 +65,11 @@ cdef class Incoming(Carrier):
     cdef bint _is_forwarded
     cdef bytes _upgrade
     cdef bytes _known_host
+    cdef readonly object half_closed
+    cdef int _zeros
+    cdef bytes preface
+    cdef bint is_secure
+    cdef bint _is_lent
     cdef dict _scope
     cdef bytes _data
 

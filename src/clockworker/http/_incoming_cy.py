@@ -25,7 +25,7 @@ except ModuleNotFoundError:
     from clockworker import _cython_shim as cython
 
 from clockworker.http import _states
-from clockworker.http._head import BESIDE_TARGET, HOST
+from clockworker.http._head import BESIDE_TARGET, EXTENSIONS, HOST
 from clockworker.http._request_cy import Carrier, Request, new_request
 from clockworker.http._targets_cy import Targets
 
@@ -46,6 +46,7 @@ _ABSOLUTE = re.compile(rb"[A-Za-z][A-Za-z0-9+\-.]*://([^/?#]*)")
 _LOWER: dict[bytes, bytes] = {}  # names of headers that clients have sent, in lower case
 _MOST_LOWER = 1_024
 _LONGEST_LOWER = 64
+_EXTENSIONS = EXTENSIONS
 _ASGI = {"version": "3.0", "spec_version": "2.3"}
 
 # C globals when compiled.
@@ -99,6 +100,8 @@ class Incoming(Carrier):
 
     state: what is waited for (`_states`). since: the tick at which that began. requests: how many have come.
     current: the request that is with the application. parsing: the one whose body is coming. websocket: what has taken over.
+    half_closed: watches over a client that has said all. preface: what has come of what a proxy is to say first.
+    is_secure: it speaks TLS.
     closing: nothing more is written. ended: nothing more is read, and the connection closes when all that came before has been
     answered.
     """
@@ -118,6 +121,11 @@ class Incoming(Carrier):
         self.current: Request | None = None
         self.parsing: Request | None = None
         self.websocket: Any = None
+        self.half_closed: Any = None
+        self._zeros = 0
+        self.preface: bytes | None = None
+        self.is_secure = False
+        self._is_lent = False
         self.client: tuple[str, int] | None = None
         self.address: tuple[str, int | None] | None = None
         self.scheme = "http"
@@ -271,6 +279,9 @@ class Incoming(Carrier):
         elif size == 7:
             if name == b"upgrade":
                 self._upgrade = value.lower()
+        elif size == 9:
+            if name == b"forwarded":
+                self._is_forwarded = True
         elif size == 14:
             if name == b"content-length":
                 self._take_length(value)
@@ -352,8 +363,10 @@ class Incoming(Carrier):
         scope["path"] = root + request.path if root else request.path
         scope["raw_path"] = self.rules.raw_root_path + request.raw_path if root else request.raw_path
         scope["query_string"] = self._query
+        if not websocket:
+            scope["extensions"] = _EXTENSIONS.copy()
         if self.tls is not None:
-            scope["extensions"] = {"tls": self.tls.copy()}
+            scope.setdefault("extensions", {})["tls"] = self.tls.copy()
         self.state = BODY
         self.since = self.rules.tick
         self.parsing = request

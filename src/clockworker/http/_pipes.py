@@ -15,7 +15,9 @@ import io
 import threading
 from collections import deque
 from collections.abc import Awaitable, Callable
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
+
+from clockworker.http._lent import LEAST
 
 LIMIT = 64 * 1024
 
@@ -130,8 +132,20 @@ class InputPipe(io.RawIOBase):
             self._loop.call_soon_threadsafe(self._room.set)
 
 
+class Writer(Protocol):
+    """Takes what a thread writes without the loop (`_lent`)."""
+
+    def send(self, data: bytes) -> None: ...
+    def shut_down(self) -> None: ...
+    def close(self) -> None: ...
+
+
 class OutputPipe:
-    """A response's body, as a thread makes it. `tell` is called in the loop when there is something to take."""
+    """A response's body, as a thread makes it. `tell` is called in the loop when there is something to take.
+
+    The loop may lend the thread a writer for pieces that are large. It has it until it puts a smaller one, or the last, into
+    the pipe. writer: to lend, if there is one.
+    """
 
     def __init__(self, changed: threading.Condition, tell: Callable[[], None]) -> None:
         self._changed = changed
@@ -141,6 +155,10 @@ class OutputPipe:
         self._size = 0
         self._told = False
         self._left = False
+        self.writer: Writer | None = None
+        self._is_lent = False
+        self._is_lending = False  # it is about to be
+        self._is_writing = False
         self.complete = False
 
     # In the thread
@@ -151,16 +169,38 @@ class OutputPipe:
         complete: nothing follows. tell: at once; else when the pipe is full, or is looked at anyway.
         """
         with self._changed:
-            while self._size >= LIMIT and not self._left:
+            while (self._size >= LIMIT or self._is_lending) and not self._left:
                 self._changed.wait()
             if self._left:
                 raise ClientLeft("the client has left before its response had ended")
-            self._chunks.append(data)
-            self._size += len(data)
-            self.complete = complete
-            if not self._told and (tell or self._size >= LIMIT):
-                self._told = True
-                self._loop.call_soon_threadsafe(self._tell)
+            self._is_lent = self._is_lent and not complete and len(data) >= LEAST
+            if self._is_lent:
+                self._is_writing = True
+            else:
+                self._append(data, complete, tell)
+                return
+        self._write(data)
+
+    def _append(self, data: bytes, complete: bool, tell: bool) -> None:
+        self._chunks.append(data)
+        self._size += len(data)
+        self.complete = complete
+        if not self._told and (tell or self._size >= LIMIT):
+            self._told = True
+            self._loop.call_soon_threadsafe(self._tell)
+
+    def _write(self, data: bytes) -> None:
+        """Not under the lock: the client may be slow."""
+        assert self.writer is not None
+        try:
+            self.writer.send(data)
+        except OSError as error:
+            raise ClientLeft("the client has left before its response had ended") from error
+        finally:
+            with self._changed:
+                self._is_writing = False
+                if self._left:
+                    self.writer.close()
 
     # In the loop
 
@@ -168,14 +208,23 @@ class OutputPipe:
         """Whether there is something to take; an empty piece is something, too."""
         return bool(self._chunks)
 
-    def take(self) -> tuple[bytes, bool]:
-        """What there is, and whether that is all there will be."""
+    def take(self, *, may_lend: bool = False) -> tuple[bytes, bool, bool]:
+        """What there is, whether that is all there will be, and whether the thread now waits for `lend`."""
         with self._changed:
             chunks, self._chunks = self._chunks, []
+            self._is_lending = may_lend and self._size >= LEAST and not self.complete and not self._left
             self._size = 0
             self._told = False
+            if not self._is_lending:
+                self._changed.notify_all()
+            return chunks[0] if len(chunks) == 1 else b"".join(chunks), self.complete, self._is_lending
+
+    def lend(self) -> None:
+        """All that was taken has gone. The thread may go on, with the writer if there is one."""
+        with self._changed:
+            self._is_lending = False
+            self._is_lent = self.writer is not None
             self._changed.notify_all()
-            return chunks[0] if len(chunks) == 1 else b"".join(chunks), self.complete
 
     def leave(self) -> None:
         """Nobody takes what is put in from here on."""
@@ -183,6 +232,11 @@ class OutputPipe:
             self._left = True
             self._tell = _nothing  # whom it has told holds this, which would be a cycle
             self._chunks.clear()
+            if self.writer is not None:
+                if self._is_writing:
+                    self.writer.shut_down()
+                else:
+                    self.writer.close()
             self._changed.notify_all()
 
 

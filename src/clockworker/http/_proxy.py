@@ -1,10 +1,13 @@
-"""What a proxy says of its client: X-Forwarded-For and X-Forwarded-Proto. Pure.
+"""What a proxy says of its client: X-Forwarded-For and X-Forwarded-Proto, or else Forwarded. Pure.
 
 A proxy appends the address that it was called from to X-Forwarded-For, whatever was in there before. So its last entry is
 the word of the proxy that called us, and is believed if that one is trusted; the entry before is the word of the proxy that
 the last entry names, and so on. The client is the first entry from the right that is no trusted proxy: all that stands to the
 left of it may be made up. If all are trusted, it is the leftmost. These are uvicorn's rules, with one addition: `unix` names
 the clients of a Unix socket, which have no address of their own.
+
+`Forwarded` (RFC 7239) is read by the same rules, and only of a request that has neither of the others: most proxies set those
+alone, and let a client's own `Forwarded` pass. The scheme is that which the client spoke with the first proxy that is trusted.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ import ipaddress
 from typing import TypeAlias
 
 from clockworker._errors import ConfigurationError
+from clockworker.http._forwarded import Element, elements_from_the_right
 
 Client: TypeAlias = tuple[str, int] | None
 _Address: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -43,6 +47,7 @@ class Proxies:
         self._without_address = self._all or bool(self._names & {"unix", "unix:"})
         self._known: dict[str, bool] = {}
         self._clients: dict[bytes, tuple[str, int]] = {}
+        self._elements: dict[bytes, Element] = {}
 
     def _add(self, text: str) -> None:
         address, is_network, _ = text.partition("/")
@@ -91,11 +96,19 @@ class Proxies:
         """
         hosts: bytes | None = None
         proto: bytes | None = None  # the last one counts
+        forwarded: bytes | None = None
         for name, value in headers:
             if name == b"x-forwarded-for":
                 hosts = value if hosts is None else hosts + b"," + value
             elif name == b"x-forwarded-proto":
                 proto = value
+            elif name == b"forwarded":
+                forwarded = value if forwarded is None else forwarded + b"," + value
+        if forwarded is not None and hosts is None and proto is None:
+            node, said_proto = self._elements.get(forwarded) or self._element(forwarded)
+            proto = None if said_proto is None else said_proto.lower().encode("latin-1", "replace")
+            if node:
+                client = _host_and_port(node)
         if proto is not None and (said := _SCHEMES.get(proto.strip())) is not None:
             scheme = _OF_WEBSOCKETS.get(said, said) if scheme in ("ws", "wss") else said
         if hosts is not None:
@@ -111,6 +124,18 @@ class Proxies:
                 self._clients.clear()
             self._clients[value] = client
         return client
+
+    def _element(self, value: bytes) -> Element:
+        found = Element("", None)
+        for element in elements_from_the_right(value.decode("latin-1")):
+            found = element
+            if not self._all and not self.trusts(_host_and_port(element.node)[0]):
+                break
+        if len(value) <= _LONGEST:
+            if len(self._elements) >= _KNOWN:
+                self._elements.clear()
+            self._elements[value] = found
+        return found
 
     def _find(self, hosts: list[str]) -> tuple[str, int]:
         if not self._all:

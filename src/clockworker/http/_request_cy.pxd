@@ -3,6 +3,7 @@ from clockworker.http._targets_cy cimport Target, Targets
 
 cdef object _Future, _Coroutine
 cdef Ready _READY
+cdef int NO_BODY, TRAILS, BODY_OVER
 
 
 cdef class Ready:
@@ -18,6 +19,9 @@ cdef class Carrier:
     cpdef begin_response(self, Request request, int status, object headers)
     cpdef send_head(self, Request request)
     cpdef send_body(self, Request request, object data, bint more)
+    cpdef send_trailers(self, Request request, list fields)
+    cpdef send_hint(self, Request request, list links)
+    cpdef announce(self, Request request, long long size)
     cpdef ask(self, Request request)
     cpdef let_continue(self, Request request)
     cpdef answer_for(self, Request request, int status)
@@ -49,6 +53,9 @@ cdef class Request:
     cdef public bint more_body
     cdef public bint chunked
     cdef public long long remaining
+    cdef public int trails
+    cdef public object response_headers
+    cdef public list trailers
     cdef public object body
     cdef public bint is_given
     cdef public bint asked
@@ -69,6 +76,7 @@ cdef class Request:
     @cython.locals(target=Target)
     cpdef run(self)
     cpdef refuse(self, int status)
+    cdef _send_extension(self, object kind, object message)
     cdef _out_of_order(self, object kind)
     cdef _completed(self)
     cpdef close(self)

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import collections.abc
+import os
 import types
 from collections.abc import Callable, Coroutine, MutableMapping
 from typing import Any
@@ -26,6 +27,7 @@ except ModuleNotFoundError:
     from clockworker import _cython_shim as cython
 
 from clockworker.executor._cpython_cy import holds
+from clockworker.http._file import File
 from clockworker.http._targets_cy import Target, Targets
 
 if cython.compiled:
@@ -36,6 +38,13 @@ else:
     from time import monotonic_ns as now_ns
 
 HIGH_WATER = 65_536  # bytes of a body that wait for the application before no more is read
+
+# In `remaining`: there is none, whatever the headers say of it.
+NO_BODY = -2
+
+# In `trails`.
+TRAILS = 1
+BODY_OVER = 2
 
 _Future = asyncio.Future
 _Coroutine = types.CoroutineType
@@ -98,6 +107,23 @@ class Carrier:
         """The head goes with it if it has not gone. After the last, the response is complete."""
         raise NotImplementedError
 
+    def send_trailers(self, request: Request, fields: list[tuple[bytes, bytes]]) -> None:
+        """Behind the body, which has been sent with more to come. The response is complete. Raises for what cannot be sent."""
+        raise NotImplementedError
+
+    def send_hint(self, request: Request, links: list[bytes]) -> None:
+        """An interim response with these Link headers."""
+        raise NotImplementedError
+
+    def announce(self, request: Request, size: int) -> None:
+        """The body will have so many bytes, unless its application has said so."""
+        raise NotImplementedError
+
+    def lend(self, request: Request) -> Any:
+        """Its socket, to write the rest of the body with; from now on nothing is on its way when `asgi_send` is done. None: it
+        cannot be lent."""
+        return None
+
     def ask(self, request: Request) -> None:
         """The application waits for more of the body, or for its client to leave."""
         raise NotImplementedError
@@ -134,6 +160,8 @@ class Request:
     received_ns: when its last byte came, or its head if it is answered before that.
     more_body: it has not come to its end. body: what has come and was not taken. is_given: the application has had all.
     asked: the application waits for something to receive. expects: the client waits to hear that its body is wanted.
+    response_headers: as the application has given them. trails: whether trailers follow the body, and whether that is over.
+    trailers: so far.
     chunked, remaining: how the response is framed, and how much of it may still come; below 0: that is not known.
     head: of the response, until it goes out. started: it was given one. complete: all has been sent, or nothing more can be.
     left: its client has.
@@ -160,6 +188,9 @@ class Request:
     expects: bool
     more_body: bool
     chunked: bool
+    trails: int
+    trailers: list[tuple[bytes, bytes]] | None
+    response_headers: Any
     remaining: int
     body: Any
     is_given: bool
@@ -279,10 +310,13 @@ class Request:
         """Send an event. To be awaited: that waits while the client takes nothing."""
         kind = message["type"]
         if kind == "http.response.body":
-            if not self.started or self.complete:
+            if not self.started or self.complete or self.trails == BODY_OVER:
                 return self._out_of_order(kind)
             body = message.get("body", b"")
             more = message.get("more_body", False)
+            if not more and self.trails:
+                self.trails = BODY_OVER
+                more = True
             self.carrier.send_body(self, body, bool(more))
             if not more:
                 return self._completed()
@@ -292,12 +326,70 @@ class Request:
             if self.started or self.complete:
                 return self._out_of_order(kind)
             status = message["status"]
-            self.carrier.begin_response(self, status, message.get("headers", ()))
+            self.response_headers = message.get("headers", ())
+            self.carrier.begin_response(self, status, self.response_headers)
             self.started = True
             self.status = status
+            if message.get("trailers", False):
+                self.trails = TRAILS
         else:
-            return self._out_of_order(kind)
+            return self._send_extension(kind, message)
         return _READY
+
+    def _send_extension(self, kind: object, message: MutableMapping[str, Any]) -> Any:
+        """What not every server has, and the scope says that this one does."""
+        if self.complete:
+            return self._out_of_order(kind)
+        if kind == "http.response.trailers" and self.trails == BODY_OVER:
+            fields = [(bytes(name), bytes(value)) for name, value in message.get("headers", ())]
+            if self.trailers is not None:
+                fields = self.trailers + fields
+            self.trailers = fields
+            if message.get("more_trailers", False):
+                return _READY
+            self.carrier.send_trailers(self, fields)
+            return self._completed()
+        if kind == "http.response.early_hint" and not self.started:
+            if not self.left:
+                self.carrier.send_hint(self, [bytes(link).strip() for link in message.get("links", ())])
+            return _READY
+        if kind == "http.response.pathsend" and self.started and not self.trails:
+            return self._send_path(message["path"])
+        return self._out_of_order(kind)
+
+    async def _send_path(self, path: Any) -> None:
+        """All of a file is the body, read in threads. Raises `OSError` if it cannot be read; if the head has not left by
+        then, that makes a 500."""
+        if not os.path.isabs(path):
+            raise RuntimeError(f"http.response.pathsend has the path {path!r}; give an absolute one")
+        run = asyncio.get_running_loop().run_in_executor
+        head = self.head
+        self.head = None  # it waits for the size of the file, however long that takes
+        try:
+            file = await run(None, File, path)
+        finally:
+            self.head = head
+        try:
+            if self.complete or self.left:
+                return
+            size = file.size if self.remaining < 0 else min(file.size, self.remaining)
+            self.carrier.announce(self, size)
+            if self.remaining == NO_BODY:
+                size = 0
+            while True:
+                data = file.take(size) if file.has_read else await run(None, file.read, size)
+                if self.complete or self.left:
+                    return
+                if len(data) == 0 and size:
+                    raise RuntimeError(f"{path!r} has become shorter while it was sent")
+                size -= len(data)
+                self.carrier.send_body(self, data, size > 0)
+                if not size:
+                    break
+                await self._drained()
+        finally:
+            file.close()
+        await self._completed()
 
     def _out_of_order(self, kind: object) -> Any:
         if self.left:
@@ -305,10 +397,12 @@ class Request:
         if self.complete:
             raise RuntimeError(f"Unexpected ASGI message {kind!r} sent, after response already completed.")
         wanted = "http.response.body" if self.started else "http.response.start"
+        if self.trails == BODY_OVER:
+            wanted = "http.response.trailers"
         raise RuntimeError(f"Expected ASGI message {wanted!r}, but got {kind!r}.")
 
     async def _drained(self) -> None:
-        while not self.carrier.writable and not self.complete and not self.left:
+        while not self.carrier.writable and not self.complete:
             if self._writers is None:
                 self._writers = []
             await _wait(self._writers)
@@ -442,6 +536,8 @@ def new_request(carrier: Carrier, app: Callable[..., Any]) -> Request:
         request.status = request.sent = request.received_ns = 0
         request.started = request.complete = request.left = request.expects = False
         request.chunked = request.is_given = request.asked = request.begun = False
+        request.trails = 0
+        request.response_headers = request.trailers = None
     return request
 
 

@@ -7,6 +7,7 @@ from functools import partial
 from ssl import SSLContext
 from typing import TYPE_CHECKING, Any, Literal
 
+from clockworker._errors import UsageError
 from clockworker.http._access import AccessLog
 from clockworker.http._application import Protocol, all_routes, as_asgi3
 from clockworker.http._lifespan import Lifespan
@@ -55,11 +56,16 @@ async def serve(
         state=shared,
         table=table,
         targets=targets,
-        proxies=Proxies(config.forwarded_allow_ips) if config.proxy_headers else None,
-        access_log=AccessLog(shard.id) if shard._config.access_log else None,
+        proxies=Proxies(config.forwarded_allow_ips) if config.proxy_headers or config.proxy_protocol else None,
+        access_log=AccessLog(shard.id, shard._config.access_log_format) if shard._config.access_log else None,
         websockets=None if interface == "wsgi" else _websocket(),
+        looks=shard._look_at_requests,
     )
     context = context_of_options(shard._config) if ssl is None else ssl
+    if context and config.proxy_protocol:
+        raise UsageError(
+            "--proxy-protocol is for servers without TLS: a proxy says it before the handshake; give ssl=False"
+        )
     shard._check_serves(bind, context)  # before the application has begun what it would have to end
     await lifespan.startup()
     try:

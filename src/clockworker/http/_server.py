@@ -24,6 +24,7 @@ from clockworker.http._request_cy import Request
 from clockworker.http._states import BODY, HEAD, LINGERING
 from clockworker.http._targets_cy import Target, Targets
 from clockworker.shards.config._http import HttpConfig
+from clockworker.shards.logs._log_limit import Limiter, more
 from clockworker.shards.worker._connections import FIRST_S, IDLE_S, Connection, Connections
 from clockworker.shards.worker._socket_info import unread
 
@@ -53,7 +54,8 @@ class Table(Protocol):
 class HttpServer:
     """app: an ASGI 3 application. state: of its lifespan, copied for each request. targets: one for each route of the table,
     and one more for the requests that none is about. trusts: whether what a client says of its own clients is believed; None:
-    of none. access_log: told of each request; None: nobody wants to know. websockets: what makes one of a handshake.
+    of none. access_log: told of each request; None: nobody wants to know. websockets: what makes one of a handshake. looks: is
+    called at each look at the time.
 
     look_s: seconds between two looks at the time, each a tick of the rules.
     """
@@ -71,13 +73,15 @@ class HttpServer:
         proxies: Any = None,
         access_log: Any = None,
         websockets: Callable[[Any, Request, HttpServer], Any] | None = None,
+        looks: Callable[[], None] | None = None,
     ) -> None:
         self.app = app
         self.config = config
         self.state = state
         self.targets = list(targets)
         self.access_log = access_log
-        self.trusts: Callable[[str | None], bool] | None = None if proxies is None else proxies.trusts
+        believes = proxies is not None and config.proxy_headers
+        self.trusts: Callable[[str | None], bool] | None = proxies.trusts if believes else None
         self.connections: Connections  # set before the first is accepted
         headers = DefaultHeaders(config.headers, server=config.server_header, date=config.date_header)
         found = Targets(table, self.targets, config.limit_concurrency)
@@ -85,6 +89,8 @@ class HttpServer:
         self.factory: Callable[[], Any] = partial(HttpConnection, self, self.rules)
         self._proxies = proxies
         self._websockets = websockets
+        self._looks = looks
+        self._complaints = Limiter()
         self.speaks_websockets = websockets is not None
         self._protocols: set[Either] = set()
         self._unsent: dict[Either, tuple[int, int]] = {}
@@ -141,6 +147,19 @@ class HttpServer:
             scope = request.scope
             scope["client"], scope["scheme"] = self._proxies.apply(request.headers, client, protocol.scheme)
 
+    def expects_proxy(self, protocol: HttpConnection) -> bool:
+        """Whether its client is a proxy that speaks the PROXY protocol."""
+        if not self.config.proxy_protocol:
+            return False
+        client = protocol.client
+        return bool(self._proxies.trusts(client[0] if client is not None else None))
+
+    def no_proxy_header(self, protocol: HttpConnection, error: Exception) -> None:
+        """A proxy was to send one."""
+        if (unsaid := self._complaints.may_say(time.monotonic())) is not None:
+            who = protocol.client[0] if protocol.client else "a Unix socket"
+            log.warning("no header of the PROXY protocol came from %s: %s%s", who, error, more(unsaid))
+
     def refused(self, status: int) -> None:
         """What was no request, or came too slowly."""
         self.targets[-1].count(status, 0)
@@ -160,6 +179,8 @@ class HttpServer:
         tick = self.rules.tick
         for protocol in [*self._protocols]:
             self._look_at(protocol, tick)
+        if self._looks is not None:
+            self._looks()
         if self._protocols:
             self._look_later()
 

@@ -1,49 +1,37 @@
-"""A WebSocket: frames in, messages out, on the sans-I/O server of `websockets`, which parses frames, answers pings and closes,
-and compresses. What it leaves to its users is here: the handshake's place in ASGI, messages from fragments, the flow in both
-directions, pings, and how it ends.
+"""A WebSocket in ASGI, on the sans-I/O server of `websockets`, which parses frames, answers pings and closes, and compresses.
+`_websocket_frames` makes messages of what it gives. What else it leaves to its users is here: the handshake's place in ASGI,
+the flow in both directions, pings, and how it ends.
 
 An application is *connecting* until it accepts; then *open*; or it *denies*, with a response of its own. When either side has
 closed, or the client has left, all is *closed* to it: `receive` gives what had come before, and then the disconnect, as often
 as it is called; `send` raises.
 
-What a client can make us keep is bounded. No more is read while as many messages wait for the application as `ws_max_queue`
-says, or 64 KiB of them. A read may hold thousands of small frames, or a compressed message that is a thousand times its size,
-so it is parsed in slices, and the rest waits unparsed: for the application, or for the next turn of the loop if it is many
-frames that nobody waits for, such as pings. Fragments are joined as they come. Pings that come faster than pongs can
-be written are answered by one pong, of the last.
+What a client can make us keep is bounded (`_websocket_inbox`). Pings that come faster than pongs can be written are answered by
+one pong, of the last.
 
 There is no timer and no task beside the application's. The server looks at all connections once in a while (`look`), and each
 has one time, in the server's ticks, at which something is due: a ping, its pong, the client's part in closing. A client whose
 messages we don't read cannot be heard answering: then the pong may come later.
-
-Most frames are whole messages that are not compressed. These are framed here, in both directions, which takes far less. The
-others go to the protocol, frame by frame, so that it is always at the beginning of one.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
-from collections import deque
 from collections.abc import Callable, MutableMapping
 from typing import Any
 
 from websockets.datastructures import Headers
 from websockets.exceptions import ProtocolError
-from websockets.extensions.permessage_deflate import ServerPerMessageDeflateFactory
-from websockets.frames import CloseCode, Frame, Opcode
+from websockets.frames import CloseCode
 from websockets.http11 import Request as Handshake
-from websockets.protocol import OPEN as IS_OPEN
 from websockets.protocol import SEND_EOF
-from websockets.server import ServerProtocol
 
 from clockworker._errors import ClientLeft, UsageError
 from clockworker.http._head import RETRY_AFTER_S, STATUS_LINES
 from clockworker.http._request_cy import READY
+from clockworker.http._websocket_frames import PLAIN_BINARY, PLAIN_TEXT, new_protocol, plain_frame
+from clockworker.http._websocket_inbox import Inbox, Waiters
 
-_SLICE = 4_096  # bytes that are parsed without a look at how much has come of them
-_AT_ONCE = 256  # frames in one turn of the loop; a slice may have some more
-_HIGH_WATER = 65_536  # bytes of messages, or of what has not been parsed, beyond which no more is read
 _CLOSE_S = 10.0  # for the client's part in closing
 _LINGER_S = 2.0  # for a client that is still sending to read why it was cut off
 _QUIET_S = 0.1  # after which it is taken to have read it
@@ -63,22 +51,7 @@ _EXPECTED = {
 _NEVER = float("inf")
 _ASGI = {"version": "3.0", "spec_version": "2.4"}
 _EXTENSIONS: dict[str, Any] = {"websocket.http.response": {}}
-_PLAIN_TEXT, _PLAIN_BINARY = 0x81, 0x82  # how a frame begins that is a whole message, as it is
-_PLAIN = frozenset((_PLAIN_TEXT, _PLAIN_BINARY))
 _LEAST_DEFLATED = 64  # bytes; what is smaller would save less than the headers take that TCP and IP give it
-_CONT, _TEXT, _BINARY, _PONG = Opcode.CONT, Opcode.TEXT, Opcode.BINARY, Opcode.PONG
-
-# As `websockets` advises for servers: windows of 4 KiB and smaller tables compress nearly as well as zlib's own.
-_DEFLATE = [
-    ServerPerMessageDeflateFactory(
-        server_max_window_bits=12, client_max_window_bits=12, compress_settings={"memLevel": 5}
-    )
-]
-
-# What `websockets` itself has to say: each frame if this is set to DEBUG. That connections open and close is said elsewhere.
-_frames = logging.getLogger("clockworker.websocket.frames")
-if _frames.level == logging.NOTSET:
-    _frames.setLevel(logging.WARNING)
 
 
 class WebSocket:
@@ -97,28 +70,12 @@ class WebSocket:
         self._server = server
         self._state = _CONNECTING
         self._left = False  # the client has, or the connection was ended without the application
-        self._ended = False  # what comes now is dropped
-        self._heard = True  # something has come since then
         self._stopping = False
         self._disconnect: dict[str, Any] | None = None
-        # Coming in. A message waits as its text or bytes; None: the first event, that a client wants to connect.
-        self._messages: deque[str | bytes | None] = deque([None])
-        self._most_messages: int = config.ws_max_queue
-        self._size = 0
-        self._receivers: list[asyncio.Future[None]] = []
-        self._parts: bytearray | None = None
-        self._is_text = False
-        self._unread: bytearray | None = None
-        self._head = b""  # the beginning of a frame, which does not say yet how long it is
-        self._rest = 0  # bytes of a frame of which the protocol has the beginning
-        self._most: int = config.ws_max_size
-        self._parsing = False  # what comes is parsed at once; otherwise it waits
-        self._frames = 0  # in this turn
-        self._goes_on = False  # in the next
-        self._paused = False
+        self._connects = True  # the application has not been told yet that a client wants to connect
         # Going out.
         self._writable = True
-        self._senders: list[asyncio.Future[None]] = []
+        self._senders = Waiters()
         self._pong = b""  # the last, not written yet
         self._least_deflated = _NEVER
         # Time.
@@ -129,12 +86,16 @@ class WebSocket:
         self._unsent = 0
         self._at = _NEVER
         self._due: Callable[[], None] = self._send_ping
-        self._protocol = ServerProtocol(
-            state=IS_OPEN,
-            extensions=_DEFLATE if config.ws_per_message_deflate else None,
-            max_size=config.ws_max_size,
-            logger=_frames,
+        self._protocol = new_protocol(config.ws_max_size, config.ws_per_message_deflate)
+        self._inbox = Inbox(
+            self._transport,
+            self._protocol,
+            most_messages=config.ws_max_queue,
+            most=config.ws_max_size,
+            pong=self._answered,
+            answer=self._answer,
         )
+        self.data_received = self._inbox.feed  # for the connection
         scope = request.scope
         scope["asgi"] = _ASGI.copy()
         scope["extensions"] = {**scope.get("extensions", {}), **_EXTENSIONS}
@@ -184,7 +145,7 @@ class WebSocket:
         self._stopping = True
         if self._state == _OPEN:
             self._close(CloseCode.SERVICE_RESTART)
-        elif self._state == _CONNECTING and self._receivers:
+        elif self._state == _CONNECTING and self._inbox.receivers:
             self._give_up()
 
     def _give_up(self) -> None:
@@ -212,19 +173,6 @@ class WebSocket:
 
     # For the connection.
 
-    def data_received(self, data: bytes) -> None:
-        if self._parsing and self._unread is None and len(data) <= _SLICE:
-            self._parse(data)
-        elif not self._ended:
-            if self._unread is None:
-                self._unread = bytearray(data)
-            else:
-                self._unread += data
-            if not self._goes_on:
-                self._parse_on()
-        else:
-            self._heard = True
-
     def eof_received(self) -> bool:
         """A client that only says that it will send no more says so without closing: it has left."""
         self._leave()
@@ -242,128 +190,17 @@ class WebSocket:
         if self._pong:
             self._transport.write(self._pong)
             self._pong = b""
-        self._wake(self._senders)
+        self._senders.wake()
 
     def _leave(self) -> None:
         """The client has, in whatever way."""
         if self._disconnect is None:
             self._finish({"code": 1006})
-        self._left = self._ended = True
-        self._parsing = False
-        self._unread = None
-        self._wake(self._senders)
+        self._left = True
+        self._inbox.leave()
+        self._senders.wake()
 
     # Coming in.
-
-    def _parse_on(self) -> None:
-        """What waited to be parsed, up to what may wait as messages, and what may be done in one turn of the loop."""
-        unread = self._unread
-        self._frames = 0
-        while unread and self._parsing and self._frames < _AT_ONCE:
-            size = max(_SLICE, self._rest)
-            data = bytes(unread[:size])
-            del unread[:size]
-            self._parse(data)
-        if self._ended:
-            return
-        if not unread:
-            self._unread = None
-        elif self._parsing:
-            self._pause()
-            if not self._goes_on:
-                self._goes_on = True
-                asyncio.get_running_loop().call_soon(self._go_on)
-        elif len(unread) > _HIGH_WATER:
-            self._pause()
-
-    def _go_on(self) -> None:
-        self._goes_on = False
-        if self._parsing:
-            self._resume()
-
-    def _parse(self, data: bytes) -> None:
-        if self._head:
-            data = self._head + data
-            self._head = b""
-        size = len(data)
-        at = 0
-        if self._rest:
-            at = min(self._rest, size)
-            self._rest -= at
-            self._pass_on(data[:at])
-        while at < size and not self._ended:
-            self._frames += 1
-            length = data[at + 1] & 127 if at + 2 <= size else 0
-            body = at + (6 if length < 126 else 8 if length == 126 else 14)
-            if body > size:
-                self._head = data[at:]
-                return
-            if length == 126:
-                length = (data[at + 2] << 8) + data[at + 3]
-            elif length == 127:
-                length = int.from_bytes(data[at + 2 : at + 10], "big")
-            end = body + length
-            if (
-                data[at] in _PLAIN
-                and data[at + 1] >= 128
-                and end <= size
-                and self._parts is None
-                and length <= self._most
-            ):
-                self._is_text = data[at] == _PLAIN_TEXT
-                self._take(unmasked(data[body:end], data[body - 4 : body]))
-            else:
-                if end > size:
-                    self._rest = end - size
-                    end = size
-                self._pass_on(data[at:end])
-            at = end
-
-    def _pass_on(self, data: bytes) -> None:
-        """To the protocol."""
-        protocol = self._protocol
-        protocol.receive_data(data)
-        for frame in protocol.events_received():
-            assert isinstance(frame, Frame)
-            opcode = frame.opcode
-            if opcode is _TEXT or opcode is _BINARY:
-                self._is_text = opcode is _TEXT
-                if frame.fin:
-                    self._take(frame.data)
-                else:
-                    self._parts = bytearray(frame.data)
-            elif opcode is _CONT:
-                assert self._parts is not None
-                self._parts += frame.data
-                if frame.fin:
-                    whole, self._parts = self._parts, None
-                    self._take(whole)
-            elif opcode is _PONG and frame.data == self._awaited:
-                self._answered()
-        if writes := protocol.data_to_send():
-            self._answer(writes)
-
-    def _take(self, data: Any) -> None:
-        """A message. Once the application has closed, nobody wants it."""
-        if self._state != _OPEN:
-            return
-        message: str | bytes
-        if self._is_text:
-            try:
-                message = str(data, "utf-8")
-            except UnicodeDecodeError as error:
-                self._protocol.fail(CloseCode.INVALID_DATA, f"{error.reason} at position {error.start}")
-                self._answer(self._protocol.data_to_send())
-                return
-        else:
-            message = bytes(data)
-        self._messages.append(message)
-        self._size += len(message)
-        if len(self._messages) >= self._most_messages or self._size > _HIGH_WATER:
-            self._parsing = False
-            self._pause()
-        if self._receivers:
-            self._wake(self._receivers)
 
     def _answer(self, writes: list[bytes]) -> None:
         """What the protocol itself has to say: a pong, or the end."""
@@ -384,7 +221,7 @@ class WebSocket:
         if failed and said is not None and not self._transport.is_closing():
             # A socket that is closed with something unread is reset, and the reason lost with it. (Half-closing it would say
             # so at once; asyncio's transports, on the other side, then break while they still have something to send.)
-            self._drop()
+            self._inbox.drop()
             self._when(_LINGER_S, self._over)
             self._linger()
         else:
@@ -392,49 +229,25 @@ class WebSocket:
 
     def _linger(self) -> None:
         """Until the client has been quiet for a moment, as it is once it has read the reason."""
-        if self._heard:
-            self._heard = False
+        if self._inbox.heard:
+            self._inbox.heard = False
             asyncio.get_running_loop().call_later(_QUIET_S, self._linger)
         elif not self._transport.is_closing():
             self._over()
 
-    def _pause(self) -> None:
-        if not self._paused and not self._transport.is_closing():
-            self._paused = True
-            self._transport.pause_reading()
-
-    def _resume(self) -> None:
-        self._parsing = True
-        if self._unread is not None:
-            self._parse_on()
-        if self._paused and self._parsing and self._unread is None and not self._transport.is_closing():
-            self._paused = False
-            self._transport.resume_reading()
-
-    def _drop(self) -> None:
-        """What comes now, which nobody wants."""
-        self._ended = True
-        self._parsing = False
-        self._unread = None
-        if self._paused and not self._transport.is_closing():
-            self._paused = False
-            self._transport.resume_reading()
-
     async def asgi_receive(self) -> dict[str, Any]:
         """The next event."""
-        messages = self._messages
-        while not messages:
+        if self._connects:
+            self._connects = False
+            return {"type": "websocket.connect"}
+        inbox = self._inbox
+        while not inbox.messages:
             if self._stopping and self._state == _CONNECTING:
                 self._give_up()
             if self._disconnect is not None:
                 return self._disconnect.copy()
-            await self._wait(self._receivers)
-        message = messages.popleft()
-        if message is None:
-            return {"type": "websocket.connect"}
-        self._size -= len(message)
-        if not self._parsing and len(messages) <= self._most_messages // 2 and self._size <= _HIGH_WATER // 2:
-            self._resume()
+            await inbox.receivers.wait()
+        message = inbox.pop()
         return {"type": "websocket.receive", "text" if type(message) is str else "bytes": message}
 
     # Going out.
@@ -461,14 +274,7 @@ class WebSocket:
         size = len(data)
         self.sent += size
         if size < self._least_deflated:
-            first = _PLAIN_TEXT if is_text else _PLAIN_BINARY
-            if size < 126:
-                head = bytes((first, size))
-            elif size < 65_536:
-                head = bytes((first, 126, size >> 8, size & 255))
-            else:
-                head = bytes((first, 127)) + size.to_bytes(8, "big")
-            self._transport.write(head + data)
+            self._transport.write(plain_frame(PLAIN_TEXT if is_text else PLAIN_BINARY, data))
             return
         if is_text:
             self._protocol.send_text(data)
@@ -478,7 +284,7 @@ class WebSocket:
 
     async def _send_later(self, message: MutableMapping[str, Any]) -> None:
         while not self._writable and not self._left:
-            await self._wait(self._senders)
+            await self._senders.wait()
         if self._state == _OPEN:
             self._send(message)
         else:
@@ -515,7 +321,7 @@ class WebSocket:
 
     async def _drained(self) -> None:
         while not self._writable and not self._left:
-            await self._wait(self._senders)
+            await self._senders.wait()
 
     def _accept(self, message: MutableMapping[str, Any]) -> None:
         connection, request = self._connection, self._request
@@ -537,7 +343,7 @@ class WebSocket:
             return
         if self._ping_interval > 0:
             self._when(self._ping_interval, self._send_ping)
-        self._resume()
+        self._inbox.resume()
 
     def _deny(self, status: int, headers: Any) -> None:
         """Begin a response in place of the handshake's."""
@@ -568,19 +374,20 @@ class WebSocket:
             {"code": code, "reason": reason} if by_application else {"code": int(code)}, by_application=by_application
         )
         self._when(_CLOSE_S, self._over)
-        self._resume()
+        self._inbox.resume()
 
     def _finish(self, disconnect: dict[str, Any], *, by_application: bool = False) -> None:
         """For the application. It hears the disconnect after the messages that have come."""
         self._state = _CLOSED
         self._left = not by_application
+        self._inbox.reader.wanted = False
         self._disconnect = {"type": "websocket.disconnect", **disconnect}
-        self._wake(self._receivers)
-        self._wake(self._senders)
+        self._inbox.receivers.wake()
+        self._senders.wake()
 
     def _over(self) -> None:
         """All has been said. What is still in the transport's buffer has as long as a client has for closing."""
-        self._drop()
+        self._inbox.drop()
         self._when(_CLOSE_S, self._transport.abort)
         self._connection.close_websocket()
 
@@ -588,22 +395,6 @@ class WebSocket:
         assert self._disconnect is not None
         code, reason = self._disconnect["code"], self._disconnect.get("reason")
         return f"the client has left ({code})" if not reason else f"the client has left ({code}: {reason})"
-
-    async def _wait(self, waiters: list[asyncio.Future[None]]) -> None:
-        waiter = asyncio.get_running_loop().create_future()
-        waiters.append(waiter)
-        try:
-            await waiter
-        except BaseException:
-            if waiter in waiters:
-                waiters.remove(waiter)
-            raise
-
-    def _wake(self, waiters: list[asyncio.Future[None]]) -> None:
-        for waiter in waiters:
-            if not waiter.done():
-                waiter.set_result(None)
-        waiters.clear()
 
     # Time.
 
@@ -623,7 +414,9 @@ class WebSocket:
         else:
             self._when(self._ping_interval, self._send_ping)
 
-    def _answered(self) -> None:
+    def _answered(self, pong: bytes) -> None:
+        if pong != self._awaited:
+            return
         self._awaited = b""
         if self._state == _OPEN:
             self._when(self._ping_interval, self._send_ping)
@@ -631,7 +424,7 @@ class WebSocket:
     def _unanswered(self) -> None:
         """The pong is late."""
         unsent = self._transport.get_write_buffer_size()
-        if self._paused or 0 < unsent < self._unsent:
+        if self._inbox.paused or 0 < unsent < self._unsent:
             self._unsent = unsent
             self._when(
                 self._ping_timeout, self._unanswered
@@ -639,13 +432,6 @@ class WebSocket:
             return
         self._protocol.fail(CloseCode.INTERNAL_ERROR, "keepalive ping timeout")
         self._answer(self._protocol.data_to_send())
-
-
-def unmasked(data: bytes, mask: bytes) -> bytes:
-    """What a client has sent, which it has to mask."""
-    size = len(data)
-    key = (mask * (size // 4 + 1))[:size]
-    return (int.from_bytes(data, "little") ^ int.from_bytes(key, "little")).to_bytes(size, "little")
 
 
 def _handshake(request: Any) -> Handshake:

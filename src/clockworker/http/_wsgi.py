@@ -6,9 +6,10 @@ the thread runs the application, its iterable and its `close()`, in a copy of th
 request gets a free one is decided there.
 
 The head leaves with the first piece that is not empty, so that an application may change its mind until then, and every piece
-is on its way before the next is asked for. A response of a known length is complete with its last byte, before `close()`, which
-may take its time. What the application raises before its head has left is raised out of here and makes a 500; after it, too:
-then the connection is cut, and nobody takes half a response for a whole one.
+is on its way before the next is asked for; the large ones of a stream the thread writes itself (`_lent`). A response of a known
+length is complete with its last byte, before `close()`, which may take its time. What the application raises before its head
+has left is raised out of here and makes a 500; after it, too: then the connection is cut, and nobody takes half a response for
+a whole one.
 
 A thread cannot be stopped. When the client leaves, the next read of its body raises `ConnectionResetError`, and the next piece
 ends the iteration; an application that does neither keeps its thread until it returns.
@@ -26,7 +27,9 @@ from types import TracebackType
 from typing import Any, TypeAlias
 
 from clockworker.http._environ import environ_of, has_body
+from clockworker.http._lent import LentSocket
 from clockworker.http._pipes import ClientLeft, InputPipe, Message, OutputPipe, Receive
+from clockworker.http._request_cy import Request
 from clockworker.shards.worker._blocking_pools import BlockingPools
 
 log = logging.getLogger("clockworker.http")
@@ -101,12 +104,16 @@ class _Request:
 
     async def _carry(self, ended: asyncio.Future[None]) -> None:
         started = False
+        may_lend = True
         while self._output or not ended.done():
             if not self._output:
                 self._waiter = self._loop.create_future()
                 await self._waiter
                 continue
-            body, complete = self._output.take()
+            body, complete, lends = self._output.take(may_lend=started and may_lend)
+            if lends and self._output.writer is None:
+                self._output.writer = self._borrow()
+                may_lend = self._output.writer is not None
             try:
                 if not started:
                     await self._send(self._response.start)
@@ -115,7 +122,14 @@ class _Request:
                 await self._send({"type": "http.response.body", "body": body, "more_body": not complete})
             except OSError:  # how some servers say that the client has left
                 self._output.leave()
+            if lends:
+                self._output.lend()
             started = True
+
+    def _borrow(self) -> LentSocket | None:
+        """The connection's socket, from a server of ours that can lend it."""
+        request = getattr(self._send, "__self__", None)
+        return request.carrier.lend(request) if isinstance(request, Request) else None
 
     def _wake(self, *_: object) -> None:
         if self._waiter is not None and not self._waiter.done():

@@ -47,11 +47,13 @@ R = TypeVar("R")
 
 
 class Mesh(Traffic):
-    """The shard's end of all its links.
+    """The shard's end of all its links. shard_id, count: which shard this is, and of how many; executor: the one that polls it.
+    home, places: where calls to this shard, and to each of all, are made (`ipc.calls`).
 
     doorbell: the descriptors (memory, eventfd) of this incarnation's doorbell, which the mesh owns from here on.
     place: this incarnation's word in the doorbells of others, shard_id or shard_id + count; the latter for one that shares
         its shard with another for a while.
+    limits: how much may be in flight; the defaults of `Limits` if there is none.
     idle_poll_us: how long the executor polls on after it has run dry, before the shard sleeps.
     start_grace_s: for how long after `ready` a call of a service that is not started here may wait for that.
     on_poisoned: told the peer and epoch of a ring whose rules the peer broke. Both ends must then be connected anew: the

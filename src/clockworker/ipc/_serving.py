@@ -70,14 +70,12 @@ class Serving:
                 target = self._traffic.targets[identifier] = target_for(self._home, method, function)
             except KeyError as error:
                 # Not the function's own: this shard cannot run it.
-                self._traffic.refuse(
-                    link, kind, queue, number, SchemaMismatch(f"on shard {self._home.shard_id}: {error}")
-                )
+                self._refuse(link, kind, queue, number, f"on shard {self._home.shard_id}: {error}")
                 return None
             self._versions.know_function(method, function)
             return target
         if identifier in link.variants:
-            self._traffic.refuse(link, kind, queue, number, SchemaMismatch(link.variants[identifier]))
+            self._refuse(link, kind, queue, number, link.variants[identifier])
         elif self._service_of(link, identifier) is not None:
             # The caller's credit bounds how many wait.
             request = (link, kind, queue, identifier, number, body)
@@ -85,17 +83,15 @@ class Serving:
             if self._is_ready:
                 self._wait_for_start(request)
         else:
-            self._traffic.refuse(
-                link,
-                kind,
-                queue,
-                number,
-                SchemaMismatch(
-                    f"shard {self._home.shard_id} does not know the function that shard {link.peer} calls: it runs another "
-                    "version of the code, or has not imported the module that defines it"
-                ),
+            problem = (
+                f"shard {self._home.shard_id} does not know the function that shard {link.peer} calls: it runs another "
+                "version of the code, or has not imported the module that defines it"
             )
+            self._refuse(link, kind, queue, number, problem)
         return None
+
+    def _refuse(self, link: Link, kind: int, queue: int, number: int, problem: str) -> None:
+        self._traffic.refuse(link, kind, queue, number, SchemaMismatch(problem))
 
     def _service_of(self, link: Link, identifier: int) -> str | None:
         """The peer's service that has the method."""
@@ -116,13 +112,8 @@ class Serving:
         self._traffic.parked = [each for each in self._traffic.parked if each is not request]
         link, kind, queue, identifier, number, _ = request
         started = ", ".join(sorted(self._versions.schemas)) or "none"
-        self._traffic.refuse(
-            link,
-            kind,
-            queue,
-            number,
-            SchemaMismatch(
-                f"shard {self._home.shard_id} has not started the service {self._service_of(link, identifier)}, and has been "
-                f"ready for {self._start_grace_s:g} s; it has started {started}. Start it on every shard, before ready()"
-            ),
+        problem = (
+            f"shard {self._home.shard_id} has not started the service {self._service_of(link, identifier)}, and has been "
+            f"ready for {self._start_grace_s:g} s; it has started {started}. Start it on every shard, before ready()"
         )
+        self._refuse(link, kind, queue, number, problem)

@@ -10,29 +10,48 @@ from clockworker.ipc.rings._connection_cy import Connection, RingConnection
 
 
 class MeshStats(msgspec.Struct, frozen=True):
-    """Counters of a shard's traffic since it started, over all peers."""
+    """Counters of a shard's traffic since it started, over all peers.
 
-    calls_local: int  # through `service.on(own)`
-    calls_sent: int  # to other shards
-    calls_received: int  # from other shards
-    calls_in_flight: int  # now
+    calls_local: through `service.on(own)`. calls_sent, calls_received: to other shards, and from them.
+    calls_in_flight: now. calls_timed_out: those that ended in `CallTimeout`.
+    one_ways_sent, one_ways_received: requests without a reply.
+    frames_sent, frames_received: of all kinds. bytes_sent, bytes_received: the bodies of these.
+    credit_waits: calls that had to wait for credit.
+    calls_waiting: now: for credit, for room in a ring, or for a shard that is being replaced. longest_wait_ns: of those.
+    wakeups: by the doorbell.
+    wakeups_in_vain: among them, by a bell rung ahead of news that did not follow soon enough.
+    missed_wakeups: found by the shard's own looks while it slept; 0 unless something is wrong.
+    """
+
+    calls_local: int
+    calls_sent: int
+    calls_received: int
+    calls_in_flight: int
     calls_timed_out: int
     one_ways_sent: int
     one_ways_received: int
     frames_sent: int
     frames_received: int
-    bytes_sent: int  # bodies of frames
+    bytes_sent: int
     bytes_received: int
     credit_waits: int
-    calls_waiting: int  # now: for credit, for room in a ring, or for a shard that is being replaced
-    longest_wait_ns: int  # of those
-    wakeups: int  # by the doorbell
-    wakeups_in_vain: int  # among them, by a bell rung ahead of news that did not follow soon enough
-    missed_wakeups: int  # found by the shard's own looks while it slept; 0 unless something is wrong
+    calls_waiting: int
+    longest_wait_ns: int
+    wakeups: int
+    wakeups_in_vain: int
+    missed_wakeups: int
 
 
 class LinkStats(msgspec.Struct, frozen=True):
-    """The traffic with one peer, over all its incarnations. A shard's link with itself is never used."""
+    """The traffic with one peer, over all its incarnations. A shard's link with itself is never used.
+
+    peer: the other shard. connected: whether there is a ring to it now.
+    frames_sent, frames_received, bytes_sent, bytes_received, credit_waits: see `MeshStats`.
+    calls_in_flight, calls_waiting: now. longest_wait_ns: of those that wait.
+    wakeups: how often the peer was asleep and was rung.
+    wakeups_ahead: among them, before what it was woken for was ready.
+    ring_used_bytes: of the ring to it: what it has not read yet. ring_bytes: the ring's size.
+    """
 
     peer: int
     connected: bool
@@ -41,12 +60,12 @@ class LinkStats(msgspec.Struct, frozen=True):
     bytes_sent: int
     bytes_received: int
     credit_waits: int
-    calls_waiting: int  # now
-    longest_wait_ns: int  # of those
-    calls_in_flight: int  # now
-    wakeups: int  # how often the peer was asleep and was rung
-    wakeups_ahead: int  # among them, before what it was woken for was ready
-    ring_used_bytes: int  # of the ring to it: what it has not read yet
+    calls_waiting: int
+    longest_wait_ns: int
+    calls_in_flight: int
+    wakeups: int
+    wakeups_ahead: int
+    ring_used_bytes: int
     ring_bytes: int
 
 

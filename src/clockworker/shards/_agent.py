@@ -41,7 +41,7 @@ class Question(msgspec.Struct, frozen=True):
     kwargs: dict[str, Any]
 
 
-class Answer(msgspec.Struct, frozen=True):
+class Reply(msgspec.Struct, frozen=True):
     """`error` is None where there is a result, encoded."""
 
     result: bytes = b""
@@ -117,11 +117,11 @@ class _Agent:
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         body = await reader.readexactly(int.from_bytes(await reader.readexactly(_LENGTH), "little"))
         try:
-            answer = Answer(await self._call(msgspec.msgpack.decode(body, type=Question)))
+            answer = Reply(await self._call(msgspec.msgpack.decode(body, type=Question)))
         except Exception as error:
             kind = type(error)
             text = f"{kind.__name__}: {error}"
-            answer = Answer(b"", text, f"{kind.__module__}.{kind.__qualname__}", traceback.format_exc())
+            answer = Reply(b"", text, f"{kind.__module__}.{kind.__qualname__}", traceback.format_exc())
         body = msgspec.msgpack.encode(answer)
         writer.write(len(body).to_bytes(_LENGTH, "little") + body)
         writer.close()

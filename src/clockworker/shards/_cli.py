@@ -34,7 +34,13 @@ from clockworker.shards.machine._placement import Placement, place, plural
 from clockworker.shards.machine._sockets import Listeners, count_sockets
 from clockworker.shards.machine._systemd import with_activated_sockets
 from clockworker.shards.machine._topology import read_machine
-from clockworker.shards.supervisor._preflight import check_directories, check_needs, find_warnings, with_origins
+from clockworker.shards.supervisor._preflight import (
+    check_directories,
+    check_needs,
+    check_together,
+    find_warnings,
+    with_origins,
+)
 from clockworker.shards.supervisor._supervisor import Supervisor, log
 from clockworker.shards.worker._shard_queues import described, make_queues, misspelt, queues_of, shown
 
@@ -70,6 +76,7 @@ def run(settings: Settings, environment: MutableMapping[str, str]) -> int:
     """Do what the settings ask for. Raises `ConfigurationError` and `AddressUnavailable`, before any shard is started."""
     check_machine()
     check_directories(settings)
+    check_together(settings.config)
     os.environ.update(settings.variables)
     config = with_activated_sockets(settings.config, environment, asked_for="bind" in settings.origins)
     settings = msgspec.structs.replace(settings, config=config)
@@ -84,6 +91,8 @@ def run(settings: Settings, environment: MutableMapping[str, str]) -> int:
     set_process_title("supervisor", config.app)
     set_up_logging("supervisor", config)
     context_of(config)
+    if config.umask is not None:
+        os.umask(config.umask)  # the shards inherit it
     with Listeners(config.addresses, placement.count, config.backlog, config.distribution) as listeners:
         announce(settings, placement, listeners, environment)
         with PidFile(config.pid_file) if config.pid_file is not None else contextlib.nullcontext():

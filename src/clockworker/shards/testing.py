@@ -44,12 +44,12 @@ from clockworker.shards._agent import (
     APPLICATION_VARIABLE,
     ENCODE_VARIABLE,
     SOCKETS_VARIABLE,
-    Answer,
     Question,
+    Reply,
     receive,
     send,
 )
-from clockworker.shards.observe._query import QueryClient
+from clockworker.shards.observe._query_client import QueryClient
 
 __all__ = ["Server", "Serving", "serving"]
 
@@ -222,7 +222,7 @@ class Server:
                 connection.settimeout(self._timeout)
                 connection.connect(str(self._sockets / f"shard-{shard}"))
                 send(connection, question)
-                answer = receive(connection, Answer)
+                answer = receive(connection, Reply)
         except OSError as error:
             raise RemoteError(f"shard {shard} does not answer: {error}", type(error).__name__, "") from error
         if answer.error is not None:

@@ -14,7 +14,9 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from clockworker._errors import ConfigurationError
-from clockworker.shards.config._options import BY_NAME, GROUPS, OPTIONS, Option, nearest_option
+from clockworker.shards.config._option import GROUPS, Option
+from clockworker.shards.config._options import BY_NAME, OPTIONS
+from clockworker.shards.config._other_names import nearest_option
 
 
 def split_command_line(arguments: Sequence[str], version: str) -> dict[str, Any]:

@@ -84,9 +84,11 @@ Address: TypeAlias = TcpAddress | UnixAddress | InheritedSocket
 
 
 class QueueConfig(msgspec.Struct, frozen=True):
-    """What is said of one executor queue of a shard: its share of the core (1 to 10000), the scheduler inside it (a name, or
-    MODULE:CLASS of the application's own), how long it wants to run at a stretch (seconds), what becomes of exceptions that
-    escape its tasks, and how long a step may take before it is logged (seconds, 0 for ever).
+    """What is said of the executor queue of this name in each shard.
+
+    share: of the core, 1 to 10000. scheduler: the order inside it, a name or MODULE:CLASS of the application's own. slice: how
+    long it wants to run at a stretch, in seconds. on_panic: what becomes of exceptions that escape its tasks. slow_poll: how
+    long a step may take before it is logged, in seconds; 0: for ever.
 
     None: nothing is said. Then it is as the application declares it, or else 1, `fifo`, the executor's choice, `catch`, and
     `ServeConfig.slow_poll`."""
@@ -108,14 +110,18 @@ class QueueConfig(msgspec.Struct, frozen=True):
 
 
 class ServeConfig(msgspec.Struct, frozen=True):
-    """All that a supervisor and its shards need to know. Times are in seconds.
+    """All that a supervisor and its shards need to know. Times are in seconds. A field is what the option of its name says
+    (`clockworker-serve --help`); of the others:
 
+    reload_dirs: what --reload-dir names. pin: not --no-pin. idle_poll_us: --idle-poll, None: by the machine.
     queues: what the options, environment or file say of queues; the application may declare some, too (`_queues.merge`).
     shard_queues: what they say beyond that of the queues of one shard, by its number.
     addresses: what is listened on; none: the application serves nothing.
     max_connections: how many connections a shard holds open at once, of all servers that have no limit of their own; None: as
     many as come.
+    shard_lifetime, shard_max_rss: beyond which a shard is replaced.
     timeout_shard_healthcheck: how long a shard's loop may be silent before the shard is replaced; 0: for ever.
+    http: what the options of HTTP say.
     """
 
     app: str
@@ -124,6 +130,8 @@ class ServeConfig(msgspec.Struct, frozen=True):
     env_file: str | None = None
     reload: bool = False
     reload_dirs: tuple[str, ...] = ()
+    reload_include: tuple[str, ...] = ()
+    reload_exclude: tuple[str, ...] = ()
     shards: int | Literal["auto"] = "auto"
     spares: int = 1  # processes that are started before there is a shard to start
     cpus: tuple[int, ...] | None = None
@@ -132,6 +140,7 @@ class ServeConfig(msgspec.Struct, frozen=True):
     credit: int = 1_024  # calls in flight from a shard to another, for each queue
     max_message: int = 16 * 1024 * 1024  # bytes of one of them, or of its reply
     blocking_threads: int = 8  # of each shard, for run_blocking()
+    processes: int | None = None  # of each shard, for run_process(); None: by the number of CPUs
     queues: tuple[QueueConfig, ...] = ()
     shard_queues: dict[int, tuple[QueueConfig, ...]] = {}
     addresses: tuple[Address, ...] = (TcpAddress("127.0.0.1", 8000),)
@@ -149,14 +158,18 @@ class ServeConfig(msgspec.Struct, frozen=True):
     timeout_graceful_shutdown: float = 30.0
     timeout_shard_healthcheck: float = 30.0
     timeout_startup: float = 60.0
+    shard_lifetime: float | None = None
+    shard_max_rss: int | None = None  # bytes
     respawn: bool = True
     log_level: LogLevel = "info"
     log_format: LogFormat = "text"
     log_config: str | None = None
     access_log: bool = False
+    access_log_format: str | None = None
     slow_poll: float = 0.1
     metrics: TcpAddress | None = None
     control: str | None = None
+    umask: int | None = None
     pid_file: str | None = None
     http: HttpConfig = HttpConfig()
 

@@ -23,7 +23,9 @@ import os
 
 from clockworker._errors import ConfigurationError
 from clockworker.shards.config import _toml
-from clockworker.shards.config._options import BY_NAME, OPTIONS, Option, nearest_option
+from clockworker.shards.config._option import Option
+from clockworker.shards.config._options import BY_NAME, OPTIONS
+from clockworker.shards.config._other_names import nearest_option
 from clockworker.shards.config._queues import changes_of_file, queues_of_file
 from clockworker.shards.config._routes import routes_of_file
 

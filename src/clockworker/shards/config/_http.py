@@ -115,6 +115,7 @@ class HttpConfig(msgspec.Struct, frozen=True):
     root_path: is put in front of each path, of an application that a proxy serves below one.
     forwarded_allow_ips: whose proxy headers are believed: addresses and networks, separated by commas; `unix`: those who come
     over a Unix socket; `*`: all.
+    proxy_protocol: whether connections of these begin with a header of the PROXY protocol.
     headers: added to each response. server_header, date_header: whether each response has them.
     ws_max_size: of a message. ws_max_queue: messages that have come and were not asked for; more are not read.
     ws_ping_interval: between two pings; 0: none. ws_ping_timeout: for the answer to one; 0: as long as it takes.
@@ -124,6 +125,7 @@ class HttpConfig(msgspec.Struct, frozen=True):
     timeout_request_header: for the whole head. timeout_request_body: between two parts of a body that is asked for.
     timeout_keep_alive: between two requests. timeout_response: for a client that takes nothing of its response.
     limit_concurrency: requests and WebSockets of a shard; more are refused with 503.
+    limit_max_requests: of a shard, after which it is replaced. limit_max_requests_jitter: up to so many more, by chance.
     threads: for functions that block, of each shard: anyio's limiter, the loop's executor, WSGI; None: their own defaults.
     gil_switch_interval: what a thread may keep the interpreter for while another waits; None: CPython's 0.005.
     """
@@ -135,6 +137,7 @@ class HttpConfig(msgspec.Struct, frozen=True):
     routes: tuple[Route, ...] = ()
     proxy_headers: bool = True
     forwarded_allow_ips: str = "127.0.0.1,::1"
+    proxy_protocol: bool = False
     root_path: str = ""
     headers: tuple[tuple[str, str], ...] = ()
     server_header: bool = True
@@ -154,5 +157,7 @@ class HttpConfig(msgspec.Struct, frozen=True):
     timeout_keep_alive: float = 5.0
     timeout_response: float = 60.0
     limit_concurrency: int | None = None
+    limit_max_requests: int | None = None
+    limit_max_requests_jitter: int = 0
     threads: int | None = None
     gil_switch_interval: float | None = None

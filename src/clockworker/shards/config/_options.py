@@ -1,61 +1,16 @@
 """The options of `clockworker-serve`, in one table that the command line, the environment, `clockworker.toml` and the help
-all obey.
-
-An option's name is its first flag's: `--app-dir` is `CLOCKWORKER_APP_DIR` in the environment and `app_dir` in the file.
-Texts are read by `read`, wherever they come from, so that a value is right or wrong for one reason only. The file has
-types; `takes` are those that make sense, and are turned into the text that `read` expects.
+all obey. Those of HTTP stand in `_http_options`; what other servers call them, in `_other_names`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import Any
-
-import msgspec
-
 from clockworker.shards.config import _parse as parse
+from clockworker.shards.config._access_format import parse_access_log_format
 from clockworker.shards.config._config import METRICS_PORT
-from clockworker.shards.config._declaration import check_name
+from clockworker.shards.config._http_options import HTTP_OPTIONS
+from clockworker.shards.config._option import Option
 from clockworker.shards.config._queues import parse_queues, parse_shard_queues
-from clockworker.shards.config._routes import parse_routes
 from clockworker.shards.config._schedulers import SCHEDULERS
-from clockworker.shards.config._spelling import nearest
-
-PREFIX = "CLOCKWORKER_"
-
-# The groups of the help, in its order.
-GROUPS = ("shards", "queues", "sockets", "application", "http", "life", "logs", "operations")
-
-
-class Option(msgspec.Struct, frozen=True):
-    """`read` makes a value of the text, or of all texts if the option may be repeated; a switch has no metavar.
-
-    takes: the types that its value may have in the file. Empty: it is not for the file.
-    between: what stands between several values in a variable, as a regular expression.
-    """
-
-    group: str
-    flags: tuple[str, ...]
-    metavar: str
-    read: Callable[[Any], object]
-    help: str
-    takes: tuple[type, ...] = (str,)
-    repeat: bool = False
-    other_variable: str | None = None
-    between: str = r"\s+|,(?!mode=)"  # `unix:PATH,mode=660` is one
-
-    @property
-    def name(self) -> str:
-        return self.flags[0].lstrip("-").replace("-", "_")
-
-    @property
-    def variable(self) -> str:
-        return PREFIX + self.name.upper()
-
-    @property
-    def variables(self) -> tuple[str, ...]:
-        return (self.variable,) if self.other_variable is None else (self.variable, self.other_variable)
-
 
 OPTIONS = (
     Option(
@@ -121,6 +76,15 @@ OPTIONS = (
         "N",
         parse.parse_blocking_threads,
         "threads of each shard for run_blocking(), for each depth of calls within calls; default 8",
+        takes=(int,),
+    ),
+    Option(
+        "shards",
+        ("--processes",),
+        "N",
+        parse.parse_processes,
+        "processes of each shard for run_process(), on CPUs that no shard has, if there are any; default: those CPUs by the "
+        "number of shards, 1 to 8",
         takes=(int,),
     ),
     Option(
@@ -282,225 +246,24 @@ OPTIONS = (
         repeat=True,
     ),
     Option(
-        "http",
-        ("--interface",),
-        "WHAT",
-        parse.parse_interface,
-        "what APP speaks: auto (`async def main(shard)`, or else what its parameters say), asgi3, asgi2, wsgi; default auto",
-    ),
-    Option(
-        "http",
-        ("--route",),
-        "PATH=QUEUE[:GROUP]",
-        parse_routes,
-        "queue of the requests of a path such as /reports/{tenant}/*; GROUP: client, host, header:NAME or path:NAME; may be "
-        "repeated: the first that matches",
-        takes=(list,),
-        repeat=True,
-    ),
-    Option(
-        "http",
-        ("--lifespan",),
-        "auto|on|off",
-        parse.parse_lifespan,
-        "whether the application has a lifespan; auto, the default: unless it raises when asked",
-    ),
-    Option("http", ("--lifespan-queue",), "NAME", check_name, "queue of the lifespan; default: the first"),
-    Option(
-        "http",
-        ("--reset-contextvars",),
-        "",
-        parse.parse_flag,
-        "run each request in a fresh context, not in a copy of its connection's",
-        takes=(bool,),
-    ),
-    Option(
-        "http",
-        ("--proxy-headers", "--no-proxy-headers"),
-        "",
-        parse.parse_flag,
-        "take the client's address and scheme from X-Forwarded-For and -Proto of proxies that are trusted; default on",
-        takes=(bool,),
-    ),
-    Option(
-        "http",
-        ("--forwarded-allow-ips",),
-        "LIST",
-        parse.parse_trusted,
-        "addresses and networks of proxies that are trusted, unix for Unix sockets, * for all; default 127.0.0.1,::1",
-        takes=(str, list),
-        other_variable="FORWARDED_ALLOW_IPS",
-    ),
-    Option(
-        "http",
-        ("--http2", "--no-http2"),
-        "",
-        parse.parse_flag,
-        "offer HTTP/2 in TLS handshakes, where h2 is installed; default on",
-        takes=(bool,),
-    ),
-    Option(
-        "http",
-        ("--root-path",),
-        "PATH",
-        parse.parse_root_path,
-        "path below which a proxy serves the application, and which it takes away",
-    ),
-    Option(
-        "http",
-        ("--header",),
-        "NAME:VALUE",
-        parse.parse_headers,
-        "header of each response; may be repeated; in the variable a line each",
+        "application",
+        ("--reload-include",),
+        "PATTERN",
+        tuple,
+        "files to watch beside *.py: a pattern of their names, such as *.html, or of their paths; may be repeated",
         takes=(str, list),
         repeat=True,
-        between="\n",
     ),
     Option(
-        "http",
-        ("--server-header", "--no-server-header"),
-        "",
-        parse.parse_flag,
-        "whether responses have a Server header; default on",
-        takes=(bool,),
+        "application",
+        ("--reload-exclude",),
+        "PATTERN",
+        tuple,
+        "files and directories not to watch, by pattern; may be repeated",
+        takes=(str, list),
+        repeat=True,
     ),
-    Option(
-        "http",
-        ("--date-header", "--no-date-header"),
-        "",
-        parse.parse_flag,
-        "whether responses have a Date header; default on",
-        takes=(bool,),
-    ),
-    Option(
-        "http",
-        ("--ws-max-size",),
-        "SIZE",
-        parse.parse_ws_max_size,
-        "bytes of a WebSocket message; more: closed with 1009; default 16MiB",
-        takes=(int, str),
-    ),
-    Option(
-        "http",
-        ("--ws-max-queue",),
-        "N",
-        parse.parse_ws_max_queue,
-        "messages that wait for a WebSocket's application; more are not read; default 32",
-        takes=(int,),
-    ),
-    Option(
-        "http",
-        ("--ws-ping-interval",),
-        "S",
-        parse.parse_seconds,
-        "seconds between two pings of a WebSocket, 0: none; default 20",
-        takes=(int, float),
-    ),
-    Option(
-        "http",
-        ("--ws-ping-timeout",),
-        "S",
-        parse.parse_seconds,
-        "seconds that the answer to a ping may take, or closed with 1011; 0: as long as it takes; default 20",
-        takes=(int, float),
-    ),
-    Option(
-        "http",
-        ("--ws-per-message-deflate", "--no-ws-per-message-deflate"),
-        "",
-        parse.parse_flag,
-        "compress WebSocket messages where the client can; default on",
-        takes=(bool,),
-    ),
-    Option(
-        "http",
-        ("--limit-request-line",),
-        "SIZE",
-        parse.parse_head_size,
-        "bytes of a request's first line; more: 414; default 4094",
-        takes=(int, str),
-    ),
-    Option(
-        "http",
-        ("--limit-request-field-size",),
-        "SIZE",
-        parse.parse_head_size,
-        "bytes of one header; more: 431; default 8190",
-        takes=(int, str),
-    ),
-    Option(
-        "http",
-        ("--limit-request-fields",),
-        "N",
-        parse.parse_limit_request_fields,
-        "headers of a request; more: 431; default 100",
-        takes=(int,),
-    ),
-    Option(
-        "http",
-        ("--h11-max-incomplete-event-size",),
-        "SIZE",
-        parse.parse_event_size,
-        "bytes of a request's whole head; more: 431; default 64KiB",
-        takes=(int, str),
-    ),
-    Option(
-        "http",
-        ("--timeout-request-header",),
-        "S",
-        parse.parse_limit,
-        "seconds that a request's head may take; more: 408; default 10",
-        takes=(int, float),
-    ),
-    Option(
-        "http",
-        ("--timeout-request-body",),
-        "S",
-        parse.parse_limit,
-        "seconds that a body which is asked for may stand still; more: cut; default 30",
-        takes=(int, float),
-    ),
-    Option(
-        "http",
-        ("--timeout-keep-alive",),
-        "S",
-        parse.parse_limit,
-        "seconds between two requests of a connection; more: closed; default 5",
-        takes=(int, float),
-    ),
-    Option(
-        "http",
-        ("--timeout-response",),
-        "S",
-        parse.parse_limit,
-        "seconds in which a client takes nothing of its response; more: cut; default 60",
-        takes=(int, float),
-    ),
-    Option(
-        "http",
-        ("--limit-concurrency",),
-        "N",
-        parse.parse_limit_concurrency,
-        "requests and WebSockets of each shard at once; more: 503",
-        takes=(int,),
-    ),
-    Option(
-        "http",
-        ("--threads",),
-        "N",
-        parse.parse_threads,
-        "threads of each shard for `def` endpoints, WSGI and run_blocking() alike; unless given, anyio's 40, Python's own "
-        "number, and --blocking-threads",
-        takes=(int,),
-    ),
-    Option(
-        "http",
-        ("--gil-switch-interval",),
-        "S",
-        parse.parse_gil_switch_interval,
-        "seconds that a thread keeps the interpreter from another that waits; default Python's 0.005",
-        takes=(int, float),
-    ),
+    *HTTP_OPTIONS,
     Option(
         "life",
         ("--timeout-graceful-shutdown",),
@@ -555,6 +318,13 @@ OPTIONS = (
         takes=(bool,),
     ),
     Option(
+        "logs",
+        ("--access-log-format",),
+        "FORMAT",
+        parse_access_log_format,
+        "how its lines for HTTP requests look, in gunicorn's atoms, for example '%(h)s \"%(r)s\" %(s)s %(D)s'; switches it on",
+    ),
+    Option(
         "operations",
         ("--metrics",),
         "[HOST:PORT]",
@@ -569,6 +339,13 @@ OPTIONS = (
         parse.parse_socket_path,
         "Unix socket for clockworker-top and other tools",
     ),
+    Option(
+        "operations",
+        ("--umask",),
+        "MODE",
+        parse.parse_umask,
+        "mode that new files do not get, of the supervisor and the shards, for example 027; default: as it is inherited",
+    ),
     Option("operations", ("--pid-file",), "PATH", parse.parse_path, "file to write the supervisor's pid to"),
     Option(
         "operations",
@@ -577,6 +354,14 @@ OPTIONS = (
         parse.parse_flag,
         "check the configuration and import the application, then exit: 0 if all is well",
         takes=(),
+    ),
+    Option(
+        "http",
+        ("--proxy-protocol", "--no-proxy-protocol"),
+        "",
+        parse.parse_flag,
+        "connections of proxies that are trusted begin with a header of the PROXY protocol, 1 or 2; default off",
+        takes=(bool,),
     ),
     Option(
         "operations",
@@ -593,61 +378,3 @@ BY_NAME = {option.name: option for option in OPTIONS}
 # Those of HttpConfig, whose fields have these names but for a few.
 OF_HTTP = tuple(option.name for option in OPTIONS if option.group == "http")
 HTTP_FIELDS = {"route": "routes", "header": "headers", "h11_max_incomplete_event_size": "incomplete_event_size"}
-
-# What other servers call the same thing.
-OTHER_NAMES = {
-    "backpressure": "limit-concurrency",
-    "c": "config",
-    "ca-certs": "ssl-ca-certs",
-    "cert-reqs": "ssl-cert-reqs",
-    "certfile": "ssl-certfile",
-    "ciphers": "ssl-ciphers",
-    "keep-alive": "timeout-keep-alive",
-    "keyfile": "ssl-keyfile",
-    "keyfile-password": "ssl-keyfile-password",
-    "h11-max-incomplete-size": "h11-max-incomplete-event-size",
-    "url-path-prefix": "root-path",
-    "ssl-certificate": "ssl-certfile",
-    "chdir": "app-dir",
-    "env": "env-file",
-    "http": "http2",
-    "http-protocols": "http2",
-    "http1-buffer-size": "h11-max-incomplete-event-size",
-    "http1-header-read-timeout": "timeout-request-header",
-    "pythonpath": "app-dir",
-    "read-timeout": "timeout-request-header",
-    "reload-extra-file": "reload-dir",
-    "reuse-port": "distribution",
-    "ssl-ca": "ssl-ca-certs",
-    "ssl-client-verify": "ssl-cert-reqs",
-    "ssl-protocol-min": "ssl-version",
-    "statsd-host": "metrics",
-    "uds-permissions": "uds-mode",
-    "umask": "uds-mode",
-    "verify-mode": "ssl-cert-reqs",
-    "working-dir": "app-dir",
-    "graceful-timeout": "timeout-graceful-shutdown",
-    "pid": "pid-file",
-    "pidfile": "pid-file",
-    "reload-paths": "reload-dir",
-    "respawn-failed-workers": "respawn",
-    "timeout": "timeout-shard-healthcheck",
-    "timeout-worker-healthcheck": "timeout-shard-healthcheck",
-    "unix": "uds",
-    "unix-socket": "uds",
-    "worker-connections": "max-connections",
-    "websocket-max-message-size": "ws-max-size",
-    "websocket-ping-interval": "ws-ping-interval",
-    "workers": "shards",
-    "workers-kill-timeout": "timeout-graceful-shutdown",
-}
-
-
-def nearest_option(name: str, known: Iterable[str]) -> str | None:
-    """What was probably meant; `name` and `known` are without dashes in front."""
-    spelled = {other.replace("_", "-"): other for other in known}
-    name = name.replace("_", "-").lower()
-    same = OTHER_NAMES.get(name)
-    if same not in spelled:
-        same = nearest(name, spelled) if len(name) > 1 else None
-    return None if same is None else spelled[same]

@@ -177,6 +177,13 @@ def parse_mode(text: str) -> int:
     return int(text, 8)
 
 
+def parse_umask(text: str) -> int:
+    try:
+        return parse_mode(text)
+    except ConfigurationError:
+        raise ConfigurationError(f"{text!r} is no umask; give three octal digits, for example 027") from None
+
+
 def parse_socket_path(path: str) -> str:
     # sockaddr_un holds 108 bytes, the last of them a zero.
     if not path or "\0" in path or len(os.fsencode(path)) > 107:
@@ -230,6 +237,10 @@ def parse_max_message(text: str) -> int:
 
 def parse_blocking_threads(text: str) -> int:
     return parse_int(text, 1, 1_024, "the number of threads")
+
+
+def parse_processes(text: str) -> int:
+    return parse_int(text, 1, 1_024, "the number of processes")
 
 
 def parse_interface(text: str) -> Interface:
@@ -308,6 +319,18 @@ def parse_event_size(text: str) -> int:
 
 def parse_limit_concurrency(text: str) -> int:
     return parse_int(text, 1, MAX_COUNT, "the number of requests at once")
+
+
+def parse_limit_max_requests(text: str) -> int:
+    return parse_int(text, 1, 2**53, "the number of requests")
+
+
+def parse_limit_max_requests_jitter(text: str) -> int:
+    return parse_int(text, 0, 2**53, "the number of requests")
+
+
+def parse_max_rss(text: str) -> int:
+    return parse_size(text, 1 << 20, 1 << 50, "the resident memory", example="512MiB")
 
 
 def parse_threads(text: str) -> int:

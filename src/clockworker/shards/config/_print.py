@@ -13,7 +13,8 @@ import msgspec
 from clockworker.shards.config import _toml
 from clockworker.shards.config._config import InheritedSocket, QueueConfig, ServeConfig
 from clockworker.shards.config._http import Route
-from clockworker.shards.config._options import GROUPS, HTTP_FIELDS, OF_HTTP, OPTIONS, Option
+from clockworker.shards.config._option import GROUPS, Option
+from clockworker.shards.config._options import HTTP_FIELDS, OF_HTTP, OPTIONS
 from clockworker.shards.config._parse import show_size
 
 _COLUMN = 44
@@ -101,6 +102,12 @@ def _value(config: ServeConfig, option: Option) -> object:
             return [f"fd:{a.fd}" if isinstance(a, InheritedSocket) and not a.bind else str(a) for a in config.addresses]
         case "reload_dir":
             return list(config.reload_dirs)
+        case "reload_include" | "reload_exclude" as name:
+            return list(getattr(config, name))
+        case "shard_max_rss":
+            return None if config.shard_max_rss is None else show_size(config.shard_max_rss)
+        case "umask":
+            return None if config.umask is None else f"{config.umask:03o}"
         case "cpus":
             return None if config.cpus is None else list(config.cpus)
         case "metrics":

@@ -23,7 +23,8 @@ from clockworker.shards.config._config import DEFAULT_MODE, Address, ServeConfig
 from clockworker.shards.config._environment import read_env_file
 from clockworker.shards.config._file import find_file, read_file
 from clockworker.shards.config._http import HttpConfig
-from clockworker.shards.config._options import BY_NAME, HTTP_FIELDS, OF_HTTP, OPTIONS, Option
+from clockworker.shards.config._option import Option
+from clockworker.shards.config._options import BY_NAME, HTTP_FIELDS, OF_HTTP, OPTIONS
 from clockworker.shards.config._queues import by_shard
 
 # Option -> field of ServeConfig, where they have different names.
@@ -124,6 +125,8 @@ def _put_together(found: dict[str, Setting]) -> tuple[ServeConfig, dict[str, str
         found["addresses"] = _with_mode(found["addresses"], mode.value)
     of_http = {HTTP_FIELDS.get(name, name): found.pop(name).value for name in OF_HTTP if name in found}
     fields = {_FIELDS.get(name, name): setting.value for name, setting in found.items()}
+    if "access_log_format" in fields:
+        fields.setdefault("access_log", True)  # who says how lines look wants some
     if "no_pin" in fields:
         fields["pin"] = not fields.pop("no_pin")
     if "shard_queue" in fields:

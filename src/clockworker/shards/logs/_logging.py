@@ -146,7 +146,7 @@ def direct(logger: logging.Logger) -> tuple[LogStream, bool] | None:
 
 
 def set_up_logging(process: str, config: ServeConfig) -> None:
-    """`process` is `supervisor` or `shard N`. Raises `ConfigurationError` for a --log-config that is wrong."""
+    """`process` is `supervisor`, `shard N` or `shard N pool`. Raises `ConfigurationError` for a --log-config that is wrong."""
     _mark_records(process)
     _log_strays()
     if config.log_config is not None:
@@ -209,8 +209,8 @@ def _handlers() -> Iterator[logging.Handler]:
 def _mark_records(process: str) -> None:
     global _process, _factory
     _process = process
-    _, _, number = process.partition(" ")
-    shard = int(number) if number else None
+    _, *number = process.split()[:2]
+    shard = int(number[0]) if number else None
 
     def make(*args: Any, **kwargs: Any) -> logging.LogRecord:
         record = logging.LogRecord(*args, **kwargs)

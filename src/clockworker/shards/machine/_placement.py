@@ -25,6 +25,7 @@ from clockworker._errors import ConfigurationError
 
 IDLE_POLL_US = 200
 FULL_CAPACITY = 1024
+MAX_PROCESSES = 8
 MAX_LISTED = 16  # CPUs that a log line shows in the order of the shards, rather than as ranges
 
 
@@ -61,12 +62,15 @@ class Placement(msgspec.Struct, frozen=True):
     """`cpus[i]` is where shard i runs, or None where nothing is pinned.
 
     `crowded` says that some shard has no CPU to itself: then polling for messages would only take time from another.
-    `reason` says why it is so many and why there, for people.
+    `reason` says why it is so many and why there, for people. `processes` is how many a shard has for `run_process`, unless
+    told otherwise: the CPUs beyond one for each shard are divided among them, and each has one at least and `MAX_PROCESSES` at
+    most.
     """
 
     cpus: tuple[int | None, ...]
     crowded: bool
     reason: str = ""
+    processes: int = 1
 
     @property
     def count(self) -> int:
@@ -116,12 +120,13 @@ def place(
     crowded = not pin or count > len(usable) or (quota is not None and quota.cpus < count)
     if quota is not None and quota.cpus < count and shards != "auto":
         reason += f", but {quota}, {quota.cpus / count:.2g} for each"
+    processes = _processes(machine, count)
     if not pin:
-        return Placement((None,) * count, crowded, reason)
+        return Placement((None,) * count, crowded, reason, processes)
     if quota is not None and quota.cpus < len(usable) > 1 and cpus is None:
-        return Placement((None,) * count, crowded, f"{reason}; any of {len(usable)} CPUs, --cpus pins")
+        return Placement((None,) * count, crowded, f"{reason}; any of {len(usable)} CPUs, --cpus pins", processes)
     remark = _remark([cpu for cpu in machine.cpus if cpu.id in chosen]) if cpus is None else "--cpus"
-    return Placement(chosen, crowded, "; ".join(filter(None, (reason, remark))))
+    return Placement(chosen, crowded, "; ".join(filter(None, (reason, remark))), processes)
 
 
 def _auto(machine: Machine, usable: int, *, by_hand: bool) -> tuple[int, str]:
@@ -134,6 +139,11 @@ def _auto(machine: Machine, usable: int, *, by_hand: bool) -> tuple[int, str]:
     if usable < machine.online:
         return usable, f"the affinity mask allows {usable} of {machine.online} CPUs"
     return usable, f"the machine has {plural(usable, 'CPU')}"
+
+
+def _processes(machine: Machine, shards: int) -> int:
+    cpus = len(machine.cpus) if machine.quota is None else min(len(machine.cpus), int(machine.quota.cpus))
+    return min(max(1, (cpus - shards) // shards), MAX_PROCESSES)
 
 
 def _too_many(machine: Machine, count: int, usable: int, *, by_hand: bool) -> str:

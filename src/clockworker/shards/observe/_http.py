@@ -43,7 +43,7 @@ def text(status: int, body: str) -> Answer:
     return Answer(status, "text/plain; charset=utf-8", body.encode() + b"\n")
 
 
-class HttpServer:
+class PageServer:
     """Serves `pages`, by path, on listening sockets, which it owns. most: connections at once."""
 
     def __init__(self, sockets: list[socket.socket], pages: Mapping[str, Page], most: int = MAX_CONNECTIONS) -> None:

@@ -69,6 +69,10 @@ class Configure(msgspec.Struct, frozen=True, tag="configure"):
     config: ServeConfig
     served: tuple[tuple[int, str, int], ...] = ()  # the sockets that connections come from (`_fork.Served`)
     cpus: tuple[int, ...] = ()  # of the server, where `cpu` is one of them
+    processes: int = 1  # for run_process()
+    pool_cpus: tuple[
+        int, ...
+    ] = ()  # theirs: those of the server that no shard has, if there are any. None: as they come
 
 
 class Connect(msgspec.Struct, frozen=True, tag="connect"):
@@ -196,7 +200,9 @@ class Stirred(msgspec.Struct, frozen=True, tag="stirred"):
 
 
 class Terminated(msgspec.Struct, frozen=True, tag="terminated"):
-    """Somebody has sent the shard SIGTERM, which is to say: replace it."""
+    """The shard is to be replaced: somebody has sent it SIGTERM, or reason says what it is past."""
+
+    reason: str = ""
 
 
 class Quiet(msgspec.Struct, frozen=True, tag="quiet"):
@@ -259,7 +265,7 @@ class DescriptorsLost(Exception):
         self.message = message
 
 
-class Channel:
+class ControlChannel:
     """One end. Not thread-safe. Closing it closes what the outbox holds. when_flushed: told when the outbox has become empty.
 
     trusting: the other end is the supervisor, whose messages may be of any length.
@@ -279,7 +285,7 @@ class Channel:
         self._outbox: deque[tuple[bytes, list[int]]] = deque()
 
     @classmethod
-    def pair(cls) -> tuple[Channel, Channel]:
+    def pair(cls) -> tuple[ControlChannel, ControlChannel]:
         first, second = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         return cls(first), cls(second, trusting=True)
 

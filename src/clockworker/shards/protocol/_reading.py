@@ -120,6 +120,13 @@ _BLOCKING = Family(
 )
 
 
+_PROCESSES = Family(
+    "process_pool_functions",
+    "Functions of Shard.run_process that run in processes, and those that wait for one.",
+    "state",
+)
+
+
 class LoopReading(Section, frozen=True):
     """The event loop and the connections.
 
@@ -142,6 +149,12 @@ class LoopReading(Section, frozen=True):
     handler_errors: Annotated[int, counter("handler_errors", "Connection handlers that raised.")] = 0
     blocking_running: Annotated[int, gauge(_BLOCKING, "running")] = 0
     blocking_waiting: Annotated[int, gauge(_BLOCKING, "waiting")] = 0
+    processes_running: Annotated[int, gauge(_PROCESSES, "running")] = 0
+    processes_waiting: Annotated[int, gauge(_PROCESSES, "waiting")] = 0
+    processes_done: Annotated[
+        int,
+        counter("process_pool_functions_done", "Functions of Shard.run_process that have ended, however they did."),
+    ] = 0
     lag: Annotated[DurationStats, counter("loop_lag_seconds", "How late a timer was.")] = DurationStats()
     decision_time: Annotated[DurationStats, counter()] = DurationStats()
 

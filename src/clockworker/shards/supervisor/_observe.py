@@ -25,9 +25,9 @@ from clockworker.executor import compiled
 from clockworker.shards.config._config import ServeConfig, TcpAddress, UnixAddress
 from clockworker.shards.machine._host import remove_own
 from clockworker.shards.machine._sockets import check_address, explain, resolve_here
-from clockworker.shards.observe import _query
+from clockworker.shards.observe import _query_paths
 from clockworker.shards.observe._ledger import Ledger, Totals
-from clockworker.shards.observe._query import Answers, QueryServer
+from clockworker.shards.observe._query_server import MAX_CONNECTIONS, Answers, QueryServer
 from clockworker.shards.observe._view import Presence, ServerStats, view_all, view_shard, view_topics
 from clockworker.shards.protocol._reading import Reading, RingReading
 from clockworker.shards.protocol._rest import SUPERVISOR_AFTER_S, next_tick
@@ -36,7 +36,7 @@ from clockworker.shards.supervisor._member import Member, Members
 from clockworker.shards.supervisor._process import ShardProcess
 
 if TYPE_CHECKING:
-    from clockworker.shards.observe._http import Answer, HttpServer, Page
+    from clockworker.shards.observe._http import Answer, Page, PageServer
 
 log = logging.getLogger("clockworker.supervisor")
 
@@ -70,7 +70,7 @@ class Observer:
     def open(self, connections: int) -> None:
         """Bind what was asked for. connections: for how many at once there are descriptors. Raises `AddressUnavailable`, and
         `ConfigurationError` for a directory that is not ours."""
-        self._query_connections = min(_query.MAX_CONNECTIONS, connections // 4)
+        self._query_connections = min(MAX_CONNECTIONS, connections // 4)
         self._http_connections = connections - self._query_connections
         if self._config.metrics is not None:
             self._http_sockets = _listen(self._config.metrics)
@@ -78,17 +78,17 @@ class Observer:
             self._bind_query(Path(self._config.control))
             return
         try:
-            self._bind_query(_query.default_path(os.environ))
+            self._bind_query(_query_paths.default_path(os.environ))
         except (AddressUnavailable, ConfigurationError) as error:
             log.warning("there will be no control socket for clockworker-top: %s", error)
 
     def _bind_query(self, path: Path) -> None:
-        self._query_socket = _query.bind(path)
+        self._query_socket = _query_paths.bind(path)
         self._query_path, self._query_file = path, path.stat()
 
     async def start(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self._http: HttpServer | None = None
+        self._http: PageServer | None = None
         self._query: QueryServer | None = None
         if self._http_sockets:
             self._http = await self._serve_http(self._http_sockets)
@@ -189,8 +189,8 @@ class Observer:
 
     # HTTP.
 
-    async def _serve_http(self, sockets: list[socket.socket]) -> HttpServer:
-        from clockworker.shards.observe._http import Answer, HttpServer, text
+    async def _serve_http(self, sockets: list[socket.socket]) -> PageServer:
+        from clockworker.shards.observe._http import Answer, PageServer, text
 
         def ready_page(accept: str) -> Answer:
             up = sum(member.state is State.READY for member in self._members)
@@ -199,7 +199,7 @@ class Observer:
                 200 if ready else 503, f"{'ready' if ready else 'not ready'}: {up} of {len(self._members)} shards"
             )
 
-        server = HttpServer(
+        server = PageServer(
             sockets,
             {
                 "/metrics": self._metrics_page(),

@@ -12,7 +12,9 @@ from collections.abc import Iterator, Mapping
 
 from clockworker._errors import ConfigurationError
 from clockworker.shards.config._config import ServeConfig
-from clockworker.shards.config._options import BY_NAME, OPTIONS, PREFIX, nearest_option
+from clockworker.shards.config._option import PREFIX
+from clockworker.shards.config._options import BY_NAME, OPTIONS
+from clockworker.shards.config._other_names import nearest_option
 from clockworker.shards.config._settings import Settings
 from clockworker.shards.machine._certificates import context_of
 from clockworker.shards.machine._host import check_pid_file
@@ -35,6 +37,14 @@ def check_directories(settings: Settings) -> None:
         for directory in directories:
             if not os.path.isdir(directory):
                 raise ConfigurationError(f"{settings.origins.get(name, 'the default')}: {directory!r} is no directory")
+
+
+def check_together(config: ServeConfig) -> None:
+    """Raises `ConfigurationError` for options that exclude each other."""
+    if config.http.proxy_protocol and config.ssl_certfile is not None:
+        raise ConfigurationError(
+            "--proxy-protocol cannot be had with --ssl-certfile: a proxy says it before the handshake; have the proxy speak TLS"
+        )
 
 
 def check_needs(config: ServeConfig) -> None:

@@ -26,7 +26,7 @@ from clockworker.shards.protocol._birth import (
     TERMINAL_SIGNALS,
     command,
 )
-from clockworker.shards.protocol._messages import Channel
+from clockworker.shards.protocol._messages import ControlChannel
 from clockworker.shards.supervisor._orphans import reap_orphans
 
 log = logging.getLogger("clockworker.supervisor")
@@ -48,7 +48,7 @@ class Process:
         self.terminal = terminal
         with ExitStack() as opened:
             parent, child = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-            self.channel = Channel(parent)
+            self.channel = ControlChannel(parent)
             opened.callback(self.channel.close)
             with child:
                 variables = {SPARE_VARIABLE: app} if as_shard is None else {SHARD_VARIABLE: str(as_shard)}

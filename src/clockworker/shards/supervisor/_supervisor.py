@@ -4,8 +4,9 @@ It never imports the application and never looks into a ring, so that nothing an
 happens to it arrives on one asyncio loop: a signal (`_signals`), a message from a shard, the end of a shard's process (its
 pidfd becomes readable), or a timer. What is worth a module has one: `_wiring` connects the shards, `_watch` looks after
 their loops, `_lending` says who accepts connections, `_drain` has shards finish, `_roll` replaces them in good order,
-`_spares` has processes in stock, `_reload` sees that their sources change, `_systemd` tells who started us. What is left here
-is a shard's way through its states, and the server's own.
+`_starter` makes their processes, `_spares` has some in stock, `_turnover` sees that they grow old, `_shutdown` stops all,
+`_reload` sees that their sources change, `_systemd` tells who started us. What is left here is a shard's way through its
+states, and the server's own.
 
 An error of the system (no process or descriptor left, a file system that has become read-only, a log that cannot be written)
 is the environment's, and no reason for shards that serve to stop: whoever makes the call catches the `OSError`, says it in one
@@ -28,11 +29,10 @@ from clockworker.shards.config._config import ServeConfig
 from clockworker.shards.logs._log_limit import more
 from clockworker.shards.machine._host import OF_SPARE, TOOLS, raise_descriptor_limit, set_process_title
 from clockworker.shards.machine._placement import Placement
-from clockworker.shards.machine._sockets import HANDSHAKE_S, Listeners
+from clockworker.shards.machine._sockets import Listeners
 from clockworker.shards.machine._systemd import Notifier
 from clockworker.shards.protocol._health import HealthPolicy
 from clockworker.shards.protocol._messages import (
-    Configure,
     Declared,
     DescriptorsLost,
     Drained,
@@ -48,6 +48,7 @@ from clockworker.shards.protocol._messages import (
     Traced,
     Unconnected,
 )
+from clockworker.shards.supervisor import _silence
 from clockworker.shards.supervisor._dispatch import Dispatcher
 from clockworker.shards.supervisor._drain import Drain
 from clockworker.shards.supervisor._lending import Lending
@@ -57,16 +58,16 @@ from clockworker.shards.supervisor._observe import Observer
 from clockworker.shards.supervisor._process import ShardProcess
 from clockworker.shards.supervisor._reload import Reloader, check_reload
 from clockworker.shards.supervisor._roll import Roll, Steps
+from clockworker.shards.supervisor._shutdown import Shutdown
 from clockworker.shards.supervisor._signals import Signals, Wishes
 from clockworker.shards.supervisor._spares import Spares
+from clockworker.shards.supervisor._starter import Starter
 from clockworker.shards.supervisor._tracing import Tracing
+from clockworker.shards.supervisor._turnover import Turnover
 from clockworker.shards.supervisor._watch import Stall, Watch, process_state
 from clockworker.shards.supervisor._wiring import Wiring
 
 log = logging.getLogger("clockworker.supervisor")
-
-# A shard that serves nothing for so long after it was ready is told so.
-SILENT_S = 0.5
 
 # How long a supervisor that has failed waits for the ends of its shards.
 LAST_S = 5.0
@@ -82,7 +83,7 @@ class Supervisor:
 
     def __init__(self, config: ServeConfig, placement: Placement, listeners: Listeners) -> None:
         self._config = config
-        self._idle_poll_us = placement.idle_poll_us if config.idle_poll_us is None else config.idle_poll_us
+        self._placement = placement
         self._health = HealthPolicy(hung_after=config.timeout_shard_healthcheck)
         self._listeners = listeners
         self._members = Members(Member(id, cpu) for id, cpu in enumerate(placement.cpus))
@@ -96,8 +97,8 @@ class Supervisor:
         self._notifier = Notifier(os.environ)
         self._reloader: Reloader | None = None
         self._dispatchers: list[Dispatcher] = []
-        self._accepting: set[ShardProcess] | None = (
-            None  # those told to stop that still empty the listening sockets' queues
+        self._shutdown = Shutdown(
+            self._members, listeners, self._lending, self._drain, config.timeout_graceful_shutdown
         )
         self._is_broken = False
         self._serving = False  # every shard has been ready once
@@ -112,6 +113,16 @@ class Supervisor:
         left = raise_descriptor_limit(len(self._members), addresses, len(self._config.lines))
         spares = min(self._config.spares, max(0, left - TOOLS) // OF_SPARE)
         self._spares = Spares(self._config.app, spares if self._config.respawn else 0, self._is_calm)
+        self._starter = Starter(
+            self._config,
+            self._placement,
+            self._listeners,
+            self._members,
+            self._health,
+            self._watch,
+            self._wiring,
+            self._spares,
+        )
         self._observer.open(left - spares * OF_SPARE)
         return asyncio.run(self._supervise())
 
@@ -142,8 +153,9 @@ class Supervisor:
         self._wiring.begin()
         if self._notifier.watchdog_interval is not None:
             self._show_life(self._notifier.watchdog_interval)
+        Turnover(self._config, self._members, self._worn).start()
         if self._config.reload:
-            self._reloader = Reloader(self._config.reload_dirs or (self._config.app_dir,), self._replace_all)
+            self._reloader = Reloader(self._config, self._replace_all)
         await self._finished.wait()
         if self._reloader is not None:
             await self._reloader.stop()
@@ -194,20 +206,8 @@ class Supervisor:
         member.lifecycle.to(State.STARTING)
         if member is not self._members.beside:
             member.restarts.started(self._loop.time())
-        place = self._wiring.place(member)
         try:
-            process = ShardProcess(
-                len(self._members),
-                self._health,
-                place,
-                lambda terminal: self._spares.process(member.id, member.cpu, terminal),
-                self._config.lines,
-            )
-            try:
-                self._loop.add_reader(process.pidfd, self._exited, member, process)
-            except OSError:
-                process.discard()
-                raise
+            process = self._starter.make(member, self._exited)
         except OSError as error:
             self._refused(member, str(error))
             self._died(member, "cannot be started")
@@ -217,20 +217,7 @@ class Supervisor:
             self._observer.started(member)
         member.timer = self._loop.call_later(self._config.timeout_startup, self._start_up_overdue, member)
         try:
-            self._loop.add_reader(process.channel.fileno(), self._read, member, process)
-            self._watch.add(member, process)
-            configure = Configure(
-                member.id,
-                len(self._members),
-                member.cpu,
-                self._idle_poll_us,
-                place,
-                self._config.of_shard(member.id),
-                served=self._listeners.served(),
-                cpus=() if member.cpu is None else tuple(os.sched_getaffinity(0)),
-            )
-            process.configure(configure)
-            self._wiring.add(member, process)
+            self._starter.configure(member, process, self._read)
         except OSError as error:
             self._refused(member, str(error))
             process.kill()
@@ -303,10 +290,10 @@ class Supervisor:
                 self._serves_now(member, process, bind, limit)
             case Stirred():
                 self._watch.stirred()
-            case Terminated():
-                self._terminated(member)
+            case Terminated(reason):
+                self._worn(member, reason or "was sent SIGTERM")
             case ListenersClosed():
-                self._no_longer_accepts(process)
+                self._shutdown.no_longer_accepts(process)
             case Drained() if self._stopping:
                 self._drain.drained(member)
             case Drained():
@@ -353,8 +340,7 @@ class Supervisor:
             log.info("serving with %s", self._how_many())
             self._spares.begin()
             self._notifier.ready(f"serving with {self._how_many()}")
-        if self._unserved(member):
-            self._loop.call_later(SILENT_S, self._silent, member, process)
+        _silence.look(member, process, self._listeners.binds)
         self._connections_may_go_on()
 
     def _serves_now(self, member: Member, process: ShardProcess, bind: str, limit: int | None) -> None:
@@ -366,29 +352,6 @@ class Supervisor:
         for dispatcher in self._dispatchers:
             dispatcher.go_on()
 
-    def _unserved(self, member: Member) -> list[str]:
-        """The binds for which it has no server."""
-        return [bind for bind in self._listeners.binds if bind not in member.serves]
-
-    def _silent(self, member: Member, process: ShardProcess) -> None:
-        if member.process is not process or member.state is not State.READY:
-            return
-        if self._unserved(member) and not member.serves:
-            log.warning(
-                "%s is ready and serves none of its sockets: main() has called neither start_server nor create_server; "
-                "what connects to it is served by the others",
-                member,
-            )
-            return
-        for bind in self._unserved(member):
-            log.warning(
-                "%s is ready and does not serve %s: main() has called neither start_server nor create_server %s; what "
-                "connects there is served by the shards that do",
-                member,
-                f"the addresses named {bind!r}" if bind else "the addresses without a name",
-                f'with bind="{bind}"' if bind else "without bind=",
-            )
-
     # Replacing.
 
     def _replace_all(self) -> None:
@@ -396,9 +359,9 @@ class Supervisor:
             self._notifier.reloading("replacing the shards, one at a time")
             self._roll.replace(self._members)
 
-    def _terminated(self, member: Member) -> None:
+    def _worn(self, member: Member, reason: str) -> None:
         if member.process is not None and not self._stopping and member.state is not State.DRAINING:
-            log.info("%s (pid %d) was sent SIGTERM: it is replaced", member, member.process.pid)
+            log.info("%s (pid %d) %s: it is replaced", member, member.process.pid, reason)
             self._roll.replace_one(member)
 
     def _changed(self, successor: Member, old: Member) -> None:
@@ -470,7 +433,7 @@ class Supervisor:
         end, age, last = process.reap(), process.age, process.slots.read()
         self._observer.died(member, last)
         self._tracing.ended(process)
-        self._no_longer_accepts(process)
+        self._shutdown.no_longer_accepts(process)
         member.process = None
         was_beside = member is self._members.beside
         self._roll.ended(member, process)
@@ -559,47 +522,8 @@ class Supervisor:
             if member.state is State.BACKOFF:
                 member.cancel_timer()
                 member.lifecycle.to(State.STOPPED)
-        if not self._dispatchers:
-            self._drain_all()
-        else:  # the shards get what comes until then, and are told only after it
-            self._loop.call_later(HANDSHAKE_S, self._hand_over_all, self._loop.time())
+        self._shutdown.begin(self._dispatchers)
         self._finish_if_all_stopped()
-
-    def _hand_over_all(self, began: float) -> None:
-        unfinished = len(self._dispatchers)
-
-        def finished() -> None:
-            nonlocal unfinished
-            unfinished -= 1
-            if not unfinished:
-                self._drain.spent = self._loop.time() - began
-                self._drain_all()
-
-        for dispatcher in self._dispatchers:
-            dispatcher.finish(self._config.timeout_graceful_shutdown, finished)
-
-    def _drain_all(self) -> None:
-        accepting = [member for member in self._members if member.takes_connections]
-        for shard, orphaned in self._lending.orphaned().items():
-            try:
-                self._drain.begin(self._members[shard], orphaned)
-            except OSError as error:
-                log.error("what waits at %d sockets of shards that are not there is lost: %s", len(orphaned), error)
-        for member in self._members.everyone():
-            self._drain.begin(member)
-        self._accepting = {member.process for member in accepting if member.process is not None}
-        self._close_unless_accepting()
-        self._drain.let_go()
-
-    def _no_longer_accepts(self, process: ShardProcess) -> None:
-        if self._accepting is not None:
-            self._accepting.discard(process)
-            self._close_unless_accepting()
-
-    def _close_unless_accepting(self) -> None:
-        """Until no shard accepts any more, our copies of the listening sockets keep new connections away."""
-        if not self._accepting:
-            self._listeners.close()
 
     def _kill_all(self) -> None:
         for member in self._members.everyone():

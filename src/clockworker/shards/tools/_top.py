@@ -21,7 +21,9 @@ import msgspec
 
 from clockworker._errors import ClockworkerError, ConfigurationError
 from clockworker._version import __version__
-from clockworker.shards.observe._query import MAX_TRACE_S, QueryClient, find_path
+from clockworker.shards.observe._query import MAX_TRACE_S
+from clockworker.shards.observe._query_client import QueryClient
+from clockworker.shards.observe._query_paths import find_path
 from clockworker.shards.observe._view import ServerStats
 from clockworker.shards.protocol._recording import Recorded
 from clockworker.shards.tools._chrome import write_chrome_trace

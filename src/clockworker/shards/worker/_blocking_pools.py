@@ -10,19 +10,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
 from collections.abc import Callable, Iterator
-from typing import ParamSpec, TypeVar
+from typing import TypeVar
 
 from clockworker._errors import ChannelFull
 from clockworker.ipc.calls._chain_cy import DEEPEST, deeper
-from clockworker.shards.worker._blocking import BlockingPool
+from clockworker.shards.worker._blocking import Blocking, BlockingPool
 
-P = ParamSpec("P")
 T = TypeVar("T")
 
 
-class BlockingPools:
+class BlockingPools(Blocking):
     """Of at most `threads` for each depth, which are started when they are first needed.
 
     account: that of whoever calls, an object that stands for a queue and a group.
@@ -33,14 +31,6 @@ class BlockingPools:
         self._account = account
         self._refuse: Callable[[BlockingPool], None] = lambda pool: None  # what a new one is told
         self._pools = [BlockingPool(threads)]  # by depth
-
-    async def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Its result, or its exception. It sees a copy of the caller's context variables."""
-        with self.calling(function, functools.partial(function, *args, **kwargs)) as future:
-            try:
-                return await future
-            finally:
-                del future  # or its exception, whose traceback has this frame, would be in a cycle
 
     @contextlib.contextmanager
     def calling(self, what: Callable[..., object] | str, function: Callable[[], T]) -> Iterator[asyncio.Future[T]]:

@@ -49,9 +49,9 @@ from clockworker.shards.protocol._messages import (
     Begin,
     CeaseFrom,
     Change,
-    Channel,
     Configure,
     Connect,
+    ControlChannel,
     Declared,
     DescriptorsLost,
     Disconnect,
@@ -108,7 +108,7 @@ def main() -> None:
     _take_signals()
     descriptor = int(os.environ.pop(CONTROL_VARIABLE))
     os.set_inheritable(descriptor, False)
-    channel = Channel(socket.socket(fileno=descriptor), trusting=True)
+    channel = ControlChannel(socket.socket(fileno=descriptor), trusting=True)
     if (spare_of := os.environ.pop(SPARE_VARIABLE, None)) is not None:
         wait(channel, spare_of)
     received = channel.receive_first()
@@ -156,7 +156,7 @@ def _children_to_be_joined() -> list[Any]:
 
 
 class _ShardMain:
-    def __init__(self, channel: Channel, configure: Configure, descriptors: list[int]) -> None:
+    def __init__(self, channel: ControlChannel, configure: Configure, descriptors: list[int]) -> None:
         self._channel = channel
         self._configure = configure
         self._config = configure.config
@@ -273,6 +273,7 @@ class _ShardMain:
             self._recorder.stop()
             self._pulse.stop()
             self._mesh.close()
+            self._shard._processes.kill()
 
     def _assemble(self, executor: Executor) -> None:
         configure = self._configure
@@ -294,6 +295,7 @@ class _ShardMain:
             self._mesh,
             announce_ready=lambda serves: self._channel.send(Ready(dict(serves))),
             announce_serving=lambda bind, limit: self._channel.send(Serves(bind, limit)),
+            announce_worn=lambda reason: self._channel.send(Terminated(reason)),
             lines={
                 bind: Line(sock, partial(self._pulse.write_connections, number))
                 for number, (bind, sock) in enumerate(zip(self._config.lines, self._lines, strict=True))
@@ -303,6 +305,8 @@ class _ShardMain:
         self._legacy.withhold(self._mesh.descriptors)
         self._legacy.at_fork(lambda: self._mesh.refuse_all(REFUSAL))
         self._legacy.at_fork(lambda: self._shard._blocking.forked(self._legacy.end, REFUSAL))
+        self._legacy.withhold(self._shard._processes.descriptors)
+        self._legacy.at_fork(lambda: self._shard._processes.forked(REFUSAL))
         self._recorder = Recorder(
             self._writer,
             executor,
@@ -311,6 +315,7 @@ class _ShardMain:
             self._shard._counters.read,
             self._shard._blocking.counts,
             self._shard._requests.read,
+            self._shard._processes.counts,
         )
         self._shard._servers.when_failed = self._recorder.write_soon
 
@@ -343,6 +348,7 @@ class _ShardMain:
         while self._serve_first and not self._mesh.is_quiet():  # noqa: ASYNC110  # nothing tells of it
             await asyncio.sleep(QUIET_LOOK_S)
         self._shard._blocking.close()
+        await self._shard._processes.close()
         return status
 
     def _fail(self, message: str, error: BaseException | None = None, *, of_options: bool = False) -> int:
@@ -414,6 +420,7 @@ class _ShardMain:
                 self._loop.call_later(seconds, trace.end)
             case Reopen():
                 reopen()
+                self._shard._processes.reopen_logs()
             case TakeAll():
                 self._shard._servers.lift_limit()
             case Begin():

@@ -52,7 +52,8 @@ log = logging.getLogger("clockworker.shard")
 class Recorder:
     """connections: how many were accepted and are open, and how many handlers have raised. counters: the application's.
     blocking: how many functions run in threads, and wait for one. requests: what has been counted of HTTP; the same object as
-    long as that is nothing new. Owns the writer."""
+    long as that is nothing new. processes: how many functions run in processes, wait for one, and are done. Owns the writer.
+    """
 
     def __init__(
         self,
@@ -63,6 +64,7 @@ class Recorder:
         counters: Callable[[], Counters],
         blocking: Callable[[], tuple[int, int]] = lambda: (0, 0),
         requests: Callable[[], Requests] = Requests,
+        processes: Callable[[], tuple[int, int, int]] = lambda: (0, 0, 0),
     ) -> None:
         self._writer = writer
         self._executor = executor
@@ -71,6 +73,7 @@ class Recorder:
         self._counters = counters
         self._blocking = blocking
         self._requests = requests
+        self._processes = processes
         self._usage = Usage()
         self._lag = Histogram()
         self._groups: dict[str, Groups] = {}
@@ -132,7 +135,7 @@ class Recorder:
             self.write()
 
     def _what_was_done(self) -> object:
-        return self._executor.turns, self._connections(), self._counters(), self._requests()
+        return self._executor.turns, self._connections(), self._counters(), self._requests(), self._processes()
 
     def _plan(self) -> None:
         now = self._loop.time()
@@ -174,6 +177,7 @@ class Recorder:
     def _loop_reading(self) -> LoopReading:
         accepted, opened, errors = self._connections()
         running, waiting = self._blocking()
+        in_processes, for_processes, done = self._processes()
         return LoopReading.of(
             self._executor.stats(),
             connections_accepted=accepted,
@@ -181,6 +185,9 @@ class Recorder:
             handler_errors=errors,
             blocking_running=running,
             blocking_waiting=waiting,
+            processes_running=in_processes,
+            processes_waiting=for_processes,
+            processes_done=done,
             lag=DurationStats.of(self._lag),
         )
 

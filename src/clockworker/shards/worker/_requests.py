@@ -38,17 +38,17 @@ class Target(Protocol):
 class _Entry:
     """A target, and the reading of it that is still right."""
 
-    __slots__ = ("_counted", "_reading", "_target", "queue", "route")
+    __slots__ = ("_counted", "_reading", "queue", "route", "target")
 
     def __init__(self, target: Target) -> None:
-        self._target = target
+        self.target = target
         self._counted: object = None
         self._reading = RouteReading()
         self.queue = target.queue
         self.route = _cut(target.route)
 
     def read(self) -> RouteReading:
-        target = self._target
+        target = self.target
         s0, s1, s2, s3, s4, s5 = target.statuses
         refused, running, waiting, websockets = target.refused, target.running, target.waiting, target.websockets
         counted = s0, s1, s2, s3, s4, s5, refused, running, waiting, websockets, target.seconds.total_ns
@@ -70,6 +70,10 @@ class RequestBook:
     def add(self, targets: Iterable[Target]) -> None:
         """Have these read, too, for as long as the shard lives: counters do not go back."""
         self._entries += map(_Entry, targets)
+
+    def answered(self) -> int:
+        """How many requests are over."""
+        return sum(sum(entry.target.statuses) for entry in self._entries)
 
     def read(self) -> Requests:
         """The same object as before if nothing has happened since."""

@@ -15,8 +15,10 @@ import asyncio
 import concurrent.futures
 import os
 import socket
+import sys
 import zlib
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
+from random import randint
 from ssl import SSLContext
 from typing import Any, Concatenate, Literal, ParamSpec, TypeVar
 
@@ -33,6 +35,8 @@ from clockworker.shards.protocol._messages import Configure
 from clockworker.shards.worker._blocking_pools import BlockingPools
 from clockworker.shards.worker._connections import Server
 from clockworker.shards.worker._counter import Counter, CounterBook
+from clockworker.shards.worker._pool_frames import Setup
+from clockworker.shards.worker._process_pool import ProcessPool
 from clockworker.shards.worker._protocols import ProtocolFactory, ProtocolServer, Stop
 from clockworker.shards.worker._requests import RequestBook
 from clockworker.shards.worker._servers import Line, Servers, close_all
@@ -44,10 +48,16 @@ P = ParamSpec("P")
 
 
 class ShardStats(msgspec.Struct, frozen=True):
-    """One shard's numbers since it was started. `cpu` is None where shards are not pinned. The connections are those of
-    `Shard.start_server` or `Shard.create_server`; one is open until its last byte has gone to the kernel. An error of a handler
-    is what it raised, or what a protocol's callback did. `blocking_running` functions of `run_blocking` are in threads, and
-    `blocking_waiting` calls wait for one."""
+    """One shard's numbers since it was started.
+
+    id, pid, cpu: the shard, its process, and the CPU that this is pinned to; None where shards are not.
+    connections_accepted, connections_open: those of `Shard.start_server` and `Shard.create_server`; one is open until its last
+    byte has gone to the kernel.
+    handler_errors: what handlers raised, or callbacks of protocols did.
+    executor, mesh: its tasks, and its calls to and from other shards.
+    blocking_running, blocking_waiting: functions of `run_blocking` that are in threads, and calls that wait for one.
+    processes_running, processes_waiting, processes_done: those of `run_process`; done are those that have ended.
+    """
 
     id: int
     pid: int
@@ -59,6 +69,9 @@ class ShardStats(msgspec.Struct, frozen=True):
     mesh: MeshStats
     blocking_running: int
     blocking_waiting: int
+    processes_running: int
+    processes_waiting: int
+    processes_done: int
 
 
 class Shard:
@@ -79,6 +92,7 @@ class Shard:
         mesh: Mesh,
         announce_ready: Callable[[Mapping[str, int | None]], None],
         announce_serving: Callable[[str, int | None], None],
+        announce_worn: Callable[[str], None],
         *,
         lines: Mapping[str, Line] | None = None,
         ssl: SSLContext | None = None,
@@ -101,9 +115,17 @@ class Shard:
         )
         self._complaints = ErrorLimiter()
         self._announce_ready = announce_ready
+        self._announce_worn = announce_worn
         self._blocking = BlockingPools(config.http.threads or config.blocking_threads, self._account)
+        self._processes = ProcessPool(
+            configure.processes,
+            lambda: Setup(f"shard {self.id} pool", list(sys.path), configure.pool_cpus, config),
+            self._account,
+        )
         self._counters = CounterBook()
         self._requests = RequestBook()
+        most = config.http.limit_max_requests
+        self._most_requests = None if most is None else most + randint(0, config.http.limit_max_requests_jitter)
         self._cuts: list[Callable[[], None]] = []
         self.is_ready = False
         self._stopped = asyncio.Event()
@@ -191,6 +213,21 @@ class Shard:
         here, but StopIteration, GeneratorExit and CancelledError, which would end the caller, as the cause of a RuntimeError.
         """
         return await self._blocking.run(function, *args, **kwargs)
+
+    async def run_process(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run an ordinary function that computes in another process, on another core, and wait for its result.
+
+        function: one that a module has under its name; it, its arguments and its result are pickled. What it finds there is
+        another interpreter: none of this process's variables, no shard, no event loop.
+
+        A few run at once (`--processes`), and the rest wait. A caller that is cancelled, or whose `asyncio.timeout` is over,
+        ends its function: by SystemExit, and after a second by force. When the shard stops, it waits for all of them, within
+        the time of the graceful shutdown. What the function raises is raised here, with the other process's traceback as its
+        cause; `RemoteError` says it of an exception that pickle does not take, and RuntimeError of one that would end the
+        caller or the shard. Raises `UsageError` for what cannot be sent, and `ProcessDied` if the process ends before the
+        function does.
+        """
+        return await self._processes.run(function, *args, **kwargs)
 
     def owner(self, key: bytes | str | int) -> int:
         """The shard that `key` belongs to: the same in every shard, run and machine, for the same number of shards.
@@ -350,6 +387,7 @@ class Shard:
             self.executor.stats(),
             self._mesh.stats(),
             *self._blocking.counts(),
+            *self._processes.counts(),
         )
 
     def _function_caller(self, shard: int, function: Callable[..., Any]) -> Callable[..., Any]:
@@ -397,6 +435,15 @@ class Shard:
         self._servers.check_free(bind)
         self._servers.handshakes(ssl)
 
+    def _look_at_requests(self) -> None:
+        """Whether it has answered as many as it is to."""
+        if self._most_requests is None or self.stopping:
+            return
+        answered = self._requests.answered()
+        if answered >= self._most_requests:
+            self._announce_worn(f"has answered {answered} requests (--limit-max-requests)")
+            self._most_requests = 2 * answered  # if its successor fails it goes on for as long again
+
     def _when_cut(self, tell: Callable[[], None]) -> None:
         """Call it when the grace is over, to say what is not done."""
         self._cuts.append(tell)
@@ -437,6 +484,7 @@ class Shard:
         await self._stopped.wait()
         await self._servers.drain(self._stopping)
         await self._blocking.drain()
+        await self._processes.drain()
 
     def _loop_error(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """What a protocol's callback raises comes here, and an exception of a task that nobody has looked at. Clients can

@@ -31,12 +31,12 @@ from clockworker.shards.protocol._birth import (
     TERMINAL_SIGNALS,
     command,
 )
-from clockworker.shards.protocol._messages import Channel
+from clockworker.shards.protocol._messages import ControlChannel
 
 _ENV_START = 47  # of /proc/PID/stat, which counts from 1 and begins with two more
 
 
-def wait(channel: Channel, app: str) -> None:
+def wait(channel: ControlChannel, app: str) -> None:
     """For the first message, which stays unread."""
     imported = _state_of_imports()
     set_process_title("spare", app)
@@ -70,7 +70,7 @@ def _show(entry: str) -> None:
         ctypes.memmove(start + at, f"{entry}\0".encode().ljust(room, b"_"), room)
 
 
-def _begin_anew(channel: Channel, app: str) -> None:
+def _begin_anew(channel: ControlChannel, app: str) -> None:
     """Does not return."""
     environment = {
         CONTROL_VARIABLE: str(channel.fileno()),

@@ -1,0 +1,306 @@
+"""A timer and a foreground beside hogs, which compute and never await: how late both are. And what the hogs lose by it.
+
+Late is counted at every time that was planned: a timer that comes 100 ms late has missed 49 others of 2 ms, and each of them
+counts, as each request does that came meanwhile. So a loop that stands still has many late ones, as it has for whoever waits.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import sys
+import threading
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from typing import Any
+
+import msgspec
+
+import clockworker as cw
+from bench._loops import on_loop
+from bench._microsleep import MicrosecondTimer
+from bench._open_loop import burn
+
+TIMER_MS = 2.0
+REQUEST_EVERY_MS = 5.0
+STEPS, STEP_US = 2, 100
+HOG_MS = 200  # of computing, without an await
+GAP_NS = 3_000  # between two looks of a hog at the clock: more is not its own
+_SPAN_MS = 100  # of a hog, cut or not, in turn with the other
+
+Spawn = Callable[[Coroutine[Any, Any, Any]], Awaitable[Any]]
+
+
+class Kind(msgspec.Struct, frozen=True):
+    """How hogs run: in which queues (none: plain uvloop), of one of which is "hogs" their own; in threads beside the loop, with
+    this switch interval; or in a queue each."""
+
+    name: str
+    queues: tuple[str, ...] = ("foreground", "hogs")
+    preemptive: bool = False
+    slice_ms: float | None = None
+    switch_interval_ms: float | None = None
+    queue_each: bool = False
+
+    def declared(self, hogs: int) -> list[cw.Queue]:
+        if not self.queues:
+            return []
+        names = [f"hogs {number}" for number in range(hogs)] if self.queue_each else ["hogs"]
+        options: dict[str, Any] = {"preemptive": True} if self.preemptive else {}
+        if self.slice_ms is not None:
+            options["slice"] = self.slice_ms / 1e3
+        return [cw.Queue("foreground", 8), *(cw.Queue(name, 1, **options) for name in names)]
+
+
+class Late(msgspec.Struct, frozen=True):
+    """Milliseconds, in ascending order. taken: of the core, in ms a second, by others while this process could have run. hogs:
+    work that they have done, of what the core could do."""
+
+    timer_ms: list[float]
+    foreground_ms: list[float]
+    hogs: float
+    taken: float
+
+
+def measure_late(kind: Kind, hogs: int, seconds: float) -> Late:
+    async def main(spawns: list[Spawn]) -> Late:
+        foreground, *rest = spawns
+        if not rest:
+            rest = [foreground]
+        async with beside(kind, hogs, rest) as worked_ms:
+            await asyncio.sleep(0.05)
+            before, since, taken = worked_ms(), time.perf_counter(), run_delay_ns()
+            timer, requests = Ticks(), Requests(foreground)
+            await requests.run(seconds)
+            elapsed = time.perf_counter() - since
+            worked, taken = worked_ms() - before, run_delay_ns() - taken
+            timer.stop()
+            await requests.finish()
+        return Late(
+            sorted(timer.late_ms),
+            sorted(requests.late_ms),
+            worked / 1e3 / elapsed,
+            taken / 1e6 / elapsed,
+        )
+
+    if kind.switch_interval_ms is not None:
+        sys.setswitchinterval(kind.switch_interval_ms / 1e3)
+    return on_loop(kind.declared(hogs), main)
+
+
+class Ticks:
+    """The loop's own timer, set again each time that it comes."""
+
+    def __init__(self) -> None:
+        self.late_ms: list[float] = []
+        self._loop = asyncio.get_running_loop()
+        self._set()
+
+    def stop(self) -> None:
+        self._timer.cancel()
+
+    def _set(self) -> None:
+        self._due = time.perf_counter() + TIMER_MS / 1e3
+        self._timer = self._loop.call_later(TIMER_MS / 1e3, self._tick)
+
+    def _tick(self) -> None:
+        late = max(0.0, (time.perf_counter() - self._due) * 1e3)
+        while late >= 0:
+            self.late_ms.append(late)
+            late -= TIMER_MS
+        self._set()
+
+
+class Requests:
+    """Planned every 5 ms; of two steps."""
+
+    def __init__(self, spawn: Spawn) -> None:
+        self.late_ms: list[float] = []
+        self._spawn = spawn
+        self._timer = MicrosecondTimer()
+        self._running: set[Awaitable[Any]] = set()
+
+    async def run(self, seconds: float) -> None:
+        start = time.perf_counter()
+        for number in itertools.count(1):
+            due = start + number * REQUEST_EVERY_MS / 1e3
+            if due > start + seconds:
+                break
+            if (left := due - time.perf_counter()) > 0:
+                await self._timer.sleep(left * 1e6)
+            self._running.add(self._spawn(self._request(due)))
+
+    async def finish(self) -> None:
+        for request in self._running:
+            await request
+        self._timer.close()
+
+    async def _request(self, due: float) -> None:
+        for step in range(STEPS):
+            if step:
+                await asyncio.sleep(0)
+            burn(STEP_US)
+        self.late_ms.append((time.perf_counter() - due) * 1e3)
+
+
+@contextlib.asynccontextmanager
+async def beside(kind: Kind, hogs: int, spawns: Sequence[Spawn]) -> AsyncIterator[Callable[[], int]]:
+    """So many hogs in flight all the time: one that has computed is followed by another. Yields what says how many
+    milliseconds of work they have done. That is counted by what is done: a thread's CPU clock goes on in what cuts them."""
+    done = [0] * hogs
+    stopping = False
+    unit = a_millisecond()
+
+    def compute(number: int) -> None:
+        for _ in range(HOG_MS):
+            if stopping:
+                break
+            for _ in range(unit):
+                pass
+            done[number] += 1
+
+    async def hog(number: int) -> None:
+        compute(number)
+
+    async def keep(number: int) -> None:
+        while not stopping:
+            await spawns[number % len(spawns)](hog(number))
+
+    def in_thread(number: int) -> None:
+        while not stopping:
+            compute(number)
+
+    if kind.switch_interval_ms is None:
+        tasks = [asyncio.get_running_loop().create_task(keep(number)) for number in range(hogs)]
+        threads = []
+    else:
+        tasks = []
+        threads = [threading.Thread(target=in_thread, args=(number,), daemon=True) for number in range(hogs)]
+        for thread in threads:
+            thread.start()
+    try:
+        yield lambda: sum(done)
+    finally:
+        stopping = True
+        for thread in threads:
+            thread.join()
+        for task in tasks:
+            await task
+
+
+def a_millisecond() -> int:
+    """Turns of an empty loop in a millisecond of CPU time, at best."""
+    turns = 20_000
+    best = float("inf")
+    for _ in range(20):
+        began = time.thread_time_ns()
+        for _ in range(turns):
+            pass
+        best = min(best, time.thread_time_ns() - began)
+    return round(turns * 1e6 / best)
+
+
+def run_delay_ns() -> int:
+    """In which this thread could have run, and something else had its CPU."""
+    with contextlib.suppress(OSError), open("/proc/thread-self/schedstat") as file:
+        return int(file.read().split()[1])
+    return 0
+
+
+class Span(msgspec.Struct):
+    """What a hog has seen in a span of its time. looks: at the clock, each of which is its work. gaps: time between two looks
+    that was longer than a look takes."""
+
+    wall_ns: int = 0
+    cpu_ns: int = 0
+    gaps_ns: int = 0
+    cuts: int = 0
+    looks: int = 0
+
+    def add(self, other: Span) -> None:
+        self.wall_ns += other.wall_ns
+        self.cpu_ns += other.cpu_ns
+        self.gaps_ns += other.gaps_ns
+        self.cuts += other.cuts
+        self.looks += other.looks
+
+
+class Loss(msgspec.Struct, frozen=True):
+    """Of a hog's time, 0 to 1, beyond what it loses where nothing cuts it. By two clocks, and by each of them in two ways: as
+    gaps in its own time, and as work not done in as much time. The wall's clock goes on in interrupts, in the hypervisor
+    and in other processes, and the thread's CPU clock does not: so each way agrees with the other of its clock.
+
+    cut_us: a gap's length. cuts: a second. uncounted: of the wall's time, what the thread's clock has not counted, beyond what
+    it does not count where nothing cuts it.
+    """
+
+    gaps_wall: float
+    work_wall: float
+    gaps_cpu: float
+    work_cpu: float
+    cuts: float
+    cut_us: float
+    uncounted: float
+
+
+def measure_loss(slice_ms: float | None, with_timer: bool, seconds: float) -> Loss:
+    """with_timer: the loop has a timer of 2 ms, and a foreground that waits; else there is nothing but the hog. Cut and uncut
+    spans take turns, so that what else the machine does disturbs them alike."""
+    kind = Kind("", ("foreground", "hogs"), True, slice_ms)
+    queues = [*kind.declared(1), cw.Queue("uncut", 1)]
+
+    async def main(spawns: list[Spawn]) -> tuple[Span, Span]:
+        _, cut, uncut = spawns
+        timer = Ticks() if with_timer else None
+        seen = Span(), Span()
+        until = time.perf_counter() + seconds
+        while time.perf_counter() < until:
+            for spawn, sum_of in zip((cut, uncut), seen, strict=True):
+                sum_of.add(await spawn(look(_SPAN_MS * 1_000_000)))
+        if timer is not None:
+            timer.stop()
+        return seen
+
+    return loss_of(*on_loop(queues, main))
+
+
+async def look(wall_ns: int) -> Span:
+    """Never awaits."""
+    clock = time.perf_counter_ns
+    gaps = cuts = looks = 0
+    cpu = time.thread_time_ns()
+    began = before = clock()
+    end = began + wall_ns
+    while before < end:
+        now = clock()
+        if now - before > GAP_NS:
+            gaps += now - before
+            cuts += 1
+        looks += 1
+        before = now
+    return Span(before - began, time.thread_time_ns() - cpu, gaps, cuts, looks)
+
+
+def loss_of(cut: Span, uncut: Span) -> Loss:
+    def in_gaps(span: Span) -> float:
+        return span.gaps_ns / span.wall_ns
+
+    def cpu_in_gaps(span: Span) -> float:
+        """What the thread's clock has counted in gaps: outside of them it counts all."""
+        return (span.cpu_ns - (span.wall_ns - span.gaps_ns)) / span.cpu_ns
+
+    def uncounted(span: Span) -> float:
+        return 1 - span.cpu_ns / span.wall_ns
+
+    cuts = cut.cuts / cut.wall_ns - uncut.cuts / uncut.wall_ns
+    gaps = in_gaps(cut) - in_gaps(uncut)
+    return Loss(
+        gaps,
+        1 - cut.looks / cut.wall_ns * uncut.wall_ns / uncut.looks,
+        cpu_in_gaps(cut) - cpu_in_gaps(uncut),
+        1 - cut.looks / cut.cpu_ns * uncut.cpu_ns / uncut.looks,
+        cuts * 1e9,
+        gaps / cuts / 1e3 if cuts > 0 else 0.0,
+        uncounted(cut) - uncounted(uncut),
+    )

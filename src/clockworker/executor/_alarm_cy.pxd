@@ -1,0 +1,125 @@
+cdef extern from *:
+    """
+    #include <signal.h>
+    #include <stdint.h>
+    #include <string.h>
+    #include <sys/syscall.h>
+    #include <time.h>
+    #include <unistd.h>
+
+    #if defined(__linux__)
+    #ifndef sigev_notify_thread_id
+    #define sigev_notify_thread_id _sigev_un._tid
+    #endif
+    #else  /* never called: there are no preemptive queues */
+    #include <errno.h>
+    typedef int timer_t;
+    #define timer_settime(timer, flags, when, before) 0
+    #endif
+
+    /* What the signal's handler shares with the thread that it interrupts, which is the main one. */
+    typedef struct {
+        volatile int64_t due_ns;  /* when the slice that runs is to be cut; 0: none runs, and alarms are stale */
+        volatile int64_t rings_ns;  /* when the timer does; 0: it is not set */
+        volatile int64_t rung;  /* how often the interpreter was interrupted */
+        volatile int64_t stale;  /* alarms that came when nothing was due */
+        int exists;
+        int number;  /* of the signal */
+        pid_t thread;
+        timer_t timer;
+    } clockworker_alarm;
+
+    static clockworker_alarm *clockworker_the_alarm;
+
+    static inline int64_t clockworker_alarm_now(void) {
+        struct timespec time;
+        clock_gettime(CLOCK_MONOTONIC, &time);
+        return (int64_t)time.tv_sec * 1000000000 + time.tv_nsec;
+    }
+
+    static inline void clockworker_alarm_set(clockworker_alarm *alarm, int64_t at) {
+        if (!alarm->exists) return;
+        struct itimerspec when = {{0, 0}, {at / 1000000000, at % 1000000000}};
+        alarm->rings_ns = at;  /* first: it may ring at once */
+        timer_settime(alarm->timer, TIMER_ABSTIME, &when, NULL);
+    }
+
+    /* The slice is to be cut at `due`. The timer is left alone if it rings before that: its handler sets it anew. */
+    static inline void clockworker_alarm_due(clockworker_alarm *alarm, int64_t due) {
+        alarm->due_ns = due;
+        int64_t rings = alarm->rings_ns;
+        if (rings == 0 || rings > due) clockworker_alarm_set(alarm, due);
+    }
+
+    /* Have the interpreter look for a cut before its next instruction. In the main thread. */
+    static inline void clockworker_alarm_now_due(clockworker_alarm *alarm) {
+        alarm->due_ns = 1;
+        alarm->rung++;
+        PyErr_SetInterruptEx(alarm->number);
+    }
+
+    static inline void clockworker_alarm_rings(int number) {
+        clockworker_alarm *alarm = clockworker_the_alarm;
+        if (alarm == NULL || !alarm->exists || (pid_t)syscall(SYS_gettid) != alarm->thread) return;
+        alarm->rings_ns = 0;
+        int64_t due = alarm->due_ns;
+        if (due == 0) alarm->stale++;
+        else if (due > clockworker_alarm_now() + 5000) {
+            alarm->stale++;
+            clockworker_alarm_set(alarm, due);
+        } else {
+            alarm->rung++;
+            PyErr_SetInterruptEx(number);
+        }
+    }
+
+    /* In the main thread, in which Python has a handler for the signal already. 0, or errno. */
+    static inline int clockworker_alarm_begin(clockworker_alarm *alarm, int number) {
+        struct sigevent event;
+        memset(&event, 0, sizeof event);
+        event.sigev_notify = SIGEV_THREAD_ID;
+        event.sigev_signo = number;
+        alarm->thread = event.sigev_notify_thread_id = (pid_t)syscall(SYS_gettid);
+        if (timer_create(CLOCK_MONOTONIC, &event, &alarm->timer) < 0) return errno;
+        struct sigaction action;
+        memset(&action, 0, sizeof action);
+        action.sa_handler = clockworker_alarm_rings;
+        action.sa_flags = SA_RESTART | SA_ONSTACK;
+        sigemptyset(&action.sa_mask);
+        alarm->number = number;
+        alarm->due_ns = alarm->rings_ns = 0;
+        alarm->exists = 1;
+        clockworker_the_alarm = alarm;
+        if (sigaction(number, &action, NULL) < 0) {
+            alarm->exists = 0;
+            timer_delete(alarm->timer);
+            return errno;
+        }
+        return 0;
+    }
+
+    /* forked: by another process, which has the timer. To ignore a signal forgets one that is on its way. */
+    static inline void clockworker_alarm_end(clockworker_alarm *alarm, int forked) {
+        if (!alarm->exists) return;
+        alarm->exists = 0;
+        alarm->due_ns = alarm->rings_ns = 0;
+        if (!forked) timer_delete(alarm->timer);
+        struct sigaction action;
+        memset(&action, 0, sizeof action);
+        action.sa_handler = SIG_IGN;
+        sigaction(alarm->number, &action, NULL);
+    }
+    """
+    ctypedef struct Alarm "clockworker_alarm":
+        long long due_ns
+        long long rings_ns
+        long long rung
+        long long stale
+        bint exists
+    long long alarm_now "clockworker_alarm_now"() noexcept
+    void alarm_due "clockworker_alarm_due"(Alarm *alarm, long long due) noexcept
+    void alarm_now_due "clockworker_alarm_now_due"(Alarm *alarm) noexcept
+    int alarm_begin "clockworker_alarm_begin"(Alarm *alarm, int number) noexcept
+    void alarm_end "clockworker_alarm_end"(Alarm *alarm, bint forked) noexcept
+
+cdef Alarm alarm

@@ -1,0 +1,65 @@
+# cython: language_level=3, annotation_typing=False, auto_pickle=False, allow_none_for_extension_args=False
+"""The alarm: what interrupts Python code that does not stop by itself.
+
+A POSIX timer signals the main thread and no other (SIGEV_THREAD_ID). The signal's handler, in C, looks whether a slice is due.
+If it is, the interpreter is told that the signal has come (`PyErr_SetInterruptEx`), and calls the signal's Python-level handler
+before its next instruction but few: at the *eval breaker*, where it also gives its lock to other threads. That handler is
+`_slices_cy`'s, and it cuts there. C code that asks for signals by itself (`re`, `json`, arithmetic of large integers,
+`time.sleep`) is interrupted too, and C code that never asks is not.
+
+*Lazily.* To set a timer is a call of the kernel, and of the hypervisor in a virtual machine. So a slice only moves a word that
+says when it is due. A timer that is set for an earlier time, for the sake of a slice that has long ended, is left alone; its
+handler finds the word moved, or zero, and sets it anew, or not. A short step costs two stores, and the timer rings at most once
+in the time of a slice.
+
+*SIGRTMAX.* The interpreter calls the handlers of all signals that have come in the order of their numbers, in a loop that stands
+still while one of them is switched away from. So it is the last number. System calls that the signal interrupts are restarted
+(SA_RESTART): libraries in C need not know of it. Those that the kernel never restarts (poll, sleeping) return EINTR, which
+Python itself repeats, and in between the handler runs.
+
+Rejected: a thread that sets the interrupt, for before CPython 3.13 the eval breaker only heeds what is set by the main
+thread (none of 13,000 on 3.11); `Py_AddPendingCall`, since one that is switched away from makes all others wait; tracing, or
+`sys.monitoring`, which needs the interpreter's lock to be switched on and costs each line.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from typing import Any
+
+try:
+    import cython
+except ModuleNotFoundError:
+    from clockworker import _cython_shim as cython
+
+from clockworker._errors import ConfigurationError
+
+
+def begin(handler: Callable[[int, Any], None]) -> None:
+    """Have `handler` called, in the main thread, when a slice is due. Raises ConfigurationError where SIGRTMAX is taken."""
+    taken = signal.getsignal(signal.SIGRTMAX)
+    if taken is not signal.SIG_DFL:
+        raise ConfigurationError(
+            "preemptive queues need the signal SIGRTMAX, and this process has "
+            + ("a handler for it that Python has not set" if taken is None else f"the handler {taken!r} for it")
+        )
+    signal.signal(signal.SIGRTMAX, handler)
+    if cython.compiled:
+        error = alarm_begin(cython.address(alarm), signal.SIGRTMAX)  # type: ignore[name-defined]  # noqa: F821
+        if error:
+            signal.signal(signal.SIGRTMAX, signal.SIG_DFL)
+            raise ConfigurationError(f"preemptive queues need a POSIX timer, and there is none: {os.strerror(error)}")
+
+
+def end(forked: bool = False) -> None:
+    """As it was before. forked: in a child process, to which timers do not pass."""
+    if cython.compiled:
+        alarm_end(cython.address(alarm), forked)  # type: ignore[name-defined]  # noqa: F821
+        signal.signal(signal.SIGRTMAX, signal.SIG_DFL)
+
+
+def counts() -> tuple[int, int]:
+    """How often the interpreter was interrupted, and how many alarms were stale."""
+    return (alarm.rung, alarm.stale) if cython.compiled else (0, 0)  # type: ignore[name-defined]  # noqa: F821

@@ -1,0 +1,167 @@
+"""Frames of WebSockets, to and from messages.
+
+Most frames are whole messages that are not compressed. These are framed here, in both directions, which takes far less. The
+others go to the protocol of `websockets`, frame by frame, so that it is always at the beginning of one; it also answers pings
+and closes. Fragments are joined as they come.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from websockets.extensions.permessage_deflate import ServerPerMessageDeflateFactory
+from websockets.frames import CloseCode, Frame, Opcode
+from websockets.protocol import OPEN
+from websockets.server import ServerProtocol
+
+PLAIN_TEXT, PLAIN_BINARY = 0x81, 0x82  # how a frame begins that is a whole message, as it is
+_PLAIN = frozenset((PLAIN_TEXT, PLAIN_BINARY))
+_CONT, _TEXT, _BINARY, _PONG = Opcode.CONT, Opcode.TEXT, Opcode.BINARY, Opcode.PONG
+
+
+# As `websockets` advises for servers: windows of 4 KiB and smaller tables compress nearly as well as zlib's own.
+_DEFLATE = [
+    ServerPerMessageDeflateFactory(
+        server_max_window_bits=12, client_max_window_bits=12, compress_settings={"memLevel": 5}
+    )
+]
+
+# What `websockets` itself has to say: each frame if this is set to DEBUG. That connections open and close is said elsewhere.
+_frames = logging.getLogger("clockworker.websocket.frames")
+if _frames.level == logging.NOTSET:
+    _frames.setLevel(logging.WARNING)
+
+
+def new_protocol(most: int, deflate: bool) -> ServerProtocol:
+    """Of an open WebSocket. most: bytes of a message. deflate: whether it may be compressed, if the client offers that."""
+    return ServerProtocol(state=OPEN, extensions=_DEFLATE if deflate else None, max_size=most, logger=_frames)
+
+
+class FrameReader:
+    """What a client sends, as messages.
+
+    take(message) is called with each, as text or bytes; pong(data) for each pong; answer(writes) with what the protocol has to
+    say itself: a pong, or the end. All three from within `feed`.
+
+    most: bytes of a message. frames: how many have begun; who feeds sets it back. rest: bytes still to come of a frame of which
+    the protocol has the beginning. wanted: whether messages are still passed on. ended: nothing more is parsed.
+    """
+
+    def __init__(
+        self,
+        protocol: ServerProtocol,
+        most: int,
+        *,
+        take: Callable[[str | bytes], None],
+        pong: Callable[[bytes], None],
+        answer: Callable[[list[bytes]], None],
+    ) -> None:
+        self.frames = 0
+        self.rest = 0
+        self.wanted = True
+        self.ended = False
+        self.parts: bytearray | None = None
+        self._protocol = protocol
+        self._most = most
+        self._take = take
+        self._pong = pong
+        self._answer = answer
+        self._is_text = False
+        self._head = b""  # the beginning of a frame, which does not say yet how long it is
+
+    def feed(self, data: bytes) -> None:
+        if self._head:
+            data = self._head + data
+            self._head = b""
+        size = len(data)
+        at = 0
+        if self.rest:
+            at = min(self.rest, size)
+            self.rest -= at
+            self._pass_on(data[:at])
+        while at < size and not self.ended:
+            self.frames += 1
+            length = data[at + 1] & 127 if at + 2 <= size else 0
+            body = at + (6 if length < 126 else 8 if length == 126 else 14)
+            if body > size:
+                self._head = data[at:]
+                return
+            if length == 126:
+                length = (data[at + 2] << 8) + data[at + 3]
+            elif length == 127:
+                length = int.from_bytes(data[at + 2 : at + 10], "big")
+            end = body + length
+            if (
+                data[at] in _PLAIN
+                and data[at + 1] >= 128
+                and end <= size
+                and self.parts is None
+                and length <= self._most
+            ):
+                self._is_text = data[at] == PLAIN_TEXT
+                self._complete(unmasked(data[body:end], data[body - 4 : body]))
+            else:
+                if end > size:
+                    self.rest = end - size
+                    end = size
+                self._pass_on(data[at:end])
+            at = end
+
+    def _pass_on(self, data: bytes) -> None:
+        """To the protocol."""
+        protocol = self._protocol
+        protocol.receive_data(data)
+        for frame in protocol.events_received():
+            assert isinstance(frame, Frame)
+            opcode = frame.opcode
+            if opcode is _TEXT or opcode is _BINARY:
+                self._is_text = opcode is _TEXT
+                if frame.fin:
+                    self._complete(frame.data)
+                else:
+                    self.parts = bytearray(frame.data)
+            elif opcode is _CONT:
+                assert self.parts is not None
+                self.parts += frame.data
+                if frame.fin:
+                    whole, self.parts = self.parts, None
+                    self._complete(whole)
+            elif opcode is _PONG:
+                self._pong(bytes(frame.data))
+        if writes := protocol.data_to_send():
+            self._answer(writes)
+
+    def _complete(self, data: Any) -> None:
+        """A message, in one frame or in many."""
+        if not self.wanted:
+            return
+        message: str | bytes
+        if self._is_text:
+            try:
+                message = str(data, "utf-8")
+            except UnicodeDecodeError as error:
+                self._protocol.fail(CloseCode.INVALID_DATA, f"{error.reason} at position {error.start}")
+                self._answer(self._protocol.data_to_send())
+                return
+        else:
+            message = bytes(data)
+        self._take(message)
+
+
+def plain_frame(first: int, data: bytes) -> bytes:
+    """A whole message as it is. first: PLAIN_TEXT or PLAIN_BINARY."""
+    size = len(data)
+    if size < 126:
+        return bytes((first, size)) + data
+    if size < 65_536:
+        return bytes((first, 126, size >> 8, size & 255)) + data
+    return bytes((first, 127)) + size.to_bytes(8, "big") + data
+
+
+def unmasked(data: bytes, mask: bytes) -> bytes:
+    """What a client has sent, which it has to mask."""
+    size = len(data)
+    key = (mask * (size // 4 + 1))[:size]
+    return (int.from_bytes(data, "little") ^ int.from_bytes(key, "little")).to_bytes(size, "little")

@@ -1,0 +1,163 @@
+"""What a client has sent and the application has not received yet: bounded, whatever the client does.
+
+No more is read while as many messages wait for the application as `ws_max_queue` says, or 64 KiB of them. A read may hold
+thousands of small frames, or a compressed message that is a thousand times its size, so it is parsed in slices, and the rest
+waits unparsed: for the application, or for the next turn of the loop if it is many frames that nobody waits for, such as pings.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+
+from websockets.server import ServerProtocol
+
+from clockworker.http._websocket_frames import FrameReader
+
+_SLICE = 4_096  # bytes that are parsed without a look at how much has come of them
+_AT_ONCE = 256  # frames in one turn of the loop; a slice may have some more
+_HIGH_WATER = 65_536  # bytes of messages, or of what has not been parsed, beyond which no more is read
+
+
+class Waiters:
+    """Tasks that wait for something to change, and are woken together. Each looks again whether it has."""
+
+    def __init__(self) -> None:
+        self._waiters: list[asyncio.Future[None]] = []
+
+    def __bool__(self) -> bool:
+        return bool(self._waiters)
+
+    async def wait(self) -> None:
+        waiter = asyncio.get_running_loop().create_future()
+        self._waiters.append(waiter)
+        try:
+            await waiter
+        except BaseException:
+            if waiter in self._waiters:
+                self._waiters.remove(waiter)
+            raise
+
+    def wake(self) -> None:
+        for waiter in self._waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+        self._waiters.clear()
+
+
+class Inbox:
+    """messages: those that wait. size: their length, in bytes or characters. unread: what waits to be parsed. paused: the
+    client's connection is not read. heard: something has come that was dropped; who waits for silence sets it back.
+
+    Nothing is parsed before the first `resume`. most_messages: how many may wait. For most, pong and answer see FrameReader.
+    """
+
+    def __init__(
+        self,
+        transport: asyncio.Transport,
+        protocol: ServerProtocol,
+        *,
+        most_messages: int,
+        most: int,
+        pong: Callable[[bytes], None],
+        answer: Callable[[list[bytes]], None],
+    ) -> None:
+        self.messages: deque[str | bytes] = deque()
+        self.size = 0
+        self.unread: bytearray | None = None
+        self.paused = False
+        self.heard = True
+        self.receivers = Waiters()
+        self.reader = FrameReader(protocol, most, take=self._take, pong=pong, answer=answer)
+        self._transport = transport
+        self._most_messages = most_messages
+        self._parsing = False  # what comes is parsed at once; otherwise it waits
+        self._goes_on = False  # in the next turn
+
+    def feed(self, data: bytes) -> None:
+        """What has come."""
+        if self._parsing and self.unread is None and len(data) <= _SLICE:
+            self.reader.feed(data)
+        elif not self.reader.ended:
+            if self.unread is None:
+                self.unread = bytearray(data)
+            else:
+                self.unread += data
+            if not self._goes_on:
+                self._parse_on()
+        else:
+            self.heard = True
+
+    def pop(self) -> str | bytes:
+        """The first message. There has to be one."""
+        messages = self.messages
+        message = messages.popleft()
+        self.size -= len(message)
+        if not self._parsing and len(messages) <= self._most_messages // 2 and self.size <= _HIGH_WATER // 2:
+            self.resume()
+        return message
+
+    def resume(self) -> None:
+        """Parse and read on."""
+        self._parsing = True
+        if self.unread is not None:
+            self._parse_on()
+        if self._parsing and self.unread is None:
+            self._read_on()
+
+    def drop(self) -> None:
+        """Nobody wants what comes now. It is read all the same."""
+        self.leave()
+        self._read_on()
+
+    def leave(self) -> None:
+        """Nothing comes any more."""
+        self.reader.ended = True
+        self._parsing = False
+        self.unread = None
+
+    def _take(self, message: str | bytes) -> None:
+        self.messages.append(message)
+        self.size += len(message)
+        if len(self.messages) >= self._most_messages or self.size > _HIGH_WATER:
+            self._parsing = False
+            self._pause()
+        if self.receivers:
+            self.receivers.wake()
+
+    def _parse_on(self) -> None:
+        """What waited to be parsed, up to what may wait as messages, and what may be done in one turn of the loop."""
+        unread, reader = self.unread, self.reader
+        reader.frames = 0
+        while unread and self._parsing and reader.frames < _AT_ONCE:
+            size = max(_SLICE, reader.rest)
+            data = bytes(unread[:size])
+            del unread[:size]
+            reader.feed(data)
+        if reader.ended:
+            return
+        if not unread:
+            self.unread = None
+        elif self._parsing:
+            self._pause()
+            if not self._goes_on:
+                self._goes_on = True
+                asyncio.get_running_loop().call_soon(self._go_on)
+        elif len(unread) > _HIGH_WATER:
+            self._pause()
+
+    def _go_on(self) -> None:
+        self._goes_on = False
+        if self._parsing:
+            self.resume()
+
+    def _pause(self) -> None:
+        if not self.paused and not self._transport.is_closing():
+            self.paused = True
+            self._transport.pause_reading()
+
+    def _read_on(self) -> None:
+        if self.paused and not self._transport.is_closing():
+            self.paused = False
+            self._transport.resume_reading()

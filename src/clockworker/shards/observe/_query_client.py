@@ -1,0 +1,100 @@
+"""A tool's side of the control socket."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+import msgspec
+
+from clockworker._errors import ControlError
+from clockworker.shards.observe._query import (
+    MAX_ANSWER,
+    AskRings,
+    AskStats,
+    AskTrace,
+    Recording,
+    Refused,
+    Reply,
+    Request,
+    Rings,
+    Stats,
+    decode_reply,
+    frame,
+)
+from clockworker.shards.observe._view import ServerStats
+from clockworker.shards.protocol._reading import RingReading
+
+
+class QueryClient:
+    """A tool's connection. Raises `ControlError` if the supervisor refuses or is gone."""
+
+    def __init__(self, path: Path) -> None:
+        self._sock = socket.socket(socket.AF_UNIX)
+        try:
+            self._sock.connect(str(path))
+        except OSError as error:
+            self._sock.close()
+            raise ControlError(f"no supervisor answers at {path}: {error.strerror}") from error
+
+    def stats(self) -> ServerStats:
+        match self._ask(AskStats()):
+            case Stats(stats):
+                return stats
+            case reply:
+                raise _unexpected(reply)
+
+    def rings(self) -> list[list[RingReading]]:
+        match self._ask(AskRings()):
+            case Rings(rings):
+                return rings
+            case reply:
+                raise _unexpected(reply)
+
+    def trace(self, seconds: float) -> dict[int, bytes]:
+        """The recording of each shard. Waits for as long."""
+        found = {}
+        reply = self._ask(AskTrace(seconds))
+        while isinstance(reply, Recording) and reply.shard >= 0:
+            found[reply.shard] = self._receive(reply.size)
+            reply = self._reply()
+        if not isinstance(reply, Recording):
+            raise _unexpected(reply)
+        return found
+
+    def close(self) -> None:
+        self._sock.close()
+
+    def _ask(self, request: Request) -> Reply:
+        try:
+            self._sock.sendall(frame(request))
+        except OSError as error:
+            raise ControlError(f"the supervisor is gone: {error.strerror}") from error
+        return self._reply()
+
+    def _reply(self) -> Reply:
+        size = int.from_bytes(self._receive(4), "big")
+        if size > MAX_ANSWER:
+            raise ControlError(f"an answer of {size} bytes is too long: {MAX_ANSWER} at most")
+        try:
+            return decode_reply(self._receive(size))
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+            raise ControlError(
+                f"the supervisor, of another version perhaps, gives an answer that is none: {error}"
+            ) from error
+
+    def _receive(self, size: int) -> bytes:
+        data = bytearray()
+        while len(data) < size:
+            try:
+                piece = self._sock.recv(min(size - len(data), 1 << 20))
+            except OSError as error:
+                raise ControlError(f"the supervisor is gone: {error.strerror}") from error
+            if not piece:
+                raise ControlError("the supervisor has closed the connection: it is stopping, or another user's")
+            data += piece
+        return bytes(data)
+
+
+def _unexpected(reply: Reply) -> ControlError:
+    return ControlError(reply.reason if isinstance(reply, Refused) else f"{type(reply).__name__} was not asked for")

@@ -1,0 +1,58 @@
+"""Helps tests of preemptive queues: cuts come where a test says, not when some time has passed."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+
+import pytest
+
+import clockworker as cw
+from clockworker.executor import _preempt, _slices_cy
+
+why_not = _preempt.why_not()
+needs_slices = pytest.mark.skipif(why_not is not None, reason=f"preemptive queues need {why_not}")
+
+# Such a slice never ends by itself: whatever is cut has asked for it.
+FOREVER = 1.0
+
+
+def queues() -> list[cw.Queue]:
+    return [cw.Queue("foreground", 8), cw.Queue("background", preemptive=True, slice=FOREVER)]
+
+
+def ask() -> None:
+    """Be cut here, unless something forbids it."""
+    _slices_cy.ask()
+
+
+def compute_until(condition: Callable[[], object], what: str = "the condition") -> None:
+    """Compute without an await, and be cut again and again, until the condition holds."""
+    for _ in range(1_000_000):
+        if condition():
+            return
+        ask()
+    raise AssertionError(f"{what} never came true: nobody else has run")
+
+
+def cuts(executor: cw.Executor) -> int:
+    return executor.queue_stats()["background"].cuts
+
+
+def refusals(executor: cw.Executor) -> dict[str, int]:
+    return executor.queue_stats()["background"].refusals
+
+
+@contextlib.contextmanager
+def rule(name: str, on: bool) -> Iterator[None]:
+    """Without the rule the hazard is there: so a test that is green without it shows nothing."""
+    if not on:
+        _slices_cy.switch_rule(name, False)
+    try:
+        yield
+    finally:
+        if not on:
+            _slices_cy.switch_rule(name, True)
+
+
+with_and_without = pytest.mark.parametrize("on", [True, False], ids=["rule", "no rule"])
