@@ -117,11 +117,11 @@ def test_a_subscriber_that_has_left_is_sent_nothing(run: Run) -> None:
             room = topic(mesh)
             for _ in range(3):
                 await mesh.service.on(1).listen("room")
-                await until(lambda: len(room.targets) == 1)
+                await until(lambda: len(room._targets) == 1)
                 await room.publish(Line(0, 1))
                 await heard(mesh, 1, 1)
                 await mesh.service.on(1).cease("room")
-                await until(lambda: room.targets == ())
+                await until(lambda: room._targets == ())
 
     run(body)
 
@@ -257,7 +257,7 @@ def test_who_waits_for_a_shard_that_dies_waits_no_longer(run: Run) -> None:
         async with fleet(2, topics=True, limits={"credit": 16}) as mesh:
             await mesh.service.on(1).listen("room")
             room = topic(mesh)
-            await until(lambda: len(room.targets) == 1)
+            await until(lambda: len(room._targets) == 1)
             stop(mesh, 1)
             waiting = [asyncio.create_task(room.publish(Line(0, number))) for number in range(20)]
             await asyncio.sleep(0.05)
@@ -349,7 +349,7 @@ def test_another_type_under_the_same_name(run: Run) -> None:
             ):
                 await mesh.service.on(1).listen("numbers")
             await numbers.publish(1)
-            assert numbers.targets == ()
+            assert numbers._targets == ()
 
     run(body)
 

@@ -89,7 +89,7 @@ class Hall:
 
     @cw.remote
     async def counted(self) -> dict[str, int]:
-        return {name: getattr(self.topic.counts, name) for name in ("published", "delivered", "dropped")}
+        return msgspec.structs.asdict(self.topic.stats())
 
     @cw.remote
     async def stop_publishing(self) -> int:

@@ -11,7 +11,7 @@ from functools import partial
 
 import pytest
 
-from clockworker.shards.observe._query import QueryClient
+from clockworker.shards.observe._query_client import QueryClient
 from clockworker.shards.testing import Server, serving
 from clockworker.shards.tools._screen import screen
 from tests.shards.hall import Hall, Heard

@@ -27,9 +27,9 @@ from clockworker.ipc.calls._timeout import deadline
 from clockworker.ipc.rings._connection_cy import Connection
 from clockworker.ipc.rings._doorbell_cy import create_doorbell
 from clockworker.ipc.rings._ring_cy import create_ring
+from clockworker.ipc.topics._outlet import TopicStats
 from clockworker.ipc.topics._subscription import Subscription
 from clockworker.ipc.topics._topic import Topic
-from clockworker.ipc.topics._topics import TopicStats
 
 __all__ = [
     "Limits",

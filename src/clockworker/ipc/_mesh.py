@@ -40,7 +40,8 @@ from clockworker.ipc.rings._connection_cy import RingConnection
 from clockworker.ipc.rings._doorbell_cy import Doorbell
 from clockworker.ipc.rings._ends import open_link_ends
 from clockworker.ipc.rings._malloc import keep_freed_memory
-from clockworker.ipc.topics._topics import Topics, TopicStats
+from clockworker.ipc.topics._outlet import TopicStats
+from clockworker.ipc.topics._topics import Topics
 
 S = TypeVar("S")
 R = TypeVar("R")

@@ -14,6 +14,8 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Iterable
 
+import msgspec
+
 from clockworker.ipc.calls._frames import Kind
 from clockworker.ipc.calls._link_cy import Link
 from clockworker.ipc.topics._interest import Interests
@@ -33,6 +35,19 @@ class Counts:
         self.published = 0
         self.delivered = 0
         self.dropped = 0
+
+
+class TopicStats(msgspec.Struct, frozen=True):
+    """What a shard has counted of one topic since it started.
+
+    published: here. delivered: to subscribers here. dropped: what subscribers here did not get, and what a shard with
+    subscribers did not, since it was too slow or died. subscribers: here, now.
+    """
+
+    published: int
+    delivered: int
+    dropped: int
+    subscribers: int
 
 
 class Delivery:

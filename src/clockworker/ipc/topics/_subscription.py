@@ -103,7 +103,7 @@ class Subscription(Generic[T]):
                 except Exception as error:
                     self._not_read(error)
                 else:
-                    self._topic.counts.delivered += 1
+                    self._topic._counts.delivered += 1
                     return value
             if self._cut:
                 raise Lagged(self.dropped, self._topic.name)
@@ -129,7 +129,7 @@ class Subscription(Generic[T]):
         messages = self._messages
         if len(messages) >= self._limit or self._cut:
             self.dropped += 1
-            self._topic.counts.dropped += 1
+            self._topic._counts.dropped += 1
             if self._when_full == "drop-oldest":
                 messages.popleft()
                 messages.append(message)
@@ -159,7 +159,7 @@ class Subscription(Generic[T]):
 
     def _not_read(self, error: Exception) -> None:
         self.dropped += 1
-        self._topic.counts.dropped += 1
+        self._topic._counts.dropped += 1
         topic = self._topic
         if not topic._complained:
             topic._complained = True

@@ -9,11 +9,11 @@ from __future__ import annotations
 import asyncio
 import threading
 import zlib
-from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, Generic, Literal, TypeVar
 
 from clockworker._errors import ChannelFull, ConfigurationError, MessageTooLarge, UsageError
 from clockworker.ipc.topics._codec import Codec
-from clockworker.ipc.topics._outlet import Counts, Delivery, Target, send_many
+from clockworker.ipc.topics._outlet import Counts, Delivery, Target, TopicStats, send_many
 from clockworker.ipc.topics._subscription import Message, Subscription, WhenFull
 from clockworker.ipc.topics._words import FIRST_HAND, IN_ORDER
 
@@ -37,10 +37,10 @@ class Topic(Generic[T]):
     def __init__(self, topics: Topics, name: str, codec: Codec, ordered: bool, counts: Counts) -> None:
         self.name = name
         self.ordered = ordered
-        self.counts = counts
-        self.number = 0  # ours for it, while it has a subscriber here
-        self.targets: tuple[Target, ...] = ()
-        self.confirmation: Confirmation | None = None
+        self._counts = counts
+        self._number = 0  # ours for it, while it has a subscriber here
+        self._targets: tuple[Target, ...] = ()
+        self._confirmation: Confirmation | None = None
         self._topics = topics
         self._codec = codec
         self._loop = topics.loop
@@ -80,7 +80,7 @@ class Topic(Generic[T]):
         """The same for who cannot wait: `ChannelFull` if a shard is slow to take its messages in. Nothing was sent then, to
         nobody."""
         self._check(message)
-        for outlet, _ in self.targets if self._passage is None else ():
+        for outlet, _ in self._targets if self._passage is None else ():
             if not outlet.is_free():
                 raise self._full(outlet.link.peer)
         if self._passage is not None and self._passage.is_open() and not self._passage.is_free():
@@ -99,6 +99,11 @@ class Topic(Generic[T]):
         """
         return Subscription(self, limit, when_full)
 
+    def stats(self) -> TopicStats:
+        """What this shard has counted of it since it started; of one beyond the first 64, of all of those."""
+        counts = self._counts
+        return TopicStats(counts.published, counts.delivered, counts.dropped, self.subscribers)
+
     def __repr__(self) -> str:
         return f"<Topic {self.name!r} of {self._codec.shown}{', ordered' if self.ordered else ''}>"
 
@@ -108,15 +113,15 @@ class Topic(Generic[T]):
         if self._passage is None:
             return self._post(message, drop)
         body = self._encoded(message)
-        self.counts.published += 1
+        self._counts.published += 1
         if not self._passage.is_open() or (drop and not self._passage.is_free()):
-            self.counts.dropped += 1
+            self._counts.dropped += 1
             return None
         self._passage.is_free()  # its owner may have been replaced
-        return send_many(((self._passage, 0),), self._bytes + body, self.counts, len(self._bytes))
+        return send_many(((self._passage, 0),), self._bytes + body, self._counts, len(self._bytes))
 
     def _post(self, message: T, drop: bool) -> Delivery | None:
-        targets = self.targets
+        targets = self._targets
         delivery: Delivery | None = None
         as_sent = self._topics.home.encode_local and bool(self._subscriptions)
         if targets or as_sent:
@@ -125,18 +130,18 @@ class Topic(Generic[T]):
             body = self._encoded(message)
             if drop:
                 targets = self._free(targets)
-            delivery = send_many(targets, body, self.counts, IN_ORDER if self.ordered else FIRST_HAND)
-        self.counts.published += 1
+            delivery = send_many(targets, body, self._counts, IN_ORDER if self.ordered else FIRST_HAND)
+        self._counts.published += 1
         if self._subscriptions:
-            self.deliver(Message(None, body) if as_sent else Message(message))
+            self._deliver(Message(None, body) if as_sent else Message(message))
         return delivery
 
     def _free(self, targets: tuple[Target, ...]) -> tuple[Target, ...]:
         free = tuple(target for target in targets if target[0].is_free())
-        self.counts.dropped += len(targets) - len(free)
+        self._counts.dropped += len(targets) - len(free)
         return free
 
-    def deliver(self, message: Message) -> None:
+    def _deliver(self, message: Message) -> None:
         """To the subscribers of this shard."""
         for subscription in self._subscriptions:
             if subscription._put(message):
@@ -186,14 +191,9 @@ class Topic(Generic[T]):
             self._topics.want_no_more(self)
 
     async def _known_everywhere(self) -> None:
-        confirmation = self.confirmation
+        confirmation = self._confirmation
         if confirmation is not None:
             await confirmation.wait()
-
-    @property
-    def schema(self) -> Any:
-        """What peers are told of its type."""
-        return self._codec.schema
 
     @property
     def subscribers(self) -> int:

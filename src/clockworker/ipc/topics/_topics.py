@@ -29,7 +29,7 @@ from clockworker.ipc.calls._link_cy import Link
 from clockworker.ipc.rings._ring_cy import PoisonedRing
 from clockworker.ipc.topics._codec import Codec, shown
 from clockworker.ipc.topics._interest import Interest
-from clockworker.ipc.topics._outlet import Counts, Delivery, Outlet, Target, send_many
+from clockworker.ipc.topics._outlet import Counts, Delivery, Outlet, Target, TopicStats, send_many
 from clockworker.ipc.topics._passage import Passage
 from clockworker.ipc.topics._subscription import Message
 from clockworker.ipc.topics._topic import Topic
@@ -49,19 +49,6 @@ _TAKEN = int(Kind.TAKEN)
 _INTEREST = int(Kind.INTEREST)
 _HEARD = int(Kind.HEARD)
 _TOPICS = int(Kind.TOPICS)
-
-
-class TopicStats(msgspec.Struct, frozen=True):
-    """What a shard has counted of one topic since it started.
-
-    published: here. delivered: to subscribers here. dropped: what subscribers here did not get, and what a shard with
-    subscribers did not, since it was too slow or died. subscribers: here, now.
-    """
-
-    published: int
-    delivered: int
-    dropped: int
-    subscribers: int
 
 
 class Confirmation:
@@ -274,9 +261,9 @@ class Topics:
     def want(self, topic: Topic[Any]) -> None:
         """It has a first subscriber."""
         self._next_topic += 1
-        topic.number = self._next_topic
-        self._heard[topic.number] = topic
-        confirmation = topic.confirmation = Confirmation(self._say_to_all(topic))
+        topic._number = self._next_topic
+        self._heard[topic._number] = topic
+        confirmation = topic._confirmation = Confirmation(self._say_to_all(topic))
         confirmation.missing = {outlet for outlet in self._outlets.values() if outlet.live}
         if confirmation.missing:
             self._confirming[confirmation.word] = confirmation
@@ -285,11 +272,11 @@ class Topics:
 
     def want_no_more(self, topic: Topic[Any]) -> None:
         """The last has left."""
-        if topic.confirmation is not None:
-            self._confirming.pop(topic.confirmation.word, None)
-            topic.confirmation = None
-        self._heard.pop(topic.number, None)
-        topic.number = 0
+        if topic._confirmation is not None:
+            self._confirming.pop(topic._confirmation.word, None)
+            topic._confirmation = None
+        self._heard.pop(topic._number, None)
+        topic._number = 0
         if not self._closed:
             self._say_to_all(topic)
 
@@ -302,13 +289,13 @@ class Topics:
         return self._word
 
     def _say(self, outlet: Outlet, topic: Topic[Any]) -> None:
-        word = Word(topic.name, topic.number)
-        if topic.number:
-            schema = topic.schema
+        word = Word(topic.name, topic._number)
+        if topic._number:
+            schema = topic._codec.schema
             if schema.digest in outlet.told:
                 schema = msgspec.structs.replace(schema, description=b"")
             outlet.told.add(schema.digest)
-            word = Word(topic.name, topic.number, topic.ordered, schema)
+            word = Word(topic.name, topic._number, topic.ordered, schema)
         outlet.connection.send(_INTEREST, 0, 0, self._word, self.home.shared.encode(word))
 
     def _confirmed(self, confirmation: Confirmation, outlet: Outlet, mismatch: str = "") -> None:
@@ -327,7 +314,7 @@ class Topics:
             outlet.owe()
             topic = self._heard.get(method)
             if topic is not None:  # else its last subscriber has left meanwhile
-                topic.deliver(Message(None, body))
+                topic._deliver(Message(None, body))
         elif kind == _TAKEN:
             passage = self._passages.get(link.peer)
             if method != PASSED_ON:
@@ -415,8 +402,8 @@ class Topics:
         topic = self._topics.get(name)
         targets = tuple(self._wanted.get(name, {}).items())
         delivery = send_many(targets, body, self._counts_of(name), IN_ORDER) if targets else None
-        if topic is not None and topic.number:
-            topic.deliver(Message(None, body))
+        if topic is not None and topic._number:
+            topic._deliver(Message(None, body))
         return delivery
 
     # Tables
@@ -433,7 +420,7 @@ class Topics:
         topic = self._topics.get(name)
         if topic is not None:
             found: tuple[Target, ...] = tuple(self._wanted.get(name, {}).items())
-            topic.targets = found
+            topic._targets = found
 
     def _why_not(self, codec: Codec, ordered: bool, outlet: Outlet, name: str, interest: Interest) -> str:
         """Why what is published here is not what the peer's subscribers read; empty if it is."""
