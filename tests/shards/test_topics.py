@@ -179,3 +179,18 @@ def test_counts_are_shown() -> None:
             (shown_there,) = re.findall(line, page, re.MULTILINE)
             assert float(shown_there) == value
         assert re.search(r'^clockworker_topic_subscribers\{shard="1",topic="marks"\} 1(\.0)?$', page, re.MULTILINE)
+
+
+@pytest.mark.parametrize("ordered", [False, True])
+def test_what_an_incarnation_publishes_while_it_leaves_reaches_its_successor(ordered: bool) -> None:
+    environment = {"PUBLISH": "0", "LISTEN": "0", **({"ORDERED": "1"} if ordered else {})}
+    with serving(APP, shards=1, environment=environment) as server:
+        for round_ in range(1, 3):
+            wait_heard(server, 0, lambda found: any(each.count > 200 for each in found.values()))
+            server.replace()
+            *_, line = server.wait_log(r"published (\d+) by (\S+)", round_)
+            old, count = line[2], int(line[1])
+            found = wait_heard(
+                server, 0, lambda found, last=count - 1, old=old: old in found and found[old].last == last
+            )
+            assert (found[old].gaps, found[old].backwards) == (0, 0), "from when it subscribed to the last"

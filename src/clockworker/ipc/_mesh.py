@@ -117,7 +117,7 @@ class Mesh(Traffic):
         self.places: list[Here | There] = [
             self.here if shard == shard_id else There(self.links[shard]) for shard in range(count)
         ]
-        self._versions = Versions(self.home, self._all_links())
+        self._versions = Versions(self.home, [link for link in self._all_links() if link.peer != shard_id])
         self._serving = Serving(self.home, self, self._versions, start_grace_s)
         self._waits = Waits(
             self.shared,
@@ -145,6 +145,7 @@ class Mesh(Traffic):
     ) -> None:
         """A peer has come up: its rings, of which `incoming` is ours to read, and its doorbell. Owns the descriptors.
 
+        peer: may be this shard itself, whose other incarnation it is: that hears what we publish, and is not called.
         place: its word in our doorbell. beside: another incarnation of it has its place. ready: it was there before us.
         """
         self.home.check_thread("connect")
@@ -157,7 +158,8 @@ class Mesh(Traffic):
         place = peer if place is None else place
         self.heard[place] = link
         self.doorbell.listen(place)
-        self._versions.tell_all(link)
+        if peer != self.shard_id:
+            self._versions.tell_all(link)
         if self._topics is not None:
             self._topics.connected(link, ready)
         link.relieved()
@@ -181,6 +183,10 @@ class Mesh(Traffic):
         self.links[peer].change(when_quiet)
         if self._topics is not None:
             self._topics.changed(self.links[peer])
+
+    def peer_links(self) -> list[Link]:
+        """To the peers, but not to this shard's own other incarnation."""
+        return [link for link in self.links if link.peer != self.shard_id]
 
     def descriptors(self) -> list[int]:
         """Those that the mesh has."""
@@ -332,6 +338,8 @@ class Mesh(Traffic):
 
     def _link(self, peer: int, beside: bool) -> Link:
         link = self.links[peer]
+        if peer == self.shard_id:  # there is one other incarnation at most
+            return link
         return self._others[peer] if link.changed != beside else link
 
     def _all_links(self) -> list[Link]:

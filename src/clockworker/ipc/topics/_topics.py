@@ -385,7 +385,11 @@ class Topics:
             pass
 
     def _pass_on(self, outlet: Outlet, name: str, message: bytes) -> None:
-        """To all that listen; and then the publisher may send another one in its place."""
+        """To all that listen; and then the publisher may send another one in its place. What this shard's earlier incarnation
+        has passed on was before it."""
+        own = self._links[self.home.shard_id]
+        while own.connection.connected and self._drain(own):
+            pass
         delivery = self._post(name, message)
         epoch = outlet.connection.epoch
 

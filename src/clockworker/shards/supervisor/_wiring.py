@@ -3,9 +3,9 @@
 Each ordered pair of shards shares a ring, and every ring belongs to one pair of incarnations: when a shard's end has been
 reaped, its peers get `Disconnect`; when its successor has been spawned, both get `Connect` with fresh rings and a new
 epoch. Calls to a starting shard wait in its ring. While a shard is replaced its peers are connected with both incarnations,
-of which one is `beside` the other; the two are not connected with each other. A ring that was found broken is replaced in the
-same way, with both ends alive. The supervisor makes the memory, hands it over and closes its own descriptors: it never looks
-into a ring.
+of which one is `beside` the other; and the two with each other, for what they publish: calls do not go that way. A ring that
+was found broken is replaced in the same way, with both ends alive. The supervisor makes the memory, hands it over and closes
+its own descriptors: it never looks into a ring.
 
 At the start no shard reads before its application is imported, and the descriptors for all pairs would have to wait somewhere:
 on their way, which the kernel bounds, and then with the supervisor. So then a pair is connected only when what was sent to
@@ -51,7 +51,7 @@ class Wiring:
 
     def add(self, member: Member, process: ShardProcess) -> None:
         """Connect a new incarnation with all that are there. Raises `OSError` if there are no descriptors for that."""
-        peers = self._members.processes(member.id)
+        peers = self._members.processes(process)
         if not self._begun:
             process.channel.when_flushed = self._go_on
             self._unconnected.extend((member.id, peer.id) for peer, _ in peers)
@@ -63,7 +63,7 @@ class Wiring:
 
     def remove(self, member: Member, process: ShardProcess) -> None:
         """It has been reaped."""
-        for _, other in self._members.processes(member.id):
+        for _, other in self._members.processes(process):
             self._epochs.pop(frozenset({process, other}), None)
             other.send(Disconnect(member.id, self._is_beside(member)))
         if not self._begun:
@@ -92,14 +92,14 @@ class Wiring:
     def poisoned(self, member: Member, process: ShardProcess, peer: int, epoch: int) -> None:
         """`member` found the peer's ring broken. The pair gets new ones, unless it has them already: both ends may report the
         same. What the shard says is not trusted."""
-        for other, others in self._members.processes(member.id):
+        for other, others in self._members.processes(process):
             if other.id == peer and self._epochs.get(frozenset({process, others})) == epoch:
                 log.error("shard %d broke the rules of its ring to %s: the two get new ones", peer, member)
                 self._connect_anew(member, process, other, others)
 
     def unconnected(self, member: Member, process: ShardProcess, peer: int, epoch: int) -> None:
         """`member` could not make its end of the link, and says so later: by now it may have another, or no peer."""
-        for other, others in self._members.processes(member.id):
+        for other, others in self._members.processes(process):
             if other.id == peer and self._epochs.get(frozenset({process, others})) == epoch:
                 self._connect_anew(member, process, other, others)
 

@@ -363,8 +363,8 @@ class _ShardMain:
             while True:
                 with self._reserve:
                     self._read_one()
-                    self._reserve.size = (
-                        FOR_A_MESSAGE + sum(not link.present().connection.connected for link in self._mesh.links) - 1
+                    self._reserve.size = FOR_A_MESSAGE + sum(
+                        not link.present().connection.connected for link in self._mesh.peer_links()
                     )
 
     def _read_one(self) -> None:
