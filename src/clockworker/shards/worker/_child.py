@@ -313,6 +313,7 @@ class _ShardMain:
             limits=Limits(max_message=self._config.max_message, credit=self._config.credit),
             on_poisoned=lambda peer, epoch: self._channel.send(Poisoned(peer, epoch)),
         )
+        _ = self._mesh.topics  # before there are peers, so that they are asked for theirs as soon as they are there
         self._shard = Shard(
             configure,
             executor,
@@ -389,8 +390,8 @@ class _ShardMain:
             while True:
                 with self._reserve:
                     self._read_one()
-                    self._reserve.size = (
-                        FOR_A_MESSAGE + sum(not link.present().connection.connected for link in self._mesh.links) - 1
+                    self._reserve.size = FOR_A_MESSAGE + sum(
+                        not link.present().connection.connected for link in self._mesh.peer_links()
                     )
 
     def _read_one(self) -> None:
@@ -399,7 +400,7 @@ class _ShardMain:
         except DescriptorsLost as lost:  # another thread took what was given up
             self._complain(lost)
             match lost.message:
-                case Connect(peer, epoch, _, beside, _):
+                case Connect(peer=peer, epoch=epoch, beside=beside):
                     self._connect_later(peer, epoch, beside)
                 case Stop():
                     self._handle(lost.message, [])
@@ -421,7 +422,7 @@ class _ShardMain:
 
     def _handle(self, message: object, descriptors: list[int]) -> None:
         match message:
-            case Connect(peer, epoch, place, beside, incarnation):
+            case Connect(peer, epoch, place, beside, incarnation, ready):
                 incoming, outgoing, memory, event = descriptors
                 try:
                     self._mesh.connect(
@@ -432,14 +433,17 @@ class _ShardMain:
                         doorbell=(memory, event),
                         place=place,
                         beside=beside,
+                        ready=ready,
                     )
                 except OSError as error:
                     self._complain(error)
                     self._connect_later(peer, epoch, beside)
-                self._shard._peers.connected(peer, incarnation, beside=beside)
+                if peer != self._configure.shard:
+                    self._shard._peers.connected(peer, incarnation, beside=beside)
             case Disconnect(peer, beside):
                 self._mesh.disconnect(peer, beside=beside)
-                self._shard._peers.disconnected(peer, beside=beside)
+                if peer != self._configure.shard:
+                    self._shard._peers.disconnected(peer, beside=beside)
             case Change(peer):
                 self._mesh.change(peer, when_quiet=lambda: self._channel.send(Quiet(peer)))
                 self._shard._peers.changed(peer)

@@ -26,7 +26,7 @@ import msgspec
 
 from clockworker._errors import UnknownQueue, UsageError
 from clockworker.executor import Executor, ExecutorStats, QueueHandle
-from clockworker.ipc import Mesh, MeshStats, Sharded
+from clockworker.ipc import Mesh, MeshStats, Sharded, Topic
 from clockworker.ipc.calls._definitions import remote_function, remote_methods, service_name
 from clockworker.ipc.calls._method import RemoteMethod
 from clockworker.ipc.calls._state import state_methods
@@ -217,6 +217,25 @@ class Shard:
         call = self._function_caller(shard, function)
         return self._mesh.run_threadsafe(lambda: call(*args, **kwargs))
 
+    def topic(self, name: str, type: type[T], *, ordered: bool = False) -> Topic[T]:
+        """A topic, which all shards know by its name: what one publishes all hear that have subscribed.
+
+            lines = shard.topic("room:7", Line)
+            await lines.publish(line)
+            async with lines.subscribe() as received:
+                async for line in received: ...
+
+        name: up to 255 bytes. type: of its messages, as one would annotate a parameter of a remote method.
+        ordered: all subscribers see the messages of all publishers in one order; they go by way of the shard that owns the
+            name (`owner`). Unordered, they see those of each publisher in order.
+
+        At most once, and without a history. A message is one object for all subscribers of a shard: do not change it.
+
+        Raises `UsageError` for a name that is none, `ConfigurationError` for a type that does not travel, and `SchemaMismatch`
+        if the topic is of another type, on this shard or on one that has a subscriber.
+        """
+        return self._mesh.topics.topic(name, type, ordered)
+
     @overload
     async def run_blocking(self, function: Callable[..., T], /, *args: Any, queue: str, **kwargs: Any) -> T: ...
 
@@ -393,7 +412,8 @@ class Shard:
         if not self.is_ready:
             self.is_ready = True
             self._mesh.ready()
-            self._announce_ready(self._servers.announce())
+            # Who is ready may be given work, and what that publishes is for all who listen.
+            self._mesh.topics.when_learned(lambda: self._announce_ready(self._servers.announce()))
 
     async def wait_stopped(self) -> None:
         """Return when the shard is told to stop. What `main` does then has the graceful shutdown's time."""
