@@ -28,6 +28,8 @@ from clockworker.shards.protocol._reading import (
     Reading,
     Requests,
     RouteReading,
+    TopicReading,
+    TopicReadings,
 )
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -43,6 +45,7 @@ def snapshot(
     queues: Sequence[str] = ("fast", "slow"),
     counters: int = 2,
     routes: Sequence[str] = ("/", "other"),
+    topics: Sequence[str] = ("room:7",),
 ) -> Snapshot:
     """Counters of shard i and queue or counter j are different numbers, all of them multiples of `by`."""
     durations = DurationStats((*[0] * 70, 3 * by, *[0] * 100, by), 2**21, by * 5 * 10**6)
@@ -66,6 +69,7 @@ def snapshot(
                 if routes
                 else {}
             ),
+            topics=TopicReadings({name: TopicReading(by, by * (shard + 2), by * 3, shard) for name in topics}),
         )
         readings.append(reading)
     return Snapshot(
@@ -108,6 +112,8 @@ def test_a_page_says_what_prometheus_client_would_write(accept: str) -> None:
         snapshot(by=7, queues=odd),
         snapshot(routes=odd),
         snapshot(routes=()),
+        snapshot(topics=odd),
+        snapshot(topics=()),
     ):
         now[0] = then
         body, content_type = metrics.page(accept)
