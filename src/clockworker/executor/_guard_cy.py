@@ -14,7 +14,8 @@ so (`calls_out`): what lies further out is as good as a coroutine that waits.
 
 from __future__ import annotations
 
-from types import CodeType, FrameType, FunctionType
+from collections.abc import Callable
+from types import CodeType, FrameType
 from typing import Any, TypeVar
 
 try:
@@ -26,7 +27,7 @@ from clockworker.executor._layout import a_frame
 
 compiled: bool = cython.compiled
 
-F = TypeVar("F", bound=FunctionType)
+F = TypeVar("F", bound=Callable[..., Any])
 
 # Not logging, threading, queue, concurrent: their locks are tracked, and a program that logs in a loop would never be cut.
 _PACKAGES = (
@@ -78,7 +79,8 @@ def unguard(packages: set[str]) -> None:
 
 def calls_out(function: F) -> F:
     """Decorates a function of ours that calls the application's, which may be cut."""
-    _boundaries[id(function.__code__)] = function.__code__
+    code: CodeType = function.__code__
+    _boundaries[id(code)] = code
     return function
 
 
