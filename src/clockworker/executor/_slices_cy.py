@@ -415,7 +415,7 @@ class Slices(Steps):
     def _run_slice(self, queue: QueueState, state: JoinHandle, started: int) -> int:
         """One slice of a step: `_run_step`, of a preemptive queue. What is counted of a step is counted when it has ended."""
         fiber: Fiber = queue.fiber
-        if PyThread_get_thread_ident() != _main_thread and fiber.state is None:  # type: ignore[name-defined]  # noqa: F821
+        if PyThread_get_thread_ident() != _main_thread and fiber.state is None:
             # The loop was made in the main thread, and runs in another, where no signal comes: steps are not cut.
             queue.sliced = False
             try:
