@@ -59,9 +59,9 @@ def test_its_table_has_every_option_and_its_default() -> None:
     for name in OF_HTTP:
         value = shown(getattr(HttpConfig(), HTTP_FIELDS.get(name, name)))
         said = defaults[name.replace("_", "-")]
-        assert said == value or (
-            not value and name in ("lifespan_queue", "limit_concurrency", "limit_max_requests", "gil_switch_interval")
-        ), name
+        assert said == value or (not value and name in ("lifespan_queue", "limit_concurrency", "limit_max_requests")), (
+            name
+        )
 
 
 def test_its_table_of_keys_has_all_that_a_route_has() -> None:

@@ -37,6 +37,7 @@ QUEUES = st.builds(
     slice=st.none() | st.floats(1e-6, 10),
     on_panic=st.sampled_from([None, "catch", "propagate"]),
     slow_poll=st.none() | st.floats(0, 100),
+    preemptive=st.sampled_from([None, True, False]),
 )
 NAMES = st.sampled_from(["", "admin", "7", "an_other-One"])
 ROUTES = st.builds(
@@ -59,7 +60,6 @@ HTTP = st.builds(
     threads=st.none() | st.integers(1, 1024),
     server_header=st.booleans(),
     timeout_keep_alive=st.floats(1e-9, 1e6),
-    gil_switch_interval=st.none() | st.floats(1e-6, 1),
     root_path=st.sampled_from(["", "/a", "/é"]),
 )
 CONFIGS = st.builds(
@@ -89,6 +89,7 @@ CONFIGS = st.builds(
     credit=st.integers(1, 1_000_000),
     max_message=st.integers(1 << 10, 1 << 30),
     blocking_threads=st.integers(1, 1_024),
+    switch_interval=st.none() | st.floats(1e-6, 1),
     processes=st.none() | st.integers(1, 1_024),
     http=HTTP,
 )

@@ -28,6 +28,7 @@ cdef class Target:
     cdef Py_ssize_t _most_waiting
     cdef object _line
     cdef bint _fresh_context
+    cdef bint _in_queue
 
     @cython.locals(membership=Membership)
     cpdef spawn(self, object coroutine, dict scope, str path)

@@ -23,6 +23,7 @@ from clockworker.executor._core_cy import Core
 from clockworker.executor._handles_cy import GroupHandle
 from clockworker.executor._histogram_cy import Histogram
 from clockworker.executor._tasks_cy import Membership
+from clockworker.http._in_queue import IN_QUEUE
 
 LONGEST_GROUP = 128  # bytes of a group's key; clients choose it
 
@@ -67,9 +68,10 @@ class Target:
         most_waiting: int | None = None,
         path_value: Callable[[str, str], str] | None = None,
         fresh_context: bool = False,
+        in_queue: bool = False,
     ) -> None:
         """path_value: of a path, and the name of a part of it. fresh_context: of the connection's context its requests inherit
-        nothing."""
+        nothing. in_queue: what they would run in threads runs in the queue (`_in_queue`)."""
         self.route = route
         self.queue = str(handle.key)
         self.after = after
@@ -87,6 +89,7 @@ class Target:
         self._most_waiting = -1 if most_waiting is None else most_waiting
         self._line: OrderedDict[Any, None] = OrderedDict()
         self._fresh_context = fresh_context
+        self._in_queue = in_queue
 
     def spawn(self, coroutine: Any, scope: dict[str, Any], path: str) -> Any:
         """The task of a request that was admitted. path: without what `root_path` adds."""
@@ -95,10 +98,19 @@ class Target:
             membership = self._core.group(membership.queue, self._key(scope, path))
         if self._fresh_context:
             return contextvars.Context().run(self.spawn_in, membership, coroutine)
+        if self._in_queue:
+            return self.spawn_in(membership, coroutine)
         return self._core.spawn(membership, coroutine, self.route).task
 
     def spawn_in(self, membership: Membership, coroutine: Any) -> Any:
-        return self._core.spawn(membership, coroutine, self.route).task
+        """In this context, of which the task's is a copy."""
+        if not self._in_queue:
+            return self._core.spawn(membership, coroutine, self.route).task
+        token = IN_QUEUE.set(self._core)
+        try:
+            return self._core.spawn(membership, coroutine, self.route).task
+        finally:
+            IN_QUEUE.reset(token)
 
     def group_of(self, scope: dict[str, Any], path: str) -> str | None:
         """The group of such a request; None if they are in none."""

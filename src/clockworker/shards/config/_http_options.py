@@ -245,12 +245,4 @@ HTTP_OPTIONS = (
         "number, and --blocking-threads",
         takes=(int,),
     ),
-    Option(
-        "http",
-        ("--gil-switch-interval",),
-        "S",
-        parse.parse_gil_switch_interval,
-        "seconds that a thread keeps the interpreter from another that waits; default Python's 0.005",
-        takes=(int, float),
-    ),
 )
