@@ -201,6 +201,25 @@ def test_def_endpoints_run_in_their_queue_where_the_route_says_so(serve: Serve, 
     assert server.stop() == 0
 
 
+def test_the_next_request_of_a_connection_inherits_nothing(serve: Serve, tmp_path: Path) -> None:
+    """It may be begun in a step of the one before."""
+    pytest.importorskip("fastapi")
+    server = serve(FASTAPI, *QUEUES, app="app:app")
+    server.wait_serving()
+    for other in ("/threads/1", "/marks/1"):
+        connection = server.connect()
+        for path in ("/marks/1", other, "/threads/1"):
+            connection.sendall(b"GET %s HTTP/1.1\r\nHost: a\r\n\r\n" % path.encode())
+        connection.sendall(b"GET /light HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+        data = b""
+        while piece := connection.recv(65536):
+            data += piece
+        connection.close()
+        second = b"thread" if other == "/threads/1" else b"reports"
+        assert re.findall(rb'"(\w+)"', data) == [b"reports", second, b"thread", b"foreground"]
+    assert server.stop() == 0
+
+
 WSGI = """
 import threading
 import clockworker as cw

@@ -35,6 +35,7 @@ BY_CLIENT = 1
 BY_HOST = 2
 BY_HEADER = 3
 BY_PATH = 4
+_any_in_queue = False  # of the targets of this process
 _KINDS = {"client": BY_CLIENT, "host": BY_HOST, "header": BY_HEADER, "path": BY_PATH}
 
 
@@ -93,6 +94,9 @@ class Target:
         self._line: OrderedDict[Any, None] = OrderedDict()
         self._fresh_context = fresh_context
         self._in_queue = in_queue
+        if in_queue:
+            global _any_in_queue
+            _any_in_queue = True
 
     def spawn(self, coroutine: Any, scope: dict[str, Any], path: str) -> Any:
         """The task of a request that was admitted. path: without what `root_path` adds."""
@@ -101,15 +105,16 @@ class Target:
             membership = self._core.group(membership.queue, self._key(scope, path))
         if self._fresh_context:
             return contextvars.Context().run(self.spawn_in, membership, coroutine)
-        if self._in_queue:
+        # The step may be one of a request before it.
+        if _any_in_queue and (self._in_queue or IN_QUEUE.get() is not None):
             return self.spawn_in(membership, coroutine)
         return self._core.spawn(membership, coroutine, self.route).task
 
     def spawn_in(self, membership: Membership, coroutine: Any) -> Any:
         """In this context, of which the task's is a copy."""
-        if not self._in_queue:
+        if not _any_in_queue:
             return self._core.spawn(membership, coroutine, self.route).task
-        token = IN_QUEUE.set(self._core)
+        token = IN_QUEUE.set(self._core if self._in_queue else None)
         try:
             return self._core.spawn(membership, coroutine, self.route).task
         finally:

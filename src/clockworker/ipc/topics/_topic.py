@@ -46,7 +46,7 @@ class Topic(Generic[T]):
         self._loop = topics.loop
         self._thread = threading.get_ident()
         self._encode = topics.home.shared.encode
-        self._subscriptions: list[Subscription[T]] = []
+        self._subscriptions: dict[Subscription[T], None] = {}
         self._complained = False
         self._hurried = False  # a reader here had better have a turn
         self._bytes = name.encode()
@@ -143,7 +143,9 @@ class Topic(Generic[T]):
 
     def _deliver(self, message: Message) -> None:
         """To the subscribers of this shard."""
-        for subscription in self._subscriptions:
+        for subscription in tuple(
+            self._subscriptions
+        ):  # waking a reader runs a scheduler, which may be the application's
             if subscription._put(message):
                 self._hurried = True
 
@@ -181,12 +183,12 @@ class Topic(Generic[T]):
     # Subscribers
 
     def _add(self, subscription: Subscription[T]) -> None:
-        self._subscriptions = [*self._subscriptions, subscription]
+        self._subscriptions[subscription] = None
         if len(self._subscriptions) == 1:
             self._topics.want(self)
 
     def _remove(self, subscription: Subscription[T]) -> None:
-        self._subscriptions = [each for each in self._subscriptions if each is not subscription]
+        self._subscriptions.pop(subscription, None)
         if not self._subscriptions:
             self._topics.want_no_more(self)
 

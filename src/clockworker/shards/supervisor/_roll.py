@@ -45,8 +45,8 @@ PROBATION_S = 1.0
 
 
 class Steps(msgspec.Struct, frozen=True):
-    """What a roll asks of the supervisor. start: a member that has no process.  changed: the first has
-    the place of the second, which is to be told to stop if it is there. done: there is none left to replace."""
+    """What a roll asks of the supervisor. start: a member that has no process. changed: the first has the place of the second,
+    which is to be told to stop if it is there. done: there is none left to replace."""
 
     start: Callable[[Member], None]
     changed: Callable[[Member, Member], None]

@@ -149,7 +149,11 @@ class Transfer:
 
     def _peers(self) -> list[ShardProcess]:
         """But those that have no loop yet: they have asked nothing."""
-        return [process for _, process in self._members.processes(self._old.id) if process.pulse.beat]
+        return [
+            member.process
+            for member in self._members.everyone()
+            if member.id != self._old.id and member.process is not None and member.process.pulse.beat
+        ]
 
     def _overdue(self) -> None:
         after = f"{self._limit:g} s (--timeout-hand-over)"
