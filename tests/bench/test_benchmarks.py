@@ -34,6 +34,7 @@ INSTRUCTIONS = "--requests 100"
 ASGI = "--rounds 1 --seconds 0.1 --connections 4 --workers 2"
 MIXED = "--rounds 1 --seconds 0.3 --warm-up 0.05 --rate 50 --workers 2"
 PREEMPT = "--rounds 1 --seconds 0.1 --hogs 1 2"
+HANDOVER = "--keys 2000 --value-bytes 100 --rate 50"
 IPC = "--rounds 2 --seconds 0.005 --sizes 64 300000 --shards 2 3 --idle 0.05"
 
 
@@ -204,6 +205,15 @@ def test_mixed(tmp_path: Path) -> None:
         assert 0 < result["latency_ms"]["p50"][0] <= result["latency_ms"]["p99"][0]
         assert (result["heavy"][0] > 0) == (mix != "alone")
     assert set(document["limits"]) == {name.partition(";")[0] for name in document["verdicts"]}
+
+
+def test_handover(tmp_path: Path) -> None:
+    document = run("handover", HANDOVER, tmp_path)
+    [roll] = document["rolls"]
+    assert (roll["failed"], roll["lost"]) == (0, 0)
+    assert len(roll["hand_overs_s"]) == 2
+    assert len(roll["waits_ms"]) == len(roll["due_s"]) > 100
+    assert roll["memory_peak"] >= roll["memory_before"] > 0
 
 
 @pytest.mark.skipif(not cw.compiled, reason="preemptive queues need the compiled modules")

@@ -59,6 +59,13 @@ def test_values_of_every_type(tmp_path: Path) -> None:
     }
 
 
+def test_an_option_of_two_names_has_both(tmp_path: Path) -> None:
+    for name in ("switch_interval", "gil_switch_interval", "gil-switch-interval"):
+        assert read_file(write(tmp_path, f"{name} = 0.001")) == {"switch_interval": 0.001}
+    with pytest.raises(ConfigurationError, match="gil_switch_interval: is given twice"):
+        read_file(write(tmp_path, "switch_interval = 0.001\ngil_switch_interval = 0.002"))
+
+
 def test_one_value_will_do_where_there_may_be_several(tmp_path: Path) -> None:
     assert read_file(write(tmp_path, 'bind = ":1"\nreload-dir = "src"\ncpus = "0-1"')) == {
         "bind": (TcpAddress("0.0.0.0", 1),),

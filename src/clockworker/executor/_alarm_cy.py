@@ -3,8 +3,8 @@
 
 A POSIX timer signals the main thread and no other (SIGEV_THREAD_ID). The signal's handler, in C, looks whether a slice is due.
 If it is, the interpreter is told that the signal has come (`PyErr_SetInterruptEx`), and calls the signal's Python-level handler
-before its next instruction but few: at the *eval breaker*, where it also gives its lock to other threads. That handler is
-`_slices_cy`'s, and it cuts there. C code that asks for signals by itself (`re`, `json`, arithmetic of large integers,
+at its next *eval breaker*, a few instructions on, where it also gives its lock to other threads. That handler is
+`_slices_cy`'s, and cuts there. C code that asks for signals by itself (`re`, `json`, arithmetic of large integers,
 `time.sleep`) is interrupted too, and C code that never asks is not.
 
 *Lazily.* To set a timer is a call of the kernel, and of the hypervisor in a virtual machine. So a slice only moves a word that
@@ -12,13 +12,13 @@ says when it is due. A timer that is set for an earlier time, for the sake of a 
 handler finds the word moved, or zero, and sets it anew, or not. A short step costs two stores, and the timer rings at most once
 in the time of a slice.
 
-*SIGRTMAX.* The interpreter calls the handlers of all signals that have come in the order of their numbers, in a loop that stands
-still while one of them is switched away from. So it is the last number. System calls that the signal interrupts are restarted
+*SIGRTMAX.* The interpreter calls the handlers of all signals that have come in the order of their numbers, in a loop that
+stands still while one of them is switched away from. So it is the last number. System calls that are interrupted are restarted
 (SA_RESTART): libraries in C need not know of it. Those that the kernel never restarts (poll, sleeping) return EINTR, which
 Python itself repeats, and in between the handler runs.
 
-Rejected: a thread that sets the interrupt, for before CPython 3.13 the eval breaker only heeds what is set by the main
-thread (none of 13,000 on 3.11); `Py_AddPendingCall`, since one that is switched away from makes all others wait; tracing, or
+Rejected: a thread that sets the interrupt, for before CPython 3.13 the eval breaker only heeds what is set by the main thread
+(none of 13,000 on 3.11); `Py_AddPendingCall`, since one that is switched away from makes all others wait; tracing, or
 `sys.monitoring`, which needs the interpreter's lock to be switched on and costs each line.
 """
 

@@ -9,9 +9,10 @@ cdef class Slices(Steps)
 cdef dict _current_tasks
 cdef set _rules
 cdef Fiber _running
-cdef long long _DEFAULT_NS, _NOISE_NS, _RETRY_NS, _LONGEST_RETRY_NS
+cdef long long _DEFAULT_NS, _NOISE_NS, _RETRY_NS, _LONGEST_RETRY_NS, _NEVER_NS
+cdef unsigned long _main_thread
 cdef int _users, _QUIET, _GROWTH
-cdef bint _collecting
+cdef bint _collecting, _by_hand
 
 
 cdef class Fiber:
@@ -62,6 +63,7 @@ cdef class Slices(Steps):
     @cython.locals(queue=QueueState)
     cpdef take_call_soon(self, object loop)
     cpdef close_loop(self)
+    cpdef detach(self)
     @cython.locals(queue=QueueState)
     cpdef end_slices(self)
     @cython.locals(fiber=Fiber)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from ssl import SSLContext
 from typing import TYPE_CHECKING, Any, Literal
 
-from clockworker._errors import UsageError
+from clockworker._errors import ApplicationError, UsageError
 from clockworker.http._access import AccessLog
 from clockworker.http._application import Protocol, all_routes, as_asgi3
+from clockworker.http._in_queue import replace_run_sync
 from clockworker.http._lifespan import Lifespan
 from clockworker.http._proxy import Proxies
 from clockworker.http._routes import RouteTable
@@ -19,10 +21,13 @@ from clockworker.http._threads import set_threads
 from clockworker.http._tls import context_of_options
 from clockworker.http._wsgi import Wsgi
 from clockworker.shards.config._http import Route
+from clockworker.shards.config._routes import lacking_for_application
 from clockworker.shards.worker._shard import Shard
 
 if TYPE_CHECKING:
     from clockworker.http._websocket import WebSocket
+
+log = logging.getLogger("clockworker.http")
 
 MOST_LABELS = 64  # routes that are counted by their names
 
@@ -44,6 +49,7 @@ async def serve(
     every = all_routes(config, routes, app)
     table = RouteTable(every)
     targets = [_target(shard, route, number, table) for number, route in enumerate(every)]
+    _check_threads(shard, every, interface)
     targets.append(Target("other", first, fresh_context=config.reset_contextvars))
     shared: dict[str, Any] = {**(state or {}), "shard": shard}
     asgi: Callable[..., Any] = Wsgi(app, shard._blocking) if interface == "wsgi" else as_asgi3(app, interface)
@@ -97,4 +103,28 @@ def _target(shard: Shard, route: Route, number: int, table: RouteTable) -> Targe
         most_waiting=route.waiting,
         path_value=partial(table.value, number),
         fresh_context=shard._config.http.reset_contextvars,
+        in_queue=not route.threads,
     )
+
+
+def _check_threads(shard: Shard, routes: Sequence[Route], interface: Protocol) -> None:
+    """See to routes with `threads = false`. Raises `ApplicationError` for a queue that is not preemptive."""
+    of_queue = [route for route in routes if not route.threads]
+    if not of_queue:
+        return
+    queues = {str(queue.key): queue._queue.preemptive for queue in shard.executor.queues()}
+    mistake = lacking_for_application(of_queue, [*queues], shard.id, [name for name, is_it in queues.items() if is_it])
+    if mistake is not None:
+        raise ApplicationError(mistake)
+    if interface == "wsgi":
+        return
+    if replace_run_sync():
+        log.info(
+            "anyio.to_thread.run_sync is replaced: in requests of routes with threads = false plain functions run in the "
+            "queue"
+        )
+    else:
+        log.warning(
+            "threads = false of route %s has no effect: the application does not use anyio, as Starlette and FastAPI do",
+            of_queue[0].path,
+        )
