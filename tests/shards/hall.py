@@ -92,6 +92,16 @@ class Hall:
         return msgspec.structs.asdict(self.topic.stats())
 
     @cw.remote
+    async def is_copied(self) -> bool:
+        """Whether a message arrives as it would on another shard."""
+        sent = Mark("copied", 1)
+        async with self.shard.topic("copies", Mark).subscribe() as marks:
+            await self.shard.topic("copies", Mark).publish(sent)
+            found = await anext(marks)
+        assert found == sent
+        return found is not sent
+
+    @cw.remote
     async def stop_publishing(self) -> int:
         self.stopped = True
         return self.published

@@ -194,3 +194,9 @@ def test_what_an_incarnation_publishes_while_it_leaves_reaches_its_successor(ord
                 server, 0, lambda found, last=count - 1, old=old: old in found and found[old].last == last
             )
             assert (found[old].gaps, found[old].backwards) == (0, 0), "from when it subscribed to the last"
+
+
+@pytest.mark.parametrize("encode_local_calls", [False, True])
+def test_one_shard_sees_what_two_would(encode_local_calls: bool) -> None:
+    with serving(APP, shards=1, encode_local_calls=encode_local_calls) as server:
+        assert server.call(0, Hall.is_copied) == encode_local_calls
