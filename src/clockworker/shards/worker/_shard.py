@@ -218,7 +218,7 @@ class Shard:
         call = self._function_caller(shard, function)
         return self._mesh.run_threadsafe(lambda: call(*args, **kwargs))
 
-    def topic(self, name: str, type: type[T], *, ordered: bool = False) -> Topic[T]:
+    def topic(self, name: str, type: type[T], ordered: bool = False) -> Topic[T]:
         """A topic, which all shards know by its name: what one publishes all hear that have subscribed.
 
             lines = shard.topic("room:7", Line)
