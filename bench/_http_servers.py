@@ -90,7 +90,7 @@ def serving(
     port = free_port()
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, sys.path)])}
     with tempfile.TemporaryFile() as log, allowed(cores):
-        # A session of its own: Ctrl-C is for the benchmark, which then stops the server.
+        # A session of its own: Ctrl-C is for the benchmark, which then stops the server. It has its cores before others.
         process = subprocess.Popen(
             command(name, app, port, workers, options),
             cwd=ROOT,
@@ -100,6 +100,8 @@ def serving(
             start_new_session=True,
         )
         try:
+            with contextlib.suppress(OSError):  # not permitted, or sessions share cores as processes do
+                Path(f"/proc/{process.pid}/autogroup").write_text("-20")
             server = Server(name, port, process)
             server.wait_ready(ready)
             yield server

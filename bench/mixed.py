@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from bench._hogs import a_millisecond
+from bench._hogs import a_millisecond, take_core
 from bench._http_servers import OURS, PEERS, Server, serving
 from bench._processes import cores, together
 from bench._report import Summary, columns, percentile, progress, ratios, summary
@@ -215,6 +215,7 @@ def ask(port: int, mix: Mix, core: list[int]) -> Outcome:
     from bench._http_arrivals import OverSockets
 
     os.sched_setaffinity(0, core)
+    take_core()
     return OverSockets(port, mix).run()
 
 
