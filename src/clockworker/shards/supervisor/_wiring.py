@@ -29,6 +29,9 @@ log = logging.getLogger("clockworker.supervisor")
 RING_CAPACITY = 1 << 21  # bytes; untouched pages of a ring take no memory, and a ring whose reader keeps up touches few
 
 
+TWIN_CAPACITY = 1 << 25  # between the two incarnations of a shard, for its state: it holds a window of `worker._state`
+
+
 class Wiring:
     def __init__(self, members: Members) -> None:
         self._members = members
@@ -127,9 +130,10 @@ class Wiring:
         to_a = Connect(b.id, self._epoch, process_b.place, self._is_beside(b) and not twins, b.incarnation)
         to_b = Connect(a.id, self._epoch, process_a.place, self._is_beside(a) and not twins, a.incarnation)
         with ExitStack() as rings:
-            a_to_b = ipc.create_ring(RING_CAPACITY)
+            capacity = TWIN_CAPACITY if twins else RING_CAPACITY
+            a_to_b = ipc.create_ring(capacity)
             rings.callback(os.close, a_to_b)
-            b_to_a = ipc.create_ring(RING_CAPACITY)
+            b_to_a = ipc.create_ring(capacity)
             rings.callback(os.close, b_to_a)
             process_a.send(to_a, [b_to_a, a_to_b, *process_b.doorbell])
             process_b.send(to_b, [a_to_b, b_to_a, *process_a.doorbell])
