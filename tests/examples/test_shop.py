@@ -300,6 +300,7 @@ async def customers(server: Server) -> AsyncIterator[Counter[int]]:
 
 
 @pytest.mark.slow
+@pytest.mark.once
 def test_no_request_fails_while_the_shards_are_replaced(server: Server) -> None:
     async def replace() -> None:
         async with customers(server) as statuses:
@@ -327,6 +328,7 @@ def test_carts_outlive_a_replacement_of_the_shards(server: Server) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.once
 def test_a_request_is_told_to_come_again_when_its_carts_shard_has_died(server: Server) -> None:
     async def kill() -> None:
         async with customers(server) as statuses:

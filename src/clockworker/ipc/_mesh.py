@@ -11,6 +11,7 @@ Frames are published at once, and peers are told of them at once.
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
@@ -41,6 +42,8 @@ from clockworker.ipc.rings._connection_cy import RingConnection
 from clockworker.ipc.rings._doorbell_cy import Doorbell
 from clockworker.ipc.rings._ends import open_link_ends
 from clockworker.ipc.rings._malloc import keep_freed_memory
+from clockworker.ipc.topics._outlet import TopicStats
+from clockworker.ipc.topics._topics import Topics
 
 S = TypeVar("S")
 R = TypeVar("R")
@@ -135,6 +138,7 @@ class Mesh(Traffic):
         )
         self._thread_calls = ThreadCalls(self.shared)
         self._idle_poll_us = idle_poll_us
+        self._topics: Topics | None = None
         executor.poll_source(self, idle_poll_us=idle_poll_us)
 
     # Peers
@@ -149,10 +153,12 @@ class Mesh(Traffic):
         doorbell: tuple[int, int],
         place: int | None = None,
         beside: bool = False,
+        ready: bool = False,
     ) -> None:
         """A peer has come up: its rings, of which `incoming` is ours to read, and its doorbell. Owns the descriptors.
 
-        place: its word in our doorbell. beside: another incarnation of it has its place.
+        peer: may be this shard itself, whose other incarnation it is: that hears what we publish, and state moves there.
+        place: its word in our doorbell. beside: another incarnation of it has its place. ready: it was there before us.
         """
         self.home.check_thread("connect")
         link = self._link(peer, beside)
@@ -165,6 +171,8 @@ class Mesh(Traffic):
         self.heard[place] = link
         self.doorbell.listen(place)
         self._versions.tell_all(link)
+        if self._topics is not None:
+            self._topics.connected(link, ready)
         link.relieved()
         # It may have sent before we were here to be told.
         self.look_at(link)
@@ -184,6 +192,12 @@ class Mesh(Traffic):
         those in flight to the other have been answered."""
         self.home.check_thread("change")
         self.links[peer].change(when_quiet)
+        if self._topics is not None:
+            self._topics.changed(self.links[peer])
+
+    def peer_links(self) -> list[Link]:
+        """To the peers, but not to this shard's own other incarnation."""
+        return [link for link in self.links if link.peer != self.shard_id]
 
     def suspend(self, peer: int) -> None:
         """New calls to the peer wait, since it is to hand over its state. Again: those that are made within others go, and the
@@ -220,6 +234,8 @@ class Mesh(Traffic):
         links = self._all_links()
         if self._unfinished or self.doorbell.has_news() or any(link.serving for link in links):
             return False
+        if self._topics is not None and not self._topics.is_quiet():
+            return False
         return sum(link.one_ways_done for link in links) == self.one_ways_received
 
     def close(self) -> None:
@@ -228,11 +244,30 @@ class Mesh(Traffic):
         self.executor.poll_source(None, idle_poll_us=0)
         self._sleep.close()
         self._expiry.close()
+        if self._topics is not None:
+            self._topics.close()
         for link in self._all_links():
             self._drop(link, "the mesh was closed")
         self._waits.close()
         self._thread_calls.close()
         self.doorbell.close()
+
+    # Topics
+
+    @property
+    def topics(self) -> Topics:
+        """Those of this shard. They begin, and peers are asked for theirs, when they are first asked for, here or by a peer."""
+        if self._topics is None:
+            self.home.check_thread("topics")
+            self._topics = Topics(self.home, self.links, self._others, self.drain)
+            for link in self._all_links():
+                link.connection.relieved = functools.partial(self._relieved, link)
+        return self._topics
+
+    def _relieved(self, link: Link) -> None:
+        link.relieved()
+        if self._topics is not None:
+            self._topics.relieved(link)
 
     # Calls out
 
@@ -274,6 +309,8 @@ class Mesh(Traffic):
         """All services should have been started by now: calls of others do not wait for that for much longer."""
         self.home.check_thread("ready")
         self._serving.ready()
+        if self._topics is not None:
+            self._topics.is_ready = True
 
     def stats(self) -> MeshStats:
         """The counters."""
@@ -307,6 +344,10 @@ class Mesh(Traffic):
             for link, other in zip(self.links, self._others, strict=True)
         ]
 
+    def topic_stats(self) -> dict[str, TopicStats]:
+        """The counters of topics, by name."""
+        return {} if self._topics is None else self._topics.stats()
+
     # What traffic asks for
 
     def unknown(self, link: Link, kind: int, queue: int, identifier: int, number: int, body: bytes) -> Target | None:
@@ -316,6 +357,10 @@ class Mesh(Traffic):
     def take_schema(self, link: Link, body: bytes) -> None:
         """The peer's word of what a service of its own looks like. Raises `PoisonedRing` if it cannot be read."""
         self._versions.take(link, body)
+
+    def take_topic(self, link: Link, kind: int, queue: int, method: int, number: int, body: bytes) -> None:
+        """Something that is about topics. Raises `PoisonedRing` if it breaks their rules."""
+        self.topics.take(link, kind, queue, method, number, body)
 
     def serve_stream(self, request: Request) -> Coroutine[Any, Any, None]:
         """What answers a request for a stream, to be run in the request's queue."""
@@ -335,6 +380,8 @@ class Mesh(Traffic):
 
     def _link(self, peer: int, beside: bool) -> Link:
         link = self.links[peer]
+        if peer == self.shard_id:  # there is one other incarnation at most
+            return link
         return self._others[peer] if link.changed != beside else link
 
     def _all_links(self) -> list[Link]:
@@ -344,6 +391,8 @@ class Mesh(Traffic):
         self._finish(link)
         self.parked = [parked for parked in self.parked if parked[0] is not link]
         link.disconnect(reason)
+        if self._topics is not None:
+            self._topics.lost(link)
 
     def _broken(self, link: Link, error: Exception) -> None:
         peer = link.peer

@@ -13,7 +13,14 @@ import msgspec
 
 from clockworker.executor import DurationStats
 from clockworker.shards.observe._ledger import Totals
-from clockworker.shards.protocol._reading import Groups, QueueReading, Reading, RouteReading
+from clockworker.shards.protocol._reading import (
+    Groups,
+    QueueReading,
+    Reading,
+    RouteReading,
+    TopicReading,
+    TopicReadings,
+)
 
 
 class Durations(msgspec.Struct, frozen=True):
@@ -34,7 +41,10 @@ class QueueView(msgspec.Struct, frozen=True):
 
     wanted: its share of the shares of all queues. got: its part of the time that all queues have used. Less than wanted
     means that it had less to do; more, that others left it theirs.
-    wait: of runnable tasks for their step. poll_time: of steps. groups: the part of a core that each has used.
+    wait: of runnable tasks for their step. poll_time: of steps, or slices of them. groups: the part of a core that each has
+    used.
+    preemptive: whether steps are cut. Then whole_step is of steps, all slices together, refusals_per_s of cuts that were due,
+    by reason, and hogs the part of a core that tasks have used whose steps took long, by their names.
     """
 
     name: str
@@ -50,6 +60,11 @@ class QueueView(msgspec.Struct, frozen=True):
     wait: Durations
     poll_time: Durations
     groups: dict[str, float]
+    preemptive: bool
+    cuts_per_s: float
+    refusals_per_s: dict[str, float]
+    whole_step: Durations
+    hogs: dict[str, float]
 
 
 class RequestView(msgspec.Struct, frozen=True):
@@ -75,6 +90,22 @@ class RouteView(msgspec.Struct, frozen=True):
     queue: str
     route: str
     requests: RequestView
+
+
+class TopicView(msgspec.Struct, frozen=True):
+    """The messages of one topic, over all shards: per second, and since the start. "(others)": of topics beyond the first 64.
+
+    subscribers: now. dropped: what subscribers with a full queue, and shards that were too slow or died, did not get.
+    """
+
+    topic: str
+    subscribers: int
+    published_per_s: float
+    delivered_per_s: float
+    dropped_per_s: float
+    published: int
+    delivered: int
+    dropped: int
 
 
 class Rates(msgspec.Struct, frozen=True):
@@ -144,6 +175,7 @@ class ServerStats(msgspec.Struct, frozen=True):
     shards: list[ShardView]
     queues: list[QueueView]
     routes: list[RouteView]
+    topics: list[TopicView]
     total: TotalView
 
 
@@ -219,6 +251,28 @@ def _requests(now: RouteReading, lately: RouteReading, window_s: float) -> Reque
     )
 
 
+def view_topics(total: Reading, lately: Sequence[Reading], window_s: float) -> list[TopicView]:
+    """Over all shards, of which `total` has all that was counted."""
+    recent = TopicReadings.total(each.topics for each in lately)
+    return [
+        _topic(name, now, recent.values.get(name, TopicReading()), window_s)
+        for name, now in total.topics.values.items()
+    ]
+
+
+def _topic(name: str, now: TopicReading, lately: TopicReading, window_s: float) -> TopicView:
+    return TopicView(
+        topic=name,
+        subscribers=now.subscribers,
+        published_per_s=lately.published / window_s if window_s else 0.0,
+        delivered_per_s=lately.delivered / window_s if window_s else 0.0,
+        dropped_per_s=lately.dropped / window_s if window_s else 0.0,
+        published=now.published,
+        delivered=now.delivered,
+        dropped=now.dropped,
+    )
+
+
 def _rates(lately: Reading, window_s: float) -> Rates:
     def per_s(count: float) -> float:
         return round(count / window_s, 6) if window_s else 0.0
@@ -264,6 +318,11 @@ def _queue(name: str, queue: QueueReading, lately: QueueReading, shares: int, us
         wait=Durations.of(lately.wait),
         poll_time=Durations.of(lately.poll_time),
         groups=_groups(lately.groups, window_s),
+        preemptive=bool(queue.preemptive),
+        cuts_per_s=lately.cuts / window_s if window_s else 0.0,
+        refusals_per_s={reason: count / window_s for reason, count in lately.refusals.items() if count and window_s},
+        whole_step=Durations.of(lately.whole_step),
+        hogs=_groups(lately.hogs, window_s),
     )
 
 

@@ -88,14 +88,15 @@ class Configure(msgspec.Struct, frozen=True, tag="configure"):
 
 class Connect(msgspec.Struct, frozen=True, tag="connect"):
     """A peer has started. Descriptors: incoming ring, outgoing ring, the peer's doorbell's memory and its eventfd. place: its
-    word in our doorbell. beside: another incarnation of it has its place. incarnation: which this is. The peer may be the other
-    incarnation of the shard itself."""
+    word in our doorbell. beside: another incarnation of it has its place. incarnation: which this is. ready: it serves already.
+    The peer may be the other incarnation of the shard itself."""
 
     peer: int
     epoch: int
     place: int
     beside: bool
     incarnation: int = 1
+    ready: bool = False
 
 
 class Disconnect(msgspec.Struct, frozen=True, tag="disconnect"):

@@ -98,10 +98,10 @@ class Members(list[Member]):
     def everyone(self) -> list[Member]:
         return [*self] if self.beside is None else [*self, self.beside]
 
-    def processes(self, other_than: int) -> list[tuple[Member, ShardProcess]]:
-        """Of all other shards."""
+    def processes(self, other_than: ShardProcess) -> list[tuple[Member, ShardProcess]]:
+        """All others, among them perhaps another incarnation of the same shard."""
         return [
             (member, member.process)
             for member in self.everyone()
-            if member.process is not None and member.id != other_than
+            if member.process is not None and member.process is not other_than
         ]

@@ -45,11 +45,10 @@ PROBATION_S = 1.0
 
 
 class Steps(msgspec.Struct, frozen=True):
-    """What a roll asks of the supervisor. start: a member that has no process. join: connect these two. changed: the first has
-    the place of the second, which is to be told to stop if it is there. done: there is none left to replace."""
+    """What a roll asks of the supervisor. start: a member that has no process. changed: the first has the place of the second,
+    which is to be told to stop if it is there. done: there is none left to replace."""
 
     start: Callable[[Member], None]
-    join: Callable[[Member, Member], None]
     changed: Callable[[Member, Member], None]
     done: Callable[[], None]
 
@@ -250,7 +249,6 @@ class Roll:
                 successor,
                 services,
                 self._transfer_limit,
-                self._steps.join,
                 self._change,
                 self._cannot_take_over,
             )

@@ -100,7 +100,7 @@ class Supervisor:
         self._drain = Drain(self._members, config.timeout_graceful_shutdown)
         self._roll = Roll(
             self._members,
-            Steps(self._start, self._wiring.join, self._changed, self._rolled),
+            Steps(self._start, self._changed, self._rolled),
             config.timeout_hand_over,
         )
         self._notifier = Notifier(os.environ)

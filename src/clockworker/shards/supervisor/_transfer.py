@@ -40,8 +40,8 @@ Phase = Literal["holding", "shutting", "taking", "over"]
 
 
 class Transfer:
-    """From `old` to `successor`, which both are there. services: those whose state moves. join: connects the two; raises
-    `OSError`. done: the successor has the state. failed: it has not, and why."""
+    """From `old` to `successor`, which both are there. services: those whose state moves. done: the successor has the
+    state. failed: it has not, and why."""
 
     def __init__(
         self,
@@ -50,7 +50,6 @@ class Transfer:
         successor: Member,
         services: tuple[str, ...],
         limit: float,
-        join: Callable[[Member, Member], None],
         done: Callable[[Member], None],
         failed: Callable[[Member, str], None],
     ) -> None:
@@ -70,11 +69,6 @@ class Transfer:
         self._began = self._loop.time()
         self._timer: asyncio.TimerHandle | None = None
         self._alarm = self._loop.call_later(limit, self._overdue)
-        try:
-            join(old, successor)
-        except OSError as error:
-            self._fail(f"the two cannot be connected: {error}")
-            return
         self._not_held = set(self._peers())
         if old.process is not None:
             self._not_held.add(old.process)
@@ -155,7 +149,11 @@ class Transfer:
 
     def _peers(self) -> list[ShardProcess]:
         """But those that have no loop yet: they have asked nothing."""
-        return [process for _, process in self._members.processes(self._old.id) if process.pulse.beat]
+        return [
+            member.process
+            for member in self._members.everyone()
+            if member.id != self._old.id and member.process is not None and member.process.pulse.beat
+        ]
 
     def _overdue(self) -> None:
         after = f"{self._limit:g} s (--timeout-hand-over)"

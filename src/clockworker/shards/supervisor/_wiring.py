@@ -3,9 +3,9 @@
 Each ordered pair of shards shares a ring, and every ring belongs to one pair of incarnations: when a shard's end has been
 reaped, its peers get `Disconnect`; when its successor has been spawned, both get `Connect` with fresh rings and a new
 epoch. Calls to a starting shard wait in its ring. While a shard is replaced its peers are connected with both incarnations,
-of which one is `beside` the other; the two are connected with each other if state is to move (`_transfer`). A ring that was
-found broken is replaced in the same way, with both ends alive. The supervisor makes the memory, hands it over and closes its
-own descriptors: it never looks into a ring.
+of which one is `beside` the other; and the two with each other, for what they publish, and for state that moves
+(`_transfer`). A ring that was found broken is replaced in the same way, with both ends alive. The supervisor makes the memory,
+hands it over and closes its own descriptors: it never looks into a ring.
 
 At the start no shard reads before its application is imported, and the descriptors for all pairs would have to wait somewhere:
 on their way, which the kernel bounds, and then with the supervisor. So then a pair is connected only when what was sent to
@@ -21,6 +21,7 @@ from contextlib import ExitStack
 
 from clockworker import ipc
 from clockworker.shards.protocol._messages import Begin, Connect, Disconnect
+from clockworker.shards.supervisor._lifecycle import State
 from clockworker.shards.supervisor._member import Member, Members
 from clockworker.shards.supervisor._process import ShardProcess
 
@@ -36,7 +37,7 @@ class Wiring:
     def __init__(self, members: Members) -> None:
         self._members = members
         self._epoch = 0
-        self._epochs: dict[frozenset[ShardProcess | None], int] = {}  # of the rings that each pair has now
+        self._epochs: dict[frozenset[ShardProcess], int] = {}  # of the rings that each pair has now
         self._unconnected: deque[tuple[int, int]] = deque()  # pairs, before all have begun
         self._all_spawned = False
         self._begun = False
@@ -53,7 +54,7 @@ class Wiring:
 
     def add(self, member: Member, process: ShardProcess) -> None:
         """Connect a new incarnation with all that are there. Raises `OSError` if there are no descriptors for that."""
-        peers = self._members.processes(member.id)
+        peers = self._members.processes(process)
         if not self._begun:
             process.channel.when_flushed = self._go_on
             self._unconnected.extend((member.id, peer.id) for peer, _ in peers)
@@ -65,21 +66,12 @@ class Wiring:
 
     def remove(self, member: Member, process: ShardProcess) -> None:
         """It has been reaped."""
-        for _, other in self._members.processes(member.id):
+        for _, other in self._members.processes(process):
             self._epochs.pop(frozenset({process, other}), None)
             other.send(Disconnect(member.id, self._is_beside(member)))
-        for twin in self._members.everyone():
-            if twin.id == member.id and self._epochs.pop(frozenset({process, twin.process}), None) is not None:
-                twin.tell(Disconnect(member.id, beside=False))
         if not self._begun:
             self._unconnected = deque(pair for pair in self._unconnected if member.id not in pair)
             self._go_on()
-
-    def join(self, old: Member, successor: Member) -> None:
-        """Connect the two incarnations of a shard, each as the shard that has its own number. Raises `OSError`."""
-        assert old.process is not None
-        assert successor.process is not None
-        self._connect(old, old.process, successor, successor.process, twins=True)
 
     def _go_on(self) -> None:
         while self._unconnected:
@@ -103,14 +95,14 @@ class Wiring:
     def poisoned(self, member: Member, process: ShardProcess, peer: int, epoch: int) -> None:
         """`member` found the peer's ring broken. The pair gets new ones, unless it has them already: both ends may report the
         same. What the shard says is not trusted."""
-        for other, others in self._members.processes(member.id):
+        for other, others in self._members.processes(process):
             if other.id == peer and self._epochs.get(frozenset({process, others})) == epoch:
                 log.error("shard %d broke the rules of its ring to %s: the two get new ones", peer, member)
                 self._connect_anew(member, process, other, others)
 
     def unconnected(self, member: Member, process: ShardProcess, peer: int, epoch: int) -> None:
         """`member` could not make its end of the link, and says so later: by now it may have another, or no peer."""
-        for other, others in self._members.processes(member.id):
+        for other, others in self._members.processes(process):
             if other.id == peer and self._epochs.get(frozenset({process, others})) == epoch:
                 self._connect_anew(member, process, other, others)
 
@@ -121,14 +113,12 @@ class Wiring:
             log.error("%s is killed, since there is no new ring to be had: %s", member, error)
             process.kill()
 
-    def _connect(
-        self, a: Member, process_a: ShardProcess, b: Member, process_b: ShardProcess, *, twins: bool = False
-    ) -> None:
+    def _connect(self, a: Member, process_a: ShardProcess, b: Member, process_b: ShardProcess) -> None:
         """Raises `OSError`; then one of the two may have been told."""
         self._epoch += 1
         self._epochs[frozenset({process_a, process_b})] = self._epoch
-        to_a = Connect(b.id, self._epoch, process_b.place, self._is_beside(b) and not twins, b.incarnation)
-        to_b = Connect(a.id, self._epoch, process_a.place, self._is_beside(a) and not twins, a.incarnation)
+        to_a = Connect(b.id, self._epoch, process_b.place, self._is_beside(b), b.incarnation, _is_ready(b))
+        to_b = Connect(a.id, self._epoch, process_a.place, self._is_beside(a), a.incarnation, _is_ready(a))
         with ExitStack() as rings:
             capacity = TWIN_CAPACITY if twins else RING_CAPACITY
             a_to_b = ipc.create_ring(capacity)
@@ -140,3 +130,8 @@ class Wiring:
 
     def _is_beside(self, member: Member) -> bool:
         return member is self._members.beside
+
+
+def _is_ready(member: Member) -> bool:
+    """Or has been."""
+    return member.state in (State.READY, State.DRAINING)

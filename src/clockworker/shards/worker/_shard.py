@@ -17,16 +17,16 @@ import os
 import socket
 import sys
 import zlib
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Hashable, Iterable, Mapping, Sequence
 from random import randint
 from ssl import SSLContext
-from typing import Any, Concatenate, Literal, ParamSpec, TypeVar
+from typing import Any, Concatenate, Literal, ParamSpec, TypeVar, overload
 
 import msgspec
 
 from clockworker._errors import UnknownQueue, UsageError
 from clockworker.executor import Executor, ExecutorStats, QueueHandle
-from clockworker.ipc import Mesh, MeshStats, Sharded
+from clockworker.ipc import Mesh, MeshStats, Sharded, Topic
 from clockworker.ipc.calls._definitions import remote_function, remote_methods, service_name
 from clockworker.ipc.calls._method import RemoteMethod
 from clockworker.ipc.calls._state import state_methods
@@ -40,6 +40,7 @@ from clockworker.shards.worker._peers import PeerChange, Peers
 from clockworker.shards.worker._pool_frames import Setup
 from clockworker.shards.worker._process_pool import ProcessPool
 from clockworker.shards.worker._protocols import ProtocolFactory, ProtocolServer, Stop
+from clockworker.shards.worker._queue_calls import QueueCalls
 from clockworker.shards.worker._requests import RequestBook
 from clockworker.shards.worker._servers import Line, Servers, close_all
 from clockworker.shards.worker._streams import Handler, StreamServer
@@ -127,6 +128,7 @@ class Shard:
         self._announce_ready = announce_ready
         self._announce_worn = announce_worn
         self._blocking = BlockingPools(config.http.threads or config.blocking_threads, self._account)
+        self._in_queues = QueueCalls()
         self._processes = ProcessPool(
             configure.processes,
             lambda: Setup(f"shard {self.id} pool", list(sys.path), configure.pool_cpus, config),
@@ -140,6 +142,7 @@ class Shard:
         self.is_ready = False
         self._stopped = asyncio.Event()
         self._stopping: asyncio.Task[None] | None = None
+        self._stops_for_good = False  # with all others
 
     def queue(self, name: str) -> QueueHandle:
         """The executor's queue of that name. Another one raises `UnknownQueue`, which says how to declare it; where `main`
@@ -215,15 +218,49 @@ class Shard:
         call = self._function_caller(shard, function)
         return self._mesh.run_threadsafe(lambda: call(*args, **kwargs))
 
-    async def run_blocking(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+    def topic(self, name: str, type: type[T], ordered: bool = False) -> Topic[T]:
+        """A topic, which all shards know by its name: what one publishes all hear that have subscribed.
+
+            lines = shard.topic("room:7", Line)
+            await lines.publish(line)
+            async with lines.subscribe() as received:
+                async for line in received: ...
+
+        name: up to 255 bytes. type: of its messages, as one would annotate a parameter of a remote method.
+        ordered: all subscribers see the messages of all publishers in one order; they go by way of the shard that owns the
+            name (`owner`). Unordered, they see those of each publisher in order.
+
+        At most once, and without a history. A message is one object for all subscribers of a shard: do not change it.
+
+        Raises `UsageError` for a name that is none, `ConfigurationError` for a type that does not travel, and `SchemaMismatch`
+        if the topic is of another type, on this shard or on one that has a subscriber.
+        """
+        return self._mesh.topics.topic(name, type, ordered)
+
+    @overload
+    async def run_blocking(self, function: Callable[..., T], /, *args: Any, queue: str, **kwargs: Any) -> T: ...
+
+    @overload
+    async def run_blocking(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T: ...
+
+    async def run_blocking(  # type: ignore[misc]  # a parameter `queue` of the function's own is no keyword here
+        self, function: Callable[..., T], /, *args: Any, queue: str | None = None, **kwargs: Any
+    ) -> T:
         """Run an ordinary function that blocks in a thread, and wait for its result: reading files, talking to a database
         by a library that knows no asyncio.
 
-        A few run at once, and the rest wait; for each depth of calls within calls, so that a function may call other shards
-        (`call_threadsafe`) and wait for them. A caller that is cancelled leaves a function that has begun running. When the
-        shard stops, it waits for all of them, within the time of the graceful shutdown. What the function raises is raised
+        queue: the name of a preemptive queue, for a function that computes. It runs there, as a step which is cut into slices,
+        in the group of the caller: with the share of that queue, where a thread would compete with the loop for the
+        interpreter. Raises `UsageError` for a queue that is not preemptive, `UnknownQueue` for one that is not there. A
+        function's own parameter of that name is given by `functools.partial`.
+
+        In threads a few run at once, and the rest wait; for each depth of calls within calls, so that a function may call other
+        shards (`call_threadsafe`) and wait for them. A caller that is cancelled leaves a function that has begun running. When
+        the shard stops, it waits for all of them, within the time of the graceful shutdown. What the function raises is raised
         here, but StopIteration, GeneratorExit and CancelledError, which would end the caller, as the cause of a RuntimeError.
         """
+        if queue is not None:
+            return await self._in_queues.run(self.queue(queue), self._group(), function, *args, **kwargs)
         return await self._blocking.run(function, *args, **kwargs)
 
     async def run_process(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
@@ -376,7 +413,8 @@ class Shard:
         if not self.is_ready:
             self.is_ready = True
             self._mesh.ready()
-            self._announce_ready(self._servers.announce())
+            # Who is ready may be given work, and what that publishes is for all who listen.
+            self._mesh.topics.when_learned(lambda: self._announce_ready(self._servers.announce()))
 
     async def wait_stopped(self) -> None:
         """Return when the shard is told to stop. What `main` does then has the graceful shutdown's time."""
@@ -427,6 +465,11 @@ class Shard:
         membership = current.membership
         return membership.queue if membership.group is None else membership
 
+    def _group(self) -> Hashable:
+        """Of the task whose step is running."""
+        current = self.executor._core.current
+        return None if current is None else current.membership.group
+
     def _serve(
         self,
         server: Server,
@@ -455,6 +498,10 @@ class Shard:
             self._announce_worn(f"has answered {answered} requests (--limit-max-requests)")
             self._most_requests = 2 * answered  # if its successor fails it goes on for as long again
 
+    def _is_connected(self, shard: int) -> bool:
+        """Whether this shard can hear of the other."""
+        return any(link.peer == shard and link.connection.connected for link in self._mesh._all_links())
+
     def _when_cut(self, tell: Callable[[], None]) -> None:
         """Call it when the grace is over, to say what is not done."""
         self._cuts.append(tell)
@@ -479,6 +526,7 @@ class Shard:
         if self._stopping is not None:
             close_all(sock for _, sock in orphaned)
         else:
+            self._stops_for_good = for_good
             stop = self._stop_accepting(for_good, orphaned)
             self._stopping = asyncio.get_running_loop().create_task(stop, name="stop")
 
@@ -495,6 +543,7 @@ class Shard:
         await self._stopped.wait()
         await self._servers.drain(self._stopping)
         await self._blocking.drain()
+        await self._in_queues.drain()
         await self._processes.drain()
 
     def _loop_error(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
