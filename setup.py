@@ -59,6 +59,8 @@ MODULES = {
     "clockworker.http._targets_cy": "src/clockworker/http/_targets_cy.py",
     "clockworker.http._request_cy": "src/clockworker/http/_request_cy.py",
     "clockworker.http._incoming_cy": "src/clockworker/http/_incoming_cy.py",
+    "clockworker.http._websocket_frames_cy": "src/clockworker/http/_websocket_frames_cy.py",
+    "clockworker.http._websocket_inbox_cy": "src/clockworker/http/_websocket_inbox_cy.py",
     "clockworker.http._connection_cy": "src/clockworker/http/_connection_cy.py",
 }
 
@@ -124,5 +126,8 @@ class build_all(build_ext):
 if __name__ == "__main__":  # Cython's processes may import this
     # Without the sources' lines for a debugger, which nobody wants of generated C: a fifth less time to build, and a seventh of
     # the size. Names of functions stay, for perf and py-spy.
-    extensions = [Extension(name, [source], libraries=LIBRARIES.get(name, []), extra_compile_args=["-g0"]) for name, source in MODULES.items()]
+    extensions = [
+        Extension(name, [source], libraries=LIBRARIES.get(name, []), extra_compile_args=["-g0"])
+        for name, source in MODULES.items()
+    ]
     setup(ext_modules=[] if flag("CLOCKWORKER_PURE") else extensions, cmdclass={"build_ext": build_all})

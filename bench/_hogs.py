@@ -8,22 +8,24 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import itertools
+import os
+import statistics
 import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from pathlib import Path
 from typing import Any
 
 import msgspec
 
 import clockworker as cw
 from bench._loops import on_loop
-from bench._microsleep import MicrosecondTimer
+from bench._microsleep import Alarm
 from bench._open_loop import burn
 
 TIMER_MS = 2.0
-REQUEST_EVERY_MS = 5.0
+REQUEST_EVERY_NS = 5_000_000
 STEPS, STEP_US = 2, 100
 HOG_MS = 200  # of computing, without an await
 GAP_NS = 3_000  # between two looks of a hog at the clock: more is not its own
@@ -54,11 +56,13 @@ class Kind(msgspec.Struct, frozen=True):
 
 
 class Late(msgspec.Struct, frozen=True):
-    """Milliseconds, in ascending order. taken: of the core, in ms a second, by others while this process could have run. hogs:
-    work that they have done, of what the core could do."""
+    """Milliseconds, in ascending order; own_: without what others had of the core meanwhile. taken: that, of all the time, in
+    ms a second. hogs: work that they have done, of what the core could do."""
 
     timer_ms: list[float]
     foreground_ms: list[float]
+    own_timer_ms: list[float]
+    own_foreground_ms: list[float]
     hogs: float
     taken: float
 
@@ -70,20 +74,24 @@ def measure_late(kind: Kind, hogs: int, seconds: float) -> Late:
             rest = [foreground]
         async with beside(kind, hogs, rest) as worked_ms:
             await asyncio.sleep(0.05)
-            before, since, taken = worked_ms(), time.perf_counter(), run_delay_ns()
-            timer, requests = Ticks(), Requests(foreground)
+            taking = Taking()
+            before, since, taken = worked_ms(), time.perf_counter(), taking.ns()
+            timer, requests = Ticks(taking), Requests(foreground, taking)
             await requests.run(seconds)
             elapsed = time.perf_counter() - since
-            worked, taken = worked_ms() - before, run_delay_ns() - taken
+            worked, taken = worked_ms() - before, taking.ns() - taken
             timer.stop()
             await requests.finish()
         return Late(
             sorted(timer.late_ms),
             sorted(requests.late_ms),
+            sorted(timer.own_ms),
+            sorted(requests.own_ms),
             worked / 1e3 / elapsed,
             taken / 1e6 / elapsed,
         )
 
+    take_core()
     if kind.switch_interval_ms is not None:
         sys.setswitchinterval(kind.switch_interval_ms / 1e3)
     return on_loop(kind.declared(hogs), main)
@@ -92,8 +100,10 @@ def measure_late(kind: Kind, hogs: int, seconds: float) -> Late:
 class Ticks:
     """The loop's own timer, set again each time that it comes."""
 
-    def __init__(self) -> None:
+    def __init__(self, taking: Taking) -> None:
         self.late_ms: list[float] = []
+        self.own_ms: list[float] = []
+        self._taking = taking
         self._loop = asyncio.get_running_loop()
         self._set()
 
@@ -101,47 +111,65 @@ class Ticks:
         self._timer.cancel()
 
     def _set(self) -> None:
+        self._taken_ns = self._taking.ns()
         self._due = time.perf_counter() + TIMER_MS / 1e3
         self._timer = self._loop.call_later(TIMER_MS / 1e3, self._tick)
 
     def _tick(self) -> None:
         late = max(0.0, (time.perf_counter() - self._due) * 1e3)
+        taken = (self._taking.ns() - self._taken_ns) / 1e6
         while late >= 0:
             self.late_ms.append(late)
+            self.own_ms.append(max(0.0, late - taken))
             late -= TIMER_MS
         self._set()
 
 
-class Requests:
-    """Planned every 5 ms; of two steps."""
+class Requests(Alarm):
+    """Planned every 5 ms; of two steps. Each is started by the loop's callback, as a protocol starts one when data has come."""
 
-    def __init__(self, spawn: Spawn) -> None:
+    def __init__(self, spawn: Spawn, taking: Taking) -> None:
+        super().__init__()
         self.late_ms: list[float] = []
+        self.own_ms: list[float] = []
+        self._taking = taking
+        self._taken_ns = taking.ns()  # when the last one was done
         self._spawn = spawn
-        self._timer = MicrosecondTimer()
-        self._running: set[Awaitable[Any]] = set()
+        self._due_ns = self._last_ns = 0
+        self._over = asyncio.Event()
+        self._running: list[Awaitable[Any]] = []
 
     async def run(self, seconds: float) -> None:
-        start = time.perf_counter()
-        for number in itertools.count(1):
-            due = start + number * REQUEST_EVERY_MS / 1e3
-            if due > start + seconds:
-                break
-            if (left := due - time.perf_counter()) > 0:
-                await self._timer.sleep(left * 1e6)
-            self._running.add(self._spawn(self._request(due)))
+        now = time.monotonic_ns()
+        self._due_ns, self._last_ns = now + REQUEST_EVERY_NS, now + int(seconds * 1e9)
+        self.set(self._due_ns)
+        await self._over.wait()
 
     async def finish(self) -> None:
         for request in self._running:
             await request
-        self._timer.close()
+        self.close()
 
-    async def _request(self, due: float) -> None:
+    def rings(self) -> None:
+        while self._due_ns <= time.monotonic_ns() and self._due_ns <= self._last_ns:
+            self._running.append(self._spawn(self._request(self._due_ns)))
+            self._due_ns += REQUEST_EVERY_NS
+        if self._due_ns <= self._last_ns:
+            self.set(self._due_ns)
+        else:
+            self.silence()
+            self._over.set()
+
+    async def _request(self, due_ns: int) -> None:
         for step in range(STEPS):
             if step:
                 await asyncio.sleep(0)
             burn(STEP_US)
-        self.late_ms.append((time.perf_counter() - due) * 1e3)
+        late_ms = (time.monotonic_ns() - due_ns) / 1e6
+        taken_ns = self._taking.ns()
+        self.late_ms.append(late_ms)
+        self.own_ms.append(max(0.0, late_ms - (taken_ns - self._taken_ns) / 1e6))
+        self._taken_ns = taken_ns
 
 
 @contextlib.asynccontextmanager
@@ -201,14 +229,30 @@ def a_millisecond() -> int:
     return round(turns * 1e6 / best)
 
 
-def run_delay_ns() -> int:
-    """In which this thread could have run, and something else had its CPU."""
-    with contextlib.suppress(OSError), open("/proc/thread-self/schedstat") as file:
-        return int(file.read().split()[1])
-    return 0
+def take_core() -> None:
+    """From other processes, if that is permitted: they are not what is measured. Where each session has its part of a core
+    (autogroup), a session of its own as well."""
+    with contextlib.suppress(OSError):
+        os.setpriority(os.PRIO_PROCESS, 0, -20)
+        os.setsid()
+        Path("/proc/self/autogroup").write_text("-20")
 
 
-class Span(msgspec.Struct):
+class Taking:
+    """What others have of the core while this thread could have run."""
+
+    def __init__(self) -> None:
+        try:
+            self._file: int | None = os.open("/proc/thread-self/schedstat", os.O_RDONLY)
+        except FileNotFoundError:  # a kernel without CONFIG_SCHED_INFO
+            self._file = None
+
+    def ns(self) -> int:
+        """So far."""
+        return 0 if self._file is None else int(os.pread(self._file, 128, 0).split()[1])
+
+
+class Span(msgspec.Struct, frozen=True):
     """What a hog has seen in a span of its time. looks: at the clock, each of which is its work. gaps: time between two looks
     that was longer than a look takes."""
 
@@ -218,13 +262,6 @@ class Span(msgspec.Struct):
     cuts: int = 0
     looks: int = 0
 
-    def add(self, other: Span) -> None:
-        self.wall_ns += other.wall_ns
-        self.cpu_ns += other.cpu_ns
-        self.gaps_ns += other.gaps_ns
-        self.cuts += other.cuts
-        self.looks += other.looks
-
 
 class Loss(msgspec.Struct, frozen=True):
     """Of a hog's time, 0 to 1, beyond what it loses where nothing cuts it. By two clocks, and by each of them in two ways: as
@@ -232,7 +269,7 @@ class Loss(msgspec.Struct, frozen=True):
     and in other processes, and the thread's CPU clock does not: so each way agrees with the other of its clock.
 
     cut_us: a gap's length. cuts: a second. uncounted: of the wall's time, what the thread's clock has not counted, beyond what
-    it does not count where nothing cuts it.
+    it does not count where nothing cuts it. Each is the median of many pairs of spans, cut and uncut.
     """
 
     gaps_wall: float
@@ -250,19 +287,20 @@ def measure_loss(slice_ms: float | None, with_timer: bool, seconds: float) -> Lo
     kind = Kind("", ("foreground", "hogs"), True, slice_ms)
     queues = [*kind.declared(1), cw.Queue("uncut", 1)]
 
-    async def main(spawns: list[Spawn]) -> tuple[Span, Span]:
+    async def main(spawns: list[Spawn]) -> list[Loss]:
         _, cut, uncut = spawns
-        timer = Ticks() if with_timer else None
-        seen = Span(), Span()
+        timer = Ticks(Taking()) if with_timer else None
+        pairs = []
         until = time.perf_counter() + seconds
         while time.perf_counter() < until:
-            for spawn, sum_of in zip((cut, uncut), seen, strict=True):
-                sum_of.add(await spawn(look(_SPAN_MS * 1_000_000)))
+            pairs.append(loss_of(*[await spawn(look(_SPAN_MS * 1_000_000)) for spawn in (cut, uncut)]))
         if timer is not None:
             timer.stop()
-        return seen
+        return pairs
 
-    return loss_of(*on_loop(queues, main))
+    take_core()
+    pairs = on_loop(queues, main)
+    return Loss(*[statistics.median(getattr(pair, field) for pair in pairs) for field in Loss.__struct_fields__])
 
 
 async def look(wall_ns: int) -> Span:

@@ -50,6 +50,7 @@ class Shop:
     async def sweep_forever(self) -> None:
         """Forget sessions and clients of this shard that have not been heard of for long."""
         while True:
-            await self.sessions.local.sweep()
+            if self.sessions.is_here:
+                await self.sessions.local.sweep()
             await self.limiter.local.sweep()
             await asyncio.sleep(SWEEP_EVERY_S)

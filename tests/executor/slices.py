@@ -13,17 +13,31 @@ from clockworker.executor import _preempt, _slices_cy
 why_not = _preempt.why_not()
 needs_slices = pytest.mark.skipif(why_not is not None, reason=f"preemptive queues need {why_not}")
 
-# Such a slice never ends by itself: whatever is cut has asked for it.
-FOREVER = 1.0
-
 
 def queues() -> list[cw.Queue]:
-    return [cw.Queue("foreground", 8), cw.Queue("background", preemptive=True, slice=FOREVER)]
+    return [cw.Queue("foreground", 8), cw.Queue("background", preemptive=True)]
 
 
-def ask() -> None:
-    """Be cut here, unless something forbids it."""
-    _slices_cy.ask()
+@contextlib.contextmanager
+def alarms() -> Iterator[None]:
+    """They ring, though the test is by hand otherwise."""
+    _slices_cy.cut_by_hand(False)
+    try:
+        yield
+    finally:
+        _slices_cy.cut_by_hand(True)
+
+
+@pytest.fixture
+def by_hand() -> Iterator[None]:
+    """No alarm rings: whatever is cut has asked for it."""
+    _slices_cy.cut_by_hand(True)
+    yield
+    _slices_cy.cut_by_hand(False)
+
+
+# Be cut where this returns, unless something forbids it. A function in C: the next instruction is the caller's own.
+ask = _slices_cy.ask
 
 
 def compute_until(condition: Callable[[], object], what: str = "the condition") -> None:

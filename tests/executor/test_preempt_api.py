@@ -114,7 +114,7 @@ print("greenlet" in sys.modules)
 
 @with_and_without
 @needs_slices
-def test_no_preempt(run: Run, on: bool) -> None:
+def test_no_preempt(run: Run, by_hand: None, on: bool) -> None:
     async def body() -> None:
         async with cw.Executor(queues()) as executor:
 
@@ -149,7 +149,7 @@ def test_no_preempt(run: Run, on: bool) -> None:
 
 
 @needs_slices
-def test_no_preempt_in_a_single_step(run: Run) -> None:
+def test_no_preempt_in_a_single_step(run: Run, by_hand: None) -> None:
     async def body() -> None:
         async with cw.Executor(queues()) as executor:
 
@@ -197,7 +197,7 @@ def call(function):
 
 
 @needs_slices
-def test_never_preempt(run: Run) -> None:
+def test_never_preempt(run: Run, by_hand: None) -> None:
     def library(name: str) -> dict[str, Any]:
         names: dict[str, Any] = {"__name__": name}
         exec(LIBRARY, names)

@@ -16,7 +16,7 @@ from clockworker.executor import _guard_cy
 from tests.conftest import Run, until
 from tests.executor.slices import ask, compute_until, cuts, needs_slices, queues, refusals, rule, with_and_without
 
-pytestmark = needs_slices
+pytestmark = [needs_slices, pytest.mark.usefixtures("by_hand")]
 
 MODULE = """
 from tests.executor.slices import ask
@@ -216,12 +216,18 @@ def test_what_the_executor_calls_is_not_cut(run: Run, on: bool) -> None:
             async def short() -> None:
                 await asyncio.sleep(0)
 
+            async def long() -> None:
+                while not handle.done():
+                    await asyncio.sleep(0)
+
             async def hog() -> None:
                 for _ in range(20):
                     executor.queue("foreground").spawn(short())
                     ask()
 
-            await executor.queue("background").spawn(hog())
+            handle = executor.queue("background").spawn(hog())
+            executor.queue("foreground").spawn(long())
+            await handle
             await executor.drain()
             assert ("executor" in refusals(executor)) == on
 

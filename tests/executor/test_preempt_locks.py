@@ -18,7 +18,7 @@ import clockworker as cw
 from tests.conftest import Run, until
 from tests.executor.slices import ask, compute_until, cuts, needs_slices, queues, refusals, rule, with_and_without
 
-pytestmark = needs_slices
+pytestmark = [needs_slices, pytest.mark.usefixtures("by_hand")]
 
 ROUNDS = 50
 
@@ -425,7 +425,8 @@ def test_printing_and_files(run: Run) -> None:
 
     async def body() -> None:
         async with cw.Executor(queues()) as executor:
-            stream = io.TextIOWrapper(io.BufferedWriter(io.BytesIO()), write_through=True)
+            raw = io.BytesIO()
+            stream = io.TextIOWrapper(raw, write_through=True)
 
             def hog() -> None:
                 for number in range(ROUNDS):
@@ -433,8 +434,7 @@ def test_printing_and_files(run: Run) -> None:
                     ask()
 
             await beside(executor, hog, lambda: print("foreground", file=stream))
-            stream.seek(0)
-            lines = stream.read().splitlines()
+            lines = raw.getvalue().decode().splitlines()
             assert set(lines) == {"foreground", *(f"background {number}" for number in range(ROUNDS))}
 
     run(body)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import re
 import signal
 import threading
 from collections.abc import Callable
@@ -12,9 +14,9 @@ import pytest
 
 import clockworker as cw
 from tests.conftest import Run, until
-from tests.executor.slices import FOREVER, ask, compute_until, cuts, needs_slices, queues, refusals
+from tests.executor.slices import alarms, ask, compute_until, cuts, needs_slices, queues, refusals
 
-pytestmark = needs_slices
+pytestmark = [needs_slices, pytest.mark.usefixtures("by_hand")]
 
 
 def test_a_hog_is_cut_and_others_run_meanwhile(run: Run) -> None:
@@ -64,26 +66,32 @@ def test_the_alarm_cuts_by_itself(run: Run) -> None:
             await handle
             assert cuts(executor) >= 5
 
-    run(body)
-
-
-def test_time_that_c_code_takes_is_cut_where_it_asks_for_signals(run: Run) -> None:
-    async def body() -> None:
-        async with cw.Executor([cw.Queue("foreground"), cw.Queue("background", preemptive=True)]) as executor:
-
-            async def hog() -> int:
-                return len(str(7**100_000)) if len(str(3**20_000)) else 0
-
-            assert await executor.queue("background").spawn(hog()) == 84_510
-
-    import sys
-
-    limit = sys.get_int_max_str_digits()
-    sys.set_int_max_str_digits(0)
-    try:
+    with alarms():
         run(body)
-    finally:
-        sys.set_int_max_str_digits(limit)
+
+
+def test_c_code_that_asks_for_signals_is_cut(run: Run) -> None:
+    async def body() -> None:
+        async with cw.Executor(queues()) as executor:
+            pattern = re.compile("(a+)+b")
+            end = False
+
+            async def hog() -> None:
+                while not cuts(executor):
+                    pattern.match("a" * 20)  # half a million attempts
+
+            async def others() -> None:
+                while not end:
+                    await asyncio.sleep(0)
+
+            watching = executor.queue("foreground").spawn(others())
+            await executor.queue("background").spawn(hog())
+            end = True
+            await watching
+            assert cuts(executor) >= 1
+
+    with alarms():
+        run(body)
 
 
 def test_what_was_cut_is_finished_before_any_other_step_of_its_queue(run: Run) -> None:
@@ -103,7 +111,7 @@ def test_what_was_cut_is_finished_before_any_other_step_of_its_queue(run: Run) -
                 for _ in range(3):
                     log.append(f"{name} begins")
                     before = foreground
-                    compute_until(lambda: foreground > before)
+                    compute_until(lambda before=before: foreground > before)  # type: ignore[misc]
                     log.append(f"{name} ends")
                     await asyncio.sleep(0)
 
@@ -190,6 +198,10 @@ def test_an_exception_after_a_cut_is_the_tasks_own(run: Run) -> None:
             await until(lambda: executor.queue_stats()["background"].panics == 2)
 
     run(body)
+    gc.collect()
+    [report] = run.reports  # of the step, by asyncio: nobody can ask for it
+    assert str(report["exception"]) == "of a single step"
+    run.reports.clear()
 
 
 def test_interrupting_ends_the_program_after_a_cut(run: Run) -> None:
@@ -200,8 +212,11 @@ def test_interrupting_ends_the_program_after_a_cut(run: Run) -> None:
                 ask()
                 raise KeyboardInterrupt
 
-            executor.queue("background").spawn(hog())
-            await asyncio.sleep(60)
+            handle = executor.queue("background").spawn(hog())
+            try:
+                await asyncio.sleep(60)
+            finally:
+                assert isinstance(handle.task.exception(), KeyboardInterrupt)
 
     with pytest.raises(KeyboardInterrupt):
         run(body)
@@ -234,9 +249,7 @@ def test_each_slice_is_charged(run: Run) -> None:
     """Else a hog of a queue with a small share would have the core for ever, or never again."""
 
     async def body() -> None:
-        async with cw.Executor(
-            [cw.Queue("foreground", 3), cw.Queue("background", 1, preemptive=True, slice=FOREVER)]
-        ) as executor:
+        async with cw.Executor([cw.Queue("foreground", 3), cw.Queue("background", 1, preemptive=True)]) as executor:
             done = False
 
             async def hog() -> None:
@@ -363,6 +376,7 @@ def test_abort_arrives_at_the_next_await(run: Run) -> None:
                 seen.append("never")
 
             async def abort() -> None:
+                await until(lambda: cuts(executor))
                 assert handle.abort()
                 seen.append("aborted")
 
@@ -476,6 +490,7 @@ def test_attached_again_it_cuts_again(loop_factory: Callable[[], asyncio.Abstrac
             seen: list[int] = []
 
             async def hog() -> None:
+                ask()
                 compute_until(lambda: seen)
 
             async def note() -> None:
@@ -525,7 +540,7 @@ def test_a_task_that_moves_to_an_ordinary_queue_is_not_cut_there(run: Run) -> No
 @pytest.mark.parametrize("scheduler", [cw.RunnableFifo, cw.ArrivalFifo, cw.LAS, cw.QLAS])
 def test_with_each_scheduler(run: Run, scheduler: Callable[[], cw.Scheduler]) -> None:
     async def body() -> None:
-        queue = cw.Queue("background", preemptive=True, slice=FOREVER, scheduler=scheduler())
+        queue = cw.Queue("background", preemptive=True, scheduler=scheduler())
         async with cw.Executor([cw.Queue("foreground"), queue]) as executor:
             done: list[int] = []
 
@@ -555,7 +570,7 @@ def test_a_scheduler_that_fails_while_a_step_is_suspended(run: Run) -> None:
 
     async def body() -> None:
         scheduler = Failing()
-        queue = cw.Queue("background", preemptive=True, slice=FOREVER, scheduler=scheduler)
+        queue = cw.Queue("background", preemptive=True, scheduler=scheduler)
         async with cw.Executor([cw.Queue("foreground"), queue]) as executor:
             done: list[int] = []
 
@@ -610,7 +625,8 @@ def test_two_executors_with_slices_at_a_time() -> None:
 
 def test_nothing_is_cut_in_wound_time() -> None:
     """A test with a clock of its own repeats."""
-    from clockworker.testing import Clock, run as run_wound
+    from clockworker.testing import Clock
+    from clockworker.testing import run as run_wound
 
     async def main() -> int:
         executor = cw.current_executor()

@@ -14,6 +14,8 @@ from clockworker.shards.config._parse import show_size
 from tests.http.test_command import get, queue_of
 from tests.shards.servers import Serve
 
+pytestmark = pytest.mark.once  # what is tested is Python in both kinds
+
 PAGE = (Path(__file__).parents[2] / "docs" / "http.md").read_text()
 SHOP, PROGRAMS = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
 (FILE,) = re.findall(r"```toml\n(.*?)```", PAGE, re.DOTALL)
@@ -47,7 +49,7 @@ def shown(value: Any) -> str:
         case bool():
             return "on" if value else "off"
         case int() | float():
-            return f"{value:g}" if value % 1024 else show_size(value)
+            return f"{value:g}" if value % 1024 or not value else show_size(value)
         case None | "" | ():
             return ""
     return str(value)
@@ -59,9 +61,9 @@ def test_its_table_has_every_option_and_its_default() -> None:
     for name in OF_HTTP:
         value = shown(getattr(HttpConfig(), HTTP_FIELDS.get(name, name)))
         said = defaults[name.replace("_", "-")]
-        assert said == value or (
-            not value and name in ("lifespan_queue", "limit_concurrency", "gil_switch_interval")
-        ), name
+        assert said == value or (not value and name in ("lifespan_queue", "limit_concurrency", "limit_max_requests")), (
+            name
+        )
 
 
 def test_its_table_of_keys_has_all_that_a_route_has() -> None:

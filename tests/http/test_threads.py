@@ -1,4 +1,4 @@
-"""--threads and --gil-switch-interval, as libraries see them."""
+"""--threads and --switch-interval, as libraries see them."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def asked(tmp_path: Path, source: str, *options: str) -> dict[str, object]:
 
 def test_as_many_as_are_given(tmp_path: Path) -> None:
     pytest.importorskip("anyio")
-    answer = asked(tmp_path, APPLICATION, "--threads", "3", "--gil-switch-interval", "0.002")
+    answer = asked(tmp_path, APPLICATION, "--threads", "3", "--switch-interval", "0.002")
     assert answer == {"anyio": 3, "asyncio": 3, "shard": 3, "tokens": 3, "interval": 0.002}
 
 

@@ -59,6 +59,13 @@ def test_values_of_every_type(tmp_path: Path) -> None:
     }
 
 
+def test_an_option_of_two_names_has_both(tmp_path: Path) -> None:
+    for name in ("switch_interval", "gil_switch_interval", "gil-switch-interval"):
+        assert read_file(write(tmp_path, f"{name} = 0.001")) == {"switch_interval": 0.001}
+    with pytest.raises(ConfigurationError, match="gil_switch_interval: is given twice"):
+        read_file(write(tmp_path, "switch_interval = 0.001\ngil_switch_interval = 0.002"))
+
+
 def test_one_value_will_do_where_there_may_be_several(tmp_path: Path) -> None:
     assert read_file(write(tmp_path, 'bind = ":1"\nreload-dir = "src"\ncpus = "0-1"')) == {
         "bind": (TcpAddress("0.0.0.0", 1),),
@@ -74,7 +81,7 @@ def test_one_value_will_do_where_there_may_be_several(tmp_path: Path) -> None:
         ("timeout-starup = 2", "{}: timeout-starup: unknown key; did you mean timeout_startup?"),
         ("queues = []", "{}: queues: unknown key; did you mean queue?"),
         ("workers-kill-timeout = 2", "did you mean timeout_graceful_shutdown?"),
-        ("zzz = 2", "{}: zzz: unknown key; known are access_log, app, "),
+        ("zzz = 2", "{}: zzz: unknown key; known are access_log, access_log_format, app, "),
         ('shards = "four"', "{}: shards: the number of shards is 'four'; give a whole number from 1 to 1024, or auto"),
         ("shards = 0", "{}: shards: the number of shards is 0; give"),
         ("shards = 1.5", "{}: shards: the value 1.5 is a number; give a whole number or a string (N|auto)"),

@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry, Metric
@@ -45,6 +46,7 @@ def snapshot(
     queues: Sequence[str] = ("fast", "slow"),
     counters: int = 2,
     routes: Sequence[str] = ("/", "other"),
+    preemptive: Sequence[str] = (),
     topics: Sequence[str] = ("room:7",),
 ) -> Snapshot:
     """Counters of shard i and queue or counter j are different numbers, all of them multiples of `by`."""
@@ -57,7 +59,13 @@ def snapshot(
             loop=LoopReading(turns=by * (shard + 1), lag=durations),
             calls=CallReading(local=by * 3, sent=by * 2, received=by, ring_used_bytes=1, ring_bytes=3),
             queues={
-                name: QueueReading(share=1, polls=by * (10 * shard + number), wait=durations, poll_time=durations)
+                name: QueueReading(
+                    share=1,
+                    polls=by * (10 * shard + number),
+                    wait=durations,
+                    poll_time=durations,
+                    **(_of_preemptive(by * (shard + 1), durations) if name in preemptive else {}),
+                )
                 for number, name in enumerate(queues)
             },
             counters=Counters({f"shop_orders_{number}": by * (shard + 1) for number in range(shard, counters)}),
@@ -80,13 +88,23 @@ def snapshot(
     )
 
 
+def _of_preemptive(by: int, durations: DurationStats) -> dict[str, Any]:
+    refusals = {
+        "refusals_lock": 2 * by,
+        "refusals_guarded": 3 * by,
+        "refusals_no_preempt": 4 * by,
+        "refusals_other": 5 * by,
+    }
+    return {"preemptive": 1, "cuts": by, "whole_step": durations, **refusals}
+
+
 def _route(by: int, first: int, durations: DurationStats) -> RouteReading:
     """`first` is at status 0, and so on."""
     return RouteReading(*[by * number for number in range(first, first + 10)], durations)  # type: ignore[call-arg, arg-type]
 
 
-def page(shards: int = 2) -> str:
-    body, kind = Metrics(lambda: snapshot(shards)).page(TEXT)
+def page(shards: int = 2, preemptive: Sequence[str] = ()) -> str:
+    body, kind = Metrics(lambda: snapshot(shards, preemptive=preemptive)).page(TEXT)
     assert kind.startswith("text/plain")
     return body.decode()
 
@@ -112,6 +130,9 @@ def test_a_page_says_what_prometheus_client_would_write(accept: str) -> None:
         snapshot(by=7, queues=odd),
         snapshot(routes=odd),
         snapshot(routes=()),
+        snapshot(preemptive=["slow"]),
+        snapshot(preemptive=["fast", "slow"]),
+        snapshot(queues=odd, preemptive=odd[1:]),
         snapshot(topics=odd),
         snapshot(topics=()),
     ):
@@ -197,6 +218,30 @@ def test_where_nothing_serves_http_its_families_are_not_there() -> None:
     assert b"websockets" not in body
 
 
+def test_what_is_shown_of_preemptive_queues_is_of_no_other() -> None:
+    assert not re.search("queue_cut|whole_step", page())
+    found = {
+        (
+            sample.name,
+            *[sample.labels[name] for name in ("shard", "queue", "reason") if name in sample.labels],
+        ): sample.value
+        for family in parse(page(preemptive=["slow"]))
+        for sample in family.samples
+        if re.search("queue_cut|whole_step", sample.name) and "le" not in sample.labels
+    }
+    refusals = {"lock": 2, "guarded": 3, "no_preempt": 4, "other": 5}
+    assert found == {
+        **{("clockworker_queue_cuts_total", str(shard), "slow"): shard + 1 for shard in range(2)},
+        **{
+            ("clockworker_queue_cut_refusals_total", str(shard), "slow", reason): count * (shard + 1)
+            for shard in range(2)
+            for reason, count in refusals.items()
+        },
+        ("clockworker_queue_whole_step_seconds_count", "slow"): 8,
+        ("clockworker_queue_whole_step_seconds_sum", "slow"): 0.01,
+    }
+
+
 def test_a_series_a_shard_and_never_one_a_pair() -> None:
     def series(shards: int) -> int:
         return sum(len(family.samples) for family in parse(page(shards)) if family.name.startswith("clockworker"))
@@ -214,7 +259,7 @@ def test_units_and_suffixes_are_prometheus_s() -> None:
 
 
 def test_the_dashboard_and_the_documentation_name_metrics_that_exist() -> None:
-    known = {sample.name for family in parse(page()) for sample in family.samples}
+    known = {sample.name for family in parse(page(preemptive=["slow"])) for sample in family.samples}
     dashboard = json.loads((DOCS / "grafana.json").read_text())
     text = json.dumps([dashboard["panels"], dashboard["annotations"], dashboard["templating"]])
     used = set(re.findall(r"\bclockworker_\w+", text))
@@ -231,7 +276,7 @@ def test_the_documentation_has_every_series_with_its_labels() -> None:
     rows = re.findall(r"^\| `(clockworker_\w+)` \| ([\w, ]*)\|", (DOCS / "observing.md").read_text(), re.M)
     documented = {name: set(labels.replace(",", " ").split()) for name, labels in rows}
     found: dict[str, set[str]] = {}
-    for family in parse(page()):
+    for family in parse(page(preemptive=["slow"])):
         for sample in family.samples:
             if sample.name.startswith("clockworker_"):
                 # A histogram or summary goes by its name there.

@@ -185,7 +185,7 @@ def test_no_text_is_worse_than_a_configuration_error(text: str) -> None:
         parse.parse_root_path,
         parse.parse_header,
         parse.parse_head_size,
-        parse.parse_gil_switch_interval,
+        parse.parse_switch_interval,
     ):
         with right_or_told():
             read(text)
@@ -298,7 +298,7 @@ def test_headers() -> None:
         (parse.parse_event_size, {"64KiB": 65536}, ["1023", "17MiB"]),
         (parse.parse_limit_concurrency, {"1": 1}, ["0"]),
         (parse.parse_threads, {"1024": 1024}, ["0", "1025"]),
-        (parse.parse_gil_switch_interval, {"0.0005": 0.0005, "1": 1.0}, ["0", "2", "x"]),
+        (parse.parse_switch_interval, {"0.0005": 0.0005, "1": 1.0}, ["0", "2", "x"]),
     ],
 )
 def test_values_of_http(read: Callable[[str], object], right: dict[str, object], wrong: list[str]) -> None:

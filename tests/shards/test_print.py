@@ -37,6 +37,7 @@ QUEUES = st.builds(
     slice=st.none() | st.floats(1e-6, 10),
     on_panic=st.sampled_from([None, "catch", "propagate"]),
     slow_poll=st.none() | st.floats(0, 100),
+    preemptive=st.sampled_from([None, True, False]),
 )
 NAMES = st.sampled_from(["", "admin", "7", "an_other-One"])
 ROUTES = st.builds(
@@ -59,7 +60,6 @@ HTTP = st.builds(
     threads=st.none() | st.integers(1, 1024),
     server_header=st.booleans(),
     timeout_keep_alive=st.floats(1e-9, 1e6),
-    gil_switch_interval=st.none() | st.floats(1e-6, 1),
     root_path=st.sampled_from(["", "/a", "/é"]),
 )
 CONFIGS = st.builds(
@@ -78,11 +78,18 @@ CONFIGS = st.builds(
         max_size=3,
     ).map(tuple),
     timeout_startup=st.floats(1e-9, 1e6),
+    shard_lifetime=st.none() | st.floats(1e-9, 1e6),
+    shard_max_rss=st.none() | st.integers(1 << 20, 1 << 50),
+    umask=st.none() | st.integers(0, 0o777),
+    access_log=st.booleans(),
+    access_log_format=st.none() | st.sampled_from(['%(h)s "%(r)s"', "%({x-a}i)s 100%%"]),
+    reload_include=st.lists(TEXT, max_size=2).map(tuple),
     reload_dirs=st.lists(TEXT, max_size=2).map(tuple),
     pin=st.booleans(),
     credit=st.integers(1, 1_000_000),
     max_message=st.integers(1 << 10, 1 << 30),
     blocking_threads=st.integers(1, 1_024),
+    switch_interval=st.none() | st.floats(1e-6, 1),
     processes=st.none() | st.integers(1, 1_024),
     http=HTTP,
 )

@@ -22,6 +22,9 @@ COMMON = (QueueConfig("web", 8, "las", slice=0.001), QueueConfig("bg"))
         ("web:8:las", QueueConfig("web", 8, "las")),
         ("b g:10000:runnable-fifo", QueueConfig("b g", 10000, "runnable-fifo")),
         ("web:8:my.schedulers:Lottery", QueueConfig("web", 8, "my.schedulers:Lottery")),
+        ("web:8:preemptive", QueueConfig("web", 8, preemptive=True)),
+        ("web:8:las:preemptive", QueueConfig("web", 8, "las", preemptive=True)),
+        ("web:8:my.schedulers:Lottery:preemptive", QueueConfig("web", 8, "my.schedulers:Lottery", preemptive=True)),
     ],
 )
 def test_queue(text: str, expected: QueueConfig) -> None:
@@ -38,6 +41,10 @@ def test_queue(text: str, expected: QueueConfig) -> None:
         ("web:10001", "share is 10001", "1 to 10000"),
         ("web:eight", "'eight'", "whole number from 1"),
         ("web:8:lifo", "unknown scheduler 'lifo'; did you mean 'fifo'?", "MODULE:CLASS"),
+        ("web:preemptive", "'preemptive'", "whole number from 1"),
+        ("web:8:preemptive:las", "'web:8:preemptive:las' is not", "NAME:SHARE[:SCHEDULER][:preemptive]"),
+        ("web:8:premptive", "unknown scheduler 'premptive'; did you mean 'preemptive'?", "MODULE:CLASS"),
+        ("web:8::preemptive", "'web:8::preemptive'", "[:preemptive]"),
         ("web:8:las:9", "unknown scheduler 'las:9'", "runnable-fifo"),
         ("web:8:my.Scheduler", "unknown scheduler 'my.Scheduler'", "MODULE:CLASS"),
         ("web\udcff:8", "'web\\udcff'", "UTF-8"),
@@ -60,6 +67,10 @@ def test_a_change_is_a_queue_with_its_shard_in_front() -> None:
     assert queues.parse_shard_queues(["3:web:2", "0:x:1:qlas"]) == (
         QueueChange(3, QueueConfig("web", 2)),
         QueueChange(0, QueueConfig("x", 1, "qlas")),
+    )
+    assert queues.parse_shard_queues(["0:x:1:qlas:preemptive", "1:x:2:preemptive"]) == (
+        QueueChange(0, QueueConfig("x", 1, "qlas", preemptive=True)),
+        QueueChange(1, QueueConfig("x", 2, preemptive=True)),
     )
     for text, message in [
         ("web:8:las", "'web:8:las': the share is 'las'"),
@@ -103,6 +114,19 @@ def test_a_change_leaves_as_it_is_what_it_does_not_name() -> None:
             (QueueConfig("web", 4),),
             (QueueConfig("web", 4, "las", slice=0.001, on_panic="propagate"), COMMON[1]),
         ),
+        # Also that it is preemptive, and not even here.
+        (
+            (QueueConfig("bg", preemptive=True),),
+            (QueueConfig("bg", 3),),
+            (),
+            (QueueConfig("bg", 3, preemptive=True),),
+        ),
+        (
+            (QueueConfig("bg", preemptive=True),),
+            (),
+            (QueueConfig("bg", preemptive=False),),
+            (QueueConfig("bg", preemptive=False),),
+        ),
         # Others are added.
         (COMMON, (QueueConfig("x"),), (QueueConfig("y"),), (*COMMON, QueueConfig("x"), QueueConfig("y"))),
         ((), (QueueConfig("x"),), (), (QueueConfig("x"),)),
@@ -134,8 +158,12 @@ def test_tables() -> None:
         [[queue]]
         name = "bg"
         on_panic = "propagate"
+        preemptive = true
     """
-    assert of_file(text) == (QueueConfig("web", 8, "las", 0.001), QueueConfig("bg", on_panic="propagate"))
+    assert of_file(text) == (
+        QueueConfig("web", 8, "las", 0.001),
+        QueueConfig("bg", on_panic="propagate", preemptive=True),
+    )
 
 
 def test_a_list_of_texts_is_as_good() -> None:
@@ -143,8 +171,11 @@ def test_a_list_of_texts_is_as_good() -> None:
 
 
 def test_tables_of_shards() -> None:
-    text = "[[shard.0.queue]]\nname = 'web'\nshare = 2\n[[shard.12.queue]]\nname = 'x'\n"
-    assert of_file(text) == (QueueChange(0, QueueConfig("web", 2)), QueueChange(12, QueueConfig("x")))
+    text = "[[shard.0.queue]]\nname = 'web'\nshare = 2\n[[shard.12.queue]]\nname = 'x'\npreemptive = false\n"
+    assert of_file(text) == (
+        QueueChange(0, QueueConfig("web", 2)),
+        QueueChange(12, QueueConfig("x", preemptive=False)),
+    )
 
 
 @pytest.mark.parametrize(
@@ -166,6 +197,11 @@ def test_tables_of_shards() -> None:
         ("[[queue]]\nname = 'web'\nslice = nan", "slice is nan; give seconds"),
         ("[[queue]]\nname = 'web'\nscheduler = 'lass'", "unknown scheduler 'lass'; did you mean 'las'?"),
         ("[[queue]]\nname = 'web'\non_panic = 'die'", 'on_panic is \'die\'; give "catch" or "propagate"'),
+        (
+            "[[queue]]\nname = 'web'\npreemptive = true\nslice = 2",
+            "slice is 2; give of a preemptive queue 0.0001 to 1 seconds",
+        ),
+        ("[[queue]]\nname = 'web'\npreemptive = 1", "preemptive is 1; give true or false"),
         ("[[queue]]\nname = 'web'\n[[queue]]\nname = 'web'", "'web' is given 2 times"),
         ("[[shard.0.queue]]\nname = 'x'\n[[shard.0.queue]]\nname = 'x'", "'x' of shard 0 is given twice"),
         ("shard = 2", r"shard is 2; give tables \[shard.0\]"),

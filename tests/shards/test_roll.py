@@ -17,6 +17,8 @@ import pytest
 from clockworker.shards.supervisor import _roll
 from tests.shards.servers import ECHO, Serve, Server, ask, children, eventually
 
+pytestmark = pytest.mark.once  # what is tested is Python in both kinds
+
 NEW = ECHO.replace("%d %s", "%d new %s")
 
 

@@ -38,7 +38,7 @@ def test_defaults() -> None:
 
 EVERY_OPTION = (
     "app:main --shards 3 --spares 2 --cpus 0-2 --no-pin --idle-poll 50 --credit 6 --max-message 2MiB --blocking-threads 4"
-    " --processes 5 --queue web:8:las --queue bg:1 --shard-queue 1:web:9"
+    " --processes 5 --switch-interval 0.001 --queue web:8:las --queue bg:1:preemptive --shard-queue 1:web:9"
     " --shard-queue 1:x:2:qlas --bind :1 --bind admin=unix:/s --host ::1 --port 2 --uds /t --uds-mode 660 --fd 3 --backlog 9"
     " --ssl-certfile cert --ssl-keyfile key --ssl-keyfile-password secret --ssl-ca-certs ca --ssl-crl crl"
     " --ssl-cert-reqs optional --ssl-ciphers AES --ssl-version TLSv1.3"
@@ -50,8 +50,9 @@ EVERY_OPTION = (
     " --date-header --ws-max-size 1MiB --ws-max-queue 5 --ws-ping-interval 6 --ws-ping-timeout 0 --ws-per-message-deflate"
     " --limit-request-line 4KiB --limit-request-field-size 1000 --limit-request-fields 20"
     " --h11-max-incomplete-event-size 32KiB --timeout-request-header 1 --timeout-request-body 2 --timeout-keep-alive 3"
-    " --timeout-response 4 --limit-concurrency 100 --threads 16 --gil-switch-interval 0.001"
-    " --timeout-graceful-shutdown 1.5 --timeout-shard-healthcheck 0 --timeout-startup 2 --no-respawn --log-level DEBUG"
+    " --timeout-response 4 --limit-concurrency 100 --threads 16"
+    " --timeout-graceful-shutdown 1.5 --timeout-hand-over 5 --timeout-shard-healthcheck 0 --timeout-startup 2 --no-respawn"
+    " --log-level DEBUG"
     " --log-format json --log-config l --access-log --slow-poll 0.5 --metrics [::1]:4 --control c --pid-file p"
 )
 EVERY_FIELD = ServeConfig(
@@ -65,7 +66,8 @@ EVERY_FIELD = ServeConfig(
     max_message=2 << 20,
     blocking_threads=4,
     processes=5,
-    queues=(QueueConfig("web", 8, "las"), QueueConfig("bg", 1)),
+    switch_interval=0.001,
+    queues=(QueueConfig("web", 8, "las"), QueueConfig("bg", 1, preemptive=True)),
     shard_queues={1: (QueueConfig("web", 9), QueueConfig("x", 2, "qlas"))},
     addresses=(
         TcpAddress("0.0.0.0", 1),
@@ -96,6 +98,7 @@ EVERY_FIELD = ServeConfig(
     umask=0o027,
     access_log_format="%(h)s",
     timeout_graceful_shutdown=1.5,
+    timeout_hand_over=5.0,
     timeout_shard_healthcheck=0.0,
     timeout_startup=2.0,
     respawn=False,
@@ -133,7 +136,6 @@ EVERY_FIELD = ServeConfig(
         timeout_response=4.0,
         limit_concurrency=100,
         threads=16,
-        gil_switch_interval=0.001,
     ),
 )
 
@@ -194,6 +196,13 @@ def test_switches_can_be_turned_back() -> None:
     assert read("app:main --respawn", CLOCKWORKER_RESPAWN="0").respawn
     assert not settings("app:main --no-access-log", "access_log = true").config.access_log
     assert read("app:main", CLOCKWORKER_NO_PIN="no").pin
+
+
+def test_a_format_of_the_access_log_switches_it_on() -> None:
+    assert read("app:main --access-log-format %(h)s").access_log
+    assert read("app:main", CLOCKWORKER_ACCESS_LOG_FORMAT="%(h)s %(s)s").access_log_format == "%(h)s %(s)s"
+    assert not read("app:main --access-log-format %(h)s --no-access-log").access_log
+    assert not settings("app:main --access-log-format %(h)s", "access_log = false").config.access_log
 
 
 def test_what_is_on_for_http_can_be_turned_off() -> None:

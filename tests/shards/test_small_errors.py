@@ -24,6 +24,8 @@ from tests.shards.failing import ARMED
 from tests.shards.servers import Serve, ask, eventually
 from tests.shards.test_behaviour import WORK, Clients
 
+pytestmark = pytest.mark.once  # what is tested is Python in both kinds
+
 FAILING = str(Path(__file__).with_name("failing.py"))
 ROOT = Path(__file__).parents[2]
 

@@ -115,14 +115,6 @@ ASSUMPTIONS: Mapping[str, tuple[str, str]] = {
         "a Task has its coroutine, and a suspended coroutine the top of its stack, where two samples have them",
         "what the next steps of a long queue will touch is not fetched into the cache",
     ),
-    "seal": (
-        "a type whose __new__ is taken out of its dict makes no half-made instances",
-        "X.__new__(X) of a compiled type, which nobody should call, may end the process",
-    ),
-    "clock": (
-        "the kernel keeps time by the processor's time stamp counter, whose rate has been measured",
-        "each reading of the clock is the kernel's",
-    ),
     "locks": (
         "the methods of _thread.lock and _thread.RLock are C functions in the types' descriptors, called as their flags say",
         "there are no preemptive queues",
@@ -132,8 +124,16 @@ ASSUMPTIONS: Mapping[str, tuple[str, str]] = {
         "there are no preemptive queues",
     ),
     "interrupt": (
-        "SIGRTMAX is the last signal, and the interpreter calls the handlers of those that have come in the order of their numbers",
+        "SIGRTMAX is the last signal, and handlers of signals that have come are called in the order of their numbers",
         "there are no preemptive queues",
+    ),
+    "seal": (
+        "a type whose __new__ is taken out of its dict makes no half-made instances",
+        "X.__new__(X) of a compiled type, which nobody should call, may end the process",
+    ),
+    "clock": (
+        "the kernel keeps time by the processor's time stamp counter, whose rate has been measured",
+        "each reading of the clock is the kernel's",
     ),
     "suspend": (
         "a coroutine function whose bytecode has no GET_AWAITABLE, SEND or YIELD_VALUE never suspends",
@@ -520,11 +520,11 @@ CHECKS: Mapping[str, Callable[[], str | None]] = {
     "context": _try_context,
     "send": _try_send,
     "lookahead": _try_lookahead,
-    "seal": _try_seal,
-    "clock": _try_clock,
     "locks": _try_locks,
     "codes": _try_codes,
     "interrupt": _try_interrupt,
+    "seal": _try_seal,
+    "clock": _try_clock,
     "suspend": _try_suspend,
 }
 

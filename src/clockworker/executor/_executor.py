@@ -81,6 +81,7 @@ class Executor:
             self._handles[queue.key] = queue_handle(self._core, state)
         self._host: asyncio.Task[Any] | None = None
         self._loops_own = False  # of a loop that carries it, and is carried by nobody: see new_event_loop
+        self._report_long: Callable[[Hashable, asyncio.Task[Any], int, int], None] | None = None
         self._panicked: asyncio.Task[Any] | None = None  # the first
         self._cancelled_host = False
 
@@ -246,6 +247,7 @@ class Executor:
             spawned=sum(queue.spawned for queue in queues),
             finished=sum(queue.finished for queue in queues),
             panics=sum(queue.panics for queue in queues),
+            cuts=sum(queue.cuts for queue in queues),
             turns=self._core.turns,
             driver_ns=self._core.driver_ns,
             idle_ns=self._core.idle_ns,
@@ -271,7 +273,7 @@ class Executor:
                 panics=queue.panics,
                 slice_overruns=queue.slice_overruns,
                 preemptions=queue.preemptions,
-                poll_time=DurationStats.of(queue.poll_time),
+                poll_time=(poll_time := DurationStats.of(queue.poll_time)),
                 first_poll_wait=DurationStats.of(queue.first_poll_wait),
                 wait=DurationStats.of(queue.wait),
                 slow_polls=queue.slow_polls,
@@ -279,7 +281,7 @@ class Executor:
                 preemptive=queue.preemptive,
                 cuts=queue.cuts,
                 refusals=dict(queue.refusals),
-                whole_step=DurationStats.of(queue.whole_step),
+                whole_step=DurationStats.of(queue.whole_step) if queue.preemptive else poll_time,
             )
             for key, queue in self._core.queues.items()
         }
@@ -305,8 +307,19 @@ class Executor:
         """The core's word of a slow step."""
         self._report_slow(state.membership.queue.key, state.task, elapsed_ns)
 
+    def report_long_steps(self, report: Callable[[Hashable, asyncio.Task[Any], int, int], None]) -> None:
+        """Have steps of preemptive queues reported that were cut, and took as long as `report_slow_polls` says in all of their
+        slices together.
+
+        report: called after such a step with the queue's key, the task, how long the step took without what others had of that
+            time, in ns, and in how many slices.
+        """
+        self._report_long = report
+
     def was_long(self, state: JoinHandle, elapsed_ns: int, slices: int) -> None:
-        """The core's word of a step that was cut, and took as long as its queue's limit in all of its slices together."""
+        """The core's word of such a step."""
+        if self._report_long is not None:
+            self._report_long(state.membership.queue.key, state.task, elapsed_ns, slices)
 
     def trace(self, tracer: Tracer | None) -> None:
         """Let `tracer` be told of each step and each turn, until this is called with None, or the tracer raises. One that has
@@ -387,7 +400,6 @@ def new_event_loop(
         # Nobody else would detach it, and what is spawned on a closed loop would never run and never complain. A running
         # loop refuses to close, and keeps its executor.
         if not loop.is_running():
-            executor._core.end_slices()
             executor._core.detach()
         close()
 

@@ -43,4 +43,4 @@ cdef Py_ssize_t _OPEN, _GUARDED, _BOUNDARY
 @cython.locals(kept=cython.p_void, word=cython.Py_ssize_t, verdict=cython.Py_ssize_t)
 cdef Py_ssize_t _verdict(object frame, object code) except -1
 @cython.locals(verdict=cython.Py_ssize_t, innermost=cython.bint)
-cpdef bint is_guarded(object frame) except -1
+cdef bint is_guarded(object frame) except -1

@@ -1,21 +1,21 @@
 # cython: language_level=3, annotation_typing=False, auto_pickle=False, allow_none_for_extension_args=False
 """Guarded code: where no step is cut, since plain objects of the library are in between two states there.
 
-Locks are known exactly (`_locks_cy`). asyncio, importlib and their like need none: they are of one thread, and what
-they change between two awaits nobody else sees. So a step is not cut while a frame from the innermost out to the first
-coroutine's is of a guarded package, or a `__del__`. Beyond that coroutine there are only coroutines that wait for it,
-as they would at any await.
+Locks are known exactly (`_locks_cy`). asyncio, importlib and their like need none: they are of one thread, and what they change
+between two awaits nobody else sees. So a step is not cut while a frame from the innermost out to the first coroutine's is of a
+guarded package, or a `__del__`. Beyond that coroutine there are only coroutines that wait for it, as they would at any await.
 
 *Verdicts are kept in the code objects*, in a word that CPython has for such ends. A frame's module is looked up once for each
 function, and again after `never_preempt` has added a package: each generation of verdicts has its number.
 
-*Boundaries.* Clockworker's own code is guarded. Where it calls a function of the application's, in a frame of its own, it says so
-(`calls_out`): what lies further out is as good as a coroutine that waits.
+*Boundaries.* Clockworker's own code is guarded. Where it calls a function of the application's, in a frame of its own, it says
+so (`calls_out`): what lies further out is as good as a coroutine that waits.
 """
 
 from __future__ import annotations
 
-from types import CodeType, FrameType, FunctionType
+from collections.abc import Callable
+from types import CodeType, FrameType
 from typing import Any, TypeVar
 
 try:
@@ -27,7 +27,7 @@ from clockworker.executor._layout import a_frame
 
 compiled: bool = cython.compiled
 
-F = TypeVar("F", bound=FunctionType)
+F = TypeVar("F", bound=Callable[..., Any])
 
 # Not logging, threading, queue, concurrent: their locks are tracked, and a program that logs in a loop would never be cut.
 _PACKAGES = (
@@ -79,7 +79,8 @@ def unguard(packages: set[str]) -> None:
 
 def calls_out(function: F) -> F:
     """Decorates a function of ours that calls the application's, which may be cut."""
-    _boundaries[id(function.__code__)] = function.__code__
+    code: CodeType = function.__code__
+    _boundaries[id(code)] = code
     return function
 
 

@@ -1,20 +1,20 @@
 # cython: language_level=3, annotation_typing=False, auto_pickle=False, allow_none_for_extension_args=False
 """Which locks a slice holds: a step that holds one is not cut.
 
-The owner of a lock is a thread, and the one who waits for what a suspended step holds would be the same thread: it would wait for
-ever, or, of an RLock, be let in beside the owner. So locks are tracked exactly. Once a preemptive queue runs, the methods
-that take and release a `_thread.lock` or `_thread.RLock` are wrapped in C (`_lock_methods.pxd`): on these `threading`, `queue`,
-`logging` and `concurrent` are built, whatever has been bound or specialised before included. What the slice takes is noted;
-what is released, by whichever thread, is forgotten. A cut that comes meanwhile is refused and made at the release.
-A lock that is only referenced here is not held: nobody can wait for it (`Condition.wait` leaves its waiter so). Outside of
-slices, and in other threads but for a slice's time, a method is as it was and one comparison.
+A lock's owner is a thread, and whoever waits for what a suspended step holds would be the same thread: it would wait for ever,
+or, of an RLock, be let in beside the owner. So locks are tracked exactly. Once a preemptive queue runs, the methods that take
+and release a `_thread.lock` or `_thread.RLock` are wrapped in C (`_lock_methods.pxd`), methods that were bound or specialised
+before included. `threading`, `queue`, `logging` and `concurrent` are built on these. What the slice takes is noted; what is
+released, by whichever thread, is forgotten. A cut that comes meanwhile is refused and made at the release. A lock that is only
+referenced here is not held: nobody can wait for it (`Condition.wait` leaves its waiter so). Outside of slices, and in other
+threads but for a slice's time, a method is as it was and one comparison.
 
-A lock that is kept over an await is not known in the next step: nobody can be protected from that, in any asyncio program. Mutexes
-of C extensions are not seen.
+A lock that is kept over an await is not known in the next step: no asyncio program can be protected from that. Mutexes of C
+extensions are not seen.
 
-Rejected: a list of packages whose code is never cut (a program that logs in a loop would never be); replacing
-`threading.Lock`, of which there are references everywhere; a count of what was taken less what was released, for a lock may be
-released by whoever likes.
+Rejected: a list of packages whose code is never cut (a program that logs in a loop would never be); replacing `threading.Lock`,
+of which there are references everywhere; a count of what was taken less what was released, for a lock may be released by
+whoever likes.
 """
 
 from __future__ import annotations

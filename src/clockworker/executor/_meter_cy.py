@@ -131,4 +131,5 @@ class Meter:
                 os.close(self._descriptor)
 
     def __del__(self) -> None:
-        self.close()
+        if os is not None:  # at the interpreter's end modules may have been emptied
+            self.close()

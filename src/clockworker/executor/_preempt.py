@@ -15,10 +15,10 @@ from typing import Any
 
 from clockworker._errors import ConfigurationError
 from clockworker.executor import _guard_cy
-from clockworker.executor._cpython_cy import switched_off
+from clockworker.executor._cpython_cy import holds, switched_off
 
-# Of `_cpython_cy`: without these nothing can be cut, or not safely.
-NEEDS = ("locks", "codes", "interrupt")
+# Without these nothing can be cut, or not safely.
+NEEDS = {"locks": holds("locks"), "codes": holds("codes"), "interrupt": holds("interrupt")}
 _NAME = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*")
 
 # Of whom `no_preempt` is: the task, or None outside of all. What a task starts inherits the variable, and is another.
@@ -35,10 +35,9 @@ def why_not() -> str | None:
         return f"Linux, and this is {sys.platform}"
     if sysconfig.get_config_var("Py_GIL_DISABLED"):
         return "the interpreter's lock, and this is a free-threaded Python"
-    off = switched_off()
-    for name in NEEDS:
-        if name in off:
-            return f"of CPython what Clockworker calls {name!r}, and that is switched off: {off[name]}"
+    for name, there in NEEDS.items():
+        if not there:
+            return f"of CPython what Clockworker calls {name!r}, and that is switched off: {switched_off()[name]}"
     if importlib.util.find_spec("greenlet") is None:
         return "greenlet, which is not installed: pip install 'clockworker[preempt]'"
     return None
@@ -70,8 +69,8 @@ class no_preempt:
 
 
 def never_preempt(*packages: str) -> None:
-    """Nothing is cut in code of these packages, nor in what that calls, up to the next coroutine: for libraries that share plain
-    objects between tasks and have no lock for them, since asyncio has one thread.
+    """Nothing is cut in code of these packages, nor in what that calls: for libraries that share plain objects between tasks
+    and have no lock for them, since asyncio has one thread.
 
         cw.never_preempt("sqlalchemy.pool", "aioredis")
 

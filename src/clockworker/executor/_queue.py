@@ -28,8 +28,8 @@ class Queue(msgspec.Struct, frozen=True):
     scheduler: who goes next inside the queue; `RunnableFifo()` unless given. One instance serves one queue.
     slice: seconds; how much the queue wants to run at a stretch. Shorter means served sooner, not more.
     on_panic: "propagate" or "catch"; the executor's unless given.
-    preemptive: steps are cut after a slice, so that Python code which never awaits keeps nobody waiting. Unless a slice is given
-        it is a millisecond, and longer while nobody else wants the core.
+    preemptive: steps are cut after a slice, so that Python code which never awaits keeps nobody waiting. The slice is a
+        millisecond unless one is given (0.0001 to 1), and then longer while nobody else wants the core.
     """
 
     key: Hashable

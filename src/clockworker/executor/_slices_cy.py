@@ -5,27 +5,26 @@
     refusal     where not: a lock is held (`_locks_cy`), guarded code (`_guard_cy`), `no_preempt`, and what is below
     fiber       what is cut
 
-A *fiber* is a greenlet in which all steps of one queue run, one after the other. The signal's handler, which the interpreter calls
-between two instructions of the step, switches to the greenlet that runs the loop, the *hub*. There the slice is charged like a
-step. `queue.suspended` is what was cut; it is taken before the scheduler is asked (`_take`), so what was cut is finished before
-any other step of the queue begins, and steps of one queue never interleave but at awaits. greenlet keeps for each fiber what
-belongs to a stack of Python: frames, exception that is handled, context, depth of recursion. asyncio's current task is changed here.
+A *fiber* is a greenlet in which all steps of one queue run, one after the other. The signal's handler, which the interpreter
+calls between two instructions of the step, switches to the greenlet that runs the loop, the *hub*. There the slice is charged
+like a step. `queue.suspended` is what was cut; it is taken before the scheduler is asked (`_take`), so what was cut is finished
+before any other step of the queue begins, and steps of one queue never interleave but at awaits. greenlet keeps for each fiber
+what belongs to a stack of Python: frames, the exception that is handled, the context, the depth of recursion. asyncio's current
+task is changed here.
 
-What no rule sees is written for other threads already, for to them it is the same: the code of others runs between two
-instructions. What is different is that the thread is the same. So `threading.local` shows the foreground's values, and locks
-have the same owner, hence the rules.
+To other code a cut is what another thread would be: somebody runs between two instructions. Only that the thread is the same,
+so locks have the same owner, hence the rules, and `threading.local` shows the foreground's values.
 
-*How long.* A queue's own `slice`, or a millisecond. A millisecond is four times as long when nobody has wanted the core for
-a while: no other queue was runnable, and the loop's turns took no longer than empty ones. What has waited then waits up to
-four, and from then on one.
+*How long.* A queue's own `slice`; else a millisecond, and four of them when nobody has wanted the core for a while: no other
+queue was runnable, and the loop's turns took no longer than empty ones. Whoever comes then waits for up to four, once.
 
-*Refused* cuts are tried again after 200 us, and half as often each time, down to 2 ms; one that was refused because of a lock is
-made when the lock is released.
+*Refused* cuts are tried again after 200 us, and half as often each time, down to 2 ms; one that was refused because of a lock
+is made when the lock is released.
 
 The promise, the price, and what is not protected are in docs/preemption.md.
 
-Rejected: a thread for each step, with a baton: nothing keeps a thread stopped at its eval breaker. Cutting by an exception: nothing
-goes on. A fiber for each task, so that short steps overtake long ones in one queue: then any two steps interleave.
+Rejected: a thread for each step, with a baton: nothing stops a thread at its eval breaker and keeps it there. A fiber for each
+task, so that short steps overtake long ones of their queue: then any two steps may interleave.
 """
 
 from __future__ import annotations
@@ -34,6 +33,7 @@ import asyncio
 import gc
 import os
 import threading
+from types import FrameType
 from typing import Any
 
 try:
@@ -50,7 +50,13 @@ from clockworker.executor._steps_cy import Steps
 from clockworker.executor._tasks_cy import JoinHandle, QueueState
 
 if cython.compiled:
-    from cython.cimports.clockworker.executor._alarm_cy import alarm, alarm_due, alarm_now, alarm_now_due
+    from cython.cimports.clockworker.executor._alarm_cy import (
+        alarm,
+        alarm_drain,
+        alarm_due,
+        alarm_now,
+        alarm_now_due,
+    )
     from cython.cimports.clockworker.executor._clock_cy import is_wound, now_ns
     from cython.cimports.clockworker.executor._greenlet import (
         current_greenlet,
@@ -61,7 +67,7 @@ if cython.compiled:
     )
     from cython.cimports.clockworker.executor._guard_cy import is_guarded, is_tracing
     from cython.cimports.clockworker.executor._locks_cy import forget_all, held, is_any_held
-    from cython.cimports.clockworker.executor._native import run_in_context
+    from cython.cimports.clockworker.executor._native import PyThread_get_thread_ident, run_in_context
     from cython.cimports.clockworker.executor._seam_cy import is_done
 else:
     from clockworker.executor._clock_cy import now_ns
@@ -71,17 +77,22 @@ _DEFAULT_NS = 1_000_000
 # Alone a slice is longer, after so many in which nobody came; by this factor.
 _QUIET = 16
 _GROWTH = 4
+_DOUBT = 4  # so many quiet ones are as good as one in which somebody may have come
 # A turn of the loop in which something was done takes so much longer than an empty one.
-_NOISE_NS = 10_000
+_NOISE_NS = 5_000
 _RETRY_NS = 200_000
+_LOOK_EVERY = 64  # cuts
+_NEVER_NS = 1 << 62
 _LONGEST_RETRY_NS = 2_000_000
 
 _current_tasks = find_current_tasks() if holds("current") else None
 # Switched off one by one by tests (`switch_rule`).
 _rules = {"lock", "guarded", "no_preempt", "tracing", "gc", "executor", "task"}
+_by_hand = False  # a test asks for each cut (`ask`), and no alarm rings
 
 _running: Fiber | None = None  # in which a slice runs
 _users = 0  # executors with preemptive queues that have their loops
+_main_thread = threading.main_thread().ident or 0
 _collecting = False  # garbage: finalizers run, of whatever the collector has found
 
 
@@ -108,10 +119,10 @@ class Fiber:
     elapsed_ns: int  # of the step, in all of its slices
     slices: int
     retry_ns: int
-    cut_at: int
-    decisions: int  # the core's, when it was cut
-    quiet: int  # slices since somebody came
-    shortest_gap_ns: int  # between two of them
+    cpu_ns: int  # of the thread, when the step was cut
+    decisions: int  # the core's, then
+    quiet: int  # slices in which nobody came, less _DOUBT for each in which somebody may have
+    shortest_gap_ns: int  # of CPU time, between two of them
 
     def __init__(self, core: Slices, queue: QueueState, slice_ns: int) -> None:
         self.core = core
@@ -132,7 +143,7 @@ class Fiber:
         self.elapsed_ns = 0
         self.slices = 0
         self.retry_ns = 0
-        self.cut_at = 0
+        self.cpu_ns = 0
         self.decisions = 0
         self.quiet = 0
         self.shortest_gap_ns = 0
@@ -166,8 +177,10 @@ class Fiber:
             self.retry_ns = _RETRY_NS
             _running = self
             held.tracking = True
-            if slice_ns and not is_wound():
+            if slice_ns and not _by_hand and not is_wound():
                 alarm_due(cython.address(alarm), started + slice_ns)
+            else:
+                alarm.due_ns = _NEVER_NS
         try:
             if self.greenlet is None:
                 self.greenlet = self.at = new_greenlet(self.run)
@@ -235,25 +248,37 @@ def current_task(loop: Any) -> Any:
 def on_alarm(number: int, frame: Any) -> None:
     """The signal's handler, which the interpreter calls between two instructions of the main thread."""
     fiber = _running
-    if fiber is None or alarm.due_ns == 0:
-        return  # the slice has ended meanwhile
+    if frame is not None and type(frame) is not FrameType:
+        raise TypeError("on_alarm is called by the interpreter alone")
+    alarm_drain(cython.address(alarm))
     now = alarm_now()
-    if now < alarm.due_ns:
-        return  # this is the next one
+    if fiber is None or now < alarm.due_ns:
+        return  # the slice has ended meanwhile, and this may be the next one
     reason = fiber.refusal(frame)
     if reason is None:
+        if fiber.queue.cuts % _LOOK_EVERY == 0:
+            _alarm_cy.stand_in()  # a loop may have begun to run, or to handle signals
         fiber.cut()
         return
     refusals = fiber.queue.refusals
     refusals[reason] = refusals.get(reason, 0) + 1
+    if _by_hand or is_wound():
+        alarm.due_ns = _NEVER_NS
+        return
     alarm_due(cython.address(alarm), now + fiber.retry_ns)
     fiber.retry_ns = min(2 * fiber.retry_ns, _LONGEST_RETRY_NS)
 
 
 def ask() -> None:
     """As if the slice that runs had had its time: it is cut when this returns, if nothing forbids it. For tests."""
-    if _running is not None:
+    if _running is not None and _running.cuttable:
         alarm_now_due(cython.address(alarm))
+
+
+def cut_by_hand(on: bool) -> None:
+    """Whether only `ask` cuts. For tests."""
+    global _by_hand
+    _by_hand = on
 
 
 def switch_rule(name: str, on: bool) -> None:
@@ -305,9 +330,10 @@ def _stop(forked: bool) -> None:
 
 def _forked() -> None:
     """In a child process: nothing is cut any more, for the alarm is its parent's."""
-    global _users
+    global _running, _users
     if _users:
         _users = 0
+        _running = None  # in whose step it was forked: what that goes on with is not cut
         _stop(True)
 
 
@@ -349,6 +375,7 @@ class Slices(Steps):
         except BaseException:
             _end()
             raise
+        _alarm_cy.watch(loop)
         self._slicing = True
         for queue in preemptive:
             queue.sliced = True
@@ -360,9 +387,15 @@ class Slices(Steps):
         """In place of the loop's `close`. What is in the middle of a step raises CancelledError there."""
         loop = self.loop
         close = self._loop_close
-        if loop is not None and not loop.is_running():
-            self.end_slices()
-        close()
+        try:
+            if loop is not None and not loop.is_running():
+                self.detach()
+        finally:
+            close()
+
+    def detach(self) -> None:
+        """Leave the loop."""
+        raise NotImplementedError
 
     def end_slices(self) -> None:
         """Nothing is cut any more. What was cut raises CancelledError there, and has its step to the end."""
@@ -373,8 +406,9 @@ class Slices(Steps):
             if queue.sliced:
                 queue.sliced = False
                 self._end_fiber(queue)
-        _end()
         loop: Any = self.loop
+        _alarm_cy.watch_no_more(loop)
+        _end()
         if getattr(loop, "__dict__", {}).get("close") is self._our_close:  # else somebody has wrapped ours
             del loop.close
             if loop.close != self._loop_close:
@@ -386,7 +420,7 @@ class Slices(Steps):
         try:
             if queue.suspended is not None:
                 fiber.thrown = asyncio.CancelledError()
-                self._run_slice(queue, self._take(queue), now_ns())
+                self._run_slice(queue, self._take(queue), now_ns())  # type: ignore[arg-type]
             fiber.end()
         except BaseException as error:
             self.report("the step that was cut could not be ended", error)
@@ -394,6 +428,13 @@ class Slices(Steps):
     def _run_slice(self, queue: QueueState, state: JoinHandle, started: int) -> int:
         """One slice of a step: `_run_step`, of a preemptive queue. What is counted of a step is counted when it has ended."""
         fiber: Fiber = queue.fiber
+        if PyThread_get_thread_ident() != _main_thread and fiber.state is None:
+            # The loop was made in the main thread, and runs in another, where no signal comes: steps are not cut.
+            queue.sliced = False
+            try:
+                return self._run_step(queue, state, started)
+            finally:
+                queue.sliced = self._slicing
         slice_ns = fiber.slice_ns if self._slicing else 0
         if fiber.state is None:
             state.queued = False
@@ -415,7 +456,7 @@ class Slices(Steps):
             if self._carrier is not None and not state.single:
                 self._leave_carrier()
         else:
-            if fiber.may_grow and slice_ns and self._is_quiet(fiber, started):
+            if fiber.may_grow and slice_ns and self._is_quiet(fiber):
                 slice_ns *= _GROWTH
             if self._carrier is not None:
                 self._leave_carrier()
@@ -462,8 +503,9 @@ class Slices(Steps):
             queue.cuts += 1
             queue.suspended = state
             queue.runnable += 1
-            fiber.cut_at = ended
-            fiber.decisions = self._decisions
+            if fiber.may_grow:
+                fiber.decisions = self._decisions
+                fiber.cpu_ns = self.steal.meter.cpu_ns()
             return ended
         fiber.state = None
         if held.count:
@@ -473,8 +515,8 @@ class Slices(Steps):
         if fiber.slices > 1 and queue.slow_ns and fiber.elapsed_ns >= queue.slow_ns:
             self._tell_of_long(state, fiber.elapsed_ns, fiber.slices)
         if fiber.error is not None:
-            error, fiber.error = fiber.error, None
-            self._let_out(state, error)
+            let_out, fiber.error = fiber.error, None
+            self._let_out(state, let_out)
         if state.single:
             self._leave_single(state)
         elif not state.queued and is_done(state.task):
@@ -483,20 +525,18 @@ class Slices(Steps):
             self._eevdf.deactivate(queue.entity)
         return ended
 
-    def _is_quiet(self, fiber: Fiber, now: int) -> bool:
+    def _is_quiet(self, fiber: Fiber) -> bool:
         """Whether nobody has wanted the core for a while: no other step ran, no other queue is runnable, and the loop's turns,
         in which it would have looked after sockets and timers, took no longer than empty ones do."""
-        gap = now - fiber.cut_at
+        gap = self.steal.meter.cpu_ns() - fiber.cpu_ns
         if fiber.shortest_gap_ns == 0 or gap < fiber.shortest_gap_ns:
             fiber.shortest_gap_ns = gap
-        if (
-            self._decisions == fiber.decisions + 1
-            and self._eevdf.total_share == fiber.queue.entity.share
-            and gap <= 2 * fiber.shortest_gap_ns + _NOISE_NS
-        ):
-            fiber.quiet += 1
-        else:
+        if self._decisions != fiber.decisions + 1 or self._eevdf.total_share != fiber.queue.entity.share:
             fiber.quiet = 0
+        elif gap <= 2 * fiber.shortest_gap_ns + _NOISE_NS:
+            fiber.quiet = min(fiber.quiet + 1, 2 * _QUIET)
+        else:  # or so it seems: caches may have been cold
+            fiber.quiet = max(fiber.quiet - _DOUBT, 0)
         return fiber.quiet > _QUIET
 
     def _leave_for_now(self, fiber: Fiber) -> None:

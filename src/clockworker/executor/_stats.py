@@ -116,7 +116,7 @@ class QueueStats(msgspec.Struct, frozen=True):
 class ExecutorStats(msgspec.Struct, frozen=True):
     """The executor: its queues added up, and the turns that it took on the loop.
 
-    runnable, tasks, polls, busy_ns, stolen_ns, spawned, finished, panics: see `QueueStats`.
+    runnable, tasks, polls, busy_ns, stolen_ns, spawned, finished, panics, cuts: see `QueueStats`.
     turns: of the executor on the loop.
     driver_ns: the loop's own time while tasks were runnable: sockets, timers, other callbacks.
     idle_ns: while nothing was runnable.
@@ -135,3 +135,4 @@ class ExecutorStats(msgspec.Struct, frozen=True):
     driver_ns: int
     idle_ns: int
     decision_time: DurationStats
+    cuts: int = 0

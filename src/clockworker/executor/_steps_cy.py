@@ -163,9 +163,9 @@ class Steps(Singles):
     def _take(self, queue: QueueState) -> JoinHandle | None:
         """The queue's next task. None if its scheduler has failed and nothing was runnable after all."""
         if queue.suspended is not None:  # what was cut is finished before anything else
-            state, queue.suspended = queue.suspended, None
+            cut, queue.suspended = queue.suspended, None
             queue.runnable -= 1
-            return state
+            return cut
         if queue.fifo is not None:
             if cython.compiled:
                 if queue.runnable >= LONG:

@@ -13,7 +13,7 @@ cdef class QueueState:
     cdef readonly Scheduler scheduler
     cdef RunnableFifo fifo
     cdef bint sliced
-    cdef JoinHandle suspended
+    cdef readonly JoinHandle suspended
     cdef object fiber
     cdef readonly bint preemptive
     cdef readonly Entity entity

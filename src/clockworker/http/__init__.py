@@ -13,14 +13,16 @@ In reading order:
     _tls            what HTTP's servers offer in handshakes, and say of them
     _request_cy     one request: receive, send, framing
     _targets_cy     where requests run, and what is counted of them
+    _placed         requests that run on another shard
     _head           heads of responses
     _routes         which route is a request's; _marks, those that endpoints carry
     _proxy          what a proxy says of its client; _forwarded, in one header; _proxy_protocol, before the first request
     _access         a line for each request; _access_format, in gunicorn's words
-    _websocket      WebSockets; _websocket_inbox, what waits for the application; _websocket_frames, from frames to messages
+    _websocket      WebSockets; _websocket_inbox_cy, what waits for the application; _websocket_frames_cy, from frames to
+                    messages and back
     _wsgi           WSGI applications, in threads; _environ, what they are told; _pipes, bodies to and from a thread;
-                    _lent, to the client's socket itself
-    _threads        what --threads is to libraries
+                    _lent, to the client's socket itself; _wsgi_in_queue, in a queue
+    _threads        what --threads is to libraries; _in_queue, functions that run in a queue instead
     socketio        for applications: the client manager of python-socketio; its extra's
     channels        for applications: the channel layer of Django Channels; _mailboxes, where its messages wait
 

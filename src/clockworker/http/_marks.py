@@ -40,6 +40,7 @@ class Mark(msgspec.Struct, frozen=True):
     after: str | None = None
     limit: int | None = None
     waiting: int | None = None
+    threads: bool = True
 
 
 def queue(
@@ -49,6 +50,7 @@ def queue(
     after: str | None = None,
     limit: int | None = None,
     waiting: int | None = None,
+    threads: bool = True,
 ) -> Callable[[F], F]:
     """Have the requests of an endpoint of FastAPI, Starlette or Litestar run in a queue.
 
@@ -59,15 +61,15 @@ def queue(
     It sets `__clockworker_queue__` of the endpoint, and changes nothing else: other servers do not see it. On an application
     that is mounted, or on a whole one, it is for all endpoints that say nothing themselves. Operators' routes go before.
 
-    name, group, after, limit, waiting: as in `cw.Route`. A limit is for each path of the endpoint.
+    name, group, after, limit, waiting, threads: as in `cw.Route`. A limit is for each path of the endpoint.
 
     Raises `ConfigurationError` for a wrong value, and `UsageError` for an endpoint that can have no attribute. That the shard
     has the queue is seen when it serves.
     """
-    check_place("cw.queue()", name, group, after, limit, waiting, None)
+    check_place("cw.queue()", name, group, after, limit, waiting, None, threads)
     if not isinstance(name, str):
         raise ConfigurationError(f"cw.queue({name!r}): give the name of a queue, for example cw.queue('background')")
-    mark = Mark(name, group, after, limit, waiting)
+    mark = Mark(name, group, after, limit, waiting, threads)
 
     def set_mark(endpoint: F) -> F:
         try:
@@ -174,7 +176,8 @@ def _of_litestar(table: Any, prefix: str, host: str | None, mark: Mark | None) -
 def _route(path: str, mark: Mark | None, methods: tuple[str, ...], host: str | None) -> Iterator[Route]:
     path = _sayable(path)
     if mark is not None:
-        yield Route(path, mark.queue, methods, host, mark.group, mark.after, mark.limit, mark.waiting)
+        place = mark.queue, methods, host, mark.group, mark.after, mark.limit, mark.waiting, mark.threads
+        yield Route(path, *place)
         return
     try:
         yield Route(path, None, methods, host)

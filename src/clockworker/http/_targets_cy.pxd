@@ -5,6 +5,7 @@ from clockworker.executor._histogram_cy cimport Histogram
 from clockworker.executor._tasks_cy cimport Membership
 
 cdef int _MOST_KNOWN, _LONGEST_KNOWN
+cdef bint _any_in_queue
 cdef int NO_GROUP, BY_CLIENT, BY_HOST, BY_HEADER, BY_PATH
 
 
@@ -18,6 +19,7 @@ cdef class Target:
     cdef readonly list statuses
     cdef readonly Histogram seconds
     cdef public Py_ssize_t websockets
+    cdef readonly object app
     cdef GroupHandle _handle
     cdef Core _core
     cdef Membership _membership
@@ -28,6 +30,7 @@ cdef class Target:
     cdef Py_ssize_t _most_waiting
     cdef object _line
     cdef bint _fresh_context
+    cdef bint _in_queue
 
     @cython.locals(membership=Membership)
     cpdef spawn(self, object coroutine, dict scope, str path)

@@ -23,6 +23,7 @@ from clockworker.executor._core_cy import Core
 from clockworker.executor._handles_cy import GroupHandle
 from clockworker.executor._histogram_cy import Histogram
 from clockworker.executor._tasks_cy import Membership
+from clockworker.http._in_queue import IN_QUEUE
 
 LONGEST_GROUP = 128  # bytes of a group's key; clients choose it
 
@@ -34,6 +35,7 @@ BY_CLIENT = 1
 BY_HOST = 2
 BY_HEADER = 3
 BY_PATH = 4
+_any_in_queue = False  # of the targets of this process
 _KINDS = {"client": BY_CLIENT, "host": BY_HOST, "header": BY_HEADER, "path": BY_PATH}
 
 
@@ -43,7 +45,7 @@ class Target:
     """route: the rule's path, or "other". queue: the name of its queue. after: where a task goes when its response is complete.
     running, waiting: requests. refused: requests, since the start. statuses: of how many responses, by the first digit of
     the status; at 0, of requests that had none. seconds: from a request's last byte to its response's, in nanoseconds.
-    websockets: that are open.
+    websockets: that are open. app: that its requests have instead of the server's.
     """
 
     route: str
@@ -55,6 +57,7 @@ class Target:
     statuses: list[int]
     seconds: Histogram
     websockets: int
+    app: Callable[..., Any] | None
 
     def __init__(
         self,
@@ -67,10 +70,13 @@ class Target:
         most_waiting: int | None = None,
         path_value: Callable[[str, str], str] | None = None,
         fresh_context: bool = False,
+        app: Callable[..., Any] | None = None,
+        in_queue: bool = False,
     ) -> None:
         """path_value: of a path, and the name of a part of it. fresh_context: of the connection's context its requests inherit
-        nothing."""
+        nothing. in_queue: what they would run in threads runs in the queue (`_in_queue`)."""
         self.route = route
+        self.app = app
         self.queue = str(handle.key)
         self.after = after
         self.running = self.waiting = self.refused = self.websockets = 0
@@ -87,6 +93,10 @@ class Target:
         self._most_waiting = -1 if most_waiting is None else most_waiting
         self._line: OrderedDict[Any, None] = OrderedDict()
         self._fresh_context = fresh_context
+        self._in_queue = in_queue
+        if in_queue:
+            global _any_in_queue
+            _any_in_queue = True
 
     def spawn(self, coroutine: Any, scope: dict[str, Any], path: str) -> Any:
         """The task of a request that was admitted. path: without what `root_path` adds."""
@@ -95,10 +105,20 @@ class Target:
             membership = self._core.group(membership.queue, self._key(scope, path))
         if self._fresh_context:
             return contextvars.Context().run(self.spawn_in, membership, coroutine)
+        # The step may be one of a request before it.
+        if _any_in_queue and (self._in_queue or IN_QUEUE.get() is not None):
+            return self.spawn_in(membership, coroutine)
         return self._core.spawn(membership, coroutine, self.route).task
 
     def spawn_in(self, membership: Membership, coroutine: Any) -> Any:
-        return self._core.spawn(membership, coroutine, self.route).task
+        """In this context, of which the task's is a copy."""
+        if not _any_in_queue:
+            return self._core.spawn(membership, coroutine, self.route).task
+        token = IN_QUEUE.set(self._core if self._in_queue else None)
+        try:
+            return self._core.spawn(membership, coroutine, self.route).task
+        finally:
+            IN_QUEUE.reset(token)
 
     def group_of(self, scope: dict[str, Any], path: str) -> str | None:
         """The group of such a request; None if they are in none."""

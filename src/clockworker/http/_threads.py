@@ -1,4 +1,4 @@
-"""What `--threads` and `--gil-switch-interval` mean to libraries, in the process of a shard.
+"""What `--threads` means to libraries, in the process of a shard.
 
 `--threads N` is for all that runs functions in threads: anyio's default limiter, which Starlette and FastAPI use for `def`
 endpoints (else 40), the loop's default executor, which `asyncio.to_thread` uses (else CPUs + 4, at most 32), and the threads of
@@ -26,8 +26,6 @@ def set_threads(config: HttpConfig) -> None:
     if loop in _set:
         return
     _set.add(loop)
-    if config.gil_switch_interval is not None:
-        sys.setswitchinterval(config.gil_switch_interval)
     if config.threads is None:
         return
     loop.set_default_executor(ThreadPoolExecutor(config.threads, thread_name_prefix="executor"))

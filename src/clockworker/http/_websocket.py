@@ -29,8 +29,8 @@ from websockets.protocol import SEND_EOF
 from clockworker._errors import ClientLeft, UsageError
 from clockworker.http._head import RETRY_AFTER_S, STATUS_LINES
 from clockworker.http._request_cy import READY
-from clockworker.http._websocket_frames import PLAIN_BINARY, PLAIN_TEXT, new_protocol, plain_frame
-from clockworker.http._websocket_inbox import Inbox, Waiters
+from clockworker.http._websocket_frames_cy import PLAIN_BINARY, PLAIN_TEXT, new_protocol, plain_frame
+from clockworker.http._websocket_inbox_cy import Inbox, Waiters
 
 _CLOSE_S = 10.0  # for the client's part in closing
 _LINGER_S = 2.0  # for a client that is still sending to read why it was cut off

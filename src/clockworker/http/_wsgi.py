@@ -24,9 +24,10 @@ import re
 import threading
 from collections.abc import Awaitable, Callable, Iterable
 from types import TracebackType
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 from clockworker.http._environ import environ_of, has_body
+from clockworker.http._in_queue import is_in_queue
 from clockworker.http._lent import LentSocket
 from clockworker.http._pipes import ClientLeft, InputPipe, Message, OutputPipe, Receive
 from clockworker.http._request_cy import Request
@@ -69,6 +70,12 @@ class Wsgi:
         """Raises what the application raises, and `RuntimeError` for a response that is no response."""
         if scope["type"] != "http":
             raise NotImplementedError(f"a WSGI application has no {scope['type']}")
+        if is_in_queue():
+            # Here, because it imports this module.
+            from clockworker.http._wsgi_in_queue import serve_in_queue
+
+            await serve_in_queue(self._app, scope, receive, send)
+            return
         await _Request(self._app, scope, receive, send).serve(self._threads)
 
 
@@ -84,7 +91,7 @@ class _Request:
         self._input = InputPipe(receive, changed, empty=not has_body(scope))
         self._output = OutputPipe(changed, self._wake)
         self._waiter: asyncio.Future[None] | None = None
-        self._response = _Response(scope["method"], self._output)
+        self._response = Response(scope["method"], self._output)
 
     # In the loop
 
@@ -172,10 +179,19 @@ class _Request:
         return environ
 
 
-class _Response:
-    """What the application says of its response, checked; in the thread."""
+class Output(Protocol):
+    """Where its body goes. complete: whether nothing follows."""
 
-    def __init__(self, method: str, output: OutputPipe) -> None:
+    @property
+    def complete(self) -> bool: ...
+
+    def put(self, data: bytes, *, complete: bool = False, tell: bool = True) -> None: ...
+
+
+class Response:
+    """What the application says of its response, checked; where the application runs."""
+
+    def __init__(self, method: str, output: Output) -> None:
         self._method = method
         self._output = output
         self._status = 0  # none yet

@@ -8,6 +8,7 @@ A shard's `Mesh` sits beside its executor, which polls it. In reading order:
     _mesh          a shard's links to its peers, and all that is put together here
     _serving       the services that are started on it; calls that come before
     _versions      what its peers are told of them, and what is understood of theirs
+    _keeping       those whose state moves when the shard is replaced
     _traffic_cy    what the executor polls: frames taken in, calls of peers started
     _expiry        the timer of deadlines
     _sleep         the bell that wakes it, and a look now and then for one that was lost

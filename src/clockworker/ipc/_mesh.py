@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 from clockworker._errors import ConfigurationError
 from clockworker.executor import Executor
 from clockworker.ipc._expiry import Expiry
+from clockworker.ipc._keeping import Keeping
 from clockworker.ipc._serving import Serving
 from clockworker.ipc._sleep import Sleep
 from clockworker.ipc._stats import LinkStats, MeshStats, stats_of_peer
@@ -33,6 +34,7 @@ from clockworker.ipc.calls._places import Here, There
 from clockworker.ipc.calls._request_cy import Request, Target, logger
 from clockworker.ipc.calls._service import Sharded
 from clockworker.ipc.calls._shared_cy import Shared
+from clockworker.ipc.calls._state import state_methods
 from clockworker.ipc.calls._stream import serve_stream
 from clockworker.ipc.calls._threads import CallFuture, ThreadCalls
 from clockworker.ipc.calls._waits import Waits
@@ -60,6 +62,7 @@ class Mesh(Traffic):
     on_poisoned: told the peer and epoch of a ring whose rules the peer broke. Both ends must then be connected anew: the
         peer waits for answers to what we could not read.
     encode_local: encode calls to this shard too, so that a test sees what two shards would; before a service is started.
+    keeping: the services whose state moves when the shard is replaced.
     """
 
     def __init__(
@@ -117,8 +120,16 @@ class Mesh(Traffic):
         self.places: list[Here | There] = [
             self.here if shard == shard_id else There(self.links[shard]) for shard in range(count)
         ]
-        self._versions = Versions(self.home, [link for link in self._all_links() if link.peer != shard_id])
+        self._versions = Versions(self.home, self._all_links())
         self._serving = Serving(self.home, self, self._versions, start_grace_s)
+        self.keeping = Keeping(
+            self.targets,
+            self._versions,
+            self._all_links(),
+            self.links[shard_id],
+            loop,
+            lambda: bool(self._unfinished) or self.doorbell.has_news(),
+        )
         self._waits = Waits(
             self.shared,
             self._all_links(),
@@ -126,6 +137,7 @@ class Mesh(Traffic):
             {queue_identifier(queue.key): queue.key for queue in queues},
         )
         self._thread_calls = ThreadCalls(self.shared)
+        self._idle_poll_us = idle_poll_us
         self._topics: Topics | None = None
         executor.poll_source(self, idle_poll_us=idle_poll_us)
 
@@ -145,7 +157,7 @@ class Mesh(Traffic):
     ) -> None:
         """A peer has come up: its rings, of which `incoming` is ours to read, and its doorbell. Owns the descriptors.
 
-        peer: may be this shard itself, whose other incarnation it is: that hears what we publish, and is not called.
+        peer: may be this shard itself, whose other incarnation it is: that hears what we publish, and state moves there.
         place: its word in our doorbell. beside: another incarnation of it has its place. ready: it was there before us.
         """
         self.home.check_thread("connect")
@@ -158,8 +170,7 @@ class Mesh(Traffic):
         place = peer if place is None else place
         self.heard[place] = link
         self.doorbell.listen(place)
-        if peer != self.shard_id:
-            self._versions.tell_all(link)
+        self._versions.tell_all(link)
         if self._topics is not None:
             self._topics.connected(link, ready)
         link.relieved()
@@ -187,6 +198,25 @@ class Mesh(Traffic):
     def peer_links(self) -> list[Link]:
         """To the peers, but not to this shard's own other incarnation."""
         return [link for link in self.links if link.peer != self.shard_id]
+
+    def suspend(self, peer: int) -> None:
+        """New calls to the peer wait, since it is to hand over its state. Again: those that are made within others go, and the
+        rest still waits."""
+        self.home.check_thread("suspend")
+        self.links[peer].present().suspend()
+
+    def unsent(self, peer: int) -> int:
+        """Bytes to the peer that wait for room in the ring."""
+        return self.links[peer].present().connection.backlog_bytes
+
+    def resume(self, peer: int) -> None:
+        """The peer has kept its place: what waits goes there."""
+        self.home.check_thread("resume")
+        self.links[peer].present().resume()
+
+    def share_cpu(self, shared: bool) -> None:
+        """Another incarnation of this shard runs on the same CPU, and what polling takes is that one's."""
+        self.executor.poll_source(self, idle_poll_us=0 if shared else self._idle_poll_us)
 
     def descriptors(self) -> list[int]:
         """Those that the mesh has."""
@@ -262,8 +292,18 @@ class Mesh(Traffic):
     def start(self, service: type[S], instance: S) -> Sharded[S]:
         """Let the other shards call `instance`. Calls that came before are served now."""
         self.home.check_thread("start")
+        state = state_methods(service)
         methods = self._serving.start(service, instance)
-        return Sharded(self.home, self.places, self._thread_calls, instance, methods)
+        if state is None:
+            return Sharded(self.home, self.places, self._thread_calls, instance, methods)
+        gated = self.keeping.keep(instance, state, methods)
+        return Sharded(
+            self.home, self.places, self._thread_calls, instance, methods, gated=gated, is_here=self.keeping.is_here
+        )
+
+    def services(self) -> dict[str, bool]:
+        """Those that are started, and whether their state moves to a successor."""
+        return {name: name in self.keeping.kept for name in self._serving.started}
 
     def ready(self) -> None:
         """All services should have been started by now: calls of others do not wait for that for much longer."""

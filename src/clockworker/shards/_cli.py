@@ -23,7 +23,7 @@ from clockworker.shards.config._application import format_traceback, load_applic
 from clockworker.shards.config._config import QueueConfig, ServeConfig
 from clockworker.shards.config._print import as_toml
 from clockworker.shards.config._queues import merge
-from clockworker.shards.config._routes import lacking_for_application, lacking_for_options
+from clockworker.shards.config._routes import beyond, lacking_for_application, lacking_for_options
 from clockworker.shards.config._settings import Settings, read_settings
 from clockworker.shards.logs._logging import JsonFormatter, set_up_logging
 from clockworker.shards.machine._certificates import context_of
@@ -42,7 +42,15 @@ from clockworker.shards.supervisor._preflight import (
     with_origins,
 )
 from clockworker.shards.supervisor._supervisor import Supervisor, log
-from clockworker.shards.worker._shard_queues import described, make_queues, misspelt, queues_of, shown
+from clockworker.shards.worker._shard_queues import (
+    described,
+    is_of_machine,
+    make_queues,
+    misspelt,
+    preemptive_of,
+    queues_of,
+    shown,
+)
 
 EXIT_OK = 0
 EXIT_ADDRESS = 1
@@ -107,6 +115,8 @@ def place_shards(config: ServeConfig) -> Placement:
             f"shard {strangers[0]} is given queues of its own, but the last of {plural(placement.count, 'shard')} is "
             f"number {placement.count - 1}; change --shard-queue or [shard.N], or start more"
         )
+    if (mistake := beyond(config.http.routes, placement.count)) is not None:
+        raise ConfigurationError(mistake)
     return placement
 
 
@@ -123,17 +133,20 @@ def check(settings: Settings, placement: Placement, environment: Mapping[str, st
         )
         declared = application.queues
         routes = application.served.find_routes() if application.served is not None else ()
+        if (mistake := beyond(routes, placement.count)) is not None:
+            return _complain(mistake, EXIT_START_UP)
         for shard in range(placement.count):
             if shard == 0 or shard in config.shard_queues:
                 of_shard = queues_of(config, shard, declared)
+                preemptive = preemptive_of(of_shard)
                 Executor(make_queues(of_shard, declared, config.app_dir))
                 names = [queue.name for queue in of_shard]
-                if (mistake := lacking_for_options(config.http, names, shard)) is not None:
+                if (mistake := lacking_for_options(config.http, names, shard, preemptive)) is not None:
                     return _complain(with_origins(mistake, settings.origins), EXIT_USAGE)
-                if (mistake := lacking_for_application(routes, names, shard)) is not None:
+                if (mistake := lacking_for_application(routes, names, shard, preemptive)) is not None:
                     return _complain(mistake, EXIT_START_UP)
     except ConfigurationError as error:
-        return _complain(str(error), EXIT_START_UP)
+        return _complain(str(error), EXIT_USAGE if is_of_machine(error) else EXIT_START_UP)
     except BaseException as error:  # KeyboardInterrupt, SystemExit and the like are of the application, too
         return _complain(f"{config.app} cannot be imported\n{format_traceback(error)}", EXIT_START_UP)
     own = [queue for changes in config.shard_queues.values() for queue in changes]

@@ -15,6 +15,7 @@ MAX_SPARES = 64
 MAX_SHARE = 10_000
 METRICS_PORT = 9464
 DEFAULT_MODE = 0o666  # of a Unix socket's file
+PREEMPTIVE = "preemptive"  # the word in NAME:SHARE[:SCHEDULER][:preemptive]
 
 LogLevel: TypeAlias = Literal["critical", "error", "warning", "info", "debug"]
 LogFormat: TypeAlias = Literal["text", "json"]
@@ -88,10 +89,10 @@ class QueueConfig(msgspec.Struct, frozen=True):
 
     share: of the core, 1 to 10000. scheduler: the order inside it, a name or MODULE:CLASS of the application's own. slice: how
     long it wants to run at a stretch, in seconds. on_panic: what becomes of exceptions that escape its tasks. slow_poll: how
-    long a step may take before it is logged, in seconds; 0: for ever.
+    long a step may take before it is logged, in seconds; 0: for ever. preemptive: whether steps that never await are cut.
 
-    None: nothing is said. Then it is as the application declares it, or else 1, `fifo`, the executor's choice, `catch`, and
-    `ServeConfig.slow_poll`."""
+    None: nothing is said. Then it is as the application declares it, or else 1, `fifo`, the executor's choice, `catch`,
+    `ServeConfig.slow_poll`, and not preemptive."""
 
     name: str
     share: int | None = None
@@ -99,9 +100,11 @@ class QueueConfig(msgspec.Struct, frozen=True):
     slice: float | None = None
     on_panic: OnPanic | None = None
     slow_poll: float | None = None
+    preemptive: bool | None = None
 
     def __str__(self) -> str:
-        return ":".join(str(part) for part in (self.name, self.share, self.scheduler) if part is not None)
+        parts = (self.name, self.share, self.scheduler, PREEMPTIVE if self.preemptive else None)
+        return ":".join(str(part) for part in parts if part is not None)
 
     def over(self, other: QueueConfig) -> QueueConfig:
         """What is said here, and of the rest what the other says."""
@@ -119,6 +122,7 @@ class ServeConfig(msgspec.Struct, frozen=True):
     addresses: what is listened on; none: the application serves nothing.
     max_connections: how many connections a shard holds open at once, of all servers that have no limit of their own; None: as
     many as come.
+    switch_interval: what a thread of a shard may keep the interpreter for while another waits; None: CPython's 0.005.
     shard_lifetime, shard_max_rss: beyond which a shard is replaced.
     timeout_shard_healthcheck: how long a shard's loop may be silent before the shard is replaced; 0: for ever.
     http: what the options of HTTP say.
@@ -140,6 +144,7 @@ class ServeConfig(msgspec.Struct, frozen=True):
     credit: int = 1_024  # calls in flight from a shard to another, for each queue
     max_message: int = 16 * 1024 * 1024  # bytes of one of them, or of its reply
     blocking_threads: int = 8  # of each shard, for run_blocking()
+    switch_interval: float | None = None
     processes: int | None = None  # of each shard, for run_process(); None: by the number of CPUs
     queues: tuple[QueueConfig, ...] = ()
     shard_queues: dict[int, tuple[QueueConfig, ...]] = {}
@@ -156,6 +161,7 @@ class ServeConfig(msgspec.Struct, frozen=True):
     ssl_ciphers: str | None = None
     ssl_version: TlsVersion = "1.2"
     timeout_graceful_shutdown: float = 30.0
+    timeout_hand_over: float = 10.0
     timeout_shard_healthcheck: float = 30.0
     timeout_startup: float = 60.0
     shard_lifetime: float | None = None

@@ -24,7 +24,7 @@ import os
 from clockworker._errors import ConfigurationError
 from clockworker.shards.config import _toml
 from clockworker.shards.config._option import Option
-from clockworker.shards.config._options import BY_NAME, OPTIONS
+from clockworker.shards.config._options import ALIASES, BY_NAME, OPTIONS
 from clockworker.shards.config._other_names import nearest_option
 from clockworker.shards.config._queues import changes_of_file, queues_of_file
 from clockworker.shards.config._routes import routes_of_file
@@ -50,10 +50,12 @@ def read_file(path: str) -> dict[str, object]:
     """The value of each option that the file gives. Raises `ConfigurationError`, which names file, key and value."""
     values: dict[str, object] = {}
     for key, value in _toml.load(path, "--config").items():
-        name = "shard_queue" if key == "shard" else key.replace("-", "_")
+        spelled = "shard_queue" if key == "shard" else key.replace("-", "_")
+        name = ALIASES.get(spelled, spelled)
         try:
             if name in values:
-                raise ConfigurationError("is given twice, with - and with _; give it once")
+                how = "with - and with _" if name == spelled else f"also as {name}"
+                raise ConfigurationError(f"is given twice, {how}; give it once")
             values[name] = _read(key, name, value)
         except ConfigurationError as error:
             raise ConfigurationError(f"{path}: {key}: {error}") from None

@@ -17,6 +17,8 @@ LifespanMode: TypeAlias = Literal["auto", "on", "off"]
 MAX_COUNT = 10_000_000
 
 
+_PLACE = re.compile(r"shard:[0-9]{1,6}")
+
 # Of a method, and of a header's name.
 TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
@@ -33,6 +35,9 @@ class Route(msgspec.Struct, frozen=True):
     after: the queue in which the task goes on when its response is complete.
     limit: so many requests at once in each shard; more of them wait.
     waiting: so many may wait; beyond that a request is refused with 503 and Retry-After. Unless given, as many as come.
+    threads: False: `def` endpoints of Starlette and FastAPI, and what else these would run in a thread, run in the queue, which
+    has to be preemptive; WSGI applications, too.
+    place: the shard that runs its requests, "shard:1", whichever has their connections; WebSockets stay where they are.
 
     Raises `ConfigurationError` for what cannot be. That the shard has the queues is seen when it serves.
     """
@@ -45,6 +50,8 @@ class Route(msgspec.Struct, frozen=True):
     after: str | None = None
     limit: int | None = None
     waiting: int | None = None
+    threads: bool = True
+    place: str | None = None
 
     def __post_init__(self) -> None:
         names = parse_pattern(self.path).names
@@ -60,7 +67,14 @@ class Route(msgspec.Struct, frozen=True):
                 right = "a host without its port, for example api.example.com"
                 raise ConfigurationError(f"{subject}: host is {self.host!r}; give {right}")
             msgspec.structs.force_setattr(self, "host", self.host.lower())
-        check_place(subject, self.queue, self.group, self.after, self.limit, self.waiting, names)
+        if self.place is not None and not (isinstance(self.place, str) and _PLACE.fullmatch(self.place)):
+            raise ConfigurationError(f'{subject}: place is {self.place!r}; give a shard, for example "shard:1"')
+        check_place(subject, self.queue, self.group, self.after, self.limit, self.waiting, names, self.threads)
+
+
+def shard_of(place: str) -> int:
+    """The number of the shard that a valid place names."""
+    return int(place.removeprefix("shard:"))
 
 
 def check_place(
@@ -71,6 +85,7 @@ def check_place(
     limit: int | None,
     waiting: int | None,
     names: Collection[str] | None,
+    threads: bool,
 ) -> None:
     """Where requests run, as a route or an endpoint says it. names: those of the path; None: not known yet. Raises
     `ConfigurationError`."""
@@ -95,6 +110,8 @@ def check_place(
         raise wrong("limit", limit, f"how many requests run at once in each shard, 1 to {MAX_COUNT}")
     if waiting is not None and not _is_count(waiting, 0):
         raise wrong("waiting", waiting, f"how many requests may wait in each shard, 0 to {MAX_COUNT}")
+    if not isinstance(threads, bool):
+        raise wrong("threads", threads, "False for `def` endpoints that run in the queue, or True")
     if waiting is not None and limit is None:
         raise ConfigurationError(f"{subject}: waiting is {waiting}, but without a limit none waits; give limit, too")
 
@@ -127,7 +144,6 @@ class HttpConfig(msgspec.Struct, frozen=True):
     limit_concurrency: requests and WebSockets of a shard; more are refused with 503.
     limit_max_requests: of a shard, after which it is replaced. limit_max_requests_jitter: up to so many more, by chance.
     threads: for functions that block, of each shard: anyio's limiter, the loop's executor, WSGI; None: their own defaults.
-    gil_switch_interval: what a thread may keep the interpreter for while another waits; None: CPython's 0.005.
     """
 
     interface: Interface = "auto"
@@ -160,4 +176,3 @@ class HttpConfig(msgspec.Struct, frozen=True):
     limit_max_requests: int | None = None
     limit_max_requests_jitter: int = 0
     threads: int | None = None
-    gil_switch_interval: float | None = None

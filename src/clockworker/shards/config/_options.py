@@ -80,6 +80,15 @@ OPTIONS = (
     ),
     Option(
         "shards",
+        ("--switch-interval", "--gil-switch-interval"),
+        "S",
+        parse.parse_switch_interval,
+        "seconds that a thread keeps the interpreter from another that waits, the loop's among them; default Python's 0.005",
+        takes=(int, float),
+        other_variable="CLOCKWORKER_GIL_SWITCH_INTERVAL",
+    ),
+    Option(
+        "shards",
         ("--processes",),
         "N",
         parse.parse_processes,
@@ -90,17 +99,18 @@ OPTIONS = (
     Option(
         "queues",
         ("--queue",),
-        "NAME:SHARE[:SCHEDULER]",
+        "NAME:SHARE[:SCHEDULER][:preemptive]",
         parse_queues,
         "a queue of each shard: one that the application declares, with another share or scheduler, or one more; schedulers: "
-        f"{', '.join(SCHEDULERS)}, or MODULE:CLASS of your own; may be repeated; if there is none: default:1",
+        f"{', '.join(SCHEDULERS)}, or MODULE:CLASS of your own; preemptive: Python that never awaits is cut into slices; may "
+        "be repeated; if there is none: default:1",
         takes=(list,),
         repeat=True,
     ),
     Option(
         "queues",
         ("--shard-queue",),
-        "SHARD:NAME:SHARE[:SCHEDULER]",
+        "SHARD:NAME:SHARE[:SCHEDULER][:preemptive]",
         parse_shard_queues,
         "a queue that this shard alone has, or has with another share or scheduler; may be repeated",
         takes=(),
@@ -274,6 +284,14 @@ OPTIONS = (
     ),
     Option(
         "life",
+        ("--timeout-hand-over",),
+        "S",
+        parse.parse_limit,
+        "seconds that services have to hand over their state when a shard is replaced, while calls of them wait; default 10",
+        takes=(int, float),
+    ),
+    Option(
+        "life",
         ("--timeout-shard-healthcheck",),
         "S",
         parse.parse_seconds,
@@ -287,6 +305,22 @@ OPTIONS = (
         parse.parse_limit,
         "seconds that a shard has to become ready; default 60",
         takes=(int, float),
+    ),
+    Option(
+        "life",
+        ("--shard-lifetime",),
+        "S",
+        parse.parse_limit,
+        "seconds after which a shard is replaced, by one that is ready before it leaves",
+        takes=(int, float),
+    ),
+    Option(
+        "life",
+        ("--shard-max-rss",),
+        "SIZE",
+        parse.parse_max_rss,
+        "resident memory beyond which a shard is replaced so, for example 512MiB",
+        takes=(int, str),
     ),
     Option(
         "life",
@@ -356,14 +390,6 @@ OPTIONS = (
         takes=(),
     ),
     Option(
-        "http",
-        ("--proxy-protocol", "--no-proxy-protocol"),
-        "",
-        parse.parse_flag,
-        "connections of proxies that are trusted begin with a header of the PROXY protocol, 1 or 2; default off",
-        takes=(bool,),
-    ),
-    Option(
         "operations",
         ("--print-config",),
         "",
@@ -374,6 +400,9 @@ OPTIONS = (
 )
 
 BY_NAME = {option.name: option for option in OPTIONS}
+
+# Options that have two long names, by the second one as the file has it.
+ALIASES = {"gil_switch_interval": "switch_interval"}
 
 # Those of HttpConfig, whose fields have these names but for a few.
 OF_HTTP = tuple(option.name for option in OPTIONS if option.group == "http")

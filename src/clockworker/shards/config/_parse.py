@@ -337,7 +337,7 @@ def parse_threads(text: str) -> int:
     return parse_int(text, 1, 1_024, "the number of threads")
 
 
-def parse_gil_switch_interval(text: str) -> float:
+def parse_switch_interval(text: str) -> float:
     seconds = parse_seconds(text)
     if not 1e-6 <= seconds <= 1:
         raise ConfigurationError(f"the interval is {text!r}; give seconds from 0.000001 to 1, for example 0.0005")

@@ -129,7 +129,8 @@ def _queue(queue: QueueConfig) -> Iterator[str]:
 
 def _route(route: Route) -> Iterator[str]:
     for field in route.__struct_fields__:
-        if (value := getattr(route, field)) is not None and value != ():
+        value = getattr(route, field)
+        if value is not None and value != () and (field, value) != ("threads", True):
             yield f"{field} = {_toml.show([*value] if isinstance(value, tuple) else value)}"
 
 

@@ -1,7 +1,7 @@
-"""The queues of all shards. The application declares those that it names; operators write NAME:SHARE[:SCHEDULER] on the
-command line, or tables in the file. By its name a queue is one and the same to both: what the operator says of it goes before
-what the application does, what he does not say stays as declared, and a name that is not declared is one queue more. So
-`--queue background:1` alone takes no queue away that the application needs.
+"""The queues of all shards. The application declares those that it names; operators write
+NAME:SHARE[:SCHEDULER][:preemptive] on the command line, or tables in the file. By its name a queue is one and the same to both:
+what the operator says of it goes before what the application does, what he does not say stays as declared, and a name that is
+not declared is one queue more. So `--queue background:1` alone takes no queue away that the application needs.
 
 Every shard has the same ones but for changes: a queue that one shard has beside the others, or has with another share or
 scheduler. A change says only what differs.
@@ -16,7 +16,8 @@ from typing import Any, get_args
 import msgspec
 
 from clockworker._errors import ConfigurationError
-from clockworker.shards.config._config import MAX_SHARDS, MAX_SHARE, OnPanic, QueueConfig
+from clockworker.executor._queue import LONGEST_SLICE, SHORTEST_SLICE
+from clockworker.shards.config._config import MAX_SHARDS, MAX_SHARE, PREEMPTIVE, OnPanic, QueueConfig
 from clockworker.shards.config._declaration import check_name
 from clockworker.shards.config._parse import parse_int
 from clockworker.shards.config._schedulers import check_scheduler
@@ -34,7 +35,10 @@ _KEYS: dict[str, tuple[tuple[type, ...], str]] = {
     "slice": ((float, int), f"seconds, {MIN_SLICE:f} to {MAX_SLICE:g}"),
     "on_panic": ((str,), '"catch" or "propagate"'),
     "slow_poll": ((float, int), "seconds from 0"),
+    "preemptive": ((bool,), "true or false"),
 }
+
+_FORM = "NAME:SHARE[:SCHEDULER][:preemptive]"
 
 
 class QueueChange(msgspec.Struct, frozen=True):
@@ -45,8 +49,8 @@ class QueueChange(msgspec.Struct, frozen=True):
 
 
 def parse_queue(text: str) -> QueueConfig:
-    """NAME:SHARE[:SCHEDULER], for example `foreground:8:las`."""
-    name, given = _split(text, text, "NAME:SHARE[:SCHEDULER], for example foreground:8:las")
+    """NAME:SHARE[:SCHEDULER][:preemptive], for example `foreground:8:las`."""
+    name, given = _split(text, text, f"{_FORM}, for example foreground:8:las")
     return QueueConfig(name, **given)
 
 
@@ -55,11 +59,11 @@ def parse_queues(texts: Sequence[str]) -> tuple[QueueConfig, ...]:
 
 
 def parse_shard_queues(texts: Sequence[str]) -> tuple[QueueChange, ...]:
-    """Each SHARD:NAME:SHARE[:SCHEDULER], for example `0:compaction:2:las`."""
+    """Each SHARD:NAME:SHARE[:SCHEDULER][:preemptive], for example `0:compaction:2:las`."""
     changes = []
     for text in texts:
         shard, _, queue = text.partition(":")
-        name, given = _split(queue, text, "SHARD:NAME:SHARE[:SCHEDULER], for example 0:compaction:2:las")
+        name, given = _split(queue, text, f"SHARD:{_FORM}, for example 0:compaction:2:las")
         number = parse_int(shard, 0, MAX_SHARDS - 1, f"{text!r}: the shard")
         changes.append(QueueChange(number, QueueConfig(name, **given)))
     return _each_change_once(changes)
@@ -110,11 +114,15 @@ def merge(
 
 def _split(text: str, whole: str, form: str) -> tuple[str, dict[str, Any]]:
     name, _, rest = text.partition(":")
-    share, colon, scheduler = rest.partition(":")  # what is left may have a colon too: MODULE:CLASS
-    if not name or not rest or (colon and not scheduler):
+    before, _, last = rest.rpartition(":")
+    is_preemptive = bool(before) and last == PREEMPTIVE  # also after MODULE:CLASS
+    share, colon, scheduler = (before if is_preemptive else rest).partition(":")  # MODULE:CLASS has one, too
+    if not name or not rest or (colon and not scheduler) or scheduler.startswith(f"{PREEMPTIVE}:"):
         raise ConfigurationError(f"{whole!r} is not {form}")
     check_name(name)
     given: dict[str, Any] = {"share": parse_int(share, 1, MAX_SHARE, f"{whole!r}: the share")}
+    if is_preemptive:
+        given["preemptive"] = True
     if colon:
         try:
             given["scheduler"] = check_scheduler(scheduler)
@@ -144,6 +152,9 @@ def _table(table: Mapping[str, object], where: str) -> tuple[str, dict[str, Any]
         raise ConfigurationError(f'{where}: there is no name; give one, for example name = "foreground"')
     check_name(str(name))
     given = {key: value for key, value in table.items() if key != "name"}
+    if given.get("preemptive") and not SHORTEST_SLICE <= given.get("slice", SHORTEST_SLICE) <= LONGEST_SLICE:  # type: ignore[operator]
+        right = f"of a preemptive queue {SHORTEST_SLICE:g} to {LONGEST_SLICE:g} seconds"
+        raise ConfigurationError(f"{where}: slice is {given['slice']!r}; give {right}")
     if "scheduler" in given:
         try:
             check_scheduler(str(given["scheduler"]))

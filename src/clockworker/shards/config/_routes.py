@@ -8,7 +8,7 @@ from typing import Any
 
 from clockworker._errors import ConfigurationError
 from clockworker.shards.config._declaration import check_name
-from clockworker.shards.config._http import MAX_COUNT, HttpConfig, Route
+from clockworker.shards.config._http import MAX_COUNT, HttpConfig, Route, shard_of
 from clockworker.shards.config._queues import DEFAULT
 from clockworker.shards.config._spelling import did_you_mean
 
@@ -23,6 +23,8 @@ _KEYS: dict[str, tuple[type, str]] = {
     "after": (str, 'a string such as "background"'),
     "limit": (int, f"a whole number from 1 to {MAX_COUNT}"),
     "waiting": (int, f"a whole number from 0 to {MAX_COUNT}"),
+    "threads": (bool, "true or false"),
+    "place": (str, 'a shard such as "shard:1"'),
 }
 
 
@@ -48,23 +50,44 @@ def routes_of_file(value: object) -> tuple[Route, ...]:
     return _each_once([_route(table) for table in value])
 
 
-def lacking_for_options(http: HttpConfig, queues: Collection[str], shard: int) -> str | None:
-    """What is to be said of a queue that the options or the file name and this shard, which has these queues, has not."""
+def lacking_for_options(
+    http: HttpConfig, queues: Sequence[str], shard: int, preemptive: Collection[str] = ()
+) -> str | None:
+    """What is to be said of a queue that the options or the file name and this shard, which has these queues, has not, or has
+    in another way. preemptive: those of its queues that are."""
     if (name := http.lifespan_queue) is not None and name not in queues:
         return f"--lifespan-queue is {name!r}, {_there_are(name, queues, shard)}"
-    return _lacking(http.routes, "--route", queues, shard)
+    return _lacking(http.routes, "--route", queues, shard, preemptive)
 
 
-def lacking_for_application(routes: Iterable[Route], queues: Collection[str], shard: int) -> str | None:
+def lacking_for_application(
+    routes: Iterable[Route], queues: Sequence[str], shard: int, preemptive: Collection[str] = ()
+) -> str | None:
     """The same of routes that the application has."""
-    return _lacking(routes, "the application's route", queues, shard)
+    return _lacking(routes, "the application's route", queues, shard, preemptive)
 
 
-def _lacking(routes: Iterable[Route], whose: str, queues: Collection[str], shard: int) -> str | None:
+def beyond(routes: Iterable[Route], count: int) -> str | None:
+    """What is to be said of a place that is none of so many shards."""
+    for route in routes:
+        if route.place is not None and shard_of(route.place) >= count:
+            last = f"the last of {count} is shard:{count - 1}" if count > 1 else "there is shard:0 alone"
+            return f"route {route.path}: place is {route.place!r}, and {last}"
+    return None
+
+
+def _lacking(
+    routes: Iterable[Route], whose: str, queues: Sequence[str], shard: int, preemptive: Collection[str]
+) -> str | None:
     for route in routes:
         for key in ("queue", "after"):
             if (name := getattr(route, key)) is not None and name not in queues:
                 return f"{whose} {route.path}: {key} is {name!r}, {_there_are(name, queues, shard)}"
+        if not route.threads and (name := route.queue or queues[0]) not in preemptive:
+            return (
+                f"{whose} {route.path}: threads is false, which is for preemptive queues, and {name!r} of shard {shard} is "
+                f"not one; add --queue {name}:1:preemptive, or take it out"
+            )
     return None
 
 

@@ -9,6 +9,7 @@ from clockworker import executor
 from clockworker._errors import ApplicationError, ConfigurationError
 from clockworker.executor import Scheduler
 from clockworker.shards.config._application import import_attribute
+from clockworker.shards.config._config import PREEMPTIVE
 from clockworker.shards.config._spelling import did_you_mean
 
 # The command line's name of a scheduler -> the class in clockworker.executor.
@@ -26,7 +27,7 @@ def check_scheduler(name: str) -> str:
     module, colon, path = name.partition(":")
     if name in SCHEDULERS or (colon and all(part.isidentifier() for part in (*module.split("."), *path.split(".")))):
         return name
-    hint = did_you_mean(name, SCHEDULERS)
+    hint = did_you_mean(name, (*SCHEDULERS, PREEMPTIVE))
     raise ConfigurationError(
         f"unknown scheduler {name!r}; {hint}choose one of {', '.join(SCHEDULERS)}, or give your own as MODULE:CLASS"
     )

@@ -3,7 +3,7 @@
 Names follow Prometheus's conventions: base units, `_total` for counters. What belongs to a shard has the label `shard`,
 what belongs to a queue has `queue` too, and what belongs to HTTP's routes `route`. Histograms are given by queue (and route)
 over all shards, since a series for each shard and bucket would be most of the page; nothing has a series for each pair of
-shards. HTTP's families are there where HTTP is served, and those of topics where there are topics.
+shards. HTTP's families are there where HTTP is served, and so it is with those of topics and of preemptive queues.
 
 What of a reading is shown, under which name, its own fields say (`_figures`). Here is the rest: what the supervisor knows, and
 what is made of several figures.
@@ -39,6 +39,7 @@ from clockworker.shards.protocol._reading import (
     LoopReading,
     ProcessReading,
     QueueReading,
+    Reading,
     Requests,
     RouteReading,
     TopicReading,
@@ -140,7 +141,10 @@ _OF_SHARD: tuple[_Figure, ...] = (
     ),
 )
 
-_OF_QUEUE = _figures(QueueReading)
+# Of queues that are preemptive, or were.
+_PREEMPTIVE = ("queue_cuts", "queue_cut_refusals", "queue_whole_step_seconds")
+_OF_QUEUE = tuple(figure for figure in _figures(QueueReading) if figure.family.name not in _PREEMPTIVE)
+_OF_PREEMPTIVE = tuple(figure for figure in _figures(QueueReading) if figure.family.name in _PREEMPTIVE)
 
 # What is added up over a queue's routes, or over the queues of a route: their labels, beside the shard.
 _LABELS_OF_ROUTE = {"http_refused": ("route",), "http_requests_waiting": ("route",), "websockets_open": ("queue",)}
@@ -163,7 +167,8 @@ _SUMMARIES: tuple[_Durations, ...] = (
     *_durations(LoopReading, "loop."),
     *_durations(CallReading, "calls."),
 )
-_HISTOGRAMS = _durations(QueueReading)
+_HISTOGRAMS = tuple(each for each in _durations(QueueReading) if each[0].name not in _PREEMPTIVE)
+_HISTOGRAMS_OF_PREEMPTIVE = tuple(each for each in _durations(QueueReading) if each[0].name in _PREEMPTIVE)
 _HISTOGRAMS_OF_ROUTE = _durations(RouteReading)
 
 
@@ -184,7 +189,7 @@ class Metrics:
         queues = tuple(tuple(reading.queues) for reading in readings)
         routes = tuple(tuple(row[:2] for row in reading.http.rows()) for reading in readings)
         topics = tuple(tuple(reading.topics.values) for reading in readings)
-        shape = queues, routes, topics, tuple(_counters(snapshot)), len(process)
+        shape = queues, routes, topics, tuple(_counters(snapshot)), len(process), tuple(_preemptive(snapshot))
         return self._page.render(accept, shape, values, lambda: iter([*_families(snapshot), *process]))
 
     def collect(self) -> Iterator[Metric]:
@@ -201,6 +206,7 @@ def _values(snapshot: Snapshot) -> list[float]:
         (_OF_SUPERVISOR, _standings(snapshot)),
         (_OF_SHARD, readings),
         (_OF_QUEUE, queues),
+        (_OF_PREEMPTIVE, [reading.queues[name] for reading in readings for name in _preemptive_of(reading)]),
     )
     for figures, of in parts:
         for figure in figures:
@@ -220,12 +226,11 @@ def _values(snapshot: Snapshot) -> list[float]:
             values += (durations.count, _s(durations.total_ns))
     for name in _counters(snapshot):
         values += [reading.counters.values.get(name, 0) for reading in readings]
-    for _, durations_of in _HISTOGRAMS:
-        for name in _queues(snapshot):
-            values += _cumulated(
-                DurationStats.sum(durations_of(reading.queues[name]) for reading in readings if name in reading.queues),
-                _BUCKETS,
-            )
+    for histograms, names in ((_HISTOGRAMS, _queues(snapshot)), (_HISTOGRAMS_OF_PREEMPTIVE, _preemptive(snapshot))):
+        for _, durations_of in histograms:
+            for name in names:
+                each = (durations_of(reading.queues[name]) for reading in readings if name in reading.queues)
+                values += _cumulated(DurationStats.sum(each), _BUCKETS)
     for _, durations_of in _HISTOGRAMS_OF_ROUTE:
         for queue, route in _routes(snapshot):
             durations = DurationStats.sum(durations_of(reading.http.get(queue, route)) for reading in readings)
@@ -247,6 +252,11 @@ def _families(snapshot: Snapshot) -> Iterator[Metric]:
         yield _family(figure, ["shard"], shards, values)
     for figure in _OF_QUEUE:
         yield _family(figure, ["shard", "queue"], queues, values)
+    preemptive = [
+        [str(shard), name] for shard, totals in enumerate(snapshot.totals) for name in _preemptive_of(totals.reading)
+    ]
+    for figure in _OF_PREEMPTIVE if preemptive else ():
+        yield _family(figure, ["shard", "queue"], preemptive, values)
     for figure, labels in _OF_ROUTE:
         series = [
             [str(shard), *of]
@@ -272,6 +282,8 @@ def _families(snapshot: Snapshot) -> Iterator[Metric]:
         yield counter
     for shown, _ in _HISTOGRAMS:
         yield _histogram(shown, ["queue"], [[queue] for queue in _queues(snapshot)], _BUCKETS, values)
+    for shown, _ in _HISTOGRAMS_OF_PREEMPTIVE if preemptive else ():
+        yield _histogram(shown, ["queue"], [[queue] for queue in _preemptive(snapshot)], _BUCKETS, values)
     if routes := _routes(snapshot):
         for shown, _ in _HISTOGRAMS_OF_ROUTE:
             yield _histogram(shown, ["queue", "route"], [[*of] for of in routes], _BUCKETS_OF_ROUTE, values)
@@ -309,6 +321,15 @@ def _standings(snapshot: Snapshot) -> list[_Standing]:
 def _queues(snapshot: Snapshot) -> dict[str, None]:
     """The names of the queues of any shard."""
     return dict.fromkeys(name for totals in snapshot.totals for name in totals.reading.queues)
+
+
+def _preemptive(snapshot: Snapshot) -> dict[str, None]:
+    """Those that are preemptive in any shard."""
+    return dict.fromkeys(name for totals in snapshot.totals for name in _preemptive_of(totals.reading))
+
+
+def _preemptive_of(reading: Reading) -> list[str]:
+    return [name for name, queue in reading.queues.items() if queue.preemptive or queue.cuts]
 
 
 def _routes(snapshot: Snapshot) -> dict[tuple[str, str], None]:

@@ -41,7 +41,10 @@ class QueueView(msgspec.Struct, frozen=True):
 
     wanted: its share of the shares of all queues. got: its part of the time that all queues have used. Less than wanted
     means that it had less to do; more, that others left it theirs.
-    wait: of runnable tasks for their step. poll_time: of steps. groups: the part of a core that each has used.
+    wait: of runnable tasks for their step. poll_time: of steps, or slices of them. groups: the part of a core that each has
+    used.
+    preemptive: whether steps are cut. Then whole_step is of steps, all slices together, refusals_per_s of cuts that were due,
+    by reason, and hogs the part of a core that tasks have used whose steps took long, by their names.
     """
 
     name: str
@@ -57,6 +60,11 @@ class QueueView(msgspec.Struct, frozen=True):
     wait: Durations
     poll_time: Durations
     groups: dict[str, float]
+    preemptive: bool
+    cuts_per_s: float
+    refusals_per_s: dict[str, float]
+    whole_step: Durations
+    hogs: dict[str, float]
 
 
 class RequestView(msgspec.Struct, frozen=True):
@@ -310,6 +318,11 @@ def _queue(name: str, queue: QueueReading, lately: QueueReading, shares: int, us
         wait=Durations.of(lately.wait),
         poll_time=Durations.of(lately.poll_time),
         groups=_groups(lately.groups, window_s),
+        preemptive=bool(queue.preemptive),
+        cuts_per_s=lately.cuts / window_s if window_s else 0.0,
+        refusals_per_s={reason: count / window_s for reason, count in lately.refusals.items() if count and window_s},
+        whole_step=Durations.of(lately.whole_step),
+        hogs=_groups(lately.hogs, window_s),
     )
 
 

@@ -224,8 +224,20 @@ class CallReading(Section, frozen=True):
     ring_bytes: Annotated[int, peak()] = 0
 
 
+_REFUSALS = Family(
+    "queue_cut_refusals",
+    "Cuts of the queue's steps that were due and could not be made then: a lock was held, or it was code that is never cut.",
+    "reason",
+)
+
+
 class QueueReading(Section, frozen=True):
-    """One queue."""
+    """One queue.
+
+    preemptive, cuts, refusals_...: of a queue whose steps are cut. Then poll_time is of slices, and whole_step of steps; of an
+    ordinary queue whole_step is left empty. hogs: CPU time by the names of tasks whose steps were cut and took long, of those
+    that did last.
+    """
 
     share: Annotated[int, peak("queue_share", "The queue's share.")] = 0
     runnable: Annotated[int, gauge("queue_runnable", "Tasks that wait for their step.")] = 0
@@ -247,6 +259,27 @@ class QueueReading(Section, frozen=True):
         counter("queue_wait_seconds", "Waits of runnable tasks for their step; one in 13 is measured."),
     ] = DurationStats()
     groups: Annotated[Groups, gauge()] = Groups()
+    preemptive: Annotated[int, peak()] = 0
+    cuts: Annotated[int, counter("queue_cuts", "Times that a step of the queue was cut.")] = 0
+    refusals_lock: Annotated[int, counter(_REFUSALS, "lock")] = 0
+    refusals_guarded: Annotated[int, counter(_REFUSALS, "guarded")] = 0
+    refusals_no_preempt: Annotated[int, counter(_REFUSALS, "no_preempt")] = 0
+    refusals_other: Annotated[int, counter(_REFUSALS, "other")] = 0
+    whole_step: Annotated[
+        DurationStats,
+        counter("queue_whole_step_seconds", "How long steps of preemptive queues took, all slices together."),
+    ] = DurationStats()
+    hogs: Annotated[Groups, gauge()] = Groups()
+
+    @property
+    def refusals(self) -> dict[str, int]:
+        """Cuts that were due and not made, by reason."""
+        return {reason: getattr(self, f"refusals_{reason}") for reason in REASONS}
+
+
+# Of cuts that are refused, as labels; "other" has those that pass by themselves: within the executor, a collection of garbage,
+# a debugger's trace.
+REASONS = ("lock", "guarded", "no_preempt", "other")
 
 
 _REQUESTS = Family(
@@ -470,7 +503,9 @@ class Reading(msgspec.Struct, frozen=True):
             self.calls.since(earlier.calls),
             {
                 name: msgspec.structs.replace(
-                    queue.since(before := earlier.queues.get(name, _NO_QUEUE)), groups=queue.groups.since(before.groups)
+                    queue.since(before := earlier.queues.get(name, _NO_QUEUE)),
+                    groups=queue.groups.since(before.groups),
+                    hogs=queue.hogs.since(before.hogs),
                 )
                 for name, queue in self.queues.items()
             },

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import msgspec
 
-# Of a step: queue, name, when it began, how long it took, what others had of that, how many of its queue were left runnable.
+# Of a step, or of a slice of one that was cut: queue, name, when it began, how long it took, what others had of that, how many
+# of its queue were left runnable.
 WORDS = 6
+# Of a slice: which step it is among those recorded; its number in the step that was cut, from 1; whether that goes on after it.
+SLICE_WORDS = 3
 
 
 class QueueTrace(msgspec.Struct, frozen=True):
@@ -14,11 +17,12 @@ class QueueTrace(msgspec.Struct, frozen=True):
     name: str
     busy_ns: int
     polls: int
+    cuts: int = 0
 
 
 class Recorded(msgspec.Struct, frozen=True):
-    """Times are the monotonic clock's, in ns. steps: `WORDS` words each. turns: two each, when it began and ended.
-    whole: whether it lasted as long as it should."""
+    """Times are the monotonic clock's, in ns. steps: `WORDS` words each. turns: two each, when it began and ended. slices:
+    `SLICE_WORDS` each, of those among the steps that are slices. whole: whether it lasted as long as it should."""
 
     shard: int
     pid: int
@@ -29,3 +33,4 @@ class Recorded(msgspec.Struct, frozen=True):
     names: list[str]  # "task" or "task (group)"
     steps: bytes
     turns: bytes
+    slices: bytes = b""

@@ -33,12 +33,14 @@ _OURS = (os.path.dirname(asyncio.__file__) + os.sep, os.path.dirname(_errors.__f
 
 class Testimony(msgspec.Struct, frozen=True):
     """What the loop's thread was doing. `queue` and `task` are None outside of any; `stack` is the application's part of
-    it, as in a traceback, empty if the thread was not in the application's code. `debugged`: somebody has stopped it there."""
+    it, as in a traceback, empty if the thread was not in the application's code. `debugged`: somebody has stopped it there.
+    `preemptive`: the queue is, and so should have been cut."""
 
     queue: str | None
     task: str | None
     stack: str
     debugged: bool = False
+    preemptive: bool = False
 
 
 class Witness:
@@ -96,6 +98,7 @@ def _see(loop: asyncio.AbstractEventLoop, thread: int, executor: Executor) -> Te
         None if task is None else task.get_name(),
         "" if frame is None else _format_stack(frame),
         is_debugging(frame),
+        membership is not None and membership.queue.preemptive,
     )
 
 

@@ -68,7 +68,8 @@ class Stall(msgspec.Struct, frozen=True):
                 return f"{what}no Python stack to be had, the process is {self.state}"
             return f"{what}code that keeps the interpreter's lock, the process is {self.state}\n{self.dump}"
         if self.testimony.queue is not None:
-            what += f"queue {self.testimony.queue!r}, "
+            uncut = ", where it could not be cut" if self.testimony.preemptive else ""
+            what += f"queue {self.testimony.queue!r}{uncut}, "
         what += f"task {self.testimony.task!r}" if self.testimony.task is not None else "no task"
         return f"{what}, the process is {self.state}\n{self.testimony.stack or '  not in code of the application'}"
 

@@ -3,9 +3,9 @@
 Each ordered pair of shards shares a ring, and every ring belongs to one pair of incarnations: when a shard's end has been
 reaped, its peers get `Disconnect`; when its successor has been spawned, both get `Connect` with fresh rings and a new
 epoch. Calls to a starting shard wait in its ring. While a shard is replaced its peers are connected with both incarnations,
-of which one is `beside` the other; and the two with each other, for what they publish: calls do not go that way. A ring that
-was found broken is replaced in the same way, with both ends alive. The supervisor makes the memory, hands it over and closes
-its own descriptors: it never looks into a ring.
+of which one is `beside` the other; and the two with each other, for what they publish, and for state that moves
+(`_transfer`). A ring that was found broken is replaced in the same way, with both ends alive. The supervisor makes the memory,
+hands it over and closes its own descriptors: it never looks into a ring.
 
 At the start no shard reads before its application is imported, and the descriptors for all pairs would have to wait somewhere:
 on their way, which the kernel bounds, and then with the supervisor. So then a pair is connected only when what was sent to
@@ -114,8 +114,8 @@ class Wiring:
         """Raises `OSError`; then one of the two may have been told."""
         self._epoch += 1
         self._epochs[frozenset({process_a, process_b})] = self._epoch
-        to_a = Connect(b.id, self._epoch, process_b.place, self._is_beside(b), _is_ready(b))
-        to_b = Connect(a.id, self._epoch, process_a.place, self._is_beside(a), _is_ready(a))
+        to_a = Connect(b.id, self._epoch, process_b.place, self._is_beside(b), b.incarnation, _is_ready(b))
+        to_b = Connect(a.id, self._epoch, process_a.place, self._is_beside(a), a.incarnation, _is_ready(a))
         with ExitStack() as rings:
             a_to_b = ipc.create_ring(RING_CAPACITY)
             rings.callback(os.close, a_to_b)

@@ -20,6 +20,8 @@ SORTS = tuple(_BY)
 
 _SHARD = " {:>5} {:<8} {:>4} {:>5} {:>5} {:>6} {:>6} {:>4} {:>5} {:>7} {:>4} {:>5} {:>3}"
 _QUEUE = " {:<11.11} {:>5} {:>5} {:>4} {:>5} {:>4} {:>5} {:>7} {:>6} {:>6} {:>6} {:>4}"
+_PREEMPTIVE = " {:<11.11} {:>6} {:>9} {:>6} {:>6} {:>6} {}"
+_HOG = 27  # characters of a name
 _ROUTE = " {:<23.23} {:<11.11} {:>6} {:>5} {:>5} {:>4} {:>4} {:>6} {:>6}"
 _TOPIC = " {:<35.35} {:>6} {:>7} {:>7} {:>7} {:>7}"
 _GROUP = " {:<32} {:<20.20} {:>5}"
@@ -30,12 +32,14 @@ _QUEUE_HEAD = _QUEUE.format(
     "QUEUE", "SHARE", "WANT%", "GOT%", "BUSY%", "RUN", "TASKS", "STEPS/S", "WAIT50", "WAIT99", "STEP99", "SLOW"
 )
 _GROUP_HEAD = _GROUP.format("GROUP", "QUEUE", "CPU%")
+_PREEMPTIVE_HEAD = _PREEMPTIVE.format("PREEMPTIVE", "CUTS/S", "REFUSED/S", "STEP50", "STEP99", "MAX", "HOG")
 _ROUTE_HEAD = _ROUTE.format("ROUTE", "QUEUE", "REQ/S", "4XX/S", "5XX/S", "RUN", "WAIT", "TIME50", "TIME99")
 _TOPIC_HEAD = _TOPIC.format("TOPIC", "SUBS", "PUB/S", "DELIV/S", "DROP/S", "DROPPED")
-HEADS = (_SHARD_HEAD, _QUEUE_HEAD, _ROUTE_HEAD, _TOPIC_HEAD, _GROUP_HEAD)
+HEADS = (_SHARD_HEAD, _QUEUE_HEAD, _PREEMPTIVE_HEAD, _ROUTE_HEAD, _TOPIC_HEAD, _GROUP_HEAD)
 _MAX_GROUPS = 8
 _MAX_ROUTES = 8
 _MAX_TOPICS = 8
+_MAX_HOGS = 3  # of a queue
 _STALLED_S = 2.0  # a ready shard whose figures are older does not turn its loop
 
 
@@ -56,6 +60,8 @@ def screen(stats: ServerStats, sort: str, width: int) -> list[str]:
         _QUEUE_HEAD,
         *map(_queue, stats.queues),
     ]
+    if preemptive := [line for queue in stats.queues if queue.preemptive for line in _preemptive(queue)]:
+        lines += ["", _PREEMPTIVE_HEAD, *preemptive]
     if routes := _routes(stats.routes):
         lines += ["", _ROUTE_HEAD, *routes]
     if topics := _topics(stats.topics):
@@ -98,6 +104,23 @@ def _queue(queue: QueueView) -> str:
         _duration(queue.poll_time.p99_ns),
         _count(queue.slow_polls),
     )
+
+
+def _preemptive(queue: QueueView) -> list[str]:
+    """A line, and one more for each further hog."""
+    hogs = sorted(queue.hogs.items(), key=lambda hog: hog[1], reverse=True)[:_MAX_HOGS]
+    shown = [f"{name if len(name) <= _HOG else f'{name[: _HOG - 1]}…'} {_percent(cores)}%" for name, cores in hogs]
+    first, *rest = shown or ["-"]
+    line = _PREEMPTIVE.format(
+        queue.name,
+        _count(queue.cuts_per_s),
+        _rate(sum(queue.refusals_per_s.values())),
+        _duration(queue.whole_step.p50_ns),
+        _duration(queue.whole_step.p99_ns),
+        _duration(queue.whole_step.max_ns),
+        first,
+    )
+    return [line, *(_PREEMPTIVE.format("", "", "", "", "", "", hog) for hog in rest)]
 
 
 def _requests(requests: RequestView) -> str:

@@ -4,6 +4,7 @@ In reading order:
 
     _child            its main: from the first message to the exit status; _waiting, of one that was started in advance
     _reserve          descriptors that it keeps for what the supervisor sends
+    _replaced         its part where state moves to a successor; _state, the way of that; _peers, who is where
     _fork             what children that are forked from it must not keep
     _affinity         and the CPUs of all that it starts
     _shard            Shard, the application's view; _current, finding it
@@ -19,7 +20,8 @@ In reading order:
     _blocking         functions that block, in threads; _blocking_pools, threads by depth of calls
     _process_pool     functions that compute, in processes; _pool_frames, what is said to them; _pool_child, such a process
     _places           what both have in common; _line, of the calls that wait
+    _queue_calls      functions that compute, in preemptive queues
     _recorder         writes the shard's numbers; _usage, what the kernel counts
     _trace            records what the executor does
-    _slow             a line for a slow step
+    _slow             a line for a slow step; _hogs, who computes in preemptive queues
 """

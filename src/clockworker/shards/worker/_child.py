@@ -35,7 +35,7 @@ from clockworker._errors import (
 from clockworker.executor import Executor, JoinHandle, Ok
 from clockworker.ipc import Limits, Mesh
 from clockworker.shards.config._application import Main, format_traceback, load_application
-from clockworker.shards.config._routes import lacking_for_application, lacking_for_options
+from clockworker.shards.config._routes import beyond, lacking_for_application, lacking_for_options
 from clockworker.shards.logs._log_limit import Limiter, more
 from clockworker.shards.logs._logging import reopen, set_up_logging
 from clockworker.shards.machine._certificates import context_of
@@ -57,17 +57,22 @@ from clockworker.shards.protocol._messages import (
     Disconnect,
     Drained,
     Failed,
+    Hold,
     Leave,
     ListenersClosed,
+    Moved,
     Poisoned,
     Quiet,
     Ready,
+    Release,
     Reopen,
     Serves,
+    Shut,
     StartTrace,
     Stirred,
     Stop,
     TakeAll,
+    TakeState,
     Terminated,
     Traced,
     Unconnected,
@@ -78,11 +83,13 @@ from clockworker.shards.protocol._witness import start_witness
 from clockworker.shards.worker._affinity import Starting
 from clockworker.shards.worker._current import being
 from clockworker.shards.worker._fork import REFUSAL, Legacy, open_descriptors
+from clockworker.shards.worker._hogs import HogWatch
 from clockworker.shards.worker._recorder import Recorder
+from clockworker.shards.worker._replaced import Replacement
 from clockworker.shards.worker._reserve import FOR_A_MESSAGE, Reserve
 from clockworker.shards.worker._servers import Line
 from clockworker.shards.worker._shard import Shard
-from clockworker.shards.worker._shard_queues import make_queues, misspelt, queues_of
+from clockworker.shards.worker._shard_queues import is_of_machine, make_queues, misspelt, preemptive_of, queues_of
 from clockworker.shards.worker._slow import log_slow_polls
 from clockworker.shards.worker._trace import Trace
 from clockworker.shards.worker._waiting import be_shard, wait
@@ -137,16 +144,22 @@ def main() -> None:
 
 def _take_signals() -> None:
     """What a terminal sends to the process group is the supervisor's to answer. SIGTERM gets its handler with the loop, which
-    asks the supervisor for a successor, and ends the process before. A signal that strays here is said on the loop: its
-    handler may come in the middle of a log call."""
-
-    def say(number: int, frame: FrameType | None) -> None:
-        with contextlib.suppress(RuntimeError):  # no loop yet
-            loop = asyncio.get_running_loop()
-            loop.call_soon_threadsafe(log.info, "%s ignored: the application has no handler for it", name_of(number))
-
-    strays: dict[int, Handler] = dict.fromkeys(STRAY - {DUMP_SIGNAL}, say)
+    asks the supervisor for a successor, and ends the process before."""
+    strays: dict[int, Handler] = dict.fromkeys(STRAY - {DUMP_SIGNAL}, _say_stray)
     settle_signals(strays | dict.fromkeys(TERMINAL_SIGNALS - {signal.SIGTERM}, do_nothing))
+
+
+def _say_stray(number: int, frame: FrameType | None) -> None:
+    """Of a signal that strays here it is said on the loop: this may come in the middle of a log call."""
+    with contextlib.suppress(RuntimeError):  # no loop yet
+        loop = asyncio.get_running_loop()
+        loop.call_soon_threadsafe(log.info, "%s ignored: the application has no handler for it", name_of(number))
+
+
+def _release_alarm() -> None:
+    """Preemptive queues take SIGRTMAX where nobody has a handler for it. The application may; ours is none."""
+    if signal.getsignal(signal.SIGRTMAX) is _say_stray:
+        signal.signal(signal.SIGRTMAX, signal.SIG_DFL)
 
 
 def _children_to_be_joined() -> list[Any]:
@@ -196,6 +209,8 @@ class _ShardMain:
                 self._legacy.end()
 
     def _run(self) -> int:
+        if self._config.switch_interval is not None:
+            sys.setswitchinterval(self._config.switch_interval)
         what = f"{self._config.app} cannot be imported"
         try:
             application = load_application(
@@ -207,15 +222,21 @@ class _ShardMain:
             self._ssl = context_of(self._config)
             what = "a queue's scheduler cannot be imported"
             self._queues = queues_of(self._config, self._configure.shard, application.queues)
+            preemptive = preemptive_of(self._queues)
             executor = Executor(make_queues(self._queues, application.queues, self._config.app_dir), on_panic="catch")
             queues = [queue.name for queue in self._queues]
-            if (mistake := lacking_for_options(self._config.http, queues, self._configure.shard)) is not None:
+            shard = self._configure.shard
+            if (mistake := lacking_for_options(self._config.http, queues, shard, preemptive)) is not None:
                 return self._fail(mistake, of_options=True)
             what = "the application's table of routes cannot be read"
             routes = application.served.find_routes() if application.served is not None else ()
-            if (mistake := lacking_for_application(routes, queues, self._configure.shard)) is not None:
+            if (mistake := beyond(routes, self._configure.count)) is not None:
                 return self._fail(mistake)
-        except (ApplicationError, ConfigurationError) as error:
+            if (mistake := lacking_for_application(routes, queues, shard, preemptive)) is not None:
+                return self._fail(mistake)
+        except ConfigurationError as error:
+            return self._fail(str(error), of_options=is_of_machine(error))
+        except ApplicationError as error:
             return self._fail(str(error))
         except BaseException as error:  # KeyboardInterrupt, SystemExit and the like are of the application, too
             if self._legacy.forked:
@@ -228,6 +249,8 @@ class _ShardMain:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             try:
                 return runner.run(self._serve(application, executor))
+            except ConfigurationError as error:  # the executor's: a queue cannot be preemptive here
+                return self._fail(str(error), of_options=True)
             except BaseException as error:
                 if self._legacy.forked:
                     self._legacy.end(error)
@@ -247,7 +270,8 @@ class _ShardMain:
         self._legacy.take_loop(self._loop, self._before_loop)
         self._starting.wrap_loop(self._loop)
         self._executor = executor
-        log_slow_polls(executor, self._queues, self._config.slow_poll)
+        self._watch = HogWatch(executor.queues())
+        log_slow_polls(executor, self._queues, self._config.slow_poll, self._watch)
         self._legacy.take_executor(executor)
         self._assemble(executor)
         with being(self._shard):
@@ -259,6 +283,8 @@ class _ShardMain:
         self._loop.add_reader(self._channel.fileno(), self._read)
         self._recorder.start()
         self._pulse.start(executor, self._rests)
+        if preemptive_of(self._queues):
+            _release_alarm()
         start_witness(self._witness, executor)
         try:
             async with executor:
@@ -272,6 +298,7 @@ class _ShardMain:
             self._loop.remove_reader(self._channel.fileno())
             self._recorder.stop()
             self._pulse.stop()
+            self._replacement.stop()
             self._mesh.close()
             self._shard._processes.kill()
 
@@ -293,7 +320,7 @@ class _ShardMain:
             configure,
             executor,
             self._mesh,
-            announce_ready=lambda serves: self._channel.send(Ready(dict(serves))),
+            announce_ready=lambda serves: self._channel.send(Ready(dict(serves), self._mesh.services())),
             announce_serving=lambda bind, limit: self._channel.send(Serves(bind, limit)),
             announce_worn=lambda reason: self._channel.send(Terminated(reason)),
             lines={
@@ -302,6 +329,7 @@ class _ShardMain:
             },
             ssl=self._ssl,
         )
+        self._replacement = Replacement(self._mesh, self._channel.send)
         self._legacy.withhold(self._mesh.descriptors)
         self._legacy.at_fork(lambda: self._mesh.refuse_all(REFUSAL))
         self._legacy.at_fork(lambda: self._shard._blocking.forked(self._legacy.end, REFUSAL))
@@ -316,6 +344,7 @@ class _ShardMain:
             self._shard._blocking.counts,
             self._shard._requests.read,
             self._shard._processes.counts,
+            self._watch,
         )
         self._shard._servers.when_failed = self._recorder.write_soon
 
@@ -373,7 +402,7 @@ class _ShardMain:
         except DescriptorsLost as lost:  # another thread took what was given up
             self._complain(lost)
             match lost.message:
-                case Connect(peer, epoch, _, beside, _):
+                case Connect(peer=peer, epoch=epoch, beside=beside):
                     self._connect_later(peer, epoch, beside)
                 case Stop():
                     self._handle(lost.message, [])
@@ -395,7 +424,7 @@ class _ShardMain:
 
     def _handle(self, message: object, descriptors: list[int]) -> None:
         match message:
-            case Connect(peer, epoch, place, beside, ready):
+            case Connect(peer, epoch, place, beside, incarnation, ready):
                 incoming, outgoing, memory, event = descriptors
                 try:
                     self._mesh.connect(
@@ -411,10 +440,25 @@ class _ShardMain:
                 except OSError as error:
                     self._complain(error)
                     self._connect_later(peer, epoch, beside)
+                if peer != self._configure.shard:
+                    self._shard._peers.connected(peer, incarnation, beside=beside)
             case Disconnect(peer, beside):
                 self._mesh.disconnect(peer, beside=beside)
+                if peer != self._configure.shard:
+                    self._shard._peers.disconnected(peer, beside=beside)
             case Change(peer):
                 self._mesh.change(peer, when_quiet=lambda: self._channel.send(Quiet(peer)))
+                self._shard._peers.changed(peer)
+            case Hold(shard, again):
+                self._replacement.hold(shard, again)
+            case Shut():
+                self._replacement.shut()
+            case TakeState(services, seconds):
+                self._replacement.take(services, seconds)
+            case Release(shard):
+                self._replacement.release(shard)
+            case Moved():
+                self._replacement.moved()
             case StartTrace(seconds):
                 trace = Trace(self._configure.shard, self._executor, self._traced)
                 self._loop.call_later(seconds, trace.end)

@@ -15,13 +15,15 @@ import logging
 import math
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import TypeVar
 
-from clockworker.executor import DurationStats, Executor
+from clockworker.executor import DurationStats, Executor, QueueStats
 from clockworker.executor._histogram_cy import Histogram
 from clockworker.ipc import LinkStats, Mesh, TopicStats
 from clockworker.shards.protocol._reading import (
     MAX_GROUPS,
+    REASONS,
     CallReading,
     Counters,
     Groups,
@@ -36,6 +38,7 @@ from clockworker.shards.protocol._reading import (
 )
 from clockworker.shards.protocol._rest import next_tick
 from clockworker.shards.protocol._slots import SlotWriter
+from clockworker.shards.worker._hogs import HogWatch
 from clockworker.shards.worker._usage import Usage
 
 EVERY_S = 0.25
@@ -52,8 +55,8 @@ log = logging.getLogger("clockworker.shard")
 class Recorder:
     """connections: how many were accepted and are open, and how many handlers have raised. counters: the application's.
     blocking: how many functions run in threads, and wait for one. requests: what has been counted of HTTP; the same object as
-    long as that is nothing new. processes: how many functions run in processes, wait for one, and are done. Owns the writer.
-    """
+    long as that is nothing new. processes: how many functions run in processes, wait for one, and are done. watch: on the steps
+    of preemptive queues. Owns the writer."""
 
     def __init__(
         self,
@@ -65,6 +68,7 @@ class Recorder:
         blocking: Callable[[], tuple[int, int]] = lambda: (0, 0),
         requests: Callable[[], Requests] = Requests,
         processes: Callable[[], tuple[int, int, int]] = lambda: (0, 0, 0),
+        watch: HogWatch | None = None,
     ) -> None:
         self._writer = writer
         self._executor = executor
@@ -73,6 +77,7 @@ class Recorder:
         self._counters = counters
         self._blocking = blocking
         self._requests = requests
+        self._watch = watch
         self._processes = processes
         self._usage = Usage()
         self._lag = Histogram()
@@ -121,6 +126,8 @@ class Recorder:
         now = self._loop.time()
         self._lag.record(round((now - self._due) * 1e9))
         self._plan()  # before anything that may raise
+        if self._watch is not None:
+            self._made("steps", partial(self._watch.look, now), None)
         try:
             self._write_or_touch(now)
         except Exception:
@@ -218,7 +225,19 @@ class Recorder:
         if look:
             self._groups_due_ns = began + GROUPS_DUTY * (time.monotonic_ns() - began)
             self._groups = {str(key): _groups(queue.top_groups) for key, queue in stats.items()}
-        return {str(key): QueueReading.of(queue, groups=self._groups[str(key)]) for key, queue in stats.items()}
+        return {str(key): self._queue(str(key), queue) for key, queue in stats.items()}
+
+    def _queue(self, name: str, stats: QueueStats) -> QueueReading:
+        refusals = dict(stats.refusals)
+        known = {f"refusals_{reason}": refusals.pop(reason, 0) for reason in REASONS[:-1]}
+        return QueueReading.of(
+            stats,
+            groups=self._groups[name],
+            **known,
+            refusals_other=sum(refusals.values()),
+            whole_step=stats.whole_step if stats.preemptive else DurationStats(),
+            hogs=Groups() if self._watch is None else self._watch.hogs(name),
+        )
 
 
 def text_of(key: object) -> str:

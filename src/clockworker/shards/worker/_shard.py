@@ -17,27 +17,30 @@ import os
 import socket
 import sys
 import zlib
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Hashable, Iterable, Mapping, Sequence
 from random import randint
 from ssl import SSLContext
-from typing import Any, Concatenate, Literal, ParamSpec, TypeVar
+from typing import Any, Concatenate, Literal, ParamSpec, TypeVar, overload
 
 import msgspec
 
 from clockworker._errors import UnknownQueue, UsageError
 from clockworker.executor import Executor, ExecutorStats, QueueHandle
 from clockworker.ipc import Mesh, MeshStats, Sharded, Topic
-from clockworker.ipc.calls._definitions import remote_function, remote_methods
+from clockworker.ipc.calls._definitions import remote_function, remote_methods, service_name
 from clockworker.ipc.calls._method import RemoteMethod
+from clockworker.ipc.calls._state import state_methods
 from clockworker.shards.config._http import Route
 from clockworker.shards.logs._log_limit import ErrorLimiter, more
-from clockworker.shards.protocol._messages import Configure
+from clockworker.shards.protocol._messages import CameBy, Configure
 from clockworker.shards.worker._blocking_pools import BlockingPools
 from clockworker.shards.worker._connections import Server
 from clockworker.shards.worker._counter import Counter, CounterBook
+from clockworker.shards.worker._peers import PeerChange, Peers
 from clockworker.shards.worker._pool_frames import Setup
 from clockworker.shards.worker._process_pool import ProcessPool
 from clockworker.shards.worker._protocols import ProtocolFactory, ProtocolServer, Stop
+from clockworker.shards.worker._queue_calls import QueueCalls
 from clockworker.shards.worker._requests import RequestBook
 from clockworker.shards.worker._servers import Line, Servers, close_all
 from clockworker.shards.worker._streams import Handler, StreamServer
@@ -80,6 +83,10 @@ class Shard:
     id: 0 to count - 1. The same after a restart.
     count: how many shards there are.
     cpu: the CPU that this process is pinned to, or None.
+    incarnation: 1 for the first process of this shard, 2 for the one that came after it, and so on.
+    came_by: what this process was started for: "start", with the server, and nothing was before; "roll", to replace another
+    that serves until this one is ready, by SIGHUP, SIGTERM to that one alone, or --reload; or "crash", after another that has
+    died.
     executor: the running executor. Its queues are those that the application declares (`clockworker.application`), with what
     the operator says of them, and his own.
     is_ready: whether `ready()` has been called.
@@ -100,6 +107,10 @@ class Shard:
         self.id = configure.shard
         self.count = configure.count
         self.cpu = configure.cpu
+        self.incarnation = configure.incarnation
+        self.came_by: CameBy = configure.came_by
+        self._inherits = frozenset(configure.inherits)
+        self._peers = Peers(configure.shard)
         self.executor = executor
         self._config = configure.config
         self._mesh = mesh
@@ -117,6 +128,7 @@ class Shard:
         self._announce_ready = announce_ready
         self._announce_worn = announce_worn
         self._blocking = BlockingPools(config.http.threads or config.blocking_threads, self._account)
+        self._in_queues = QueueCalls()
         self._processes = ProcessPool(
             configure.processes,
             lambda: Setup(f"shard {self.id} pool", list(sys.path), configure.pool_cpus, config),
@@ -130,6 +142,7 @@ class Shard:
         self.is_ready = False
         self._stopped = asyncio.Event()
         self._stopping: asyncio.Task[None] | None = None
+        self._stops_for_good = False  # with all others
 
     def queue(self, name: str) -> QueueHandle:
         """The executor's queue of that name. Another one raises `UnknownQueue`, which says how to declare it; where `main`
@@ -157,6 +170,12 @@ class Shard:
 
         Every shard should start the same services; calls wait at a shard that has not come to it yet. A method's
         `@remote(queue=...)` that this shard does not have raises `UnknownQueue`.
+
+        A service with `async def hand_over(self) -> State` and `async def take_over(self, state: State) -> None` keeps its
+        state when its shard is replaced: the one that is replaced hands over, and its successor takes over before it serves,
+        while calls wait. What is large goes in parts: `hand_over(self) -> AsyncIterator[Part]`, which yields them, and
+        `take_over(self, parts: AsyncIterator[Part]) -> None`. State and Part are types that msgspec encodes, as for
+        `@remote`. Start such a service before `ready()`.
         """
         if not isinstance(service, type):
             raise UsageError(
@@ -168,6 +187,21 @@ class Shard:
         except KeyError:
             self._check_queues(remote_methods(service).values())
             raise
+
+    def inherits(self, service: type) -> bool:
+        """Whether the shard that this one replaces will hand over the state of the service to this one, after `ready()` and
+        before anything is served: then there is no need to load it from elsewhere. False in a shard that replaces none, and
+        where the version before had no such service, or it had no `hand_over`."""
+        return service_name(service) in self._inherits and state_methods(service) is not None
+
+    def peers(self) -> AsyncIterator[PeerChange]:
+        """What becomes of the other shards: `async for change in shard.peers()`. First what is: a change "came" for each that
+        is there. Then what changes, in its order, until the shard ends.
+
+        Of each shard only the latest waits to be taken, so one who takes them slowly may miss that a peer died and another
+        came, and then hears that it was "replaced"; he never misses what is now.
+        """
+        return self._peers.changes()
 
     def call(self, shard: int, function: Callable[P, Awaited], /, *args: P.args, **kwargs: P.kwargs) -> Awaited:
         """Call a module's function that is marked `@remote` on a shard: `await shard.call(1, compact, 10)`. One that yields is
@@ -203,15 +237,30 @@ class Shard:
         """
         return self._mesh.topics.topic(name, type, ordered)
 
-    async def run_blocking(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+    @overload
+    async def run_blocking(self, function: Callable[..., T], /, *args: Any, queue: str, **kwargs: Any) -> T: ...
+
+    @overload
+    async def run_blocking(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T: ...
+
+    async def run_blocking(  # type: ignore[misc]  # a parameter `queue` of the function's own is no keyword here
+        self, function: Callable[..., T], /, *args: Any, queue: str | None = None, **kwargs: Any
+    ) -> T:
         """Run an ordinary function that blocks in a thread, and wait for its result: reading files, talking to a database
         by a library that knows no asyncio.
 
-        A few run at once, and the rest wait; for each depth of calls within calls, so that a function may call other shards
-        (`call_threadsafe`) and wait for them. A caller that is cancelled leaves a function that has begun running. When the
-        shard stops, it waits for all of them, within the time of the graceful shutdown. What the function raises is raised
+        queue: the name of a preemptive queue, for a function that computes. It runs there, as a step which is cut into slices,
+        in the group of the caller: with the share of that queue, where a thread would compete with the loop for the
+        interpreter. Raises `UsageError` for a queue that is not preemptive, `UnknownQueue` for one that is not there. A
+        function's own parameter of that name is given by `functools.partial`.
+
+        In threads a few run at once, and the rest wait; for each depth of calls within calls, so that a function may call other
+        shards (`call_threadsafe`) and wait for them. A caller that is cancelled leaves a function that has begun running. When
+        the shard stops, it waits for all of them, within the time of the graceful shutdown. What the function raises is raised
         here, but StopIteration, GeneratorExit and CancelledError, which would end the caller, as the cause of a RuntimeError.
         """
+        if queue is not None:
+            return await self._in_queues.run(self.queue(queue), self._group(), function, *args, **kwargs)
         return await self._blocking.run(function, *args, **kwargs)
 
     async def run_process(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
@@ -416,6 +465,11 @@ class Shard:
         membership = current.membership
         return membership.queue if membership.group is None else membership
 
+    def _group(self) -> Hashable:
+        """Of the task whose step is running."""
+        current = self.executor._core.current
+        return None if current is None else current.membership.group
+
     def _serve(
         self,
         server: Server,
@@ -444,6 +498,10 @@ class Shard:
             self._announce_worn(f"has answered {answered} requests (--limit-max-requests)")
             self._most_requests = 2 * answered  # if its successor fails it goes on for as long again
 
+    def _is_connected(self, shard: int) -> bool:
+        """Whether this shard can hear of the other."""
+        return any(link.peer == shard and link.connection.connected for link in self._mesh._all_links())
+
     def _when_cut(self, tell: Callable[[], None]) -> None:
         """Call it when the grace is over, to say what is not done."""
         self._cuts.append(tell)
@@ -468,6 +526,7 @@ class Shard:
         if self._stopping is not None:
             close_all(sock for _, sock in orphaned)
         else:
+            self._stops_for_good = for_good
             stop = self._stop_accepting(for_good, orphaned)
             self._stopping = asyncio.get_running_loop().create_task(stop, name="stop")
 
@@ -484,6 +543,7 @@ class Shard:
         await self._stopped.wait()
         await self._servers.drain(self._stopping)
         await self._blocking.drain()
+        await self._in_queues.drain()
         await self._processes.drain()
 
     def _loop_error(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from clockworker._errors import ApplicationError, ConfigurationError
 from clockworker.executor import Queue, Scheduler
+from clockworker.executor._preempt import why_not
 from clockworker.ipc.calls._frames import queue_identifier
 from clockworker.shards.config._config import QueueConfig, ServeConfig
 from clockworker.shards.config._queues import merge
@@ -19,7 +20,9 @@ from clockworker.shards.config._spelling import did_you_mean
 
 def described(declared: Sequence[Queue]) -> tuple[QueueConfig, ...]:
     """What the application says. The schedulers are its own objects, and not described."""
-    return tuple(QueueConfig(str(q.key), q.share, None, q.slice, q.on_panic) for q in declared)
+    return tuple(
+        QueueConfig(str(q.key), q.share, None, q.slice, q.on_panic, None, q.preemptive or None) for q in declared
+    )
 
 
 def shown(queues: Sequence[QueueConfig], declared: Sequence[Queue]) -> tuple[QueueConfig, ...]:
@@ -50,9 +53,21 @@ def make_queues(queues: Sequence[QueueConfig], declared: Sequence[Queue], app_di
             scheduler=own.get(queue.name) if queue.scheduler is None else _named(queue.name, queue.scheduler, app_dir),
             slice=queue.slice,
             on_panic=queue.on_panic,
+            preemptive=bool(queue.preemptive),
         )
         for queue in queues
     ]
+
+
+def preemptive_of(queues: Sequence[QueueConfig]) -> list[str]:
+    """The names of those that are preemptive."""
+    return [queue.name for queue in queues if queue.preemptive]
+
+
+def is_of_machine(error: ConfigurationError) -> bool:
+    """Whether a queue has been refused because there can be no preemptive ones here, whoever declares it."""
+    needed = why_not()
+    return needed is not None and str(error).endswith(needed)
 
 
 def misspelt(given: Sequence[QueueConfig], declared: Sequence[Queue]) -> list[str]:

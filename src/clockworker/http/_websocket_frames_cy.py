@@ -1,3 +1,4 @@
+# cython: language_level=3, annotation_typing=False, auto_pickle=False, allow_none_for_extension_args=False
 """Frames of WebSockets, to and from messages.
 
 Most frames are whole messages that are not compressed. These are framed here, in both directions, which takes far less. The
@@ -11,15 +12,24 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
+try:
+    import cython
+except ModuleNotFoundError:
+    from clockworker import _cython_shim as cython
+
 from websockets.extensions.permessage_deflate import ServerPerMessageDeflateFactory
 from websockets.frames import CloseCode, Frame, Opcode
 from websockets.protocol import OPEN
 from websockets.server import ServerProtocol
 
-PLAIN_TEXT, PLAIN_BINARY = 0x81, 0x82  # how a frame begins that is a whole message, as it is
-_PLAIN = frozenset((PLAIN_TEXT, PLAIN_BINARY))
-_CONT, _TEXT, _BINARY, _PONG = Opcode.CONT, Opcode.TEXT, Opcode.BINARY, Opcode.PONG
+if cython.compiled:
+    from cython.cimports.clockworker.http._mask import xor
 
+PLAIN_TEXT, PLAIN_BINARY = 0x81, 0x82  # how a frame begins that is a whole message, as it is
+_LONGEST = 1 << 62  # bytes: a client may name up to 2^64, which the protocol refuses whatever its limit
+_SHORT_TEXT = [bytes((PLAIN_TEXT, size)) for size in range(126)]
+_SHORT_BINARY = [bytes((PLAIN_BINARY, size)) for size in range(126)]
+_CONT, _TEXT, _BINARY, _PONG = Opcode.CONT, Opcode.TEXT, Opcode.BINARY, Opcode.PONG
 
 # As `websockets` advises for servers: windows of 4 KiB and smaller tables compress nearly as well as zlib's own.
 _DEFLATE = [
@@ -39,6 +49,8 @@ def new_protocol(most: int, deflate: bool) -> ServerProtocol:
     return ServerProtocol(state=OPEN, extensions=_DEFLATE if deflate else None, max_size=most, logger=_frames)
 
 
+@cython.final
+@cython.cclass
 class FrameReader:
     """What a client sends, as messages.
 
@@ -48,6 +60,19 @@ class FrameReader:
     most: bytes of a message. frames: how many have begun; who feeds sets it back. rest: bytes still to come of a frame of which
     the protocol has the beginning. wanted: whether messages are still passed on. ended: nothing more is parsed.
     """
+
+    frames: int
+    rest: int
+    wanted: bool
+    ended: bool
+    parts: bytearray | None
+    _protocol: ServerProtocol
+    _most: int
+    _take: Callable[[str | bytes], None]
+    _pong: Callable[[bytes], None]
+    _answer: Callable[[list[bytes]], None]
+    _is_text: bool
+    _head: bytes  # the beginning of a frame, which does not say yet how long it is
 
     def __init__(
         self,
@@ -62,14 +87,14 @@ class FrameReader:
         self.rest = 0
         self.wanted = True
         self.ended = False
-        self.parts: bytearray | None = None
+        self.parts = None
         self._protocol = protocol
         self._most = most
         self._take = take
         self._pong = pong
         self._answer = answer
         self._is_text = False
-        self._head = b""  # the beginning of a frame, which does not say yet how long it is
+        self._head = b""
 
     def feed(self, data: bytes) -> None:
         if self._head:
@@ -83,7 +108,9 @@ class FrameReader:
             self._pass_on(data[:at])
         while at < size and not self.ended:
             self.frames += 1
-            length = data[at + 1] & 127 if at + 2 <= size else 0
+            first = data[at]
+            second = data[at + 1] if at + 2 <= size else 0
+            length = second & 127
             body = at + (6 if length < 126 else 8 if length == 126 else 14)
             if body > size:
                 self._head = data[at:]
@@ -91,17 +118,17 @@ class FrameReader:
             if length == 126:
                 length = (data[at + 2] << 8) + data[at + 3]
             elif length == 127:
-                length = int.from_bytes(data[at + 2 : at + 10], "big")
+                length = min(int.from_bytes(data[at + 2 : at + 10], "big"), _LONGEST)
             end = body + length
             if (
-                data[at] in _PLAIN
-                and data[at + 1] >= 128
+                first in (0x81, 0x82)  # PLAIN_TEXT, PLAIN_BINARY: numbers, so that C compares them
+                and second >= 128
+                and length <= self._most  # first: `end` has no meaning for what no frame can have
                 and end <= size
                 and self.parts is None
-                and length <= self._most
             ):
-                self._is_text = data[at] == PLAIN_TEXT
-                self._complete(unmasked(data[body:end], data[body - 4 : body]))
+                self._is_text = first == 0x81
+                self._complete(unmasked(data, body, end))
             else:
                 if end > size:
                     self.rest = end - size
@@ -154,14 +181,16 @@ def plain_frame(first: int, data: bytes) -> bytes:
     """A whole message as it is. first: PLAIN_TEXT or PLAIN_BINARY."""
     size = len(data)
     if size < 126:
-        return bytes((first, size)) + data
+        return (_SHORT_TEXT if first == 0x81 else _SHORT_BINARY)[size] + data
     if size < 65_536:
         return bytes((first, 126, size >> 8, size & 255)) + data
     return bytes((first, 127)) + size.to_bytes(8, "big") + data
 
 
-def unmasked(data: bytes, mask: bytes) -> bytes:
-    """What a client has sent, which it has to mask."""
-    size = len(data)
-    key = (mask * (size // 4 + 1))[:size]
-    return (int.from_bytes(data, "little") ^ int.from_bytes(key, "little")).to_bytes(size, "little")
+def unmasked(data: bytes, at: int, end: int) -> bytes:
+    """What a client has sent from `at` to `end`, which it has to mask, by the four bytes before."""
+    if cython.compiled:
+        return xor(data, at, end)  # type: ignore[no-any-return]
+    size = end - at
+    key = (data[at - 4 : at] * (size // 4 + 1))[:size]
+    return (int.from_bytes(data[at:end], "little") ^ int.from_bytes(key, "little")).to_bytes(size, "little")

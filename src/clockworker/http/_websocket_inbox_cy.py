@@ -1,3 +1,4 @@
+# cython: language_level=3, annotation_typing=False, auto_pickle=False, allow_none_for_extension_args=False
 """What a client has sent and the application has not received yet: bounded, whatever the client does.
 
 No more is read while as many messages wait for the application as `ws_max_queue` says, or 64 KiB of them. A read may hold
@@ -11,20 +12,29 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 
+try:
+    import cython
+except ModuleNotFoundError:
+    from clockworker import _cython_shim as cython
+
 from websockets.server import ServerProtocol
 
-from clockworker.http._websocket_frames import FrameReader
+from clockworker.http._websocket_frames_cy import FrameReader
 
 _SLICE = 4_096  # bytes that are parsed without a look at how much has come of them
 _AT_ONCE = 256  # frames in one turn of the loop; a slice may have some more
 _HIGH_WATER = 65_536  # bytes of messages, or of what has not been parsed, beyond which no more is read
 
 
+@cython.final
+@cython.cclass
 class Waiters:
     """Tasks that wait for something to change, and are woken together. Each looks again whether it has."""
 
+    _waiters: list[asyncio.Future[None]]
+
     def __init__(self) -> None:
-        self._waiters: list[asyncio.Future[None]] = []
+        self._waiters = []
 
     def __bool__(self) -> bool:
         return bool(self._waiters)
@@ -46,12 +56,26 @@ class Waiters:
         self._waiters.clear()
 
 
+@cython.final
+@cython.cclass
 class Inbox:
     """messages: those that wait. size: their length, in bytes or characters. unread: what waits to be parsed. paused: the
     client's connection is not read. heard: something has come that was dropped; who waits for silence sets it back.
 
     Nothing is parsed before the first `resume`. most_messages: how many may wait. For most, pong and answer see FrameReader.
     """
+
+    messages: deque[str | bytes]
+    size: int
+    unread: bytearray | None
+    paused: bool
+    heard: bool
+    receivers: Waiters
+    reader: FrameReader
+    _transport: asyncio.Transport
+    _most_messages: int
+    _parsing: bool  # what comes is parsed at once; otherwise it waits
+    _goes_on: bool  # in the next turn
 
     def __init__(
         self,
@@ -63,17 +87,17 @@ class Inbox:
         pong: Callable[[bytes], None],
         answer: Callable[[list[bytes]], None],
     ) -> None:
-        self.messages: deque[str | bytes] = deque()
+        self.messages = deque()
         self.size = 0
-        self.unread: bytearray | None = None
+        self.unread = None
         self.paused = False
         self.heard = True
         self.receivers = Waiters()
         self.reader = FrameReader(protocol, most, take=self._take, pong=pong, answer=answer)
         self._transport = transport
         self._most_messages = most_messages
-        self._parsing = False  # what comes is parsed at once; otherwise it waits
-        self._goes_on = False  # in the next turn
+        self._parsing = False
+        self._goes_on = False
 
     def feed(self, data: bytes) -> None:
         """What has come."""

@@ -1,0 +1,26 @@
+cimport cython
+
+cdef list _SHORT_TEXT, _SHORT_BINARY
+cdef object _CONT, _TEXT, _BINARY, _PONG
+
+
+cdef class FrameReader:
+    cdef public long long frames
+    cdef public long long rest
+    cdef public bint wanted
+    cdef public bint ended
+    cdef public object parts
+    cdef object _protocol, _take, _pong, _answer
+    cdef long long _most
+    cdef bint _is_text
+    cdef bytes _head
+
+    @cython.locals(size=Py_ssize_t, at=Py_ssize_t, body=Py_ssize_t, end=Py_ssize_t, length=cython.longlong, first=int, second=int)
+    cpdef feed(self, bytes data)
+    cdef _pass_on(self, bytes data)
+    cdef _complete(self, object data)
+
+
+@cython.locals(size=Py_ssize_t)
+cpdef plain_frame(int first, object data)
+cpdef bytes unmasked(bytes data, Py_ssize_t at, Py_ssize_t end)
