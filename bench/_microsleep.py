@@ -44,17 +44,42 @@ class LoopTimer:
         """There is nothing to close."""
 
 
-class MicrosecondTimer:
+class Alarm:
+    """Wakes the running loop at a time, by a timerfd. `rings` is what it does then."""
+
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._fd: int = _libc.timerfd_create(time.CLOCK_MONOTONIC, _FLAGS)
         if self._fd < 0:
             raise OSError(ctypes.get_errno(), "timerfd_create")
-        self._sleepers: list[tuple[int, int, asyncio.Future[None]]] = []
-        self._count = 0  # keeps futures from being compared
         self._setting = _Setting()
         self._pointer = ctypes.pointer(self._setting)
-        self._loop.add_reader(self._fd, self._fire)
+        self._loop.add_reader(self._fd, self.rings)
+
+    def rings(self) -> None:
+        """It is readable until it is set again, or read."""
+        raise NotImplementedError
+
+    def set(self, due_ns: int) -> None:
+        """From now on the loop is woken at that time of the monotonic clock; before, not even if an earlier time has come."""
+        self._setting[2] = due_ns // 1_000_000_000
+        self._setting[3] = due_ns % 1_000_000_000
+        _settime(self._fd, _ABSOLUTE, self._pointer, None)
+
+    def silence(self) -> None:
+        """Until it is set again."""
+        os.read(self._fd, 8)
+
+    def close(self) -> None:
+        self._loop.remove_reader(self._fd)
+        os.close(self._fd)
+
+
+class MicrosecondTimer(Alarm):
+    def __init__(self) -> None:
+        super().__init__()
+        self._sleepers: list[tuple[int, int, asyncio.Future[None]]] = []
+        self._count = 0  # keeps futures from being compared
 
     def sleep(self, duration_us: float) -> asyncio.Future[None]:
         due = time.monotonic_ns() + int(duration_us * 1_000)
@@ -62,20 +87,10 @@ class MicrosecondTimer:
         self._count += 1
         heapq.heappush(self._sleepers, (due, self._count, future))
         if self._sleepers[0][2] is future:
-            self._arm(due)
+            self.set(due)
         return future
 
-    def close(self) -> None:
-        self._loop.remove_reader(self._fd)
-        os.close(self._fd)
-
-    def _arm(self, due: int) -> None:
-        """From now on the loop is woken at that time; before, not even if an earlier time has come."""
-        self._setting[2] = due // 1_000_000_000
-        self._setting[3] = due % 1_000_000_000
-        _settime(self._fd, _ABSOLUTE, self._pointer, None)
-
-    def _fire(self) -> None:
+    def rings(self) -> None:
         sleepers = self._sleepers
         now = time.monotonic_ns()
         while sleepers and sleepers[0][0] <= now:
@@ -83,6 +98,6 @@ class MicrosecondTimer:
             if not future.done():
                 future.set_result(None)
         if sleepers:
-            self._arm(sleepers[0][0])
+            self.set(sleepers[0][0])
         else:
-            os.read(self._fd, 8)
+            self.silence()

@@ -270,7 +270,7 @@ class Scenario:
         if last_step is not None:
             last_step[1] += booked_ns
         self._last_steps[number] = None
-        if started >= self._ends_ns:
+        if started >= self._ends_ns and self._steps:  # one at least, however late a busy machine comes to it
             return False
         step = self._last_steps[number] = [number, -booked_ns]  # to be completed when what was booked for it is known
         self._steps.append(step)

@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.once]
 
 
 @pytest.fixture
@@ -55,9 +55,7 @@ def test_modules_are_compiled_together_or_not_at_all(sources: Path, tmp_path: Pa
     assert f"modules on {len(os.sched_getaffinity(0))} CPUs" in done.stdout
     assert "installed as pure Python" in done.stderr
     assert binaries(sources) == []
-
-
-def test_a_failure_is_an_error_if_that_is_asked_for(sources: Path) -> None:
+    # And a failure is an error, if that is asked for. (By now all is translated to C, which takes longest.)
     done = build(sources, CC="false", CLOCKWORKER_REQUIRE_EXT="1")
     assert done.returncode != 0
     assert binaries(sources) == []

@@ -124,6 +124,7 @@ class Reader:
 
 
 @pytest.mark.slow
+@pytest.mark.once
 @pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl, as the tutorial's reader does")
 def test_the_tutorial(tmp_path: Path) -> None:
     reader = Reader(tmp_path)

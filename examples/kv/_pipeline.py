@@ -1,7 +1,8 @@
 """Commands on keys that arrived together, run with as few crossings as can be.
 
-Those whose keys this shard owns run at once. The others are laid in one batch for each shard that owns keys, and one
-call carries each batch. So commands on different shards run in no set order, but those on one key run in the client's,
+Those whose keys this shard owns run at once, as long as it has them: while they move to its successor, and afterwards, it is
+no nearer to them than to any others. The others are laid in one batch for each shard that owns keys, and one call carries each
+batch. So commands on different shards run in no set order, but those on one key run in the client's,
 and the replies stand in the order of the requests.
 """
 
@@ -28,7 +29,7 @@ class Pipeline:
     def __init__(self, shard: cw.Shard, service: Service) -> None:
         self.replies: list[Reply] = []  # complete, and in order, after `settle`
         self._owner = shard.owner
-        self._here = shard.id
+        self._here = shard.id if service.is_here else None
         self._service = service
         self._local = service.local
         self._batches: dict[int, _Batch] = {}

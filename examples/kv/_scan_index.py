@@ -9,6 +9,7 @@ every insertion a time that grows with their number.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from zlib import crc32
 
 BUCKETS = 1 << 12
@@ -21,6 +22,11 @@ class ScanIndex:
 
     def add(self, key: bytes) -> None:
         self._buckets[_bucket(key)].add(key)
+
+    def add_all(self, keys: Iterable[bytes]) -> None:
+        buckets, bucket = self._buckets, _bucket
+        for key in keys:
+            buckets[bucket(key)].add(key)
 
     def remove(self, key: bytes) -> None:
         self._buckets[_bucket(key)].remove(key)

@@ -97,9 +97,12 @@ class KeyValue:
             calls_received=calls_received,
         )
 
-    async def sweep_forever(self) -> None:
+    async def sweep_forever(self, everywhere: cw.Sharded[KeyValue]) -> None:
         """Remove what has expired, in steps small enough not to be felt."""
         while True:
+            if not everywhere.is_here:  # the successor sweeps, if it gets the keys
+                await asyncio.sleep(SWEEP_INTERVAL_S)
+                continue
             due = self.store.sweep(SWEEP_KEYS) == SWEEP_KEYS
             await asyncio.sleep(0 if due else SWEEP_INTERVAL_S)
 

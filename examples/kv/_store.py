@@ -9,7 +9,7 @@ instead, for want of an order; a heap finds the due ones alone.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from ._scan_index import ScanIndex
 
@@ -86,6 +86,27 @@ class Store:
         bucket, keys = self._index.scan(bucket, count)
         return bucket, [key for key in keys if self.get(key) is not None]
 
+    def items(self, limit: int) -> Iterator[tuple[dict[bytes, bytes], dict[bytes, int]]]:
+        """Everything, in parts of about `limit` bytes: values by key, and deadlines. Nothing may be changed meanwhile."""
+        values: dict[bytes, bytes] = {}
+        size = 0
+        for key, value in self._values.items():
+            values[key] = value
+            size += len(key) + len(value)
+            if size >= limit:
+                yield values, self._deadlines_of(values)
+                values, size = {}, 0
+        if values:
+            yield values, self._deadlines_of(values)
+
+    def load(self, values: dict[bytes, bytes], deadlines_ms: dict[bytes, int]) -> None:
+        """Take what `items` gave, of keys that are not there."""
+        self._values.update(values)
+        self._deadlines_ms.update(deadlines_ms)
+        self._index.add_all(values)
+        for key, deadline_ms in deadlines_ms.items():
+            heapq.heappush(self._due, (deadline_ms, key))
+
     def sweep(self, limit: int) -> int:
         """Remove what has expired, looking at no more than `limit` deadlines. Fewer returned: none is due any more."""
         now_ms = self.now_ms()
@@ -96,6 +117,11 @@ class Store:
             if self._deadlines_ms.get(key) == deadline_ms:
                 self._drop(key)
         return limit
+
+    def _deadlines_of(self, values: dict[bytes, bytes]) -> dict[bytes, int]:
+        if not self._deadlines_ms:
+            return {}
+        return {key: self._deadlines_ms[key] for key in values if key in self._deadlines_ms}
 
     def _expire(self, key: bytes) -> None:
         if self._deadlines_ms[key] <= self.now_ms():

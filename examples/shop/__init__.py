@@ -4,9 +4,10 @@
     clockworker-serve examples.shop:main --shards 2
 
 A browser's connection lands on any shard. Its cart lies on the shard that its session's name belongs to, as does the count of
-what a client has ordered lately; a notice is published by a call to every shard, each of which passes it on to the WebSockets
-and event streams that it has itself. The report computes in the queue `background`, by so much as `foreground` leaves it.
-All of it is in memory: carts die with their shard.
+what a client has ordered lately; a notice goes by a topic to every shard that has somebody who listens, and that passes
+it on to its WebSockets and event streams. The report computes in the queue `background`, by so much as `foreground` leaves it.
+All of it is in memory. Carts outlive a replacement of their shard (SIGHUP), which hands them over to its successor; they die
+with a shard that crashes.
 
 In reading order: `_routes` (what the browser asks for), `_shop` (what the routes use), `_sessions`, `_limiter` and `_notices`
 (the services), `_report`, `_catalogue` (what is for sale), `_served_by` (which shard and queue have answered).

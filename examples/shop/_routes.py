@@ -20,7 +20,7 @@ import clockworker as cw
 
 from . import _report
 from ._catalogue import CATALOGUE, Product
-from ._notices import Listener
+from ._notices import Notice
 from ._served_by import ServedBy
 from ._shop import Shop
 
@@ -119,7 +119,7 @@ async def events(shop: OurShop) -> StreamingResponse:
 
 
 async def _events(shop: Shop) -> AsyncIterator[str]:
-    with shop.notices.local.listener() as listener:
+    async with shop.notices.local.listener() as listener:
         yield ": hello\n\n"
         async for notice in listener:
             yield f"data: {json.dumps(asdict(notice))}\n\n"
@@ -129,15 +129,14 @@ async def _events(shop: Shop) -> AsyncIterator[str]:
 async def live(socket: WebSocket, shop: OurShop) -> None:
     """The same, and what the browser says is published."""
     await socket.accept()
-    with shop.notices.local.listener() as listener:
-        async with asyncio.TaskGroup() as tasks:
-            passing_on = tasks.create_task(_pass_on(listener, socket))
-            async for text in socket.iter_text():
-                await shop.publish(text[:LONGEST])
-            passing_on.cancel()
+    async with shop.notices.local.listener() as listener, asyncio.TaskGroup() as tasks:
+        passing_on = tasks.create_task(_pass_on(listener, socket))
+        async for text in socket.iter_text():
+            await shop.publish(text[:LONGEST])
+        passing_on.cancel()
 
 
-async def _pass_on(listener: Listener, socket: WebSocket) -> None:
+async def _pass_on(listener: AsyncIterator[Notice], socket: WebSocket) -> None:
     with contextlib.suppress(WebSocketDisconnect):  # the browser has left
         async for notice in listener:
             await socket.send_json(asdict(notice))

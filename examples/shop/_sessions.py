@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
+from collections.abc import AsyncIterator
+
+import msgspec
 
 import clockworker as cw
 
@@ -11,7 +14,17 @@ IDLE_S = 1800.0  # then a session is forgotten
 MOST = 100_000  # sessions of a shard; beyond, the one that was used least lately is forgotten
 
 
+class Session(msgspec.Struct, array_like=True, frozen=True):
+    """What is handed over of one. used_s: how many seconds ago it was used last; clocks of two processes need not agree."""
+
+    name: str
+    used_s: float
+    cart: dict[str, int]
+
+
 class Sessions:
+    """Kept when the shard is replaced (SIGHUP): it hands them over to its successor."""
+
     def __init__(self, shard: cw.Shard) -> None:
         self._sessions: OrderedDict[str, tuple[float, dict[str, int]]] = OrderedDict()  # least lately used first
 
@@ -45,6 +58,16 @@ class Sessions:
                 break
             del self._sessions[session]
             await cw.yield_maybe()
+
+    async def hand_over(self) -> AsyncIterator[Session]:
+        now = time.monotonic()
+        for name, (used_at, cart) in [*self._sessions.items()]:  # a sweep that has begun goes on
+            yield Session(name, now - used_at, cart)
+
+    async def take_over(self, sessions: AsyncIterator[Session]) -> None:
+        now = time.monotonic()
+        async for session in sessions:
+            self._sessions[session.name] = now - session.used_s, session.cart
 
     def _cart(self, session: str) -> dict[str, int]:
         _, cart = self._sessions.get(session, (0.0, {}))

@@ -45,11 +45,12 @@ class Shop:
 
     async def publish(self, text: str) -> None:
         """Tell all who listen, on all shards."""
-        await self.notices.local.publish(self.notices, text)
+        await self.notices.local.publish(text)
 
     async def sweep_forever(self) -> None:
         """Forget sessions and clients of this shard that have not been heard of for long."""
         while True:
-            await self.sessions.local.sweep()
+            if self.sessions.is_here:
+                await self.sessions.local.sweep()
             await self.limiter.local.sweep()
             await asyncio.sleep(SWEEP_EVERY_S)

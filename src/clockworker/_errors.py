@@ -15,6 +15,7 @@ __all__ = [
     "ConfigurationError",
     "ControlError",
     "JoinError",
+    "Lagged",
     "MessageTooLarge",
     "ProcessDied",
     "RemoteError",
@@ -103,13 +104,28 @@ class CallTimeout(CallError, TimeoutError):
 
 
 class ChannelFull(CallError):
-    """As many calls as `credit` allows are in flight to that shard in that queue, or as many streams are open as may be.
-    Nothing was sent; the form without `_nowait` waits for credit, unless the call is made within more than 60 others."""
+    """As many calls as `credit` allows are in flight to that shard in that queue, or as many streams are open as may be; or it
+    has as many messages of topics to take in. Nothing was sent; the form without `_nowait` waits for credit, unless the call
+    is made within more than 60 others."""
 
 
 class SchemaMismatch(CallError):
     """The two shards run versions of the method that do not understand each other, or the other has not started the service.
     Nothing was run; they agree again when both run the same. `docs/changing-a-method.md` says what is understood."""
+
+
+class Lagged(ClockworkerError):
+    """A subscriber has not read its topic's messages as fast as they came, and its subscription, which was to "disconnect" when
+    it is full, has ended. `dropped` is how many messages it did not get."""
+
+    def __init__(self, dropped: int, topic: str = "") -> None:
+        what = f"of topic {topic!r} " if topic else ""
+        super().__init__(
+            f"the subscription {what}was full, and has ended: {dropped:,} messages did not get in; read faster, give it a "
+            'higher limit, or let it drop messages (when_full="drop-oldest")'
+        )
+        self.dropped = dropped
+        self.topic = topic
 
 
 class MessageTooLarge(CallError, ValueError):

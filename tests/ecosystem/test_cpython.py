@@ -9,6 +9,7 @@ from tests.ecosystem import cpython
 
 
 @pytest.mark.slow
+@pytest.mark.version
 @pytest.mark.skipif(not cw.compiled, reason="takes minutes, and decides nothing that is not decided compiled as well")
 @pytest.mark.parametrize("loop", sorted(cpython.LOOPS))
 @pytest.mark.parametrize("module", cpython.MODULES)

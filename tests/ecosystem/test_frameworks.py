@@ -265,7 +265,10 @@ def answer(ask: Callable[[Side], object], side: Side) -> object:
     [
         # To import a framework twice takes longer than all that is asked.
         *(pytest.param(name, 2_000_000, id=name) for name in ("starlette", "flask")),
-        *(pytest.param(name, 50_000_000, id=f"{name}, 50 MB", marks=pytest.mark.slow) for name in FRAMEWORKS),
+        *(
+            pytest.param(name, 50_000_000, id=f"{name}, 50 MB", marks=[pytest.mark.slow, pytest.mark.once])
+            for name in FRAMEWORKS
+        ),
     ],
 )
 def test_both_answer_the_same(name: str, upload_size: int, tmp_path: Path) -> None:

@@ -65,6 +65,7 @@ def check_flask(server: Server) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.once
 def test_fastapi(tmp_path: Path) -> None:
     pytest.importorskip("fastapi")
     with running(tmp_path, FASTAPI) as server:
@@ -95,6 +96,7 @@ def test_counting(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.once
 def test_django(tmp_path: Path) -> None:
     pytest.importorskip("django")
     program, *arguments = shlex.split(PROJECT)

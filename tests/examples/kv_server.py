@@ -116,10 +116,10 @@ class Server:
         return [dict(item.split("=") for item in line.partition(":")[2].split(",")) for line in lines[1:]]
 
 
-def start_kv(shards: int = 2) -> Server:
+def start_kv(shards: int = 2, application: str = "main") -> Server:
     port = free_port()
     bind = ["--shards", str(shards), "--bind", f"127.0.0.1:{port}"]
-    return Server.start([str(SERVE), "examples.kv:main", *bind], port)
+    return Server.start([str(SERVE), f"examples.kv:{application}", *bind], port)
 
 
 def start_redis() -> Server:

@@ -300,6 +300,7 @@ async def customers(server: Server) -> AsyncIterator[Counter[int]]:
 
 
 @pytest.mark.slow
+@pytest.mark.once
 def test_no_request_fails_while_the_shards_are_replaced(server: Server) -> None:
     async def replace() -> None:
         async with customers(server) as statuses:
@@ -310,6 +311,24 @@ def test_no_request_fails_while_the_shards_are_replaced(server: Server) -> None:
 
 
 @pytest.mark.slow
+def test_carts_outlive_a_replacement_of_the_shards(server: Server) -> None:
+    sessions = [f"keeps-{number}" for number in range(8)]
+
+    async def shop() -> None:
+        for number, session in enumerate(sessions):
+            async with client_at(server, number % 2, session=session) as client:
+                assert await json_of(client.put(f"/cart/jewel?count={number + 1}")) == {"jewel": number + 1}
+        await asyncio.to_thread(server.replace)
+        for number, session in enumerate(sessions):
+            async with clients(server, session=session) as both:
+                for client in both:
+                    assert await json_of(client.get("/cart")) == {"jewel": number + 1}
+
+    run(shop())
+
+
+@pytest.mark.slow
+@pytest.mark.once
 def test_a_request_is_told_to_come_again_when_its_carts_shard_has_died(server: Server) -> None:
     async def kill() -> None:
         async with customers(server) as statuses:

@@ -16,6 +16,7 @@ from tests.shards.servers import DEADLINE, eventually
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.once,
     pytest.mark.skipif(CHROMIUM is None, reason="needs Debian's chromium-headless-shell, or another Chromium"),
 ]
 

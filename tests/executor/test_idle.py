@@ -55,8 +55,9 @@ def _spent(process: psutil.Process) -> tuple[int, int, float]:
 
 
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
-@pytest.mark.parametrize("how", ["entered", "attached"])
-@pytest.mark.parametrize("seconds", [1, pytest.param(5, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("how", "seconds"), [("entered", 1), ("attached", 1), pytest.param("attached", 5, marks=pytest.mark.slow)]
+)
 def test_idle_is_asleep(loop: str, how: str, seconds: float) -> None:
     if not os.path.exists("/proc/self/schedstat"):
         pytest.skip("this kernel does not count the times that a process was put on a CPU (/proc/self/schedstat)")

@@ -133,15 +133,13 @@ def test_the_scope_says_of_tls_what_asgi_has_words_for(server: Server, authority
         assert (said.pop("http_version"), other.pop("http_version")) == ("1.1", "2")
         assert said == other
         assert said["scheme"] == "https"
-        assert said["extensions"] == {
-            "tls": {
-                "server_cert": None,
-                "client_cert_chain": [] if certificate is None else [pem],
-                "client_cert_name": None if certificate is None else name,
-                "client_cert_error": None,
-                "tls_version": 0x0304,
-                "cipher_suite": 0x1302,
-            }
+        assert said["extensions"]["tls"] == {
+            "server_cert": None,
+            "client_cert_chain": [] if certificate is None else [pem],
+            "client_cert_name": None if certificate is None else name,
+            "client_cert_error": None,
+            "tls_version": 0x0304,
+            "cipher_suite": 0x1302,
         }
 
 

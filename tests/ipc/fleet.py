@@ -27,6 +27,7 @@ class Fleet:
         self._waits = options.pop("waits", False)
         self._cores = options.pop("cores", None)
         self._start_grace_s = options.pop("start_grace_s", 5.0)
+        self._topics = options.pop("topics", False)
         encode_local = options.pop("encode_local", False)
         assert not options
         self._epoch = 0
@@ -46,6 +47,8 @@ class Fleet:
             limits=cw.Limits(**self._limits),
             encode_local=encode_local,
         )
+        if self._topics:
+            _ = self.mesh.topics  # before there are peers, as a shard does
         for shard in range(1, count):
             self._connect(shard, bells, rings)
         # What shard 0 took is its own now; the rest was for the children.
@@ -117,6 +120,7 @@ class Fleet:
             "idle_poll_us": self._idle_poll_us,
             "waits": self._waits,
             "start_grace_s": self._start_grace_s,
+            "topics": self._topics,
         }
         self.processes[shard] = subprocess.Popen(
             [sys.executable, Path(__file__).with_name("node.py"), json.dumps(config)],
@@ -132,8 +136,8 @@ class Fleet:
 
 @asynccontextmanager
 async def fleet(count: int = 2, **options: Any) -> AsyncIterator[Fleet]:
-    """A fleet of `count` shards, gone at the end. Options: ring, limits, idle_poll_us, waits, cores, start_grace_s, and of
-    shard 0 encode_local."""
+    """A fleet of `count` shards, gone at the end. Options: ring, limits, idle_poll_us, waits, cores, start_grace_s, topics, and
+    of shard 0 encode_local."""
     queues = [cw.Queue("foreground", 8), cw.Queue("background")]
     async with cw.Executor(queues, on_panic="catch") as executor:
         fleet = Fleet(executor, count, **options)

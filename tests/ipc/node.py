@@ -37,6 +37,8 @@ async def main(config: dict[str, Any]) -> None:
             limits=cw.Limits(**config["limits"]),
             start_grace_s=config["start_grace_s"],
         )
+        if config["topics"]:
+            _ = mesh.topics
         for peer in config["peers"]:
             mesh.connect(**{**peer, "doorbell": tuple(peer["doorbell"])})
         probe = Probe(config["shard"], mesh)

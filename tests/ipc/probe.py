@@ -11,6 +11,7 @@ from datetime import datetime
 from typing import Any
 
 import msgspec
+from listening import Listening
 
 import clockworker as cw
 from clockworker.ipc.calls._chain_cy import inherited_deadline_ns
@@ -86,8 +87,9 @@ async def count_up(to: int) -> AsyncIterator[int]:
         yield number
 
 
-class Probe:
+class Probe(Listening):
     def __init__(self, shard_id: int, mesh: cw.Mesh) -> None:
+        super().__init__()
         self.shard_id = shard_id
         self.mesh = mesh
         self.service: cw.Sharded[Probe]

@@ -489,3 +489,70 @@ def test_a_shard_that_is_leaving_says_so(body: bytes, error: type[Exception]) ->
 def test_limits_that_no_word_holds(name: str) -> None:
     with pytest.raises(cw.ConfigurationError, match=f"{name} is 1{'0' * 20}; it must be a whole number from 1 to"):
         Limits(**{name: 10**20})
+
+
+# While the peer hands over its state.
+
+
+def test_calls_to_a_suspended_peer_wait_and_go_to_its_successor_in_order() -> None:
+    ends = Ends(credit=4)
+    new = ends.successor()
+    before = submit(ends)
+    ends.link.suspend()
+    held = [submit(ends), submit(ends, Kind.ONE_WAY), submit(ends, nowait=True), submit(ends)]
+    assert not any(call.done() for call in held)
+    assert numbers(ends) == [1]
+    assert waiting(ends) == held
+    ends.link.settle(before.number)
+    assert numbers(ends) == []
+    ends.link.change(lambda: None)
+    assert [kind for kind, _, _ in new.received()] == [Kind.REQUEST, Kind.ONE_WAY, Kind.REQUEST, Kind.REQUEST]
+    assert not ends.link.holding
+    assert not new.link.holding
+    new.close()
+    ends.close()
+
+
+def test_calls_to_a_suspended_peer_go_to_itself_if_it_stays() -> None:
+    ends = Ends(credit=2)
+    ends.link.suspend()
+    held = [submit(ends) for _ in range(3)]
+    with pytest.raises(cw.ChannelFull):
+        submit(ends, nowait=True)
+    ends.link.resume()
+    assert numbers(ends) == [1, 2]
+    assert waiting(ends) == held[2:]
+    ends.link.resume()
+    assert numbers(ends) == []
+    ends.close()
+
+
+def test_of_calls_to_a_suspended_peer_those_made_within_others_go_when_it_is_said_again() -> None:
+    ends = Ends(credit=4)
+    ends.link.suspend()
+    shallow = submit(ends)
+    token = CHAIN.set(Chain(1))
+    deep = submit(ends)
+    CHAIN.reset(token)
+    assert numbers(ends) == []
+    ends.link.suspend()
+    assert numbers(ends) == [deep.number]
+    assert waiting(ends) == [shallow]
+    later = submit(ends)
+    assert waiting(ends) == [shallow, later]
+    ends.close()
+
+
+def test_a_suspended_peer_that_dies_leaves_nobody_waiting() -> None:
+    ends = Ends()
+    ends.link.suspend()
+    held = submit(ends)
+    ends.link.disconnect("shard 1 died")
+    assert isinstance(held.error, cw.ShardDown)
+    ends.connect(2)
+    assert submit(ends).number == 1
+    ends.link.disconnect("over")
+    ends.link.suspend()
+    with pytest.raises(cw.ShardDown):
+        submit(ends)
+    ends.close()

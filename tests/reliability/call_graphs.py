@@ -10,7 +10,12 @@ from tests.reliability._checks import Result, check
 _CREDITS = (1, 2, 3, 4)
 
 
-@check("random graphs of calls, streams, one-way requests and threads: standstills 0", ci=4_000, release=1_000_000)
+@check(
+    "random graphs of calls, streams, one-way requests and threads: standstills 0",
+    ci=4_000,
+    release=1_000_000,
+    pure=400,
+)
 def call_graphs(trials: int) -> Result:
     first = int(os.environ.get("CALL_GRAPHS_SEED", 0)) or int.from_bytes(os.urandom(5))
     print(f"seeds from {first:,}; CALL_GRAPHS_SEED={first} repeats them", flush=True)

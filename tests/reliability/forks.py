@@ -18,7 +18,11 @@ WAYS = ("os.fork", "multiprocessing", "of a child")
 
 
 @check(
-    "forked children and what they fork: descriptors of ours kept 0, whoever dies first", ci=8, release=400, pace=0.7
+    "forked children and what they fork: descriptors of ours kept 0, whoever dies first",
+    ci=8,
+    release=400,
+    pure=0,
+    pace=0.7,
 )
 def forked_children(trials: int) -> Result:
     """Of each end there are equally many. Every other server accepts by itself, the others' shards do."""

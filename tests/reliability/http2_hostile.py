@@ -41,7 +41,7 @@ _WRONG_FIELDS = [(b"A", b"b"), (b"a", b"\n"), (b":path", b"/"), (b"connection", 
 _SETTINGS = {1: (0, 4_096, 2**32 - 1), 3: (0, 100), 4: (0, 100, 65_535, 2**31 - 1), 5: (16_384, 2**24 - 1), 6: (0, 100)}
 
 
-@check("HTTP/2 clients that send anything", ci=2_000, release=1_000_000, pace=300)
+@check("HTTP/2 clients that send anything", ci=2_000, release=1_000_000, pure=500, pace=300)
 def http2_hostile(trials: int) -> Result:
     """Trials are connections: frames that are valid in most places, some of them changed in some bytes. The application never
     sees what is no request, the server never fails, and nothing of a connection is left behind."""
@@ -238,7 +238,7 @@ ATTACKS: dict[str, Callable[[], bytes]] = {
 }
 
 
-@check("attacks by HTTP/2 leave other clients alone", ci=64, release=20_000, pure=64, pace=4)
+@check("attacks by HTTP/2 leave other clients alone", ci=64, release=20_000, pure=0, pace=4)
 def http2_attacks(trials: int) -> Result:
     """Trials are connections, of each attack in turn, 16 at once. Meanwhile another client's requests are all answered; the
     server keeps no memory, logs no error, and ends in order."""

@@ -15,6 +15,7 @@ RATE = 500
     "HTTP, HUP every 5 s, kill -9 every 7 s, TERM: failed only what the killed shard held; lifespans end behind all requests",
     ci=8,
     release=60,
+    pure=0,
 )
 def http_rolls(seconds: int) -> Result:
     """A trial is a second. A run of a few makes haste."""

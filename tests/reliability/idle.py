@@ -20,7 +20,7 @@ _IDLE_POLL_US = 20_000
 _SLEEPS_AT = 0  # of a doorbell: odd while its shard sleeps
 
 
-@check("idle shards use no CPU", ci=5, release=60, pace=1)
+@check("idle shards use no CPU", ci=5, release=60, pure=0, pace=1)
 def idle_shards(trials: int) -> Result:
     """Trials are seconds. The looks for lost wake-ups, a second, 5 and 21 after falling asleep, are all that is allowed."""
     cpu_ms, waits = uvloop.run(_idle(trials))
@@ -29,7 +29,7 @@ def idle_shards(trials: int) -> Result:
     return Result(trials, f"{waits} wake-ups and {cpu_ms:.2f} ms of CPU in {trials} s")
 
 
-@check("a shard that polls is asleep within idle_poll", ci=20, release=1_000, pace=40)
+@check("a shard that polls is asleep within idle_poll", ci=20, release=1_000, pure=0, pace=40)
 def asleep_within_idle_poll(trials: int) -> Result:
     """From the reply to its last call until it sleeps. A busy machine makes it later, or makes us note the reply too late."""
     took_ms = [each * 1e3 for each in uvloop.run(_fall_asleep(trials))]

@@ -82,7 +82,7 @@ class Victim:
     "metrics scraped during kills: every answer 200 and valid, no counter goes backwards",
     ci=100,
     release=1_000,
-    pure=12,
+    pure=0,
 )
 def scraped_during_kills(trials: int) -> Result:
     with serving(main, shards=SHARDS, options=["--port", "0", "--metrics", "127.0.0.1:0"], timeout=60) as server:

@@ -58,7 +58,9 @@ async def protocols(shard: cw.Shard) -> None:
     await shard.wait_stopped()
 
 
-@check("answers written before TERM or HUP: bytes lost 0, for slow clients within the grace", ci=20, release=1_000)
+@check(
+    "answers written before TERM or HUP: bytes lost 0, for slow clients within the grace", ci=20, release=1_000, pure=4
+)
 def answers_at_stop(trials: int) -> Result:
     """A trial is an answer. Every other one ends its connection; the others' clients could ask again."""
     size = 0
@@ -112,7 +114,7 @@ async def http(shard: cw.Shard) -> None:
     await runner.cleanup()
 
 
-@check("HUP and TERM under load, of streams and of aiohttp: requests failed 0", ci=10, release=100)
+@check("HUP and TERM under load, of streams and of aiohttp: requests failed 0", ci=10, release=100, pure=2)
 def requests_at_stop(trials: int) -> Result:
     """A trial is a HUP. Every other server accepts by itself, the others' shards do; each ends with a TERM."""
     try:

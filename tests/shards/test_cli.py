@@ -503,11 +503,27 @@ def test_what_has_no_effect_is_warned_of(serve: Serve) -> None:
         "CLOCKWORKER_PLAIN": "force",
     }
     server = serve(
-        ECHO, "--shards", "1", "--reload-dir", ".", "--threads", "2", "--blocking-threads", "3", environment=environment
+        ECHO,
+        *(
+            "--shards",
+            "1",
+            "--reload-dir",
+            ".",
+            "--reload-include",
+            "*.html",
+            "--threads",
+            "2",
+            "--blocking-threads",
+            "3",
+        ),
+        *("--limit-max-requests-jitter", "5"),
+        environment=environment,
     )
     server.wait_serving()
     assert re.findall(r"WARNING \[supervisor\] (.*)", server.log) == [
         "--reload-dir has no effect without --reload",
+        "--reload-include has no effect without --reload",
+        "--limit-max-requests-jitter has no effect without --limit-max-requests",
         "--blocking-threads has no effect beside --threads",
         "CLOCKWORKER_SHRADS is no option's variable; did you mean CLOCKWORKER_SHARDS?",
     ]

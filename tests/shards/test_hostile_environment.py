@@ -23,6 +23,7 @@ import pytest
 from clockworker.shards.machine._heritage import STRAY, name_of
 from clockworker.shards.machine._host import OF_SHARD, OF_SUPERVISOR, descriptors_needed
 from clockworker.shards.protocol._pulse import DUMP_SIGNAL
+from tests.shards.keepers import COUNTS, Journal
 from tests.shards.servers import ECHO, Serve, Server, ask, children, eventually, is_alive
 from tests.shards.test_behaviour import WORK, Clients, open_request
 
@@ -85,6 +86,23 @@ def test_whoever_it_runs_as_nothing_is_cut(serve: Serve, place: tuple[str, ...],
     assert {type(error) for error in clients.failed} <= {ConnectionRefusedError, TimeoutError}, clients.failed
     assert "Traceback" not in server.log
     assert "WARNING" not in server.log
+
+
+@pytest.mark.parametrize(
+    "place", [NO_CAPABILITIES, USER_NAMESPACE, PID_1], ids=["no capabilities", "namespace", "PID 1"]
+)
+def test_whoever_it_runs_as_state_is_handed_over(serve: Serve, place: tuple[str, ...]) -> None:
+    server = serve(COUNTS, "--shards", "2", under=under(*place) if place else ())
+    server.wait_serving()
+    with Journal(server) as journal:
+        eventually(lambda: len(journal.acknowledged) >= 8, "clients have begun")
+        os.kill(supervisor_of(server), signal.SIGHUP)
+        server.wait_log(r"shard \d stopped after", 2)
+    journal.check()
+    assert server.log.count("has handed over its state") == 2
+    os.kill(supervisor_of(server), signal.SIGTERM)
+    assert server.wait_exit() == 0
+    assert " ERROR " not in server.log
 
 
 @pytest.mark.parametrize("place", [NO_CAPABILITIES, PID_1], ids=["no capabilities", "PID 1"])

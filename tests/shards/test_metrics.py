@@ -29,6 +29,8 @@ from clockworker.shards.protocol._reading import (
     Reading,
     Requests,
     RouteReading,
+    TopicReading,
+    TopicReadings,
 )
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -45,6 +47,7 @@ def snapshot(
     counters: int = 2,
     routes: Sequence[str] = ("/", "other"),
     preemptive: Sequence[str] = (),
+    topics: Sequence[str] = ("room:7",),
 ) -> Snapshot:
     """Counters of shard i and queue or counter j are different numbers, all of them multiples of `by`."""
     durations = DurationStats((*[0] * 70, 3 * by, *[0] * 100, by), 2**21, by * 5 * 10**6)
@@ -74,6 +77,7 @@ def snapshot(
                 if routes
                 else {}
             ),
+            topics=TopicReadings({name: TopicReading(by, by * (shard + 2), by * 3, shard) for name in topics}),
         )
         readings.append(reading)
     return Snapshot(
@@ -129,6 +133,8 @@ def test_a_page_says_what_prometheus_client_would_write(accept: str) -> None:
         snapshot(preemptive=["slow"]),
         snapshot(preemptive=["fast", "slow"]),
         snapshot(queues=odd, preemptive=odd[1:]),
+        snapshot(topics=odd),
+        snapshot(topics=()),
     ):
         now[0] = then
         body, content_type = metrics.page(accept)

@@ -41,6 +41,7 @@ def test_ours_are_there() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.once
 @pytest.mark.parametrize("peer", HEAD[2:])
 def test_theirs_are_there(peer: str) -> None:
     if importlib.util.find_spec(peer) is None:

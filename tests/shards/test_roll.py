@@ -490,6 +490,7 @@ STARTS_4_S = "import asyncio\n" + ECHO.replace(
 
 
 @pytest.mark.slow
+@pytest.mark.once
 @pytest.mark.parametrize("distribution", ["kernel", "fixed", "least-connections"])
 def test_nobody_waits_for_a_start(serve: Serve, distribution: str) -> None:
     server = serve(STARTS_4_S, "--shards", "2", "--distribution", distribution)

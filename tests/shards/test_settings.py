@@ -51,7 +51,8 @@ EVERY_OPTION = (
     " --limit-request-line 4KiB --limit-request-field-size 1000 --limit-request-fields 20"
     " --h11-max-incomplete-event-size 32KiB --timeout-request-header 1 --timeout-request-body 2 --timeout-keep-alive 3"
     " --timeout-response 4 --limit-concurrency 100 --threads 16"
-    " --timeout-graceful-shutdown 1.5 --timeout-shard-healthcheck 0 --timeout-startup 2 --no-respawn --log-level DEBUG"
+    " --timeout-graceful-shutdown 1.5 --timeout-hand-over 5 --timeout-shard-healthcheck 0 --timeout-startup 2 --no-respawn"
+    " --log-level DEBUG"
     " --log-format json --log-config l --access-log --slow-poll 0.5 --metrics [::1]:4 --control c --pid-file p"
 )
 EVERY_FIELD = ServeConfig(
@@ -97,6 +98,7 @@ EVERY_FIELD = ServeConfig(
     umask=0o027,
     access_log_format="%(h)s",
     timeout_graceful_shutdown=1.5,
+    timeout_hand_over=5.0,
     timeout_shard_healthcheck=0.0,
     timeout_startup=2.0,
     respawn=False,
@@ -194,6 +196,13 @@ def test_switches_can_be_turned_back() -> None:
     assert read("app:main --respawn", CLOCKWORKER_RESPAWN="0").respawn
     assert not settings("app:main --no-access-log", "access_log = true").config.access_log
     assert read("app:main", CLOCKWORKER_NO_PIN="no").pin
+
+
+def test_a_format_of_the_access_log_switches_it_on() -> None:
+    assert read("app:main --access-log-format %(h)s").access_log
+    assert read("app:main", CLOCKWORKER_ACCESS_LOG_FORMAT="%(h)s %(s)s").access_log_format == "%(h)s %(s)s"
+    assert not read("app:main --access-log-format %(h)s --no-access-log").access_log
+    assert not settings("app:main --access-log-format %(h)s", "access_log = false").config.access_log
 
 
 def test_what_is_on_for_http_can_be_turned_off() -> None:

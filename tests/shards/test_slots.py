@@ -20,7 +20,9 @@ from clockworker.shards.protocol._reading import (
     MAX_COUNTER,
     MAX_COUNTERS,
     MAX_ROUTES,
+    MAX_TOPICS,
     OTHER,
+    OTHER_TOPICS,
     CallReading,
     Counters,
     Groups,
@@ -31,6 +33,8 @@ from clockworker.shards.protocol._reading import (
     Requests,
     RingReading,
     RouteReading,
+    TopicReading,
+    TopicReadings,
 )
 from clockworker.shards.protocol._slots import MOST, MOST_BYTES, MOST_NS, VERSION, SlotReader, SlotWriter, create_slots
 from tests.shards.servers import eventually
@@ -90,6 +94,8 @@ requests = st.builds(
     ),
 )
 
+topics = st.builds(TopicReadings, st.dictionaries(route_names, sections(TopicReading), max_size=4))
+
 readings = st.builds(
     Reading,
     bounds["ns"],
@@ -99,6 +105,7 @@ readings = st.builds(
     st.fixed_dictionaries({"foreground": sections(QueueReading), "background": sections(QueueReading)}),
     st.builds(Counters, st.dictionaries(counter_names, st.integers(0, MAX_COUNTER), max_size=MAX_COUNTERS)),
     requests,
+    topics,
 )
 
 
@@ -117,6 +124,23 @@ def test_what_is_written_is_read(reading: Reading, rings: dict[int, RingReading]
         assert reader.read_rings() == tuple(rings.get(peer, RingReading()) for peer in range(4))
     writer.close()
     assert reader.read() == reading
+    reader.close()
+
+
+def test_topics_with_long_names_and_too_many_of_them() -> None:
+    descriptor = create_slots(1, 1)
+    writer, reader = SlotWriter(descriptor, 1), SlotReader(descriptor, ["q"])
+    os.close(descriptor)
+    long = {"ü" * 64 + name: TopicReading(published=1, subscribers=1) for name in ("one", "other")}
+    writer.write(msgspec.structs.replace(Reading.nothing(["q"]), topics=TopicReadings(long)))
+    assert reader.read().topics == TopicReadings({"ü" * 64: TopicReading(published=2, subscribers=2)})
+    many = TopicReadings.of((str(number), TopicReading(delivered=1)) for number in range(MAX_TOPICS + 10))
+    assert len(many.values) == MAX_TOPICS + 1
+    assert many.values[OTHER_TOPICS] == TopicReading(delivered=10)
+    for _ in range(2):
+        writer.write(msgspec.structs.replace(Reading.nothing(["q"]), topics=many))
+        assert reader.read().topics == many
+    writer.close()
     reader.close()
 
 

@@ -10,6 +10,7 @@ cdef dict _current_tasks
 cdef set _rules
 cdef Fiber _running
 cdef long long _DEFAULT_NS, _NOISE_NS, _RETRY_NS, _LONGEST_RETRY_NS, _NEVER_NS
+cdef unsigned long _main_thread
 cdef int _users, _QUIET, _GROWTH
 cdef bint _collecting, _by_hand
 

@@ -61,7 +61,7 @@ if cython.compiled:
     )
     from cython.cimports.clockworker.executor._guard_cy import is_guarded, is_tracing
     from cython.cimports.clockworker.executor._locks_cy import forget_all, held, is_any_held
-    from cython.cimports.clockworker.executor._native import run_in_context
+    from cython.cimports.clockworker.executor._native import PyThread_get_thread_ident, run_in_context
     from cython.cimports.clockworker.executor._seam_cy import is_done
 else:
     from clockworker.executor._clock_cy import now_ns
@@ -84,6 +84,7 @@ _by_hand = False  # a test asks for each cut (`ask`), and no alarm rings
 
 _running: Fiber | None = None  # in which a slice runs
 _users = 0  # executors with preemptive queues that have their loops
+_main_thread = threading.main_thread().ident or 0
 _collecting = False  # garbage: finalizers run, of whatever the collector has found
 
 
@@ -414,6 +415,13 @@ class Slices(Steps):
     def _run_slice(self, queue: QueueState, state: JoinHandle, started: int) -> int:
         """One slice of a step: `_run_step`, of a preemptive queue. What is counted of a step is counted when it has ended."""
         fiber: Fiber = queue.fiber
+        if PyThread_get_thread_ident() != _main_thread and fiber.state is None:
+            # The loop was made in the main thread, and runs in another, where no signal comes: steps are not cut.
+            queue.sliced = False
+            try:
+                return self._run_step(queue, state, started)
+            finally:
+                queue.sliced = self._slicing
         slice_ns = fiber.slice_ns if self._slicing else 0
         if fiber.state is None:
             state.queued = False

@@ -22,10 +22,13 @@ In reading order:
     _wsgi           WSGI applications, in threads; _environ, what they are told; _pipes, bodies to and from a thread;
                     _lent, to the client's socket itself; _wsgi_in_queue, in a queue
     _threads        what --threads is to libraries; _in_queue, functions that run in a queue instead
+    socketio        for applications: the client manager of python-socketio; its extra's
+    channels        for applications: the channel layer of Django Channels; _mailboxes, where its messages wait
 
 executor <- ipc <- shards <- http: `shards` imports this only inside functions, for who serves HTTP.
 """
 
+from clockworker.http import _mailboxes as _mailboxes  # whose functions any shard may be called for
 from clockworker.http._application import asgi, wsgi
 from clockworker.http._marks import queue
 from clockworker.shards.config._http import Route

@@ -11,6 +11,7 @@ Frames are published at once, and peers are told of them at once.
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
@@ -18,6 +19,7 @@ from typing import Any, TypeVar
 from clockworker._errors import ConfigurationError
 from clockworker.executor import Executor
 from clockworker.ipc._expiry import Expiry
+from clockworker.ipc._keeping import Keeping
 from clockworker.ipc._serving import Serving
 from clockworker.ipc._sleep import Sleep
 from clockworker.ipc._stats import LinkStats, MeshStats, stats_of_peer
@@ -32,6 +34,7 @@ from clockworker.ipc.calls._places import Here, There
 from clockworker.ipc.calls._request_cy import Request, Target, logger
 from clockworker.ipc.calls._service import Sharded
 from clockworker.ipc.calls._shared_cy import Shared
+from clockworker.ipc.calls._state import state_methods
 from clockworker.ipc.calls._stream import serve_stream
 from clockworker.ipc.calls._threads import CallFuture, ThreadCalls
 from clockworker.ipc.calls._waits import Waits
@@ -39,6 +42,8 @@ from clockworker.ipc.rings._connection_cy import RingConnection
 from clockworker.ipc.rings._doorbell_cy import Doorbell
 from clockworker.ipc.rings._ends import open_link_ends
 from clockworker.ipc.rings._malloc import keep_freed_memory
+from clockworker.ipc.topics._outlet import TopicStats
+from clockworker.ipc.topics._topics import Topics
 
 S = TypeVar("S")
 R = TypeVar("R")
@@ -57,6 +62,7 @@ class Mesh(Traffic):
     on_poisoned: told the peer and epoch of a ring whose rules the peer broke. Both ends must then be connected anew: the
         peer waits for answers to what we could not read.
     encode_local: encode calls to this shard too, so that a test sees what two shards would; before a service is started.
+    keeping: the services whose state moves when the shard is replaced.
     """
 
     def __init__(
@@ -116,6 +122,14 @@ class Mesh(Traffic):
         ]
         self._versions = Versions(self.home, self._all_links())
         self._serving = Serving(self.home, self, self._versions, start_grace_s)
+        self.keeping = Keeping(
+            self.targets,
+            self._versions,
+            self._all_links(),
+            self.links[shard_id],
+            loop,
+            lambda: bool(self._unfinished) or self.doorbell.has_news(),
+        )
         self._waits = Waits(
             self.shared,
             self._all_links(),
@@ -123,6 +137,8 @@ class Mesh(Traffic):
             {queue_identifier(queue.key): queue.key for queue in queues},
         )
         self._thread_calls = ThreadCalls(self.shared)
+        self._idle_poll_us = idle_poll_us
+        self._topics: Topics | None = None
         executor.poll_source(self, idle_poll_us=idle_poll_us)
 
     # Peers
@@ -137,10 +153,12 @@ class Mesh(Traffic):
         doorbell: tuple[int, int],
         place: int | None = None,
         beside: bool = False,
+        ready: bool = False,
     ) -> None:
         """A peer has come up: its rings, of which `incoming` is ours to read, and its doorbell. Owns the descriptors.
 
-        place: its word in our doorbell. beside: another incarnation of it has its place.
+        peer: may be this shard itself, whose other incarnation it is: that hears what we publish, and state moves there.
+        place: its word in our doorbell. beside: another incarnation of it has its place. ready: it was there before us.
         """
         self.home.check_thread("connect")
         link = self._link(peer, beside)
@@ -153,6 +171,8 @@ class Mesh(Traffic):
         self.heard[place] = link
         self.doorbell.listen(place)
         self._versions.tell_all(link)
+        if self._topics is not None:
+            self._topics.connected(link, ready)
         link.relieved()
         # It may have sent before we were here to be told.
         self.look_at(link)
@@ -172,6 +192,31 @@ class Mesh(Traffic):
         those in flight to the other have been answered."""
         self.home.check_thread("change")
         self.links[peer].change(when_quiet)
+        if self._topics is not None:
+            self._topics.changed(self.links[peer])
+
+    def peer_links(self) -> list[Link]:
+        """To the peers, but not to this shard's own other incarnation."""
+        return [link for link in self.links if link.peer != self.shard_id]
+
+    def suspend(self, peer: int) -> None:
+        """New calls to the peer wait, since it is to hand over its state. Again: those that are made within others go, and the
+        rest still waits."""
+        self.home.check_thread("suspend")
+        self.links[peer].present().suspend()
+
+    def unsent(self, peer: int) -> int:
+        """Bytes to the peer that wait for room in the ring."""
+        return self.links[peer].present().connection.backlog_bytes
+
+    def resume(self, peer: int) -> None:
+        """The peer has kept its place: what waits goes there."""
+        self.home.check_thread("resume")
+        self.links[peer].present().resume()
+
+    def share_cpu(self, shared: bool) -> None:
+        """Another incarnation of this shard runs on the same CPU, and what polling takes is that one's."""
+        self.executor.poll_source(self, idle_poll_us=0 if shared else self._idle_poll_us)
 
     def descriptors(self) -> list[int]:
         """Those that the mesh has."""
@@ -189,6 +234,8 @@ class Mesh(Traffic):
         links = self._all_links()
         if self._unfinished or self.doorbell.has_news() or any(link.serving for link in links):
             return False
+        if self._topics is not None and not self._topics.is_quiet():
+            return False
         return sum(link.one_ways_done for link in links) == self.one_ways_received
 
     def close(self) -> None:
@@ -197,11 +244,30 @@ class Mesh(Traffic):
         self.executor.poll_source(None, idle_poll_us=0)
         self._sleep.close()
         self._expiry.close()
+        if self._topics is not None:
+            self._topics.close()
         for link in self._all_links():
             self._drop(link, "the mesh was closed")
         self._waits.close()
         self._thread_calls.close()
         self.doorbell.close()
+
+    # Topics
+
+    @property
+    def topics(self) -> Topics:
+        """Those of this shard. They begin, and peers are asked for theirs, when they are first asked for, here or by a peer."""
+        if self._topics is None:
+            self.home.check_thread("topics")
+            self._topics = Topics(self.home, self.links, self._others, self.drain)
+            for link in self._all_links():
+                link.connection.relieved = functools.partial(self._relieved, link)
+        return self._topics
+
+    def _relieved(self, link: Link) -> None:
+        link.relieved()
+        if self._topics is not None:
+            self._topics.relieved(link)
 
     # Calls out
 
@@ -226,8 +292,18 @@ class Mesh(Traffic):
     def start(self, service: type[S], instance: S) -> Sharded[S]:
         """Let the other shards call `instance`. Calls that came before are served now."""
         self.home.check_thread("start")
+        state = state_methods(service)
         methods = self._serving.start(service, instance)
-        return Sharded(self.home, self.places, self._thread_calls, instance, methods)
+        if state is None:
+            return Sharded(self.home, self.places, self._thread_calls, instance, methods)
+        gated = self.keeping.keep(instance, state, methods)
+        return Sharded(
+            self.home, self.places, self._thread_calls, instance, methods, gated=gated, is_here=self.keeping.is_here
+        )
+
+    def services(self) -> dict[str, bool]:
+        """Those that are started, and whether their state moves to a successor."""
+        return {name: name in self.keeping.kept for name in self._serving.started}
 
     def ready(self) -> None:
         """All services should have been started by now: calls of others do not wait for that for much longer."""
@@ -266,6 +342,10 @@ class Mesh(Traffic):
             for link, other in zip(self.links, self._others, strict=True)
         ]
 
+    def topic_stats(self) -> dict[str, TopicStats]:
+        """The counters of topics, by name."""
+        return {} if self._topics is None else self._topics.stats()
+
     # What traffic asks for
 
     def unknown(self, link: Link, kind: int, queue: int, identifier: int, number: int, body: bytes) -> Target | None:
@@ -275,6 +355,10 @@ class Mesh(Traffic):
     def take_schema(self, link: Link, body: bytes) -> None:
         """The peer's word of what a service of its own looks like. Raises `PoisonedRing` if it cannot be read."""
         self._versions.take(link, body)
+
+    def take_topic(self, link: Link, kind: int, queue: int, method: int, number: int, body: bytes) -> None:
+        """Something that is about topics. Raises `PoisonedRing` if it breaks their rules."""
+        self.topics.take(link, kind, queue, method, number, body)
 
     def serve_stream(self, request: Request) -> Coroutine[Any, Any, None]:
         """What answers a request for a stream, to be run in the request's queue."""
@@ -294,6 +378,8 @@ class Mesh(Traffic):
 
     def _link(self, peer: int, beside: bool) -> Link:
         link = self.links[peer]
+        if peer == self.shard_id:  # there is one other incarnation at most
+            return link
         return self._others[peer] if link.changed != beside else link
 
     def _all_links(self) -> list[Link]:
@@ -303,6 +389,8 @@ class Mesh(Traffic):
         self._finish(link)
         self.parked = [parked for parked in self.parked if parked[0] is not link]
         link.disconnect(reason)
+        if self._topics is not None:
+            self._topics.lost(link)
 
     def _broken(self, link: Link, error: Exception) -> None:
         peer = link.peer

@@ -27,6 +27,7 @@ class Serving:
         self._versions = versions
         self._start_grace_s = start_grace_s
         self._is_ready = False
+        self.started: list[str] = []
 
     def start(self, service: type, instance: object) -> dict[str, RemoteMethod]:
         """Serve the instance, and the calls that came before. Returns its methods, by attribute."""
@@ -45,6 +46,7 @@ class Serving:
         self._traffic.targets.update(targets)
         schema = service_schema(service, methods)
         self._versions.know_service(schema, methods, instance)
+        self.started.append(schema.service)
         parked, self._traffic.parked = self._traffic.parked, []
         for link, kind, queue, identifier, number, body in parked:
             if link.connection.connected:

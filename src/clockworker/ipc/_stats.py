@@ -43,7 +43,7 @@ class MeshStats(msgspec.Struct, frozen=True):
 
 
 class LinkStats(msgspec.Struct, frozen=True):
-    """The traffic with one peer, over all its incarnations. A shard's link with itself is never used.
+    """The traffic with one peer, over all its incarnations. A shard's link with itself is used while there are two of it.
 
     peer: the other shard. connected: whether there is a ring to it now.
     frames_sent, frames_received, bytes_sent, bytes_received, credit_waits: see `MeshStats`.

@@ -58,6 +58,7 @@ _ACK = int(Kind.ACK)
 _SCHEMA = int(Kind.SCHEMA)
 _BEGUN = int(Kind.BEGUN)
 _LEAVING = int(Kind.LEAVING)
+_TOPIC = int(Kind.TOPIC)
 _ENVELOPE = ENVELOPE
 
 Parked = tuple[Link, int, int, int, int, bytes]  # a request's link, kind, queue, method, number and body
@@ -112,6 +113,10 @@ class Traffic(WorkSource):
 
     def take_schema(self, link: Link, body: bytes) -> None:
         """The peer has started a service."""
+        raise NotImplementedError
+
+    def take_topic(self, link: Link, kind: int, queue: int, method: int, number: int, body: bytes) -> None:
+        """The peer has published something, or says what of ours it hears."""
         raise NotImplementedError
 
     # What the executor asks of a source of work
@@ -262,6 +267,8 @@ class Traffic(WorkSource):
             self._cancel(link, number)
         elif kind == _SCHEMA:
             self.take_schema(link, body)
+        elif _TOPIC <= kind < _ENVELOPE:
+            self.take_topic(link, kind, queue, method, number, body)
         else:
             raise PoisonedRing(f"a frame of unknown kind {kind}")
 

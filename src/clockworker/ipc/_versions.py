@@ -55,6 +55,12 @@ class Versions:
         self._services[schema.service] = {name: (method, getattr(instance, name)) for name, method in methods.items()}
         self.publish(schema)
 
+    def lead_to(self, service: str, instance: object) -> None:
+        """From now on the calls of peers whose version is found to differ run this one's methods."""
+        self._services[service] = {
+            name: (method, getattr(instance, name)) for name, (method, _) in self._services[service].items()
+        }
+
     def tell_all(self, link: Link) -> None:
         """A peer has come up."""
         for schema in self.schemas.values():

@@ -24,6 +24,7 @@ from clockworker.shards.config._config import QueueConfig, ServeConfig
 from clockworker.shards.config._declaration import application
 from clockworker.shards.worker._counter import Counter
 from clockworker.shards.worker._current import current_shard
+from clockworker.shards.worker._peers import PeerChange
 from clockworker.shards.worker._shard import Shard, ShardStats
 
-__all__ = ["Counter", "QueueConfig", "ServeConfig", "Shard", "ShardStats", "application", "current_shard"]
+__all__ = ["Counter", "PeerChange", "QueueConfig", "ServeConfig", "Shard", "ShardStats", "application", "current_shard"]

@@ -9,6 +9,7 @@ In reading order:
     _understanding  what two versions still understand of each other
     _method         what calls of a method are made with
     _definitions    where methods are found: in a service, in modules
+    _state          services whose state moves to a successor; _gate, before which calls of them wait meanwhile
     _service        Sharded, the proxies of a service's instances
     _places         what a proxy's call does, here and on another shard
     _home           the shard itself, as calls see it that are made on it

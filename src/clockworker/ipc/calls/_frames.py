@@ -21,6 +21,12 @@ class Kind(IntEnum):
     SCHEMA = 10  # what the sender means by the methods of a service, or by a function
     BEGUN = 11  # the stream that `call` asked for has been begun with
     LEAVING = 12  # instead of a reply: the shard is leaving; without a body nothing was run
+    TOPIC = 13  # a message of a topic; this and what follows are the topics' own (`topics._words`)
+    PASS_ON = 14
+    TAKEN = 15
+    INTEREST = 16
+    HEARD = 17
+    TOPICS = 18
 
 
 ENVELOPE = 128  # a flag on REQUEST and ONE_WAY: the body begins with one (`_chain_cy`)

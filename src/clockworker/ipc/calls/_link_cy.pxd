@@ -27,6 +27,7 @@ cdef class Link(Channel):
     cdef readonly Link other
     cdef readonly bint changed
     cdef bint split
+    cdef readonly bint holding
     cdef object when_quiet
     cdef Debts _debts
     cdef long long _next_call
@@ -41,10 +42,14 @@ cdef class Link(Channel):
     @cython.locals(theirs=Lane, lane=Lane, call=Call)
     cpdef inherit(self, Link old)
     cpdef hold(self, object when_quiet)
+    @cython.locals(lane=Lane)
+    cpdef suspend(self)
+    cpdef resume(self)
     @cython.locals(other=Link, within=Chain)
     cdef Link _way(self)
     @cython.locals(way=Link, shared=Shared, connection=Connection, method=Method, current=JoinHandle, membership=Membership, lane=Lane, queue=cython.longlong, depth=cython.longlong, body=bytes)
     cpdef submit(self, Call call)
+    cdef bint _will_begin(self, Lane lane) except -1
     @cython.locals(lane=Lane)
     cdef _full(self, Call call, bint crowded)
     @cython.locals(shared=Shared, connection=Connection, current=JoinHandle, membership=Membership, lane=Lane, queue=cython.longlong, body=bytes)

@@ -11,6 +11,10 @@ one and after the change the new one, so no call waits for a replacement. Those 
 to. A call that is part of a request of the peer's goes to the incarnation that asked, which waits for it. At the next
 replacement the two links change parts.
 
+Where the old incarnation hands over its state, the link to it is suspended before that: new calls wait in their lanes, and go
+to the successor at the change, in the order in which they were made. A call that is made within others may be what one waits
+for that is running there, and is let through when that seems to be so (`suspend`).
+
 The peer may be found to have broken its ring whenever something is sent to it, and all calls end at once then: also in the
 midst of a loop here over those that wait or are in flight. So each such loop looks at each turn at what is still there.
 """
@@ -71,6 +75,7 @@ class Link(Channel):
     other: Link | None  # to the peer's other incarnation; None: this is the other
     changed: bool  # the other's incarnation has the place
     split: bool  # calls may be for the other
+    holding: bool  # suspended
     when_quiet: Callable[[], None] | None  # after the change: told when no call to the old incarnation is in flight
 
     def __init__(self, connection: Connection, shared: Shared) -> None:
@@ -96,6 +101,7 @@ class Link(Channel):
         self.other = None
         self.changed = False
         self.split = False
+        self.holding = False
         self.when_quiet = None
         self._debts = Debts(shared.limits.credit)
         self._next_call = 0
@@ -118,6 +124,7 @@ class Link(Channel):
             if call.state != DONE:
                 self._fail(call, ShardDied(f"{reason} with {call.method.name} in flight; it may have run or not"))
         self.when_quiet = None
+        self.holding = False
         self._refuse_waiting()
         for request in serving.values():
             try:
@@ -147,6 +154,7 @@ class Link(Channel):
         old = self.present()
         self.changed = not self.changed
         self.look_for_split()
+        old.holding = False
         self.present().inherit(old)
         old.hold(when_quiet)
 
@@ -167,6 +175,22 @@ class Link(Channel):
             self.when_quiet = when_quiet
         else:
             when_quiet()
+
+    def suspend(self) -> None:
+        """New calls wait. Again: of those that wait, the ones that are made within others go now, and the rest still waits.
+        One of them may be what is waited for by a call that is running there."""
+        if self.holding:
+            self.holding = False
+            for lane in list(self.credit.lanes.values()):
+                if lane.depth > 0:
+                    self._give_back(lane, 0)
+        self.holding = self.connection.connected
+
+    def resume(self) -> None:
+        """What waits goes to whom it was meant for."""
+        if self.holding:
+            self.holding = False
+            self.relieved()
 
     def _way(self) -> Link:
         """The link for a call that is made now."""
@@ -230,9 +254,9 @@ class Link(Channel):
         lane = self.credit.lane(queue, depth)
         call.body = body
         call.lane = lane
-        if lane.credit > 0 and not connection.crowded:
+        if lane.credit > 0 and not connection.crowded and not self.holding:
             self._begin(call)
-        elif call.nowait or (depth == _DEEPEST and lane.credit <= 0):
+        elif (call.nowait and not self._will_begin(lane)) or (depth == _DEEPEST and lane.credit <= 0):
             raise self._full(call, connection.crowded)
         else:
             call.state = WAITING
@@ -242,6 +266,10 @@ class Link(Channel):
                 shared.watch()
         if call.deadline_ns and call.state != DONE and shared.deadlines.add(call.deadline_ns, call):
             shared.new_earliest()
+
+    def _will_begin(self, lane: Lane) -> bool:
+        """Whether one more call has credit, and is sent as soon as the link is no longer suspended."""
+        return self.holding and not self.connection.crowded and len(lane.waiting) < lane.credit
 
     def _full(self, call: Call, crowded: bool) -> ChannelFull:
         """The error of a call that finds no credit and does not wait."""
@@ -337,7 +365,7 @@ class Link(Channel):
 
     def _give_back(self, lane: Lane, count: int) -> None:
         lane.credit += count
-        while lane.waiting and lane.credit > 0 and not self.connection.crowded:
+        while lane.waiting and lane.credit > 0 and not self.connection.crowded and not self.holding:
             call: Call = lane.waiting.popitem(last=False)[0]
             self._begin(call)
 

@@ -41,6 +41,9 @@ _STREAMS = (collections.abc.AsyncIterator, collections.abc.AsyncGenerator, colle
 # Of modules, which nobody has looked at since they were marked.
 marked_functions: list[Callable[..., Any]] = []
 
+# Module and qualified name of each class of a module that has a marked method.
+marked_methods: list[tuple[str, str]] = []
+
 
 class RemoteOptions(msgspec.Struct, frozen=True):
     """What `@remote(...)` was given. annotations: by parameter ("return" for the result), those that could be resolved where
@@ -106,6 +109,8 @@ def remote(
         setattr(function, _MARK, RemoteOptions(queue, raises, _resolve_now(function, name, parameters, signature)))
         if is_of_a_module(function):
             marked_functions.append(function)
+        elif "<locals>" not in function.__qualname__:
+            marked_methods.append((function.__module__, function.__qualname__.rpartition(".")[0]))
         return function
 
     return mark if function is None else mark(function)

@@ -15,6 +15,7 @@ cdef class Target:
     cdef readonly object function
     cdef readonly Membership membership
     cdef readonly object carrier
+    cdef readonly Py_ssize_t running
 
 
 cdef class Request:

@@ -82,6 +82,7 @@ class Target:
     function: Callable[..., Any]  # takes all arguments by position
     membership: Membership | None  # of the method's own queue
     carrier: asyncio.Task[Any] | None  # the current task of all calls of a method that cannot suspend; None if it can
+    running: int  # how many requests have come and are not answered
 
     def __init__(
         self,
@@ -95,6 +96,12 @@ class Target:
         self.method = method
         self.function = function
         self.membership = membership
+        self.carrier = carrier
+        self.running = 0
+
+    def lead_to(self, function: Callable[..., Any], carrier: asyncio.Task[Any] | None) -> None:
+        """From now on requests run this instead."""
+        self.function = function
         self.carrier = carrier
 
 
@@ -304,6 +311,7 @@ class Request:
             return
         self.ended = True
         self.task = None
+        self.target.running -= 1
         if self.chain is not None:
             self.chain.ended = True
             self.chain = None
@@ -368,6 +376,7 @@ def new_request(
     request.link = link
     request.epoch = link.connection.epoch
     request.target = target
+    target.running += 1
     request.queue = queue
     request.number = number
     request.deadline_ns = deadline_ns

@@ -33,21 +33,34 @@ class Sharded(Generic[S]):
         threads: ThreadCalls,
         instance: S,
         methods: dict[str, RemoteMethod],
+        *,
+        gated: object = None,
+        is_here: Callable[[], bool] = lambda: True,
     ) -> None:
+        """gated: what this shard's own calls go to in place of the instance, whose state moves."""
         self._name = type(instance).__name__
         self._home = home
         self._places = places
         self._threads = threads
         self._instance = instance
+        self._called = called = instance if gated is None else gated
+        self._is_here = is_here
         self._methods = methods
-        self._proxies: list[Any] = [_Proxy(place, instance, methods, 0, nowait=False) for place in places]
+        self._proxies: list[Any] = [_Proxy(place, called, methods, 0, nowait=False) for place in places]
         self._send = Outbox(self._find_senders).send
-        self._nowait: list[Any] = [_Proxy(place, instance, methods, 0, nowait=True) for place in places]
+        self._nowait: list[Any] = [_Proxy(place, called, methods, 0, nowait=True) for place in places]
 
     @property
     def local(self) -> S:
         """This shard's own instance."""
         return self._instance
+
+    @property
+    def is_here(self) -> bool:
+        """Whether this shard's instance is the one that counts. False from when its `hand_over` begins, and in a shard that has
+        been replaced: then calls through `on(shard.id)` wait for the successor, and go there, and what is done to `local`
+        directly is lost. Always true of a service that has no `hand_over`."""
+        return self._is_here()
 
     @property
     def others(self) -> list[int]:
@@ -110,7 +123,7 @@ class Sharded(Generic[S]):
     ) -> None:
         """As `send`, at once. ChannelFull if there is no credit."""
         place, remote = self._place(shard), self._remote(method)
-        place.send_nowait(remote, getattr(self._instance, remote.attribute), remote.bind(*args, **kwargs))
+        place.send_nowait(remote, getattr(self._called, remote.attribute), remote.bind(*args, **kwargs))
 
     @overload
     async def map(
@@ -209,7 +222,7 @@ class Sharded(Generic[S]):
 
     def _find_senders(self, method: AnyCall) -> list[Sender]:
         remote = self._remote(method)
-        bound = getattr(self._instance, remote.attribute)
+        bound = getattr(self._called, remote.attribute)
         return [place.sender(remote, bound) for place in self._places]
 
     def _place(self, shard: int) -> Here | There:

@@ -151,6 +151,8 @@ class Waits:
         return text + (f"; {count - waiting:,} more wait elsewhere" if count > waiting else "")
 
     def _what(self, link: Link, lane: Lane) -> str:
+        if link.holding:
+            return "its successor, to which it hands over its state"
         if lane.credit > 0:
             return f"room in the ring, before which {link.connection.backlog_bytes:,} bytes wait"
         asked = Counter(

@@ -21,6 +21,7 @@ from clockworker._errors import ApplicationError
 from clockworker.executor import Queue
 from clockworker.ipc.calls._annotations import layers
 from clockworker.ipc.calls._remote import noted
+from clockworker.ipc.calls._state import mistakes
 from clockworker.shards.config._declaration import WANTED, Application
 from clockworker.shards.config._http import Interface
 from clockworker.shards.config._spelling import did_you_mean
@@ -48,7 +49,7 @@ def load_application(app: str, app_dir: str, *, factory: bool, interface: Interf
         if isinstance(target, Application) and callable(made) and not isinstance(made, Application):
             made = Application(made, target.queues)
         target = made
-    for mistake in noted(before):
+    for mistake in [*noted(before), *mistakes()]:
         raise ApplicationError(mistake)
     if isinstance(target, Application):
         if target.served is not None:

@@ -161,6 +161,7 @@ class ServeConfig(msgspec.Struct, frozen=True):
     ssl_ciphers: str | None = None
     ssl_version: TlsVersion = "1.2"
     timeout_graceful_shutdown: float = 30.0
+    timeout_hand_over: float = 10.0
     timeout_shard_healthcheck: float = 30.0
     timeout_startup: float = 60.0
     shard_lifetime: float | None = None

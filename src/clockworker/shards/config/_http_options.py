@@ -61,6 +61,14 @@ HTTP_OPTIONS = (
     ),
     Option(
         "http",
+        ("--proxy-protocol", "--no-proxy-protocol"),
+        "",
+        parse.parse_flag,
+        "connections of proxies that are trusted begin with a header of the PROXY protocol, 1 or 2; default off",
+        takes=(bool,),
+    ),
+    Option(
+        "http",
         ("--http2", "--no-http2"),
         "",
         parse.parse_flag,
@@ -236,21 +244,5 @@ HTTP_OPTIONS = (
         "threads of each shard for `def` endpoints, WSGI and run_blocking() alike; unless given, anyio's 40, Python's own "
         "number, and --blocking-threads",
         takes=(int,),
-    ),
-    Option(
-        "life",
-        ("--shard-lifetime",),
-        "S",
-        parse.parse_limit,
-        "seconds after which a shard is replaced, by one that is ready before it leaves",
-        takes=(int, float),
-    ),
-    Option(
-        "life",
-        ("--shard-max-rss",),
-        "SIZE",
-        parse.parse_max_rss,
-        "resident memory beyond which a shard is replaced so, for example 512MiB",
-        takes=(int, str),
     ),
 )

@@ -284,6 +284,14 @@ OPTIONS = (
     ),
     Option(
         "life",
+        ("--timeout-hand-over",),
+        "S",
+        parse.parse_limit,
+        "seconds that services have to hand over their state when a shard is replaced, while calls of them wait; default 10",
+        takes=(int, float),
+    ),
+    Option(
+        "life",
         ("--timeout-shard-healthcheck",),
         "S",
         parse.parse_seconds,
@@ -297,6 +305,22 @@ OPTIONS = (
         parse.parse_limit,
         "seconds that a shard has to become ready; default 60",
         takes=(int, float),
+    ),
+    Option(
+        "life",
+        ("--shard-lifetime",),
+        "S",
+        parse.parse_limit,
+        "seconds after which a shard is replaced, by one that is ready before it leaves",
+        takes=(int, float),
+    ),
+    Option(
+        "life",
+        ("--shard-max-rss",),
+        "SIZE",
+        parse.parse_max_rss,
+        "resident memory beyond which a shard is replaced so, for example 512MiB",
+        takes=(int, str),
     ),
     Option(
         "life",
@@ -364,14 +388,6 @@ OPTIONS = (
         parse.parse_flag,
         "check the configuration and import the application, then exit: 0 if all is well",
         takes=(),
-    ),
-    Option(
-        "http",
-        ("--proxy-protocol", "--no-proxy-protocol"),
-        "",
-        parse.parse_flag,
-        "connections of proxies that are trusted begin with a header of the PROXY protocol, 1 or 2; default off",
-        takes=(bool,),
     ),
     Option(
         "operations",

@@ -3,7 +3,7 @@
 Names follow Prometheus's conventions: base units, `_total` for counters. What belongs to a shard has the label `shard`,
 what belongs to a queue has `queue` too, and what belongs to HTTP's routes `route`. Histograms are given by queue (and route)
 over all shards, since a series for each shard and bucket would be most of the page; nothing has a series for each pair of
-shards. HTTP's families are there where HTTP is served, and those of preemptive queues where there are some.
+shards. HTTP's families are there where HTTP is served, and so it is with those of topics and of preemptive queues.
 
 What of a reading is shown, under which name, its own fields say (`_figures`). Here is the rest: what the supervisor knows, and
 what is made of several figures.
@@ -42,6 +42,7 @@ from clockworker.shards.protocol._reading import (
     Reading,
     Requests,
     RouteReading,
+    TopicReading,
 )
 
 # Buckets that are shown: up to each second power of two of nanoseconds, 1 us to 17 s. They end where buckets of ours do: the
@@ -151,6 +152,8 @@ _OF_ROUTE = tuple(
     (figure, _LABELS_OF_ROUTE.get(figure.family.name, ("queue", "route"))) for figure in _figures(RouteReading)
 )
 
+_OF_TOPIC = _figures(TopicReading)
+
 _Durations = tuple[Family, Callable[..., DurationStats]]
 
 
@@ -185,7 +188,8 @@ class Metrics:
         readings = [totals.reading for totals in snapshot.totals]
         queues = tuple(tuple(reading.queues) for reading in readings)
         routes = tuple(tuple(row[:2] for row in reading.http.rows()) for reading in readings)
-        shape = queues, routes, tuple(_counters(snapshot)), len(process), tuple(_preemptive(snapshot))
+        topics = tuple(tuple(reading.topics.values) for reading in readings)
+        shape = queues, routes, topics, tuple(_counters(snapshot)), len(process), tuple(_preemptive(snapshot))
         return self._page.render(accept, shape, values, lambda: iter([*_families(snapshot), *process]))
 
     def collect(self) -> Iterator[Metric]:
@@ -212,6 +216,10 @@ def _values(snapshot: Snapshot) -> list[float]:
         for reading in readings:
             for added_up in _by_labels(reading.http, labels, figure).values():
                 values += added_up
+    for figure in _OF_TOPIC:
+        for reading in readings:
+            for topic in reading.topics.values.values():
+                values += figure.values(topic)
     for _, durations_of in _SUMMARIES:
         for reading in readings:
             durations = durations_of(reading)
@@ -257,6 +265,11 @@ def _families(snapshot: Snapshot) -> Iterator[Metric]:
         ]
         if series:
             yield _family(figure, ["shard", *labels], series, values)
+    topics = [
+        [str(shard), name] for shard, totals in enumerate(snapshot.totals) for name in totals.reading.topics.values
+    ]
+    for figure in _OF_TOPIC if topics else ():
+        yield _family(figure, ["shard", "topic"], topics, values)
     for shown, _ in _SUMMARIES:
         summary = SummaryMetricFamily(f"clockworker_{shown.name}", shown.help, labels=["shard"])
         for shard in shards:

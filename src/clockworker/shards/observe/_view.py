@@ -13,7 +13,14 @@ import msgspec
 
 from clockworker.executor import DurationStats
 from clockworker.shards.observe._ledger import Totals
-from clockworker.shards.protocol._reading import Groups, QueueReading, Reading, RouteReading
+from clockworker.shards.protocol._reading import (
+    Groups,
+    QueueReading,
+    Reading,
+    RouteReading,
+    TopicReading,
+    TopicReadings,
+)
 
 
 class Durations(msgspec.Struct, frozen=True):
@@ -85,6 +92,22 @@ class RouteView(msgspec.Struct, frozen=True):
     requests: RequestView
 
 
+class TopicView(msgspec.Struct, frozen=True):
+    """The messages of one topic, over all shards: per second, and since the start. "(others)": of topics beyond the first 64.
+
+    subscribers: now. dropped: what subscribers with a full queue, and shards that were too slow or died, did not get.
+    """
+
+    topic: str
+    subscribers: int
+    published_per_s: float
+    delivered_per_s: float
+    dropped_per_s: float
+    published: int
+    delivered: int
+    dropped: int
+
+
 class Rates(msgspec.Struct, frozen=True):
     """cpu: used, as the kernel counts it. busy: steps of tasks; driver: the loop's own work. steal: the time in which the
     shard could have run and another process had its CPU."""
@@ -152,6 +175,7 @@ class ServerStats(msgspec.Struct, frozen=True):
     shards: list[ShardView]
     queues: list[QueueView]
     routes: list[RouteView]
+    topics: list[TopicView]
     total: TotalView
 
 
@@ -224,6 +248,28 @@ def _requests(now: RouteReading, lately: RouteReading, window_s: float) -> Reque
         waiting=now.waiting,
         websockets=now.websockets,
         time=Durations.of(lately.time),
+    )
+
+
+def view_topics(total: Reading, lately: Sequence[Reading], window_s: float) -> list[TopicView]:
+    """Over all shards, of which `total` has all that was counted."""
+    recent = TopicReadings.total(each.topics for each in lately)
+    return [
+        _topic(name, now, recent.values.get(name, TopicReading()), window_s)
+        for name, now in total.topics.values.items()
+    ]
+
+
+def _topic(name: str, now: TopicReading, lately: TopicReading, window_s: float) -> TopicView:
+    return TopicView(
+        topic=name,
+        subscribers=now.subscribers,
+        published_per_s=lately.published / window_s if window_s else 0.0,
+        delivered_per_s=lately.delivered / window_s if window_s else 0.0,
+        dropped_per_s=lately.dropped / window_s if window_s else 0.0,
+        published=now.published,
+        delivered=now.delivered,
+        dropped=now.dropped,
     )
 
 

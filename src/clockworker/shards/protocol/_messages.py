@@ -13,9 +13,9 @@ descriptors beyond `MAX_DESCRIPTORS` go ahead of it (`Ahead`). Of a shard neithe
 A conversation:
 
     supervisor: Configure (first, once), Connect, Change and Disconnect as peers come and go, Begin, AcceptFrom and
-                CeaseFrom, Stop, Leave
+                CeaseFrom, Stop, Leave; Hold, Shut, TakeState, Release, Moved
     shard:      Declared, Ready or Failed or NoRoom, Serves, Terminated, ListenersClosed, Drained; Quiet; Poisoned, Unconnected;
-                Stirred
+                Stirred; Held, IsShut, Running, Taken, NotTaken
 
 `Begin` follows the first round of `Connect`: an application that starts must find its peers connected, or its first
 calls would end in `ShardDown`.
@@ -23,6 +23,10 @@ calls would end in `ShardDown`.
 open work may need them. `Leave` comes once every shard that stops is `Drained`, and ends the process.
 Where one shard alone is replaced, its peers are connected with its successor beside it. At the `Change` their calls go to the
 successor, and each says `Quiet` once those that it had sent to the old one have been answered, which then may leave.
+If it has services whose state moves, that is before the `Change`: `Hold` has everybody's calls to the shard wait, and when all
+say that theirs are `Held` the shard is told `Shut`, and ends what is running. Then `IsShut`, and the successor is told
+`TakeState`, and fetches it from the old one over rings of their own. `Moved` tells the old one that it has it, and `Release`
+tells all that it could not, and everything goes on as before.
 """
 
 from __future__ import annotations
@@ -35,13 +39,15 @@ import socket
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 import msgspec
 
 from clockworker._errors import ControlError
 from clockworker.ipc.rings._memory_cy import create_memory
 from clockworker.shards.config._config import ServeConfig
+
+CameBy: TypeAlias = Literal["start", "roll", "crash"]
 
 MAX_MESSAGE = 64 * 1024
 MAX_DESCRIPTORS = 253  # SCM_MAX_FD in Linux
@@ -59,7 +65,9 @@ class Enclosed(msgspec.Struct, frozen=True, tag="enclosed"):
 
 class Configure(msgspec.Struct, frozen=True, tag="configure"):
     """Descriptors: the doorbell's memory and its eventfd, the slots, the pulse, the dump, the witness's socket, and of the
-    handover the line of each bind, in their order. place: the word of this incarnation in the doorbells of its peers."""
+    handover the line of each bind, in their order. place: the word of this incarnation in the doorbells of its peers.
+    incarnation: its number among those of the shard. came_by: what it was started for. inherits: the services whose state its
+    predecessor will hand over."""
 
     shard: int
     count: int
@@ -73,16 +81,22 @@ class Configure(msgspec.Struct, frozen=True, tag="configure"):
     pool_cpus: tuple[
         int, ...
     ] = ()  # theirs: those of the server that no shard has, if there are any. None: as they come
+    incarnation: int = 1
+    came_by: CameBy = "start"
+    inherits: tuple[str, ...] = ()
 
 
 class Connect(msgspec.Struct, frozen=True, tag="connect"):
     """A peer has started. Descriptors: incoming ring, outgoing ring, the peer's doorbell's memory and its eventfd. place: its
-    word in our doorbell. beside: another incarnation of it has its place."""
+    word in our doorbell. beside: another incarnation of it has its place. incarnation: which this is. ready: it serves already.
+    The peer may be the other incarnation of the shard itself."""
 
     peer: int
     epoch: int
     place: int
     beside: bool
+    incarnation: int = 1
+    ready: bool = False
 
 
 class Disconnect(msgspec.Struct, frozen=True, tag="disconnect"):
@@ -96,6 +110,37 @@ class Change(msgspec.Struct, frozen=True, tag="change"):
     """The two incarnations of a peer change places: new calls go to the successor. Say when those to the old are answered."""
 
     peer: int
+
+
+class Hold(msgspec.Struct, frozen=True, tag="hold"):
+    """This shard is to hand over its state: let new calls to it wait, and say when what was sent before has all gone; so the
+    shard itself, with those of its own. again: of those that wait, the ones that are made within others go, since one of these
+    may be what the shard waits for. Nothing more is to be said then."""
+
+    shard: int
+    again: bool = False
+
+
+class Shut(msgspec.Struct, frozen=True, tag="shut"):
+    """Everybody holds. As soon as what is running on services whose state moves has ended, nothing more is to begin. Say
+    when."""
+
+
+class TakeState(msgspec.Struct, frozen=True, tag="take-state"):
+    """Fetch the state of these services from the incarnation that has the place, within so many seconds."""
+
+    services: tuple[str, ...]
+    seconds: float
+
+
+class Release(msgspec.Struct, frozen=True, tag="release"):
+    """The shard keeps its place and its state. What waits goes on."""
+
+    shard: int
+
+
+class Moved(msgspec.Struct, frozen=True, tag="moved"):
+    """The successor has the state: what waits, and what still comes, goes there."""
 
 
 class Reopen(msgspec.Struct, frozen=True, tag="reopen"):
@@ -159,9 +204,10 @@ class Declared(msgspec.Struct, frozen=True, tag="declared"):
 
 class Ready(msgspec.Struct, frozen=True, tag="ready"):
     """`serves`: the binds for which the application has made a server, and how many connections that has room for if it has a
-    limit of its own. Connections may come."""
+    limit of its own. Connections may come. services: those that are started, and whether their state moves."""
 
     serves: dict[str, int | None]
+    services: dict[str, bool] = {}
 
 
 class Serves(msgspec.Struct, frozen=True, tag="serves"):
@@ -210,6 +256,35 @@ class Quiet(msgspec.Struct, frozen=True, tag="quiet"):
     peer: int
 
 
+class Held(msgspec.Struct, frozen=True, tag="held"):
+    """New calls of ours to this shard wait, and all that we had sent is in the ring."""
+
+    shard: int
+
+
+class IsShut(msgspec.Struct, frozen=True, tag="is-shut"):
+    """The state of our services does not change any more, and can be fetched."""
+
+
+class Running(msgspec.Struct, frozen=True, tag="running"):
+    """What keeps this shard from being shut: methods, some of them."""
+
+    methods: tuple[str, ...]
+
+
+class Taken(msgspec.Struct, frozen=True, tag="taken"):
+    """The state of all services is here. size: bytes, encoded."""
+
+    size: int
+
+
+class NotTaken(msgspec.Struct, frozen=True, tag="not-taken"):
+    """It cannot be had. `traceback` is empty where `message` says it all."""
+
+    message: str
+    traceback: str = ""
+
+
 class Unconnected(msgspec.Struct, frozen=True, tag="unconnected"):
     """The link of this epoch could not be made, for want of a descriptor or memory. Both ends need a new one."""
 
@@ -229,6 +304,11 @@ ToShard: TypeAlias = (
     | Connect
     | Disconnect
     | Change
+    | Hold
+    | Shut
+    | TakeState
+    | Release
+    | Moved
     | Reopen
     | TakeAll
     | Begin
@@ -248,6 +328,11 @@ ToSupervisor: TypeAlias = (
     | ListenersClosed
     | Drained
     | Quiet
+    | Held
+    | IsShut
+    | Running
+    | Taken
+    | NotTaken
     | Poisoned
     | Unconnected
     | Stirred

@@ -22,6 +22,9 @@ COUNTER_NAME_BYTES = 56
 MAX_ROUTES = 64
 ROUTE_BYTES = 128  # of a route's name; a longer one is cut
 OTHER = "other"  # the name of what matches no route, and of routes beyond the first 64
+MAX_TOPICS = 64
+TOPIC_BYTES = 128  # of a topic's name; a longer one is cut
+OTHER_TOPICS = "(others)"  # the name of topics beyond the first 64
 RESERVED_NAMES = ("clockworker_", "process_")
 
 _NAME = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")
@@ -393,6 +396,58 @@ def _added_up(rows: Iterable[tuple[str, str, RouteReading]]) -> Requests:
     return Requests(by_queue)
 
 
+_MESSAGES = Family(
+    "topic_messages",
+    "Messages of topics: published here; delivered to subscribers here; dropped: not got by a subscriber here whose queue was "
+    "full, or by a shard that was too slow or died.",
+    "what",
+)
+
+
+class TopicReading(Section, frozen=True):
+    """The messages of one topic. subscribers: now."""
+
+    published: Annotated[int, counter(_MESSAGES, "published")] = 0
+    delivered: Annotated[int, counter(_MESSAGES, "delivered")] = 0
+    dropped: Annotated[int, counter(_MESSAGES, "dropped")] = 0
+    subscribers: Annotated[int, gauge("topic_subscribers", "Subscribers of topics.")] = 0
+
+
+class TopicReadings(msgspec.Struct, frozen=True):
+    """By topic. At most `MAX_TOPICS` have names; those beyond are `OTHER_TOPICS`."""
+
+    values: dict[str, TopicReading] = {}
+
+    @classmethod
+    def of(cls, rows: Iterable[tuple[str, TopicReading]]) -> TopicReadings:
+        """Those of one name are added up."""
+        found: dict[str, list[TopicReading]] = {}
+        for name, reading in rows:
+            if name not in found and name != OTHER_TOPICS and len(found) - (OTHER_TOPICS in found) >= MAX_TOPICS:
+                name = OTHER_TOPICS
+            found.setdefault(name, []).append(reading)
+        return cls({name: TopicReading.total(each) if len(each) > 1 else each[0] for name, each in found.items()})
+
+    def then(self, later: TopicReadings) -> TopicReadings:
+        """A topic that the later incarnation has not used keeps what it has counted."""
+        if not self.values:
+            return later
+        names = dict.fromkeys((*later.values, *self.values))
+        return TopicReadings.of(
+            (name, self.values.get(name, _NO_TOPIC).then(later.values.get(name, _NO_TOPIC))) for name in names
+        )
+
+    def since(self, earlier: TopicReadings) -> TopicReadings:
+        """A topic that was not named before has done it all since."""
+        return TopicReadings(
+            {name: now.since(earlier.values.get(name, _NO_TOPIC)) for name, now in self.values.items()}
+        )
+
+    @classmethod
+    def total(cls, parts: Iterable[TopicReadings]) -> TopicReadings:
+        return cls.of(row for part in parts for row in part.values.items())
+
+
 class RingReading(Section, frozen=True):
     """The traffic with one peer. None of it is on the page, whose series would then grow with the square of the shards.
 
@@ -420,6 +475,7 @@ class Reading(msgspec.Struct, frozen=True):
     queues: dict[str, QueueReading]
     counters: Counters = Counters()
     http: Requests = Requests()
+    topics: TopicReadings = TopicReadings()
 
     @classmethod
     def nothing(cls, queues: Iterable[str] = ()) -> Reading:
@@ -436,6 +492,7 @@ class Reading(msgspec.Struct, frozen=True):
             {name: self.queues.get(name, _NO_QUEUE).then(later.queues.get(name, _NO_QUEUE)) for name in names},
             self.counters.then(later.counters),
             self.http.then(later.http),
+            self.topics.then(later.topics),
         )
 
     def since(self, earlier: Reading) -> Reading:
@@ -454,6 +511,7 @@ class Reading(msgspec.Struct, frozen=True):
             },
             self.counters.since(earlier.counters),
             self.http.since(earlier.http),
+            self.topics.since(earlier.topics),
         )
 
     @classmethod
@@ -468,6 +526,7 @@ class Reading(msgspec.Struct, frozen=True):
             {name: QueueReading.total(part.queues[name] for part in parts if name in part.queues) for name in names},
             Counters.total(part.counters for part in parts),
             Requests.total(part.http for part in parts),
+            TopicReadings.total(part.topics for part in parts),
         )
 
     def summary(self) -> str:
@@ -484,5 +543,6 @@ class Reading(msgspec.Struct, frozen=True):
 
 
 _NO_QUEUE = QueueReading()
+_NO_TOPIC = TopicReading()
 _NO_ROUTE = RouteReading()
 _NO_ROUTES: dict[str, RouteReading] = {}

@@ -8,8 +8,9 @@ a writer that is killed or merely not running half-way leaves readers without a 
 there.
 
     header   version, for how many queues there is room, number of shards, sequence
-    set      written_ns, number of routes, process, loop, calls, the application's counters; of each queue its section; of
-             each peer its ring's section; of each route its queue's number, its name, its section
+    set      written_ns, number of routes, number of topics, process, loop, calls, the application's counters; of each queue
+             its section; of each peer its ring's section; of each route its queue's number, its name, its section; of each
+             topic its name and its section
 
 A section is its struct's fields in order, a word each, but a histogram is its length, total, maximum and a word for each
 bucket, and a table of groups or counters is their number and, for each, the bytes of its name and its value. The names of
@@ -54,8 +55,10 @@ from clockworker.shards.protocol._reading import (
     MAX_COUNTERS,
     MAX_GROUPS,
     MAX_ROUTES,
+    MAX_TOPICS,
     RESERVED_NAMES,
     ROUTE_BYTES,
+    TOPIC_BYTES,
     CallReading,
     Counters,
     Groups,
@@ -66,12 +69,16 @@ from clockworker.shards.protocol._reading import (
     Requests,
     RingReading,
     RouteReading,
+    TopicReading,
+    TopicReadings,
     is_counter_name,
 )
 
 _HEADER = 4
 _SEQUENCE = 3
 _ROUTES_AT = 1  # of a set: how many routes it has
+_TOPICS_AT = 2
+_COUNTS = 3  # before the sections
 _ATTEMPTS = 1000
 _HISTOGRAM_WORDS = 3 + BUCKETS
 _WORD = 2**64 - 1
@@ -84,6 +91,7 @@ MOST = 2**53
 
 S = TypeVar("S", bound=Section)
 _Route: TypeAlias = tuple[str, str, RouteReading]  # queue, name, figures
+_Topic: TypeAlias = tuple[str, TopicReading]
 
 
 class _Table:
@@ -132,7 +140,7 @@ _FIELDS: dict[type[Section], list[tuple[str, Any, int]]] = {
         (field.name, field.type, MOST_NS if field.in_ns else MOST_BYTES if field.in_bytes else MOST)
         for field in fields(section)
     ]
-    for section in (ProcessReading, LoopReading, CallReading, QueueReading, RingReading, RouteReading)
+    for section in (ProcessReading, LoopReading, CallReading, QueueReading, RingReading, RouteReading, TopicReading)
 }
 
 
@@ -141,19 +149,31 @@ def _words_of(section: type[Section]) -> int:
     return sum(sizes.get(field, 1) for _, field, _ in _FIELDS[section])
 
 
-_SHARD_WORDS = 2 + _words_of(ProcessReading) + _words_of(LoopReading) + _words_of(CallReading) + _COUNTERS.words
+_SHARD_WORDS = _COUNTS + _words_of(ProcessReading) + _words_of(LoopReading) + _words_of(CallReading) + _COUNTERS.words
 _QUEUE_WORDS = _words_of(QueueReading)
 _RING_WORDS = _words_of(RingReading)
 _NAME_WORDS = ROUTE_BYTES // 8
 _ROUTE_WORDS = 1 + _NAME_WORDS + _words_of(RouteReading)
 _MAX_ROUTES = 2 * MAX_ROUTES  # with names, and the others of as many queues
+_TOPIC_NAME_WORDS = TOPIC_BYTES // 8
+_TOPIC_WORDS = _TOPIC_NAME_WORDS + _words_of(TopicReading)
+_MAX_TOPICS = MAX_TOPICS + 1  # and the others
 
 # A checksum of all this: with another figure, or another order, the slots are of another version by themselves.
 VERSION = zlib.crc32(
     repr(
         (
             [[(name, field.__name__) for name, field, _ in each] for each in _FIELDS.values()],
-            (_HEADER, _HISTOGRAM_WORDS, _SHARD_WORDS, _QUEUE_WORDS, _RING_WORDS, _ROUTE_WORDS, _MAX_ROUTES),
+            (
+                _HEADER,
+                _HISTOGRAM_WORDS,
+                _SHARD_WORDS,
+                _QUEUE_WORDS,
+                _RING_WORDS,
+                _ROUTE_WORDS,
+                _MAX_ROUTES,
+                _TOPIC_WORDS,
+            ),
         )
     ).encode()
 )
@@ -165,7 +185,8 @@ class _Layout:
     def __init__(self, queues: int, shards: int) -> None:
         self.rings = _SHARD_WORDS + queues * _QUEUE_WORDS
         self.routes = self.rings + shards * _RING_WORDS
-        self.set = self.routes + _MAX_ROUTES * _ROUTE_WORDS
+        self.topics = self.routes + _MAX_ROUTES * _ROUTE_WORDS
+        self.set = self.topics + _MAX_TOPICS * _TOPIC_WORDS
         self.bytes = 8 * (_HEADER + 2 * self.set)
 
     def first(self, sequence: int) -> int:
@@ -204,6 +225,7 @@ class SlotWriter(_Slots):
     def __init__(self, descriptor: int, queues: int) -> None:
         super().__init__(descriptor, queues, writable=True)
         self._routes: tuple[list[_Route], list[_Route]] = ([], [])  # as they are in either set
+        self._topics: tuple[list[_Topic], list[_Topic]] = ([], [])
 
     def write(self, reading: Reading, rings: Mapping[int, RingReading] | None = None) -> None:
         """`rings` by peer; of those that are not there the slots say zero."""
@@ -212,7 +234,8 @@ class SlotWriter(_Slots):
         at = self._layout.first(sequence)
         words[at] = reading.written_ns
         words[at + _ROUTES_AT] = self._put_routes(sequence, at + self._layout.routes, reading)
-        at += 2
+        words[at + _TOPICS_AT] = self._put_topics(sequence, at + self._layout.topics, reading)
+        at += _COUNTS
         for section in (reading.process, reading.loop, reading.calls):
             at = _put(words, at, section)
         _COUNTERS.put(words, at, reading.counters.values)
@@ -242,6 +265,22 @@ class SlotWriter(_Slots):
             written[number] = row
             at += _ROUTE_WORDS
         return len(routes)
+
+    def _put_topics(self, sequence: int, at: int, reading: Reading) -> int:
+        """Returns how many there are."""
+        words = self._words
+        written = self._topics[sequence & 1]
+        topics = list(reading.topics.values.items())[:_MAX_TOPICS]
+        for number, (name, figures) in enumerate(topics):
+            if number == len(written):
+                written.append(("", _NO_TOPIC))
+            if written[number][0] != name:
+                words[at : at + _TOPIC_NAME_WORDS] = array("Q", _padded(name, _TOPIC_NAME_WORDS))
+            if written[number][1] is not figures:
+                _put(words, at + _TOPIC_NAME_WORDS, figures)
+            written[number] = (name, figures)
+            at += _TOPIC_WORDS
+        return len(topics)
 
     def touch(self, written_ns: int) -> None:
         """What was written last is still so."""
@@ -285,19 +324,20 @@ class SlotReader(_Slots):
             if words[_SEQUENCE] == sequence and written_ns <= MOST_NS:  # else it is the time of another set, or none
                 self._last = msgspec.structs.replace(self._last, written_ns=written_ns)
                 return self._last
-        copied = self._copy(0, self._layout.rings, routes=True)
+        copied = self._copy(0, self._layout.rings, rows=True)
         if copied is not None:
-            self._sequence, data, routes = copied
+            self._sequence, data, routes, topics = copied
             try:
-                self._last = self._parse(memoryview(data).cast("Q"), routes)
+                self._last = self._parse(memoryview(data).cast("Q"), routes, topics)
                 self.nonsense = ""
             except _Nonsense as error:
                 self.nonsense = str(error)
         return self._last
 
-    def _parse(self, words: memoryview[int], routes: bytes) -> Reading:
-        written_ns, at = _bounded("written_ns", words[0], MOST_NS), 2
+    def _parse(self, words: memoryview[int], routes: bytes, topics: bytes) -> Reading:
+        written_ns, at = _bounded("written_ns", words[0], MOST_NS), _COUNTS
         _bounded("routes", words[_ROUTES_AT], _MAX_ROUTES)
+        _bounded("topics", words[_TOPICS_AT], _MAX_TOPICS)
         process, at = _get(ProcessReading, words, at)
         loop, at = _get(LoopReading, words, at)
         calls, at = _get(CallReading, words, at)
@@ -309,7 +349,8 @@ class SlotReader(_Slots):
         queues = {}
         for name in self._queues:
             queues[name], at = _get(QueueReading, words, at)
-        return Reading(written_ns, process, loop, calls, queues, counters, self._parse_routes(routes))
+        http = self._parse_routes(routes)
+        return Reading(written_ns, process, loop, calls, queues, counters, http, self._parse_topics(topics))
 
     def _parse_routes(self, data: bytes) -> Requests:
         size = 8 * _ROUTE_WORDS
@@ -319,6 +360,14 @@ class SlotReader(_Slots):
         for queue, name, figures in self._routes.values():
             by_queue.setdefault(queue, {})[name] = figures
         return Requests(by_queue)
+
+    def _parse_topics(self, data: bytes) -> TopicReadings:
+        words = memoryview(data).cast("Q")
+        rows = []
+        for at in range(0, len(words), _TOPIC_WORDS):
+            end = at + _TOPIC_NAME_WORDS
+            rows.append((_unpadded(words[at:end]), _get(TopicReading, words, end)[0]))
+        return TopicReadings.of(rows)
 
     def _route(self, words: memoryview[int]) -> _Route:
         queue = self._queues[_bounded("a route's queue", words[0], len(self._queues) - 1)]
@@ -338,19 +387,22 @@ class SlotReader(_Slots):
                 )
         return self._last_rings
 
-    def _copy(self, start: int, end: int, *, routes: bool = False) -> tuple[int, bytes, bytes] | None:
-        """The sequence of the newest set, that part of it, and its routes if they are asked for. A failed attempt means that
-        another set was published during it; a writer that does nothing else is not waited for without end: None."""
+    def _copy(self, start: int, end: int, *, rows: bool = False) -> tuple[int, bytes, bytes, bytes] | None:
+        """The sequence of the newest set, that part of it, and its routes and topics if they are asked for. A failed attempt
+        means that another set was published during it; a writer that does nothing else is not waited for without end: None."""
         words = self._words
         for _ in range(_ATTEMPTS):
             sequence = words[_SEQUENCE]
             first = self._layout.first(sequence)
             data = words[first + start : first + end].tobytes()
-            count = min(words[first + _ROUTES_AT], _MAX_ROUTES) if routes else 0
+            count = min(words[first + _ROUTES_AT], _MAX_ROUTES) if rows else 0
             begin = first + self._layout.routes
-            rows = words[begin : begin + count * _ROUTE_WORDS].tobytes()
+            routes = words[begin : begin + count * _ROUTE_WORDS].tobytes()
+            count = min(words[first + _TOPICS_AT], _MAX_TOPICS) if rows else 0
+            begin = first + self._layout.topics
+            topics = words[begin : begin + count * _TOPIC_WORDS].tobytes()
             if words[_SEQUENCE] == sequence:
-                return sequence, data, rows
+                return sequence, data, routes, topics
         return None
 
 
@@ -371,6 +423,7 @@ def _word(value: int) -> int:
 
 _NO_RING = RingReading()
 _NO_ROUTE = RouteReading()
+_NO_TOPIC = TopicReading()
 
 
 def _put(words: memoryview[int], at: int, section: Section) -> int:

@@ -4,10 +4,11 @@ the place, and its successor or predecessor beside it."""
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 
 from clockworker.shards.logs._log_limit import Limiter
-from clockworker.shards.protocol._messages import ToShard
+from clockworker.shards.protocol._messages import CameBy, ToShard
 from clockworker.shards.supervisor._lifecycle import Lifecycle, RestartPolicy, Restarts, State
 from clockworker.shards.supervisor._process import ShardProcess
 
@@ -18,6 +19,8 @@ class Member:
     `process` is None while there is none. There is one timer at a time, whose meaning goes with the state: the
     start-up limit while starting, the grace while draining, the delay while backing off.
 
+    incarnation: its number among those of the shard. came_by: what the one that is there, or comes next, is started for.
+    services: those that it has started, and whether their state moves to a successor.
     serves: the binds for which the incarnation that is ready has a server, and may get connections.
     drained: the incarnation that drains has finished its own work.
     refused: the system was too short of something for the last start.
@@ -32,6 +35,9 @@ class Member:
         self.stalls = Limiter()
         self.process: ShardProcess | None = None
         self.timer: asyncio.TimerHandle | None = None
+        self.incarnation = 0
+        self.came_by: CameBy = "start"
+        self.services: dict[str, bool] = {}
         self.serves: set[str] = set()
         self.drained = False
         self.broken = False
@@ -49,9 +55,15 @@ class Member:
     def takes_connections(self) -> bool:
         return self.state is State.READY and bool(self.serves)
 
+    @property
+    def keeps(self) -> tuple[str, ...]:
+        """The services whose state moves."""
+        return tuple(name for name, keeps in self.services.items() if keeps)
+
     def successor(self) -> Member:
         """Another one for the same place."""
         successor = Member(self.id, self.cpu)
+        successor.came_by = "roll"
         successor.restarts = self.restarts
         successor.stalls = self.stalls
         return successor
@@ -75,13 +87,21 @@ class Members(list[Member]):
 
     beside: Member | None = None
 
+    def __init__(self, members: Iterable[Member]) -> None:
+        super().__init__(members)
+        self._incarnations: Counter[int] = Counter()
+
+    def next_incarnation(self, shard: int) -> int:
+        self._incarnations[shard] += 1
+        return self._incarnations[shard]
+
     def everyone(self) -> list[Member]:
         return [*self] if self.beside is None else [*self, self.beside]
 
-    def processes(self, other_than: int) -> list[tuple[Member, ShardProcess]]:
-        """Of all other shards."""
+    def processes(self, other_than: ShardProcess) -> list[tuple[Member, ShardProcess]]:
+        """All others, among them perhaps another incarnation of the same shard."""
         return [
             (member, member.process)
             for member in self.everyone()
-            if member.process is not None and member.id != other_than
+            if member.process is not None and member.process is not other_than
         ]

@@ -28,7 +28,7 @@ from clockworker.shards.machine._sockets import check_address, explain, resolve_
 from clockworker.shards.observe import _query_paths
 from clockworker.shards.observe._ledger import Ledger, Totals
 from clockworker.shards.observe._query_server import MAX_CONNECTIONS, Answers, QueryServer
-from clockworker.shards.observe._view import Presence, ServerStats, view_all, view_shard
+from clockworker.shards.observe._view import Presence, ServerStats, view_all, view_shard, view_topics
 from clockworker.shards.protocol._reading import Reading, RingReading
 from clockworker.shards.protocol._rest import SUPERVISOR_AFTER_S, next_tick
 from clockworker.shards.supervisor._lifecycle import State
@@ -143,6 +143,7 @@ class Observer:
             ],
             queues=queues,
             routes=routes,
+            topics=view_topics(total.since_start, lately, window_s),
             total=total,
         )
 

@@ -69,8 +69,11 @@ def find_warnings(settings: Settings, environment: Mapping[str, str]) -> Iterato
     if config.log_config is not None:
         for name in sorted(settings.origins.keys() & {"log_level", "log_format"}):
             yield f"{settings.origins[name]} has no effect beside --log-config"
-    if "reload_dir" in settings.origins and not config.reload:
-        yield f"{settings.origins['reload_dir']} has no effect without --reload"
+    for name in ("reload_dir", "reload_include", "reload_exclude"):
+        if name in settings.origins and not config.reload:
+            yield f"{settings.origins[name]} has no effect without --reload"
+    if "limit_max_requests_jitter" in settings.origins and config.http.limit_max_requests is None:
+        yield f"{settings.origins['limit_max_requests_jitter']} has no effect without --limit-max-requests"
     if "blocking_threads" in settings.origins and config.http.threads is not None:
         yield f"{settings.origins['blocking_threads']} has no effect beside --threads"
     if config.metrics is not None and (lacks := lacking_for_metrics()):

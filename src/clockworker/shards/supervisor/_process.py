@@ -7,11 +7,12 @@ was imported; the kernel moves it (numa_balancing), and what the application bri
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 
 from clockworker import ipc
@@ -102,6 +103,11 @@ class ShardProcess:
         """Send it, now or as soon as there is room. The descriptors stay the caller's. Raises `OSError` if there are some, and
         none to keep them by."""
         self.channel.send(message, descriptors)
+
+    def run_on(self, cpus: Iterable[int]) -> None:
+        """Its loop, if these are CPUs that it may use."""
+        with contextlib.suppress(OSError):
+            os.sched_setaffinity(self.pid, cpus)
 
     def send_signal(self, number: int) -> None:
         self._process.send_signal(number)

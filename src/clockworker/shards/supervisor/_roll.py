@@ -13,6 +13,9 @@ dies while others are still to be replaced, the rest keep the old version. The n
 
 If the old one dies before its successor is ready, the successor has the place at once, and is a shard that starts.
 
+Where the old one has services whose state moves, the successor takes that over first (`_transfer`), and a successor that cannot
+is one that has failed. If such an old one dies, the place is not for a successor that was started to have its state.
+
 A shard that is starting when all are to be replaced may have read the application as it was before, and is due when it is
 ready. One that somebody else sends SIGTERM does not stop by itself. It asks, and is replaced like the others.
 
@@ -33,6 +36,7 @@ from clockworker.shards.protocol._messages import Change, Leave
 from clockworker.shards.supervisor._lifecycle import State
 from clockworker.shards.supervisor._member import Member, Members
 from clockworker.shards.supervisor._process import ShardProcess
+from clockworker.shards.supervisor._transfer import Transfer
 
 log = logging.getLogger("clockworker.supervisor")
 
@@ -50,11 +54,14 @@ class Steps(msgspec.Struct, frozen=True):
 
 
 class Roll:
-    """`failed`: what a shard would start with now is known not to work, and is not what the others run."""
+    """transfer_limit: seconds that state may take to move. `failed`: what a shard would start with now is known not to work,
+    and is not what the others run."""
 
-    def __init__(self, members: Members, steps: Steps) -> None:
+    def __init__(self, members: Members, steps: Steps, transfer_limit: float) -> None:
         self._members = members
         self._steps = steps
+        self._transfer_limit = transfer_limit
+        self._transfer: Transfer | None = None
         self._waiting: deque[int] = deque()  # shards that are due
         self._starting: set[ShardProcess] = set()  # due when they are ready
         self._coming: Member | None = None  # the successor, before the change
@@ -107,6 +114,7 @@ class Roll:
         self._waiting.clear()
         self._starting.clear()
         self._cancel_probation()
+        self._abandon_transfer()
 
     # What happens to shards.
 
@@ -116,7 +124,7 @@ class Roll:
             return
         if member is self._coming:
             seconds = 0.0 if self._new else PROBATION_S
-            self._probation = asyncio.get_running_loop().call_later(seconds, self._change, member)
+            self._probation = asyncio.get_running_loop().call_later(seconds, self._transfer_to, member)
             return
         if member.process is self._early:
             self._early = None
@@ -136,6 +144,31 @@ class Roll:
             self._not_quiet.discard(process)
             self._leave_if_quiet()
 
+    def held(self, process: ShardProcess) -> None:
+        """A shard's calls to the one that is replaced wait."""
+        if self._transfer is not None:
+            self._transfer.held(process)
+
+    def is_shut(self, process: ShardProcess) -> None:
+        """The state of the one that is replaced can be fetched."""
+        if self._transfer is not None:
+            self._transfer.is_shut(process)
+
+    def running(self, process: ShardProcess, methods: tuple[str, ...]) -> None:
+        """The one that is replaced still runs these."""
+        if self._transfer is not None:
+            self._transfer.running(process, methods)
+
+    def taken(self, process: ShardProcess, size: int) -> None:
+        """The successor has the state."""
+        if self._transfer is not None:
+            self._transfer.taken(process, size)
+
+    def not_taken(self, process: ShardProcess, problem: str) -> None:
+        """It cannot have it."""
+        if self._transfer is not None:
+            self._transfer.not_taken(process, problem)
+
     def has_problem(self, problem: str) -> None:
         """The successor has, and ends."""
         self._problem = problem
@@ -147,18 +180,27 @@ class Roll:
         self._leave_if_quiet()
         if self._over:
             return
+        if self._transfer is not None:
+            self._transfer.ended(process)
         if process is self._early:
             self._early = None
             self._give_up(f"the successor of {member} did not become ready")
         elif process in self._new:
             self._give_up(f"the successor of {member} has died")
         if self._coming is not None and self._coming.id == member.id and member is not self._coming:
-            self._change(self._coming)
+            if member.keeps:
+                log.error("%s has ended before its successor had its state, which is lost: it starts anew", member)
+                self._unwanted = True
+                if self._coming.process is not None:
+                    self._coming.process.kill()
+            else:
+                self._change(self._coming)
         self._next()
 
     def gone(self, member: Member, end: str) -> None:
         """Whoever was beside a shard is: the old one, or a successor that has failed. end: in words."""
         self._members.beside = None
+        self._abandon_transfer()
         if member is self._coming:
             self._coming = None
             self._cancel_probation()
@@ -187,7 +229,44 @@ class Roll:
             self._new.clear()
             self._steps.done()
 
+    def _transfer_to(self, successor: Member) -> None:
+        """It is ready, and is to have the place, and before that the state of the services that have some."""
+        self._cancel_probation()
+        old = self._members[successor.id]
+        if lost := [name for name in old.keeps if name not in successor.services]:
+            self._cannot_take_over(
+                successor,
+                f"the successor of {old} does not start {', '.join(lost)}, whose state would be lost; if it is not wanted, "
+                "let the service be there without hand_over() and take_over(), or restart the server",
+            )
+            return
+        if dropped := [name for name in old.keeps if not successor.services[name]]:
+            log.warning("the state of %s in %s is dropped: its successor has no take_over()", ", ".join(dropped), old)
+        if services := tuple(name for name in old.keeps if successor.services[name]):
+            self._transfer = Transfer(
+                self._members,
+                old,
+                successor,
+                services,
+                self._transfer_limit,
+                self._change,
+                self._cannot_take_over,
+            )
+        else:
+            self._change(successor)
+
+    def _cannot_take_over(self, successor: Member, problem: str) -> None:
+        self.has_problem(problem)
+        if successor.process is not None:
+            successor.process.kill()
+
+    def _abandon_transfer(self) -> None:
+        if self._transfer is not None:
+            self._transfer.abandon()
+            self._transfer = None
+
     def _change(self, successor: Member) -> None:
+        self._transfer = None
         self._cancel_probation()
         old = self._members[successor.id]
         self._members[successor.id] = successor

@@ -74,6 +74,9 @@ class Starter:
             cpus=tuple(allowed),
             processes=self._processes,
             pool_cpus=tuple(allowed - {each.cpu for each in self._members} or allowed),
+            incarnation=member.incarnation,
+            came_by=member.came_by,
+            inherits=self._members[member.id].keeps if member is self._members.beside else (),
         )
         process.configure(configure)
         self._wiring.add(member, process)

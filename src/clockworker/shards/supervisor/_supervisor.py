@@ -37,13 +37,18 @@ from clockworker.shards.protocol._messages import (
     DescriptorsLost,
     Drained,
     Failed,
+    Held,
+    IsShut,
     ListenersClosed,
     NoRoom,
+    NotTaken,
     Poisoned,
     Quiet,
     Ready,
+    Running,
     Serves,
     Stirred,
+    Taken,
     Terminated,
     Traced,
     Unconnected,
@@ -93,7 +98,11 @@ class Supervisor:
         self._watch = Watch(self._members, self._health.pace, self._report_stall, self._hung, self._stands_still)
         self._wiring = Wiring(self._members)
         self._drain = Drain(self._members, config.timeout_graceful_shutdown)
-        self._roll = Roll(self._members, Steps(self._start, self._changed, self._rolled))
+        self._roll = Roll(
+            self._members,
+            Steps(self._start, self._changed, self._rolled),
+            config.timeout_hand_over,
+        )
         self._notifier = Notifier(os.environ)
         self._reloader: Reloader | None = None
         self._dispatchers: list[Dispatcher] = []
@@ -203,6 +212,8 @@ class Supervisor:
         member.timer = None
         member.drained = member.broken = member.refused = False
         member.serves.clear()
+        member.services = {}
+        member.incarnation = self._members.next_incarnation(member.id)
         member.lifecycle.to(State.STARTING)
         if member is not self._members.beside:
             member.restarts.started(self._loop.time())
@@ -283,8 +294,9 @@ class Supervisor:
         match message:
             case Declared(queues):
                 process.slots.declare(queues)
-            case Ready(serves):
+            case Ready(serves, services):
                 if member.state is State.STARTING:  # else it had been told to stop meanwhile
+                    member.services = services
                     self._became_ready(member, process, serves)
             case Serves(bind, limit):
                 self._serves_now(member, process, bind, limit)
@@ -300,6 +312,16 @@ class Supervisor:
                 self._roll.drained(member)
             case Quiet(peer):
                 self._roll.quiet(process, peer)
+            case Held():
+                self._roll.held(process)
+            case IsShut():
+                self._roll.is_shut(process)
+            case Running(methods):
+                self._roll.running(process, methods)
+            case Taken(size):
+                self._roll.taken(process, size)
+            case NotTaken(problem, traceback_):
+                self._roll.not_taken(process, "\n".join(filter(None, (problem, traceback_))))
             case Failed():
                 self._failed(member, message)
             case Unconnected(peer, epoch):
@@ -459,6 +481,8 @@ class Supervisor:
             self._died(member, end)
 
     def _died(self, member: Member, end: str) -> None:
+        if member.state is State.READY or member.came_by == "roll":
+            member.came_by = "crash"
         member.lifecycle.to(State.DEAD)
         if self._stopping or member is self._members.beside:
             member.lifecycle.to(State.STOPPED)
@@ -478,7 +502,8 @@ class Supervisor:
         elif may_return:
             delay = member.restarts.died(self._loop.time(), give_up=not self._others_serve_on())
         if delay is not None:
-            log.info("%s is restarted%s", member, f" in {delay:g} s" if delay else "")
+            lost = f"; what {', '.join(member.keeps)} had is lost" if member.keeps else ""
+            log.info("%s is restarted%s%s", member, f" in {delay:g} s" if delay else "", lost)
             member.lifecycle.to(State.BACKOFF)
             member.timer = self._loop.call_later(delay, self._start, member)
             return

@@ -3,9 +3,9 @@
 Each ordered pair of shards shares a ring, and every ring belongs to one pair of incarnations: when a shard's end has been
 reaped, its peers get `Disconnect`; when its successor has been spawned, both get `Connect` with fresh rings and a new
 epoch. Calls to a starting shard wait in its ring. While a shard is replaced its peers are connected with both incarnations,
-of which one is `beside` the other; the two are not connected with each other. A ring that was found broken is replaced in the
-same way, with both ends alive. The supervisor makes the memory, hands it over and closes its own descriptors: it never looks
-into a ring.
+of which one is `beside` the other; and the two with each other, for what they publish, and for state that moves
+(`_transfer`). A ring that was found broken is replaced in the same way, with both ends alive. The supervisor makes the memory,
+hands it over and closes its own descriptors: it never looks into a ring.
 
 At the start no shard reads before its application is imported, and the descriptors for all pairs would have to wait somewhere:
 on their way, which the kernel bounds, and then with the supervisor. So then a pair is connected only when what was sent to
@@ -21,6 +21,7 @@ from contextlib import ExitStack
 
 from clockworker import ipc
 from clockworker.shards.protocol._messages import Begin, Connect, Disconnect
+from clockworker.shards.supervisor._lifecycle import State
 from clockworker.shards.supervisor._member import Member, Members
 from clockworker.shards.supervisor._process import ShardProcess
 
@@ -50,7 +51,7 @@ class Wiring:
 
     def add(self, member: Member, process: ShardProcess) -> None:
         """Connect a new incarnation with all that are there. Raises `OSError` if there are no descriptors for that."""
-        peers = self._members.processes(member.id)
+        peers = self._members.processes(process)
         if not self._begun:
             process.channel.when_flushed = self._go_on
             self._unconnected.extend((member.id, peer.id) for peer, _ in peers)
@@ -62,7 +63,7 @@ class Wiring:
 
     def remove(self, member: Member, process: ShardProcess) -> None:
         """It has been reaped."""
-        for _, other in self._members.processes(member.id):
+        for _, other in self._members.processes(process):
             self._epochs.pop(frozenset({process, other}), None)
             other.send(Disconnect(member.id, self._is_beside(member)))
         if not self._begun:
@@ -91,14 +92,14 @@ class Wiring:
     def poisoned(self, member: Member, process: ShardProcess, peer: int, epoch: int) -> None:
         """`member` found the peer's ring broken. The pair gets new ones, unless it has them already: both ends may report the
         same. What the shard says is not trusted."""
-        for other, others in self._members.processes(member.id):
+        for other, others in self._members.processes(process):
             if other.id == peer and self._epochs.get(frozenset({process, others})) == epoch:
                 log.error("shard %d broke the rules of its ring to %s: the two get new ones", peer, member)
                 self._connect_anew(member, process, other, others)
 
     def unconnected(self, member: Member, process: ShardProcess, peer: int, epoch: int) -> None:
         """`member` could not make its end of the link, and says so later: by now it may have another, or no peer."""
-        for other, others in self._members.processes(member.id):
+        for other, others in self._members.processes(process):
             if other.id == peer and self._epochs.get(frozenset({process, others})) == epoch:
                 self._connect_anew(member, process, other, others)
 
@@ -113,8 +114,8 @@ class Wiring:
         """Raises `OSError`; then one of the two may have been told."""
         self._epoch += 1
         self._epochs[frozenset({process_a, process_b})] = self._epoch
-        to_a = Connect(b.id, self._epoch, process_b.place, self._is_beside(b))
-        to_b = Connect(a.id, self._epoch, process_a.place, self._is_beside(a))
+        to_a = Connect(b.id, self._epoch, process_b.place, self._is_beside(b), b.incarnation, _is_ready(b))
+        to_b = Connect(a.id, self._epoch, process_a.place, self._is_beside(a), a.incarnation, _is_ready(a))
         with ExitStack() as rings:
             a_to_b = ipc.create_ring(RING_CAPACITY)
             rings.callback(os.close, a_to_b)
@@ -125,3 +126,8 @@ class Wiring:
 
     def _is_beside(self, member: Member) -> bool:
         return member is self._members.beside
+
+
+def _is_ready(member: Member) -> bool:
+    """Or has been."""
+    return member.state in (State.READY, State.DRAINING)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from clockworker.shards.observe._view import QueueView, RequestView, RouteView, ServerStats, ShardView
+from clockworker.shards.observe._view import QueueView, RequestView, RouteView, ServerStats, ShardView, TopicView
 
 # What the shards may be sorted by: the largest first, but the number.
 _BY: dict[str, Callable[[ShardView], float]] = {
@@ -23,6 +23,7 @@ _QUEUE = " {:<11.11} {:>5} {:>5} {:>4} {:>5} {:>4} {:>5} {:>7} {:>6} {:>6} {:>6}
 _PREEMPTIVE = " {:<11.11} {:>6} {:>9} {:>6} {:>6} {:>6} {}"
 _HOG = 27  # characters of a name
 _ROUTE = " {:<23.23} {:<11.11} {:>6} {:>5} {:>5} {:>4} {:>4} {:>6} {:>6}"
+_TOPIC = " {:<35.35} {:>6} {:>7} {:>7} {:>7} {:>7}"
 _GROUP = " {:<32} {:<20.20} {:>5}"
 _SHARD_HEAD = _SHARD.format(
     "SHARD", "STATE", "PIN", "CPU%", "BUSY%", "STEAL%", "LAG", "RUN", "CONNS", "CALLS/S", "RING", "RSS", "RST"
@@ -33,9 +34,11 @@ _QUEUE_HEAD = _QUEUE.format(
 _GROUP_HEAD = _GROUP.format("GROUP", "QUEUE", "CPU%")
 _PREEMPTIVE_HEAD = _PREEMPTIVE.format("PREEMPTIVE", "CUTS/S", "REFUSED/S", "STEP50", "STEP99", "MAX", "HOG")
 _ROUTE_HEAD = _ROUTE.format("ROUTE", "QUEUE", "REQ/S", "4XX/S", "5XX/S", "RUN", "WAIT", "TIME50", "TIME99")
-HEADS = (_SHARD_HEAD, _QUEUE_HEAD, _PREEMPTIVE_HEAD, _ROUTE_HEAD, _GROUP_HEAD)
+_TOPIC_HEAD = _TOPIC.format("TOPIC", "SUBS", "PUB/S", "DELIV/S", "DROP/S", "DROPPED")
+HEADS = (_SHARD_HEAD, _QUEUE_HEAD, _PREEMPTIVE_HEAD, _ROUTE_HEAD, _TOPIC_HEAD, _GROUP_HEAD)
 _MAX_GROUPS = 8
 _MAX_ROUTES = 8
+_MAX_TOPICS = 8
 _MAX_HOGS = 3  # of a queue
 _STALLED_S = 2.0  # a ready shard whose figures are older does not turn its loop
 
@@ -61,6 +64,8 @@ def screen(stats: ServerStats, sort: str, width: int) -> list[str]:
         lines += ["", _PREEMPTIVE_HEAD, *preemptive]
     if routes := _routes(stats.routes):
         lines += ["", _ROUTE_HEAD, *routes]
+    if topics := _topics(stats.topics):
+        lines += ["", _TOPIC_HEAD, *topics]
     if groups := _groups(stats.queues):
         lines += ["", _GROUP_HEAD, *groups]
     return [line[:width].rstrip() for line in lines]
@@ -148,6 +153,22 @@ def _routes(routes: Sequence[RouteView]) -> list[str]:
         )
         for route in busiest
         for requests in [route.requests]
+    ]
+
+
+def _topics(topics: Sequence[TopicView]) -> list[str]:
+    """The busiest."""
+    busiest = sorted(topics, key=lambda topic: topic.published_per_s + topic.delivered_per_s, reverse=True)
+    return [
+        _TOPIC.format(
+            "".join(char if char.isprintable() else "?" for char in topic.topic),
+            _count(topic.subscribers),
+            _rate(topic.published_per_s),
+            _rate(topic.delivered_per_s),
+            _rate(topic.dropped_per_s),
+            _count(topic.dropped),
+        )
+        for topic in busiest[:_MAX_TOPICS]
     ]
 
 

@@ -4,6 +4,7 @@ In reading order:
 
     _child            its main: from the first message to the exit status; _waiting, of one that was started in advance
     _reserve          descriptors that it keeps for what the supervisor sends
+    _replaced         its part where state moves to a successor; _state, the way of that; _peers, who is where
     _fork             what children that are forked from it must not keep
     _affinity         and the CPUs of all that it starts
     _shard            Shard, the application's view; _current, finding it

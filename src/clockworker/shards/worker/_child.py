@@ -57,17 +57,22 @@ from clockworker.shards.protocol._messages import (
     Disconnect,
     Drained,
     Failed,
+    Hold,
     Leave,
     ListenersClosed,
+    Moved,
     Poisoned,
     Quiet,
     Ready,
+    Release,
     Reopen,
     Serves,
+    Shut,
     StartTrace,
     Stirred,
     Stop,
     TakeAll,
+    TakeState,
     Terminated,
     Traced,
     Unconnected,
@@ -80,6 +85,7 @@ from clockworker.shards.worker._current import being
 from clockworker.shards.worker._fork import REFUSAL, Legacy, open_descriptors
 from clockworker.shards.worker._hogs import HogWatch
 from clockworker.shards.worker._recorder import Recorder
+from clockworker.shards.worker._replaced import Replacement
 from clockworker.shards.worker._reserve import FOR_A_MESSAGE, Reserve
 from clockworker.shards.worker._servers import Line
 from clockworker.shards.worker._shard import Shard
@@ -290,6 +296,7 @@ class _ShardMain:
             self._loop.remove_reader(self._channel.fileno())
             self._recorder.stop()
             self._pulse.stop()
+            self._replacement.stop()
             self._mesh.close()
             self._shard._processes.kill()
 
@@ -306,11 +313,12 @@ class _ShardMain:
             limits=Limits(max_message=self._config.max_message, credit=self._config.credit),
             on_poisoned=lambda peer, epoch: self._channel.send(Poisoned(peer, epoch)),
         )
+        _ = self._mesh.topics  # before there are peers, so that they are asked for theirs as soon as they are there
         self._shard = Shard(
             configure,
             executor,
             self._mesh,
-            announce_ready=lambda serves: self._channel.send(Ready(dict(serves))),
+            announce_ready=lambda serves: self._channel.send(Ready(dict(serves), self._mesh.services())),
             announce_serving=lambda bind, limit: self._channel.send(Serves(bind, limit)),
             announce_worn=lambda reason: self._channel.send(Terminated(reason)),
             lines={
@@ -319,6 +327,7 @@ class _ShardMain:
             },
             ssl=self._ssl,
         )
+        self._replacement = Replacement(self._mesh, self._channel.send)
         self._legacy.withhold(self._mesh.descriptors)
         self._legacy.at_fork(lambda: self._mesh.refuse_all(REFUSAL))
         self._legacy.at_fork(lambda: self._shard._blocking.forked(self._legacy.end, REFUSAL))
@@ -381,8 +390,8 @@ class _ShardMain:
             while True:
                 with self._reserve:
                     self._read_one()
-                    self._reserve.size = (
-                        FOR_A_MESSAGE + sum(not link.present().connection.connected for link in self._mesh.links) - 1
+                    self._reserve.size = FOR_A_MESSAGE + sum(
+                        not link.present().connection.connected for link in self._mesh.peer_links()
                     )
 
     def _read_one(self) -> None:
@@ -391,7 +400,7 @@ class _ShardMain:
         except DescriptorsLost as lost:  # another thread took what was given up
             self._complain(lost)
             match lost.message:
-                case Connect(peer, epoch, _, beside):
+                case Connect(peer=peer, epoch=epoch, beside=beside):
                     self._connect_later(peer, epoch, beside)
                 case Stop():
                     self._handle(lost.message, [])
@@ -413,7 +422,7 @@ class _ShardMain:
 
     def _handle(self, message: object, descriptors: list[int]) -> None:
         match message:
-            case Connect(peer, epoch, place, beside):
+            case Connect(peer, epoch, place, beside, incarnation, ready):
                 incoming, outgoing, memory, event = descriptors
                 try:
                     self._mesh.connect(
@@ -424,14 +433,30 @@ class _ShardMain:
                         doorbell=(memory, event),
                         place=place,
                         beside=beside,
+                        ready=ready,
                     )
                 except OSError as error:
                     self._complain(error)
                     self._connect_later(peer, epoch, beside)
+                if peer != self._configure.shard:
+                    self._shard._peers.connected(peer, incarnation, beside=beside)
             case Disconnect(peer, beside):
                 self._mesh.disconnect(peer, beside=beside)
+                if peer != self._configure.shard:
+                    self._shard._peers.disconnected(peer, beside=beside)
             case Change(peer):
                 self._mesh.change(peer, when_quiet=lambda: self._channel.send(Quiet(peer)))
+                self._shard._peers.changed(peer)
+            case Hold(shard, again):
+                self._replacement.hold(shard, again)
+            case Shut():
+                self._replacement.shut()
+            case TakeState(services, seconds):
+                self._replacement.take(services, seconds)
+            case Release(shard):
+                self._replacement.release(shard)
+            case Moved():
+                self._replacement.moved()
             case StartTrace(seconds):
                 trace = Trace(self._configure.shard, self._executor, self._traced)
                 self._loop.call_later(seconds, trace.end)

@@ -20,7 +20,7 @@ from typing import TypeVar
 
 from clockworker.executor import DurationStats, Executor, QueueStats
 from clockworker.executor._histogram_cy import Histogram
-from clockworker.ipc import LinkStats, Mesh
+from clockworker.ipc import LinkStats, Mesh, TopicStats
 from clockworker.shards.protocol._reading import (
     MAX_GROUPS,
     REASONS,
@@ -33,6 +33,8 @@ from clockworker.shards.protocol._reading import (
     Reading,
     Requests,
     RingReading,
+    TopicReading,
+    TopicReadings,
 )
 from clockworker.shards.protocol._rest import next_tick
 from clockworker.shards.protocol._slots import SlotWriter
@@ -84,6 +86,8 @@ class Recorder:
         self._last: dict[str, object] = {}  # sections, as they could be made last
         self._told: set[str] = set()  # what could not be made, and has been logged
         self._next_soon = 0.0
+        self._topic_stats: dict[str, TopicStats] = {}
+        self._topic_readings: dict[str, TopicReading] = {}
 
     def start(self) -> None:
         """On the running loop."""
@@ -160,6 +164,7 @@ class Recorder:
             self._made("queues", self._queues, queues),
             self._made("counters", self._counters, Counters()),
             self._made("requests", self._requests, Requests()),
+            self._made("topics", self._topics, TopicReadings()),
         )
 
     def _made(self, section: str, make: Callable[[], T], nothing: T) -> T:
@@ -201,6 +206,17 @@ class Recorder:
             ring_used_bytes=max((link.ring_used_bytes for link in links), default=0),
             ring_bytes=max((link.ring_bytes for link in links), default=0),
         )
+
+    def _topics(self) -> TopicReadings:
+        """With the figures that nothing has happened to since as the same objects."""
+        stats = self._mesh.topic_stats()
+        if stats != self._topic_stats:
+            before, self._topic_stats = self._topic_stats, stats
+            self._topic_readings = {
+                name: self._topic_readings[name] if before.get(name) == each else TopicReading.of(each)
+                for name, each in stats.items()
+            }
+        return TopicReadings.of(self._topic_readings.items())
 
     def _queues(self) -> dict[str, QueueReading]:
         began = time.monotonic_ns()

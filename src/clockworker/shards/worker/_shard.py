@@ -26,15 +26,17 @@ import msgspec
 
 from clockworker._errors import UnknownQueue, UsageError
 from clockworker.executor import Executor, ExecutorStats, QueueHandle
-from clockworker.ipc import Mesh, MeshStats, Sharded
-from clockworker.ipc.calls._definitions import remote_function, remote_methods
+from clockworker.ipc import Mesh, MeshStats, Sharded, Topic
+from clockworker.ipc.calls._definitions import remote_function, remote_methods, service_name
 from clockworker.ipc.calls._method import RemoteMethod
+from clockworker.ipc.calls._state import state_methods
 from clockworker.shards.config._http import Route
 from clockworker.shards.logs._log_limit import ErrorLimiter, more
-from clockworker.shards.protocol._messages import Configure
+from clockworker.shards.protocol._messages import CameBy, Configure
 from clockworker.shards.worker._blocking_pools import BlockingPools
 from clockworker.shards.worker._connections import Server
 from clockworker.shards.worker._counter import Counter, CounterBook
+from clockworker.shards.worker._peers import PeerChange, Peers
 from clockworker.shards.worker._pool_frames import Setup
 from clockworker.shards.worker._process_pool import ProcessPool
 from clockworker.shards.worker._protocols import ProtocolFactory, ProtocolServer, Stop
@@ -81,6 +83,10 @@ class Shard:
     id: 0 to count - 1. The same after a restart.
     count: how many shards there are.
     cpu: the CPU that this process is pinned to, or None.
+    incarnation: 1 for the first process of this shard, 2 for the one that came after it, and so on.
+    came_by: what this process was started for: "start", with the server, and nothing was before; "roll", to replace another
+    that serves until this one is ready, by SIGHUP, SIGTERM to that one alone, or --reload; or "crash", after another that has
+    died.
     executor: the running executor. Its queues are those that the application declares (`clockworker.application`), with what
     the operator says of them, and his own.
     is_ready: whether `ready()` has been called.
@@ -101,6 +107,10 @@ class Shard:
         self.id = configure.shard
         self.count = configure.count
         self.cpu = configure.cpu
+        self.incarnation = configure.incarnation
+        self.came_by: CameBy = configure.came_by
+        self._inherits = frozenset(configure.inherits)
+        self._peers = Peers(configure.shard)
         self.executor = executor
         self._config = configure.config
         self._mesh = mesh
@@ -159,6 +169,12 @@ class Shard:
 
         Every shard should start the same services; calls wait at a shard that has not come to it yet. A method's
         `@remote(queue=...)` that this shard does not have raises `UnknownQueue`.
+
+        A service with `async def hand_over(self) -> State` and `async def take_over(self, state: State) -> None` keeps its
+        state when its shard is replaced: the one that is replaced hands over, and its successor takes over before it serves,
+        while calls wait. What is large goes in parts: `hand_over(self) -> AsyncIterator[Part]`, which yields them, and
+        `take_over(self, parts: AsyncIterator[Part]) -> None`. State and Part are types that msgspec encodes, as for
+        `@remote`. Start such a service before `ready()`.
         """
         if not isinstance(service, type):
             raise UsageError(
@@ -170,6 +186,21 @@ class Shard:
         except KeyError:
             self._check_queues(remote_methods(service).values())
             raise
+
+    def inherits(self, service: type) -> bool:
+        """Whether the shard that this one replaces will hand over the state of the service to this one, after `ready()` and
+        before anything is served: then there is no need to load it from elsewhere. False in a shard that replaces none, and
+        where the version before had no such service, or it had no `hand_over`."""
+        return service_name(service) in self._inherits and state_methods(service) is not None
+
+    def peers(self) -> AsyncIterator[PeerChange]:
+        """What becomes of the other shards: `async for change in shard.peers()`. First what is: a change "came" for each that
+        is there. Then what changes, in its order, until the shard ends.
+
+        Of each shard only the latest waits to be taken, so one who takes them slowly may miss that a peer died and another
+        came, and then hears that it was "replaced"; he never misses what is now.
+        """
+        return self._peers.changes()
 
     def call(self, shard: int, function: Callable[P, Awaited], /, *args: P.args, **kwargs: P.kwargs) -> Awaited:
         """Call a module's function that is marked `@remote` on a shard: `await shard.call(1, compact, 10)`. One that yields is
@@ -185,6 +216,25 @@ class Shard:
         """The same from any other thread. The future's `result()` waits for the answer, and `cancel()` cancels the call."""
         call = self._function_caller(shard, function)
         return self._mesh.run_threadsafe(lambda: call(*args, **kwargs))
+
+    def topic(self, name: str, type: type[T], *, ordered: bool = False) -> Topic[T]:
+        """A topic, which all shards know by its name: what one publishes all hear that have subscribed.
+
+            lines = shard.topic("room:7", Line)
+            await lines.publish(line)
+            async with lines.subscribe() as received:
+                async for line in received: ...
+
+        name: up to 255 bytes. type: of its messages, as one would annotate a parameter of a remote method.
+        ordered: all subscribers see the messages of all publishers in one order; they go by way of the shard that owns the
+            name (`owner`). Unordered, they see those of each publisher in order.
+
+        At most once, and without a history. A message is one object for all subscribers of a shard: do not change it.
+
+        Raises `UsageError` for a name that is none, `ConfigurationError` for a type that does not travel, and `SchemaMismatch`
+        if the topic is of another type, on this shard or on one that has a subscriber.
+        """
+        return self._mesh.topics.topic(name, type, ordered)
 
     @overload
     async def run_blocking(self, function: Callable[..., T], /, *args: Any, queue: str, **kwargs: Any) -> T: ...
@@ -362,7 +412,8 @@ class Shard:
         if not self.is_ready:
             self.is_ready = True
             self._mesh.ready()
-            self._announce_ready(self._servers.announce())
+            # Who is ready may be given work, and what that publishes is for all who listen.
+            self._mesh.topics.when_learned(lambda: self._announce_ready(self._servers.announce()))
 
     async def wait_stopped(self) -> None:
         """Return when the shard is told to stop. What `main` does then has the graceful shutdown's time."""

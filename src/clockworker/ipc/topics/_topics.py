@@ -1,0 +1,473 @@
+"""All topics of a shard, and all that its peers say of theirs.
+
+Each incarnation of a shard asks each incarnation of each peer for its topics as soon as the two are connected, and is answered
+with a word for each that has a subscriber there; from then on it is told of each change, and says that it has heard it. A
+subscription is entered when all who have asked have heard of it. Who has not asked yet is starting: it will get the answer
+before it is ready, and until then is not waited for. So a roll of all shards loses nothing for those who stay: a successor
+knows who listens before it serves, and while there are two incarnations of a shard, both are told and sent what they want.
+
+What a peer wants is a table of its link (`_interest`), and dies with it.
+
+Rejected: telling peers unasked when they are connected. A peer could have read that, been ready and have published before we
+had read that it is there: a subscription entered in between, without having waited for it, would not hear it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from clockworker._errors import SchemaMismatch, UsageError
+from clockworker.ipc.calls._frames import Kind
+from clockworker.ipc.calls._home import Home
+from clockworker.ipc.calls._link_cy import Link
+from clockworker.ipc.rings._ring_cy import PoisonedRing
+from clockworker.ipc.topics._codec import Codec, shown
+from clockworker.ipc.topics._interest import Interest
+from clockworker.ipc.topics._outlet import Counts, Delivery, Outlet, Target, TopicStats, send_many
+from clockworker.ipc.topics._passage import Passage
+from clockworker.ipc.topics._subscription import Message
+from clockworker.ipc.topics._topic import Topic
+from clockworker.ipc.topics._words import ANSWERED, IN_ORDER, LONGEST_NAME, PASSED_ON, Word, read_word
+
+logger = logging.getLogger("clockworker.ipc")
+
+LEARN_S = 5.0  # how long a peer may take to say which topics it has
+MOST_COUNTED = 64  # topics whose messages are counted each by itself
+OTHERS = "(others)"
+_MOST_WORDS = 1_000_000  # topics that a peer may want to hear
+_MOST_SHOWN = 400
+
+_TOPIC = int(Kind.TOPIC)
+_PASS_ON = int(Kind.PASS_ON)
+_TAKEN = int(Kind.TAKEN)
+_INTEREST = int(Kind.INTEREST)
+_HEARD = int(Kind.HEARD)
+_TOPICS = int(Kind.TOPICS)
+
+
+class Confirmation:
+    """Who still has to hear of a subscription."""
+
+    def __init__(self, word: int) -> None:
+        self.word = word
+        self.missing: set[Outlet] = set()
+        self.mismatch = ""
+        self._complete = asyncio.Event()
+
+    def heard(self, outlet: Outlet, mismatch: str = "") -> None:
+        """It has, or is gone."""
+        self.missing.discard(outlet)
+        self.mismatch = self.mismatch or mismatch
+        if not self.missing:
+            self._complete.set()
+
+    async def wait(self) -> None:
+        """Until all have. Raises `SchemaMismatch` if one of them sends what is not understood here."""
+        if self.missing:
+            await self._complete.wait()
+        if self.mismatch:
+            raise SchemaMismatch(self.mismatch)
+
+
+class Topics:
+    """Of one mesh. links: those to its peers, which are the peers' own, and others. drain: takes in all that has come of a
+    link; True if there may be more."""
+
+    def __init__(self, home: Home, links: list[Link], others: list[Link], drain: Callable[[Link], bool]) -> None:
+        self.home = home
+        self.loop = home.shared.loop
+        self.count = len(links)
+        self.learning = False  # peers that were ready before us have not said yet which topics they have
+        self._links = links
+        self._drain = drain
+        self._others = dict(zip(links, others, strict=True)) | dict(zip(others, links, strict=True))
+        self._outlets = {link: Outlet(link) for link in self._others}
+        self._passages: dict[int, Passage] = {}
+        self._topics: weakref.WeakValueDictionary[str, Topic[Any]] = weakref.WeakValueDictionary()
+        self._heard: dict[int, Topic[Any]] = {}  # with a subscriber here, by our number
+        self._wanted: dict[str, dict[Outlet, int]] = {}  # by peers: their numbers
+        self._codecs: dict[Any, Codec] = {}
+        self._counts: dict[str, Counts] = {}
+        self._schemas: dict[Outlet, dict[str, Any]] = {outlet: {} for outlet in self._outlets.values()}
+        self._confirming: dict[int, Confirmation] = {}
+        self._next_topic = 0
+        self._word = 0
+        self._unanswered: set[Outlet] = set()
+        self._give_up: asyncio.TimerHandle | None = None
+        self._when_learned: list[Callable[[], None]] = []
+        self._held: list[tuple[Outlet, str, bytes]] = []  # to be passed on, once we know to whom
+        self._closed = False
+        for link, outlet in self._outlets.items():
+            if link.connection.connected:
+                self._ask(outlet)
+
+    # For the shard
+
+    def topic(self, name: str, annotation: Any, ordered: bool = False) -> Topic[Any]:
+        """The topic of that name. Raises `UsageError` for a name that is none, `ConfigurationError` for a type that does not
+        travel, and `SchemaMismatch` if the topic is of another type, here or where it has a subscriber."""
+        self.home.check_thread("topic")
+        found = self._topics.get(name) if isinstance(name, str) else None
+        if found is None:
+            _check_name(name)
+        codec = self._codec(annotation)
+        if found is not None:
+            if found._codec is not codec or found.ordered != ordered:
+                known = _described(found._codec.shown, found.ordered)
+                raise SchemaMismatch(
+                    f"topic {name!r} is of {known} on this shard, and is asked for with {_described(codec.shown, ordered)}"
+                )
+            return found
+        for outlet in self._wanted.get(name, {}):
+            why = self._why_not(codec, ordered, outlet, name, outlet.interests.wanted[name])
+            if why:
+                raise SchemaMismatch(why)
+        topic: Topic[Any] = Topic(self, name, codec, ordered, self._counts_of(name))
+        self._topics[name] = topic
+        self._aim(name)
+        return topic
+
+    def stats(self) -> dict[str, TopicStats]:
+        """Of each topic that has been used here; those beyond the first 64 together, as `(others)`."""
+        subscribers: dict[str, int] = {}
+        for topic in self._heard.values():
+            name = topic.name if topic.name in self._counts else OTHERS
+            subscribers[name] = subscribers.get(name, 0) + topic.subscribers
+        return {
+            name: TopicStats(each.published, each.delivered, each.dropped, subscribers.get(name, 0))
+            for name, each in self._counts.items()
+        }
+
+    def when_learned(self, tell: Callable[[], None]) -> None:
+        """Call it once all peers that were ready have said which topics they have: now, if they have."""
+        if self.learning:
+            self._when_learned.append(tell)
+        else:
+            tell()
+
+    async def learned(self) -> None:
+        """Wait for that."""
+        event = asyncio.Event()
+        self.when_learned(event.set)
+        await event.wait()
+
+    def is_quiet(self) -> bool:
+        """Whether nothing waits to be sent."""
+        outlets = self._outlets.values()
+        return not any(each.line or each.connection.backlog_bytes for each in (*outlets, *self._passages.values()))
+
+    def check_open(self, what: str) -> None:
+        """Raises `UsageError` once the mesh is closed, or this process is but a copy of the shard's."""
+        if self._closed:
+            raise UsageError(f"{what} of a topic was called after its shard had ended")
+        if self.home.shared.refusal is not None:
+            raise UsageError(self.home.shared.refusal)
+
+    def close(self) -> None:
+        """Nothing is sent any more."""
+        self._closed = True
+        if self._give_up is not None:
+            self._give_up.cancel()
+
+    # Peers
+
+    def connected(self, link: Link, ready: bool) -> None:
+        """A peer has come up. ready: it was there before us; we are not ready before we know its topics."""
+        outlet = self._outlets[link]
+        if ready:
+            self._unanswered.add(outlet)
+            self.learning = True
+            if self._give_up is None:
+                self._give_up = self.loop.call_later(LEARN_S, self._learn_no_more)
+        self._ask(outlet)
+        self._go_on_to(link)
+
+    def lost(self, link: Link) -> None:
+        """A peer is gone. Its interest goes with it."""
+        outlet = self._outlets[link]
+        wanted = outlet.interests.wanted
+        outlet.lose()
+        self._schemas[outlet] = {}
+        for name in wanted:
+            self._forget(outlet, name)
+        for confirmation in [each for each in self._confirming.values() if outlet in each.missing]:
+            self._confirmed(confirmation, outlet)
+        self._held = [held for held in self._held if held[0] is not outlet]
+        self._answered(outlet)
+        passage = self._passages.get(link.peer)
+        if passage is not None and passage.link is link:
+            passage.lose()
+
+    def changed(self, link: Link) -> None:
+        """The peer's successor has its place."""
+        self._go_on_to(link)
+
+    def relieved(self, link: Link) -> None:
+        """There is room in its ring again."""
+        self._outlets[link].go_on()
+        self._go_on_to(link)
+
+    def passage_to(self, shard: int) -> Passage | None:
+        """None: this shard is the owner."""
+        if shard == self.home.shard_id:
+            return None
+        if shard not in self._passages:
+            self._passages[shard] = Passage(self._links[shard])
+        return self._passages[shard]
+
+    def _go_on_to(self, link: Link) -> None:
+        passage = self._passages.get(link.peer)
+        if passage is not None:
+            passage.go_on()
+
+    def _ask(self, outlet: Outlet) -> None:
+        outlet.connection.send(_TOPICS, 0, 0, 0, b"")
+
+    def _answered(self, outlet: Outlet) -> None:
+        self._unanswered.discard(outlet)
+        if self.learning and not self._unanswered:
+            self._learn_no_more()
+
+    def _learn_no_more(self) -> None:
+        if self._give_up is not None:
+            self._give_up.cancel()
+            self._give_up = None
+        if self._unanswered:
+            peers = ", ".join(str(shard) for shard in sorted({each.link.peer for each in self._unanswered}))
+            logger.error(
+                "shard %d has not heard within %g s which topics shard %s has subscribers of, and goes on without: what is "
+                "published here meanwhile is lost to them",
+                self.home.shard_id,
+                LEARN_S,
+                peers,
+            )
+            self._unanswered.clear()
+        self.learning = False
+        told, self._when_learned = self._when_learned, []
+        for tell in told:
+            tell()
+        held, self._held = self._held, []
+        for outlet, name, message in held:
+            self._pass_on(outlet, name, message)
+
+    # What this shard wants to hear
+
+    def want(self, topic: Topic[Any]) -> None:
+        """It has a first subscriber."""
+        self._next_topic += 1
+        topic._number = self._next_topic
+        self._heard[topic._number] = topic
+        confirmation = topic._confirmation = Confirmation(self._say_to_all(topic))
+        confirmation.missing = {outlet for outlet in self._outlets.values() if outlet.live}
+        if confirmation.missing:
+            self._confirming[confirmation.word] = confirmation
+        else:
+            confirmation.heard(next(iter(self._outlets.values())))
+
+    def want_no_more(self, topic: Topic[Any]) -> None:
+        """The last has left."""
+        if topic._confirmation is not None:
+            self._confirming.pop(topic._confirmation.word, None)
+            topic._confirmation = None
+        self._heard.pop(topic._number, None)
+        topic._number = 0
+        if not self._closed:
+            self._say_to_all(topic)
+
+    def _say_to_all(self, topic: Topic[Any]) -> int:
+        """Returns the word's number."""
+        self._word += 1
+        for outlet in list(self._outlets.values()):
+            if outlet.live:
+                self._say(outlet, topic)
+        return self._word
+
+    def _say(self, outlet: Outlet, topic: Topic[Any]) -> None:
+        word = Word(topic.name, topic._number)
+        if topic._number:
+            schema = topic._codec.schema
+            if schema.digest in outlet.told:
+                schema = msgspec.structs.replace(schema, description=b"")
+            outlet.told.add(schema.digest)
+            word = Word(topic.name, topic._number, topic.ordered, schema)
+        outlet.connection.send(_INTEREST, 0, 0, self._word, self.home.shared.encode(word))
+
+    def _confirmed(self, confirmation: Confirmation, outlet: Outlet, mismatch: str = "") -> None:
+        confirmation.heard(outlet, mismatch)
+        if not confirmation.missing:
+            self._confirming.pop(confirmation.word, None)
+
+    # What comes from peers
+
+    def take(self, link: Link, kind: int, queue: int, method: int, number: int, body: bytes) -> None:
+        """A frame that is about topics. Raises `PoisonedRing` for one that breaks the rules."""
+        outlet = self._outlets[link]
+        if kind == _TOPIC:
+            if queue == IN_ORDER:
+                self._take_in_order(link)
+            outlet.owe()
+            topic = self._heard.get(method)
+            if topic is not None:  # else its last subscriber has left meanwhile
+                topic._deliver(Message(None, body))
+        elif kind == _TAKEN:
+            passage = self._passages.get(link.peer)
+            if method != PASSED_ON:
+                known = outlet.taken(number)
+            else:
+                known = passage is not None and passage.link is link and passage.taken(number)
+            if not known:
+                raise PoisonedRing(f"{number} messages of topics are taken in that were not sent")
+        elif kind == _PASS_ON:
+            if len(body) < queue:
+                raise PoisonedRing("a message of a topic whose name is cut off")
+            name = body[:queue].decode(errors="replace")
+            if self.learning:
+                self._held.append((outlet, name, body[queue:]))
+            else:
+                self._pass_on(outlet, name, body[queue:])
+        elif kind == _INTEREST:
+            self._take_word(outlet, number, body)
+        elif kind == _HEARD:
+            confirmation = self._confirming.get(number)
+            if confirmation is not None and outlet in confirmation.missing:
+                self._confirmed(confirmation, outlet, body.decode(errors="replace")[:_MOST_SHOWN])
+        elif kind == _TOPICS:
+            if number == ANSWERED:
+                self._answered(outlet)
+            else:
+                self._answer(outlet)
+        else:
+            raise PoisonedRing(f"a frame of unknown kind {kind}")
+
+    def _answer(self, outlet: Outlet) -> None:
+        outlet.live = True
+        for topic in list(self._heard.values()):
+            self._word += 1
+            self._say(outlet, topic)
+        outlet.connection.send(_TOPICS, 0, 0, ANSWERED, b"")
+
+    def _take_word(self, outlet: Outlet, number: int, body: bytes) -> None:
+        word = read_word(body)
+        interest = None
+        mismatch = ""
+        if word.topic and word.schema is not None:
+            known = self._schemas[outlet]
+            # Said with the first topic of this type; and mostly it is the type of all others, too.
+            schema = known.get(word.schema.digest) if not word.schema.description else None
+            schema = known.setdefault(word.schema.digest, word.schema) if schema is None else schema
+            interest = Interest(word.topic, word.ordered, schema)
+            topic = self._topics.get(word.name)
+            if topic is not None:
+                mismatch = self._why_not(topic._codec, topic.ordered, outlet, word.name, interest)
+        if len(outlet.interests.wanted) >= _MOST_WORDS:
+            raise PoisonedRing(f"subscribers of more than {_MOST_WORDS:,} topics")
+        if outlet.interests.take(number, word.name, None if mismatch else interest):
+            if mismatch:
+                logger.error("shard %d: %s", self.home.shard_id, mismatch)
+            if interest is None or mismatch:
+                self._forget(outlet, word.name)
+            else:
+                self._wanted.setdefault(word.name, {})[outlet] = interest.topic
+                self._aim(word.name)
+        outlet.connection.send(_HEARD, 0, 0, number, mismatch.encode())
+
+    def _take_in_order(self, link: Link) -> None:
+        """A topic's owner may have been replaced: what its earlier incarnation has sent was before this. That one's own
+        messages wait for nobody's, so this does not go round in circles."""
+        other, epoch = self._others[link].connection, link.connection.epoch
+        while other.connected and other.epoch < epoch and self._drain(self._others[link]):
+            pass
+
+    def _pass_on(self, outlet: Outlet, name: str, message: bytes) -> None:
+        """To all that listen; and then the publisher may send another one in its place. What this shard's earlier incarnation
+        has passed on was before it."""
+        own = self._links[self.home.shard_id]
+        while own.connection.connected and self._drain(own):
+            pass
+        delivery = self._post(name, message)
+        epoch = outlet.connection.epoch
+
+        def taken() -> None:
+            if outlet.connection.epoch == epoch:
+                outlet.connection.send(_TAKEN, 0, PASSED_ON, 1, b"")
+
+        if delivery is None:
+            taken()
+        else:
+            delivery.then(taken)
+
+    def _post(self, name: str, body: bytes) -> Delivery | None:
+        topic = self._topics.get(name)
+        targets = tuple(self._wanted.get(name, {}).items())
+        delivery = send_many(targets, body, self._counts_of(name), IN_ORDER) if targets else None
+        if topic is not None and topic._number:
+            topic._deliver(Message(None, body))
+        return delivery
+
+    # Tables
+
+    def _forget(self, outlet: Outlet, name: str) -> None:
+        wanted = self._wanted.get(name)
+        if wanted is not None:
+            wanted.pop(outlet, None)
+            if not wanted:
+                del self._wanted[name]
+            self._aim(name)
+
+    def _aim(self, name: str) -> None:
+        topic = self._topics.get(name)
+        if topic is not None:
+            found: tuple[Target, ...] = tuple(self._wanted.get(name, {}).items())
+            topic._targets = found
+
+    def _why_not(self, codec: Codec, ordered: bool, outlet: Outlet, name: str, interest: Interest) -> str:
+        """Why what is published here is not what the peer's subscribers read; empty if it is."""
+        peer = outlet.link.peer
+        why = codec.why_not(interest.schema, peer)
+        if not why and interest.ordered == ordered:
+            return ""
+        there = _described(interest.schema.signature[:_MOST_SHOWN], interest.ordered)
+        return (
+            f"topic {name!r} is of {_described(codec.shown, ordered)} on shard {self.home.shard_id} and of {there} on shard "
+            f"{peer}{f': {why}' if why else ''}"
+        )
+
+    def _codec(self, annotation: Any) -> Codec:
+        try:
+            found = self._codecs.get(annotation)
+        except TypeError:  # an annotation with something unhashable in it
+            return Codec(annotation)
+        if found is None:
+            found = self._codecs[annotation] = Codec(annotation)
+        return found
+
+    def _counts_of(self, name: str) -> Counts:
+        found = self._counts.get(name)
+        if found is None:
+            if len(self._counts) >= MOST_COUNTED:
+                name = OTHERS
+            found = self._counts.setdefault(name, Counts())
+        return found
+
+
+def _described(type_shown: str, ordered: bool) -> str:
+    return f"{type_shown}, ordered," if ordered else type_shown
+
+
+def _check_name(name: object) -> None:
+    if not isinstance(name, str) or not name:
+        raise UsageError(
+            f"a topic's name is text of 1 to {LONGEST_NAME} bytes, and not {shown(type(name))}: {name!r:.100}"
+        )
+    try:
+        length = len(name.encode())
+    except UnicodeEncodeError:
+        raise UsageError(f"a topic's name is text that UTF-8 has, and not {name!r:.300}") from None
+    if length > LONGEST_NAME:
+        raise UsageError(f"a topic's name has up to {LONGEST_NAME} bytes, and {name[:40]!r}... has {length}")
