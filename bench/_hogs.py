@@ -56,11 +56,13 @@ class Kind(msgspec.Struct, frozen=True):
 
 
 class Late(msgspec.Struct, frozen=True):
-    """Milliseconds, in ascending order. taken: of the core, in ms a second, by others while this process could have run. hogs:
-    work that they have done, of what the core could do."""
+    """Milliseconds, in ascending order; own_: without what others had of the core meanwhile. taken: that, of all the time, in
+    ms a second. hogs: work that they have done, of what the core could do."""
 
     timer_ms: list[float]
     foreground_ms: list[float]
+    own_timer_ms: list[float]
+    own_foreground_ms: list[float]
     hogs: float
     taken: float
 
@@ -72,16 +74,19 @@ def measure_late(kind: Kind, hogs: int, seconds: float) -> Late:
             rest = [foreground]
         async with beside(kind, hogs, rest) as worked_ms:
             await asyncio.sleep(0.05)
-            before, since, taken = worked_ms(), time.perf_counter(), run_delay_ns()
-            timer, requests = Ticks(), Requests(foreground)
+            taking = Taking()
+            before, since, taken = worked_ms(), time.perf_counter(), taking.ns()
+            timer, requests = Ticks(taking), Requests(foreground, taking)
             await requests.run(seconds)
             elapsed = time.perf_counter() - since
-            worked, taken = worked_ms() - before, run_delay_ns() - taken
+            worked, taken = worked_ms() - before, taking.ns() - taken
             timer.stop()
             await requests.finish()
         return Late(
             sorted(timer.late_ms),
             sorted(requests.late_ms),
+            sorted(timer.own_ms),
+            sorted(requests.own_ms),
             worked / 1e3 / elapsed,
             taken / 1e6 / elapsed,
         )
@@ -95,8 +100,10 @@ def measure_late(kind: Kind, hogs: int, seconds: float) -> Late:
 class Ticks:
     """The loop's own timer, set again each time that it comes."""
 
-    def __init__(self) -> None:
+    def __init__(self, taking: Taking) -> None:
         self.late_ms: list[float] = []
+        self.own_ms: list[float] = []
+        self._taking = taking
         self._loop = asyncio.get_running_loop()
         self._set()
 
@@ -104,13 +111,16 @@ class Ticks:
         self._timer.cancel()
 
     def _set(self) -> None:
+        self._taken_ns = self._taking.ns()
         self._due = time.perf_counter() + TIMER_MS / 1e3
         self._timer = self._loop.call_later(TIMER_MS / 1e3, self._tick)
 
     def _tick(self) -> None:
         late = max(0.0, (time.perf_counter() - self._due) * 1e3)
+        taken = (self._taking.ns() - self._taken_ns) / 1e6
         while late >= 0:
             self.late_ms.append(late)
+            self.own_ms.append(max(0.0, late - taken))
             late -= TIMER_MS
         self._set()
 
@@ -118,9 +128,12 @@ class Ticks:
 class Requests(Alarm):
     """Planned every 5 ms; of two steps. Each is started by the loop's callback, as a protocol starts one when data has come."""
 
-    def __init__(self, spawn: Spawn) -> None:
+    def __init__(self, spawn: Spawn, taking: Taking) -> None:
         super().__init__()
         self.late_ms: list[float] = []
+        self.own_ms: list[float] = []
+        self._taking = taking
+        self._taken_ns = taking.ns()  # when the last one was done
         self._spawn = spawn
         self._due_ns = self._last_ns = 0
         self._over = asyncio.Event()
@@ -152,7 +165,11 @@ class Requests(Alarm):
             if step:
                 await asyncio.sleep(0)
             burn(STEP_US)
-        self.late_ms.append((time.monotonic_ns() - due_ns) / 1e6)
+        late_ms = (time.monotonic_ns() - due_ns) / 1e6
+        taken_ns = self._taking.ns()
+        self.late_ms.append(late_ms)
+        self.own_ms.append(max(0.0, late_ms - (taken_ns - self._taken_ns) / 1e6))
+        self._taken_ns = taken_ns
 
 
 @contextlib.asynccontextmanager
@@ -221,11 +238,18 @@ def take_core() -> None:
         Path("/proc/self/autogroup").write_text("-20")
 
 
-def run_delay_ns() -> int:
-    """In which this thread could have run, and something else had its CPU."""
-    with contextlib.suppress(OSError), open("/proc/thread-self/schedstat") as file:
-        return int(file.read().split()[1])
-    return 0
+class Taking:
+    """What others have of the core while this thread could have run."""
+
+    def __init__(self) -> None:
+        try:
+            self._file: int | None = os.open("/proc/thread-self/schedstat", os.O_RDONLY)
+        except FileNotFoundError:  # a kernel without CONFIG_SCHED_INFO
+            self._file = None
+
+    def ns(self) -> int:
+        """So far."""
+        return 0 if self._file is None else int(os.pread(self._file, 128, 0).split()[1])
 
 
 class Span(msgspec.Struct, frozen=True):
@@ -265,7 +289,7 @@ def measure_loss(slice_ms: float | None, with_timer: bool, seconds: float) -> Lo
 
     async def main(spawns: list[Spawn]) -> list[Loss]:
         _, cut, uncut = spawns
-        timer = Ticks() if with_timer else None
+        timer = Ticks(Taking()) if with_timer else None
         pairs = []
         until = time.perf_counter() + seconds
         while time.perf_counter() < until:

@@ -16,6 +16,8 @@ import pytest
 
 from tests.shards.servers import DEADLINE, Serve, Server, ask
 
+pytestmark = pytest.mark.once  # what is tested is Python in both kinds
+
 README = Path(__file__).parent.parent / "README.md"
 (CONFIGURATION,) = re.findall(r"```toml\n(.*?)```", README.read_text(), re.DOTALL)
 ROUTES, VISITS, EXECUTOR, SERVICE, TEST, PROTOCOL = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)

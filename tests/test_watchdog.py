@@ -10,6 +10,8 @@ import pytest
 from tests.shards.servers import eventually, is_alive
 from tests.watchdog import VARIABLE
 
+pytestmark = pytest.mark.once  # what is tested is Python in both kinds
+
 ROOT = Path(__file__).parents[1]
 
 TEST = """

@@ -35,6 +35,7 @@ ASGI = "--rounds 1 --seconds 0.1 --connections 4 --workers 2"
 MIXED = "--rounds 1 --seconds 0.3 --warm-up 0.05 --rate 50 --workers 2"
 PREEMPT = "--rounds 1 --seconds 0.1 --hogs 1 2"
 HANDOVER = "--keys 2000 --value-bytes 100 --rate 50"
+TOPICS = "--rounds 1 --messages 1000 --seconds 0.2"
 IPC = "--rounds 2 --seconds 0.005 --sizes 64 300000 --shards 2 3 --idle 0.05"
 
 
@@ -71,6 +72,14 @@ def test_observe(tmp_path: Path) -> None:
         assert all(figure > 0 for rounds in figures.values() for figure in rounds)
     assert len(document["stalls_s"]) == 1
     assert [scrape["shards"] for scrape in document["scrapes"]] == [1, 2, 4, 8, 16, 32, 64]
+
+
+@pytest.mark.skipif(shutil.which("redis-server") is None, reason="needs redis-server")
+def test_topics(tmp_path: Path) -> None:
+    (figures,) = run("topics", TOPICS, tmp_path)["rounds"]
+    assert figures["crowd_frames"] == 1
+    assert figures["unheard_frames"] == 0
+    assert all(figures[name] > 0 for name in ("topic_rate", "redis_rate", "redis_pipelined_rate", "quiet_p99_us"))
 
 
 def test_overhead(tmp_path: Path) -> None:

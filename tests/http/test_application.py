@@ -108,7 +108,8 @@ class Iterated:
 
 @functools.cache
 def django_settings() -> None:
-    settings.configure(ALLOWED_HOSTS=["*"])
+    if not settings.configured:  # by another test in this process
+        settings.configure(ALLOWED_HOSTS=["*"])
     django.setup()
 
 

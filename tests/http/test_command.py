@@ -18,6 +18,8 @@ import websockets.sync.client
 
 from tests.shards.servers import DEADLINE, Serve, Server, eventually
 
+pytestmark = pytest.mark.once  # what is tested is Python in both kinds
+
 HERE = """
 import clockworker as cw
 

@@ -14,6 +14,8 @@ from clockworker.shards.config._parse import show_size
 from tests.http.test_command import get, queue_of
 from tests.shards.servers import Serve
 
+pytestmark = pytest.mark.once  # what is tested is Python in both kinds
+
 PAGE = (Path(__file__).parents[2] / "docs" / "http.md").read_text()
 SHOP, PROGRAMS = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
 (FILE,) = re.findall(r"```toml\n(.*?)```", PAGE, re.DOTALL)

@@ -276,6 +276,26 @@ def test_who_waits_for_a_shard_that_dies_waits_no_longer(run: Run) -> None:
     run(body)
 
 
+def test_who_subscribes_does_not_wait_for_a_shard_that_has_died(run: Run) -> None:
+    async def body() -> None:
+        async with fleet(2, topics=True) as mesh:
+            await mesh.service.on(1).listen("other")  # it has asked by now
+            await until(lambda: mesh.mesh.topics._outlets[mesh.mesh.links[1]].live)
+            stop(mesh, 1)
+            room = topic(mesh)
+            entering = asyncio.create_task(room.subscribe().__aenter__())
+            await asyncio.sleep(0.05)
+            assert not entering.done()
+            mesh.kill(1)
+            mesh.mesh.disconnect(1)
+            lines = await entering
+            await room.publish(Line(0, 1))
+            assert await anext(lines) == Line(0, 1)
+            await lines.__aexit__(None, None, None)
+
+    run(body)
+
+
 def test_a_publisher_that_never_waits_leaves_its_own_subscribers_a_turn(run: Run) -> None:
     async def body() -> None:
         async with fleet(1, topics=True) as mesh:

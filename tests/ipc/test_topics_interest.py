@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import zlib
 
 import msgspec
 import pytest
@@ -13,7 +14,7 @@ from test_traffic import Peer, peer
 import clockworker as cw
 from clockworker.ipc.calls._frames import Kind
 from clockworker.ipc.calls._schema import MethodSchema
-from clockworker.ipc.rings._ring_cy import PoisonedRing
+from clockworker.ipc.rings._ring_cy import PoisonedRing, RingConsumer, RingProducer
 from clockworker.ipc.topics._codec import Codec
 from clockworker.ipc.topics._interest import Interest, Interests
 from clockworker.ipc.topics._words import Word, read_word
@@ -195,5 +196,148 @@ def test_a_peer_that_says_nothing_is_waited_for_so_long(
             one.mesh.connect(1, 2, incoming=there, outgoing=back, doorbell=cw.create_doorbell(2), ready=True)
             await topics.learned()
             assert "has not heard within 0.05 s which topics shard 1 has subscribers of" in caplog.text
+
+    run(body)
+
+
+class Owner:
+    """Shard 1 while it is replaced: its old incarnation is that of `Peer`, and this is the rings' end of its successor."""
+
+    def __init__(self, one: Peer) -> None:
+        there, back = cw.create_ring(1 << 16), cw.create_ring(1 << 16)
+        self.sends, self.hears = RingProducer(there), RingConsumer(back)
+        one.mesh.connect(1, 2, incoming=there, outgoing=back, doorbell=cw.create_doorbell(2), place=3, beside=True)
+        self.link = one.mesh.links[1].other
+        self._mesh = one.mesh
+
+    def turn(self) -> None:
+        assert self.link is not None
+        self._mesh.drain(self.link)
+
+    def passed(self) -> list[bytes]:
+        return _passed(self.hears)
+
+    def close(self) -> None:
+        self.sends.close()
+        self.hears.close()
+
+
+def _passed(hears: RingConsumer) -> list[bytes]:
+    """The messages that an owner was sent, without their topic's name."""
+    found = []
+    while (body := hears.pop()) is not None:
+        if hears.kind == Kind.PASS_ON:
+            found.append(bytes(msgspec.msgpack.decode(bytes(body)[hears.queue :])))
+    return found
+
+
+NAME = next(name for name in map(str, range(99)) if zlib.crc32(name.encode()) * 2 >> 32 == 1)
+
+
+def test_what_an_owner_had_not_passed_on_when_it_left_goes_to_its_successor_first(run: Run) -> None:
+    async def body() -> None:
+        async with peer() as one:
+            topic = one.mesh.topics.topic(NAME, bytes, ordered=True)
+            new = Owner(one)
+            for number in range(3):
+                await topic.publish(b"%d" % number)
+            assert _passed(one.hears) == [b"0", b"1", b"2"]
+            one.mesh.change(1, lambda: None)
+            later = asyncio.create_task(topic.publish(b"3"))
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            assert (later.done(), new.passed()) == (False, []), "the old one has not passed on all that it was sent"
+            one.sends.push(Kind.TAKEN, 0, 1, 1, b"")
+            one.turn()
+            assert (later.done(), new.passed()) == (False, [])
+            one.sends.push(Kind.TOPICS, 0, 0, 2, b"")  # it leaves
+            one.turn()
+            await later
+            await topic.publish(b"4")
+            one.mesh.disconnect(1, beside=True)
+            await topic.publish(b"5")
+            assert new.passed() == [b"1", b"2", b"3", b"4", b"5"]
+            new.sends.push(Kind.TAKEN, 0, 1, 5, b"")
+            new.turn()
+            assert topic.stats() == cw.TopicStats(6, 0, 0, 0)
+            new.close()
+
+    run(body)
+
+
+def test_what_an_owner_that_dies_had_not_passed_on_is_dropped(run: Run) -> None:
+    async def body() -> None:
+        async with peer() as one:
+            topic = one.mesh.topics.topic(NAME, bytes, ordered=True)
+            new = Owner(one)
+            for number in range(3):
+                await topic.publish(b"%d" % number)
+            one.mesh.change(1, lambda: None)
+            later = asyncio.create_task(topic.publish(b"3"))
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            one.mesh.disconnect(1, beside=True)
+            await later
+            assert new.passed() == [b"3"]
+            assert topic.stats() == cw.TopicStats(4, 0, 3, 0), "some may have been sent to some"
+            one.mesh.disconnect(1)
+            await topic.publish(b"4")
+            assert topic.stats() == cw.TopicStats(5, 0, 5, 0), "3 was under way, and for 4 there is no owner"
+            new.close()
+
+    run(body)
+
+
+def test_what_the_earlier_incarnation_of_an_owner_sent_is_before_what_its_successor_did(run: Run) -> None:
+    async def body() -> None:
+        async with peer() as one:
+            topic = one.mesh.topics.topic(NAME, bytes, ordered=True)
+            new = Owner(one)
+            async with topic.subscribe() as lines:
+                number = topic._number
+                for sends, first in ((new.sends, 2), (one.sends, 0)):
+                    for value in range(first, first + 2):
+                        sends.push(Kind.TOPIC, 1, number, 1, msgspec.msgpack.encode(b"%d" % value))
+                new.turn()
+                assert [await anext(lines) for _ in range(4)] == [b"0", b"1", b"2", b"3"]
+            new.close()
+
+    run(body)
+
+
+def test_the_successor_of_an_owner_has_its_predecessor_put_messages_in_order_until_that_leaves(run: Run) -> None:
+    async def body() -> None:
+        async with peer() as one:
+            topics = one.mesh.topics
+            name = next(name for name in map(str, range(99)) if zlib.crc32(name.encode()) * 2 >> 32 == 0)
+            topic = topics.topic(name, bytes, ordered=True)
+            there, back = cw.create_ring(1 << 16), cw.create_ring(1 << 16)
+            sends, hears = RingProducer(there), RingConsumer(back)
+            # The other incarnation of this very shard, 0.
+            one.mesh.connect(0, 2, incoming=there, outgoing=back, doorbell=cw.create_doorbell(2), place=2, ready=True)
+            own = one.mesh.links[0]
+            sends.push(Kind.TOPICS, 0, 0, 1, b"")
+            one.mesh.drain(own)
+            await topic.publish(b"mine")
+            one.sends.push(Kind.PASS_ON, len(name), 0, 0, name.encode() + msgspec.msgpack.encode(b"a peer's"))
+            one.turn()
+            answers(one)
+            assert _passed(hears) == [b"mine", b"a peer's"]
+            one.sends.push(Kind.INTEREST, 0, 0, 1, word(name, 9, ordered=True))
+            one.turn()
+            sends.push(Kind.TAKEN, 0, 1, 1, b"")
+            sends.push(Kind.TOPICS, 0, 0, 2, b"")
+            one.mesh.drain(own)
+            kinds = [(kind, body) for kind, _, _, body in answers(one) if kind != Kind.HEARD]
+            assert kinds == [(Kind.TOPIC, msgspec.msgpack.encode(b"a peer's")), (Kind.TAKEN, b"")], (
+                "what was left is sent"
+            )
+            await topic.publish(b"next")
+            assert [body for kind, _, _, body in answers(one) if kind == Kind.TOPIC] == [
+                msgspec.msgpack.encode(b"next")
+            ]
+            assert _passed(hears) == []
+            sends.close()
+            hears.close()
 
     run(body)

@@ -53,6 +53,17 @@ async def main(shard: cw.Shard) -> None:
         assert_type(row, str)
     async for name in shard.call(1, names):
         assert_type(name, str)
+    topic = shard.topic("names", str, ordered=True)
+    assert_type(topic, cw.Topic[str])
+    assert_type(shard.topic("rows", list[bytes]), cw.Topic[list[bytes]])
+    await topic.publish("a", when_full="drop")
+    await topic.publish(1)  # type: ignore[arg-type]
+    topic.publish_nowait(b"")  # type: ignore[arg-type]
+    topic.subscribe(when_full="wait")  # type: ignore[arg-type]
+    async with topic.subscribe(limit=1, when_full="drop-oldest") as names_said:
+        assert_type(names_said, cw.Subscription[str])
+        async for name in names_said:
+            assert_type(name, str)
     await store.send(1, Store.get, b"")
     await store.send(1, Store.get, 1)  # type: ignore[arg-type]
     store.send_nowait(1, Store.size, 2)  # type: ignore[call-arg]

@@ -134,6 +134,26 @@ MUTANTS = (
         "http/test_connection.py::test_at_the_stop_a_connection_is_closed_when_it_was_idle_for_a_moment",
     ),
     Mutant(
+        "calls to a peer that hands over its state wait",
+        Mutation("ipc/calls/_link_cy", "self.holding = self.connection.connected", "self.holding = False"),
+        "ipc/test_link.py::test_calls_to_a_suspended_peer_wait_and_go_to_its_successor_in_order",
+    ),
+    Mutant(
+        "calls that are made within others are let through a suspended link",
+        Mutation("ipc/calls/_link_cy", "                if lane.depth > 0:\n", "                if lane.depth > 1:\n"),
+        "ipc/test_link.py::test_of_calls_to_a_suspended_peer_those_made_within_others_go_when_it_is_said_again",
+    ),
+    Mutant(
+        "calls of a shard whose state has moved go where it is",
+        Mutation("ipc/calls/_gate", "if self.state == MOVED and (outer", "if False and (outer"),
+        "ipc/test_gate.py::test_calls_wait_until_it_is_known_where_the_state_is",
+    ),
+    Mutant(
+        "a task that has outlived its call is no part of it",
+        Mutation("ipc/calls/_gate", "                within.ended = True\n", "                pass\n"),
+        "ipc/test_gate.py::test_what_a_running_call_calls_goes_through_and_what_comes_later_does_not",
+    ),
+    Mutant(
         "the grace that handing over has used is not given again: the supervisor says what it was",
         Mutation(
             "shards/supervisor/_shutdown",

@@ -42,6 +42,7 @@ class Listener:
     heard: dict[str, Heard] = field(default_factory=dict)
     subscription: cw.Subscription[Mark] | None = None
     lagged: bool = False
+    order: list[str] = field(default_factory=list)  # publisher and number of each, if KEEP is in the environment
 
 
 class Hall:
@@ -63,6 +64,8 @@ class Hall:
                 listener.subscription = marks
                 entered.set()
                 async for mark in marks:
+                    if "KEEP" in os.environ:
+                        listener.order.append(f"{mark.publisher} {mark.number}")
                     found = listener.heard.get(mark.publisher)
                     if found is None:
                         found = listener.heard[mark.publisher] = Heard(mark.number, mark.number - 1)
@@ -90,6 +93,20 @@ class Hall:
     @cw.remote
     async def counted(self) -> dict[str, int]:
         return msgspec.structs.asdict(self.topic.stats())
+
+    @cw.remote
+    async def order(self) -> list[str]:
+        return self.listener.order
+
+    @cw.remote
+    async def is_copied(self) -> bool:
+        """Whether a message arrives as it would on another shard."""
+        sent = Mark("copied", 1)
+        async with self.shard.topic("copies", Mark).subscribe() as marks:
+            await self.shard.topic("copies", Mark).publish(sent)
+            found = await anext(marks)
+        assert found == sent
+        return found is not sent
 
     @cw.remote
     async def stop_publishing(self) -> int:

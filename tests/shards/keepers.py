@@ -103,12 +103,14 @@ async def main(shard):
                 return await counts.on(to).nested(key, float(seconds))
             case ["get", key]:
                 return await counts.on(to).get(key)
-            case ["notes", many]:
-                for number in range(int(many)):
+            case ["notes", path]:
+                number = 0
+                while not os.path.exists(path):
                     await counts.send(to, Counts.note, number)
+                    number += 1
                     if number % 10 == 0:
                         await asyncio.sleep(0.002)
-                return "sent"
+                return number
             case ["noted"]:
                 return " ".join(map(str, await counts.on(to).noted()))
             case ["ticks", many]:

@@ -18,6 +18,8 @@ from clockworker.shards.machine._host import descriptors_needed
 from tests.shards.forked import ForkedCommand
 from tests.shards.servers import ECHO, Serve
 
+pytestmark = pytest.mark.once  # what is tested is Python in both kinds
+
 
 def run(*arguments: str, cwd: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(

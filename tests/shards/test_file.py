@@ -81,7 +81,7 @@ def test_one_value_will_do_where_there_may_be_several(tmp_path: Path) -> None:
         ("timeout-starup = 2", "{}: timeout-starup: unknown key; did you mean timeout_startup?"),
         ("queues = []", "{}: queues: unknown key; did you mean queue?"),
         ("workers-kill-timeout = 2", "did you mean timeout_graceful_shutdown?"),
-        ("zzz = 2", "{}: zzz: unknown key; known are access_log, app, "),
+        ("zzz = 2", "{}: zzz: unknown key; known are access_log, access_log_format, app, "),
         ('shards = "four"', "{}: shards: the number of shards is 'four'; give a whole number from 1 to 1024, or auto"),
         ("shards = 0", "{}: shards: the number of shards is 0; give"),
         ("shards = 1.5", "{}: shards: the value 1.5 is a number; give a whole number or a string (N|auto)"),

@@ -14,6 +14,8 @@ import pytest
 
 from tests.shards.servers import Serve, Server, ask, eventually, is_alive
 
+pytestmark = pytest.mark.once  # what is tested is Python in both kinds
+
 # A line is a way to fork; the answer is the child's pid, or how it ended.
 FORKS = """
 import asyncio, gc, multiprocessing, os, signal, socket, subprocess, sys, time

@@ -56,27 +56,27 @@ def test_connections_of_the_old_shard_go_on_with_its_successors_state(serve: Ser
                 first = await counts.on(to).add(key)
                 while not os.path.exists(path):
                     await asyncio.sleep(0.01)
-                return f"{first} {await counts.on(to).add(key)} {os.getpid()} {counts.is_here}"
+                second = await counts.on(to).add(key)
+                third = await counts.on(1).back(key, 0)  # a call by that shard, for this one
+                return f"{first} {second} {third} {os.getpid()} {counts.is_here}"
             case ["add", key]:""",
     )
-    server = serve(source, "--shards", "1")
+    server = serve(source, "--shards", "2")
     server.wait_serving()
     old = server.shard_pids()[0]
-    with server.connect() as kept, server.connect() as client:
-        kept.sendall(b"around key go\n")
-        eventually(lambda: ask(client, b"get key") == b"1", "it has begun")
-        server.send(signal.SIGHUP)
-        server.wait_log("has handed over its state")
+    with server.connect_to(0) as kept, server.connect_to(1) as client:
+        kept.sendall(b"@0 around key go\n")
+        eventually(lambda: ask(client, b"@0 get key") == b"1", "it has begun")
+        os.kill(old, signal.SIGTERM)
+        server.wait_log("shard 0 has handed over its state")
         eventually(lambda: server.shard_pids()[0] != old, "the successor has the place")
-        with server.connect() as other:
-            assert ask(other, b"add key") == b"2"
+        assert ask(client, b"@0 add key") == b"2"
         (Path(f"/proc/{server.pid}/cwd").resolve() / "go").touch()
         answer = b""
         while not answer.endswith(b"\n"):
             answer += kept.recv(100)
-        assert answer == b"1 3 %d False\n" % old
-    with server.connect() as client:
-        assert ask(client, b"get key") == b"3"
+        assert answer == b"1 3 4 %d False\n" % old
+        assert ask(client, b"@0 get key") == b"4"
     assert server.stop() == 0
 
 
@@ -132,15 +132,17 @@ def test_calls_that_call_back_end_in_the_midst_of_a_replacement(serve: Serve) ->
 
 
 def test_one_way_requests_keep_their_order_and_none_is_lost(serve: Serve) -> None:
-    server = serve(COUNTS, "--shards", "2")
+    source = COUNTS.replace("self.counts, self.log = state", "self.counts, self.log = state; await asyncio.sleep(1)")
+    server = serve(source, "--shards", "2")
     server.wait_serving()
-    many = 4_000
     with server.connect_to(1) as client:
-        client.sendall(b"@0 notes %d\n" % many)
-        server.send(signal.SIGHUP)
+        client.sendall(b"@0 notes enough\n")
+        os.kill(server.shard_pids()[0], signal.SIGTERM)
         server.wait_log("shard 0 has handed over its state")
-        assert client.recv(100) == b"sent\n"
-    server.wait_log(r"shard \d stopped after", 2)
+        time.sleep(0.3)
+        (Path(f"/proc/{server.pid}/cwd").resolve() / "enough").touch()
+        many = int(client.recv(100))
+    server.wait_log(r"shard 0 stopped after")
     with server.connect() as client:
         found = eventually(
             lambda: (lines := ask(client, b"@0 noted").split()) and len(lines) == many and lines, "all have come"
@@ -249,6 +251,70 @@ def test_a_hand_over_that_raises_leaves_the_old_one_serving(serve: Serve) -> Non
     assert said.startswith("Counts.hand_over(), in the shard that is to be replaced, failed: AttributeError: "), said
     assert "has no attribute 'logs'" in said
     journal.check()
+    assert server.stop() == 0
+
+
+def test_a_peer_that_dies_in_the_middle_keeps_nobody_waiting(serve: Serve) -> None:
+    source = COUNTS.replace("self.counts, self.log = state", "self.counts, self.log = state; await asyncio.sleep(2)")
+    server = serve(source, "--shards", "3", "--timeout-hand-over", "60")
+    server.wait_serving()
+    with server.connect_to(1) as client:
+        assert ask(client, b"@0 add key") == b"1"
+        os.kill(server.shard_pids()[0], signal.SIGTERM)
+        server.wait_log("(?m)^shard 0 came by roll")
+        time.sleep(1)
+        os.kill(server.shard_pids()[2], signal.SIGKILL)
+        server.wait_log("shard 0 has handed over its state")
+        assert ask(client, b"@0 add key") == b"2"
+    server.wait_log("shard 2 ready on", 2)
+    with server.connect_to(2) as client:
+        assert ask(client, b"@0 add key") == b"3"
+    assert server.stop() == 0
+
+
+def test_a_long_call_of_another_service_is_not_waited_for(serve: Serve) -> None:
+    source = (
+        COUNTS.replace(
+            "async def main(shard):",
+            """
+class Reports:
+    def __init__(self, shard):
+        self.counts = None
+
+    @cw.remote
+    async def make(self, key: str, path: str) -> list[int]:
+        first = await self.counts.on(0).add(key)
+        while not os.path.exists(path):
+            await asyncio.sleep(0.01)
+        return [first, await self.counts.on(0).add(key)]
+
+async def main(shard):""",
+        )
+        .replace(
+            "    counts.local.all = counts\n",
+            """    counts.local.all = counts
+    reports = await shard.start(Reports)
+    reports.local.counts = counts
+""",
+        )
+        .replace(
+            'case ["who"]:',
+            """case ["report", key, path]:
+                return await reports.on(to).make(key, path)
+            case ["who"]:""",
+        )
+    )
+    server = serve(source, "--shards", "2")
+    server.wait_serving()
+    with server.connect_to(1) as client, server.connect_to(1) as other:
+        client.sendall(b"@0 report key go\n")
+        eventually(lambda: ask(other, b"@0 get key") == b"1", "it has begun")
+        os.kill(server.shard_pids()[0], signal.SIGTERM)
+        server.wait_log("shard 0 has handed over its state")
+        assert ask(other, b"@0 add key") == b"2"
+        (Path(f"/proc/{server.pid}/cwd").resolve() / "go").touch()
+        assert client.recv(100) == b"[1, 3]\n"
+    server.wait_log("shard 0 stopped after")
     assert server.stop() == 0
 
 

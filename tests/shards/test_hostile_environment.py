@@ -27,6 +27,8 @@ from tests.shards.keepers import COUNTS, Journal
 from tests.shards.servers import ECHO, Serve, Server, ask, children, eventually, is_alive
 from tests.shards.test_behaviour import WORK, Clients, open_request
 
+pytestmark = pytest.mark.once  # what is tested is Python in both kinds
+
 QUEUES = ("--queue", "foreground:8", "--queue", "background:1")
 
 IS_ROOT = os.geteuid() == 0

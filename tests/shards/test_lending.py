@@ -16,6 +16,8 @@ from hypothesis import strategies as st
 from clockworker.shards.supervisor._lending import choose_neighbours
 from tests.shards.servers import ECHO, Serve, Server, ask, eventually
 
+pytestmark = pytest.mark.once  # what is tested is Python in both kinds
+
 DISTRIBUTIONS = ("kernel", "fixed", "least-connections")
 
 # What holds up a shard is a file of its number: with "starts-N" it does not come to an end of its import, with "stands-N" a

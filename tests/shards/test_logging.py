@@ -21,6 +21,8 @@ from clockworker.shards.config._config import ServeConfig
 from clockworker.shards.logs._logging import JsonFormatter, reopen, set_up_logging
 from tests.shards.servers import ECHO, Serve, ask, eventually
 
+pytestmark = pytest.mark.once  # what is tested is Python in both kinds
+
 log = logging.getLogger("tests.logging")
 
 

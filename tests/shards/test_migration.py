@@ -15,6 +15,8 @@ from clockworker.shards.config._arguments import split_command_line
 from clockworker.shards.config._options import OPTIONS
 from clockworker.shards.config._other_names import nearest_option
 
+pytestmark = pytest.mark.once  # what is tested is Python in both kinds
+
 PAGE = (Path(__file__).parents[2] / "docs" / "migration.md").read_text()
 HEAD, *ROWS = [
     [cell.strip() for cell in line.strip("|").split("|")]
@@ -41,7 +43,6 @@ def test_ours_are_there() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.once
 @pytest.mark.parametrize("peer", HEAD[2:])
 def test_theirs_are_there(peer: str) -> None:
     if importlib.util.find_spec(peer) is None:

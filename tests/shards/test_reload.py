@@ -13,6 +13,8 @@ from clockworker._errors import ConfigurationError
 from clockworker.shards.supervisor._reload import check_reload
 from tests.shards.servers import ECHO, Serve, ask
 
+pytestmark = pytest.mark.once  # what is tested is Python in both kinds
+
 pytest.importorskip("watchfiles")
 
 

@@ -17,6 +17,8 @@ import pytest
 from clockworker.shards.supervisor import _roll
 from tests.shards.servers import ECHO, Serve, Server, ask, children, eventually
 
+pytestmark = pytest.mark.once  # what is tested is Python in both kinds
+
 NEW = ECHO.replace("%d %s", "%d new %s")
 
 
@@ -490,7 +492,6 @@ STARTS_4_S = "import asyncio\n" + ECHO.replace(
 
 
 @pytest.mark.slow
-@pytest.mark.once
 @pytest.mark.parametrize("distribution", ["kernel", "fixed", "least-connections"])
 def test_nobody_waits_for_a_start(serve: Serve, distribution: str) -> None:
     server = serve(STARTS_4_S, "--shards", "2", "--distribution", distribution)

@@ -24,6 +24,8 @@ from tests.shards.failing import ARMED
 from tests.shards.servers import Serve, ask, eventually
 from tests.shards.test_behaviour import WORK, Clients
 
+pytestmark = pytest.mark.once  # what is tested is Python in both kinds
+
 FAILING = str(Path(__file__).with_name("failing.py"))
 ROOT = Path(__file__).parents[2]
 
@@ -164,7 +166,6 @@ def _free_port() -> int:
 
 
 @pytest.mark.slow
-@pytest.mark.once
 def test_no_call_that_fails_once_ends_the_server_or_cuts_anything(serve: Serve, tmp_path: Path) -> None:
     left = Day(serve, tmp_path / "well", []).reached
     assert len(left) > 40, left
@@ -183,7 +184,6 @@ def test_no_call_that_fails_once_ends_the_server_or_cuts_anything(serve: Serve, 
 
 
 @pytest.mark.slow
-@pytest.mark.once
 def test_connections_that_the_supervisor_hands_over(serve: Serve, tmp_path: Path) -> None:
     options = ("--distribution", "least-connections")
     reached = Day(serve, tmp_path / "well", [], *options).reached
@@ -193,7 +193,6 @@ def test_connections_that_the_supervisor_hands_over(serve: Serve, tmp_path: Path
 
 
 @pytest.mark.slow
-@pytest.mark.once
 def test_a_start_that_is_refused_something_serves_or_says_it_in_a_line(tmp_path: Path) -> None:
     (tmp_path / "log.toml").write_text(LOG_CONFIG)
     command = [

@@ -19,6 +19,8 @@ from clockworker.shards.supervisor._watch import is_stopped
 from tests.shards.servers import ECHO, Serve, Server, ask, children, eventually, gone, is_alive
 from tests.shards.test_roll import write
 
+pytestmark = pytest.mark.once  # what is tested is Python in both kinds
+
 DEBUG = ("--log-level", "debug")
 
 # A shard that says what its process was told.

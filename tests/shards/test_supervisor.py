@@ -17,6 +17,8 @@ import pytest
 
 from tests.shards.servers import DEADLINE, ECHO, Serve, Server, ask, children, gone, shared_memory
 
+pytestmark = pytest.mark.once  # what is tested is Python in both kinds
+
 # `sleep S` answers after S seconds, `die` kills the shard, `block` never gives the loop back; else as ECHO.
 WORK = """
 import asyncio, os, signal, time

@@ -14,6 +14,8 @@ from clockworker.shards.config._config import InheritedSocket, ServeConfig
 from clockworker.shards.machine._systemd import Notifier, activated_sockets, with_activated_sockets
 from tests.shards.servers import ECHO, Serve, ask
 
+pytestmark = pytest.mark.once  # what is tested is Python in both kinds
+
 
 @pytest.fixture
 def notices(tmp_path: Path) -> Iterator[socket.socket]:

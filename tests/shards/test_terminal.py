@@ -20,6 +20,8 @@ import pytest
 
 from tests.shards.servers import DEADLINE, Serve, ask
 
+pytestmark = pytest.mark.once  # what is tested is Python in both kinds
+
 DEBUGGED = """
 import asyncio, pdb
 

@@ -19,6 +19,8 @@ import clockworker as cw
 from clockworker.shards.testing import Server, serving
 from tests.shards.servers import ask, eventually, is_alive
 
+pytestmark = pytest.mark.once  # what is tested is Python in both kinds
+
 
 class Point(msgspec.Struct):
     x: int

@@ -28,6 +28,8 @@ from clockworker import ControlError
 from clockworker.shards.observe._query_client import QueryClient
 from tests.shards.servers import DEADLINE, Serve, Server, eventually
 
+pytestmark = pytest.mark.once  # what is tested is Python in both kinds
+
 # Shard 0 spins half of its time in `foreground` for two tenants and all the rest in `background`; shard 1 does little.
 UNEQUAL = """
 import asyncio, time

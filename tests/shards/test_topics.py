@@ -6,6 +6,7 @@ import re
 import signal
 import time
 import urllib.request
+import zlib
 from collections.abc import Callable
 from functools import partial
 
@@ -194,3 +195,35 @@ def test_what_an_incarnation_publishes_while_it_leaves_reaches_its_successor(ord
                 server, 0, lambda found, last=count - 1, old=old: old in found and found[old].last == last
             )
             assert (found[old].gaps, found[old].backwards) == (0, 0), "from when it subscribed to the last"
+
+
+@pytest.mark.parametrize("encode_local_calls", [False, True])
+def test_one_shard_sees_what_two_would(encode_local_calls: bool) -> None:
+    with serving(APP, shards=1, encode_local_calls=encode_local_calls) as server:
+        assert server.call(0, Hall.is_copied) == encode_local_calls
+
+
+def test_all_who_stay_see_one_order_while_the_owner_is_replaced() -> None:
+    owner = zlib.crc32(b"marks") * 3 >> 32
+    one, other = (shard for shard in range(3) if shard != owner)
+    environment = {"PUBLISH": "012", "LISTEN": f"{one}{other}", "ORDERED": "1", "KEEP": "1"}
+    with serving(APP, shards=3, environment=environment) as server:
+        for publishers in (3, 4):
+            for shard in (one, other):
+                wait_heard(server, shard, partial(have_come_from, publishers, 100))
+            server.kill(owner, signal.SIGTERM)
+        ends = {line[2]: int(line[1]) for line in server.wait_log(r"published (\d+) by (\S+)", 2)}
+        for shard in (one, other, owner):
+            ends[f"{shard}:{server.pid(shard)}"] = server.call(shard, Hall.stop_publishing)
+        for shard in (one, other):
+            found = wait_heard(server, shard, lambda found: len(found) == 5 and are(ends, found))
+            for each in found.values():
+                assert (each.gaps, each.backwards) == (0, 0), found
+        orders = [server.call(shard, Hall.order) for shard in (one, other)]
+        # One of them may have subscribed later.
+        first = max(
+            (order[0] for order in orders), key=lambda mark: max(order.index(mark) for order in orders if mark in order)
+        )
+        seen = [order[order.index(first) :] for order in orders]
+        assert seen[0] == seen[1]
+        assert sum(server.call(shard, Hall.counted)["dropped"] for shard in (one, other)) == 0

@@ -15,6 +15,8 @@ from clockworker.shards.protocol._pulse import _PACE
 from clockworker.shards.protocol._rest import BEAT_S
 from tests.shards.servers import Serve, Server, ask, eventually
 
+pytestmark = pytest.mark.once  # what is tested is Python in both kinds
+
 # A line `KIND SECONDS` keeps the loop: asleep in the kernel, in Python code, in C code that keeps the interpreter's lock (for
 # longer than anybody waits), or from a callback that belongs to no task.
 STALLS = """

@@ -1,5 +1,6 @@
 cdef extern from *:
     """
+    #include <errno.h>
     #include <signal.h>
     #include <stdint.h>
     #include <string.h>
@@ -12,7 +13,6 @@ cdef extern from *:
     #define sigev_notify_thread_id _sigev_un._tid
     #endif
     #else  /* never called: there are no preemptive queues */
-    #include <errno.h>
     typedef int timer_t;
     #define timer_settime(timer, flags, when, before) 0
     #endif
@@ -27,6 +27,8 @@ cdef extern from *:
         int number;  /* of the signal */
         pid_t thread;
         timer_t timer;
+        int read_end;  /* of the pipe that is in the place of the loop's wake-up descriptor */
+        int loops;  /* that one; -1: none was there */
     } clockworker_alarm;
 
     static clockworker_alarm *clockworker_the_alarm;
@@ -51,16 +53,29 @@ cdef extern from *:
         if (rings == 0 || rings > due) clockworker_alarm_set(alarm, due);
     }
 
-    /* Have the interpreter look for a cut before its next instruction. In the main thread. */
+    /* Have a cut looked for a few instructions on. In the main thread. */
     static inline void clockworker_alarm_now_due(clockworker_alarm *alarm) {
         alarm->due_ns = 1;
         alarm->rung++;
         PyErr_SetInterruptEx(alarm->number);
     }
 
+    /* What signals have written: our own is dropped, others are the loop's. */
+    static inline void clockworker_alarm_drain(clockworker_alarm *alarm) {
+        unsigned char numbers[64];
+        ssize_t count;
+        while (alarm->loops >= 0 && (count = read(alarm->read_end, numbers, sizeof numbers)) > 0) {
+            for (ssize_t i = 0; i < count; i++) {
+                if (numbers[i] != alarm->number && write(alarm->loops, &numbers[i], 1) < 0) break;  /* full: it wakes up */
+            }
+            if (count < (ssize_t)sizeof numbers) break;
+        }
+    }
+
     static inline void clockworker_alarm_rings(int number) {
         clockworker_alarm *alarm = clockworker_the_alarm;
         if (alarm == NULL || !alarm->exists || (pid_t)syscall(SYS_gettid) != alarm->thread) return;
+        int error = errno;
         alarm->rings_ns = 0;
         int64_t due = alarm->due_ns;
         if (due == 0) alarm->stale++;
@@ -71,6 +86,7 @@ cdef extern from *:
             alarm->rung++;
             PyErr_SetInterruptEx(number);
         }
+        errno = error;
     }
 
     /* In the main thread, in which Python has a handler for the signal already. 0, or errno. */
@@ -90,11 +106,7 @@ cdef extern from *:
         alarm->due_ns = alarm->rings_ns = 0;
         alarm->exists = 1;
         clockworker_the_alarm = alarm;
-        if (sigaction(number, &action, NULL) < 0) {
-            alarm->exists = 0;
-            timer_delete(alarm->timer);
-            return errno;
-        }
+        sigaction(number, &action, NULL);  /* which cannot fail, Python having done the same */
         return 0;
     }
 
@@ -116,9 +128,12 @@ cdef extern from *:
         long long rung
         long long stale
         bint exists
+        int read_end
+        int loops
     long long alarm_now "clockworker_alarm_now"() noexcept
     void alarm_due "clockworker_alarm_due"(Alarm *alarm, long long due) noexcept
     void alarm_now_due "clockworker_alarm_now_due"(Alarm *alarm) noexcept
+    void alarm_drain "clockworker_alarm_drain"(Alarm *alarm) noexcept
     int alarm_begin "clockworker_alarm_begin"(Alarm *alarm, int number) noexcept
     void alarm_end "clockworker_alarm_end"(Alarm *alarm, bint forked) noexcept
 

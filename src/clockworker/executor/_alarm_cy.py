@@ -17,6 +17,11 @@ stands still while one of them is switched away from. So it is the last number. 
 (SA_RESTART): libraries in C need not know of it. Those that the kernel never restarts (poll, sleeping) return EINTR, which
 Python itself repeats, and in between the handler runs.
 
+*The wake-up descriptor* (`signal.set_wakeup_fd`). The interpreter writes each signal's number to it, so that a loop which waits
+there wakes up; uvloop always does. To wake up for nothing and read the number takes such a loop longer than all the rest of
+a cut. So a pipe is put in its place. Whoever comes with a cut takes its number out before the loop looks, and hands others on;
+if there is no cut, the loop does.
+
 Rejected: a thread that sets the interrupt, for before CPython 3.13 the eval breaker only heeds what is set by the main thread
 (none of 13,000 on 3.11); `Py_AddPendingCall`, since one that is switched away from makes all others wait; tracing, or
 `sys.monitoring`, which needs the interpreter's lock to be switched on and costs each line.
@@ -24,6 +29,7 @@ Rejected: a thread that sets the interrupt, for before CPython 3.13 the eval bre
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 from collections.abc import Callable
@@ -36,6 +42,8 @@ except ModuleNotFoundError:
 
 from clockworker._errors import ConfigurationError
 
+_write_end = -1
+
 
 def begin(handler: Callable[[int, Any], None]) -> None:
     """Have `handler` called, in the main thread, when a slice is due. Raises ConfigurationError where SIGRTMAX is taken."""
@@ -47,9 +55,13 @@ def begin(handler: Callable[[int, Any], None]) -> None:
         )
     signal.signal(signal.SIGRTMAX, handler)
     if cython.compiled:
+        global _write_end
+        alarm.read_end, _write_end = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)  # type: ignore[name-defined]  # noqa: F821
+        alarm.loops = -1  # type: ignore[name-defined]  # noqa: F821
         error = alarm_begin(cython.address(alarm), signal.SIGRTMAX)  # type: ignore[name-defined]  # noqa: F821
         if error:
             signal.signal(signal.SIGRTMAX, signal.SIG_DFL)
+            _close_pipe()
             raise ConfigurationError(f"preemptive queues need a POSIX timer, and there is none: {os.strerror(error)}")
 
 
@@ -58,6 +70,44 @@ def end(forked: bool = False) -> None:
     if cython.compiled:
         alarm_end(cython.address(alarm), forked)  # type: ignore[name-defined]  # noqa: F821
         signal.signal(signal.SIGRTMAX, signal.SIG_DFL)
+        now = signal.set_wakeup_fd(-1)
+        if now == _write_end:
+            now = -1 if forked else alarm.loops  # type: ignore[name-defined]  # noqa: F821
+        if now >= 0:
+            signal.set_wakeup_fd(now, warn_on_full_buffer=False)
+        _close_pipe()
+
+
+def _close_pipe() -> None:
+    global _write_end
+    os.close(alarm.read_end)  # type: ignore[name-defined]  # noqa: F821
+    os.close(_write_end)
+    alarm.loops = _write_end = -1  # type: ignore[name-defined]  # noqa: F821
+
+
+def stand_in() -> None:
+    """Put the pipe in the place of the wake-up descriptor, if a loop has set one."""
+    before = signal.set_wakeup_fd(_write_end, warn_on_full_buffer=False)
+    if before < 0:
+        signal.set_wakeup_fd(-1)
+    elif before != _write_end:
+        alarm.loops = before  # type: ignore[name-defined]  # noqa: F821
+
+
+def watch(loop: asyncio.AbstractEventLoop) -> None:
+    """From now on the loop hands on what comes while it waits."""
+    loop.add_reader(alarm.read_end, drain)  # type: ignore[name-defined]  # noqa: F821
+
+
+def watch_no_more(loop: asyncio.AbstractEventLoop) -> None:
+    """The opposite."""
+    if not loop.is_closed():
+        loop.remove_reader(alarm.read_end)  # type: ignore[name-defined]  # noqa: F821
+
+
+def drain() -> None:
+    """Hand on what other signals have written."""
+    alarm_drain(cython.address(alarm))  # type: ignore[name-defined]  # noqa: F821
 
 
 def counts() -> tuple[int, int]:

@@ -520,11 +520,11 @@ CHECKS: Mapping[str, Callable[[], str | None]] = {
     "context": _try_context,
     "send": _try_send,
     "lookahead": _try_lookahead,
-    "seal": _try_seal,
-    "clock": _try_clock,
     "locks": _try_locks,
     "codes": _try_codes,
     "interrupt": _try_interrupt,
+    "seal": _try_seal,
+    "clock": _try_clock,
     "suspend": _try_suspend,
 }
 

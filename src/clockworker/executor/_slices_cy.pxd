@@ -11,7 +11,7 @@ cdef set _rules
 cdef Fiber _running
 cdef long long _DEFAULT_NS, _NOISE_NS, _RETRY_NS, _LONGEST_RETRY_NS, _NEVER_NS
 cdef unsigned long _main_thread
-cdef int _users, _QUIET, _GROWTH
+cdef int _users, _QUIET, _GROWTH, _DOUBT, _LOOK_EVERY
 cdef bint _collecting, _by_hand
 
 
@@ -34,7 +34,7 @@ cdef class Fiber:
     cdef long long elapsed_ns
     cdef long long slices
     cdef long long retry_ns
-    cdef long long cut_at
+    cdef long long cpu_ns
     cdef long long decisions
     cdef int quiet
     cdef long long shortest_gap_ns
@@ -73,7 +73,7 @@ cdef class Slices(Steps):
     )
     cdef int64_t _run_slice(self, QueueState queue, JoinHandle state, long long started) except? -1
     @cython.locals(gap=cython.longlong)
-    cdef bint _is_quiet(self, Fiber fiber, long long now) except -1
+    cdef bint _is_quiet(self, Fiber fiber) except -1
     cdef _leave_for_now(self, Fiber fiber)
     cdef int _enter_again(self, Fiber fiber) except -1
     cdef int _tell_of_long(self, JoinHandle state, long long elapsed, long long slices) except -1

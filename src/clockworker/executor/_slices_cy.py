@@ -50,7 +50,13 @@ from clockworker.executor._steps_cy import Steps
 from clockworker.executor._tasks_cy import JoinHandle, QueueState
 
 if cython.compiled:
-    from cython.cimports.clockworker.executor._alarm_cy import alarm, alarm_due, alarm_now, alarm_now_due
+    from cython.cimports.clockworker.executor._alarm_cy import (
+        alarm,
+        alarm_drain,
+        alarm_due,
+        alarm_now,
+        alarm_now_due,
+    )
     from cython.cimports.clockworker.executor._clock_cy import is_wound, now_ns
     from cython.cimports.clockworker.executor._greenlet import (
         current_greenlet,
@@ -71,9 +77,11 @@ _DEFAULT_NS = 1_000_000
 # Alone a slice is longer, after so many in which nobody came; by this factor.
 _QUIET = 16
 _GROWTH = 4
+_DOUBT = 4  # so many quiet ones are as good as one in which somebody may have come
 # A turn of the loop in which something was done takes so much longer than an empty one.
-_NOISE_NS = 10_000
+_NOISE_NS = 5_000
 _RETRY_NS = 200_000
+_LOOK_EVERY = 64  # cuts
 _NEVER_NS = 1 << 62
 _LONGEST_RETRY_NS = 2_000_000
 
@@ -111,10 +119,10 @@ class Fiber:
     elapsed_ns: int  # of the step, in all of its slices
     slices: int
     retry_ns: int
-    cut_at: int
-    decisions: int  # the core's, when it was cut
-    quiet: int  # slices since somebody came
-    shortest_gap_ns: int  # between two of them
+    cpu_ns: int  # of the thread, when the step was cut
+    decisions: int  # the core's, then
+    quiet: int  # slices in which nobody came, less _DOUBT for each in which somebody may have
+    shortest_gap_ns: int  # of CPU time, between two of them
 
     def __init__(self, core: Slices, queue: QueueState, slice_ns: int) -> None:
         self.core = core
@@ -135,7 +143,7 @@ class Fiber:
         self.elapsed_ns = 0
         self.slices = 0
         self.retry_ns = 0
-        self.cut_at = 0
+        self.cpu_ns = 0
         self.decisions = 0
         self.quiet = 0
         self.shortest_gap_ns = 0
@@ -242,11 +250,14 @@ def on_alarm(number: int, frame: Any) -> None:
     fiber = _running
     if frame is not None and type(frame) is not FrameType:
         raise TypeError("on_alarm is called by the interpreter alone")
+    alarm_drain(cython.address(alarm))
     now = alarm_now()
     if fiber is None or now < alarm.due_ns:
         return  # the slice has ended meanwhile, and this may be the next one
     reason = fiber.refusal(frame)
     if reason is None:
+        if fiber.queue.cuts % _LOOK_EVERY == 0:
+            _alarm_cy.stand_in()  # a loop may have begun to run, or to handle signals
         fiber.cut()
         return
     refusals = fiber.queue.refusals
@@ -364,6 +375,7 @@ class Slices(Steps):
         except BaseException:
             _end()
             raise
+        _alarm_cy.watch(loop)
         self._slicing = True
         for queue in preemptive:
             queue.sliced = True
@@ -394,8 +406,9 @@ class Slices(Steps):
             if queue.sliced:
                 queue.sliced = False
                 self._end_fiber(queue)
-        _end()
         loop: Any = self.loop
+        _alarm_cy.watch_no_more(loop)
+        _end()
         if getattr(loop, "__dict__", {}).get("close") is self._our_close:  # else somebody has wrapped ours
             del loop.close
             if loop.close != self._loop_close:
@@ -443,7 +456,7 @@ class Slices(Steps):
             if self._carrier is not None and not state.single:
                 self._leave_carrier()
         else:
-            if fiber.may_grow and slice_ns and self._is_quiet(fiber, started):
+            if fiber.may_grow and slice_ns and self._is_quiet(fiber):
                 slice_ns *= _GROWTH
             if self._carrier is not None:
                 self._leave_carrier()
@@ -490,8 +503,9 @@ class Slices(Steps):
             queue.cuts += 1
             queue.suspended = state
             queue.runnable += 1
-            fiber.cut_at = ended
-            fiber.decisions = self._decisions
+            if fiber.may_grow:
+                fiber.decisions = self._decisions
+                fiber.cpu_ns = self.steal.meter.cpu_ns()
             return ended
         fiber.state = None
         if held.count:
@@ -511,20 +525,18 @@ class Slices(Steps):
             self._eevdf.deactivate(queue.entity)
         return ended
 
-    def _is_quiet(self, fiber: Fiber, now: int) -> bool:
+    def _is_quiet(self, fiber: Fiber) -> bool:
         """Whether nobody has wanted the core for a while: no other step ran, no other queue is runnable, and the loop's turns,
         in which it would have looked after sockets and timers, took no longer than empty ones do."""
-        gap = now - fiber.cut_at
+        gap = self.steal.meter.cpu_ns() - fiber.cpu_ns
         if fiber.shortest_gap_ns == 0 or gap < fiber.shortest_gap_ns:
             fiber.shortest_gap_ns = gap
-        if (
-            self._decisions == fiber.decisions + 1
-            and self._eevdf.total_share == fiber.queue.entity.share
-            and gap <= 2 * fiber.shortest_gap_ns + _NOISE_NS
-        ):
-            fiber.quiet += 1
-        else:
+        if self._decisions != fiber.decisions + 1 or self._eevdf.total_share != fiber.queue.entity.share:
             fiber.quiet = 0
+        elif gap <= 2 * fiber.shortest_gap_ns + _NOISE_NS:
+            fiber.quiet = min(fiber.quiet + 1, 2 * _QUIET)
+        else:  # or so it seems: caches may have been cold
+            fiber.quiet = max(fiber.quiet - _DOUBT, 0)
         return fiber.quiet > _QUIET
 
     def _leave_for_now(self, fiber: Fiber) -> None:

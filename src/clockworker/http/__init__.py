@@ -13,6 +13,7 @@ In reading order:
     _tls            what HTTP's servers offer in handshakes, and say of them
     _request_cy     one request: receive, send, framing
     _targets_cy     where requests run, and what is counted of them
+    _placed         requests that run on another shard
     _head           heads of responses
     _routes         which route is a request's; _marks, those that endpoints carry
     _proxy          what a proxy says of its client; _forwarded, in one header; _proxy_protocol, before the first request

@@ -258,6 +258,8 @@ class Request:
     def take_turn(self, targets: Targets) -> None:
         """In its route's target: it runs, waits, or is refused."""
         target = self.target = targets.find(self.method, self.path, self.headers)
+        if target.app is not None:
+            self.app = target.app
         if targets.are_full():
             target.refused += 1
             self.refuse(503)

@@ -13,6 +13,7 @@ from clockworker.http._access import AccessLog
 from clockworker.http._application import Protocol, all_routes, as_asgi3
 from clockworker.http._in_queue import replace_run_sync
 from clockworker.http._lifespan import Lifespan
+from clockworker.http._placed import Host, Placed, places_of
 from clockworker.http._proxy import Proxies
 from clockworker.http._routes import RouteTable
 from clockworker.http._server import HttpServer
@@ -20,8 +21,8 @@ from clockworker.http._targets_cy import Target
 from clockworker.http._threads import set_threads
 from clockworker.http._tls import context_of_options
 from clockworker.http._wsgi import Wsgi
-from clockworker.shards.config._http import Route
-from clockworker.shards.config._routes import lacking_for_application
+from clockworker.shards.config._http import Route, shard_of
+from clockworker.shards.config._routes import beyond, lacking_for_application
 from clockworker.shards.worker._shard import Shard
 
 if TYPE_CHECKING:
@@ -48,7 +49,9 @@ async def serve(
     first = shard.executor.queues()[0]
     every = all_routes(config, routes, app)
     table = RouteTable(every)
-    targets = [_target(shard, route, number, table) for number, route in enumerate(every)]
+    if (mistake := beyond(every, shard.count)) is not None:
+        raise ApplicationError(mistake)
+    targets = [_target(shard, route, number, table, bind or "") for number, route in enumerate(every)]
     _check_threads(shard, every, interface)
     targets.append(Target("other", first, fresh_context=config.reset_contextvars))
     shared: dict[str, Any] = {**(state or {}), "shard": shard}
@@ -72,16 +75,23 @@ async def serve(
         raise UsageError(
             "--proxy-protocol is for servers without TLS: a proxy says it before the handshake; give ssl=False"
         )
+    host = Host(bind or "", asgi, shared, server.failed) if any(route.place for route in every) else None
     shard._check_serves(bind, context)  # before the application has begun what it would have to end
     await lifespan.startup()
     try:
         shard._requests.add(targets)
+        if host is not None:
+            host.open()
         shard._when_cut(server.log_cut)
         shard._when_cut(lifespan.log_cut)
         shard._serve(server, first, bind, None, context)
         await shard.wait_stopped()
         await shard._drain_server(bind)
         await server.wait_done()
+        for placed in places_of(targets):
+            await placed.leave()
+        if host is not None:
+            await host.close(shard._is_connected, for_good=shard._stops_for_good)
     finally:
         await lifespan.shutdown()
 
@@ -93,7 +103,8 @@ def _websocket() -> type[WebSocket]:
     return WebSocket
 
 
-def _target(shard: Shard, route: Route, number: int, table: RouteTable) -> Target:
+def _target(shard: Shard, route: Route, number: int, table: RouteTable, bind: str) -> Target:
+    place = shard.id if route.place is None else shard_of(route.place)
     return Target(
         route.path if number < MOST_LABELS else "other",
         shard.executor.queues()[0] if route.queue is None else shard.queue(route.queue),
@@ -104,6 +115,7 @@ def _target(shard: Shard, route: Route, number: int, table: RouteTable) -> Targe
         path_value=partial(table.value, number),
         fresh_context=shard._config.http.reset_contextvars,
         in_queue=not route.threads,
+        app=None if place == shard.id else Placed(shard, place, bind),
     )
 
 

@@ -19,6 +19,7 @@ cdef class Target:
     cdef readonly list statuses
     cdef readonly Histogram seconds
     cdef public Py_ssize_t websockets
+    cdef readonly object app
     cdef GroupHandle _handle
     cdef Core _core
     cdef Membership _membership

@@ -45,7 +45,7 @@ class Target:
     """route: the rule's path, or "other". queue: the name of its queue. after: where a task goes when its response is complete.
     running, waiting: requests. refused: requests, since the start. statuses: of how many responses, by the first digit of
     the status; at 0, of requests that had none. seconds: from a request's last byte to its response's, in nanoseconds.
-    websockets: that are open.
+    websockets: that are open. app: that its requests have instead of the server's.
     """
 
     route: str
@@ -57,6 +57,7 @@ class Target:
     statuses: list[int]
     seconds: Histogram
     websockets: int
+    app: Callable[..., Any] | None
 
     def __init__(
         self,
@@ -69,11 +70,13 @@ class Target:
         most_waiting: int | None = None,
         path_value: Callable[[str, str], str] | None = None,
         fresh_context: bool = False,
+        app: Callable[..., Any] | None = None,
         in_queue: bool = False,
     ) -> None:
         """path_value: of a path, and the name of a part of it. fresh_context: of the connection's context its requests inherit
         nothing. in_queue: what they would run in threads runs in the queue (`_in_queue`)."""
         self.route = route
+        self.app = app
         self.queue = str(handle.key)
         self.after = after
         self.running = self.waiting = self.refused = self.websockets = 0

@@ -309,6 +309,8 @@ class Mesh(Traffic):
         """All services should have been started by now: calls of others do not wait for that for much longer."""
         self.home.check_thread("ready")
         self._serving.ready()
+        if self._topics is not None:
+            self._topics.is_ready = True
 
     def stats(self) -> MeshStats:
         """The counters."""

@@ -23,7 +23,7 @@ from clockworker.shards.config._application import format_traceback, load_applic
 from clockworker.shards.config._config import QueueConfig, ServeConfig
 from clockworker.shards.config._print import as_toml
 from clockworker.shards.config._queues import merge
-from clockworker.shards.config._routes import lacking_for_application, lacking_for_options
+from clockworker.shards.config._routes import beyond, lacking_for_application, lacking_for_options
 from clockworker.shards.config._settings import Settings, read_settings
 from clockworker.shards.logs._logging import JsonFormatter, set_up_logging
 from clockworker.shards.machine._certificates import context_of
@@ -115,6 +115,8 @@ def place_shards(config: ServeConfig) -> Placement:
             f"shard {strangers[0]} is given queues of its own, but the last of {plural(placement.count, 'shard')} is "
             f"number {placement.count - 1}; change --shard-queue or [shard.N], or start more"
         )
+    if (mistake := beyond(config.http.routes, placement.count)) is not None:
+        raise ConfigurationError(mistake)
     return placement
 
 
@@ -131,6 +133,8 @@ def check(settings: Settings, placement: Placement, environment: Mapping[str, st
         )
         declared = application.queues
         routes = application.served.find_routes() if application.served is not None else ()
+        if (mistake := beyond(routes, placement.count)) is not None:
+            return _complain(mistake, EXIT_START_UP)
         for shard in range(placement.count):
             if shard == 0 or shard in config.shard_queues:
                 of_shard = queues_of(config, shard, declared)

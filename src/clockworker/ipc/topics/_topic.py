@@ -80,11 +80,12 @@ class Topic(Generic[T]):
         """The same for who cannot wait: `ChannelFull` if a shard is slow to take its messages in. Nothing was sent then, to
         nobody."""
         self._check(message)
-        for outlet, _ in self._targets if self._passage is None else ():
+        passage = self._way()
+        for outlet, _ in self._targets if passage is None else ():
             if not outlet.is_free():
                 raise self._full(outlet.link.peer)
-        if self._passage is not None and self._passage.is_open() and not self._passage.is_free():
-            raise self._full(self._passage.link.peer)
+        if passage is not None and passage.is_open() and not passage.is_free():
+            raise self._full(passage.link.peer)
         self._publish(message, False)
 
     def subscribe(self, *, limit: int = 256, when_full: WhenFull = "disconnect") -> Subscription[T]:
@@ -110,15 +111,19 @@ class Topic(Generic[T]):
     # The way of a message
 
     def _publish(self, message: T, drop: bool) -> Delivery | None:
-        if self._passage is None:
+        passage = self._way()
+        if passage is None:
             return self._post(message, drop)
         body = self._encoded(message)
         self._counts.published += 1
-        if not self._passage.is_open() or (drop and not self._passage.is_free()):
+        if not passage.is_open() or (drop and not passage.is_free()):
             self._counts.dropped += 1
             return None
-        self._passage.is_free()  # its owner may have been replaced
-        return send_many(((self._passage, 0),), self._bytes + body, self._counts, len(self._bytes))
+        return passage.pass_on(self._bytes, body, self._counts)
+
+    def _way(self) -> Passage | None:
+        """Of an ordered topic's messages; None: they are put in order here."""
+        return self._passage or (self._topics.following if self.ordered else None)
 
     def _post(self, message: T, drop: bool) -> Delivery | None:
         targets = self._targets

@@ -15,6 +15,7 @@ had read that it is there: a subscription entered in between, without having wai
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import weakref
 from collections.abc import Callable
@@ -33,7 +34,7 @@ from clockworker.ipc.topics._outlet import Counts, Delivery, Outlet, Target, Top
 from clockworker.ipc.topics._passage import Passage
 from clockworker.ipc.topics._subscription import Message
 from clockworker.ipc.topics._topic import Topic
-from clockworker.ipc.topics._words import ANSWERED, IN_ORDER, LONGEST_NAME, PASSED_ON, Word, read_word
+from clockworker.ipc.topics._words import ANSWERED, IN_ORDER, LEAVES, LONGEST_NAME, PASSED_ON, Word, read_word
 
 logger = logging.getLogger("clockworker.ipc")
 
@@ -84,6 +85,7 @@ class Topics:
         self.loop = home.shared.loop
         self.count = len(links)
         self.learning = False  # peers that were ready before us have not said yet which topics they have
+        self.is_ready = False  # this shard is
         self._links = links
         self._drain = drain
         self._others = dict(zip(links, others, strict=True)) | dict(zip(others, links, strict=True))
@@ -99,6 +101,9 @@ class Topics:
         self._next_topic = 0
         self._word = 0
         self._unanswered: set[Outlet] = set()
+        self.following: Passage | None = (
+            None  # to our earlier incarnation, which puts messages in order until it leaves
+        )
         self._give_up: asyncio.TimerHandle | None = None
         self._when_learned: list[Callable[[], None]] = []
         self._held: list[tuple[Outlet, str, bytes]] = []  # to be passed on, once we know to whom
@@ -170,7 +175,10 @@ class Topics:
             raise UsageError(self.home.shared.refusal)
 
     def close(self) -> None:
-        """Nothing is sent any more."""
+        """Nothing is taken in any more, and when this is said nothing sent."""
+        if self.is_quiet():  # else some message has been passed on to some, and must not be once more
+            for outlet in self._outlets.values():
+                outlet.connection.send(_TOPICS, 0, 0, LEAVES, b"")
         self._closed = True
         if self._give_up is not None:
             self._give_up.cancel()
@@ -185,6 +193,8 @@ class Topics:
             self.learning = True
             if self._give_up is None:
                 self._give_up = self.loop.call_later(LEARN_S, self._learn_no_more)
+            if link.peer == self.home.shard_id and not self.is_ready:
+                self.following = Passage(link)
         self._ask(outlet)
         self._go_on_to(link)
 
@@ -200,8 +210,9 @@ class Topics:
             self._confirmed(confirmation, outlet)
         self._held = [held for held in self._held if held[0] is not outlet]
         self._answered(outlet)
-        passage = self._passages.get(link.peer)
-        if passage is not None and passage.link is link:
+        passage = self._passage_over(link)
+        if passage is not None:
+            self.following = self.following if passage is not self.following else None
             passage.lose()
 
     def changed(self, link: Link) -> None:
@@ -212,6 +223,8 @@ class Topics:
         """There is room in its ring again."""
         self._outlets[link].go_on()
         self._go_on_to(link)
+        if self.following is not None:
+            self.following.go_on()
 
     def passage_to(self, shard: int) -> Passage | None:
         """None: this shard is the owner."""
@@ -220,6 +233,11 @@ class Topics:
         if shard not in self._passages:
             self._passages[shard] = Passage(self._links[shard])
         return self._passages[shard]
+
+    def _passage_over(self, link: Link) -> Passage | None:
+        """That which goes over this very link now."""
+        passage = self.following if link.peer == self.home.shard_id else self._passages.get(link.peer)
+        return passage if passage is not None and passage.link is link else None
 
     def _go_on_to(self, link: Link) -> None:
         passage = self._passages.get(link.peer)
@@ -316,12 +334,9 @@ class Topics:
             if topic is not None:  # else its last subscriber has left meanwhile
                 topic._deliver(Message(None, body))
         elif kind == _TAKEN:
-            passage = self._passages.get(link.peer)
-            if method != PASSED_ON:
-                known = outlet.taken(number)
-            else:
-                known = passage is not None and passage.link is link and passage.taken(number)
-            if not known:
+            passage = self._passage_over(link)
+            taken = outlet if method != PASSED_ON else passage
+            if taken is None or not taken.taken(number):
                 raise PoisonedRing(f"{number} messages of topics are taken in that were not sent")
         elif kind == _PASS_ON:
             if len(body) < queue:
@@ -340,6 +355,8 @@ class Topics:
         elif kind == _TOPICS:
             if number == ANSWERED:
                 self._answered(outlet)
+            elif number == LEAVES:
+                self._left(link)
             else:
                 self._answer(outlet)
         else:
@@ -384,19 +401,36 @@ class Topics:
         while other.connected and other.epoch < epoch and self._drain(self._others[link]):
             pass
 
+    def _left(self, link: Link) -> None:
+        """A peer passes on no more. What it had not taken in is not lost."""
+        passage = self._passage_over(link)
+        if passage is None:
+            return
+        messages = passage.take_back()
+        if passage is not self.following:
+            passage.go_on()  # to the successor, if there is one
+            passage.send_anew(messages)
+            return
+        self.following = None
+        for order, number, body, _ in messages:
+            delivery = self._post(body[:order].decode(errors="replace"), body[order:])
+            if delivery is None:
+                passage.passed(number)
+            else:
+                delivery.then(functools.partial(passage.passed, number))
+
     def _pass_on(self, outlet: Outlet, name: str, message: bytes) -> None:
-        """To all that listen; and then the publisher may send another one in its place. What this shard's earlier incarnation
-        has passed on was before it."""
-        own = self._links[self.home.shard_id]
-        while own.connection.connected and self._drain(own):
-            pass
-        delivery = self._post(name, message)
+        """To all that listen; and then the publisher may send another one in its place."""
         epoch = outlet.connection.epoch
 
         def taken() -> None:
             if outlet.connection.epoch == epoch:
                 outlet.connection.send(_TAKEN, 0, PASSED_ON, 1, b"")
 
+        if self.following is not None:
+            self.following.pass_on(name.encode(), message, self._counts_of(name), taken)
+            return
+        delivery = self._post(name, message)
         if delivery is None:
             taken()
         else:

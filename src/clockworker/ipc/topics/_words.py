@@ -2,7 +2,8 @@
 
 INTEREST   `Word`: has a subscriber of a topic, or none any more; the frame's number is the word's
 HEARD      the word with this number is known; the body says why such messages are not understood, if they are not
-TOPICS     which topics do you have? The answer is words, and then a TOPICS with 1 for its number
+TOPICS     which topics do you have? The answer is words, and then a TOPICS with 1 for its number; with 2: the sender leaves,
+           and passes on no more
 TOPIC      a message; method: the receiver's number for the topic; queue: 1 if it came by way of the topic's owner
 PASS_ON    a message for the topic's owner; the first `queue` bytes of the body are the topic's name
 TAKEN      so many (call) messages have been taken in, or if `method` is 1, passed on
@@ -16,6 +17,7 @@ from clockworker.ipc.calls._schema import MethodSchema
 from clockworker.ipc.rings._ring_cy import PoisonedRing
 
 ANSWERED = 1  # the number of a TOPICS that ends the answer to one
+LEAVES = 2
 PASSED_ON = 1  # the method of a TAKEN
 FIRST_HAND = 0  # the queue of a TOPIC
 IN_ORDER = 1

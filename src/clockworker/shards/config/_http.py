@@ -17,6 +17,8 @@ LifespanMode: TypeAlias = Literal["auto", "on", "off"]
 MAX_COUNT = 10_000_000
 
 
+_PLACE = re.compile(r"shard:[0-9]{1,6}")
+
 # Of a method, and of a header's name.
 TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
@@ -35,6 +37,7 @@ class Route(msgspec.Struct, frozen=True):
     waiting: so many may wait; beyond that a request is refused with 503 and Retry-After. Unless given, as many as come.
     threads: False: `def` endpoints of Starlette and FastAPI, and what else these would run in a thread, run in the queue, which
     has to be preemptive; WSGI applications, too.
+    place: the shard that runs its requests, "shard:1", whichever has their connections; WebSockets stay where they are.
 
     Raises `ConfigurationError` for what cannot be. That the shard has the queues is seen when it serves.
     """
@@ -48,6 +51,7 @@ class Route(msgspec.Struct, frozen=True):
     limit: int | None = None
     waiting: int | None = None
     threads: bool = True
+    place: str | None = None
 
     def __post_init__(self) -> None:
         names = parse_pattern(self.path).names
@@ -63,7 +67,14 @@ class Route(msgspec.Struct, frozen=True):
                 right = "a host without its port, for example api.example.com"
                 raise ConfigurationError(f"{subject}: host is {self.host!r}; give {right}")
             msgspec.structs.force_setattr(self, "host", self.host.lower())
+        if self.place is not None and not (isinstance(self.place, str) and _PLACE.fullmatch(self.place)):
+            raise ConfigurationError(f'{subject}: place is {self.place!r}; give a shard, for example "shard:1"')
         check_place(subject, self.queue, self.group, self.after, self.limit, self.waiting, names, self.threads)
+
+
+def shard_of(place: str) -> int:
+    """The number of the shard that a valid place names."""
+    return int(place.removeprefix("shard:"))
 
 
 def check_place(

@@ -8,7 +8,7 @@ from typing import Any
 
 from clockworker._errors import ConfigurationError
 from clockworker.shards.config._declaration import check_name
-from clockworker.shards.config._http import MAX_COUNT, HttpConfig, Route
+from clockworker.shards.config._http import MAX_COUNT, HttpConfig, Route, shard_of
 from clockworker.shards.config._queues import DEFAULT
 from clockworker.shards.config._spelling import did_you_mean
 
@@ -24,6 +24,7 @@ _KEYS: dict[str, tuple[type, str]] = {
     "limit": (int, f"a whole number from 1 to {MAX_COUNT}"),
     "waiting": (int, f"a whole number from 0 to {MAX_COUNT}"),
     "threads": (bool, "true or false"),
+    "place": (str, 'a shard such as "shard:1"'),
 }
 
 
@@ -64,6 +65,15 @@ def lacking_for_application(
 ) -> str | None:
     """The same of routes that the application has."""
     return _lacking(routes, "the application's route", queues, shard, preemptive)
+
+
+def beyond(routes: Iterable[Route], count: int) -> str | None:
+    """What is to be said of a place that is none of so many shards."""
+    for route in routes:
+        if route.place is not None and shard_of(route.place) >= count:
+            last = f"the last of {count} is shard:{count - 1}" if count > 1 else "there is shard:0 alone"
+            return f"route {route.path}: place is {route.place!r}, and {last}"
+    return None
 
 
 def _lacking(

@@ -35,7 +35,7 @@ from clockworker._errors import (
 from clockworker.executor import Executor, JoinHandle, Ok
 from clockworker.ipc import Limits, Mesh
 from clockworker.shards.config._application import Main, format_traceback, load_application
-from clockworker.shards.config._routes import lacking_for_application, lacking_for_options
+from clockworker.shards.config._routes import beyond, lacking_for_application, lacking_for_options
 from clockworker.shards.logs._log_limit import Limiter, more
 from clockworker.shards.logs._logging import reopen, set_up_logging
 from clockworker.shards.machine._certificates import context_of
@@ -230,6 +230,8 @@ class _ShardMain:
                 return self._fail(mistake, of_options=True)
             what = "the application's table of routes cannot be read"
             routes = application.served.find_routes() if application.served is not None else ()
+            if (mistake := beyond(routes, self._configure.count)) is not None:
+                return self._fail(mistake)
             if (mistake := lacking_for_application(routes, queues, shard, preemptive)) is not None:
                 return self._fail(mistake)
         except ConfigurationError as error:

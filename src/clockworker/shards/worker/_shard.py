@@ -142,6 +142,7 @@ class Shard:
         self.is_ready = False
         self._stopped = asyncio.Event()
         self._stopping: asyncio.Task[None] | None = None
+        self._stops_for_good = False  # with all others
 
     def queue(self, name: str) -> QueueHandle:
         """The executor's queue of that name. Another one raises `UnknownQueue`, which says how to declare it; where `main`
@@ -217,7 +218,7 @@ class Shard:
         call = self._function_caller(shard, function)
         return self._mesh.run_threadsafe(lambda: call(*args, **kwargs))
 
-    def topic(self, name: str, type: type[T], *, ordered: bool = False) -> Topic[T]:
+    def topic(self, name: str, type: type[T], ordered: bool = False) -> Topic[T]:
         """A topic, which all shards know by its name: what one publishes all hear that have subscribed.
 
             lines = shard.topic("room:7", Line)
@@ -497,6 +498,10 @@ class Shard:
             self._announce_worn(f"has answered {answered} requests (--limit-max-requests)")
             self._most_requests = 2 * answered  # if its successor fails it goes on for as long again
 
+    def _is_connected(self, shard: int) -> bool:
+        """Whether this shard can hear of the other."""
+        return any(link.peer == shard and link.connection.connected for link in self._mesh._all_links())
+
     def _when_cut(self, tell: Callable[[], None]) -> None:
         """Call it when the grace is over, to say what is not done."""
         self._cuts.append(tell)
@@ -521,6 +526,7 @@ class Shard:
         if self._stopping is not None:
             close_all(sock for _, sock in orphaned)
         else:
+            self._stops_for_good = for_good
             stop = self._stop_accepting(for_good, orphaned)
             self._stopping = asyncio.get_running_loop().create_task(stop, name="stop")
 
