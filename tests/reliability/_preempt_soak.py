@@ -290,7 +290,9 @@ class Soak:
     def note(self, error: BaseException, what: str) -> None:
         while isinstance(error, BaseExceptionGroup):
             error = error.exceptions[0]
-        places = [f"{os.path.basename(each.filename)}:{each.lineno}" for each in traceback.extract_tb(error.__traceback__)]
+        places = [
+            f"{os.path.basename(each.filename)}:{each.lineno}" for each in traceback.extract_tb(error.__traceback__)
+        ]
         self.faults.append(f"{what}: {error!r} at {' '.join(places[-6:])}")
 
     # Loops that go on until the shard stops.
