@@ -38,7 +38,7 @@ QUEUES = st.builds(
     on_panic=st.sampled_from([None, "catch", "propagate"]),
     slow_poll=st.none() | st.floats(0, 100),
     preemptive=st.sampled_from([None, True, False]),
-)
+).filter(lambda queue: not queue.preemptive or queue.slice is None or 0.0001 <= queue.slice <= 1)
 NAMES = st.sampled_from(["", "admin", "7", "an_other-One"])
 ROUTES = st.builds(
     Route,
