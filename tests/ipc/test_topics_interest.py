@@ -300,6 +300,11 @@ def test_what_the_earlier_incarnation_of_an_owner_sent_is_before_what_its_succes
                         sends.push(Kind.TOPIC, 1, number, 1, msgspec.msgpack.encode(b"%d" % value))
                 new.turn()
                 assert [await anext(lines) for _ in range(4)] == [b"0", b"1", b"2", b"3"]
+                for sends, value in ((new.sends, b"later"), (one.sends, b"first")):
+                    sends.push(Kind.TOPIC, 1, number, 1, msgspec.msgpack.encode(value))
+                one.turn()
+                assert len(lines._messages) == 1, "the earlier one waits for nobody"
+                assert await anext(lines) == b"first"
             new.close()
 
     run(body)
