@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from typing import Any
 
@@ -17,6 +16,7 @@ from django.http import HttpRequest, JsonResponse
 from django.urls import path
 
 import clockworker as cw
+from tests.ecosystem.channels_layers import Layers
 
 settings.configure(
     SECRET_KEY="only for tests",
@@ -68,57 +68,6 @@ async def tell(request: HttpRequest, channel: str) -> JsonResponse:
 urlpatterns = [path("say/<room>", say), path("tell/<channel>", tell)]
 http = get_asgi_application()
 app = ProtocolTypeRouter({"http": http, "websocket": URLRouter([path("rooms/<room>", Room.as_asgi())])})
-
-
-class Layers:
-    """For the tests: what the layers of one shard do, as Channels' users call them."""
-
-    def __init__(self, shard: cw.Shard) -> None:
-        self.shard = shard
-
-    async def new_channel(self, prefix: str = "specific", layer: str = "default") -> str:
-        return str(await get_channel_layer(layer).new_channel(prefix))
-
-    async def send(self, channel: str, message: dict[str, Any], layer: str = "default") -> str:
-        """Or the name of what is raised."""
-        return await _name_of_error(get_channel_layer(layer).send(channel, message))
-
-    async def receive(self, channel: str, within_s: float = 30.0, layer: str = "default") -> dict[str, Any] | str:
-        try:
-            async with asyncio.timeout(within_s):
-                return dict(await get_channel_layer(layer).receive(channel))
-        except Exception as error:
-            return type(error).__name__
-
-    async def group_add(self, group: str, channel: str, layer: str = "default") -> str:
-        return await _name_of_error(get_channel_layer(layer).group_add(group, channel))
-
-    async def group_discard(self, group: str, channel: str, layer: str = "default") -> str:
-        return await _name_of_error(get_channel_layer(layer).group_discard(group, channel))
-
-    async def group_send(self, group: str, message: dict[str, Any], layer: str = "default") -> str:
-        return await _name_of_error(get_channel_layer(layer).group_send(group, message))
-
-    async def flush(self) -> str:
-        return await _name_of_error(get_channel_layer().flush())
-
-    async def send_from_a_thread(self, channel: str, message: dict[str, Any]) -> None:
-        await asyncio.to_thread(async_to_sync(get_channel_layer().send), channel, message)
-
-    async def receive_in_a_thread(self, channel: str) -> dict[str, Any]:
-        return dict(await asyncio.to_thread(async_to_sync(get_channel_layer().receive), channel))
-
-    @cw.remote
-    async def nothing(self) -> None:
-        """A service has one."""
-
-
-async def _name_of_error(work: Any) -> str:
-    try:
-        await work
-    except Exception as error:
-        return type(error).__name__
-    return ""
 
 
 async def main(shard: cw.Shard) -> None:

@@ -498,18 +498,6 @@ def test_stacks_are_dumped_while_a_step_is_suspended(run: Run) -> None:
     run(body)
 
 
-WATCHED = COVERED.replace("import asyncio, sys", "import asyncio, faulthandler, sys").replace(
-    "asyncio.run(main())",
-    "faulthandler.dump_traceback_later(0.001, repeat=True, file=open('/dev/null', 'w'))\n"
-    "for _ in range(5): asyncio.run(main())",
-)
-
-
-def test_stacks_that_a_watchdog_dumps() -> None:
-    done = subprocess.run([sys.executable, "-c", WATCHED], capture_output=True, text=True, timeout=DEADLINE)
-    assert (done.returncode, done.stdout) == (0, "end\n"), done.stderr
-
-
 def test_the_applications_own_signal_handlers(run: Run) -> None:
     log: list[str] = []
 
