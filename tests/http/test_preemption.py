@@ -95,7 +95,8 @@ def test_light_requests_are_answered_beside_eight_that_compute(
 
 
 FASTAPI = """
-import threading, time
+import asyncio, threading, time
+import anyio
 import clockworker as cw
 from fastapi import BackgroundTasks, Depends, FastAPI
 from fastapi.responses import StreamingResponse
@@ -156,6 +157,13 @@ def after(name: str, tasks: BackgroundTasks):
     tasks.add_task(lambda: behind.append(here()))
     return here()
 
+@app.get("/kept/{name}")
+@cw.queue("reports", threads=False)
+async def kept(name: str):
+    run = anyio.to_thread.run_sync
+    in_c = await run(threading.get_ident) == threading.get_ident()
+    return [await run(here), await run(here, limiter=anyio.CapacityLimiter(1)), in_c, await asyncio.to_thread(here)]
+
 @app.get("/behind")
 async def what_was_behind():
     return behind
@@ -194,6 +202,8 @@ def test_def_endpoints_run_in_their_queue_where_the_route_says_so(serve: Serve, 
     get(server, "/errors/1", 500)
     assert json.loads(get(server, "/threads/1")) == "thread"
     assert json.loads(get(server, "/marks/1")) == "reports"
+    # A thread it is for functions of C, for who limits threads, and for who asks asyncio for one.
+    assert json.loads(get(server, "/kept/1")) == ["reports", "thread", False, "thread"]
     # Once it is in a queue that is not preemptive, plain functions have threads again.
     assert json.loads(get(server, "/after/1")) == "reports"
     eventually(lambda: json.loads(get(server, "/behind")) == [*["reports"] * 4, "thread"], "background tasks")
@@ -356,3 +366,18 @@ async def main(shard):
     assert server.wait_exit() == 3
     assert "route /x: threads is false, which is for preemptive queues, and 'plain' of shard 0 is not one" in server.log
     assert "Traceback" not in server.log
+
+
+def test_that_it_has_no_effect_is_said(serve: Serve) -> None:
+    source = """
+import clockworker as cw
+
+async def app(scope, receive, send): ...
+
+async def main(shard):
+    await shard.serve_asgi(app, routes=[cw.Route("/x", queue="reports", threads=False)])
+"""
+    server = serve(source, *QUEUES, "--lifespan", "off")
+    server.wait_log("threads = false of route /x has no effect: the application does not use anyio")
+    server.wait_serving()
+    assert server.stop() == 0

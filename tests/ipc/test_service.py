@@ -13,7 +13,7 @@ from fleet import fleet
 from probe import Probe
 
 import clockworker as cw
-from tests.conftest import Run
+from tests.conftest import Run, until
 
 
 @asynccontextmanager
@@ -222,6 +222,38 @@ def test_the_first_failure_of_a_map_cancels_the_rest(run: Run) -> None:
             assert mesh.probe.cancelled == 1
             while await mesh.service.on(1).hangs() != (0, 1):
                 await asyncio.sleep(0.001)
+
+    run(body)
+
+
+def test_a_map_that_has_failed_leaves_its_task_as_it_was(run: Run) -> None:
+    """It can be cancelled, and timed out, as before."""
+
+    async def body() -> None:
+        async with fleet(3) as mesh:
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.05):
+                    with pytest.raises(ValueError, match="wrong value"):
+                        await mesh.service.map(Probe.fail, "ValueError")
+                    task = asyncio.current_task()
+                    assert task is not None
+                    assert task.cancelling() == 0
+                    await asyncio.sleep(60)
+
+    run(body)
+
+
+def test_who_waits_for_a_map_is_cancelled_when_all_calls_have_ended(run: Run) -> None:
+    async def body() -> None:
+        async with fleet(3) as mesh:
+            mapped = asyncio.ensure_future(mesh.service.map(Probe.hang))
+            while [hanging for hanging, _ in await mesh.service.map(Probe.hangs)] != [1, 1, 1]:
+                await asyncio.sleep(0.001)
+            mapped.cancel()
+            await asyncio.wait([mapped])
+            assert mapped.cancelled()
+            assert mesh.probe.cancelled == 1
+            await until(lambda: not mesh.mesh.stats().calls_in_flight)
 
     run(body)
 

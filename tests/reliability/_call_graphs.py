@@ -192,7 +192,6 @@ class Shards:
         self.credit = credit
         self.blind = False
         self.errors = 0
-        self.cancelled = 0  # of what was begun: a timeout of a call on one's own shard cancels its caller's task
         self.pool = BlockingPools(credit)
         bells = [cw.create_doorbell(SHARDS) for _ in range(SHARDS)]
         limits = cw.Limits(credit=credit, window=2)
@@ -238,7 +237,8 @@ class Shards:
                 case cw.TaskPanicked(exception):
                     raise exception
                 case cw.TaskCancelled():
-                    self.cancelled += 1
+                    # A timeout of a call on one's own shard cancels its caller's task; nobody may be left cancelled.
+                    raise AssertionError("what was begun was cancelled")
         for lane in self._lanes():
             if lane.credit != self.credit:
                 raise Standstill(f"nothing is left, but {lane.credit} of {self.credit} credit")
@@ -286,6 +286,8 @@ def run_graphs(seeds: range, credit: int, *, blind: bool = False) -> int:
                     await three.run(Maker(seed).graph())
                 except Standstill as error:
                     raise Standstill(f"seed {seed}, credit {credit}: {error}") from None
+                except AssertionError as error:
+                    raise AssertionError(f"seed {seed}, credit {credit}: {error}") from None
             return three.errors
 
     return asyncio.run(body())

@@ -23,6 +23,7 @@ import signal
 import sys
 import threading
 import time
+import traceback
 import weakref
 from collections.abc import Callable, Iterator
 from decimal import Decimal, localcontext
@@ -287,11 +288,12 @@ class Soak:
         )
 
     def note(self, error: BaseException, what: str) -> None:
-        trace = error.__traceback__
-        while trace is not None and trace.tb_next is not None:
-            trace = trace.tb_next
-        line = "?" if trace is None else f"{os.path.basename(trace.tb_frame.f_code.co_filename)}:{trace.tb_lineno}"
-        self.faults.append(f"{what}: {type(error).__name__}: {error} at {line}")
+        while isinstance(error, BaseExceptionGroup):
+            error = error.exceptions[0]
+        places = [
+            f"{os.path.basename(each.filename)}:{each.lineno}" for each in traceback.extract_tb(error.__traceback__)
+        ]
+        self.faults.append(f"{what}: {error!r} at {' '.join(places[-6:])}")
 
     # Loops that go on until the shard stops.
 

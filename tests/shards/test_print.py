@@ -38,7 +38,7 @@ QUEUES = st.builds(
     on_panic=st.sampled_from([None, "catch", "propagate"]),
     slow_poll=st.none() | st.floats(0, 100),
     preemptive=st.sampled_from([None, True, False]),
-)
+).filter(lambda queue: not queue.preemptive or queue.slice is None or 1e-4 <= queue.slice <= 1)
 NAMES = st.sampled_from(["", "admin", "7", "an_other-One"])
 ROUTES = st.builds(
     Route,
@@ -50,6 +50,7 @@ ROUTES = st.builds(
     after=st.none() | TEXT,
     limit=st.integers(1, 9),
     waiting=st.none() | st.integers(0, 9),
+    place=st.sampled_from([None, "shard:3"]),
 )
 HTTP = st.builds(
     HttpConfig,

@@ -8,6 +8,8 @@ import pytest
 
 from tests.shards.servers import ECHO, Serve
 
+pytestmark = pytest.mark.once  # what is tested is Python in both kinds
+
 HOARDER = ECHO.replace(
     "        while line",
     """        global hoard

@@ -6,6 +6,8 @@ import pytest
 
 from tests.shards.servers import ECHO, Serve
 
+pytestmark = pytest.mark.once  # what is tested is Python in both kinds
+
 
 def test_new_files_have_the_mode_that_the_umask_leaves(serve: Serve, tmp_path: Path) -> None:
     source = "async def main(shard):\n    open(f'file-{shard.id}', 'w').close()\n    await shard.wait_stopped()\n"

@@ -11,6 +11,7 @@ In reading order:
     _definitions    where methods are found: in a service, in modules
     _state          services whose state moves to a successor; _gate, before which calls of them wait meanwhile
     _service        Sharded, the proxies of a service's instances
+    _together       calls of all shards at once
     _places         what a proxy's call does, here and on another shard
     _home           the shard itself, as calls see it that are made on it
     _as_sent        for tests: a call here as if it were to another shard

@@ -14,6 +14,7 @@ from clockworker._errors import SchemaMismatch
 from clockworker.ipc.calls._annotations import is_stream, signature_of
 from clockworker.ipc.calls._call_cy import Method
 from clockworker.ipc.calls._frames import queue_identifier
+from clockworker.ipc.calls._limits import Limits
 from clockworker.ipc.calls._remote import (
     RemoteOptions,
     check_parameter,
@@ -30,7 +31,10 @@ class RemoteMethod(Method):
     """One remote method of a service type, or a remote function: identifier, codecs, where it runs.
 
     service, owner: the type that is started, and that of its bases which defines the method; None of a function.
+    limits: of its streams, in place of the mesh's; both ends have the same.
     """
+
+    limits: Limits | None = None
 
     def __init__(
         self,
@@ -91,6 +95,8 @@ class RemoteMethod(Method):
 
 class FittedMethod(Method):
     """A method for the calls of a peer whose version has other parameters, which has been found to be understood."""
+
+    limits: Limits | None = None
 
     def __init__(self, method: RemoteMethod, version: MethodDescription, peer: int) -> None:
         self.name = method.name

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import functools
 from collections.abc import Callable, Coroutine, Iterable
-from types import TracebackType
 from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, cast, overload
 
 from clockworker._errors import UsageError
@@ -16,6 +15,7 @@ from clockworker.ipc.calls._places import AnyCall, Here, There
 from clockworker.ipc.calls._remote import is_remote
 from clockworker.ipc.calls._threads import CallFuture, ThreadCalls
 from clockworker.ipc.calls._timeout import nanoseconds
+from clockworker.ipc.calls._together import together
 
 S = TypeVar("S")
 P = ParamSpec("P")
@@ -156,9 +156,7 @@ class Sharded(Generic[S]):
         self._home.check_thread(self._methods[name].name)
         self._methods[name].bind(*args, **kwargs)  # what is wrong with them is wrong before anything is sent
         proxies = [self.on(shard) for shard in shards]
-        async with _Together() as together:
-            tasks = [together.create_task(getattr(proxy, name)(*args, **kwargs)) for proxy in proxies]
-        return [task.result() for task in tasks]
+        return await together([getattr(proxy, name)(*args, **kwargs) for proxy in proxies])
 
     async def map_reduce(
         self,
@@ -239,18 +237,6 @@ class Sharded(Generic[S]):
 
 def _is_of(instance: object, name: str, method: object) -> bool:
     return getattr(type(instance), name, None) is method
-
-
-class _Together(asyncio.TaskGroup):
-    """A task group that raises the first exception itself, as a single call would."""
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        try:
-            await super().__aexit__(kind, error, traceback)
-        except BaseExceptionGroup as group:
-            raise group.exceptions[0] from None
 
 
 class _Proxy:

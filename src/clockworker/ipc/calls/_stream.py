@@ -2,7 +2,8 @@
 
 The peer runs the generator and sends an item frame for each thing that it yields. No more than a window of items is under way:
 `window` of them, or `window_bytes`, whichever is less; then the generator stands still. Whoever iterates says from time to time
-how many it has used (acks), half a window at a time, so that neither side waits for a whole round trip.
+how many it has used (acks), half a window at a time, so that neither side waits for a whole round trip. A method may have a
+window of its own (`Method.limits`).
 
 To open one takes credit, which the peer gives back by saying that it has begun with the generator: while a stream is open, its
 reader and its generator may make calls and open others, and hold nothing that these wait for (`_credit_cy`).
@@ -16,7 +17,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from clockworker.ipc.calls._call_cy import new_call
 from clockworker.ipc.calls._frames import Kind
@@ -56,7 +57,7 @@ async def receive(
     link: Link, method: RemoteMethod, arguments: tuple[Any, ...], timeout_ns: int, nowait: bool
 ) -> AsyncIterator[Any]:
     """The items of the peer's generator."""
-    limits: Limits = link.shared.limits
+    limits: Limits = method.limits or link.shared.limits
     half, half_bytes = (limits.window + 1) // 2, (limits.window_bytes + 1) // 2
     decode, name, check_thread = method.decode_result, method.name, link.check_thread
     call = new_call(link, Kind.REQUEST, method, arguments, timeout_ns, nowait)
@@ -123,7 +124,8 @@ class Outgoing:
 async def serve_stream(request: Request) -> None:
     """Run a generator for a peer. What it raises is the request's end."""
     link, number = request.link, request.number
-    outgoing = link.outgoing[number] = Outgoing(link.shared.limits, link.loop)
+    method = cast("RemoteMethod", request.target.method)
+    outgoing = link.outgoing[number] = Outgoing(method.limits or link.shared.limits, link.loop)
     link.connection.send(Kind.BEGUN, 0, 0, number, b"")
     generator = request.call()
     try:

@@ -28,6 +28,7 @@ from clockworker.shards.supervisor._process import ShardProcess
 log = logging.getLogger("clockworker.supervisor")
 
 RING_CAPACITY = 1 << 21  # bytes; untouched pages of a ring take no memory, and a ring whose reader keeps up touches few
+TWIN_CAPACITY = 1 << 25  # between the two incarnations of a shard, for its state: it holds a window of `worker._state`
 
 
 class Wiring:
@@ -117,9 +118,10 @@ class Wiring:
         to_a = Connect(b.id, self._epoch, process_b.place, self._is_beside(b), b.incarnation, _is_ready(b))
         to_b = Connect(a.id, self._epoch, process_a.place, self._is_beside(a), a.incarnation, _is_ready(a))
         with ExitStack() as rings:
-            a_to_b = ipc.create_ring(RING_CAPACITY)
+            capacity = RING_CAPACITY if a.id != b.id else TWIN_CAPACITY
+            a_to_b = ipc.create_ring(capacity)
             rings.callback(os.close, a_to_b)
-            b_to_a = ipc.create_ring(RING_CAPACITY)
+            b_to_a = ipc.create_ring(capacity)
             rings.callback(os.close, b_to_a)
             process_a.send(to_a, [b_to_a, a_to_b, *process_b.doorbell])
             process_b.send(to_b, [a_to_b, b_to_a, *process_a.doorbell])

@@ -249,11 +249,11 @@ class _ShardMain:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             try:
                 return runner.run(self._serve(application, executor))
-            except ConfigurationError as error:  # the executor's: a queue cannot be preemptive here
-                return self._fail(str(error), of_options=True)
             except BaseException as error:
                 if self._legacy.forked:
                     self._legacy.end(error)
+                if isinstance(error, ConfigurationError) and self._main is None:  # a queue cannot be preemptive here
+                    return self._fail(str(error), of_options=True)
                 return self._fail('an exception escaped a task of a queue with on_panic = "propagate"', error)
 
     def _declare_queues(self, application: Main) -> None:

@@ -1,8 +1,8 @@
 """The way of the state from a shard to its successor: a stream between the two (`_stream`), which the successor opens.
 
-It goes through the rings that the two are connected by, and is never whole anywhere but in the services: what is on its way is
-bounded by the stream's window. An item is a list of parts, encoded, as many as make a good size; or a piece of one that is
-larger, and then an empty list ends it. A state that is no stream is one large part.
+It goes through the rings that the two are connected by, which are larger than others, and is never whole anywhere but in the
+services: what is on its way is bounded by the stream's window. An item is a list of parts, encoded, as many as make a good
+size; or a piece of one that is larger, and then an empty list ends it. A state that is no stream is one large part.
 
 Rejected: a memfd that the old one fills and the successor reads. It would outlive the old one, but that it has ended is no
 reason to trust what it has left; it takes the memory of the state once more (a third gigabyte for each), and its pages cost
@@ -19,15 +19,20 @@ from typing import Any
 import msgspec
 
 from clockworker._errors import RemoteError, UsageError
+from clockworker.ipc import Limits
 from clockworker.ipc._keeping import Keeping, Kept
 from clockworker.ipc.calls._chain_cy import CHAIN
+from clockworker.ipc.calls._definitions import remote_function
 from clockworker.ipc.calls._gate import SHUT, WITHIN, Within
 from clockworker.ipc.calls._remote import remote
 from clockworker.ipc.calls._state import HAND_OVER, TAKE_OVER
 from clockworker.shards.worker._current import current_shard
 
-# Of an item. Larger ones go no faster, and a window holds but a few.
+# Of an item. Larger ones go no faster.
 ITEM_BYTES = 128 * 1024
+
+# What may be on its way. Where others want the CPUs, each of the two waits for its turn once in half a window.
+WINDOW = Limits(window=1 << 20, window_bytes=16 << 20)
 
 _NO_MORE = object()
 
@@ -54,6 +59,9 @@ async def hand_over_state(service: str) -> AsyncIterator[list[msgspec.Raw] | byt
                 yield item
         finally:
             await parts.aclose()
+
+
+remote_function(hand_over_state).limits = WINDOW
 
 
 async def take_over_state(keeping: Keeping, services: Iterable[str], seconds: float) -> int:
