@@ -133,7 +133,8 @@ def requests_at_stop(trials: int) -> Result:
                 for _ in range(each):
                     server.replace()
                 status = server.stop()
-                assert status == 0, f"exit status {status}\n{server.log}"
-            assert not load.bad(), f"{application.__name__}, {distribution}: failed: {load.bad()}\n{server.log}"
+                log = server.log  # which goes with it
+                assert status == 0, f"exit status {status}\n{log}"
+            assert not load.bad(), f"{application.__name__}, {distribution}: failed: {load.bad()}\n{log}"
             answered += len(load.outcomes)
     return Result(trials, f"{answered:,} requests, 0 failed")
