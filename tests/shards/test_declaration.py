@@ -371,7 +371,7 @@ def test_a_version_with_other_queues_replaces_one_shard_after_the_other(serve: S
     found = samples(server)
     assert total(found, "clockworker_queue_polls_total", queue="background") >= least > 0
     assert total(found, "clockworker_queue_share", queue="background") == 0
-    assert total(found, "clockworker_queue_polls_total", queue="reports") > 0
+    eventually(lambda: total(samples(server), "clockworker_queue_polls_total", queue="reports") > 0, "its figures")
     assert server.log.count("ERROR") == 0
     # One that is wrong changes nothing.
     (tmp_path / "app.py").write_text(CALLS.replace("share=8", "share=0"))
