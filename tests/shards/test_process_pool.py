@@ -26,7 +26,7 @@ from clockworker.shards.worker import _places, _process_pool
 from clockworker.shards.worker._pool_child import NICE
 from clockworker.shards.worker._pool_frames import Setup
 from clockworker.shards.worker._process_pool import ProcessPool
-from tests.conftest import Run, until
+from tests.conftest import DEADLINE, Run, until
 from tests.shards import pooled
 from tests.shards.servers import is_alive
 
@@ -171,7 +171,10 @@ def test_no_more_at_once_than_there_are_processes_and_who_waits_may_leave(run: R
     run(body)
 
 
-def test_a_timeout_ends_the_function_and_its_finally_runs(run: Run, tmp_path: Path) -> None:
+def test_a_timeout_ends_the_function_and_its_finally_runs(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_process_pool, "_END_S", DEADLINE)  # on a busy CPU it has less than others
     path = tmp_path / "began"
     ended = Path(f"{path}.finally").exists
 
@@ -200,8 +203,7 @@ def test_one_that_does_not_end_is_killed(run: Run, tmp_path: Path, monkeypatch: 
         async with pool_of(1) as pool:
             task = asyncio.create_task(pool.run(pooled.stubborn, str(path)))
             await until(lambda: path.exists() and path.read_text())
-            task.cancel()
-            await until(Path(f"{path}.finally").exists)
+            task.cancel()  # what it makes of that, it may not live to see: on a busy CPU it has less than others
             await pool.drain()
             assert not is_alive(int(path.read_text()))
 
