@@ -27,14 +27,14 @@ class Entry(NamedTuple):
 
 
 class Bucket(Protocol):
-    """A few keys that all machines agree on. Each method raises `WireError` when the broker cannot say (no leader, no quorum, no
-    answer in time): then the write may have happened, and may even happen later."""
+    """A few keys that all machines agree on. Each method raises `WireError` when the broker cannot say (no leader, no quorum,
+    no answer in time): then the write may have happened, and may even happen later."""
 
     async def get(self, key: str) -> Entry | None:
         """What is there; None if nothing is."""
 
     async def update(self, key: str, value: bytes, last: int) -> int | None:
-        """Write if `last` is the revision that is there, 0 if nothing may be; the new revision, or None: somebody else wrote."""
+        """Write if `last` is the revision that is there, 0 if nothing may be; the new revision; None: another wrote."""
 
 
 class Wire(Protocol):
