@@ -88,7 +88,8 @@ def test_a_heap_of_keys_against_a_model(seed: int) -> None:
             assert heap.pop() is model.pop(0)[2]
         elif choice < 0.8:
             model.sort()
-            assert heap.replace(*entry) is model[0][2]
+            assert heap.nodes[heap.places[0].slot] is model[0][2]
+            heap.replace_top(*entry)
             model[0] = entry
         else:
             model.sort()
@@ -99,6 +100,6 @@ def test_a_heap_of_keys_against_a_model(seed: int) -> None:
         assert heap.count == len(model)
         if model:
             least = min(model)
-            assert (heap.top_key(), heap.top_tie(), heap.top()) == least
+            assert (*heap.places[0][:2], heap.nodes[heap.places[0].slot]) == least
     model.sort()
     assert [heap.pop() for _ in model] == [node for _, _, node in model]

@@ -146,23 +146,23 @@ def precedes(one: HeapNode, other: HeapNode) -> bool:
 @cython.final
 @cython.cclass
 class KeyHeap:
-    """Nodes by (key, tie), the smallest first. A node may be in it more than once."""
+    """Nodes by (key, tie), the smallest first: `nodes[places[0].slot]`. A node may be in it more than once."""
 
     count: int
     room: int  # for so many
-    _nodes: list[Any]  # by slot
-    _places: list[Place]  # the first `count` are the heap; the slots of the others are free
+    nodes: list[Any]  # by slot
+    places: list[Place]  # the first `count` are the heap; the slots of the others are free
 
     def __init__(self) -> None:
         self.count = 0
         self.room = 0
-        self._nodes = []
+        self.nodes = []
         if not cython.compiled:
-            self._places = []
+            self.places = []
         self.make_room()
 
     def __dealloc__(self) -> None:  # of compiled classes only
-        free(self._places)
+        free(self.places)
 
     def make_room(self) -> None:
         """For one more. MemoryError if there is none."""
@@ -170,74 +170,57 @@ class KeyHeap:
             self._grow(max(2 * self.room, _LEAST_ROOM))
 
     def _grow(self, room: int) -> None:
-        self._nodes.extend([None] * (room - len(self._nodes)))
+        self.nodes.extend([None] * (room - len(self.nodes)))
         if cython.compiled:
-            places = cython.cast(Places, realloc(self._places, room * cython.sizeof(Place)))
+            places = cython.cast(Places, realloc(self.places, room * cython.sizeof(Place)))
             if not places:
                 raise MemoryError
-            self._places = places
+            self.places = places
             for slot in range(self.room, room):
                 places[slot] = Place(0, 0, slot)
         else:
-            self._places.extend(Place(0, 0, slot) for slot in range(self.room, room))
+            self.places.extend(Place(0, 0, slot) for slot in range(self.room, room))
         self.room = room
-
-    def top_key(self) -> int:
-        """The smallest. Of an empty heap: nothing of meaning."""
-        return self._places[0].key
-
-    def top_tie(self) -> int:
-        """Of the smallest."""
-        return self._places[0].tie
-
-    def top(self) -> Any:
-        """The smallest node. The heap must not be empty."""
-        return self._nodes[self._places[0].slot]
 
     def push(self, key: int, tie: int, node: Any) -> None:
         """There must be room."""
         position = self.count
-        place = Place(key, tie, self._places[position].slot)
-        self._nodes[place.slot] = node
+        place = Place(key, tie, self.places[position].slot)
+        self.nodes[place.slot] = node
         self.count = position + 1
         self._up(place, position)
 
     def pop(self) -> Any:
         """Remove and return the smallest node. The heap must not be empty."""
-        free_place = self._places[0]
-        node = self._nodes[free_place.slot]
-        self._nodes[free_place.slot] = None
+        free_place = self.places[0]
+        node = self.nodes[free_place.slot]
+        self.nodes[free_place.slot] = None
         self.count -= 1
-        last = self._places[self.count]
-        self._places[self.count] = free_place
+        last = self.places[self.count]
+        self.places[self.count] = free_place
         if self.count:
             self._down(last)
         return node
 
-    def replace(self, key: int, tie: int, node: Any) -> Any:
-        """`pop` and `push` in one. The heap must not be empty."""
-        slot = self._places[0].slot
-        smallest = self._nodes[slot]
-        self._nodes[slot] = node
+    def replace_top(self, key: int, tie: int, node: Any) -> None:
+        """As `pop` and `push`. The heap must not be empty."""
+        slot = self.places[0].slot
+        self.nodes[slot] = node
         self._down(Place(key, tie, slot))
-        return smallest
 
     def move_top(self, key: int) -> None:
         """The smallest node has this key now."""
-        self._down(Place(key, self._places[0].tie, self._places[0].slot))
+        self._down(Place(key, self.places[0].tie, self.places[0].slot))
 
     def keys_changed(self) -> None:
         """Some may be less than they were. The nodes have a `key`."""
-        count = self.count
-        places = [(self._places[i].tie, self._places[i].slot) for i in range(count)]
+        entries = [(self.places[i].tie, self.nodes[self.places[i].slot]) for i in range(self.count)]
         self.count = 0
-        for tie, slot in places:
-            self._places[self.count] = Place(0, 0, slot)
-            node: HeapNode = self._nodes[slot]
+        for tie, node in entries:  # as many as there is room for
             self.push(node.key, tie, node)
 
     def _up(self, place: Place, position: int) -> None:
-        places = self._places
+        places = self.places
         while position > 0:
             parent = (position - 1) >> 1
             if not comes_before(place, places[parent]):
@@ -248,7 +231,7 @@ class KeyHeap:
 
     def _down(self, place: Place) -> None:
         """From the top."""
-        places = self._places
+        places = self.places
         size = self.count
         position = 0
         child = 1
@@ -272,32 +255,32 @@ class Line:
 
     count: int
     room: int  # for so many, a power of two
-    _first: int
-    _nodes: list[Any]
+    first: int
+    nodes: list[Any]
 
     def __init__(self) -> None:
         self.count = 0
         self.room = 0
-        self._first = 0
-        self._nodes = []
+        self.first = 0
+        self.nodes = []
 
     def make_room(self) -> None:
         """For one more."""
         if self.count == self.room:
-            self._nodes = [self._nodes[(self._first + i) & (self.room - 1)] for i in range(self.count)]
-            self._first = 0
+            self.nodes = [self.nodes[(self.first + i) & (self.room - 1)] for i in range(self.count)]
+            self.first = 0
             self.room = max(2 * self.room, 4)
-            self._nodes.extend([None] * (self.room - self.count))
+            self.nodes.extend([None] * (self.room - self.count))
 
     def push(self, node: Any) -> None:
         """There must be room."""
-        self._nodes[(self._first + self.count) & (self.room - 1)] = node
+        self.nodes[(self.first + self.count) & (self.room - 1)] = node
         self.count += 1
 
     def pop(self) -> Any:
         """It must not be empty."""
-        node = self._nodes[self._first]
-        self._nodes[self._first] = None
-        self._first = (self._first + 1) & (self.room - 1)
+        node = self.nodes[self.first]
+        self.nodes[self.first] = None
+        self.first = (self.first + 1) & (self.room - 1)
         self.count -= 1
         return node

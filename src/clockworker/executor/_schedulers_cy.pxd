@@ -124,8 +124,10 @@ cdef class LAS(_ServiceScheduler):
 
     @cython.locals(heap=KeyHeap)
     cdef bint _enter(self, HeapNode account) except -1
-    @cython.locals(heap=KeyHeap, first=HeapNode, account=HeapNode)
+    @cython.locals(heap=KeyHeap, first=HeapNode)
     cdef HeapNode _least(self)
+    @cython.locals(heap=KeyHeap, account=HeapNode)
+    cdef HeapNode _least_of_heap(self, HeapNode first)
 
 
 cdef class QLAS(_ServiceScheduler):

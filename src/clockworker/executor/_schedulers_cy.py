@@ -199,7 +199,7 @@ class ArrivalFifo(Scheduler):
         task.tie = (task.tie & ~_PUSH_MASK) | self._pushes
         first = self._next
         if first is None:
-            if heap.count and not _before(task.arrival, task.tie, heap.top_key(), heap.top_tie()):
+            if heap.count and not _before(task.arrival, task.tie, heap.places[0].key, heap.places[0].tie):
                 heap.push(task.arrival, task.tie, task)
                 return True
         elif _before(task.arrival, task.tie, first.arrival, self._next_tie):
@@ -216,7 +216,7 @@ class ArrivalFifo(Scheduler):
         if task is not None:
             self._next = None
             return task
-        return self._heap.pop() if self._heap.count else None
+        return cython.cast(ScheduledTask, self._heap.pop()) if self._heap.count else None
 
     def _charge(self, task: ScheduledTask, elapsed_ns: int) -> bool:
         return True
@@ -259,7 +259,7 @@ class ServiceGroup(HeapNode):
     def take(self) -> ScheduledTask:
         """The first. There must be one."""
         task: ScheduledTask = self.first  # type: ignore[assignment]
-        self.first = self.more.pop() if self.more is not None and self.more.count else None
+        self.first = cython.cast(ScheduledTask, self.more.pop()) if self.more is not None and self.more.count else None
         return task
 
 
@@ -337,7 +337,7 @@ class _ServiceScheduler(Scheduler):
                 self._make_room(group)
                 self._enter(group)
             return task
-        return account  # type: ignore[return-value]
+        return cython.cast(ScheduledTask, account)  # type: ignore[return-value]
 
     def _charge(self, task: ScheduledTask, elapsed_ns: int) -> bool:
         if task.group is None:
@@ -395,7 +395,7 @@ class LAS(_ServiceScheduler):
     def _enter(self, account: HeapNode) -> bool:
         heap = self._heap
         self._turn += 1
-        if self._next is None and (heap.count == 0 or account.key < heap.top_key()):
+        if self._next is None and (heap.count == 0 or account.key < heap.places[0].key):
             self._next = account
             self._next_turn = self._turn
             return True
@@ -410,19 +410,31 @@ class LAS(_ServiceScheduler):
     def _least(self) -> HeapNode:
         heap = self._heap
         first = self._next
+        if first is None:
+            first = cython.cast(HeapNode, heap.nodes[heap.places[0].slot])
+            if first.key == heap.places[0].key:
+                return cython.cast(HeapNode, heap.pop())
+            return self._least_of_heap(None)
         self._next = None
-        while heap.count:
-            if first is not None and _before(first.key, self._next_turn, heap.top_key(), heap.top_tie()):
-                return first
-            account: HeapNode = heap.top()
-            if account.key == heap.top_key():
-                if first is None:
-                    heap.pop()
-                else:
-                    heap.replace(first.key, self._next_turn, first)
-                return account
+        if heap.count == 0 or _before(first.key, self._next_turn, heap.places[0].key, heap.places[0].tie):
+            return first
+        return self._least_of_heap(first)
+
+    def _least_of_heap(self, first: HeapNode | None) -> HeapNode:
+        """Or `first`, if it comes before what has come to the top."""
+        heap = self._heap
+        while True:
+            account = cython.cast(HeapNode, heap.nodes[heap.places[0].slot])
+            if account.key == heap.places[0].key:
+                break
             heap.move_top(account.key)  # it has had something since it entered
-        return first  # type: ignore[return-value]
+            if first is not None and _before(first.key, self._next_turn, heap.places[0].key, heap.places[0].tie):
+                return first
+        if first is None:
+            heap.pop()
+        else:
+            heap.replace_top(first.key, self._next_turn, first)
+        return account
 
     def _has_less(self) -> None:
         self._heap.keys_changed()
@@ -469,7 +481,7 @@ class QLAS(_ServiceScheduler):
             number = self._lowest_above((self._last_level + 1) & 63)
             self._last_level = number
         level: Line = self._levels[number]
-        account: HeapNode = level.pop()
+        account = cython.cast(HeapNode, level.pop())
         if level.count == 0:
             self._occupied &= ~(_LEVEL_0 << number)
         return account
