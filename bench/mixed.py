@@ -178,10 +178,11 @@ def in_process(server: str, mix: Mix) -> Outcome:
     from bench._http_in_process import PREEMPTIVE_SIDE, SIDES, SLICE_S, clockworker_in_process
     from bench._http_mixed import app
 
-    sides = {**SIDES, PREEMPTIVE_SIDE: partial(clockworker_in_process, slice_s=SLICE_S)}
+    preemptive = partial(clockworker_in_process, slice_s=SLICE_S)
 
     async def main() -> Outcome:
-        async with sides[server](app, False) as connect:
+        side = preemptive if server == PREEMPTIVE_SIDE else SIDES[server]
+        async with side(app, False) as connect:
             return await CpuClock(connect, mix).run()
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

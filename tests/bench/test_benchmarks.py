@@ -209,7 +209,7 @@ def test_mixed(tmp_path: Path) -> None:
         pytest.importorskip(peer)
     document = run("mixed", MIXED, tmp_path)
     found = {(each["clock"], each["workers"], each["server"], each["mix"]): each for each in document["results"]}
-    assert len(found) == 5 * (2 + 7)  # mixes; servers on the CPU's clock, and over sockets with two workers
+    assert len(found) == 5 * (3 + 7)  # mixes; servers on the CPU's clock, and over sockets with two workers
     for (_, _, _, mix), result in found.items():
         assert 0 < result["latency_ms"]["p50"][0] <= result["latency_ms"]["p99"][0]
         assert (result["heavy"][0] > 0) == (mix != "alone")
