@@ -23,7 +23,7 @@ def test_a_long_step_is_reported_whole_and_a_short_one_is_not(run: Run) -> None:
             said.append((key, task.get_name(), elapsed_ns, slices))
 
         async with cw.Executor(queues()) as executor:
-            executor.report_slow_polls({"foreground": 0.002, "background": 0.002}, lambda *_: None)
+            executor.report_slow_polls({"foreground": 0.1, "background": 0.1}, lambda *_: None)
             executor.report_long_steps(report)
 
             async def compute(slices: int, seconds: float) -> None:
@@ -35,9 +35,9 @@ def test_a_long_step_is_reported_whole_and_a_short_one_is_not(run: Run) -> None:
                     pass
 
             background = executor.queue("background")
-            await background.spawn(compute(4, 0.01), name="long")
+            await background.spawn(compute(4, 0.25), name="long")
             await background.spawn(compute(3, 0), name="cut, and short")
-            await executor.queue("foreground").spawn(compute(2, 0.01), name="of an ordinary queue")
+            await executor.queue("foreground").spawn(compute(2, 0.25), name="of an ordinary queue")
         [(key, name, elapsed_ns, slices)] = said
         assert (key, name, slices) == ("background", "long", 4)
         stats = executor.queue_stats()["background"]
