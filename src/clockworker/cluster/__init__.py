@@ -3,6 +3,11 @@
 In reading order:
 
     _wire       what is asked of a broker: messages by subject, and one small store with compare-and-set
+    _subjects   the subjects that messages go by, and who has sent what
+    _pieces     the stream of frames between two shards, in pieces of messages
+    _session    what two shards know of each other while they talk: numbers, windows, silence
+    _far        the connection of two shards of different nodes
+    _links      a shard's links to the shards of other nodes
 
 executor <- ipc <- shards <- cluster: `shards` imports this only inside functions, for who has `[cluster]`.
 """

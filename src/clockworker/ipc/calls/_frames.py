@@ -1,4 +1,4 @@
-"""Frames: the kinds of message that rings carry. Policy only."""
+"""Frames: the kinds of message that connections carry. Policy only."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ class Kind(IntEnum):
     REPLY = 2  # call: that of the request
     ERROR = 3  # instead of a reply; the body is a Failure, or empty: the deadline had passed
     CANCEL = 4  # the caller of `call` no longer wants it
+    HELD = 5  # the sender is about to be replaced: new calls should wait for its successor
     ONE_WAY = 6  # a request that wants no reply
     CREDIT = 7  # so many (call) one-way requests of `queue` and depth (method) are done
     ITEM = 8  # of the stream that `call` asked for
@@ -29,7 +30,10 @@ class Kind(IntEnum):
     TOPICS = 18
 
 
-ENVELOPE = 128  # a flag on REQUEST and ONE_WAY: the body begins with one (`_chain_cy`)
+# Flags on REQUEST and ONE_WAY.
+ENVELOPE = 128  # the body has one (`_chain_cy`)
+KEYED = 64  # the body begins with a key's partition and the epoch at which the caller has looked for its owner (`_owners`)
+FLAGS = ENVELOPE | KEYED
 
 
 def queue_identifier(key: Hashable) -> int:

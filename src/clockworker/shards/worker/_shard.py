@@ -16,7 +16,6 @@ import concurrent.futures
 import os
 import socket
 import sys
-import zlib
 from collections.abc import AsyncIterator, Callable, Coroutine, Hashable, Iterable, Mapping, Sequence
 from random import randint
 from ssl import SSLContext
@@ -282,12 +281,11 @@ class Shard:
         """The shard that `key` belongs to: the same in every shard, run and machine, for the same number of shards.
 
         A text key is its UTF-8 bytes; a number is itself, and not the text that shows it.
+
+        In a cluster the key may belong to a shard of another node, and moves when nodes come and go: `service.of(key)` follows
+        it. The number is that of one of our own shards, below `count`, or one that all nodes know that shard by.
         """
-        if isinstance(key, str):
-            key = key.encode()
-        elif isinstance(key, int):
-            key = key.to_bytes(key.bit_length() // 8 + 1, "little", signed=True)
-        return zlib.crc32(key) * self.count >> 32
+        return self._mesh.owners.of(key)
 
     async def start_server(
         self,

@@ -1,0 +1,330 @@
+"""A shard's links to the shards of other nodes: one wire to the broker, and a far connection (`_far`) for each shard that was ever
+called or has called.
+
+When the wire is lost so are all sessions, and calls end in `ShardDown` at once until there is another wire. A new one is tried for
+ever, after pauses that grow to a second.
+
+The calls' view of the cluster (`ipc.calls._owners.Cluster`) is here too: which places there are, and by way of `Keys` whose a key
+is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import time
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import NamedTuple, Protocol
+
+from clockworker._errors import CallError
+from clockworker.cluster import _subjects
+from clockworker.cluster._far import FarConnection
+from clockworker.cluster._session import Ended, Session
+from clockworker.cluster._wire import Wire, WireError
+from clockworker.ipc import Mesh
+from clockworker.ipc.calls._link_cy import Link
+from clockworker.ipc.calls._owners import PLACES, Owner
+
+logger = logging.getLogger("clockworker.cluster")
+
+LARGEST_WINDOW = 1 << 20
+ALL_WINDOWS = 48 << 20  # bytes, below what a server keeps for one who is slow (`max_pending`, 64 MiB)
+SMALLEST_WINDOW = 16 << 10
+_FIRST_PAUSE_S = 0.05
+_LONGEST_PAUSE_S = 1.0
+_TICKS = 12  # of a time of silence
+_LONGEST_TICK_S = 0.25
+
+
+class Node(NamedTuple):
+    """As the view has it. incarnation: of its supervisor."""
+
+    slot: int
+    shards: int
+    incarnation: int = 0
+
+
+class Keys(Protocol):
+    """Who owns what, by the view that this node knows."""
+
+    def owner(self, checksum: int) -> Owner:
+        """Of the key with this checksum: the local number of a shard of this node, or a place. Raises `NodeIsolated`."""
+
+    def refusal(self, partition: int, epoch: int) -> CallError | None:
+        """Why a call of a key is not served here now. None: it is."""
+
+
+class FarLinks:
+    """Of the shard whose mesh it is.
+
+    wire: makes one, which is not connected. cluster, node: names. silence_s: after which a shard that is not heard is taken to be
+    gone. unknown: told of a node that is heard and is in no view that we know.
+    """
+
+    def __init__(
+        self,
+        mesh: Mesh,
+        wire: Callable[[], Wire],
+        *,
+        cluster: str,
+        node: str,
+        slot: int,
+        keys: Keys,
+        silence_s: float = 5.0,
+        unknown: Callable[[str], None] = lambda node: None,
+    ) -> None:
+        self.mesh = mesh
+        self.node = node
+        self.shard = mesh.shard_id
+        self.place = slot * PLACES + mesh.shard_id
+        self.wire: Wire | None = None  # that is connected
+        self.ended: Counter[str] = Counter()  # sessions, by reason
+        self.window_waits = 0  # how often a connection was crowded
+        self._slot = slot
+        self._keys = keys
+        self._make_wire = wire
+        self._cluster = cluster
+        self._silence_ns = round(silence_s * 1e9)
+        self._unknown = unknown
+        self._nodes: dict[str, Node] = {}
+        self._names: dict[int, str] = {}  # of nodes, by slot
+        self._silent: frozenset[str] = frozenset()
+        self._places: list[int] = []
+        self._connections: dict[int, FarConnection] = {}
+        self._in_session: set[FarConnection] = set()
+        self._subjects: dict[FarConnection, str] = {}
+        self._senders: dict[str, FarConnection] = {}  # by the subject of what they send us
+        self._stuck: list[FarConnection] = []  # whose message the wire has not taken
+        self._flushing: asyncio.Task[None] | None = None
+        self._keeping: asyncio.Task[None] | None = None
+        self._lost = asyncio.Event()
+        self._connected = asyncio.Event()
+        self._timer: asyncio.TimerHandle | None = None
+        self._ticked_ns = 0
+        self._when_connected: list[Callable[[Wire], None]] = []
+        self._loop = asyncio.get_running_loop()
+        mesh.join(self)
+
+    # Beginning and end
+
+    async def start(self) -> None:
+        """Connect. Raises `WireError` if there is no broker now; later losses are mended."""
+        wire = await self._connect()
+        self._keeping = self._loop.create_task(self._keep(wire), name="wire")
+        self._tick()
+
+    async def close(self) -> None:
+        """Leave: peers are told, and calls end."""
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._keeping is not None:
+            self._keeping.cancel()
+            await asyncio.wait([self._keeping])
+        wire = self.wire
+        for connection in list(self._in_session):
+            if (farewell := connection.session.end()) is not None and wire is not None:
+                self.publish(connection, farewell)
+        self._go_all("lost", "was left")
+        if self._flushing is not None:
+            self._flushing.cancel()
+        self.wire = None
+        if wire is not None:
+            await wire.close()
+
+    async def connected(self) -> Wire:
+        """The wire, once there is one."""
+        while self.wire is None:
+            self._connected.clear()
+            await self._connected.wait()
+        return self.wire
+
+    def when_connected(self, tell: Callable[[Wire], None]) -> None:
+        """Call it with each wire, the present one too."""
+        self._when_connected.append(tell)
+        if self.wire is not None:
+            tell(self.wire)
+
+    async def _connect(self) -> Wire:
+        wire = self._make_wire()
+        wire.lost = lambda error: self._lose(wire, error)
+        try:
+            await wire.connect()
+            await wire.subscribe(_subjects.to_any(self._cluster, self.node, self.shard), self._heard)
+        except BaseException:
+            await wire.close()
+            raise
+        self._lost.clear()
+        self.wire = wire
+        self._connected.set()
+        for place in self._connections:
+            self._judge(place)
+        for tell in self._when_connected:
+            tell(wire)
+        return wire
+
+    async def _keep(self, wire: Wire) -> None:
+        while True:
+            await self._lost.wait()
+            await wire.close()
+            pause_s = _FIRST_PAUSE_S
+            while True:
+                try:
+                    wire = await self._connect()
+                    break
+                except WireError as error:
+                    logger.warning("shard %d has no connection to the cluster: %s", self.shard, error)
+                await asyncio.sleep(pause_s)
+                pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+            logger.warning("shard %d is connected to the cluster again", self.shard)
+
+    def _lose(self, wire: Wire, error: Exception) -> None:
+        if wire is not self.wire:
+            return
+        logger.error("shard %d has lost its connection to the cluster: %s", self.shard, error)
+        self.wire = None
+        self._go_all("lost", "is not to be reached: the connection to the broker was lost")
+        self._stuck.clear()
+        self._lost.set()
+
+    def _go_all(self, kind: str, reason: str) -> None:
+        for connection in self._connections.values():
+            connection.go(Ended(kind, reason))
+
+    # The view
+
+    def see(self, nodes: Mapping[str, Node], silent: Collection[str] = ()) -> None:
+        """The view, and those of it that are not heard. Again whenever one of the two is another."""
+        self._nodes = dict(nodes)
+        self._names = {each.slot: name for name, each in nodes.items()}
+        self._silent = frozenset(silent)
+        self._places = [
+            shard if each.slot == self._slot else each.slot * PLACES + shard
+            for each in sorted(nodes.values())
+            for shard in range(each.shards)
+        ]
+        window = self.window()
+        for place, connection in self._connections.items():
+            connection.session.window = window
+            self._judge(place)
+
+    def window(self) -> int:
+        """Bytes that may be under way to one shard."""
+        return max(SMALLEST_WINDOW, min(LARGEST_WINDOW, ALL_WINDOWS // max(1, len(self._places))))
+
+    def _judge(self, place: int) -> None:
+        """Is it there?"""
+        connection = self._connections[place]
+        node = self._nodes.get(connection.node)
+        if node is None or node.slot != place // PLACES or connection.shard >= node.shards:
+            connection.go(Ended("left", "has left the cluster"))
+        elif connection.node in self._silent:
+            connection.go(Ended("silence", f"is not to be reached: node {connection.node} is not heard"))
+        elif self.wire is not None:
+            connection.come()
+
+    # What calls ask of it
+
+    def places(self) -> Sequence[int]:
+        return self._places
+
+    def link(self, place: int) -> Link | None:
+        connection = self._connection(place)
+        return None if connection is None else connection.link
+
+    def owner(self, checksum: int) -> Owner:
+        return self._keys.owner(checksum)
+
+    def refusal(self, partition: int, epoch: int) -> CallError | None:
+        return self._keys.refusal(partition, epoch)
+
+    def _connection(self, place: int) -> FarConnection | None:
+        connection = self._connections.get(place)
+        if connection is not None:
+            return connection
+        slot, shard = divmod(place, PLACES)
+        name = self._names.get(slot)
+        if name is None or slot == self._slot or shard >= self._nodes[name].shards:
+            return None
+        session = Session(self.window(), self._silence_ns, _draw)
+        connection = FarConnection(self, name, shard, place, session, self.mesh.shared.max_message)
+        self._subjects[connection] = _subjects.to(self._cluster, name, shard, self.node, self.shard)
+        self._connections[place] = connection
+        self._judge(place)
+        return connection
+
+    # What connections ask of it
+
+    def now_ns(self) -> int:
+        return time.monotonic_ns()
+
+    def publish(self, connection: FarConnection, message: bytes) -> bool:
+        wire = self.wire
+        if wire is None:
+            return False
+        if wire.publish(self._subjects[connection], message):
+            return True
+        self._stuck.append(connection)
+        if self._flushing is None:
+            self._flushing = self._loop.create_task(self._flush(wire), name="flush")
+        return False
+
+    async def _flush(self, wire: Wire) -> None:
+        try:
+            await wire.flush()
+        except WireError as error:
+            self._lose(wire, error)
+        finally:
+            self._flushing = None
+            stuck, self._stuck = self._stuck, []
+            for connection in stuck:
+                connection.go_on()
+
+    def is_silent(self, node: str) -> bool:
+        return node in self._silent or node not in self._nodes
+
+    def session_began(self, connection: FarConnection) -> None:
+        self._in_session.add(connection)
+
+    def session_ended(self, connection: FarConnection, ended: Ended) -> None:
+        if connection in self._in_session:
+            self._in_session.discard(connection)
+            self.ended[ended.kind] += 1
+            if ended.kind in ("rules", "version"):
+                logger.error("shard %d ends its session with %s: that %s", self.shard, connection.where, ended)
+
+    # The wire's messages, and time
+
+    def _heard(self, subject: str, body: bytes) -> None:
+        connection = self._senders.get(subject) or self._sender(subject)
+        if connection is not None:
+            connection.hear(body)
+
+    def _sender(self, subject: str) -> FarConnection | None:
+        """Who has sent it: as the subject says, which the broker has checked."""
+        found = _subjects.sender(subject)
+        if found is None or found.node == self.node:
+            return None
+        node = self._nodes.get(found.node)
+        if node is None:
+            self._unknown(found.node)
+            return None
+        connection = self._connection(node.slot * PLACES + found.shard)
+        if connection is not None:
+            self._senders[subject] = connection
+        return connection
+
+    def _tick(self) -> None:
+        now, tick_s = self.now_ns(), min(_LONGEST_TICK_S, self._silence_ns / 1e9 / _TICKS)
+        late_ns = now - self._ticked_ns - round(tick_s * 1e9)
+        for connection in list(self._in_session):
+            if self._ticked_ns and late_ns > self._silence_ns >> 2:
+                connection.session.slept(late_ns)  # what came meanwhile waits in the socket
+            connection.look()
+        self._ticked_ns = now
+        self._timer = self._loop.call_later(tick_s, self._tick)
+
+
+def _draw() -> int:
+    return secrets.randbelow(0xFFFFFFFF) + 1

@@ -1,0 +1,15 @@
+"""Calls over a far link, and what becomes of them when the way fails. The broker is in memory (`memory_broker`)."""
+
+from __future__ import annotations
+
+from tests.cluster.pair import pair
+from tests.conftest import Run
+
+
+def test_a_call_there_and_back(run: Run) -> None:
+    async def body() -> None:
+        async with pair() as nodes:
+            assert await nodes.service.on(1).echo(b"across") == b"across"
+            assert await nodes.service.on(1).relay(0, b"and back") == b"and back"
+
+    run(body)
