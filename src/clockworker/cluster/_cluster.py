@@ -13,15 +13,16 @@ from __future__ import annotations
 import asyncio
 import logging
 from array import array
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from typing import TypeAlias
 
 import msgspec
 
 from clockworker._errors import CallError, NodeIsolated, NotOwner, UsageError
 from clockworker.cluster._partitions import partition_of
-from clockworker.cluster._view import MAX_SHARDS, View
+from clockworker.cluster._view import View
 from clockworker.cluster._word import Word
+from clockworker.ipc.calls._owners import PLACES, Owner, checksum
 
 log = logging.getLogger("clockworker.cluster")
 
@@ -48,12 +49,12 @@ class ClusterView(msgspec.Struct, frozen=True):
 
 
 class Cluster:
-    """Made by the shard's process. node: our own name. epoch: that of the view which we act by, 0 before the first."""
+    """Made by the shard's process. node: our own name. shard: our number in it. epoch: that of the view which we act by, 0 before the first."""
 
     def __init__(self, node: str, shard: int) -> None:
         self.node = node
         self.epoch = 0
-        self._shard = shard
+        self.shard = shard
         self._word: Word | None = None
         self._incarnation = 0
         self._view: View | None = None
@@ -69,6 +70,7 @@ class Cluster:
         self._hooks: list[Hook] = []
         self._one_at_a_time = asyncio.Lock()
         self._moving: asyncio.Task[None] | None = None
+        self._silent: frozenset[str] = frozenset()
         self._listeners: list[Callable[[], None]] = []
         self._changed = asyncio.Event()
 
@@ -82,7 +84,7 @@ class Cluster:
 
     def owns(self, key: bytes | str | int) -> bool:
         """Whether a call that is keyed by it would begin on this shard, now."""
-        return self._view is not None and self.refusal(self.partition(key)) is None
+        return bool(self._owners) and self.refusal(self.partition(key)) is None
 
     async def changes(self) -> AsyncIterator[ClusterView]:
         """The view as it is, once there is one, and then each newer one. Who takes them slowly misses some, never the last."""
@@ -93,47 +95,50 @@ class Cluster:
             seen = self.epoch
             yield ClusterView(seen, self.nodes)
 
-    # What routes calls asks.
-
-    @property
-    def partitions(self) -> int:
-        """Raises `NodeIsolated` before the first view."""
-        if self._view is None:
-            raise NodeIsolated(f"node {self.node} has not joined the cluster yet: it knows no owner of any key")
-        return self._view.partitions
+    # What routes calls asks (`_links.Keys`).
 
     @property
     def slot(self) -> int:
         """Ours; 0 while we are not in the view."""
         return self._slot
 
-    def partition(self, key: bytes | str | int) -> int:
-        return partition_of(key, self.partitions)
+    @property
+    def view(self) -> View | None:
+        """As it was read; None before the first."""
+        return self._view
 
-    def place_of(self, partition: int) -> int:
-        """The place of the shard that owns it: a number below 1,024 if that is one of ours. Raises `NodeIsolated` if nobody does."""
+    @property
+    def silent(self) -> frozenset[str]:
+        """Nodes of the view that this one has not heard for node_timeout."""
+        return self._silent
+
+    def partition(self, key: bytes | str | int) -> int:
+        """Raises `NodeIsolated` before the first view."""
+        return self.owner(checksum(key)).partition
+
+    def owner(self, checksum: int) -> Owner:
+        """Of the key with this checksum: the local number of a shard of this node, or a place. Raises `NodeIsolated`."""
         if not self._owners:
+            if self._view is None:
+                raise NodeIsolated(f"node {self.node} has not joined the cluster yet: it knows no owner of any key")
             raise NodeIsolated(f"the cluster has no nodes at epoch {self.epoch}")
+        partition = partition_of(checksum, len(self._owners))
         slot = self._owners[partition]
         shard = partition % self._by_slot[slot][1]
-        return shard if slot == self._slot else slot * MAX_SHARDS + shard
+        return Owner(shard if slot == self._slot else slot * PLACES + shard, partition, self.epoch)
 
-    def node_of(self, slot: int) -> tuple[str, int] | None:
-        """Name and number of shards of the node; None: it is not in the view."""
-        return self._by_slot.get(slot)
-
-    def refusal(self, partition: int) -> CallError | None:
-        """Why a call of this partition must not begin here now; None: it may."""
+    def refusal(self, partition: int, epoch: int = 0) -> CallError | None:
+        """Why a call of this partition, which its caller has looked up at that epoch, must not begin here now; None: it may."""
         if partition in self._served:
             if self._word is not None and self._word.is_valid(self.epoch):
                 return None
             return NodeIsolated(f"node {self.node} is cut off: most of the cluster has not confirmed it of late")
-        if self._slot and partition < len(self._owners) and self._is_ours(partition):
+        if self._is_ours(partition):
             return NotOwner(f"partition {partition} is ours at epoch {self.epoch}, and not served yet")
-        return NotOwner(f"partition {partition} is another's at epoch {self.epoch}")
+        return NotOwner(f"partition {partition} is another's at epoch {self.epoch}; the caller was at epoch {epoch}")
 
     def when_changed(self, listener: Callable[[], None]) -> None:
-        """Called after each new view, before the next callback of the loop."""
+        """Called after each new view, and when another node falls silent or is heard again."""
         self._listeners.append(listener)
 
     # What the supervisor tells.
@@ -163,8 +168,11 @@ class Cluster:
         self._move()
         self._changed.set()
         self._changed = asyncio.Event()
-        for listener in self._listeners:
-            listener()
+        self._call_listeners()
+
+    def take_silent(self, nodes: Collection[str]) -> None:
+        self._silent = frozenset(nodes)
+        self._call_listeners()
 
     def settle(self, epoch: int) -> None:
         """What was gained may be served, if this is still the view."""
@@ -172,6 +180,10 @@ class Cluster:
             self._target |= self._waiting
             self._waiting = frozenset()
             self._move()
+
+    def _call_listeners(self) -> None:
+        for listener in self._listeners:
+            listener()
 
     # The services' hook.
 
@@ -185,15 +197,16 @@ class Cluster:
             self._hooks.append(hook)
 
     def _is_ours(self, partition: int) -> bool:
-        shards = self._by_slot[self._slot][1]
-        return self._owners[partition] == self._slot and partition % shards == self._shard
+        if not self._slot or partition >= len(self._owners):
+            return False
+        return self._owners[partition] == self._slot and partition % self._by_slot[self._slot][1] == self.shard
 
     def _mine(self) -> frozenset[int]:
         if not self._slot:
             return frozenset()
         shards = self._by_slot[self._slot][1]
         owners, slot = self._owners, self._slot
-        return frozenset(p for p in range(self._shard, len(owners), shards) if owners[p] == slot)
+        return frozenset(p for p in range(self.shard, len(owners), shards) if owners[p] == slot)
 
     def _move(self) -> None:
         """Serve what may be served, after the services have heard of it."""

@@ -5,8 +5,9 @@ Each node says twice a second that it is alive, and what it has heard of the oth
 1.  *I own* while a quorum of my view's members, I among them, have confirmed, each at my epoch, a number that I sent less than
     `fence_after` ago. Who confirms is that very process: a successor under the same name never confirms for the one before,
     since it may read an old copy of the view that the one before had left.
-2.  *It is dead* when a quorum has not heard it for `node_timeout`, by their own word, at my epoch, and lately. Then a member that
-    owns may write it out of the view. A deaf one has nobody's word but its own, and writes out nobody.
+2.  *It is dead* when a quorum says so, by their own word, at my epoch, and lately: for `node_timeout` it has not been heard, or has
+    not heard them. Then a member that owns may write it out of the view. A deaf one has nobody's word but its own, and writes
+    out nobody.
 3.  *What I gain*, over the view before, I serve once the view is settled: every member of the view before has been heard at the
     new epoch, or a quorum of them has, and `node_timeout` has passed since. Nobody writes a view after one that is not settled.
 
@@ -18,7 +19,8 @@ heard, and it stops `fence_after` later by its own clock, which is 0.8 of `node_
 That a view is settled is true for ever, so it is said in `Alive` and taken from whoever says it; a higher epoch says it as well,
 since nobody would have written that.
 
-What the model made of the rules as they were first written: a successor under its name counts for the member before it (the
+What the model and simulations made of the rules as they were first written: who is heard and hears nobody is silent too, or it
+would stay, and serve nothing; a successor under its name counts for the member before it (the
 whole cluster may have been killed, and then nobody else would ever be heard), but only once that one has been silent here for
 `node_timeout`; and a node that hears of a higher epoch reads the view at once, but goes on serving meanwhile, since the fence
 needs no more.
@@ -42,7 +44,7 @@ class Alive(msgspec.Struct, frozen=True, array_like=True):
     """What a node says, twice a second and at each new epoch; whose it is the subject says.
 
     number: counts the node's own. heard: of each other node the process that was heard, and its highest number. silent: members
-    of the view that have not been heard for node_timeout. settled: whether this epoch's view is.
+    of the view that have not been heard, or have not heard it, for node_timeout. settled: whether this epoch's view is.
     """
 
     version: int
@@ -55,11 +57,12 @@ class Alive(msgspec.Struct, frozen=True, array_like=True):
 
 
 class _Peer:
-    """The last that one process of a node has said, and when."""
+    """The last that one process of a node has said, and when. answered: when the number was sent that it has heard last."""
 
     def __init__(self, alive: Alive, at: float) -> None:
         self.alive = alive
         self.at = at
+        self.answered = float("-inf")
 
 
 class Fence:
@@ -74,7 +77,8 @@ class Fence:
         self.view: View | None = None
         self._began = now
         self._number = 0
-        self._sent: deque[tuple[int, float]] = deque()  # of late: number, when
+        self._sent: deque[tuple[int, float]] = deque()  # for node_timeout: number, when
+        self._members: dict[tuple[str, int], float] = {}  # of the view: since when
         self._peers: dict[str, dict[int, _Peer]] = {}  # by name and incarnation
         self._is_settled = False
         self._quorum_since: float | None = None  # a quorum of the view before has been heard at this epoch
@@ -88,13 +92,18 @@ class Fence:
         self.view, self.epoch = view, epoch
         self._is_settled = not view.previous
         self._quorum_since = None
+        self._members = {
+            member: self._members.get(member, now)
+            for name, node in view.nodes.items()
+            for member in [(name, node.incarnation)]
+        }
         self._look(now)
 
     def say(self, now: float) -> Alive:
         """The next of our own, to be sent after this: its time counts from now."""
         self._number += 1
         self._sent.append((self._number, now))
-        while self._sent and self._sent[0][1] <= now - self.fence_after:
+        while self._sent and self._sent[0][1] <= now - self.node_timeout:
             self._sent.popleft()
         self._forget(now)
         self._look(now)
@@ -115,7 +124,10 @@ class Fence:
         known = of_name.get(alive.incarnation)
         if known is not None and alive.number <= known.alive.number:
             return
-        of_name[alive.incarnation] = _Peer(alive, now)
+        if known is None:
+            known = of_name[alive.incarnation] = _Peer(alive, now)
+        known.alive, known.at = alive, now
+        known.answered = max(known.answered, self._sent_at(alive))
         self._look(now)
 
     # Rule 1.
@@ -239,15 +251,21 @@ class Fence:
         peer = self._member(name)
         if peer is None or peer.alive.epoch != self.epoch:
             return float("-inf")
-        incarnation, number = peer.alive.heard.get(self.name, (0, 0))
+        return self._sent_at(peer.alive)
+
+    def _sent_at(self, alive: Alive) -> float:
+        """When we sent the number that it says was heard of us; long ago if that is none of late."""
+        incarnation, number = alive.heard.get(self.name, (0, 0))
         if incarnation != self.incarnation:
             return float("-inf")
         return next((at for sent, at in self._sent if sent == number), float("-inf"))
 
     def _is_silent(self, name: str, now: float) -> bool:
-        """To us. Before we have listened for so long nobody is."""
+        """To us, or we to it. One that has just joined is not yet."""
+        assert self.view is not None
         peer = self._member(name)
-        return now - max(self._began, 0.0 if peer is None else peer.at) >= self.node_timeout
+        since = self._members[name, self.view.nodes[name].incarnation]
+        return now - max(since, float("-inf") if peer is None else peer.answered) >= self.node_timeout
 
     def _says_silent(self, other: str, name: str, now: float) -> bool:
         peer = self._member(other)

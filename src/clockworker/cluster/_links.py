@@ -195,8 +195,11 @@ class FarLinks:
     # The view
 
     def see(self, nodes: Mapping[str, Node], silent: Collection[str] = ()) -> None:
-        """The view, and those of it that are not heard. Again whenever one of the two is another."""
+        """The view, and those of it that are not heard. Again whenever one of the two is another. Our own slot is the view's; while
+        we are not in it we have none."""
         self._nodes = dict(nodes)
+        self._slot = nodes[self.node].slot if self.node in nodes else 0
+        self.place = self._slot * PLACES + self.shard
         self._names = {each.slot: name for name, each in nodes.items()}
         self._silent = frozenset(silent)
         self._places = [

@@ -25,8 +25,9 @@ from clockworker.cluster._fence import BEAT_S, VERSION, Alive, Fence
 from clockworker.cluster._partitions import Draws
 from clockworker.cluster._view import View
 from clockworker.cluster._wire import Bucket, Entry, Wire, WireError
-from clockworker.cluster._word import Word, now
+from clockworker.cluster._word import Word, boot_time
 from clockworker.shards.config._cluster import ClusterConfig
+from clockworker.shards.protocol._messages import NodesSilent, ViewChanged, ViewSettled
 
 log = logging.getLogger("clockworker.cluster")
 
@@ -35,44 +36,36 @@ RECONNECT_S = (0.1, 2.0)  # the first pause, and the longest
 KEY = "view"
 
 
-class ShardView(msgspec.Struct, frozen=True):
-    """What shards are told of a view: encoded, with the slot of each partition's owner, and those that it has moved to this
-    node; arrays of 32-bit numbers."""
-
-    epoch: int
-    value: bytes
-    owners: bytes
-    moved: bytes
-    incarnation: int
-    settled: bool
-
-
 class Audience(Protocol):
     """The supervisor."""
 
-    def view_changed(self, view: ShardView) -> None:
-        """All shards are to know, and those that come later."""
-
-    def view_settled(self, epoch: int) -> None:
-        """What the view has moved to this node may be served."""
+    def tell(self, message: ViewChanged | ViewSettled | NodesSilent) -> None:
+        """All shards are to hear it, and those that come later."""
 
     def refused(self, reason: str) -> None:
         """This node cannot be in the cluster, and need not try again."""
 
 
 class Membership:
-    """make: a new wire, not connected yet. word: what the shards compare."""
+    """make: a new wire, not connected yet. word: what the shards compare. now: its clock, in seconds."""
 
     def __init__(
-        self, config: ClusterConfig, shards: int, make: Callable[[], Wire], word: Word, audience: Audience
+        self,
+        config: ClusterConfig,
+        shards: int,
+        make: Callable[[], Wire],
+        word: Word,
+        audience: Audience,
+        now: Callable[[], float] = boot_time,
     ) -> None:
         self._config = config
         self._shards = shards
         self._make = make
         self._word = word
         self._audience = audience
+        self._now = now
         self.incarnation = random.SystemRandom().getrandbits(62) or 1
-        self._fence = Fence(config.node, self.incarnation, config.node_timeout, now())
+        self._fence = Fence(config.node, self.incarnation, config.node_timeout, self._now())
         self._draws = Draws(config.partitions)
         self._subject = f"cw.{config.name}.alive.{config.node}"
         self._encoder = msgspec.msgpack.Encoder()
@@ -80,6 +73,7 @@ class Membership:
         self._wire: Wire | None = None
         self._bucket: Bucket | None = None
         self._there = 0  # revision of what the store has; 0: nothing
+        self._silent: tuple[str, ...] = ()
         self._settled = 0  # the last epoch of which the shards know that it is settled
         self._ready = False
         self._leaving = False
@@ -110,7 +104,7 @@ class Membership:
         return view is not None and view.has(self._config.node, self.incarnation)
 
     def owns(self) -> bool:
-        return self._fence.owns(now())
+        return self._fence.owns(self._now())
 
     def start(self) -> None:
         loop = asyncio.get_running_loop()
@@ -194,10 +188,13 @@ class Membership:
 
     def _say(self) -> None:
         """Of ourselves, as the fence is now. What cannot be sent is lost, and the next says more."""
-        alive = self._fence.say(now())
+        alive = self._fence.say(self._now())
         if self._wire is not None:
             self._wire.publish(self._subject, self._encoder.encode(alive))
         self._write_word()
+        if (silent := tuple(alive.silent)) != self._silent:
+            self._silent = silent
+            self._audience.tell(NodesSilent(silent))
 
     def _heard(self, subject: str, body: bytes) -> None:
         name = subject.rpartition(".")[2]
@@ -208,18 +205,18 @@ class Membership:
             return
         if alive.version != VERSION or (name == self._config.node and alive.incarnation == self.incarnation):
             return
-        self._fence.heard(name, alive, now())
+        self._fence.heard(name, alive, self._now())
         if alive.epoch > max(self._fence.epoch, self._there):
             self._news.set()
         self._write_word()
 
     def _write_word(self) -> None:
-        at = now()
+        at = self._now()
         fence = self._fence
         self._word.write(fence.epoch, fence.until(at))
         if fence.epoch > self._settled and fence.is_settled(at):
             self._settled = fence.epoch
-            self._audience.view_settled(fence.epoch)
+            self._audience.tell(ViewSettled(fence.epoch))
             self._news.set()
 
     # The view.
@@ -286,10 +283,10 @@ class Membership:
     def _adopt(self, view: View, epoch: int) -> None:
         fence, before = self._fence, self._fence.view
         was_in = self.is_in_view()
-        fence.adopt(view, epoch, now())
+        fence.adopt(view, epoch, self._now())
         self._word.write(epoch, 0.0)
-        self._audience.view_changed(self._for_shards(view, epoch))
-        self._settled = epoch if fence.is_settled(now()) else self._settled
+        self._audience.tell(self._for_shards(view, epoch))
+        self._settled = epoch if fence.is_settled(self._now()) else self._settled
         self._say()
         self._tell(before, view, epoch, was_in)
 
@@ -302,7 +299,7 @@ class Membership:
         if was_in and not self.is_in_view() and not self._leaving:
             log.warning("this node was written out of the cluster: the others had not heard it; it joins again")
 
-    def _for_shards(self, view: View, epoch: int) -> ShardView:
+    def _for_shards(self, view: View, epoch: int) -> ViewChanged:
         name, nodes, previous = self._config.node, view.nodes, view.previous
         owners = self._draws.owners(view.shards())
         slots = {each: node.slot for each, node in nodes.items()}
@@ -315,18 +312,18 @@ class Membership:
                 for partition, owner in enumerate(owners)
                 if owner == name and not (had and before[partition] == name)
             )
-        return ShardView(
+        return ViewChanged(
             epoch,
             view.encode(),
             array("I", [slots[owner] for owner in owners]).tobytes(),
             moved.tobytes(),
             self.incarnation,
-            self._fence.is_settled(now()),
+            self._fence.is_settled(self._now()),
         )
 
     def _next(self, found: Entry | None) -> View | None:
         """The view that is to be written after this one; None: it is as it should be, or nobody may write."""
-        config, fence, at = self._config, self._fence, now()
+        config, fence, at = self._config, self._fence, self._now()
         if found is None or not found.value:
             if not self._ready or self._leaving:
                 return None
@@ -353,7 +350,7 @@ class Membership:
     def _name_is_taken(self) -> None:
         """Another process says that it is alive under our name. One that has just ended falls silent; one that lives does
         not."""
-        at = now()
+        at = self._now()
         if self._taken_since is None:
             self._taken_since = at
         if at - self._taken_since >= 2 * self._config.node_timeout:

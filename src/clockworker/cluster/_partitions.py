@@ -17,22 +17,13 @@ from __future__ import annotations
 
 import hashlib
 import sys
-import zlib
 from array import array
 from collections.abc import Mapping
 
 
-def partition_of(key: bytes | str | int, partitions: int) -> int:
-    """A text key is its UTF-8 bytes; a number is itself, and not the text that shows it."""
-    return zlib.crc32(key_bytes(key)) * partitions >> 32
-
-
-def key_bytes(key: bytes | str | int) -> bytes:
-    if isinstance(key, str):
-        return key.encode()
-    if isinstance(key, int):
-        return key.to_bytes(key.bit_length() // 8 + 1, "little", signed=True)
-    return key
+def partition_of(checksum: int, partitions: int) -> int:
+    """Of the key with this checksum (`ipc.calls._owners`)."""
+    return checksum * partitions >> 32
 
 
 def draw(node: str, shards: int, partitions: int) -> array[int]:

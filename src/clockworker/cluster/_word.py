@@ -18,7 +18,7 @@ _EPOCHS = (1 << _EPOCH_BITS) - 1
 _BYTES = 4096
 
 
-def now() -> float:
+def boot_time() -> float:
     """Seconds of the clock of all that is compared with the fence."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
@@ -36,7 +36,7 @@ class Word:
         self._words = self._memory.words
 
     def write(self, epoch: int, until: float) -> None:
-        """until: by `now`; 0: nothing is owned."""
+        """until: by `boot_time`; 0: nothing is owned."""
         self._words[0] = max(0, int(until * 1000)) << _EPOCH_BITS | epoch & _EPOCHS
 
     def is_valid(self, epoch: int) -> bool:

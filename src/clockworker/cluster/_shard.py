@@ -1,0 +1,80 @@
+"""A shard's part: what the supervisor says of the cluster goes to `shard.cluster`, and from there to the shard's far links."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+
+from clockworker.cluster._cluster import Cluster
+from clockworker.cluster._links import FarLinks, Node
+from clockworker.cluster._nats import NatsWire
+from clockworker.cluster._wire import Wire
+from clockworker.cluster._word import take_word
+from clockworker.ipc import Mesh
+from clockworker.shards.config._cluster import ClusterConfig
+from clockworker.shards.protocol._messages import Fenced, NodesSilent, ViewChanged, ViewSettled
+
+
+class ShardInCluster:
+    """Of the shard with this mesh, on the running loop."""
+
+    def __init__(self, config: ClusterConfig, mesh: Mesh) -> None:
+        self._config = config
+        self.cluster = Cluster(config.node, mesh.shard_id)
+        self.links = FarLinks(
+            mesh,
+            self._wire,
+            cluster=config.name,
+            node=config.node,
+            slot=0,
+            keys=self.cluster,
+            silence_s=config.node_timeout,
+        )
+        self.cluster.when_changed(self._see)
+        self._starting: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Connect, and go on trying."""
+        self._starting = asyncio.get_running_loop().create_task(self.links.start(), name="far links")
+
+    async def close(self) -> None:
+        """Peers are told, and calls end."""
+        if self._starting is not None:
+            self._starting.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._starting
+        await self.links.close()
+
+    def handle(self, message: Fenced | ViewChanged | ViewSettled | NodesSilent, descriptors: list[int]) -> None:
+        cluster = self.cluster
+        match message:
+            case Fenced():
+                for descriptor in descriptors[:1]:
+                    cluster.take_word(take_word(descriptor))
+                for descriptor in descriptors[1:]:
+                    os.close(descriptor)
+            case ViewChanged(epoch, view, owners, moved, incarnation, settled):
+                cluster.take_view(epoch, view, owners, moved, incarnation=incarnation, settled=settled)
+            case ViewSettled(epoch):
+                cluster.settle(epoch)
+            case NodesSilent(nodes):
+                cluster.take_silent(nodes)
+
+    def _wire(self) -> Wire:
+        config = self._config
+        return NatsWire(config, f"{config.name} {config.node} shard {self.cluster.shard}", config.node_timeout / 2)
+
+    def _see(self) -> None:
+        cluster = self.cluster
+        view = cluster.view
+        assert view is not None or not cluster.silent
+        nodes = {} if view is None else view.nodes
+        self.links.see(
+            {
+                name: Node(node.slot, node.shards, node.incarnation)
+                for name, node in nodes.items()
+                if name != cluster.node or cluster.slot
+            },
+            cluster.silent,
+        )
