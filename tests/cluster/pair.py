@@ -1,7 +1,7 @@
 """Two nodes with a shard each, over a broker in memory: node a is the test itself, node b a thread with a loop of its own.
 
-What it gives has the shape of `fleet` of tests/ipc: shard 0 is here and shard 1 there. Their real numbers are others, so that the
-tests of that fleet run over a far link as they are.
+What it gives has the shape of `fleet` of tests/ipc: shard 0 is here and shard 1 there. Their real numbers are others, so that
+the tests of that fleet run over a far link as they are.
 """
 
 from __future__ import annotations
@@ -12,17 +12,24 @@ import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import uvloop
 from probe import Probe
-from tests.cluster.memory_broker import MemoryBroker
 
 import clockworker as cw
-from clockworker.cluster._links import FarLinks, Node
+from clockworker.cluster._links import FarLinks
 from clockworker.ipc.calls._owners import PLACES, Owner
+from tests.cluster.memory_broker import MemoryBroker
 
 A, B = "a", "b.example"
+
+
+class Node(NamedTuple):
+    slot: int
+    shards: int
+
+
 NODES = {A: Node(1, 1), B: Node(2, 1)}
 PLACE_A, PLACE_B = PLACES, 2 * PLACES
 SILENCE_S = 2.0
@@ -81,11 +88,10 @@ class Side:
             broker.wire,
             cluster="test",
             node=node,
-            slot=here // PLACES,
             keys=self.keys,
             silence_s=options.get("silence_s", SILENCE_S),
         )
-        self.far.see(NODES)
+        self.far.see(here // PLACES, NODES)
         self.renumbered = RenumberedMesh(self.mesh, self.numbers)
         self.probe = Probe(shard, self.renumbered)  # type: ignore[arg-type]
 
