@@ -112,10 +112,9 @@ class FarLinks:
 
     # Beginning and end
 
-    async def start(self) -> None:
-        """Connect. Raises `WireError` if there is no broker now; later losses are mended."""
-        wire = await self._connect()
-        self._keeping = self._loop.create_task(self._keep(wire), name="wire")
+    def start(self) -> None:
+        """Connect, and again whenever that is lost; `connected` waits for it."""
+        self._keeping = self._loop.create_task(self._keep(), name="wire")
         self._tick()
 
     async def close(self) -> None:
@@ -167,20 +166,23 @@ class FarLinks:
             tell(wire)
         return wire
 
-    async def _keep(self, wire: Wire) -> None:
+    async def _keep(self) -> None:
+        pause_s, said = _FIRST_PAUSE_S, False
         while True:
-            await self._lost.wait()
-            await wire.close()
-            pause_s = _FIRST_PAUSE_S
-            while True:
-                try:
-                    wire = await self._connect()
-                    break
-                except WireError as error:
+            try:
+                wire = await self._connect()
+            except WireError as error:
+                if not said:
                     logger.warning("shard %d has no connection to the cluster: %s", self.shard, error)
+                said = True
                 await asyncio.sleep(pause_s)
                 pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
-            logger.warning("shard %d is connected to the cluster again", self.shard)
+                continue
+            if said:
+                logger.warning("shard %d is connected to the cluster", self.shard)
+            await self._lost.wait()
+            await wire.close()
+            pause_s, said = _FIRST_PAUSE_S, True
 
     def _lose(self, wire: Wire, error: Exception) -> None:
         if wire is not self.wire:
