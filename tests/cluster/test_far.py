@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from tests.cluster.pair import pair
+from tests.cluster.nodes import nodes
 from tests.conftest import Run
 
 
 def test_a_call_there_and_back(run: Run) -> None:
     async def body() -> None:
-        async with pair() as nodes:
-            assert await nodes.service.on(1).echo(b"across") == b"across"
-            assert await nodes.service.on(1).relay(0, b"and back") == b"and back"
+        async with nodes() as both:
+            assert await both.service.on(1).echo(b"across") == b"across"
+            assert await both.service.on(1).relay(0, b"and back") == b"and back"
 
     run(body)

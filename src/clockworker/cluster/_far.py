@@ -1,8 +1,8 @@
 """The connection of two shards of different nodes: a link's frames, over a session (`_session`), in pieces (`_pieces`).
 
-It is there as long as its node is in the view and not silent. Only a request begins a session: what else there is to be said, it
-says then. Frames that are sent in one turn of the executor leave in one message, at its end. What finds no room in the window
-waits here; once a window's worth does the connection is crowded, and new calls wait, as with rings.
+It is there as long as its node is in the view and not silent. Only a request begins a session: what else there is to be said,
+it says then. Frames that are sent in one turn of the executor leave in one message, at its end. What finds no room in the
+window waits here; once a window's worth does the connection is crowded, and new calls wait, as with rings.
 
 What has come is taken in in the executor's turns, each of which takes as much of one peer as it would out of a ring.
 """

@@ -1,11 +1,11 @@
-"""A shard's links to the shards of other nodes: one wire to the broker, and a far connection (`_far`) for each shard that was ever
-called or has called.
+"""A shard's links to the shards of other nodes: one wire to the broker, and a far connection (`_far`) for each shard that was
+ever called or has called.
 
-When the wire is lost so are all sessions, and calls end in `ShardDown` at once until there is another wire. A new one is tried for
-ever, after pauses that grow to a second.
+When the wire is lost so are all sessions, and calls end in `ShardDown` at once until there is another wire. A new one is tried
+for ever, after pauses that grow to a second.
 
-The calls' view of the cluster (`ipc.calls._owners.Cluster`) is here too: which places there are, and by way of `Keys` whose a key
-is.
+The calls' view of the cluster (`ipc.calls._owners.Cluster`) is here too: which places there are, and by way of `Keys` whose a
+key is.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import secrets
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 from clockworker._errors import CallError
 from clockworker.cluster import _subjects
@@ -38,12 +38,16 @@ _TICKS = 12  # of a time of silence
 _LONGEST_TICK_S = 0.25
 
 
-class Node(NamedTuple):
-    """As the view has it. incarnation: of its supervisor."""
+class Node(Protocol):
+    """As the view has it."""
 
-    slot: int
-    shards: int
-    incarnation: int = 0
+    @property
+    def slot(self) -> int:
+        """Of its shards' places."""
+
+    @property
+    def shards(self) -> int:
+        """How many it has."""
 
 
 class Keys(Protocol):
@@ -59,8 +63,8 @@ class Keys(Protocol):
 class FarLinks:
     """Of the shard whose mesh it is.
 
-    wire: makes one, which is not connected. cluster, node: names. silence_s: after which a shard that is not heard is taken to be
-    gone. unknown: told of a node that is heard and is in no view that we know.
+    wire: makes one, which is not connected. cluster, node: names. silence_s: after which a shard that is not heard is taken to
+    be gone. unknown: told of a node that is heard and is in no view that we know.
     """
 
     def __init__(
@@ -70,7 +74,6 @@ class FarLinks:
         *,
         cluster: str,
         node: str,
-        slot: int,
         keys: Keys,
         silence_s: float = 5.0,
         unknown: Callable[[str], None] = lambda node: None,
@@ -78,11 +81,11 @@ class FarLinks:
         self.mesh = mesh
         self.node = node
         self.shard = mesh.shard_id
-        self.place = slot * PLACES + mesh.shard_id
+        self.place = mesh.shard_id  # among all, once we are in the view
         self.wire: Wire | None = None  # that is connected
         self.ended: Counter[str] = Counter()  # sessions, by reason
         self.window_waits = 0  # how often a connection was crowded
-        self._slot = slot
+        self._slot = 0  # 0: we are not in the view
         self._keys = keys
         self._make_wire = wire
         self._cluster = cluster
@@ -91,7 +94,7 @@ class FarLinks:
         self._nodes: dict[str, Node] = {}
         self._names: dict[int, str] = {}  # of nodes, by slot
         self._silent: frozenset[str] = frozenset()
-        self._places: list[int] = []
+        self._places: Sequence[int] = range(mesh.count)
         self._connections: dict[int, FarConnection] = {}
         self._in_session: set[FarConnection] = set()
         self._subjects: dict[FarConnection, str] = {}
@@ -109,10 +112,9 @@ class FarLinks:
 
     # Beginning and end
 
-    async def start(self) -> None:
-        """Connect. Raises `WireError` if there is no broker now; later losses are mended."""
-        wire = await self._connect()
-        self._keeping = self._loop.create_task(self._keep(wire), name="wire")
+    def start(self) -> None:
+        """Connect, and again whenever that is lost; `connected` waits for it."""
+        self._keeping = self._loop.create_task(self._keep(), name="wire")
         self._tick()
 
     async def close(self) -> None:
@@ -164,20 +166,23 @@ class FarLinks:
             tell(wire)
         return wire
 
-    async def _keep(self, wire: Wire) -> None:
+    async def _keep(self) -> None:
+        pause_s, said = _FIRST_PAUSE_S, False
         while True:
-            await self._lost.wait()
-            await wire.close()
-            pause_s = _FIRST_PAUSE_S
-            while True:
-                try:
-                    wire = await self._connect()
-                    break
-                except WireError as error:
+            try:
+                wire = await self._connect()
+            except WireError as error:
+                if not said:
                     logger.warning("shard %d has no connection to the cluster: %s", self.shard, error)
+                said = True
                 await asyncio.sleep(pause_s)
                 pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
-            logger.warning("shard %d is connected to the cluster again", self.shard)
+                continue
+            if said:
+                logger.warning("shard %d is connected to the cluster", self.shard)
+            await self._lost.wait()
+            await wire.close()
+            pause_s, said = _FIRST_PAUSE_S, True
 
     def _lose(self, wire: Wire, error: Exception) -> None:
         if wire is not self.wire:
@@ -194,19 +199,21 @@ class FarLinks:
 
     # The view
 
-    def see(self, nodes: Mapping[str, Node], silent: Collection[str] = ()) -> None:
-        """The view, and those of it that are not heard. Again whenever one of the two is another. Our own slot is the view's; while
-        we are not in it we have none."""
-        self._nodes = dict(nodes)
-        self._slot = nodes[self.node].slot if self.node in nodes else 0
-        self.place = self._slot * PLACES + self.shard
-        self._names = {each.slot: name for name, each in nodes.items()}
+    def see(self, slot: int, nodes: Mapping[str, Node], silent: Collection[str] = ()) -> None:
+        """The view, and those of it that are not heard. Again whenever one of the two is another. slot: ours; 0: we are not in
+        it, and call nobody of it."""
+        self._slot = slot
+        self._nodes = dict(nodes) if slot else {}
+        self._names = {each.slot: name for name, each in self._nodes.items()}
         self._silent = frozenset(silent)
-        self._places = [
-            shard if each.slot == self._slot else each.slot * PLACES + shard
-            for each in sorted(nodes.values())
-            for shard in range(each.shards)
-        ]
+        self._places = range(self.mesh.count)
+        if slot:
+            self.place = self.mesh.shared.place = slot * PLACES + self.shard
+            self._places = [
+                shard if each.slot == slot else each.slot * PLACES + shard
+                for each in sorted(self._nodes.values(), key=lambda node: node.slot)
+                for shard in range(each.shards)
+            ]
         window = self.window()
         for place, connection in self._connections.items():
             connection.session.window = window
@@ -283,6 +290,10 @@ class FarLinks:
             stuck, self._stuck = self._stuck, []
             for connection in stuck:
                 connection.go_on()
+
+    def knows(self, node: str) -> bool:
+        """Whether it is in the view."""
+        return node in self._nodes
 
     def is_silent(self, node: str) -> bool:
         return node in self._silent or node not in self._nodes

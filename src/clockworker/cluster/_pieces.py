@@ -105,8 +105,8 @@ class Incoming:
         self._tail = b""
 
     def take(self, most: int, most_bytes: int, now_ns: int) -> tuple[list[Frame], int]:
-        """As many frames, of so many bytes together and the rest of the one that exceeds them; and how many bytes of pieces that
-        were. Raises `AgainstTheRules`."""
+        """As many frames, of so many bytes together and the rest of the one that exceeds them; and how many bytes of pieces
+        that were. Raises `AgainstTheRules`."""
         frames: list[Frame] = []
         taken = 0
         pieces = self._pieces

@@ -1,9 +1,9 @@
-"""A session: what two shards of different nodes know of each other while they talk, from the first call to the end of all. Policy
-only: no clock, no socket.
+"""A session: what two shards of different nodes know of each other while they talk, from the first call to the end of all.
+Policy only: no clock, no socket.
 
-A broker carries messages at most once, and in the order of each publisher; it may lose them without a word, and either end may be
-another process than a moment ago. Calls need more: that nothing is missing in between, and to know when something is. So each end
-draws a random number for its session, and each message begins with 24 bytes, `<HHIIIQ`:
+A broker carries messages at most once, and in the order of each publisher; it may lose them without a word, and either end may
+be another process than a moment ago. Calls need more: that nothing is missing in between, and to know when something is. So
+each end draws a random number for its session, and each message begins with 24 bytes, `<HHIIIQ`:
 
     version, flags     HELLO: no piece follows. BYE: the session that it names is over. CLOSE: a hello that would like to end it
     ours, theirs       the sender's session and the receiver's; theirs is 0 if it is not known yet
@@ -14,14 +14,16 @@ draws a random number for its session, and each message begins with 24 bytes, `<
      ^                                                            <──a piece, or a hello──
      └────────────────────────── the end: see `Ended` ──────────────────────────────────────┘
 
-The peer's number is adopted from a hello only. What names another session of ours is answered by a BYE, to which nobody answers;
-so two ends that disagree come to rest, whatever is lost or late. A gap in the numbers, a number of bytes that was never sent,
-silence, another session of the peer's: that is the end, as a broken ring is. A message that comes twice is passed over.
+The peer's number is adopted from a hello only. What names another session of ours is answered by a BYE, to which nobody
+answers; so two ends that disagree come to rest, whatever is lost or late. A gap in the numbers, a number of bytes that was
+never sent, silence, another session of the peer's: that is the end, as a broken ring is. A message that comes twice is passed
+over.
 
 Who has nothing to say says hello after a third of the time that is silence, with the number of its last message: else a message
 that is lost and the last would never be missed, and its call would hang.
 
-Who has had no call for long closes: the session ends when the peer, which has none either, says BYE; if it has one, it says hello.
+Who has had no call for long closes: the session ends when the peer, which has none either, says BYE; if it has one, it says
+hello.
 
 Windows: no more than `window` bytes are under way, sent and not taken in. They bound what a broker has to keep for a slow
 subscriber, which it would cut off; credit, which counts calls and not bytes, does not.

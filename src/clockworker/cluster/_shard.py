@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import os
 
 from clockworker.cluster._cluster import Cluster
@@ -27,23 +25,17 @@ class ShardInCluster:
             self._wire,
             cluster=config.name,
             node=config.node,
-            slot=0,
             keys=self.cluster,
             silence_s=config.node_timeout,
         )
         self.cluster.when_changed(self._see)
-        self._starting: asyncio.Task[None] | None = None
 
     def start(self) -> None:
         """Connect, and go on trying."""
-        self._starting = asyncio.get_running_loop().create_task(self.links.start(), name="far links")
+        self.links.start()
 
     async def close(self) -> None:
         """Peers are told, and calls end."""
-        if self._starting is not None:
-            self._starting.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._starting
         await self.links.close()
 
     def handle(self, message: Fenced | ViewChanged | ViewSettled | NodesSilent, descriptors: list[int]) -> None:
@@ -68,9 +60,9 @@ class ShardInCluster:
     def _see(self) -> None:
         cluster = self.cluster
         view = cluster.view
-        assert view is not None or not cluster.silent
         nodes = {} if view is None else view.nodes
         self.links.see(
+            cluster.slot,
             {
                 name: Node(node.slot, node.shards, node.incarnation)
                 for name, node in nodes.items()

@@ -32,7 +32,9 @@ class Kind(IntEnum):
 
 # Flags on REQUEST and ONE_WAY.
 ENVELOPE = 128  # the body has one (`_chain_cy`)
-KEYED = 64  # the body begins with a key's partition and the epoch at which the caller has looked for its owner (`_owners`)
+KEYED = (
+    64  # the body begins with a key's partition and the epoch at which the caller has looked for its owner (`_owners`)
+)
 FLAGS = ENVELOPE | KEYED
 
 
