@@ -115,6 +115,17 @@ byte restarts = RESTARTS;
 #define OWNS(epoch) \
     ((epoch) <= newest && at[owner[epoch]] == (epoch) && SAME(owner[epoch], epoch) && CONFIRMED(epoch) && MAY_SERVE(epoch))
 
+#ifdef SUCCESSOR_CONFIRMS
+#define MAY_CONFIRM(node, epoch) true
+#else
+#define MAY_CONFIRM(node, epoch) SAME(node, epoch)
+#endif
+#ifdef UNSETTLED_WRITES
+#define MAY_WRITE true
+#else
+#define MAY_WRITE settled[newest]
+#endif
+
 /* Each epoch has one owner, and a node is at one epoch: two owners are of two epochs. */
 inline check() {
     d_step {
@@ -154,18 +165,14 @@ active proctype World() {
         select(i : 0 .. NODES - 1);
 #ifdef ANY_EPOCH
         select(e : 0 .. EPOCHS - 1);
-        e <= newest && at[i] != NOWHERE;
 #else
-        at[i] != NOWHERE;
-        e = at[i];
+        e = (at[i] == NOWHERE -> EPOCHS - 1 : at[i]);
 #endif
-#ifdef SUCCESSOR_CONFIRMS
-        HAS(members[e], i) && SAME(owner[e], e);
-#else
-        HAS(members[e], i) && SAME(i, e) && SAME(owner[e], e);
-#endif
-        age[e * NODES + i] != 0;
-        age[e * NODES + i] = 0;
+        if
+        :: e <= newest && at[i] != NOWHERE && HAS(members[e], i) && MAY_CONFIRM(i, e) && SAME(owner[e], e) ->
+           age[e * NODES + i] = 0
+        :: else
+        fi;
         e = 0; i = 0;
         check()
        }
@@ -173,91 +180,96 @@ active proctype World() {
     :: atomic {
         select(i : 0 .. NODES - 1);
         select(e : 0 .. EPOCHS - 1);
-        e <= newest && (at[i] == NOWHERE || e > at[i]);
-        d_step {
+        if
+        :: e <= newest && (at[i] == NOWHERE || e > at[i]) ->
+           d_step {
 #ifdef GAIN_BY_MEMORY
-            from[i] = at[i];
+               from[i] = at[i];
 #endif
-            at[i] = e;
-            do
-            :: e > 0 ->
-               reached[e] = reached[e] | (1 << i);
-               if
-               :: (members[e - 1] & reached[e]) == members[e - 1] -> settled[e] = 1; waited[e] = 0
+               at[i] = e;
+               do
+               :: e > 0 ->
+                  reached[e] = reached[e] | (1 << i);
+                  if
+                  :: (members[e - 1] & reached[e]) == members[e - 1] -> settled[e] = 1; waited[e] = 0
 #ifdef NO_WAIT
-               :: QUORUM(members[e - 1], reached[e]) -> settled[e] = 1
+                  :: QUORUM(members[e - 1], reached[e]) -> settled[e] = 1
 #endif
+                  :: else
+                  fi;
+                  e--
+               :: else -> break
+               od
+           }
+        :: else
+        fi;
+        e = 0; i = 0;
+        check()
+       }
+    /* A view is written: whoever is in it, whoever owns. */
+    :: atomic {
+        newest < EPOCHS - 1 && MAY_WRITE ->
+        select(mask : 1 .. EVERYBODY);
+        select(i : 0 .. NODES - 1);
+        if
+        :: HAS(mask, i) ->
+           e = newest + 1;
+           members[e] = mask;
+           owner[e] = i;
+           if
+           :: lives[e] = life & mask
+           :: lives[e] = life & lives[newest] & mask /* the write is of some time ago */
+           fi;
+           newest = e
+        :: else
+        fi;
+        e = 0; i = 0; mask = 0;
+        check()
+       }
+    /* A node dies, and is started again. */
+    :: atomic {
+        restarts > 0 ->
+        select(i : 0 .. NODES - 1);
+        if
+        :: !HAS(life, i) ->
+           d_step {
+               restarts--;
+               life = life | (1 << i);
+               at[i] = NOWHERE;
+               from[i] = NOWHERE
+           }
+        :: else
+        fi;
+        i = 0
+       }
+    /* Time passes. */
+    :: atomic {
+        d_step {
+            i = 0;
+            do
+            :: i < EPOCHS * NODES ->
+               age[i] = (age[i] + SLOW >= FENCE -> FENCE : age[i] + SLOW);
+               i++
+            :: else -> break
+            od;
+            e = 1;
+            do
+            :: e < EPOCHS ->
+               if
+               :: e <= newest && !settled[e] && QUORUM(members[e - 1], reached[e]) ->
+                  waited[e] = waited[e] + FAST;
+                  if
+                  :: waited[e] >= TIMEOUT -> settled[e] = 1; waited[e] = 0
+                  :: else
+                  fi
                :: else
                fi;
-               e--
+               e++
             :: else -> break
             od;
             e = 0; i = 0
         }
         check()
        }
-    /* A view is written: whoever is in it, whoever owns. */
-    :: atomic {
-#ifdef UNSETTLED_WRITES
-        newest < EPOCHS - 1;
-#else
-        newest < EPOCHS - 1 && settled[newest];
-#endif
-        select(mask : 1 .. EVERYBODY);
-        select(i : 0 .. NODES - 1);
-        HAS(mask, i);
-        e = newest + 1;
-        members[e] = mask;
-        owner[e] = i;
-        if
-        :: lives[e] = life & mask
-        :: life & mask & ~lives[newest] -> lives[e] = lives[newest] & mask /* the write is of some time ago */
-        fi;
-        d_step {
-            newest = e;
-            e = 0; i = 0; mask = 0
-        }
-        check()
-       }
-    /* A node dies, and is started again. */
-    :: atomic {
-        restarts > 0;
-        select(i : 0 .. NODES - 1);
-        !HAS(life, i);
-        d_step {
-            restarts--;
-            life = life | (1 << i);
-            at[i] = NOWHERE;
-            from[i] = NOWHERE;
-            i = 0
-        }
-       }
-    /* Time passes. */
-    :: d_step {
-        i = 0;
-        do
-        :: i < EPOCHS * NODES ->
-           age[i] = (age[i] + SLOW >= FENCE -> FENCE : age[i] + SLOW);
-           i++
-        :: else -> break
-        od;
-        e = 1;
-        do
-        :: e < EPOCHS ->
-           if
-           :: e <= newest && !settled[e] && QUORUM(members[e - 1], reached[e]) ->
-              waited[e] = waited[e] + FAST;
-              if
-              :: waited[e] >= TIMEOUT -> settled[e] = 1; waited[e] = 0
-              :: else
-              fi
-           :: else
-           fi;
-           e++
-        :: else -> break
-        od;
-        e = 0; i = 0
-       }
-       atomic { check() }
     od
 }

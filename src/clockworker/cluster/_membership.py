@@ -241,12 +241,9 @@ class Membership:
         self._there = 0 if found is None else found.revision
         if self._fence.highest_epoch() > self._there or self._fence.epoch > self._there:
             # An old copy, or a store that was made anew under a cluster that lives: it would give two of each owner.
-            log.error(
-                "the broker's store has epoch %d, and nodes are at %d: nothing is written before it has that",
-                self._there,
-                max(self._fence.highest_epoch(), self._fence.epoch),
+            raise WireError(
+                f"its store has epoch {self._there}, and nodes are at {max(self._fence.highest_epoch(), self._fence.epoch)}"
             )
-            return
         if found is not None and found.value:
             self._take(found)
         if self._refused:
