@@ -253,7 +253,7 @@ def test_no_two_own_a_partition() -> None:
 
 
 def test_a_calm_cluster_is_one_of_all() -> None:
-    for world in worlds(5):
+    for world in worlds(5, trouble=0.0):
         world.run(10, calm=True)
         views = [machine.membership.view for machine in world.machines.values()]
         assert {*views[0].nodes} == {*NAMES[:3]}  # type: ignore[union-attr]
@@ -262,7 +262,7 @@ def test_a_calm_cluster_is_one_of_all() -> None:
 
 
 def test_a_dead_nodes_keys_are_served_in_time() -> None:
-    for world in worlds(5):
+    for world in worlds(5, trouble=0.0):
         world.run(10, calm=True)
         world.machines["n2"].stopped_until = 1e9
         died = world.now
@@ -272,7 +272,7 @@ def test_a_dead_nodes_keys_are_served_in_time() -> None:
 
 
 def test_a_deaf_node_writes_out_nobody_and_is_written_out() -> None:
-    for world in worlds(5):
+    for world in worlds(5, trouble=0.0):
         world.run(10, calm=True)
         world.cut = {("n1", "n3"), ("n2", "n3")}
         world.run(20, calm=True)
@@ -315,9 +315,9 @@ def test_a_broken_rule_is_found(mutation: str, monkeypatch: pytest.MonkeyPatch) 
             world.run(60)
 
 
-def test_so_are_clocks_that_differ_by_more(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_fence, "FENCE_PART", 1.0)
+def test_so_are_clocks_that_differ_by_more() -> None:
+    """By much more: who is written out was silent for as long again before, and that is margin which no rule counts on."""
     with pytest.raises(AssertionError, match="own partition"):
-        for world in worlds(100, trouble=0.5, apart=0.5):
+        for world in worlds(100, trouble=0.5, apart=0.75):
             world.run(10, calm=True)
             world.run(60)
