@@ -1,7 +1,8 @@
-"""Nodes with a shard each, over a broker in memory: the first is the test itself, each other one a thread with a loop of its own.
+"""Nodes with a shard each, over a broker in memory: the first is the test itself, each other one a thread with a loop of its
+own.
 
-What it gives has the shape of `fleet` of tests/ipc: shard 0 is here, shard 1 and so on are there. Their real numbers are others,
-so that the tests of that fleet run over far links as they are.
+What it gives has the shape of `fleet` of tests/ipc: shard 0 is here, shard 1 and so on are there. Their real numbers are
+others, so that the tests of that fleet run over far links as they are.
 """
 
 from __future__ import annotations
