@@ -19,6 +19,7 @@ import uvloop
 from probe import Probe
 
 import clockworker as cw
+from clockworker.cluster._far import FarConnection
 from clockworker.cluster._links import FarLinks
 from clockworker.cluster._topics import FarTopics
 from clockworker.ipc.calls._owners import PLACES, Owner
@@ -207,11 +208,11 @@ class Nodes:
         self.probe = here.probe
         self.processes = {number: SimpleNamespace(pid=os.getpid()) for number in others}
 
-    def connection(self, number: int = 1) -> Any:
+    def connection(self, number: int = 1) -> FarConnection:
         """To that node."""
-        found = self.here.far._connection(place(number))
+        found = self.here.far._peer(place(number))
         assert found is not None
-        return found
+        return found.present
 
     def release(self, number: int) -> None:
         """Let a node that waits start its service."""
