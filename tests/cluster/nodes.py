@@ -1,7 +1,8 @@
-"""Nodes with a shard each, over a broker in memory: the first is the test itself, each other one a thread with a loop of its own.
+"""Nodes with a shard each, over a broker in memory: the first is the test itself, each other one a thread with a loop of its
+own.
 
-What it gives has the shape of `fleet` of tests/ipc: shard 0 is here, shard 1 and so on are there. Their real numbers are others,
-so that the tests of that fleet run over far links as they are.
+What it gives has the shape of `fleet` of tests/ipc: shard 0 is here, shard 1 and so on are there. Their real numbers are
+others, so that the tests of that fleet run over far links as they are.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import uvloop
 from probe import Probe
 
 import clockworker as cw
+from clockworker.cluster._far import FarConnection
 from clockworker.cluster._links import FarLinks
 from clockworker.cluster._topics import FarTopics
 from clockworker.ipc.calls._owners import PLACES, Owner
@@ -206,11 +208,11 @@ class Nodes:
         self.probe = here.probe
         self.processes = {number: SimpleNamespace(pid=os.getpid()) for number in others}
 
-    def connection(self, number: int = 1) -> Any:
+    def connection(self, number: int = 1) -> FarConnection:
         """To that node."""
-        found = self.here.far._connection(place(number))
+        found = self.here.far._peer(place(number))
         assert found is not None
-        return found
+        return found.present
 
     def release(self, number: int) -> None:
         """Let a node that waits start its service."""

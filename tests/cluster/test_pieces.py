@@ -86,7 +86,7 @@ def test_frames_of_a_turn_share_a_message_and_are_cut_only_if_they_must_be() -> 
         outgoing.put((Kind.REPLY, 0, 0, number, bytes(40)))
     outgoing.put((Kind.REPLY, 0, 0, 3, bytes(500)))
     sizes = [len(piece) for piece in all_pieces(outgoing, [150])]
-    assert sizes == [122, 61, 150, 150, 150, 71]
+    assert sizes == [122, 150, 150, 150, 132]
 
 
 def test_a_deadline_travels_as_what_is_left() -> None:

@@ -1,7 +1,7 @@
 """The tests of calls, streams, versions and topics between shards, over far links: with the same services, unchanged.
 
-Each test of those modules that makes a fleet runs here too, with nodes in place of its shards. Those that do not are named below,
-with the reason.
+Each test of those modules that makes a fleet runs here too, with nodes in place of its shards. Those that do not are named
+below, with the reason.
 """
 
 from __future__ import annotations

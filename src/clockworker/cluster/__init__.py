@@ -6,7 +6,7 @@ In reading order:
     _subjects   the subjects that messages go by, and who has sent what
     _pieces     the stream of frames between two shards, in pieces of messages
     _session    what two shards know of each other while they talk: numbers, windows, silence
-    _far        the connection of two shards of different nodes
+    _far        the connection of two shards of different nodes; _peer, a shard and its successor
     _links      a shard's links to the shards of other nodes; _topics, what they publish
     _partitions which node and shard a key belongs to
     _view       who is in the cluster: the one value that all agree on

@@ -26,7 +26,6 @@ FRAMES_A_TURN = 64
 BYTES_A_TURN = 1 << 18
 
 _REQUESTS = (int(Kind.REQUEST), int(Kind.ONE_WAY))
-_HELD = int(Kind.HELD)
 
 
 class Post(Protocol):
@@ -51,18 +50,38 @@ class Post(Protocol):
         """For those who count, and who tell."""
 
 
+class Standing(Protocol):
+    """Of the two incarnations that a shard may have."""
+
+    def is_present(self, connection: FarConnection) -> bool:
+        """Whether it is the one that new calls go to."""
+
+    def held(self, connection: FarConnection) -> None:
+        """It is about to be replaced."""
+
+    def opened(self, connection: FarConnection) -> None:
+        """There is a session with it."""
+
+    def ended(self, connection: FarConnection) -> None:
+        """There is none any more."""
+
+
 class FarConnection(Connection):
-    """To one shard of another node. place: its number among all; see `Owner`."""
+    """To one incarnation of a shard of another node. place: its number among all; see `Owner`. standing: what becomes of that
+    incarnation."""
 
     link: Link
 
-    def __init__(self, post: Post, node: str, shard: int, place: int, session: Session, longest: int) -> None:
+    def __init__(
+        self, post: Post, standing: Standing, node: str, shard: int, place: int, session: Session, longest: int
+    ) -> None:
         super().__init__(place)
         self.node = node
         self.shard = shard
         self.where = f"shard {shard} of node {node}"
         self.session = session
         self._post = post
+        self._standing = standing
         self._mesh = post.mesh
         self._out = Outgoing()
         self._in = Incoming(longest)
@@ -113,9 +132,14 @@ class FarConnection(Connection):
 
     # Whether the peer is there
 
-    def come(self) -> None:
-        """Its node is in the view, and heard, and so are we."""
-        self._is_there = self.connected = True
+    def come(self, *, waits: bool = False) -> None:
+        """Its node is in the view, and heard, and so are we. waits: calls have to, as we have not got our place yet."""
+        self._is_there = True
+        self.connected = self._is_wanted()
+        if self.session.state == IDLE and self.crowded != waits:
+            self.crowded = waits
+            if not waits:
+                self.relieved()
 
     def go(self, ended: Ended) -> None:
         """It is not."""
@@ -123,10 +147,26 @@ class FarConnection(Connection):
             self._is_there = False
             self._end(ended)
 
-    def hold(self) -> None:
+    def leave(self) -> None:
         """We are about to be replaced: the peer's new calls are for our successor."""
+        self.session.leave(self._post.now_ns())
         if self.session.state != IDLE:
-            self._put((_HELD, 0, 0, 0, b""))
+            self._mark()
+
+    def begin(self) -> None:
+        """A session, though there is no call."""
+        if self._is_there and self.session.state == IDLE:
+            self._begin()
+            self._mark()
+
+    def _is_wanted(self) -> bool:
+        """Whether new calls may be made to it."""
+        return self._is_there and (self.session.state != IDLE or self._standing.is_present(self))
+
+    def drop(self, ended: Ended) -> None:
+        """The session, if there is one."""
+        if self.session.state != IDLE:
+            self._end(ended)
 
     def is_busy(self) -> bool:
         """Whether a call is under way, or something else."""
@@ -153,6 +193,10 @@ class FarConnection(Connection):
                 self._began()
             elif was == CLOSING:
                 self._relieve()
+            if session.state == OPEN:
+                self._standing.opened(self)
+        if session.is_held and not self.link.holding:
+            self._standing.held(self)
         if piece is not None:
             self._in.put(piece)
             self._mark()
@@ -232,6 +276,7 @@ class FarConnection(Connection):
 
     def _began(self) -> None:
         self.epoch += 1
+        self.connected = True
         self._used_ns = self._post.now_ns()
         self._post.session_began(self)
         self._mesh.begun(self.link)
@@ -242,10 +287,11 @@ class FarConnection(Connection):
         farewell = session.end()
         if farewell is not None:
             session.answers.append(farewell)
-        keep = self._is_there and (ended.kind == "idle" or self.link.holding)
+        keep = self._is_there and self._standing.is_present(self) and (ended.kind == "idle" or self.link.holding)
         self._post.session_ended(self, ended)
         self._mesh.ended(self.link, f"{self.where} {ended}", keep=keep)
-        self.connected = self._is_there
+        self.connected = self._is_wanted()
+        self._standing.ended(self)
         if keep:
             self.link.relieved()
         if session.answers:

@@ -21,7 +21,8 @@ from typing import Protocol
 from clockworker._errors import CallError
 from clockworker.cluster import _subjects
 from clockworker.cluster._far import FarConnection
-from clockworker.cluster._session import Ended, Session
+from clockworker.cluster._peer import FarPeer
+from clockworker.cluster._session import HEAD, Ended, Session
 from clockworker.cluster._wire import Wire, WireError
 from clockworker.ipc import Mesh
 from clockworker.ipc.calls._link_cy import Link
@@ -64,7 +65,8 @@ class FarLinks:
     """Of the shard whose mesh it is.
 
     wire: makes one, which is not connected. cluster, node: names. silence_s: after which a shard that is not heard is taken to
-    be gone. unknown: told of a node that is heard and is in no view that we know.
+    be gone. succeeds: there is another incarnation of this shard, which has its place. unknown: told of a node that is heard
+    and is in no view that we know.
     """
 
     def __init__(
@@ -76,6 +78,7 @@ class FarLinks:
         node: str,
         keys: Keys,
         silence_s: float = 5.0,
+        succeeds: bool = False,
         unknown: Callable[[str], None] = lambda node: None,
     ) -> None:
         self.mesh = mesh
@@ -91,14 +94,16 @@ class FarLinks:
         self._cluster = cluster
         self._silence_ns = round(silence_s * 1e9)
         self._unknown = unknown
+        self._waits = succeeds
+        self._has_left = False
         self._nodes: dict[str, Node] = {}
         self._names: dict[int, str] = {}  # of nodes, by slot
         self._silent: frozenset[str] = frozenset()
         self._places: Sequence[int] = range(mesh.count)
-        self._connections: dict[int, FarConnection] = {}
+        self._peers: dict[int, FarPeer] = {}
         self._in_session: set[FarConnection] = set()
         self._subjects: dict[FarConnection, str] = {}
-        self._senders: dict[str, FarConnection] = {}  # by the subject of what they send us
+        self._senders: dict[str, FarPeer] = {}  # by the subject of what they send us
         self._stuck: list[FarConnection] = []  # whose message the wire has not taken
         self._flushing: asyncio.Task[None] | None = None
         self._keeping: asyncio.Task[None] | None = None
@@ -160,7 +165,7 @@ class FarLinks:
         self._lost.clear()
         self.wire = wire
         self._connected.set()
-        for place in self._connections:
+        for place in self._peers:
             self._judge(place)
         for tell in self._when_connected:
             tell(wire)
@@ -194,8 +199,36 @@ class FarLinks:
         self._lost.set()
 
     def _go_all(self, kind: str, reason: str) -> None:
-        for connection in self._connections.values():
-            connection.go(Ended(kind, reason))
+        for peer in self._peers.values():
+            peer.go(Ended(kind, reason))
+
+    # Replacement
+
+    def leave(self) -> None:
+        """A successor of this shard is ready: what is new is for it."""
+        if self._has_left:
+            return
+        self._has_left = True
+        for peer in self._peers.values():
+            peer.leave()
+        # What peers are told goes out at the end of this turn, and this after it.
+        self._loop.call_soon(self._give_place)
+
+    def _give_place(self) -> None:
+        if self.mesh.elsewhere:
+            self._loop.call_soon(self._give_place)
+        elif self.wire is not None:
+            self.wire.publish(_subjects.to(self._cluster, self.node, self.shard, self.node, self.shard), b"")
+
+    def alone(self) -> None:
+        """The incarnation before us has left its place, or is gone."""
+        if self._waits:
+            self._waits = False
+            for place in self._peers:
+                self._judge(place)
+
+    def _has_twin(self) -> bool:
+        return self.mesh.links[self.shard].connection.connected
 
     # The view
 
@@ -215,8 +248,8 @@ class FarLinks:
                 for shard in range(each.shards)
             ]
         window = self.window()
-        for place, connection in self._connections.items():
-            connection.session.window = window
+        for place, peer in self._peers.items():
+            peer.set_window(window)
             self._judge(place)
 
     def window(self) -> int:
@@ -225,14 +258,14 @@ class FarLinks:
 
     def _judge(self, place: int) -> None:
         """Is it there?"""
-        connection = self._connections[place]
-        node = self._nodes.get(connection.node)
-        if node is None or node.slot != place // PLACES or connection.shard >= node.shards:
-            connection.go(Ended("left", "has left the cluster"))
-        elif connection.node in self._silent:
-            connection.go(Ended("silence", f"is not to be reached: node {connection.node} is not heard"))
+        peer = self._peers[place]
+        node = self._nodes.get(peer.node)
+        if node is None or node.slot != place // PLACES or peer.shard >= node.shards:
+            peer.go(Ended("left", "has left the cluster"))
+        elif peer.node in self._silent:
+            peer.go(Ended("silence", f"is not to be reached: node {peer.node} is not heard"))
         elif self.wire is not None:
-            connection.come()
+            peer.come(waits=self._waits)
 
     # What calls ask of it
 
@@ -240,8 +273,8 @@ class FarLinks:
         return self._places
 
     def link(self, place: int) -> Link | None:
-        connection = self._connection(place)
-        return None if connection is None else connection.link
+        peer = self._peer(place)
+        return None if peer is None else peer.link
 
     def owner(self, checksum: int) -> Owner:
         return self._keys.owner(checksum)
@@ -249,20 +282,21 @@ class FarLinks:
     def refusal(self, partition: int, epoch: int) -> CallError | None:
         return self._keys.refusal(partition, epoch)
 
-    def _connection(self, place: int) -> FarConnection | None:
-        connection = self._connections.get(place)
-        if connection is not None:
-            return connection
+    def _peer(self, place: int) -> FarPeer | None:
+        peer = self._peers.get(place)
+        if peer is not None:
+            return peer
         slot, shard = divmod(place, PLACES)
         name = self._names.get(slot)
         if name is None or slot == self._slot or shard >= self._nodes[name].shards:
             return None
-        session = Session(self.window(), self._silence_ns, _draw)
-        connection = FarConnection(self, name, shard, place, session, self.mesh.shared.max_message)
-        self._subjects[connection] = _subjects.to(self._cluster, name, shard, self.node, self.shard)
-        self._connections[place] = connection
+        peer = FarPeer(self, name, shard, place, lambda: Session(self.window(), self._silence_ns, _draw))
+        for connection in peer.connections:
+            self._subjects[connection] = _subjects.to(self._cluster, name, shard, self.node, self.shard)
+            connection.session.leaves = self._has_left
+        self._peers[place] = peer
         self._judge(place)
-        return connection
+        return peer
 
     # What connections ask of it
 
@@ -311,23 +345,29 @@ class FarLinks:
     # The wire's messages, and time
 
     def _heard(self, subject: str, body: bytes) -> None:
-        connection = self._senders.get(subject) or self._sender(subject)
-        if connection is not None:
-            connection.hear(body)
+        peer = self._senders.get(subject) or self._sender(subject)
+        if peer is not None:
+            if (self._waits or self._has_left) and len(body) >= HEAD.size and not HEAD.unpack_from(body)[3]:
+                return  # it begins a session, with our other incarnation, which has the place
+            peer.hear(body, alone=not self._has_twin())
 
-    def _sender(self, subject: str) -> FarConnection | None:
+    def _sender(self, subject: str) -> FarPeer | None:
         """Who has sent it: as the subject says, which the broker has checked."""
         found = _subjects.sender(subject)
-        if found is None or found.node == self.node:
+        if found is None:
+            return None
+        if found.node == self.node:
+            if found.shard == self.shard:
+                self.alone()
             return None
         node = self._nodes.get(found.node)
         if node is None:
             self._unknown(found.node)
             return None
-        connection = self._connection(node.slot * PLACES + found.shard)
-        if connection is not None:
-            self._senders[subject] = connection
-        return connection
+        peer = self._peer(node.slot * PLACES + found.shard)
+        if peer is not None:
+            self._senders[subject] = peer
+        return peer
 
     def _tick(self) -> None:
         now, tick_s = self.now_ns(), min(_LONGEST_TICK_S, self._silence_ns / 1e9 / _TICKS)

@@ -5,8 +5,9 @@ A broker carries messages at most once, and in the order of each publisher; it m
 be another process than a moment ago. Calls need more: that nothing is missing in between, and to know when something is. So
 each end draws a random number for its session, and each message begins with 24 bytes, `<HHIIIQ`:
 
-    version, flags     HELLO: no piece follows. BYE: the session that it names is over. CLOSE: a hello that would like to end it
-    ours, theirs       the sender's session and the receiver's; theirs is 0 if it is not known yet
+    version, flags     HELLO: no piece follows. BYE: the session that it names is over. CLOSE: a hello that would like to end
+    it.                    HELD: one of who is about to be replaced: what is new is for its successor, which it says to all
+    peers ours, theirs       the sender's session and the receiver's; theirs is 0 if it is not known yet
     number             of this message, from 1 on; of a hello, of the last one before it
     taken              how many bytes of the receiver's pieces the sender has taken in
 
@@ -41,6 +42,7 @@ DATA = 0
 HELLO = 1
 BYE = 2
 CLOSE = 4 | HELLO
+HELD = 8 | HELLO
 
 IDLE = "idle"
 OPENING = "opening"
@@ -74,6 +76,7 @@ class Session:
 
     state: see above. was_open: whether a piece may have reached the peer.
     owes: a hello has to go out, unless something else does. answers: messages that go out before all else.
+    leaves: we are about to be replaced. is_held: the peer is.
     """
 
     def __init__(self, window: int, silence_ns: int, draw: Callable[[], int]) -> None:
@@ -82,12 +85,14 @@ class Session:
         self._draw = draw
         self.state = IDLE
         self.answers: list[bytes] = []
+        self.leaves = False
         self._reset()
 
     def _reset(self) -> None:
         self.ours = 0
         self.theirs = 0
         self.was_open = False
+        self.is_held = False
         self.owes = False
         self.sent = 0  # the number of our last message
         self.received = 0  # and of the peer's
@@ -130,7 +135,7 @@ class Session:
     def hello(self, now_ns: int) -> bytes:
         """A message without a piece."""
         self._speaks(now_ns)
-        flags = CLOSE if self.state == CLOSING else HELLO
+        flags = CLOSE if self.state == CLOSING else HELD if self.leaves else HELLO
         return HEAD.pack(VERSION, flags, self.ours, self.theirs, self.sent, self.taken_bytes)
 
     def _speaks(self, now_ns: int) -> None:
@@ -143,6 +148,12 @@ class Session:
         self.taken_bytes += size
         if self.taken_bytes - self._told_bytes >= self.window >> 2:
             self.owes = True
+
+    def leave(self, now_ns: int) -> None:
+        """We are about to be replaced, which the peer is told before all else."""
+        self.leaves = True
+        if self.state != IDLE:
+            self.answers.append(self.hello(now_ns))
 
     def close(self) -> None:
         """We should like to end it."""
@@ -208,11 +219,12 @@ class Session:
                 self._over()
                 raise Ended("idle" if closing else "bye", "has ended its session")
             return None
-        if flags not in (DATA, HELLO, CLOSE) or not theirs:
+        if flags not in (DATA, HELLO, CLOSE, HELD) or not theirs:
             raise self._ended("rules", f"has sent a message with flags {flags} in session {theirs}")
         if not ours:
-            if flags == HELLO:
+            if flags in (HELLO, HELD):
                 self._hear_beginning(theirs, now_ns)
+                self.is_held = flags == HELD
             return None
         if ours != self.ours:
             self.answers.append(bye(theirs))
@@ -223,6 +235,7 @@ class Session:
             raise self._ended("rules", "has taken in more than was sent")
         self.given_bytes = max(self.given_bytes, taken)
         if flags != DATA:
+            self.is_held = self.is_held or flags == HELD
             if number > self.received:
                 raise self._ended("gap", f"has sent {number - self.received} messages that were lost")
             if flags == CLOSE:
@@ -262,13 +275,12 @@ class Session:
             if flags == DATA:
                 raise self._ended("gap", "has sent a message whose hello was lost")
             self.theirs = theirs
+            self.owes = True  # or the peer would not know that we know
         elif theirs != self.theirs:
             raise self._ended("anew", "has begun anew")
         if self.state == OPENING:
             self._go(OPEN)
             self.was_open = True
-            if flags == HELLO and not self.sent:
-                self.owes = True  # or the peer would not know that we know
 
 
 def bye(theirs: int) -> bytes:

@@ -26,7 +26,7 @@ from clockworker.ipc._stats import LinkStats, MeshStats, stats_of_peer
 from clockworker.ipc._traffic_cy import Traffic
 from clockworker.ipc._versions import Versions
 from clockworker.ipc.calls._definitions import function_schema, remote_function
-from clockworker.ipc.calls._frames import Kind, queue_identifier
+from clockworker.ipc.calls._frames import queue_identifier
 from clockworker.ipc.calls._home import Home
 from clockworker.ipc.calls._limits import Limits
 from clockworker.ipc.calls._link_cy import Link
@@ -192,6 +192,8 @@ class Mesh(Traffic):
             pass
         self._drop(link, f"shard {peer} died")
         self.links[peer].look_for_split()
+        if peer == self.shard_id and self.owners.cluster is not None:
+            self.owners.cluster.alone()
 
     def change(self, peer: int, when_quiet: Callable[[], None]) -> None:
         """The peer's incarnation that was connected beside it takes its place: new calls go there. `when_quiet` is called once
@@ -399,12 +401,6 @@ class Mesh(Traffic):
         if link not in self._rings:
             raise PoisonedRing(f"a frame of kind {kind}, about topics")
         self.topics.take(link, kind, queue, method, number, body)
-
-    def take_held(self, link: Link) -> None:
-        """New calls wait until there is a successor. Raises `PoisonedRing` for a neighbour, who does not say that."""
-        if link in self._rings:
-            raise PoisonedRing(f"a frame of unknown kind {int(Kind.HELD)}")
-        link.suspend()
 
     def serve_stream(self, request: Request) -> Coroutine[Any, Any, None]:
         """What answers a request for a stream, to be run in the request's queue."""

@@ -11,7 +11,7 @@ from clockworker.ipc.calls._request_cy cimport Request, Target, new_request
 from clockworker.ipc.rings._ring_cy cimport RingConsumer
 from clockworker.ipc.calls._shared_cy cimport Shared
 
-cdef int _FRAMES_A_TURN, _BYTES_A_TURN, _REQUEST, _REPLY, _ERROR, _CANCEL, _ONE_WAY, _CREDIT, _ITEM, _ACK, _SCHEMA, _BEGUN, _LEAVING, _TOPIC, _HELD, _ENVELOPE, _KEYED, _FLAGS, _KEY_SIZE
+cdef int _FRAMES_A_TURN, _BYTES_A_TURN, _REQUEST, _REPLY, _ERROR, _CANCEL, _ONE_WAY, _CREDIT, _ITEM, _ACK, _SCHEMA, _BEGUN, _LEAVING, _TOPIC, _ENVELOPE, _KEYED, _FLAGS, _KEY_SIZE
 
 
 cdef class Traffic(WorkSource):

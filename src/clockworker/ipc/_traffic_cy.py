@@ -56,7 +56,6 @@ _ONE_WAY = int(Kind.ONE_WAY)
 _CREDIT = int(Kind.CREDIT)
 _ITEM = int(Kind.ITEM)
 _ACK = int(Kind.ACK)
-_HELD = int(Kind.HELD)
 _SCHEMA = int(Kind.SCHEMA)
 _BEGUN = int(Kind.BEGUN)
 _LEAVING = int(Kind.LEAVING)
@@ -124,10 +123,6 @@ class Traffic(WorkSource):
 
     def take_topic(self, link: Link, kind: int, queue: int, method: int, number: int, body: bytes) -> None:
         """The peer has published something, or says what of ours it hears."""
-        raise NotImplementedError
-
-    def take_held(self, link: Link) -> None:
-        """The peer is about to be replaced."""
         raise NotImplementedError
 
     # What the executor asks of a source of work
@@ -301,8 +296,6 @@ class Traffic(WorkSource):
             link.begun(number)
         elif kind == _CANCEL:
             self._cancel(link, number)
-        elif kind == _HELD:
-            self.take_held(link)
         elif kind == _SCHEMA:
             self.take_schema(link, body)
         elif _TOPIC <= kind < _KEYED:

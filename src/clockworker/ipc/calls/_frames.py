@@ -14,7 +14,6 @@ class Kind(IntEnum):
     REPLY = 2  # call: that of the request
     ERROR = 3  # instead of a reply; the body is a Failure, or empty: the deadline had passed
     CANCEL = 4  # the caller of `call` no longer wants it
-    HELD = 5  # the sender is about to be replaced: new calls should wait for its successor
     ONE_WAY = 6  # a request that wants no reply
     CREDIT = 7  # so many (call) one-way requests of `queue` and depth (method) are done
     ITEM = 8  # of the stream that `call` asked for

@@ -75,6 +75,9 @@ class Cluster(Protocol):
     def link(self, place: int) -> Link | None:
         """To a shard of another node; None if no view had it."""
 
+    def alone(self) -> None:
+        """There is no other incarnation of this shard any more."""
+
     def owner(self, checksum: int) -> Owner:
         """Of the key with this checksum, by the view that we know. Raises `NodeIsolated` while there is none."""
 
