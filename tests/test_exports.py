@@ -205,7 +205,9 @@ def test_what_makes_a_cluster_is_imported_by_those_who_have_one() -> None:
         "from clockworker.shards.config._settings import read_settings; read_settings(['app:main'], {}); print(*sys.modules)"
     )
     modules = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
-    assert not [module for module in modules if module.split(".")[0] == "nats" or module.startswith("clockworker.cluster")]
+    assert not [
+        module for module in modules if module.split(".")[0] == "nats" or module.startswith("clockworker.cluster")
+    ]
 
 
 @pytest.mark.parametrize("package", ROOMS)

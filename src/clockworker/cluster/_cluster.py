@@ -190,7 +190,9 @@ class Cluster:
     async def add_hook(self, hook: Hook) -> None:
         """Of a service that is about to start: it is told of what is served already, before it is."""
         if not callable(hook):
-            raise UsageError(f"partitions_moved is {hook!r}; give `async def partitions_moved(self, gained, lost, epoch)`")
+            raise UsageError(
+                f"partitions_moved is {hook!r}; give `async def partitions_moved(self, gained, lost, epoch)`"
+            )
         async with self._one_at_a_time:
             if self._told:
                 await self._tell_one(hook, self._told, frozenset(), self.epoch)

@@ -279,9 +279,11 @@ class Fence:
     def _forget(self, now: float) -> None:
         """Processes that have not been heard for long, but those that the view or the one before means."""
         view = self.view
-        meant = set() if view is None else {
-            (name, node.incarnation) for nodes in (view.nodes, view.previous) for name, node in nodes.items()
-        }
+        meant = (
+            set()
+            if view is None
+            else {(name, node.incarnation) for nodes in (view.nodes, view.previous) for name, node in nodes.items()}
+        )
         for name, of_name in [*self._peers.items()]:
             for incarnation, peer in [*of_name.items()]:
                 if now - peer.at > 4 * self.node_timeout and (name, incarnation) not in meant:

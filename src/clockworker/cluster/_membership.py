@@ -324,8 +324,9 @@ class Membership:
         if found is None or not found.value:
             if not self._ready or self._leaving:
                 return None
-            view = View(config.partitions, config.two_nodes)
-            return view.with_node(config.node, self._shards, self.incarnation, time.time())
+            return View(config.partitions, config.two_nodes).with_node(
+                config.node, self._shards, self.incarnation, time.time()
+            )
         view = fence.view
         if view is None or found.revision != fence.epoch or not fence.is_settled(at):
             return None

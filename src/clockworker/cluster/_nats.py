@@ -21,7 +21,7 @@ import logging
 import os
 import random
 import ssl
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from typing import Any
 
 import nats.errors
@@ -142,7 +142,8 @@ class NatsWire:
         except (nats.errors.Error, OSError) as error:
             raise WireError(_why(error)) from error
         assert self._watching is not None
-        await asyncio.wait({pong, self._watching}, return_when=asyncio.FIRST_COMPLETED)
+        ends: set[asyncio.Future[Any]] = {pong, self._watching}
+        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
         if not pong.done():
             raise WireError("the connection was lost")
 
@@ -194,9 +195,7 @@ class NatsWire:
                 ),
                 2 * CONNECT_S,
             )
-            transport = client._transport
-            assert transport is not None
-            transport.read = self._counting(transport.read)  # type: ignore[method-assign]
+            client._ps.parse = self._counting(client._ps.parse)  # type: ignore[method-assign, assignment]
         except BaseException:
             await self._close_client()
             raise
@@ -205,13 +204,16 @@ class NatsWire:
         self._heard = loop.time()
         self._watching = loop.create_task(self._watch(client), name="nats silence")
 
-    def _counting(self, read: Callable[[int], Any]) -> Callable[[int], Any]:
+    def _counting(
+        self, parse: Callable[[bytes], Coroutine[Any, Any, Any]]
+    ) -> Callable[[bytes], Coroutine[Any, Any, Any]]:
+        """The parser gets whatever comes, as it comes."""
         loop = asyncio.get_running_loop()
 
-        async def counted(size: int) -> bytes:
-            data: bytes = await read(size)
-            self._heard = loop.time()
-            return data
+        def counted(data: bytes = b"") -> Coroutine[Any, Any, Any]:
+            if data:
+                self._heard = loop.time()
+            return parse(data)
 
         return counted
 
@@ -351,7 +353,7 @@ def _context_of(config: ClusterConfig) -> ssl.SSLContext:
 
 
 @contextlib.contextmanager
-def _as_wire_error() -> Any:
+def _as_wire_error() -> Iterator[None]:
     try:
         yield
     except (nats.errors.Error, OSError, TimeoutError) as error:

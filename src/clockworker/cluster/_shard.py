@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from clockworker.cluster._cluster import Cluster
-from clockworker.cluster._links import FarLinks, Node
+from clockworker.cluster._links import FarLinks
 from clockworker.cluster._nats import NatsWire
 from clockworker.cluster._wire import Wire
 from clockworker.cluster._word import take_word
@@ -61,12 +61,4 @@ class ShardInCluster:
         cluster = self.cluster
         view = cluster.view
         nodes = {} if view is None else view.nodes
-        self.links.see(
-            cluster.slot,
-            {
-                name: Node(node.slot, node.shards, node.incarnation)
-                for name, node in nodes.items()
-                if name != cluster.node or cluster.slot
-            },
-            cluster.silent,
-        )
+        self.links.see(cluster.slot, nodes, cluster.silent)

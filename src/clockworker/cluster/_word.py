@@ -42,9 +42,10 @@ class Word:
     def is_valid(self, epoch: int) -> bool:
         """Whether the node owns at this moment what the view of this epoch gives it."""
         word = self._words[0]
-        return word & _EPOCHS == epoch & _EPOCHS and time.clock_gettime_ns(time.CLOCK_BOOTTIME) < (
-            word >> _EPOCH_BITS
-        ) * 1_000_000
+        return (
+            word & _EPOCHS == epoch & _EPOCHS
+            and time.clock_gettime_ns(time.CLOCK_BOOTTIME) < (word >> _EPOCH_BITS) * 1_000_000
+        )
 
     def close(self) -> None:
         self._memory.close()

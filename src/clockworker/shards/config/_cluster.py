@@ -139,11 +139,15 @@ def check_cluster(config: ClusterConfig) -> None:
     """Raises `ConfigurationError` for values that do not go together."""
     if (config.cert is None) != (config.key is None):
         given, lacks = ("cert", "key") if config.key is None else ("key", "cert")
-        raise ConfigurationError(f"[cluster] has {given} and no {lacks}; give both: a node shows a certificate by its key")
+        raise ConfigurationError(
+            f"[cluster] has {given} and no {lacks}; give both: a node shows a certificate by its key"
+        )
     uses_tls = [url for url in config.url if url.startswith("tls:")]
     if not uses_tls and (config.tls_first or config.ca or config.cert):
         name = "tls_first" if config.tls_first else "ca" if config.ca else "cert"
         raise ConfigurationError(f"[cluster] has {name}, but no url that begins with tls://; give tls://HOST:{_PORT}")
     if uses_tls and len(uses_tls) < len(config.url):
         plain = next(url for url in config.url if not url.startswith("tls:"))
-        raise ConfigurationError(f"{shown_url(plain)!r} is without TLS, and other urls are with it; give tls:// for all")
+        raise ConfigurationError(
+            f"{shown_url(plain)!r} is without TLS, and other urls are with it; give tls:// for all"
+        )

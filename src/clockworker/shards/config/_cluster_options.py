@@ -40,7 +40,9 @@ CLUSTER_OPTIONS = (
         "which has a seed",
     ),
     Option("cluster", ("--cluster-ca",), "FILE", cluster.parse_file, "authorities of the broker's certificate, in PEM"),
-    Option("cluster", ("--cluster-cert",), "FILE", cluster.parse_file, "certificate of this node for the broker, in PEM"),
+    Option(
+        "cluster", ("--cluster-cert",), "FILE", cluster.parse_file, "certificate of this node for the broker, in PEM"
+    ),
     Option("cluster", ("--cluster-key",), "FILE", cluster.parse_file, "its private key"),
     Option(
         "cluster",

@@ -76,7 +76,9 @@ def read_file(path: str) -> dict[str, object]:
 def _read_cluster(path: str, table: object) -> dict[str, object]:
     """Of the options that begin with `cluster_`."""
     if not isinstance(table, dict):
-        raise ConfigurationError(f"{path}: cluster: the value {_toml.show(table)} is {_kind(table)}; give a table, [cluster]")
+        raise ConfigurationError(
+            f"{path}: cluster: the value {_toml.show(table)} is {_kind(table)}; give a table, [cluster]"
+        )
     values = {}
     for key, value in table.items():
         name = CLUSTER_PREFIX + key.replace("-", "_")

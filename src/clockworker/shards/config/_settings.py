@@ -146,7 +146,7 @@ def _cluster(found: dict[str, Setting]) -> ClusterConfig | None:
         what = name.removeprefix(CLUSTER_PREFIX)
         raise ConfigurationError(
             f"{setting.origin}: {what} is given for a cluster, and no url; give that of a NATS server, for example "
-            "url = \"nats://127.0.0.1:4222\" in [cluster], or --cluster-url"
+            'url = "nats://127.0.0.1:4222" in [cluster], or --cluster-url'
         )
     if "node" not in values:
         values["node"] = parse_node("auto")
