@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import importlib.util
 import inspect
 import re
 import subprocess
@@ -20,6 +21,7 @@ from clockworker.shards.config._options import BY_NAME
 ROOT = Path(clockworker.__file__).parent
 PACKAGES = ["executor", "ipc", "shards", "http"]  # each may import those before it
 WITH_TESTING = [*PACKAGES, "testing"]  # which is for tests, and not imported with the rest
+ALL = [*WITH_TESTING, "trio"]  # which is its extra's, and not imported with the rest either
 
 # Where a package imports one that stands behind it, inside functions only: for those who serve HTTP.
 UPWARDS = {"shards/config/_application.py": "http", "shards/worker/_shard.py": "http"}
@@ -88,10 +90,18 @@ def test_exported_names_exist_and_are_the_same_at_the_root(package: str) -> None
         assert getattr(clockworker, name) is getattr(module, name)
 
 
+def public() -> Iterator[tuple[object, str]]:
+    """All public names, each with its door."""
+    doors = [clockworker, importlib.import_module("clockworker.testing")]
+    if importlib.util.find_spec("trio") is not None:
+        doors.append(importlib.import_module("clockworker.trio"))
+    for door in doors:
+        yield from ((door, name) for name in door.__all__)
+
+
 def undocumented() -> Iterator[str]:
     """The public classes, functions, methods and properties that say nothing. A method may say it in a base class."""
-    testing = importlib.import_module("clockworker.testing")
-    for owner, name in [(clockworker, name) for name in clockworker.__all__] + [(testing, n) for n in testing.__all__]:
+    for owner, name in public():
         value = getattr(owner, name)
         if not callable(value) or not str(getattr(value, "__module__", "")).startswith("clockworker"):
             continue
@@ -131,8 +141,7 @@ def data_of(owner: type) -> set[str]:
 
 
 def unexplained() -> Iterator[str]:
-    testing = importlib.import_module("clockworker.testing")
-    for door, name in [(clockworker, name) for name in clockworker.__all__] + [(testing, n) for n in testing.__all__]:
+    for door, name in public():
         owner = getattr(door, name)
         if inspect.isclass(owner) and owner.__module__.startswith("clockworker"):
             said = "\n".join(base.__doc__ or "" for base in owner.__mro__ if base.__module__.startswith("clockworker"))
@@ -152,7 +161,7 @@ def test_every_error_has_the_common_base() -> None:
         assert issubclass(getattr(_errors, name), clockworker.ClockworkerError)
 
 
-@pytest.mark.parametrize("package", WITH_TESTING)
+@pytest.mark.parametrize("package", ALL)
 def test_implementation_modules_are_private(package: str) -> None:
     # testing had its place here before there was a package; the others need what their extras install.
     public = {"shards": ["testing.py"], "http": ["channels.py", "socketio.py"]}
@@ -161,10 +170,10 @@ def test_implementation_modules_are_private(package: str) -> None:
     assert rooms == ROOMS.get(package, {}).keys()
 
 
-@pytest.mark.parametrize("package", WITH_TESTING)
+@pytest.mark.parametrize("package", ALL)
 def test_imports_go_one_way(package: str) -> None:
     # The root imports all packages but the last: whoever takes a public name from it there imports in a circle.
-    allowed = WITH_TESTING[: WITH_TESTING.index(package) + 1]
+    allowed = ["executor", "trio"] if package == "trio" else WITH_TESTING[: WITH_TESTING.index(package) + 1]
     for path in sources(package):
         here = str(path.relative_to(ROOT))
         for module in imports(path):
@@ -188,6 +197,7 @@ def test_what_serves_http_is_imported_by_those_who_serve_it() -> None:
     code = "import clockworker, sys; print(*sys.modules)"
     modules = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert not {"httptools", "websockets", "clockworker.http._serve"} & {*modules}
+    assert not {"trio", "clockworker.trio"} & {*modules}
     assert "clockworker.http._marks" in modules
 
 
@@ -202,7 +212,7 @@ def test_rooms_import_one_way(package: str) -> None:
                 assert room in rooms[here], f"{here}/{path.name} imports {module}"
 
 
-@pytest.mark.parametrize("package", WITH_TESTING)
+@pytest.mark.parametrize("package", ALL)
 def test_nothing_is_imported_by_a_bare_name(package: str) -> None:
     for path in sources(package):
         for module in imports(path):

@@ -4,10 +4,10 @@ Not imported with `clockworker`: `from clockworker import trio`, with the extra 
 
     _executor    Executor, run, QueuesInstrument: the ways to get one
     _handles     handles of running queues and groups, to start tasks
-    _tasks       what is kept of queues, groups and tasks; JoinHandle, to wait for a task
+    _tasks       JoinHandle, to wait for a task
     _seam        the seam in trio's run queue, through which its tasks come
-    _gate        the gate: runnable tasks into the queues, and out of them one step at a time
-    _books       the gate's books of who is there: queues, groups, tasks, schedulers that fail
+    _gate        the gate: which tasks are an executor's, and the place of each
+    _steps_cy    into the queues, and out of them one step at a time
     _statistics  what stats() and queue_stats() return
 
 Policy is the executor's own (`clockworker.executor`: EEVDF, the schedulers, steal, histograms), as it is. Queues are declared by

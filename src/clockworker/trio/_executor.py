@@ -10,16 +10,16 @@ from typing import Any, Self, TypeVar
 import trio
 
 from clockworker._errors import ConfigurationError, UsageError
-from clockworker.executor._executor import MAX_POLLS, MAX_SLOW
+from clockworker.executor._executor import MAX_POLLS, MAX_SLOW, use_also
 from clockworker.executor._queue import OnPanic, Queue, check_on_panic, check_queues
 from clockworker.executor._schedulers_cy import RunnableFifo
 from clockworker.executor._stats import ExecutorStats, QueueStats
 from clockworker.trio import _seam
-from clockworker.trio._books import report
-from clockworker.trio._gate import Gate
+from clockworker.trio._gate import Gate, report
 from clockworker.trio._handles import QueueHandle
 from clockworker.trio._statistics import executor_stats, queue_stats
-from clockworker.trio._tasks import Membership, Place, is_cancellation
+from clockworker.trio._steps_cy import Membership, Place
+from clockworker.trio._tasks import is_cancellation
 
 T = TypeVar("T")
 
@@ -77,7 +77,7 @@ class Executor:
         for queue in declared:
             if queue.preemptive:
                 raise ConfigurationError(f"queue {queue.key!r} is preemptive, which needs an event loop of asyncio's")
-            state = self._gate.add_queue(
+            state = self._gate.declare(
                 queue.key,
                 queue.share,
                 round((queue.slice if queue.slice is not None else default_slice) * 1e9),
@@ -312,6 +312,24 @@ class QueuesInstrument(trio.abc.Instrument):
         """trio's word: no task is left."""
         self.executor._gate.detach()
         self.executor._runs_own = False
+
+
+class _Runtime:
+    """For code of anyio's, which may run on either: `clockworker.current_executor()` and its like answer here, too."""
+
+    in_run = staticmethod(trio.lowlevel.in_trio_run)
+
+    def current_executor(self) -> Executor:
+        return current_executor()
+
+    def should_yield(self) -> bool:
+        return should_yield()
+
+    async def yield_maybe(self) -> None:
+        await yield_maybe()
+
+
+use_also(_Runtime())
 
 
 def current_executor() -> Executor:

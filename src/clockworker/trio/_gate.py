@@ -1,71 +1,91 @@
-"""The gate: runnable tasks go into the queues of their executor, and come out of them one step at a time.
+"""The gate: which tasks of a run are an executor's own, and the place of each. With `Steps` it is one object, trio's run queue.
 
-It is the run queue of one run of trio (`_seam`). A task that belongs to no queue passes: trio runs its step in its next pass,
-before those that are gated. A task of a queue is pushed to the queue's scheduler. A `Turn` is trio's batch of one pass: at each
-`pop()` EEVDF picks a queue, and the queue's scheduler a task, whose one step trio runs; then the step is charged, and so on until
-the turn's budget is spent or nothing is runnable. Then trio looks for sockets and deadlines, and takes the next turn.
+A task's membership is looked up once, when trio first schedules the task; then its `Place` is in a table until the task is
+done. It counts in its queue and its group, and the group is there for as long as it has tasks.
 
-A step is timed from trio's `pop()` to its next question whether there is more, so what trio does after a step (delivering a
-cancellation, ending a task) is its task's. What others had of the core meanwhile is taken off (`_steal_cy`).
+*What is not ours.* Schedulers, keys of groups and callbacks are the application's, and may raise anything. Each is called where
+the books are right; what it raises goes to the log, once. What a scheduler was holding is known here too, so that no task is
+lost with one that fails: a RunnableFifo takes its place.
 """
 
 from __future__ import annotations
 
+import inspect
+import logging
 import threading
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Awaitable, Callable, Coroutine, Hashable
+from typing import Any, Protocol, TypeVar
 
 import trio
 from trio.lowlevel import enable_ki_protection
 
 from clockworker._errors import ConfigurationError, UsageError
-from clockworker.executor._histogram_cy import Histogram
+from clockworker.executor import _clock_cy as clock
 from clockworker.executor._members_cy import shown
-from clockworker.executor._meter_cy import Meter
-from clockworker.executor._schedulers_cy import Scheduler, owner_of, set_owner
-from clockworker.executor._steal_cy import Steal
+from clockworker.executor._schedulers_cy import RunnableFifo, Scheduler, owner_of, set_owner
 from clockworker.trio import _seam
-from clockworker.trio._books import Books, Owner, now_ns, report
-from clockworker.trio._tasks import Place, QueueState
+from clockworker.trio._steps_cy import Membership, Place, QueueState, Steps
+from clockworker.trio._tasks import MEMBERSHIP, JoinHandle
 
-# One wait in so many is measured; one decision in 16.
-_SAMPLE_EVERY = 13
-# While a queue sleeps, what wakes it may be waiting in the kernel: turns are shorter by this factor.
-_ATTENTION = 4
+T = TypeVar("T")
+
+log = logging.getLogger("clockworker.trio")
+
+_PUSH_BITS = 20  # of a place's `tie`, in which ArrivalFifo counts
 
 
-class Gate(Books):
-    """The queues of one executor on trio. `Executor` is its public face."""
+class Owner(Protocol):
+    """Whom the gate tells of what it does: the Executor."""
+
+    def panicked(self, error: BaseException) -> None:
+        """A spawned task of a queue that propagates has raised, and nobody was waiting for it."""
+
+    def emptied(self) -> None:
+        """No task is left in any queue."""
+
+    def was_slow(self, place: Place, elapsed_ns: int) -> None:
+        """A step took as long as its queue's limit, or longer."""
+
+
+class Gate(Steps):
+    """The queues and tasks of one executor on trio. `Executor` is its public face."""
 
     def __init__(self, owner: Owner, driver_yield_ns: int, max_polls: int) -> None:
-        super().__init__(owner)
-        self.turns = 0
-        self.driver_ns = 0  # in which tasks were runnable and trio had its turn
-        self.idle_ns = 0  # in which nothing was runnable
-        self.decision_time = Histogram()
-        self.paused = False
-        self._driver_yield_ns = driver_yield_ns
-        self._max_polls = max_polls
-        self._steal = Steal(Meter())
-        self._passing: list[trio.lowlevel.Task] = []  # runnable, and in no queue
-        self._runnable = 0  # in the queues
-        self._next: Place | None = None  # whose step comes now
-        self._running: QueueState | None = None  # whose step runs: the queue that is charged
-        self._step_started = 0
-        self._preempt = False  # the running step
-        self._polls = 0  # in this turn
-        self._decisions = 0
-        self._turn_must_end = 0
-        self._attentive_until = 0
-        self._turn_ended = 0
-        self._was_idle = False
+        super().__init__(driver_yield_ns, max_polls)
+        self.owner = owner
+        self.queues: dict[Hashable, QueueState] = {}
+        self.default: Membership | None = None  # of tasks that bring none; None: those are not ours
+        self.nursery: Any = None  # whose `start_soon` starts what is spawned; None: nothing can be
+        self.contained = False  # in the nursery nothing may fail
+        self.live = 0
+        self._thread = 0
+        self._arrivals = 0
+        self._spawning: tuple[Any, JoinHandle[Any]] | None = None  # the coroutine and the handle of what is being spawned
 
-    # Coming and going
+    def declare(self, key: Hashable, share: int, slice_ns: int, scheduler: Scheduler, catch: bool) -> QueueState:
+        """A queue more, before the first run."""
+        queue = self.queues[key] = self.add_queue(key, share, slice_ns, scheduler, catch)
+        return queue
+
+    def check_thread(self, what: str) -> None:
+        """Raise UsageError in another thread than the run's. what: the call that was made, as its caller knows it."""
+        if self.runner is not None and threading.get_ident() != self._thread:
+            raise UsageError(
+                f"{what} was called from another thread than its executor's, and nothing was done. "
+                f"From here: trio.from_thread.run_sync({what}, ...)"
+            )
+
+    def contains_caller(self) -> bool:
+        """Whether the caller is a task of this executor."""
+        return trio.lowlevel.in_trio_task() and trio.lowlevel.current_task() in self.places
+
+    # The run
 
     def attach(self) -> None:
         """Take the caller's run: from now on steps of members come here."""
         self._check_schedulers()
         runner = _seam.current_runner()
+        clock.begin()
         self._thread = threading.get_ident()
         self.runner = runner
         try:
@@ -75,7 +95,7 @@ class Gate(Books):
             raise
         for queue in self.queues.values():
             set_owner(queue.scheduler, self)
-        self._turn_ended = now_ns()
+        self._turn_ended = clock.read()
         self._steal.begin(self._turn_ended)
 
     def _check_schedulers(self) -> None:
@@ -97,14 +117,14 @@ class Gate(Books):
             return
         runner, self.runner = self.runner, None
         self.nursery = None
-        left = [*self._passing]
+        left = self._passing
+        self._passing = []
         for queue in self.queues.values():
-            while queue.runnable and (place := self._take(queue)) is not None:
-                left.append(place.task)  # type: ignore[arg-type]  # trio's
+            while (place := self._take(queue)) is not None:
+                left.append(place.task)
             if queue.entity.active:
                 self._eevdf.deactivate(queue.entity)
             set_owner(queue.scheduler, None)
-        self._passing.clear()
         self._next = None
         _seam.take_out(runner, left)
         for place in self.places.values():
@@ -114,151 +134,171 @@ class Gate(Books):
             self.owner.emptied()
         self._steal.meter.close()
 
-    # What trio asks of its run queue
+    # Coming
+
+    def group(self, queue: QueueState, key: Hashable) -> Membership:
+        """The membership of a group: the group's own while it has tasks, else a new one."""
+        membership = queue.groups.get(key)
+        return Membership(self, queue, key) if membership is None else membership
+
+    def spawn(self, membership: Membership, coroutine: Coroutine[Any, Any, T], name: str | None) -> JoinHandle[T]:
+        """A new task in the membership's queue and group."""
+        if not inspect.iscoroutine(coroutine):
+            raise TypeError(f"spawn() takes a coroutine, such as work() of `async def work`, and got {coroutine!r}")
+        try:
+            self._check_running("queue.spawn")
+        except BaseException:
+            coroutine.close()
+            raise
+        if name is None:
+            name = coroutine.__qualname__
+        handle = JoinHandle(membership, coroutine, name)
+        drive = handle.drive()
+        self._spawning = (drive, handle)
+        before = MEMBERSHIP.set(membership)
+        try:
+            self.nursery.start_soon(lambda: drive, name=name)
+        except BaseException:
+            drive.close()
+            coroutine.close()
+            raise
+        finally:
+            MEMBERSHIP.reset(before)
+            self._spawning = None
+        membership.queue.spawned += 1
+        return handle
+
+    def start_soon(
+        self, membership: Membership, async_fn: Callable[..., Awaitable[Any]], args: tuple[Any, ...], name: object
+    ) -> None:
+        """The same, of a function that is called in the task."""
+        self._check_running("queue.start_soon")
+
+        async def call() -> None:
+            await async_fn(*args)
+
+        named = async_fn if name is None else name
+        self.spawn(membership, call(), named if isinstance(named, str) else getattr(named, "__qualname__", repr(named)))
+
+    def _check_running(self, what: str) -> None:
+        if self.nursery is None:
+            raise UsageError("the executor is not running: spawn inside its `async with`, before it ends")
+        self.check_thread(what)
 
     @enable_ki_protection
-    def append(self, task: trio.lowlevel.Task) -> None:
-        """The task is runnable."""
-        place = self.places.get(task)
-        if place is None:
-            place = self._adopt(task)
-            if place is None:
-                self._passing.append(task)
-                return
-        place.queued = True
-        queue = place.membership.queue
-        queue.pushes_to_sample -= 1
-        if queue.pushes_to_sample == 0:
-            queue.pushes_to_sample = _SAMPLE_EVERY
-            place.pushed_ns = now_ns()
-        if queue.fifo is not None:
-            queue.fifo.append(place)
-        elif not self._push_to_other(queue, place):
-            return
-        queue.runnable += 1
-        self._runnable += 1
-        if not queue.entity.active:
-            self._activate(queue)
+    def _adopt(self, task: trio.lowlevel.Task) -> Place | None:
+        membership = task.context.get(MEMBERSHIP)
+        if membership is None or membership.gate is not self:
+            membership = self.default
+            if membership is None:
+                return None
+        membership = self._enter(membership)
+        handle = None
+        if self._spawning is not None and self._spawning[0] is task.coro:
+            handle = self._spawning[1]
+            handle.task = task
+        place = Place(task, membership, handle, *self._arrival(membership.queue))
+        if handle is not None:
+            handle._place = place
+        self.places[task] = place
+        return place
 
-    def __len__(self) -> int:
-        return len(self._passing) + (0 if self.paused else self._runnable)
+    def _arrival(self, queue: QueueState) -> tuple[int, int]:
+        """The place in the order of arrival, and below that. What a task starts in its own queue has the task's place."""
+        self._arrivals += 1
+        parent = self.current
+        if parent is None or parent.membership.queue is not queue:
+            return self._arrivals, self._arrivals << _PUSH_BITS
+        first = parent.tie >> _PUSH_BITS == parent.arrival
+        return parent.arrival, self._arrivals << _PUSH_BITS if first else parent.tie
 
-    def clear(self) -> None:
-        """The turn has been taken, with all that was here."""
+    def _enter(self, membership: Membership) -> Membership:
+        """One more task there. The membership that counts it: a group may have ended and come back meanwhile."""
+        if membership.group is not None and membership.live == 0:
+            try:
+                membership = membership.queue.groups.setdefault(membership.group, membership)
+            except BaseException as error:
+                report("the key of a group failed; the group has an account of its own", error)
+        membership.live += 1
+        membership.queue.live += 1
+        self.live += 1
+        return membership
 
-    def begin_turn(self) -> Turn:
-        """The batch of this pass."""
-        turn = Turn(self, self._passing)
-        self._passing = []
-        self._polls = -1
-        return turn
+    # Moving, and going
 
-    # Into the queues
+    def switch(self, membership: Membership) -> None:
+        """Move the task whose step is running. What this step costs is still its old queue's."""
+        self.check_thread("switch_to")
+        old = self.current
+        if old is None:
+            raise UsageError("switch_to() moves the task that calls it, and the caller is in no queue of this executor")
+        hash(membership.group)
+        MEMBERSHIP.set(membership)
+        self._depart(old)
+        place = Place(old.task, self._enter(membership), old.handle, old.arrival, old.tie)
+        place.service_ns = old.service_ns
+        if place.handle is not None:
+            place.handle._place = place
+        self.places[place.task] = self.current = place
 
-    def _activate(self, queue: QueueState) -> None:
-        self._eevdf.activate(queue.entity)
-        running = self._running
-        if (
-            running is not None
-            and not self._preempt
-            and queue.entity.eligible
-            and queue.entity.deadline < running.entity.deadline
-        ):
-            self._preempt = True
-            running.preemptions += 1
+    def _leave(self, place: Place) -> None:
+        del self.places[place.task]
+        place.membership.queue.finished += 1
+        self._depart(place)
+        if self.live == 0:
+            self.owner.emptied()
 
+    def _depart(self, place: Place) -> None:
+        membership = place.membership
+        queue = membership.queue
+        self.live -= 1
+        queue.live -= 1
+        membership.live -= 1
+        last = membership.live == 0 and membership.group is not None
+        if last:
+            try:
+                queue.groups.pop(membership.group, None)
+            except BaseException as error:
+                report("the key of a group failed; what was counted of the group stays", error)
+        if queue.fifo is None:
+            scheduler = queue.scheduler
+            try:
+                scheduler.forget_task(place)
+                if last:
+                    scheduler.forget_group(membership.group)
+            except BaseException as error:
+                self._replace_scheduler(queue, scheduler, error)
+
+    def panicked(self, handle: JoinHandle[Any], error: BaseException) -> None:
+        """A spawned task has raised. What is no Exception goes on into the nursery by itself, unless that must not fail."""
+        queue = handle._membership.queue if handle._place is None else handle._place.membership.queue
+        queue.panics += 1
+        if not handle._is_told and not (queue.catch and isinstance(error, Exception)):
+            handle._is_told = True
+            self.owner.panicked(error)
+
+    def cancel_all(self) -> None:
+        """Abort what was spawned."""
+        for place in [*self.places.values()]:
+            if place.handle is not None:
+                place.handle.abort()
+
+    # What is not ours
+
+    @enable_ki_protection
     def _push_to_other(self, queue: QueueState, place: Place) -> bool:
-        """To a scheduler that may fail. False: what has taken its place has found this one too."""
         scheduler = queue.scheduler
         try:
             scheduler.push(place)
         except BaseException as error:
             self._replace_scheduler(queue, scheduler, error)
-            if not queue.entity.active:
-                self._activate(queue)
         return queue.scheduler is scheduler
 
-    def _counts(self, queue: QueueState, runnable: int) -> None:
-        self._runnable += runnable - queue.runnable
-        queue.runnable = runnable
-
-    # Out of the queues
-
-    def choose(self) -> bool:
-        """Whether this turn has one more step; then it is known whose."""
-        if self.runner is None or self.paused or (self._polls < 0 and not self._runnable):
-            return False
-        now = self._step_started  # the time at the end of the step before
-        if self._polls < 0:
-            now = self._begin_turn()
-        elif self._polls >= self._max_polls or now >= self._turn_must_end:
-            return self._end_turn(now)
-        elif self._polls and now >= self._attentive_until and self._eevdf.asleep:
-            return self._end_turn(now)
-        while True:
-            entity = self._eevdf.pick()
-            if entity is None:
-                return self._end_turn(now)
-            queue: QueueState = entity.item  # type: ignore[assignment]
-            place = self._take(queue)
-            if place is not None:
-                break
-            self._eevdf.deactivate(entity)
-        if self._decisions & 15 == 0:
-            decided = now_ns()
-            self.decision_time.record(decided - now)
-            now = decided
-        self._decisions += 1
-        self._step_started = now
-        self._next = place
-        self._running = queue
-        return True
-
-    def _begin_turn(self) -> int:
-        started: int = now_ns()
-        gap = started - self._turn_ended
-        if gap >= self._steal.long_ns or started < self._steal.alert_until:
-            self._steal.passed(gap, started)
-            started = now_ns()  # no step pays for it
-        if self.turns:
-            if self._was_idle:
-                self.idle_ns += gap
-            else:
-                self.driver_ns += gap
-        self.turns += 1
-        self._polls = 0
-        self._turn_must_end = started + self._driver_yield_ns
-        self._attentive_until = started + self._driver_yield_ns // _ATTENTION
-        return started
-
-    def _end_turn(self, now: int) -> bool:
-        if self._polls:
-            self._turn_ended = now
-            self._was_idle = self._runnable == 0
-        return False
-
-    def _take(self, queue: QueueState) -> Place | None:
-        """The queue's next task. None if its scheduler has failed and nothing was runnable after all."""
-        while queue.runnable:
-            if queue.fifo is not None:
-                place = queue.fifo.popleft()
-            else:
-                found = self._take_from_other(queue)
-                if found is None:
-                    continue
-                place = found
-            queue.runnable -= 1
-            self._runnable -= 1
-            place.queued = False
-            return place
-        return None
-
     def _take_from_other(self, queue: QueueState) -> Place | None:
-        """From a scheduler that may fail. None: ask again, if anything is runnable."""
         scheduler = queue.scheduler
         try:
             popped = scheduler.pop()
-            if type(popped) is Place and popped.queued and popped.membership.queue is queue:
+            if isinstance(popped, Place) and popped.queued and popped.membership.queue is queue:
                 return popped
             raise UsageError(
                 f"{type(scheduler).__name__}.pop() of queue {shown(queue.key)} returned {shown(popped)}, "
@@ -268,71 +308,6 @@ class Gate(Books):
             self._replace_scheduler(queue, scheduler, error)
         return None
 
-    def begin_step(self) -> Any:
-        """The task whose step trio is to run now."""
-        place, self._next = self._next, None
-        assert place is not None and self._running is not None
-        started = self._step_started
-        if place.first_seen_ns:
-            self._running.first_poll_wait.record(started - place.first_seen_ns)
-            place.first_seen_ns = 0
-        if place.pushed_ns:
-            self._running.wait.record(started - place.pushed_ns)
-            place.pushed_ns = 0
-        self._preempt = False
-        self.current = place
-        return place.task
-
-    def end_step(self) -> None:
-        """trio is through with the step. What it cost goes into all of our books."""
-        place, queue = self.current, self._running
-        assert place is not None and queue is not None
-        self.current = None
-        self._running = None
-        if self.runner is None:  # the step has ended the executor
-            return
-        ended = now_ns()
-        elapsed = ended - self._step_started
-        if elapsed >= self._steal.long_ns:
-            stolen = self._steal.of(elapsed, ended)
-            queue.stolen_ns += stolen
-            elapsed -= stolen
-            ended = now_ns()  # the next step does not pay for the reading
-        self._step_started = ended
-        self._polls += 1
-        queue.polls += 1
-        queue.busy_ns += elapsed
-        queue.poll_time.record(elapsed)
-        place.service_ns += elapsed
-        self._eevdf.charge(queue.entity, elapsed)
-        membership = place.membership
-        if membership.queue is queue:  # else it has moved, and the scheduler has forgotten it
-            membership.service_ns += elapsed
-            if queue.fifo is None:
-                self._observe(queue, place, elapsed)
-        if elapsed > queue.entity.slice_ns:
-            queue.slice_overruns += 1
-            if queue.slow_ns and elapsed >= queue.slow_ns:
-                queue.slow_polls += 1
-                self._call(self.owner.was_slow, place, elapsed)
-        if not place.queued and place.task not in self.runner.tasks and place.task in self.places:
-            self._leave(place)
-        # Only now: a step that makes its own queue runnable again must not make it leave and come back.
-        if queue.runnable == 0:
-            self._eevdf.deactivate(queue.entity)
-
-    def should_yield(self) -> bool:
-        """Whether the running step should end soon: a queue with an earlier deadline has woken, the slice is used up, or trio is
-        due its turn. False outside of a step."""
-        if self._running is None or self.current is None:
-            return False
-        if self._preempt:
-            return True
-        now = now_ns()
-        return now - self._step_started >= self._running.entity.slice_ns or now >= self._turn_must_end
-
-    # What is not ours
-
     def _observe(self, queue: QueueState, place: Place, elapsed: int) -> None:
         scheduler = queue.scheduler
         try:
@@ -340,27 +315,25 @@ class Gate(Books):
         except BaseException as error:
             self._replace_scheduler(queue, scheduler, error)
 
-    def _call(self, told: Callable[..., None], *args: object) -> None:
+    def _replace_scheduler(self, queue: QueueState, scheduler: Scheduler, error: BaseException) -> None:
+        """This scheduler has failed. A RunnableFifo goes on with what it was holding."""
+        if queue.scheduler is not scheduler:
+            return  # it has failed once more, further down
+        held = [place for place in self.places.values() if place.queued and place.membership.queue is queue]
+        self.take_over(queue, RunnableFifo(), held)
+        report(
+            f"the scheduler {type(scheduler).__name__} of queue {shown(queue.key)} failed; "
+            "a RunnableFifo has taken its place",
+            error,
+        )
+
+    def _tell_of_slow(self, place: Place, elapsed: int) -> None:
         try:
-            told(*args)
+            self.owner.was_slow(place, elapsed)
         except BaseException as error:
             report("reporting a slow step failed", error)
 
 
-class Turn(list[Any]):
-    """The batch of one pass of trio's loop: as a list, the tasks that pass; when they are through, the gate's own."""
-
-    __slots__ = ("_gate",)
-
-    def __init__(self, gate: Gate, passing: list[trio.lowlevel.Task]) -> None:
-        super().__init__(passing)
-        self._gate = gate
-
-    def __bool__(self) -> bool:
-        gate = self._gate
-        if gate.current is not None:
-            gate.end_step()
-        return len(self) != 0 or gate.choose()
-
-    def pop(self, index: Any = -1) -> Any:
-        return super().pop(index) if len(self) else self._gate.begin_step()
+def report(message: str, error: BaseException) -> None:
+    """What code that is not ours has raised: to the log."""
+    log.error(message, exc_info=error)

@@ -10,7 +10,8 @@ import trio
 
 from clockworker.executor._queue import check_share
 from clockworker.trio._gate import Gate
-from clockworker.trio._tasks import MEMBERSHIP, JoinHandle, Membership, QueueState
+from clockworker.trio._steps_cy import Membership, QueueState
+from clockworker.trio._tasks import MEMBERSHIP, JoinHandle
 
 T = TypeVar("T")
 

@@ -7,7 +7,7 @@ from collections.abc import Hashable
 
 from clockworker.executor._stats import DurationStats, ExecutorStats, QueueStats
 from clockworker.trio._gate import Gate
-from clockworker.trio._tasks import QueueState
+from clockworker.trio._steps_cy import QueueState
 
 
 def executor_stats(gate: Gate) -> ExecutorStats:

@@ -1,4 +1,4 @@
-"""What is kept: of a queue, of a place in a queue, of a task, and of who waits for one.
+"""What a user holds of a task: JoinHandle; and the context variable by which tasks inherit their place.
 
 *Membership* of a queue and group is a context variable, so all that a task starts, in any nursery and through any library, is in
 the same queue. It is read once, when trio first schedules the task.
@@ -11,20 +11,14 @@ from __future__ import annotations
 
 import contextvars
 import logging
-from collections import deque
 from collections.abc import Coroutine, Generator, Hashable
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import trio
 
 from clockworker._errors import TaskCancelled, TaskPanicked
-from clockworker.executor._eevdf_cy import Entity
-from clockworker.executor._histogram_cy import Histogram
 from clockworker.executor._outcome import Ok
-from clockworker.executor._schedulers_cy import RunnableFifo, ScheduledTask, Scheduler
-
-if TYPE_CHECKING:
-    from clockworker.trio._gate import Gate
+from clockworker.trio._steps_cy import Membership, Place
 
 T = TypeVar("T")
 
@@ -33,105 +27,6 @@ log = logging.getLogger("clockworker.trio")
 MEMBERSHIP: contextvars.ContextVar[Membership | None] = contextvars.ContextVar(
     "clockworker.trio.membership", default=None
 )
-
-
-class QueueState:
-    """One queue while it runs: its entity in the policy, its scheduler, its counters."""
-
-    __slots__ = (
-        "catch",
-        "entity",
-        "fifo",
-        "finished",
-        "first_poll_wait",
-        "groups",
-        "key",
-        "live",
-        "busy_ns",
-        "panics",
-        "poll_time",
-        "polls",
-        "preemptions",
-        "pushes_to_sample",
-        "runnable",
-        "scheduler",
-        "slice_overruns",
-        "slow_ns",
-        "slow_polls",
-        "spawned",
-        "stolen_ns",
-        "wait",
-    )
-
-    entity: Entity
-    scheduler: Scheduler
-    fifo: deque[Place] | None  # in the scheduler's place, if that is exactly the default one, which does not fail
-
-    def __init__(self, key: Hashable, scheduler: Scheduler, catch: bool) -> None:
-        self.key = key
-        self.use(scheduler)
-        self.catch = catch
-        self.groups: dict[Hashable, Membership] = {}
-        self.runnable = 0
-        self.live = 0
-        self.polls = 0
-        self.busy_ns = 0
-        self.stolen_ns = 0
-        self.spawned = 0
-        self.finished = 0
-        self.panics = 0
-        self.slice_overruns = 0
-        self.preemptions = 0
-        self.poll_time = Histogram()
-        self.first_poll_wait = Histogram()
-        self.wait = Histogram()
-        self.pushes_to_sample = 1
-        self.slow_ns = 0
-        self.slow_polls = 0
-
-    def use(self, scheduler: Scheduler) -> None:
-        """Take the scheduler, which is empty."""
-        self.scheduler = scheduler
-        self.fifo = deque() if type(scheduler) is RunnableFifo else None
-
-
-class Membership:
-    """A place for tasks: a queue, with or without a group; the value of the context variable."""
-
-    __slots__ = ("gate", "group", "live", "queue", "service_ns")
-
-    def __init__(self, gate: Gate, queue: QueueState, group: Hashable) -> None:
-        self.gate = gate
-        self.queue = queue
-        self.group = group
-        self.live = 0  # tasks of the group, which is dropped with the last
-        self.service_ns = 0  # CPU time of its tasks while it has lived
-
-
-class Place(ScheduledTask):
-    """A task of a queue: what schedulers see (the base), and what the gate keeps of it. A task that moves gets another."""
-
-    membership: Membership
-    queued: bool  # its step is; else it waits for something, runs, or is done
-    first_seen_ns: int  # 0 once it has been polled
-    pushed_ns: int  # into its queue, if this wait is measured; else 0
-    handle: JoinHandle[Any] | None  # None: it was not spawned, and has inherited its queue
-
-    def __init__(
-        self,
-        task: trio.lowlevel.Task,
-        membership: Membership,
-        handle: JoinHandle[Any] | None,
-        arrival: int,
-        tie: int,
-    ) -> None:
-        super().__init__(task, membership.group, arrival)  # type: ignore[arg-type]  # to schedulers a task is a task
-        self.tie = tie
-        self.membership = membership
-        self.queued = False
-        self.first_seen_ns = 0
-        self.pushed_ns = 0
-        self.handle = handle
 
 
 class JoinHandle(Generic[T]):
