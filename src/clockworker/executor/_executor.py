@@ -327,9 +327,10 @@ class Executor:
         self._core.tracer = tracer
 
     def poll_source(self, source: WorkSource | None, *, idle_poll_us: int) -> None:
-        """Let the executor poll `source` once a turn, and for `idle_poll_us` after it has run dry. None: no more."""
+        """Let the executor poll `source` once a turn, and for up to `idle_poll_us` after it has run dry: less and less while
+        that brings nothing, and all of it again once something has come as soon. None: no more."""
         self._core.source = source
-        self._core.idle_poll_ns = idle_poll_us * 1_000
+        self._core.idle_poll_ns = self._core.patience_ns = idle_poll_us * 1_000
 
     @property
     def turns(self) -> int:
