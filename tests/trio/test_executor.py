@@ -82,22 +82,25 @@ def test_a_task_is_trios_own() -> None:
     async def work() -> tuple[str, str, bool]:
         task = trio.lowlevel.current_task()
         before = variable.get()
-        await trio.lowlevel.checkpoint()
-        stack = [frame.f_code.co_name for frame, _ in task.iter_await_frames()]
-        assert "work" in stack
+        await event.wait()
         return task.name, before, task.parent_nursery is nursery
 
     async def main() -> None:
-        nonlocal nursery
+        nonlocal event, nursery
+        event = trio.Event()
         variable.set("set")
         async with Executor(declarations()) as executor:
             nursery = executor._gate.nursery
             handle = executor.queue("background").spawn(work())
             assert handle.task is not None
             assert handle.task.name.endswith("work")
+            await trio.testing.wait_all_tasks_blocked()
+            assert "work" in [frame.f_code.co_name for frame, _ in handle.task.iter_await_frames()]
+            event.set()
             assert (await handle)[1:] == ("set", True)
             assert (await executor.queue("background").spawn(work(), name="named"))[0] == "named"
 
+    event: trio.Event
     nursery: Any = None
     run(main)
 

@@ -50,7 +50,7 @@ _attached = 0
 class RunQueue(Protocol):
     """What can stand in the place of trio's run queue."""
 
-    def begin_turn(self) -> list[trio.lowlevel.Task]:
+    def begin_turn(self) -> object:
         """What trio takes for the batch of this pass."""
 
     def append(self, task: trio.lowlevel.Task) -> None:

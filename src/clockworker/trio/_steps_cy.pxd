@@ -108,10 +108,11 @@ cdef class Steps:
         elapsed=cython.longlong,
         stolen=cython.longlong,
     )
-    cdef int end_step(self) except -1
+    cdef object end_step(self)
     @cython.locals(running=QueueState, now=cython.longlong)
     cpdef bint should_yield(self) except -1
 
 
-cdef class Turn(list):
+cdef class Turn:
     cdef Steps steps
+    cdef list passing

@@ -235,8 +235,7 @@ class Steps:
 
     def begin_turn(self) -> Turn:
         """The batch of this pass."""
-        turn = Turn(self._passing)
-        turn.steps = self
+        turn = Turn(self, self._passing)
         self._passing = []
         self._polls = -1
         return turn
@@ -340,8 +339,10 @@ class Steps:
 
     def begin_step(self) -> Any:
         """The task whose step trio is to run now."""
-        place: Place = self._next  # type: ignore[assignment]
-        queue: QueueState = self._running  # type: ignore[assignment]
+        if self._next is None or self._running is None:
+            raise IndexError("nothing was chosen")
+        place: Place = self._next
+        queue: QueueState = self._running
         self._next = None
         started = self._step_started
         if place.first_seen_ns:
@@ -360,7 +361,7 @@ class Steps:
         queue: QueueState = self._running  # type: ignore[assignment]
         self.current = None
         self._running = None
-        if self.runner is None:  # the step has ended the executor
+        if self.runner is None or queue is None:  # the step has ended the executor
             return
         ended: int = now_ns()
         elapsed = ended - self._step_started
@@ -432,16 +433,42 @@ class Steps:
 
 @cython.final
 @cython.cclass
-class Turn(list):  # type: ignore[type-arg]
-    """The batch of one pass of trio's loop: as a list, the tasks that pass; when they are through, those that are gated."""
+class Turn:
+    """The batch of one pass of trio's loop: the tasks that pass, which trio may put in any order; when they are through, those that
+    are gated."""
 
     steps: Steps
+    passing: list[Any]
+
+    def __init__(self, steps: Steps, passing: list[Any]) -> None:
+        if steps is None or passing is None:
+            raise TypeError("a turn is of a run queue, with its tasks that pass")
+        self.steps = steps
+        self.passing = passing
 
     def __bool__(self) -> bool:
         steps = self.steps
         if steps.current is not None:
             steps.end_step()
-        return len(self) != 0 or steps.choose()
+        return len(self.passing) != 0 or steps.choose()
 
-    def pop(self, index: Any = -1) -> Any:
-        return list.pop(self, index) if len(self) else self.steps.begin_step()
+    def pop(self) -> Any:
+        """The task whose step is next. IndexError if there is none."""
+        return self.passing.pop() if self.passing else self.steps.begin_step()
+
+    def reverse(self) -> None:
+        self.passing.reverse()
+
+    def sort(self, *, key: Any) -> None:
+        self.passing.sort(key=key)
+
+    # What random.shuffle asks for.
+
+    def __len__(self) -> int:
+        return len(self.passing)
+
+    def __getitem__(self, index: int) -> Any:
+        return self.passing[index]
+
+    def __setitem__(self, index: int, task: Any) -> None:
+        self.passing[index] = task
