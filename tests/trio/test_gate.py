@@ -126,15 +126,48 @@ def test_deadlines_and_sockets_are_looked_for_while_queues_are_busy() -> None:
 def test_a_turn_ends_after_so_many_steps() -> None:
     async def main() -> None:
         async with Executor([cw.Queue("a")], max_polls_per_yield=5, driver_yield=1.0) as executor:
-
-            async def yields() -> None:
-                for _ in range(50):
-                    await trio.lowlevel.checkpoint()
-
-            await executor.queue("a").spawn(yields())
-            assert 10 <= executor.turns <= 12
+            for _ in range(50):
+                executor.queue("a").spawn(trio.lowlevel.checkpoint())
+            await executor.drain()
+            assert executor.stats().polls == 100
+            assert 20 <= executor.turns <= 21
 
     run(main)
+
+
+@pytest.mark.parametrize("make", [cw.RunnableFifo, cw.LAS, cw.ArrivalFifo])
+def test_trio_looks_between_two_steps_of_a_task(make: Any) -> None:
+    """As it does by itself: a deadline that has passed is seen at the next checkpoint."""
+
+    async def main() -> None:
+        async with Executor([cw.Queue("a", scheduler=make()), cw.Queue("b")], driver_yield=1.0) as executor:
+
+            async def works() -> int:
+                steps = 0
+                with trio.CancelScope(deadline=trio.current_time() + 1):
+                    while True:
+                        steps += 1
+                        if steps == 3:
+                            clock.jump(2)
+                        await trio.lowlevel.checkpoint()
+                return steps
+
+            async def yields(count: int) -> None:
+                for _ in range(count):
+                    await trio.lowlevel.checkpoint()
+
+            handles = [executor.queue("a").spawn(works()) for _ in range(2)]
+            others = [executor.queue(key).spawn(yields(9)) for key in "ab" for _ in range(3)]
+            assert await handles[0] == 3
+            assert await handles[1] in (2, 3)
+            for other in others:
+                await other
+            stats = executor.stats()
+            assert stats.runnable == 0
+            assert stats.turns >= 10
+
+    clock = trio.testing.MockClock()
+    run(main, clock=clock)
 
 
 def test_what_passes_goes_first_and_is_not_charged() -> None:

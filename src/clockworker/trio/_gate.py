@@ -236,7 +236,7 @@ class Gate(Steps):
         MEMBERSHIP.set(membership)
         self._depart(old)
         place = Place(old.task, self._enter(membership), old.handle, old.arrival, old.tie)
-        place.service_ns = old.service_ns
+        place.service_ns, place.turn = old.service_ns, old.turn
         if place.handle is not None:
             place.handle._place = place
         self.places[place.task] = self.current = place

@@ -52,6 +52,7 @@ cdef class Place(ScheduledTask):
     cdef readonly bint queued
     cdef long long first_seen_ns
     cdef long long pushed_ns
+    cdef public long long turn
 
 
 cdef class Steps:
@@ -98,6 +99,8 @@ cdef class Steps:
     cdef bint _end_turn(self, long long now) except -1
     @cython.locals(place=Place, found=Place)
     cpdef Place _take(self, QueueState queue)
+    @cython.locals(fifo=RunnableFifo)
+    cdef object _put_back(self, QueueState queue, Place place)
     @cython.locals(place=Place, queue=QueueState, started=cython.longlong)
     cdef object begin_step(self)
     @cython.locals(

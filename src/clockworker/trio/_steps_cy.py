@@ -3,8 +3,10 @@
 
 A task that belongs to no queue passes: trio runs its step in its next pass, before those that are gated. A task of a queue is
 pushed to the queue's scheduler. A `Turn` is trio's batch of one pass: at each `pop()` EEVDF picks a queue, and the queue's
-scheduler a task, whose one step trio runs; then the step is charged, and so on until the turn's budget is spent or nothing is
-runnable. Then trio looks for sockets and deadlines, and takes the next turn.
+scheduler a task, whose one step trio runs; then the step is charged, and so on until the turn's budget is spent, nothing is
+runnable, or the task that comes next has had a step in this turn. Then trio looks for sockets and deadlines, and takes the next
+turn. So between two steps of one task trio has looked, which is its own rule, and part of what a checkpoint is: a deadline that
+has passed is seen at the next one. The task that would have been next goes back, since what trio finds may come before it.
 
 A step is timed from trio's `pop()` to its next question whether there is more, so what trio does after a step (delivering a
 cancellation, ending a task) is its task's. What others had of the core meanwhile is taken off (`_steal_cy`).
@@ -127,6 +129,7 @@ class Place(ScheduledTask):
     queued: bool  # its step is; else it waits for something, runs, or is done
     first_seen_ns: int  # 0 once it has been polled
     pushed_ns: int  # into its queue, if this wait is measured; else 0
+    turn: int  # in which it has had its last step
 
     def __init__(self, task: Any, membership: Membership, handle: Any, arrival: int, tie: int) -> None:
         ScheduledTask.__init__(self, task, membership.group, arrival)
@@ -136,6 +139,7 @@ class Place(ScheduledTask):
         self.queued = False
         self.first_seen_ns = now_ns()
         self.pushed_ns = 0
+        self.turn = 0
 
 
 class Steps:
@@ -287,6 +291,9 @@ class Steps:
             if place is not None:
                 break
             self._eevdf.deactivate(entity)
+        if place.turn == self.turns:
+            self._put_back(queue, place)
+            return self._end_turn(now)
         if self._decisions & 15 == 0:
             decided = now_ns()
             self.decision_time.record(decided - now)
@@ -337,6 +344,21 @@ class Steps:
             return place
         return None
 
+    def _put_back(self, queue: QueueState, place: Place) -> None:
+        """It was taken, and does not run now."""
+        place.queued = True
+        fifo = queue.fifo
+        if fifo is not None:  # where it was
+            place.next = fifo._first
+            fifo._first = place
+            if fifo._count == 0:
+                fifo._last = place
+            fifo._count += 1
+        elif not self._push_to_other(queue, place):
+            return
+        queue.runnable += 1
+        self._runnable += 1
+
     def begin_step(self) -> Any:
         """The task whose step trio is to run now."""
         if self._next is None or self._running is None:
@@ -351,6 +373,7 @@ class Steps:
         if place.pushed_ns:
             queue.wait.record(started - place.pushed_ns)
             place.pushed_ns = 0
+        place.turn = self.turns
         self._preempt = False
         self.current = place
         return place.task
