@@ -1,8 +1,8 @@
 """The operations of `bench trio`, with and without queues; as a program, what runs under cachegrind.
 
-`python -m bench._trio_run DIRECTORY OPERATIONS TASKS NAME...`: everything is imported once, and each measurement is a child that
-does so many operations; cachegrind writes a file for each. A child of n operations and one of 2n differ by n. What each child was
-is written to DIRECTORY/children.json, by process id.
+`python -m bench._trio_run DIRECTORY OPERATIONS TASKS NAME...`: everything is imported once, and each measurement is a child
+that does so many operations; cachegrind writes a file for each. A child of n operations and one of 2n differ by n. What each
+child was is written to DIRECTORY/children.json, by process id.
 """
 
 from __future__ import annotations
@@ -85,7 +85,9 @@ async def event_pings(starts: list[Start], tasks: int, operations: int) -> None:
     await ended.wait()
 
 
-async def all_of(starts: list[Start], work: Callable[..., Awaitable[Any]], tasks: int, with_start: bool = False) -> None:
+async def all_of(
+    starts: list[Start], work: Callable[..., Awaitable[Any]], tasks: int, with_start: bool = False
+) -> None:
     left = tasks
     ended = trio.Event()
 

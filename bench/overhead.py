@@ -14,8 +14,9 @@ many that have come and gone.
 
 Where clockworker is compiled, the same operations are measured without the compiled modules as well, in another process.
 
-`--preempt` counts instead what the extra `preempt` costs where no queue is preemptive: the instructions of each operation with two
-queues, in a process that finds greenlet and in one that does not, under valgrind's cachegrind. They are the same on a busy machine.
+`--preempt` counts instead what the extra `preempt` costs where no queue is preemptive: the instructions of each operation with
+two queues, in a process that finds greenlet and in one that does not, under valgrind's cachegrind. They are the same on a busy
+machine.
 """
 
 from __future__ import annotations
@@ -116,8 +117,13 @@ class Overhead(msgspec.Struct, frozen=True):
     def _counted(self) -> str:
         rows = [["instructions an operation, two queues", "tasks", "without the extra", "with", "with / without"]]
         rows += [
-            [each.operation, f"{each.tasks:,}", f"{each.without:,.0f}", f"{each.with_extra:,.0f}"]
-            + [f"{each.with_extra / each.without:.4f}"]
+            [
+                each.operation,
+                f"{each.tasks:,}",
+                f"{each.without:,.0f}",
+                f"{each.with_extra:,.0f}",
+                f"{each.with_extra / each.without:.4f}",
+            ]
             for each in self.counted
         ]
         return columns(rows)
@@ -137,7 +143,9 @@ class Overhead(msgspec.Struct, frozen=True):
         """Ratios to plain with their spread; of `--preempt`, those of instructions."""
         if self.counted:
             axes = figure.add_subplot(ylabel="instructions with the extra, of those without")
-            axes.bar([each.operation for each in self.counted], [each.with_extra / each.without for each in self.counted])
+            axes.bar(
+                [each.operation for each in self.counted], [each.with_extra / each.without for each in self.counted]
+            )
             return
         axes = figure.add_subplot(ylabel="of plain uvloop's time")
         places = list(dict.fromkeys((cost.operation, cost.tasks) for cost in self.costs))
@@ -206,7 +214,16 @@ def with_and_without_extra(operations: int, tasks: int) -> list[Counted]:
         progress(f"instructions, {kind} the extra")
         with tempfile.TemporaryDirectory() as directory:
             command = ["valgrind", "--tool=cachegrind", "--cache-sim=no", f"--cachegrind-out-file={directory}/%p"]
-            command += [sys.executable, "-m", "bench._overhead_run", directory, str(operations), str(tasks), kind, *names]
+            command += [
+                sys.executable,
+                "-m",
+                "bench._overhead_run",
+                directory,
+                str(operations),
+                str(tasks),
+                kind,
+                *names,
+            ]
             environment = {**os.environ, "PYTHONHASHSEED": "0"}
             done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
             if done.returncode:

@@ -11,8 +11,8 @@ which is then counted against who takes turns most often. Five set-ups take turn
 - Clockworker, without and with them;
 - two processes on one core, plain uvloop each, the foreground niced to -20 (if permitted, else 0) and the background to 19.
 
-`--preempt` adds a sixth, Clockworker with the background tasks in a process that does not find greenlet: what the extra `preempt`
-costs where no queue is preemptive.
+`--preempt` adds a sixth, Clockworker with the background tasks in a process that does not find greenlet: what the extra
+`preempt` costs where no queue is preemptive.
 
 Foreground latencies are from sending. Background work is CPU time used in whole segments, of one core.
 """

@@ -4,8 +4,8 @@
   instructions by valgrind's cachegrind, which are the same on a busy machine (system calls are not in them, so the looks at the
   kernel, of which an executor needs fewer, count little), and in CPU time of the thread, in turn, round after round.
 - Shares: 8 to 1 between two queues of tasks that compute 50 us at a time.
-- Latency: a task that sleeps 2 ms and computes 100 us, again and again, beside 8 tasks that compute 200 us at a time; how late it
-  is done. Plain trio gives each task a step a pass.
+- Latency: a task that sleeps 2 ms and computes 100 us, again and again, beside 8 tasks that compute 200 us at a time; how late
+  it is done. Plain trio gives each task a step a pass.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import importlib.util
 import itertools
 import os
 import shutil
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -55,17 +56,17 @@ class Trio(msgspec.Struct, frozen=True):
 
     def table(self) -> str:
         rows = [["an operation", "", "instructions", "/ plain", "CPU ns", "/ plain"]]
-        for cost in self.costs:
-            rows.append(
-                [
-                    cost.operation,
-                    cost.setup,
-                    "-" if cost.instructions is None else f"{cost.instructions:,.0f}",
-                    "-" if cost.instruction_ratio is None else f"{cost.instruction_ratio:.3f}",
-                    f"{sorted(cost.ns)[len(cost.ns) // 2]:,.0f}",
-                    str(cost.ratio),
-                ]
-            )
+        rows += [
+            [
+                cost.operation,
+                cost.setup,
+                "-" if cost.instructions is None else f"{cost.instructions:,.0f}",
+                "-" if cost.instruction_ratio is None else f"{cost.instruction_ratio:.3f}",
+                f"{statistics.median(cost.ns):,.0f}",
+                str(cost.ratio),
+            ]
+            for cost in self.costs
+        ]
         late = [["late by, us", *next(iter(self.late_us.values()))]]
         late += [[setup, *(f"{us:,.0f}" for us in of.values())] for setup, of in self.late_us.items()]
         shares = f"shares of 8 to 1: {self.share:.3f} to 1"
@@ -87,7 +88,9 @@ class Trio(msgspec.Struct, frozen=True):
 def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--operations", type=int, default=20_000, help="a measurement of time")
-    parser.add_argument("--counted", type=int, default=1_000, help="operations in the shorter run under cachegrind; 0: none")
+    parser.add_argument(
+        "--counted", type=int, default=1_000, help="operations in the shorter run under cachegrind; 0: none"
+    )
     parser.add_argument("--tasks", type=int, default=20, help="at a time")
     parser.add_argument("--seconds", type=float, default=2.0, help="for shares, and for each latency")
 
@@ -99,7 +102,9 @@ def run(options: argparse.Namespace) -> Trio:
 
     counted: dict[tuple[str, str], float] = {}
     if options.counted and shutil.which("valgrind") is None:
-        print("valgrind is not installed (Debian: apt-get install valgrind): no instructions are counted", file=sys.stderr)
+        print(
+            "valgrind is not installed (Debian: apt-get install valgrind): no instructions are counted", file=sys.stderr
+        )
     elif options.counted:
         progress("counting instructions")
         counted = instructions(options.counted, options.tasks)
@@ -167,7 +172,7 @@ def shares(seconds: float) -> float:
                     queue.start_soon(busy)
             await trio.sleep(seconds)
             stats = executor.queue_stats()
-            return stats["large"].busy_ns / stats["small"].busy_ns
+        return stats["large"].busy_ns / stats["small"].busy_ns
 
     return trio.run(main)
 

@@ -68,8 +68,8 @@ LOOPS_VARIABLE = "TESTS_LOOPS"
 
 
 def loop_names() -> list[str]:
-    """On which event loops tests run. TESTS_LOOPS=rloop,package:factory names others, whose factory is `new_event_loop` unless it
-    is given; docs/runtimes.md has what came of those that can be had."""
+    """On which event loops tests run. TESTS_LOOPS=rloop,package:factory names others, whose factory is `new_event_loop` unless
+    it is given; docs/runtimes.md has what came of those that can be had."""
     given = os.environ.get(LOOPS_VARIABLE, "")
     return [name.strip() for name in given.split(",")] if given else ["asyncio", "uvloop"]
 

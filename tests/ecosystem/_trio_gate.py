@@ -1,4 +1,4 @@
-"""A pytest plug-in for trio's own tests: every run of trio gets an executor with two queues, in whose first all of its tasks run.
+"""A pytest plug-in for trio's own tests: every run of trio gets an executor with two queues, and all tasks run in the first.
 
 Loaded with `-p` by `tests.ecosystem.trio_suite`, in a process of its own. Runs are given their executor where trio makes them
 (`setup_runner`), and lose it where they end (`Runner.close`), so that no test sees an instrument more. Each turn takes up to a

@@ -1,4 +1,4 @@
-"""One program of anyio's in two queues, on asyncio, uvloop and trio: it does the same, and asks Clockworker in the same words."""
+"""One program of anyio's in two queues, on asyncio, uvloop and trio: it does the same, and asks Clockworker the same."""
 
 from __future__ import annotations
 

@@ -33,7 +33,6 @@ MODULES = (
     "trio._core._tests.test_mock_clock",
     "trio._core._tests.test_asyncgen",
     "trio._core._tests.test_unbounded_queue",
-    "trio._core._tests.test_exceptiongroup_gc",
     "trio._core._tests.test_io",
     "trio._tests.test_sync",
     "trio._tests.test_channel",
@@ -70,7 +69,8 @@ def available() -> tuple[str, ...]:
 def run_module(name: str, *, gated: bool, tests: Sequence[str] = (), show: bool = False) -> tuple[Outcomes, int]:
     """The outcome of each test of a module, and how many steps went through executors. Raises RuntimeError if it hangs."""
     spec = importlib.util.find_spec(name)
-    assert spec is not None and spec.origin is not None
+    assert spec is not None
+    assert spec.origin is not None
     path = Path(spec.origin)
     folder = path.parents[len(name.split("."))]  # above the package
     with tempfile.TemporaryDirectory() as scratch:
@@ -134,7 +134,9 @@ def differences(name: str, report: Callable[[str], None] = print, *, show: bool 
     report(f"{name}: {counts}, {len(exempt)} exempt; {steps:,} steps in executors")
     found = [f"{test}: {plain.get(test, 'not run')}, and gated {ours.get(test, 'not run')}" for test in differing]
     ran = {_plain_name(test) for test in ours}
-    found += [f"{test} is listed as an exception, but has the same outcome" for test in EXCEPTIONS if test in ran - exempt]
+    found += [
+        f"{test} is listed as an exception, but has the same outcome" for test in EXCEPTIONS if test in ran - exempt
+    ]
     if steps == 0:
         found.append(f"{name}: no step went through an executor, so nothing was tested")
     return found

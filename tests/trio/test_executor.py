@@ -263,7 +263,9 @@ def test_abort_while_suspended_or_queued_lets_it_clean_up() -> None:
                     log.append("clean")
 
         async with Executor(declarations()) as executor:
-            handles = [executor.queue("background").spawn(work(s)) for s in (trio.sleep_forever, trio.lowlevel.checkpoint)]
+            handles = [
+                executor.queue("background").spawn(work(s)) for s in (trio.sleep_forever, trio.lowlevel.checkpoint)
+            ]
             await trio.sleep(0.001)
             for handle in handles:
                 assert handle.abort()

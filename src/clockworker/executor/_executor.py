@@ -438,8 +438,8 @@ def _is_elsewhere() -> bool:
 
 
 def current_executor() -> Executor:
-    """The executor of the running loop, or of the running trio (`clockworker.trio`). Raises UsageError if it has none, RuntimeError
-    if neither is running."""
+    """The executor of the running loop, or of the running trio (`clockworker.trio`). Raises UsageError if it has none,
+    RuntimeError if neither is running."""
     if _other is not None and _is_elsewhere():
         return _other.current_executor()  # type: ignore[no-any-return]
     core = getattr(asyncio.get_running_loop().call_soon, "__self__", None)

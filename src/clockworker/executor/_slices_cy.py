@@ -395,8 +395,8 @@ class Slices(Steps):
         loop.run_forever = self._our_run_forever  # type: ignore[method-assign]
 
     def run_loop_forever(self) -> None:
-        """In place of the loop's `run_forever`, which its `run_until_complete` calls too: a loop may be made in one thread and run
-        in another, where nothing can be cut. Raises ConfigurationError there."""
+        """In place of the loop's `run_forever`, which its `run_until_complete` calls too: a loop may be made in one thread and
+        run in another, where nothing can be cut. Raises ConfigurationError there."""
         _check_main_thread()
         self._loop_run_forever()
 

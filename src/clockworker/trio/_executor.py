@@ -86,7 +86,9 @@ class Executor:
             )
             self._handles[queue.key] = QueueHandle(self._gate, state)
         self._drained = trio.lowlevel.ParkingLot()
-        self._host: trio.CancelScope | None = None  # around what runs it: the body of `async with`, or run_until's awaitable
+        self._host: trio.CancelScope | None = (
+            None  # around what runs it: the body of `async with`, or run_until's awaitable
+        )
         self._nursery_manager: Any = None
         self._runs_own = False  # of an instrument, for as long as trio runs
         self._panic: BaseException | None = None  # the first
@@ -136,7 +138,9 @@ class Executor:
         left = None if given else error
         is_absorbed = False
         try:
-            is_absorbed = await manager.__aexit__(*((kind, error, traceback) if given else (None, None, None))) and given
+            is_absorbed = (
+                await manager.__aexit__(*((kind, error, traceback) if given else (None, None, None))) and given
+            )
             if given and not is_absorbed:
                 left = error
         except BaseException as raised:
@@ -145,9 +149,9 @@ class Executor:
         self._gate.detach()
         panic, self._panic = self._panic, None
         try:
-            if panic is not None and (left is None or is_cancellation(left)):
-                raise panic
             if panic is not None:
+                if left is None or is_cancellation(left):
+                    raise panic
                 raise BaseExceptionGroup("a spawned task and the body of the executor have failed", [panic, left])
             if left is not None and left is not error:
                 raise left
@@ -204,7 +208,9 @@ class Executor:
     def _check_free(self, what: str) -> None:
         """Nobody stops, or waits for, what carries the caller itself."""
         if self._runs_own:
-            raise UsageError(f"{what}: this executor is its run's own and lasts as long as trio runs. Spawn into its queues")
+            raise UsageError(
+                f"{what}: this executor is its run's own and lasts as long as trio runs. Spawn into its queues"
+            )
         if self._host is not None:
             raise UsageError("the executor is running already, in `async with` or run_until")
         if self._gate.runner is not None:
@@ -360,8 +366,8 @@ async def yield_maybe() -> None:
 def run(async_fn: Callable[..., Awaitable[T]], *args: Any, queues: Iterable[Queue], **options: Any) -> T:
     """Like `trio.run`, with an executor: runs `async_fn(*args)`, which finds it by `current_executor()`.
 
-    Options of `Executor` go there, others (`clock`, `instruments`, ...) to `trio.run`. An exception that escapes a spawned task is
-    raised here, unless `on_panic="catch"`.
+    Options of `Executor` go there, others (`clock`, `instruments`, ...) to `trio.run`. An exception that escapes a spawned task
+    is raised here, unless `on_panic="catch"`.
     """
     names = ("on_panic", "sched_latency", "min_slice", "driver_yield", "max_polls_per_yield")
     executor = Executor(queues, **{name: options.pop(name) for name in names if name in options})

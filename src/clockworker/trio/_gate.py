@@ -60,7 +60,9 @@ class Gate(Steps):
         self.live = 0
         self._thread = 0
         self._arrivals = 0
-        self._spawning: tuple[Any, JoinHandle[Any]] | None = None  # the coroutine and the handle of what is being spawned
+        self._spawning: tuple[Any, JoinHandle[Any]] | None = (
+            None  # the coroutine and the handle of what is being spawned
+        )
 
     def declare(self, key: Hashable, share: int, slice_ns: int, scheduler: Scheduler, catch: bool) -> QueueState:
         """A queue more, before the first run."""
@@ -190,7 +192,7 @@ class Gate(Steps):
         membership = task.context.get(MEMBERSHIP)
         if membership is None or membership.gate is not self:
             membership = self.default
-            if membership is None:
+            if membership is None or task.parent_nursery is None:  # the last is trio's own, that has all others
                 return None
         membership = self._enter(membership)
         handle = None

@@ -22,7 +22,7 @@ class _NextStep:
     __slots__ = ()
 
     def __await__(self) -> Generator[Any, None, None]:
-        return trio.lowlevel.cancel_shielded_checkpoint().__await__()
+        return trio.lowlevel.cancel_shielded_checkpoint().__await__()  # noqa: ASYNC105
 
 
 class GroupHandle:
@@ -38,7 +38,8 @@ class GroupHandle:
         return self._membership.group
 
     def spawn(self, coroutine: Coroutine[Any, Any, T], *, name: str | None = None) -> JoinHandle[T]:
-        """Start a task here, in the executor's nursery. The tasks that it starts in turn, in nurseries of its own, are here too.
+        """Start a task here, in the executor's nursery. The tasks that it starts in turn, in nurseries of its own, are here
+        too.
 
         Raises TypeError if it is given no coroutine, UsageError if the executor is not running, or runs in another thread: from
         there `trio.from_thread.run_sync(queue.spawn, coroutine)`.
@@ -60,8 +61,8 @@ class GroupHandle:
         return _NextStep()
 
     def context(self) -> contextvars.Context:
-        """A copy of the current context in which whatever is started belongs here: `context.run(nursery.start_soon, work)` starts
-        a task of this queue in a nursery of yours."""
+        """A copy of the current context in which whatever is started belongs here: `context.run(nursery.start_soon, work)`
+        starts a task of this queue in a nursery of yours."""
         context = contextvars.copy_context()
         context.run(MEMBERSHIP.set, self._membership)
         return context

@@ -1,16 +1,16 @@
 """The seam: between trio and its tasks.
 
-trio's run loop, in each of its passes, takes all that is in its run queue (`batch = list(runner.runq)`, `runner.runq.clear()`), and
-runs one step of each of these tasks (`while batch: task = batch.pop()`). Whatever makes a task runnable (a nursery, a checkpoint,
-an event, a socket, a deadline, `_attempt_abort` of a cancellation) comes to `Runner.reschedule`, which does
+trio's run loop, in each of its passes, takes all that is in its run queue (`batch = list(runner.runq)`, `runner.runq.clear()`),
+and runs one step of each of these tasks (`while batch: task = batch.pop()`). Whatever makes a task runnable (a nursery, a
+checkpoint, an event, a socket, a deadline, `_attempt_abort` of a cancellation) comes to `Runner.reschedule`, which does
 `runner.runq.append(task)`.
 
-While an executor is attached, the run queue of its run, an attribute of that one runner, is its `Gate`; and the batch, which the
-gate gives when it is asked for a list of itself, is a `Turn`, which decides at each `pop()` which step is next and ends when the
-turn's budget is spent. Between two passes trio looks for sockets, deadlines and signals, as ever. Tasks stay genuine: trio makes
-them, runs their steps, delivers their cancellations and calls its instruments; `current_task()`, names, contexts, tracebacks,
-`iter_await_frames`, guest mode, `MockClock` and `wait_all_tasks_blocked` (which ask whether the run queue is empty) need nothing
-from us.
+While an executor is attached, the run queue of its run, an attribute of that one runner, is its `Gate`; and the batch, which
+the gate gives when it is asked for a list of itself, is a `Turn`, which decides at each `pop()` which step is next and ends
+when the turn's budget is spent. Between two passes trio looks for sockets, deadlines and signals, as ever. Tasks stay genuine:
+trio makes them, runs their steps, delivers their cancellations and calls its instruments; `current_task()`, names, contexts,
+tracebacks, `iter_await_frames`, guest mode, `MockClock` and `wait_all_tasks_blocked` (which ask whether the run queue is empty)
+need nothing from us.
 
 That trio asks *our* list is due to one name, `list` in the module of its run loop, which is a subclass of the builtin while any
 executor is attached, in whichever thread. It gives the builtin's to all others.

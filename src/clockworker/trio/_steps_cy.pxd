@@ -6,7 +6,7 @@ from clockworker.executor._steal_cy cimport Steal
 from libc.stdint cimport int64_t
 
 cdef long long _GRANULARITY_NS
-cdef int _SAMPLE_EVERY, _ATTENTION
+cdef int _SAMPLE_EVERY, _ATTENTION, _NONE
 
 cdef class Steps
 

@@ -37,11 +37,12 @@ else:
     from clockworker.executor._clock_cy import now_ns
     from clockworker.executor._schedulers_cy import fifo_pop, fifo_push
 
-# As on asyncio: how long a queue goes on before it is compared with others; one wait in so many is measured, and one decision in
-# 16; while a queue sleeps, what wakes it may be waiting in the kernel, and turns are shorter by this factor.
+# As on asyncio: how long a queue goes on before it is compared with others; one wait in so many is measured, and one decision
+# in 16; while a queue sleeps, what wakes it may be waiting in the kernel, and turns are shorter by this factor.
 _GRANULARITY_NS = 20_000
 _SAMPLE_EVERY = 13
 _ATTENTION = 4
+_NONE = -2
 
 
 @cython.final
@@ -51,7 +52,9 @@ class QueueState:
 
     key: Hashable
     scheduler: Scheduler
-    fifo: RunnableFifo | None  # the scheduler, if it is exactly the default one, which does not fail and observes nothing
+    fifo: (
+        RunnableFifo | None
+    )  # the scheduler, if it is exactly the default one, which does not fail and observes nothing
     entity: Entity
     catch: bool  # panics are left to whoever awaits
     groups: dict[Hashable, Membership]
@@ -163,7 +166,7 @@ class Steps:
     _running: QueueState | None  # whose step runs: the queue that is charged
     _step_started: int
     _preempt: bool  # the running step
-    _polls: int  # in this turn; -1: it has not begun
+    _polls: int  # in this turn; -1: it has not begun; _NONE: it has none
     _decisions: int
     _turn_must_end: int
     _attentive_until: int
@@ -241,7 +244,8 @@ class Steps:
         """The batch of this pass."""
         turn = Turn(self, self._passing)
         self._passing = []
-        self._polls = -1
+        # In a run's first pass trio makes its main task, and promises a host that this has not begun when the pass is over.
+        self._polls = -1 if self.runner.main_task is not None else _NONE
         return turn
 
     # Into the queues
@@ -273,14 +277,16 @@ class Steps:
 
     def choose(self) -> bool:
         """Whether this turn has one more step; then it is known whose."""
-        if self.runner is None or self.paused or (self._polls < 0 and self._runnable == 0):
+        if self.runner is None or self.paused or self._polls == _NONE or (self._polls < 0 and self._runnable == 0):
             return False
         now = self._step_started  # the time at the end of the step before
         if self._polls < 0:
             now = self._begin_steps()
-        elif self._polls >= self._max_polls or now >= self._turn_must_end:
-            return self._end_turn(now)
-        elif self._polls and now >= self._attentive_until and self._eevdf.asleep:
+        elif (
+            self._polls >= self._max_polls
+            or now >= self._turn_must_end
+            or (self._polls and now >= self._attentive_until and self._eevdf.asleep)
+        ):
             return self._end_turn(now)
         while True:
             entity = self._eevdf.pick()
@@ -332,7 +338,7 @@ class Steps:
         place: Place
         while queue.runnable:
             if queue.fifo is not None:
-                place = fifo_pop(queue.fifo)  # type: ignore[assignment]
+                place = fifo_pop(queue.fifo)
             else:
                 found = self._take_from_other(queue)
                 if found is None:
@@ -417,8 +423,8 @@ class Steps:
             self._eevdf.deactivate(queue.entity)
 
     def should_yield(self) -> bool:
-        """Whether the running step should end soon: a queue with an earlier deadline has woken, the slice is used up, or trio is
-        due its turn. False outside of a step."""
+        """Whether the running step should end soon: a queue with an earlier deadline has woken, the slice is used up, or trio
+        is due its turn. False outside of a step."""
         running = self._running
         if running is None or self.current is None:
             return False
@@ -457,8 +463,8 @@ class Steps:
 @cython.final
 @cython.cclass
 class Turn:
-    """The batch of one pass of trio's loop: the tasks that pass, which trio may put in any order; when they are through, those that
-    are gated."""
+    """The batch of one pass of trio's loop: the tasks that pass, which trio may put in any order; when they are through, those
+    that are gated."""
 
     steps: Steps
     passing: list[Any]

@@ -1,10 +1,10 @@
 """What a user holds of a task: JoinHandle; and the context variable by which tasks inherit their place.
 
-*Membership* of a queue and group is a context variable, so all that a task starts, in any nursery and through any library, is in
-the same queue. It is read once, when trio first schedules the task.
+*Membership* of a queue and group is a context variable, so all that a task starts, in any nursery and through any library, is
+in the same queue. It is read once, when trio first schedules the task.
 
-A task that was spawned has a cancel scope of its own, around all of its coroutine: `abort()` cancels that. Its exception stays in
-the handle; only what is no `Exception` (trio's Cancelled, KeyboardInterrupt) goes on into the nursery.
+A task that was spawned has a cancel scope of its own, around all of its coroutine: `abort()` cancels that. Its exception stays
+in the handle; only what is no `Exception` (trio's Cancelled, KeyboardInterrupt) goes on into the nursery.
 """
 
 from __future__ import annotations
@@ -51,10 +51,12 @@ class JoinHandle(Generic[T]):
 
     @property
     def group(self) -> Hashable:
+        """The key of the task's group; None if it was spawned without one."""
         return self._membership.group if self._place is None else self._place.membership.group
 
     @property
     def service_ns(self) -> int:
+        """CPU time that the task has attained."""
         return 0 if self._place is None else self._place.service_ns
 
     def __await__(self) -> Generator[Any, None, T]:
