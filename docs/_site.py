@@ -43,13 +43,14 @@ def page_of(package: str) -> str:
 
 
 def module_of(package: str) -> Any:
-    """None if there is no such package."""
+    """None if there is no such package, or it has no names yet."""
     try:
-        return importlib.import_module(f"clockworker.{package}")
+        module = importlib.import_module(f"clockworker.{package}")
     except ModuleNotFoundError as error:
         if error.name != f"clockworker.{package}":
             raise
         return None
+    return module if getattr(module, "__all__", None) else None
 
 
 def options_page() -> str:
