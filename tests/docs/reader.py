@@ -109,10 +109,12 @@ class Reader:
             case ["clockworker-serve", *options] if not {"--check-config", "--print-config", "--version"} & {*options}:
                 self.stop()
                 self._log_before = ""
-                app = [options.pop(0)] if options and not options[0].startswith("-") else [None]
+                app = options.pop(0) if options and not options[0].startswith("-") else None
                 options = [word for option in options for word in self.moved(option)]
+                bind = () if "--bind" in options else ("--port", "0")
+                command_line = [self._python, "-m", "clockworker.shards._cli"]
                 self._server = self._serve(
-                    None, "--spares", "0", *options, app=app[0], command=[self._python, "-m", "clockworker.shards._cli"]
+                    None, "--spares", "0", *options, app=app, bind=bind, command=command_line
                 )
                 self.server.wait_serving()
                 self.servers += 1
