@@ -54,7 +54,7 @@ def module_of(package: str) -> Any:
 
 
 def options_page() -> str:
-    """A table for each group of the help."""
+    """A heading for each option, so that a search finds it."""
     lines = [
         "# Options",
         "",
@@ -64,23 +64,26 @@ def options_page() -> str:
         "they work together.",
     ]
     for group in GROUPS:
-        lines += ["", f"## {group.capitalize()}", "", "| option | variable | key in the file | |", "|---|---|---|---|"]
-        lines += [option_row(option) for option in OPTIONS if option.group == group]
+        lines += ["", f"## {'HTTP' if group == 'http' else group.capitalize()}", ""]
+        for option in OPTIONS:
+            if option.group == group:
+                lines += [said_of(option), ""]
     return "\n".join(lines) + "\n"
 
 
-def option_row(option: Option) -> str:
-    metavar = f" {option.metavar}" if option.metavar and option.flags[0].startswith("-") else ""
-    flags = ", ".join(f"`{flag}`" for flag in option.flags[:-1])
-    last = f"`{option.flags[-1]}{metavar}`"
-    variables = ", ".join(f"`{name}`" for name in option.variables)
-    key = f"`{option.name}`: {' or '.join(IN_FILE[type_] for type_ in option.takes)}" if option.takes else ""
-    cells = [f"{flags}, {last}" if flags else last, variables, key, escaped(option.help)]
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+def said_of(option: Option) -> str:
+    is_argument = not option.flags[0].startswith("-")
+    names = ["APP"] if is_argument else [*option.flags]
+    metavar = f" {option.metavar}" if option.metavar and not is_argument else ""
+    places = [" or ".join(f"`{name}`" for name in option.variables)]
+    if option.takes:
+        places.append(f"in the file `{option.name}`: {' or '.join(IN_FILE[type_] for type_ in option.takes)}")
+    help_ = escaped(option.help)
+    return f"### {', '.join(f'`{name}`' for name in names)}\n\n`{', '.join(names)}{metavar}`: {help_}\n\n{'; '.join(places)}"
 
 
 def escaped(text: str) -> str:
-    """Words in capitals, braces and the like, as they are meant."""
+    """What Markdown would take for its own is code."""
     return re.sub(r"(?<![\w`])([\w./-]*[{}<>*][^ ,;]*)", r"`\1`", text)
 
 

@@ -32,11 +32,12 @@ SITE = load()
 
 def test_every_option_is_in_the_reference() -> None:
     page = SITE.options_page()
-    rows = {variable: line for line in page.splitlines() for variable in re.findall(r"`(CLOCKWORKER_\w+)`", line)}
+    sections = page.split("\n### ")[1:]
+    assert len(sections) == len(OPTIONS)
     for option in OPTIONS:
-        row = rows[option.variable]
-        assert all(re.search(rf"`{flag}[ `]", row) for flag in option.flags if flag.startswith("-"))
-        assert (f"`{option.name}`:" in row) == bool(option.takes)
+        (section,) = [each for each in sections if f"`{option.variable}`" in each and f"`{option.variable}`" in each.split("\n")[4]]
+        assert all(f"`{flag}`" in section.split("\n")[0] for flag in option.flags if flag.startswith("-"))
+        assert (f"`{option.name}`:" in section) == bool(option.takes)
 
 
 def test_every_metric_is_in_the_reference() -> None:
