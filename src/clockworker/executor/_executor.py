@@ -43,6 +43,8 @@ class Executor:
             value = await executor.queue("foreground").spawn(work())
 
     Leaving `async with` cancels the tasks that are left and waits for their end. `run_until` is the other way to run it.
+
+    Raises ConfigurationError for a value that cannot be, and for queues that do not go together.
     """
 
     def __init__(
@@ -144,7 +146,9 @@ class Executor:
             self._raise_panic(host, error)
 
     async def close(self) -> None:
-        """After `run_until`: cancel the tasks that are left, wait for their end, and leave the loop as it was."""
+        """After `run_until`: cancel the tasks that are left, wait for their end, and leave the loop as it was.
+
+        Raises UsageError inside `async with` or `run_until`, from a task of this executor, and on another loop."""
         if self._host is not None:
             raise UsageError("close() was called inside `async with` or run_until, which end by themselves")
         self._check_caller("close()")
@@ -223,7 +227,7 @@ class Executor:
     async def drain(self) -> None:
         """Wait until no task of any queue is left, those included that they start meanwhile.
 
-        Not from within a task of this executor, which would wait for itself.
+        Raises UsageError from within a task of this executor, which would wait for itself, and on another loop.
         """
         if self._core.loop is not None:
             self._check_loop("drain()")
@@ -294,6 +298,8 @@ class Executor:
         limits: seconds, by queue; none for the queues that are not there. Less than a queue's slice counts as the slice.
         report: called after such a step with the queue's key, the task, and how long the step took without what
             others had of that time, in ns.
+
+        Raises ConfigurationError for a limit that is no time.
         """
         for key, seconds in limits.items():
             if not isinstance(seconds, int | float) or not 0 <= seconds <= MAX_SLOW:
@@ -382,8 +388,12 @@ def new_event_loop(
 ) -> asyncio.AbstractEventLoop:
     """A loop with an executor attached, for `asyncio.Runner(loop_factory=...)`; `current_executor` finds it.
 
-    Tasks that belong to no queue run in the first one. Options are those of `Executor`; panics are caught, since there is
-    no `async with` to raise them.
+    Tasks that belong to no queue run in the first one.
+
+    queues, options: those of `Executor`. loop_factory: makes the loop; uvloop's unless given.
+    on_panic: "catch" unless given, since there is no `async with` to raise a panic.
+
+    Raises ConfigurationError as `Executor` does.
     """
     executor = Executor(queues, on_panic=on_panic, **options)
     loop = loop_factory()
@@ -468,7 +478,9 @@ async def yield_maybe() -> None:
 def run(main: Coroutine[Any, Any, T], *, queues: Iterable[Queue], debug: bool | None = None, **options: Any) -> T:
     """Like `uvloop.run`, with an executor: runs `main`, which finds it by `current_executor()`.
 
-    Options are those of `Executor`. An exception that escapes a spawned task is raised here, unless `on_panic="catch"`.
+    queues, options: those of `Executor`. debug: asyncio's debug mode; as `PYTHONASYNCIODEBUG` says unless given.
+
+    An exception that escapes a spawned task is raised here, unless `on_panic="catch"`.
     """
     executor = Executor(queues, **options)
 
