@@ -421,7 +421,7 @@ class Supervisor:
                 break
         else:
             return
-        again = not self._observer.stalled(member, member.process)
+        again = not self._observer.stalled(member, member.process, str(stall))
         # That one stall goes on is said at growing intervals anyway.
         unsaid = 0 if again else member.stalls.may_say(self._loop.time())
         if unsaid is not None:
