@@ -15,18 +15,9 @@ from clockworker.shards.observe._view import (
     view_shard,
     view_topics,
 )
-from clockworker.shards.protocol._reading import (
-    CallReading,
-    Groups,
-    LoopReading,
-    ProcessReading,
-    QueueReading,
-    Reading,
-    Requests,
-    RouteReading,
-    TopicReading,
-    TopicReadings,
-)
+from clockworker.shards.protocol._reading import CallReading, Groups, LoopReading, ProcessReading, QueueReading, Reading
+from clockworker.shards.protocol._request_readings import Requests, RouteReading
+from clockworker.shards.protocol._topic_readings import TopicReading, TopicReadings
 
 # They would run if they were taken for HTML.
 EVIL = "<script>window.evil = 1</script>"

@@ -14,14 +14,9 @@ import msgspec
 
 from clockworker.executor import DurationStats
 from clockworker.shards.observe._ledger import Totals
-from clockworker.shards.protocol._reading import (
-    Groups,
-    QueueReading,
-    Reading,
-    RouteReading,
-    TopicReading,
-    TopicReadings,
-)
+from clockworker.shards.protocol._reading import Groups, QueueReading, Reading
+from clockworker.shards.protocol._request_readings import RouteReading
+from clockworker.shards.protocol._topic_readings import TopicReading, TopicReadings
 
 
 class Durations(msgspec.Struct, frozen=True):

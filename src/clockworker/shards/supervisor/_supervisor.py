@@ -31,10 +31,10 @@ from clockworker.shards.machine._host import OF_SPARE, TOOLS, raise_descriptor_l
 from clockworker.shards.machine._placement import Placement
 from clockworker.shards.machine._sockets import Listeners
 from clockworker.shards.machine._systemd import Notifier
+from clockworker.shards.protocol._control_channel import DescriptorsLost
 from clockworker.shards.protocol._health import HealthPolicy
 from clockworker.shards.protocol._messages import (
     Declared,
-    DescriptorsLost,
     Drained,
     Failed,
     Held,
