@@ -131,6 +131,7 @@ def run(tmp_path: Path, source: str) -> subprocess.CompletedProcess[str]:
 CAUGHT = """
 import clockworker as cw
 async def main(shard):
+    shard.ready()
     raise SystemExit(7)
 if __name__ == "__main__":
     try:
@@ -143,7 +144,7 @@ if __name__ == "__main__":
 @pytest.mark.parametrize(
     ("arguments", "error", "said"),
     [
-        ("main, shards=0", "ConfigurationError", r"serve\(shards=\): the number of shards is '0'; "),
+        ("main, shards=0", "ConfigurationError", r"serve\(shards=\): the number of shards is 0; "),
         ("main, shard=2", "ConfigurationError", r"serve\(\) has no option 'shard'; did you mean shards\?"),
         ("main, shards=1000", "ConfigurationError", r"1000 shards need .* \(--shards is given by serve\(shards=\)\)"),
         (

@@ -190,9 +190,8 @@ def test_which_server(server: Server, serve: Serve, tmp_path: Path) -> None:
     path = tmp_path / "clockworker" / f"{server.pid}.sock"
     for target in (str(server.pid), str(path)):
         assert json.loads(top("--json", target))["pid"] == server.pid
-    other = serve(
-        None, "--shards", "1", "--bind", "admin=unix:other.sock", "--queue", "foreground:8", "--queue", "background:1"
-    )
+    queues = ("--queue", "foreground:8", "--queue", "background:1")
+    other = serve(None, "--shards", "1", *queues, bind=("--bind", "admin=unix:other.sock"))
     other.wait_serving()
     listed = [
         f"{server.pid:>9}  app:main  127.0.0.1:{server.address[1]}",

@@ -98,21 +98,23 @@ def find_name(main: object) -> tuple[str, str | None]:
 
 
 def _attribute_of(module: ModuleType, main: object) -> str | None:
-    """Where it is in the module, which may be one in name only."""
-    for name, value in list(getattr(module, "__dict__", {}).items()):
+    """Where it is in the module, which may be one in name only, and load others when it is asked for what it has not."""
+    names = dict(getattr(module, "__dict__", {}))
+    for name, value in names.items():
         if value is main:
             return str(name)
-    path = getattr(main, "__qualname__", "")  # of what a class has
-    value = module
-    for part in path.split(".") if isinstance(path, str) and "<" not in path else ():
+    path = str(getattr(main, "__qualname__", ""))  # of what a class has
+    first, *rest = path.split(".")
+    value = names.get(first)
+    for part in rest:
         value = getattr(value, part, None)
-    return path if path and value is main else None
+    return path if rest and value is main else None
 
 
 def _importable(main: ModuleType) -> tuple[str, str | None]:
     """The name by which others import the main module, and from which directory; None: as we would."""
     if main.__spec__ is not None:  # python -m
-        return main.__spec__.name, None
+        return str(main.__spec__.name), None
     file = getattr(main, "__file__", None)
     if file is None or not os.path.exists(file):
         raise ConfigurationError(f"serve() is given what no file defines; {_BY_NAME} in a file")

@@ -128,7 +128,8 @@ class PageServer:
             return text(405, "only GET and HEAD are answered here")
         page = self._pages.get(request.path)
         if page is None:
-            return text(404, f"there is no {request.path}; there are {', '.join(self._pages)}")
+            pages = (path for path in self._pages if "." not in path)  # the others are parts of one
+            return text(404, f"there is no {request.path}; there are {', '.join(pages)}")
         try:
             return page(request.accept)
         except Exception:

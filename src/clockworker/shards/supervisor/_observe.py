@@ -219,11 +219,11 @@ class Observer:
         server = PageServer(
             sockets,
             {
-                **live_pages(self.stats, self.rings),
                 "/metrics": self._metrics_page(),
                 "/stats": lambda accept: Answer(200, "application/json", msgspec.json.encode(self.stats())),
                 "/health": lambda accept: text(200, "the supervisor is well"),
                 "/ready": ready_page,
+                **live_pages(self.stats, self.rings),
             },
             self._http_connections,
         )
