@@ -79,7 +79,8 @@ class build_all(build_ext):
 
     def finalize_options(self) -> None:
         super().finalize_options()
-        self.parallel = self.parallel or len(os.sched_getaffinity(0))
+        ours = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
+        self.parallel = self.parallel or len(ours)
 
     def build_extensions(self) -> None:
         required = flag("CLOCKWORKER_REQUIRE_EXT")

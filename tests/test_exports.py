@@ -91,6 +91,13 @@ def test_every_public_name_has_one_door() -> None:
     assert len(set(clockworker.__all__)) == len(clockworker.__all__)
 
 
+def test_dir_shows_what_applications_are_written_with() -> None:
+    shown = dir(clockworker)
+    assert not {*shown} - {*clockworker.__all__, "__version__"}
+    wiring = {"Limits", "LinkStats", "Mesh", "MeshStats", "create_doorbell", "create_ring"}
+    assert {*clockworker.__all__} - {*shown} == wiring
+
+
 @pytest.mark.parametrize("package", ["_errors", *PACKAGES])
 def test_exported_names_exist_and_are_the_same_at_the_root(package: str) -> None:
     module = importlib.import_module(f"clockworker.{package}")

@@ -20,8 +20,9 @@ from clockworker.ipc.topics._subscription import Message, Subscription, WhenFull
 from clockworker.ipc.topics._words import FIRST_HAND, IN_ORDER
 
 if TYPE_CHECKING:
+    from clockworker.ipc.topics._confirmation import Confirmation
     from clockworker.ipc.topics._passage import Passage
-    from clockworker.ipc.topics._topics import Confirmation, Topics
+    from clockworker.ipc.topics._topics import Topics
 
 T = TypeVar("T")
 

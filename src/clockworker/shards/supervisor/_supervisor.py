@@ -31,10 +31,10 @@ from clockworker.shards.machine._host import OF_SPARE, TOOLS, raise_descriptor_l
 from clockworker.shards.machine._placement import Placement
 from clockworker.shards.machine._sockets import Listeners
 from clockworker.shards.machine._systemd import Notifier
+from clockworker.shards.protocol._control_channel import DescriptorsLost
 from clockworker.shards.protocol._health import HealthPolicy
 from clockworker.shards.protocol._messages import (
     Declared,
-    DescriptorsLost,
     Drained,
     Failed,
     Held,
@@ -435,7 +435,7 @@ class Supervisor:
                 break
         else:
             return
-        again = not self._observer.stalled(member, member.process)
+        again = not self._observer.stalled(member, member.process, str(stall))
         # That one stall goes on is said at growing intervals anyway.
         unsaid = 0 if again else member.stalls.may_say(self._loop.time())
         if unsaid is not None:
