@@ -26,8 +26,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 import clockworker as cw
+from bench._cachegrind import total
 from bench._report import Summary, columns, percentile, progress, ratios
-from bench.instructions import total
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
