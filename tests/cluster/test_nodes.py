@@ -9,7 +9,7 @@ import pytest
 
 pytest.importorskip("nats")
 
-from tests.cluster.nodes import Node, key_of, owner_of, wait_all
+from tests.cluster.whole import Node, key_of, owner_of, wait_all
 from tests.cluster.servers import NatsServer, needs_server, one_server
 
 pytestmark = [needs_server, pytest.mark.once]
@@ -126,17 +126,21 @@ def test_another_number_of_partitions_is_refused(start: Callable[..., Node]) -> 
 
 def test_a_server_that_comes_later_is_found(tmp_path: Path) -> None:
     server = NatsServer(tmp_path / "nats")
-    node = Node(tmp_path, "n1", [server.url])
+    nodes = [Node(tmp_path, name, [server.url]) for name in ("n1", "n2")]
     try:
-        node.server.wait_serving()
-        node.server.wait_log("the cluster's broker cannot be used, tried again and again")
-        assert "NodeIsolated" in node.ask("where k")
+        for node in nodes:
+            node.server.wait_serving()
+            node.server.wait_log("the cluster's broker cannot be used, tried again and again")
+            assert "NodeIsolated" in node.ask("where k")
         server.start()
-        wait_all([node])
+        wait_all(nodes)
+        keys = {node.name: key_of(node, node.name) for node in nodes}
         server.kill()
-        node.wait_ok("count k", "NodeIsolated.*")
+        for node in nodes:
+            node.wait_ok(f"count {keys[node.name]}", "NodeIsolated.*")
         server.start()
-        wait_all([node])
+        wait_all(nodes)
     finally:
-        node.end()
+        for node in nodes:
+            node.end()
         server.kill()

@@ -7,6 +7,7 @@ import os
 from clockworker.cluster._cluster import Cluster
 from clockworker.cluster._links import FarLinks
 from clockworker.cluster._nats import NatsWire
+from clockworker.cluster._topics import FarTopics
 from clockworker.cluster._wire import Wire
 from clockworker.cluster._word import take_word
 from clockworker.ipc import Mesh
@@ -29,6 +30,7 @@ class ShardInCluster:
             silence_s=config.node_timeout,
         )
         self.cluster.when_changed(self._see)
+        mesh.topics.join(FarTopics(self.links, config.name))
 
     def start(self) -> None:
         """Connect, and go on trying."""
