@@ -148,6 +148,7 @@ class Membership:
                 await wire.connect()
                 self._wire = wire
                 await wire.subscribe(f"cw.{self._config.name}.alive.*", self._heard)
+                self._fence.listens(self._now())
                 self._bucket = await wire.bucket(f"cw_{self._config.name}")
                 self.reconnects += 1
                 self._has_problem("")
