@@ -106,6 +106,14 @@ class Membership:
     def owns(self) -> bool:
         return self._fence.owns(self._now())
 
+    def is_settled(self) -> bool:
+        return self._fence.is_settled(self._now())
+
+    @property
+    def problem(self) -> str:
+        """With the broker, in a line; empty if there is none."""
+        return self._problem
+
     def start(self) -> None:
         loop = asyncio.get_running_loop()
         self._tasks = [
