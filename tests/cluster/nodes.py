@@ -187,6 +187,8 @@ class Other:
     def end(self, *, dies: bool = False) -> None:
         """dies: without a word to anybody."""
         self._dies = dies
+        if dies:
+            self._broker.cut(self.side.far.wire)
         if self._thread.is_alive():
             self.loop.call_soon_threadsafe(self._is_over.set)
             self._thread.join(30)

@@ -54,9 +54,9 @@ def chosen() -> Iterator[Any]:
     for module in MODULES:
         for name, test in vars(module).items():
             if name.startswith("test_") and inspect.isfunction(test) and makes_a_fleet(test) and name not in NOT_HERE:
-                for arguments in arguments_of(test):
-                    shown = "-".join(str(each) for each in arguments.values())
-                    yield pytest.param(module, name, arguments, id=f"{name}{f'[{shown}]' if shown else ''}")
+                found = arguments_of(test)
+                for number, arguments in enumerate(found):
+                    yield pytest.param(module, name, arguments, id=name + (f"-{number}" if len(found) > 1 else ""))
 
 
 def arguments_of(test: Callable[..., None]) -> list[dict[str, Any]]:
@@ -72,7 +72,7 @@ def arguments_of(test: Callable[..., None]) -> list[dict[str, Any]]:
     return found
 
 
-@pytest.mark.parametrize(("module", "name", "arguments"), chosen())
+@pytest.mark.parametrize(("module", "name", "arguments"), [*chosen()])
 def test_over_far_links(
     module: ModuleType,
     name: str,
