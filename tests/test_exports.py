@@ -20,9 +20,17 @@ from clockworker.shards.config._options import BY_NAME
 ROOT = Path(clockworker.__file__).parent
 PACKAGES = ["executor", "ipc", "shards", "http"]  # each may import those before it
 WITH_TESTING = [*PACKAGES, "testing"]  # which is for tests, and not imported with the rest
+ALL = ["executor", "ipc", "shards", "cluster", "http", "testing"]  # the cluster's is imported by who has one
 
-# Where a package imports one that stands behind it, inside functions only: for those who serve HTTP.
-UPWARDS = {"shards/config/_application.py": "http", "shards/worker/_shard.py": "http"}
+# Where a package imports one that stands behind it, inside functions only: for those who serve HTTP, or have a cluster.
+# One pair for each.
+UPWARDS = [
+    ("shards/config/_application.py", "http"),
+    ("shards/worker/_shard.py", "http"),
+    ("shards/worker/_shard.py", "cluster"),
+    ("shards/worker/_child.py", "cluster"),
+    ("shards/supervisor/_clustering.py", "cluster"),
+]
 
 # The rooms of a package: what each may import beside itself. What stands in no room may import them all.
 ROOMS = {
@@ -152,7 +160,7 @@ def test_every_error_has_the_common_base() -> None:
         assert issubclass(getattr(_errors, name), clockworker.ClockworkerError)
 
 
-@pytest.mark.parametrize("package", WITH_TESTING)
+@pytest.mark.parametrize("package", ALL)
 def test_implementation_modules_are_private(package: str) -> None:
     # testing had its place here before there was a package; the others need what their extras install.
     public = {"shards": ["testing.py"], "http": ["channels.py", "socketio.py"]}
@@ -161,24 +169,24 @@ def test_implementation_modules_are_private(package: str) -> None:
     assert rooms == ROOMS.get(package, {}).keys()
 
 
-@pytest.mark.parametrize("package", WITH_TESTING)
+@pytest.mark.parametrize("package", ALL)
 def test_imports_go_one_way(package: str) -> None:
     # The root imports all packages but the last: whoever takes a public name from it there imports in a circle.
-    allowed = WITH_TESTING[: WITH_TESTING.index(package) + 1]
+    allowed = ALL[: ALL.index(package) + 1]
     for path in sources(package):
         here = str(path.relative_to(ROOT))
         for module in imports(path):
             top, _, rest = module.partition(".")
             if top == "clockworker":
                 first = rest.split(".")[0]
-                may = first in allowed or first.startswith("_") or UPWARDS.get(here) == first
+                may = first in allowed or first.startswith("_") or (here, first) in UPWARDS
                 assert may, f"{here} imports {module}"
 
 
-@pytest.mark.parametrize("here", UPWARDS)
-def test_an_arrow_up_is_inside_functions(here: str) -> None:
+@pytest.mark.parametrize(("here", "package"), UPWARDS)
+def test_an_arrow_up_is_inside_functions(here: str, package: str) -> None:
     path = ROOT / here
-    above = f"clockworker.{UPWARDS[here]}"
+    above = f"clockworker.{package}"
     assert any(module.startswith(above) for module in imports(path)), "take it out"
     assert not [module for module in imports_among(path, ast.parse(path.read_text()).body) if module.startswith(above)]
 
@@ -189,6 +197,17 @@ def test_what_serves_http_is_imported_by_those_who_serve_it() -> None:
     modules = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert not {"httptools", "websockets", "clockworker.http._serve"} & {*modules}
     assert "clockworker.http._marks" in modules
+
+
+def test_what_makes_a_cluster_is_imported_by_those_who_have_one() -> None:
+    code = (
+        "import clockworker, clockworker.shards._cli, clockworker.shards.worker._child, sys; "
+        "from clockworker.shards.config._settings import read_settings; read_settings(['app:main'], {}); print(*sys.modules)"
+    )
+    modules = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert not [
+        module for module in modules if module.split(".")[0] == "nats" or module.startswith("clockworker.cluster")
+    ]
 
 
 @pytest.mark.parametrize("package", ROOMS)
@@ -202,7 +221,7 @@ def test_rooms_import_one_way(package: str) -> None:
                 assert room in rooms[here], f"{here}/{path.name} imports {module}"
 
 
-@pytest.mark.parametrize("package", WITH_TESTING)
+@pytest.mark.parametrize("package", ALL)
 def test_nothing_is_imported_by_a_bare_name(package: str) -> None:
     for path in sources(package):
         for module in imports(path):

@@ -239,6 +239,7 @@ class FarLinks:
         self._nodes = dict(nodes) if slot else {}
         self._names = {each.slot: name for name, each in self._nodes.items()}
         self._silent = frozenset(silent)
+        self._senders.clear()  # a node that left and joined again has another slot, and speaks by the same subjects
         self._places = range(self.mesh.count)
         if slot:
             self.place = self.mesh.shared.place = slot * PLACES + self.shard

@@ -19,7 +19,7 @@ import sys
 from collections.abc import AsyncIterator, Callable, Coroutine, Hashable, Iterable, Mapping, Sequence
 from random import randint
 from ssl import SSLContext
-from typing import Any, Concatenate, Literal, ParamSpec, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, TypeVar, overload
 
 import msgspec
 
@@ -27,6 +27,7 @@ from clockworker._errors import UnknownQueue, UsageError
 from clockworker.executor import Executor, ExecutorStats, QueueHandle
 from clockworker.ipc import Mesh, MeshStats, Sharded, Topic
 from clockworker.ipc.calls._definitions import remote_function, remote_methods, service_name
+from clockworker.ipc.calls._owners import PLACES
 from clockworker.ipc.calls._method import RemoteMethod
 from clockworker.ipc.calls._state import state_methods
 from clockworker.shards.config._http import Route
@@ -43,6 +44,9 @@ from clockworker.shards.worker._queue_calls import QueueCalls
 from clockworker.shards.worker._requests import RequestBook
 from clockworker.shards.worker._servers import Line, Servers, close_all
 from clockworker.shards.worker._streams import Handler, StreamServer
+
+if TYPE_CHECKING:
+    from clockworker.cluster._cluster import Cluster
 
 T = TypeVar("T")
 Awaited = TypeVar("Awaited", bound=Coroutine[Any, Any, Any] | AsyncIterator[Any])
@@ -89,6 +93,8 @@ class Shard:
     executor: the running executor. Its queues are those that the application declares (`clockworker.application`), with what
     the operator says of them, and his own.
     is_ready: whether `ready()` has been called.
+    cluster: the cluster that this node is in; None without `[cluster]`. It has `nodes`, by name, `epoch`, `owns(key)`, and
+    `async for view in cluster.changes()`.
     """
 
     def __init__(
@@ -102,12 +108,14 @@ class Shard:
         *,
         lines: Mapping[str, Line] | None = None,
         ssl: SSLContext | None = None,
+        cluster: Cluster | None = None,
     ) -> None:
         self.id = configure.shard
         self.count = configure.count
         self.cpu = configure.cpu
         self.incarnation = configure.incarnation
         self.came_by: CameBy = configure.came_by
+        self.cluster = cluster
         self._inherits = frozenset(configure.inherits)
         self._peers = Peers(configure.shard)
         self.executor = executor
@@ -175,12 +183,18 @@ class Shard:
         while calls wait. What is large goes in parts: `hand_over(self) -> AsyncIterator[Part]`, which yields them, and
         `take_over(self, parts: AsyncIterator[Part]) -> None`. State and Part are types that msgspec encodes, as for
         `@remote`. Start such a service before `ready()`.
+
+        In a cluster, `async def partitions_moved(self, gained: frozenset[int], lost: frozenset[int], epoch: int)` hears which
+        partitions of the keys have come to this shard and have left it. It runs before a call of what was gained begins; calls of
+        what was lost are refused already.
         """
         if not isinstance(service, type):
             raise UsageError(
                 f"{service!r} is no class; a service is a class that takes the shard as its first argument"
             )
         instance = service(self, *args, **kwargs)
+        if self.cluster is not None and (moved := getattr(instance, "partitions_moved", None)) is not None:
+            await self.cluster.add_hook(moved)
         try:
             return self._mesh.start(service, instance)
         except KeyError:
@@ -276,6 +290,12 @@ class Shard:
         function does.
         """
         return await self._processes.run(function, *args, **kwargs)
+
+    @property
+    def place(self) -> int:
+        """The number of this shard on all nodes of the cluster, for messages that name it: `slot * 1024 + id`. Without a cluster,
+        and before this node has joined, it is `id`."""
+        return self.id if self.cluster is None else self.cluster.slot * PLACES + self.id
 
     def owner(self, key: bytes | str | int) -> int:
         """The shard that `key` belongs to: the same in every shard, run and machine, for the same number of shards.
