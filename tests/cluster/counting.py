@@ -1,12 +1,12 @@
 """The application of the tests of whole nodes: the same file on each. A line is asked, a line is answered.
 
-    count KEY      add one to the key's counter, wherever it is: its number, and who has counted
-    where KEY      the shard that owns it
-    view           epoch, and the nodes
-    echo PLACE X   from that shard
-    all            which shards answer
-    sub            answers with each message that is published from now on
-    pub X          publish
+count KEY      add one to the key's counter, wherever it is: its number, and who has counted
+where KEY      the shard that owns it
+view           epoch, and the nodes
+echo PLACE X   from that shard
+all            which shards answer
+sub            answers with each message that is published from now on
+pub X          publish
 """
 
 from __future__ import annotations

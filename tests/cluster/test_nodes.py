@@ -9,8 +9,8 @@ import pytest
 
 pytest.importorskip("nats")
 
-from tests.cluster.whole import Node, key_of, owner_of, wait_all
 from tests.cluster.servers import NatsServer, needs_server, one_server
+from tests.cluster.whole import Node, key_of, owner_of, wait_all
 
 pytestmark = [needs_server, pytest.mark.once]
 

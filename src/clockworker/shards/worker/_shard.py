@@ -27,8 +27,8 @@ from clockworker._errors import UnknownQueue, UsageError
 from clockworker.executor import Executor, ExecutorStats, QueueHandle
 from clockworker.ipc import Mesh, MeshStats, Sharded, Topic
 from clockworker.ipc.calls._definitions import remote_function, remote_methods, service_name
-from clockworker.ipc.calls._owners import PLACES
 from clockworker.ipc.calls._method import RemoteMethod
+from clockworker.ipc.calls._owners import PLACES
 from clockworker.ipc.calls._state import state_methods
 from clockworker.shards.config._http import Route
 from clockworker.shards.logs._log_limit import ErrorLimiter, more
