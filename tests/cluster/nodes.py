@@ -106,7 +106,7 @@ class Side:
             encode_local=number == 0 and options.get("encode_local", False),
         )
         self.numbers = {each: 0 if each == number else place(each) for each in range(count)}
-        self.keys = FixedKeys(0)
+        self.keys = FixedKeys(0 if number == 0 else place(0))
         self.far = FarLinks(
             self.mesh,
             broker.wire,

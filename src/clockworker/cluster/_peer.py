@@ -16,7 +16,9 @@ from clockworker.cluster._far import FarConnection, Post
 from clockworker.cluster._session import HEAD, IDLE, Ended, Session
 from clockworker.ipc.calls._link_cy import Link
 
-_LONGEST_WORD = 256 * 1024  # bytes of what shards tell each other that is no call's, and that max_message does not bound
+_LONGEST_WORD = (
+    256 * 1024
+)  # bytes of what shards tell each other that is no call's, and that max_message does not bound
 
 
 class FarPeer:
