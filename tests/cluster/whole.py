@@ -140,8 +140,7 @@ def wait_all(nodes: Sequence[Node]) -> None:
     names = sorted(node.name for node in nodes)
     for node in nodes:
         node.wait_nodes(*names)
-    epochs = {node.view()[0] for node in nodes}
-    assert len(epochs) == 1, epochs
+    eventually(lambda: len({node.view()[0] for node in nodes}) == 1, "one epoch")
     for node in nodes:
         for key in range(8):
             node.wait_ok(f"count warm{key}", r"\d+ \w+ \d+ \d+")

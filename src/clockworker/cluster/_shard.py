@@ -13,6 +13,7 @@ from clockworker.cluster._word import take_word
 from clockworker.ipc import Mesh
 from clockworker.shards.config._cluster import ClusterConfig
 from clockworker.shards.protocol._messages import Fenced, NodesSilent, ViewChanged, ViewSettled
+from clockworker.shards.protocol._reading import SESSION_ENDS
 
 
 class ShardInCluster:
@@ -44,6 +45,16 @@ class ShardInCluster:
     async def close(self) -> None:
         """Peers are told, and calls end."""
         await self.links.close()
+
+    def figures(self) -> dict[str, int]:
+        """For `CallReading`."""
+        links = self.links
+        return {
+            "far_calls": links.calls_sent,
+            "far_sessions": links.sessions(),
+            "far_window_waits": links.window_waits,
+            **{f"ended_{reason}": links.ended[reason] for reason in SESSION_ENDS},
+        }
 
     def handle(self, message: Fenced | ViewChanged | ViewSettled | NodesSilent, descriptors: list[int]) -> None:
         cluster = self.cluster

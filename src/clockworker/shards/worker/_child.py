@@ -82,6 +82,7 @@ from clockworker.shards.protocol._messages import (
     ViewSettled,
 )
 from clockworker.shards.protocol._pulse import DUMP_SIGNAL, Pulse
+from clockworker.shards.protocol._reading import NOTHING_FAR
 from clockworker.shards.protocol._slots import SlotWriter
 from clockworker.shards.protocol._witness import start_witness
 from clockworker.shards.worker._affinity import Starting
@@ -362,6 +363,7 @@ class _ShardMain:
             self._shard._requests.read,
             self._shard._processes.counts,
             self._watch,
+            (lambda: NOTHING_FAR) if self._in_cluster is None else self._in_cluster.figures,
         )
         self._shard._servers.when_failed = self._recorder.write_soon
 
