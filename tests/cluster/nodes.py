@@ -103,9 +103,10 @@ class Side:
             limits=cw.Limits(**options.get("limits", {})),
             idle_poll_us=options.get("idle_poll_us", 0),
             start_grace_s=options.get("start_grace_s", 5.0),
+            encode_local=number == 0 and options.get("encode_local", False),
         )
         self.numbers = {each: 0 if each == number else place(each) for each in range(count)}
-        self.keys = FixedKeys(0)
+        self.keys = FixedKeys(0 if number == 0 else place(0))
         self.far = FarLinks(
             self.mesh,
             broker.wire,
@@ -115,9 +116,20 @@ class Side:
             silence_s=options.get("silence_s", SILENCE_S),
         )
         self.see(count)
+        if options.get("short_names"):
+            self._call_others("shard {}")
         self.mesh.topics.join(FarTopics(self.far, "test"))
         self.renumbered = RenumberedMesh(self.mesh, self.numbers)
         self.probe = Probe(number, self.renumbered)  # type: ignore[arg-type]
+
+    def _call_others(self, form: str) -> None:
+        """As the shards of a fleet are called in what is said."""
+        for number, place in self.numbers.items():
+            if place:
+                peer = self.far._peer(place)
+                assert peer is not None
+                for connection in peer.connections:
+                    connection.where = form.format(number)
 
     def see(self, count: int, silent: tuple[str, ...] = ()) -> None:
         """A view of the first so many nodes."""
@@ -187,6 +199,8 @@ class Other:
     def end(self, *, dies: bool = False) -> None:
         """dies: without a word to anybody."""
         self._dies = dies
+        if dies:
+            self._broker.cut(self.side.far.wire)
         if self._thread.is_alive():
             self.loop.call_soon_threadsafe(self._is_over.set)
             self._thread.join(30)
@@ -206,6 +220,7 @@ class Nodes:
         self.mesh = here.renumbered
         self.service: Any = here.start()
         self.probe = here.probe
+        self.count = 1 + len(others)
         self.processes = {number: SimpleNamespace(pid=os.getpid()) for number in others}
 
     def connection(self, number: int = 1) -> FarConnection:
@@ -221,7 +236,8 @@ class Nodes:
 
 @asynccontextmanager
 async def nodes(count: int = 2, **options: Any) -> AsyncIterator[Nodes]:
-    """So many nodes, gone at the end. Options: limits, silence_s, broker, waits, start_grace_s, idle_poll_us."""
+    """So many nodes, gone at the end. Options: limits, silence_s, broker, waits, start_grace_s, idle_poll_us,
+    short_names."""
     broker = options.pop("broker", None) or MemoryBroker()
     others = {number: Other(number, count, broker, options) for number in range(1, count)}
     try:

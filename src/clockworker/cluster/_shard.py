@@ -17,9 +17,9 @@ from clockworker.shards.protocol._reading import SESSION_ENDS
 
 
 class ShardInCluster:
-    """Of the shard with this mesh, on the running loop."""
+    """Of the shard with this mesh, on the running loop. succeeds: another incarnation of it has its place yet."""
 
-    def __init__(self, config: ClusterConfig, mesh: Mesh) -> None:
+    def __init__(self, config: ClusterConfig, mesh: Mesh, *, succeeds: bool) -> None:
         self._config = config
         self.cluster = Cluster(config.node, mesh.shard_id)
         self.links = FarLinks(
@@ -29,6 +29,7 @@ class ShardInCluster:
             node=config.node,
             keys=self.cluster,
             silence_s=config.node_timeout,
+            succeeds=succeeds,
         )
         self.cluster.when_changed(self._see)
         mesh.topics.join(FarTopics(self.links, config.name))
@@ -36,6 +37,10 @@ class ShardInCluster:
     def start(self) -> None:
         """Connect, and go on trying."""
         self.links.start()
+
+    def leave(self) -> None:
+        """A successor is ready: other nodes' calls are for it."""
+        self.links.leave()
 
     async def close(self) -> None:
         """Peers are told, and calls end."""

@@ -302,6 +302,14 @@ class Topics:
             if self._is_listener(name):
                 self._listen(name, lambda: None)
 
+    def put_in_order(self, name: str, message: bytes) -> None:
+        """Of an ordered topic that is ours, among those of all nodes: to all that listen."""
+
+        def post() -> None:
+            self._post(name, message)
+
+        self.when_learned(post)
+
     def _is_listener(self, name: str) -> bool:
         return self.beyond is not None and listener_of(name, self.count) == self.home.shard_id
 
@@ -408,11 +416,11 @@ class Topics:
             return
         epoch = outlet.connection.epoch
 
-        def listened() -> None:
+        def confirmed() -> None:
             if outlet.connection.epoch == epoch:
                 outlet.connection.send(_HEARD, 0, 0, number, b"")
 
-        self._listen(word.name, listened)
+        self._listen(word.name, confirmed)
 
     def _take_in_order(self, link: Link) -> None:
         """A topic's owner may have been replaced: what its earlier incarnation has sent was before this. That one's own
