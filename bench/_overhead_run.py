@@ -1,8 +1,8 @@
-"""What `bench overhead --preempt` runs under cachegrind: python -m bench._overhead_run DIRECTORY COUNT TASKS with|without NAME...
+"""What `bench overhead --preempt` runs under cachegrind: `python -m bench._overhead_run DIRECTORY COUNT TASKS KIND NAME...`
 
-with, without: whether greenlet, which the extra `preempt` installs, can be found. Each measurement is a child that does so many
-operations with two queues, none of them preemptive; cachegrind writes a file for each. A child of n operations and one of 2n
-differ by n. What each child was is written to DIRECTORY/children.json, by process id.
+KIND is with or without: whether greenlet, which the extra `preempt` installs, can be found. Each measurement is a child that
+does so many operations with two queues, none of them preemptive; cachegrind writes a file for each. A child of n operations and
+one of 2n differ by n. What each child was is written to DIRECTORY/children.json, by process id.
 """
 
 from __future__ import annotations
