@@ -40,7 +40,7 @@ READ_TABLE = """(id => {
   const [head, ...lines] = document.getElementById(id).rows;
   const names = [...head.cells].map(cell => cell.textContent);
   return Object.fromEntries(lines.map(line => [
-    line.cells[0].firstChild?.textContent ?? "",
+    line.cells[0].title || line.cells[0].textContent,
     Object.fromEntries([...line.cells].map((cell, index) => [names[index], cell.textContent])),
   ]));
 })"""
@@ -54,6 +54,11 @@ IMPRESSIONS = {
 
 def table(page: Page, id: str) -> dict[str, dict[str, str]]:
     return page.run(f"{READ_TABLE}({id!r})")  # type: ignore[no-any-return]
+
+
+def leave(page: Page) -> None:
+    """It asks for nothing any more."""
+    page.command("Page.navigate", url="about:blank")
 
 
 @pytest.fixture(scope="module")
@@ -165,6 +170,7 @@ def test_it_shows_what_the_statistics_say(shards: int, queues: int, browser: Bro
             look(page, width, scheme)
             assert page.run("document.documentElement.scrollWidth <= document.documentElement.clientWidth"), name
             (tmp_path / f"{name}.png").write_bytes(page.screenshot())
+        leave(page)
     assert browser.errors == []
 
 
@@ -173,7 +179,8 @@ def test_a_server_that_does_not_answer_any_more_is_said_to_be_so(browser: Browse
         page = browser.open(url)
         wait_shown(page)
     page.wait_text("state", "no answer since")
-    browser.errors.clear()
+    leave(page)
+    assert browser.errors == []
 
 
 def test_it_is_read_by_keyboard(browser: Browser) -> None:
@@ -207,6 +214,7 @@ def test_it_is_read_by_keyboard(browser: Browser) -> None:
         press("Enter", text="\r", windowsVirtualKeyCode=13)
         page.wait_text("state", "paused")
         assert page.text("pause") == "Resume"
+        leave(page)
     assert browser.errors == []
 
 
@@ -234,6 +242,7 @@ def test_a_checker_of_accessibility_finds_no_fault(name: str, browser: Browser) 
             "axe.run().then(({violations}) => violations.map(({id, impact, nodes}) =>"
             " ({id, impact, where: nodes.map(node => node.html + ' ' + node.failureSummary)})))"
         )
+        leave(page)
     assert found == []
 
 
@@ -241,6 +250,8 @@ def test_a_checker_of_accessibility_finds_no_fault(name: str, browser: Browser) 
 
 LOADED = """
 import asyncio, os, signal, time
+
+import clockworker as cw
 
 class Echo:
     def __init__(self, shard):
@@ -353,6 +364,7 @@ def test_under_load_it_agrees_with_the_statistics(browser: Browser, serve: Serve
     eventually(lambda: re.search(r"\d", page.text("calls-table").partition("\n")[2]), "calls of each pair")
     assert page.run("window.evil") is None
     (tmp_path / "loaded.png").write_bytes(page.screenshot())
+    leave(page)
     assert browser.errors == []
     assert server.stop() == 0
 
