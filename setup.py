@@ -42,6 +42,7 @@ MODULES = {
     "clockworker.executor._slices_cy": "src/clockworker/executor/_slices_cy.py",
     "clockworker.executor._core_cy": "src/clockworker/executor/_core_cy.py",
     "clockworker.executor._handles_cy": "src/clockworker/executor/_handles_cy.py",
+    "clockworker.trio._steps_cy": "src/clockworker/trio/_steps_cy.py",
     "clockworker.ipc.rings._memory_cy": "src/clockworker/ipc/rings/_memory_cy.py",
     "clockworker.ipc.rings._ring_cy": "src/clockworker/ipc/rings/_ring_cy.py",
     "clockworker.ipc.rings._doorbell_cy": "src/clockworker/ipc/rings/_doorbell_cy.py",

@@ -14,6 +14,7 @@ cdef long long _ATTENTION, _LOOK_NS
 cdef class Steps(Singles):
     cdef public WorkSource source
     cdef public long long idle_poll_ns
+    cdef public long long patience_ns
     cdef readonly long long idle_ns
     cdef public object tracer
     cdef readonly Histogram decision_time
@@ -22,6 +23,7 @@ cdef class Steps(Singles):
     cdef Py_ssize_t _max_polls
     cdef long long _decisions
     cdef long long _idle_since
+    cdef long long _asleep_since
     cdef long long _charge_from
 
     @cython.locals(

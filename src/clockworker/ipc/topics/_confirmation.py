@@ -6,13 +6,13 @@ import asyncio
 from collections.abc import Iterable
 
 from clockworker._errors import SchemaMismatch
-from clockworker.ipc.topics._outlet import Outlet
 
 
 class Confirmation:
-    """Of one. word: the number of what they are told. missing: those who have not said yet that they have heard it."""
+    """Of one. word: the number of what they are told. missing: those who have not
+    said yet that they have heard it: outlets, and what carries topics to other nodes."""
 
-    def __init__(self, word: int, missing: Iterable[Outlet]) -> None:
+    def __init__(self, word: int, missing: Iterable[object]) -> None:
         self.word = word
         self.missing = set(missing)
         self.mismatch = ""
@@ -20,7 +20,7 @@ class Confirmation:
         if not self.missing:
             self._complete.set()
 
-    def heard(self, outlet: Outlet, mismatch: str = "") -> None:
+    def heard(self, outlet: object, mismatch: str = "") -> None:
         """It has, or is gone."""
         self.missing.discard(outlet)
         self.mismatch = self.mismatch or mismatch
@@ -41,7 +41,7 @@ class Confirmations:
     def __init__(self) -> None:
         self._open: dict[int, Confirmation] = {}
 
-    def begin(self, word: int, missing: Iterable[Outlet]) -> Confirmation:
+    def begin(self, word: int, missing: Iterable[object]) -> Confirmation:
         confirmation = Confirmation(word, missing)
         if confirmation.missing:
             self._open[word] = confirmation
@@ -51,7 +51,7 @@ class Confirmations:
         """Nobody waits for it any more."""
         self._open.pop(confirmation.word, None)
 
-    def heard(self, word: int, outlet: Outlet, mismatch: str = "") -> None:
+    def heard(self, word: int, outlet: object, mismatch: str = "") -> None:
         """mismatch: why the peer sends what is not understood here."""
         confirmation = self._open.get(word)
         if confirmation is not None and outlet in confirmation.missing:
@@ -59,7 +59,7 @@ class Confirmations:
             if not confirmation.missing:
                 del self._open[word]
 
-    def lost(self, outlet: Outlet) -> None:
+    def lost(self, outlet: object) -> None:
         """A peer is gone."""
         for word in list(self._open):
             self.heard(word, outlet)

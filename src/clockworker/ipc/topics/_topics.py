@@ -17,6 +17,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
+import secrets
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -28,6 +29,7 @@ from clockworker.ipc.calls._frames import Kind
 from clockworker.ipc.calls._home import Home
 from clockworker.ipc.calls._link_cy import Link
 from clockworker.ipc.rings._ring_cy import PoisonedRing
+from clockworker.ipc.topics._beyond import ORIGIN, Beyond, listener_of
 from clockworker.ipc.topics._codec import Codec
 from clockworker.ipc.topics._confirmation import Confirmations
 from clockworker.ipc.topics._counts import AllCounts
@@ -36,13 +38,14 @@ from clockworker.ipc.topics._outlet import Delivery, Outlet, Target, TopicStats,
 from clockworker.ipc.topics._passage import Passage
 from clockworker.ipc.topics._subscription import Message
 from clockworker.ipc.topics._topic import Topic
-from clockworker.ipc.topics._words import ANSWERED, IN_ORDER, LEAVES, PASSED_ON, Word, check_name, read_word
+from clockworker.ipc.topics._words import ANSWERED, BEYOND, IN_ORDER, LEAVES, PASSED_ON, Word, check_name, read_word
 
 logger = logging.getLogger("clockworker.ipc")
 
 LEARN_S = 5.0  # how long a peer may take to say which topics it has
 _MOST_WORDS = 1_000_000  # topics that a peer may want to hear
 _MOST_SHOWN = 400
+_MOST_ORDERED = 10_000  # topics of which it is remembered how many messages were put in order here
 
 _TOPIC = int(Kind.TOPIC)
 _PASS_ON = int(Kind.PASS_ON)
@@ -83,6 +86,9 @@ class Topics:
         self._give_up: asyncio.TimerHandle | None = None
         self._when_learned: list[Callable[[], None]] = []
         self._held: list[tuple[Outlet, str, bytes]] = []  # to be passed on, once we know to whom
+        self.beyond: Beyond | None = None
+        self._ordered: dict[str, tuple[int, int]] = {}  # our number as their publisher, and how many messages
+        self._listening: set[str] = set()  # for other shards of our node, or for ourselves
         self._closed = False
         for link, outlet in self._outlets.items():
             if link.connection.connected:
@@ -250,7 +256,12 @@ class Topics:
         topic._number = self._next_topic
         self._heard[topic._number] = topic
         word = self._say_to_all(topic)
-        topic._confirmation = self._confirmations.begin(word, {each for each in self._outlets.values() if each.live})
+        missing: set[object] = {outlet for outlet in self._outlets.values() if outlet.live}
+        if is_listener := self._is_listener(topic.name):
+            missing.add(self.beyond)
+        topic._confirmation = self._confirmations.begin(word, missing)
+        if is_listener:
+            self._listen(topic.name, functools.partial(self._confirmations.heard, word, self.beyond))
 
     def want_no_more(self, topic: Topic[Any]) -> None:
         """The last has left."""
@@ -259,6 +270,7 @@ class Topics:
             topic._confirmation = None
         self._heard.pop(topic._number, None)
         topic._number = 0
+        self._cease(topic.name)
         if not self._closed:
             self._say_to_all(topic)
 
@@ -280,6 +292,44 @@ class Topics:
             word = Word(topic.name, topic._number, topic.ordered, schema)
         outlet.connection.send(_INTEREST, 0, 0, self._word, self.home.shared.encode(word))
 
+    # Other nodes
+
+    def join(self, beyond: Beyond) -> None:
+        """There are some."""
+        self.beyond = beyond
+        for name in {*self._wanted, *(topic.name for topic in self._heard.values())}:
+            if self._is_listener(name):
+                self._listen(name, lambda: None)
+
+    def _is_listener(self, name: str) -> bool:
+        return self.beyond is not None and listener_of(name, self.count) == self.home.shard_id
+
+    def _listen(self, name: str, known: Callable[[], None]) -> None:
+        assert self.beyond is not None
+        self._listening.add(name)
+        self.beyond.listen(name, functools.partial(self._hand_on, name), known)
+
+    def _cease(self, name: str) -> None:
+        """If nobody of this node has a subscriber any more."""
+        topic = self._topics.get(name)
+        if name in self._listening and name not in self._wanted and (topic is None or not topic._number):
+            self._listening.discard(name)
+            if self.beyond is not None:
+                self.beyond.cease(name)
+
+    def _hand_on(self, name: str, message: bytes) -> None:
+        """A message of another node, to all shards of ours that want it. Who is slow does not get it: the publisher cannot
+        wait, it would have to for the slowest of all nodes."""
+        counts = self._counts.of(name)
+        for outlet, number in list(self._wanted.get(name, {}).items()):
+            if outlet.is_free():
+                outlet.send(BEYOND, number, message, counts)
+            else:
+                counts.dropped += 1
+        topic = self._topics.get(name)
+        if topic is not None and topic._number:
+            topic._take_beyond(message)
+
     # What comes from peers
 
     def take(self, link: Link, kind: int, queue: int, method: int, number: int, body: bytes) -> None:
@@ -291,7 +341,10 @@ class Topics:
             outlet.owe()
             topic = self._heard.get(method)
             if topic is not None:  # else its last subscriber has left meanwhile
-                topic._deliver(Message(None, body))
+                if queue == BEYOND:
+                    topic._take_beyond(body)
+                else:
+                    topic._deliver(Message(None, body))
         elif kind == _TAKEN:
             passage = self._passage_over(link)
             taken = outlet if method != PASSED_ON else passage
@@ -349,7 +402,16 @@ class Topics:
             else:
                 self._wanted.setdefault(word.name, {})[outlet] = interest.topic
                 self._aim(word.name)
-        outlet.connection.send(_HEARD, 0, 0, number, mismatch.encode())
+        if interest is None or mismatch or not self._is_listener(word.name):
+            outlet.connection.send(_HEARD, 0, 0, number, mismatch.encode())
+            return
+        epoch = outlet.connection.epoch
+
+        def known() -> None:
+            if outlet.connection.epoch == epoch:
+                outlet.connection.send(_HEARD, 0, 0, number, b"")
+
+        self._listen(word.name, known)
 
     def _take_in_order(self, link: Link) -> None:
         """A topic's owner may have been replaced: what its earlier incarnation has sent was before this. That one's own
@@ -397,9 +459,22 @@ class Topics:
         topic = self._topics.get(name)
         targets = tuple(self._wanted.get(name, {}).items())
         delivery = send_many(targets, body, self._counts.of(name), IN_ORDER) if targets else None
+        if self.beyond is not None:
+            self._publish_beyond(name, body)
         if topic is not None and topic._number:
             topic._deliver(Message(None, body))
         return delivery
+
+    def _publish_beyond(self, name: str, body: bytes) -> None:
+        """Of an ordered topic, which is put in order here: its publisher is this shard, for other nodes."""
+        assert self.beyond is not None
+        publisher, number = self._ordered.get(name) or (secrets.randbelow(0xFFFFFFFF) + 1, 0)
+        if name not in self._ordered and len(self._ordered) >= _MOST_ORDERED:
+            del self._ordered[next(iter(self._ordered))]
+        self._ordered[name] = publisher, number + 1
+        message = ORIGIN.pack(publisher, number + 1 & 0xFFFFFFFF) + body
+        if len(message) > self.beyond.most() or not self.beyond.publish(name, message):
+            self._counts.of(name).dropped += 1
 
     # Tables
 
@@ -409,6 +484,7 @@ class Topics:
             wanted.pop(outlet, None)
             if not wanted:
                 del self._wanted[name]
+                self._cease(name)
             self._aim(name)
 
     def _aim(self, name: str) -> None:

@@ -4,7 +4,8 @@ INTEREST   `Word`: has a subscriber of a topic, or none any more; the frame's nu
 HEARD      the word with this number is known; the body says why such messages are not understood, if they are not
 TOPICS     which topics do you have? The answer is words, and then a TOPICS with 1 for its number; with 2: the sender leaves,
            and passes on no more
-TOPIC      a message; method: the receiver's number for the topic; queue: 1 if it came by way of the topic's owner
+TOPIC      a message; method: the receiver's number for the topic; queue: 1 if it came by way of the topic's owner, 2 if from
+           another node: then its body begins with 8 bytes, of which publisher there it is (4) and which of its messages (4)
 PASS_ON    a message for the topic's owner; the first `queue` bytes of the body are the topic's name
 TAKEN      so many (call) messages have been taken in, or if `method` is 1, passed on
 """
@@ -23,6 +24,7 @@ LEAVES = 2
 PASSED_ON = 1  # the method of a TAKEN
 FIRST_HAND = 0  # the queue of a TOPIC
 IN_ORDER = 1
+BEYOND = 2
 
 LONGEST_NAME = 255  # bytes
 

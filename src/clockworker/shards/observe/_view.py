@@ -119,6 +119,7 @@ class Rates(msgspec.Struct, frozen=True):
     bytes_sent_per_s: float
     connections_per_s: float
     requests_per_s: float  # HTTP's
+    processes_done_per_s: float  # functions of run_process that have ended
 
 
 class ShardView(msgspec.Struct, frozen=True):
@@ -297,6 +298,7 @@ def _rates(lately: Reading, window_s: float) -> Rates:
         bytes_sent_per_s=per_s(lately.calls.bytes_sent),
         connections_per_s=per_s(lately.loop.connections_accepted),
         requests_per_s=per_s(sum(sum(row.statuses) for _, _, row in lately.http.rows())),
+        processes_done_per_s=per_s(lately.loop.processes_done),
     )
 
 

@@ -3,7 +3,7 @@
 A message is a tagged msgspec struct; `_control_channel` carries it. A conversation:
 
     supervisor: Configure (first, once), Connect, Change and Disconnect as peers come and go, Begin, AcceptFrom and
-                CeaseFrom, Stop, Leave; Hold, Shut, TakeState, Release, Moved
+                CeaseFrom, Stop, Leave; Hold, Shut, TakeState, Release, Moved; Fenced, ViewChanged, ViewSettled, NodesSilent
     shard:      Declared, Ready or Failed or NoRoom, Serves, Terminated, ListenersClosed, Drained; Quiet; Poisoned, Unconnected;
                 Stirred; Held, IsShut, Running, Taken, NotTaken
 
@@ -161,6 +161,35 @@ class Leave(msgspec.Struct, frozen=True, tag="leave"):
     serve_first: bool = False
 
 
+class Fenced(msgspec.Struct, frozen=True, tag="fenced"):
+    """This node is one of a cluster. Descriptor: the memory that says until when it owns what its view gives it."""
+
+
+class ViewChanged(msgspec.Struct, frozen=True, tag="view-changed"):
+    """The cluster has another view, of this epoch. view: as it is in the broker's store. owners: the slot of each partition's
+    node; moved: the partitions that it has moved to this node; arrays of 32-bit numbers. incarnation: of this node. settled:
+    what was moved may be served."""
+
+    epoch: int
+    view: bytes
+    owners: bytes
+    moved: bytes
+    incarnation: int
+    settled: bool
+
+
+class ViewSettled(msgspec.Struct, frozen=True, tag="view-settled"):
+    """What the view of this epoch has moved to this node may be served."""
+
+    epoch: int
+
+
+class NodesSilent(msgspec.Struct, frozen=True, tag="nodes-silent"):
+    """The nodes of the view that are not heard."""
+
+    nodes: tuple[str, ...]
+
+
 class StartTrace(msgspec.Struct, frozen=True, tag="start-trace"):
     """Record what the executor does, for so long."""
 
@@ -291,6 +320,10 @@ ToShard: TypeAlias = (
     | CeaseFrom
     | Stop
     | Leave
+    | Fenced
+    | ViewChanged
+    | ViewSettled
+    | NodesSilent
     | StartTrace
 )
 ToSupervisor: TypeAlias = (

@@ -20,7 +20,7 @@ import sys
 from collections.abc import Sequence
 from functools import partial
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import uvloop
 
@@ -63,10 +63,12 @@ from clockworker.shards.protocol._messages import (
     Disconnect,
     Drained,
     Failed,
+    Fenced,
     Hold,
     Leave,
     ListenersClosed,
     Moved,
+    NodesSilent,
     Poisoned,
     Quiet,
     Ready,
@@ -82,6 +84,8 @@ from clockworker.shards.protocol._messages import (
     Terminated,
     Traced,
     Unconnected,
+    ViewChanged,
+    ViewSettled,
 )
 from clockworker.shards.protocol._pulse import DUMP_SIGNAL, Pulse
 from clockworker.shards.protocol._slots import SlotWriter
@@ -99,6 +103,9 @@ from clockworker.shards.worker._shard_queues import is_of_machine, make_queues, 
 from clockworker.shards.worker._slow import log_slow_polls
 from clockworker.shards.worker._trace import Trace
 from clockworker.shards.worker._waiting import be_shard, wait
+
+if TYPE_CHECKING:
+    from clockworker.cluster._shard import ShardInCluster
 
 log = logging.getLogger("clockworker.shard")
 
@@ -289,6 +296,8 @@ class _ShardMain:
         if preemptive_of(self._queues):
             _release_alarm()
         start_witness(self._witness, executor)
+        if self._in_cluster is not None:
+            self._in_cluster.start()
         try:
             async with executor:
                 await self._may_begin.wait()
@@ -302,6 +311,8 @@ class _ShardMain:
             self._recorder.stop()
             self._pulse.stop()
             self._replacement.stop()
+            if self._in_cluster is not None:
+                await self._in_cluster.close()
             self._mesh.close()
             self._shard._processes.kill()
 
@@ -318,6 +329,11 @@ class _ShardMain:
             limits=Limits(max_message=self._config.max_message, credit=self._config.credit),
             on_poisoned=lambda peer, epoch: self._channel.send(Poisoned(peer, epoch)),
         )
+        self._in_cluster: ShardInCluster | None = None
+        if self._config.cluster is not None:
+            from clockworker.cluster._shard import ShardInCluster
+
+            self._in_cluster = ShardInCluster(self._config.cluster, self._mesh)
         _ = self._mesh.topics  # before there are peers, so that they are asked for theirs as soon as they are there
         self._shard = Shard(
             configure,
@@ -331,6 +347,7 @@ class _ShardMain:
                 for number, (bind, sock) in enumerate(zip(self._config.lines, self._lines, strict=True))
             },
             ssl=self._ssl,
+            cluster=None if self._in_cluster is None else self._in_cluster.cluster,
         )
         self._replacement = Replacement(self._mesh, self._channel.send)
         self._legacy.withhold(self._mesh.descriptors)
@@ -452,6 +469,9 @@ class _ShardMain:
             case Change(peer):
                 self._mesh.change(peer, when_quiet=lambda: self._channel.send(Quiet(peer)))
                 self._shard._peers.changed(peer)
+            case Fenced() | ViewChanged() | ViewSettled() | NodesSilent():
+                if self._in_cluster is not None:
+                    self._in_cluster.handle(message, descriptors)
             case Hold(shard, again):
                 self._replacement.hold(shard, again)
             case Shut():
