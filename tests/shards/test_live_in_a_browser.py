@@ -316,7 +316,7 @@ def test_under_load_it_agrees_with_the_statistics(browser: Browser, serve: Serve
     source = LOADED.replace("EVIL_IMAGE", repr(EVIL_IMAGE)).replace("EVIL", repr(EVIL))
     server = serve(source, "--shards", "2", "--metrics", "127.0.0.1:0")
     server.wait_serving()
-    url = server.wait_log(r"a live page on (http://\S+/)")[0][1]
+    url = server.wait_log(r"live page on (http://\S+/)")[0][1]
     page = browser.open(url)
     page.wait_text("app", "app:main")
 
