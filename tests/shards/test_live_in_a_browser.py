@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import json
 import re
 import shutil
 import socket
@@ -18,8 +19,8 @@ import pytest
 
 pytest.importorskip("websockets")
 
-from clockworker.shards.observe._http import PageServer
-from clockworker.shards.observe._live import live_pages
+from clockworker.shards.observe._http import Answer, PageServer
+from clockworker.shards.observe._live import live_pages, summary
 from clockworker.shards.observe._view import ServerStats
 from clockworker.shards.protocol._reading import RingReading
 from clockworker.shards.tools._screen import _count, _duration, _rate
@@ -68,8 +69,8 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
 
 
 @contextmanager
-def pages_of(stats: ServerStats) -> Iterator[str]:
-    """The URL of a live page that shows these, from a thread."""
+def pages_of(stats: ServerStats, **more: object) -> Iterator[str]:
+    """The URL of a live page that shows these, from a thread. more: what is in the summary beside them."""
     loop = asyncio.new_event_loop()
     sock = socket.create_server(("127.0.0.1", 0))
     count = len(stats.shards)
@@ -82,7 +83,11 @@ def pages_of(stats: ServerStats) -> Iterator[str]:
             for one in range(count)
         ]
 
-    server = PageServer([sock], live_pages(lambda: stats, rings))
+    pages = live_pages(lambda: stats, rings)
+    if more:
+        whole = json.loads(summary(stats)) | more
+        pages["/stats/summary"] = lambda accept: Answer(200, "application/json", json.dumps(whole).encode())
+    server = PageServer([sock], pages)
     thread = threading.Thread(target=loop.run_forever)
     thread.start()
     try:
@@ -180,6 +185,41 @@ def test_a_server_that_does_not_answer_any_more_is_said_to_be_so(browser: Browse
         wait_shown(page)
     page.wait_text("state", "no answer since")
     leave(page)
+    assert browser.errors == []
+
+
+def test_a_node_of_a_cluster_shows_the_others(browser: Browser) -> None:
+    cluster = {
+        "name": "shop",
+        "node": "a",
+        "epoch": 7,
+        "joined": True,
+        "owns": True,
+        "settled": True,
+        "connected": False,
+        "problem": "connection refused",
+        "reconnects": 2,
+        "nodes": [
+            {"name": name, "slot": slot, "shards": 4, "silent": name == EVIL, "since": 1_700_000_000.0}
+            for slot, name in enumerate(("a", EVIL))
+        ],
+        "calls_per_s": 12.5,
+        "calls": 1000,
+        "sessions": 3,
+        "sessions_ended": {},
+        "window_waits": 0,
+    }
+    with pages_of(figures(2, 2), cluster=cluster) as url:
+        page = browser.open(url)
+        wait_shown(page)
+        shown = table(page, "nodes-table")
+        assert {name: cells["State"] for name, cells in shown.items()} == {"a": "this one", EVIL: "silent"}
+        assert (shown["a"]["Slot"], shown[EVIL]["Slot"], shown["a"]["Shards"]) == ("0", "1", "4")
+        said = page.text("cluster")
+        assert "epoch 7: this node, a, serves its keys. Broker: connection refused, 2 reconnects." in said
+        assert "13 calls a second" in said or "12.5 calls" in said
+        assert page.run("window.evil") is None
+        leave(page)
     assert browser.errors == []
 
 

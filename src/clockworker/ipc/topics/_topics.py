@@ -407,11 +407,11 @@ class Topics:
             return
         epoch = outlet.connection.epoch
 
-        def known() -> None:
+        def listening() -> None:
             if outlet.connection.epoch == epoch:
                 outlet.connection.send(_HEARD, 0, 0, number, b"")
 
-        self._listen(word.name, known)
+        self._listen(word.name, listening)
 
     def _take_in_order(self, link: Link) -> None:
         """A topic's owner may have been replaced: what its earlier incarnation has sent was before this. That one's own

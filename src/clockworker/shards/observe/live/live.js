@@ -209,33 +209,33 @@ function showGroups(stats) {
   return rows.length > 0;
 }
 
-// Whatever is known of each: the columns are the fields of the first.
-function showNodes(stats) {
-  const rows = (stats.nodes ?? []).map((node) =>
-    Object.entries(node).filter(([, value]) => ["string", "number", "boolean"].includes(typeof value)),
+function fillNodeState(cell, node) {
+  cell.shown ??= cell.appendChild(element("span"));
+  setText(cell.shown, node.silent ? "silent" : node.isHere ? "this one" : "heard");
+  cell.shown.className = node.silent ? "bad" : "good";
+}
+
+const nodes = new Table("nodes-table", (node) => node.name, [
+  text((node) => node.name, "name"),
+  custom("condition", (node) => String(node.silent), fillNodeState),
+  number((node) => node.shards, String),
+  number((node) => node.slot, String),
+  number((node) => node.since, (since) => new Date(1000 * since).toLocaleString([], { hour12: false })),
+]);
+
+function showNodes(cluster) {
+  if (!cluster) return false; // this machine is alone
+  let standing = cluster.settled ? "serves its keys" : "serves the keys that it had";
+  if (!cluster.owns) standing = "serves no keys: most of the cluster has not confirmed it of late";
+  if (!cluster.joined) standing = "is not in the cluster";
+  const broker = cluster.connected ? "connected" : cluster.problem || "not connected";
+  setText(
+    byId("cluster"),
+    `Cluster ${cluster.name}, epoch ${cluster.epoch}: this node, ${cluster.node}, ${standing}. Broker: ${broker}, ` +
+      `${cluster.reconnects} reconnects. ${rate(cluster.calls_per_s)} calls a second to other nodes, ` +
+      `${cluster.sessions} sessions with their shards.`,
   );
-  if (!rows.length) return false;
-  const table = byId("nodes-table");
-  const shown = JSON.stringify(rows);
-  if (table.shown === shown) return true;
-  table.shown = shown;
-  table.tHead.rows[0].replaceChildren(
-    ...rows[0].map(([name]) => {
-      const head = element("th", "text", name.replace(/_(s|ns|per_s)$/, "").replaceAll("_", " "));
-      head.scope = "col";
-      return head;
-    }),
-  );
-  table.tBodies[0].replaceChildren(
-    ...rows.map((fields) => {
-      const line = element("tr");
-      fields.forEach(([, value], index) => {
-        const cell = line.appendChild(element(index ? "td" : "th", "text", String(value)));
-        if (!index) cell.scope = "row";
-      });
-      return line;
-    }),
-  );
+  nodes.show(cluster.nodes.map((node) => ({ ...node, isHere: node.name === cluster.node })));
   return true;
 }
 
@@ -363,7 +363,7 @@ function show(stats, frames) {
   setSection("topics", stats.topics.length > 0);
   topics.show(stats.topics);
   setSection("calls", showMatrix(stats.shards.length, frames));
-  setSection("nodes", showNodes(stats));
+  setSection("nodes", showNodes(stats.cluster));
   showEvents(stats);
 }
 
