@@ -34,6 +34,7 @@ TESTED = {
     "configuration.md": ("tests/test_readme.py", {"toml": 1}),
     "deploying/systemd.md": ("tests/docs/test_deploying.py", {"toml": 1}),
     "executor.md": ("tests/test_readme.py", {"python": 1}),
+    "from-python.md": ("tests/shards/test_serve.py", {"python": 1}),
     "frameworks.md": ("tests/ecosystem/test_frameworks_guide.py", {"python": 3, "sh": 7, "toml": 1}),
     "http.md": ("tests/http/test_docs.py", {"python": 2, "toml": 1}),
     "preemption.md": ("tests/shards/test_preemption.py", {"python": 2, "toml": 1}),

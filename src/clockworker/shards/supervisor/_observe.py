@@ -245,7 +245,8 @@ class Observer:
         await server.start()
         for sock in sockets:
             address = TcpAddress(*sock.getsockname()[:2])
-            log.info("metrics on http://%s/metrics, a live page on http://%s/", address, address)
+            log.info("metrics on http://%s/metrics", address)
+            log.info("live page on http://%s/", address)
         return server
 
     def _metrics_page(self) -> Page:
