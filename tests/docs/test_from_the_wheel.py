@@ -1,5 +1,5 @@
-"""The tutorial from the first word on, as by somebody who has nothing yet: an empty folder, a new environment, `pip install` of the
-wheel, and then all that it says, up to the deployed, rolled and measured server.
+"""The tutorial from the first word on, as by somebody who has nothing yet: an empty folder, a new environment, `pip install`
+of the wheel, and then all that it says, up to the deployed, rolled and measured server.
 
 `TESTS_WHEEL` names a wheel; without it one is built from the sources, pure, since compiling has tests of its own.
 """
@@ -33,7 +33,18 @@ def built_wheel(directory: Path) -> Path:
     for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE", "MANIFEST.in"):
         shutil.copy(ROOT / name, sources)
     shutil.copytree(ROOT / "src", sources / "src", ignore=ignored)
-    command = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", str(directory), str(sources)]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        "-q",
+        "--no-deps",
+        "--no-build-isolation",
+        "-w",
+        str(directory),
+        str(sources),
+    ]
     environment = os.environ | {"CLOCKWORKER_PURE": "1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=SECONDS)
     assert done.returncode == 0, done.stderr
