@@ -17,6 +17,10 @@ __all__ = [
     "JoinError",
     "Lagged",
     "MessageTooLarge",
+    "NodeDied",
+    "NodeDown",
+    "NodeIsolated",
+    "NotOwner",
     "ProcessDied",
     "RemoteError",
     "SchemaMismatch",
@@ -97,6 +101,24 @@ class ShardDied(CallError):
 
 class ShardDown(CallError):
     """The shard is down or leaving, and nothing was run. Calls succeed again once it has been restarted."""
+
+
+class NodeDied(ShardDied):
+    """The node of the shard, another machine of the cluster, is no longer heard, and the call was in flight. Whether it ran is
+    unknown."""
+
+
+class NodeDown(ShardDown):
+    """The node of the shard, another machine of the cluster, is not heard, or has left. Nothing was sent."""
+
+
+class NotOwner(CallError):
+    """The key belongs to another shard than the one that was called, or it is not known yet to whom. Nothing was run;
+    `service.of(key)` asks again, and goes on to the owner."""
+
+
+class NodeIsolated(CallError):
+    """This node does not hear enough of its cluster to know that its keys are still its own. Nothing was run."""
 
 
 class CallTimeout(CallError, TimeoutError):

@@ -7,7 +7,7 @@ import contextlib
 import heapq
 from collections.abc import Awaitable, Callable, Coroutine, Hashable, Iterable, Mapping, Sequence
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Protocol, Self, TypeVar
 
 import uvloop
 
@@ -333,9 +333,10 @@ class Executor:
         self._core.tracer = tracer
 
     def poll_source(self, source: WorkSource | None, *, idle_poll_us: int) -> None:
-        """Let the executor poll `source` once a turn, and for `idle_poll_us` after it has run dry. None: no more."""
+        """Let the executor poll `source` once a turn, and for up to `idle_poll_us` after it has run dry: less and less while
+        that brings nothing, and all of it again once something has come as soon. None: no more."""
         self._core.source = source
-        self._core.idle_poll_ns = idle_poll_us * 1_000
+        self._core.idle_poll_ns = self._core.patience_ns = idle_poll_us * 1_000
 
     @property
     def turns(self) -> int:
@@ -417,8 +418,40 @@ def new_event_loop(
     return loop
 
 
+class Runtime(Protocol):
+    """What answers where no loop of asyncio's runs: `clockworker.trio`, once that is imported."""
+
+    def in_run(self) -> bool:
+        """Whether the caller is inside of it."""
+
+    def current_executor(self) -> Any:
+        """Its executor."""
+
+    def should_yield(self) -> bool:
+        """As below."""
+
+    async def yield_maybe(self) -> None:
+        """As below."""
+
+
+_other: Runtime | None = None
+
+
+def use_also(runtime: Runtime) -> None:
+    """From now on code that may run on either asks this one, too."""
+    global _other
+    _other = runtime
+
+
+def _is_elsewhere() -> bool:
+    return _other is not None and asyncio._get_running_loop() is None and _other.in_run()
+
+
 def current_executor() -> Executor:
-    """The executor of the running loop. Raises UsageError if it has none, RuntimeError if no loop is running."""
+    """The executor of the running loop, or of the running trio (`clockworker.trio`). Raises UsageError if it has none,
+    RuntimeError if neither is running."""
+    if _other is not None and _is_elsewhere():
+        return _other.current_executor()  # type: ignore[no-any-return]
     core = getattr(asyncio.get_running_loop().call_soon, "__self__", None)
     if not isinstance(core, Core):
         raise UsageError("the running loop has no executor: see Executor and new_event_loop")
@@ -428,13 +461,17 @@ def current_executor() -> Executor:
 def should_yield() -> bool:
     """Whether the running task should give way soon: a queue with an earlier deadline has woken, its own slice is used up, or
     the loop is due its turn. False in a task that is in no queue."""
+    if _other is not None and _is_elsewhere():
+        return _other.should_yield()
     core = getattr(asyncio.get_running_loop().call_soon, "__self__", None)
     return isinstance(core, Core) and core.should_yield()
 
 
 async def yield_maybe() -> None:
     """Give way if `should_yield()`, else go on at once. For loops that compute: much cheaper than `asyncio.sleep(0)`."""
-    if should_yield():
+    if _other is not None and _is_elsewhere():
+        await _other.yield_maybe()
+    elif should_yield():
         await asyncio.sleep(0)
 
 

@@ -253,6 +253,7 @@ class Members(Seam):
             membership = self._begin_group(membership)
         state.membership = membership
         state.group = membership.group
+        state.key = 0  # whatever the scheduler of another queue has counted there
         membership.live += 1
         queue.live += 1
 
@@ -298,7 +299,10 @@ class Members(Seam):
         queue.live -= 1
         membership.live -= 1
         last = membership.live == 0 and membership.group is not None and self._end_group(membership)
-        if queue.fifo is None:
+        if queue.built_in is not None and not last:
+            state.slot = None
+            state.key = 0
+        elif queue.fifo is None:
             self._forget(state, membership, last)
 
     def _begin_group(self, membership: Membership) -> Membership:

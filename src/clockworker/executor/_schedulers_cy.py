@@ -14,6 +14,12 @@ one, and after the step tells what it cost (`observe`). When a task or the last 
   levels, so that nobody starves (multi-level feedback, Corbato et al., 1962).
 
 A task that was spawned without a group is a group of its own.
+
+*What the built-in ones cost.* The core calls them for every step, by C methods that can neither fail nor call anything of the
+application's: `_put`, `_get` and `_charge`. Where one of these would have to (memory, a group's key that is seen for the first
+time) it says so, and the core goes the way that a scheduler of the application's goes. A task that is alone, is
+again the first, or has just been started by who is, is kept before the heap (`_next`). What a group has attained is in the
+node's `key`; it only grows, so a node in the heap is moved down when it has come to the top, and not at each step.
 """
 
 from __future__ import annotations
@@ -28,7 +34,7 @@ try:
 except ModuleNotFoundError:
     from clockworker import _cython_shim as cython
 
-from clockworker.executor._heap_cy import Heap, HeapNode
+from clockworker.executor._heap_cy import HeapNode, KeyHeap, Line
 
 if cython.compiled:
     from cython.cimports.clockworker.executor._native import bit_length
@@ -52,7 +58,8 @@ class ScheduledTask(HeapNode):
     arrival: 1 for the executor's first task, and so on; of one that a task of its queue has started, that one's.
     service_ns: CPU time attained so far.
     slot: for the scheduler's own use; it dies with the task.
-    next: RunnableFifo's link, None while not in such a list. key, tie, position: a heap's, for a scheduler that has one.
+    next: RunnableFifo's link, None while not in such a list. key, tie, position: a heap's, for a scheduler that has one. LAS
+        and QLAS count in `key` what the task has attained, if it has no group.
     """
 
     task: asyncio.Task[Any]
@@ -104,6 +111,20 @@ class Scheduler:
     def __len__(self) -> int:
         raise NotImplementedError(f"{type(self).__name__} must define __len__()")
 
+    # Of those that are built in (`is_built_in`), in C.
+
+    def _put(self, task: ScheduledTask) -> bool:
+        """`push`. False: nothing is done, and it must be called instead."""
+        return False
+
+    def _get(self) -> ScheduledTask | None:
+        """`pop`; None if there is none."""
+        return None
+
+    def _charge(self, task: ScheduledTask, elapsed_ns: int) -> bool:
+        """`observe`. False: nothing is done, and it must be called instead."""
+        return False
+
 
 class RunnableFifo(Scheduler):
     """First runnable, first run. The default.
@@ -145,58 +166,143 @@ class ArrivalFifo(Scheduler):
     which it did; what is alike in both goes in the order in which it became runnable.
     """
 
-    _heap: Heap
+    _heap: KeyHeap
     _pushes: int
+    _next: ScheduledTask | None  # comes before all of the heap
+    _next_tie: int
 
     def __init__(self) -> None:
-        self._heap = Heap()
+        self._heap = KeyHeap()
         self._pushes = 0
+        self._next = None
+        self._next_tie = 0
 
     def push(self, task: ScheduledTask) -> None:
-        self._pushes = (self._pushes + 1) & _PUSH_MASK
-        task.key = task.arrival
-        task.tie = (task.tie & ~_PUSH_MASK) | self._pushes
-        self._heap.push(task)
+        self._heap.make_room()
+        self._put(task)
 
     def pop(self) -> ScheduledTask:
-        if self._heap.count == 0:  # the heap itself checks nothing
+        task = self._get()
+        if task is None:
             raise IndexError("pop from an empty scheduler")
-        task: ScheduledTask = self._heap.top()
-        self._heap.remove(task)
         return task
 
     def __len__(self) -> int:
-        return self._heap.count
+        return self._heap.count + (self._next is not None)
+
+    def _put(self, task: ScheduledTask) -> bool:
+        heap = self._heap
+        if heap.count == heap.room:
+            return False
+        self._pushes = (self._pushes + 1) & _PUSH_MASK
+        task.key = task.arrival
+        task.tie = (task.tie & ~_PUSH_MASK) | self._pushes
+        first = self._next
+        if first is None:
+            if heap.count and not _before(task.arrival, task.tie, heap.places[0].key, heap.places[0].tie):
+                heap.push(task.arrival, task.tie, task)
+                return True
+        elif _before(task.arrival, task.tie, first.arrival, self._next_tie):
+            heap.push(first.arrival, self._next_tie, first)
+        else:
+            heap.push(task.arrival, task.tie, task)
+            return True
+        self._next = task
+        self._next_tie = task.tie
+        return True
+
+    def _get(self) -> ScheduledTask | None:
+        task = self._next
+        if task is not None:
+            self._next = None
+            return task
+        return cython.cast(ScheduledTask, self._heap.pop()) if self._heap.count else None
+
+    def _charge(self, task: ScheduledTask, elapsed_ns: int) -> bool:
+        return True
+
+
+def _before(key: int, tie: int, other_key: int, other_tie: int) -> bool:
+    return key < other_key or (key == other_key and tie < other_tie)
 
 
 @cython.final
 @cython.cclass
 class ServiceGroup(HeapNode):
-    """The tasks that share one account of attained service. `key` orders the groups that have runnable tasks."""
+    """The tasks that share one account of attained service: `key`, in nanoseconds."""
 
-    service_ns: int
-    runnable: deque[ScheduledTask]
+    first: ScheduledTask | None  # of the runnable ones; None: there are none
+    more: Line | None  # behind it
 
     def __init__(self) -> None:
         super().__init__()
-        self.service_ns = 0
-        self.runnable = deque()
+        self.first = None
+        self.more = None
+
+    def add(self, task: ScheduledTask) -> bool:
+        """A runnable task. False: there is no room for it."""
+        if self.first is None:
+            self.first = task
+        elif self.more is None or self.more.count == self.more.room:
+            return False
+        else:
+            self.more.push(task)
+        return True
+
+    def make_room(self) -> None:
+        """For one more."""
+        if self.first is not None:
+            if self.more is None:
+                self.more = Line()
+            self.more.make_room()
+
+    def take(self) -> ScheduledTask:
+        """The first. There must be one."""
+        task: ScheduledTask = self.first  # type: ignore[assignment]
+        self.first = cython.cast(ScheduledTask, self.more.pop()) if self.more is not None and self.more.count else None
+        return task
 
 
 class _ServiceScheduler(Scheduler):
-    """What LAS and QLAS share: the accounts."""
+    """What LAS and QLAS share: the accounts.
+
+    An account, which has a place in line when any of its tasks is runnable, is a `ServiceGroup`, or the task itself if it has
+    no group.
+    """
 
     _groups: dict[Hashable, ServiceGroup]
     _count: int
-    _turn: int
 
     def __init__(self) -> None:
         self._groups = {}
         self._count = 0
-        self._turn = 0
+
+    def push(self, task: ScheduledTask) -> None:
+        account: HeapNode = task
+        if task.group is not None:
+            group = self._group_of(task)
+            group.make_room()
+            account = group
+        if not self._put(task):
+            self._make_room(account)
+            self._put(task)
+
+    def pop(self) -> ScheduledTask:
+        task = self._get()
+        if task is None:
+            raise IndexError("pop from an empty scheduler")
+        return task
+
+    def observe(self, task: ScheduledTask, elapsed_ns: int) -> None:
+        if task.group is not None:
+            self._group_of(task)
+        self._charge(task, elapsed_ns)
+        if elapsed_ns < 0:
+            self._has_less()
 
     def forget_task(self, task: ScheduledTask) -> None:
         task.slot = None
+        task.key = 0
 
     def forget_group(self, group: Hashable) -> None:
         self._groups.pop(group, None)
@@ -204,58 +310,134 @@ class _ServiceScheduler(Scheduler):
     def __len__(self) -> int:
         return self._count
 
+    def _put(self, task: ScheduledTask) -> bool:
+        if task.group is None:
+            if not self._enter(task):
+                return False
+        else:
+            if type(task.slot) is not ServiceGroup:
+                return False
+            group: ServiceGroup = task.slot
+            if group.first is None and not self._enter(group):
+                return False
+            if not group.add(task):
+                return False
+        self._count += 1
+        return True
+
+    def _get(self) -> ScheduledTask | None:
+        if self._count == 0:
+            return None
+        account = self._least()
+        self._count -= 1
+        if type(account) is ServiceGroup:
+            group: ServiceGroup = account
+            task = group.take()
+            if group.first is not None and not self._enter(group):
+                self._make_room(group)
+                self._enter(group)
+            return task
+        return cython.cast(ScheduledTask, account)  # type: ignore[return-value]
+
+    def _charge(self, task: ScheduledTask, elapsed_ns: int) -> bool:
+        if task.group is None:
+            task.key += elapsed_ns
+            return True
+        if type(task.slot) is not ServiceGroup:
+            return False
+        group: ServiceGroup = task.slot
+        group.key += elapsed_ns
+        return True
+
     def _group_of(self, task: ScheduledTask) -> ServiceGroup:
         # Looked up once a task: from then on the task's slot knows.
-        if task.slot is None:
-            if task.group is None:
-                task.slot = ServiceGroup()
-            else:
-                group = self._groups.get(task.group)
-                if group is None:
-                    group = self._groups[task.group] = ServiceGroup()
-                task.slot = group
-        return task.slot  # type: ignore[return-value]
+        if type(task.slot) is ServiceGroup:
+            return task.slot
+        group = self._groups.get(task.group)
+        if group is None:
+            group = self._groups[task.group] = ServiceGroup()
+        task.slot = group
+        return group
+
+    # The order of the accounts
+
+    def _enter(self, account: HeapNode) -> bool:
+        """The account has a runnable task now. False if there is no room for it."""
+        raise NotImplementedError
+
+    def _make_room(self, account: HeapNode) -> None:
+        """For this one."""
+        raise NotImplementedError
+
+    def _least(self) -> HeapNode:
+        """Remove and return the account whose turn it is. There must be one."""
+        raise NotImplementedError
+
+    def _has_less(self) -> None:
+        """Some account has less than it had."""
 
 
 class LAS(_ServiceScheduler):
     """Least attained service first, by group; equals in the order in which they became runnable."""
 
-    _heap: Heap
+    _heap: KeyHeap  # by what each had when it entered
+    _turn: int
+    _next: HeapNode | None  # in line, and not in the heap, the first of which it came before when it entered
+    _next_turn: int
 
     def __init__(self) -> None:
         super().__init__()
-        self._heap = Heap()
+        self._heap = KeyHeap()
+        self._turn = 0
+        self._next = None
+        self._next_turn = 0
 
-    def push(self, task: ScheduledTask) -> None:
-        group = self._group_of(task)
-        group.runnable.append(task)
-        self._count += 1
-        if group.position < 0:
-            self._enter(group)
-
-    def pop(self) -> ScheduledTask:
-        if self._count == 0:
-            raise IndexError("pop from an empty scheduler")
-        group: ServiceGroup = self._heap.top()
-        task = group.runnable.popleft()
-        self._count -= 1
-        self._heap.remove(group)
-        if group.runnable:
-            self._enter(group)
-        return task
-
-    def observe(self, task: ScheduledTask, elapsed_ns: int) -> None:
-        group = self._group_of(task)
-        group.service_ns += elapsed_ns
-        if group.position >= 0:
-            group.key = group.service_ns
-            self._heap.update(group)
-
-    def _enter(self, group: ServiceGroup) -> None:
+    def _enter(self, account: HeapNode) -> bool:
+        heap = self._heap
         self._turn += 1
-        group.key = group.service_ns
-        group.tie = self._turn
-        self._heap.push(group)
+        if self._next is None and (heap.count == 0 or account.key < heap.places[0].key):
+            self._next = account
+            self._next_turn = self._turn
+            return True
+        if heap.count == heap.room:
+            return False
+        heap.push(account.key, self._turn, account)
+        return True
+
+    def _make_room(self, account: HeapNode) -> None:
+        self._heap.make_room()
+
+    def _least(self) -> HeapNode:
+        heap = self._heap
+        first = self._next
+        if first is None:
+            first = cython.cast(HeapNode, heap.nodes[heap.places[0].slot])
+            if first.key == heap.places[0].key:
+                return cython.cast(HeapNode, heap.pop())
+            return self._least_of_heap(None)
+        self._next = None
+        if heap.count == 0 or _before(first.key, self._next_turn, heap.places[0].key, heap.places[0].tie):
+            return first
+        return self._least_of_heap(first)
+
+    def _least_of_heap(self, first: HeapNode | None) -> HeapNode:
+        """Or `first`, if it comes before what has come to the top."""
+        heap = self._heap
+        while True:
+            account = cython.cast(HeapNode, heap.nodes[heap.places[0].slot])
+            if account.key == heap.places[0].key:
+                break
+            heap.move_top(account.key)  # it has had something since it entered
+            if first is not None and _before(first.key, self._next_turn, heap.places[0].key, heap.places[0].tie):
+                return first
+        if first is None:
+            heap.pop()
+        else:
+            heap.replace_top(first.key, self._next_turn, first)
+        return account
+
+    def _has_less(self) -> None:
+        self._heap.keys_changed()
 
 
 class QLAS(_ServiceScheduler):
@@ -265,50 +447,44 @@ class QLAS(_ServiceScheduler):
     of the lowest.
     """
 
-    _levels: list[deque[ServiceGroup]]
+    _levels: list[Line]
     _occupied: int  # bit i: level i has groups
     _last_level: int  # served by the last round-robin pop
+    _picks: int
 
     def __init__(self) -> None:
         super().__init__()
-        self._levels = [deque() for _ in range(64)]
+        self._levels = [Line() for _ in range(64)]
         self._occupied = 0
         self._last_level = 63
+        self._picks = 0
 
-    def push(self, task: ScheduledTask) -> None:
-        group = self._group_of(task)
-        if not group.runnable:
-            self._enter(group)
-        group.runnable.append(task)
-        self._count += 1
+    # A group that waits already keeps its place until it is next popped: one poll late, and no search.
 
-    def pop(self) -> ScheduledTask:
-        if self._count == 0:
-            raise IndexError("pop from an empty scheduler")
-        self._turn += 1
-        level = self._lowest_above(0)
-        if self._turn % _ROUND_ROBIN_EVERY == 0:
-            level = self._lowest_above((self._last_level + 1) & 63)
-            self._last_level = level
-        groups = self._levels[level]
-        group = groups.popleft()
-        if not groups:
-            self._occupied &= ~(_LEVEL_0 << level)
-        task = group.runnable.popleft()
-        self._count -= 1
-        if group.runnable:
-            self._enter(group)
-        return task
+    def _enter(self, account: HeapNode) -> bool:
+        number = _level(account.key)
+        level: Line = self._levels[number]
+        if level.count == level.room:
+            return False
+        level.push(account)
+        self._occupied |= _LEVEL_0 << number
+        return True
 
-    def observe(self, task: ScheduledTask, elapsed_ns: int) -> None:
-        # A group that waits already keeps its place until it is next popped: one poll late, and no search.
-        group = self._group_of(task)
-        group.service_ns += elapsed_ns
+    def _make_room(self, account: HeapNode) -> None:
+        level: Line = self._levels[_level(account.key)]
+        level.make_room()
 
-    def _enter(self, group: ServiceGroup) -> None:
-        level = bit_length(max(group.service_ns, 0) // 1000)  # below 0 if somebody has told us so
-        self._levels[level].append(group)
-        self._occupied |= _LEVEL_0 << level
+    def _least(self) -> HeapNode:
+        self._picks += 1
+        number = self._lowest_above(0)
+        if self._picks % _ROUND_ROBIN_EVERY == 0:
+            number = self._lowest_above((self._last_level + 1) & 63)
+            self._last_level = number
+        level: Line = self._levels[number]
+        account = cython.cast(HeapNode, level.pop())
+        if level.count == 0:
+            self._occupied &= ~(_LEVEL_0 << number)
+        return account
 
     def _lowest_above(self, level: int) -> int:
         """The lowest occupied level from `level` on, or else the lowest of all."""
@@ -316,6 +492,18 @@ class QLAS(_ServiceScheduler):
         candidates = above if above else self._occupied
         lowest: int = bit_length(candidates & -candidates)
         return lowest - 1
+
+
+def _level(service_ns: int) -> int:
+    return bit_length(max(service_ns, 0) // 1000)  # below 0 if somebody has told us so
+
+
+BUILT_IN = (ArrivalFifo, LAS, QLAS)
+
+
+def is_built_in(scheduler: Scheduler) -> bool:
+    """Whether the core may call `_put`, `_get` and `_charge`: of a subclass these would miss what it has overridden."""
+    return type(scheduler) in BUILT_IN
 
 
 def owner_of(scheduler: Scheduler) -> Any:
