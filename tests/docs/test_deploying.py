@@ -1,5 +1,6 @@
-"""The files of deploy/ do what the pages say, as far as it can be seen without a systemd, a Docker and a Kubernetes: commands are
-run as those would run them, nginx is the real one, and what only they understand is checked by their own tools and schemas."""
+"""The files of deploy/ do what the pages say, as far as it can be seen without a systemd, a Docker and a Kubernetes: commands
+are run as those would run them, nginx is the real one, and what only they understand is checked by their own tools and
+schemas."""
 
 from __future__ import annotations
 
@@ -328,7 +329,7 @@ def get(host: str, port: int, path: str, headers: dict[str, str] | None = None) 
 
 
 def test_behind_nginx(serve: Serve, nginx: int, tmp_path: Path) -> None:
-    """The client is known, nobody can pretend to be another, WebSockets pass, connections are kept, and a roll fails nothing."""
+    """The client is known, nobody can pretend to be another, WebSockets pass, and a roll fails nothing."""
     site = (DEPLOY / "nginx.conf").read_text()
     (command,) = re.findall(r"^#   clockworker-serve app:main (.*)$", site, re.MULTILINE)
     options = shlex.split(command.replace("/run/shop", str(tmp_path)))
