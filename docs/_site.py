@@ -197,6 +197,19 @@ def there(nav: Any, pages: set[str]) -> Any:
             return {title: of for title, of in found.items() if of}
 
 
+def checks_table() -> str:
+    """What of `python -m tests.reliability` is claimed and tried."""
+    sys.path.insert(0, str(ROOT))
+    from tests.reliability._checks import checks
+
+    rows = [f"| `{each.name}` | {each.claim} | {each.ci:,} | {each.release:,} |" for each in checks()]
+    return "\n".join(["| check | claim | in CI | before a release |", "|---|---|---|---|", *rows])
+
+
+def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
+    return markdown.replace("<!-- checks -->", checks_table()) if "<!-- checks -->" in markdown else markdown
+
+
 def on_config(config: Any) -> Any:
     docs = Path(config.docs_dir)
     written = {str(path.relative_to(docs)) for path in docs.rglob("*.md")}
