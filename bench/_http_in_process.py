@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
-import os
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterable
@@ -19,6 +18,7 @@ import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 import clockworker as cw
+from bench._cachegrind import under_valgrind
 from bench._http_raw import Application
 from clockworker.executor._meter_cy import Meter
 from clockworker.http._access import AccessLog
@@ -149,10 +149,6 @@ ROUTES = (
     Route("/health", queue="internal"),
 )  # none is about what `bench instructions` asks
 QUEUES = {"foreground": 8, "background": 1, "internal": 1}
-
-
-def under_valgrind() -> bool:
-    return "valgrind" in os.environ.get("LD_PRELOAD", "")
 
 
 class NothingStolen(Meter):

@@ -14,8 +14,8 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "src"))  # what is described is what lies beside it, whatever is installed
 
-from clockworker.shards.config._option import GROUPS, Option
-from clockworker.shards.config._options import OPTIONS
+from clockworker.shards.config._option import GROUPS, Option  # noqa: E402
+from clockworker.shards.config._options import OPTIONS  # noqa: E402
 
 # The pages of Python names, by the package whose `__all__` they have. Those of packages that are not there are left out.
 PACKAGES = {
@@ -172,8 +172,14 @@ def repository_page(file: str) -> str:
 
 def made() -> dict[str, str]:
     """The text of each page that nobody writes, by its path."""
-    pages = {"reference/index.md": index_page(), "reference/options.md": options_page(), "reference/metrics.md": metrics_page()}
-    pages |= {page_of(package): package_page(package, title) for package, title in PACKAGES.items() if module_of(package)}
+    pages = {
+        "reference/index.md": index_page(),
+        "reference/options.md": options_page(),
+        "reference/metrics.md": metrics_page(),
+    }
+    pages |= {
+        page_of(package): package_page(package, title) for package, title in PACKAGES.items() if module_of(package)
+    }
     pages |= {page: repository_page(file) for page, file in OF_REPOSITORY.items() if (ROOT / file).exists()}
     return pages
 
@@ -203,4 +209,3 @@ def on_files(files: Any, config: Any) -> Any:
     for path, text in made().items():
         files.append(File.generated(config, path, content=text))
     return files
-

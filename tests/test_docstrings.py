@@ -1,8 +1,8 @@
 """Every public function, method and constructor says what its arguments are, in which units, and which errors it raises.
 
-A docstring is prose; what is counted are its words, and those of its class. An argument is named. One that is a time, or another
-number that has a unit, comes with the word for it. An error that the function's own body raises is named, where it is one of
-ours. A method may have it said in a base class.
+A docstring is prose; what is counted are its words, and those of its class. An argument is named. One that is a time, or
+another number that has a unit, comes with the word for it. An error that the function's own body raises is named, where it is
+one of ours. A method may have it said in a base class.
 """
 
 from __future__ import annotations

@@ -42,7 +42,10 @@ def test_schemas_of_workflows_and_of_the_hooks() -> None:
 
 
 def test_wheels_are_of_the_versions_that_ci_runs() -> None:
-    named = {f"cp{version.replace('.', '')}-*" for version in re.findall(r":: (3\.\d+)'", str(PROJECT["project"]["classifiers"]))}
+    named = {
+        f"cp{version.replace('.', '')}-*"
+        for version in re.findall(r":: (3\.\d+)'", str(PROJECT["project"]["classifiers"]))
+    }
     assert set(PROJECT["tool"]["cibuildwheel"]["build"].split()) == named
     assert PROJECT["project"]["urls"].keys() >= {"Homepage", "Documentation", "Repository", "Issues", "Changelog"}
 
@@ -68,7 +71,18 @@ IMPORTED = {
 }
 
 # Of the standard library, what takes longest: none of these before it is used.
-LATE = {"argparse", "email", "http.client", "importlib.metadata", "json", "multiprocessing", "psutil", "tomllib", "unittest", "urllib.request"}
+LATE = {
+    "argparse",
+    "email",
+    "http.client",
+    "importlib.metadata",
+    "json",
+    "multiprocessing",
+    "psutil",
+    "tomllib",
+    "unittest",
+    "urllib.request",
+}
 
 
 def modules_of(code: str) -> set[str]:
@@ -95,4 +109,8 @@ def test_mypy_and_pyright_agree() -> None:
     assert done.stdout, done.stderr
     said = json.loads(done.stdout)
     assert said["summary"]["filesAnalyzed"] >= 1
-    assert [f"{each['file']}:{each['range']['start']['line'] + 1}: {each['message']}" for each in said["generalDiagnostics"] if each["severity"] == "error"] == []
+    assert [
+        f"{each['file']}:{each['range']['start']['line'] + 1}: {each['message']}"
+        for each in said["generalDiagnostics"]
+        if each["severity"] == "error"
+    ] == []

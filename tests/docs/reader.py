@@ -113,9 +113,7 @@ class Reader:
                 options = [word for option in options for word in self.moved(option)]
                 bind = () if "--bind" in options else ("--port", "0")
                 command_line = [self._python, "-m", "clockworker.shards._cli"]
-                self._server = self._serve(
-                    None, "--spares", "0", *options, app=app, bind=bind, command=command_line
-                )
+                self._server = self._serve(None, "--spares", "0", *options, app=app, bind=bind, command=command_line)
                 self.server.wait_serving()
                 self.servers += 1
             case _:

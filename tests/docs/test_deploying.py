@@ -1,5 +1,6 @@
-"""The files of deploy/ do what the pages say, as far as it can be seen without a systemd, a Docker and a Kubernetes: commands are
-run as those would run them, nginx is the real one, and what only they understand is checked by their own tools and schemas."""
+"""The files of deploy/ do what the pages say, as far as it can be seen without a systemd, a Docker and a Kubernetes: commands
+are run as those would run them, nginx is the real one, and what only they understand is checked by their own tools and
+schemas."""
 
 from __future__ import annotations
 
@@ -109,9 +110,14 @@ def test_the_unit_as_systemd_runs_it(serve: Serve, tmp_path: Path) -> None:
                 pass
             return said[key]
 
-        program, *arguments = shlex.split(service["ExecStart"].replace("/srv/shop/clockworker.toml", "clockworker.toml"))
+        program, *arguments = shlex.split(
+            service["ExecStart"].replace("/srv/shop/clockworker.toml", "clockworker.toml")
+        )
         assert Path(program).name == "clockworker-serve"
-        environment = {"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": f"{int(service['WatchdogSec'])}000000"}
+        environment = {
+            "NOTIFY_SOCKET": str(tmp_path / "notify"),
+            "WATCHDOG_USEC": f"{int(service['WatchdogSec'])}000000",
+        }
         environment |= dict([service["Environment"].replace("/run/shop", str(tmp_path)).split("=", 1)])
         few = ["--no-pin"] if len(os.sched_getaffinity(0)) < 2 else []
         server = serve(None, *arguments, "--spares", "0", *few, app=None, bind=(), environment=environment)
@@ -157,7 +163,18 @@ def test_the_image_sets_variables_that_there_are() -> None:
 def test_the_container_as_pid_1(tmp_path: Path) -> None:
     """Its entry point with its variables, as the first process of a name space, without capabilities; its health; its stop."""
     pytest.importorskip("httptools")
-    unshare = ["unshare", "--fork", "--pid", "--mount-proc", "--kill-child", "setpriv", "--bounding-set", "-all", "--inh-caps", "-all"]
+    unshare = [
+        "unshare",
+        "--fork",
+        "--pid",
+        "--mount-proc",
+        "--kill-child",
+        "setpriv",
+        "--bounding-set",
+        "-all",
+        "--inh-caps",
+        "-all",
+    ]
     if subprocess.run([*unshare, "true"], capture_output=True).returncode != 0:
         pytest.skip("there is no name space of processes to be had")
     ports = {"8000": str(free_port()), "9464": str(free_port())}
@@ -236,7 +253,9 @@ def test_the_pod_says_what_the_image_has() -> None:
     exposed = dict(instructions())["EXPOSE"].split()
     assert [str(port["containerPort"]) for port in container["ports"]] == exposed
     names = {port["name"] for port in container["ports"]}
-    assert {container[probe]["httpGet"]["port"] for probe in ("startupProbe", "readinessProbe", "livenessProbe")} <= names
+    assert {
+        container[probe]["httpGet"]["port"] for probe in ("startupProbe", "readinessProbe", "livenessProbe")
+    } <= names
     assert service["spec"]["ports"][0]["targetPort"] in names
     grace = int(variables["CLOCKWORKER_TIMEOUT_GRACEFUL_SHUTDOWN"])
     (_, before) = container["lifecycle"]["preStop"]["exec"]["command"]
@@ -310,7 +329,7 @@ def get(host: str, port: int, path: str, headers: dict[str, str] | None = None) 
 
 
 def test_behind_nginx(serve: Serve, nginx: int, tmp_path: Path) -> None:
-    """The client is known, nobody can pretend to be another, WebSockets pass, connections are kept, and a roll fails nothing."""
+    """The client is known, nobody can pretend to be another, WebSockets pass, and a roll fails nothing."""
     site = (DEPLOY / "nginx.conf").read_text()
     (command,) = re.findall(r"^#   clockworker-serve app:main (.*)$", site, re.MULTILINE)
     options = shlex.split(command.replace("/run/shop", str(tmp_path)))

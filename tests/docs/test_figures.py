@@ -48,7 +48,9 @@ def test_requests_beside_hogs() -> None:
     table = rows_of(HOGS["page"], "| | timer | request |")
     assert len(HOGS["rows"]) == len(OF_HOGS)
     for row in HOGS["rows"]:
-        one, _, eight = [float(value.strip(" *").replace(",", "")) for value in table[OF_HOGS[row["name"]]][1].split("/")]
+        one, _, eight = [
+            float(value.strip(" *").replace(",", "")) for value in table[OF_HOGS[row["name"]]][1].split("/")
+        ]
         assert row["values"] == [one, eight], row["name"]
 
 

@@ -1,7 +1,7 @@
-"""The tutorial from the first word on, as by somebody who has nothing yet: an empty folder, a new environment, `pip install` of the
-wheel, and then all that it says, up to the deployed, rolled and measured server.
+"""The tutorial from the first word on, as by somebody who has nothing yet: an empty folder, a new environment, `pip install`
+of the wheel, and then all that it says, up to the deployed, rolled and measured server.
 
-`CLOCKWORKER_WHEEL` names a wheel; without it one is built from the sources, pure, since compiling has tests of its own.
+`TESTS_WHEEL` names a wheel; without it one is built from the sources, pure, since compiling has tests of its own.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ SECONDS = 900
 
 
 def built_wheel(directory: Path) -> Path:
-    if given := os.environ.get("CLOCKWORKER_WHEEL"):
+    if given := os.environ.get("TESTS_WHEEL"):
         return Path(given).resolve()
     pytest.importorskip("setuptools", "77")
     pytest.importorskip("Cython")
@@ -33,7 +33,18 @@ def built_wheel(directory: Path) -> Path:
     for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE", "MANIFEST.in"):
         shutil.copy(ROOT / name, sources)
     shutil.copytree(ROOT / "src", sources / "src", ignore=ignored)
-    command = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", str(directory), str(sources)]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        "-q",
+        "--no-deps",
+        "--no-build-isolation",
+        "-w",
+        str(directory),
+        str(sources),
+    ]
     environment = os.environ | {"CLOCKWORKER_PURE": "1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=SECONDS)
     assert done.returncode == 0, done.stderr

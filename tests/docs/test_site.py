@@ -35,7 +35,11 @@ def test_every_option_is_in_the_reference() -> None:
     sections = page.split("\n### ")[1:]
     assert len(sections) == len(OPTIONS)
     for option in OPTIONS:
-        (section,) = [each for each in sections if f"`{option.variable}`" in each and f"`{option.variable}`" in each.split("\n")[4]]
+        (section,) = [
+            each
+            for each in sections
+            if f"`{option.variable}`" in each and f"`{option.variable}`" in each.split("\n")[4]
+        ]
         assert all(f"`{flag}`" in section.split("\n")[0] for flag in option.flags if flag.startswith("-"))
         assert (f"`{option.name}`:" in section) == bool(option.takes)
 
@@ -59,7 +63,9 @@ def test_every_name_is_in_the_reference() -> None:
 def test_every_reliability_check_is_among_the_promises() -> None:
     from tests.reliability._checks import checks
 
-    rows = re.findall(r"^\| `([\w-]+)` \| (.*) \| ([\d,]+) \| ([\d,]+) \|$", (DOCS / "promises.md").read_text(), re.MULTILINE)
+    rows = re.findall(
+        r"^\| `([\w-]+)` \| (.*) \| ([\d,]+) \| ([\d,]+) \|$", (DOCS / "promises.md").read_text(), re.MULTILINE
+    )
     assert rows == [(each.name, each.claim, f"{each.ci:,}", f"{each.release:,}") for each in checks()]
 
 

@@ -32,6 +32,7 @@ class Post(Protocol):
     """What far connections have in common: the wire, the time, and what is known of nodes."""
 
     mesh: Mesh
+    calls_sent: int
     window_waits: int  # how often a connection was crowded
 
     def now_ns(self) -> int:
@@ -104,6 +105,7 @@ class FarConnection(Connection):
             self._begin()
         if is_request:
             self._used_ns = self._post.now_ns()
+            self._post.calls_sent += 1
         self.bytes_sent += len(body)
         self.frames_sent += 1
         self._put((kind, queue, method, call, body))

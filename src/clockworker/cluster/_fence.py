@@ -76,6 +76,8 @@ class Fence:
         self.epoch = 0
         self.view: View | None = None
         self._began = now
+        self._listening = now  # since when, without a break
+        self._said = now
         self._number = 0
         self._sent: deque[tuple[int, float]] = deque()  # for node_timeout: number, when
         self._members: dict[tuple[str, int], float] = {}  # of the view: since when
@@ -99,8 +101,16 @@ class Fence:
         }
         self._look(now)
 
+    def listens(self, now: float) -> None:
+        """From now on others can be heard: there is a connection, after one was lost or at first. Who comes back a moment later
+        than we do was not silent meanwhile."""
+        self._listening = now
+
     def say(self, now: float) -> Alive:
         """The next of our own, to be sent after this: its time counts from now."""
+        if now - self._said > self.node_timeout / 2:
+            self._listening = now  # we stood still, and what was said meanwhile has not been read
+        self._said = now
         self._number += 1
         self._sent.append((self._number, now))
         while self._sent and self._sent[0][1] <= now - self.node_timeout:
@@ -261,10 +271,10 @@ class Fence:
         return next((at for sent, at in self._sent if sent == number), float("-inf"))
 
     def _is_silent(self, name: str, now: float) -> bool:
-        """To us, or we to it. One that has just joined is not yet."""
+        """To us, or we to it. One that has just joined is not yet, and nobody is before we have listened for so long."""
         assert self.view is not None
         peer = self._member(name)
-        since = self._members[name, self.view.nodes[name].incarnation]
+        since = max(self._listening, self._members[name, self.view.nodes[name].incarnation])
         return now - max(since, float("-inf") if peer is None else peer.answered) >= self.node_timeout
 
     def _says_silent(self, other: str, name: str, now: float) -> bool:

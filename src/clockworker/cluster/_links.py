@@ -87,6 +87,7 @@ class FarLinks:
         self.place = mesh.shard_id  # among all, once we are in the view
         self.wire: Wire | None = None  # that is connected
         self.ended: Counter[str] = Counter()  # sessions, by reason
+        self.calls_sent = 0
         self.window_waits = 0  # how often a connection was crowded
         self._slot = 0  # 0: we are not in the view
         self._keys = keys
@@ -239,6 +240,7 @@ class FarLinks:
         self._nodes = dict(nodes) if slot else {}
         self._names = {each.slot: name for name, each in self._nodes.items()}
         self._silent = frozenset(silent)
+        self._senders.clear()  # a node that left and joined again has another slot, and speaks by the same subjects
         self._places = range(self.mesh.count)
         if slot:
             self.place = self.mesh.shared.place = slot * PLACES + self.shard
@@ -251,6 +253,10 @@ class FarLinks:
         for place, peer in self._peers.items():
             peer.set_window(window)
             self._judge(place)
+
+    def sessions(self) -> int:
+        """How many there are."""
+        return len(self._in_session)
 
     def window(self) -> int:
         """Bytes that may be under way to one shard."""

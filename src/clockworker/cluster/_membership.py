@@ -106,6 +106,14 @@ class Membership:
     def owns(self) -> bool:
         return self._fence.owns(self._now())
 
+    def is_settled(self) -> bool:
+        return self._fence.is_settled(self._now())
+
+    @property
+    def problem(self) -> str:
+        """With the broker, in a line; empty if there is none."""
+        return self._problem
+
     def start(self) -> None:
         loop = asyncio.get_running_loop()
         self._tasks = [
@@ -148,6 +156,7 @@ class Membership:
                 await wire.connect()
                 self._wire = wire
                 await wire.subscribe(f"cw.{self._config.name}.alive.*", self._heard)
+                self._fence.listens(self._now())
                 self._bucket = await wire.bucket(f"cw_{self._config.name}")
                 self.reconnects += 1
                 self._has_problem("")

@@ -84,6 +84,10 @@ class Steps(Singles):
     _idle_since: int
     _asleep_since: int
     _charge_from: int
+    _turn_ended: int  # when; 0 from a turn's begin until that is known
+    _lingers: bool  # the next turn has been asked for, though nothing is runnable
+    _doubt: int  # how many chances to do so pass after one in vain
+    _chances: int  # that are to pass
 
     def __init__(self, owner: Any, driver_yield_ns: int, max_polls: int) -> None:
         super().__init__(owner)
@@ -100,6 +104,10 @@ class Steps(Singles):
         self._idle_since = 0
         self._asleep_since = 0
         self._charge_from = 0
+        self._turn_ended = 0
+        self._lingers = False
+        self._doubt = 0
+        self._chances = 0
 
     def _run_turn(self, now: int) -> bool:
         """Steps until the budget is spent or nothing is runnable. True if the core may sleep."""
@@ -116,7 +124,8 @@ class Steps(Singles):
                 entity = self._eevdf.pick()
                 if entity is None:
                     if self.source is None:
-                        return not self._held
+                        self._turn_ended = now
+                        return not self._held and not self._may_linger()
                     if self._carrier is not None:
                         self._leave_carrier()
                     news = self.source.look()
@@ -146,6 +155,8 @@ class Steps(Singles):
                         now = looked
                         continue
                     self._idle_since = 0
+                    if self._may_linger():
+                        return False
                     if self.source.prepare_sleep():
                         self._asleep_since = now
                         self.patience_ns = self.patience_ns >> 1 if self.patience_ns > _LOOK_NS else 0
@@ -172,6 +183,16 @@ class Steps(Singles):
             self.source.look()
         return False
 
+    def _may_linger(self) -> bool:
+        """Nothing is runnable: whether the next turn is to come all the same, behind a callback that this one gave the loop."""
+        if not self.behind:
+            return False
+        if self._chances:
+            self._chances -= 1
+            return False
+        self._lingers = True
+        return True
+
     def _take(self, queue: QueueState) -> JoinHandle | None:
         """The queue's next task. None if its scheduler has failed and nothing was runnable after all."""
         if queue.suspended is not None:  # what was cut is finished before anything else
@@ -188,6 +209,14 @@ class Steps(Singles):
             if state is not None:
                 queue.runnable -= 1
             return state  # type: ignore[no-any-return]
+        if queue.built_in is not None and queue.runnable:
+            popped = queue.built_in._get()
+            if type(popped) is JoinHandle:
+                state = popped
+                if state.queued and not state.held and state.membership.queue is queue:
+                    queue.runnable -= 1
+                    return state
+            self._refuse(queue, popped)
         while queue.runnable and queue.fifo is None:
             state = self._take_from_other(queue)
             if state is not None:
@@ -208,13 +237,18 @@ class Steps(Singles):
                 state: JoinHandle = popped
                 if state.queued and not state.held and state.membership.queue is queue:
                     return state
-            raise UsageError(
-                f"{type(scheduler).__name__}.pop() of queue {shown(queue.key)} returned {shown(popped)}, "
-                "which is not a task that it was holding"
-            )
+            raise not_held(queue, popped)
         except BaseException as error:
             self._replace_scheduler(queue, scheduler, error)
         return None
+
+    def _refuse(self, queue: QueueState, popped: object) -> None:
+        """What a built-in scheduler has returned: others than the core have had their hands in it."""
+        scheduler = queue.scheduler
+        try:
+            raise not_held(queue, popped)
+        except BaseException as error:
+            self._replace_scheduler(queue, scheduler, error)
 
     def _run_step(self, queue: QueueState, state: JoinHandle, started: int) -> int:
         """One step of one task of the queue. Returns the time at its end.
@@ -264,7 +298,7 @@ class Steps(Singles):
         state.service_ns += elapsed
         if state.membership.queue is queue:  # else it has moved, and the scheduler has forgotten it
             state.membership.service_ns += elapsed
-            if queue.fifo is None:
+            if queue.fifo is None and (queue.built_in is None or not queue.built_in._charge(state, elapsed)):
                 self._observe(queue, state, elapsed)
         if elapsed > queue.entity.slice_ns:
             queue.slice_overruns += 1
@@ -366,3 +400,10 @@ class Steps(Singles):
         if queue.entity.active:
             self._eevdf.charge(queue.entity, elapsed)
         self._charge_from = now
+
+
+def not_held(queue: QueueState, popped: object) -> UsageError:
+    return UsageError(
+        f"{type(queue.scheduler).__name__}.pop() of queue {shown(queue.key)} returned {shown(popped)}, "
+        "which is not a task that it was holding"
+    )

@@ -295,10 +295,14 @@ class _Proxies(dict[int, "_Proxy"]):
 
     def __init__(self, places: Places, instance: Any, methods: dict[str, RemoteMethod], *, nowait: bool) -> None:
         super().__init__()
-        self._make = lambda shard: _Proxy(places[shard], instance, methods, 0, nowait=nowait)
+        self._places = places
+        self._instance = instance
+        self._methods = methods
+        self._is_nowait = nowait
 
     def __missing__(self, shard: int) -> _Proxy:
-        proxy = self[shard] = self._make(shard)
+        place = self._places[shard]
+        proxy = self[shard] = _Proxy(place, self._instance, self._methods, 0, nowait=self._is_nowait)
         return proxy
 
 

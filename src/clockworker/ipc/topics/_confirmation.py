@@ -9,8 +9,8 @@ from clockworker._errors import SchemaMismatch
 
 
 class Confirmation:
-    """Of one. word: the number of what they are told. missing: those who have not
-    said yet that they have heard it: outlets, and what carries topics to other nodes."""
+    """Of one. word: the number of what they are told. missing: those who have not said yet that they have heard it:
+    outlets, and what carries topics to other nodes."""
 
     def __init__(self, word: int, missing: Iterable[object]) -> None:
         self.word = word

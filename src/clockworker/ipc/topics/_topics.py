@@ -301,6 +301,14 @@ class Topics:
             if self._is_listener(name):
                 self._listen(name, lambda: None)
 
+    def put_in_order(self, name: str, message: bytes) -> None:
+        """Of an ordered topic that is ours, among those of all nodes: to all that listen."""
+
+        def post() -> None:
+            self._post(name, message)
+
+        self.when_learned(post)
+
     def _is_listener(self, name: str) -> bool:
         return self.beyond is not None and listener_of(name, self.count) == self.home.shard_id
 

@@ -54,7 +54,7 @@ def check_needs(config: ServeConfig) -> None:
     if config.reload:
         check_reload()
     if config.cluster is not None:
-        check_cluster_needs()
+        check_cluster_needs(config.cluster)
     context_of(config)
     for address in config.addresses:
         check_address(address)

@@ -88,6 +88,7 @@ from clockworker.shards.protocol._messages import (
     ViewSettled,
 )
 from clockworker.shards.protocol._pulse import DUMP_SIGNAL, Pulse
+from clockworker.shards.protocol._reading import NOTHING_FAR
 from clockworker.shards.protocol._slots import SlotWriter
 from clockworker.shards.protocol._witness import start_witness
 from clockworker.shards.worker._affinity import Starting
@@ -333,7 +334,7 @@ class _ShardMain:
         if self._config.cluster is not None:
             from clockworker.cluster._shard import ShardInCluster
 
-            self._in_cluster = ShardInCluster(self._config.cluster, self._mesh)
+            self._in_cluster = ShardInCluster(self._config.cluster, self._mesh, succeeds=configure.came_by == "roll")
         _ = self._mesh.topics  # before there are peers, so that they are asked for theirs as soon as they are there
         self._shard = Shard(
             configure,
@@ -365,6 +366,7 @@ class _ShardMain:
             self._shard._requests.read,
             self._shard._processes.counts,
             self._watch,
+            (lambda: NOTHING_FAR) if self._in_cluster is None else self._in_cluster.figures,
         )
         self._shard._servers.when_failed = self._recorder.write_soon
 
@@ -521,6 +523,8 @@ class _ShardMain:
     def _stop(self, for_good: bool, orphaned: Sequence[tuple[str, socket.socket]]) -> None:
         if self._main is not None and not self._shard.is_ready:
             self._main.abort()  # still starting: there is nothing to finish
+        if not for_good and self._in_cluster is not None:
+            self._in_cluster.leave()
         self._shard._stop(for_good, orphaned)
         if for_good and self._shard._stopping is not None:  # perhaps it had been told before
             self._shard._stopping.add_done_callback(lambda _: self._channel.send(ListenersClosed()))
