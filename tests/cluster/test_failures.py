@@ -9,7 +9,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -38,7 +38,8 @@ class Cluster:
         self.server = NatsServer(directory / "nats", host=at.address, port=4222, prefix=at.command)
         self.server.start()
         self.nodes = {
-            name: Node(directory, name, [self.server.url], node_timeout=TIMEOUT, host=self.hosts[name]) for name in NAMES
+            name: Node(directory, name, [self.server.url], node_timeout=TIMEOUT, host=self.hosts[name])
+            for name in NAMES
         }
 
     def end(self) -> None:

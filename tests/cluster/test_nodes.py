@@ -16,9 +16,9 @@ import pytest
 pytest.importorskip("nats")
 
 from clockworker.shards.observe._view import ServerStats
+from tests.cluster.servers import NatsServer, needs_server, one_server
 from tests.cluster.whole import ROOT, Node, key_of, owner_of, wait_all
 from tests.shards.servers import eventually
-from tests.cluster.servers import NatsServer, needs_server, one_server
 
 pytestmark = [needs_server, pytest.mark.once]
 

@@ -22,8 +22,8 @@ from clockworker.executor import DurationStats, Executor, QueueStats
 from clockworker.executor._histogram_cy import Histogram
 from clockworker.ipc import LinkStats, Mesh, TopicStats
 from clockworker.shards.protocol._reading import (
-    NOTHING_FAR,
     MAX_GROUPS,
+    NOTHING_FAR,
     REASONS,
     CallReading,
     Counters,
