@@ -23,6 +23,7 @@ MODULES = {
     "clockworker.executor._eevdf_cy": "src/clockworker/executor/_eevdf_cy.py",
     "clockworker.executor._histogram_cy": "src/clockworker/executor/_histogram_cy.py",
     "clockworker.executor._schedulers_cy": "src/clockworker/executor/_schedulers_cy.py",
+    "clockworker.executor._orders_cy": "src/clockworker/executor/_orders_cy.py",
     "clockworker.executor._registry_cy": "src/clockworker/executor/_registry_cy.py",
     "clockworker.executor._clock_cy": "src/clockworker/executor/_clock_cy.py",
     "clockworker.executor._seam_cy": "src/clockworker/executor/_seam_cy.py",

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 import clockworker as cw
+from clockworker.executor._orders_cy import KeyHeap
 from clockworker.executor._schedulers_cy import ScheduledTask
 from tests.conftest import Run
 
@@ -562,3 +563,38 @@ def test_a_scheduler_that_lacks_a_method_says_which() -> None:
         Lazy().pop()
     with pytest.raises(NotImplementedError, match=r"Lazy must define __len__\(\)"):
         len(Lazy())
+
+
+@pytest.mark.skipif(cw.compiled, reason="its methods are C's; the schedulers' models try them")
+@pytest.mark.parametrize("seed", range(20))
+def test_a_heap_of_keys_against_a_model(seed: int) -> None:
+    rng = random.Random(seed)
+    heap = KeyHeap()
+    model: list[tuple[int, int, object]] = []
+    for tie in range(2_000):
+        entry = (rng.randrange(50), tie, object())
+        choice = rng.random()
+        if choice < 0.4 or not model:
+            heap.make_room()
+            heap.push(*entry)
+            model.append(entry)
+        elif choice < 0.6:
+            model.sort()
+            assert heap.pop() is model.pop(0)[2]
+        elif choice < 0.8:
+            model.sort()
+            assert heap.nodes[heap.places[0].slot] is model[0][2]
+            heap.replace_top(*entry)
+            model[0] = entry
+        else:
+            model.sort()
+            key, tie, node = model[0]
+            key += rng.randrange(10)
+            heap.move_top(key)
+            model[0] = (key, tie, node)
+        assert heap.count == len(model)
+        if model:
+            least = min(model)
+            assert (*heap.places[0][:2], heap.nodes[heap.places[0].slot]) == least
+    model.sort()
+    assert [heap.pop() for _ in model] == [node for _, _, node in model]

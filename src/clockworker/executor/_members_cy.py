@@ -40,16 +40,18 @@ from clockworker.executor._tasks_cy import JoinHandle, Membership, QueueState
 if cython.compiled:
     from cython.cimports.clockworker.executor._clock_cy import now_ns
     from cython.cimports.clockworker.executor._native import PyThread_get_thread_ident
+    from cython.cimports.clockworker.executor._orders_cy import PUSH_BITS
     from cython.cimports.clockworker.executor._registry_cy import leave_out
-    from cython.cimports.clockworker.executor._schedulers_cy import PUSH_BITS, fifo_push
+    from cython.cimports.clockworker.executor._schedulers_cy import fifo_push
     from cython.cimports.clockworker.executor._seam_cy import has_exception
     from cython.cimports.clockworker.executor._tasks_cy import MEMBERSHIP
 else:
     from threading import get_ident as PyThread_get_thread_ident
 
     from clockworker.executor._clock_cy import now_ns
+    from clockworker.executor._orders_cy import PUSH_BITS
     from clockworker.executor._registry_cy import leave_out
-    from clockworker.executor._schedulers_cy import PUSH_BITS, fifo_push
+    from clockworker.executor._schedulers_cy import fifo_push
     from clockworker.executor._seam_cy import has_exception
     from clockworker.executor._tasks_cy import MEMBERSHIP
 

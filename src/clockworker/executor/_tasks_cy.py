@@ -29,8 +29,9 @@ from clockworker._errors import TaskCancelled, TaskPanicked
 from clockworker.executor._cpython_cy import holds
 from clockworker.executor._eevdf_cy import Entity
 from clockworker.executor._histogram_cy import Histogram
+from clockworker.executor._orders_cy import is_built_in
 from clockworker.executor._outcome import Ok
-from clockworker.executor._schedulers_cy import RunnableFifo, ScheduledTask, Scheduler, is_built_in
+from clockworker.executor._schedulers_cy import RunnableFifo, ScheduledTask, Scheduler
 from clockworker.executor._seam_cy import Seam
 
 if cython.compiled:
