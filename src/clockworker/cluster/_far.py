@@ -33,6 +33,7 @@ class Post(Protocol):
 
     mesh: Mesh
     calls_sent: int
+    piece: int  # bytes of frames that a message may have
     window_waits: int  # how often a connection was crowded
 
     def now_ns(self) -> int:
@@ -89,7 +90,6 @@ class FarConnection(Connection):
         self._unsent: bytes | None = None  # a message that the wire has not taken
         self._is_dirty = False
         self._is_there = False
-        self._piece = min(PIECE, session.window)
         self._used_ns = 0
         self.link = post.mesh.open(self)
 
@@ -258,7 +258,7 @@ class FarConnection(Connection):
                 if not post.publish(self, self._unsent):
                     break
                 self._unsent = None
-            room = min(self._piece, session.room())
+            room = min(post.piece, session.room())
             if not out.size or room <= HEAD_SIZE:
                 break
             before = out.size
