@@ -118,7 +118,9 @@ class Side:
         self.see(count)
         if options.get("short_names"):
             self._call_others("shard {}")
-        self.mesh.topics.join(FarTopics(self.far, "test"))
+        topics = FarTopics(self.far, "test")
+        topics.start()
+        self.mesh.topics.join(topics)
         self.renumbered = RenumberedMesh(self.mesh, self.numbers)
         self.probe = Probe(number, self.renumbered)  # type: ignore[arg-type]
 

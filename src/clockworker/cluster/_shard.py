@@ -32,10 +32,12 @@ class ShardInCluster:
             succeeds=succeeds,
         )
         self.cluster.when_changed(self._see)
-        mesh.topics.join(FarTopics(self.links, config.name))
+        self._topics = FarTopics(self.links, config.name)
+        mesh.topics.join(self._topics)
 
     def start(self) -> None:
-        """Connect, and go on trying."""
+        """Connect, and go on trying. The executor runs."""
+        self._topics.start()
         self.links.start()
 
     def leave(self) -> None:

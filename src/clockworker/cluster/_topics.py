@@ -9,7 +9,7 @@ from collections.abc import Callable
 from clockworker.cluster import _subjects
 from clockworker.cluster._links import FarLinks
 from clockworker.cluster._wire import Subscription, Wire, WireError
-from clockworker.ipc import Mesh, remote
+from clockworker.ipc import Mesh, Sharded, remote
 
 logger = logging.getLogger("clockworker.cluster")
 
@@ -45,8 +45,12 @@ class FarTopics:
         self._published: dict[str, str] = {}  # subjects, by topic
         self._loop = asyncio.get_running_loop()
         self._owners = far.mesh.owners
-        self._ordered = far.mesh.start(OrderedTopics, OrderedTopics(far.mesh))
+        self._ordered: Sharded[OrderedTopics]
         far.when_connected(self._connected)
+
+    def start(self) -> None:
+        """The executor runs."""
+        self._ordered = self._far.mesh.start(OrderedTopics, OrderedTopics(self._far.mesh))
 
     def most(self) -> int:
         wire = self._far.wire
