@@ -155,7 +155,8 @@ class MessageTooLarge(CallError, ValueError):
 
 
 class RemoteError(CallError):
-    """The remote method raised something that does not travel. `type_name` and `remote_traceback` say what and where."""
+    """The remote method raised something that does not travel. `message` is its text; `type_name` and `remote_traceback` say
+    what and where."""
 
     def __init__(self, message: str, type_name: str = "", remote_traceback: str = "") -> None:
         super().__init__(message)

@@ -118,9 +118,7 @@ class Side:
         self.see(count)
         if options.get("short_names"):
             self._call_others("shard {}")
-        topics = FarTopics(self.far, "test")
-        topics.start()
-        self.mesh.topics.join(topics)
+        self.mesh.topics.join(FarTopics(self.far, "test"))
         self.renumbered = RenumberedMesh(self.mesh, self.numbers)
         self.probe = Probe(number, self.renumbered)  # type: ignore[arg-type]
 

@@ -12,7 +12,8 @@ import pytest
 
 import clockworker as cw
 from clockworker.ipc import LinkStats, Mesh, MeshStats, create_doorbell
-from clockworker.shards.protocol._reading import NOTHING_FAR, Counters, Requests, RouteReading
+from clockworker.shards.protocol._reading import NOTHING_FAR, Counters
+from clockworker.shards.protocol._request_readings import Requests, RouteReading
 from clockworker.shards.protocol._slots import SlotReader, SlotWriter, create_slots
 from clockworker.shards.worker import _recorder
 from clockworker.shards.worker._recorder import Recorder

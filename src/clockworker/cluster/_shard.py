@@ -32,12 +32,10 @@ class ShardInCluster:
             succeeds=succeeds,
         )
         self.cluster.when_changed(self._see)
-        self._topics = FarTopics(self.links, config.name)
-        mesh.topics.join(self._topics)
 
     def start(self) -> None:
-        """Connect, and go on trying. The executor runs."""
-        self._topics.start()
+        """Connect, and go on trying. Once the executor runs, before the application does."""
+        self.links.mesh.topics.join(FarTopics(self.links, self._config.name))
         self.links.start()
 
     def leave(self) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from clockworker.cluster import _subjects
 from clockworker.cluster._links import FarLinks
 from clockworker.cluster._wire import Subscription, Wire, WireError
-from clockworker.ipc import Mesh, Sharded, remote
+from clockworker.ipc import Mesh, remote
 
 logger = logging.getLogger("clockworker.cluster")
 
@@ -36,7 +36,7 @@ class OrderedTopics:
 
 
 class FarTopics:
-    """Of one shard; what `ipc.topics._beyond.Beyond` is."""
+    """Of one shard, whose executor runs; what `ipc.topics._beyond.Beyond` is."""
 
     def __init__(self, far: FarLinks, cluster: str) -> None:
         self._far = far
@@ -45,12 +45,8 @@ class FarTopics:
         self._published: dict[str, str] = {}  # subjects, by topic
         self._loop = asyncio.get_running_loop()
         self._owners = far.mesh.owners
-        self._ordered: Sharded[OrderedTopics]
+        self._ordered = far.mesh.start(OrderedTopics, OrderedTopics(far.mesh))
         far.when_connected(self._connected)
-
-    def start(self) -> None:
-        """The executor runs."""
-        self._ordered = self._far.mesh.start(OrderedTopics, OrderedTopics(self._far.mesh))
 
     def most(self) -> int:
         wire = self._far.wire

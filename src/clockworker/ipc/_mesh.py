@@ -67,6 +67,8 @@ class Mesh(Traffic):
         peer waits for answers to what we could not read.
     encode_local: encode calls to this shard too, so that a test sees what two shards would; before a service is started.
     keeping: the services whose state moves when the shard is replaced.
+
+    Raises ConfigurationError for an executor two of whose queues have keys with the same checksum.
     """
 
     def __init__(

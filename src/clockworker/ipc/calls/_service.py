@@ -112,7 +112,7 @@ class Sharded(Generic[S]):
 
     def on_nowait(self, shard: int, *, timeout: float | None = None) -> S:
         """As `on`, but a call does not wait for credit: it is sent by calling it, before it is awaited, or raises
-        ChannelFull."""
+        ChannelFull. timeout: seconds, as there."""
         if isinstance(shard, Owner):
             return self._of_owner(shard, timeout, nowait=True)
         if timeout is None:
@@ -198,7 +198,8 @@ class Sharded(Generic[S]):
         *args: P.args,
         **kwargs: P.kwargs,
     ) -> A:
-        """Call the method on all shards at once, and fold the results in the order of the shards, as functools.reduce does.
+        """Call the method on all shards at once, and fold the results in the order of the shards, as functools.reduce does:
+        from `initial` on.
 
         total = await store.map_reduce(operator.add, 0, Store.size)
         """

@@ -14,5 +14,6 @@ In reading order:
     _interest      policy: what a peer wants to hear; a later word counts
     _words         what shards tell each other of it
     _beyond        topics on other nodes
-    _topics        all topics of a shard, and all that peers say of them
+    _topics        all topics of a shard, and all that peers say of them; _confirmation, who has heard of a subscription;
+                   _counts, what is counted
 """

@@ -29,8 +29,9 @@ from clockworker.ipc.topics._subscription import Message, Subscription, WhenFull
 from clockworker.ipc.topics._words import FIRST_HAND, IN_ORDER
 
 if TYPE_CHECKING:
+    from clockworker.ipc.topics._confirmation import Confirmation
     from clockworker.ipc.topics._passage import Passage
-    from clockworker.ipc.topics._topics import Confirmation, Topics
+    from clockworker.ipc.topics._topics import Topics
 
 T = TypeVar("T")
 
@@ -75,8 +76,9 @@ class Topic(Generic[T]):
         when_full: what becomes of it where a shard is slow to take its messages in. "wait": this call waits. "drop": that
             shard does not get it. Subscribers that are slow keep nobody waiting.
 
-        Raises `UsageError` for a message that is plainly of another type, or from another thread, and `MessageTooLarge`; then
-        nothing was sent. Who is cancelled while it waits may have sent it to some.
+        Raises `UsageError` for a message that is plainly of another type, or from another thread, `ConfigurationError` for
+        another `when_full`, and `MessageTooLarge`; then nothing was sent. Who is cancelled while it waits may have sent it to
+        some.
         """
         if when_full not in _WAYS:
             raise ConfigurationError(f"when_full is {when_full!r}; it must be 'wait' or 'drop'")
@@ -94,8 +96,8 @@ class Topic(Generic[T]):
             await asyncio.sleep(0)
 
     def publish_nowait(self, message: T) -> None:
-        """The same for who cannot wait: `ChannelFull` if a shard is slow to take its messages in. Nothing was sent then, to
-        nobody."""
+        """The same of `message` for who cannot wait: `ChannelFull` if a shard is slow to take its messages in. Nothing was sent
+        then, to nobody."""
         self._check(message)
         if self.ordered and (beyond := self._topics.beyond) is not None:
             beyond.put_in_order_nowait(self.name, self._encoded(message))

@@ -14,8 +14,10 @@ from __future__ import annotations
 
 import msgspec
 
+from clockworker._errors import UsageError
 from clockworker.ipc.calls._schema import MethodSchema
 from clockworker.ipc.rings._ring_cy import PoisonedRing
+from clockworker.ipc.topics._codec import shown
 
 ANSWERED = 1  # the number of a TOPICS that ends the answer to one
 LEAVES = 2
@@ -53,3 +55,17 @@ def read_word(body: bytes) -> Word:
     ):
         raise PoisonedRing(f"a word of topic {word.name[:LONGEST_NAME]!r} that no shard says")
     return word
+
+
+def check_name(name: object) -> None:
+    """Raises `UsageError`."""
+    if not isinstance(name, str) or not name:
+        raise UsageError(
+            f"a topic's name is text of 1 to {LONGEST_NAME} bytes, and not {shown(type(name))}: {name!r:.100}"
+        )
+    try:
+        length = len(name.encode())
+    except UnicodeEncodeError:
+        raise UsageError(f"a topic's name is text that UTF-8 has, and not {name!r:.300}") from None
+    if length > LONGEST_NAME:
+        raise UsageError(f"a topic's name has up to {LONGEST_NAME} bytes, and {name[:40]!r}... has {length}")

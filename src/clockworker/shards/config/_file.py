@@ -67,7 +67,7 @@ def read_file(path: str) -> dict[str, object]:
             if name in values:
                 how = "with - and with _" if name == spelled else f"also as {name}"
                 raise ConfigurationError(f"is given twice, {how}; give it once")
-            values[name] = _read(key, name, value)
+            values[name] = changes_of_file(value) if key == "shard" else read_value(name, value)
         except ConfigurationError as error:
             raise ConfigurationError(f"{path}: {key}: {error}") from None
     return values
@@ -100,9 +100,8 @@ def _read_cluster(path: str, table: object) -> dict[str, object]:
     return values
 
 
-def _read(key: str, name: str, value: object) -> object:
-    if key == "shard":
-        return changes_of_file(value)
+def read_value(name: str, value: object) -> object:
+    """The value of an option, of what TOML has for it. Raises `ConfigurationError`."""
     if name == "queue":
         return queues_of_file(value)
     if name == "route":

@@ -52,7 +52,7 @@ OPTIONS = (
         ("--idle-poll",),
         "US",
         parse.parse_idle_poll,
-        "microseconds that an idle shard polls before it sleeps; default 200 if each has a CPU to itself, else 0",
+        "microseconds that an idle shard polls at most before it sleeps; default 200 if each has a CPU to itself, else 0",
         takes=(int,),
     ),
     Option(

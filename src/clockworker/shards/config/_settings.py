@@ -24,6 +24,7 @@ from clockworker.shards.config._config import DEFAULT_MODE, Address, ServeConfig
 from clockworker.shards.config._environment import read_env_file
 from clockworker.shards.config._file import find_file, read_file
 from clockworker.shards.config._http import HttpConfig
+from clockworker.shards.config._keywords import read_keywords
 from clockworker.shards.config._option import Option
 from clockworker.shards.config._options import BY_NAME, CLUSTER_PREFIX, HTTP_FIELDS, OF_CLUSTER, OF_HTTP, OPTIONS
 from clockworker.shards.config._queues import by_shard
@@ -60,6 +61,19 @@ def read_settings(arguments: Sequence[str], environment: Mapping[str, str], vers
         if text is not None:
             flag = BY_NAME[name].flags[0] if name != "app" else "command line"
             found[name] = _read(BY_NAME[name], text, flag, 0)
+    return _complete(found, environment)
+
+
+def settings_of(app: str, app_dir: str, options: Mapping[str, object], environment: Mapping[str, str]) -> Settings:
+    """The same of values that a program gives by name, as `_keywords` has them. app_dir: what it is unless one is given
+    anywhere. Raises `ConfigurationError`."""
+    found = {name: Setting(value, f"serve({name}=)", 0) for name, value in read_keywords(options).items()}
+    found["app"] = Setting(app, "serve()", 0)
+    return _complete(found, environment, app_dir)
+
+
+def _complete(found: dict[str, Setting], environment: Mapping[str, str], app_dir: str | None = None) -> Settings:
+    """With what environment, files and defaults say."""
     _add_environment(found, environment, "", 1)
     path = found["config"].value if "config" in found else find_file()
     of_file = {name: Setting(value, path, 3) for name, value in read_file(path).items()} if path else {}
@@ -73,6 +87,8 @@ def read_settings(arguments: Sequence[str], environment: Mapping[str, str], vers
     found.pop("config", None)
     if commands["print_config"] and not commands["check_config"]:
         found.setdefault("app", Setting("", "default", 4))  # what else is set can be shown
+    if app_dir is not None:
+        found.setdefault("app_dir", Setting(app_dir, "default", 4))
     config, origins = _put_together(found)
     return Settings(config, origins, variables, commands["check_config"], commands["print_config"])
 

@@ -34,16 +34,9 @@ from clockworker.shards.observe._ledger import Totals
 from clockworker.shards.observe._page import Page
 from clockworker.shards.observe._view import ClusterStanding, Presence
 from clockworker.shards.protocol._figures import Family, Field, Kind, Section, fields
-from clockworker.shards.protocol._reading import (
-    CallReading,
-    LoopReading,
-    ProcessReading,
-    QueueReading,
-    Reading,
-    Requests,
-    RouteReading,
-    TopicReading,
-)
+from clockworker.shards.protocol._reading import CallReading, LoopReading, ProcessReading, QueueReading, Reading
+from clockworker.shards.protocol._request_readings import Requests, RouteReading
+from clockworker.shards.protocol._topic_readings import TopicReading
 
 # Buckets that are shown: up to each second power of two of nanoseconds, 1 us to 17 s. They end where buckets of ours do: the
 # durations below 2**k are in the first 8 * (k - 2).

@@ -8,19 +8,15 @@ are per second, and both are over the last `window_s` seconds. `since_start` cou
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import msgspec
 
 from clockworker.executor import DurationStats
 from clockworker.shards.observe._ledger import Totals
-from clockworker.shards.protocol._reading import (
-    Groups,
-    QueueReading,
-    Reading,
-    RouteReading,
-    TopicReading,
-    TopicReadings,
-)
+from clockworker.shards.protocol._reading import Groups, QueueReading, Reading
+from clockworker.shards.protocol._request_readings import RouteReading
+from clockworker.shards.protocol._topic_readings import TopicReading, TopicReadings
 
 
 class Durations(msgspec.Struct, frozen=True):
@@ -123,6 +119,7 @@ class Rates(msgspec.Struct, frozen=True):
     bytes_sent_per_s: float
     connections_per_s: float
     requests_per_s: float  # HTTP's
+    processes_done_per_s: float  # functions of run_process that have ended
 
 
 class ShardView(msgspec.Struct, frozen=True):
@@ -158,6 +155,17 @@ class TotalView(msgspec.Struct, frozen=True):
     rates: Rates
     requests: RequestView | None
     since_start: Reading
+
+
+class Event(msgspec.Struct, frozen=True):
+    """What has happened to a shard. number: counts from 1. at: seconds since the epoch. what: its loop stood still, or it was
+    started again, after its end (crash) or as a successor (roll). detail: in words."""
+
+    number: int
+    at: float
+    shard: int
+    what: Literal["stall", "crash", "roll"]
+    detail: str
 
 
 class NodeView(msgspec.Struct, frozen=True):
@@ -200,8 +208,8 @@ class ClusterStats(ClusterStanding, frozen=True):
 
 
 class ServerStats(msgspec.Struct, frozen=True):
-    """cluster: None where this machine is alone. addresses: what users connect to, `127.0.0.1:80` or `admin=unix:PATH`. serving: whether all shards have been ready, and
-    it is not told to stop."""
+    """addresses: what users connect to, `127.0.0.1:80` or `admin=unix:PATH`. serving: whether all shards have been ready, and
+    it is not told to stop. events: the last ones, the newest at the end. cluster: None where this machine is alone."""
 
     version: str
     compiled: bool
@@ -216,6 +224,7 @@ class ServerStats(msgspec.Struct, frozen=True):
     routes: list[RouteView]
     topics: list[TopicView]
     total: TotalView
+    events: list[Event] = []  # a server of an older version tells of none
     cluster: ClusterStats | None = None
 
 
@@ -341,6 +350,7 @@ def _rates(lately: Reading, window_s: float) -> Rates:
         bytes_sent_per_s=per_s(lately.calls.bytes_sent),
         connections_per_s=per_s(lately.loop.connections_accepted),
         requests_per_s=per_s(sum(sum(row.statuses) for _, _, row in lately.http.rows())),
+        processes_done_per_s=per_s(lately.loop.processes_done),
     )
 
 

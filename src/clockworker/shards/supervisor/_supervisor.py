@@ -32,10 +32,10 @@ from clockworker.shards.machine._placement import Placement
 from clockworker.shards.machine._sockets import Listeners
 from clockworker.shards.machine._systemd import Notifier
 from clockworker.shards.observe._view import ClusterStanding
+from clockworker.shards.protocol._control_channel import DescriptorsLost
 from clockworker.shards.protocol._health import HealthPolicy
 from clockworker.shards.protocol._messages import (
     Declared,
-    DescriptorsLost,
     Drained,
     Failed,
     Held,
@@ -441,7 +441,7 @@ class Supervisor:
                 break
         else:
             return
-        again = not self._observer.stalled(member, member.process)
+        again = not self._observer.stalled(member, member.process, str(stall))
         # That one stall goes on is said at growing intervals anyway.
         unsaid = 0 if again else member.stalls.may_say(self._loop.time())
         if unsaid is not None:

@@ -12,6 +12,7 @@ from clockworker.shards.observe._view import (
     ServerStats,
     ShardView,
     TopicView,
+    TotalView,
 )
 
 # What the shards may be sorted by: the largest first, but the number.
@@ -100,6 +101,7 @@ def screen(stats: ServerStats, sort: str, width: int) -> list[str]:
         f" calls/s: {_count(total.rates.calls_per_s)} between shards, {_count(total.rates.calls_local_per_s)} local"
         f"   restarts {total.restarts}   stalls {total.stalls}   {_bytes(total.rss_bytes)} RSS",
         *([] if total.requests is None else [_requests(total.requests)]),
+        *_elsewhere(total),
         *([] if stats.cluster is None else [_cluster(stats.cluster)]),
         "",
         _SHARD_HEAD,
@@ -192,6 +194,20 @@ def _requests(requests: RequestView) -> str:
     parts += [f"waiting {requests.waiting}"] if requests.waiting else []
     parts += [f"websockets {requests.websockets}"] if requests.websockets else []
     return "  ".join(parts)
+
+
+def _elsewhere(total: TotalView) -> list[str]:
+    """What runs in no shard's loop: of run_process since there was any, and of threads while there is."""
+    loop = total.since_start.loop
+    parts = []
+    if loop.processes_running or loop.processes_waiting or loop.processes_done:
+        parts.append(
+            f"processes: {loop.processes_running} running, {loop.processes_waiting} waiting, "
+            f"{_rate(total.rates.processes_done_per_s)}/s done"
+        )
+    if loop.blocking_running or loop.blocking_waiting:
+        parts.append(f"threads: {loop.blocking_running} running, {loop.blocking_waiting} waiting")
+    return [f" {'   '.join(parts)}"] if parts else []
 
 
 def _routes(routes: Sequence[RouteView]) -> list[str]:

@@ -23,11 +23,11 @@ from clockworker._errors import ClockworkerError, ConfigurationError
 from clockworker._version import __version__
 from clockworker.shards.observe._query import MAX_TRACE_S
 from clockworker.shards.observe._query_client import QueryClient
-from clockworker.shards.observe._query_paths import find_path
 from clockworker.shards.observe._view import ServerStats
 from clockworker.shards.protocol._recording import Recorded
 from clockworker.shards.tools._chrome import write_chrome_trace
 from clockworker.shards.tools._screen import HEADS, SORTS, cluster_screen, screen
+from clockworker.shards.tools._servers import find_server
 
 EXIT_FAILED = 1
 
@@ -65,7 +65,10 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     parser.add_argument(
-        "server", nargs="?", metavar="PID|PATH", help="of the supervisor, or its control socket; the only one that runs"
+        "server",
+        nargs="?",
+        metavar="SERVER",
+        help="its supervisor's pid, application, address, or the path of its control socket; the only one that runs",
     )
     parser.add_argument("--sort", choices=SORTS, default="shard", help="sort the shards by this; shard")
     parser.add_argument("--interval", type=_seconds, default=1.0, metavar="S", help="seconds between two looks; 1")
@@ -96,7 +99,7 @@ def _seconds(text: str) -> float:
 
 
 def _run(options: argparse.Namespace) -> int:
-    client = QueryClient(find_path(options.server, os.environ))
+    client = QueryClient(find_server(options.server, os.environ))
     with contextlib.closing(client):
         if options.json:
             sys.stdout.buffer.write(msgspec.json.format(msgspec.json.encode(client.stats()), indent=1) + b"\n")

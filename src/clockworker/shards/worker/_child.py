@@ -39,10 +39,18 @@ from clockworker.shards.config._routes import beyond, lacking_for_application, l
 from clockworker.shards.logs._log_limit import Limiter, more
 from clockworker.shards.logs._logging import reopen, set_up_logging
 from clockworker.shards.machine._certificates import context_of
-from clockworker.shards.machine._heritage import STRAY, Handler, do_nothing, name_of, settle_signals
-from clockworker.shards.machine._host import die_with_parent, set_process_title
+from clockworker.shards.machine._heritage import STRAY, Handler, do_nothing, name_of
+from clockworker.shards.machine._host import set_process_title
 from clockworker.shards.machine._terminal import set_up_debugging
-from clockworker.shards.protocol._birth import CONTROL_VARIABLE, SPARE_VARIABLE, SUPERVISOR_VARIABLE, TERMINAL_SIGNALS
+from clockworker.shards.protocol._birth import (
+    CONTROL_VARIABLE,
+    EXIT_ORPHANED,
+    SPARE_VARIABLE,
+    SUPERVISOR_VARIABLE,
+    TERMINAL_SIGNALS,
+    be_child,
+)
+from clockworker.shards.protocol._control_channel import ControlChannel, DescriptorsLost
 from clockworker.shards.protocol._health import HealthPolicy
 from clockworker.shards.protocol._messages import (
     AcceptFrom,
@@ -51,9 +59,7 @@ from clockworker.shards.protocol._messages import (
     Change,
     Configure,
     Connect,
-    ControlChannel,
     Declared,
-    DescriptorsLost,
     Disconnect,
     Drained,
     Failed,
@@ -106,7 +112,6 @@ log = logging.getLogger("clockworker.shard")
 
 EXIT_OK = 0
 EXIT_FAILED = 1
-EXIT_ORPHANED = 1
 EXIT_START_UP = 3
 
 QUIET_LOOK_S = 0.005
@@ -118,9 +123,7 @@ TRACEBACK_LIMIT = 48_000
 
 
 def main() -> None:
-    if not die_with_parent(int(os.environ.pop(SUPERVISOR_VARIABLE))):
-        sys.exit(EXIT_ORPHANED)
-    _take_signals()
+    be_child(int(os.environ.pop(SUPERVISOR_VARIABLE)), _handlers())
     descriptor = int(os.environ.pop(CONTROL_VARIABLE))
     os.set_inheritable(descriptor, False)
     channel = ControlChannel(socket.socket(fileno=descriptor), trusting=True)
@@ -150,11 +153,11 @@ def main() -> None:
     sys.exit(status)
 
 
-def _take_signals() -> None:
+def _handlers() -> dict[int, Handler]:
     """What a terminal sends to the process group is the supervisor's to answer. SIGTERM gets its handler with the loop, which
     asks the supervisor for a successor, and ends the process before."""
     strays: dict[int, Handler] = dict.fromkeys(STRAY - {DUMP_SIGNAL}, _say_stray)
-    settle_signals(strays | dict.fromkeys(TERMINAL_SIGNALS - {signal.SIGTERM}, do_nothing))
+    return strays | dict.fromkeys(TERMINAL_SIGNALS - {signal.SIGTERM}, do_nothing)
 
 
 def _say_stray(number: int, frame: FrameType | None) -> None:

@@ -32,13 +32,12 @@ from clockworker.shards.protocol._reading import (
     ProcessReading,
     QueueReading,
     Reading,
-    Requests,
     RingReading,
-    TopicReading,
-    TopicReadings,
 )
+from clockworker.shards.protocol._request_readings import Requests
 from clockworker.shards.protocol._rest import next_tick
 from clockworker.shards.protocol._slots import SlotWriter
+from clockworker.shards.protocol._topic_readings import TopicReading, TopicReadings
 from clockworker.shards.worker._hogs import HogWatch
 from clockworker.shards.worker._usage import Usage
 

@@ -187,6 +187,8 @@ class Shard:
         In a cluster, `async def partitions_moved(self, gained: frozenset[int], lost: frozenset[int], epoch: int)` hears which
         partitions of the keys have come to this shard and have left it. It runs before a call of what was gained begins; calls of
         what was lost are refused already.
+
+        Raises `UsageError` for what is no class.
         """
         if not isinstance(service, type):
             raise UsageError(
@@ -227,7 +229,8 @@ class Shard:
     def call_threadsafe(
         self, shard: int, function: Callable[P, Coroutine[Any, Any, T]], /, *args: P.args, **kwargs: P.kwargs
     ) -> concurrent.futures.Future[T]:
-        """The same from any other thread. The future's `result()` waits for the answer, and `cancel()` cancels the call."""
+        """The same, `function` on that shard, from any other thread. The future's `result()` waits for the answer, and
+        `cancel()` cancels the call."""
         call = self._function_caller(shard, function)
         return self._mesh.run_threadsafe(lambda: call(*args, **kwargs))
 
@@ -359,8 +362,8 @@ class Shard:
     ) -> None:
         """Serve a protocol on this shard's listening sockets, until the shard stops.
 
-        The protocol's callbacks run on the loop, in a context of its own for each connection; the tasks that they start
-        run in `queue` (the first queue unless given).
+        protocol_factory: makes one for each connection. The protocol's callbacks run on the loop, in a context of its own for
+        each connection; the tasks that they start run in `queue` (the first queue unless given).
         bind, ssl, max_connections: as in `start_server`.
         stop: is called with a protocol to ask it to close if it has nothing to do, perhaps several times. aiohttp's
         protocols need none.
@@ -421,7 +424,10 @@ class Shard:
         bind: str | None = None,
         ssl: SSLContext | Literal[False] | None = None,
     ) -> None:
-        """The same of a WSGI application. It runs in threads (`--threads`); a request waits in its queue for one."""
+        """The same of a WSGI application. It runs in threads (`--threads`); a request waits in its queue for one.
+
+        app, routes, bind, ssl: as in `serve_asgi`, and so is what is raised.
+        """
         from clockworker.http._application import serve_application
 
         await serve_application(self, app, "wsgi", state=None, routes=routes, bind=bind, ssl=ssl)
