@@ -18,12 +18,15 @@ cdef class ScheduledTask(HeapNode):
 
 cdef class Scheduler:
     cdef object _owner
+    cdef public bint _holds
 
     cpdef push(self, ScheduledTask task)
     cpdef ScheduledTask pop(self)
     cpdef observe(self, ScheduledTask task, long long elapsed_ns)
     cpdef forget_task(self, ScheduledTask task)
     cpdef forget_group(self, object group)
+    cpdef _let_begin(self, ScheduledTask task)
+    cpdef _let_go(self, bint all_of_them)
 
 
 cdef class RunnableFifo(Scheduler):

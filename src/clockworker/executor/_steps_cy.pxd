@@ -28,7 +28,7 @@ cdef class Steps(Singles):
         attentive_until=cython.longlong, look_until=cython.longlong, polls_before=cython.Py_ssize_t, looked=cython.longlong, decided=cython.longlong, polls=cython.Py_ssize_t, came=cython.longlong, entity=Entity, queue=QueueState, state=JoinHandle, news=cython.bint
     )
     cdef bint _run_turn(self, long long now) except? -1
-    @cython.locals(state=JoinHandle, cut=JoinHandle)
+    @cython.locals(state=JoinHandle, cut=JoinHandle, scheduler=Scheduler)
     cdef JoinHandle _take(self, QueueState queue)
     @cython.locals(popped=ScheduledTask, state=JoinHandle, scheduler=Scheduler)
     cdef JoinHandle _take_from_other(self, QueueState queue)

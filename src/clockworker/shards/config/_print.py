@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import msgspec
 
 from clockworker.shards.config import _toml
-from clockworker.shards.config._config import InheritedSocket, QueueConfig, ServeConfig
+from clockworker.shards.config._config import InheritedSocket, QueueConfig, QueueGroupConfig, ServeConfig
 from clockworker.shards.config._http import Route
 from clockworker.shards.config._option import GROUPS, Option
 from clockworker.shards.config._options import HTTP_FIELDS, OF_HTTP, OPTIONS
@@ -20,7 +20,7 @@ from clockworker.shards.config._parse import show_size
 _COLUMN = 44
 # Addresses are shown as `bind`, whatever they were given as; queues and routes as tables, after all plain values.
 _SECRET = ("ssl_keyfile_password",)
-_ELSEWHERE = ("host", "port", "uds", "uds_mode", "fd", "queue", "route")
+_ELSEWHERE = ("host", "port", "uds", "uds_mode", "fd", "queue", "queue_group", "route")
 
 
 def as_toml(
@@ -72,6 +72,10 @@ def _lines(
         yield f"{'# [[queue]]':{_COLUMN}}# {config.app} cannot be imported (--check-config says why), and may declare some"
     elif not declared and not config.queues:
         yield f"{'# [[queue]]':{_COLUMN}}# not set: those that the application declares, or else one, default"
+    for group in config.queue_groups:
+        yield f"{'[[group]]':{_COLUMN}}# {comment('queue_group')}"
+        yield from _queue(group)
+        yield ""
     for shard, queues in sorted(config.shard_queues.items()):
         for queue in queues:
             yield f"{f'[[shard.{shard}.queue]]':{_COLUMN}}# {comment('shard_queue')}"
@@ -121,7 +125,7 @@ def _value(config: ServeConfig, option: Option) -> object:
             return value
 
 
-def _queue(queue: QueueConfig) -> Iterator[str]:
+def _queue(queue: QueueConfig | QueueGroupConfig) -> Iterator[str]:
     for field in queue.__struct_fields__:
         if (value := getattr(queue, field)) is not None:
             yield f"{field} = {_toml.show(value)}"
