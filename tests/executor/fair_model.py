@@ -1,4 +1,4 @@
-"""EEVDF between groups once more, by the book: fractions, lists and no heap. What `FairGroups` and `FairFifo` are compared with.
+"""EEVDF between groups once more, by the book: fractions, lists, no heap. `FairGroups` and `FairFifo` are compared with it.
 
 Durations and shares are chosen so that nothing in the real one is rounded: see `UNIT_NS`.
 """

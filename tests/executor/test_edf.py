@@ -241,10 +241,11 @@ def test_a_call_brings_its_deadline_along(run: Run) -> None:
         core: Any = queue._core
         carrier = core.carrier("carrier")
         ended = asyncio.get_running_loop().create_future()
+        started = []
 
         class Step(Dated):
             def __call__(self) -> None:
-                asyncio.ensure_future(note(self.name))
+                started.append(asyncio.ensure_future(note(self.name)))
                 if self.name == "last":
                     ended.set_result(None)
 

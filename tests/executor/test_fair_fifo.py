@@ -1,4 +1,4 @@
-"""FairFifo: against a model of lines and limits, and in an executor, where a queue of tasks that may not run must rest and wake."""
+"""FairFifo: against a model of lines and limits, and in an executor, where a queue whose tasks may not run rests and wakes."""
 
 from __future__ import annotations
 

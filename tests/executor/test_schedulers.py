@@ -16,7 +16,6 @@ import clockworker as cw
 from clockworker.executor._schedulers_cy import ScheduledTask
 from tests.conftest import Run
 
-
 PUSH_BITS = 20  # below a task's place in its `tie`
 
 

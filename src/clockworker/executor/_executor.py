@@ -31,7 +31,8 @@ MAX_SLOW = 1_000_000
 class Executor:
     """Divides one event loop's thread fairly between queues of tasks.
 
-    queues: their declarations, and those of groups of queues; the first one is where tasks go that belong to none, on a loop from `new_event_loop`.
+    queues: their declarations, and those of groups of queues; the first one is where tasks go that belong to none, on a loop
+        from `new_event_loop`.
     on_panic: what becomes of an exception that escapes a spawned task. If a task is waiting for that one, by `await handle` or
         `handle.outcome()`, it is raised or returned there, and that is all. If none is, "propagate": it is a panic; the other
         tasks are cancelled, and `async with` raises it. "catch": it is left to whoever awaits the task later.

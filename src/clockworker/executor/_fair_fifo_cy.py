@@ -162,10 +162,10 @@ class FairFifo(FairGroups):
             else:
                 line = self._group(task.group)  # type: ignore[assignment]
                 jobs = line.jobs
-            job = find_job(jobs, task)  # type: ignore[assignment]
+            job = find_job(jobs, task)
             if job is None:
                 if task.group is None:
-                    line = self._new_group(None)  # type: ignore[assignment]
+                    line = self._new_group(None)
                 job = LineJob(number_of(task), line)
                 jobs[job.number] = job
             job.tasks += 1

@@ -205,7 +205,7 @@ class FairSRPT(Scheduler):
             jobs = self._jobs.get(task.group)
             if jobs is None:
                 jobs = self._jobs[task.group] = {}
-            job: SizedJob = find_job(jobs, task)  # type: ignore[assignment]
+            job: SizedJob = find_job(jobs, task)
             if job is None:
                 job = SizedJob(number_of(task), task.group, self._history_of(task.group))
                 self._begun += 1

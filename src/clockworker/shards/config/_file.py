@@ -1,4 +1,5 @@
-"""`clockworker.toml`: options by name, `[[queue]]`, `[[group]]` and `[[route]]` tables, and `[shard.N]` for what one shard has otherwise.
+"""`clockworker.toml`: options by name, `[[queue]]`, `[[group]]` and `[[route]]` tables, and `[shard.N]` for what one shard has
+otherwise.
 
     app = "app:main"
     shards = 4

@@ -117,8 +117,8 @@ OPTIONS = (
         ("--queue-group",),
         "[OUTER/]GROUP:SHARE",
         parse_groups,
-        "the share of a group of queues, beside the queues and groups outside; those inside divide what it gets; may be repeated; "
-        "default 1 for each group that a queue is in",
+        "the share of a group of queues, beside the queues and groups outside; those inside divide what it gets; may be "
+        "repeated; default 1 for each group that a queue is in",
         takes=(list,),
         repeat=True,
     ),

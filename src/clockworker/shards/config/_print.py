@@ -72,9 +72,9 @@ def _lines(
         yield f"{'# [[queue]]':{_COLUMN}}# {config.app} cannot be imported (--check-config says why), and may declare some"
     elif not declared and not config.queues:
         yield f"{'# [[queue]]':{_COLUMN}}# not set: those that the application declares, or else one, default"
-    for group in config.queue_groups:
+    for outer in config.queue_groups:
         yield f"{'[[group]]':{_COLUMN}}# {comment('queue_group')}"
-        yield from _queue(group)
+        yield from _queue(outer)
         yield ""
     for shard, queues in sorted(config.shard_queues.items()):
         for queue in queues:

@@ -19,7 +19,6 @@ from clockworker.shards.config._queues import merge
 from clockworker.shards.config._schedulers import SCHEDULERS, make_scheduler
 from clockworker.shards.config._spelling import did_you_mean
 
-
 Declared = Sequence[Queue | QueueGroup]
 
 
@@ -71,8 +70,8 @@ def queues_of(config: ServeConfig, shard: int, declared: Declared) -> tuple[Queu
 def make_queues(
     queues: Sequence[QueueConfig], declared: Declared, app_dir: str, groups: Sequence[QueueGroupConfig] = ()
 ) -> list[Queue | QueueGroup]:
-    """Declarations for the executor. groups: what the operator says of them. Raises `ConfigurationError` for queues that one shard
-    cannot have, and as `make_scheduler` does."""
+    """Declarations for the executor. groups: what the operator says of them. Raises `ConfigurationError` for queues that one
+    shard cannot have, and as `make_scheduler` does."""
     _check_identifiers([queue.name for queue in queues])
     own = {queue.key: queue.scheduler for queue in queues_in(declared)}
     made = [
