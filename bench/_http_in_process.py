@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
-import os
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterable
@@ -19,6 +18,7 @@ import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 import clockworker as cw
+from bench._cachegrind import under_valgrind
 from bench._http_raw import Application
 from clockworker.executor._meter_cy import Meter
 from clockworker.http._access import AccessLog
@@ -151,10 +151,6 @@ ROUTES = (
 QUEUES = {"foreground": 8, "background": 1, "internal": 1}
 
 
-def under_valgrind() -> bool:
-    return "valgrind" in os.environ.get("LD_PRELOAD", "")
-
-
 class NothingStolen(Meter):
     """After steps of more than 50 us an executor asks the kernel what others had of them. Most requests' are shorter, but not
     under valgrind, where all take fifty times as long: there this stands in for the kernel."""
@@ -167,8 +163,14 @@ class NothingStolen(Meter):
 
 
 @contextlib.asynccontextmanager
-async def clockworker_in_process(app: Application, access_log: bool) -> AsyncIterator[Connect]:
-    async with cw.Executor([cw.Queue(name, share) for name, share in QUEUES.items()]) as executor:
+async def clockworker_in_process(
+    app: Application, access_log: bool, slice_s: float | None = None
+) -> AsyncIterator[Connect]:
+    """slice_s: of the queue that is preemptive then, the background's."""
+    queues = [cw.Queue(name, share) for name, share in QUEUES.items()]
+    if slice_s is not None:
+        queues[1] = cw.Queue("background", QUEUES["background"], preemptive=True, slice=slice_s)
+    async with cw.Executor(queues) as executor:
         if under_valgrind():
             executor._core.steal.meter = NothingStolen()
         targets = [Target(route.path, executor.queue(route.queue)) for route in ROUTES]
@@ -193,3 +195,5 @@ SIDES: dict[str, Callable[[Application, bool], contextlib.AbstractAsyncContextMa
     "uvicorn": uvicorn_in_process,
     "clockworker": clockworker_in_process,
 }
+SLICE_S = 0.0005
+PREEMPTIVE_SIDE = f"clockworker, slices of {SLICE_S * 1e3:g} ms"

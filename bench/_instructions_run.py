@@ -1,16 +1,12 @@
-"""What `bench instructions` runs under cachegrind: `python -m bench._instructions_run DIRECTORY COUNT WORKLOAD...`.
+"""What `bench instructions` runs under cachegrind: `python -m bench._instructions_run DIRECTORY KEY...`.
 
-Everything is imported once, which is slow under valgrind. Each measurement is a child that serves so many requests in process;
-cachegrind writes a file for each, which begins with what the parent had counted until then. So a child of n requests and one
-of 2n differ by n requests. What each child was is written to DIRECTORY/children.json, by process id.
+A key is a tuple: the workload, the side, whether there is an access log, and how many requests are served in process.
 """
 
 from __future__ import annotations
 
+import ast
 import asyncio
-import gc
-import json
-import os
 import sys
 from pathlib import Path
 
@@ -18,6 +14,7 @@ import msgspec
 import uvloop
 
 from bench import _http_raw as raw
+from bench._cachegrind import in_children
 from bench._http_in_process import SIDES, Asking, request
 
 WARM = 50
@@ -41,51 +38,20 @@ def workload(name: str) -> Workload:
     return Workload(frameworks.fastapi_app, request("POST", "/fastapi", frameworks.ORDER), frameworks.ORDERED)
 
 
-class Child(msgspec.Struct, frozen=True):
-    workload: str
-    side: str
-    access_log: bool
-    requests: int
+def measure(key: str) -> None:
+    name, side, access_log, requests = ast.literal_eval(key)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(serve(workload(name), side, access_log, requests))
 
 
-def main(directory: Path, count: int, names: list[str]) -> None:
-    for name in names:
-        workload(name)  # imports what it needs
-    gc.collect()
-    gc.freeze()  # or a child's first collection would copy all of the parent's memory, and count
-    children: dict[int, Child] = {}
-    for name in names:
-        for side in SIDES:
-            for access_log in (False, True):
-                for requests in (count, 2 * count):
-                    child = Child(name, side, access_log, requests)
-                    children[run_in_child(child)] = child
-    document = {str(pid): msgspec.to_builtins(child) for pid, child in children.items()}
-    (directory / "children.json").write_text(json.dumps(document))
-
-
-def run_in_child(child: Child) -> int:
-    """Its process id. SystemExit if it failed."""
-    pid = os.fork()
-    if pid == 0:
-        null = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(null, 1)  # lines of the access log are written, and nobody reads them
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(serve(child))
-        sys.exit(0)
-    _, status = os.waitpid(pid, 0)
-    if status:
-        raise SystemExit(f"{child} ended with status {status}")
-    return pid
-
-
-async def serve(child: Child) -> None:
-    work = workload(child.workload)
-    async with SIDES[child.side](work.app, child.access_log) as connect:
+async def serve(work: Workload, side: str, access_log: bool, requests: int) -> None:
+    async with SIDES[side](work.app, access_log) as connect:
         asking = Asking(connect, work.asked, work.answer)
-        await asking.ask(WARM + child.requests)
+        await asking.ask(WARM + requests)
         asking.close()
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3:])
+    for each in dict.fromkeys(ast.literal_eval(key)[0] for key in sys.argv[2:]):
+        workload(each)  # imports what it needs
+    in_children(Path(sys.argv[1]), sys.argv[2:], measure)

@@ -9,23 +9,19 @@ is off or on for both, and goes to /dev/null. `--check` ends with status 1 if a 
 from __future__ import annotations
 
 import argparse
-import os
-import re
 import shutil
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
 
+from bench._cachegrind import count_instructions
 from bench._report import columns
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-ROOT = Path(__file__).parents[1]
 OURS, PEER = "clockworker", "uvicorn"
 # Of uvicorn's instructions, at most: without and with the access log.
 LIMITS = {
@@ -111,21 +107,7 @@ def run(options: argparse.Namespace) -> Instructions:
 
 def measure(directory: Path, requests: int, workloads: list[str]) -> dict[tuple[str, str, bool], float]:
     """Instructions a request by workload, side, and whether there is an access log."""
-    command = ["valgrind", "--tool=cachegrind", "--cache-sim=no", f"--cachegrind-out-file={directory}/%p"]
-    command += [sys.executable, "-m", "bench._instructions_run", str(directory), str(requests), *workloads]
-    environment = {**os.environ, "PYTHONHASHSEED": "0"}  # dictionaries of the same order each time
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
-    if done.returncode:
-        raise SystemExit(f"{done.stdout}{done.stderr}")
-    counted: dict[tuple[str, str, bool], dict[int, int]] = {}
-    for pid, child in msgspec.json.decode((directory / "children.json").read_bytes()).items():
-        key = (child["workload"], child["side"], child["access_log"])
-        counted.setdefault(key, {})[child["requests"]] = total((directory / pid).read_text())
-    return {key: (of[2 * requests] - of[requests]) / requests for key, of in counted.items()}
-
-
-def total(output: str) -> int:
-    """Of a file of cachegrind's."""
-    found = re.search(r"^summary: ([\d,]+)", output, re.MULTILINE)
-    assert found is not None, output[:200]
-    return int(found[1].replace(",", ""))
+    kinds = [(workload, side, log) for workload in workloads for side in (PEER, OURS) for log in (False, True)]
+    keys = [str((*kind, times * requests)) for kind in kinds for times in (1, 2)]
+    totals = count_instructions(directory, "bench._instructions_run", keys)
+    return {kind: (totals[str((*kind, 2 * requests))] - totals[str((*kind, requests))]) / requests for kind in kinds}

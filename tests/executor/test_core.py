@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 
@@ -42,6 +43,123 @@ def test_an_idle_executor_takes_no_turns(run: Run) -> None:
             for _ in range(10):
                 await asyncio.sleep(0.001)
             assert executor.stats().turns == before
+
+    run(body)
+
+
+class CountingLoop(asyncio.SelectorEventLoop):
+    """Counts its rounds, and how often the executor asks it for a turn."""
+
+    rounds = 0
+    asked = 0
+
+    def _run_once(self) -> None:
+        self.rounds += 1
+        super()._run_once()  # type: ignore[misc]
+
+    def call_soon(self, callback: Any, *args: Any, **keywords: Any) -> Any:
+        if "pump" in getattr(callback, "__name__", ""):
+            self.asked += 1
+        return super().call_soon(callback, *args, **keywords)
+
+
+WAKE_UPS = 300
+
+
+def test_a_task_that_waits_for_its_callback_goes_on_in_the_same_round() -> None:
+    async def wake_ups() -> None:
+        for _ in range(WAKE_UPS):
+            future = loop.create_future()
+            loop.call_soon(future.set_result, None)
+            await future
+
+    async def body() -> None:
+        async with cw.Executor(QUEUES) as executor:
+            before = loop.rounds
+            await executor.queue("foreground").spawn(wake_ups())
+            assert loop.rounds - before < 1.1 * WAKE_UPS  # else there are two for each
+
+    loop = CountingLoop()
+    with asyncio.Runner(loop_factory=lambda: loop) as runner:
+        runner.run(body())
+
+
+def test_turns_behind_callbacks_that_wake_nobody_become_rare() -> None:
+    async def in_vain() -> None:
+        for _ in range(WAKE_UPS):
+            loop.call_soon(int)
+            await asyncio.sleep(0.0001)
+
+    async def body() -> None:
+        async with cw.Executor(QUEUES) as executor:
+            before = loop.asked
+            await executor.queue("foreground").spawn(in_vain())
+            in_time = loop.asked - before
+            assert in_time < 1.1 * WAKE_UPS + 20
+            turns = executor.stats().turns
+            assert turns < 1.1 * WAKE_UPS + 20
+
+    loop = CountingLoop()
+    with asyncio.Runner(loop_factory=lambda: loop) as runner:
+        runner.run(body())
+
+
+@pytest.mark.parametrize("given", ["before the wake-up", "after the wake-up", "by another callback", "by nobody"])
+def test_a_turn_behind_a_callback_overtakes_none(run: Run, given: str) -> None:
+    """What the loop is given before the wake-up comes before the step; what it is given after, may come after."""
+    log: list[str] = []
+
+    async def work() -> None:
+        loop = asyncio.get_running_loop()
+
+        def wake(future: asyncio.Future[None]) -> None:
+            if given == "before the wake-up":
+                loop.call_soon(log.append, "callback")
+            future.set_result(None)
+            if given == "after the wake-up":
+                loop.call_soon(log.append, "callback")
+
+        for _ in range(20):
+            future: asyncio.Future[None] = loop.create_future()
+            if given == "by another callback":
+                loop.call_soon(loop.call_soon, log.append, "callback")
+            loop.call_soon(wake, future)
+            await future
+            log.append("step")
+
+    async def body() -> None:
+        async with cw.Executor(QUEUES) as executor:
+            await executor.queue("foreground").spawn(work())
+
+    run(body)
+    expected = {
+        "before the wake-up": ["callback", "step"] * 20,
+        "after the wake-up": ["step", "callback"] * 20,
+        "by another callback": ["callback", "step"] * 20,
+        "by nobody": ["step"] * 20,
+    }
+    # The last callback may come when all is over.
+    assert log[:39] == expected[given][:39]
+
+
+def test_a_pause_while_a_turn_is_to_come_behind_a_callback(run: Run) -> None:
+    async def body() -> None:
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[str] = loop.create_future()
+        async with cw.Executor(QUEUES) as executor:
+
+            async def work() -> str:
+                loop.call_soon(executor._core.pause)
+                loop.call_soon(future.set_result, "woken")
+                return await future
+
+            handle = executor.queue("foreground").spawn(work())
+            await asyncio.sleep(0.01)
+            assert future.done()
+            assert not handle.done()
+            assert executor.stats().runnable == 1
+            executor._core.resume()
+            assert await handle == "woken"
 
     run(body)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
+import time
 from collections import deque
 from collections.abc import Callable, Hashable
 from functools import partial
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 
 import clockworker as cw
+from clockworker.executor._orders_cy import KeyHeap
 from clockworker.executor._schedulers_cy import ScheduledTask
 from tests.conftest import Run
 
@@ -148,7 +150,25 @@ def test_arrival_fifo_goes_by_when_each_was_spawned() -> None:
     assert pop_all(scheduler) == [1, 5, 7, 9]
 
 
-@pytest.mark.parametrize("start", ["create_task", "gather", "TaskGroup", "spawn", "group"])
+def test_arrival_fifo_against_a_model() -> None:
+    rng = random.Random(5)
+    scheduler = cw.ArrivalFifo()
+    idle = [make_task(number % 60) for number in range(300)]
+    inside: list[tuple[int, int, ScheduledTask]] = []
+    for pushes in range(5_000):
+        if idle and rng.random() < 0.5:
+            task = idle.pop(rng.randrange(len(idle)))
+            scheduler.push(task)
+            inside.append((task.arrival, pushes, task))
+        elif inside:
+            expected = min(inside)
+            inside.remove(expected)
+            assert scheduler.pop() is expected[2]
+            idle.append(expected[2])
+        assert len(scheduler) == len(inside)
+
+
+@pytest.mark.parametrize("start", ["create_task", "gather", "TaskGroup", "wait_for", "wait", "spawn", "group"])
 @pytest.mark.parametrize("parents", ["outside", "one task"])
 def test_what_a_task_starts_has_its_place(run: Run, start: str, parents: str) -> None:
     """The oldest job is not behind the others when it waits for a task that it has started."""
@@ -168,6 +188,10 @@ def test_what_a_task_starts_has_its_place(run: Run, start: str, parents: str) ->
         elif start == "TaskGroup":
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(child(depth))
+        elif start == "wait_for":
+            await asyncio.wait_for(child(depth), 60)
+        elif start == "wait":
+            await asyncio.wait([asyncio.ensure_future(child(depth))], timeout=60)
         elif start == "spawn":
             await queue.spawn(child(depth))
         else:
@@ -189,6 +213,152 @@ def test_what_a_task_starts_has_its_place(run: Run, start: str, parents: str) ->
 
     run(body)
     assert ended == list(range(10))
+
+
+def test_jobs_whose_client_starts_tasks_end_in_the_order_in_which_they_came(run: Run) -> None:
+    """30 jobs ask a server over sockets as client libraries do: each request is a task with a time-out in a task group, and
+    opens a connection, which starts more. Without inheritance each request is the newest of all, and all jobs end together."""
+    jobs, requests = 30, 4
+    ended: list[int] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while line := await reader.readline():
+            writer.write(line)
+        writer.close()
+
+    async def ask(address: tuple[str, int], text: bytes) -> None:
+        reader, writer = await asyncio.wait_for(asyncio.open_connection(*address), 60)
+        writer.write(text)
+        assert await asyncio.wait_for(reader.readline(), 60) == text
+        writer.close()
+        until = time.thread_time() + 0.001
+        while time.thread_time() < until:
+            pass
+
+    async def job(number: int, address: tuple[str, int]) -> None:
+        for _ in range(requests):
+            async with asyncio.timeout(60), asyncio.TaskGroup() as group:
+                group.create_task(ask(address, b"job %d\n" % number))
+        ended.append(number)
+
+    async def body() -> None:
+        server = await asyncio.start_server(serve, "127.0.0.1", 0)
+        address = server.sockets[0].getsockname()
+        queues = [cw.Queue("jobs", scheduler=cw.ArrivalFifo()), cw.Queue("idle")]
+        async with server, cw.Executor(queues) as executor:
+            for handle in [executor.queue("jobs").spawn(job(number, address)) for number in range(jobs)]:
+                await handle
+
+    run(body)
+    assert sorted(ended) == list(range(jobs))
+    # When each is done depends on when answers come, but not much.
+    displaced = [abs(place - number) for place, number in enumerate(ended)]
+    assert sorted(displaced)[jobs // 2] <= 3
+    assert set(range(5)) <= set(ended[:15])
+
+
+@pytest.mark.parametrize("make", [cw.ArrivalFifo, cw.LAS, cw.QLAS])
+@pytest.mark.parametrize("what", ["made up", "not runnable", "of another queue", "twice", "taken away"])
+def test_a_built_in_scheduler_in_others_hands(run: Run, make: Callable[[], cw.Scheduler], what: str) -> None:
+    """The core calls into it in C, and is told at once if it gives what it was not given. No task is lost, or runs twice."""
+    ran: list[int] = []
+
+    async def note(number: int) -> None:
+        ran.append(number)
+        await asyncio.sleep(0)
+        ran.append(number)
+
+    async def body() -> None:
+        scheduler = make()
+        queues = [cw.Queue("q", scheduler=scheduler), cw.Queue("other")]
+        async with cw.Executor(queues) as executor:
+            waits = executor.queue("q").spawn(asyncio.Event().wait())
+            elsewhere = executor.queue("other").spawn(asyncio.Event().wait())
+            await asyncio.sleep(0.01)
+            handles = [executor.queue("q").spawn(note(number)) for number in range(20)]
+            if what == "made up":
+                scheduler.push(make_task(-1))
+            elif what == "not runnable":
+                scheduler.push(waits)  # type: ignore[arg-type]
+            elif what == "of another queue":
+                scheduler.push(elsewhere)  # type: ignore[arg-type]
+            elif what == "twice":
+                scheduler.push(handles[7])  # type: ignore[arg-type]
+            else:
+                scheduler.pop()
+            for handle in handles:
+                await handle
+            waits.abort()
+            elsewhere.abort()
+
+    run(body)
+    assert sorted(ran) == sorted([*range(20), *range(20)])
+    reports = list(run.reports)
+    run.reports.clear()
+    if what in ("not runnable", "twice") and not reports:
+        return  # by the time that it was popped it was runnable again, and so what the scheduler was holding
+    (report,) = reports
+    assert isinstance(report["exception"], cw.UsageError)
+    assert f"{make.__name__}.pop() of queue 'q' returned" in str(report["exception"])  # type: ignore[attr-defined]
+
+
+class Tricky:
+    """A group's key that fails when it is told to."""
+
+    fails = False
+
+    def __hash__(self) -> int:
+        if Tricky.fails:
+            raise LookupError("hash")
+        return 1
+
+
+@pytest.mark.parametrize("make", [cw.LAS, cw.QLAS])
+def test_a_key_that_fails_when_a_scheduler_first_sees_it(run: Run, make: Callable[[], cw.Scheduler]) -> None:
+    """That is not done in C, where nothing may fail: a RunnableFifo takes over."""
+
+    async def body() -> None:
+        async with cw.Executor([cw.Queue("q", scheduler=make())]) as executor:
+            key = Tricky()
+            group = executor.queue("q").group(key)
+            await group.spawn(asyncio.sleep(0))
+            first = group.spawn(asyncio.Event().wait())
+            await asyncio.sleep(0.01)
+            second = group.spawn(asyncio.sleep(0, "ran"))
+            Tricky.fails = True
+            third = group.spawn(asyncio.sleep(0, "ran"))
+            try:
+                assert await second == "ran"
+                assert await third == "ran"
+            finally:
+                Tricky.fails = False
+            first.abort()
+
+    run(body)
+    run.reports.clear()
+
+
+@pytest.mark.parametrize("make", [cw.ArrivalFifo, cw.LAS, cw.QLAS])
+def test_a_task_that_moves_has_attained_nothing_where_it_comes(run: Run, make: Callable[[], cw.Scheduler]) -> None:
+    async def body() -> None:
+        async with cw.Executor([cw.Queue("a", scheduler=make()), cw.Queue("b", scheduler=cw.LAS())]) as executor:
+
+            async def moves() -> tuple[int, int]:
+                until = time.thread_time() + 0.05
+                while time.thread_time() < until:
+                    pass
+                await asyncio.sleep(0)
+                attained = handle.key
+                await executor.queue("b").switch_to()
+                return attained, handle.key
+
+            handle: Any = executor.queue("a").spawn(moves())
+            before, after = await handle
+            assert before > (0 if make is cw.ArrivalFifo else 40_000_000)  # of the former it is the arrival
+            assert after == 0
+            assert handle.service_ns > 40_000_000  # its own account goes with it
+
+    run(body)
 
 
 def test_the_arrival_that_schedulers_see(run: Run) -> None:
@@ -230,10 +400,12 @@ def test_las_serves_the_group_with_least_service() -> None:
     assert pop_all(scheduler) == [4, 3, 1, 2]  # 700, 999, and 1000 for both fat ones together
 
 
-def test_las_against_a_model() -> None:
+@pytest.mark.parametrize("times", [1, 4, 100])
+@pytest.mark.parametrize("groups", [[None], ["a"], ["a", "b", "c", None, None]])
+def test_las_against_a_model(times: int, groups: list[Hashable]) -> None:
     rng = random.Random(3)
     scheduler = cw.LAS()
-    tasks = [make_task(arrival, group) for arrival, group in enumerate(["a", "b", "c", None, None] * 4)]
+    tasks = [make_task(arrival, group) for arrival, group in enumerate(groups * times)]
     service: dict[object, int] = {}
     entered: dict[object, int] = {}  # when the group last got in line: the tie
     waiting: dict[object, list[ScheduledTask]] = {}
@@ -263,9 +435,63 @@ def test_las_against_a_model() -> None:
                 turn += 1
                 entered[expected] = turn
             elapsed = rng.choice([0, 1, 1_000, 50_000])
+            service[expected] = service.get(expected, 0) + elapsed
+            if rng.random() < 0.5:  # it yields: runnable again before it is known what the step cost
+                scheduler.push(task)
+                if not waiting[expected]:
+                    turn += 1
+                    entered[expected] = turn
+                waiting[expected].append(task)
+            else:
+                idle.append(task)
+            scheduler.observe(task, elapsed)
+
+
+@pytest.mark.parametrize("times", [1, 4, 100])
+@pytest.mark.parametrize("groups", [[None], ["a"], ["a", "b", "c", None, None]])
+def test_qlas_against_a_model(times: int, groups: list[Hashable]) -> None:
+    rng = random.Random(4)
+    scheduler = cw.QLAS()
+    idle = [make_task(arrival, group) for arrival, group in enumerate(groups * times)]
+    service: dict[object, int] = {}
+    waiting: dict[object, deque[ScheduledTask]] = {}
+    levels: list[deque[object]] = [deque() for _ in range(64)]
+    pops = 0
+    last = 63
+
+    def account(task: ScheduledTask) -> object:
+        return task if task.group is None else task.group
+
+    def enter(of: object) -> None:
+        levels[(service.get(of, 0) // 1_000).bit_length()].append(of)
+
+    def push(task: ScheduledTask) -> None:
+        scheduler.push(task)
+        line = waiting.setdefault(account(task), deque())
+        if not line:
+            enter(account(task))
+        line.append(task)
+
+    for _ in range(5_000):
+        if idle and rng.random() < 0.5:
+            push(idle.pop(rng.randrange(len(idle))))
+        elif any(levels):
+            pops += 1
+            level = next(number for number, line in enumerate(levels) if line)
+            if pops % 16 == 0:
+                level = last = next(number % 64 for number in range(last + 1, last + 65) if levels[number % 64])
+            expected = levels[level].popleft()
+            task = scheduler.pop()
+            assert task is waiting[expected].popleft()
+            if waiting[expected]:
+                enter(expected)
+            elapsed = rng.choice([0, 900, 1_000, 50_000])
+            if rng.random() < 0.5:
+                push(task)
+            else:
+                idle.append(task)
             scheduler.observe(task, elapsed)
             service[expected] = service.get(expected, 0) + elapsed
-            idle.append(task)
 
 
 def test_qlas_prefers_the_lower_level_and_is_fair_within_one() -> None:
@@ -342,3 +568,38 @@ def test_a_scheduler_that_lacks_a_method_says_which() -> None:
         Lazy().pop()
     with pytest.raises(NotImplementedError, match=r"Lazy must define __len__\(\)"):
         len(Lazy())
+
+
+@pytest.mark.skipif(cw.compiled, reason="its methods are C's; the schedulers' models try them")
+@pytest.mark.parametrize("seed", range(20))
+def test_a_heap_of_keys_against_a_model(seed: int) -> None:
+    rng = random.Random(seed)
+    heap = KeyHeap()
+    model: list[tuple[int, int, object]] = []
+    for tie in range(2_000):
+        entry = (rng.randrange(50), tie, object())
+        choice = rng.random()
+        if choice < 0.4 or not model:
+            heap.make_room()
+            heap.push(*entry)
+            model.append(entry)
+        elif choice < 0.6:
+            model.sort()
+            assert heap.pop() is model.pop(0)[2]
+        elif choice < 0.8:
+            model.sort()
+            assert heap.nodes[heap.places[0].slot] is model[0][2]
+            heap.replace_top(*entry)
+            model[0] = entry
+        else:
+            model.sort()
+            key, tie, node = model[0]
+            key += rng.randrange(10)
+            heap.move_top(key)
+            model[0] = (key, tie, node)
+        assert heap.count == len(model)
+        if model:
+            least = min(model)
+            assert (*heap.places[0][:2], heap.nodes[heap.places[0].slot]) == least
+    model.sort()
+    assert [heap.pop() for _ in model] == [node for _, _, node in model]

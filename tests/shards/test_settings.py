@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from clockworker._errors import ConfigurationError
+from clockworker.shards.config._cluster import ClusterConfig
 from clockworker.shards.config._config import (
     InheritedSocket,
     QueueConfig,
@@ -61,6 +62,9 @@ EVERY_OPTION = (
     " --timeout-graceful-shutdown 1.5 --timeout-hand-over 5 --timeout-shard-healthcheck 0 --timeout-startup 2 --no-respawn"
     " --log-level DEBUG"
     " --log-format json --log-config l --access-log --slow-poll 0.5 --metrics [::1]:4 --control c --pid-file p"
+    " --cluster-url tls://a --cluster-url tls://b:5222 --cluster-name shop --cluster-node n1 --cluster-credentials c.creds"
+    " --cluster-ca ca.pem --cluster-cert n1.pem --cluster-key n1.key --cluster-tls-first --cluster-node-timeout 2.5"
+    " --cluster-partitions 128 --cluster-two-nodes lowest"
 )
 EVERY_FIELD = ServeConfig(
     app="app:main",
@@ -144,6 +148,19 @@ EVERY_FIELD = ServeConfig(
         timeout_response=4.0,
         limit_concurrency=100,
         threads=16,
+    ),
+    cluster=ClusterConfig(
+        url=("tls://a:4222", "tls://b:5222"),
+        node="n1",
+        name="shop",
+        credentials="c.creds",
+        ca="ca.pem",
+        cert="n1.pem",
+        key="n1.key",
+        tls_first=True,
+        node_timeout=2.5,
+        partitions=128,
+        two_nodes="lowest",
     ),
 )
 

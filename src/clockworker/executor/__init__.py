@@ -20,10 +20,10 @@ It works on any asyncio loop, alone; shards and rings need it, and it knows noth
     _table_cy       the tasks by identity; _page_table.pxd, in the order of memory
     _registry_cy    asyncio's set of all tasks, and ours
     _eevdf_cy       policy: which queue is next; _nested_cy, where queues are in groups
-    _schedulers_cy  policy: which task of the queue is next; RunnableFifo, ArrivalFifo, LAS, QLAS
-    _fair_groups_cy FairGroups: the same between the groups of a queue; _fair_fifo_cy, so many jobs of a group at a time
+    _schedulers_cy  policy: which task of the queue is next; _orders_cy, by arrival and by attained service
+    _fair_groups_cy FairGroups: EEVDF between the groups of a queue; _fair_fifo_cy, so many jobs of a group at a time
     _edf_cy         EDF, by deadlines; _fair_srpt_cy, by what is expected to remain; _jobs_cy, what is one job
-    _heap_cy        the binary heap that both use
+    _heap_cy        a binary heap for policies
     _histogram_cy   durations in log-linear buckets
     _stats          what stats() returns
     _look_ahead.pxd what the next steps of a long queue will touch is fetched into the cache
@@ -48,18 +48,11 @@ from clockworker.executor._handles_cy import GroupHandle, QueueHandle
 from clockworker.executor._heap_cy import HeapNode
 from clockworker.executor._join import JoinHandle
 from clockworker.executor._meter_cy import Meter
+from clockworker.executor._orders_cy import LAS, QLAS, ArrivalFifo, _ServiceScheduler
 from clockworker.executor._outcome import Ok
 from clockworker.executor._preempt import never_preempt, no_preempt
 from clockworker.executor._queue import Queue, QueueGroup
-from clockworker.executor._schedulers_cy import (
-    LAS,
-    QLAS,
-    ArrivalFifo,
-    RunnableFifo,
-    ScheduledTask,
-    Scheduler,
-    _ServiceScheduler,
-)
+from clockworker.executor._schedulers_cy import RunnableFifo, ScheduledTask, Scheduler
 from clockworker.executor._seal_cy import seal_package
 from clockworker.executor._source_cy import WorkSource
 from clockworker.executor._stats import DurationStats, ExecutorStats, QueueGroupStats, QueueStats

@@ -4,6 +4,12 @@
 *The pump* is one callback on the real loop, there only while something is runnable. It takes a turn of steps; then the loop
 has its own, for sockets and timers.
 
+*Lingering.* A turn that ends with nothing runnable, but has given the loop a callback, asks for the next turn all the same,
+behind that callback. Most such callbacks wake the task that gave them: then its step runs in the same round of the loop, and
+needs no round more, which is the better part of what a lone wake-up costs. It still comes behind all that the loop was given
+before. If nothing has come, that was in vain; then as many chances pass, one, three, seven and up to 63, before the next is
+taken.
+
 The core is one object. Its parts are classes, each in a module of its own, and each adds to the one before:
 
     Seam        what asyncio asks of its loop for the sake of a task
@@ -42,13 +48,19 @@ from clockworker.executor._tasks_cy import QueueState
 
 if cython.compiled:
     from cython.cimports.clockworker.executor._clock_cy import now_ns
-    from cython.cimports.clockworker.executor._native import PyThread_get_thread_ident
+    from cython.cimports.clockworker.executor._native import PyThread_get_thread_ident, call_in_context, new_pump
 else:
     from threading import get_ident as PyThread_get_thread_ident
 
     from clockworker.executor._clock_cy import now_ns
 
 compiled: bool = cython.compiled
+
+# When turns behind callbacks are in vain, at most so many chances pass.
+_LONGEST_DOUBT = 63
+# Whether the loop is in debug mode is looked up in one turn of so many.
+_LOOK_EVERY = 16
+_CONTEXT = ("context",)
 
 _attaching = threading.Lock()  # of two threads' executors with one scheduler, one is the first
 
@@ -61,25 +73,25 @@ class Core(Slices):
     turns: int
     driver_ns: int  # in which tasks were runnable and the loop had its turn
     stirred: Callable[[], None] | None  # told once, of the next work after a sleep, before it is done
-    _turn_ended: int
     _was_idle: bool
     _paused: bool
     _stepped_back: bool
     _schedulers: list[Scheduler]  # that work for us while we have a loop
     _pump_context: contextvars.Context
+    _pump_callback: Callable[[], None] | None  # `_pump`, while we have a loop
 
     def __init__(self, owner: Any, driver_yield_ns: int, max_polls: int) -> None:
         super().__init__(owner, driver_yield_ns, max_polls)
         self.turns = 0
         self.driver_ns = 0
         self.stirred = None
-        self._turn_ended = 0
         self._was_idle = False
         self._paused = False
         self._stepped_back = False
         self._schedulers = []
         # One empty context for all turns: copying the caller's would keep its variables alive.
         self._pump_context = contextvars.Context()
+        self._pump_callback = None
 
     def attach(self, loop: asyncio.AbstractEventLoop) -> None:
         """Take the loop: from now on steps of members come here."""
@@ -90,6 +102,7 @@ class Core(Slices):
             for queue in self.queues.values():
                 set_owner(queue.scheduler, self)
                 self._schedulers.append(queue.scheduler)
+        self._pump_callback = new_pump(core_pump, self) if cython.compiled else self._pump  # type: ignore[name-defined]  # noqa: F821
         self._turn_ended = now_ns()
         self.steal.begin(self._turn_ended)
         registry.attach(self)
@@ -152,6 +165,7 @@ class Core(Slices):
         for scheduler in self._schedulers:
             set_owner(scheduler, None)
         self._schedulers.clear()
+        self._pump_callback = None
         self.loop = None  # not before: a scheduler that fails even now is reported to it
         self._end_program()
 
@@ -181,27 +195,33 @@ class Core(Slices):
         """Take a turn at once, in a callback of the loop's that has nothing else to do; or later, if one has been asked for."""
         if self._scheduled or self._paused or self.loop is None or self.current is not None:
             return
-        self._stir()
+        if self.stirred is not None:
+            self._stir()
         self._scheduled = True
         self.behind = False
         self._pump()
 
     def _schedule(self) -> None:
         if not self._paused:
-            self._stir()
-            self._loop_call_soon(self._pump, context=self._pump_context)
+            if self.stirred is not None:
+                self._stir()
+            self._ask_for_turn()
             self._scheduled = True
             self.behind = False
 
+    def _ask_for_turn(self) -> None:
+        """Of the loop."""
+        if cython.compiled:
+            call_in_context(self._loop_call_soon, self._pump_callback, self._pump_context, _CONTEXT)
+        else:
+            self._loop_call_soon(self._pump_callback, context=self._pump_context)
+
     def _stir(self) -> None:
-        stirred = self.stirred
-        if stirred is not None:
-            self.stirred = None
-            try:
-                stirred()
-            except BaseException as error:
-                self.report("who waited for work failed when told of it", error)
-        self.debug = self.loop.get_debug()  # type: ignore[union-attr]
+        stirred, self.stirred = self.stirred, None
+        try:
+            stirred()  # type: ignore[misc]
+        except BaseException as error:
+            self.report("who waited for work failed when told of it", error)
 
     def _pump(self) -> None:
         """One turn."""
@@ -214,9 +234,19 @@ class Core(Slices):
             # the steps need not wait for a whole turn of others.
             self._stepped_back = True
             self._admit()
-            self._loop_call_soon(self._pump, context=self._pump_context)
+            self._ask_for_turn()
             return
         self._stepped_back = False
+        if self._lingers:
+            self._lingers = False
+            if self._eevdf.total_share:
+                self._doubt = 0
+            else:
+                self._doubt = self._chances = min(2 * self._doubt + 1, _LONGEST_DOUBT)
+                if self.source is None:
+                    self._scheduled = False
+                    self.behind = False
+                    return
         self._thread = PyThread_get_thread_ident()
         started = now_ns()
         if started - self._turn_ended >= self.steal.long_ns or started < self.steal.alert_until:
@@ -227,7 +257,10 @@ class Core(Slices):
                 self.idle_ns += started - self._turn_ended
             else:
                 self.driver_ns += started - self._turn_ended
+        if self.turns % _LOOK_EVERY == 0:
+            self.debug = self.loop.get_debug()
         self.turns += 1
+        self._turn_ended = 0
         try:
             idle = self._run_turn(started)
         except BaseException:
@@ -236,21 +269,25 @@ class Core(Slices):
             if self.loop is not None:
                 self._admit()
                 self._schedule()
+            self._end_turn(started)
             raise
-        finally:
-            if self._carrier is not None:
-                self._leave_carrier()
-            self._turn_ended = now_ns()
-            if self.tracer is not None:
-                self._trace_turn(started, self._turn_ended)
+        self._end_turn(started)
         self._was_idle = self._eevdf.total_share == 0
         self._admit()
         if idle:
             self._scheduled = False
         elif self.loop is not None:
-            self._loop_call_soon(self._pump, context=self._pump_context)
+            self._ask_for_turn()
         if self._ending is not None:
             self._end_program()
+
+    def _end_turn(self, started: int) -> None:
+        if self._carrier is not None:
+            self._leave_carrier()
+        if self._turn_ended == 0:
+            self._turn_ended = now_ns()
+        if self.tracer is not None:
+            self._trace_turn(started, self._turn_ended)
 
     def _end_program(self) -> None:
         """Raise what ends it, on the way out of the loop, if something does."""

@@ -40,11 +40,11 @@ from clockworker.executor._tasks_cy import JoinHandle
 if cython.compiled:
     from cython.cimports.clockworker.executor._clock_cy import now_ns
     from cython.cimports.clockworker.executor._jobs_cy import find_job, number_of
-    from cython.cimports.clockworker.executor._schedulers_cy import PUSH_BITS
+    from cython.cimports.clockworker.executor._orders_cy import PUSH_BITS
 else:
     from clockworker.executor._clock_cy import now_ns
     from clockworker.executor._jobs_cy import find_job, number_of
-    from clockworker.executor._schedulers_cy import PUSH_BITS
+    from clockworker.executor._orders_cy import PUSH_BITS
 
 _PUSH_MASK = (1 << PUSH_BITS) - 1
 NEVER = (1 << 63) - 1
@@ -126,6 +126,7 @@ class EDF(Scheduler):
         if task.slot is not None:
             job: DatedJob = task.slot  # type: ignore[assignment]
             task.slot = None
+            task.key = 0  # means something else to the scheduler of another queue
             job.tasks -= 1
             if job.tasks == 0 and self._jobs.get(job.number) is job:
                 del self._jobs[job.number]

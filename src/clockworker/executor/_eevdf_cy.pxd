@@ -11,6 +11,7 @@ cdef class Entity(HeapNode):
     cdef object level
     cdef readonly long long share
     cdef readonly long long slice_ns
+    cdef readonly long long span
     cdef readonly long long vruntime
     cdef readonly long long deadline
     cdef readonly long long kept_lag
@@ -46,7 +47,7 @@ cdef class Eevdf(Choice):
     cpdef Entity add(self, object item, long long share, long long slice_ns)
     @cython.locals(lag=cython.longlong)
     cpdef int64_t lag_ns(self, Entity entity) except? -1
-    @cython.locals(span=cython.longlong, alone=cython.bint)
+    @cython.locals(alone=cython.bint)
     cpdef int activate(self, Entity entity) except -1
     cpdef int deactivate(self, Entity entity) except -1
     cpdef int charge(self, Entity entity, long long elapsed_ns) except -1

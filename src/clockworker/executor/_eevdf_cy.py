@@ -70,6 +70,7 @@ class Entity(HeapNode):
     level: object
     share: int
     slice_ns: int
+    span: int  # a slice in virtual time
     vruntime: int  # meaningful while active
     deadline: int  # meaningful while active
     kept_lag: int  # meaningful while inactive: what it was owed when it left
@@ -83,6 +84,7 @@ class Entity(HeapNode):
         self.level = None
         self.share = share
         self.slice_ns = slice_ns
+        self.span = virtual_span(slice_ns, share)
         self.vruntime = 0
         self.deadline = 0
         self.kept_lag = 0
@@ -170,13 +172,12 @@ class Eevdf(Choice):
 
     def activate(self, entity: Entity) -> None:
         self._end_stint()
-        span = virtual_span(entity.slice_ns, entity.share)
         alone = self.total_share == 0
         if alone:
             # Lags are all that anybody has; start over, to keep the numbers small.
             self.virtual_time = 0
-        entity.vruntime = self.virtual_time - min(entity.kept_lag, span)
-        entity.deadline = entity.vruntime + span
+        entity.vruntime = self.virtual_time - min(entity.kept_lag, entity.span)
+        entity.deadline = entity.vruntime + entity.span
         entity.active = True
         self.asleep -= 1
         self.total_share += entity.share
@@ -188,7 +189,12 @@ class Eevdf(Choice):
             self._insert(entity)
 
     def deactivate(self, entity: Entity) -> None:
-        self._end_stint()
+        if entity.share == self.total_share:
+            # It is alone: what it has had in this stint has moved V as far as itself.
+            self.stint_ns = 0
+            self.uncharged_ns = 0
+        else:
+            self._end_stint()
         entity.kept_lag = self.virtual_time - entity.vruntime
         self._withdraw(entity)
         entity.active = False
@@ -212,7 +218,7 @@ class Eevdf(Choice):
         self.virtual_time += step
         entity.vruntime += virtual_span(elapsed_ns, entity.share)
         if entity.vruntime >= entity.deadline:
-            entity.deadline = entity.vruntime + virtual_span(entity.slice_ns, entity.share)
+            entity.deadline = entity.vruntime + entity.span
         if self.virtual_time > _REBASE_AT:
             self._rebase()
 
@@ -280,6 +286,7 @@ class Eevdf(Choice):
         self._end_stint()
         old_share = entity.share
         entity.share = share
+        entity.span = virtual_span(entity.slice_ns, share)
         if not entity.active:
             entity.kept_lag = entity.kept_lag * old_share // share
             return

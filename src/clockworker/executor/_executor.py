@@ -7,7 +7,7 @@ import contextlib
 import heapq
 from collections.abc import Awaitable, Callable, Coroutine, Hashable, Iterable, Mapping, Sequence
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Protocol, Self, TypeVar
 
 import uvloop
 
@@ -45,6 +45,8 @@ class Executor:
             value = await executor.queue("foreground").spawn(work())
 
     Leaving `async with` cancels the tasks that are left and waits for their end. `run_until` is the other way to run it.
+
+    Raises ConfigurationError for a value that cannot be, and for queues that do not go together.
     """
 
     def __init__(
@@ -171,7 +173,9 @@ class Executor:
             self._raise_panic(host, error)
 
     async def close(self) -> None:
-        """After `run_until`: cancel the tasks that are left, wait for their end, and leave the loop as it was."""
+        """After `run_until`: cancel the tasks that are left, wait for their end, and leave the loop as it was.
+
+        Raises UsageError inside `async with` or `run_until`, from a task of this executor, and on another loop."""
         if self._host is not None:
             raise UsageError("close() was called inside `async with` or run_until, which end by themselves")
         self._check_caller("close()")
@@ -250,7 +254,7 @@ class Executor:
     async def drain(self) -> None:
         """Wait until no task of any queue is left, those included that they start meanwhile.
 
-        Not from within a task of this executor, which would wait for itself.
+        Raises UsageError from within a task of this executor, which would wait for itself, and on another loop.
         """
         if self._core.loop is not None:
             self._check_loop("drain()")
@@ -321,6 +325,8 @@ class Executor:
         limits: seconds, by queue; none for the queues that are not there. Less than a queue's slice counts as the slice.
         report: called after such a step with the queue's key, the task, and how long the step took without what
             others had of that time, in ns.
+
+        Raises ConfigurationError for a limit that is no time.
         """
         for key, seconds in limits.items():
             if not isinstance(seconds, int | float) or not 0 <= seconds <= MAX_SLOW:
@@ -354,9 +360,10 @@ class Executor:
         self._core.tracer = tracer
 
     def poll_source(self, source: WorkSource | None, *, idle_poll_us: int) -> None:
-        """Let the executor poll `source` once a turn, and for `idle_poll_us` after it has run dry. None: no more."""
+        """Let the executor poll `source` once a turn, and for up to `idle_poll_us` after it has run dry: less and less while
+        that brings nothing, and all of it again once something has come as soon. None: no more."""
         self._core.source = source
-        self._core.idle_poll_ns = idle_poll_us * 1_000
+        self._core.idle_poll_ns = self._core.patience_ns = idle_poll_us * 1_000
 
     @property
     def turns(self) -> int:
@@ -408,8 +415,12 @@ def new_event_loop(
 ) -> asyncio.AbstractEventLoop:
     """A loop with an executor attached, for `asyncio.Runner(loop_factory=...)`; `current_executor` finds it.
 
-    Tasks that belong to no queue run in the first one. Options are those of `Executor`; panics are caught, since there is
-    no `async with` to raise them.
+    Tasks that belong to no queue run in the first one.
+
+    queues, options: those of `Executor`. loop_factory: makes the loop; uvloop's unless given.
+    on_panic: "catch" unless given, since there is no `async with` to raise a panic.
+
+    Raises ConfigurationError as `Executor` does.
     """
     executor = Executor(queues, on_panic=on_panic, **options)
     loop = loop_factory()
@@ -434,8 +445,40 @@ def new_event_loop(
     return loop
 
 
+class Runtime(Protocol):
+    """What answers where no loop of asyncio's runs: `clockworker.trio`, once that is imported."""
+
+    def in_run(self) -> bool:
+        """Whether the caller is inside of it."""
+
+    def current_executor(self) -> Any:
+        """Its executor."""
+
+    def should_yield(self) -> bool:
+        """As below."""
+
+    async def yield_maybe(self) -> None:
+        """As below."""
+
+
+_other: Runtime | None = None
+
+
+def use_also(runtime: Runtime) -> None:
+    """From now on code that may run on either asks this one, too."""
+    global _other
+    _other = runtime
+
+
+def _is_elsewhere() -> bool:
+    return _other is not None and asyncio._get_running_loop() is None and _other.in_run()
+
+
 def current_executor() -> Executor:
-    """The executor of the running loop. Raises UsageError if it has none, RuntimeError if no loop is running."""
+    """The executor of the running loop, or of the running trio (`clockworker.trio`). Raises UsageError if it has none,
+    RuntimeError if neither is running."""
+    if _other is not None and _is_elsewhere():
+        return _other.current_executor()  # type: ignore[no-any-return]
     core = getattr(asyncio.get_running_loop().call_soon, "__self__", None)
     if not isinstance(core, Core):
         raise UsageError("the running loop has no executor: see Executor and new_event_loop")
@@ -445,13 +488,17 @@ def current_executor() -> Executor:
 def should_yield() -> bool:
     """Whether the running task should give way soon: a queue with an earlier deadline has woken, its own slice is used up, or
     the loop is due its turn. False in a task that is in no queue."""
+    if _other is not None and _is_elsewhere():
+        return _other.should_yield()
     core = getattr(asyncio.get_running_loop().call_soon, "__self__", None)
     return isinstance(core, Core) and core.should_yield()
 
 
 async def yield_maybe() -> None:
     """Give way if `should_yield()`, else go on at once. For loops that compute: much cheaper than `asyncio.sleep(0)`."""
-    if should_yield():
+    if _other is not None and _is_elsewhere():
+        await _other.yield_maybe()
+    elif should_yield():
         await asyncio.sleep(0)
 
 
@@ -460,7 +507,9 @@ def run(
 ) -> T:
     """Like `uvloop.run`, with an executor: runs `main`, which finds it by `current_executor()`.
 
-    Options are those of `Executor`. An exception that escapes a spawned task is raised here, unless `on_panic="catch"`.
+    queues, options: those of `Executor`. debug: asyncio's debug mode; as `PYTHONASYNCIODEBUG` says unless given.
+
+    An exception that escapes a spawned task is raised here, unless `on_panic="catch"`.
     """
     executor = Executor(queues, **options)
 

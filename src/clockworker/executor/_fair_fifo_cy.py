@@ -34,11 +34,11 @@ from clockworker.executor._schedulers_cy import ScheduledTask
 if cython.compiled:
     from cython.cimports.clockworker.executor._fair_groups_cy import _SLICE_NS
     from cython.cimports.clockworker.executor._jobs_cy import find_job, number_of
-    from cython.cimports.clockworker.executor._schedulers_cy import PUSH_BITS
+    from cython.cimports.clockworker.executor._orders_cy import PUSH_BITS
 else:
     from clockworker.executor._fair_groups_cy import _SLICE_NS
     from clockworker.executor._jobs_cy import find_job, number_of
-    from clockworker.executor._schedulers_cy import PUSH_BITS
+    from clockworker.executor._orders_cy import PUSH_BITS
 
 _PUSH_MASK = (1 << PUSH_BITS) - 1
 MAX_LIMIT = 1_000_000
@@ -123,6 +123,7 @@ class FairFifo(FairGroups):
             return
         job = self._job_of(task)
         task.slot = None
+        task.key = 0  # means something else to the scheduler of another queue
         line = job.line
         job.tasks -= 1
         if job.tasks == 0:

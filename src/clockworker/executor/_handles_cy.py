@@ -42,6 +42,8 @@ class GroupHandle:
     def spawn(self, coroutine: Coroutine[Any, Any, T], *, name: str | None = None) -> JoinHandle[T]:
         """Start a task here. The tasks that it starts in turn, through any library, are here too.
 
+        name: the task's, for logs, traces and `asyncio.all_tasks()`; asyncio makes one unless given.
+
         Raises TypeError if it is given no coroutine, UsageError if the executor is not running, or runs in another thread: from
         there `loop.call_soon_threadsafe`, or `asyncio.run_coroutine_threadsafe` of a coroutine that spawns.
         """

@@ -22,9 +22,9 @@ from clockworker.executor._heap_cy import HeapNode
 from clockworker.executor._schedulers_cy import ScheduledTask
 
 if cython.compiled:
-    from cython.cimports.clockworker.executor._schedulers_cy import PUSH_BITS
+    from cython.cimports.clockworker.executor._orders_cy import PUSH_BITS
 else:
-    from clockworker.executor._schedulers_cy import PUSH_BITS
+    from clockworker.executor._orders_cy import PUSH_BITS
 
 
 class Job(HeapNode):

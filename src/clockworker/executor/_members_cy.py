@@ -40,16 +40,18 @@ from clockworker.executor._tasks_cy import JoinHandle, Membership, QueueState
 if cython.compiled:
     from cython.cimports.clockworker.executor._clock_cy import now_ns
     from cython.cimports.clockworker.executor._native import PyThread_get_thread_ident
+    from cython.cimports.clockworker.executor._orders_cy import PUSH_BITS
     from cython.cimports.clockworker.executor._registry_cy import leave_out
-    from cython.cimports.clockworker.executor._schedulers_cy import PUSH_BITS, fifo_push
+    from cython.cimports.clockworker.executor._schedulers_cy import fifo_push
     from cython.cimports.clockworker.executor._seam_cy import has_exception
     from cython.cimports.clockworker.executor._tasks_cy import MEMBERSHIP
 else:
     from threading import get_ident as PyThread_get_thread_ident
 
     from clockworker.executor._clock_cy import now_ns
+    from clockworker.executor._orders_cy import PUSH_BITS
     from clockworker.executor._registry_cy import leave_out
-    from clockworker.executor._schedulers_cy import PUSH_BITS, fifo_push
+    from clockworker.executor._schedulers_cy import fifo_push
     from clockworker.executor._seam_cy import has_exception
     from clockworker.executor._tasks_cy import MEMBERSHIP
 
@@ -253,6 +255,7 @@ class Members(Seam):
             membership = self._begin_group(membership)
         state.membership = membership
         state.group = membership.group
+        state.key = 0  # whatever the scheduler of another queue has counted there
         membership.live += 1
         queue.live += 1
 
@@ -298,7 +301,10 @@ class Members(Seam):
         queue.live -= 1
         membership.live -= 1
         last = membership.live == 0 and membership.group is not None and self._end_group(membership)
-        if queue.fifo is None:
+        if queue.built_in is not None and not last:
+            state.slot = None
+            state.key = 0
+        elif queue.fifo is None:
             self._forget(state, membership, last)
 
     def _begin_group(self, membership: Membership) -> Membership:

@@ -38,6 +38,22 @@ cdef extern from *:
         return PyCFunction_New(&clockworker_call_soon, self);
     }
 
+    /* A builtin method without arguments. A module has one. */
+    static PyMethodDef clockworker_pump = {"pump", NULL, METH_NOARGS, NULL};
+
+    static inline PyObject *clockworker_new_pump(PyCFunction method, PyObject *self) {
+        clockworker_pump.ml_meth = method;
+        return PyCFunction_New(&clockworker_pump, self);
+    }
+
+    /* call_soon(callback, context=context), by a bound method. keywords: ("context",) */
+    static inline PyObject *clockworker_call_in_context(
+        PyObject *call_soon, PyObject *callback, PyObject *context, PyObject *keywords
+    ) {
+        PyObject *arguments[3] = {NULL, callback, context};
+        return PyObject_Vectorcall(call_soon, arguments + 1, 1 | PY_VECTORCALL_ARGUMENTS_OFFSET, keywords);
+    }
+
     static inline int clockworker_takes_one_argument(PyObject *callback) {
         return PyCFunction_CheckExact(callback) && PyCFunction_GET_FLAGS(callback) == METH_O;
     }
@@ -167,6 +183,11 @@ cdef extern from *:
     """
     ctypedef object (*method "clockworker_method")(object, PyObject **, Py_ssize_t, PyObject *)
     object new_call_soon "clockworker_new_call_soon"(method function, object self)
+    ctypedef object (*pump_function "PyCFunction")(object, PyObject *)
+    object new_pump "clockworker_new_pump"(pump_function function, object self)
+    object call_in_context "clockworker_call_in_context"(
+        object call_soon, object callback, object context, tuple keywords
+    )
     bint takes_one_argument "clockworker_takes_one_argument"(object callback) noexcept
     c_function method_without_arguments "clockworker_method_without_arguments"(object descriptor)
     int is_true "clockworker_is_true"(c_function function, object self) except -1
@@ -200,3 +221,12 @@ cdef inline bint step_holds(object step, object task):
 
 cdef inline int bit_length(unsigned long long value) noexcept:
     return 64 - __builtin_clzll(value) if value else 0
+
+
+cdef struct Place:
+    # Of a KeyHeap's (_heap_cy).
+    long long key
+    long long tie
+    Py_ssize_t slot
+
+ctypedef Place *Places

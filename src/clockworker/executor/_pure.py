@@ -5,7 +5,15 @@ from __future__ import annotations
 import asyncio
 import contextvars
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
+
+
+class Place(NamedTuple):
+    """Of a KeyHeap's (_heap_cy)."""
+
+    key: int
+    tie: int
+    slot: int
 
 
 def task_of(callback: Any, argument: object) -> asyncio.Task[Any]:

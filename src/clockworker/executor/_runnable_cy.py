@@ -136,6 +136,8 @@ class Runnable(Members):
         if queue.fifo is not None:
             fifo_push(queue.fifo, state)
             queue.runnable += 1
+        elif queue.built_in is not None and queue.built_in._put(state):
+            queue.runnable += 1
         else:
             self._push_to_other(queue, state)
         if not queue.entity.active:

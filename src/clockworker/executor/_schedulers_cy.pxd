@@ -1,10 +1,5 @@
 cimport cython
-from clockworker.executor._heap_cy cimport Heap, HeapNode
-
-cdef int _ROUND_ROBIN_EVERY
-cdef int PUSH_BITS
-cdef long long _PUSH_MASK
-cdef unsigned long long _LEVEL_0
+from clockworker.executor._heap_cy cimport HeapNode
 
 
 cdef class ScheduledTask(HeapNode):
@@ -27,6 +22,9 @@ cdef class Scheduler:
     cpdef forget_group(self, object group)
     cpdef _let_begin(self, ScheduledTask task)
     cpdef _let_go(self, bint all_of_them)
+    cdef bint _put(self, ScheduledTask task) except -1
+    cdef ScheduledTask _get(self)
+    cdef bint _charge(self, ScheduledTask task, long long elapsed_ns) except -1
 
 
 cdef class RunnableFifo(Scheduler):
@@ -63,54 +61,3 @@ cdef inline ScheduledTask fifo_pop(RunnableFifo fifo):
     if fifo._count == 0:
         fifo._last = None
     return task
-
-
-cdef class ArrivalFifo(Scheduler):
-    cdef Heap _heap
-    cdef long long _pushes
-
-    @cython.locals(task=ScheduledTask)
-    cpdef ScheduledTask pop(self)
-
-
-cdef class ServiceGroup(HeapNode):
-    cdef long long service_ns
-    cdef object runnable
-
-
-cdef class _ServiceScheduler(Scheduler):
-    cdef dict _groups
-    cdef Py_ssize_t _count
-    cdef long long _turn
-
-    @cython.locals(group=ServiceGroup)
-    cdef ServiceGroup _group_of(self, ScheduledTask task)
-
-
-cdef class LAS(_ServiceScheduler):
-    cdef Heap _heap
-
-    @cython.locals(group=ServiceGroup)
-    cpdef push(self, ScheduledTask task)
-    @cython.locals(group=ServiceGroup, task=ScheduledTask)
-    cpdef ScheduledTask pop(self)
-    @cython.locals(group=ServiceGroup)
-    cpdef observe(self, ScheduledTask task, long long elapsed_ns)
-    cdef _enter(self, ServiceGroup group)
-
-
-cdef class QLAS(_ServiceScheduler):
-    cdef list _levels
-    cdef unsigned long long _occupied
-    cdef int _last_level
-
-    @cython.locals(group=ServiceGroup)
-    cpdef push(self, ScheduledTask task)
-    @cython.locals(level=cython.int, group=ServiceGroup, task=ScheduledTask)
-    cpdef ScheduledTask pop(self)
-    @cython.locals(group=ServiceGroup)
-    cpdef observe(self, ScheduledTask task, long long elapsed_ns)
-    @cython.locals(level=cython.int)
-    cdef _enter(self, ServiceGroup group)
-    @cython.locals(above=cython.ulonglong, candidates=cython.ulonglong, lowest=cython.int)
-    cdef int _lowest_above(self, int level) except -2

@@ -15,7 +15,7 @@ one, and after the step tells what it cost (`observe`). When a task or the last 
 
 More of them have modules of their own: `FairGroups`, `FairFifo`, `EDF`, `FairSRPT`.
 
-A task that was spawned without a group is a group of its own.
+A task that was spawned without a group is a group of its own. ArrivalFifo, LAS and QLAS are in `_orders_cy`.
 """
 
 from __future__ import annotations
@@ -30,20 +30,7 @@ try:
 except ModuleNotFoundError:
     from clockworker import _cython_shim as cython
 
-from clockworker.executor._heap_cy import Heap, HeapNode
-
-if cython.compiled:
-    from cython.cimports.clockworker.executor._native import bit_length
-else:
-    bit_length = int.bit_length
-
-# Every 16th pop of QLAS ignores the levels.
-_ROUND_ROBIN_EVERY = 16
-# The lower bits of a task's `tie`, in which ArrivalFifo counts its pushes. The others are the place below `arrival`.
-PUSH_BITS = 20
-_PUSH_MASK = (1 << PUSH_BITS) - 1
-# Bit 0 of the levels. Its type in the .pxd has 64 bits; a plain 1 would be shifted as a C int, which has 32.
-_LEVEL_0 = 1
+from clockworker.executor._heap_cy import HeapNode
 
 
 class ScheduledTask(HeapNode):
@@ -54,7 +41,8 @@ class ScheduledTask(HeapNode):
     arrival: 1 for the executor's first task, and so on; of one that a task of its queue has started, that one's.
     service_ns: CPU time attained so far.
     slot: for the scheduler's own use; it dies with the task.
-    next: RunnableFifo's link, None while not in such a list. key, tie, position: a heap's, for a scheduler that has one.
+    next: RunnableFifo's link, None while not in such a list. key, tie, position: a heap's, for a scheduler that has one. LAS
+        and QLAS count in `key` what the task has attained, if it has no group.
     """
 
     task: asyncio.Task[Any]
@@ -67,7 +55,7 @@ class ScheduledTask(HeapNode):
     # No call of super's: one of these is made for every task that is spawned.
     def __init__(self, task: asyncio.Task[Any], group: Hashable, arrival: int) -> None:
         self.key = 0
-        self.tie = arrival << PUSH_BITS
+        self.tie = arrival << 20  # PUSH_BITS of _orders_cy
         self.position = -1
         self.task = task
         self.group = group
@@ -115,6 +103,20 @@ class Scheduler:
     def _let_go(self, all_of_them: bool) -> None:
         """Of one that holds: from now on nothing is held, since all tasks leave. False: that is over."""
 
+    # Of those that are built in (`is_built_in`), in C.
+
+    def _put(self, task: ScheduledTask) -> bool:
+        """`push`. False: nothing is done, and it must be called instead."""
+        return False
+
+    def _get(self) -> ScheduledTask | None:
+        """`pop`; None if there is none."""
+        return None
+
+    def _charge(self, task: ScheduledTask, elapsed_ns: int) -> bool:
+        """`observe`. False: nothing is done, and it must be called instead."""
+        return False
+
 
 class RunnableFifo(Scheduler):
     """First runnable, first run. The default.
@@ -147,186 +149,6 @@ class RunnableFifo(Scheduler):
 
     def __len__(self) -> int:
         return self._count + (len(self._by_hand) if self._by_hand is not None else 0)
-
-
-class ArrivalFifo(Scheduler):
-    """First spawned, first run, whenever it is runnable.
-
-    What a task starts in its queue has that task's place, and so on. Those that one task has started are in the order in
-    which it did; what is alike in both goes in the order in which it became runnable.
-    """
-
-    _heap: Heap
-    _pushes: int
-
-    def __init__(self) -> None:
-        self._heap = Heap()
-        self._pushes = 0
-
-    def push(self, task: ScheduledTask) -> None:
-        self._pushes = (self._pushes + 1) & _PUSH_MASK
-        task.key = task.arrival
-        task.tie = (task.tie & ~_PUSH_MASK) | self._pushes
-        self._heap.push(task)
-
-    def pop(self) -> ScheduledTask:
-        if self._heap.count == 0:  # the heap itself checks nothing
-            raise IndexError("pop from an empty scheduler")
-        task: ScheduledTask = self._heap.top()
-        self._heap.remove(task)
-        return task
-
-    def __len__(self) -> int:
-        return self._heap.count
-
-
-@cython.final
-@cython.cclass
-class ServiceGroup(HeapNode):
-    """The tasks that share one account of attained service. `key` orders the groups that have runnable tasks."""
-
-    service_ns: int
-    runnable: deque[ScheduledTask]
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.service_ns = 0
-        self.runnable = deque()
-
-
-class _ServiceScheduler(Scheduler):
-    """What LAS and QLAS share: the accounts."""
-
-    _groups: dict[Hashable, ServiceGroup]
-    _count: int
-    _turn: int
-
-    def __init__(self) -> None:
-        self._groups = {}
-        self._count = 0
-        self._turn = 0
-
-    def forget_task(self, task: ScheduledTask) -> None:
-        task.slot = None
-
-    def forget_group(self, group: Hashable) -> None:
-        self._groups.pop(group, None)
-
-    def __len__(self) -> int:
-        return self._count
-
-    def _group_of(self, task: ScheduledTask) -> ServiceGroup:
-        # Looked up once a task: from then on the task's slot knows.
-        if task.slot is None:
-            if task.group is None:
-                task.slot = ServiceGroup()
-            else:
-                group = self._groups.get(task.group)
-                if group is None:
-                    group = self._groups[task.group] = ServiceGroup()
-                task.slot = group
-        return task.slot  # type: ignore[return-value]
-
-
-class LAS(_ServiceScheduler):
-    """Least attained service first, by group; equals in the order in which they became runnable."""
-
-    _heap: Heap
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._heap = Heap()
-
-    def push(self, task: ScheduledTask) -> None:
-        group = self._group_of(task)
-        group.runnable.append(task)
-        self._count += 1
-        if group.position < 0:
-            self._enter(group)
-
-    def pop(self) -> ScheduledTask:
-        if self._count == 0:
-            raise IndexError("pop from an empty scheduler")
-        group: ServiceGroup = self._heap.top()
-        task = group.runnable.popleft()
-        self._count -= 1
-        self._heap.remove(group)
-        if group.runnable:
-            self._enter(group)
-        return task
-
-    def observe(self, task: ScheduledTask, elapsed_ns: int) -> None:
-        group = self._group_of(task)
-        group.service_ns += elapsed_ns
-        if group.position >= 0:
-            group.key = group.service_ns
-            self._heap.update(group)
-
-    def _enter(self, group: ServiceGroup) -> None:
-        self._turn += 1
-        group.key = group.service_ns
-        group.tie = self._turn
-        self._heap.push(group)
-
-
-class QLAS(_ServiceScheduler):
-    """Least attained service first, between powers of two of microseconds; round robin within one.
-
-    A group's level is the bit length of its service in microseconds. Every 16th pop takes from the levels in turn instead
-    of the lowest.
-    """
-
-    _levels: list[deque[ServiceGroup]]
-    _occupied: int  # bit i: level i has groups
-    _last_level: int  # served by the last round-robin pop
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._levels = [deque() for _ in range(64)]
-        self._occupied = 0
-        self._last_level = 63
-
-    def push(self, task: ScheduledTask) -> None:
-        group = self._group_of(task)
-        if not group.runnable:
-            self._enter(group)
-        group.runnable.append(task)
-        self._count += 1
-
-    def pop(self) -> ScheduledTask:
-        if self._count == 0:
-            raise IndexError("pop from an empty scheduler")
-        self._turn += 1
-        level = self._lowest_above(0)
-        if self._turn % _ROUND_ROBIN_EVERY == 0:
-            level = self._lowest_above((self._last_level + 1) & 63)
-            self._last_level = level
-        groups = self._levels[level]
-        group = groups.popleft()
-        if not groups:
-            self._occupied &= ~(_LEVEL_0 << level)
-        task = group.runnable.popleft()
-        self._count -= 1
-        if group.runnable:
-            self._enter(group)
-        return task
-
-    def observe(self, task: ScheduledTask, elapsed_ns: int) -> None:
-        # A group that waits already keeps its place until it is next popped: one poll late, and no search.
-        group = self._group_of(task)
-        group.service_ns += elapsed_ns
-
-    def _enter(self, group: ServiceGroup) -> None:
-        level = bit_length(max(group.service_ns, 0) // 1000)  # below 0 if somebody has told us so
-        self._levels[level].append(group)
-        self._occupied |= _LEVEL_0 << level
-
-    def _lowest_above(self, level: int) -> int:
-        """The lowest occupied level from `level` on, or else the lowest of all."""
-        above = self._occupied >> level << level
-        candidates = above if above else self._occupied
-        lowest: int = bit_length(candidates & -candidates)
-        return lowest - 1
 
 
 def owner_of(scheduler: Scheduler) -> Any:

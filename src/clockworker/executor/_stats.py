@@ -30,7 +30,7 @@ class DurationStats(msgspec.Struct, frozen=True):
 
     @classmethod
     def sum(cls, parts: Iterable[DurationStats]) -> DurationStats:
-        """Of several queues, shards or times, together."""
+        """Of several queues, shards or times, together. parts: one for each."""
         parts = list(parts)
         if len(parts) == 2:  # the most frequent case, five times as quickly
             less, more = sorted((part.buckets for part in parts), key=len)

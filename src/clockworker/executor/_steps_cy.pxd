@@ -14,6 +14,7 @@ cdef long long _ATTENTION, _LOOK_NS
 cdef class Steps(Singles):
     cdef public WorkSource source
     cdef public long long idle_poll_ns
+    cdef public long long patience_ns
     cdef readonly long long idle_ns
     cdef public object tracer
     cdef readonly Histogram decision_time
@@ -22,16 +23,24 @@ cdef class Steps(Singles):
     cdef Py_ssize_t _max_polls
     cdef long long _decisions
     cdef long long _idle_since
+    cdef long long _asleep_since
     cdef long long _charge_from
+    cdef long long _turn_ended
+    cdef bint _lingers
+    cdef int _doubt
+    cdef int _chances
 
     @cython.locals(
         attentive_until=cython.longlong, look_until=cython.longlong, polls_before=cython.Py_ssize_t, looked=cython.longlong, decided=cython.longlong, polls=cython.Py_ssize_t, came=cython.longlong, entity=Entity, queue=QueueState, state=JoinHandle, news=cython.bint
     )
     cdef bint _run_turn(self, long long now) except? -1
-    @cython.locals(state=JoinHandle, cut=JoinHandle, scheduler=Scheduler)
+    cdef bint _may_linger(self) noexcept
+    @cython.locals(state=JoinHandle, cut=JoinHandle, popped=ScheduledTask, scheduler=Scheduler)
     cdef JoinHandle _take(self, QueueState queue)
     @cython.locals(popped=ScheduledTask, state=JoinHandle, scheduler=Scheduler)
     cdef JoinHandle _take_from_other(self, QueueState queue)
+    @cython.locals(scheduler=Scheduler)
+    cdef int _refuse(self, QueueState queue, object popped) except -1
     @cython.locals(ended=cython.longlong, elapsed=cython.longlong, stolen=cython.longlong)
     cdef int64_t _run_step(self, QueueState queue, JoinHandle state, long long started) except? -1
     cdef int64_t _run_slice(self, QueueState queue, JoinHandle state, long long started) except? -1
@@ -49,3 +58,6 @@ cdef class Steps(Singles):
     cpdef begin_charge(self)
     @cython.locals(now=cython.longlong, elapsed=cython.longlong)
     cpdef charge(self, QueueState queue)
+
+
+cdef not_held(QueueState queue, object popped)

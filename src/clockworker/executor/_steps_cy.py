@@ -6,6 +6,10 @@ budget is spent. A source of work beside the loop (the mesh of rings) is polled 
 everything has run dry: then again and again before the loop has its turn, in which it asks the kernel for sockets and timers,
 and which would be the better part of the time. A call between shards that poll takes a third less.
 
+Who polls in vain does so for half as long the next time, and after a few times not at all, until something comes as soon after
+the core has fallen asleep as a poll would have waited for it (so do KVM's halts: `halt_poll_ns`). Else each request that comes
+alone, from a socket, would cost a shard a whole poll for peers that say nothing: five times what the request costs.
+
 A step is charged for what it had: how long it took, less what others had meanwhile (_steal_cy). All that is counted of a step
 is that: `busy_ns`, what schedulers observe, whether it was slow. Budgets and waits go by the wall clock, since it is that by
 which the loop and other queues wait for a step to end. So a turn, or `should_yield`, may end the run of a queue whose time was
@@ -69,6 +73,7 @@ class Steps(Singles):
 
     source: WorkSource | None
     idle_poll_ns: int
+    patience_ns: int  # of the next idle poll: `idle_poll_ns`, or less while polling brings nothing
     idle_ns: int  # in which nothing was runnable
     tracer: Tracer | None
     decision_time: Histogram  # of one choice in 16
@@ -77,12 +82,18 @@ class Steps(Singles):
     _max_polls: int
     _decisions: int
     _idle_since: int
+    _asleep_since: int
     _charge_from: int
+    _turn_ended: int  # when; 0 from a turn's begin until that is known
+    _lingers: bool  # the next turn has been asked for, though nothing is runnable
+    _doubt: int  # how many chances to do so pass after one in vain
+    _chances: int  # that are to pass
 
     def __init__(self, owner: Any, driver_yield_ns: int, max_polls: int) -> None:
         super().__init__(owner)
         self.source = None
         self.idle_poll_ns = 0
+        self.patience_ns = 0
         self.idle_ns = 0
         self.tracer = None
         self.decision_time = Histogram()
@@ -91,7 +102,12 @@ class Steps(Singles):
         self._max_polls = max_polls
         self._decisions = 0
         self._idle_since = 0
+        self._asleep_since = 0
         self._charge_from = 0
+        self._turn_ended = 0
+        self._lingers = False
+        self._doubt = 0
+        self._chances = 0
 
     def _run_turn(self, now: int) -> bool:
         """Steps until the budget is spent or nothing is runnable. True if the core may sleep."""
@@ -108,10 +124,13 @@ class Steps(Singles):
                 entity = self._eevdf.pick()
                 if entity is None:
                     if self.source is None:
-                        return not self._held
+                        self._turn_ended = now
+                        return not self._held and not self._may_linger()
                     if self._carrier is not None:
                         self._leave_carrier()
                     news = self.source.look()
+                    if news and (self._idle_since or now - self._asleep_since < self.idle_poll_ns):
+                        self.patience_ns = self.idle_poll_ns  # polling has found it, or would have
                     if self._eevdf.total_share:
                         came = now_ns()  # what has come is no part of the step that it has made runnable
                         if came - now >= self.steal.long_ns:
@@ -124,7 +143,7 @@ class Steps(Singles):
                         self._idle_since = now
                         look_until = 0
                     polls_before = polls
-                    if now - self._idle_since < self.idle_poll_ns:
+                    if now - self._idle_since < self.patience_ns:
                         if look_until == 0:
                             look_until = now + _LOOK_NS
                         if self.behind or now >= look_until:  # behind: a callback waits for the loop's turn
@@ -136,7 +155,11 @@ class Steps(Singles):
                         now = looked
                         continue
                     self._idle_since = 0
+                    if self._may_linger():
+                        return False
                     if self.source.prepare_sleep():
+                        self._asleep_since = now
+                        self.patience_ns = self.patience_ns >> 1 if self.patience_ns > _LOOK_NS else 0
                         return True
                     now = now_ns()  # there is news after all
                     continue
@@ -160,6 +183,16 @@ class Steps(Singles):
             self.source.look()
         return False
 
+    def _may_linger(self) -> bool:
+        """Nothing is runnable: whether the next turn is to come all the same, behind a callback that this one gave the loop."""
+        if not self.behind:
+            return False
+        if self._chances:
+            self._chances -= 1
+            return False
+        self._lingers = True
+        return True
+
     def _take(self, queue: QueueState) -> JoinHandle | None:
         """The queue's next task. None if nothing may run: its scheduler holds what it has, or has failed and had nothing."""
         if queue.suspended is not None:  # what was cut is finished before anything else
@@ -176,6 +209,14 @@ class Steps(Singles):
             if state is not None:
                 queue.runnable -= 1
             return state  # type: ignore[no-any-return]
+        if queue.built_in is not None and queue.runnable:
+            popped = queue.built_in._get()
+            if type(popped) is JoinHandle:
+                state = popped
+                if state.queued and not state.held and state.membership.queue is queue:
+                    queue.runnable -= 1
+                    return state
+            self._refuse(queue, popped)
         while queue.runnable and queue.fifo is None:
             scheduler = queue.scheduler
             state = self._take_from_other(queue)
@@ -202,13 +243,18 @@ class Steps(Singles):
                 state: JoinHandle = popped
                 if state.queued and not state.held and state.membership.queue is queue:
                     return state
-            raise UsageError(
-                f"{type(scheduler).__name__}.pop() of queue {shown(queue.key)} returned {shown(popped)}, "
-                "which is not a task that it was holding"
-            )
+            raise not_held(queue, popped)
         except BaseException as error:
             self._replace_scheduler(queue, scheduler, error)
         return None
+
+    def _refuse(self, queue: QueueState, popped: object) -> None:
+        """What a built-in scheduler has returned: others than the core have had their hands in it."""
+        scheduler = queue.scheduler
+        try:
+            raise not_held(queue, popped)
+        except BaseException as error:
+            self._replace_scheduler(queue, scheduler, error)
 
     def _run_step(self, queue: QueueState, state: JoinHandle, started: int) -> int:
         """One step of one task of the queue. Returns the time at its end.
@@ -258,7 +304,7 @@ class Steps(Singles):
         state.service_ns += elapsed
         if state.membership.queue is queue:  # else it has moved, and the scheduler has forgotten it
             state.membership.service_ns += elapsed
-            if queue.fifo is None:
+            if queue.fifo is None and (queue.built_in is None or not queue.built_in._charge(state, elapsed)):
                 self._observe(queue, state, elapsed)
         if elapsed > queue.entity.slice_ns:
             queue.slice_overruns += 1
@@ -360,3 +406,10 @@ class Steps(Singles):
         if queue.entity.active:
             self._eevdf.charge(queue.entity, elapsed)
         self._charge_from = now
+
+
+def not_held(queue: QueueState, popped: object) -> UsageError:
+    return UsageError(
+        f"{type(queue.scheduler).__name__}.pop() of queue {shown(queue.key)} returned {shown(popped)}, "
+        "which is not a task that it was holding"
+    )

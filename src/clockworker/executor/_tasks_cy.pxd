@@ -12,6 +12,7 @@ cdef class QueueState:
     cdef readonly object key
     cdef readonly Scheduler scheduler
     cdef RunnableFifo fifo
+    cdef Scheduler built_in
     cdef bint sliced
     cdef readonly JoinHandle suspended
     cdef object fiber

@@ -29,6 +29,7 @@ from clockworker._errors import TaskCancelled, TaskPanicked
 from clockworker.executor._cpython_cy import holds
 from clockworker.executor._eevdf_cy import Entity
 from clockworker.executor._histogram_cy import Histogram
+from clockworker.executor._orders_cy import is_built_in
 from clockworker.executor._outcome import Ok
 from clockworker.executor._schedulers_cy import RunnableFifo, ScheduledTask, Scheduler
 from clockworker.executor._seam_cy import Seam
@@ -72,6 +73,7 @@ class QueueState:
     fifo: (
         RunnableFifo | None
     )  # the scheduler, if it is exactly the default one, which does not fail and observes nothing
+    built_in: Scheduler | None  # the scheduler, if it is exactly one of those whose C methods the core may call
     sliced: bool  # its steps run in its fiber, and are cut
     suspended: JoinHandle | None  # whose step was cut
     fiber: Any  # `_slices_cy.Fiber`, of a preemptive queue
@@ -134,6 +136,7 @@ class QueueState:
         """Take the scheduler, which is empty."""
         self.scheduler = scheduler
         self.fifo = scheduler if type(scheduler) is RunnableFifo else None
+        self.built_in = scheduler if is_built_in(scheduler) else None
 
 
 @cython.final

@@ -21,7 +21,8 @@ from clockworker.executor import Queue, QueueGroup, RunnableFifo, ScheduledTask,
 
 
 class Shuffle(Scheduler):
-    """A scheduler for tests. inner: the one whose policy is kept; without it any runnable task is as good as another."""
+    """A scheduler for tests. seed: gives the order. inner: the one whose policy is kept; without it any runnable task is as
+    good as another."""
 
     def __init__(self, seed: int | str, inner: Scheduler | None = None) -> None:
         self._random = random.Random(str(seed))

@@ -8,6 +8,7 @@ from typing import Literal, TypeAlias
 
 import msgspec
 
+from clockworker.shards.config._cluster import ClusterConfig
 from clockworker.shards.config._http import HttpConfig
 
 MAX_SHARDS = 1024
@@ -147,7 +148,7 @@ class ServeConfig(msgspec.Struct, frozen=True):
     switch_interval: what a thread of a shard may keep the interpreter for while another waits; None: CPython's 0.005.
     shard_lifetime, shard_max_rss: beyond which a shard is replaced.
     timeout_shard_healthcheck: how long a shard's loop may be silent before the shard is replaced; 0: for ever.
-    http: what the options of HTTP say.
+    http: what the options of HTTP say. cluster: what `[cluster]` says; None: this machine is alone.
     """
 
     app: str
@@ -201,6 +202,7 @@ class ServeConfig(msgspec.Struct, frozen=True):
     umask: int | None = None
     pid_file: str | None = None
     http: HttpConfig = HttpConfig()
+    cluster: ClusterConfig | None = None
 
     @property
     def binds(self) -> tuple[str, ...]:

@@ -79,8 +79,8 @@ def application(main: Any = None, /, *, queues: Iterable[Queue | QueueGroup] = (
     operator says of a queue of that name (`--queue`, `--shard-queue`, the environment, the file) goes before what is said here;
     queues with other names are added.
 
-    Raises `ConfigurationError` for two queues of one name or with one scheduler between them, for more than 1,024,
-    and for names of more than 60 bytes.
+    Raises `ApplicationError` if `main` cannot be called, and `ConfigurationError` for two queues of one name or with one
+    scheduler between them, for more than 1,024, and for names of more than 60 bytes.
     """
     declared = check_declared(queues, "application")
 

@@ -1,11 +1,12 @@
 """The options of `clockworker-serve`, in one table that the command line, the environment, `clockworker.toml` and the help
-all obey. Those of HTTP stand in `_http_options`; what other servers call them, in `_other_names`.
+all obey. Those of HTTP stand in `_http_options`, a cluster's in `_cluster_options`; what other servers call them, in `_other_names`.
 """
 
 from __future__ import annotations
 
 from clockworker.shards.config import _parse as parse
 from clockworker.shards.config._access_format import parse_access_log_format
+from clockworker.shards.config._cluster_options import CLUSTER_OPTIONS
 from clockworker.shards.config._config import METRICS_PORT
 from clockworker.shards.config._groups import parse_groups
 from clockworker.shards.config._http_options import HTTP_OPTIONS
@@ -55,7 +56,7 @@ OPTIONS = (
         ("--idle-poll",),
         "US",
         parse.parse_idle_poll,
-        "microseconds that an idle shard polls before it sleeps; default 200 if each has a CPU to itself, else 0",
+        "microseconds that an idle shard polls at most before it sleeps; default 200 if each has a CPU to itself, else 0",
         takes=(int,),
     ),
     Option(
@@ -290,6 +291,7 @@ OPTIONS = (
         repeat=True,
     ),
     *HTTP_OPTIONS,
+    *CLUSTER_OPTIONS,
     Option(
         "life",
         ("--timeout-graceful-shutdown",),
@@ -423,3 +425,7 @@ ALIASES = {"gil_switch_interval": "switch_interval", "group": "queue_group"}
 # Those of HttpConfig, whose fields have these names but for a few.
 OF_HTTP = tuple(option.name for option in OPTIONS if option.group == "http")
 HTTP_FIELDS = {"route": "routes", "header": "headers", "h11_max_incomplete_event_size": "incomplete_event_size"}
+
+# Those of ClusterConfig, whose fields have these names without the beginning.
+OF_CLUSTER = tuple(option.name for option in OPTIONS if option.group == "cluster")
+CLUSTER_PREFIX = "cluster_"

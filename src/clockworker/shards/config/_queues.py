@@ -71,14 +71,19 @@ def parse_shard_queues(texts: Sequence[str]) -> tuple[QueueChange, ...]:
 
 
 def queues_of_file(value: object) -> tuple[QueueConfig, ...]:
-    """The file's `[[queue]]` tables, or a list of texts as on the command line."""
-    if isinstance(value, list) and all(isinstance(item, str) for item in value):
-        return parse_queues(value)
-    return each_once(tables_of_queues(value, "queue"))
+    """The file's `[[queue]]` tables, or a list of texts as on the command line, or of both."""
+    if not isinstance(value, list):
+        raise ConfigurationError(f"queue is {value!r}; give tables [[queue]], each with a name")
+    return each_once([parse_queue(item) if isinstance(item, str) else _queue_of_table(item) for item in value])
+
+
+def _queue_of_table(item: object) -> QueueConfig:
+    ((name, given),) = _tables([item], "queue")
+    return QueueConfig(name, **given)
 
 
 def tables_of_queues(value: object, where: str) -> list[QueueConfig]:
-    """Those of `[[queue]]`, or of `[[group.queue]]`."""
+    """Those of `[[group.queue]]`."""
     return [QueueConfig(name, **given) for name, given in _tables(value, where)]
 
 
