@@ -1,8 +1,8 @@
 """One core and one queue without noise: the schedulers themselves, driven by a simulation instead of an executor.
 
-Arrivals and segments are those of `_open_loop.Load`. A segment runs to its end, as a step does; what arrives or wakes meanwhile is
-pushed at its time. Nothing else takes time, and the schedulers' clock is wound by the simulation: so the same seed gives the same
-figures on every machine, to the nanosecond.
+Arrivals and segments are those of `_open_loop.Load`. A segment runs to its end, as a step does; what arrives or wakes
+meanwhile is pushed at its time. Nothing else takes time, and the schedulers' clock is wound by the simulation: so the same
+seed gives the same figures on every machine, to the nanosecond.
 
 Beside the schedulers are two orders that know what nobody does: `Remaining`, SRPT by the true rest of each task, and `Ideal`,
 EDF on a core that can be taken from a segment at any time, the bound for who has deadlines.
@@ -149,7 +149,9 @@ def simulate(load: Load, scheduler: cw.Scheduler, *, grouped: bool) -> dict[str,
 def ideal(load: Load, within: Mapping[str, float]) -> dict[str, Served]:
     """EDF on a core that can be taken away at any time: no order meets more deadlines while all can be met."""
     served = {kind: Served([]) for kind in load.kinds}
-    events = [(round(arrival.at_s * 1e9), number, Job(number, arrival)) for number, arrival in enumerate(load.arrivals())]
+    events = [
+        (round(arrival.at_s * 1e9), number, Job(number, arrival)) for number, arrival in enumerate(load.arrivals())
+    ]
     heapq.heapify(events)
     order = itertools.count(len(events))
     runnable: list[tuple[int, int, Job, int]] = []  # deadline, order, who, what is left of its segment

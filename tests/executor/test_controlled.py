@@ -21,7 +21,9 @@ STEP_S = 0.0005
 class Scene:
     """A job of a known size, beside a load that changes. All by one clock."""
 
-    def __init__(self, job_s: float, load: Callable[[float], float], *, pieces: int = 0, finish: float = GOAL_S) -> None:
+    def __init__(
+        self, job_s: float, load: Callable[[float], float], *, pieces: int = 0, finish: float = GOAL_S
+    ) -> None:
         self.clock = testing.Clock(autojump=True)
         self.job_s = job_s
         self.load = load  # time -> of the core, that the foreground wants
@@ -29,7 +31,9 @@ class Scene:
         self.finish = finish
         self.done_s = 0.0
         self.ended_s = 0.0
-        self.waits: list[tuple[float, float]] = []  # of the foreground's requests: when each came, how long until it was served
+        self.waits: list[
+            tuple[float, float]
+        ] = []  # of the foreground's requests: when each came, how long until it was served
         self.shares: list[int] = []
 
     def progress(self) -> float:
@@ -138,7 +142,9 @@ def test_a_cap_of_the_share_is_kept() -> None:
             handle.abort()
         ticks.cancel()
 
-    testing.run(main(), queues=[cw.Queue("main", share=100), cw.Queue("foreground"), cw.Queue("job")], clock=scene.clock)
+    testing.run(
+        main(), queues=[cw.Queue("main", share=100), cw.Queue("foreground"), cw.Queue("job")], clock=scene.clock
+    )
 
 
 @pytest.mark.parametrize("answer", [math.nan, "half", None, True, KeyError("where")])

@@ -37,7 +37,7 @@ cdef class FairGroups(Scheduler):
     cdef int _wake(self, FairGroup group) except -1
     cdef int _rest(self, FairGroup group) except -1
     @cython.locals(entity=Entity, deadline=cython.longlong)
-    cdef int _charge(self, FairGroup group, long long elapsed_ns) except -1
+    cdef int _account(self, FairGroup group, long long elapsed_ns) except -1
     cdef bint _has(self, FairGroup group) except -1
     cdef ScheduledTask _next(self, FairGroup group)
     @cython.locals(share=cython.longlong)

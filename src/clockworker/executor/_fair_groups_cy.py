@@ -107,7 +107,7 @@ class FairGroups(Scheduler):
             self._eevdf.deactivate(entity)
 
     def observe(self, task: ScheduledTask, elapsed_ns: int) -> None:
-        self._charge(self._group_of(task), elapsed_ns)
+        self._account(self._group_of(task), elapsed_ns)
 
     def forget_task(self, task: ScheduledTask) -> None:
         if task.slot is not None:
@@ -149,7 +149,7 @@ class FairGroups(Scheduler):
         if group.entity.active and not self._has(group):
             self._eevdf.deactivate(group.entity)
 
-    def _charge(self, group: FairGroup, elapsed_ns: int) -> None:
+    def _account(self, group: FairGroup, elapsed_ns: int) -> None:
         entity = group.entity
         if not entity.active:  # put to rest by a pop that came before
             self._eevdf.activate(entity)

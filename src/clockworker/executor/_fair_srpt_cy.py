@@ -24,6 +24,7 @@ A job is a task and what it has started in its group (`_jobs_cy`); its tasks sha
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections import deque
 from collections.abc import Hashable
@@ -238,5 +239,5 @@ class FairSRPT(Scheduler):
 
 def is_cancelled(task: ScheduledTask) -> bool:
     """Whether it was aborted, so that what it has had is not what such jobs take."""
-    asyncios = task.task
-    return asyncios is not None and asyncios.done() and asyncios.cancelled()
+    asyncios: object = task.task  # or trio's, which says nothing of it
+    return isinstance(asyncios, asyncio.Task) and asyncios.done() and asyncios.cancelled()

@@ -114,7 +114,9 @@ def accepts(target: Callable[..., object], arguments: int) -> bool:
     return True
 
 
-def _check(app: str, target: object, queues: tuple[Queue | QueueGroup, ...], interface: Interface, *, factory: bool) -> Main:
+def _check(
+    app: str, target: object, queues: tuple[Queue | QueueGroup, ...], interface: Interface, *, factory: bool
+) -> Main:
     # Here, because it imports this package. What is ours and what is of ASGI or WSGI is known by the same look.
     from clockworker.http import _application as http
 
