@@ -21,8 +21,15 @@ MODULES = {
     "clockworker.executor._seal_cy": "src/clockworker/executor/_seal_cy.py",
     "clockworker.executor._heap_cy": "src/clockworker/executor/_heap_cy.py",
     "clockworker.executor._eevdf_cy": "src/clockworker/executor/_eevdf_cy.py",
+    "clockworker.executor._nested_cy": "src/clockworker/executor/_nested_cy.py",
     "clockworker.executor._histogram_cy": "src/clockworker/executor/_histogram_cy.py",
     "clockworker.executor._schedulers_cy": "src/clockworker/executor/_schedulers_cy.py",
+    "clockworker.executor._jobs_cy": "src/clockworker/executor/_jobs_cy.py",
+    "clockworker.executor._fair_groups_cy": "src/clockworker/executor/_fair_groups_cy.py",
+    "clockworker.executor._fair_fifo_cy": "src/clockworker/executor/_fair_fifo_cy.py",
+    "clockworker.executor._fair_srpt_cy": "src/clockworker/executor/_fair_srpt_cy.py",
+    "clockworker.executor._edf_cy": "src/clockworker/executor/_edf_cy.py",
+    "clockworker.executor._paced_cy": "src/clockworker/executor/_paced_cy.py",
     "clockworker.executor._orders_cy": "src/clockworker/executor/_orders_cy.py",
     "clockworker.executor._registry_cy": "src/clockworker/executor/_registry_cy.py",
     "clockworker.executor._clock_cy": "src/clockworker/executor/_clock_cy.py",
@@ -43,6 +50,7 @@ MODULES = {
     "clockworker.executor._slices_cy": "src/clockworker/executor/_slices_cy.py",
     "clockworker.executor._core_cy": "src/clockworker/executor/_core_cy.py",
     "clockworker.executor._handles_cy": "src/clockworker/executor/_handles_cy.py",
+    "clockworker.trio._steps_cy": "src/clockworker/trio/_steps_cy.py",
     "clockworker.ipc.rings._memory_cy": "src/clockworker/ipc/rings/_memory_cy.py",
     "clockworker.ipc.rings._ring_cy": "src/clockworker/ipc/rings/_ring_cy.py",
     "clockworker.ipc.rings._doorbell_cy": "src/clockworker/ipc/rings/_doorbell_cy.py",
@@ -79,7 +87,8 @@ class build_all(build_ext):
 
     def finalize_options(self) -> None:
         super().finalize_options()
-        self.parallel = self.parallel or len(os.sched_getaffinity(0))
+        ours = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
+        self.parallel = self.parallel or len(ours)
 
     def build_extensions(self) -> None:
         required = flag("CLOCKWORKER_REQUIRE_EXT")

@@ -163,8 +163,14 @@ class NothingStolen(Meter):
 
 
 @contextlib.asynccontextmanager
-async def clockworker_in_process(app: Application, access_log: bool) -> AsyncIterator[Connect]:
-    async with cw.Executor([cw.Queue(name, share) for name, share in QUEUES.items()]) as executor:
+async def clockworker_in_process(
+    app: Application, access_log: bool, slice_s: float | None = None
+) -> AsyncIterator[Connect]:
+    """slice_s: of the queue that is preemptive then, the background's."""
+    queues = [cw.Queue(name, share) for name, share in QUEUES.items()]
+    if slice_s is not None:
+        queues[1] = cw.Queue("background", QUEUES["background"], preemptive=True, slice=slice_s)
+    async with cw.Executor(queues) as executor:
         if under_valgrind():
             executor._core.steal.meter = NothingStolen()
         targets = [Target(route.path, executor.queue(route.queue)) for route in ROUTES]
@@ -189,3 +195,5 @@ SIDES: dict[str, Callable[[Application, bool], contextlib.AbstractAsyncContextMa
     "uvicorn": uvicorn_in_process,
     "clockworker": clockworker_in_process,
 }
+SLICE_S = 0.0005
+PREEMPTIVE_SIDE = f"clockworker, slices of {SLICE_S * 1e3:g} ms"

@@ -89,16 +89,17 @@ def serving(
     """ready: a path that is answered with 200. options: ours. cores: that its processes may use; none given: all."""
     port = free_port()
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, sys.path)])}
-    with tempfile.TemporaryFile() as log, allowed(cores):
-        # A session of its own: Ctrl-C is for the benchmark, which then stops the server. It has its cores before others.
-        process = subprocess.Popen(
-            command(name, app, port, workers, options),
-            cwd=ROOT,
-            env=environment,
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-        )
+    with tempfile.TemporaryFile() as log:
+        with allowed(cores):
+            # A session of its own: Ctrl-C is for the benchmark, which then stops the server. It has its cores before others.
+            process = subprocess.Popen(
+                command(name, app, port, workers, options),
+                cwd=ROOT,
+                env=environment,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
         try:
             with contextlib.suppress(OSError):  # not permitted, or sessions share cores as processes do
                 Path(f"/proc/{process.pid}/autogroup").write_text("-20")

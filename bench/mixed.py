@@ -2,8 +2,8 @@
 
 A FastAPI route of 0.5 ms of CPU time, 200 requests a second, which arrive whether or not those before them are answered.
 Beside it nothing, 2 and 8 heavy requests of 200 ms all the time, in chunks of 1 ms between which others may run, and 2 and 8
-that never await. Clockworker runs the heavy ones in another queue, with an eighth of the share; over sockets there is one more
-server of it, whose other queue is preemptive.
+that never await. Clockworker runs the heavy ones in another queue, with an eighth of the share; there is one more of it, whose
+other queue is preemptive.
 
 On the process's own CPU clock, in process and without sockets: what else the machine does is not in these figures, which are
 the ones to believe. There Clockworker's and uvicorn's protocols can be compared. Over sockets all servers are, with one worker
@@ -154,11 +154,12 @@ def mix_of(name: str, number: int, options: argparse.Namespace) -> Mix:
 
 def on_cpu_clock(options: argparse.Namespace) -> list[Result]:
     import bench._http_mixed  # noqa: F401  # here, so that no child imports it
+    from bench._http_in_process import PREEMPTIVE_SIDE
 
     found: dict[tuple[str, str], list[Outcome]] = {}
     for number in range(options.rounds):
         for name in options.mixes:
-            for server in (OURS, "uvicorn"):
+            for server in (OURS, PREEMPTIVE_SIDE, "uvicorn"):
                 progress(f"CPU clock, round {number + 1} of {options.rounds}: {name}, {server}")
                 [outcome] = together([partial(in_process, server, mix_of(name, number, options))], patience(options))
                 found.setdefault((server, name), []).append(outcome)
@@ -174,11 +175,14 @@ def in_process(server: str, mix: Mix) -> Outcome:
     import uvloop
 
     from bench._http_arrivals import CpuClock
-    from bench._http_in_process import SIDES
+    from bench._http_in_process import PREEMPTIVE_SIDE, SIDES, SLICE_S, clockworker_in_process
     from bench._http_mixed import app
 
+    preemptive = partial(clockworker_in_process, slice_s=SLICE_S)
+
     async def main() -> Outcome:
-        async with SIDES[server](app, False) as connect:
+        side = preemptive if server == PREEMPTIVE_SIDE else SIDES[server]
+        async with side(app, False) as connect:
             return await CpuClock(connect, mix).run()
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
@@ -239,12 +243,14 @@ def verdicts(results: list[Result]) -> dict[str, Summary]:
     by_name = {(r.clock, r.workers, r.server, r.mix): r for r in results}
     found: dict[str, Summary] = {}
     ratio_alone, ratio_uvicorn, throughput, best_peer, throughput_sockets, solid_alone, throughput_solid = LIMITS
-    if (CPU, 1, OURS, EIGHT) in by_name and (CPU, 1, OURS, ALONE) in by_name:
-        ours, alone = by_name[CPU, 1, OURS, EIGHT], by_name[CPU, 1, OURS, ALONE]
+    for server in dict.fromkeys(r.server for r in results if r.clock == CPU and r.server != "uvicorn"):
+        if (CPU, 1, server, EIGHT) not in by_name or (CPU, 1, server, ALONE) not in by_name:
+            continue
+        ours, alone = by_name[CPU, 1, server, EIGHT], by_name[CPU, 1, server, ALONE]
         peer = by_name[CPU, 1, "uvicorn", EIGHT]
-        found[ratio_alone] = ratios(ours.latency_ms["p99"], alone.latency_ms["p99"])
-        found[ratio_uvicorn] = ratios(ours.latency_ms["p99"], peer.latency_ms["p99"])
-        found[throughput] = ratios(ours.heavy, peer.heavy)
+        found[f"{ratio_alone}; {server}"] = ratios(ours.latency_ms["p99"], alone.latency_ms["p99"])
+        found[f"{ratio_uvicorn}; {server}"] = ratios(ours.latency_ms["p99"], peer.latency_ms["p99"])
+        found[f"{throughput}; {server}"] = ratios(ours.heavy, peer.heavy)
     for workers in dict.fromkeys(r.workers for r in results if r.clock == SOCKETS):
         key = (SOCKETS, workers, OURS_PREEMPTIVE)
         if (*key, EIGHT_SOLID) in by_name and (*key, ALONE) in by_name:

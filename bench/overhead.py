@@ -13,6 +13,10 @@ Memory is that of fresh processes: resident bytes for each of many tasks that wa
 many that have come and gone.
 
 Where clockworker is compiled, the same operations are measured without the compiled modules as well, in another process.
+
+`--preempt` counts instead what the extra `preempt` costs where no queue is preemptive: the instructions of each operation with
+two queues, in a process that finds greenlet and in one that does not, under valgrind's cachegrind. They are the same on a busy
+machine.
 """
 
 from __future__ import annotations
@@ -20,9 +24,11 @@ from __future__ import annotations
 import argparse
 import asyncio
 import gc
+import importlib.util
 import itertools
 import multiprocessing
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -36,6 +42,7 @@ import psutil
 
 import clockworker as cw
 from bench import _overhead_schedulers
+from bench._cachegrind import count_instructions
 from bench._loops import Spawn, on_loop
 from bench._operations import OPERATIONS, deal, finished
 from bench._report import Summary, columns, progress, ratios
@@ -68,13 +75,25 @@ class Memory(msgspec.Struct, frozen=True):
     after: int
 
 
+class Counted(msgspec.Struct, frozen=True):
+    """Instructions an operation, where the extra `preempt` is installed and where it is not."""
+
+    operation: str
+    tasks: int
+    without: float
+    with_extra: float
+
+
 class Overhead(msgspec.Struct, frozen=True):
     targets: dict[str, float]
     costs: list[Cost]
     memory: list[Memory] = []
     pure: list[Cost] = []  # without the compiled modules
+    counted: list[Counted] = []  # instead of all that, with --preempt
 
     def table(self) -> str:
+        if self.counted:
+            return self._counted()
         tables = [self._costs(self.costs, self.targets)]
         if self.pure:
             tables.append(f"pure Python\n{self._costs(self.pure, {})}")
@@ -95,6 +114,20 @@ class Overhead(msgspec.Struct, frozen=True):
             rows.append(row)
         return columns(rows)
 
+    def _counted(self) -> str:
+        rows = [["instructions an operation, two queues", "tasks", "without the extra", "with", "with / without"]]
+        rows += [
+            [
+                each.operation,
+                f"{each.tasks:,}",
+                f"{each.without:,.0f}",
+                f"{each.with_extra:,.0f}",
+                f"{each.with_extra / each.without:.4f}",
+            ]
+            for each in self.counted
+        ]
+        return columns(rows)
+
     def _memory(self) -> str:
         memory = [["memory", "bytes a pending task", "MiB before", "MiB after", "after / before"]]
         for m in self.memory:
@@ -107,7 +140,13 @@ class Overhead(msgspec.Struct, frozen=True):
         return f"{columns(memory)}\n{note}"
 
     def plot(self, figure: Figure) -> None:
-        """Ratios to plain with their spread."""
+        """Ratios to plain with their spread; of `--preempt`, those of instructions."""
+        if self.counted:
+            axes = figure.add_subplot(ylabel="instructions with the extra, of those without")
+            axes.bar(
+                [each.operation for each in self.counted], [each.with_extra / each.without for each in self.counted]
+            )
+            return
         axes = figure.add_subplot(ylabel="of plain uvloop's time")
         places = list(dict.fromkeys((cost.operation, cost.tasks) for cost in self.costs))
         setups = [setup for setup in SETUPS if setup != PLAIN]
@@ -129,6 +168,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--operations", type=int, default=25_000, help="a measurement, at least")
     parser.add_argument("--times-only", action="store_true", help="leave out memory and pure Python")
+    parser.add_argument("--preempt", action="store_true", help="count what the extra `preempt` costs, and nothing else")
     parser.add_argument("--pending", type=int, default=100_000, help="tasks, to measure the memory of")
     parser.add_argument("--finished", type=int, default=1_000_000, help="tasks, to look for leaks after")
     _overhead_schedulers.add_options(parser)
@@ -137,6 +177,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> Overhead | _overhead_schedulers.Schedulers:
     if options.schedulers:
         return _overhead_schedulers.run(options)
+    if options.preempt:
+        return Overhead({}, [], counted=with_and_without_extra(options.operations, min(options.tasks)))
     costs: list[Cost] = []
     for operation, tasks in itertools.product(OPERATIONS, options.tasks):
         costs += compare(operation, tasks, options)
@@ -161,6 +203,27 @@ def without_compiled_modules(options: argparse.Namespace) -> list[Cost]:
         command += ["--tasks", *map(str, options.tasks)]
         subprocess.run(command, stdout=subprocess.DEVNULL, check=True, env=os.environ | {"CLOCKWORKER_PURE": "1"})
         return msgspec.json.decode(figures.read_bytes(), type=Overhead).costs
+
+
+def with_and_without_extra(operations: int, tasks: int) -> list[Counted]:
+    """Of what waits for no timer: how often that wakes up is the machine's."""
+    if shutil.which("valgrind") is None:
+        raise SystemExit("valgrind is not installed (Debian: apt-get install valgrind)")
+    if importlib.util.find_spec("greenlet") is None:
+        raise SystemExit("greenlet is not installed: pip install 'clockworker[preempt]'")
+    names = [name for name in OPERATIONS if name != "sleep"]
+    found: dict[str, dict[str, float]] = {}
+    for kind in ("without", "with"):
+        progress(f"instructions, {kind} the extra")
+        keys = {
+            (name, count): str((kind, name, tasks, count)) for name in names for count in (operations, 2 * operations)
+        }
+        with tempfile.TemporaryDirectory() as directory:
+            counted = count_instructions(Path(directory), "bench._extra_run", [*keys.values()])
+        found[kind] = {
+            name: (counted[keys[name, 2 * operations]] - counted[keys[name, operations]]) / operations for name in names
+        }
+    return [Counted(name, tasks, found["without"][name], found["with"][name]) for name in names]
 
 
 def compare(operation: str, tasks: int, options: argparse.Namespace) -> list[Cost]:

@@ -12,6 +12,9 @@ another. Five set-ups take turns, round after round, with the same arrivals:
 - Clockworker, without and with them;
 - two processes on one core, plain uvloop each, the foreground niced to -20 (if permitted, else 0) and the background to 19.
 
+`--preempt` adds a sixth, Clockworker with the background tasks in a process that does not find greenlet: what the extra
+`preempt` costs where no queue is preemptive.
+
 Foreground latencies are from sending. Background work is CPU time used in whole segments, of one core.
 """
 
@@ -32,6 +35,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 import clockworker as cw
+from bench import _hidden
 from bench._loops import Spawn, on_loop
 from bench._microsleep import LoopTimer, MicrosecondTimer, Timer
 from bench._open_loop import (
@@ -61,8 +65,13 @@ ALONE, PLAIN, OURS_ALONE, OURS, NICED = SETUPS = (
     "clockworker",
     "two niced processes",
 )
+WITHOUT_EXTRA = "clockworker, no greenlet"
 TIMERS: dict[str, type[LoopTimer | MicrosecondTimer]] = {"loop": LoopTimer, "exact": MicrosecondTimer}
 PERCENTS = (50, 90, 99)
+EXTRA_TARGETS = {
+    "foreground p99 total, with the extra / without": 1.01,
+    "background work, with the extra / without": 0.99,
+}
 CURVE = (*range(1, 100), 99.5, 99.9)
 P99, WORK, DELAY = (
     "foreground p99 total, clockworker / plain alone",
@@ -137,12 +146,14 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rate", type=float, default=1_000, help="foreground tasks a second")
     parser.add_argument("--background", type=int, default=8, help="tasks")
     parser.add_argument("--timer", choices=list(TIMERS), default="loop", help="what the sleeps are made of")
+    parser.add_argument("--preempt", action="store_true", help="once more without the extra `preempt`")
     parser.add_argument("--shares", type=int, nargs=2, default=[99, 1], metavar=("FOREGROUND", "BACKGROUND"))
     parser.add_argument("--scheduler", choices=list(SCHEDULERS), default="fifo", help="of both of our queues")
 
 
 def run(options: argparse.Namespace) -> Priority:
-    measured: dict[str, list[Measured]] = {setup: [] for setup in SETUPS}
+    setups = [*SETUPS, WITHOUT_EXTRA] if options.preempt else [*SETUPS]
+    measured: dict[str, list[Measured]] = {setup: [] for setup in setups}
     late_us = []
     server_core, generator_core = cores()
     context = multiprocessing.get_context("spawn")
@@ -150,15 +161,16 @@ def run(options: argparse.Namespace) -> Priority:
     with contextlib.ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         generator, server, niced, background = (stack.enter_context(ProcessPoolExecutor(1, context)) for _ in range(4))
+        without = stack.enter_context(ProcessPoolExecutor(1, context, _hidden.hide, ("greenlet",)))
         nice = [niced.submit(renice, -20).result(), background.submit(renice, 19).result()]
         for number in range(options.rounds):
             load = Load({"foreground": TASK}, {"foreground": 1}, options.rate, options.warm_up, options.seconds, number)
-            for setup in SETUPS:
+            for setup in setups:
                 progress(f"{setup}, round {number + 1} of {options.rounds}")
                 path = str(directory / f"{number} {setup}")
                 job = functools.partial(serve_foreground, setup, path, load, server_core, options)
                 work = background.submit(serve_background, path, server_core, options) if setup == NICED else None
-                result = (niced if setup == NICED else server).submit(job)
+                result = {NICED: niced, WITHOUT_EXTRA: without}.get(setup, server).submit(job)
                 late_us.append(await_both(generator.submit(generate, path, load, generator_core), result))
                 share = work.result(START_S) if work else result.result().background
                 measured[setup].append(msgspec.structs.replace(result.result(), background=share))
@@ -171,6 +183,11 @@ def run(options: argparse.Namespace) -> Priority:
     )
     targets = LAS_TARGETS if options.scheduler == LAS else TARGETS
     verdicts = dict(zip(targets, figures, strict=True))
+    if options.preempt:
+        ours, other = by_setup[OURS], by_setup[WITHOUT_EXTRA]
+        cost = ratios(ours.total_us["p99"], other.total_us["p99"]), ratios(ours.background, other.background)
+        verdicts |= dict(zip(EXTRA_TARGETS, cost, strict=True))
+        targets = targets | EXTRA_TARGETS
     return Priority(
         load.utilisation(),
         nice,
@@ -194,12 +211,12 @@ def renice(value: int) -> int:
 def serve_foreground(setup: str, path: str, load: Load, core: int, options: argparse.Namespace) -> Measured:
     os.sched_setaffinity(0, [core])
     queues = []
-    if setup in (OURS_ALONE, OURS):
+    if setup in (OURS_ALONE, OURS, WITHOUT_EXTRA):
         queues = [
             cw.Queue(name, share, scheduler=SCHEDULERS[options.scheduler]())
             for name, share in zip(("foreground", "background"), options.shares, strict=True)
         ]
-    tasks = options.background if setup in (PLAIN, OURS) else 0
+    tasks = options.background if setup in (PLAIN, OURS, WITHOUT_EXTRA) else 0
 
     async def main(spawns: list[Spawn]) -> Measured:
         timer: Timer = TIMERS[options.timer]()

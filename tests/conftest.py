@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import importlib
+import os
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from typing import Any, TypeVar
 
@@ -62,6 +64,25 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
+LOOPS_VARIABLE = "TESTS_LOOPS"
+
+
+def loop_names() -> list[str]:
+    """On which event loops tests run. TESTS_LOOPS=rloop,package:factory names others, whose factory is `new_event_loop` unless
+    it is given; docs/runtimes.md has what came of those that can be had."""
+    given = os.environ.get(LOOPS_VARIABLE, "")
+    return [name.strip() for name in given.split(",")] if given else ["asyncio", "uvloop"]
+
+
+def other_loop(name: str) -> Callable[[], asyncio.AbstractEventLoop]:
+    """The factory of that name. ImportError, AttributeError if there is none."""
+    package, _, factory = name.partition(":")
+    found: Callable[[], asyncio.AbstractEventLoop] = getattr(
+        importlib.import_module(package), factory or "new_event_loop"
+    )
+    return found
+
+
 class Run:
     """Runs the body of a test on a new loop, and fails the test for what was reported to the loop meanwhile."""
 
@@ -85,9 +106,13 @@ class Run:
             return runner.run(bounded())
 
 
-@pytest.fixture(params=["asyncio", "uvloop"])
+@pytest.fixture(params=loop_names())
 def loop_factory(request: pytest.FixtureRequest) -> Callable[[], asyncio.AbstractEventLoop]:
-    return asyncio.new_event_loop if request.param == "asyncio" else uvloop.new_event_loop
+    if request.param == "asyncio":
+        return asyncio.new_event_loop
+    if request.param == "uvloop":
+        return uvloop.new_event_loop
+    return other_loop(request.param)
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import importlib.util
 import inspect
 import re
 import subprocess
@@ -20,9 +21,18 @@ from clockworker.shards.config._options import BY_NAME
 ROOT = Path(clockworker.__file__).parent
 PACKAGES = ["executor", "ipc", "shards", "http"]  # each may import those before it
 WITH_TESTING = [*PACKAGES, "testing"]  # which is for tests, and not imported with the rest
+ORDER = ["executor", "ipc", "shards", "cluster", "http", "testing"]  # the cluster's is imported by who has one
+ALL = [*ORDER, "trio"]  # which is its extra's, and not imported with the rest either
 
-# Where a package imports one that stands behind it, inside functions only: for those who serve HTTP.
-UPWARDS = {"shards/config/_application.py": "http", "shards/worker/_shard.py": "http"}
+# Where a package imports one that stands behind it, inside functions only: for those who serve HTTP, or have a cluster.
+# One pair for each.
+UPWARDS = [
+    ("shards/config/_application.py", "http"),
+    ("shards/worker/_shard.py", "http"),
+    ("shards/worker/_shard.py", "cluster"),
+    ("shards/worker/_child.py", "cluster"),
+    ("shards/supervisor/_clustering.py", "cluster"),
+]
 
 # The rooms of a package: what each may import beside itself. What stands in no room may import them all.
 ROOMS = {
@@ -81,6 +91,13 @@ def test_every_public_name_has_one_door() -> None:
     assert len(set(clockworker.__all__)) == len(clockworker.__all__)
 
 
+def test_dir_shows_what_applications_are_written_with() -> None:
+    shown = dir(clockworker)
+    assert not {*shown} - {*clockworker.__all__, "__version__"}
+    wiring = {"Limits", "LinkStats", "Mesh", "MeshStats", "create_doorbell", "create_ring"}
+    assert {*clockworker.__all__} - {*shown} == wiring
+
+
 @pytest.mark.parametrize("package", ["_errors", *PACKAGES])
 def test_exported_names_exist_and_are_the_same_at_the_root(package: str) -> None:
     module = importlib.import_module(f"clockworker.{package}")
@@ -88,10 +105,18 @@ def test_exported_names_exist_and_are_the_same_at_the_root(package: str) -> None
         assert getattr(clockworker, name) is getattr(module, name)
 
 
+def public() -> Iterator[tuple[object, str]]:
+    """All public names, each with its door."""
+    doors = [clockworker, importlib.import_module("clockworker.testing")]
+    if importlib.util.find_spec("trio") is not None:
+        doors.append(importlib.import_module("clockworker.trio"))
+    for door in doors:
+        yield from ((door, name) for name in door.__all__)
+
+
 def undocumented() -> Iterator[str]:
     """The public classes, functions, methods and properties that say nothing. A method may say it in a base class."""
-    testing = importlib.import_module("clockworker.testing")
-    for owner, name in [(clockworker, name) for name in clockworker.__all__] + [(testing, n) for n in testing.__all__]:
+    for owner, name in public():
         value = getattr(owner, name)
         if not callable(value) or not str(getattr(value, "__module__", "")).startswith("clockworker"):
             continue
@@ -131,8 +156,7 @@ def data_of(owner: type) -> set[str]:
 
 
 def unexplained() -> Iterator[str]:
-    testing = importlib.import_module("clockworker.testing")
-    for door, name in [(clockworker, name) for name in clockworker.__all__] + [(testing, n) for n in testing.__all__]:
+    for door, name in public():
         owner = getattr(door, name)
         if inspect.isclass(owner) and owner.__module__.startswith("clockworker"):
             said = "\n".join(base.__doc__ or "" for base in owner.__mro__ if base.__module__.startswith("clockworker"))
@@ -152,7 +176,7 @@ def test_every_error_has_the_common_base() -> None:
         assert issubclass(getattr(_errors, name), clockworker.ClockworkerError)
 
 
-@pytest.mark.parametrize("package", WITH_TESTING)
+@pytest.mark.parametrize("package", ALL)
 def test_implementation_modules_are_private(package: str) -> None:
     # testing had its place here before there was a package; the others need what their extras install.
     public = {"shards": ["testing.py"], "http": ["channels.py", "socketio.py"]}
@@ -161,24 +185,24 @@ def test_implementation_modules_are_private(package: str) -> None:
     assert rooms == ROOMS.get(package, {}).keys()
 
 
-@pytest.mark.parametrize("package", WITH_TESTING)
+@pytest.mark.parametrize("package", ALL)
 def test_imports_go_one_way(package: str) -> None:
     # The root imports all packages but the last: whoever takes a public name from it there imports in a circle.
-    allowed = WITH_TESTING[: WITH_TESTING.index(package) + 1]
+    allowed = ["executor", "trio"] if package == "trio" else ORDER[: ORDER.index(package) + 1]
     for path in sources(package):
         here = str(path.relative_to(ROOT))
         for module in imports(path):
             top, _, rest = module.partition(".")
             if top == "clockworker":
                 first = rest.split(".")[0]
-                may = first in allowed or first.startswith("_") or UPWARDS.get(here) == first
+                may = first in allowed or first.startswith("_") or (here, first) in UPWARDS
                 assert may, f"{here} imports {module}"
 
 
-@pytest.mark.parametrize("here", UPWARDS)
-def test_an_arrow_up_is_inside_functions(here: str) -> None:
+@pytest.mark.parametrize(("here", "package"), UPWARDS)
+def test_an_arrow_up_is_inside_functions(here: str, package: str) -> None:
     path = ROOT / here
-    above = f"clockworker.{UPWARDS[here]}"
+    above = f"clockworker.{package}"
     assert any(module.startswith(above) for module in imports(path)), "take it out"
     assert not [module for module in imports_among(path, ast.parse(path.read_text()).body) if module.startswith(above)]
 
@@ -188,7 +212,19 @@ def test_what_serves_http_is_imported_by_those_who_serve_it() -> None:
     code = "import clockworker, sys; print(*sys.modules)"
     modules = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert not {"httptools", "websockets", "clockworker.http._serve"} & {*modules}
+    assert not {"trio", "clockworker.trio"} & {*modules}
     assert "clockworker.http._marks" in modules
+
+
+def test_what_makes_a_cluster_is_imported_by_those_who_have_one() -> None:
+    code = (
+        "import clockworker, clockworker.shards._cli, clockworker.shards.worker._child, sys; "
+        "from clockworker.shards.config._settings import read_settings; read_settings(['app:main'], {}); print(*sys.modules)"
+    )
+    modules = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert not [
+        module for module in modules if module.split(".")[0] == "nats" or module.startswith("clockworker.cluster")
+    ]
 
 
 @pytest.mark.parametrize("package", ROOMS)
@@ -202,7 +238,7 @@ def test_rooms_import_one_way(package: str) -> None:
                 assert room in rooms[here], f"{here}/{path.name} imports {module}"
 
 
-@pytest.mark.parametrize("package", WITH_TESTING)
+@pytest.mark.parametrize("package", ALL)
 def test_nothing_is_imported_by_a_bare_name(package: str) -> None:
     for path in sources(package):
         for module in imports(path):

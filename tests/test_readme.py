@@ -1,4 +1,4 @@
-"""The README's code runs as it stands there."""
+"""The code of the README, and of the pages that go on where it ends, runs as it stands there."""
 
 import json
 import os
@@ -18,14 +18,26 @@ from tests.shards.servers import DEADLINE, Serve, Server, ask
 
 pytestmark = pytest.mark.once  # what is tested is Python in both kinds
 
-README = Path(__file__).parent.parent / "README.md"
-(CONFIGURATION,) = re.findall(r"```toml\n(.*?)```", README.read_text(), re.DOTALL)
-ROUTES, VISITS, EXECUTOR, SERVICE, TEST, PROTOCOL = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+CALLS = (ROOT / "docs" / "calls.md").read_text()
+CONFIGURATION_PAGE = (ROOT / "docs" / "configuration.md").read_text()
 
 
-def options_of(start: str) -> list[str]:
+def blocks(kind: str, text: str) -> list[str]:
+    return re.findall(rf"```{kind}\n(.*?)```", text, re.DOTALL)
+
+
+ROUTES, VISITS = blocks("python", README)
+SERVICE, TEST = blocks("python", CALLS)
+(EXECUTOR,) = blocks("python", (ROOT / "docs" / "executor.md").read_text())
+(PROTOCOL,) = blocks("python", (ROOT / "docs" / "protocols.md").read_text())
+(CONFIGURATION,) = blocks("toml", CONFIGURATION_PAGE)
+
+
+def options_of(start: str, page: str = README) -> list[str]:
     """Of the command that begins so."""
-    command = re.search(rf"^    {re.escape(start)} ((?:.*\\\n)*.*)$", README.read_text(), re.MULTILINE)
+    command = re.search(rf"^    {re.escape(start)} ((?:.*\\\n)*.*)$", page, re.MULTILINE)
     assert command is not None
     return shlex.split(command[1].replace("\\\n", ""))
 
@@ -33,6 +45,10 @@ def options_of(start: str) -> list[str]:
 def get(server: Server, path: str) -> object:
     with urllib.request.urlopen("http://{}:{}{}".format(*server.address, path), timeout=DEADLINE) as response:
         return json.load(response)
+
+
+def test_it_takes_ten_minutes_to_read() -> None:
+    assert len(README.splitlines()) <= 150
 
 
 def test_the_first_server(tmp_path: Path) -> None:
@@ -85,7 +101,7 @@ def test_the_executor_alone(tmp_path: Path) -> None:
 def test_the_sharded_service(tmp_path: Path) -> None:
     serve = Serve(tmp_path)
     try:
-        server = serve(SERVICE, *options_of("clockworker-serve app:main"))
+        server = serve(SERVICE, *options_of("clockworker-serve app:main", CALLS))
         server.wait_serving()
         with server.connect() as one, server.connect() as other:
             for number in range(20):
@@ -142,7 +158,7 @@ def test_a_protocol(tmp_path: Path) -> None:
         serve.clean_up()
 
 
-@pytest.mark.parametrize("command", re.findall(r"^    clockworker-serve (--.*)$", README.read_text(), re.MULTILINE))
+@pytest.mark.parametrize("command", re.findall(r"^    clockworker-serve (--.*)$", CONFIGURATION_PAGE, re.MULTILINE))
 def test_the_configuration_and_its_commands(command: str, tmp_path: Path) -> None:
     (tmp_path / "app.py").write_text(SERVICE)
     (tmp_path / "clockworker.toml").write_text(CONFIGURATION)

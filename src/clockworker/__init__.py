@@ -25,3 +25,11 @@ from clockworker.ipc import *  # noqa: F403
 from clockworker.shards import *  # noqa: F403
 
 __all__ = [*_errors.__all__, *executor.__all__, *http.__all__, *ipc.__all__, *shards.__all__]
+
+# For those who put a shard together by themselves, as the supervisor's children do: here as everything public is, and nothing
+# that an application is written with.
+_WIRING = frozenset({"Limits", "LinkStats", "Mesh", "MeshStats", "create_doorbell", "create_ring"})
+
+
+def __dir__() -> list[str]:
+    return sorted({*__all__, "__version__"} - _WIRING)

@@ -17,6 +17,10 @@ __all__ = [
     "JoinError",
     "Lagged",
     "MessageTooLarge",
+    "NodeDied",
+    "NodeDown",
+    "NodeIsolated",
+    "NotOwner",
     "ProcessDied",
     "RemoteError",
     "SchemaMismatch",
@@ -99,6 +103,24 @@ class ShardDown(CallError):
     """The shard is down or leaving, and nothing was run. Calls succeed again once it has been restarted."""
 
 
+class NodeDied(ShardDied):
+    """The node of the shard, another machine of the cluster, is no longer heard, and the call was in flight. Whether it ran is
+    unknown."""
+
+
+class NodeDown(ShardDown):
+    """The node of the shard, another machine of the cluster, is not heard, or has left. Nothing was sent."""
+
+
+class NotOwner(CallError):
+    """The key belongs to another shard than the one that was called, or it is not known yet to whom. Nothing was run;
+    `service.of(key)` asks again, and goes on to the owner."""
+
+
+class NodeIsolated(CallError):
+    """This node does not hear enough of its cluster to know that its keys are still its own. Nothing was run."""
+
+
 class CallTimeout(CallError, TimeoutError):
     """The call's deadline passed: while it waited for credit, in the queue, or while it ran."""
 
@@ -133,7 +155,8 @@ class MessageTooLarge(CallError, ValueError):
 
 
 class RemoteError(CallError):
-    """The remote method raised something that does not travel. `type_name` and `remote_traceback` say what and where."""
+    """The remote method raised something that does not travel. `message` is its text; `type_name` and `remote_traceback` say
+    what and where."""
 
     def __init__(self, message: str, type_name: str = "", remote_traceback: str = "") -> None:
         super().__init__(message)

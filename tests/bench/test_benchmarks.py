@@ -31,6 +31,7 @@ PINGPONG = "--rounds 2 --wakeups 100"
 OBSERVE = "--rounds 2 --starts 1 --seconds 0.05 --clients 2 --stalls 1"
 ACCEPT_BUSY = "--rounds 2 --seconds 0.05 --tasks 2 --at-once 4"
 INSTRUCTIONS = "--requests 100"
+TRIO = "--rounds 2 --operations 40 --counted 40 --tasks 4 --seconds 0.05"
 ASGI = "--rounds 1 --seconds 0.1 --connections 4 --workers 2"
 MIXED = "--rounds 1 --seconds 0.3 --warm-up 0.05 --rate 50 --workers 2"
 PREEMPT = "--rounds 1 --seconds 0.1 --hogs 1 2"
@@ -95,6 +96,30 @@ def test_overhead(tmp_path: Path) -> None:
     assert beside == (operations if cw.compiled else set())
 
 
+needs_valgrind = pytest.mark.skipif(shutil.which("valgrind") is None, reason="valgrind is not installed")
+
+
+@needs_valgrind
+def test_overhead_of_an_extra_that_is_not_used(tmp_path: Path) -> None:
+    """Counts are the same on any machine, so this is judged."""
+    pytest.importorskip("greenlet")
+    counted = run("overhead", "--preempt --tasks 4 --operations 400", tmp_path)["counted"]
+    assert [each["operation"] for each in counted] == ["spawn and await", "spawn all", "yield", "future ping"]
+    for each in counted:
+        assert each["with_extra"] / each["without"] == pytest.approx(1, abs=0.01), each["operation"]
+
+
+@needs_valgrind
+def test_trio(tmp_path: Path) -> None:
+    pytest.importorskip("trio")
+    document = run("trio", TRIO, tmp_path)
+    costs = {(cost["operation"], cost["setup"]): cost for cost in document["costs"]}
+    assert len(costs) == len(document["costs"]) == 3 * 4
+    assert all(cost["instructions"] > 0 and len(cost["ns"]) == 2 for cost in costs.values())
+    assert [each["setup"] for each in document["latencies"]] == ["plain, alone", "plain", "alone", "two queues"]
+    assert document["share"] > 1
+
+
 SETUPS = ["plain", "RunnableFifo", "ArrivalFifo", "QLAS", "LAS"]
 
 
@@ -139,8 +164,9 @@ def test_fairness(tmp_path: Path) -> None:
 
 
 def test_priority(tmp_path: Path) -> None:
-    document = run("priority", PRIORITY, tmp_path)
-    assert len(document["results"]) == 5
+    document = run("priority", f"{PRIORITY} --preempt", tmp_path)
+    assert len(document["results"]) == 6
+    assert "background work, with the extra / without" in document["verdicts"]
     for result in document["results"]:
         for figures in (result["queue_delay_us"], result["total_us"]):
             assert list(figures) == ["p50", "p90", "p99"]
@@ -204,7 +230,7 @@ def test_accept_busy(tmp_path: Path) -> None:
     assert all(len(figures) == 2 and min(figures) > 0 for rate in rates for figures in (rate["shard"], rate["plain"]))
 
 
-@pytest.mark.skipif(shutil.which("valgrind") is None, reason="valgrind is not installed")
+@needs_valgrind
 @pytest.mark.skipif(not cw.compiled, reason="the limits are those of the compiled modules")
 def test_instructions(tmp_path: Path) -> None:
     """Counts are the same on any machine, so these figures are judged."""
@@ -242,7 +268,7 @@ def test_mixed(tmp_path: Path) -> None:
         pytest.importorskip(peer)
     document = run("mixed", MIXED, tmp_path)
     found = {(each["clock"], each["workers"], each["server"], each["mix"]): each for each in document["results"]}
-    assert len(found) == 5 * (2 + 7)  # mixes; servers on the CPU's clock, and over sockets with two workers
+    assert len(found) == 5 * (3 + 7)  # mixes; servers on the CPU's clock, and over sockets with two workers
     for (_, _, _, mix), result in found.items():
         assert 0 < result["latency_ms"]["p50"][0] <= result["latency_ms"]["p99"][0]
         assert (result["heavy"][0] > 0) == (mix != "alone")

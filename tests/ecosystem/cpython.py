@@ -1,6 +1,6 @@
 """CPython's own tests of asyncio, with an executor on every loop and without: the outcomes must be the same, test by test.
 
-    python -m tests.ecosystem.cpython [--loop asyncio|uvloop] [MODULE ...]
+    python -m tests.ecosystem.cpython [--loop asyncio|uvloop] [--preemptive US] [MODULE ...]
 
 Each module of `test.test_asyncio` (those of the running Python) runs in processes of its own, with plain loops and with
 executors. What differs is run again by itself, for a test of timing may fail by chance on a busy machine; what differs still
@@ -20,6 +20,7 @@ and passes with an executor is printed, and is no difference to complain of.
 
 Every loop gets two queues, so that the choice between queues is made too; a task that names none runs in the first. A turn is
 not cut short by time, which would make what a timer of 1 ms may overtake depend on the machine; by the number of steps it is.
+With `--preemptive 100` both queues are preemptive, in slices of 100 us, so whatever the tests compute in a task is cut.
 Left out: loops that a test makes in a subprocess, tasks written in Python (`asyncio.tasks._PyTask`, which the executor
 leaves to the loop; half of `test_tasks` is about them, and must pass beside an executor all the same), mocks of loops.
 The steps that went through executors are counted and printed, so that nobody is fooled by a run that tested nothing.
@@ -34,6 +35,7 @@ import faulthandler
 import importlib
 import importlib.util
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -78,6 +80,9 @@ EXCEPTIONS = {
     "test_streams.test_async_writer_api_exception_after_close on uvloop": "takes it that after sleep(0) connection_lost() "
     "has been called; uvloop's transports queue that call inside the loop, where no seam sees it",
 }
+
+# The same, where every queue is preemptive.
+PREEMPTIVE_EXCEPTIONS: dict[str, str] = {}
 
 # Seconds after which a test is taken to hang, and a module.
 TEST_DEADLINE = 15
@@ -198,8 +203,13 @@ def _child(name: str, loop: str, executor: bool, output: Path, tests: Iterable[s
     output.write_text(json.dumps({"outcomes": recorder.outcomes, "steps": _Steps.seen}))
 
 
-def run_module(name: str, loop: str, *, executor: bool, tests: Iterable[str] = ()) -> tuple[Outcomes, int]:
-    """The outcome of each test of a module, and how many steps went through executors. Raises RuntimeError if it hangs."""
+def run_module(
+    name: str, loop: str, *, executor: bool, tests: Iterable[str] = (), slice_us: float | None = None
+) -> tuple[Outcomes, int]:
+    """The outcome of each test of a module, and how many steps went through executors. Raises RuntimeError if it hangs.
+
+    slice_us: of queues that are all preemptive; None: none is, unless the environment says so (tests/preemptive.py).
+    """
     with tempfile.TemporaryDirectory() as scratch:
         output = Path(scratch, "outcomes.json")
         arguments = ["--child", name, "--loop", loop, "--output", str(output), *tests]
@@ -213,6 +223,7 @@ def run_module(name: str, loop: str, *, executor: bool, tests: Iterable[str] = (
             errors="replace",
             timeout=DEADLINE,
             cwd=Path(__file__).parents[2],
+            env=os.environ if slice_us is None else {**os.environ, preemptive.VARIABLE: f"{slice_us:g}"},
         )
         if not output.exists():
             raise RuntimeError(f"{name} on {loop}: exit status {process.returncode}\n{process.stdout[-8000:]}")
@@ -220,11 +231,13 @@ def run_module(name: str, loop: str, *, executor: bool, tests: Iterable[str] = (
         return result["outcomes"], result["steps"]
 
 
-def _run_both(name: str, loop: str, tests: Iterable[str] = ()) -> tuple[Outcomes, Outcomes, int]:
+def _run_both(
+    name: str, loop: str, slice_us: float | None, tests: Iterable[str] = ()
+) -> tuple[Outcomes, Outcomes, int]:
     # Side by side: they mostly sleep.
     with ThreadPoolExecutor(1) as pool:
         future = pool.submit(run_module, name, loop, executor=False, tests=tests)
-        ours, steps = run_module(name, loop, executor=True, tests=tests)
+        ours, steps = run_module(name, loop, executor=True, tests=tests, slice_us=slice_us)
         return future.result()[0], ours, steps
 
 
@@ -238,22 +251,25 @@ def _differing(plain: Outcomes, ours: Outcomes) -> list[str]:
     return sorted(test for test in tests if _kind(plain.get(test)) != _kind(ours.get(test)))
 
 
-def _exceptions(name: str, loop: str) -> list[str]:
-    return [test for test in EXCEPTIONS if test.startswith(f"{name}.") and test.partition(" on ")[2] in ("", loop)]
+def _exceptions(name: str, loop: str, slice_us: float | None) -> list[str]:
+    known = EXCEPTIONS if slice_us is None else EXCEPTIONS | PREEMPTIVE_EXCEPTIONS
+    return [test for test in known if test.startswith(f"{name}.") and test.partition(" on ")[2] in ("", loop)]
 
 
-def differences(name: str, loop: str, report: Callable[[str], None] = print) -> list[str]:
+def differences(
+    name: str, loop: str, report: Callable[[str], None] = print, *, slice_us: float | None = None
+) -> list[str]:
     """A line for each test of the module whose outcome is another with an executor. Those of EXCEPTIONS must be other."""
     started = time.monotonic()
-    plain, ours, steps = _run_both(name, loop)
-    exceptions = {test.partition(" on ")[0].partition(".")[2] for test in _exceptions(name, loop)}
+    plain, ours, steps = _run_both(name, loop, slice_us)
+    exceptions = {test.partition(" on ")[0].partition(".")[2] for test in _exceptions(name, loop, slice_us)}
     differing = _differing(plain, ours)
     exempt = {test for test in differing if test.rpartition(".")[2] in exceptions}
     differing = [test for test in differing if test not in exempt]
     for _ in range(ATTEMPTS - 1):
         if not differing:
             break
-        again_plain, again_ours, _ = _run_both(name, loop, differing)
+        again_plain, again_ours, _ = _run_both(name, loop, slice_us, differing)
         steady = _differing(again_plain, again_ours)
         for test in differing:
             if test not in steady:
@@ -278,7 +294,7 @@ def differences(name: str, loop: str, report: Callable[[str], None] = print) -> 
             found.append(line)
     found += [
         f"{test} is listed as an exception, but has the same outcome on {loop}"
-        for test in _exceptions(name, loop)
+        for test in _exceptions(name, loop, slice_us)
         if not any(f"{name}.{other.rpartition('.')[2]}" == test.partition(" on ")[0] for other in exempt)
     ]
     if steps == 0:
@@ -290,6 +306,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("names", nargs="*", metavar="MODULE")
     parser.add_argument("--loop", choices=sorted(LOOPS))
+    parser.add_argument("--preemptive", type=float, metavar="US", help="every queue is, in slices of so many us")
     parser.add_argument("--child", metavar="MODULE", help=argparse.SUPPRESS)
     parser.add_argument("--executor", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--output", type=Path, help=argparse.SUPPRESS)
@@ -303,7 +320,7 @@ def main() -> int:
     found: list[str] = []
     for name in arguments.names or available():
         for loop in [arguments.loop] if arguments.loop else sorted(LOOPS):
-            found += differences(name, loop)
+            found += differences(name, loop, slice_us=arguments.preemptive)
     print(*(found or ["no differences"]), sep="\n")
     return 1 if found else 0
 

@@ -667,6 +667,37 @@ def test_another_thread_is_refused() -> None:
     assert "\n" not in str(error)
 
 
+def test_a_loop_that_is_run_in_another_thread_is_refused(loop_factory: Any) -> None:
+    """It may have been made in the main thread, and may have run there."""
+    loop = cw.new_event_loop(queues(), loop_factory=loop_factory)
+    ran: list[str] = []
+    errors: list[BaseException] = []
+
+    async def body() -> None:
+        ran.append(threading.current_thread().name)
+
+    def work() -> None:
+        for run in (loop.run_forever, lambda: loop.run_until_complete(future)):
+            try:
+                run()
+            except cw.ConfigurationError as error:
+                errors.append(error)
+
+    try:
+        loop.run_until_complete(body())
+        future = loop.create_future()
+        thread = threading.Thread(target=work, name="other")
+        thread.start()
+        thread.join()
+        loop.run_until_complete(body())
+    finally:
+        loop.close()
+    assert ran == ["MainThread"] * 2
+    assert [f"{error}" for error in errors] == [
+        "preemptive queues run in the main thread, for signals come there, and this loop is of the thread 'other'"
+    ] * 2
+
+
 def test_a_signal_that_is_taken_is_refused(run: Run) -> None:
     async def body() -> None:
         async with cw.Executor(queues()):

@@ -204,6 +204,57 @@ def test_an_idle_core_does_not_look_on_while_a_callback_waits(run: Run) -> None:
     run(body)
 
 
+def test_a_core_that_polls_in_vain_stops_polling(run: Run) -> None:
+    async def body() -> None:
+        async with cw.Executor([cw.Queue("first")]) as executor:
+            executor.poll_source(Source(), idle_poll_us=4_000)
+            patience = [executor._core.patience_ns]
+            while patience[-1]:
+                source = executor._core.source = Source()
+                executor.wake()
+                await source.slept.wait()
+                patience.append(executor._core.patience_ns)
+            assert patience[:3] == [4_000_000, 2_000_000, 1_000_000]
+            executor.wake()
+            await asyncio.sleep(0)
+            assert executor._core.patience_ns == 0
+            executor.poll_source(None, idle_poll_us=0)
+
+    run(body)
+
+
+def test_a_core_polls_again_once_something_comes_soon_after_it_has_fallen_asleep(run: Run) -> None:
+    async def body() -> None:
+        async with cw.Executor([cw.Queue("first")]) as executor:
+            executor.poll_source(Source(), idle_poll_us=60_000_000)
+            executor._core.patience_ns = 0
+            executor.wake()
+            await executor._core.source.slept.wait()  # type: ignore[union-attr]
+            executor._core.source = Busy(2)
+            executor.wake()
+            await until(lambda: executor._core.patience_ns == 60_000_000_000)
+            executor.poll_source(None, idle_poll_us=0)
+
+    run(body)
+
+
+def test_what_comes_late_after_a_core_has_fallen_asleep_does_not_make_it_poll(run: Run) -> None:
+    async def body() -> None:
+        async with cw.Executor([cw.Queue("first")]) as executor:
+            executor.poll_source(Source(), idle_poll_us=1_000)
+            executor._core.patience_ns = 0
+            executor.wake()
+            await executor._core.source.slept.wait()  # type: ignore[union-attr]
+            await asyncio.sleep(0.005)
+            source = executor._core.source = Busy(2)
+            executor.wake()
+            await source.slept.wait()
+            assert executor._core.patience_ns == 0
+            executor.poll_source(None, idle_poll_us=0)
+
+    run(body)
+
+
 class Busy(Source):
     """Something comes each time, for a while."""
 

@@ -85,7 +85,7 @@ def test_calls_wait_while_a_rings_worth_waits_for_room() -> None:
         call.start()
     assert ends.capacity < sum(500 for call in calls if call.done()) < 3 * ends.capacity
     assert not calls[-1].done()
-    with pytest.raises(cw.ChannelFull, match=r"4,\d{3} bytes wait for room in the ring to shard 1; Probe.echo was not"):
+    with pytest.raises(cw.ChannelFull, match=r"4,\d{3} bytes wait for room on the way to shard 1; Probe.echo was not"):
         submit(ends, nowait=True)
     came: list[int] = []
     while len(came) < 100:

@@ -35,9 +35,23 @@ CREDIT_MUTATIONS = {
     "ONE_POOL": ["ROOTS=1", "BUDGET=5"],
     "THREAD_NOT_DEEPER": ["ROOTS=1"],
 }
+# The same. Most are found with three nodes and two views.
+FENCE_MUTATIONS: dict[str, list[str]] = {
+    "NO_FENCE": [],
+    "ALONE": [],
+    "ANY_EPOCH": ["EPOCHS=2"],
+    "NO_MARGIN": [],
+    "DRIFT": [],
+    "SERVE_AT_ONCE": [],
+    "NO_WAIT": [],
+    "UNSETTLED_WRITES": [],
+    "GAIN_BY_MEMORY": [],
+    "SUCCESSOR_CONFIRMS": ["EPOCHS=2", "RESTARTS=1"],
+}
+SILENCE_MUTATIONS = ("OWN_WORD", "OLD_WORDS", "ONE_WAY")
 _MEMORY_MIB = 6_000
 # Many processes, of which most are alike.
-_FLAGS = {"credit": ["-DCOLLAPSE", "-DVECTORSZ=2048"]}
+_FLAGS = {"credit": ["-DCOLLAPSE", "-DVECTORSZ=2048"], "fence": ["-DCOLLAPSE"]}
 
 
 @check("model of ring and doorbell holds, with weak memory and death at any store", ci=1, release=3, pure=0)
@@ -86,6 +100,39 @@ def mutations_of_credit(trials: int) -> Result:
     for mutation, size in CREDIT_MUTATIONS.items():
         expect("credit", mutation, _ASLEEP, *size)
     return Result(trials, ", ".join(CREDIT_MUTATIONS))
+
+
+@check("model of the fence holds: no partition has two owners at once", ci=3, release=5, pure=0)
+def model_of_the_fence(trials: int) -> Result:
+    sizes = [
+        ["EPOCHS=3"],
+        ["EPOCHS=2", "RESTARTS=2"],
+        ["EPOCHS=3", "NODES=2", "LOWEST", "RESTARTS=1"],
+        ["EPOCHS=3", "RESTARTS=1"],
+        ["EPOCHS=2", "NODES=5"],
+    ][:trials]
+    states = sum(explore("fence", *size) for size in sizes)
+    return Result(states, f"{states:,} states")
+
+
+@check("model of the fence fails with each mutation", ci=10, release=10, pure=0)
+def mutations_of_the_fence(trials: int) -> Result:
+    for mutation, size in FENCE_MUTATIONS.items():
+        expect("fence", mutation, _TORN, *size)
+    return Result(trials, ", ".join(FENCE_MUTATIONS))
+
+
+@check("model of silence holds: nobody is written out of a cluster whom most of it hears", ci=2, release=2, pure=0)
+def model_of_silence(trials: int) -> Result:
+    states = sum(explore("silence", *macros) for macros in ([], ["UNCONFIRMED"])[:trials])
+    return Result(states, f"{states:,} states")
+
+
+@check("model of silence fails with each mutation", ci=3, release=3, pure=0)
+def mutations_of_silence(trials: int) -> Result:
+    for mutation in SILENCE_MUTATIONS:
+        expect("silence", mutation, _TORN)
+    return Result(trials, ", ".join(SILENCE_MUTATIONS))
 
 
 def explore(model: str, *macros: str) -> int:

@@ -20,7 +20,8 @@ from clockworker.ipc.calls._frames import queue_identifier
 from clockworker.shards.config._application import load_application
 from clockworker.shards.config._config import QueueConfig, ServeConfig
 from clockworker.shards.config._declaration import MAX_NAME_BYTES
-from clockworker.shards.protocol._messages import MAX_MESSAGE, Declared
+from clockworker.shards.protocol._control_channel import MAX_MESSAGE
+from clockworker.shards.protocol._messages import Declared
 from clockworker.shards.testing import serving
 from clockworker.shards.worker._shard_queues import make_queues, misspelt, queues_of, shown
 from tests.shards.servers import Serve, ask, eventually

@@ -100,7 +100,7 @@ from clockworker.shards.observe._ledger import Ledger
 from clockworker.shards.observe._metrics import Metrics, Snapshot
 from clockworker.shards.protocol._reading import Counters
 from clockworker.shards.observe._view import Presence
-from clockworker.shards.protocol._slots import VERSION, SlotReader, SlotWriter, create_slots
+from clockworker.shards.protocol._slots import SlotReader, SlotWriter, VERSION, create_slots
 from clockworker.shards.worker._recorder import Recorder
 
 async def main():

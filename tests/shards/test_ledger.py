@@ -7,16 +7,8 @@ from hypothesis import strategies as st
 from clockworker import DurationStats
 from clockworker.shards.observe._ledger import WINDOW_S, Ledger
 from clockworker.shards.observe._view import Presence, view_all, view_shard
-from clockworker.shards.protocol._reading import (
-    CallReading,
-    Groups,
-    LoopReading,
-    ProcessReading,
-    QueueReading,
-    Reading,
-    Requests,
-    RouteReading,
-)
+from clockworker.shards.protocol._reading import CallReading, Groups, LoopReading, ProcessReading, QueueReading, Reading
+from clockworker.shards.protocol._request_readings import Requests, RouteReading
 
 
 def reading(count: int, *, open: int = 0, queue: str = "q") -> Reading:

@@ -13,9 +13,8 @@ from hypothesis import strategies as st
 
 from clockworker._errors import ControlError
 from clockworker.shards.config._config import ServeConfig
+from clockworker.shards.protocol._control_channel import MAX_DESCRIPTORS, MAX_MESSAGE, ControlChannel, DescriptorsLost
 from clockworker.shards.protocol._messages import (
-    MAX_DESCRIPTORS,
-    MAX_MESSAGE,
     AcceptFrom,
     Ahead,
     Begin,
@@ -23,8 +22,6 @@ from clockworker.shards.protocol._messages import (
     Change,
     Configure,
     Connect,
-    ControlChannel,
-    DescriptorsLost,
     Disconnect,
     Drained,
     Enclosed,

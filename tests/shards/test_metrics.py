@@ -27,11 +27,9 @@ from clockworker.shards.protocol._reading import (
     ProcessReading,
     QueueReading,
     Reading,
-    Requests,
-    RouteReading,
-    TopicReading,
-    TopicReadings,
 )
+from clockworker.shards.protocol._request_readings import Requests, RouteReading
+from clockworker.shards.protocol._topic_readings import TopicReading, TopicReadings
 
 DOCS = Path(__file__).parents[2] / "docs"
 

@@ -149,7 +149,10 @@ def test_pages(serve: Serve) -> None:
     status, kind, body = get(server, "/stats")
     assert (status, kind) == (200, "application/json")
     assert [shard["state"] for shard in json.loads(body)["shards"]] == ["ready", "ready"]
-    assert get(server, "/nothing")[::2] == (404, "there is no /nothing; there are /metrics, /stats, /health, /ready\n")
+    assert get(server, "/nothing")[::2] == (
+        404,
+        "there is no /nothing; there are /metrics, /stats, /health, /ready, /, /stats/summary, /stats/rings\n",
+    )
     assert get(server, "/metrics", method="POST")[0] == 405
     assert get(server, "/health", method="HEAD")[::2] == (200, "")
 

@@ -22,7 +22,7 @@ import pytest
 
 import clockworker as cw
 from clockworker.ipc.calls._failure import RemoteTraceback
-from clockworker.shards.worker import _places, _process_pool
+from clockworker.shards.worker import _places, _pool_process
 from clockworker.shards.worker._pool_child import NICE
 from clockworker.shards.worker._pool_frames import Setup
 from clockworker.shards.worker._process_pool import ProcessPool
@@ -139,7 +139,7 @@ def test_what_goes_wrong_is_said_and_costs_one_call(run: Run) -> None:
 
 
 def test_one_that_closes_what_it_answers_through(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_process_pool, "_END_S", 0.05)
+    monkeypatch.setattr(_pool_process, "_END_S", 0.05)
 
     async def body() -> None:
         async with pool_of(1) as pool:
@@ -174,7 +174,7 @@ def test_no_more_at_once_than_there_are_processes_and_who_waits_may_leave(run: R
 def test_a_timeout_ends_the_function_and_its_finally_runs(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_process_pool, "_END_S", DEADLINE)  # on a busy CPU it has less than others
+    monkeypatch.setattr(_pool_process, "_END_S", DEADLINE)  # on a busy CPU it has less than others
     path = tmp_path / "began"
     ended = Path(f"{path}.finally").exists
 
@@ -196,7 +196,7 @@ def test_a_timeout_ends_the_function_and_its_finally_runs(
 
 
 def test_one_that_does_not_end_is_killed(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_process_pool, "_END_S", 0.2)
+    monkeypatch.setattr(_pool_process, "_END_S", 0.2)
     path = tmp_path / "began"
 
     async def body() -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from clockworker import DurationStats
 from clockworker.executor._histogram_cy import Histogram
-from clockworker.shards.protocol._reading import MAX_ROUTES, OTHER, Requests, RouteReading
+from clockworker.shards.protocol._request_readings import MAX_ROUTES, OTHER, Requests, RouteReading
 from clockworker.shards.worker._requests import RequestBook
 
 

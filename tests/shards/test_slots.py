@@ -19,10 +19,6 @@ from clockworker.shards.protocol._figures import Field, Section, fields
 from clockworker.shards.protocol._reading import (
     MAX_COUNTER,
     MAX_COUNTERS,
-    MAX_ROUTES,
-    MAX_TOPICS,
-    OTHER,
-    OTHER_TOPICS,
     CallReading,
     Counters,
     Groups,
@@ -30,13 +26,12 @@ from clockworker.shards.protocol._reading import (
     ProcessReading,
     QueueReading,
     Reading,
-    Requests,
     RingReading,
-    RouteReading,
-    TopicReading,
-    TopicReadings,
 )
-from clockworker.shards.protocol._slots import MOST, MOST_BYTES, MOST_NS, VERSION, SlotReader, SlotWriter, create_slots
+from clockworker.shards.protocol._request_readings import MAX_ROUTES, OTHER, Requests, RouteReading
+from clockworker.shards.protocol._slot_words import MOST, MOST_BYTES, MOST_NS
+from clockworker.shards.protocol._slots import VERSION, SlotReader, SlotWriter, create_slots
+from clockworker.shards.protocol._topic_readings import MAX_TOPICS, OTHER_TOPICS, TopicReading, TopicReadings
 from tests.shards.servers import eventually
 
 # Sets all calls, rings and routes to 1, to 2, and so on, for as long as it lives, with a pause after each that a reader can get
@@ -44,7 +39,8 @@ from tests.shards.servers import eventually
 WRITER = """
 import msgspec, sys
 from clockworker.executor import DurationStats
-from clockworker.shards.protocol._reading import CallReading, Reading, Requests, RingReading, RouteReading
+from clockworker.shards.protocol._reading import CallReading, Reading, RingReading
+from clockworker.shards.protocol._request_readings import Requests, RouteReading
 from clockworker.shards.protocol._slots import SlotWriter
 writer = SlotWriter(int(sys.argv[1]), 1)
 value = 0

@@ -50,17 +50,24 @@ async def main(shard):
     await shard.wait_stopped()
 """
 
+PROGRAM = """
+if __name__ == "__main__":
+    import clockworker
+    clockworker.serve(main, port=0, shards=1, timeout_shard_healthcheck=1)
+"""
+COMMAND = ("clockworker", "app:main", "--port", "0", "--shards", "1", "--timeout-shard-healthcheck", "1")
+
 
 class OnTerminal:
     """A server on a pseudo-terminal. ours: our end of it."""
 
-    def __init__(self, directory: Path, *options: str) -> None:
-        (directory / "app.py").write_text(DEBUGGED)
+    def __init__(self, directory: Path, *command: str) -> None:
+        (directory / "app.py").write_text(DEBUGGED + PROGRAM)
         self.ours, theirs = pty.openpty()
         self._text = ""
         self.seen = ""
         self.modes = termios.tcgetattr(theirs)
-        command = [sys.executable, "-m", "clockworker.shards._cli", "app:main", "--port", "0", *options]
+        command = (sys.executable, *command)
         # setsid -c: the terminal is the session's own, as at a login.
         self.process = subprocess.Popen(
             ["setsid", "-c", *command], cwd=directory, stdin=theirs, stdout=theirs, stderr=theirs
@@ -93,9 +100,9 @@ class OnTerminal:
         os.close(self._theirs)
 
 
-@pytest.fixture
-def on_terminal(tmp_path: Path) -> Iterator[OnTerminal]:
-    server = OnTerminal(tmp_path, "--shards", "1", "--timeout-shard-healthcheck", "1")
+@pytest.fixture(params=[("-m", *COMMAND), ("app.py",)], ids=["command", "program"])
+def on_terminal(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[OnTerminal]:
+    server = OnTerminal(tmp_path, *request.param)
     yield server
     server.close()
 

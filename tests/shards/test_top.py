@@ -190,14 +190,37 @@ def test_which_server(server: Server, serve: Serve, tmp_path: Path) -> None:
     path = tmp_path / "clockworker" / f"{server.pid}.sock"
     for target in (str(server.pid), str(path)):
         assert json.loads(top("--json", target))["pid"] == server.pid
-    other = serve(None, "--shards", "1", "--queue", "foreground:8", "--queue", "background:1")
+    queues = ("--queue", "foreground:8", "--queue", "background:1")
+    other = serve(None, "--shards", "1", *queues, bind=("--bind", "admin=unix:other.sock"))
     other.wait_serving()
-    pids = ", ".join(sorted([str(server.pid), str(other.pid)]))
-    assert top("--json", status=1) == f"clockworker-top: several servers run; give the pid of one: {pids}\n"
+    listed = [
+        f"{server.pid:>9}  app:main  127.0.0.1:{server.address[1]}",
+        f"{other.pid:>9}  app:main  admin=unix:other.sock",
+    ]
+    if server.pid > other.pid:
+        listed.reverse()
+    what = "several servers run; give the pid, application or address of one:"
+    assert top("--json", status=1).splitlines() == [f"clockworker-top: {what}", *listed]
+    assert top("--json", "app:main", status=1).splitlines() == [
+        "clockworker-top: several servers are app:main; give the pid of one:",
+        *listed,
+    ]
+    assert top("--json", "shop:main", status=1).splitlines() == [
+        "clockworker-top: no server of this user is shop:main; these run:",
+        *listed,
+    ]
+    assert json.loads(top("--json", f"127.0.0.1:{server.address[1]}"))["pid"] == server.pid
+    for target in ("unix:other.sock", "admin=unix:other.sock"):
+        assert json.loads(top("--json", target))["pid"] == other.pid
+    # One that stands still is one all the same.
+    other.send(signal.SIGSTOP)
+    assert f"{other.pid:>9}  does not answer  no address" in top("--json", status=1).splitlines()
+    other.send(signal.SIGCONT)
     # One that was killed has left its socket, and does not count.
     other.send(signal.SIGKILL)
     other.wait_exit()
-    assert json.loads(top("--json"))["pid"] == server.pid
+    for target in ((), ("app:main",)):
+        assert json.loads(top("--json", *target))["pid"] == server.pid
     assert server.stop() == 0
     assert re.match("clockworker-top: no server of this user runs", top("--json", status=1))
     assert re.match("clockworker-top: no supervisor answers at nothing", top("--json", "./nothing", status=1))

@@ -6,14 +6,8 @@ import msgspec
 
 from clockworker.shards.observe._ledger import Ledger
 from clockworker.shards.observe._view import TopicView, view_topics
-from clockworker.shards.protocol._reading import (
-    MAX_TOPICS,
-    OTHER_TOPICS,
-    LoopReading,
-    Reading,
-    TopicReading,
-    TopicReadings,
-)
+from clockworker.shards.protocol._reading import LoopReading, Reading
+from clockworker.shards.protocol._topic_readings import MAX_TOPICS, OTHER_TOPICS, TopicReading, TopicReadings
 from clockworker.shards.tools._screen import _topics
 
 

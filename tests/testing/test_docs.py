@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 GUIDE = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "testing.md").read_text(), re.DOTALL)
 (APP,) = [
     block
-    for block in re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    for block in re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "calls.md").read_text(), re.DOTALL)
     if "class Store" in block
 ]
 

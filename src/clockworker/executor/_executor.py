@@ -7,18 +7,19 @@ import contextlib
 import heapq
 from collections.abc import Awaitable, Callable, Coroutine, Hashable, Iterable, Mapping, Sequence
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Protocol, Self, TypeVar
 
 import uvloop
 
 from clockworker._errors import ConfigurationError, UsageError
 from clockworker.executor._core_cy import Core
+from clockworker.executor._group_handle import QueueGroupHandle, Standing
 from clockworker.executor._handles_cy import QueueHandle, queue_handle
 from clockworker.executor._protocols import Tracer
-from clockworker.executor._queue import OnPanic, Queue, check_on_panic, check_queues
+from clockworker.executor._queue import OnPanic, Queue, QueueGroup, check_on_panic, check_queues, queues_in
 from clockworker.executor._schedulers_cy import RunnableFifo
 from clockworker.executor._source_cy import WorkSource
-from clockworker.executor._stats import DurationStats, ExecutorStats, QueueStats
+from clockworker.executor._stats import DurationStats, ExecutorStats, QueueGroupStats, QueueStats
 from clockworker.executor._tasks_cy import JoinHandle, Membership, QueueState
 
 T = TypeVar("T")
@@ -30,7 +31,8 @@ MAX_SLOW = 1_000_000
 class Executor:
     """Divides one event loop's thread fairly between queues of tasks.
 
-    queues: their declarations; the first one is where tasks go that belong to none, on a loop from `new_event_loop`.
+    queues: their declarations, and those of groups of queues; the first one is where tasks go that belong to none, on a loop
+        from `new_event_loop`.
     on_panic: what becomes of an exception that escapes a spawned task. If a task is waiting for that one, by `await handle` or
         `handle.outcome()`, it is raised or returned there, and that is all. If none is, "propagate": it is a panic; the other
         tasks are cancelled, and `async with` raises it. "catch": it is left to whoever awaits the task later.
@@ -43,11 +45,13 @@ class Executor:
             value = await executor.queue("foreground").spawn(work())
 
     Leaving `async with` cancels the tasks that are left and waits for their end. `run_until` is the other way to run it.
+
+    Raises ConfigurationError for a value that cannot be, and for queues that do not go together.
     """
 
     def __init__(
         self,
-        queues: Iterable[Queue],
+        queues: Iterable[Queue | QueueGroup],
         *,
         on_panic: OnPanic = "propagate",
         sched_latency: float = 0.002,
@@ -67,8 +71,11 @@ class Executor:
             )
         self._core = Core(self, _nanoseconds(driver_yield), max_polls_per_yield)
         self._handles: dict[Hashable, QueueHandle] = {}
-        default_slice = max(sched_latency / len(declared), min_slice)
-        for queue in declared:
+        self._standing = Standing()
+        self._controlled: dict[Hashable, Any] = {}  # `Controlled`, by the key of its queue
+        default_slice = max(sched_latency / len(list(queues_in(declared))), min_slice)
+
+        def add(queue: Queue) -> None:
             state = self._core.add_queue(
                 queue.key,
                 queue.share,
@@ -79,6 +86,12 @@ class Executor:
             if queue.preemptive:
                 self._core.make_preemptive(state, 0 if queue.slice is None else _nanoseconds(queue.slice))
             self._handles[queue.key] = queue_handle(self._core, state)
+
+        if any(isinstance(each, QueueGroup) for each in declared):
+            self._standing.add_all(self._core, self._core.nest(), declared, default_slice, add)
+        else:
+            for queue in queues_in(declared):
+                add(queue)
         self._host: asyncio.Task[Any] | None = None
         self._loops_own = False  # of a loop that carries it, and is carried by nobody: see new_event_loop
         self._report_long: Callable[[Hashable, asyncio.Task[Any], int, int], None] | None = None
@@ -96,6 +109,22 @@ class Executor:
     def queues(self) -> Sequence[QueueHandle]:
         """The running queues, in the order of their declaration."""
         return list(self._handles.values())
+
+    def queue_group(self, key: Hashable) -> QueueGroupHandle:
+        """The group of queues of that key. An unknown key raises KeyError, listing those there are."""
+        try:
+            return self._standing.groups[key]
+        except (KeyError, TypeError):
+            known = ", ".join(repr(known) for known in self._standing.groups) or "none"
+            raise KeyError(f"no group of queues {key!r}; there are {known}") from None
+
+    def queue_groups(self) -> Sequence[QueueGroupHandle]:
+        """The groups of queues, outer ones before those in them, in the order of their declaration."""
+        return list(self._standing.groups.values())
+
+    def group_stats(self) -> dict[Hashable, QueueGroupStats]:
+        """What each group of queues has had, by its key. Groups of tasks within a queue are in `queue_stats`."""
+        return {key: group.stats() for key, group in self._standing.groups.items()}
 
     def current_queue(self) -> QueueHandle | None:
         """The queue of the task whose step is running; None outside of all queues."""
@@ -144,7 +173,9 @@ class Executor:
             self._raise_panic(host, error)
 
     async def close(self) -> None:
-        """After `run_until`: cancel the tasks that are left, wait for their end, and leave the loop as it was."""
+        """After `run_until`: cancel the tasks that are left, wait for their end, and leave the loop as it was.
+
+        Raises UsageError inside `async with` or `run_until`, from a task of this executor, and on another loop."""
         if self._host is not None:
             raise UsageError("close() was called inside `async with` or run_until, which end by themselves")
         self._check_caller("close()")
@@ -223,7 +254,7 @@ class Executor:
     async def drain(self) -> None:
         """Wait until no task of any queue is left, those included that they start meanwhile.
 
-        Not from within a task of this executor, which would wait for itself.
+        Raises UsageError from within a task of this executor, which would wait for itself, and on another loop.
         """
         if self._core.loop is not None:
             self._check_loop("drain()")
@@ -294,6 +325,8 @@ class Executor:
         limits: seconds, by queue; none for the queues that are not there. Less than a queue's slice counts as the slice.
         report: called after such a step with the queue's key, the task, and how long the step took without what
             others had of that time, in ns.
+
+        Raises ConfigurationError for a limit that is no time.
         """
         for key, seconds in limits.items():
             if not isinstance(seconds, int | float) or not 0 <= seconds <= MAX_SLOW:
@@ -327,9 +360,10 @@ class Executor:
         self._core.tracer = tracer
 
     def poll_source(self, source: WorkSource | None, *, idle_poll_us: int) -> None:
-        """Let the executor poll `source` once a turn, and for `idle_poll_us` after it has run dry. None: no more."""
+        """Let the executor poll `source` once a turn, and for up to `idle_poll_us` after it has run dry: less and less while
+        that brings nothing, and all of it again once something has come as soon. None: no more."""
         self._core.source = source
-        self._core.idle_poll_ns = idle_poll_us * 1_000
+        self._core.idle_poll_ns = self._core.patience_ns = idle_poll_us * 1_000
 
     @property
     def turns(self) -> int:
@@ -373,7 +407,7 @@ def _nanoseconds(seconds: float) -> int:
 
 
 def new_event_loop(
-    queues: Iterable[Queue],
+    queues: Iterable[Queue | QueueGroup],
     *,
     loop_factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop,
     on_panic: OnPanic = "catch",
@@ -381,8 +415,12 @@ def new_event_loop(
 ) -> asyncio.AbstractEventLoop:
     """A loop with an executor attached, for `asyncio.Runner(loop_factory=...)`; `current_executor` finds it.
 
-    Tasks that belong to no queue run in the first one. Options are those of `Executor`; panics are caught, since there is
-    no `async with` to raise them.
+    Tasks that belong to no queue run in the first one.
+
+    queues, options: those of `Executor`. loop_factory: makes the loop; uvloop's unless given.
+    on_panic: "catch" unless given, since there is no `async with` to raise a panic.
+
+    Raises ConfigurationError as `Executor` does.
     """
     executor = Executor(queues, on_panic=on_panic, **options)
     loop = loop_factory()
@@ -407,8 +445,40 @@ def new_event_loop(
     return loop
 
 
+class Runtime(Protocol):
+    """What answers where no loop of asyncio's runs: `clockworker.trio`, once that is imported."""
+
+    def in_run(self) -> bool:
+        """Whether the caller is inside of it."""
+
+    def current_executor(self) -> Any:
+        """Its executor."""
+
+    def should_yield(self) -> bool:
+        """As below."""
+
+    async def yield_maybe(self) -> None:
+        """As below."""
+
+
+_other: Runtime | None = None
+
+
+def use_also(runtime: Runtime) -> None:
+    """From now on code that may run on either asks this one, too."""
+    global _other
+    _other = runtime
+
+
+def _is_elsewhere() -> bool:
+    return _other is not None and asyncio._get_running_loop() is None and _other.in_run()
+
+
 def current_executor() -> Executor:
-    """The executor of the running loop. Raises UsageError if it has none, RuntimeError if no loop is running."""
+    """The executor of the running loop, or of the running trio (`clockworker.trio`). Raises UsageError if it has none,
+    RuntimeError if neither is running."""
+    if _other is not None and _is_elsewhere():
+        return _other.current_executor()  # type: ignore[no-any-return]
     core = getattr(asyncio.get_running_loop().call_soon, "__self__", None)
     if not isinstance(core, Core):
         raise UsageError("the running loop has no executor: see Executor and new_event_loop")
@@ -418,20 +488,28 @@ def current_executor() -> Executor:
 def should_yield() -> bool:
     """Whether the running task should give way soon: a queue with an earlier deadline has woken, its own slice is used up, or
     the loop is due its turn. False in a task that is in no queue."""
+    if _other is not None and _is_elsewhere():
+        return _other.should_yield()
     core = getattr(asyncio.get_running_loop().call_soon, "__self__", None)
     return isinstance(core, Core) and core.should_yield()
 
 
 async def yield_maybe() -> None:
     """Give way if `should_yield()`, else go on at once. For loops that compute: much cheaper than `asyncio.sleep(0)`."""
-    if should_yield():
+    if _other is not None and _is_elsewhere():
+        await _other.yield_maybe()
+    elif should_yield():
         await asyncio.sleep(0)
 
 
-def run(main: Coroutine[Any, Any, T], *, queues: Iterable[Queue], debug: bool | None = None, **options: Any) -> T:
+def run(
+    main: Coroutine[Any, Any, T], *, queues: Iterable[Queue | QueueGroup], debug: bool | None = None, **options: Any
+) -> T:
     """Like `uvloop.run`, with an executor: runs `main`, which finds it by `current_executor()`.
 
-    Options are those of `Executor`. An exception that escapes a spawned task is raised here, unless `on_panic="catch"`.
+    queues, options: those of `Executor`. debug: asyncio's debug mode; as `PYTHONASYNCIODEBUG` says unless given.
+
+    An exception that escapes a spawned task is raised here, unless `on_panic="catch"`.
     """
     executor = Executor(queues, **options)
 

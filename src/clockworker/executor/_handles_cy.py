@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from clockworker.executor._core_cy import Core
 from clockworker.executor._join import JoinHandle
 from clockworker.executor._queue import check_share
+from clockworker.executor._schedulers_cy import Scheduler
 from clockworker.executor._tasks_cy import Membership, QueueState
 
 T = TypeVar("T")
@@ -40,6 +41,8 @@ class GroupHandle:
 
     def spawn(self, coroutine: Coroutine[Any, Any, T], *, name: str | None = None) -> JoinHandle[T]:
         """Start a task here. The tasks that it starts in turn, through any library, are here too.
+
+        name: the task's, for logs, traces and `asyncio.all_tasks()`; asyncio makes one unless given.
 
         Raises TypeError if it is given no coroutine, UsageError if the executor is not running, or runs in another thread: from
         there `loop.call_soon_threadsafe`, or `asyncio.run_coroutine_threadsafe` of a coroutine that spawns.
@@ -77,9 +80,14 @@ class QueueHandle(GroupHandle):
 
     @share.setter
     def share(self, share: int) -> None:
-        check_share(self._queue.key, share)
+        check_share(f"queue {self._queue.key!r}", share)
         self._core.check_thread("setting the share")
         self._core.set_share(self._queue, share)
+
+    @property
+    def scheduler(self) -> Scheduler:
+        """Who decides which of the queue's tasks is next. After a failure it is the one that has taken over."""
+        return self._queue.scheduler
 
     def group(self, key: Hashable) -> GroupHandle:
         """The group of that key, which exists for as long as it has tasks."""

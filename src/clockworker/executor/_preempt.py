@@ -76,6 +76,8 @@ def never_preempt(*packages: str) -> None:
 
     packages: names as they are imported; each stands for all below it. From now on, in the whole process. Locks of `threading`
     need nothing of that: with one held nothing is cut.
+
+    Raises ConfigurationError for what is no such name.
     """
     for package in packages:
         if not isinstance(package, str) or not _NAME.fullmatch(package):

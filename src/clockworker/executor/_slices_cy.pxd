@@ -57,11 +57,14 @@ cdef class Slices(Steps):
     cdef bint _slicing
     cdef object _loop_close
     cdef object _our_close
+    cdef object _loop_run_forever
+    cdef object _our_run_forever
 
     cpdef make_preemptive(self, QueueState queue, long long slice_ns)
     cdef bint is_within(self) noexcept
     @cython.locals(queue=QueueState)
     cpdef take_call_soon(self, object loop)
+    cpdef run_loop_forever(self)
     cpdef close_loop(self)
     cpdef detach(self)
     @cython.locals(queue=QueueState)

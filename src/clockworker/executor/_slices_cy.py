@@ -297,13 +297,17 @@ def _on_collection(phase: str, info: object) -> None:
 # Of the process: one alarm, for all executors of the main thread.
 
 
-def _begin() -> None:
-    global _users
+def _check_main_thread() -> None:
     if threading.current_thread() is not threading.main_thread():
         raise ConfigurationError(
             "preemptive queues run in the main thread, for signals come there, and this loop is of the thread "
             f"{threading.current_thread().name!r}"
         )
+
+
+def _begin() -> None:
+    global _users
+    _check_main_thread()
     if _users == 0:
         import_greenlet()
         _alarm_cy.begin(on_alarm)
@@ -346,12 +350,16 @@ class Slices(Steps):
     _slicing: bool  # they run
     _loop_close: Any
     _our_close: Any
+    _loop_run_forever: Any
+    _our_run_forever: Any
 
     def __init__(self, owner: Any, driver_yield_ns: int, max_polls: int) -> None:
         super().__init__(owner, driver_yield_ns, max_polls)
         self._slicing = False
         self._loop_close = None
         self._our_close = None
+        self._loop_run_forever = None
+        self._our_run_forever = None
 
     def make_preemptive(self, queue: QueueState, slice_ns: int) -> None:
         """Steps of the queue are cut from the next `attach` on. slice_ns: 0 for the default."""
@@ -382,6 +390,15 @@ class Slices(Steps):
         self._loop_close = loop.close
         self._our_close = self.close_loop
         loop.close = self._our_close  # type: ignore[method-assign]
+        self._loop_run_forever = loop.run_forever
+        self._our_run_forever = self.run_loop_forever
+        loop.run_forever = self._our_run_forever  # type: ignore[method-assign]
+
+    def run_loop_forever(self) -> None:
+        """In place of the loop's `run_forever`, which its `run_until_complete` calls too: a loop may be made in one thread and
+        run in another, where nothing can be cut. Raises ConfigurationError there."""
+        _check_main_thread()
+        self._loop_run_forever()
 
     def close_loop(self) -> None:
         """In place of the loop's `close`. What is in the middle of a step raises CancelledError there."""
@@ -409,11 +426,18 @@ class Slices(Steps):
         loop: Any = self.loop
         _alarm_cy.watch_no_more(loop)
         _end()
-        if getattr(loop, "__dict__", {}).get("close") is self._our_close:  # else somebody has wrapped ours
+        # What is not ours any more somebody has wrapped.
+        own = getattr(loop, "__dict__", {})
+        if own.get("close") is self._our_close:
             del loop.close
             if loop.close != self._loop_close:
                 loop.close = self._loop_close
+        if own.get("run_forever") is self._our_run_forever:
+            del loop.run_forever
+            if loop.run_forever != self._loop_run_forever:
+                loop.run_forever = self._loop_run_forever
         self._our_close = None
+        self._our_run_forever = None
 
     def _end_fiber(self, queue: QueueState) -> None:
         fiber: Fiber = queue.fiber
@@ -429,7 +453,7 @@ class Slices(Steps):
         """One slice of a step: `_run_step`, of a preemptive queue. What is counted of a step is counted when it has ended."""
         fiber: Fiber = queue.fiber
         if PyThread_get_thread_ident() != _main_thread and fiber.state is None:
-            # The loop was made in the main thread, and runs in another, where no signal comes: steps are not cut.
+            # A loop that has its own way to run, without `run_forever`, runs in a thread where no signal comes: nothing is cut.
             queue.sliced = False
             try:
                 return self._run_step(queue, state, started)

@@ -30,7 +30,7 @@ class DurationStats(msgspec.Struct, frozen=True):
 
     @classmethod
     def sum(cls, parts: Iterable[DurationStats]) -> DurationStats:
-        """Of several queues, shards or times, together."""
+        """Of several queues, shards or times, together. parts: one for each."""
         parts = list(parts)
         if len(parts) == 2:  # the most frequent case, five times as quickly
             less, more = sorted((part.buckets for part in parts), key=len)
@@ -111,6 +111,27 @@ class QueueStats(msgspec.Struct, frozen=True):
     cuts: int = 0
     refusals: dict[str, int] = msgspec.field(default_factory=dict)
     whole_step: DurationStats = DurationStats()
+
+
+class QueueGroupStats(msgspec.Struct, frozen=True):
+    """One group of queues: what its queues have, those in groups within it too.
+
+    key, share: as it was declared, or set since. queues: the keys of its queues. outer: the key of the group around it; None:
+    none. got: its part of what all have had that stand beside it, itself included: of `busy_ns`, since the executor was made.
+    wanted: its part of the shares there. runnable, tasks, polls, busy_ns, stolen_ns: see `QueueStats`.
+    """
+
+    key: Hashable
+    share: int
+    queues: tuple[Hashable, ...]
+    outer: Hashable
+    wanted: float
+    got: float
+    runnable: int
+    tasks: int
+    polls: int
+    busy_ns: int
+    stolen_ns: int
 
 
 class ExecutorStats(msgspec.Struct, frozen=True):

@@ -14,6 +14,7 @@ cdef long long _ATTENTION, _LOOK_NS
 cdef class Steps(Singles):
     cdef public WorkSource source
     cdef public long long idle_poll_ns
+    cdef public long long patience_ns
     cdef readonly long long idle_ns
     cdef public object tracer
     cdef readonly Histogram decision_time
@@ -22,6 +23,7 @@ cdef class Steps(Singles):
     cdef Py_ssize_t _max_polls
     cdef long long _decisions
     cdef long long _idle_since
+    cdef long long _asleep_since
     cdef long long _charge_from
     cdef long long _turn_ended
     cdef bint _lingers
@@ -33,7 +35,7 @@ cdef class Steps(Singles):
     )
     cdef bint _run_turn(self, long long now) except? -1
     cdef bint _may_linger(self) noexcept
-    @cython.locals(state=JoinHandle, cut=JoinHandle, popped=ScheduledTask)
+    @cython.locals(state=JoinHandle, cut=JoinHandle, popped=ScheduledTask, scheduler=Scheduler)
     cdef JoinHandle _take(self, QueueState queue)
     @cython.locals(popped=ScheduledTask, state=JoinHandle, scheduler=Scheduler)
     cdef JoinHandle _take_from_other(self, QueueState queue)

@@ -6,6 +6,10 @@ budget is spent. A source of work beside the loop (the mesh of rings) is polled 
 everything has run dry: then again and again before the loop has its turn, in which it asks the kernel for sockets and timers,
 and which would be the better part of the time. A call between shards that poll takes a third less.
 
+Who polls in vain does so for half as long the next time, and after a few times not at all, until something comes as soon after
+the core has fallen asleep as a poll would have waited for it (so do KVM's halts: `halt_poll_ns`). Else each request that comes
+alone, from a socket, would cost a shard a whole poll for peers that say nothing: five times what the request costs.
+
 A step is charged for what it had: how long it took, less what others had meanwhile (_steal_cy). All that is counted of a step
 is that: `busy_ns`, what schedulers observe, whether it was slow. Budgets and waits go by the wall clock, since it is that by
 which the loop and other queues wait for a step to end. So a turn, or `should_yield`, may end the run of a queue whose time was
@@ -69,6 +73,7 @@ class Steps(Singles):
 
     source: WorkSource | None
     idle_poll_ns: int
+    patience_ns: int  # of the next idle poll: `idle_poll_ns`, or less while polling brings nothing
     idle_ns: int  # in which nothing was runnable
     tracer: Tracer | None
     decision_time: Histogram  # of one choice in 16
@@ -77,6 +82,7 @@ class Steps(Singles):
     _max_polls: int
     _decisions: int
     _idle_since: int
+    _asleep_since: int
     _charge_from: int
     _turn_ended: int  # when; 0 from a turn's begin until that is known
     _lingers: bool  # the next turn has been asked for, though nothing is runnable
@@ -87,6 +93,7 @@ class Steps(Singles):
         super().__init__(owner)
         self.source = None
         self.idle_poll_ns = 0
+        self.patience_ns = 0
         self.idle_ns = 0
         self.tracer = None
         self.decision_time = Histogram()
@@ -95,6 +102,7 @@ class Steps(Singles):
         self._max_polls = max_polls
         self._decisions = 0
         self._idle_since = 0
+        self._asleep_since = 0
         self._charge_from = 0
         self._turn_ended = 0
         self._lingers = False
@@ -121,6 +129,8 @@ class Steps(Singles):
                     if self._carrier is not None:
                         self._leave_carrier()
                     news = self.source.look()
+                    if news and (self._idle_since or now - self._asleep_since < self.idle_poll_ns):
+                        self.patience_ns = self.idle_poll_ns  # polling has found it, or would have
                     if self._eevdf.total_share:
                         came = now_ns()  # what has come is no part of the step that it has made runnable
                         if came - now >= self.steal.long_ns:
@@ -133,7 +143,7 @@ class Steps(Singles):
                         self._idle_since = now
                         look_until = 0
                     polls_before = polls
-                    if now - self._idle_since < self.idle_poll_ns:
+                    if now - self._idle_since < self.patience_ns:
                         if look_until == 0:
                             look_until = now + _LOOK_NS
                         if self.behind or now >= look_until:  # behind: a callback waits for the loop's turn
@@ -148,6 +158,8 @@ class Steps(Singles):
                     if self._may_linger():
                         return False
                     if self.source.prepare_sleep():
+                        self._asleep_since = now
+                        self.patience_ns = self.patience_ns >> 1 if self.patience_ns > _LOOK_NS else 0
                         return True
                     now = now_ns()  # there is news after all
                     continue
@@ -182,7 +194,7 @@ class Steps(Singles):
         return True
 
     def _take(self, queue: QueueState) -> JoinHandle | None:
-        """The queue's next task. None if its scheduler has failed and nothing was runnable after all."""
+        """The queue's next task. None if nothing may run: its scheduler holds what it has, or has failed and had nothing."""
         if queue.suspended is not None:  # what was cut is finished before anything else
             cut, queue.suspended = queue.suspended, None
             queue.runnable -= 1
@@ -206,14 +218,18 @@ class Steps(Singles):
                     return state
             self._refuse(queue, popped)
         while queue.runnable and queue.fifo is None:
+            scheduler = queue.scheduler
             state = self._take_from_other(queue)
             if state is not None:
                 queue.runnable -= 1
                 return state
+            if queue.scheduler is scheduler:  # which holds all that it has
+                return None
         return None if queue.runnable == 0 else self._take(queue)
 
     def _take_from_other(self, queue: QueueState) -> JoinHandle | None:
-        """From a scheduler that may fail, or may call us back. None: ask again, if anything is runnable."""
+        """From a scheduler that may fail, or may call us back. None: ask again, if anything is runnable and the scheduler is
+        another one now."""
         scheduler = queue.scheduler
         try:
             popped = scheduler.pop()
@@ -221,6 +237,8 @@ class Steps(Singles):
                 return (
                     None  # it has failed further down, and what has taken its place has found all that it was holding
                 )
+            if popped is None and scheduler._holds:
+                return None
             if type(popped) is JoinHandle:
                 state: JoinHandle = popped
                 if state.queued and not state.held and state.membership.queue is queue:

@@ -57,7 +57,7 @@ def asgi(
 
 
 def wsgi(app: Callable[..., Any], *, routes: Iterable[Route] = (), queues: Iterable[Queue] = ()) -> HttpApplication:
-    """The same of a WSGI application, which runs in threads (`--threads`)."""
+    """The same of a WSGI application, which runs in threads (`--threads`). app, routes, queues: as in `asgi`."""
     return _program(_Served(app, _check_routes(routes), _check(app, "wsgi")), None, queues)
 
 

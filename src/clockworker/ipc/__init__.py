@@ -22,7 +22,7 @@ from clockworker.ipc._mesh import Mesh
 from clockworker.ipc._stats import LinkStats, MeshStats
 from clockworker.ipc.calls._call_cy import Method
 from clockworker.ipc.calls._limits import Limits
-from clockworker.ipc.calls._remote import remote
+from clockworker.ipc.calls._remote import node_local, remote
 from clockworker.ipc.calls._service import Sharded
 from clockworker.ipc.calls._timeout import deadline
 from clockworker.ipc.rings._connection_cy import Connection
@@ -44,6 +44,7 @@ __all__ = [
     "create_doorbell",
     "create_ring",
     "deadline",
+    "node_local",
     "remote",
 ]
 

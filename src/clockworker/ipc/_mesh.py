@@ -28,9 +28,12 @@ from clockworker.ipc._versions import Versions
 from clockworker.ipc.calls._definitions import function_schema, remote_function
 from clockworker.ipc.calls._frames import queue_identifier
 from clockworker.ipc.calls._home import Home
+from clockworker.ipc.calls._keyed import guarded
 from clockworker.ipc.calls._limits import Limits
 from clockworker.ipc.calls._link_cy import Link
-from clockworker.ipc.calls._places import Here, There
+from clockworker.ipc.calls._method import RemoteMethod
+from clockworker.ipc.calls._owners import Cluster, Owner, Owners
+from clockworker.ipc.calls._places import Here, Places, There
 from clockworker.ipc.calls._request_cy import Request, Target, logger
 from clockworker.ipc.calls._service import Sharded
 from clockworker.ipc.calls._shared_cy import Shared
@@ -38,10 +41,11 @@ from clockworker.ipc.calls._state import state_methods
 from clockworker.ipc.calls._stream import serve_stream
 from clockworker.ipc.calls._threads import CallFuture, ThreadCalls
 from clockworker.ipc.calls._waits import Waits
-from clockworker.ipc.rings._connection_cy import RingConnection
+from clockworker.ipc.rings._connection_cy import Connection, RingConnection
 from clockworker.ipc.rings._doorbell_cy import Doorbell
 from clockworker.ipc.rings._ends import open_link_ends
 from clockworker.ipc.rings._malloc import keep_freed_memory
+from clockworker.ipc.rings._ring_cy import PoisonedRing
 from clockworker.ipc.topics._outlet import TopicStats
 from clockworker.ipc.topics._topics import Topics
 
@@ -51,7 +55,7 @@ R = TypeVar("R")
 
 class Mesh(Traffic):
     """The shard's end of all its links. shard_id, count: which shard this is, and of how many; executor: the one that polls it.
-    home, places: where calls to this shard, and to each of all, are made (`ipc.calls`).
+    home, places: where calls to this shard, and to each of all, are made (`ipc.calls`). owners: whose a key is.
 
     doorbell: the descriptors (memory, eventfd) of this incarnation's doorbell, which the mesh owns from here on.
     place: this incarnation's word in the doorbells of others, shard_id or shard_id + count; the latter for one that shares
@@ -63,6 +67,8 @@ class Mesh(Traffic):
         peer waits for answers to what we could not read.
     encode_local: encode calls to this shard too, so that a test sees what two shards would; before a service is started.
     keeping: the services whose state moves when the shard is replaced.
+
+    Raises ConfigurationError for an executor two of whose queues have keys with the same checksum.
     """
 
     def __init__(
@@ -106,7 +112,10 @@ class Mesh(Traffic):
         )
         if len(self.memberships) != len(queues):
             raise ConfigurationError("two queue keys have the same checksum; rename one of them")
+        self.owners = Owners(shard_id, count)
+        self.shared.refusal_of = self.owners.refusal_of
         self._rings: dict[Link, RingConnection] = {}
+        self._all: list[Link] = []  # all of them
         self.links.extend(self._new_link(peer) for peer in range(count))
         self._others = [self._new_link(peer) for peer in range(count)]
         for link, other in zip(self.links, self._others, strict=True):
@@ -117,22 +126,23 @@ class Mesh(Traffic):
         self._expiry = Expiry(loop, self.shared.deadlines)
         self.home = Home(executor, self.shared, encode_local=encode_local)
         self.here = Here(self.home)
-        self.places: list[Here | There] = [
-            self.here if shard == shard_id else There(self.links[shard]) for shard in range(count)
-        ]
-        self._versions = Versions(self.home, self._all_links())
+        self.places = Places(
+            {shard: self.here if shard == shard_id else There(self.links[shard]) for shard in range(count)}, self.owners
+        )
+        self._all.extend([*self.links, *self._others])
+        self._versions = Versions(self.home, self._all)
         self._serving = Serving(self.home, self, self._versions, start_grace_s)
         self.keeping = Keeping(
             self.targets,
             self._versions,
-            self._all_links(),
+            self._all,
             self.links[shard_id],
             loop,
             lambda: bool(self._unfinished) or self.doorbell.has_news(),
         )
         self._waits = Waits(
             self.shared,
-            self._all_links(),
+            self._all,
             self.here.in_flight,
             {queue_identifier(queue.key): queue.key for queue in queues},
         )
@@ -186,6 +196,8 @@ class Mesh(Traffic):
             pass
         self._drop(link, f"shard {peer} died")
         self.links[peer].look_for_split()
+        if peer == self.shard_id and self.owners.cluster is not None:
+            self.owners.cluster.alone()
 
     def change(self, peer: int, when_quiet: Callable[[], None]) -> None:
         """The peer's incarnation that was connected beside it takes its place: new calls go there. `when_quiet` is called once
@@ -232,7 +244,7 @@ class Mesh(Traffic):
     def is_quiet(self) -> bool:
         """Whether nothing that peers have asked for is running, or waits to be taken in."""
         links = self._all_links()
-        if self._unfinished or self.doorbell.has_news() or any(link.serving for link in links):
+        if self._unfinished or self.elsewhere or self.doorbell.has_news() or any(link.serving for link in links):
             return False
         if self._topics is not None and not self._topics.is_quiet():
             return False
@@ -252,6 +264,30 @@ class Mesh(Traffic):
         self._thread_calls.close()
         self.doorbell.close()
 
+    # Other nodes
+
+    def join(self, cluster: Cluster) -> None:
+        """From now on there may be shards beyond those of this machine."""
+        self.home.check_thread("join")
+        self.owners.cluster = cluster
+        self.shared.place = cluster.place
+
+    def open(self, connection: Connection) -> Link:
+        """The link to a shard of another node, over a connection that is no ring's."""
+        link = Link(connection, self.shared)
+        self._all.append(link)
+        return link
+
+    def begun(self, link: Link) -> None:
+        """Its connection has begun anew: the peer is told of our services, in front of all else."""
+        self._versions.tell_all(link)
+
+    def ended(self, link: Link, reason: str, *, keep: bool = False) -> None:
+        """What was begun is over. Calls in flight end in what the connection says (`died`), and so do those that wait, unless
+        they are to be kept for what begins next."""
+        self.parked = [parked for parked in self.parked if parked[0] is not link]
+        link.disconnect(reason, keep)
+
     # Topics
 
     @property
@@ -260,7 +296,7 @@ class Mesh(Traffic):
         if self._topics is None:
             self.home.check_thread("topics")
             self._topics = Topics(self.home, self.links, self._others, self.drain)
-            for link in self._all_links():
+            for link in self._rings:
                 link.connection.relieved = functools.partial(self._relieved, link)
         return self._topics
 
@@ -273,15 +309,27 @@ class Mesh(Traffic):
 
     def function_caller(self, shard: int, function: Callable[..., Any]) -> Callable[..., Any]:
         """What calls a module's function on a shard, this one or another."""
-        if not 0 <= shard < self.count:
-            raise IndexError(f"there is no shard {shard!r}: they are 0 to {self.count - 1}")
+        if isinstance(shard, Owner):
+            return self._keyed_caller(shard, function)
         caller = self._callers.get((shard, function))
         if caller is None:
-            method = remote_function(function)
-            self._versions.know_function(method, function)
-            self._versions.publish(function_schema(method))
-            caller = self._callers[shard, function] = self.places[shard].caller(method, function, 0, False)
+            place, method = self.places[shard], self._known(function)
+            caller = self._callers[shard, function] = place.caller(method, function, 0, False)
         return caller
+
+    def _keyed_caller(self, owner: Owner, function: Callable[..., Any]) -> Callable[..., Any]:
+        """The same for a key, which is looked at where it runs."""
+        place = self.places[int(owner)]
+        if isinstance(place, There):
+            return place.caller(self._known(function), None, 0, False, owner.packed())
+        return guarded(self.owners, owner, remote_function(function), self.function_caller(int(owner), function))
+
+    def _known(self, function: Callable[..., Any]) -> RemoteMethod:
+        """What the function is called with; peers know of it."""
+        method = remote_function(function)
+        self._versions.know_function(method, function)
+        self._versions.publish(function_schema(method))
+        return method
 
     def run_threadsafe(self, call: Callable[[], Coroutine[Any, Any, R]]) -> CallFuture[R]:
         """From another thread: make the call in the loop's."""
@@ -295,10 +343,17 @@ class Mesh(Traffic):
         state = state_methods(service)
         methods = self._serving.start(service, instance)
         if state is None:
-            return Sharded(self.home, self.places, self._thread_calls, instance, methods)
+            return Sharded(self.home, self.places, self.owners, self._thread_calls, instance, methods)
         gated = self.keeping.keep(instance, state, methods)
         return Sharded(
-            self.home, self.places, self._thread_calls, instance, methods, gated=gated, is_here=self.keeping.is_here
+            self.home,
+            self.places,
+            self.owners,
+            self._thread_calls,
+            instance,
+            methods,
+            gated=gated,
+            is_here=self.keeping.is_here,
         )
 
     def services(self) -> dict[str, bool]:
@@ -360,6 +415,8 @@ class Mesh(Traffic):
 
     def take_topic(self, link: Link, kind: int, queue: int, method: int, number: int, body: bytes) -> None:
         """Something that is about topics. Raises `PoisonedRing` if it breaks their rules."""
+        if link not in self._rings:
+            raise PoisonedRing(f"a frame of kind {kind}, about topics")
         self.topics.take(link, kind, queue, method, number, body)
 
     def serve_stream(self, request: Request) -> Coroutine[Any, Any, None]:
@@ -385,9 +442,12 @@ class Mesh(Traffic):
         return self._others[peer] if link.changed != beside else link
 
     def _all_links(self) -> list[Link]:
-        return [*self.links, *self._others]
+        return self._all
 
     def _drop(self, link: Link, reason: str) -> None:
+        if link not in self._rings:
+            self.ended(link, reason)
+            return
         self._finish(link)
         self.parked = [parked for parked in self.parked if parked[0] is not link]
         link.disconnect(reason)

@@ -4,14 +4,14 @@ from clockworker.executor._source_cy cimport WorkSource
 from clockworker.executor._tasks_cy cimport Membership, QueueState
 from clockworker.ipc.calls._call_cy cimport Call
 from clockworker.ipc.calls._chain_cy cimport unpack_envelope
-from clockworker.ipc.rings._connection_cy cimport RingConnection
+from clockworker.ipc.rings._connection_cy cimport Connection, RingConnection
 from clockworker.ipc.rings._doorbell_cy cimport Doorbell
 from clockworker.ipc.calls._link_cy cimport Link
 from clockworker.ipc.calls._request_cy cimport Request, Target, new_request
 from clockworker.ipc.rings._ring_cy cimport RingConsumer
 from clockworker.ipc.calls._shared_cy cimport Shared
 
-cdef int _FRAMES_A_TURN, _BYTES_A_TURN, _REQUEST, _REPLY, _ERROR, _CANCEL, _ONE_WAY, _CREDIT, _ITEM, _ACK, _SCHEMA, _BEGUN, _LEAVING, _TOPIC, _ENVELOPE
+cdef int _FRAMES_A_TURN, _BYTES_A_TURN, _REQUEST, _REPLY, _ERROR, _CANCEL, _ONE_WAY, _CREDIT, _ITEM, _ACK, _SCHEMA, _BEGUN, _LEAVING, _TOPIC, _ENVELOPE, _KEYED, _FLAGS, _KEY_SIZE
 
 
 cdef class Traffic(WorkSource):
@@ -19,6 +19,7 @@ cdef class Traffic(WorkSource):
     cdef readonly Shared shared
     cdef readonly list links
     cdef readonly list dirty
+    cdef public list elsewhere
     cdef readonly list heard
     cdef readonly Doorbell doorbell
     cdef readonly dict targets
@@ -37,6 +38,7 @@ cdef class Traffic(WorkSource):
 
     @cython.locals(link=Link, came=cython.bint)
     cdef bint look(self) except -1
+    cdef bint _look_elsewhere(self) except -1
     @cython.locals(ring=RingConnection, received=cython.longlong)
     cdef bint _take_in(self, Link link) except -1
     @cython.locals(link=Link, ring=RingConnection, word=cython.Py_ssize_t)
@@ -52,6 +54,8 @@ cdef class Traffic(WorkSource):
     cdef _flush(self)
     @cython.locals(ring=RingConnection, consumer=RingConsumer, epoch=cython.longlong, taken=cython.int, body=bytes)
     cpdef bint drain(self, Link link) except? -1
+    @cython.locals(connection=Connection, epoch=cython.longlong, kind=cython.int, queue=cython.longlong, method=cython.longlong, number=cython.longlong, body=bytes)
+    cpdef take_frames(self, Link link, list frames)
     @cython.locals(call=Call, asked=Call, started_in=QueueState)
     cdef _take_frame(self, Link link, int kind, long long queue, long long method, long long number, bytes body)
     cdef _charge(self, QueueState queue)
@@ -59,6 +63,6 @@ cdef class Traffic(WorkSource):
     cdef _charge_part(self, int kind, long long queue, long long method)
     @cython.locals(request=Request)
     cdef _cancel(self, Link link, long long number)
-    @cython.locals(target=Target, membership=Membership, deadline_ns=cython.longlong, depth=cython.longlong, key=cython.longlong, request=Request)
+    @cython.locals(target=Target, membership=Membership, deadline_ns=cython.longlong, depth=cython.longlong, key=cython.longlong, of_key=bytes, request=Request)
     cpdef QueueState accept(self, Link link, int kind, long long queue, long long identifier, long long number, bytes body)
     cpdef refuse(self, Link link, int kind, long long queue, long long number, object error)

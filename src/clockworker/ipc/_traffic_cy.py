@@ -28,11 +28,12 @@ from clockworker.executor._tasks_cy import Membership, QueueState
 from clockworker.ipc.calls._call_cy import Call
 from clockworker.ipc.calls._chain_cy import unpack_envelope
 from clockworker.ipc.calls._failure import encode_failure
-from clockworker.ipc.calls._frames import ENVELOPE, Kind
+from clockworker.ipc.calls._frames import ENVELOPE, FLAGS, KEYED, Kind
 from clockworker.ipc.calls._link_cy import Link
+from clockworker.ipc.calls._owners import KEY_SIZE
 from clockworker.ipc.calls._request_cy import Request, Target, logger, new_request
 from clockworker.ipc.calls._shared_cy import Shared
-from clockworker.ipc.rings._connection_cy import RingConnection
+from clockworker.ipc.rings._connection_cy import Connection, RingConnection
 from clockworker.ipc.rings._doorbell_cy import Doorbell
 from clockworker.ipc.rings._ring_cy import PoisonedRing, RingConsumer
 
@@ -60,6 +61,9 @@ _BEGUN = int(Kind.BEGUN)
 _LEAVING = int(Kind.LEAVING)
 _TOPIC = int(Kind.TOPIC)
 _ENVELOPE = ENVELOPE
+_KEYED = KEYED
+_FLAGS = FLAGS
+_KEY_SIZE = KEY_SIZE
 
 Parked = tuple[Link, int, int, int, int, bytes]  # a request's link, kind, queue, method, number and body
 
@@ -71,6 +75,7 @@ class Traffic(WorkSource):
     shared: Shared
     links: list[Link]
     dirty: list[RingConnection]  # with something to flush
+    elsewhere: list[Any]  # connections that are no rings': with something to take in or to send; see `cluster._far`
     heard: list[Link]  # whose news the words of the doorbell are
     doorbell: Doorbell
     targets: dict[int, Target]
@@ -90,6 +95,7 @@ class Traffic(WorkSource):
         self.shared = shared
         self.links = []
         self.dirty = []
+        self.elsewhere = []
         self.heard = []
         self.doorbell = doorbell
         self.targets = {}
@@ -131,8 +137,18 @@ class Traffic(WorkSource):
             for link in list(self._unfinished):
                 if self._take_in(link):
                     came = True
+        if self.elsewhere and self._look_elsewhere():
+            came = True
         if self.dirty:
             self._flush()
+        return came
+
+    def _look_elsewhere(self) -> bool:
+        connections, self.elsewhere = self.elsewhere, []
+        came = False
+        for connection in connections:
+            if connection.turn():
+                came = True
         return came
 
     def _take_in(self, link: Link) -> bool:
@@ -177,7 +193,7 @@ class Traffic(WorkSource):
 
     def prepare_sleep(self) -> bool:
         """Announce that the shard sleeps. False if there is news after all."""
-        if self._unfinished or self.dirty:
+        if self._unfinished or self.dirty or self.elsewhere:
             return False
         if self.looks_seldom:
             self.look_soon()
@@ -239,12 +255,27 @@ class Traffic(WorkSource):
             self._charge(None)
         return taken == _FRAMES_A_TURN or consumer.is_spent()
 
+    def take_frames(self, link: Link, frames: list[tuple[int, int, int, int, bytes]]) -> None:
+        """Frames that have come over a connection that is no ring's. Raises `PoisonedRing` for one that breaks the rules."""
+        connection: Connection = link.connection
+        epoch = connection.epoch
+        self.core.begin_charge()
+        try:
+            for kind, queue, method, number, body in frames:
+                connection.frames_received += 1
+                connection.bytes_received += len(body)
+                self._take_frame(link, kind, queue, method, number, body)
+                if not connection.connected or connection.epoch != epoch:
+                    return
+        finally:
+            self._charge(None)
+
     def _take_frame(self, link: Link, kind: int, queue: int, method: int, number: int, body: bytes) -> None:
         if kind in (_REPLY, _ERROR, _LEAVING):
             call = link.settle(number)
             if call is not None and call.state != DONE:
                 call.finish(kind, body)
-        elif kind & ~_ENVELOPE == _REQUEST or kind & ~_ENVELOPE == _ONE_WAY:
+        elif kind & ~_FLAGS == _REQUEST or kind & ~_FLAGS == _ONE_WAY:
             started_in = Traffic.accept(self, link, kind, queue, method, number, body)
             if started_in is not self._charged:
                 self._charge(started_in)
@@ -267,7 +298,7 @@ class Traffic(WorkSource):
             self._cancel(link, number)
         elif kind == _SCHEMA:
             self.take_schema(link, body)
-        elif _TOPIC <= kind < _ENVELOPE:
+        elif _TOPIC <= kind < _KEYED:
             self.take_topic(link, kind, queue, method, number, body)
         else:
             raise PoisonedRing(f"a frame of unknown kind {kind}")
@@ -281,7 +312,7 @@ class Traffic(WorkSource):
     def _charge_part(self, kind: int, queue: int, method: int) -> None:
         """A part of a body has come. If it is a request's, that is for the queue in which it will run."""
         target = self.targets.get(method)
-        if target is not None and (kind & ~_ENVELOPE == _REQUEST or kind & ~_ENVELOPE == _ONE_WAY):
+        if target is not None and (kind & ~_FLAGS == _REQUEST or kind & ~_FLAGS == _ONE_WAY):
             membership = target.membership
             if membership is None:
                 membership = self.memberships.get(queue, self.first)
@@ -308,9 +339,13 @@ class Traffic(WorkSource):
         group: Any = None
         depth = 0
         arguments: Any = body
+        of_key: bytes | None = None
+        if kind & _KEYED:
+            of_key = body[:_KEY_SIZE]
+            arguments = body[_KEY_SIZE:]
         if kind & _ENVELOPE:
             try:
-                deadline_ns, group, depth, arguments = unpack_envelope(body)
+                deadline_ns, group, depth, arguments = unpack_envelope(arguments)
             except Exception as error:
                 self.refuse(link, kind, queue, number, TypeError(f"the envelope of a call cannot be read: {error}"))
                 return None
@@ -338,12 +373,14 @@ class Traffic(WorkSource):
                 self._last_queue = queue
         if group is not None:
             membership = self.core.group(membership.queue, group)
-        if kind & ~_ENVELOPE == _ONE_WAY:
+        if kind & ~_FLAGS == _ONE_WAY:
             self.one_ways_received += 1
             request = new_request(link, target, key, 0, deadline_ns, depth, arguments)
+            request.of_key = of_key
         else:
             self.calls_received += 1
             request = new_request(link, target, key, number, deadline_ns, depth, arguments)
+            request.of_key = of_key
             link.serving[number] = request
             if target.method.streams:
                 request.coroutine = self.serve_stream(request)
@@ -352,7 +389,7 @@ class Traffic(WorkSource):
 
     def refuse(self, link: Link, kind: int, queue: int, number: int, error: Exception) -> None:
         """Answer a request that is not run. queue: whose credit it has, the key of the peer's lane."""
-        if kind & ~_ENVELOPE == _ONE_WAY:
+        if kind & ~_FLAGS == _ONE_WAY:
             logger.error("a one-way request of shard %d was not run: %s", link.peer, error)
             link.owe(link.connection.epoch, queue)
         else:

@@ -3,7 +3,7 @@ replaces and stops them and holds their listening sockets; and `clockworker-serv
 
 Each room is a package, whose head lists its modules. In reading order, from the command to the code that a user writes:
 
-    _cli            the command, from its arguments to a running supervisor
+    _cli            the command, from its arguments to a running supervisor; _serve, the same as a function
     config/         what is to run: command line, environment, file and application, as one frozen ServeConfig
     logs/           log lines
     machine/        what the machine is, and what we need of it: CPUs, sockets, descriptors, signals, whoever started us
@@ -20,6 +20,7 @@ A room imports those that it may, and no others; tests/test_exports.py holds the
     config <- logs <- machine <- protocol <- worker, observe <- supervisor <- _cli <- testing;   tools -> observe
 """
 
+from clockworker.shards._serve import serve
 from clockworker.shards.config._config import QueueConfig, ServeConfig
 from clockworker.shards.config._declaration import application
 from clockworker.shards.worker._counter import Counter
@@ -27,4 +28,14 @@ from clockworker.shards.worker._current import current_shard
 from clockworker.shards.worker._peers import PeerChange
 from clockworker.shards.worker._shard import Shard, ShardStats
 
-__all__ = ["Counter", "PeerChange", "QueueConfig", "ServeConfig", "Shard", "ShardStats", "application", "current_shard"]
+__all__ = [
+    "Counter",
+    "PeerChange",
+    "QueueConfig",
+    "ServeConfig",
+    "Shard",
+    "ShardStats",
+    "application",
+    "current_shard",
+    "serve",
+]

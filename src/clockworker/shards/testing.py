@@ -78,7 +78,7 @@ def serving(
     app: MODULE:ATTRIBUTE, or the function itself if it has a place in a module. It is imported anew by every shard, with
     this process's `sys.path`.
     options: more of those of clockworker-serve. Where there are more shards than CPUs they share them, unpinned.
-    environment: variables to set beside this process's own.
+    environment: variables to set beside this process's own. app_dir: to import `app` from.
     timeout: seconds that any one wait may take.
     encode_local_calls: encode what a shard's calls to itself take and return, and make their exceptions anew, as is done with
     calls to another. Then a test with one shard sees what one with two would: a type that does not fit its annotation, a list
@@ -180,7 +180,8 @@ class Server:
         return self.address_of("")
 
     def address_of(self, bind: str) -> tuple[str, int]:
-        """Those of the first that has this name."""
+        """Host and port of the first TCP address of this name, `bind`, empty for one without. Raises `LookupError` if there is
+        none."""
         prefix = f"{bind}=" if bind else ""
         for address in self.addresses:
             if match := re.fullmatch(rf"{prefix}\[?([^\]/=]+?)\]?:(\d+)", address):
@@ -189,7 +190,7 @@ class Server:
         raise LookupError(f"the server has no TCP address {which}, only {', '.join(self.addresses) or 'none at all'}")
 
     def connect(self, bind: str = "") -> socket.socket:
-        """A new connection to `address`, or `address_of` that name."""
+        """A new connection to `address`, or to `address_of(bind)`."""
         return socket.create_connection(self.address_of(bind), timeout=self._timeout)
 
     @property
@@ -231,7 +232,7 @@ class Server:
         return result
 
     def kill(self, shard: int, number: int = signal.SIGKILL, *, wait: bool = True) -> None:
-        """Send the shard a signal, and wait until its successor is ready."""
+        """Send the shard a signal, of this number, and wait until its successor is ready; not with `wait=False`."""
         before = self.pid(shard)
         os.kill(before, number)
         if wait:
@@ -249,7 +250,7 @@ class Server:
         )
 
     def wait_log(self, pattern: str, times: int = 1) -> list[re.Match[str]]:
-        """Wait until the regular expression is found in the log so often, and return all of what is found."""
+        """Wait until the regular expression `pattern` is found in the log `times` times, and return all of what is found."""
         found: list[re.Match[str]] = []
 
         def look() -> bool:

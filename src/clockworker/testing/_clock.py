@@ -49,6 +49,8 @@ class Clock:
         moves. What comes from another process takes longer: wait for that, not for the clock.
     patience: seconds, real ones, after which a test that can't go on ends in UsageError.
 
+    Raises ConfigurationError for times that are none.
+
     One clock at a time winds in a process, and one loop at a time goes by it.
     """
 

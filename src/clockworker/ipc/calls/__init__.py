@@ -10,6 +10,7 @@ In reading order:
     _method         what calls of a method are made with
     _definitions    where methods are found: in a service, in modules
     _state          services whose state moves to a successor; _gate, before which calls of them wait meanwhile
+    _owners         whose a key is; _keyed, calls of keys
     _service        Sharded, the proxies of a service's instances
     _together       calls of all shards at once
     _places         what a proxy's call does, here and on another shard

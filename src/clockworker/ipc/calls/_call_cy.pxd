@@ -3,8 +3,7 @@ from clockworker.executor._core_cy cimport Core
 from clockworker.ipc.calls._chain_cy cimport Chain
 
 cdef object _CHAIN, _get_running_loop
-cdef int NEW, WAITING, SENT, DONE, _REPLY, _LEAVING, _ONE_WAY, _ENVELOPE
-cdef bint _ANY_FUTURE
+cdef int NEW, WAITING, SENT, DONE, _REPLY, _LEAVING, _ONE_WAY, _FLAGS, _KEYED
 
 
 cdef class Method:
@@ -34,6 +33,7 @@ cdef class Call:
     cdef readonly Method method
     cdef object arguments
     cdef bytes body
+    cdef readonly bytes key
     cdef readonly int kind
     cdef long long timeout_ns
     cdef readonly long long deadline_ns
@@ -54,6 +54,7 @@ cdef class Call:
     cdef object _context
 
     @cython.locals(within=Chain)
+    cpdef set_key(self, bytes key)
     cpdef start(self)
     @cython.locals(method=Method)
     cpdef conclude(self)
@@ -62,7 +63,6 @@ cdef class Call:
     @cython.locals(sent=cython.bint)
     cpdef expire(self)
     cdef end(self)
-    @cython.locals(core=Core)
     cdef _wake(self)
 
 

@@ -38,7 +38,7 @@ from clockworker.executor._core_cy import Core
 from clockworker.executor._cpython_cy import holds
 from clockworker.ipc.calls._chain_cy import CHAIN, Chain
 from clockworker.ipc.calls._failure import decode_failure
-from clockworker.ipc.calls._frames import ENVELOPE, Kind
+from clockworker.ipc.calls._frames import FLAGS, KEYED, Kind
 
 if cython.compiled:
     from cython.cimports.clockworker.executor._native import proceed_by
@@ -55,8 +55,8 @@ DONE = 3
 _REPLY = int(Kind.REPLY)
 _LEAVING = int(Kind.LEAVING)
 _ONE_WAY = int(Kind.ONE_WAY)
-_ENVELOPE = ENVELOPE
-_ANY_FUTURE = holds("completed")  # C globals when compiled
+_FLAGS = FLAGS
+_KEYED = KEYED
 _CHAIN = CHAIN
 _get_running_loop = asyncio._get_running_loop
 
@@ -83,7 +83,7 @@ class Method:
 
 
 class Channel:
-    """The way to one other shard, as a call sees it. A link of rings is the one there is."""
+    """The way to one other shard, as a call sees it."""
 
     core: Core
     loop: asyncio.AbstractEventLoop
@@ -120,6 +120,7 @@ class Call:
     method: Method
     arguments: Any  # until it is encoded
     body: bytes  # until it is sent
+    key: bytes  # of a keyed request: what its body begins with
     kind: int
     timeout_ns: int  # from the first step; 0: none
     deadline_ns: int  # 0: none
@@ -154,6 +155,11 @@ class Call:
             return self
         raise StopIteration(value)
 
+    def set_key(self, key: bytes) -> None:
+        """It is a call of a key (`_owners`), and NEW."""
+        self.key = key
+        self.kind |= _KEYED
+
     def start(self) -> None:
         """Send it, or queue it for credit. Raises what keeps it from being sent."""
         self.state = DONE  # until it is on its way
@@ -175,7 +181,7 @@ class Call:
             raise self.error
         method = self.method
         if self.reply_kind != _REPLY:
-            if self.kind & ~_ENVELOPE == _ONE_WAY:
+            if self.kind & ~_FLAGS == _ONE_WAY:
                 return None
             if self.reply_kind == _LEAVING:
                 if self.reply:
@@ -232,14 +238,7 @@ class Call:
     def _wake(self) -> None:
         callback = self._callback
         self._callback = None
-        core = self.channel.core
-        if core.loop is not None:
-            # A wake-up asks what it is given for a result or an exception, and an asyncio.Future most quickly.
-            core.schedule(
-                callback, core.completed if _ANY_FUTURE and self.cancelled_with is None else self, self._context
-            )
-        else:  # the executor has left the loop
-            self.channel.loop.call_soon(callback, self, context=self._context)
+        self.channel.core.wake_waiter(callback, self, self.cancelled_with is not None, self._context)
 
     # What asyncio asks of a future that a task waits for.
 
@@ -338,6 +337,7 @@ def new_call(
     call.nowait = nowait
     if not cython.compiled:
         call.body = b""
+        call.key = b""
         call.deadline_ns = 0
         call.depth = 0
         call.state = NEW

@@ -22,6 +22,8 @@ cdef class Credit:
     @cython.locals(lane=Lane)
     cpdef Lane lane_of_done(self, long long queue, long long depth, Py_ssize_t count)
     @cython.locals(lane=Lane)
+    cpdef renew(self)
+    @cython.locals(lane=Lane)
     cpdef list clear(self)
 
 

@@ -108,6 +108,11 @@ class Credit:
             raise PoisonedRing(f"credit for {count} requests that were not sent")
         return lane
 
+    def renew(self) -> None:
+        """Nothing is in flight any more, and there will be another peer for those who wait."""
+        for lane in self.lanes.values():
+            lane.credit = self.limit
+
     def clear(self) -> list[Call]:
         """The peer is gone, and nothing is in flight: forget all lanes. Returns those who waited, and now wait nowhere."""
         waiting: list[Call] = []

@@ -1,4 +1,4 @@
-"""Frames: the kinds of message that rings carry. Policy only."""
+"""Frames: the kinds of message that connections carry. Policy only."""
 
 from __future__ import annotations
 
@@ -29,7 +29,12 @@ class Kind(IntEnum):
     TOPICS = 18
 
 
-ENVELOPE = 128  # a flag on REQUEST and ONE_WAY: the body begins with one (`_chain_cy`)
+# Flags on REQUEST and ONE_WAY.
+ENVELOPE = 128  # the body has one (`_chain_cy`)
+KEYED = (
+    64  # the body begins with a key's partition and the epoch at which the caller has looked for its owner (`_owners`)
+)
+FLAGS = ENVELOPE | KEYED
 
 
 def queue_identifier(key: Hashable) -> int:

@@ -7,7 +7,7 @@ from clockworker.ipc.calls._credit_cy cimport Credit, Debts, Lane
 from clockworker.ipc.calls._shared_cy cimport Shared
 
 cdef object _CHAIN
-cdef int _ONE_WAY, _CANCEL, _CREDIT, _ENVELOPE, _DEEPEST
+cdef int _ONE_WAY, _CANCEL, _CREDIT, _ENVELOPE, _KEYED, _FLAGS, _DEEPEST
 
 
 cdef class Link(Channel):
@@ -33,7 +33,7 @@ cdef class Link(Channel):
     cdef long long _next_call
 
     @cython.locals(call=Call)
-    cpdef disconnect(self, str reason)
+    cpdef disconnect(self, str reason, bint keep=*)
     cpdef pair(self, Link other)
     cpdef look_for_split(self)
     cpdef Link present(self)

@@ -29,11 +29,11 @@ try:
 except ModuleNotFoundError:
     from clockworker import _cython_shim as cython
 
-from clockworker._errors import ChannelFull, MessageTooLarge, SchemaMismatch, ShardDied, ShardDown, UsageError
+from clockworker._errors import ChannelFull, MessageTooLarge, SchemaMismatch, ShardDown, UsageError
 from clockworker.ipc.calls._call_cy import Call, Channel, Method, new_call, unsendable
 from clockworker.ipc.calls._chain_cy import CHAIN, DEEPEST, pack_envelope
 from clockworker.ipc.calls._credit_cy import Credit, Debts, Lane
-from clockworker.ipc.calls._frames import ENVELOPE, Kind
+from clockworker.ipc.calls._frames import ENVELOPE, FLAGS, KEYED, Kind
 from clockworker.ipc.calls._shared_cy import Shared
 from clockworker.ipc.rings._connection_cy import Connection
 
@@ -50,6 +50,8 @@ _ONE_WAY = int(Kind.ONE_WAY)
 _CANCEL = int(Kind.CANCEL)
 _CREDIT = int(Kind.CREDIT)
 _ENVELOPE = ENVELOPE
+_KEYED = KEYED
+_FLAGS = FLAGS
 _CHAIN = CHAIN  # C globals when compiled
 _DEEPEST = DEEPEST
 
@@ -106,9 +108,9 @@ class Link(Channel):
         self._debts = Debts(shared.limits.credit)
         self._next_call = 0
 
-    def disconnect(self, reason: str) -> None:
+    def disconnect(self, reason: str, keep: bool = False) -> None:
         """The peer is gone. Calls in flight end in ShardDied, those that wait for credit in ShardDown; its own are aborted, but
-        for one-way requests: those it would not have heard of again."""
+        for one-way requests: those it would not have heard of again. keep: those that wait go on waiting, for another."""
         if not self.connection.connected:
             return
         self.connection.close()
@@ -122,16 +124,19 @@ class Link(Channel):
         self.streams = 0
         for call in pending.values():
             if call.state != DONE:
-                self._fail(call, ShardDied(f"{reason} with {call.method.name} in flight; it may have run or not"))
+                self._fail(call, self.connection.died(reason, call.method.name))
         self.when_quiet = None
         self.holding = False
-        self._refuse_waiting()
+        if keep:
+            self.credit.renew()
+        else:
+            self._refuse_waiting()
         for request in serving.values():
             try:
                 request.cancel()
             except Exception as error:  # of a future of the application's, which is told that nobody waits for it
                 self.loop.call_exception_handler(
-                    {"message": f"cancelling a call of shard {self.peer} failed", "exception": error}
+                    {"message": f"cancelling a call of {self.where()} failed", "exception": error}
                 )
 
     def pair(self, other: Link) -> None:
@@ -204,13 +209,13 @@ class Link(Channel):
         return other if self.changed else self
 
     def where(self) -> str:
-        return f"shard {self.peer}"
+        return self.connection.where
 
     def down(self) -> ShardDown | UsageError:
         """The error of a call that finds no peer."""
         if self.shared.refusal is not None:
             return UsageError(self.shared.refusal)
-        return ShardDown(f"shard {self.peer} is down; nothing was sent")
+        return self.connection.down()
 
     # Calls out
 
@@ -247,8 +252,10 @@ class Link(Channel):
                 queue = shared.identifiers[membership.queue]
             group = membership.group
         if call.deadline_ns or group is not None or depth:
-            body = pack_envelope(call.deadline_ns, group, depth, shared.shard_id, body)
+            body = pack_envelope(call.deadline_ns, group, depth, shared.place, body)
             call.kind |= _ENVELOPE
+        if call.kind & _KEYED:
+            body = call.key + body
         if len(body) > shared.max_message:
             raise self.too_large(body, f"the arguments of {method.name}")
         lane = self.credit.lane(queue, depth)
@@ -275,10 +282,10 @@ class Link(Channel):
         """The error of a call that finds no credit and does not wait."""
         lane: Lane = call.lane
         if crowded:
-            full = f"{self.connection.backlog_bytes:,} bytes wait for room in the ring to shard {self.peer}"
+            full = f"{self.connection.backlog_bytes:,} bytes wait for room on the way to {self.where()}"
         else:
             full = (
-                f"{self.credit.limit:,} calls are in flight to shard {self.peer} in this queue, "
+                f"{self.credit.limit:,} calls are in flight to {self.where()} in this queue, "
                 "which is all the credit that there is"
             )
             if lane.depth:
@@ -371,13 +378,13 @@ class Link(Channel):
 
     def _begin(self, call: Call) -> None:
         lane: Lane = call.lane
-        if call.method.streams and call.kind & ~_ENVELOPE != _ONE_WAY:
+        if call.method.streams and call.kind & ~_FLAGS != _ONE_WAY:
             if self.streams >= self.shared.limits.streams:
                 if call.state == WAITING:
                     self._ended(call)
                 call.fail(
                     ChannelFull(
-                        f"{self.streams:,} streams to shard {self.peer} are open, which is the limit; "
+                        f"{self.streams:,} streams to {self.where()} are open, which is the limit; "
                         f"{call.method.name} was not called"
                     )
                 )
@@ -389,7 +396,7 @@ class Link(Channel):
         call.number = self._next_call
         body = call.body
         call.body = b""
-        if call.kind & ~_ENVELOPE == _ONE_WAY:
+        if call.kind & ~_FLAGS == _ONE_WAY:
             self.shared.one_ways_sent += 1
             if call.state == WAITING:
                 self._ended(call)

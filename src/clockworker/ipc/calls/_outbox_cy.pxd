@@ -14,9 +14,10 @@ cdef class LinkSender:
 
 cdef class Outbox:
     cdef object _find
+    cdef object _send_of_key
     cdef dict _senders
     cdef object _last_method
-    cdef list _last_senders
+    cdef dict _last_senders
 
-    @cython.locals(senders=list, link_sender=LinkSender)
-    cpdef object send(self, Py_ssize_t shard, object method, tuple args, dict kwargs)
+    @cython.locals(senders=dict, link_sender=LinkSender)
+    cpdef object send(self, object shard, object method, tuple args, dict kwargs)

@@ -54,30 +54,39 @@ Sender = LinkSender | Callable[[tuple[Any, ...], dict[str, Any]], Awaitable[None
 @cython.final
 @cython.cclass
 class Outbox:
-    """The senders of all methods of a service to all shards. find: those of a method, by shard."""
+    """The senders of all methods of a service to all shards. find: that of a method to a shard. send_of_key: sends to one that is
+    named by a key's owner (`_owners`)."""
 
-    _find: Callable[[Any], list[Sender]]
-    _senders: dict[Any, list[Sender]]
+    _find: Callable[[int, Any], Sender]
+    _send_of_key: Callable[[int, Any, tuple[Any, ...], dict[str, Any]], Awaitable[None] | None]
+    _senders: dict[Any, dict[int, Sender]]
     _last_method: Any
-    _last_senders: list[Sender]
+    _last_senders: dict[int, Sender]
 
-    def __init__(self, find: Callable[[Any], list[Sender]]) -> None:
+    def __init__(
+        self,
+        find: Callable[[int, Any], Sender],
+        send_of_key: Callable[[int, Any, tuple[Any, ...], dict[str, Any]], Awaitable[None] | None],
+    ) -> None:
         self._find = find
+        self._send_of_key = send_of_key
         self._senders = {}
         self._last_method = None
-        self._last_senders = []
+        self._last_senders = {}
 
     def send(self, shard: int, method: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Awaitable[None] | None:
         """Have the method run on that shard. None: it is sent; else what to await. IndexError if there is no such shard."""
+        if type(shard) is not int:
+            return self._send_of_key(shard, method, args, kwargs)
         if method is not self._last_method:
             senders = self._senders.get(method)
             if senders is None:
-                senders = self._senders[method] = self._find(method)
+                senders = self._senders[method] = {}
             self._last_senders = senders
             self._last_method = method
-        if not 0 <= shard < len(self._last_senders):
-            raise IndexError(f"there is no shard {shard!r}: they are 0 to {len(self._last_senders) - 1}")
-        sender = self._last_senders[shard]
+        sender = self._last_senders.get(shard)
+        if sender is None:
+            sender = self._last_senders[shard] = self._find(shard, method)
         if isinstance(sender, LinkSender):
             link_sender: LinkSender = sender
             return link_sender.send(args, kwargs)

@@ -10,7 +10,7 @@ import asyncio
 import functools
 import logging
 import threading
-from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -23,6 +23,7 @@ from clockworker.ipc.calls._home import Home
 from clockworker.ipc.calls._link_cy import Link
 from clockworker.ipc.calls._method import RemoteMethod
 from clockworker.ipc.calls._outbox_cy import LinkSender, Sender
+from clockworker.ipc.calls._owners import Owners
 from clockworker.ipc.calls._stream import receive
 from clockworker.ipc.calls._timeout import deadline
 from clockworker.ipc.calls._waits import OwnLane
@@ -44,18 +45,24 @@ class There:
         self._link = link
         self.where = link.where()
 
-    def call_nowait(self, method: RemoteMethod, arguments: tuple[Any, ...], timeout_ns: int = 0) -> Call:
+    def call_nowait(
+        self, method: RemoteMethod, arguments: tuple[Any, ...], timeout_ns: int = 0, key: bytes = b""
+    ) -> Call:
         """A call that is sent: `await` it. ChannelFull if there is no credit for it."""
         call = new_call(self._link, int(Kind.REQUEST), method, arguments, timeout_ns, True)
+        if key:
+            call.set_key(key)
         call.start()
         return call
 
-    def caller(self, method: RemoteMethod, bound: AnyCall | None, timeout_ns: int, nowait: bool) -> AnyCall:
-        """What to call in place of the method."""
+    def caller(
+        self, method: RemoteMethod, bound: AnyCall | None, timeout_ns: int, nowait: bool, key: bytes = b""
+    ) -> AnyCall:
+        """What to call in place of the method. key: of which it is a call (`_owners`)."""
         if method.streams:
 
             def stream(*args: Any, **kwargs: Any) -> AsyncIterator[Any]:
-                return receive(self._link, method, method.bind(*args, **kwargs), timeout_ns, nowait)
+                return receive(self._link, method, method.bind(*args, **kwargs), timeout_ns, nowait, key)
 
             return stream
 
@@ -67,18 +74,37 @@ class There:
             answer_of.__qualname__ = method.name
 
             def call_nowait(*args: Any, **kwargs: Any) -> Coroutine[Any, Any, Any]:
-                return answer_of(self.call_nowait(method, method.bind(*args, **kwargs), timeout_ns))
+                return answer_of(self.call_nowait(method, method.bind(*args, **kwargs), timeout_ns, key))
 
             return call_nowait
 
-        return method.caller(Caller(self._link, int(Kind.REQUEST), method, timeout_ns).new)
+        new = Caller(self._link, int(Kind.REQUEST), method, timeout_ns).new
+        if key:
+
+            def keyed(arguments: tuple[Any, ...]) -> Call:
+                call = new(arguments)
+                call.set_key(key)
+                return call
+
+            return method.caller(keyed)
+        return method.caller(new)
 
     def sender(self, method: RemoteMethod, bound: AnyCall | None) -> Sender:
         """What sends one-way requests."""
         return LinkSender(self._link, method, method.count, method.bind)
 
-    def send_nowait(self, method: RemoteMethod, bound: AnyCall | None, arguments: tuple[Any, ...]) -> None:
+    async def send_of(self, key: bytes, method: RemoteMethod, arguments: tuple[Any, ...]) -> None:
+        """A one-way request of a key."""
+        call = new_call(self._link, int(Kind.ONE_WAY), method, arguments, 0, False)
+        call.set_key(key)
+        await call
+
+    def send_nowait(
+        self, method: RemoteMethod, bound: AnyCall | None, arguments: tuple[Any, ...], key: bytes = b""
+    ) -> None:
         call = new_call(self._link, int(Kind.ONE_WAY), method, arguments, 0, True)
+        if key:
+            call.set_key(key)
         call.start()
         if call.error is not None:
             raise call.error
@@ -238,6 +264,23 @@ class Here:
             logger.exception("%s, sent by this shard, failed", method.name)
         finally:
             lane.give_back()
+
+
+class Places(dict[int, Here | There]):
+    """All shards, by their numbers. Those of other nodes are looked up when they are first asked for; IndexError if there is no
+    such shard."""
+
+    def __init__(self, near: Mapping[int, Here | There], owners: Owners) -> None:
+        super().__init__(near)
+        self._owners = owners
+
+    def __missing__(self, place: int) -> There:
+        cluster = self._owners.cluster
+        link = None if cluster is None or not isinstance(place, int) else cluster.link(place)
+        if link is None:
+            raise self._owners.no_shard(place)
+        there = self[place] = There(link)
+        return there
 
 
 class _Made:

@@ -33,6 +33,7 @@ from clockworker.ipc.calls._annotations import (
 from clockworker.ipc.calls._types import DoesNotTravel, IsNoType, check_default, check_type
 
 F = TypeVar("F", bound=Callable[..., Any])
+T = TypeVar("T", bound=type)
 
 _MARK = "__clockworker_remote__"
 _STREAMS = (collections.abc.AsyncIterator, collections.abc.AsyncGenerator, collections.abc.AsyncIterable)
@@ -114,6 +115,29 @@ def remote(
         return function
 
     return mark if function is None else mark(function)
+
+
+_NODE_LOCAL = "__clockworker_node_local__"
+
+
+def node_local(service: T) -> T:
+    """A service's class that keeps to its node: `map`, `map_reduce`, `broadcast` and `others` mean the shards of this machine
+    only. Without a cluster there are no others.
+
+        @cw.node_local
+        class Cache: ...
+
+    Raises ConfigurationError for what is no class.
+    """
+    if not isinstance(service, type):
+        raise ConfigurationError(f"@node_local takes the class of a service, and {service!r} is none")
+    setattr(service, _NODE_LOCAL, True)
+    return service
+
+
+def is_node_local(service: type) -> bool:
+    """Whether the class, or one of its bases, is marked."""
+    return getattr(service, _NODE_LOCAL, False) is True
 
 
 def is_remote(function: object) -> bool:

@@ -26,6 +26,7 @@ cdef class Request:
     cdef readonly long long number
     cdef readonly long long deadline_ns
     cdef readonly int depth
+    cdef public bytes of_key
     cdef Chain chain
     cdef object arguments
     cdef object task
@@ -37,6 +38,7 @@ cdef class Request:
     cpdef close(self)
     @cython.locals(chain=Chain)
     cdef bint begin(self) except -1
+    cdef bint is_owned(self) except -1
     cdef returned(self, object value)
     cpdef fail(self, object error)
     cdef log(self, object error)

@@ -118,6 +118,7 @@ class Request:
     number: int  # the peer's; 0: one way
     deadline_ns: int
     depth: int  # of the calls that it makes
+    of_key: bytes | None  # what its body began with, if it is of a key
     chain: Chain | None  # of what runs in its task
     arguments: Any  # encoded; None once it is run
     task: asyncio.Task[None] | None  # None if it has none, until that is made, and when it is answered
@@ -217,6 +218,9 @@ class Request:
             self.answer(_ERROR, b"")
             self.close()
             return False
+        if self.of_key is not None and not self.is_owned():
+            self.close()
+            return False
         # From here on, what runs in this context is part of it.
         chain = self.chain = new_chain(self.depth, self.deadline_ns, self.link)
         if cython.compiled:
@@ -227,6 +231,14 @@ class Request:
             coroutine = self.call()
             self.coroutine = coroutine if type(coroutine) is _CoroutineType else _result_of(coroutine)
         return True
+
+    def is_owned(self) -> bool:
+        """Whether its key is ours, now that it begins. If not, it is answered."""
+        assert self.of_key is not None
+        error = self.link.shared.refusal_of(self.of_key)
+        if error is not None:
+            self.fail(error)
+        return error is None
 
     def returned(self, value: object) -> None:
         """Its method has. What it raises one way is logged, since nobody waits for it."""
@@ -246,6 +258,8 @@ class Request:
                     self.answer(_ERROR, b"")
                     return
                 _CHAIN.set(new_chain(0, self.deadline_ns, None))
+            if self.of_key is not None and not self.is_owned():
+                return
             self.reply(run_to_end(self.call()))
         except Exception as error:
             self.fail(error)
@@ -387,4 +401,5 @@ def new_request(
         request.task = None
         request.coroutine = None
         request.begun = False
+        request.of_key = None
     return request

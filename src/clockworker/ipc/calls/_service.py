@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, cast, overload
 
 from clockworker._errors import UsageError
 from clockworker.ipc.calls._home import Home
+from clockworker.ipc.calls._keyed import Keyed, KeyedProxy
 from clockworker.ipc.calls._method import RemoteMethod
 from clockworker.ipc.calls._outbox_cy import Outbox, Sender
-from clockworker.ipc.calls._places import AnyCall, Here, There
-from clockworker.ipc.calls._remote import is_remote
+from clockworker.ipc.calls._owners import Owner, Owners
+from clockworker.ipc.calls._places import AnyCall, Here, Places, There
+from clockworker.ipc.calls._remote import is_node_local, is_remote
 from clockworker.ipc.calls._threads import CallFuture, ThreadCalls
 from clockworker.ipc.calls._timeout import nanoseconds
 from clockworker.ipc.calls._together import together
@@ -29,7 +31,8 @@ class Sharded(Generic[S]):
     def __init__(
         self,
         home: Home,
-        places: list[Here | There],
+        places: Places,
+        owners: Owners,
         threads: ThreadCalls,
         instance: S,
         methods: dict[str, RemoteMethod],
@@ -46,9 +49,12 @@ class Sharded(Generic[S]):
         self._called = called = instance if gated is None else gated
         self._is_here = is_here
         self._methods = methods
-        self._proxies: list[Any] = [_Proxy(place, called, methods, 0, nowait=False) for place in places]
-        self._send = Outbox(self._find_senders).send
-        self._nowait: list[Any] = [_Proxy(place, called, methods, 0, nowait=True) for place in places]
+        self._owners = owners
+        self._keyed = Keyed(places, owners, called, methods)
+        self._proxies = _Proxies(places, called, methods, nowait=False)
+        self._nowait = _Proxies(places, called, methods, nowait=True)
+        self._send = Outbox(self._find_sender, self._send_of_key).send
+        self._is_node_local = is_node_local(type(instance))
 
     @property
     def local(self) -> S:
@@ -64,8 +70,9 @@ class Sharded(Generic[S]):
 
     @property
     def others(self) -> list[int]:
-        """The other shards, for a call to each."""
-        return [shard for shard in range(len(self._proxies)) if shard != self._home.shard_id]
+        """The other shards, for a call to each: in a cluster those of all its nodes, unless the service keeps to its own
+        (`node_local`)."""
+        return [shard for shard in self._all() if shard != self._home.shard_id]
 
     def on(self, shard: int, *, timeout: float | None = None) -> S:
         """The instance on that shard, of which only the methods marked `@remote` can be called.
@@ -79,19 +86,37 @@ class Sharded(Generic[S]):
         is encoded, and so nothing is checked or copied (a list that it returns is the service's own) unless a test asks for
         it.
         """
-        if not 0 <= shard < len(self._proxies):
-            raise self._no_shard(shard)
+        if isinstance(shard, Owner):
+            return self._of_owner(shard, timeout, nowait=False)
         if timeout is None:
-            return self._proxies[shard]  # type: ignore[no-any-return]
+            return cast(S, self._proxies[shard])
         return cast(S, _TimedProxy(self._proxies[shard], nanoseconds(timeout)))
+
+    def of(self, key: bytes | str | int, *, timeout: float | None = None) -> S:
+        """The instance on the shard that the key belongs to (`Shard.owner`), of which only the methods marked `@remote` can be
+        called.
+
+        A call asks where that is. In a cluster keys move from node to node, and shards are restarted: if the call finds that
+        out, or finds nobody, and nothing has run, it asks and tries again, for `timeout`, or until the deadline that it
+        inherits, or for 5 s. Then it ends in the last error: NotOwner, ShardDown, NodeDown. NodeIsolated ends it at once.
+        """
+        timeout_ns = 0 if timeout is None else nanoseconds(timeout)
+        return cast(
+            S,
+            KeyedProxy(
+                self._methods,
+                "the shard of a key",
+                lambda method: self._keyed.patient_caller(key, method, timeout_ns),
+            ),
+        )
 
     def on_nowait(self, shard: int, *, timeout: float | None = None) -> S:
         """As `on`, but a call does not wait for credit: it is sent by calling it, before it is awaited, or raises
-        ChannelFull."""
-        if not 0 <= shard < len(self._nowait):
-            raise self._no_shard(shard)
+        ChannelFull. timeout: seconds, as there."""
+        if isinstance(shard, Owner):
+            return self._of_owner(shard, timeout, nowait=True)
         if timeout is None:
-            return self._nowait[shard]  # type: ignore[no-any-return]
+            return cast(S, self._nowait[shard])
         return cast(S, _TimedProxy(self._nowait[shard], nanoseconds(timeout)))
 
     async def send(
@@ -122,8 +147,14 @@ class Sharded(Generic[S]):
         **kwargs: P.kwargs,
     ) -> None:
         """As `send`, at once. ChannelFull if there is no credit."""
-        place, remote = self._place(shard), self._remote(method)
-        place.send_nowait(remote, getattr(self._called, remote.attribute), remote.bind(*args, **kwargs))
+        place, remote = self._places[shard], self._remote(method)
+        arguments = remote.bind(*args, **kwargs)
+        if isinstance(place, There):
+            place.send_nowait(remote, None, arguments, shard.packed() if isinstance(shard, Owner) else b"")
+            return
+        if (refusal := self._owners.refusal(shard)) is not None:
+            raise refusal
+        place.send_nowait(remote, getattr(self._called, remote.attribute), arguments)
 
     @overload
     async def map(
@@ -147,7 +178,7 @@ class Sharded(Generic[S]):
         If one fails its exception is raised, and the calls that are still going on are cancelled.
         """
         if callable(first):
-            shards: Iterable[int] = range(len(self._proxies))
+            shards: Iterable[int] = self._all()
             method = first
         else:
             shards, (method, *rest) = first, args
@@ -167,7 +198,8 @@ class Sharded(Generic[S]):
         *args: P.args,
         **kwargs: P.kwargs,
     ) -> A:
-        """Call the method on all shards at once, and fold the results in the order of the shards, as functools.reduce does.
+        """Call the method on all shards at once, and fold the results in the order of the shards, as functools.reduce does:
+        from `initial` on.
 
         total = await store.map_reduce(operator.add, 0, Store.size)
         """
@@ -184,14 +216,19 @@ class Sharded(Generic[S]):
         name = self._remote(method).attribute
         self._home.check_thread(self._methods[name].name)
         self._methods[name].bind(*args, **kwargs)
-        calls = [getattr(proxy, name)(*args, **kwargs) for proxy in self._proxies]
+        shards = list(self._all())
+        calls = [getattr(self._proxies[shard], name)(*args, **kwargs) for shard in shards]
         outcomes = await asyncio.gather(*calls, return_exceptions=True)
-        failed = [(shard, error) for shard, error in enumerate(outcomes) if isinstance(error, BaseException)]
+        failed = [
+            (self._places[shard].where, error)
+            for shard, error in zip(shards, outcomes, strict=True)
+            if isinstance(error, BaseException)
+        ]
         if failed:
-            (shard, first), *others = failed
-            first.add_note(f"{self._name}.{name} failed on shard {shard}")
-            for shard, error in others:
-                first.add_note(f"and on shard {shard}: {type(error).__name__}: {error}")
+            (where, first), *others = failed
+            first.add_note(f"{self._name}.{name} failed on {where}")
+            for where, error in others:
+                first.add_note(f"and on {where}: {type(error).__name__}: {error}")
             raise first
 
     def call_threadsafe(
@@ -218,25 +255,60 @@ class Sharded(Generic[S]):
             raise UsageError(f"{name} is no method of {self._name} that is marked @remote")
         return found
 
-    def _find_senders(self, method: AnyCall) -> list[Sender]:
+    def _find_sender(self, shard: int, method: AnyCall) -> Sender:
         remote = self._remote(method)
-        bound = getattr(self._called, remote.attribute)
-        return [place.sender(remote, bound) for place in self._places]
+        return self._places[shard].sender(remote, getattr(self._called, remote.attribute))
 
-    def _place(self, shard: int) -> Here | There:
-        if not 0 <= shard < len(self._proxies):
-            raise self._no_shard(shard)
-        return self._places[shard]
+    def _send_of_key(
+        self, shard: int, method: AnyCall, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Awaitable[None] | None:
+        """shard: an `Owner`, or another number that is no plain int."""
+        if isinstance(shard, Owner):
+            place, remote = self._places[int(shard)], self._remote(method)
+            if isinstance(place, There):
+                return place.send_of(shard.packed(), remote, remote.bind(*args, **kwargs))
+            if (refusal := self._owners.refusal(shard)) is not None:
+                raise refusal
+        return self._send(int(shard), method, args, kwargs)
 
-    def _no_shard(self, shard: int) -> IndexError:
-        return IndexError(f"there is no shard {shard!r}: they are 0 to {len(self._proxies) - 1}")
+    def _all(self) -> Sequence[int]:
+        """All shards that have it."""
+        return range(self._owners.count) if self._is_node_local else self._owners.places()
+
+    def _of_owner(self, owner: Owner, timeout: float | None, *, nowait: bool) -> S:
+        """The instance where a key is, or was."""
+        timeout_ns = 0 if timeout is None else nanoseconds(timeout)
+        return cast(
+            S,
+            KeyedProxy(
+                self._methods,
+                self._places[int(owner)].where,
+                lambda method: self._keyed.caller(owner, method, timeout_ns, nowait=nowait),
+            ),
+        )
 
     def __repr__(self) -> str:
-        return f"<Sharded {self._name}, here on shard {self._home.shard_id} of {len(self._proxies)}>"
+        return f"<Sharded {self._name}, here on shard {self._home.shard_id} of {len(self._all())}>"
 
 
 def _is_of(instance: object, name: str, method: object) -> bool:
     return getattr(type(instance), name, None) is method
+
+
+class _Proxies(dict[int, "_Proxy"]):
+    """The instances on all shards, each made when it is first asked for."""
+
+    def __init__(self, places: Places, instance: Any, methods: dict[str, RemoteMethod], *, nowait: bool) -> None:
+        super().__init__()
+        self._places = places
+        self._instance = instance
+        self._methods = methods
+        self._is_nowait = nowait
+
+    def __missing__(self, shard: int) -> _Proxy:
+        place = self._places[shard]
+        proxy = self[shard] = _Proxy(place, self._instance, self._methods, 0, nowait=self._is_nowait)
+        return proxy
 
 
 class _Proxy:

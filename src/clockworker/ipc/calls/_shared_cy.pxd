@@ -5,6 +5,7 @@ cdef class Shared:
     cdef readonly Core core
     cdef readonly object loop
     cdef readonly int shard_id
+    cdef public int place
     cdef readonly object limits
     cdef readonly Py_ssize_t max_message
     cdef public object encode
@@ -15,5 +16,6 @@ cdef class Shared:
     cdef object new_earliest
     cdef object broken
     cdef public object refusal
+    cdef public object refusal_of
     cdef public bint watched
     cdef public object watch

@@ -20,6 +20,7 @@ class Shared:
     core: Core
     loop: asyncio.AbstractEventLoop
     shard_id: int
+    place: int  # of this shard among all: the same number as shard_id, unless its node is in a cluster
     limits: Limits
     max_message: int
     encode: Any
@@ -30,6 +31,7 @@ class Shared:
     new_earliest: Callable[[], None]  # a deadline is earlier than all others
     broken: Callable[[Any, Exception], None]  # the peer of this link broke its rules
     refusal: str | None  # why no call goes out at all
+    refusal_of: Callable[[bytes], Exception | None]  # why a request of a key, as `_owners` has it, is not served
     watched: bool  # somebody looks from time to time at who waits
     watch: Callable[[], None]  # see to it
 
@@ -48,6 +50,7 @@ class Shared:
         self.core = core
         self.loop = loop
         self.shard_id = shard_id
+        self.place = shard_id
         self.limits = limits
         self.max_message = limits.max_message
         self.encode = msgspec.msgpack.Encoder().encode
@@ -58,9 +61,14 @@ class Shared:
         self.new_earliest = new_earliest
         self.broken = broken
         self.refusal = None
+        self.refusal_of = _of_none
         self.watched = True  # until there is somebody who does
         self.watch = _nobody
 
 
 def _nobody() -> None:
     pass
+
+
+def _of_none(key: bytes) -> None:
+    """All keys are where they are looked for: nothing moves on a machine by itself."""

@@ -54,13 +54,15 @@ class Incoming:
 
 
 async def receive(
-    link: Link, method: RemoteMethod, arguments: tuple[Any, ...], timeout_ns: int, nowait: bool
+    link: Link, method: RemoteMethod, arguments: tuple[Any, ...], timeout_ns: int, nowait: bool, key: bytes = b""
 ) -> AsyncIterator[Any]:
     """The items of the peer's generator."""
     limits: Limits = method.limits or link.shared.limits
     half, half_bytes = (limits.window + 1) // 2, (limits.window_bytes + 1) // 2
     decode, name, check_thread = method.decode_result, method.name, link.check_thread
     call = new_call(link, Kind.REQUEST, method, arguments, timeout_ns, nowait)
+    if key:
+        call.set_key(key)
     incoming = call.receiver = Incoming(link.loop)
     used = used_bytes = 0
     try:

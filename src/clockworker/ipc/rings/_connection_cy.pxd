@@ -6,6 +6,7 @@ from clockworker.ipc.rings._ring_cy cimport RingConsumer, RingProducer
 
 cdef class Connection:
     cdef readonly int peer
+    cdef public str where
     cdef public long long epoch
     cdef public bint connected
     cdef public bint crowded
@@ -21,6 +22,8 @@ cdef class Connection:
     cpdef send_soon(self)
     cpdef close(self)
     cpdef forsake(self)
+    cpdef died(self, str reason, str name)
+    cpdef down(self)
 
 
 cdef class RingConnection(Connection):

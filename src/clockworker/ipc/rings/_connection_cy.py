@@ -26,6 +26,7 @@ try:
 except ModuleNotFoundError:
     from clockworker import _cython_shim as cython
 
+from clockworker._errors import ShardDied, ShardDown
 from clockworker.executor._core_cy import Core
 from clockworker.ipc.rings._ahead_cy import Habit
 from clockworker.ipc.rings._doorbell_cy import PeerDoorbell
@@ -40,7 +41,8 @@ else:
 class Connection:
     """To one peer, which is there or not. It is the same object for every second incarnation of the peer: see `_link_cy`."""
 
-    peer: int
+    peer: int  # its place
+    where: str  # for messages: "shard 3"
     epoch: int
     connected: bool
     crowded: bool
@@ -54,6 +56,7 @@ class Connection:
 
     def __init__(self, peer: int) -> None:
         self.peer = peer
+        self.where = f"shard {peer}"
         self.epoch = 0
         self.connected = False
         self.crowded = False
@@ -81,6 +84,14 @@ class Connection:
     def forsake(self) -> None:
         """Touch nothing that is shared any more, and tell nobody: this process is only a copy of the one that was connected."""
         self.connected = False
+
+    def died(self, reason: str, name: str) -> ShardDied | ShardDown:
+        """The error of a call of that method that was in flight when the peer was lost."""
+        return ShardDied(f"{reason} with {name} in flight; it may have run or not")
+
+    def down(self) -> ShardDown:
+        """The error of a call that finds no peer."""
+        return ShardDown(f"{self.where} is down; nothing was sent")
 
 
 @cython.final

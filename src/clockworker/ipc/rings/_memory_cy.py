@@ -37,7 +37,8 @@ if cython.compiled:
 
 compiled: bool = cython.compiled
 
-_SIZE_SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
+# Where there are none (other systems than Linux) this can be imported all the same, and a memory cannot be made.
+_SIZE_SEALS = sum(getattr(fcntl, name, 0) for name in ("F_SEAL_SHRINK", "F_SEAL_GROW", "F_SEAL_SEAL"))
 
 
 def create_memory(name: str, size: int) -> int:

@@ -13,5 +13,7 @@ In reading order:
     _passage       the way of ordered topics' messages, by their owner
     _interest      policy: what a peer wants to hear; a later word counts
     _words         what shards tell each other of it
-    _topics        all topics of a shard, and all that peers say of them
+    _beyond        topics on other nodes
+    _topics        all topics of a shard, and all that peers say of them; _confirmation, who has heard of a subscription;
+                   _counts, what is counted
 """

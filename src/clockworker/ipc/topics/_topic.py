@@ -7,19 +7,31 @@ topic that nobody hears costs a look, and nothing leaves the shard.
 from __future__ import annotations
 
 import asyncio
+import secrets
 import threading
 import zlib
 from typing import TYPE_CHECKING, Generic, Literal, TypeVar
 
-from clockworker._errors import ChannelFull, ConfigurationError, MessageTooLarge, UsageError
+from clockworker._errors import (
+    ChannelFull,
+    ConfigurationError,
+    MessageTooLarge,
+    NodeIsolated,
+    NotOwner,
+    ShardDied,
+    ShardDown,
+    UsageError,
+)
+from clockworker.ipc.topics._beyond import ORIGIN, Beyond, Publishers
 from clockworker.ipc.topics._codec import Codec
 from clockworker.ipc.topics._outlet import Counts, Delivery, Target, TopicStats, send_many
 from clockworker.ipc.topics._subscription import Message, Subscription, WhenFull
 from clockworker.ipc.topics._words import FIRST_HAND, IN_ORDER
 
 if TYPE_CHECKING:
+    from clockworker.ipc.topics._confirmation import Confirmation
     from clockworker.ipc.topics._passage import Passage
-    from clockworker.ipc.topics._topics import Confirmation, Topics
+    from clockworker.ipc.topics._topics import Topics
 
 T = TypeVar("T")
 
@@ -50,6 +62,9 @@ class Topic(Generic[T]):
         self._complained = False
         self._hurried = False  # a reader here had better have a turn
         self._bytes = name.encode()
+        self._publisher = 0  # a random number of ours, for other nodes; 0: none yet
+        self._published = 0  # messages for them
+        self._publishers = Publishers()
         self._passage: Passage | None = None
         if ordered:
             self._passage = topics.passage_to(zlib.crc32(self._bytes) * topics.count >> 32)
@@ -61,14 +76,18 @@ class Topic(Generic[T]):
         when_full: what becomes of it where a shard is slow to take its messages in. "wait": this call waits. "drop": that
             shard does not get it. Subscribers that are slow keep nobody waiting.
 
-        Raises `UsageError` for a message that is plainly of another type, or from another thread, and `MessageTooLarge`; then
-        nothing was sent. Who is cancelled while it waits may have sent it to some.
+        Raises `UsageError` for a message that is plainly of another type, or from another thread, `ConfigurationError` for
+        another `when_full`, and `MessageTooLarge`; then nothing was sent. Who is cancelled while it waits may have sent it to
+        some.
         """
         if when_full not in _WAYS:
             raise ConfigurationError(f"when_full is {when_full!r}; it must be 'wait' or 'drop'")
         self._check(message)
         if self._topics.learning:
             await self._topics.learned()
+        if self.ordered and (beyond := self._topics.beyond) is not None:
+            await self._put_in_order(beyond, message)
+            return
         delivery = self._publish(message, when_full == "drop")
         if delivery is not None:
             await delivery.wait(self._loop)
@@ -77,9 +96,13 @@ class Topic(Generic[T]):
             await asyncio.sleep(0)
 
     def publish_nowait(self, message: T) -> None:
-        """The same for who cannot wait: `ChannelFull` if a shard is slow to take its messages in. Nothing was sent then, to
-        nobody."""
+        """The same of `message` for who cannot wait: `ChannelFull` if a shard is slow to take its messages in. Nothing was sent
+        then, to nobody."""
         self._check(message)
+        if self.ordered and (beyond := self._topics.beyond) is not None:
+            beyond.put_in_order_nowait(self.name, self._encoded(message))
+            self._counts.published += 1
+            return
         passage = self._way()
         for outlet, _ in self._targets if passage is None else ():
             if not outlet.is_free():
@@ -129,10 +152,13 @@ class Topic(Generic[T]):
         targets = self._targets
         delivery: Delivery | None = None
         as_sent = self._topics.home.encode_local and bool(self._subscriptions)
-        if targets or as_sent:
+        beyond = self._topics.beyond
+        if targets or as_sent or beyond is not None:
             for outlet, _ in targets:
                 outlet.connection.send_soon()
             body = self._encoded(message)
+            if beyond is not None:
+                self._publish_beyond(beyond, body)
             if drop:
                 targets = self._free(targets)
             delivery = send_many(targets, body, self._counts, IN_ORDER if self.ordered else FIRST_HAND)
@@ -140,6 +166,37 @@ class Topic(Generic[T]):
         if self._subscriptions:
             self._deliver(Message(None, body) if as_sent else Message(message))
         return delivery
+
+    async def _put_in_order(self, beyond: Beyond, message: T) -> None:
+        """By way of the owner, which may be on another node."""
+        body = self._encoded(message)
+        self._counts.published += 1
+        try:
+            await beyond.put_in_order(self.name, body)
+        except (NodeIsolated, NotOwner, ShardDied, ShardDown):
+            self._counts.dropped += 1
+
+    def _publish_beyond(self, beyond: Beyond, body: bytes) -> None:
+        """To other nodes."""
+        if ORIGIN.size + len(body) > beyond.most():
+            raise MessageTooLarge(
+                f"a message of topic {self.name!r} is {len(body):,} bytes encoded; the broker carries {beyond.most():,}. "
+                "Nothing was sent"
+            )
+        if not self._publisher:
+            self._publisher = secrets.randbelow(0xFFFFFFFF) + 1
+        self._published = (self._published + 1) & 0xFFFFFFFF
+        if not beyond.publish(self.name, ORIGIN.pack(self._publisher, self._published) + body):
+            self._counts.dropped += 1
+
+    def _take_beyond(self, message: bytes) -> None:
+        """Of another node, for the subscribers of this shard."""
+        if len(message) < ORIGIN.size:
+            return
+        lost = self._publishers.take(*ORIGIN.unpack_from(message))
+        if lost is not None:
+            self._counts.dropped += lost
+            self._deliver(Message(None, message[ORIGIN.size :]))
 
     def _free(self, targets: tuple[Target, ...]) -> tuple[Target, ...]:
         free = tuple(target for target in targets if target[0].is_free())

@@ -17,6 +17,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
+import secrets
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -28,21 +29,23 @@ from clockworker.ipc.calls._frames import Kind
 from clockworker.ipc.calls._home import Home
 from clockworker.ipc.calls._link_cy import Link
 from clockworker.ipc.rings._ring_cy import PoisonedRing
-from clockworker.ipc.topics._codec import Codec, shown
+from clockworker.ipc.topics._beyond import ORIGIN, Beyond, listener_of
+from clockworker.ipc.topics._codec import Codec
+from clockworker.ipc.topics._confirmation import Confirmations
+from clockworker.ipc.topics._counts import AllCounts
 from clockworker.ipc.topics._interest import Interest
-from clockworker.ipc.topics._outlet import Counts, Delivery, Outlet, Target, TopicStats, send_many
+from clockworker.ipc.topics._outlet import Delivery, Outlet, Target, TopicStats, send_many
 from clockworker.ipc.topics._passage import Passage
 from clockworker.ipc.topics._subscription import Message
 from clockworker.ipc.topics._topic import Topic
-from clockworker.ipc.topics._words import ANSWERED, IN_ORDER, LEAVES, LONGEST_NAME, PASSED_ON, Word, read_word
+from clockworker.ipc.topics._words import ANSWERED, BEYOND, IN_ORDER, LEAVES, PASSED_ON, Word, check_name, read_word
 
 logger = logging.getLogger("clockworker.ipc")
 
 LEARN_S = 5.0  # how long a peer may take to say which topics it has
-MOST_COUNTED = 64  # topics whose messages are counted each by itself
-OTHERS = "(others)"
 _MOST_WORDS = 1_000_000  # topics that a peer may want to hear
 _MOST_SHOWN = 400
+_MOST_ORDERED = 10_000  # topics of which it is remembered how many messages were put in order here
 
 _TOPIC = int(Kind.TOPIC)
 _PASS_ON = int(Kind.PASS_ON)
@@ -50,30 +53,6 @@ _TAKEN = int(Kind.TAKEN)
 _INTEREST = int(Kind.INTEREST)
 _HEARD = int(Kind.HEARD)
 _TOPICS = int(Kind.TOPICS)
-
-
-class Confirmation:
-    """Who still has to hear of a subscription."""
-
-    def __init__(self, word: int) -> None:
-        self.word = word
-        self.missing: set[Outlet] = set()
-        self.mismatch = ""
-        self._complete = asyncio.Event()
-
-    def heard(self, outlet: Outlet, mismatch: str = "") -> None:
-        """It has, or is gone."""
-        self.missing.discard(outlet)
-        self.mismatch = self.mismatch or mismatch
-        if not self.missing:
-            self._complete.set()
-
-    async def wait(self) -> None:
-        """Until all have. Raises `SchemaMismatch` if one of them sends what is not understood here."""
-        if self.missing:
-            await self._complete.wait()
-        if self.mismatch:
-            raise SchemaMismatch(self.mismatch)
 
 
 class Topics:
@@ -95,9 +74,9 @@ class Topics:
         self._heard: dict[int, Topic[Any]] = {}  # with a subscriber here, by our number
         self._wanted: dict[str, dict[Outlet, int]] = {}  # by peers: their numbers
         self._codecs: dict[Any, Codec] = {}
-        self._counts: dict[str, Counts] = {}
+        self._counts = AllCounts()
         self._schemas: dict[Outlet, dict[str, Any]] = {outlet: {} for outlet in self._outlets.values()}
-        self._confirming: dict[int, Confirmation] = {}
+        self._confirmations = Confirmations()
         self._next_topic = 0
         self._word = 0
         self._unanswered: set[Outlet] = set()
@@ -107,6 +86,9 @@ class Topics:
         self._give_up: asyncio.TimerHandle | None = None
         self._when_learned: list[Callable[[], None]] = []
         self._held: list[tuple[Outlet, str, bytes]] = []  # to be passed on, once we know to whom
+        self.beyond: Beyond | None = None
+        self._ordered: dict[str, tuple[int, int]] = {}  # our number as their publisher, and how many messages
+        self._listening: set[str] = set()  # for other shards of our node, or for ourselves
         self._closed = False
         for link, outlet in self._outlets.items():
             if link.connection.connected:
@@ -120,7 +102,7 @@ class Topics:
         self.home.check_thread("topic")
         found = self._topics.get(name) if isinstance(name, str) else None
         if found is None:
-            _check_name(name)
+            check_name(name)
         codec = self._codec(annotation)
         if found is not None:
             if found._codec is not codec or found.ordered != ordered:
@@ -133,21 +115,14 @@ class Topics:
             why = self._why_not(codec, ordered, outlet, name, outlet.interests.wanted[name])
             if why:
                 raise SchemaMismatch(why)
-        topic: Topic[Any] = Topic(self, name, codec, ordered, self._counts_of(name))
+        topic: Topic[Any] = Topic(self, name, codec, ordered, self._counts.of(name))
         self._topics[name] = topic
         self._aim(name)
         return topic
 
     def stats(self) -> dict[str, TopicStats]:
         """Of each topic that has been used here; those beyond the first 64 together, as `(others)`."""
-        subscribers: dict[str, int] = {}
-        for topic in self._heard.values():
-            name = topic.name if topic.name in self._counts else OTHERS
-            subscribers[name] = subscribers.get(name, 0) + topic.subscribers
-        return {
-            name: TopicStats(each.published, each.delivered, each.dropped, subscribers.get(name, 0))
-            for name, each in self._counts.items()
-        }
+        return self._counts.stats(self._heard.values())
 
     def when_learned(self, tell: Callable[[], None]) -> None:
         """Call it once all peers that were ready have said which topics they have: now, if they have."""
@@ -206,8 +181,7 @@ class Topics:
         self._schemas[outlet] = {}
         for name in wanted:
             self._forget(outlet, name)
-        for confirmation in [each for each in self._confirming.values() if outlet in each.missing]:
-            self._confirmed(confirmation, outlet)
+        self._confirmations.lost(outlet)
         self._held = [held for held in self._held if held[0] is not outlet]
         self._answered(outlet)
         passage = self._passage_over(link)
@@ -281,20 +255,22 @@ class Topics:
         self._next_topic += 1
         topic._number = self._next_topic
         self._heard[topic._number] = topic
-        confirmation = topic._confirmation = Confirmation(self._say_to_all(topic))
-        confirmation.missing = {outlet for outlet in self._outlets.values() if outlet.live}
-        if confirmation.missing:
-            self._confirming[confirmation.word] = confirmation
-        else:
-            confirmation.heard(next(iter(self._outlets.values())))
+        word = self._say_to_all(topic)
+        missing: set[object] = {outlet for outlet in self._outlets.values() if outlet.live}
+        if is_listener := self._is_listener(topic.name):
+            missing.add(self.beyond)
+        topic._confirmation = self._confirmations.begin(word, missing)
+        if is_listener:
+            self._listen(topic.name, functools.partial(self._confirmations.heard, word, self.beyond))
 
     def want_no_more(self, topic: Topic[Any]) -> None:
         """The last has left."""
         if topic._confirmation is not None:
-            self._confirming.pop(topic._confirmation.word, None)
+            self._confirmations.forget(topic._confirmation)
             topic._confirmation = None
         self._heard.pop(topic._number, None)
         topic._number = 0
+        self._cease(topic.name)
         if not self._closed:
             self._say_to_all(topic)
 
@@ -316,10 +292,51 @@ class Topics:
             word = Word(topic.name, topic._number, topic.ordered, schema)
         outlet.connection.send(_INTEREST, 0, 0, self._word, self.home.shared.encode(word))
 
-    def _confirmed(self, confirmation: Confirmation, outlet: Outlet, mismatch: str = "") -> None:
-        confirmation.heard(outlet, mismatch)
-        if not confirmation.missing:
-            self._confirming.pop(confirmation.word, None)
+    # Other nodes
+
+    def join(self, beyond: Beyond) -> None:
+        """There are some."""
+        self.beyond = beyond
+        for name in {*self._wanted, *(topic.name for topic in self._heard.values())}:
+            if self._is_listener(name):
+                self._listen(name, lambda: None)
+
+    def put_in_order(self, name: str, message: bytes) -> None:
+        """Of an ordered topic that is ours, among those of all nodes: to all that listen."""
+
+        def post() -> None:
+            self._post(name, message)
+
+        self.when_learned(post)
+
+    def _is_listener(self, name: str) -> bool:
+        return self.beyond is not None and listener_of(name, self.count) == self.home.shard_id
+
+    def _listen(self, name: str, known: Callable[[], None]) -> None:
+        assert self.beyond is not None
+        self._listening.add(name)
+        self.beyond.listen(name, functools.partial(self._hand_on, name), known)
+
+    def _cease(self, name: str) -> None:
+        """If nobody of this node has a subscriber any more."""
+        topic = self._topics.get(name)
+        if name in self._listening and name not in self._wanted and (topic is None or not topic._number):
+            self._listening.discard(name)
+            if self.beyond is not None:
+                self.beyond.cease(name)
+
+    def _hand_on(self, name: str, message: bytes) -> None:
+        """A message of another node, to all shards of ours that want it. Who is slow does not get it: the publisher cannot
+        wait, it would have to for the slowest of all nodes."""
+        counts = self._counts.of(name)
+        for outlet, number in list(self._wanted.get(name, {}).items()):
+            if outlet.is_free():
+                outlet.send(BEYOND, number, message, counts)
+            else:
+                counts.dropped += 1
+        topic = self._topics.get(name)
+        if topic is not None and topic._number:
+            topic._take_beyond(message)
 
     # What comes from peers
 
@@ -332,7 +349,10 @@ class Topics:
             outlet.owe()
             topic = self._heard.get(method)
             if topic is not None:  # else its last subscriber has left meanwhile
-                topic._deliver(Message(None, body))
+                if queue == BEYOND:
+                    topic._take_beyond(body)
+                else:
+                    topic._deliver(Message(None, body))
         elif kind == _TAKEN:
             passage = self._passage_over(link)
             taken = outlet if method != PASSED_ON else passage
@@ -349,9 +369,7 @@ class Topics:
         elif kind == _INTEREST:
             self._take_word(outlet, number, body)
         elif kind == _HEARD:
-            confirmation = self._confirming.get(number)
-            if confirmation is not None and outlet in confirmation.missing:
-                self._confirmed(confirmation, outlet, body.decode(errors="replace")[:_MOST_SHOWN])
+            self._confirmations.heard(number, outlet, body.decode(errors="replace")[:_MOST_SHOWN])
         elif kind == _TOPICS:
             if number == ANSWERED:
                 self._answered(outlet)
@@ -392,7 +410,16 @@ class Topics:
             else:
                 self._wanted.setdefault(word.name, {})[outlet] = interest.topic
                 self._aim(word.name)
-        outlet.connection.send(_HEARD, 0, 0, number, mismatch.encode())
+        if interest is None or mismatch or not self._is_listener(word.name):
+            outlet.connection.send(_HEARD, 0, 0, number, mismatch.encode())
+            return
+        epoch = outlet.connection.epoch
+
+        def listening() -> None:
+            if outlet.connection.epoch == epoch:
+                outlet.connection.send(_HEARD, 0, 0, number, b"")
+
+        self._listen(word.name, listening)
 
     def _take_in_order(self, link: Link) -> None:
         """A topic's owner may have been replaced: what its earlier incarnation has sent was before this. That one's own
@@ -428,7 +455,7 @@ class Topics:
                 outlet.connection.send(_TAKEN, 0, PASSED_ON, 1, b"")
 
         if self.following is not None:
-            self.following.pass_on(name.encode(), message, self._counts_of(name), taken)
+            self.following.pass_on(name.encode(), message, self._counts.of(name), taken)
             return
         delivery = self._post(name, message)
         if delivery is None:
@@ -439,10 +466,23 @@ class Topics:
     def _post(self, name: str, body: bytes) -> Delivery | None:
         topic = self._topics.get(name)
         targets = tuple(self._wanted.get(name, {}).items())
-        delivery = send_many(targets, body, self._counts_of(name), IN_ORDER) if targets else None
+        delivery = send_many(targets, body, self._counts.of(name), IN_ORDER) if targets else None
+        if self.beyond is not None:
+            self._publish_beyond(name, body)
         if topic is not None and topic._number:
             topic._deliver(Message(None, body))
         return delivery
+
+    def _publish_beyond(self, name: str, body: bytes) -> None:
+        """Of an ordered topic, which is put in order here: its publisher is this shard, for other nodes."""
+        assert self.beyond is not None
+        publisher, number = self._ordered.get(name) or (secrets.randbelow(0xFFFFFFFF) + 1, 0)
+        if name not in self._ordered and len(self._ordered) >= _MOST_ORDERED:
+            del self._ordered[next(iter(self._ordered))]
+        self._ordered[name] = publisher, number + 1
+        message = ORIGIN.pack(publisher, number + 1 & 0xFFFFFFFF) + body
+        if len(message) > self.beyond.most() or not self.beyond.publish(name, message):
+            self._counts.of(name).dropped += 1
 
     # Tables
 
@@ -452,6 +492,7 @@ class Topics:
             wanted.pop(outlet, None)
             if not wanted:
                 del self._wanted[name]
+                self._cease(name)
             self._aim(name)
 
     def _aim(self, name: str) -> None:
@@ -481,27 +522,6 @@ class Topics:
             found = self._codecs[annotation] = Codec(annotation)
         return found
 
-    def _counts_of(self, name: str) -> Counts:
-        found = self._counts.get(name)
-        if found is None:
-            if len(self._counts) >= MOST_COUNTED:
-                name = OTHERS
-            found = self._counts.setdefault(name, Counts())
-        return found
-
 
 def _described(type_shown: str, ordered: bool) -> str:
     return f"{type_shown}, ordered," if ordered else type_shown
-
-
-def _check_name(name: object) -> None:
-    if not isinstance(name, str) or not name:
-        raise UsageError(
-            f"a topic's name is text of 1 to {LONGEST_NAME} bytes, and not {shown(type(name))}: {name!r:.100}"
-        )
-    try:
-        length = len(name.encode())
-    except UnicodeEncodeError:
-        raise UsageError(f"a topic's name is text that UTF-8 has, and not {name!r:.300}") from None
-    if length > LONGEST_NAME:
-        raise UsageError(f"a topic's name has up to {LONGEST_NAME} bytes, and {name[:40]!r}... has {length}")

@@ -15,7 +15,7 @@ import msgspec
 PREFIX = "CLOCKWORKER_"
 
 # The groups of the help, in its order.
-GROUPS = ("shards", "queues", "sockets", "application", "http", "life", "logs", "operations")
+GROUPS = ("shards", "queues", "sockets", "application", "http", "cluster", "life", "logs", "operations")
 
 
 class Option(msgspec.Struct, frozen=True):

@@ -6,21 +6,22 @@ keep them as they are now, whatever a later version declares.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import msgspec
 
 from clockworker.shards.config import _toml
-from clockworker.shards.config._config import InheritedSocket, QueueConfig, ServeConfig
+from clockworker.shards.config._cluster import ClusterConfig
+from clockworker.shards.config._config import InheritedSocket, QueueConfig, QueueGroupConfig, ServeConfig
 from clockworker.shards.config._http import Route
 from clockworker.shards.config._option import GROUPS, Option
-from clockworker.shards.config._options import HTTP_FIELDS, OF_HTTP, OPTIONS
+from clockworker.shards.config._options import CLUSTER_PREFIX, HTTP_FIELDS, OF_HTTP, OPTIONS
 from clockworker.shards.config._parse import show_size
 
 _COLUMN = 44
 # Addresses are shown as `bind`, whatever they were given as; queues and routes as tables, after all plain values.
 _SECRET = ("ssl_keyfile_password",)
-_ELSEWHERE = ("host", "port", "uds", "uds_mode", "fd", "queue", "route")
+_ELSEWHERE = ("host", "port", "uds", "uds_mode", "fd", "queue", "queue_group", "route")
 
 
 def as_toml(
@@ -44,12 +45,15 @@ def _lines(
         return "; ".join(filter(None, (origins.get(name, "default"), remarks.get(name))))
 
     for group in GROUPS:
+        if group == "cluster":
+            continue
         options = [o for o in OPTIONS if o.group == group and o.takes and o.name not in _ELSEWHERE]
         if options:
             yield f"# {group}"
             for option in options:
                 yield _line(option.name, _value(config, option), comment(option.name))
             yield ""
+    yield from _cluster(config.cluster, comment)
     for route in config.http.routes:
         yield f"{'[[route]]':{_COLUMN}}# {comment('route')}"
         yield from _route(route)
@@ -72,11 +76,30 @@ def _lines(
         yield f"{'# [[queue]]':{_COLUMN}}# {config.app} cannot be imported (--check-config says why), and may declare some"
     elif not declared and not config.queues:
         yield f"{'# [[queue]]':{_COLUMN}}# not set: those that the application declares, or else one, default"
+    for outer in config.queue_groups:
+        yield f"{'[[group]]':{_COLUMN}}# {comment('queue_group')}"
+        yield from _queue(outer)
+        yield ""
     for shard, queues in sorted(config.shard_queues.items()):
         for queue in queues:
             yield f"{f'[[shard.{shard}.queue]]':{_COLUMN}}# {comment('shard_queue')}"
             yield from _queue(queue)
             yield ""
+
+
+def _cluster(cluster: ClusterConfig | None, comment: Callable[[str], str]) -> Iterator[str]:
+    """Without what a url has before its @."""
+    if cluster is None:
+        yield f"{'# [cluster]':{_COLUMN}}# not set: this machine is alone"
+        yield ""
+        return
+    yield "[cluster]"
+    for option in OPTIONS:
+        if option.group == "cluster":
+            field = option.name.removeprefix(CLUSTER_PREFIX)
+            value = [*cluster.shown_urls] if field == "url" else getattr(cluster, field)
+            yield _line(field, value, comment(option.name))
+    yield ""
 
 
 def _line(name: str, value: object, comment: str) -> str:
@@ -121,7 +144,7 @@ def _value(config: ServeConfig, option: Option) -> object:
             return value
 
 
-def _queue(queue: QueueConfig) -> Iterator[str]:
+def _queue(queue: QueueConfig | QueueGroupConfig) -> Iterator[str]:
     for field in queue.__struct_fields__:
         if (value := getattr(queue, field)) is not None:
             yield f"{field} = {_toml.show(value)}"

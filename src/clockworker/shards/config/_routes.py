@@ -42,12 +42,10 @@ def parse_routes(texts: Sequence[str]) -> tuple[Route, ...]:
 
 
 def routes_of_file(value: object) -> tuple[Route, ...]:
-    """The file's `[[route]]` tables, or a list of texts as on the command line."""
-    if isinstance(value, list) and all(isinstance(item, str) for item in value):
-        return parse_routes(value)
-    if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
+    """The file's `[[route]]` tables, or a list of texts as on the command line, or of both."""
+    if not isinstance(value, list) or not all(isinstance(item, str | dict) for item in value):
         raise ConfigurationError(f"route is {value!r}; give tables [[route]], each with a path")
-    return _each_once([_route(table) for table in value])
+    return _each_once([parse_route(item) if isinstance(item, str) else _route(item) for item in value])
 
 
 def lacking_for_options(

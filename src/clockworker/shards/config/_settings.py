@@ -19,16 +19,18 @@ import msgspec
 
 from clockworker._errors import ConfigurationError
 from clockworker.shards.config._arguments import split_command_line
+from clockworker.shards.config._cluster import ClusterConfig, check_cluster, parse_node
 from clockworker.shards.config._config import DEFAULT_MODE, Address, ServeConfig, TcpAddress, UnixAddress
 from clockworker.shards.config._environment import read_env_file
 from clockworker.shards.config._file import find_file, read_file
 from clockworker.shards.config._http import HttpConfig
+from clockworker.shards.config._keywords import read_keywords
 from clockworker.shards.config._option import Option
-from clockworker.shards.config._options import BY_NAME, HTTP_FIELDS, OF_HTTP, OPTIONS
+from clockworker.shards.config._options import BY_NAME, CLUSTER_PREFIX, HTTP_FIELDS, OF_CLUSTER, OF_HTTP, OPTIONS
 from clockworker.shards.config._queues import by_shard
 
 # Option -> field of ServeConfig, where they have different names.
-_FIELDS = {"queue": "queues", "reload_dir": "reload_dirs", "idle_poll": "idle_poll_us"}
+_FIELDS = {"queue": "queues", "queue_group": "queue_groups", "reload_dir": "reload_dirs", "idle_poll": "idle_poll_us"}
 _ADDRESS_OPTIONS = ("bind", "host", "port", "uds", "fd")
 _COMMANDS = ("check_config", "print_config")
 
@@ -59,6 +61,19 @@ def read_settings(arguments: Sequence[str], environment: Mapping[str, str], vers
         if text is not None:
             flag = BY_NAME[name].flags[0] if name != "app" else "command line"
             found[name] = _read(BY_NAME[name], text, flag, 0)
+    return _complete(found, environment)
+
+
+def settings_of(app: str, app_dir: str, options: Mapping[str, object], environment: Mapping[str, str]) -> Settings:
+    """The same of values that a program gives by name, as `_keywords` has them. app_dir: what it is unless one is given
+    anywhere. Raises `ConfigurationError`."""
+    found = {name: Setting(value, f"serve({name}=)", 0) for name, value in read_keywords(options).items()}
+    found["app"] = Setting(app, "serve()", 0)
+    return _complete(found, environment, app_dir)
+
+
+def _complete(found: dict[str, Setting], environment: Mapping[str, str], app_dir: str | None = None) -> Settings:
+    """With what environment, files and defaults say."""
     _add_environment(found, environment, "", 1)
     path = found["config"].value if "config" in found else find_file()
     of_file = {name: Setting(value, path, 3) for name, value in read_file(path).items()} if path else {}
@@ -72,6 +87,8 @@ def read_settings(arguments: Sequence[str], environment: Mapping[str, str], vers
     found.pop("config", None)
     if commands["print_config"] and not commands["check_config"]:
         found.setdefault("app", Setting("", "default", 4))  # what else is set can be shown
+    if app_dir is not None:
+        found.setdefault("app_dir", Setting(app_dir, "default", 4))
     config, origins = _put_together(found)
     return Settings(config, origins, variables, commands["check_config"], commands["print_config"])
 
@@ -124,6 +141,7 @@ def _put_together(found: dict[str, Setting]) -> tuple[ServeConfig, dict[str, str
     if (mode := found.pop("uds_mode", None)) is not None and "addresses" in found:
         found["addresses"] = _with_mode(found["addresses"], mode.value)
     of_http = {HTTP_FIELDS.get(name, name): found.pop(name).value for name in OF_HTTP if name in found}
+    cluster = _cluster({name: found.pop(name) for name in OF_CLUSTER if name in found})
     fields = {_FIELDS.get(name, name): setting.value for name, setting in found.items()}
     if "access_log_format" in fields:
         fields.setdefault("access_log", True)  # who says how lines look wants some
@@ -131,7 +149,26 @@ def _put_together(found: dict[str, Setting]) -> tuple[ServeConfig, dict[str, str
         fields["pin"] = not fields.pop("no_pin")
     if "shard_queue" in fields:
         fields["shard_queues"] = by_shard(fields.pop("shard_queue"))
-    return ServeConfig(**fields, http=HttpConfig(**of_http)), origins
+    return ServeConfig(**fields, http=HttpConfig(**of_http), cluster=cluster), origins
+
+
+def _cluster(found: dict[str, Setting]) -> ClusterConfig | None:
+    """None without a url: then nothing else may be said of it."""
+    if not found:
+        return None
+    values = {name.removeprefix(CLUSTER_PREFIX): setting.value for name, setting in found.items()}
+    if not values.get("url"):
+        name, setting = next(iter(found.items()))
+        what = name.removeprefix(CLUSTER_PREFIX)
+        raise ConfigurationError(
+            f"{setting.origin}: {what} is given for a cluster, and no url; give that of a NATS server, for example "
+            'url = "nats://127.0.0.1:4222" in [cluster], or --cluster-url'
+        )
+    if "node" not in values:
+        values["node"] = parse_node("auto")
+    config = ClusterConfig(**values)
+    check_cluster(config)
+    return config
 
 
 def _with_mode(addresses: Setting, mode: int) -> Setting:

@@ -33,6 +33,11 @@ Handler: TypeAlias = Callable[[int, FrameType | None], object]
 _PYTHONS_OWN = frozenset({signal.SIGPIPE, signal.SIGXFSZ})
 _NEVER = frozenset({signal.SIGKILL, signal.SIGSTOP})
 
+# The first and last of the real-time signals. Where there are none (other systems than Linux) this module is imported, too:
+# there the range is empty.
+_FIRST_REAL_TIME = getattr(signal, "SIGRTMIN", signal.NSIG)
+_LAST_REAL_TIME = getattr(signal, "SIGRTMAX", signal.NSIG - 1)
+
 # Signals that end a process unless it has a handler, and that nothing of ours sends or waits for.
 STRAY = frozenset(
     {
@@ -40,10 +45,9 @@ STRAY = frozenset(
         signal.SIGVTALRM,
         signal.SIGPROF,
         signal.SIGIO,
-        signal.SIGPWR,
         signal.SIGXCPU,
-        *(getattr(signal, name) for name in ("SIGSTKFLT",) if hasattr(signal, name)),
-        *range(signal.SIGRTMIN, signal.SIGRTMAX + 1),
+        *(getattr(signal, name) for name in ("SIGPWR", "SIGSTKFLT") if hasattr(signal, name)),
+        *range(_FIRST_REAL_TIME, _LAST_REAL_TIME + 1),
     }
 )
 
@@ -93,7 +97,7 @@ def name_of(number: int) -> str:
     try:
         return signal.Signals(number).name
     except ValueError:
-        return f"SIGRTMIN+{number - signal.SIGRTMIN}"
+        return f"SIGRTMIN+{number - _FIRST_REAL_TIME}"
 
 
 def fill_standard_descriptors() -> None:

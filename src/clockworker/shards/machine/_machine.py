@@ -18,6 +18,10 @@ from clockworker.ipc.rings._memory_cy import create_memory, is_sealed
 
 def check_machine() -> None:
     """Raises `ConfigurationError`."""
+    if sys.platform != "linux":
+        raise ConfigurationError(
+            f"a server needs Linux, and this is {sys.platform}; the executor (clockworker.Executor, clockworker.run) works here"
+        )
     for need, try_it in _needs():
         try:
             try_it()

@@ -28,9 +28,9 @@ LEFT = frozenset(
         errno.EHOSTUNREACH,
         errno.ENETDOWN,
         errno.ENETUNREACH,
-        errno.ENONET,
         errno.EOPNOTSUPP,
         errno.EPERM,
+        *(getattr(errno, name) for name in ("ENONET",) if hasattr(errno, name)),  # of Linux
     }
 )
 

@@ -1,4 +1,4 @@
-"""A small HTTP server for machines that watch: fixed paths, GET and HEAD, on the supervisor's own loop.
+"""A small HTTP server for machines that watch, and people: fixed paths, GET and HEAD, on the supervisor's own loop.
 
 What is here is the bounds that stand between a client and the supervisor: so many connections, so many seconds for a request
 and for the taking of its answer. Where all connections are taken the one goes that has been silent for longest, so that
@@ -30,9 +30,12 @@ LINGER_S = 1.0  # for what a client still sends behind a last answer
 
 
 class Answer(msgspec.Struct, frozen=True):
+    """headers: beside those that every answer has."""
+
     status: int
     content_type: str
     body: bytes
+    headers: tuple[tuple[str, str], ...] = ()
 
 
 # Of the request's Accept header.
@@ -125,7 +128,8 @@ class PageServer:
             return text(405, "only GET and HEAD are answered here")
         page = self._pages.get(request.path)
         if page is None:
-            return text(404, f"there is no {request.path}; there are {', '.join(self._pages)}")
+            pages = (path for path in self._pages if "." not in path)  # the others are parts of one
+            return text(404, f"there is no {request.path}; there are {', '.join(pages)}")
         try:
             return page(request.accept)
         except Exception:
@@ -140,6 +144,8 @@ def _head(answer: Answer, keeps: bool) -> bytes:
         f"content-type: {answer.content_type}",
         f"content-length: {len(answer.body)}",
         f"connection: {'keep-alive' if keeps else 'close'}",
+        "x-content-type-options: nosniff",
+        *(f"{name}: {value}" for name, value in answer.headers),
     ]
     if answer.status == 405:
         lines.append("allow: GET, HEAD")

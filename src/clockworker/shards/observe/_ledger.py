@@ -45,8 +45,10 @@ class Ledger:
         self._accounts = [_Account() for _ in range(shards)]
         self._history: deque[tuple[float, list[Totals]]] = deque()
 
-    def started(self, shard: int) -> None:
+    def started(self, shard: int) -> int:
+        """Returns how often it has been started."""
         self._accounts[shard].starts += 1
+        return self._accounts[shard].starts
 
     def stalled(self, shard: int, beat: float) -> bool:
         """A look at a stalled loop. Those with the same last beat are of the same stall, which counts once: then False."""

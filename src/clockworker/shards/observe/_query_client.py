@@ -27,15 +27,17 @@ from clockworker.shards.protocol._reading import RingReading
 
 
 class QueryClient:
-    """A tool's connection. Raises `ControlError` if the supervisor refuses or is gone."""
+    """A tool's connection. Raises `ControlError` if the supervisor refuses or is gone, or is silent for timeout_s seconds;
+    None: for ever."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, timeout_s: float | None = None) -> None:
         self._sock = socket.socket(socket.AF_UNIX)
+        self._sock.settimeout(timeout_s)
         try:
             self._sock.connect(str(path))
         except OSError as error:
             self._sock.close()
-            raise ControlError(f"no supervisor answers at {path}: {error.strerror}") from error
+            raise ControlError(f"no supervisor answers at {path}: {error.strerror or error}") from error
 
     def stats(self) -> ServerStats:
         match self._ask(AskStats()):
@@ -69,7 +71,7 @@ class QueryClient:
         try:
             self._sock.sendall(frame(request))
         except OSError as error:
-            raise ControlError(f"the supervisor is gone: {error.strerror}") from error
+            raise ControlError(f"the supervisor is gone: {error.strerror or error}") from error
         return self._reply()
 
     def _reply(self) -> Reply:
@@ -89,7 +91,7 @@ class QueryClient:
             try:
                 piece = self._sock.recv(min(size - len(data), 1 << 20))
             except OSError as error:
-                raise ControlError(f"the supervisor is gone: {error.strerror}") from error
+                raise ControlError(f"the supervisor is gone: {error.strerror or error}") from error
             if not piece:
                 raise ControlError("the supervisor has closed the connection: it is stopping, or another user's")
             data += piece

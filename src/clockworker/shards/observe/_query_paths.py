@@ -9,7 +9,7 @@ import stat
 from collections.abc import Mapping
 from pathlib import Path
 
-from clockworker._errors import AddressUnavailable, ConfigurationError, ControlError
+from clockworker._errors import AddressUnavailable, ConfigurationError
 from clockworker.shards.config._config import UnixAddress
 from clockworker.shards.machine._sockets import explain
 
@@ -83,18 +83,3 @@ def sweep(directory: Path) -> list[Path]:
     nobody who listens either: only those are removed whose process is gone too."""
     found = sorted(path for path in directory.glob("*.sock") if path.stem.isdecimal())
     return [path for path in found if Path(f"/proc/{path.stem}").exists() or not remove_stale(path)]
-
-
-def find_path(target: str | None, environment: Mapping[str, str]) -> Path:
-    """The control socket that a tool means: a path, a supervisor's pid, or None for the only one there is."""
-    if target is not None and not target.isdecimal():
-        return Path(target)
-    directory = default_directory(environment)
-    if target is not None:
-        return directory / f"{target}.sock"
-    found = sweep(directory)
-    if not found:
-        raise ControlError(f"no server of this user runs (none has its control socket in {directory}); give its path")
-    if len(found) > 1:
-        raise ControlError(f"several servers run; give the pid of one: {', '.join(path.stem for path in found)}")
-    return found[0]

@@ -8,19 +8,15 @@ are per second, and both are over the last `window_s` seconds. `since_start` cou
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import msgspec
 
 from clockworker.executor import DurationStats
 from clockworker.shards.observe._ledger import Totals
-from clockworker.shards.protocol._reading import (
-    Groups,
-    QueueReading,
-    Reading,
-    RouteReading,
-    TopicReading,
-    TopicReadings,
-)
+from clockworker.shards.protocol._reading import Groups, QueueReading, Reading
+from clockworker.shards.protocol._request_readings import RouteReading
+from clockworker.shards.protocol._topic_readings import TopicReading, TopicReadings
 
 
 class Durations(msgspec.Struct, frozen=True):
@@ -123,6 +119,7 @@ class Rates(msgspec.Struct, frozen=True):
     bytes_sent_per_s: float
     connections_per_s: float
     requests_per_s: float  # HTTP's
+    processes_done_per_s: float  # functions of run_process that have ended
 
 
 class ShardView(msgspec.Struct, frozen=True):
@@ -160,9 +157,59 @@ class TotalView(msgspec.Struct, frozen=True):
     since_start: Reading
 
 
+class Event(msgspec.Struct, frozen=True):
+    """What has happened to a shard. number: counts from 1. at: seconds since the epoch. what: its loop stood still, or it was
+    started again, after its end (crash) or as a successor (roll). detail: in words."""
+
+    number: int
+    at: float
+    shard: int
+    what: Literal["stall", "crash", "roll"]
+    detail: str
+
+
+class NodeView(msgspec.Struct, frozen=True):
+    """A node of the cluster. silent: this one has not heard it, or was not heard by it, for node_timeout. since: when it
+    joined, in seconds of Unix time."""
+
+    name: str
+    slot: int
+    shards: int
+    silent: bool
+    since: float
+
+
+class ClusterStanding(msgspec.Struct, frozen=True):
+    """How this node stands in its cluster. joined: it is in the view of this epoch. owns: enough of the others have confirmed
+    it of late, so that it serves keys. settled: what this epoch has moved to it, too. connected: to the broker, or else what
+    the `problem` is. reconnects: after the first."""
+
+    name: str
+    node: str
+    epoch: int
+    joined: bool
+    owns: bool
+    settled: bool
+    connected: bool
+    problem: str
+    reconnects: int
+    nodes: list[NodeView]
+
+
+class ClusterStats(ClusterStanding, frozen=True):
+    """With what its shards have done: calls to other nodes, per second and since the start; sessions with shards of theirs,
+    now, and those that have ended, by reason; how often as much was under way to one as may be."""
+
+    calls_per_s: float
+    calls: int
+    sessions: int
+    sessions_ended: dict[str, int]
+    window_waits: int
+
+
 class ServerStats(msgspec.Struct, frozen=True):
     """addresses: what users connect to, `127.0.0.1:80` or `admin=unix:PATH`. serving: whether all shards have been ready, and
-    it is not told to stop."""
+    it is not told to stop. events: the last ones, the newest at the end. cluster: None where this machine is alone."""
 
     version: str
     compiled: bool
@@ -177,6 +224,8 @@ class ServerStats(msgspec.Struct, frozen=True):
     routes: list[RouteView]
     topics: list[TopicView]
     total: TotalView
+    events: list[Event] = []  # a server of an older version tells of none
+    cluster: ClusterStats | None = None
 
 
 class Presence(msgspec.Struct, frozen=True):
@@ -251,6 +300,18 @@ def _requests(now: RouteReading, lately: RouteReading, window_s: float) -> Reque
     )
 
 
+def view_cluster(standing: ClusterStanding, total: Reading, lately: Sequence[Reading], window_s: float) -> ClusterStats:
+    calls = sum(each.calls.far_calls for each in lately)
+    return ClusterStats(
+        **{field: getattr(standing, field) for field in ClusterStanding.__struct_fields__},
+        calls_per_s=calls / window_s if window_s else 0.0,
+        calls=total.calls.far_calls,
+        sessions=total.calls.far_sessions,
+        sessions_ended=total.calls.sessions_ended,
+        window_waits=total.calls.far_window_waits,
+    )
+
+
 def view_topics(total: Reading, lately: Sequence[Reading], window_s: float) -> list[TopicView]:
     """Over all shards, of which `total` has all that was counted."""
     recent = TopicReadings.total(each.topics for each in lately)
@@ -289,6 +350,7 @@ def _rates(lately: Reading, window_s: float) -> Rates:
         bytes_sent_per_s=per_s(lately.calls.bytes_sent),
         connections_per_s=per_s(lately.loop.connections_accepted),
         requests_per_s=per_s(sum(sum(row.statuses) for _, _, row in lately.http.rows())),
+        processes_done_per_s=per_s(lately.loop.processes_done),
     )
 
 

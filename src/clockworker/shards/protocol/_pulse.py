@@ -25,7 +25,7 @@ from clockworker.ipc.rings._memory_cy import create_memory
 from clockworker.shards.machine._heritage import widen_signal_stack
 from clockworker.shards.protocol._rest import BEAT_S, Rest, next_tick
 
-DUMP_SIGNAL = signal.SIGRTMIN + 6
+DUMP_SIGNAL = getattr(signal, "SIGRTMIN", 34) + 6  # imported on other systems than Linux, too, and of no use there
 
 _PAGE = 4096
 _BEAT, _PACE, _COUNTS = range(3)  # words; the first two in ns, of the monotonic clock

@@ -7,24 +7,20 @@ A figure is one field of one of the sections below, and says itself how it is su
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Annotated
 
 import msgspec
 
 from clockworker.executor import DurationStats
 from clockworker.shards.protocol._figures import Family, Section, counter, gauge, peak
+from clockworker.shards.protocol._request_readings import Requests
+from clockworker.shards.protocol._topic_readings import TopicReadings
 
 MAX_GROUPS = 8
 MAX_COUNTERS = 32
 MAX_COUNTER = 2**63 - 1
 COUNTER_NAME_BYTES = 56
-MAX_ROUTES = 64
-ROUTE_BYTES = 128  # of a route's name; a longer one is cut
-OTHER = "other"  # the name of what matches no route, and of routes beyond the first 64
-MAX_TOPICS = 64
-TOPIC_BYTES = 128  # of a topic's name; a longer one is cut
-OTHER_TOPICS = "(others)"  # the name of topics beyond the first 64
 RESERVED_NAMES = ("clockworker_", "process_")
 
 _NAME = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")
@@ -169,10 +165,21 @@ _FRAMES = Family("ring_frames", "Frames in the rings to and from all peers.", "d
 _BYTES = Family("ring_bytes", "Bytes of the bodies of those frames.", "direction")
 
 
+_SESSIONS_ENDED = Family(
+    "cluster_sessions_ended",
+    "Sessions with shards of other nodes that have ended, by reason; idle and bye are of peace.",
+    "reason",
+)
+
+# Why a session ends (`cluster._session`).
+SESSION_ENDS = ("gap", "silence", "anew", "bye", "idle", "rules", "version", "lost", "left")
+
+
 class CallReading(Section, frozen=True):
     """Calls between shards, over all peers.
 
     ring_used_bytes: unread in the fullest ring to a peer, of ring_bytes; the page has their ratio.
+    far_..., ended_...: of a node in a cluster.
     """
 
     local: Annotated[int, counter(_CALLS, "local", of="calls_local")] = 0
@@ -222,7 +229,33 @@ class CallReading(Section, frozen=True):
     ] = 0
     ring_used_bytes: Annotated[int, peak()] = 0
     ring_bytes: Annotated[int, peak()] = 0
+    far_calls: Annotated[int, counter("cluster_calls_sent", "Calls to shards of other nodes.")] = 0
+    far_sessions: Annotated[int, gauge("cluster_sessions", "Sessions with shards of other nodes.")] = 0
+    far_window_waits: Annotated[
+        int,
+        counter("cluster_window_waits", "Times that as much was under way to a shard of another node as may be."),
+    ] = 0
+    ended_gap: Annotated[int, counter(_SESSIONS_ENDED, "gap")] = 0
+    ended_silence: Annotated[int, counter(_SESSIONS_ENDED, "silence")] = 0
+    ended_anew: Annotated[int, counter(_SESSIONS_ENDED, "anew")] = 0
+    ended_bye: Annotated[int, counter(_SESSIONS_ENDED, "bye")] = 0
+    ended_idle: Annotated[int, counter(_SESSIONS_ENDED, "idle")] = 0
+    ended_rules: Annotated[int, counter(_SESSIONS_ENDED, "rules")] = 0
+    ended_version: Annotated[int, counter(_SESSIONS_ENDED, "version")] = 0
+    ended_lost: Annotated[int, counter(_SESSIONS_ENDED, "lost")] = 0
+    ended_left: Annotated[int, counter(_SESSIONS_ENDED, "left")] = 0
 
+    @property
+    def sessions_ended(self) -> dict[str, int]:
+        """By reason, those that there were."""
+        return {reason: count for reason in SESSION_ENDS if (count := getattr(self, f"ended_{reason}"))}
+
+
+# Of a shard in no cluster.
+NOTHING_FAR = {
+    **dict.fromkeys(("far_calls", "far_sessions", "far_window_waits"), 0),
+    **{f"ended_{reason}": 0 for reason in SESSION_ENDS},
+}
 
 _REFUSALS = Family(
     "queue_cut_refusals",
@@ -280,172 +313,6 @@ class QueueReading(Section, frozen=True):
 # Of cuts that are refused, as labels; "other" has those that pass by themselves: within the executor, a collection of garbage,
 # a debugger's trace.
 REASONS = ("lock", "guarded", "no_preempt", "other")
-
-
-_REQUESTS = Family(
-    "http_requests",
-    "HTTP requests that are done, by the first digit of their status; 0: the client had left before there was one.",
-    "status",
-)
-
-
-class RouteReading(Section, frozen=True):
-    """The HTTP requests of one route in one queue.
-
-    status_0 to status_5: by the first digit of what was sent; 0: nothing was. time: from the request's last byte to the
-    response's last. refused: with 503, because as many waited as may; they are among the statuses, too.
-    """
-
-    status_0: Annotated[int, counter(_REQUESTS, "0")] = 0
-    status_1: Annotated[int, counter(_REQUESTS, "1")] = 0
-    status_2: Annotated[int, counter(_REQUESTS, "2")] = 0
-    status_3: Annotated[int, counter(_REQUESTS, "3")] = 0
-    status_4: Annotated[int, counter(_REQUESTS, "4")] = 0
-    status_5: Annotated[int, counter(_REQUESTS, "5")] = 0
-    refused: Annotated[
-        int, counter("http_refused", "HTTP requests refused with 503: as many as may already waited for their route.")
-    ] = 0
-    running: Annotated[int, gauge()] = 0
-    waiting: Annotated[int, gauge("http_requests_waiting", "HTTP requests that wait for their route's limit.")] = 0
-    websockets: Annotated[int, gauge("websockets_open", "WebSockets that are open.")] = 0
-    time: Annotated[
-        DurationStats,
-        counter("http_request_seconds", "From the last byte of an HTTP request to the last byte of its response."),
-    ] = DurationStats()
-
-    @property
-    def statuses(self) -> tuple[int, ...]:
-        """By the first digit, from 0 to 5."""
-        return self.status_0, self.status_1, self.status_2, self.status_3, self.status_4, self.status_5
-
-
-class Requests(msgspec.Struct, frozen=True):
-    """What the HTTP servers of a shard have done, by queue and route.
-
-    At most `MAX_ROUTES` pairs of a queue and a route have names; what is beyond is `OTHER` in its queue, and beyond as many
-    queues, in the first of them.
-    """
-
-    by_queue: dict[str, dict[str, RouteReading]] = {}
-
-    @classmethod
-    def of(cls, rows: Iterable[tuple[str, str, RouteReading]]) -> Requests:
-        """Of queues, routes and their figures. Those of one queue and route are added up."""
-        return _added_up(_with_others(rows))
-
-    def rows(self) -> Iterator[tuple[str, str, RouteReading]]:
-        """Queue, route and figures of each."""
-        for queue, routes in self.by_queue.items():
-            for route, reading in routes.items():
-                yield queue, route, reading
-
-    def get(self, queue: str, route: str) -> RouteReading:
-        return self.by_queue.get(queue, _NO_ROUTES).get(route, _NO_ROUTE)
-
-    def then(self, later: Requests) -> Requests:
-        """A route that the later incarnation does not have keeps what it has counted, in its name as long as there is room for
-        names."""
-        if not self.by_queue:
-            return later
-        rows = [(queue, route, self.get(queue, route).then(now)) for queue, route, now in later.rows()]
-        for queue, route, before in self.rows():
-            if route not in later.by_queue.get(queue, _NO_ROUTES):
-                rows.append((queue, route, before.then(_NO_ROUTE)))
-        return Requests.of(rows)
-
-    def since(self, earlier: Requests) -> Requests:
-        before = _added_up(
-            (queue, route if route in self.by_queue.get(queue, _NO_ROUTES) else OTHER, reading)
-            for queue, route, reading in earlier.rows()
-        )
-        return Requests(
-            {
-                queue: {route: now.since(before.get(queue, route)) for route, now in routes.items()}
-                for queue, routes in self.by_queue.items()
-            }
-        )
-
-    @classmethod
-    def total(cls, parts: Iterable[Requests]) -> Requests:
-        """With all their names: those of two versions, and which of them are others, would change with their order."""
-        parts = [part for part in parts if part.by_queue]
-        return parts[0] if len(parts) == 1 else _added_up(row for part in parts for row in part.rows())
-
-
-def _with_others(rows: Iterable[tuple[str, str, RouteReading]]) -> Iterator[tuple[str, str, RouteReading]]:
-    named: set[tuple[str, str]] = set()
-    others: list[str] = []
-    for queue, route, reading in rows:
-        if route != OTHER and ((queue, route) in named or len(named) < MAX_ROUTES):
-            named.add((queue, route))
-            yield queue, route, reading
-            continue
-        if queue not in others and len(others) < MAX_ROUTES:
-            others.append(queue)
-        yield queue if queue in others else others[0], OTHER, reading
-
-
-def _added_up(rows: Iterable[tuple[str, str, RouteReading]]) -> Requests:
-    found: dict[tuple[str, str], list[RouteReading]] = {}
-    for queue, route, reading in rows:
-        found.setdefault((queue, route), []).append(reading)
-    by_queue: dict[str, dict[str, RouteReading]] = {}
-    for (queue, route), readings in found.items():
-        whole = readings[0] if len(readings) == 1 else RouteReading.total(readings)
-        by_queue.setdefault(queue, {})[route] = whole
-    return Requests(by_queue)
-
-
-_MESSAGES = Family(
-    "topic_messages",
-    "Messages of topics: published here; delivered to subscribers here; dropped: not got by a subscriber here whose queue was "
-    "full, or by a shard that was too slow or died.",
-    "what",
-)
-
-
-class TopicReading(Section, frozen=True):
-    """The messages of one topic. subscribers: now."""
-
-    published: Annotated[int, counter(_MESSAGES, "published")] = 0
-    delivered: Annotated[int, counter(_MESSAGES, "delivered")] = 0
-    dropped: Annotated[int, counter(_MESSAGES, "dropped")] = 0
-    subscribers: Annotated[int, gauge("topic_subscribers", "Subscribers of topics.")] = 0
-
-
-class TopicReadings(msgspec.Struct, frozen=True):
-    """By topic. At most `MAX_TOPICS` have names; those beyond are `OTHER_TOPICS`."""
-
-    values: dict[str, TopicReading] = {}
-
-    @classmethod
-    def of(cls, rows: Iterable[tuple[str, TopicReading]]) -> TopicReadings:
-        """Those of one name are added up."""
-        found: dict[str, list[TopicReading]] = {}
-        for name, reading in rows:
-            if name not in found and name != OTHER_TOPICS and len(found) - (OTHER_TOPICS in found) >= MAX_TOPICS:
-                name = OTHER_TOPICS
-            found.setdefault(name, []).append(reading)
-        return cls({name: TopicReading.total(each) if len(each) > 1 else each[0] for name, each in found.items()})
-
-    def then(self, later: TopicReadings) -> TopicReadings:
-        """A topic that the later incarnation has not used keeps what it has counted."""
-        if not self.values:
-            return later
-        names = dict.fromkeys((*later.values, *self.values))
-        return TopicReadings.of(
-            (name, self.values.get(name, _NO_TOPIC).then(later.values.get(name, _NO_TOPIC))) for name in names
-        )
-
-    def since(self, earlier: TopicReadings) -> TopicReadings:
-        """A topic that was not named before has done it all since."""
-        return TopicReadings(
-            {name: now.since(earlier.values.get(name, _NO_TOPIC)) for name, now in self.values.items()}
-        )
-
-    @classmethod
-    def total(cls, parts: Iterable[TopicReadings]) -> TopicReadings:
-        return cls.of(row for part in parts for row in part.values.items())
 
 
 class RingReading(Section, frozen=True):
@@ -543,6 +410,3 @@ class Reading(msgspec.Struct, frozen=True):
 
 
 _NO_QUEUE = QueueReading()
-_NO_TOPIC = TopicReading()
-_NO_ROUTE = RouteReading()
-_NO_ROUTES: dict[str, RouteReading] = {}

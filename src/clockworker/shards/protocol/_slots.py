@@ -12,12 +12,10 @@ there.
              its section; of each peer its ring's section; of each route its queue's number, its name, its section; of each
              topic its name and its section
 
-A section is its struct's fields in order, a word each, but a histogram is its length, total, maximum and a word for each
-bucket, and a table of groups or counters is their number and, for each, the bytes of its name and its value. The names of
-queues are not there: the shard tells the supervisor of them, once the application has declared them. The memory is made
-before, with room for as many as a shard may have (pages that nobody touches cost nothing); where a set begins goes by how many
-there are. Rings come last, because they alone grow with the square of the number of shards: they are read only by who asks for
-them.
+How a section lies there, `_slot_words` says. The names of queues are not there: the shard tells the supervisor of them, once
+the application has declared them. The memory is made before, with room for as many as a shard may have (pages that nobody
+touches cost nothing); where a set begins goes by how many there are. Rings come last, because they alone grow with the square
+of the number of shards: they are read only by who asks for them.
 
 A shard at rest writes no new set, but the time of the last one anew. A reader that has that set reads its time alone, under the
 same rule: the sequence is looked at before and after.
@@ -35,44 +33,43 @@ from __future__ import annotations
 
 import contextlib
 import os
-import sys
 import zlib
 from array import array
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeAlias, TypeVar
+from typing import TypeAlias
 
 import msgspec
 
 from clockworker._errors import ControlError
-from clockworker.executor import DurationStats
-from clockworker.executor._histogram_cy import BUCKETS
 from clockworker.ipc.rings._mapping import Mapping as MappedMemory
 from clockworker.ipc.rings._memory_cy import create_memory
-from clockworker.shards.protocol._figures import Section, fields
 from clockworker.shards.protocol._reading import (
-    COUNTER_NAME_BYTES,
     MAX_COUNTER,
-    MAX_COUNTERS,
-    MAX_GROUPS,
-    MAX_ROUTES,
-    MAX_TOPICS,
     RESERVED_NAMES,
-    ROUTE_BYTES,
-    TOPIC_BYTES,
     CallReading,
     Counters,
-    Groups,
     LoopReading,
     ProcessReading,
     QueueReading,
     Reading,
-    Requests,
     RingReading,
-    RouteReading,
-    TopicReading,
-    TopicReadings,
     is_counter_name,
 )
+from clockworker.shards.protocol._request_readings import MAX_ROUTES, ROUTE_BYTES, Requests, RouteReading
+from clockworker.shards.protocol._slot_words import (
+    COUNTERS,
+    FIELDS,
+    HISTOGRAM_WORDS,
+    MOST_NS,
+    Nonsense,
+    bounded,
+    get,
+    padded,
+    put,
+    unpadded,
+    words_of,
+)
+from clockworker.shards.protocol._topic_readings import MAX_TOPICS, TOPIC_BYTES, TopicReading, TopicReadings
 
 _HEADER = 4
 _SEQUENCE = 3
@@ -80,93 +77,33 @@ _ROUTES_AT = 1  # of a set: how many routes it has
 _TOPICS_AT = 2
 _COUNTS = 3  # before the sections
 _ATTEMPTS = 1000
-_HISTOGRAM_WORDS = 3 + BUCKETS
-_WORD = 2**64 - 1
 
-# The most that a figure can be. Nanoseconds: 73 years, of one thread. Bytes: what 100 GB/s add up to in four months. The rest:
-# one every nanosecond for as long.
-MOST_NS = 2**61
-MOST_BYTES = 2**60
-MOST = 2**53
-
-S = TypeVar("S", bound=Section)
 _Route: TypeAlias = tuple[str, str, RouteReading]  # queue, name, figures
 _Topic: TypeAlias = tuple[str, TopicReading]
 
-
-class _Table:
-    """Where at most `most` names with their values are. The words of a name: 8 bytes each, UTF-8, padded with zeros."""
-
-    def __init__(self, most: int, name_words: int) -> None:
-        self._most = most
-        self._name_words = name_words
-        self._each = name_words + 1
-        self.words = 1 + most * self._each
-
-    def put(self, words: memoryview[int], at: int, values: Mapping[str, int]) -> None:
-        words[at] = len(values)
-        at += 1
-        for name, value in values.items():
-            words[at : at + self._each] = array(
-                "Q", _padded(name, self._name_words) + _word(value).to_bytes(8, sys.byteorder)
-            )
-            at += self._each
-
-    def get(self, words: memoryview[int], at: int, most: int) -> dict[str, int]:
-        values = {}
-        for place in range(at + 1, at + 1 + _bounded("length", words[at], self._most) * self._each, self._each):
-            end = place + self._name_words
-            name = _unpadded(words[place:end])
-            values[name] = _bounded(name, words[end], most)
-        return values
+_NO_RING = RingReading()
+_NO_ROUTE = RouteReading()
+_NO_TOPIC = TopicReading()
 
 
-def _padded(name: str, words: int) -> bytes:
-    """A character that does not fit is left out whole."""
-    data = name.encode(errors="replace")[: 8 * words]
-    return data.decode(errors="ignore").encode().ljust(8 * words, b"\0")
-
-
-def _unpadded(words: memoryview[int]) -> str:
-    return words.tobytes().rstrip(b"\0").decode(errors="replace")
-
-
-_GROUPS = _Table(MAX_GROUPS, 4)
-_COUNTERS = _Table(MAX_COUNTERS, COUNTER_NAME_BYTES // 8)
-
-# Of each figure its name, its type and the most that it can be.
-_FIELDS: dict[type[Section], list[tuple[str, Any, int]]] = {
-    section: [
-        (field.name, field.type, MOST_NS if field.in_ns else MOST_BYTES if field.in_bytes else MOST)
-        for field in fields(section)
-    ]
-    for section in (ProcessReading, LoopReading, CallReading, QueueReading, RingReading, RouteReading, TopicReading)
-}
-
-
-def _words_of(section: type[Section]) -> int:
-    sizes: dict[Any, int] = {DurationStats: _HISTOGRAM_WORDS, Groups: _GROUPS.words}
-    return sum(sizes.get(field, 1) for _, field, _ in _FIELDS[section])
-
-
-_SHARD_WORDS = _COUNTS + _words_of(ProcessReading) + _words_of(LoopReading) + _words_of(CallReading) + _COUNTERS.words
-_QUEUE_WORDS = _words_of(QueueReading)
-_RING_WORDS = _words_of(RingReading)
+_SHARD_WORDS = _COUNTS + words_of(ProcessReading) + words_of(LoopReading) + words_of(CallReading) + COUNTERS.words
+_QUEUE_WORDS = words_of(QueueReading)
+_RING_WORDS = words_of(RingReading)
 _NAME_WORDS = ROUTE_BYTES // 8
-_ROUTE_WORDS = 1 + _NAME_WORDS + _words_of(RouteReading)
+_ROUTE_WORDS = 1 + _NAME_WORDS + words_of(RouteReading)
 _MAX_ROUTES = 2 * MAX_ROUTES  # with names, and the others of as many queues
 _TOPIC_NAME_WORDS = TOPIC_BYTES // 8
-_TOPIC_WORDS = _TOPIC_NAME_WORDS + _words_of(TopicReading)
+_TOPIC_WORDS = _TOPIC_NAME_WORDS + words_of(TopicReading)
 _MAX_TOPICS = MAX_TOPICS + 1  # and the others
 
 # A checksum of all this: with another figure, or another order, the slots are of another version by themselves.
 VERSION = zlib.crc32(
     repr(
         (
-            [[(name, field.__name__) for name, field, _ in each] for each in _FIELDS.values()],
+            [[(name, field.__name__) for name, field, _ in each] for each in FIELDS.values()],
             (
                 _HEADER,
-                _HISTOGRAM_WORDS,
+                HISTOGRAM_WORDS,
                 _SHARD_WORDS,
                 _QUEUE_WORDS,
                 _RING_WORDS,
@@ -237,13 +174,13 @@ class SlotWriter(_Slots):
         words[at + _TOPICS_AT] = self._put_topics(sequence, at + self._layout.topics, reading)
         at += _COUNTS
         for section in (reading.process, reading.loop, reading.calls):
-            at = _put(words, at, section)
-        _COUNTERS.put(words, at, reading.counters.values)
-        at += _COUNTERS.words
+            at = put(words, at, section)
+        COUNTERS.put(words, at, reading.counters.values)
+        at += COUNTERS.words
         for queue in reading.queues.values():
-            at = _put(words, at, queue)
+            at = put(words, at, queue)
         for peer in range(self._shards):
-            at = _put(words, at, rings.get(peer, _NO_RING) if rings else _NO_RING)
+            at = put(words, at, rings.get(peer, _NO_RING) if rings else _NO_RING)
         words[_SEQUENCE] = sequence
 
     def _put_routes(self, sequence: int, at: int, reading: Reading) -> int:
@@ -259,9 +196,9 @@ class SlotWriter(_Slots):
             before = written[number]
             if before[:2] != row[:2]:
                 words[at] = numbers[queue]
-                words[at + 1 : at + 1 + _NAME_WORDS] = array("Q", _padded(name, _NAME_WORDS))
+                words[at + 1 : at + 1 + _NAME_WORDS] = array("Q", padded(name, _NAME_WORDS))
             if before[2] is not figures:
-                _put(words, at + 1 + _NAME_WORDS, figures)
+                put(words, at + 1 + _NAME_WORDS, figures)
             written[number] = row
             at += _ROUTE_WORDS
         return len(routes)
@@ -275,9 +212,9 @@ class SlotWriter(_Slots):
             if number == len(written):
                 written.append(("", _NO_TOPIC))
             if written[number][0] != name:
-                words[at : at + _TOPIC_NAME_WORDS] = array("Q", _padded(name, _TOPIC_NAME_WORDS))
+                words[at : at + _TOPIC_NAME_WORDS] = array("Q", padded(name, _TOPIC_NAME_WORDS))
             if written[number][1] is not figures:
-                _put(words, at + _TOPIC_NAME_WORDS, figures)
+                put(words, at + _TOPIC_NAME_WORDS, figures)
             written[number] = (name, figures)
             at += _TOPIC_WORDS
         return len(topics)
@@ -330,25 +267,25 @@ class SlotReader(_Slots):
             try:
                 self._last = self._parse(memoryview(data).cast("Q"), routes, topics)
                 self.nonsense = ""
-            except _Nonsense as error:
+            except Nonsense as error:
                 self.nonsense = str(error)
         return self._last
 
     def _parse(self, words: memoryview[int], routes: bytes, topics: bytes) -> Reading:
-        written_ns, at = _bounded("written_ns", words[0], MOST_NS), _COUNTS
-        _bounded("routes", words[_ROUTES_AT], _MAX_ROUTES)
-        _bounded("topics", words[_TOPICS_AT], _MAX_TOPICS)
-        process, at = _get(ProcessReading, words, at)
-        loop, at = _get(LoopReading, words, at)
-        calls, at = _get(CallReading, words, at)
-        counters = Counters(_COUNTERS.get(words, at, MAX_COUNTER))
+        written_ns, at = bounded("written_ns", words[0], MOST_NS), _COUNTS
+        bounded("routes", words[_ROUTES_AT], _MAX_ROUTES)
+        bounded("topics", words[_TOPICS_AT], _MAX_TOPICS)
+        process, at = get(ProcessReading, words, at)
+        loop, at = get(LoopReading, words, at)
+        calls, at = get(CallReading, words, at)
+        counters = Counters(COUNTERS.get(words, at, MAX_COUNTER))
         for name in counters.values:
             if not is_counter_name(name) or name.startswith(RESERVED_NAMES):
-                raise _Nonsense(f"a counter {name!r}")
-        at += _COUNTERS.words
+                raise Nonsense(f"a counter {name!r}")
+        at += COUNTERS.words
         queues = {}
         for name in self._queues:
-            queues[name], at = _get(QueueReading, words, at)
+            queues[name], at = get(QueueReading, words, at)
         http = self._parse_routes(routes)
         return Reading(written_ns, process, loop, calls, queues, counters, http, self._parse_topics(topics))
 
@@ -366,13 +303,13 @@ class SlotReader(_Slots):
         rows = []
         for at in range(0, len(words), _TOPIC_WORDS):
             end = at + _TOPIC_NAME_WORDS
-            rows.append((_unpadded(words[at:end]), _get(TopicReading, words, end)[0]))
+            rows.append((unpadded(words[at:end]), get(TopicReading, words, end)[0]))
         return TopicReadings.of(rows)
 
     def _route(self, words: memoryview[int]) -> _Route:
-        queue = self._queues[_bounded("a route's queue", words[0], len(self._queues) - 1)]
-        figures, _ = _get(RouteReading, words, 1 + _NAME_WORDS)
-        return queue, _unpadded(words[1 : 1 + _NAME_WORDS]), figures
+        queue = self._queues[bounded("a route's queue", words[0], len(self._queues) - 1)]
+        figures, _ = get(RouteReading, words, 1 + _NAME_WORDS)
+        return queue, unpadded(words[1 : 1 + _NAME_WORDS]), figures
 
     def read_rings(self) -> tuple[RingReading, ...]:
         """The newest reading of the traffic with each shard, by its number; the one before, if that makes no sense."""
@@ -381,10 +318,8 @@ class SlotReader(_Slots):
         copied = self._copy(self._layout.rings, self._layout.routes)
         if copied is not None:
             words = memoryview(copied[1]).cast("Q")
-            with contextlib.suppress(_Nonsense):
-                self._last_rings = tuple(
-                    _get(RingReading, words, peer * _RING_WORDS)[0] for peer in range(self._shards)
-                )
+            with contextlib.suppress(Nonsense):
+                self._last_rings = tuple(get(RingReading, words, peer * _RING_WORDS)[0] for peer in range(self._shards))
         return self._last_rings
 
     def _copy(self, start: int, end: int, *, rows: bool = False) -> tuple[int, bytes, bytes, bytes] | None:
@@ -404,65 +339,3 @@ class SlotReader(_Slots):
             if words[_SEQUENCE] == sequence:
                 return sequence, data, routes, topics
         return None
-
-
-class _Nonsense(Exception):
-    """What no honest shard writes."""
-
-
-def _bounded(name: str, value: int, most: int) -> int:
-    if value > most:
-        raise _Nonsense(f"{name} is more than it can be")
-    return value
-
-
-def _word(value: int) -> int:
-    """Of a figure that no word takes the nearest one is written: the others must not go without."""
-    return min(max(0, int(value)), _WORD)
-
-
-_NO_RING = RingReading()
-_NO_ROUTE = RouteReading()
-_NO_TOPIC = TopicReading()
-
-
-def _put(words: memoryview[int], at: int, section: Section) -> int:
-    """Write a section. Returns where the next one begins."""
-    for value in msgspec.structs.astuple(section):
-        if type(value) is DurationStats:
-            try:
-                buckets = array("Q", value.buckets)
-            except (OverflowError, TypeError):
-                buckets = array("Q", map(_word, value.buckets))
-            words[at : at + 3] = array("Q", (len(buckets), _word(value.total_ns), _word(value.max_ns)))
-            words[at + 3 : at + 3 + len(buckets)] = buckets
-            at += _HISTOGRAM_WORDS
-        elif type(value) is Groups:
-            _GROUPS.put(words, at, value.service_ns)
-            at += _GROUPS.words
-        else:
-            words[at] = value if 0 <= value <= _WORD else _word(value)
-            at += 1
-    return at
-
-
-def _get(kind: type[S], words: memoryview[int], at: int) -> tuple[S, int]:
-    """The section that begins there, and where the next one does."""
-    values: list[Any] = []
-    for name, field, most in _FIELDS[kind]:
-        if field is DurationStats:
-            length, total_ns, max_ns = words[at : at + 3]
-            first = at + 3
-            buckets = tuple(words[first : first + _bounded(f"{name}, buckets", length, BUCKETS)].tolist())
-            _bounded(f"{name}, a bucket", max(buckets, default=0), MOST)
-            _bounded(f"{name}, in all", total_ns, MOST_NS)
-            _bounded(f"{name}, at most", max_ns, MOST_NS)
-            values.append(DurationStats(buckets, max_ns, total_ns))
-            at += _HISTOGRAM_WORDS
-        elif field is Groups:
-            values.append(Groups(_GROUPS.get(words, at, MOST_NS)))
-            at += _GROUPS.words
-        else:
-            values.append(_bounded(name, words[at], most))
-            at += 1
-    return kind(*values), at

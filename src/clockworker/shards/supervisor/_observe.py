@@ -13,9 +13,10 @@ import logging
 import os
 import socket
 import time
+from collections import deque
 from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
@@ -28,7 +29,16 @@ from clockworker.shards.machine._sockets import check_address, explain, resolve_
 from clockworker.shards.observe import _query_paths
 from clockworker.shards.observe._ledger import Ledger, Totals
 from clockworker.shards.observe._query_server import MAX_CONNECTIONS, Answers, QueryServer
-from clockworker.shards.observe._view import Presence, ServerStats, view_all, view_shard, view_topics
+from clockworker.shards.observe._view import (
+    ClusterStanding,
+    Event,
+    Presence,
+    ServerStats,
+    view_all,
+    view_cluster,
+    view_shard,
+    view_topics,
+)
 from clockworker.shards.protocol._reading import Reading, RingReading
 from clockworker.shards.protocol._rest import SUPERVISOR_AFTER_S, next_tick
 from clockworker.shards.supervisor._lifecycle import State
@@ -41,10 +51,12 @@ if TYPE_CHECKING:
 log = logging.getLogger("clockworker.supervisor")
 
 EVERY_S = 1.0
+KEPT_EVENTS = 50
 
 
 class Observer:
-    """addresses: what it listens on. ready: whether the server serves. trace: records all shards for some seconds."""
+    """addresses: what it listens on. ready: whether the server serves. trace: records all shards for some seconds. cluster:
+    how this node stands in it."""
 
     def __init__(
         self,
@@ -53,14 +65,17 @@ class Observer:
         addresses: list[str],
         ready: Callable[[], bool],
         trace: Callable[[float], AsyncGenerator[tuple[int, int], None]],
+        cluster: Callable[[], ClusterStanding | None],
     ) -> None:
         self._config = config
         self._members = members
         self._addresses = addresses
         self._ready = ready
         self._trace = trace
+        self._cluster = cluster
         self._started = time.time()
         self._ledger = Ledger(len(members))
+        self._events: deque[Event] = deque(maxlen=KEPT_EVENTS)
         self._told: set[int] = set()  # processes whose slots make no sense
         self._http_sockets: list[socket.socket] = []
         self._query_socket: socket.socket | None = None
@@ -110,16 +125,28 @@ class Observer:
     # What the supervisor tells.
 
     def started(self, member: Member) -> None:
-        self._ledger.started(member.id)
+        if self._ledger.started(member.id) > 1:
+            pid = f", pid {member.process.pid}" if member.process is not None else ""
+            if member.came_by == "roll":
+                self._happened(member, "roll", f"{member} is replaced{pid}")
+            else:
+                self._happened(member, "crash", f"{member} is started again{pid}")
 
     def died(self, member: Member, last: Reading) -> None:
         self._ledger.died(member.id, last)
         if member.process is not None:
             self._told.discard(member.process.pid)
 
-    def stalled(self, member: Member, process: ShardProcess) -> bool:
-        """False for another look at the same stall."""
-        return self._ledger.stalled(member.id, process.pulse.beat)
+    def stalled(self, member: Member, process: ShardProcess, seen: str) -> bool:
+        """seen: in words. False for another look at the same stall."""
+        is_new = self._ledger.stalled(member.id, process.pulse.beat)
+        if is_new:
+            self._happened(member, "stall", seen.partition("\n")[0])
+        return is_new
+
+    def _happened(self, member: Member, what: Literal["stall", "crash", "roll"], detail: str) -> None:
+        number = self._events[-1].number + 1 if self._events else 1
+        self._events.append(Event(number, time.time(), member.id, what, detail))
 
     # What others ask.
 
@@ -128,6 +155,7 @@ class Observer:
         window_s, lately = self._ledger.recently(now, totals)
         queues, routes, total = view_all(presences, totals, lately, window_s)
         now_ns = time.monotonic_ns()
+        standing = self._cluster()
         return ServerStats(
             version=__version__,
             compiled=compiled,
@@ -145,6 +173,8 @@ class Observer:
             routes=routes,
             topics=view_topics(total.since_start, lately, window_s),
             total=total,
+            events=list(self._events),
+            cluster=None if standing is None else view_cluster(standing, total.since_start, lately, window_s),
         )
 
     def rings(self) -> list[list[RingReading]]:
@@ -191,13 +221,15 @@ class Observer:
 
     async def _serve_http(self, sockets: list[socket.socket]) -> PageServer:
         from clockworker.shards.observe._http import Answer, PageServer, text
+        from clockworker.shards.observe._live import live_pages
 
         def ready_page(accept: str) -> Answer:
             up = sum(member.state is State.READY for member in self._members)
             ready = self._ready() and up > 0
-            return text(
-                200 if ready else 503, f"{'ready' if ready else 'not ready'}: {up} of {len(self._members)} shards"
-            )
+            said = f"{'ready' if ready else 'not ready'}: {up} of {len(self._members)} shards"
+            if (standing := self._cluster()) is not None:
+                said += f", {'in' if standing.joined else 'not in'} cluster {standing.name} as {standing.node}"
+            return text(200 if ready else 503, said)
 
         server = PageServer(
             sockets,
@@ -206,12 +238,15 @@ class Observer:
                 "/stats": lambda accept: Answer(200, "application/json", msgspec.json.encode(self.stats())),
                 "/health": lambda accept: text(200, "the supervisor is well"),
                 "/ready": ready_page,
+                **live_pages(self.stats, self.rings),
             },
             self._http_connections,
         )
         await server.start()
         for sock in sockets:
-            log.info("metrics on http://%s/metrics", TcpAddress(*sock.getsockname()[:2]))
+            address = TcpAddress(*sock.getsockname()[:2])
+            log.info("metrics on http://%s/metrics", address)
+            log.info("live page on http://%s/", address)
         return server
 
     def _metrics_page(self) -> Page:
@@ -223,7 +258,7 @@ class Observer:
         from clockworker.shards.observe._metrics import Metrics, Snapshot
 
         def snapshot() -> Snapshot:
-            return Snapshot(self._presences(), self._totals(), self._started, time.monotonic_ns())
+            return Snapshot(self._presences(), self._totals(), self._started, time.monotonic_ns(), self._cluster())
 
         metrics = Metrics(snapshot)
 

@@ -19,6 +19,7 @@ from clockworker.shards.config._settings import Settings
 from clockworker.shards.machine._certificates import context_of
 from clockworker.shards.machine._host import check_pid_file
 from clockworker.shards.machine._sockets import check_address
+from clockworker.shards.supervisor._clustering import check_cluster_needs
 from clockworker.shards.supervisor._observe import check_control, check_metrics, lacking_for_metrics
 from clockworker.shards.supervisor._reload import check_reload
 
@@ -26,7 +27,8 @@ from clockworker.shards.supervisor._reload import check_reload
 # for a service that is called clockworker.
 _OTHER_VARIABLES = re.compile(
     PREFIX
-    + r"(SHARD_ID|PURE|PLAIN|REQUIRE_EXT|TESTING_\w+|(\w+_)?SERVICE_(HOST|PORT(_\w+)?)|(\w+_)?PORT(_\d+_(TCP|UDP|SCTP)\w*)?)"
+    + r"(SHARD_ID|CLUSTER_(USER|PASSWORD|TOKEN|NKEY)|PURE|PLAIN|REQUIRE_EXT|TESTING_\w+"
+    + r"|(\w+_)?SERVICE_(HOST|PORT(_\w+)?)|(\w+_)?PORT(_\d+_(TCP|UDP|SCTP)\w*)?)"
 )
 
 
@@ -52,6 +54,8 @@ def check_needs(config: ServeConfig) -> None:
     `AddressUnavailable`."""
     if config.reload:
         check_reload()
+    if config.cluster is not None:
+        check_cluster_needs(config.cluster)
     context_of(config)
     for address in config.addresses:
         check_address(address)

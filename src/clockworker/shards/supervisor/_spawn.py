@@ -23,10 +23,10 @@ from clockworker.shards.protocol._birth import (
     SHARD_VARIABLE,
     SPARE_VARIABLE,
     SUPERVISOR_VARIABLE,
-    TERMINAL_SIGNALS,
     command,
+    held_back,
 )
-from clockworker.shards.protocol._messages import ControlChannel
+from clockworker.shards.protocol._control_channel import ControlChannel
 from clockworker.shards.supervisor._orphans import reap_orphans
 
 log = logging.getLogger("clockworker.supervisor")
@@ -108,9 +108,6 @@ class Process:
 
 def _start(channel: int, variables: dict[str, str], *, terminal: bool) -> subprocess.Popen[bytes]:
     environment = os.environ | {CONTROL_VARIABLE: str(channel), SUPERVISOR_VARIABLE: str(os.getpid())} | variables
-    held_back = signal.pthread_sigmask(signal.SIG_BLOCK, TERMINAL_SIGNALS)
-    try:
+    with held_back():
         stdin = None if terminal else subprocess.DEVNULL
         return subprocess.Popen(command(), env=environment, pass_fds=[channel], stdin=stdin)
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, held_back)

@@ -11,6 +11,7 @@ from clockworker.shards.machine._placement import Placement
 from clockworker.shards.machine._sockets import Listeners
 from clockworker.shards.protocol._health import HealthPolicy
 from clockworker.shards.protocol._messages import Configure
+from clockworker.shards.supervisor._clustering import Clustering
 from clockworker.shards.supervisor._member import Member, Members
 from clockworker.shards.supervisor._process import ShardProcess
 from clockworker.shards.supervisor._spares import Spares
@@ -31,6 +32,7 @@ class Starter:
         watch: Watch,
         wiring: Wiring,
         spares: Spares,
+        clustering: Clustering | None,
     ) -> None:
         self._config = config
         self._idle_poll_us = placement.idle_poll_us if config.idle_poll_us is None else config.idle_poll_us
@@ -41,6 +43,7 @@ class Starter:
         self._watch = watch
         self._wiring = wiring
         self._spares = spares
+        self._clustering = clustering
 
     def make(self, member: Member, ended: Callable[[Member, ShardProcess], None]) -> ShardProcess:
         """A process, of whose end `ended` is told. Raises `OSError`; then there is none."""
@@ -79,4 +82,6 @@ class Starter:
             inherits=self._members[member.id].keeps if member is self._members.beside else (),
         )
         process.configure(configure)
+        if self._clustering is not None:
+            self._clustering.add(process)
         self._wiring.add(member, process)

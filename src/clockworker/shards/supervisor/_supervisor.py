@@ -5,8 +5,8 @@ happens to it arrives on one asyncio loop: a signal (`_signals`), a message from
 pidfd becomes readable), or a timer. What is worth a module has one: `_wiring` connects the shards, `_watch` looks after
 their loops, `_lending` says who accepts connections, `_drain` has shards finish, `_roll` replaces them in good order,
 `_starter` makes their processes, `_spares` has some in stock, `_turnover` sees that they grow old, `_shutdown` stops all,
-`_reload` sees that their sources change, `_systemd` tells who started us. What is left here is a shard's way through its
-states, and the server's own.
+`_reload` sees that their sources change, `_clustering` makes us a node among others, `_systemd` tells who started us. What is
+left here is a shard's way through its states, and the server's own.
 
 An error of the system (no process or descriptor left, a file system that has become read-only, a log that cannot be written)
 is the environment's, and no reason for shards that serve to stop: whoever makes the call catches the `OSError`, says it in one
@@ -31,10 +31,11 @@ from clockworker.shards.machine._host import OF_SPARE, TOOLS, raise_descriptor_l
 from clockworker.shards.machine._placement import Placement
 from clockworker.shards.machine._sockets import Listeners
 from clockworker.shards.machine._systemd import Notifier
+from clockworker.shards.observe._view import ClusterStanding
+from clockworker.shards.protocol._control_channel import DescriptorsLost
 from clockworker.shards.protocol._health import HealthPolicy
 from clockworker.shards.protocol._messages import (
     Declared,
-    DescriptorsLost,
     Drained,
     Failed,
     Held,
@@ -54,6 +55,7 @@ from clockworker.shards.protocol._messages import (
     Unconnected,
 )
 from clockworker.shards.supervisor import _silence
+from clockworker.shards.supervisor._clustering import Clustering, check_cluster_needs
 from clockworker.shards.supervisor._dispatch import Dispatcher
 from clockworker.shards.supervisor._drain import Drain
 from clockworker.shards.supervisor._lending import Lending
@@ -93,7 +95,9 @@ class Supervisor:
         self._listeners = listeners
         self._members = Members(Member(id, cpu) for id, cpu in enumerate(placement.cpus))
         self._tracing = Tracing(self._members)
-        self._observer = Observer(config, self._members, listeners.names, self._serves, self._tracing.record)
+        self._observer = Observer(
+            config, self._members, listeners.names, self._serves, self._tracing.record, self._standing
+        )
         self._lending = Lending(self._members, listeners, to_all=config.max_connections is not None)
         self._watch = Watch(self._members, self._health.pace, self._report_stall, self._hung, self._stands_still)
         self._wiring = Wiring(self._members)
@@ -109,6 +113,8 @@ class Supervisor:
         self._shutdown = Shutdown(
             self._members, listeners, self._lending, self._drain, config.timeout_graceful_shutdown
         )
+        self._clustering: Clustering | None = None
+        self._leaving: asyncio.Task[None] | None = None  # the cluster
         self._is_broken = False
         self._serving = False  # every shard has been ready once
         self._exit_status = EXIT_OK
@@ -117,6 +123,9 @@ class Supervisor:
         """Raises `ConfigurationError` if the limit on open files is too low for so many shards, or a library is missing."""
         if self._config.reload:
             check_reload()
+        if self._config.cluster is not None:
+            check_cluster_needs(self._config.cluster)
+            self._clustering = Clustering(self._config.cluster, self._members, self._not_in_cluster)
         set_process_title("supervisor", self._config.app)
         addresses = len(self._listeners.of(0) or self._listeners.own)
         left = raise_descriptor_limit(len(self._members), addresses, len(self._config.lines))
@@ -131,6 +140,7 @@ class Supervisor:
             self._watch,
             self._wiring,
             self._spares,
+            self._clustering,
         )
         self._observer.open(left - spares * OF_SPARE)
         return asyncio.run(self._supervise())
@@ -152,6 +162,8 @@ class Supervisor:
         self._loop.set_exception_handler(self._broken)
         self._watch.start()
         await self._observer.start()
+        if self._clustering is not None:
+            self._clustering.start()
         for bind in self._config.lines:
             listening = self._listeners.own_of(bind)
             limit = self._config.max_connections
@@ -168,6 +180,8 @@ class Supervisor:
         await self._finished.wait()
         if self._reloader is not None:
             await self._reloader.stop()
+        if self._clustering is not None:
+            await self._clustering.stop()
         self._spares.stop()
         with contextlib.suppress(TimeoutError):  # a killed process that waits for a device
             await asyncio.wait_for(self._spares.wait_gone(), LAST_S)
@@ -179,7 +193,11 @@ class Supervisor:
         return self._drain.together
 
     def _serves(self) -> bool:
-        return self._serving and not self._stopping
+        in_cluster = self._clustering is None or self._clustering.is_in_view()
+        return self._serving and not self._stopping and in_cluster
+
+    def _standing(self) -> ClusterStanding | None:
+        return None if self._clustering is None else self._clustering.standing()
 
     def _show_life(self, interval: float) -> None:
         self._notifier.alive()
@@ -360,6 +378,8 @@ class Supervisor:
         if not self._serving and all(member.state is State.READY for member in self._members):
             self._serving = True
             log.info("serving with %s", self._how_many())
+            if self._clustering is not None:
+                self._clustering.ready()
             self._spares.begin()
             self._notifier.ready(f"serving with {self._how_many()}")
         _silence.look(member, process, self._listeners.binds)
@@ -421,7 +441,7 @@ class Supervisor:
                 break
         else:
             return
-        again = not self._observer.stalled(member, member.process)
+        again = not self._observer.stalled(member, member.process, str(stall))
         # That one stall goes on is said at growing intervals anyway.
         unsaid = 0 if again else member.stalls.may_say(self._loop.time())
         if unsaid is not None:
@@ -534,7 +554,7 @@ class Supervisor:
 
     # Stopping.
 
-    def _stop(self, exit_status: int) -> None:
+    def _stop(self, exit_status: int, *, at_once: bool = False) -> None:
         if self._stopping:
             return
         self._drain.together = True
@@ -547,14 +567,28 @@ class Supervisor:
             if member.state is State.BACKOFF:
                 member.cancel_timer()
                 member.lifecycle.to(State.STOPPED)
+        if self._clustering is not None and self._clustering.is_in_view() and not at_once:
+            self._leaving = self._loop.create_task(self._leave_cluster(self._clustering), name="leave the cluster")
+            return
         self._shutdown.begin(self._dispatchers)
         self._finish_if_all_stopped()
+
+    async def _leave_cluster(self, clustering: Clustering) -> None:
+        """First: what is ours has a new owner while we drain."""
+        await clustering.leave()
+        if not self._finished.is_set():
+            self._shutdown.begin(self._dispatchers)
+            self._finish_if_all_stopped()
+
+    def _not_in_cluster(self, reason: str) -> None:
+        log.error("%s", reason)
+        self._stop(EXIT_USAGE)
 
     def _kill_all(self) -> None:
         for member in self._members.everyone():
             if member.process is not None:
                 member.process.kill()
-        self._stop(EXIT_OK)
+        self._stop(EXIT_OK, at_once=True)
 
     def _finish_if_all_stopped(self) -> None:
         if all(member.state is State.STOPPED for member in self._members.everyone()):

@@ -2,6 +2,6 @@
 
 In reading order:
 
-    _top            clockworker-top; _screen, what it shows
+    _top            clockworker-top; _servers, of which server; _screen, what it shows
     _chrome         a trace, for the browser
 """

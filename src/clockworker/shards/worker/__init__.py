@@ -18,7 +18,8 @@ In reading order:
     _protocols        a server of protocols of which nothing is known
     _counter          counters of the application's own; _requests, those of HTTP servers
     _blocking         functions that block, in threads; _blocking_pools, threads by depth of calls
-    _process_pool     functions that compute, in processes; _pool_frames, what is said to them; _pool_child, such a process
+    _process_pool     functions that compute, in processes; _pool_process, one of them; _pool_frames, what is said to it;
+                      _pool_child, what it runs
     _places           what both have in common; _line, of the calls that wait
     _queue_calls      functions that compute, in preemptive queues
     _recorder         writes the shard's numbers; _usage, what the kernel counts

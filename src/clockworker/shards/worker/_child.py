@@ -20,7 +20,7 @@ import sys
 from collections.abc import Sequence
 from functools import partial
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import uvloop
 
@@ -39,10 +39,18 @@ from clockworker.shards.config._routes import beyond, lacking_for_application, l
 from clockworker.shards.logs._log_limit import Limiter, more
 from clockworker.shards.logs._logging import reopen, set_up_logging
 from clockworker.shards.machine._certificates import context_of
-from clockworker.shards.machine._heritage import STRAY, Handler, do_nothing, name_of, settle_signals
-from clockworker.shards.machine._host import die_with_parent, set_process_title
+from clockworker.shards.machine._heritage import STRAY, Handler, do_nothing, name_of
+from clockworker.shards.machine._host import set_process_title
 from clockworker.shards.machine._terminal import set_up_debugging
-from clockworker.shards.protocol._birth import CONTROL_VARIABLE, SPARE_VARIABLE, SUPERVISOR_VARIABLE, TERMINAL_SIGNALS
+from clockworker.shards.protocol._birth import (
+    CONTROL_VARIABLE,
+    EXIT_ORPHANED,
+    SPARE_VARIABLE,
+    SUPERVISOR_VARIABLE,
+    TERMINAL_SIGNALS,
+    be_child,
+)
+from clockworker.shards.protocol._control_channel import ControlChannel, DescriptorsLost
 from clockworker.shards.protocol._health import HealthPolicy
 from clockworker.shards.protocol._messages import (
     AcceptFrom,
@@ -51,16 +59,16 @@ from clockworker.shards.protocol._messages import (
     Change,
     Configure,
     Connect,
-    ControlChannel,
     Declared,
-    DescriptorsLost,
     Disconnect,
     Drained,
     Failed,
+    Fenced,
     Hold,
     Leave,
     ListenersClosed,
     Moved,
+    NodesSilent,
     Poisoned,
     Quiet,
     Ready,
@@ -76,8 +84,11 @@ from clockworker.shards.protocol._messages import (
     Terminated,
     Traced,
     Unconnected,
+    ViewChanged,
+    ViewSettled,
 )
 from clockworker.shards.protocol._pulse import DUMP_SIGNAL, Pulse
+from clockworker.shards.protocol._reading import NOTHING_FAR
 from clockworker.shards.protocol._slots import SlotWriter
 from clockworker.shards.protocol._witness import start_witness
 from clockworker.shards.worker._affinity import Starting
@@ -94,11 +105,13 @@ from clockworker.shards.worker._slow import log_slow_polls
 from clockworker.shards.worker._trace import Trace
 from clockworker.shards.worker._waiting import be_shard, wait
 
+if TYPE_CHECKING:
+    from clockworker.cluster._shard import ShardInCluster
+
 log = logging.getLogger("clockworker.shard")
 
 EXIT_OK = 0
 EXIT_FAILED = 1
-EXIT_ORPHANED = 1
 EXIT_START_UP = 3
 
 QUIET_LOOK_S = 0.005
@@ -110,9 +123,7 @@ TRACEBACK_LIMIT = 48_000
 
 
 def main() -> None:
-    if not die_with_parent(int(os.environ.pop(SUPERVISOR_VARIABLE))):
-        sys.exit(EXIT_ORPHANED)
-    _take_signals()
+    be_child(int(os.environ.pop(SUPERVISOR_VARIABLE)), _handlers())
     descriptor = int(os.environ.pop(CONTROL_VARIABLE))
     os.set_inheritable(descriptor, False)
     channel = ControlChannel(socket.socket(fileno=descriptor), trusting=True)
@@ -142,11 +153,11 @@ def main() -> None:
     sys.exit(status)
 
 
-def _take_signals() -> None:
+def _handlers() -> dict[int, Handler]:
     """What a terminal sends to the process group is the supervisor's to answer. SIGTERM gets its handler with the loop, which
     asks the supervisor for a successor, and ends the process before."""
     strays: dict[int, Handler] = dict.fromkeys(STRAY - {DUMP_SIGNAL}, _say_stray)
-    settle_signals(strays | dict.fromkeys(TERMINAL_SIGNALS - {signal.SIGTERM}, do_nothing))
+    return strays | dict.fromkeys(TERMINAL_SIGNALS - {signal.SIGTERM}, do_nothing)
 
 
 def _say_stray(number: int, frame: FrameType | None) -> None:
@@ -223,8 +234,13 @@ class _ShardMain:
             what = "a queue's scheduler cannot be imported"
             self._queues = queues_of(self._config, self._configure.shard, application.queues)
             preemptive = preemptive_of(self._queues)
-            executor = Executor(make_queues(self._queues, application.queues, self._config.app_dir), on_panic="catch")
-            queues = [queue.name for queue in self._queues]
+            groups = self._config.queue_groups
+            executor = Executor(
+                make_queues(self._queues, application.queues, self._config.app_dir, groups), on_panic="catch"
+            )
+            # Groups stand together in the executor, and all that is told of queues goes in its order.
+            queues = [str(queue.key) for queue in executor.queues()]
+            self._queues = tuple(sorted(self._queues, key=lambda queue: queues.index(queue.name)))
             shard = self._configure.shard
             if (mistake := lacking_for_options(self._config.http, queues, shard, preemptive)) is not None:
                 return self._fail(mistake, of_options=True)
@@ -288,6 +304,8 @@ class _ShardMain:
         start_witness(self._witness, executor)
         try:
             async with executor:
+                if self._in_cluster is not None:
+                    self._in_cluster.start()
                 await self._may_begin.wait()
                 self._main = executor.queues()[0].spawn(application(self._shard), name="main")
                 if self._shard.stopping:
@@ -299,6 +317,8 @@ class _ShardMain:
             self._recorder.stop()
             self._pulse.stop()
             self._replacement.stop()
+            if self._in_cluster is not None:
+                await self._in_cluster.close()
             self._mesh.close()
             self._shard._processes.kill()
 
@@ -315,6 +335,11 @@ class _ShardMain:
             limits=Limits(max_message=self._config.max_message, credit=self._config.credit),
             on_poisoned=lambda peer, epoch: self._channel.send(Poisoned(peer, epoch)),
         )
+        self._in_cluster: ShardInCluster | None = None
+        if self._config.cluster is not None:
+            from clockworker.cluster._shard import ShardInCluster
+
+            self._in_cluster = ShardInCluster(self._config.cluster, self._mesh, succeeds=configure.came_by == "roll")
         _ = self._mesh.topics  # before there are peers, so that they are asked for theirs as soon as they are there
         self._shard = Shard(
             configure,
@@ -328,6 +353,7 @@ class _ShardMain:
                 for number, (bind, sock) in enumerate(zip(self._config.lines, self._lines, strict=True))
             },
             ssl=self._ssl,
+            cluster=None if self._in_cluster is None else self._in_cluster.cluster,
         )
         self._replacement = Replacement(self._mesh, self._channel.send)
         self._legacy.withhold(self._mesh.descriptors)
@@ -345,6 +371,7 @@ class _ShardMain:
             self._shard._requests.read,
             self._shard._processes.counts,
             self._watch,
+            (lambda: NOTHING_FAR) if self._in_cluster is None else self._in_cluster.figures,
         )
         self._shard._servers.when_failed = self._recorder.write_soon
 
@@ -449,6 +476,9 @@ class _ShardMain:
             case Change(peer):
                 self._mesh.change(peer, when_quiet=lambda: self._channel.send(Quiet(peer)))
                 self._shard._peers.changed(peer)
+            case Fenced() | ViewChanged() | ViewSettled() | NodesSilent():
+                if self._in_cluster is not None:
+                    self._in_cluster.handle(message, descriptors)
             case Hold(shard, again):
                 self._replacement.hold(shard, again)
             case Shut():
@@ -498,6 +528,8 @@ class _ShardMain:
     def _stop(self, for_good: bool, orphaned: Sequence[tuple[str, socket.socket]]) -> None:
         if self._main is not None and not self._shard.is_ready:
             self._main.abort()  # still starting: there is nothing to finish
+        if not for_good and self._in_cluster is not None:
+            self._in_cluster.leave()
         self._shard._stop(for_good, orphaned)
         if for_good and self._shard._stopping is not None:  # perhaps it had been told before
             self._shard._stopping.add_done_callback(lambda _: self._channel.send(ListenersClosed()))

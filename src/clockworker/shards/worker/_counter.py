@@ -40,8 +40,8 @@ class Counter:
         return self._value
 
     def add(self, count: int = 1) -> None:
-        """Raises `UsageError`, and counts nothing, for what is no whole number, for a negative one (what only grows can be told
-        from a restart), and where the sum would be 2**63 or more."""
+        """`count` more. Raises `UsageError`, and counts nothing, for what is no whole number, for a negative one (what only
+        grows can be told from a restart), and where the sum would be 2**63 or more."""
         if type(count) is not int:
             count = self._whole(count)
         if count < 0:

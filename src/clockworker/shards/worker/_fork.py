@@ -60,7 +60,7 @@ _ANY = ("0.0.0.0", "::")
 _PR_SET_PDEATHSIG = 1
 _CAME_BACK = 70  # exit status; sysexits.h: EX_SOFTWARE
 
-_prctl = ctypes.CDLL(None).prctl
+_libc = ctypes.CDLL(None)
 
 
 # Paths of Unix sockets of ours beside those that the supervisor has told of.
@@ -242,7 +242,7 @@ class Legacy:
 
     def _die_with_shard(self) -> None:
         if os.getppid() == self._pid:  # else a child's child
-            _prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+            _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
             if os.getppid() != self._pid:
                 os.kill(os.getpid(), signal.SIGTERM)
 

@@ -24,9 +24,9 @@ from typing import BinaryIO
 
 from clockworker._errors import ConfigurationError
 from clockworker.shards.logs._logging import reopen, set_up_logging
-from clockworker.shards.machine._heritage import STRAY, Handler, do_nothing, settle_signals
-from clockworker.shards.machine._host import die_with_parent, set_process_title
-from clockworker.shards.protocol._birth import TERMINAL_SIGNALS
+from clockworker.shards.machine._heritage import STRAY, Handler, do_nothing
+from clockworker.shards.machine._host import set_process_title
+from clockworker.shards.protocol._birth import TERMINAL_SIGNALS, be_child
 from clockworker.shards.worker._pool_frames import (
     CALL,
     FAILED,
@@ -46,7 +46,6 @@ from clockworker.shards.worker._pool_frames import (
 )
 
 NICE = 10
-EXIT_ORPHANED = 1
 EXIT_TERMINATED = 128 + signal.SIGTERM
 
 _ending = False
@@ -55,10 +54,8 @@ _ending = False
 def main() -> None:
     descriptor, parent = int(sys.argv[1]), int(sys.argv[2])
     del sys.argv[1:]
-    if not die_with_parent(parent):
-        sys.exit(EXIT_ORPHANED)
-    strays: dict[int, Handler] = dict.fromkeys(STRAY, do_nothing)
-    settle_signals(strays | dict.fromkeys(TERMINAL_SIGNALS, do_nothing) | {signal.SIGTERM: _terminate})
+    ignored: dict[int, Handler] = dict.fromkeys(STRAY | TERMINAL_SIGNALS, do_nothing)
+    be_child(parent, ignored | {signal.SIGTERM: _terminate})
     os.set_inheritable(descriptor, False)
     with (
         contextlib.suppress(ConnectionError),

@@ -11,7 +11,7 @@ from typing import Protocol
 
 from clockworker.executor import DurationStats
 from clockworker.executor._histogram_cy import Histogram
-from clockworker.shards.protocol._reading import OTHER, ROUTE_BYTES, Requests, RouteReading
+from clockworker.shards.protocol._request_readings import OTHER, ROUTE_BYTES, Requests, RouteReading
 
 
 class Target(Protocol):

@@ -16,11 +16,10 @@ import concurrent.futures
 import os
 import socket
 import sys
-import zlib
 from collections.abc import AsyncIterator, Callable, Coroutine, Hashable, Iterable, Mapping, Sequence
 from random import randint
 from ssl import SSLContext
-from typing import Any, Concatenate, Literal, ParamSpec, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, TypeVar, overload
 
 import msgspec
 
@@ -29,6 +28,7 @@ from clockworker.executor import Executor, ExecutorStats, QueueHandle
 from clockworker.ipc import Mesh, MeshStats, Sharded, Topic
 from clockworker.ipc.calls._definitions import remote_function, remote_methods, service_name
 from clockworker.ipc.calls._method import RemoteMethod
+from clockworker.ipc.calls._owners import PLACES
 from clockworker.ipc.calls._state import state_methods
 from clockworker.shards.config._http import Route
 from clockworker.shards.logs._log_limit import ErrorLimiter, more
@@ -44,6 +44,9 @@ from clockworker.shards.worker._queue_calls import QueueCalls
 from clockworker.shards.worker._requests import RequestBook
 from clockworker.shards.worker._servers import Line, Servers, close_all
 from clockworker.shards.worker._streams import Handler, StreamServer
+
+if TYPE_CHECKING:
+    from clockworker.cluster._cluster import Cluster
 
 T = TypeVar("T")
 Awaited = TypeVar("Awaited", bound=Coroutine[Any, Any, Any] | AsyncIterator[Any])
@@ -90,6 +93,8 @@ class Shard:
     executor: the running executor. Its queues are those that the application declares (`clockworker.application`), with what
     the operator says of them, and his own.
     is_ready: whether `ready()` has been called.
+    cluster: the cluster that this node is in; None without `[cluster]`. It has `nodes`, by name, `epoch`, `owns(key)`, and
+    `async for view in cluster.changes()`.
     """
 
     def __init__(
@@ -103,12 +108,14 @@ class Shard:
         *,
         lines: Mapping[str, Line] | None = None,
         ssl: SSLContext | None = None,
+        cluster: Cluster | None = None,
     ) -> None:
         self.id = configure.shard
         self.count = configure.count
         self.cpu = configure.cpu
         self.incarnation = configure.incarnation
         self.came_by: CameBy = configure.came_by
+        self.cluster = cluster
         self._inherits = frozenset(configure.inherits)
         self._peers = Peers(configure.shard)
         self.executor = executor
@@ -176,12 +183,20 @@ class Shard:
         while calls wait. What is large goes in parts: `hand_over(self) -> AsyncIterator[Part]`, which yields them, and
         `take_over(self, parts: AsyncIterator[Part]) -> None`. State and Part are types that msgspec encodes, as for
         `@remote`. Start such a service before `ready()`.
+
+        In a cluster, `async def partitions_moved(self, gained: frozenset[int], lost: frozenset[int], epoch: int)` hears which
+        partitions of the keys have come to this shard and have left it. It runs before a call of what was gained begins; calls
+        of what was lost are refused already.
+
+        Raises `UsageError` for what is no class.
         """
         if not isinstance(service, type):
             raise UsageError(
                 f"{service!r} is no class; a service is a class that takes the shard as its first argument"
             )
         instance = service(self, *args, **kwargs)
+        if self.cluster is not None and (moved := getattr(instance, "partitions_moved", None)) is not None:
+            await self.cluster.add_hook(moved)
         try:
             return self._mesh.start(service, instance)
         except KeyError:
@@ -214,7 +229,8 @@ class Shard:
     def call_threadsafe(
         self, shard: int, function: Callable[P, Coroutine[Any, Any, T]], /, *args: P.args, **kwargs: P.kwargs
     ) -> concurrent.futures.Future[T]:
-        """The same from any other thread. The future's `result()` waits for the answer, and `cancel()` cancels the call."""
+        """The same, `function` on that shard, from any other thread. The future's `result()` waits for the answer, and
+        `cancel()` cancels the call."""
         call = self._function_caller(shard, function)
         return self._mesh.run_threadsafe(lambda: call(*args, **kwargs))
 
@@ -278,16 +294,21 @@ class Shard:
         """
         return await self._processes.run(function, *args, **kwargs)
 
+    @property
+    def place(self) -> int:
+        """The number of this shard on all nodes of the cluster, for messages that name it: `slot * 1024 + id`. Without a
+        cluster, and before this node has joined, it is `id`."""
+        return self.id if self.cluster is None else self.cluster.slot * PLACES + self.id
+
     def owner(self, key: bytes | str | int) -> int:
         """The shard that `key` belongs to: the same in every shard, run and machine, for the same number of shards.
 
         A text key is its UTF-8 bytes; a number is itself, and not the text that shows it.
+
+        In a cluster the key may belong to a shard of another node, and moves when nodes come and go: `service.of(key)` follows
+        it. The number is that of one of our own shards, below `count`, or one that all nodes know that shard by.
         """
-        if isinstance(key, str):
-            key = key.encode()
-        elif isinstance(key, int):
-            key = key.to_bytes(key.bit_length() // 8 + 1, "little", signed=True)
-        return zlib.crc32(key) * self.count >> 32
+        return self._mesh.owners.of(key)
 
     async def start_server(
         self,
@@ -341,8 +362,8 @@ class Shard:
     ) -> None:
         """Serve a protocol on this shard's listening sockets, until the shard stops.
 
-        The protocol's callbacks run on the loop, in a context of its own for each connection; the tasks that they start
-        run in `queue` (the first queue unless given).
+        protocol_factory: makes one for each connection. The protocol's callbacks run on the loop, in a context of its own for
+        each connection; the tasks that they start run in `queue` (the first queue unless given).
         bind, ssl, max_connections: as in `start_server`.
         stop: is called with a protocol to ask it to close if it has nothing to do, perhaps several times. aiohttp's
         protocols need none.
@@ -403,7 +424,10 @@ class Shard:
         bind: str | None = None,
         ssl: SSLContext | Literal[False] | None = None,
     ) -> None:
-        """The same of a WSGI application. It runs in threads (`--threads`); a request waits in its queue for one."""
+        """The same of a WSGI application. It runs in threads (`--threads`); a request waits in its queue for one.
+
+        app, routes, bind, ssl: as in `serve_asgi`, and so is what is raised.
+        """
         from clockworker.http._application import serve_application
 
         await serve_application(self, app, "wsgi", state=None, routes=routes, bind=bind, ssl=ssl)

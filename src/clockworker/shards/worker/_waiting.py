@@ -17,7 +17,6 @@ import glob
 import importlib
 import os
 import select
-import signal
 import site
 import sys
 from pathlib import Path
@@ -28,10 +27,10 @@ from clockworker.shards.protocol._birth import (
     SHARD_VARIABLE,
     SPARE_VARIABLE,
     SUPERVISOR_VARIABLE,
-    TERMINAL_SIGNALS,
     command,
+    held_back,
 )
-from clockworker.shards.protocol._messages import ControlChannel
+from clockworker.shards.protocol._control_channel import ControlChannel
 
 _ENV_START = 47  # of /proc/PID/stat, which counts from 1 and begins with two more
 
@@ -77,13 +76,12 @@ def _begin_anew(channel: ControlChannel, app: str) -> None:
         SUPERVISOR_VARIABLE: str(os.getppid()),
         SPARE_VARIABLE: app,
     }
-    held_back = signal.pthread_sigmask(signal.SIG_BLOCK, TERMINAL_SIGNALS)
-    os.set_inheritable(channel.fileno(), True)
-    try:
-        os.execve(sys.executable, command(), os.environ | environment)
-    finally:
-        os.set_inheritable(channel.fileno(), False)
-        signal.pthread_sigmask(signal.SIG_SETMASK, held_back)
+    with held_back():
+        os.set_inheritable(channel.fileno(), True)
+        try:
+            os.execve(sys.executable, command(), os.environ | environment)
+        finally:
+            os.set_inheritable(channel.fileno(), False)
 
 
 def _state_of_imports() -> dict[str, tuple[int, ...] | None]:
