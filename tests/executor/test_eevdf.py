@@ -77,6 +77,20 @@ def test_what_a_stint_has_cost_is_known_when_it_matters() -> None:
     assert one[0].virtual_time == other[0].virtual_time
 
 
+def test_a_stint_alone_is_over_when_its_entity_leaves() -> None:
+    """What it had in it moved V as far as itself: nobody is charged for it later."""
+    eevdf, (first, second) = make(1, 1, granularity_ns=20 * US)
+    eevdf.deactivate(second)
+    for _ in range(3):
+        assert eevdf.pick() is first
+        eevdf.charge(first, 7 * US)
+        eevdf.deactivate(first)
+        assert abs(eevdf.lag_ns(first)) <= 1
+        eevdf.activate(first)
+    eevdf.activate(second)
+    assert picks(eevdf, 8, 20 * US) in ([0, 1] * 4, [1, 0] * 4)
+
+
 def test_nobody_active_nobody_picked() -> None:
     eevdf, (entity,) = make(1)
     assert eevdf.pick() is entity
