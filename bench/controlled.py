@@ -57,7 +57,9 @@ class Control(msgspec.Struct, frozen=True):
     runs: list[Run]
 
     def table(self) -> str:
-        rows = [["load", "clock", "ended, of the goal", "foreground p99 us", "alone", "ratio", "less a step", "shares", ""]]
+        rows = [
+            ["load", "clock", "ended, of the goal", "foreground p99 us", "alone", "ratio", "less a step", "shares", ""]
+        ]
         for run in self.runs:
             rest = max(run.p99_us - STEP_S * 1e6, 0) / run.alone_us
             row = [run.load, run.clock, f"{run.ended:.3f}", f"{run.p99_us:,.0f}", f"{run.alone_us:,.0f}"]
@@ -87,9 +89,7 @@ def run(options: argparse.Namespace) -> Control:
             alone = Scene(load, options.seconds, clock == "wound").play(controlled=False)
             scene = Scene(load, options.seconds, clock == "wound").play(controlled=True)
             ended = scene.ended_s / options.seconds
-            runs.append(
-                Run(name, clock, ended, scene.p99_us(), alone.p99_us(), min(scene.shares), max(scene.shares))
-            )
+            runs.append(Run(name, clock, ended, scene.p99_us(), alone.p99_us(), min(scene.shares), max(scene.shares)))
     return Control(runs)
 
 
