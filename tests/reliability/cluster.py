@@ -1,5 +1,5 @@
-"""Three nodes of a cluster, on hosts of their own, under random kills, cuts and heals: no acknowledged write of a fenced counter is
-lost or done by two owners, and no call hangs."""
+"""Three nodes of a cluster, on hosts of their own, under random kills, cuts and heals: no acknowledged write of a fenced
+counter is lost or done by two owners, and no call hangs."""
 
 from __future__ import annotations
 
