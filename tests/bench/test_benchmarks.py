@@ -16,6 +16,7 @@ import pytest
 import clockworker as cw
 from bench import __main__ as main
 from bench import instructions
+from tests.cluster.servers import find_server
 
 pytestmark = [pytest.mark.slow, pytest.mark.once]  # together: two minutes of CPU time
 
@@ -38,6 +39,7 @@ MIXED = "--rounds 1 --seconds 0.3 --warm-up 0.05 --rate 50 --workers 2"
 PREEMPT = "--rounds 1 --seconds 0.1 --hogs 1 2"
 HANDOVER = "--keys 2000 --value-bytes 100 --rate 50"
 TOPICS = "--rounds 1 --messages 1000 --seconds 0.2"
+CLUSTER = "--rounds 1 --seconds 0.2"
 IPC = "--rounds 2 --seconds 0.005 --sizes 64 300000 --shards 2 3 --idle 0.05"
 
 
@@ -82,6 +84,18 @@ def test_topics(tmp_path: Path) -> None:
     assert figures["crowd_frames"] == 1
     assert figures["unheard_frames"] == 0
     assert all(figures[name] > 0 for name in ("topic_rate", "redis_rate", "redis_pipelined_rate", "quiet_p99_us"))
+
+
+@pytest.mark.skipif(
+    find_server() is None or importlib.util.find_spec("nats") is None, reason="needs nats-server, nats-py"
+)
+def test_cluster(tmp_path: Path) -> None:
+    (figures,) = run("cluster", CLUSTER, tmp_path)["rounds"]
+    for way in ("peer", "ours", "suspending"):
+        assert figures[way].keys() == {"p50_us", "rates", "large_mb", "cpu_us", "server_us"}
+        assert figures[way]["rates"].keys() == {"64", "256", "1024"}
+        assert min(figures[way]["p50_us"], figures[way]["large_mb"], *figures[way]["rates"].values()) > 0
+    assert figures["bare_large_mb"] > 0
 
 
 def test_overhead(tmp_path: Path) -> None:
