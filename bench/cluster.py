@@ -175,8 +175,13 @@ def _measure(nats: Server, caller: Any, callee: Any, seconds: float) -> Measured
 async def _until(callee: Any, nats: Server, over: int) -> tuple[int, float]:
     """Its calls of 64 bytes with 64 in flight, as `callee` counts them, and the processor time of these."""
     loop = asyncio.get_running_loop()
-    ended = loop.create_future()
-    loop.add_reader(over, lambda: ended.done() or ended.set_result(None))
+    ended: asyncio.Future[None] = loop.create_future()
+
+    def end() -> None:
+        if not ended.done():
+            ended.set_result(None)
+
+    loop.add_reader(over, end)
     counted: tuple[int, float] = await callee(nats, ended)
     return counted
 
@@ -387,7 +392,11 @@ async def _bare_caller(nats: Server, seconds: float) -> _Figures:
 async def _bare_callee(nats: Server, ended: asyncio.Future[None]) -> tuple[int, float]:
     wire = _wire(nats, "callee")
     await wire.connect()
-    await wire.subscribe("bench.callee", lambda subject, body: wire.publish("bench.caller", body) and None)
+
+    def heard(subject: str, body: bytes) -> None:
+        wire.publish("bench.caller", body)
+
+    await wire.subscribe("bench.callee", heard)
     await ended
     await wire.close()
     return 1, 0.0

@@ -23,6 +23,7 @@ PACKAGES = {
     "shards": "Shards",
     "ipc": "Calls and topics",
     "executor": "The executor",
+    "trio": "The executor on trio",
     "cluster": "Many machines",
     "testing": "Tests",
     "_errors": "Errors",
@@ -47,7 +48,7 @@ def module_of(package: str) -> Any:
     try:
         module = importlib.import_module(f"clockworker.{package}")
     except ModuleNotFoundError as error:
-        if error.name != f"clockworker.{package}":
+        if error.name not in (f"clockworker.{package}", package):  # the last: of an extra
             raise
         return None
     return module if getattr(module, "__all__", None) else None
@@ -132,7 +133,7 @@ def package_page(package: str, title: str) -> str:
     module = module_of(package)
     said = inspect.getdoc(module) or ""
     lines = [f"# {title}", "", said.partition("\n\n")[0].replace("\n", " "), ""]
-    if package != "testing":
+    if package not in ("testing", "trio"):
         lines += ["All of these are names of `clockworker` itself: `import clockworker as cw`.", ""]
     for name in module.__all__:
         lines += [f"::: clockworker.{package}.{name}", ""]

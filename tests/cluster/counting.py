@@ -5,6 +5,8 @@ where KEY      the shard that owns it
 view           epoch, and the nodes
 echo PLACE X   from that shard
 all            which shards answer
+slow PLACE S   from that shard, after so many seconds
+storm PLACE S  calls of it for so long, 16 at a time: how many were answered, by how many processes, and what others ended in
 sub            answers with each message that is published from now on
 pub X          publish
 """
@@ -43,8 +45,29 @@ class Counters:
     async def echo(self, text: str) -> str:
         return f"{text} from {self.shard.place}"
 
+    @cw.remote
+    async def slow(self, seconds: float) -> int:
+        await asyncio.sleep(seconds)
+        return self.shard.incarnation
+
     async def partitions_moved(self, gained: frozenset[int], lost: frozenset[int], epoch: int) -> None:
         self.moved.append((len(gained), len(lost), epoch))
+
+
+async def storm(counters: cw.Sharded[Counters], place: int, seconds: float) -> str:
+    ends = asyncio.get_running_loop().time() + seconds
+    answers: list[int] = []
+    errors: list[str] = []
+
+    async def call() -> None:
+        while asyncio.get_running_loop().time() < ends:
+            try:
+                answers.append(await counters.on(place).slow(0.001))
+            except Exception as error:
+                errors.append(f"{type(error).__name__}: {error}")
+
+    await asyncio.gather(*(call() for _ in range(16)))
+    return f"{len(answers)} by {sorted(set(answers))} errors {errors[:3]}"
 
 
 async def main(shard: cw.Shard) -> None:
@@ -66,6 +89,12 @@ async def main(shard: cw.Shard) -> None:
             case "echo":
                 place, _, text = rest.partition(" ")
                 return await counters.on(int(place)).echo(text)
+            case "slow":
+                place, _, seconds = rest.partition(" ")
+                return str(await counters.on(int(place)).slow(float(seconds)))
+            case "storm":
+                place, _, seconds = rest.partition(" ")
+                return await storm(counters, int(place), float(seconds))
             case "all":
                 places = [shard.id, *counters.others]
                 return " | ".join(sorted(await asyncio.gather(*(counters.on(place).echo("x") for place in places))))

@@ -68,6 +68,12 @@ class MemoryBroker:
         for wire in wires:
             wire.lose(ConnectionResetError("the broker has gone"))
 
+    def cut(self, wire: MemoryWire) -> None:
+        """Nothing comes through it any more, and its owner does not know."""
+        with self._lock:
+            self.wires.remove(wire)
+            wire._is_lost = True
+
     def bucket(self, name: str) -> MemoryBucket:
         return MemoryBucket(self._buckets.setdefault(name, {}), self._lock)
 

@@ -9,6 +9,7 @@ from collections.abc import Awaitable
 from typing import Any
 
 import pytest
+from probe import count_up, pid_and
 
 import clockworker as cw
 from clockworker.cluster import _far, _session
@@ -66,7 +67,9 @@ def test_numbers_of_shards(run: Run) -> None:
             for wrong in (1, -1, PLACES, place(1) + 1, place(9), 10**30):
                 with pytest.raises(IndexError, match=rf"there is no shard {wrong}: they are 0 to 0, and what"):
                     real.on(wrong)
-            with pytest.raises(AttributeError, match="'nothing_such' cannot be called on shard 0 of node b.example; "):
+            with pytest.raises(
+                AttributeError, match=r"'nothing_such' cannot be called on shard 0 of node b\.example; "
+            ):
                 real.on(place(1)).nothing_such()
 
     run(body)
@@ -134,7 +137,7 @@ def test_what_is_under_way_is_bounded_though_the_peer_takes_nothing_in(run: Run)
             stalled = sum(len(message) for _, message in both.broker.stalled or ())
             assert stalled <= connection.session.window + 20 * HEAD.size
             assert connection.backlog_bytes <= connection.session.window + 100_100
-            with pytest.raises(cw.ChannelFull, match="bytes wait for room on the way to shard 0 of node b.example"):
+            with pytest.raises(cw.ChannelFull, match=r"bytes wait for room on the way to shard 0 of node b\.example"):
                 await both.service.on_nowait(1).echo(b"")
             both.broker.go_on()
             for call in calls:
@@ -408,7 +411,8 @@ def test_a_peer_that_breaks_the_rules_ends_its_session(run: Run, caplog: pytest.
     async def body() -> None:
         async with nodes() as both:
             for kind, call, data, why in (
-                (35, 0, b"", "a frame of unknown kind 35"),
+                (5, 0, b"", "a frame of unknown kind 5"),
+                (35, 0, b"", "a frame of kind 35, about topics"),
                 (Kind.TOPIC, 0, b"", "a frame of kind 13, about topics"),
                 (Kind.CREDIT, 1_000, b"", "credit for 1000 requests that were not sent"),
                 (Kind.SCHEMA, 0, b"\xc1", "a schema that cannot be read"),
@@ -418,7 +422,7 @@ def test_a_peer_that_breaks_the_rules_ends_its_session(run: Run, caplog: pytest.
                 both.connection().send(kind, 0, 0, call, data)
                 await until(lambda: both.connection().session.state == IDLE)
                 assert f"has broken the rules: {why}" in caplog.text
-            assert both.others[1].side.far.ended == {"rules": 4}
+            assert both.others[1].side.far.ended == {"rules": 5}
             assert await both.service.on(1).echo(b"on") == b"on"
 
     run(body)
@@ -486,7 +490,7 @@ def test_groups_of_two_nodes_are_two(run: Run) -> None:
         async with nodes(3) as three:
             for number in (1, 2):
                 sent = three.executor.queues()[0].group(key).spawn(three.service.on(number).group())
-                assert await sent == (place(0), hash(key))
+                assert await sent == [place(0), hash(key)]  # in the result, which is plain data
 
     run(body)
 
@@ -522,7 +526,6 @@ def test_a_call_of_a_key_carries_partition_and_epoch_and_is_checked_where_it_run
             with pytest.raises(cw.NodeIsolated, match="cut off"):
                 await service.of("key").echo(b"")
             assert both.others[1].side.probe.noted == [5, 6]
-            await settled(both)
 
     run(body)
 
@@ -582,7 +585,29 @@ def test_of_gives_up_at_its_deadline_with_the_last_error(run: Run) -> None:
             both.here.see(2, silent=("b.example",))
             with pytest.raises(cw.NodeDown):
                 await service.of("key", timeout=0.2).whoami()
-            with pytest.raises(AttributeError, match="'nothing' cannot be called on the shard of a key"):
-                service.of("key").nothing()
+            with pytest.raises(AttributeError, match="'no_such' cannot be called on the shard of a key"):
+                service.of("key").no_such()
+
+    run(body)
+
+
+def test_a_function_is_called_where_a_key_is(run: Run) -> None:
+    async def body() -> None:
+        async with nodes() as both:
+            keys, there = both.here.keys, both.others[1].side.keys
+            owner = both.mesh.owners.of("key")
+            call = both.mesh._inner.function_caller
+            assert (await call(owner, pid_and)(3))[1:] == (3, 1)
+            assert both.here.keys.asked
+            keys.refuses = cw.NodeIsolated("cut off")
+            with pytest.raises(cw.NodeIsolated):
+                await call(owner, pid_and)(3)
+            keys.place = place(1)
+            owner = both.mesh.owners.of("key")
+            assert (await call(owner, pid_and)(3))[1:] == (3, 1)
+            assert [number async for number in call(owner, count_up)(3)] == [0, 1, 2]
+            there.refuses = cw.NotOwner("moved")
+            with pytest.raises(cw.NotOwner, match="moved"):
+                await call(owner, pid_and)(3)
 
     run(body)

@@ -23,6 +23,13 @@ def fence_of(name: str = "a", view: View | None = None, epoch: int = 7) -> Fence
     return fence
 
 
+def say(fence: Fence, at: float) -> Alive:
+    """As it does, twice a second, until then."""
+    while fence._said + 0.5 < at:
+        fence.say(fence._said + 0.5)
+    return fence.say(at)
+
+
 class Other:
     """Another node, as it is heard."""
 
@@ -113,30 +120,30 @@ def test_of_two_the_lower_is_enough_if_that_was_chosen() -> None:
 
 def test_a_quorum_has_to_say_that_it_is_silent() -> None:
     fence, b = fence_of(), Other("b")
-    Other("c").says(fence, 1.0, confirms=fence.say(1.0).number)
-    b.says(fence, 5.9, confirms=fence.say(5.9).number)
-    assert fence.say(5.9).silent == []
-    assert fence.say(6.0).silent == ["c"]
-    b.says(fence, 6.0, confirms=fence.say(6.0).number)
+    Other("c").says(fence, 1.0, confirms=say(fence, 1.0).number)
+    b.says(fence, 5.9, confirms=say(fence, 5.9).number)
+    assert say(fence, 5.9).silent == []
+    assert say(fence, 6.0).silent == ["c"]
+    b.says(fence, 6.0, confirms=say(fence, 6.0).number)
     assert fence.dead(6.0) == []
-    b.says(fence, 6.1, confirms=fence.say(6.0).number, silent=["c"])
+    b.says(fence, 6.1, confirms=say(fence, 6.0).number, silent=["c"])
     assert fence.dead(6.1) == ["c"]
 
 
 def test_who_does_not_hear_us_is_silent_too() -> None:
     fence, c = fence_of(), Other("c")
-    c.says(fence, 1.0, confirms=fence.say(1.0).number)
+    c.says(fence, 1.0, confirms=say(fence, 1.0).number)
     c.says(fence, 6.0, confirms=1)
-    assert fence.say(6.0).silent == ["b", "c"]
+    assert say(fence, 6.0).silent == ["b", "c"]
 
 
 def test_its_word_has_to_be_of_late_and_of_our_epoch() -> None:
     fence, b = fence_of(view=view_of(*"abcde")), Other("b")
     others = [Other("c"), Other("d")]
     for other in others:
-        other.says(fence, 8.0, confirms=fence.say(8.0).number)
+        other.says(fence, 8.0, confirms=say(fence, 8.0).number)
     b.says(fence, 3.9, silent=["e"])
-    others[0].says(fence, 8.0, confirms=fence.say(8.0).number, silent=["e"])
+    others[0].says(fence, 8.0, confirms=say(fence, 8.0).number, silent=["e"])
     assert fence.owns(8.0)
     assert fence.dead(8.0) == []  # that of b is four seconds old
     b.says(fence, 8.0, silent=["e"], epoch=6)
@@ -148,15 +155,25 @@ def test_its_word_has_to_be_of_late_and_of_our_epoch() -> None:
 def test_who_is_not_confirmed_writes_out_nobody() -> None:
     fence, b = fence_of(), Other("b")
     b.says(fence, 8.0, silent=["c"])
-    assert "c" in fence.say(8.0).silent
+    assert "c" in say(fence, 8.0).silent
     assert fence.dead(8.0) == []
+
+
+def test_silence_counts_while_we_listen() -> None:
+    fence = fence_of()
+    say(fence, 10.0)
+    fence.listens(10.0)
+    assert say(fence, 14.9).silent == []
+    assert say(fence, 15.0).silent == ["b", "c"]
+    assert fence.say(18.0).silent == []  # we stood still for three seconds
 
 
 def test_who_has_just_joined_is_not_silent_yet() -> None:
     fence = fence_of(view=view_of("a", "b"))
+    say(fence, 100.0)
     fence.adopt(view_of("a", "b", "c"), 8, 100.0)
-    assert fence.say(104.9).silent == ["b"]
-    assert fence.say(105.0).silent == ["b", "c"]
+    assert say(fence, 104.9).silent == ["b"]
+    assert say(fence, 105.0).silent == ["b", "c"]
 
 
 # Rule 3.
@@ -222,7 +239,7 @@ def test_a_successor_counts_once_the_one_before_it_is_silent() -> None:
 
 def test_nobody_is_written_out_of_a_view_that_is_not_settled() -> None:
     fence, b = fence_of(view=view_of("a", "b", "c", previous="abcd")), Other("b")
-    b.says(fence, 8.0, confirms=fence.say(8.0).number, silent=["c"])
+    b.says(fence, 8.0, confirms=say(fence, 8.0).number, silent=["c"])
     assert fence.owns(8.0)
     assert fence.dead(8.0) == []
 

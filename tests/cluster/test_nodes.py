@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
+import sys
+import urllib.error
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 pytest.importorskip("nats")
 
-from tests.cluster.nodes import Node, key_of, owner_of, wait_all
+from clockworker.shards.observe._view import ServerStats
 from tests.cluster.servers import NatsServer, needs_server, one_server
+from tests.cluster.whole import ROOT, Node, key_of, owner_of, wait_all
+from tests.shards.servers import eventually
 
 pytestmark = [needs_server, pytest.mark.once]
 
@@ -124,19 +132,118 @@ def test_another_number_of_partitions_is_refused(start: Callable[..., Node]) -> 
     assert "[cluster] partitions is 128, and cluster t was started with 64; give 64" in other.log
 
 
+def get(address: str, page: str) -> tuple[int, str]:
+    try:
+        with urllib.request.urlopen(f"http://{address}/{page}", timeout=30) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode()
+
+
+def test_what_is_shown_of_it(start: Callable[..., Node], tmp_path: Path) -> None:
+    nodes = [start(name, options=["--metrics=127.0.0.1:0"]) for name in ("n1", "n2")]
+    wait_all(nodes)
+    one = nodes[0]
+    address = one.server.wait_log(r"metrics on http://([\d.:]+)/metrics")[0][1]
+    assert get(address, "ready") == (200, "ready: 1 of 1 shards, in cluster t as n1\n")
+    stats = msgspec.json.decode(get(address, "stats")[1], type=ServerStats).cluster
+    assert stats is not None
+    assert (stats.name, stats.node, stats.epoch, stats.joined, stats.owns) == ("t", "n1", one.view()[0], True, True)
+    assert sorted((node.name, node.silent) for node in stats.nodes) == [("n1", False), ("n2", False)]
+    assert eventually(
+        lambda: msgspec.json.decode(get(address, "stats")[1], type=ServerStats).cluster.calls > 0,  # type: ignore[union-attr]
+        "calls to n2",
+    )
+    page = get(address, "metrics")[1]
+    figures = {name: float(value) for name, value in re.findall(r"(?m)^clockworker_cluster_(\S+) (\S+)$", page)}
+    assert (figures["nodes"], figures["owns"], figures["joined"], figures["connected"]) == (2, 1, 1, 1)
+    assert figures['calls_sent_total{shard="0"}'] > 0
+    assert any(name.startswith("sessions_ended_total") and 'reason="silence"' in name for name in figures)
+    top = [sys.executable, "-P", "-m", "clockworker.shards.tools._top", "--once", str(tmp_path / "n1.control")]
+    nodes_shown = subprocess.run([*top, "--cluster"], capture_output=True, text=True, check=True).stdout
+    assert "cluster t  node n1" in nodes_shown
+    assert re.search(r"n2 +\d +1 heard", nodes_shown)
+    assert "cluster t: 2 nodes, 0 silent" in subprocess.run(top, capture_output=True, text=True, check=True).stdout
+    nodes[1].kill()
+    eventually(lambda: "SILENT" in subprocess.run([*top, "--cluster"], capture_output=True, text=True).stdout, "silent")
+    # Of two a majority is both: what is left serves nothing, and says so.
+    eventually(lambda: re.search(r"(?m)^clockworker_cluster_owns 0", get(address, "metrics")[1]), "no owner")
+    assert "SERVES NO KEYS" in subprocess.run(top, capture_output=True, text=True, check=True).stdout
+
+
+def test_of_two_the_lowest_goes_on_if_that_was_chosen(start: Callable[..., Node]) -> None:
+    lowest = ["--cluster-two-nodes=lowest"]
+    one = start("n1", options=lowest)
+    one.wait_nodes("n1")
+    two = start("n2", options=lowest)
+    wait_all([one, two])
+    key = key_of(one, "n2")
+    two.kill()
+    one.wait_ok(f"count {key}", r"1 n1 0 \d+")
+    two.again()
+    wait_all([one, two])
+    keys = [key_of(two, "n2"), key_of(two, "n1")]
+    one.kill()
+    for key in keys:
+        two.wait_ok(f"count {key}", "(NodeIsolated|NodeDown|NotOwner).*")
+
+
+PERMISSIONS = """
+authorization {{
+  users: [ {users} ]
+}}
+"""
+USER = """
+    {{ user: {node}, password: p-{node}, permissions: {{
+        publish: ["cw.t.to.*.*.{node}.>", "cw.t.alive.{node}", "cw.t.topic.{node}.>",
+                  "$KV.cw_t.view", "$JS.API.STREAM.INFO.KV_cw_t", "$JS.API.STREAM.CREATE.KV_cw_t",
+                  "$JS.API.STREAM.MSG.GET.KV_cw_t"],
+        subscribe: ["cw.t.to.{node}.>", "cw.t.alive.*", "cw.t.topic.>", "_INBOX.cw.t.{node}.>"] }} }}
+"""
+
+
+def test_one_user_for_each_node(tmp_path: Path) -> None:
+    """With the permissions that docs/cluster.md shows nodes have all that they need, and no secret is in a log."""
+    guide = (ROOT / "docs" / "cluster.md").read_text()
+    for name in ("cw.shop.to.*.*.n1.>", "$JS.API.STREAM.MSG.GET.KV_cw_shop", "_INBOX.cw.shop.n1.>"):
+        assert name in guide
+    more = PERMISSIONS.format(users="\n".join(USER.format(node=name) for name in ("n1", "n2")))
+    nodes: list[Node] = []
+    with one_server(tmp_path / "nats", more=more) as server:
+        try:
+            for name in ("n1", "n2"):
+                secrets = {"CLOCKWORKER_CLUSTER_USER": name, "CLOCKWORKER_CLUSTER_PASSWORD": f"p-{name}"}
+                nodes.append(Node(tmp_path, name, [server.url], environment=secrets))
+            wait_all(nodes)
+            assert nodes[0].ask("all").count("x from") == 2
+            # One that says that it is another.
+            secrets = {"CLOCKWORKER_CLUSTER_USER": "n1", "CLOCKWORKER_CLUSTER_PASSWORD": "p-n1"}
+            nodes.append(Node(tmp_path, "n3", [server.url], environment=secrets))
+            nodes[-1].server.wait_log("(?i)permissions violation")
+            assert nodes[0].view()[1] == ["n1", "n2"]
+            assert all("p-n" not in node.log for node in nodes)
+        finally:
+            for node in nodes:
+                node.end()
+
+
 def test_a_server_that_comes_later_is_found(tmp_path: Path) -> None:
     server = NatsServer(tmp_path / "nats")
-    node = Node(tmp_path, "n1", [server.url])
+    nodes = [Node(tmp_path, name, [server.url]) for name in ("n1", "n2")]
     try:
-        node.server.wait_serving()
-        node.server.wait_log("the cluster's broker cannot be used, tried again and again")
-        assert "NodeIsolated" in node.ask("where k")
+        for node in nodes:
+            node.server.wait_serving()
+            node.server.wait_log("the cluster's broker cannot be used, tried again and again")
+            assert "NodeIsolated" in node.ask("where k")
         server.start()
-        wait_all([node])
+        wait_all(nodes)
+        keys = {node.name: key_of(node, node.name) for node in nodes}
         server.kill()
-        node.wait_ok("count k", "NodeIsolated.*")
+        for node in nodes:
+            node.wait_ok(f"count {keys[node.name]}", "NodeIsolated.*")
         server.start()
-        wait_all([node])
+        wait_all(nodes)
     finally:
-        node.end()
+        for node in nodes:
+            node.end()
         server.kill()

@@ -45,6 +45,8 @@ TESTED = {
     "preemption.md": ("tests/shards/test_preemption.py", {"python": 2, "toml": 1}),
     "processes.md": ("tests/shards/test_processes.py", {"python": 1}),
     "protocols.md": ("tests/test_readme.py", {"python": 1}),
+    "runtimes.md": ("tests/trio/test_docs.py", {"python": 3}),
+    "schedulers.md": ("tests/executor/test_schedulers_guide.py", {"python": 4, "toml": 1}),
     "state.md": ("tests/shards/test_state_guide.py", {"python": 7}),
     "testing.md": ("tests/testing/test_docs.py", {"python": 4}),
     "topics.md": ("tests/ecosystem/test_topics_guide.py", {"python": 3, "sh": 3}),

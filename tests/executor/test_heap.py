@@ -6,8 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import clockworker as cw
-from clockworker.executor._heap_cy import Heap, HeapNode, KeyHeap
+from clockworker.executor._heap_cy import Heap, HeapNode
 
 
 class Node(HeapNode):
@@ -68,38 +67,3 @@ def test_remove_and_update_anywhere(seed: int) -> None:
             assert heap.top() is min(inside, key=lambda node: (node.key, node.tie))
             assert heap.top().position == 0
     assert drain(heap) == sorted((node.key, node.tie) for node in inside)
-
-
-@pytest.mark.skipif(cw.compiled, reason="its methods are C's; the schedulers' models try them")
-@pytest.mark.parametrize("seed", range(20))
-def test_a_heap_of_keys_against_a_model(seed: int) -> None:
-    rng = random.Random(seed)
-    heap = KeyHeap()
-    model: list[tuple[int, int, object]] = []
-    for tie in range(2_000):
-        entry = (rng.randrange(50), tie, object())
-        choice = rng.random()
-        if choice < 0.4 or not model:
-            heap.make_room()
-            heap.push(*entry)
-            model.append(entry)
-        elif choice < 0.6:
-            model.sort()
-            assert heap.pop() is model.pop(0)[2]
-        elif choice < 0.8:
-            model.sort()
-            assert heap.nodes[heap.places[0].slot] is model[0][2]
-            heap.replace_top(*entry)
-            model[0] = entry
-        else:
-            model.sort()
-            key, tie, node = model[0]
-            key += rng.randrange(10)
-            heap.move_top(key)
-            model[0] = (key, tie, node)
-        assert heap.count == len(model)
-        if model:
-            least = min(model)
-            assert (*heap.places[0][:2], heap.nodes[heap.places[0].slot]) == least
-    model.sort()
-    assert [heap.pop() for _ in model] == [node for _, _, node in model]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import json
 import re
 import shutil
 import socket
@@ -18,8 +19,8 @@ import pytest
 
 pytest.importorskip("websockets")
 
-from clockworker.shards.observe._http import PageServer
-from clockworker.shards.observe._live import live_pages
+from clockworker.shards.observe._http import Answer, PageServer
+from clockworker.shards.observe._live import live_pages, summary
 from clockworker.shards.observe._view import ServerStats
 from clockworker.shards.protocol._reading import RingReading
 from clockworker.shards.tools._screen import _count, _duration, _rate
@@ -40,7 +41,7 @@ READ_TABLE = """(id => {
   const [head, ...lines] = document.getElementById(id).rows;
   const names = [...head.cells].map(cell => cell.textContent);
   return Object.fromEntries(lines.map(line => [
-    line.cells[0].firstChild?.textContent ?? "",
+    line.cells[0].title || line.cells[0].textContent,
     Object.fromEntries([...line.cells].map((cell, index) => [names[index], cell.textContent])),
   ]));
 })"""
@@ -56,6 +57,11 @@ def table(page: Page, id: str) -> dict[str, dict[str, str]]:
     return page.run(f"{READ_TABLE}({id!r})")  # type: ignore[no-any-return]
 
 
+def leave(page: Page) -> None:
+    """It asks for nothing any more."""
+    page.command("Page.navigate", url="about:blank")
+
+
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
     with chromium(tmp_path_factory.mktemp("profile")) as browser:
@@ -63,8 +69,8 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
 
 
 @contextmanager
-def pages_of(stats: ServerStats) -> Iterator[str]:
-    """The URL of a live page that shows these, from a thread."""
+def pages_of(stats: ServerStats, **more: object) -> Iterator[str]:
+    """The URL of a live page that shows these, from a thread. more: what is in the summary beside them."""
     loop = asyncio.new_event_loop()
     sock = socket.create_server(("127.0.0.1", 0))
     count = len(stats.shards)
@@ -77,7 +83,11 @@ def pages_of(stats: ServerStats) -> Iterator[str]:
             for one in range(count)
         ]
 
-    server = PageServer([sock], live_pages(lambda: stats, rings))
+    pages = live_pages(lambda: stats, rings)
+    if more:
+        whole = json.loads(summary(stats)) | more
+        pages["/stats/summary"] = lambda accept: Answer(200, "application/json", json.dumps(whole).encode())
+    server = PageServer([sock], pages)
     thread = threading.Thread(target=loop.run_forever)
     thread.start()
     try:
@@ -165,6 +175,7 @@ def test_it_shows_what_the_statistics_say(shards: int, queues: int, browser: Bro
             look(page, width, scheme)
             assert page.run("document.documentElement.scrollWidth <= document.documentElement.clientWidth"), name
             (tmp_path / f"{name}.png").write_bytes(page.screenshot())
+        leave(page)
     assert browser.errors == []
 
 
@@ -173,7 +184,43 @@ def test_a_server_that_does_not_answer_any_more_is_said_to_be_so(browser: Browse
         page = browser.open(url)
         wait_shown(page)
     page.wait_text("state", "no answer since")
-    browser.errors.clear()
+    leave(page)
+    assert browser.errors == []
+
+
+def test_a_node_of_a_cluster_shows_the_others(browser: Browser) -> None:
+    cluster = {
+        "name": "shop",
+        "node": "a",
+        "epoch": 7,
+        "joined": True,
+        "owns": True,
+        "settled": True,
+        "connected": False,
+        "problem": "connection refused",
+        "reconnects": 2,
+        "nodes": [
+            {"name": name, "slot": slot, "shards": 4, "silent": name == EVIL, "since": 1_700_000_000.0}
+            for slot, name in enumerate(("a", EVIL))
+        ],
+        "calls_per_s": 12.5,
+        "calls": 1000,
+        "sessions": 3,
+        "sessions_ended": {},
+        "window_waits": 0,
+    }
+    with pages_of(figures(2, 2), cluster=cluster) as url:
+        page = browser.open(url)
+        wait_shown(page)
+        shown = table(page, "nodes-table")
+        assert {name: cells["State"] for name, cells in shown.items()} == {"a": "this one", EVIL: "silent"}
+        assert (shown["a"]["Slot"], shown[EVIL]["Slot"], shown["a"]["Shards"]) == ("0", "1", "4")
+        said = page.text("cluster")
+        assert "epoch 7: this node, a, serves its keys. Broker: connection refused, 2 reconnects." in said
+        assert "13 calls a second" in said or "12.5 calls" in said
+        assert page.run("window.evil") is None
+        leave(page)
+    assert browser.errors == []
 
 
 def test_it_is_read_by_keyboard(browser: Browser) -> None:
@@ -207,6 +254,7 @@ def test_it_is_read_by_keyboard(browser: Browser) -> None:
         press("Enter", text="\r", windowsVirtualKeyCode=13)
         page.wait_text("state", "paused")
         assert page.text("pause") == "Resume"
+        leave(page)
     assert browser.errors == []
 
 
@@ -234,6 +282,7 @@ def test_a_checker_of_accessibility_finds_no_fault(name: str, browser: Browser) 
             "axe.run().then(({violations}) => violations.map(({id, impact, nodes}) =>"
             " ({id, impact, where: nodes.map(node => node.html + ' ' + node.failureSummary)})))"
         )
+        leave(page)
     assert found == []
 
 
@@ -241,6 +290,8 @@ def test_a_checker_of_accessibility_finds_no_fault(name: str, browser: Browser) 
 
 LOADED = """
 import asyncio, os, signal, time
+
+import clockworker as cw
 
 class Echo:
     def __init__(self, shard):
@@ -305,7 +356,7 @@ def test_under_load_it_agrees_with_the_statistics(browser: Browser, serve: Serve
     source = LOADED.replace("EVIL_IMAGE", repr(EVIL_IMAGE)).replace("EVIL", repr(EVIL))
     server = serve(source, "--shards", "2", "--metrics", "127.0.0.1:0")
     server.wait_serving()
-    url = server.wait_log(r"a live page on (http://\S+/)")[0][1]
+    url = server.wait_log(r"live page on (http://\S+/)")[0][1]
     page = browser.open(url)
     page.wait_text("app", "app:main")
 
@@ -353,6 +404,7 @@ def test_under_load_it_agrees_with_the_statistics(browser: Browser, serve: Serve
     eventually(lambda: re.search(r"\d", page.text("calls-table").partition("\n")[2]), "calls of each pair")
     assert page.run("window.evil") is None
     (tmp_path / "loaded.png").write_bytes(page.screenshot())
+    leave(page)
     assert browser.errors == []
     assert server.stop() == 0
 

@@ -13,8 +13,8 @@ from clockworker.shards.tools._screen import screen
 def stats_of(*loops: LoopReading) -> ServerStats:
     """Of a server whose shards have been so for two seconds, after nothing."""
     ledger = Ledger(len(loops))
-    ledger.remember(0.0, ledger.totals([Reading(written_ns=0) for _ in loops]))
-    totals = ledger.totals([Reading(written_ns=1, loop=loop) for loop in loops])
+    ledger.remember(0.0, ledger.totals([Reading.nothing() for _ in loops]))
+    totals = ledger.totals([msgspec.structs.replace(Reading.nothing(), written_ns=1, loop=loop) for loop in loops])
     window, lately = ledger.recently(2.0, totals)
     presences = [Presence(number, "ready", 1, None, 2.0) for number in range(len(loops))]
     queues, routes, total = view_all(presences, totals, lately, window)

@@ -7,7 +7,15 @@ from pathlib import Path
 import pytest
 
 from clockworker._errors import ConfigurationError
-from clockworker.shards.config._config import InheritedSocket, QueueConfig, ServeConfig, TcpAddress, UnixAddress
+from clockworker.shards.config._cluster import ClusterConfig
+from clockworker.shards.config._config import (
+    InheritedSocket,
+    QueueConfig,
+    QueueGroupConfig,
+    ServeConfig,
+    TcpAddress,
+    UnixAddress,
+)
 from clockworker.shards.config._http import HttpConfig, Route
 from clockworker.shards.config._options import OPTIONS
 from clockworker.shards.config._settings import Settings, read_settings
@@ -38,7 +46,7 @@ def test_defaults() -> None:
 
 EVERY_OPTION = (
     "app:main --shards 3 --spares 2 --cpus 0-2 --no-pin --idle-poll 50 --credit 6 --max-message 2MiB --blocking-threads 4"
-    " --processes 5 --switch-interval 0.001 --queue web:8:las --queue bg:1:preemptive --shard-queue 1:web:9"
+    " --processes 5 --switch-interval 0.001 --queue web:8:las --queue bg:1:preemptive --shard-queue 1:web:9 --queue-group g:4"
     " --shard-queue 1:x:2:qlas --bind :1 --bind admin=unix:/s --host ::1 --port 2 --uds /t --uds-mode 660 --fd 3 --backlog 9"
     " --ssl-certfile cert --ssl-keyfile key --ssl-keyfile-password secret --ssl-ca-certs ca --ssl-crl crl"
     " --ssl-cert-reqs optional --ssl-ciphers AES --ssl-version TLSv1.3"
@@ -54,6 +62,9 @@ EVERY_OPTION = (
     " --timeout-graceful-shutdown 1.5 --timeout-hand-over 5 --timeout-shard-healthcheck 0 --timeout-startup 2 --no-respawn"
     " --log-level DEBUG"
     " --log-format json --log-config l --access-log --slow-poll 0.5 --metrics [::1]:4 --control c --pid-file p"
+    " --cluster-url tls://a --cluster-url tls://b:5222 --cluster-name shop --cluster-node n1 --cluster-credentials c.creds"
+    " --cluster-ca ca.pem --cluster-cert n1.pem --cluster-key n1.key --cluster-tls-first --cluster-node-timeout 2.5"
+    " --cluster-partitions 128 --cluster-two-nodes lowest"
 )
 EVERY_FIELD = ServeConfig(
     app="app:main",
@@ -68,6 +79,7 @@ EVERY_FIELD = ServeConfig(
     processes=5,
     switch_interval=0.001,
     queues=(QueueConfig("web", 8, "las"), QueueConfig("bg", 1, preemptive=True)),
+    queue_groups=(QueueGroupConfig("g", 4),),
     shard_queues={1: (QueueConfig("web", 9), QueueConfig("x", 2, "qlas"))},
     addresses=(
         TcpAddress("0.0.0.0", 1),
@@ -136,6 +148,19 @@ EVERY_FIELD = ServeConfig(
         timeout_response=4.0,
         limit_concurrency=100,
         threads=16,
+    ),
+    cluster=ClusterConfig(
+        url=("tls://a:4222", "tls://b:5222"),
+        node="n1",
+        name="shop",
+        credentials="c.creds",
+        ca="ca.pem",
+        cert="n1.pem",
+        key="n1.key",
+        tls_first=True,
+        node_timeout=2.5,
+        partitions=128,
+        two_nodes="lowest",
     ),
 )
 

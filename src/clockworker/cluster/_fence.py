@@ -1,23 +1,24 @@
-"""Whether this node owns what its view gives it: the fence. No I/O, no clock of its own; `models/fence.pml` shows what it rests on.
+"""Whether this node owns what its view gives it: the fence. No I/O, no clock of its own; `models/fence.pml` shows what it rests
+on.
 
 Each node says twice a second that it is alive, and what it has heard of the others (`Alive`). Three rules:
 
 1.  *I own* while a quorum of my view's members, I among them, have confirmed, each at my epoch, a number that I sent less than
     `fence_after` ago. Who confirms is that very process: a successor under the same name never confirms for the one before,
     since it may read an old copy of the view that the one before had left.
-2.  *It is dead* when a quorum says so, by their own word, at my epoch, and lately: for `node_timeout` it has not been heard, or has
-    not heard them. Then a member that owns may write it out of the view. A deaf one has nobody's word but its own, and writes
-    out nobody.
+2.  *It is dead* when a quorum says so, by their own word, at my epoch, and lately: for `node_timeout` it has not been heard, or
+    has not heard them. Then a member that owns may write it out of the view. A deaf one has nobody's word but its own, and
+    writes out nobody.
 3.  *What I gain*, over the view before, I serve once the view is settled: every member of the view before has been heard at the
     new epoch, or a quorum of them has, and `node_timeout` has passed since. Nobody writes a view after one that is not settled.
 
-Why no two own at once: who owned in the view before needs a quorum that confirms at that epoch. Those who have been heard at the
-new one never do so again, and two quorums have a member in common. So what confirms it was sent before the last of them was
+Why no two own at once: who owned in the view before needs a quorum that confirms at that epoch. Those who have been heard at
+the new one never do so again, and two quorums have a member in common. So what confirms it was sent before the last of them was
 heard, and it stops `fence_after` later by its own clock, which is 0.8 of `node_timeout`: before ours has counted
 `node_timeout`, unless the clocks' rates differ by a fifth. Rule 2 has no part in this; it keeps the living in.
 
-That a view is settled is true for ever, so it is said in `Alive` and taken from whoever says it; a higher epoch says it as well,
-since nobody would have written that.
+That a view is settled is true for ever, so it is said in `Alive` and taken from whoever says it; a higher epoch says it as
+well, since nobody would have written that.
 
 What the model and simulations made of the rules as they were first written: who is heard and hears nobody is silent too, or it
 would stay, and serve nothing; a successor under its name counts for the member before it (the
@@ -76,6 +77,8 @@ class Fence:
         self.epoch = 0
         self.view: View | None = None
         self._began = now
+        self._listening = now  # since when, without a break
+        self._said = now
         self._number = 0
         self._sent: deque[tuple[int, float]] = deque()  # for node_timeout: number, when
         self._members: dict[tuple[str, int], float] = {}  # of the view: since when
@@ -99,8 +102,16 @@ class Fence:
         }
         self._look(now)
 
+    def listens(self, now: float) -> None:
+        """From now on others can be heard: there is a connection, after one was lost or at first. Who comes back a moment later
+        than we do was not silent meanwhile."""
+        self._listening = now
+
     def say(self, now: float) -> Alive:
         """The next of our own, to be sent after this: its time counts from now."""
+        if now - self._said > self.node_timeout / 2:
+            self._listening = now  # we stood still, and what was said meanwhile has not been read
+        self._said = now
         self._number += 1
         self._sent.append((self._number, now))
         while self._sent and self._sent[0][1] <= now - self.node_timeout:
@@ -261,10 +272,10 @@ class Fence:
         return next((at for sent, at in self._sent if sent == number), float("-inf"))
 
     def _is_silent(self, name: str, now: float) -> bool:
-        """To us, or we to it. One that has just joined is not yet."""
+        """To us, or we to it. One that has just joined is not yet, and nobody is before we have listened for so long."""
         assert self.view is not None
         peer = self._member(name)
-        since = self._members[name, self.view.nodes[name].incarnation]
+        since = max(self._listening, self._members[name, self.view.nodes[name].incarnation])
         return now - max(since, float("-inf") if peer is None else peer.answered) >= self.node_timeout
 
     def _says_silent(self, other: str, name: str, now: float) -> bool:

@@ -1,9 +1,9 @@
 """Being a node of the cluster: the supervisor's part, which no application can stall.
 
-It says twice a second that it is alive, hears the others, looks at the view each second and whenever a higher epoch is heard of,
-writes it where `_fence` permits, and tells the shards. Every change of the view goes one way: it is read; the word in shared
-memory gets its epoch, by which no keyed call begins; the shards get the table; and only then the others hear that we are at
-that epoch, since they rely on our not serving by an older one.
+It says twice a second that it is alive, hears the others, looks at the view each second and whenever a higher epoch is heard
+of, writes it where `_fence` permits, and tells the shards. Every change of the view goes one way: it is read; the word in
+shared memory gets its epoch, by which no keyed call begins; the shards get the table; and only then the others hear that we are
+at that epoch, since they rely on our not serving by an older one.
 
 A lost connection is made anew, for ever, and nothing else depends on it: the fence counts on, and stops us in time.
 """
@@ -106,6 +106,14 @@ class Membership:
     def owns(self) -> bool:
         return self._fence.owns(self._now())
 
+    def is_settled(self) -> bool:
+        return self._fence.is_settled(self._now())
+
+    @property
+    def problem(self) -> str:
+        """With the broker, in a line; empty if there is none."""
+        return self._problem
+
     def start(self) -> None:
         loop = asyncio.get_running_loop()
         self._tasks = [
@@ -148,6 +156,7 @@ class Membership:
                 await wire.connect()
                 self._wire = wire
                 await wire.subscribe(f"cw.{self._config.name}.alive.*", self._heard)
+                self._fence.listens(self._now())
                 self._bucket = await wire.bucket(f"cw_{self._config.name}")
                 self.reconnects += 1
                 self._has_problem("")

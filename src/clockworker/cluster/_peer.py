@@ -16,12 +16,16 @@ from clockworker.cluster._far import FarConnection, Post
 from clockworker.cluster._session import HEAD, IDLE, Ended, Session
 from clockworker.ipc.calls._link_cy import Link
 
+_LONGEST_WORD = (
+    256 * 1024
+)  # bytes of what shards tell each other that is no call's, and that max_message does not bound
+
 
 class FarPeer:
     """place: its number among all."""
 
     def __init__(self, post: Post, node: str, shard: int, place: int, session: Callable[[], Session]) -> None:
-        longest = post.mesh.shared.max_message
+        longest = max(post.mesh.shared.max_message, _LONGEST_WORD)
         self.node = node
         self.shard = shard
         self._connections = [FarConnection(post, self, node, shard, place, session(), longest) for _ in range(2)]

@@ -161,6 +161,8 @@ def _frame(kind: int, queue: int, method: int, call: int, body: bytes, now_ns: i
 
 def _with_time_left(body: bytes, at: int, now_ns: int) -> bytes:
     """The body of a request that leaves: its deadline becomes what is left until then."""
+    if len(body) < at + _TIME.size:
+        return body
     (deadline_ns,) = _TIME.unpack_from(body, at)
     return body if not deadline_ns else _replaced(body, at, max(1, deadline_ns - now_ns))
 

@@ -7,17 +7,19 @@ import os
 from clockworker.cluster._cluster import Cluster
 from clockworker.cluster._links import FarLinks
 from clockworker.cluster._nats import NatsWire
+from clockworker.cluster._topics import FarTopics
 from clockworker.cluster._wire import Wire
 from clockworker.cluster._word import take_word
 from clockworker.ipc import Mesh
 from clockworker.shards.config._cluster import ClusterConfig
 from clockworker.shards.protocol._messages import Fenced, NodesSilent, ViewChanged, ViewSettled
+from clockworker.shards.protocol._reading import SESSION_ENDS
 
 
 class ShardInCluster:
-    """Of the shard with this mesh, on the running loop."""
+    """Of the shard with this mesh, on the running loop. succeeds: another incarnation of it has its place yet."""
 
-    def __init__(self, config: ClusterConfig, mesh: Mesh) -> None:
+    def __init__(self, config: ClusterConfig, mesh: Mesh, *, succeeds: bool) -> None:
         self._config = config
         self.cluster = Cluster(config.node, mesh.shard_id)
         self.links = FarLinks(
@@ -27,16 +29,32 @@ class ShardInCluster:
             node=config.node,
             keys=self.cluster,
             silence_s=config.node_timeout,
+            succeeds=succeeds,
         )
         self.cluster.when_changed(self._see)
 
     def start(self) -> None:
-        """Connect, and go on trying."""
+        """Connect, and go on trying. Once the executor runs, before the application does."""
+        self.links.mesh.topics.join(FarTopics(self.links, self._config.name))
         self.links.start()
+
+    def leave(self) -> None:
+        """A successor is ready: other nodes' calls are for it."""
+        self.links.leave()
 
     async def close(self) -> None:
         """Peers are told, and calls end."""
         await self.links.close()
+
+    def figures(self) -> dict[str, int]:
+        """For `CallReading`."""
+        links = self.links
+        return {
+            "far_calls": links.calls_sent,
+            "far_sessions": links.sessions(),
+            "far_window_waits": links.window_waits,
+            **{f"ended_{reason}": links.ended[reason] for reason in SESSION_ENDS},
+        }
 
     def handle(self, message: Fenced | ViewChanged | ViewSettled | NodesSilent, descriptors: list[int]) -> None:
         cluster = self.cluster

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from clockworker.cluster import _subjects
 from clockworker.cluster._links import FarLinks
 from clockworker.cluster._wire import Subscription, Wire, WireError
+from clockworker.ipc import Mesh, remote
 
 logger = logging.getLogger("clockworker.cluster")
 
@@ -23,8 +24,19 @@ class _Listening:
         self.subscribing: asyncio.Task[None] | None = None
 
 
+class OrderedTopics:
+    """A service of each shard: what the owner of an ordered topic is called for."""
+
+    def __init__(self, mesh: Mesh) -> None:
+        self._mesh = mesh
+
+    @remote
+    async def put(self, name: str, message: bytes) -> None:
+        self._mesh.topics.put_in_order(name, message)
+
+
 class FarTopics:
-    """Of one shard; what `ipc.topics._beyond.Beyond` is."""
+    """Of one shard, whose executor runs; what `ipc.topics._beyond.Beyond` is."""
 
     def __init__(self, far: FarLinks, cluster: str) -> None:
         self._far = far
@@ -32,6 +44,8 @@ class FarTopics:
         self._listening: dict[str, _Listening] = {}
         self._published: dict[str, str] = {}  # subjects, by topic
         self._loop = asyncio.get_running_loop()
+        self._owners = far.mesh.owners
+        self._ordered = far.mesh.start(OrderedTopics, OrderedTopics(far.mesh))
         far.when_connected(self._connected)
 
     def most(self) -> int:
@@ -69,6 +83,12 @@ class FarTopics:
             if listening.subscription is not None:
                 listening.subscription.close()
             self._tell(listening)
+
+    async def put_in_order(self, name: str, message: bytes) -> None:
+        await self._ordered.of(name).put(name, message)
+
+    def put_in_order_nowait(self, name: str, message: bytes) -> None:
+        self._ordered.send_nowait(self._owners.of(name), OrderedTopics.put, name, message)
 
     def _connected(self, wire: Wire) -> None:
         """To another server, perhaps, which knows nothing of us."""

@@ -40,16 +40,18 @@ from clockworker.executor._tasks_cy import JoinHandle, Membership, QueueState
 if cython.compiled:
     from cython.cimports.clockworker.executor._clock_cy import now_ns
     from cython.cimports.clockworker.executor._native import PyThread_get_thread_ident
+    from cython.cimports.clockworker.executor._orders_cy import PUSH_BITS
     from cython.cimports.clockworker.executor._registry_cy import leave_out
-    from cython.cimports.clockworker.executor._schedulers_cy import PUSH_BITS, fifo_push
+    from cython.cimports.clockworker.executor._schedulers_cy import fifo_push
     from cython.cimports.clockworker.executor._seam_cy import has_exception
     from cython.cimports.clockworker.executor._tasks_cy import MEMBERSHIP
 else:
     from threading import get_ident as PyThread_get_thread_ident
 
     from clockworker.executor._clock_cy import now_ns
+    from clockworker.executor._orders_cy import PUSH_BITS
     from clockworker.executor._registry_cy import leave_out
-    from clockworker.executor._schedulers_cy import PUSH_BITS, fifo_push
+    from clockworker.executor._schedulers_cy import fifo_push
     from clockworker.executor._seam_cy import has_exception
     from clockworker.executor._tasks_cy import MEMBERSHIP
 
@@ -379,6 +381,8 @@ class Members(Seam):
         queue.use(fifo)
         queue.runnable = 0 if queue.suspended is None else 1
         for state in sorted([*self._table.states(), *self._singles_of_others], key=_ARRIVAL):
+            if state.membership.queue is queue:
+                state.slot = None  # what the failed one had put there means nothing to another queue's
             if state.queued and not state.held and state.membership.queue is queue:
                 state.next = None
                 fifo_push(fifo, state)

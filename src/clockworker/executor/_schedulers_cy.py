@@ -13,13 +13,9 @@ one, and after the step tells what it cost (`observe`). When a task or the last 
 - `QLAS`: LAS between powers of two of microseconds, round robin within one, and every 16th pop goes round robin over the
   levels, so that nobody starves (multi-level feedback, Corbato et al., 1962).
 
-A task that was spawned without a group is a group of its own.
+More of them have modules of their own: `FairGroups`, `FairFifo`, `EDF`, `FairSRPT`.
 
-*What the built-in ones cost.* The core calls them for every step, by C methods that can neither fail nor call anything of the
-application's: `_put`, `_get` and `_charge`. Where one of these would have to (memory, a group's key that is seen for the first
-time) it says so, and the core goes the way that a scheduler of the application's goes. A task that is alone, is
-again the first, or has just been started by who is, is kept before the heap (`_next`). What a group has attained is in the
-node's `key`; it only grows, so a node in the heap is moved down when it has come to the top, and not at each step.
+A task that was spawned without a group is a group of its own. ArrivalFifo, LAS and QLAS are in `_orders_cy`.
 """
 
 from __future__ import annotations
@@ -34,20 +30,7 @@ try:
 except ModuleNotFoundError:
     from clockworker import _cython_shim as cython
 
-from clockworker.executor._heap_cy import HeapNode, KeyHeap, Line
-
-if cython.compiled:
-    from cython.cimports.clockworker.executor._native import bit_length
-else:
-    bit_length = int.bit_length
-
-# Every 16th pop of QLAS ignores the levels.
-_ROUND_ROBIN_EVERY = 16
-# The lower bits of a task's `tie`, in which ArrivalFifo counts its pushes. The others are the place below `arrival`.
-PUSH_BITS = 20
-_PUSH_MASK = (1 << PUSH_BITS) - 1
-# Bit 0 of the levels. Its type in the .pxd has 64 bits; a plain 1 would be shifted as a C int, which has 32.
-_LEVEL_0 = 1
+from clockworker.executor._heap_cy import HeapNode
 
 
 class ScheduledTask(HeapNode):
@@ -72,7 +55,7 @@ class ScheduledTask(HeapNode):
     # No call of super's: one of these is made for every task that is spawned.
     def __init__(self, task: asyncio.Task[Any], group: Hashable, arrival: int) -> None:
         self.key = 0
-        self.tie = 0
+        self.tie = arrival << 20  # PUSH_BITS of _orders_cy
         self.position = -1
         self.task = task
         self.group = group
@@ -90,6 +73,9 @@ class Scheduler:
     """
 
     _owner: Any  # the core of the executor that it works for, while that has a loop
+    # Of ours only: pop() may return None, since none of those inside may run now. Then the queue rests until a task of it ends
+    # or is pushed, or the core is told to `reconsider` it.
+    _holds: bool
 
     def push(self, task: ScheduledTask) -> None:
         """The task has become runnable. It is not in the scheduler already."""
@@ -110,6 +96,12 @@ class Scheduler:
 
     def __len__(self) -> int:
         raise NotImplementedError(f"{type(self).__name__} must define __len__()")
+
+    def _let_begin(self, task: ScheduledTask) -> None:
+        """Of one that holds: this task, which is inside, must end soon. It was aborted."""
+
+    def _let_go(self, all_of_them: bool) -> None:
+        """Of one that holds: from now on nothing is held, since all tasks leave. False: that is over."""
 
     # Of those that are built in (`is_built_in`), in C.
 
@@ -159,353 +151,6 @@ class RunnableFifo(Scheduler):
         return self._count + (len(self._by_hand) if self._by_hand is not None else 0)
 
 
-class ArrivalFifo(Scheduler):
-    """First spawned, first run, whenever it is runnable.
-
-    What a task starts in its queue has that task's place, and so on. Those that one task has started are in the order in
-    which it did; what is alike in both goes in the order in which it became runnable.
-    """
-
-    _heap: KeyHeap
-    _pushes: int
-    _next: ScheduledTask | None  # comes before all of the heap
-    _next_tie: int
-
-    def __init__(self) -> None:
-        self._heap = KeyHeap()
-        self._pushes = 0
-        self._next = None
-        self._next_tie = 0
-
-    def push(self, task: ScheduledTask) -> None:
-        self._heap.make_room()
-        self._put(task)
-
-    def pop(self) -> ScheduledTask:
-        task = self._get()
-        if task is None:
-            raise IndexError("pop from an empty scheduler")
-        return task
-
-    def __len__(self) -> int:
-        return self._heap.count + (self._next is not None)
-
-    def _put(self, task: ScheduledTask) -> bool:
-        heap = self._heap
-        if heap.count == heap.room:
-            return False
-        self._pushes = (self._pushes + 1) & _PUSH_MASK
-        task.key = task.arrival
-        task.tie = (task.tie & ~_PUSH_MASK) | self._pushes
-        first = self._next
-        if first is None:
-            if heap.count and not _before(task.arrival, task.tie, heap.places[0].key, heap.places[0].tie):
-                heap.push(task.arrival, task.tie, task)
-                return True
-        elif _before(task.arrival, task.tie, first.arrival, self._next_tie):
-            heap.push(first.arrival, self._next_tie, first)
-        else:
-            heap.push(task.arrival, task.tie, task)
-            return True
-        self._next = task
-        self._next_tie = task.tie
-        return True
-
-    def _get(self) -> ScheduledTask | None:
-        task = self._next
-        if task is not None:
-            self._next = None
-            return task
-        return cython.cast(ScheduledTask, self._heap.pop()) if self._heap.count else None
-
-    def _charge(self, task: ScheduledTask, elapsed_ns: int) -> bool:
-        return True
-
-
-def _before(key: int, tie: int, other_key: int, other_tie: int) -> bool:
-    return key < other_key or (key == other_key and tie < other_tie)
-
-
-@cython.final
-@cython.cclass
-class ServiceGroup(HeapNode):
-    """The tasks that share one account of attained service: `key`, in nanoseconds."""
-
-    first: ScheduledTask | None  # of the runnable ones; None: there are none
-    more: Line | None  # behind it
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first = None
-        self.more = None
-
-    def add(self, task: ScheduledTask) -> bool:
-        """A runnable task. False: there is no room for it."""
-        if self.first is None:
-            self.first = task
-        elif self.more is None or self.more.count == self.more.room:
-            return False
-        else:
-            self.more.push(task)
-        return True
-
-    def make_room(self) -> None:
-        """For one more."""
-        if self.first is not None:
-            if self.more is None:
-                self.more = Line()
-            self.more.make_room()
-
-    def take(self) -> ScheduledTask:
-        """The first. There must be one."""
-        task: ScheduledTask = self.first  # type: ignore[assignment]
-        self.first = cython.cast(ScheduledTask, self.more.pop()) if self.more is not None and self.more.count else None
-        return task
-
-
-class _ServiceScheduler(Scheduler):
-    """What LAS and QLAS share: the accounts.
-
-    An account, which has a place in line when any of its tasks is runnable, is a `ServiceGroup`, or the task itself if it has
-    no group.
-    """
-
-    _groups: dict[Hashable, ServiceGroup]
-    _count: int
-
-    def __init__(self) -> None:
-        self._groups = {}
-        self._count = 0
-
-    def push(self, task: ScheduledTask) -> None:
-        account: HeapNode = task
-        if task.group is not None:
-            group = self._group_of(task)
-            group.make_room()
-            account = group
-        if not self._put(task):
-            self._make_room(account)
-            self._put(task)
-
-    def pop(self) -> ScheduledTask:
-        task = self._get()
-        if task is None:
-            raise IndexError("pop from an empty scheduler")
-        return task
-
-    def observe(self, task: ScheduledTask, elapsed_ns: int) -> None:
-        if task.group is not None:
-            self._group_of(task)
-        self._charge(task, elapsed_ns)
-        if elapsed_ns < 0:
-            self._has_less()
-
-    def forget_task(self, task: ScheduledTask) -> None:
-        task.slot = None
-        task.key = 0
-
-    def forget_group(self, group: Hashable) -> None:
-        self._groups.pop(group, None)
-
-    def __len__(self) -> int:
-        return self._count
-
-    def _put(self, task: ScheduledTask) -> bool:
-        if task.group is None:
-            if not self._enter(task):
-                return False
-        else:
-            if type(task.slot) is not ServiceGroup:
-                return False
-            group: ServiceGroup = task.slot
-            if group.first is None and not self._enter(group):
-                return False
-            if not group.add(task):
-                return False
-        self._count += 1
-        return True
-
-    def _get(self) -> ScheduledTask | None:
-        if self._count == 0:
-            return None
-        account = self._least()
-        self._count -= 1
-        if type(account) is ServiceGroup:
-            group: ServiceGroup = account
-            task = group.take()
-            if group.first is not None and not self._enter(group):
-                self._make_room(group)
-                self._enter(group)
-            return task
-        return cython.cast(ScheduledTask, account)  # type: ignore[return-value]
-
-    def _charge(self, task: ScheduledTask, elapsed_ns: int) -> bool:
-        if task.group is None:
-            task.key += elapsed_ns
-            return True
-        if type(task.slot) is not ServiceGroup:
-            return False
-        group: ServiceGroup = task.slot
-        group.key += elapsed_ns
-        return True
-
-    def _group_of(self, task: ScheduledTask) -> ServiceGroup:
-        # Looked up once a task: from then on the task's slot knows.
-        if type(task.slot) is ServiceGroup:
-            return task.slot
-        group = self._groups.get(task.group)
-        if group is None:
-            group = self._groups[task.group] = ServiceGroup()
-        task.slot = group
-        return group
-
-    # The order of the accounts
-
-    def _enter(self, account: HeapNode) -> bool:
-        """The account has a runnable task now. False if there is no room for it."""
-        raise NotImplementedError
-
-    def _make_room(self, account: HeapNode) -> None:
-        """For this one."""
-        raise NotImplementedError
-
-    def _least(self) -> HeapNode:
-        """Remove and return the account whose turn it is. There must be one."""
-        raise NotImplementedError
-
-    def _has_less(self) -> None:
-        """Some account has less than it had."""
-
-
-class LAS(_ServiceScheduler):
-    """Least attained service first, by group; equals in the order in which they became runnable."""
-
-    _heap: KeyHeap  # by what each had when it entered
-    _turn: int
-    _next: HeapNode | None  # in line, and not in the heap, the first of which it came before when it entered
-    _next_turn: int
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._heap = KeyHeap()
-        self._turn = 0
-        self._next = None
-        self._next_turn = 0
-
-    def _enter(self, account: HeapNode) -> bool:
-        heap = self._heap
-        self._turn += 1
-        if self._next is None and (heap.count == 0 or account.key < heap.places[0].key):
-            self._next = account
-            self._next_turn = self._turn
-            return True
-        if heap.count == heap.room:
-            return False
-        heap.push(account.key, self._turn, account)
-        return True
-
-    def _make_room(self, account: HeapNode) -> None:
-        self._heap.make_room()
-
-    def _least(self) -> HeapNode:
-        heap = self._heap
-        first = self._next
-        if first is None:
-            first = cython.cast(HeapNode, heap.nodes[heap.places[0].slot])
-            if first.key == heap.places[0].key:
-                return cython.cast(HeapNode, heap.pop())
-            return self._least_of_heap(None)
-        self._next = None
-        if heap.count == 0 or _before(first.key, self._next_turn, heap.places[0].key, heap.places[0].tie):
-            return first
-        return self._least_of_heap(first)
-
-    def _least_of_heap(self, first: HeapNode | None) -> HeapNode:
-        """Or `first`, if it comes before what has come to the top."""
-        heap = self._heap
-        while True:
-            account = cython.cast(HeapNode, heap.nodes[heap.places[0].slot])
-            if account.key == heap.places[0].key:
-                break
-            heap.move_top(account.key)  # it has had something since it entered
-            if first is not None and _before(first.key, self._next_turn, heap.places[0].key, heap.places[0].tie):
-                return first
-        if first is None:
-            heap.pop()
-        else:
-            heap.replace_top(first.key, self._next_turn, first)
-        return account
-
-    def _has_less(self) -> None:
-        self._heap.keys_changed()
-
-
-class QLAS(_ServiceScheduler):
-    """Least attained service first, between powers of two of microseconds; round robin within one.
-
-    A group's level is the bit length of its service in microseconds. Every 16th pop takes from the levels in turn instead
-    of the lowest.
-    """
-
-    _levels: list[Line]
-    _occupied: int  # bit i: level i has groups
-    _last_level: int  # served by the last round-robin pop
-    _picks: int
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._levels = [Line() for _ in range(64)]
-        self._occupied = 0
-        self._last_level = 63
-        self._picks = 0
-
-    # A group that waits already keeps its place until it is next popped: one poll late, and no search.
-
-    def _enter(self, account: HeapNode) -> bool:
-        number = _level(account.key)
-        level: Line = self._levels[number]
-        if level.count == level.room:
-            return False
-        level.push(account)
-        self._occupied |= _LEVEL_0 << number
-        return True
-
-    def _make_room(self, account: HeapNode) -> None:
-        level: Line = self._levels[_level(account.key)]
-        level.make_room()
-
-    def _least(self) -> HeapNode:
-        self._picks += 1
-        number = self._lowest_above(0)
-        if self._picks % _ROUND_ROBIN_EVERY == 0:
-            number = self._lowest_above((self._last_level + 1) & 63)
-            self._last_level = number
-        level: Line = self._levels[number]
-        account = cython.cast(HeapNode, level.pop())
-        if level.count == 0:
-            self._occupied &= ~(_LEVEL_0 << number)
-        return account
-
-    def _lowest_above(self, level: int) -> int:
-        """The lowest occupied level from `level` on, or else the lowest of all."""
-        above = self._occupied >> level << level
-        candidates = above if above else self._occupied
-        lowest: int = bit_length(candidates & -candidates)
-        return lowest - 1
-
-
-def _level(service_ns: int) -> int:
-    return bit_length(max(service_ns, 0) // 1000)  # below 0 if somebody has told us so
-
-
-BUILT_IN = (ArrivalFifo, LAS, QLAS)
-
-
-def is_built_in(scheduler: Scheduler) -> bool:
-    """Whether the core may call `_put`, `_get` and `_charge`: of a subclass these would miss what it has overridden."""
-    return type(scheduler) in BUILT_IN
-
-
 def owner_of(scheduler: Scheduler) -> Any:
     """The core that it works for, or None."""
     return scheduler._owner if cython.compiled else getattr(scheduler, "_owner", None)
@@ -517,6 +162,7 @@ def set_owner(scheduler: Scheduler, core: Any) -> None:
 
 
 if not cython.compiled:
+    Scheduler._holds = False
 
     def fifo_push(fifo: RunnableFifo, task: ScheduledTask) -> None:
         """To the end of the core's list."""

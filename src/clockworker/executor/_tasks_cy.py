@@ -29,8 +29,9 @@ from clockworker._errors import TaskCancelled, TaskPanicked
 from clockworker.executor._cpython_cy import holds
 from clockworker.executor._eevdf_cy import Entity
 from clockworker.executor._histogram_cy import Histogram
+from clockworker.executor._orders_cy import is_built_in
 from clockworker.executor._outcome import Ok
-from clockworker.executor._schedulers_cy import RunnableFifo, ScheduledTask, Scheduler, is_built_in
+from clockworker.executor._schedulers_cy import RunnableFifo, ScheduledTask, Scheduler
 from clockworker.executor._seam_cy import Seam
 
 if cython.compiled:
@@ -57,7 +58,6 @@ else:
 
 _HIDES = holds("gc")  # C globals when compiled
 _CONTEXT_SHOWS = holds("context")
-_ANY_FUTURE = holds("completed")
 
 MEMBERSHIP: contextvars.ContextVar[Membership] = contextvars.ContextVar("clockworker.membership")
 
@@ -283,14 +283,7 @@ class Waiter:
         self.finished = True
         self.show()
         if self.callback is not None:
-            core = self.handle.membership.core
-            if core.loop is not None:
-                # A wake-up asks what it is given for a result or an exception, and an asyncio.Future four times as quickly.
-                core.schedule(
-                    self.callback, core.completed if _ANY_FUTURE and not self.was_cancelled else self, self.context
-                )
-            else:  # the executor has left the loop
-                self._loop.call_soon(self.callback, self, context=self.context)
+            self.handle.membership.core.wake_waiter(self.callback, self, self.was_cancelled, self.context)
             self.callback = None
 
 
@@ -395,8 +388,12 @@ class JoinHandle(ScheduledTask):
 
         Raises UsageError from a thread other than the executor's.
         """
-        self.membership.core.check_thread("handle.abort")
-        return self.task.cancel()
+        core: Any = self.membership.core
+        core.check_thread("handle.abort")
+        cancelled = self.task.cancel()
+        if self.queued and self.membership.queue.fifo is None:
+            core.let_begin(self)
+        return cancelled
 
     def done(self) -> bool:
         """True once the task has returned, raised or been cancelled."""

@@ -133,7 +133,7 @@ def _directory_of_script() -> str:
     file = getattr(main, "__file__", None)
     if file is None or getattr(main, "__spec__", None) is not None:
         return "."
-    return os.path.dirname(os.path.abspath(file))
+    return os.path.dirname(os.path.abspath(str(file)))
 
 
 def _shown(main: object) -> str:

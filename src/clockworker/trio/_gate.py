@@ -10,10 +10,10 @@ lost with one that fails: a RunnableFifo takes its place.
 
 from __future__ import annotations
 
-import inspect
 import logging
 import threading
 from collections.abc import Awaitable, Callable, Coroutine, Hashable
+from types import CoroutineType
 from typing import Any, Protocol, TypeVar
 
 import trio
@@ -21,6 +21,7 @@ from trio.lowlevel import enable_ki_protection
 
 from clockworker._errors import ConfigurationError, UsageError
 from clockworker.executor import _clock_cy as clock
+from clockworker.executor._core_cy import compiled
 from clockworker.executor._members_cy import shown
 from clockworker.executor._schedulers_cy import RunnableFifo, Scheduler, owner_of, set_owner
 from clockworker.trio import _seam
@@ -32,6 +33,10 @@ T = TypeVar("T")
 log = logging.getLogger("clockworker.trio")
 
 _PUSH_BITS = 20  # of a place's `tie`, in which ArrivalFifo counts
+
+
+if not compiled:
+    enable_ki_protection(Steps.append)
 
 
 class Owner(Protocol):
@@ -145,7 +150,7 @@ class Gate(Steps):
 
     def spawn(self, membership: Membership, coroutine: Coroutine[Any, Any, T], name: str | None) -> JoinHandle[T]:
         """A new task in the membership's queue and group."""
-        if not inspect.iscoroutine(coroutine):
+        if type(coroutine) is not CoroutineType and not isinstance(coroutine, Coroutine):
             raise TypeError(f"spawn() takes a coroutine, such as work() of `async def work`, and got {coroutine!r}")
         try:
             self._check_running("queue.spawn")
@@ -153,7 +158,7 @@ class Gate(Steps):
             coroutine.close()
             raise
         if name is None:
-            name = coroutine.__qualname__
+            name = getattr(coroutine, "__qualname__", "?")
         handle = JoinHandle(membership, coroutine, name)
         drive = handle.drive()
         self._spawning = (drive, handle)
@@ -173,14 +178,14 @@ class Gate(Steps):
     def start_soon(
         self, membership: Membership, async_fn: Callable[..., Awaitable[Any]], args: tuple[Any, ...], name: object
     ) -> None:
-        """The same, of a function that is called in the task."""
+        """The same, of an async function."""
         self._check_running("queue.start_soon")
-
-        async def call() -> None:
-            await async_fn(*args)
-
-        named = async_fn if name is None else name
-        self.spawn(membership, call(), named if isinstance(named, str) else getattr(named, "__qualname__", repr(named)))
+        coroutine = async_fn(*args)
+        if not isinstance(coroutine, Coroutine):
+            raise TypeError(f"start_soon() takes an async function, and {async_fn!r} returned {coroutine!r}")
+        if name is not None:
+            name = str(getattr(name, "__qualname__", name))
+        self.spawn(membership, coroutine, name)
 
     def _check_running(self, what: str) -> None:
         if self.nursery is None:
@@ -288,34 +293,8 @@ class Gate(Steps):
     # What is not ours
 
     @enable_ki_protection
-    def _push_to_other(self, queue: QueueState, place: Place) -> bool:
-        scheduler = queue.scheduler
-        try:
-            scheduler.push(place)
-        except BaseException as error:
-            self._replace_scheduler(queue, scheduler, error)
-        return queue.scheduler is scheduler
-
-    def _take_from_other(self, queue: QueueState) -> Place | None:
-        scheduler = queue.scheduler
-        try:
-            popped = scheduler.pop()
-            if isinstance(popped, Place) and popped.queued and popped.membership.queue is queue:
-                return popped
-            raise UsageError(
-                f"{type(scheduler).__name__}.pop() of queue {shown(queue.key)} returned {shown(popped)}, "
-                "which is not a task that it was holding"
-            )
-        except BaseException as error:
-            self._replace_scheduler(queue, scheduler, error)
-        return None
-
-    def _observe(self, queue: QueueState, place: Place, elapsed: int) -> None:
-        scheduler = queue.scheduler
-        try:
-            scheduler.observe(place, elapsed)
-        except BaseException as error:
-            self._replace_scheduler(queue, scheduler, error)
+    def _push_protected(self, queue: QueueState, place: Place) -> bool:
+        return self._push_to(queue, place)
 
     def _replace_scheduler(self, queue: QueueState, scheduler: Scheduler, error: BaseException) -> None:
         """This scheduler has failed. A RunnableFifo goes on with what it was holding."""

@@ -15,6 +15,7 @@ cdef class QueueState:
     cdef readonly object key
     cdef readonly Scheduler scheduler
     cdef readonly RunnableFifo fifo
+    cdef readonly bint builtin
     cdef readonly Entity entity
     cdef readonly bint catch
     cdef readonly dict groups
@@ -114,6 +115,12 @@ cdef class Steps:
     cdef object end_step(self)
     @cython.locals(running=QueueState, now=cython.longlong)
     cpdef bint should_yield(self) except -1
+    @cython.locals(scheduler=Scheduler)
+    cpdef bint _push_to(self, QueueState queue, Place place) except -1
+    @cython.locals(scheduler=Scheduler, place=Place)
+    cdef Place _take_from(self, QueueState queue)
+    @cython.locals(scheduler=Scheduler)
+    cdef int _observe(self, QueueState queue, Place place, long long elapsed) except -1
 
 
 cdef class Turn:

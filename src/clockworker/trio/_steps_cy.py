@@ -24,8 +24,10 @@ try:
 except ModuleNotFoundError:
     from clockworker import _cython_shim as cython
 
+from clockworker._errors import UsageError
 from clockworker.executor._eevdf_cy import Eevdf, Entity
 from clockworker.executor._histogram_cy import Histogram
+from clockworker.executor._members_cy import shown
 from clockworker.executor._meter_cy import Meter
 from clockworker.executor._schedulers_cy import RunnableFifo, ScheduledTask, Scheduler
 from clockworker.executor._steal_cy import Steal
@@ -55,6 +57,7 @@ class QueueState:
     fifo: (
         RunnableFifo | None
     )  # the scheduler, if it is exactly the default one, which does not fail and observes nothing
+    builtin: bool  # the scheduler is Clockworker's own: in C when compiled, where no signal's handler runs
     entity: Entity
     catch: bool  # panics are left to whoever awaits
     groups: dict[Hashable, Membership]
@@ -101,6 +104,7 @@ class QueueState:
         """Take the scheduler, which is empty."""
         self.scheduler = scheduler
         self.fifo = scheduler if type(scheduler) is RunnableFifo else None
+        self.builtin = type(scheduler).__module__.startswith("clockworker.executor.")
 
 
 @cython.final
@@ -227,7 +231,7 @@ class Steps:
             place.pushed_ns = now_ns()
         if queue.fifo is not None:
             fifo_push(queue.fifo, place)
-        elif not self._push_to_other(queue, place):
+        elif not (self._push_to(queue, place) if queue.builtin else self._push_protected(queue, place)):
             return
         queue.runnable += 1
         self._runnable += 1
@@ -340,7 +344,7 @@ class Steps:
             if queue.fifo is not None:
                 place = fifo_pop(queue.fifo)
             else:
-                found = self._take_from_other(queue)
+                found = self._take_from(queue)
                 if found is None:
                     continue
                 place = found
@@ -360,7 +364,7 @@ class Steps:
             if fifo._count == 0:
                 fifo._last = place
             fifo._count += 1
-        elif not self._push_to_other(queue, place):
+        elif not self._push_to(queue, place):
             return
         queue.runnable += 1
         self._runnable += 1
@@ -433,7 +437,42 @@ class Steps:
         now: int = now_ns()
         return now - self._step_started >= running.entity.slice_ns or now >= self._turn_must_end
 
-    # What the subclass does, once a task, and for schedulers that may fail
+    # Schedulers, which may fail
+
+    def _push_to(self, queue: QueueState, place: Place) -> bool:
+        """False: what has taken the scheduler's place has found and counted this one too."""
+        scheduler = queue.scheduler
+        try:
+            scheduler.push(place)
+        except BaseException as error:
+            self._replace_scheduler(queue, scheduler, error)
+        return queue.scheduler is scheduler
+
+    def _take_from(self, queue: QueueState) -> Place | None:
+        """None: ask again, if anything is runnable."""
+        scheduler = queue.scheduler
+        try:
+            popped = scheduler.pop()
+            if isinstance(popped, Place):
+                place: Place = popped
+                if place.queued and place.membership.queue is queue:
+                    return place
+            raise UsageError(
+                f"{type(scheduler).__name__}.pop() of queue {shown(queue.key)} returned {shown(popped)}, "
+                "which is not a task that it was holding"
+            )
+        except BaseException as error:
+            self._replace_scheduler(queue, scheduler, error)
+        return None
+
+    def _observe(self, queue: QueueState, place: Place, elapsed: int) -> None:
+        scheduler = queue.scheduler
+        try:
+            scheduler.observe(place, elapsed)
+        except BaseException as error:
+            self._replace_scheduler(queue, scheduler, error)
+
+    # What the subclass does, once a task
 
     def _adopt(self, task: Any) -> Place | None:
         """The place of a task that is seen for the first time; None if it is none of ours."""
@@ -443,16 +482,12 @@ class Steps:
         """The task is done."""
         raise NotImplementedError
 
-    def _push_to_other(self, queue: QueueState, place: Place) -> bool:
-        """To a scheduler that may fail. False: what has taken its place has found and counted this one too."""
+    def _push_protected(self, queue: QueueState, place: Place) -> bool:
+        """`_push_to`, where no KeyboardInterrupt comes: trio does not expect one of what makes a task runnable."""
         raise NotImplementedError
 
-    def _take_from_other(self, queue: QueueState) -> Place | None:
-        """From a scheduler that may fail. None: ask again, if anything is runnable."""
-        raise NotImplementedError
-
-    def _observe(self, queue: QueueState, place: Place, elapsed: int) -> None:
-        """Tell a scheduler that may fail."""
+    def _replace_scheduler(self, queue: QueueState, scheduler: Scheduler, error: BaseException) -> None:
+        """It has failed."""
         raise NotImplementedError
 
     def _tell_of_slow(self, place: Place, elapsed: int) -> None:

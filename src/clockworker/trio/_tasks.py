@@ -45,7 +45,7 @@ class JoinHandle(Generic[T]):
         self._scope = trio.CancelScope()
         self._place: Place | None = None
         self._outcome: Ok[T] | TaskPanicked | TaskCancelled | None = None
-        self._waiters = trio.lowlevel.ParkingLot()
+        self._waiters: trio.lowlevel.ParkingLot | None = None
         self._is_told = False  # somebody knows, or will know, what becomes of it
         self.task: trio.lowlevel.Task | None = None
 
@@ -78,6 +78,8 @@ class JoinHandle(Generic[T]):
             return self._outcome
         if self.task is not None and trio.lowlevel.current_task() is self.task:
             raise RuntimeError(f"{self._name} awaits its own handle")
+        if self._waiters is None:
+            self._waiters = trio.lowlevel.ParkingLot()
         try:
             await self._waiters.park()
         except BaseException:
@@ -115,7 +117,7 @@ class JoinHandle(Generic[T]):
             coroutine.close()
             self._end(TaskCancelled(f"{self._name} was aborted"))
             return
-        outcome: Ok[T] | TaskPanicked | TaskCancelled = TaskCancelled(f"{self._name} was aborted")
+        outcome: Ok[T] | TaskPanicked | None = None
         try:
             with scope:
                 outcome = Ok(await coroutine)
@@ -129,15 +131,15 @@ class JoinHandle(Generic[T]):
                 self._is_told = True  # by the nursery
                 raise
         finally:
-            self._end(outcome)
+            self._end(TaskCancelled(f"{self._name} was aborted") if outcome is None else outcome)
             del self  # an exception that is on its way out keeps this frame, and would keep the handle in a cycle
 
     def _end(self, outcome: Ok[T] | TaskPanicked | TaskCancelled) -> None:
         self._outcome = outcome
         self.task = None
-        awaited = len(self._waiters) != 0
-        self._waiters.unpark_all()
-        self._is_told |= awaited
+        if self._waiters:  # some wait
+            self._is_told = True
+            self._waiters.unpark_all()
         if isinstance(outcome, TaskPanicked):
             self._membership.gate.panicked(self, outcome.exception)
 

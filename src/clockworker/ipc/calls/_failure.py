@@ -19,7 +19,7 @@ from typing import Any
 
 import msgspec
 
-from clockworker._errors import MessageTooLarge, RemoteError, SchemaMismatch
+from clockworker._errors import MessageTooLarge, NodeIsolated, NotOwner, RemoteError, SchemaMismatch
 
 MAX_FAILURE = 65_536  # bytes of a frame, unless one exception alone takes more
 MAX_TEXT = 4_096  # characters of a message, a note, a value
@@ -72,7 +72,7 @@ class RemoteTraceback(Exception):
 
 
 # What a shard says of the call itself, rather than the method.
-_OURS = {"MessageTooLarge": MessageTooLarge, "SchemaMismatch": SchemaMismatch}
+_OURS = {each.__name__: each for each in (MessageTooLarge, NodeIsolated, NotOwner, SchemaMismatch)}
 # To raise them means something else where the caller is.
 _ENDINGS = ("StopIteration", "StopAsyncIteration")
 

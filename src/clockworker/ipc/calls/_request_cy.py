@@ -234,6 +234,7 @@ class Request:
 
     def is_owned(self) -> bool:
         """Whether its key is ours, now that it begins. If not, it is answered."""
+        assert self.of_key is not None
         error = self.link.shared.refusal_of(self.of_key)
         if error is not None:
             self.fail(error)

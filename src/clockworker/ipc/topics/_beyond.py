@@ -4,6 +4,9 @@ One shard of a node, chosen by the topic's name, listens for what other nodes pu
 subscriber; it hands on over the rings what comes. A publisher of this node publishes for all others by itself. It has a random
 number, and counts its messages, so that who subscribes knows of those that were lost; and does not take one twice, while there
 are two incarnations of the shard that listens.
+
+Ordered topics have one owner among the shards of all nodes. Who publishes calls it, and it publishes, so that all nodes hear
+one publisher.
 """
 
 from __future__ import annotations
@@ -32,6 +35,12 @@ class Beyond(Protocol):
 
     def cease(self, name: str) -> None:
         """Hear no more of it."""
+
+    async def put_in_order(self, name: str, message: bytes) -> None:
+        """Have the owner of an ordered topic, of all shards of all nodes, pass it on to all (`Topics.put_in_order`)."""
+
+    def put_in_order_nowait(self, name: str, message: bytes) -> None:
+        """The same for who cannot wait. Raises `ChannelFull`."""
 
 
 def listener_of(name: str, count: int) -> int:

@@ -12,7 +12,16 @@ import threading
 import zlib
 from typing import TYPE_CHECKING, Generic, Literal, TypeVar
 
-from clockworker._errors import ChannelFull, ConfigurationError, MessageTooLarge, UsageError
+from clockworker._errors import (
+    ChannelFull,
+    ConfigurationError,
+    MessageTooLarge,
+    NodeIsolated,
+    NotOwner,
+    ShardDied,
+    ShardDown,
+    UsageError,
+)
 from clockworker.ipc.topics._beyond import ORIGIN, Beyond, Publishers
 from clockworker.ipc.topics._codec import Codec
 from clockworker.ipc.topics._outlet import Counts, Delivery, Target, TopicStats, send_many
@@ -76,6 +85,9 @@ class Topic(Generic[T]):
         self._check(message)
         if self._topics.learning:
             await self._topics.learned()
+        if self.ordered and (beyond := self._topics.beyond) is not None:
+            await self._put_in_order(beyond, message)
+            return
         delivery = self._publish(message, when_full == "drop")
         if delivery is not None:
             await delivery.wait(self._loop)
@@ -87,6 +99,10 @@ class Topic(Generic[T]):
         """The same of `message` for who cannot wait: `ChannelFull` if a shard is slow to take its messages in. Nothing was sent
         then, to nobody."""
         self._check(message)
+        if self.ordered and (beyond := self._topics.beyond) is not None:
+            beyond.put_in_order_nowait(self.name, self._encoded(message))
+            self._counts.published += 1
+            return
         passage = self._way()
         for outlet, _ in self._targets if passage is None else ():
             if not outlet.is_free():
@@ -150,6 +166,15 @@ class Topic(Generic[T]):
         if self._subscriptions:
             self._deliver(Message(None, body) if as_sent else Message(message))
         return delivery
+
+    async def _put_in_order(self, beyond: Beyond, message: T) -> None:
+        """By way of the owner, which may be on another node."""
+        body = self._encoded(message)
+        self._counts.published += 1
+        try:
+            await beyond.put_in_order(self.name, body)
+        except (NodeIsolated, NotOwner, ShardDied, ShardDown):
+            self._counts.dropped += 1
 
     def _publish_beyond(self, beyond: Beyond, body: bytes) -> None:
         """To other nodes."""

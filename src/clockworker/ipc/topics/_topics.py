@@ -257,12 +257,11 @@ class Topics:
         self._heard[topic._number] = topic
         word = self._say_to_all(topic)
         missing: set[object] = {outlet for outlet in self._outlets.values() if outlet.live}
-        is_listener = self._is_listener(topic.name)
-        if is_listener:
+        if is_listener := self._is_listener(topic.name):
             missing.add(self.beyond)
         topic._confirmation = self._confirmations.begin(word, missing)
         if is_listener:
-            self._listen(topic.name, lambda: self._confirmations.heard(word, self.beyond))
+            self._listen(topic.name, functools.partial(self._confirmations.heard, word, self.beyond))
 
     def want_no_more(self, topic: Topic[Any]) -> None:
         """The last has left."""
@@ -301,6 +300,14 @@ class Topics:
         for name in {*self._wanted, *(topic.name for topic in self._heard.values())}:
             if self._is_listener(name):
                 self._listen(name, lambda: None)
+
+    def put_in_order(self, name: str, message: bytes) -> None:
+        """Of an ordered topic that is ours, among those of all nodes: to all that listen."""
+
+        def post() -> None:
+            self._post(name, message)
+
+        self.when_learned(post)
 
     def _is_listener(self, name: str) -> bool:
         return self.beyond is not None and listener_of(name, self.count) == self.home.shard_id
@@ -408,11 +415,11 @@ class Topics:
             return
         epoch = outlet.connection.epoch
 
-        def listened() -> None:
+        def listening() -> None:
             if outlet.connection.epoch == epoch:
                 outlet.connection.send(_HEARD, 0, 0, number, b"")
 
-        self._listen(word.name, listened)
+        self._listen(word.name, listening)
 
     def _take_in_order(self, link: Link) -> None:
         """A topic's owner may have been replaced: what its earlier incarnation has sent was before this. That one's own

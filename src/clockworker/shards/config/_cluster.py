@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import socket
 from collections.abc import Sequence
@@ -27,8 +26,8 @@ _PORT = 4222
 
 
 class ClusterConfig(msgspec.Struct, frozen=True):
-    """url: servers of the broker, of which one is enough. name: of the cluster. node: of this machine in it. credentials: a file
-    with a JWT and its seed. ca, cert, key: files in PEM, for TLS. tls_first: shake hands before anything else is said.
+    """url: servers of the broker, of which one is enough. name: of the cluster. node: of this machine in it. credentials: a
+    file with a JWT and its seed. ca, cert, key: files in PEM, for TLS. tls_first: shake hands before anything else is said.
     node_timeout: seconds. partitions, two_nodes: as the cluster was first started."""
 
     url: tuple[str, ...]
@@ -100,14 +99,6 @@ def _parse_name(text: str, what: str, example: str) -> str:
     return text
 
 
-def parse_file(text: str) -> str:
-    """A file that can be read now. Absolute, since shards may be elsewhere."""
-    if not os.access(text, os.R_OK) or os.path.isdir(text):
-        why = "is a directory" if os.path.isdir(text) else "cannot be read" if os.path.exists(text) else "is not there"
-        raise ConfigurationError(f"the file {text!r} {why}")
-    return os.path.abspath(text)
-
-
 def parse_node_timeout(text: str) -> float:
     try:
         seconds = float(text)
@@ -151,3 +142,16 @@ def check_cluster(config: ClusterConfig) -> None:
         raise ConfigurationError(
             f"{shown_url(plain)!r} is without TLS, and other urls are with it; give tls:// for all"
         )
+
+
+def check_cluster_files(config: ClusterConfig) -> None:
+    """That they are there, and can be read. Raises `ConfigurationError`."""
+    for name in ("credentials", "ca", "cert", "key"):
+        path = getattr(config, name)
+        if path is None:
+            continue
+        try:
+            with open(path, "rb") as file:
+                file.read(1)
+        except OSError as error:
+            raise ConfigurationError(f"[cluster] {name}: {path} cannot be read: {error.strerror}") from None

@@ -1,4 +1,5 @@
-"""The options of a cluster, a part of the table in `_options`. In the file they are the keys of `[cluster]`, without `cluster_`."""
+"""The options of a cluster, a part of the table in `_options`. In the file they are the keys of `[cluster]`, without
+`cluster_`."""
 
 from __future__ import annotations
 
@@ -35,15 +36,13 @@ CLUSTER_OPTIONS = (
         "cluster",
         ("--cluster-credentials",),
         "FILE",
-        cluster.parse_file,
+        parse.parse_path,
         "credentials of the broker's (.creds); or else the variables CLOCKWORKER_CLUSTER_USER and _PASSWORD, _TOKEN, or _NKEY, "
         "which has a seed",
     ),
-    Option("cluster", ("--cluster-ca",), "FILE", cluster.parse_file, "authorities of the broker's certificate, in PEM"),
-    Option(
-        "cluster", ("--cluster-cert",), "FILE", cluster.parse_file, "certificate of this node for the broker, in PEM"
-    ),
-    Option("cluster", ("--cluster-key",), "FILE", cluster.parse_file, "its private key"),
+    Option("cluster", ("--cluster-ca",), "FILE", parse.parse_path, "authorities of the broker's certificate, in PEM"),
+    Option("cluster", ("--cluster-cert",), "FILE", parse.parse_path, "certificate of this node for the broker, in PEM"),
+    Option("cluster", ("--cluster-key",), "FILE", parse.parse_path, "its private key"),
     Option(
         "cluster",
         ("--cluster-tls-first",),

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, TypeAlias, TypedDict
 
 from clockworker._errors import ConfigurationError
+from clockworker.shards.config._cluster import TwoNodes
 from clockworker.shards.config._config import (
     CertReqs,
     Distribution,
@@ -46,6 +47,7 @@ class ServeOptions(TypedDict, total=False):
     switch_interval: float | None
     processes: int | None
     queue: Sequence[str | Mapping[str, Any] | QueueConfig] | None
+    queue_group: Sequence[str] | None
     shard_queue: Sequence[str] | None
     config: Path | None
     bind: str | Sequence[str] | None
@@ -72,6 +74,17 @@ class ServeOptions(TypedDict, total=False):
     reload_dir: Path | Sequence[Path] | None
     reload_include: str | Sequence[str] | None
     reload_exclude: str | Sequence[str] | None
+    cluster_url: str | Sequence[str] | None
+    cluster_name: str | None
+    cluster_node: str | None
+    cluster_credentials: Path | None
+    cluster_ca: Path | None
+    cluster_cert: Path | None
+    cluster_key: Path | None
+    cluster_tls_first: bool | None
+    cluster_node_timeout: float | None
+    cluster_partitions: int | None
+    cluster_two_nodes: TwoNodes | None
     interface: Interface | None
     route: Sequence[str | Mapping[str, Any] | Route] | None
     lifespan: LifespanMode | None

@@ -3,7 +3,8 @@
 Names follow Prometheus's conventions: base units, `_total` for counters. What belongs to a shard has the label `shard`,
 what belongs to a queue has `queue` too, and what belongs to HTTP's routes `route`. Histograms are given by queue (and route)
 over all shards, since a series for each shard and bucket would be most of the page; nothing has a series for each pair of
-shards. HTTP's families are there where HTTP is served, and so it is with those of topics and of preemptive queues.
+shards. HTTP's families are there where HTTP is served, and so it is with those of topics, of preemptive queues and of a
+cluster.
 
 What of a reading is shown, under which name, its own fields say (`_figures`). Here is the rest: what the supervisor knows, and
 what is made of several figures.
@@ -32,7 +33,7 @@ from clockworker._version import __version__
 from clockworker.executor import DurationStats, compiled
 from clockworker.shards.observe._ledger import Totals
 from clockworker.shards.observe._page import Page
-from clockworker.shards.observe._view import Presence
+from clockworker.shards.observe._view import ClusterStanding, Presence
 from clockworker.shards.protocol._figures import Family, Field, Kind, Section, fields
 from clockworker.shards.protocol._reading import CallReading, LoopReading, ProcessReading, QueueReading, Reading
 from clockworker.shards.protocol._request_readings import Requests, RouteReading
@@ -51,6 +52,7 @@ class Snapshot(msgspec.Struct, frozen=True):
     totals: Sequence[Totals]
     started: float  # seconds since the epoch
     now_ns: int  # monotonic
+    cluster: ClusterStanding | None = None
 
 
 class _Figure(msgspec.Struct, frozen=True):
@@ -123,10 +125,29 @@ def _values_of(names: list[str], unit: float) -> Callable[..., tuple[float, ...]
     return get_all if unit == 1 else lambda part: tuple(value / unit for value in get_all(part))
 
 
+def _is_clusters(figure: _Figure) -> bool:
+    return figure.family.name.startswith("cluster_")
+
+
+# Of a node in a cluster, and of each of its shards.
+_OF_NODE: tuple[_Figure, ...] = tuple(
+    _Figure(Family(f"cluster_{name}", help), value, counter=name == "reconnects")
+    for name, help, value in (
+        ("epoch", "That of the view which this node acts by.", lambda s: (s.epoch,)),
+        ("nodes", "Nodes in the view.", lambda s: (len(s.nodes),)),
+        ("nodes_silent", "Nodes that this one does not hear.", lambda s: (sum(node.silent for node in s.nodes),)),
+        ("joined", "1 while this node is in the view, else 0.", lambda s: (int(s.joined),)),
+        ("owns", "1 while this node may serve its keys, else 0.", lambda s: (int(s.owns),)),
+        ("connected", "1 while this node is connected to the broker, else 0.", lambda s: (int(s.connected),)),
+        ("reconnects", "Connections to the broker after the first.", lambda s: (s.reconnects,)),
+    )
+)
+_OF_SHARD_IN_CLUSTER = tuple(figure for figure in _figures(CallReading, "calls.") if _is_clusters(figure))
+
 _OF_SHARD: tuple[_Figure, ...] = (
     *_figures(ProcessReading, "process."),
     *_figures(LoopReading, "loop."),
-    *_figures(CallReading, "calls."),
+    *(figure for figure in _figures(CallReading, "calls.") if not _is_clusters(figure)),
     _Figure(
         Family("ring_fill_ratio", "Unread part of the fullest ring to a peer."),
         lambda r: (r.calls.ring_used_bytes / r.calls.ring_bytes if r.calls.ring_bytes else 0.0,),
@@ -198,6 +219,8 @@ def _values(snapshot: Snapshot) -> list[float]:
     parts: tuple[tuple[tuple[_Figure, ...], Sequence[object]], ...] = (
         (_OF_SUPERVISOR, _standings(snapshot)),
         (_OF_SHARD, readings),
+        (_OF_NODE, [] if snapshot.cluster is None else [snapshot.cluster]),
+        (_OF_SHARD_IN_CLUSTER, [] if snapshot.cluster is None else readings),
         (_OF_QUEUE, queues),
         (_OF_PREEMPTIVE, [reading.queues[name] for reading in readings for name in _preemptive_of(reading)]),
     )
@@ -243,6 +266,11 @@ def _families(snapshot: Snapshot) -> Iterator[Metric]:
     )
     for figure in (*_OF_SUPERVISOR, *_OF_SHARD):
         yield _family(figure, ["shard"], shards, values)
+    if snapshot.cluster is not None:
+        for figure in _OF_NODE:
+            yield _family(figure, [], [[]], values)
+        for figure in _OF_SHARD_IN_CLUSTER:
+            yield _family(figure, ["shard"], shards, values)
     for figure in _OF_QUEUE:
         yield _family(figure, ["shard", "queue"], queues, values)
     preemptive = [

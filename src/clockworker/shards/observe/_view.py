@@ -168,9 +168,48 @@ class Event(msgspec.Struct, frozen=True):
     detail: str
 
 
+class NodeView(msgspec.Struct, frozen=True):
+    """A node of the cluster. silent: this one has not heard it, or was not heard by it, for node_timeout. since: when it
+    joined, in seconds of Unix time."""
+
+    name: str
+    slot: int
+    shards: int
+    silent: bool
+    since: float
+
+
+class ClusterStanding(msgspec.Struct, frozen=True):
+    """How this node stands in its cluster. joined: it is in the view of this epoch. owns: enough of the others have confirmed
+    it of late, so that it serves keys. settled: what this epoch has moved to it, too. connected: to the broker, or else what
+    the `problem` is. reconnects: after the first."""
+
+    name: str
+    node: str
+    epoch: int
+    joined: bool
+    owns: bool
+    settled: bool
+    connected: bool
+    problem: str
+    reconnects: int
+    nodes: list[NodeView]
+
+
+class ClusterStats(ClusterStanding, frozen=True):
+    """With what its shards have done: calls to other nodes, per second and since the start; sessions with shards of theirs,
+    now, and those that have ended, by reason; how often as much was under way to one as may be."""
+
+    calls_per_s: float
+    calls: int
+    sessions: int
+    sessions_ended: dict[str, int]
+    window_waits: int
+
+
 class ServerStats(msgspec.Struct, frozen=True):
     """addresses: what users connect to, `127.0.0.1:80` or `admin=unix:PATH`. serving: whether all shards have been ready, and
-    it is not told to stop. events: the last ones, the newest at the end."""
+    it is not told to stop. events: the last ones, the newest at the end. cluster: None where this machine is alone."""
 
     version: str
     compiled: bool
@@ -186,6 +225,7 @@ class ServerStats(msgspec.Struct, frozen=True):
     topics: list[TopicView]
     total: TotalView
     events: list[Event] = []  # a server of an older version tells of none
+    cluster: ClusterStats | None = None
 
 
 class Presence(msgspec.Struct, frozen=True):
@@ -257,6 +297,18 @@ def _requests(now: RouteReading, lately: RouteReading, window_s: float) -> Reque
         waiting=now.waiting,
         websockets=now.websockets,
         time=Durations.of(lately.time),
+    )
+
+
+def view_cluster(standing: ClusterStanding, total: Reading, lately: Sequence[Reading], window_s: float) -> ClusterStats:
+    calls = sum(each.calls.far_calls for each in lately)
+    return ClusterStats(
+        **{field: getattr(standing, field) for field in ClusterStanding.__struct_fields__},
+        calls_per_s=calls / window_s if window_s else 0.0,
+        calls=total.calls.far_calls,
+        sessions=total.calls.far_sessions,
+        sessions_ended=total.calls.sessions_ended,
+        window_waits=total.calls.far_window_waits,
     )
 
 

@@ -165,10 +165,21 @@ _FRAMES = Family("ring_frames", "Frames in the rings to and from all peers.", "d
 _BYTES = Family("ring_bytes", "Bytes of the bodies of those frames.", "direction")
 
 
+_SESSIONS_ENDED = Family(
+    "cluster_sessions_ended",
+    "Sessions with shards of other nodes that have ended, by reason; idle and bye are of peace.",
+    "reason",
+)
+
+# Why a session ends (`cluster._session`).
+SESSION_ENDS = ("gap", "silence", "anew", "bye", "idle", "rules", "version", "lost", "left")
+
+
 class CallReading(Section, frozen=True):
     """Calls between shards, over all peers.
 
     ring_used_bytes: unread in the fullest ring to a peer, of ring_bytes; the page has their ratio.
+    far_..., ended_...: of a node in a cluster.
     """
 
     local: Annotated[int, counter(_CALLS, "local", of="calls_local")] = 0
@@ -218,7 +229,33 @@ class CallReading(Section, frozen=True):
     ] = 0
     ring_used_bytes: Annotated[int, peak()] = 0
     ring_bytes: Annotated[int, peak()] = 0
+    far_calls: Annotated[int, counter("cluster_calls_sent", "Calls to shards of other nodes.")] = 0
+    far_sessions: Annotated[int, gauge("cluster_sessions", "Sessions with shards of other nodes.")] = 0
+    far_window_waits: Annotated[
+        int,
+        counter("cluster_window_waits", "Times that as much was under way to a shard of another node as may be."),
+    ] = 0
+    ended_gap: Annotated[int, counter(_SESSIONS_ENDED, "gap")] = 0
+    ended_silence: Annotated[int, counter(_SESSIONS_ENDED, "silence")] = 0
+    ended_anew: Annotated[int, counter(_SESSIONS_ENDED, "anew")] = 0
+    ended_bye: Annotated[int, counter(_SESSIONS_ENDED, "bye")] = 0
+    ended_idle: Annotated[int, counter(_SESSIONS_ENDED, "idle")] = 0
+    ended_rules: Annotated[int, counter(_SESSIONS_ENDED, "rules")] = 0
+    ended_version: Annotated[int, counter(_SESSIONS_ENDED, "version")] = 0
+    ended_lost: Annotated[int, counter(_SESSIONS_ENDED, "lost")] = 0
+    ended_left: Annotated[int, counter(_SESSIONS_ENDED, "left")] = 0
 
+    @property
+    def sessions_ended(self) -> dict[str, int]:
+        """By reason, those that there were."""
+        return {reason: count for reason in SESSION_ENDS if (count := getattr(self, f"ended_{reason}"))}
+
+
+# Of a shard in no cluster.
+NOTHING_FAR = {
+    **dict.fromkeys(("far_calls", "far_sessions", "far_window_waits"), 0),
+    **{f"ended_{reason}": 0 for reason in SESSION_ENDS},
+}
 
 _REFUSALS = Family(
     "queue_cut_refusals",

@@ -1,16 +1,19 @@
-"""The supervisor as a node of a cluster: what `cluster._membership` has to say goes to all shards, and to those that come later.
+"""The supervisor as a node of a cluster: what `cluster._membership` has to say goes to all shards, and to those that come
+later.
 
 Nothing of `cluster` is imported before there is a `[cluster]`.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from clockworker._errors import ConfigurationError
-from clockworker.shards.config._cluster import ClusterConfig
+from clockworker.shards.config._cluster import ClusterConfig, check_cluster_files
+from clockworker.shards.observe._view import ClusterStanding, NodeView
 from clockworker.shards.protocol._messages import Fenced, NodesSilent, ViewChanged, ViewSettled
 from clockworker.shards.supervisor._member import Members
 from clockworker.shards.supervisor._process import ShardProcess
@@ -50,6 +53,29 @@ class Clustering:
 
     def is_in_view(self) -> bool:
         return self._membership is not None and self._membership.is_in_view()
+
+    def standing(self) -> ClusterStanding:
+        """For those who look."""
+        membership, name, node = self._membership, self._config.name, self._config.node
+        if membership is None or (view := membership.view) is None:
+            problem = "" if membership is None else membership.problem
+            connected = membership is not None and membership.connected
+            return ClusterStanding(name, node, 0, False, False, False, connected, problem, 0, [])
+        return ClusterStanding(
+            name,
+            node,
+            membership.epoch,
+            membership.is_in_view(),
+            membership.owns(),
+            membership.is_settled(),
+            membership.connected,
+            membership.problem,
+            max(0, membership.reconnects),
+            [
+                NodeView(each, one.slot, one.shards, each in self._silent.nodes, one.since)
+                for each, one in sorted(view.nodes.items(), key=lambda item: item[1].slot)
+            ],
+        )
 
     async def leave(self) -> None:
         """Others serve what is ours, as soon as they know."""
@@ -93,9 +119,8 @@ class Clustering:
         return NatsWire(self._config, f"{self._config.name} {self._config.node} supervisor", silence)
 
 
-def check_cluster_needs() -> None:
-    """Raises `ConfigurationError` if what the extra installs is not there."""
-    import importlib.util
-
+def check_cluster_needs(config: ClusterConfig) -> None:
+    """Raises `ConfigurationError` if a file is not there, or what the extra installs."""
     if importlib.util.find_spec("nats") is None:
         raise ConfigurationError("[cluster] needs nats-py, which is not installed: pip install 'clockworker[cluster]'")
+    check_cluster_files(config)

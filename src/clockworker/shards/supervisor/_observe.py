@@ -29,7 +29,16 @@ from clockworker.shards.machine._sockets import check_address, explain, resolve_
 from clockworker.shards.observe import _query_paths
 from clockworker.shards.observe._ledger import Ledger, Totals
 from clockworker.shards.observe._query_server import MAX_CONNECTIONS, Answers, QueryServer
-from clockworker.shards.observe._view import Event, Presence, ServerStats, view_all, view_shard, view_topics
+from clockworker.shards.observe._view import (
+    ClusterStanding,
+    Event,
+    Presence,
+    ServerStats,
+    view_all,
+    view_cluster,
+    view_shard,
+    view_topics,
+)
 from clockworker.shards.protocol._reading import Reading, RingReading
 from clockworker.shards.protocol._rest import SUPERVISOR_AFTER_S, next_tick
 from clockworker.shards.supervisor._lifecycle import State
@@ -46,7 +55,8 @@ KEPT_EVENTS = 50
 
 
 class Observer:
-    """addresses: what it listens on. ready: whether the server serves. trace: records all shards for some seconds."""
+    """addresses: what it listens on. ready: whether the server serves. trace: records all shards for some seconds. cluster:
+    how this node stands in it."""
 
     def __init__(
         self,
@@ -55,12 +65,14 @@ class Observer:
         addresses: list[str],
         ready: Callable[[], bool],
         trace: Callable[[float], AsyncGenerator[tuple[int, int], None]],
+        cluster: Callable[[], ClusterStanding | None],
     ) -> None:
         self._config = config
         self._members = members
         self._addresses = addresses
         self._ready = ready
         self._trace = trace
+        self._cluster = cluster
         self._started = time.time()
         self._ledger = Ledger(len(members))
         self._events: deque[Event] = deque(maxlen=KEPT_EVENTS)
@@ -143,6 +155,7 @@ class Observer:
         window_s, lately = self._ledger.recently(now, totals)
         queues, routes, total = view_all(presences, totals, lately, window_s)
         now_ns = time.monotonic_ns()
+        standing = self._cluster()
         return ServerStats(
             version=__version__,
             compiled=compiled,
@@ -161,6 +174,7 @@ class Observer:
             topics=view_topics(total.since_start, lately, window_s),
             total=total,
             events=list(self._events),
+            cluster=None if standing is None else view_cluster(standing, total.since_start, lately, window_s),
         )
 
     def rings(self) -> list[list[RingReading]]:
@@ -212,9 +226,10 @@ class Observer:
         def ready_page(accept: str) -> Answer:
             up = sum(member.state is State.READY for member in self._members)
             ready = self._ready() and up > 0
-            return text(
-                200 if ready else 503, f"{'ready' if ready else 'not ready'}: {up} of {len(self._members)} shards"
-            )
+            said = f"{'ready' if ready else 'not ready'}: {up} of {len(self._members)} shards"
+            if (standing := self._cluster()) is not None:
+                said += f", {'in' if standing.joined else 'not in'} cluster {standing.name} as {standing.node}"
+            return text(200 if ready else 503, said)
 
         server = PageServer(
             sockets,
@@ -230,7 +245,8 @@ class Observer:
         await server.start()
         for sock in sockets:
             address = TcpAddress(*sock.getsockname()[:2])
-            log.info("metrics on http://%s/metrics, a live page on http://%s/", address, address)
+            log.info("metrics on http://%s/metrics", address)
+            log.info("live page on http://%s/", address)
         return server
 
     def _metrics_page(self) -> Page:
@@ -242,7 +258,7 @@ class Observer:
         from clockworker.shards.observe._metrics import Metrics, Snapshot
 
         def snapshot() -> Snapshot:
-            return Snapshot(self._presences(), self._totals(), self._started, time.monotonic_ns())
+            return Snapshot(self._presences(), self._totals(), self._started, time.monotonic_ns(), self._cluster())
 
         metrics = Metrics(snapshot)
 

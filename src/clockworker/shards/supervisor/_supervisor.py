@@ -5,8 +5,8 @@ happens to it arrives on one asyncio loop: a signal (`_signals`), a message from
 pidfd becomes readable), or a timer. What is worth a module has one: `_wiring` connects the shards, `_watch` looks after
 their loops, `_lending` says who accepts connections, `_drain` has shards finish, `_roll` replaces them in good order,
 `_starter` makes their processes, `_spares` has some in stock, `_turnover` sees that they grow old, `_shutdown` stops all,
-`_reload` sees that their sources change, `_clustering` makes us a node among others, `_systemd` tells who started us. What is left here is a shard's way through its
-states, and the server's own.
+`_reload` sees that their sources change, `_clustering` makes us a node among others, `_systemd` tells who started us. What is
+left here is a shard's way through its states, and the server's own.
 
 An error of the system (no process or descriptor left, a file system that has become read-only, a log that cannot be written)
 is the environment's, and no reason for shards that serve to stop: whoever makes the call catches the `OSError`, says it in one
@@ -31,6 +31,7 @@ from clockworker.shards.machine._host import OF_SPARE, TOOLS, raise_descriptor_l
 from clockworker.shards.machine._placement import Placement
 from clockworker.shards.machine._sockets import Listeners
 from clockworker.shards.machine._systemd import Notifier
+from clockworker.shards.observe._view import ClusterStanding
 from clockworker.shards.protocol._control_channel import DescriptorsLost
 from clockworker.shards.protocol._health import HealthPolicy
 from clockworker.shards.protocol._messages import (
@@ -94,7 +95,9 @@ class Supervisor:
         self._listeners = listeners
         self._members = Members(Member(id, cpu) for id, cpu in enumerate(placement.cpus))
         self._tracing = Tracing(self._members)
-        self._observer = Observer(config, self._members, listeners.names, self._serves, self._tracing.record)
+        self._observer = Observer(
+            config, self._members, listeners.names, self._serves, self._tracing.record, self._standing
+        )
         self._lending = Lending(self._members, listeners, to_all=config.max_connections is not None)
         self._watch = Watch(self._members, self._health.pace, self._report_stall, self._hung, self._stands_still)
         self._wiring = Wiring(self._members)
@@ -121,7 +124,7 @@ class Supervisor:
         if self._config.reload:
             check_reload()
         if self._config.cluster is not None:
-            check_cluster_needs()
+            check_cluster_needs(self._config.cluster)
             self._clustering = Clustering(self._config.cluster, self._members, self._not_in_cluster)
         set_process_title("supervisor", self._config.app)
         addresses = len(self._listeners.of(0) or self._listeners.own)
@@ -192,6 +195,9 @@ class Supervisor:
     def _serves(self) -> bool:
         in_cluster = self._clustering is None or self._clustering.is_in_view()
         return self._serving and not self._stopping and in_cluster
+
+    def _standing(self) -> ClusterStanding | None:
+        return None if self._clustering is None else self._clustering.standing()
 
     def _show_life(self, interval: float) -> None:
         self._notifier.alive()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from clockworker.shards.observe._view import (
+    ClusterStats,
     QueueView,
     RequestView,
     RouteView,
@@ -32,6 +33,7 @@ _PREEMPTIVE = " {:<11.11} {:>6} {:>9} {:>6} {:>6} {:>6} {}"
 _HOG = 27  # characters of a name
 _ROUTE = " {:<23.23} {:<11.11} {:>6} {:>5} {:>5} {:>4} {:>4} {:>6} {:>6}"
 _TOPIC = " {:<35.35} {:>6} {:>7} {:>7} {:>7} {:>7}"
+_NODE = " {:<24.24} {:>5} {:>6} {:<8} {:>12}"
 _GROUP = " {:<32} {:<20.20} {:>5}"
 _SHARD_HEAD = _SHARD.format(
     "SHARD", "STATE", "PIN", "CPU%", "BUSY%", "STEAL%", "LAG", "RUN", "CONNS", "CALLS/S", "RING", "RSS", "RST"
@@ -43,12 +45,50 @@ _GROUP_HEAD = _GROUP.format("GROUP", "QUEUE", "CPU%")
 _PREEMPTIVE_HEAD = _PREEMPTIVE.format("PREEMPTIVE", "CUTS/S", "REFUSED/S", "STEP50", "STEP99", "MAX", "HOG")
 _ROUTE_HEAD = _ROUTE.format("ROUTE", "QUEUE", "REQ/S", "4XX/S", "5XX/S", "RUN", "WAIT", "TIME50", "TIME99")
 _TOPIC_HEAD = _TOPIC.format("TOPIC", "SUBS", "PUB/S", "DELIV/S", "DROP/S", "DROPPED")
-HEADS = (_SHARD_HEAD, _QUEUE_HEAD, _PREEMPTIVE_HEAD, _ROUTE_HEAD, _TOPIC_HEAD, _GROUP_HEAD)
+_NODE_HEAD = _NODE.format("NODE", "SLOT", "SHARDS", "STATE", "IN FOR")
+HEADS = (_NODE_HEAD, _SHARD_HEAD, _QUEUE_HEAD, _PREEMPTIVE_HEAD, _ROUTE_HEAD, _TOPIC_HEAD, _GROUP_HEAD)
 _MAX_GROUPS = 8
 _MAX_ROUTES = 8
 _MAX_TOPICS = 8
 _MAX_HOGS = 3  # of a queue
 _STALLED_S = 2.0  # a ready shard whose figures are older does not turn its loop
+
+
+def cluster_screen(stats: ServerStats, now: float, width: int) -> list[str]:
+    """The nodes, as this one sees them. now: Unix time, in seconds."""
+    cluster = stats.cluster
+    if cluster is None:
+        return [f" {stats.app}  pid {stats.pid}  is in no cluster"]
+    state = "serves its keys" if cluster.owns else "serves no keys: most of the cluster has not confirmed it of late"
+    if not cluster.joined:
+        state = "is not in the cluster"
+    elif cluster.owns and not cluster.settled:
+        state = "serves the keys that it had, and waits for those that it is to get"
+    ended = ", ".join(f"{reason} {count}" for reason, count in cluster.sessions_ended.items()) or "none"
+    return [
+        line[:width].rstrip()
+        for line in (
+            f" cluster {cluster.name}  node {cluster.node}  epoch {cluster.epoch}  {len(cluster.nodes)} nodes",
+            f" this node {state}",
+            f" broker: {'connected' if cluster.connected else cluster.problem or 'not connected'}"
+            f"   reconnects {cluster.reconnects}",
+            f" calls/s to other nodes: {_rate(cluster.calls_per_s)}   in all {_count(cluster.calls)}"
+            f"   waits for windows {_count(cluster.window_waits)}",
+            f" sessions {cluster.sessions}   ended: {ended}",
+            "",
+            _NODE_HEAD,
+            *(
+                _NODE.format(
+                    node.name,
+                    node.slot,
+                    node.shards,
+                    "here" if node.name == cluster.node else "SILENT" if node.silent else "heard",
+                    _uptime(max(0.0, now - node.since)),
+                )
+                for node in cluster.nodes
+            ),
+        )
+    ]
 
 
 def screen(stats: ServerStats, sort: str, width: int) -> list[str]:
@@ -62,6 +102,7 @@ def screen(stats: ServerStats, sort: str, width: int) -> list[str]:
         f"   restarts {total.restarts}   stalls {total.stalls}   {_bytes(total.rss_bytes)} RSS",
         *([] if total.requests is None else [_requests(total.requests)]),
         *_elsewhere(total),
+        *([] if stats.cluster is None else [_cluster(stats.cluster)]),
         "",
         _SHARD_HEAD,
         *map(_shard, sorted(stats.shards, key=_BY[sort])),
@@ -130,6 +171,16 @@ def _preemptive(queue: QueueView) -> list[str]:
         first,
     )
     return [line, *(_PREEMPTIVE.format("", "", "", "", "", "", hog) for hog in rest)]
+
+
+def _cluster(cluster: ClusterStats) -> str:
+    """One line; --cluster has the rest."""
+    state = "" if cluster.joined and cluster.owns else "   SERVES NO KEYS"
+    silent = sum(node.silent for node in cluster.nodes)
+    return (
+        f" cluster {cluster.name}: {len(cluster.nodes)} nodes, {silent} silent, epoch {cluster.epoch}"
+        f"   {_rate(cluster.calls_per_s)} calls/s to others{state}"
+    )
 
 
 def _requests(requests: RequestView) -> str:

@@ -26,7 +26,7 @@ from clockworker.shards.observe._query_client import QueryClient
 from clockworker.shards.observe._view import ServerStats
 from clockworker.shards.protocol._recording import Recorded
 from clockworker.shards.tools._chrome import write_chrome_trace
-from clockworker.shards.tools._screen import HEADS, SORTS, screen
+from clockworker.shards.tools._screen import HEADS, SORTS, cluster_screen, screen
 from clockworker.shards.tools._servers import find_server
 
 EXIT_FAILED = 1
@@ -72,6 +72,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--sort", choices=SORTS, default="shard", help="sort the shards by this; shard")
     parser.add_argument("--interval", type=_seconds, default=1.0, metavar="S", help="seconds between two looks; 1")
+    parser.add_argument(
+        "--cluster", action="store_true", help="the nodes of the cluster, as this server's sees them, not its shards"
+    )
     how = parser.add_mutually_exclusive_group()
     how.add_argument("--once", action="store_true", help="print the view once, and end")
     how.add_argument("--json", action="store_true", help="print all that is known once, as JSON, and end")
@@ -103,9 +106,9 @@ def _run(options: argparse.Namespace) -> int:
         elif options.trace:
             return _trace(client, *options.trace)
         elif options.once or not sys.stdout.isatty():
-            print("\n".join(screen(client.stats(), options.sort, width=80)))
+            print("\n".join(_lines(client.stats(), options.sort, options.cluster, width=80)))
         else:
-            _watch(client, options.sort, options.interval)
+            _watch(client, options.sort, options.interval, options.cluster)
     return 0
 
 
@@ -142,7 +145,11 @@ def _shards(numbers: Iterable[int]) -> str:
     return f"shards {', '.join(map(str, sorted(numbers)))}"
 
 
-def _watch(client: QueryClient, sort: str, interval: float) -> None:
+def _lines(stats: ServerStats, sort: str, cluster: bool, width: int) -> list[str]:
+    return cluster_screen(stats, time.time(), width) if cluster else screen(stats, sort, width)
+
+
+def _watch(client: QueryClient, sort: str, interval: float, cluster: bool) -> None:
     try:
         from rich.console import Console
         from rich.live import Live
@@ -155,7 +162,7 @@ def _watch(client: QueryClient, sort: str, interval: float) -> None:
     console = Console()
 
     def draw(stats: ServerStats) -> Text:
-        lines = screen(stats, sort, width=console.width)[: console.height - 1]
+        lines = _lines(stats, sort, cluster, width=console.width)[: console.height - 1]
         text = Text(no_wrap=True, overflow="crop")
         for line in lines:
             text.append(line + "\n", style="reverse" if line in HEADS else "")

@@ -88,6 +88,7 @@ from clockworker.shards.protocol._messages import (
     ViewSettled,
 )
 from clockworker.shards.protocol._pulse import DUMP_SIGNAL, Pulse
+from clockworker.shards.protocol._reading import NOTHING_FAR
 from clockworker.shards.protocol._slots import SlotWriter
 from clockworker.shards.protocol._witness import start_witness
 from clockworker.shards.worker._affinity import Starting
@@ -233,8 +234,13 @@ class _ShardMain:
             what = "a queue's scheduler cannot be imported"
             self._queues = queues_of(self._config, self._configure.shard, application.queues)
             preemptive = preemptive_of(self._queues)
-            executor = Executor(make_queues(self._queues, application.queues, self._config.app_dir), on_panic="catch")
-            queues = [queue.name for queue in self._queues]
+            groups = self._config.queue_groups
+            executor = Executor(
+                make_queues(self._queues, application.queues, self._config.app_dir, groups), on_panic="catch"
+            )
+            # Groups stand together in the executor, and all that is told of queues goes in its order.
+            queues = [str(queue.key) for queue in executor.queues()]
+            self._queues = tuple(sorted(self._queues, key=lambda queue: queues.index(queue.name)))
             shard = self._configure.shard
             if (mistake := lacking_for_options(self._config.http, queues, shard, preemptive)) is not None:
                 return self._fail(mistake, of_options=True)
@@ -296,10 +302,10 @@ class _ShardMain:
         if preemptive_of(self._queues):
             _release_alarm()
         start_witness(self._witness, executor)
-        if self._in_cluster is not None:
-            self._in_cluster.start()
         try:
             async with executor:
+                if self._in_cluster is not None:
+                    self._in_cluster.start()
                 await self._may_begin.wait()
                 self._main = executor.queues()[0].spawn(application(self._shard), name="main")
                 if self._shard.stopping:
@@ -333,7 +339,7 @@ class _ShardMain:
         if self._config.cluster is not None:
             from clockworker.cluster._shard import ShardInCluster
 
-            self._in_cluster = ShardInCluster(self._config.cluster, self._mesh)
+            self._in_cluster = ShardInCluster(self._config.cluster, self._mesh, succeeds=configure.came_by == "roll")
         _ = self._mesh.topics  # before there are peers, so that they are asked for theirs as soon as they are there
         self._shard = Shard(
             configure,
@@ -365,6 +371,7 @@ class _ShardMain:
             self._shard._requests.read,
             self._shard._processes.counts,
             self._watch,
+            (lambda: NOTHING_FAR) if self._in_cluster is None else self._in_cluster.figures,
         )
         self._shard._servers.when_failed = self._recorder.write_soon
 
@@ -521,6 +528,8 @@ class _ShardMain:
     def _stop(self, for_good: bool, orphaned: Sequence[tuple[str, socket.socket]]) -> None:
         if self._main is not None and not self._shard.is_ready:
             self._main.abort()  # still starting: there is nothing to finish
+        if not for_good and self._in_cluster is not None:
+            self._in_cluster.leave()
         self._shard._stop(for_good, orphaned)
         if for_good and self._shard._stopping is not None:  # perhaps it had been told before
             self._shard._stopping.add_done_callback(lambda _: self._channel.send(ListenersClosed()))

@@ -14,7 +14,7 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TypeVar
 
@@ -23,6 +23,7 @@ from clockworker.executor._histogram_cy import Histogram
 from clockworker.ipc import LinkStats, Mesh, TopicStats
 from clockworker.shards.protocol._reading import (
     MAX_GROUPS,
+    NOTHING_FAR,
     REASONS,
     CallReading,
     Counters,
@@ -68,6 +69,7 @@ class Recorder:
         requests: Callable[[], Requests] = Requests,
         processes: Callable[[], tuple[int, int, int]] = lambda: (0, 0, 0),
         watch: HogWatch | None = None,
+        far: Callable[[], Mapping[str, int]] = lambda: NOTHING_FAR,
     ) -> None:
         self._writer = writer
         self._executor = executor
@@ -77,6 +79,7 @@ class Recorder:
         self._blocking = blocking
         self._requests = requests
         self._watch = watch
+        self._far = far
         self._processes = processes
         self._usage = Usage()
         self._lag = Histogram()
@@ -204,6 +207,7 @@ class Recorder:
             rings_ahead=sum(link.wakeups_ahead for link in links),
             ring_used_bytes=max((link.ring_used_bytes for link in links), default=0),
             ring_bytes=max((link.ring_bytes for link in links), default=0),
+            **self._far(),
         )
 
     def _topics(self) -> TopicReadings:

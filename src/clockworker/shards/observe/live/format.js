@@ -24,7 +24,7 @@ export function whole(part) {
 }
 
 export function cores(value) {
-  return value.toFixed(2);
+  return value.toFixed(value < 9.995 ? 2 : 1) + " cores";
 }
 
 export function bytes(value) {

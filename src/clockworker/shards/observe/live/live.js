@@ -87,12 +87,12 @@ class Figure {
 
 const sum = (values) => values.reduce((total, value) => total + value, 0);
 const FIGURES = [
-  [new Figure("Answered with 2xx and 3xx, a second"), (all) => all.statuses_per_s[2] + all.statuses_per_s[3], rate],
-  [new Figure("Answered with 4xx, a second"), (all) => all.statuses_per_s[4], rate],
-  [new Figure("Answered with 5xx, a second"), (all) => all.statuses_per_s[5], rate],
-  [new Figure("Half take at most"), (all) => all.time.p50_ns, duration],
-  [new Figure("99 of 100 take at most"), (all) => all.time.p99_ns, duration],
-  [new Figure("Running now"), (all) => all.running, count],
+  [new Figure("2xx and 3xx/s"), (all) => all.statuses_per_s[2] + all.statuses_per_s[3], rate],
+  [new Figure("4xx/s"), (all) => all.statuses_per_s[4], rate],
+  [new Figure("5xx/s"), (all) => all.statuses_per_s[5], rate],
+  [new Figure("Time, 50 %"), (all) => all.time.p50_ns, duration],
+  [new Figure("Running"), (all) => all.running, count],
+  [new Figure("Waiting"), (all) => all.waiting, count],
 ];
 
 // The tables.
@@ -109,8 +109,9 @@ function fillState(cell, shard) {
 
 function fillQueueName(cell, queue) {
   if (!cell.named) {
-    cell.named = cell.appendChild(element("span"));
-    if (queue.preemptive) cell.append(element("span", "badge", "preemptive"));
+    const row = cell.appendChild(element("div", "badged"));
+    cell.named = row.appendChild(element("span"));
+    if (queue.preemptive) row.append(element("span", "badge", "preemptive"));
   }
   setText(cell.named, queue.name);
   cell.title = queue.name;
@@ -118,7 +119,7 @@ function fillQueueName(cell, queue) {
 
 const shards = new Table("shards-table", (shard) => shard.id, [
   number((shard) => shard.id, String),
-  custom("state", stateOf, fillState),
+  custom("condition", stateOf, fillState),
   bar((shard) => shard.rates.cpu, percent),
   number((shard) => shard.rates.busy, percent),
   number((shard) => shard.rates.steal, percent, (shard) => shard.rates.steal > 0.1 && "warn"),
@@ -186,7 +187,7 @@ const preemption = new Table("preemption-table", (queue) => queue.name, [
 const groups = new Table("groups-table", (group) => JSON.stringify([group.queue, group.name]), [
   text((group) => group.name, "name"),
   text((group) => group.queue, "name"),
-  bar((group) => group.cores, percent),
+  bar((group) => group.cores, percent, undefined, (group) => Math.max(1, group.most)),
 ]);
 
 const topics = new Table("topics-table", (topic) => topic.topic, [
@@ -203,60 +204,65 @@ function showGroups(stats) {
     Object.entries(queue.groups).map(([name, used]) => ({ name, queue: queue.name, cores: used })),
   );
   rows.sort((one, other) => other.cores - one.cores);
+  for (const row of rows) row.most = rows[0].cores;
   groups.show(rows.slice(0, GROUPS));
   return rows.length > 0;
 }
 
-// Whatever is known of each: the columns are the fields of the first.
-function showNodes(stats) {
-  const rows = (stats.nodes ?? []).map((node) =>
-    Object.entries(node).filter(([, value]) => ["string", "number", "boolean"].includes(typeof value)),
+function fillNodeState(cell, node) {
+  cell.shown ??= cell.appendChild(element("span"));
+  setText(cell.shown, node.silent ? "silent" : node.isHere ? "this one" : "heard");
+  cell.shown.className = node.silent ? "bad" : "good";
+}
+
+const nodes = new Table("nodes-table", (node) => node.name, [
+  text((node) => node.name, "name"),
+  custom("condition", (node) => String(node.silent), fillNodeState),
+  number((node) => node.shards, String),
+  number((node) => node.slot, String),
+  number((node) => node.since, (since) => new Date(1000 * since).toLocaleString([], { hour12: false })),
+]);
+
+function showNodes(cluster) {
+  if (!cluster) return false; // this machine is alone
+  let standing = cluster.settled ? "serves its keys" : "serves the keys that it had";
+  if (!cluster.owns) standing = "serves no keys: most of the cluster has not confirmed it of late";
+  if (!cluster.joined) standing = "is not in the cluster";
+  const broker = cluster.connected ? "connected" : cluster.problem || "not connected";
+  setText(
+    byId("cluster"),
+    `Cluster ${cluster.name}, epoch ${cluster.epoch}: this node, ${cluster.node}, ${standing}. Broker: ${broker}, ` +
+      `${cluster.reconnects} reconnects. ${rate(cluster.calls_per_s)} calls a second to other nodes, ` +
+      `${cluster.sessions} sessions with their shards.`,
   );
-  if (!rows.length) return false;
-  const table = byId("nodes-table");
-  const shown = JSON.stringify(rows);
-  if (table.shown === shown) return true;
-  table.shown = shown;
-  table.tHead.rows[0].replaceChildren(
-    ...rows[0].map(([name]) => {
-      const head = element("th", "text", name.replace(/_(s|ns|per_s)$/, "").replaceAll("_", " "));
-      head.scope = "col";
-      return head;
-    }),
-  );
-  table.tBodies[0].replaceChildren(
-    ...rows.map((fields) => {
-      const line = element("tr");
-      fields.forEach(([, value], index) => {
-        const cell = line.appendChild(element(index ? "td" : "th", "text", String(value)));
-        if (!index) cell.scope = "row";
-      });
-      return line;
-    }),
-  );
+  nodes.show(cluster.nodes.map((node) => ({ ...node, isHere: node.name === cluster.node })));
   return true;
 }
 
 // Calls between shards.
 
 let lastFrames = null;
+let shardCount = 0;
 let readings = 0;
 
-async function showMatrix(stats) {
-  const size = stats.shards.length;
-  if (size < 2) return false;
-  byId("calls-table").parentElement.hidden = size > MATRIX_SHARDS;
-  byId("calls-many").hidden = size <= MATRIX_SHARDS;
-  if (size > MATRIX_SHARDS) {
+// Every other time, where there is a table to fill. Null else.
+async function askForFrames() {
+  const isWanted = shardCount > 1 && shardCount <= MATRIX_SHARDS && readings++ % MATRIX_EVERY === 0;
+  return isWanted ? ask("stats/rings") : null;
+}
+
+function showMatrix(size, frames) {
+  shardCount = size;
+  const isTooLarge = size > MATRIX_SHARDS;
+  byId("calls-table").parentElement.hidden = isTooLarge;
+  byId("calls-many").hidden = !isTooLarge;
+  if (isTooLarge) {
     setText(byId("calls-many"), `A table of ${size} by ${size} is not shown; each shard's calls are in the table of shards.`);
-    return true;
+  } else if (frames) {
+    if (lastFrames && frames.at_s > lastFrames.at_s) fillMatrix(frames, lastFrames);
+    lastFrames = frames;
   }
-  if (readings++ % MATRIX_EVERY) return true;
-  const now = await ask("stats/rings");
-  const before = lastFrames;
-  lastFrames = now;
-  if (before && now.at_s > before.at_s) fillMatrix(now, before);
-  return true;
+  return size > 1;
 }
 
 function fillMatrix(now, before) {
@@ -321,7 +327,7 @@ function showEvents(stats) {
 
 // All of it.
 
-function show(stats) {
+function show(stats, frames) {
   setText(byId("app"), stats.app);
   document.title = `${stats.app} – clockworker`;
   const where = stats.addresses.length ? stats.addresses.join(", ") : "no address";
@@ -356,7 +362,8 @@ function show(stats) {
   setSection("groups", showGroups(stats));
   setSection("topics", stats.topics.length > 0);
   topics.show(stats.topics);
-  setSection("nodes", showNodes(stats));
+  setSection("calls", showMatrix(stats.shards.length, frames));
+  setSection("nodes", showNodes(stats.cluster));
   showEvents(stats);
 }
 
@@ -370,10 +377,16 @@ function setState(said, level) {
   byId("state").className = `state ${level}`;
 }
 
+class NoAnswer extends Error {}
+
 async function ask(path) {
-  const answer = await fetch(path, { cache: "no-store", signal: AbortSignal.timeout(ANSWER_MS) });
-  if (!answer.ok) throw new Error(`${path}: ${answer.status}`);
-  return answer.json();
+  try {
+    const answer = await fetch(path, { cache: "no-store", signal: AbortSignal.timeout(ANSWER_MS) });
+    if (answer.ok) return await answer.json();
+    throw new NoAnswer(`${path}: ${answer.status}`);
+  } catch (error) {
+    throw new NoAnswer(`${path}: ${error.message}`); // it is gone, or too slow, or was cut off
+  }
 }
 
 let paused = false;
@@ -384,15 +397,13 @@ async function turn() {
   clearTimeout(next);
   const began = performance.now();
   try {
-    const stats = await ask("stats/summary");
+    const [stats, frames] = await Promise.all([ask("stats/summary"), askForFrames()]);
     if (paused) return;
-    stats.total.requests ??= null;
-    show(stats);
-    setSection("calls", await showMatrix(stats));
+    show(stats, frames);
     heard = Date.now();
     document.body.classList.remove("stale");
   } catch (error) {
-    console.error(error);
+    if (!(error instanceof NoAnswer)) throw error;
     document.body.classList.add("stale");
     setState(heard ? `no answer since ${time(heard / 1000)}` : "no answer", "bad");
   } finally {

@@ -49,6 +49,7 @@ export class Line {
   }
 
   draw(values) {
+    if (values.length < 2) return;
     const top = Math.max(...values) || 1;
     const points = values.map((value, index) => {
       const x = 120 - (values.length - 1 - index) * (120 / (KEPT - 1));
@@ -101,12 +102,13 @@ export const number = (value, format, level) => ({
   },
 });
 
-export const bar = (value, format, mark) => ({
+// full: what fills the bar, if it is not 1.
+export const bar = (value, format, mark, full) => ({
   className: "bar",
   sort: value,
   fill: (cell, row) => {
     cell.bar ??= new Bar(cell);
-    cell.bar.set(value(row), format(value(row)), mark?.(row));
+    cell.bar.set(value(row) / (full?.(row) ?? 1), format(value(row)), mark?.(row));
   },
 });
 
@@ -154,7 +156,7 @@ export class Table {
   }
 
   #isText(index) {
-    return this.columns[index].className.startsWith("text") || this.columns[index].className.startsWith("state");
+    return this.columns[index].className.startsWith("text") || this.columns[index].className.startsWith("condition");
   }
 
   show(rows) {

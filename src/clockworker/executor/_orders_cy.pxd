@@ -1,0 +1,144 @@
+cimport cython
+from clockworker.executor._heap_cy cimport HeapNode
+from clockworker.executor._native cimport Place, Places
+from clockworker.executor._schedulers_cy cimport ScheduledTask, Scheduler
+
+cdef int _ROUND_ROBIN_EVERY
+cdef int PUSH_BITS
+cdef long long _PUSH_MASK
+cdef unsigned long long _LEVEL_0
+cdef long long _STINT_NS
+cdef int _STINT_STEPS
+
+
+cdef class KeyHeap:
+    cdef readonly Py_ssize_t count
+    cdef readonly Py_ssize_t room
+    cdef list nodes
+    cdef Places places
+
+    cdef int make_room(self) except -1
+    @cython.locals(slot=Py_ssize_t, places=Places)
+    cdef int _grow(self, Py_ssize_t room) except -1
+    @cython.locals(position=Py_ssize_t, place=Place)
+    cdef void push(self, long long key, long long tie, object node) noexcept
+    @cython.locals(free_place=Place, last=Place)
+    cdef object pop(self)
+    @cython.locals(slot=Py_ssize_t)
+    cdef void replace_top(self, long long key, long long tie, object node) noexcept
+    cdef void move_top(self, long long key) noexcept
+    @cython.locals(i=Py_ssize_t)
+    cdef int keys_changed(self) except -1
+    @cython.locals(places=Places, parent=Py_ssize_t)
+    cdef void _up(self, Place place, Py_ssize_t position) noexcept
+    @cython.locals(places=Places, size=Py_ssize_t, position=Py_ssize_t, child=Py_ssize_t, parent=Py_ssize_t)
+    cdef void _down(self, Place place) noexcept
+
+
+cdef class Line:
+    cdef readonly Py_ssize_t count
+    cdef readonly Py_ssize_t room
+    cdef Py_ssize_t first
+    cdef list nodes
+
+    @cython.locals(i=Py_ssize_t)
+    cdef int make_room(self) except -1
+    cdef void push(self, object node) noexcept
+    cdef object pop(self)
+
+
+cdef bint comes_before(Place one, Place other) noexcept
+
+
+cpdef bint is_built_in(Scheduler scheduler) except -1
+cdef bint _before(long long key, long long tie, long long other_key, long long other_tie) noexcept
+cdef int _level(long long service_ns) noexcept
+
+
+cdef class ArrivalFifo(Scheduler):
+    cdef KeyHeap _heap
+    cdef long long _pushes
+    cdef ScheduledTask _next
+    cdef long long _next_tie
+
+    @cython.locals(task=ScheduledTask)
+    cpdef ScheduledTask pop(self)
+    @cython.locals(heap=KeyHeap, first=ScheduledTask)
+    cdef bint _put(self, ScheduledTask task) except -1
+    @cython.locals(task=ScheduledTask)
+    cdef ScheduledTask _get(self)
+
+
+cdef class ServiceGroup(HeapNode):
+    cdef ScheduledTask first
+    cdef Line more
+
+    cdef bint add(self, ScheduledTask task) except -1
+    cdef int make_room(self) except -1
+    @cython.locals(task=ScheduledTask)
+    cdef ScheduledTask take(self)
+
+
+cdef class _ServiceScheduler(Scheduler):
+    cdef dict _groups
+    cdef Py_ssize_t _count
+
+    @cython.locals(group=ServiceGroup, account=HeapNode)
+    cpdef push(self, ScheduledTask task)
+    @cython.locals(task=ScheduledTask)
+    cpdef ScheduledTask pop(self)
+    @cython.locals(group=ServiceGroup)
+    cdef bint _put_in_group(self, ScheduledTask task) except -1
+    @cython.locals(task=ScheduledTask)
+    cdef ScheduledTask _first_of(self, ServiceGroup group)
+    cdef bint _charge(self, ScheduledTask task, long long elapsed_ns) except -1
+    @cython.locals(group=ServiceGroup)
+    cdef ServiceGroup _group_of(self, ScheduledTask task)
+    cdef bint _enter(self, HeapNode account) except -1
+    cdef int _make_room(self, HeapNode account) except -1
+    cdef int _has_less(self) except -1
+
+
+cdef class LAS(_ServiceScheduler):
+    cdef KeyHeap _heap
+    cdef long long _turn
+    cdef HeapNode _next
+    cdef long long _next_turn
+    cdef size_t _ran
+    cdef long long _ran_turn
+    cdef int _stint_steps
+
+    cdef bint _put(self, ScheduledTask task) except -1
+    @cython.locals(account=HeapNode)
+    cdef ScheduledTask _get(self)
+
+
+@cython.locals(heap=KeyHeap)
+cdef bint las_enter(LAS las, HeapNode account) except -1
+@cython.locals(heap=KeyHeap, first=HeapNode, account=HeapNode)
+cdef HeapNode las_least(LAS las)
+cdef bint goes_on(LAS las, long long key) noexcept
+
+
+cdef class QLAS(_ServiceScheduler):
+    cdef list _levels
+    cdef unsigned long long _occupied
+    cdef int _last_level
+    cdef long long _picks
+    cdef HeapNode _next
+    cdef size_t _ran
+    cdef long long _goes_on_to
+    cdef bint _others
+
+    cdef bint _put(self, ScheduledTask task) except -1
+    @cython.locals(account=HeapNode)
+    cdef ScheduledTask _get(self)
+
+
+cdef bint qlas_enter(QLAS qlas, HeapNode account) except -1
+@cython.locals(number=cython.int, level=Line)
+cdef bint qlas_line_up(QLAS qlas, HeapNode account) except -1
+@cython.locals(number=cython.int, level=Line, account=HeapNode, round_robin=cython.bint, level_ends=cython.longlong)
+cdef HeapNode qlas_next(QLAS qlas)
+@cython.locals(above=cython.ulonglong, candidates=cython.ulonglong, lowest=cython.int)
+cdef int _lowest_above(unsigned long long occupied, int level) noexcept

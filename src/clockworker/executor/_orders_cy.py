@@ -1,0 +1,625 @@
+# cython: language_level=3, annotation_typing=False, auto_pickle=False, allow_none_for_extension_args=False, nonecheck=True
+# cython: boundscheck=False, wraparound=False
+"""Schedulers that keep an order: by arrival (`ArrivalFifo`), and by attained service (`LAS`, `QLAS`).
+
+The core calls these for every step, by C methods that can neither fail nor call anything of the application's: `_put`, `_get`
+and `_charge`. Where one of them would have to (there is no room, or a group's key is seen for the first time) it says so, and
+the core goes the way that it goes with a scheduler of the application's. What a step costs here:
+
+- A task that is alone, is again the first, or has just been started by the first, is kept before the heap (`_next`).
+- What a task without a group has attained is in its own node (`key`), what a group has in the group's.
+- An account that is runnable again after its step, when no other has become so meanwhile, goes on for a *stint*: until it is
+  5 us ahead of the next (LAS), or has had 5 us (QLAS), and for 64 steps at most. A choice after each of shorter steps would
+  cost more than it is worth; between queues it is the same (`_eevdf_cy`). Who comes is compared at once: a task that has
+  started or woken others, and ends its step, finds that those with less have run.
+- What is attained only grows. So a node in the heap is moved down when it has come to the top, and not at each step.
+- `KeyHeap` has copies of keys and ties side by side in memory: comparing touches no node, and 100,000 of them are a few cache
+  misses. Its way down is heapq's: all the way along the smaller children, then up, for what comes from the end mostly belongs
+  there, and that is half of the comparisons.
+
+All in one module: calls within one are cheapest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from typing import Any
+
+try:
+    import cython
+except ModuleNotFoundError:
+    from clockworker import _cython_shim as cython
+
+from clockworker.executor._heap_cy import HeapNode
+from clockworker.executor._schedulers_cy import ScheduledTask, Scheduler
+
+if cython.compiled:
+    from cython.cimports.clockworker.executor._native import Place, Places, address_of, bit_length
+    from cython.cimports.libc.stdlib import free, realloc
+else:
+    from clockworker.executor._pure import Place, address_of
+
+    bit_length = int.bit_length
+
+_LEAST_ROOM = 16  # of a heap
+# Every 16th pop of QLAS ignores the levels.
+_ROUND_ROBIN_EVERY = 16
+# The lower bits of a task's `tie`, in which ArrivalFifo counts its pushes. The others are the place below `arrival`.
+PUSH_BITS = 20
+_PUSH_MASK = (1 << PUSH_BITS) - 1
+# Bit 0 of the levels. Its type in the .pxd has 64 bits; a plain 1 would be shifted as a C int, which has 32.
+_LEVEL_0 = 1
+# For how long an account goes on without being compared, and for how many steps.
+_STINT_NS = 5_000
+_STINT_STEPS = 64
+
+
+@cython.final
+@cython.cclass
+class KeyHeap:
+    """Nodes by (key, tie), the smallest first: `nodes[places[0].slot]`. A node may be in it more than once."""
+
+    count: int
+    room: int  # for so many
+    nodes: list[Any]  # by slot
+    places: list[Place]  # the first `count` are the heap; the slots of the others are free
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.room = 0
+        self.nodes = []
+        if not cython.compiled:
+            self.places = []
+        self.make_room()
+
+    def __dealloc__(self) -> None:  # of compiled classes only
+        free(self.places)
+
+    def make_room(self) -> None:
+        """For one more. MemoryError if there is none."""
+        if self.count == self.room:
+            self._grow(max(2 * self.room, _LEAST_ROOM))
+
+    def _grow(self, room: int) -> None:
+        self.nodes.extend([None] * (room - len(self.nodes)))
+        if cython.compiled:
+            places = cython.cast(Places, realloc(self.places, room * cython.sizeof(Place)))
+            if not places:
+                raise MemoryError
+            self.places = places
+            for slot in range(self.room, room):
+                places[slot] = Place(0, 0, slot)
+        else:
+            self.places.extend(Place(0, 0, slot) for slot in range(self.room, room))
+        self.room = room
+
+    def push(self, key: int, tie: int, node: Any) -> None:
+        """There must be room."""
+        position = self.count
+        place = Place(key, tie, self.places[position].slot)
+        self.nodes[place.slot] = node
+        self.count = position + 1
+        self._up(place, position)
+
+    def pop(self) -> Any:
+        """Remove and return the smallest node. The heap must not be empty."""
+        free_place = self.places[0]
+        node = self.nodes[free_place.slot]
+        self.nodes[free_place.slot] = None
+        self.count -= 1
+        last = self.places[self.count]
+        self.places[self.count] = free_place
+        if self.count:
+            self._down(last)
+        return node
+
+    def replace_top(self, key: int, tie: int, node: Any) -> None:
+        """As `pop` and `push`. The heap must not be empty."""
+        slot = self.places[0].slot
+        self.nodes[slot] = node
+        self._down(Place(key, tie, slot))
+
+    def move_top(self, key: int) -> None:
+        """The smallest node has this key now."""
+        self._down(Place(key, self.places[0].tie, self.places[0].slot))
+
+    def keys_changed(self) -> None:
+        """Some may be less than they were. The nodes have a `key`."""
+        entries = [(self.places[i].tie, self.nodes[self.places[i].slot]) for i in range(self.count)]
+        self.count = 0
+        for tie, node in entries:  # as many as there is room for
+            self.push(node.key, tie, node)
+
+    def _up(self, place: Place, position: int) -> None:
+        places = self.places
+        while position > 0:
+            parent = (position - 1) >> 1
+            if not comes_before(place, places[parent]):
+                break
+            places[position] = places[parent]
+            position = parent
+        places[position] = place
+
+    def _down(self, place: Place) -> None:
+        """From the top."""
+        places = self.places
+        size = self.count
+        position = 0
+        child = 1
+        while child < size:
+            if child + 1 < size and comes_before(places[child + 1], places[child]):
+                child += 1
+            places[position] = places[child]
+            position = child
+            child = 2 * position + 1
+        self._up(place, position)
+
+
+def comes_before(one: Place, other: Place) -> bool:
+    return one.key < other.key or (one.key == other.key and one.tie < other.tie)
+
+
+@cython.final
+@cython.cclass
+class Line:
+    """First in, first out; a deque that C can reach into."""
+
+    count: int
+    room: int  # for so many, a power of two
+    first: int
+    nodes: list[Any]
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.room = 0
+        self.first = 0
+        self.nodes = []
+
+    def make_room(self) -> None:
+        """For one more."""
+        if self.count == self.room:
+            self.nodes = [self.nodes[(self.first + i) & (self.room - 1)] for i in range(self.count)]
+            self.first = 0
+            self.room = max(2 * self.room, 4)
+            self.nodes.extend([None] * (self.room - self.count))
+
+    def push(self, node: Any) -> None:
+        """There must be room."""
+        self.nodes[(self.first + self.count) & (self.room - 1)] = node
+        self.count += 1
+
+    def pop(self) -> Any:
+        """It must not be empty."""
+        node = self.nodes[self.first]
+        self.nodes[self.first] = None
+        self.first = (self.first + 1) & (self.room - 1)
+        self.count -= 1
+        return node
+
+
+class ArrivalFifo(Scheduler):
+    """First spawned, first run, whenever it is runnable.
+
+    What a task starts in its queue has that task's place, and so on. Those that one task has started are in the order in
+    which it did; what is alike in both goes in the order in which it became runnable.
+    """
+
+    _heap: KeyHeap
+    _pushes: int
+    _next: ScheduledTask | None  # comes before all of the heap
+    _next_tie: int
+
+    def __init__(self) -> None:
+        self._heap = KeyHeap()
+        self._pushes = 0
+        self._next = None
+        self._next_tie = 0
+
+    def push(self, task: ScheduledTask) -> None:
+        self._heap.make_room()
+        self._put(task)
+
+    def pop(self) -> ScheduledTask:
+        task = self._get()
+        if task is None:
+            raise IndexError("pop from an empty scheduler")
+        return task
+
+    def __len__(self) -> int:
+        return self._heap.count + (self._next is not None)
+
+    def _put(self, task: ScheduledTask) -> bool:
+        heap = self._heap
+        if heap.count == heap.room:
+            return False
+        self._pushes = (self._pushes + 1) & _PUSH_MASK
+        task.key = task.arrival
+        task.tie = (task.tie & ~_PUSH_MASK) | self._pushes
+        first = self._next
+        if first is None:
+            if heap.count and not _before(task.arrival, task.tie, heap.places[0].key, heap.places[0].tie):
+                heap.push(task.arrival, task.tie, task)
+                return True
+        elif _before(task.arrival, task.tie, first.arrival, self._next_tie):
+            heap.push(first.arrival, self._next_tie, first)
+        else:
+            heap.push(task.arrival, task.tie, task)
+            return True
+        self._next = task
+        self._next_tie = task.tie
+        return True
+
+    def _get(self) -> ScheduledTask | None:
+        task = self._next
+        if task is not None:
+            self._next = None
+            return task
+        return cython.cast(ScheduledTask, self._heap.pop()) if self._heap.count else None
+
+    def _charge(self, task: ScheduledTask, elapsed_ns: int) -> bool:
+        return True
+
+
+def _before(key: int, tie: int, other_key: int, other_tie: int) -> bool:
+    return key < other_key or (key == other_key and tie < other_tie)
+
+
+@cython.final
+@cython.cclass
+class ServiceGroup(HeapNode):
+    """The tasks that share one account of attained service: `key`, in nanoseconds."""
+
+    first: ScheduledTask | None  # of the runnable ones; None: there are none
+    more: Line | None  # behind it
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = None
+        self.more = None
+
+    def add(self, task: ScheduledTask) -> bool:
+        """A runnable task. False: there is no room for it."""
+        if self.first is None:
+            self.first = task
+        elif self.more is None or self.more.count == self.more.room:
+            return False
+        else:
+            self.more.push(task)
+        return True
+
+    def make_room(self) -> None:
+        """For one more."""
+        if self.first is not None:
+            if self.more is None:
+                self.more = Line()
+            self.more.make_room()
+
+    def take(self) -> ScheduledTask:
+        """The first. There must be one."""
+        task: ScheduledTask = self.first  # type: ignore[assignment]
+        self.first = cython.cast(ScheduledTask, self.more.pop()) if self.more is not None and self.more.count else None
+        return task
+
+
+class _ServiceScheduler(Scheduler):
+    """What LAS and QLAS share: the accounts.
+
+    An account, which has a place in line when any of its tasks is runnable, is a `ServiceGroup`, or the task itself if it has
+    no group.
+    """
+
+    _groups: dict[Hashable, ServiceGroup]
+    _count: int
+
+    def __init__(self) -> None:
+        self._groups = {}
+        self._count = 0
+
+    def push(self, task: ScheduledTask) -> None:
+        account: HeapNode = task
+        if task.group is not None:
+            group = self._group_of(task)
+            group.make_room()
+            account = group
+        if not self._put(task):
+            self._make_room(account)
+            self._put(task)
+
+    def pop(self) -> ScheduledTask:
+        task = self._get()
+        if task is None:
+            raise IndexError("pop from an empty scheduler")
+        return task
+
+    def observe(self, task: ScheduledTask, elapsed_ns: int) -> None:
+        if task.group is not None:
+            self._group_of(task)
+        self._charge(task, elapsed_ns)
+        if elapsed_ns < 0:
+            self._has_less()
+
+    def forget_task(self, task: ScheduledTask) -> None:
+        task.slot = None
+        task.key = 0
+
+    def forget_group(self, group: Hashable) -> None:
+        self._groups.pop(group, None)
+
+    def __len__(self) -> int:
+        return self._count
+
+    def _put_in_group(self, task: ScheduledTask) -> bool:
+        """`_put` of a task that has one."""
+        if type(task.slot) is not ServiceGroup:
+            return False
+        group = cython.cast(ServiceGroup, task.slot)
+        if group.first is None and not self._enter(group):
+            return False
+        if not group.add(task):
+            return False
+        self._count += 1
+        return True
+
+    def _first_of(self, group: ServiceGroup) -> ScheduledTask:
+        """`_get`, when it is the group's turn."""
+        task = group.take()
+        if group.first is not None and not self._enter(group):
+            self._make_room(group)
+            self._enter(group)
+        return task
+
+    def _charge(self, task: ScheduledTask, elapsed_ns: int) -> bool:
+        if task.group is None:
+            task.key += elapsed_ns
+            return True
+        if type(task.slot) is not ServiceGroup:
+            return False
+        cython.cast(ServiceGroup, task.slot).key += elapsed_ns
+        return True
+
+    def _group_of(self, task: ScheduledTask) -> ServiceGroup:
+        # Looked up once a task: from then on the task's slot knows.
+        if type(task.slot) is ServiceGroup:
+            return task.slot
+        group = self._groups.get(task.group)
+        if group is None:
+            group = self._groups[task.group] = ServiceGroup()
+        task.slot = group
+        return group
+
+    # The order of the accounts
+
+    def _enter(self, account: HeapNode) -> bool:
+        """The account has a runnable task now. False if there is no room for it."""
+        raise NotImplementedError
+
+    def _make_room(self, account: HeapNode) -> None:
+        """For this one."""
+        raise NotImplementedError
+
+    def _has_less(self) -> None:
+        """Some account has less than it had."""
+
+
+class LAS(_ServiceScheduler):
+    """Least attained service first, by group; equals in the order in which they became runnable."""
+
+    _heap: KeyHeap  # by what each had when it entered
+    _turn: int
+    _next: HeapNode | None  # in line, and not in the heap: it ran last, or came before all when it entered
+    _next_turn: int
+    _ran: int  # the address of the account whose turn it was last; it may be gone
+    _ran_turn: int
+    _stint_steps: int  # that it has gone on for
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._heap = KeyHeap()
+        self._turn = 0
+        self._next = None
+        self._next_turn = 0
+        self._ran = 0
+        self._ran_turn = 0
+        self._stint_steps = 0
+
+    def _put(self, task: ScheduledTask) -> bool:
+        if task.group is not None:
+            return self._put_in_group(task)
+        if not las_enter(self, task):
+            return False
+        self._count += 1
+        return True
+
+    def _get(self) -> ScheduledTask | None:
+        if self._count == 0:
+            return None
+        self._count -= 1
+        account = las_least(self)
+        if type(account) is ServiceGroup:
+            return self._first_of(cython.cast(ServiceGroup, account))
+        return cython.cast(ScheduledTask, account)
+
+    def _enter(self, account: HeapNode) -> bool:
+        return las_enter(self, account)
+
+    def _make_room(self, account: HeapNode) -> None:
+        self._heap.make_room()
+
+    def _has_less(self) -> None:
+        self._heap.keys_changed()
+
+
+def las_enter(las: LAS, account: HeapNode) -> bool:
+    """The account has a runnable task now. False if there is no room for it."""
+    heap = las._heap
+    las._turn += 1
+    if las._next is None and (heap.count == 0 or account.key < heap.places[0].key or las._ran == address_of(account)):
+        las._next = account
+        las._next_turn = las._turn
+        return True
+    if heap.count == heap.room:
+        return False
+    heap.push(account.key, las._turn, account)
+    return True
+
+
+def las_least(las: LAS) -> HeapNode:
+    """Remove and return the account that has had least, or goes on. There must be one."""
+    heap = las._heap
+    first = las._next
+    las._next = None
+    account = first
+    if heap.count:
+        account = cython.cast(HeapNode, heap.nodes[heap.places[0].slot])
+        while account.key != heap.places[0].key:  # it has had something since it entered
+            heap.move_top(account.key)
+            account = cython.cast(HeapNode, heap.nodes[heap.places[0].slot])
+        if first is None:
+            heap.pop()
+        elif las._turn == las._ran_turn + 1 and las._ran == address_of(first) and goes_on(las, first.key):
+            las._ran_turn = las._turn
+            las._stint_steps += 1
+            return first
+        elif _before(first.key, las._next_turn, heap.places[0].key, heap.places[0].tie):
+            account = first
+        else:
+            heap.replace_top(first.key, las._next_turn, first)
+    las._ran = address_of(account)
+    las._ran_turn = las._turn
+    las._stint_steps = 0
+    return account
+
+
+def goes_on(las: LAS, key: int) -> bool:
+    return key < las._heap.places[0].key + _STINT_NS and las._stint_steps < _STINT_STEPS
+
+
+class QLAS(_ServiceScheduler):
+    """Least attained service first, between powers of two of microseconds; round robin within one.
+
+    A group's level is the bit length of its service in microseconds. Every 16th pop takes from the levels in turn instead
+    of the lowest.
+    """
+
+    _levels: list[Line]
+    _occupied: int  # bit i: level i has groups
+    _last_level: int  # served by the last round-robin pop
+    _picks: int
+    _next: HeapNode | None  # in line, and in no level yet: it ran last
+    _ran: int  # the address of the account whose turn it was last; it may be gone
+    _goes_on_to: int  # what it may have had in the end
+    _others: bool  # have entered since then
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._levels = [Line() for _ in range(64)]
+        self._occupied = 0
+        self._last_level = 63
+        self._picks = 0
+        self._next = None
+        self._ran = 0
+        self._goes_on_to = 0
+        self._others = False
+
+    # A group that waits in a level keeps its place until it is next popped: one poll late, and no search.
+
+    def _put(self, task: ScheduledTask) -> bool:
+        if task.group is not None:
+            return self._put_in_group(task)
+        if not qlas_enter(self, task):
+            return False
+        self._count += 1
+        return True
+
+    def _get(self) -> ScheduledTask | None:
+        if self._count == 0:
+            return None
+        self._count -= 1
+        account = qlas_next(self)
+        if type(account) is ServiceGroup:
+            return self._first_of(cython.cast(ServiceGroup, account))
+        return cython.cast(ScheduledTask, account)
+
+    def _enter(self, account: HeapNode) -> bool:
+        return qlas_enter(self, account)
+
+    def _make_room(self, account: HeapNode) -> None:
+        if self._next is not None:
+            cython.cast(Line, self._levels[_level(self._next.key)]).make_room()
+            qlas_line_up(self, self._next)
+            self._next = None
+        cython.cast(Line, self._levels[_level(account.key)]).make_room()
+
+
+def qlas_enter(qlas: QLAS, account: HeapNode) -> bool:
+    """The account has a runnable task now. False if there is no room for it."""
+    if qlas._next is None:
+        if qlas._ran == address_of(account):
+            qlas._next = account
+            return True
+        qlas._others = True
+    elif qlas_line_up(qlas, qlas._next):
+        qlas._next = None
+        qlas._others = True
+    else:
+        return False
+    return qlas_line_up(qlas, account)
+
+
+def qlas_line_up(qlas: QLAS, account: HeapNode) -> bool:
+    """In its level. False if there is no room."""
+    number = _level(account.key)
+    level = cython.cast(Line, qlas._levels[number])
+    if level.count == level.room:
+        return False
+    level.push(account)
+    qlas._occupied |= _LEVEL_0 << number
+    return True
+
+
+def qlas_next(qlas: QLAS) -> HeapNode:
+    """Remove and return the account whose turn it is. There must be one."""
+    qlas._picks += 1
+    round_robin = qlas._picks % _ROUND_ROBIN_EVERY == 0
+    account = qlas._next
+    if account is not None:
+        if account.key < qlas._goes_on_to and not round_robin and not qlas._others:
+            qlas._next = None
+            return account
+        if not qlas_line_up(qlas, account):
+            qlas._make_room(account)
+        qlas._next = None
+    number = _lowest_above(qlas._occupied, 0)
+    if round_robin:
+        number = _lowest_above(qlas._occupied, (qlas._last_level + 1) & 63)
+        qlas._last_level = number
+    level = cython.cast(Line, qlas._levels[number])
+    account = cython.cast(HeapNode, level.pop())
+    if level.count == 0:
+        qlas._occupied &= ~(_LEVEL_0 << number)
+    qlas._ran = address_of(account)
+    qlas._others = False
+    # No further than the end of the level; beyond weeks, not at all.
+    level_ends = (_LEVEL_0 << number) * 1_000 if number < 50 else 0
+    qlas._goes_on_to = min(account.key + _STINT_NS, level_ends)
+    return account
+
+
+def _lowest_above(occupied: int, level: int) -> int:
+    """The lowest occupied level from `level` on, or else the lowest of all."""
+    above = occupied >> level << level
+    candidates = above if above else occupied
+    lowest: int = bit_length(candidates & -candidates)
+    return lowest - 1
+
+
+def _level(service_ns: int) -> int:
+    return bit_length(max(service_ns, 0) // 1000)  # below 0 if somebody has told us so
+
+
+BUILT_IN = (ArrivalFifo, LAS, QLAS)
+
+
+def is_built_in(scheduler: Scheduler) -> bool:
+    """Whether the core may call `_put`, `_get` and `_charge`: of a subclass these would miss what it has overridden."""
+    return type(scheduler) in BUILT_IN

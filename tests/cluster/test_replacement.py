@@ -1,0 +1,47 @@
+"""A shard that is replaced while other nodes call it: nobody notices. Whole nodes on one host."""
+
+from __future__ import annotations
+
+import re
+import signal
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("nats")
+
+from tests.cluster.servers import needs_server, one_server
+from tests.cluster.whole import Node, wait_all
+
+pytestmark = [needs_server, pytest.mark.once]
+
+
+def places_of(node: Node) -> list[int]:
+    return [int(each.split()[-1]) for each in node.ask("all").split(" | ")]
+
+
+def test_calls_of_other_nodes_do_not_notice_a_roll(tmp_path: Path) -> None:
+    with one_server(tmp_path / "nats") as server:
+        one, two = nodes = [Node(tmp_path, name, [server.url]) for name in ("n1", "n2")]
+        try:
+            wait_all(nodes)
+            far = max(places_of(one))
+            with ThreadPoolExecutor() as pool:
+                slow = pool.submit(one.ask, f"slow {far} 6")
+                storm = pool.submit(one.ask, f"storm {far} 8")
+                back = pool.submit(two.ask, f"storm {min(places_of(one))} 8")
+                two.server.process.send_signal(signal.SIGHUP)
+                two.server.wait_log(r"shard 0 ready on", times=2)
+                assert slow.result() == "1", "the old incarnation answers what it was asked"
+                said = storm.result()
+                assert re.fullmatch(r"\d+ by \[1, 2\] errors \[\]", said), said
+                said = back.result()
+                assert re.fullmatch(r"\d+ by \[1\] errors \[\]", said), said
+            assert one.ask(f"slow {far} 0") == "2"
+            two.server.process.send_signal(signal.SIGHUP)
+            two.server.wait_log(r"shard 0 ready on", times=3)
+            assert one.wait_ok(f"slow {far} 0", "3")
+        finally:
+            for node in nodes:
+                node.end()
