@@ -17,7 +17,7 @@ import random
 import socket
 import struct
 import time
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from concurrent.futures import Future
 from typing import Any, Protocol
 
@@ -91,14 +91,14 @@ Spawn = Callable[[Coroutine[Any, Any, Any]], object]
 class Server(asyncio.Protocol):
     """Starts a task for each arrival that the generator sends. `finished` is done when the last of them is."""
 
-    def __init__(self, load: Load, spawn: Spawn, timer: Timer) -> None:
+    def __init__(self, load: Load, spawn: Spawn, timer: Timer, by_kind: Mapping[str, Spawn] | None = None) -> None:
         loop = asyncio.get_running_loop()
         self.latencies = {kind: Latencies([], []) for kind in load.kinds}
         self.counting: asyncio.Future[None] = loop.create_future()  # done when the warm-up is over
         self.finished: asyncio.Future[None] = loop.create_future()
         self.all_arrived: asyncio.Future[None] = loop.create_future()
         self._arrivals = iter(list(load.arrivals()))  # all made now: chance costs more than a spawn
-        self._spawn = spawn
+        self._spawn = dict.fromkeys(load.kinds, spawn) if by_kind is None else by_kind
         self._timer = timer
         self._started: list[object] = []  # asyncio itself only keeps weak references to tasks
         self._unfinished = 0
@@ -113,7 +113,7 @@ class Server(asyncio.Protocol):
             if arrival.counted and not self.counting.done():
                 self.counting.set_result(None)
             self._unfinished += 1
-            self._started.append(self._spawn(self._serve(arrival, sent_ns)))
+            self._started.append(self._spawn[arrival.kind](self._serve(arrival, sent_ns)))
 
     def connection_lost(self, error: Exception | None) -> None:
         self.all_arrived.set_result(None)
@@ -201,9 +201,11 @@ class Measured(msgspec.Struct, frozen=True):
     cpu: float  # CPU time that the server's thread used, for work and all else
 
 
-async def serve(path: str, load: Load, spawn: Spawn, timer: Timer, work: Work) -> Measured:
-    """Be the server for one generator, at the path of a Unix socket."""
-    server = Server(load, spawn, timer)
+async def serve(
+    path: str, load: Load, spawn: Spawn, timer: Timer, work: Work, by_kind: Mapping[str, Spawn] | None = None
+) -> Measured:
+    """Be the server for one generator, at the path of a Unix socket. by_kind: how to spawn each kind, where that differs."""
+    server = Server(load, spawn, timer, by_kind)
     listener = await asyncio.get_running_loop().create_unix_server(lambda: server, path)
     async with asyncio.timeout(START_S + 20 * (load.warm_up_s + load.duration_s)):
         await server.counting

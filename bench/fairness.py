@@ -20,6 +20,9 @@ more than 2 ms) is tried again, and of all attempts the least disturbed counts. 
 - overrun, overrun and sleep: one queue takes 50 ms in one poll, and goes on, or sleeps 10 ms before. By the time of its next
   step the other should have had as much, after the sleep if there was one, to within one slice and one poll.
 
+Where queues are in groups, and between the groups of one queue under `FairGroups`, each level is compared with an ideal machine
+of its own (_levels.py).
+
 And between two queues of 8 to 1 on a core that is shared (_shared_core.py): work done, to within a tenth.
 """
 
@@ -39,6 +42,7 @@ import msgspec
 
 import clockworker as cw
 from bench._fluid import FluidModel
+from bench._levels import Crowd, Level, NestedQueues, TaskGroups
 from bench._report import columns, progress
 from bench._shared_core import SharedCore, measure_shared_core
 from clockworker.executor._tasks_cy import QueueState
@@ -103,6 +107,7 @@ class Case(msgspec.Struct, frozen=True):
 
 class FairnessReport(msgspec.Struct, frozen=True):
     scenarios: list[Fairness]
+    levels: list[Level]
     cases: list[Case]
     shared: list[SharedCore]
 
@@ -119,6 +124,12 @@ class FairnessReport(msgspec.Struct, frozen=True):
                 verdict(s.holds()),
             ]
             rows.append(row)
+        levels = [["levels", "", "members", "steps", "longest poll us", "most owed", "most ahead", "of bound", ""]]
+        for one in self.levels:
+            figures = [one.longest_poll_us, one.owed_us, one.ahead_us]
+            row = [f"{one.what}: {one.level}", one.kind, str(one.members), f"{one.steps:,}"]
+            row += [*(f"{figure:,.0f}" for figure in figures), f"{max(figures[1:]) / one.bound_us:.2f}"]
+            levels.append([*row, verdict(one.holds())])
         cases = [["between two queues", "us", "at least", "at most", "times", ""]]
         for c in self.cases:
             figures = [c.value_us, c.least_us, c.most_us]
@@ -131,7 +142,7 @@ class FairnessReport(msgspec.Struct, frozen=True):
                 figures = [each.core, each.work, each.booked]
                 shared.append([each.name, *(f"{figure:.2f}" for figure in figures), verdict(each.holds())])
         held = sum(scenario.holds() for scenario in self.scenarios)
-        tables = "\n\n".join(columns(table) for table in (rows, cases, shared))
+        tables = "\n\n".join(columns(table) for table in (rows, levels, cases, shared))
         return f"{tables}\n\nwithin bounds: {held} of {len(self.scenarios)} scenarios"
 
     def plot(self, figure: Figure) -> None:
@@ -171,10 +182,17 @@ def run(options: argparse.Namespace) -> FairnessReport:
                     chance = random.Random(options.seed)
                     attempts.append(Scenario(name, shares(count, chance), kind, options.seconds, chance).run())
                 scenarios.append(min(attempts, key=lambda attempt: attempt.longest_poll_us))
+    levels: list[Level] = []
+    crowds: tuple[type[Crowd], ...] = (NestedQueues, TaskGroups)
+    for make in crowds:
+        for kind in KINDS:
+            progress(f"{make.__name__}, {kind}")
+            with no_collection():
+                levels += make(kind, options.seconds, random.Random(options.seed)).run()
     progress("burst and overruns")
     cases = [Burst(options.repeats).run(), *(Overrun(options.repeats, sleep_s).run() for sleep_s in (0, 0.01))]
     progress("shared cores")
-    return FairnessReport(scenarios, cases, measure_shared_core(options.shared_seconds))
+    return FairnessReport(scenarios, levels, cases, measure_shared_core(options.shared_seconds))
 
 
 class Scenario:

@@ -9,6 +9,18 @@ One queue, open-loop arrivals by a Poisson process at 80 % load. Two mixes of th
 The load is what plain uvloop's thread uses of the core, event loop and benchmark included; a first run of it finds the rate of
 arrivals that makes so much. Then plain uvloop and the schedulers take turns, round after round, with the same arrivals.
 Latencies are from the arrival's sending to the task's end.
+
+FairSRPT, EDF and FairGroups know the kind of each task: kinds are their groups. Under EDF thin tasks are due in 10 ms and fat
+ones in 60. To the others each task is a group of its own.
+
+Before that all of them are simulated (_simulated.py), with the very schedulers, on a core where nothing else takes time and
+nothing is in the way: those figures are the same each time. Beside them stand two that know more than anybody can: SRPT by
+the true remaining time of each task, and EDF on a core that can be taken away in the middle of a step.
+
+- mix: as above, at the load asked for. "waiting" is what is left of the mean when the task's own work and sleeps are taken
+  off.
+- deadlines: the part of all tasks that are done when they are due, at loads from 0.6 to 1.2. Beyond 1 there is more work than
+  time, and EDF, which always does what is latest, meets less than who gives up on some.
 """
 
 from __future__ import annotations
@@ -19,7 +31,9 @@ import multiprocessing
 import os
 import statistics
 import tempfile
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,18 +44,26 @@ from bench._loops import Spawn, on_loop
 from bench._microsleep import MicrosecondTimer
 from bench._open_loop import Background, Kind, Load, Measured, await_both, cores, generate, serve
 from bench._report import Summary, columns, microseconds, percentile, progress, ratios
+from bench._simulated import Remaining, ideal, simulate
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 THIN, FAT = "thin", "fat"
 PLAIN, FIFO = "plain uvloop", "RunnableFifo"
-SCHEDULERS: dict[str, type[cw.Scheduler]] = {
+DUE_S = {THIN: 0.010, FAT: 0.060}
+SCHEDULERS: dict[str, Callable[[], cw.Scheduler]] = {
     FIFO: cw.RunnableFifo,
     "ArrivalFifo": cw.ArrivalFifo,
     "LAS": cw.LAS,
     "QLAS": cw.QLAS,
+    "FairGroups": cw.FairGroups,
+    "FairSRPT": cw.FairSRPT,
+    "EDF": partial(cw.EDF, DUE_S),
 }
+BY_KIND = ("FairGroups", "FairSRPT", "EDF")
+TRUE_SRPT, IDEAL_EDF = "SRPT, exact", "EDF, ideal"
+LOADS = (0.6, 0.8, 0.9, 1.0, 1.1, 1.2)
 SETUPS = (PLAIN, *SCHEDULERS)
 PERCENTS = (50, 90, 99)
 
@@ -80,8 +102,31 @@ class Result(msgspec.Struct, frozen=True):
     pooled_p99_us: float  # over all rounds at once
 
 
+class Simulated(msgspec.Struct, frozen=True):
+    """Microseconds, exact. waiting_us: of the mean, without the task's own work and sleeps."""
+
+    mix: str
+    setup: str
+    kind: str
+    tasks: int
+    mean_us: float
+    waiting_us: float
+    p50_us: float
+    p99_us: float
+
+
+class Deadlines(msgspec.Struct, frozen=True):
+    """The part of all tasks that were done when they were due, by load."""
+
+    mix: str
+    setup: str
+    met: dict[str, float]
+
+
 class Tail(msgspec.Struct, frozen=True):
     load: float
+    simulated: list[Simulated]
+    deadlines: list[Deadlines]
     results: list[Result]
     targets: dict[str, float]
 
@@ -99,7 +144,24 @@ class Tail(msgspec.Struct, frozen=True):
                 f"{statistics.median(result.cpu):.0%}",
             ]
             rows.append(row)
-        return f"{columns(rows)}\n\nload {self.load:.0%}"
+        measured = [f"{columns(rows)}\n\nload {self.load:.0%}"] if self.results else []
+        return "\n\n".join([*self._exact(), *measured])
+
+    def _exact(self) -> list[str]:
+        rows = [
+            ["simulated, us", "", "tasks", "mean", "waiting", "p50", "p99", "mean / RunnableFifo", "waiting", "p99"]
+        ]
+        peers = {(each.mix, each.kind): each for each in self.simulated if each.setup == FIFO}
+        for each in self.simulated:
+            peer = peers[each.mix, each.kind]
+            figures = [each.mean_us, each.waiting_us, each.p50_us, each.p99_us]
+            ratios = [each.mean_us / peer.mean_us, each.waiting_us / peer.waiting_us, each.p99_us / peer.p99_us]
+            row = [f"{each.mix}, {each.setup}", each.kind, f"{each.tasks:,}", *(f"{figure:,.0f}" for figure in figures)]
+            rows.append([*row, *(f"{ratio:.2f}" for ratio in ratios)])
+        met = [["simulated, deadlines met", *(f"load {load}" for load in LOADS)]]
+        for line in self.deadlines:
+            met.append([f"{line.mix}, {line.setup}", *(f"{part:.4f}" for part in line.met.values())])
+        return [columns(rows), columns(met)]
 
     def plot(self, figure: Figure) -> None:
         """The 99th percentiles with their spread."""
@@ -111,7 +173,8 @@ class Tail(msgspec.Struct, frozen=True):
                 below = [median - min(values) / 1e3 for median, values in zip(medians, found, strict=True)]
                 above = [max(values) / 1e3 - median for median, values in zip(medians, found, strict=True)]
                 axes.bar([x + 0.4 * number for x in range(len(found))], medians, 0.4, yerr=[below, above], label=kind)
-            axes.set_xticks([x + 0.2 for x in range(len(SETUPS))], SETUPS, rotation=30)
+            names = SETUPS if self.results else ()
+            axes.set_xticks([x + 0.2 for x in range(len(names))], names, rotation=30)
             axes.legend()
 
 
@@ -120,12 +183,16 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seconds", type=float, default=2.3, help="of each set-up in each round, after --warm-up")
     parser.add_argument("--warm-up", type=float, default=0.3, help="seconds that are not counted")
     parser.add_argument("--load", type=float, default=0.8, help="of one core")
+    parser.add_argument("--simulated-seconds", type=float, default=60.0, help="of arrivals, by the simulation's clock")
 
 
 def run(options: argparse.Namespace) -> Tail:
     server_core, generator_core = cores()
     context = multiprocessing.get_context("spawn")
-    results = []
+    results: list[Result] = []
+    simulated, deadlines = exact(options.load, options.simulated_seconds)
+    if options.rounds == 0:
+        return Tail(options.load, simulated, deadlines, results, TARGETS)
     with contextlib.ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         generator, server = (stack.enter_context(ProcessPoolExecutor(1, context)) for _ in range(2))
@@ -147,7 +214,43 @@ def run(options: argparse.Namespace) -> Tail:
                     progress(f"{mix_name}, {setup}, round {number + 1} of {options.rounds}")
                     measured[setup].append(measure(setup, rate, number))
             results += [sum_up(mix_name, setup, kind, measured) for kind in (THIN, FAT) for setup in SETUPS]
-    return Tail(options.load, results, TARGETS)
+    return Tail(options.load, simulated, deadlines, results, TARGETS)
+
+
+def exact(load: float, seconds: float) -> tuple[list[Simulated], list[Deadlines]]:
+    simulated, deadlines = [], []
+    for name, mix in MIXES.items():
+        work = Load(mix.kinds, mix.weights, 1, 0, 0, 0).utilisation()
+
+        def arrivals(load: float) -> Load:
+            return Load(mix.kinds, mix.weights, load / work, 1, seconds, 1)  # noqa: B023
+
+        least = {kind: shortest_us(arrivals(load), kind) for kind in mix.kinds}
+        for setup, make in {**SCHEDULERS, TRUE_SRPT: Remaining}.items():
+            progress(f"{name}, {setup}, simulated")
+            for kind, of_kind in simulate(arrivals(load), make(), grouped=setup in BY_KIND).items():
+                mean = of_kind.mean_us()
+                p50, p99 = of_kind.percentile_us(50), of_kind.percentile_us(99)
+                count = len(of_kind.total_ns)
+                simulated.append(Simulated(name, setup, kind, count, mean, mean - least[kind], p50, p99))
+        for setup in (FIFO, "LAS", "FairSRPT", "EDF", IDEAL_EDF):
+            progress(f"{name}, {setup}, deadlines")
+            met = {}
+            for each in LOADS:
+                if setup == IDEAL_EDF:
+                    served = ideal(arrivals(each), DUE_S)
+                else:
+                    served = simulate(arrivals(each), SCHEDULERS[setup](), grouped=setup in BY_KIND)
+                done = [of_kind.within(DUE_S[kind]) * len(of_kind.total_ns) for kind, of_kind in served.items()]
+                met[str(each)] = sum(done) / sum(len(of_kind.total_ns) for of_kind in served.values())
+            deadlines.append(Deadlines(name, setup, met))
+    return simulated, deadlines
+
+
+def shortest_us(load: Load, kind: str) -> float:
+    """What such a task takes on average if nobody is there beside it."""
+    alone = [sum(each.cpu_us) + sum(each.sleeps_us) for each in load.arrivals() if each.kind == kind and each.counted]
+    return sum(alone) / len(alone)
 
 
 def serve_tasks(setup: str, path: str, load: Load, core: int) -> Measured:
@@ -155,7 +258,12 @@ def serve_tasks(setup: str, path: str, load: Load, core: int) -> Measured:
 
     async def main(spawns: list[Spawn]) -> Measured:
         timer = MicrosecondTimer()
-        measured = await serve(path, load, spawns[0], timer, Background(load.kinds[THIN], 0, spawns[0], timer))
+        by_kind = None
+        if setup in BY_KIND:
+            queue = cw.current_executor().queue("tasks")
+            by_kind = {kind: queue.group(kind).spawn for kind in load.kinds}
+        work = Background(load.kinds[THIN], 0, spawns[0], timer)
+        measured = await serve(path, load, spawns[0], timer, work, by_kind)
         timer.close()
         return measured
 

@@ -71,6 +71,8 @@ def reason_for(name: str) -> str | None:
 
 
 def _preemptive(queue: Any, slice: float) -> Any:
+    if isinstance(queue, cw.QueueGroup):
+        return msgspec.structs.replace(queue, queues=[_preemptive(each, slice) for each in queue.queues])
     if not isinstance(queue, cw.Queue):  # a test of what is refused
         return queue
     own = slice if queue.slice is None else min(max(queue.slice, SHORTEST_SLICE), LONGEST_SLICE)

@@ -1,4 +1,5 @@
-"""What fails, and what is seen of it, row by row: nodes on hosts of their own, in network namespaces, so that a cable can be pulled.
+"""What fails, and what is seen of it, row by row: nodes on hosts of their own, in network namespaces, so that a cable can be
+pulled.
 
 The bounds are those that are promised, with what a busy machine adds.
 """

@@ -12,7 +12,7 @@ import pytest
 import clockworker as cw
 from clockworker.executor._heap_cy import HeapNode
 from clockworker.executor._meter_cy import Meter
-from clockworker.executor._schedulers_cy import _ServiceScheduler
+from clockworker.executor._orders_cy import _ServiceScheduler
 from clockworker.executor._seal_cy import compiled_types
 from clockworker.executor._source_cy import WorkSource
 from clockworker.ipc.calls._call_cy import Method
@@ -29,6 +29,10 @@ OPEN = {
     _ServiceScheduler,
     cw.LAS,
     cw.QLAS,
+    cw.FairGroups,
+    cw.FairFifo,
+    cw.EDF,
+    cw.FairSRPT,
     WorkSource,
     Meter,
     Method,

@@ -116,8 +116,9 @@ def test_every_value_says_where_it_came_from() -> None:
         "# [[route]]                                 # not set: those of the application, or else all in the first queue"
         in (as_toml(ServeConfig("app:main"), {}, {}).splitlines())
     )
+    assert lines.count("[[group]]                                   # default") == 1
     assert lines.count("[[shard.1.queue]]                           # default") == 2
     named = {line.removeprefix("# ").partition(" ")[0] for line in lines}
     for option in OPTIONS:
-        if option.takes and option.name not in ("host", "port", "uds", "uds_mode", "fd", "queue", "route"):
+        if option.takes and option.name not in ("host", "port", "uds", "uds_mode", "fd", "queue", "queue_group", "route"):
             assert option.name.removeprefix("cluster_") in named

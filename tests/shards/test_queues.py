@@ -74,7 +74,7 @@ def test_a_change_is_a_queue_with_its_shard_in_front() -> None:
     )
     for text, message in [
         ("web:8:las", "'web:8:las': the share is 'las'"),
-        ("web:8", "SHARD:NAME:SHARE"),
+        ("web:8", r"SHARD:\[GROUP/\]NAME:SHARE"),
         ("-1:web:2", "the shard is -1; give a whole number from 0"),
     ]:
         with pytest.raises(ConfigurationError, match=message):

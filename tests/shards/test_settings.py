@@ -8,7 +8,14 @@ import pytest
 
 from clockworker._errors import ConfigurationError
 from clockworker.shards.config._cluster import ClusterConfig
-from clockworker.shards.config._config import InheritedSocket, QueueConfig, ServeConfig, TcpAddress, UnixAddress
+from clockworker.shards.config._config import (
+    InheritedSocket,
+    QueueConfig,
+    QueueGroupConfig,
+    ServeConfig,
+    TcpAddress,
+    UnixAddress,
+)
 from clockworker.shards.config._http import HttpConfig, Route
 from clockworker.shards.config._options import OPTIONS
 from clockworker.shards.config._settings import Settings, read_settings
@@ -39,7 +46,7 @@ def test_defaults() -> None:
 
 EVERY_OPTION = (
     "app:main --shards 3 --spares 2 --cpus 0-2 --no-pin --idle-poll 50 --credit 6 --max-message 2MiB --blocking-threads 4"
-    " --processes 5 --switch-interval 0.001 --queue web:8:las --queue bg:1:preemptive --shard-queue 1:web:9"
+    " --processes 5 --switch-interval 0.001 --queue web:8:las --queue bg:1:preemptive --shard-queue 1:web:9 --queue-group g:4"
     " --shard-queue 1:x:2:qlas --bind :1 --bind admin=unix:/s --host ::1 --port 2 --uds /t --uds-mode 660 --fd 3 --backlog 9"
     " --ssl-certfile cert --ssl-keyfile key --ssl-keyfile-password secret --ssl-ca-certs ca --ssl-crl crl"
     " --ssl-cert-reqs optional --ssl-ciphers AES --ssl-version TLSv1.3"
@@ -72,6 +79,7 @@ EVERY_FIELD = ServeConfig(
     processes=5,
     switch_interval=0.001,
     queues=(QueueConfig("web", 8, "las"), QueueConfig("bg", 1, preemptive=True)),
+    queue_groups=(QueueGroupConfig("g", 4),),
     shard_queues={1: (QueueConfig("web", 9), QueueConfig("x", 2, "qlas"))},
     addresses=(
         TcpAddress("0.0.0.0", 1),

@@ -1,9 +1,9 @@
 """Being a node of the cluster: the supervisor's part, which no application can stall.
 
-It says twice a second that it is alive, hears the others, looks at the view each second and whenever a higher epoch is heard of,
-writes it where `_fence` permits, and tells the shards. Every change of the view goes one way: it is read; the word in shared
-memory gets its epoch, by which no keyed call begins; the shards get the table; and only then the others hear that we are at
-that epoch, since they rely on our not serving by an older one.
+It says twice a second that it is alive, hears the others, looks at the view each second and whenever a higher epoch is heard
+of, writes it where `_fence` permits, and tells the shards. Every change of the view goes one way: it is read; the word in
+shared memory gets its epoch, by which no keyed call begins; the shards get the table; and only then the others hear that we are
+at that epoch, since they rely on our not serving by an older one.
 
 A lost connection is made anew, for ever, and nothing else depends on it: the fence counts on, and stops us in time.
 """

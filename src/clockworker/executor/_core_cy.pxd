@@ -1,5 +1,6 @@
 cimport cython
 from cpython.object cimport PyObject
+from clockworker.executor._schedulers_cy cimport Scheduler
 from clockworker.executor._slices_cy cimport Slices
 from clockworker.executor._tasks_cy cimport JoinHandle, QueueState
 
@@ -21,6 +22,8 @@ cdef class Core(Slices):
 
     @cython.locals(queue=QueueState, state=JoinHandle)
     cpdef detach(self)
+    @cython.locals(scheduler=Scheduler)
+    cdef int _let_all_go(self, QueueState queue, bint all_of_them) except -1
     cpdef take_turn(self)
     cdef _check_schedulers(self)
     cpdef bint is_attached(self) except -1

@@ -44,6 +44,7 @@ from clockworker.executor import _registry_cy as registry
 from clockworker.executor._members_cy import shown
 from clockworker.executor._schedulers_cy import Scheduler, owner_of, set_owner
 from clockworker.executor._slices_cy import Slices
+from clockworker.executor._tasks_cy import QueueState
 
 if cython.compiled:
     from cython.cimports.clockworker.executor._clock_cy import now_ns
@@ -131,6 +132,8 @@ class Core(Slices):
         self._admit()
         self.end_slices()
         for queue in self.queues.values():
+            if queue.scheduler._holds:
+                self._let_all_go(queue, True)
             while queue.runnable:
                 state = self._take(queue)
                 if state is None:
@@ -146,6 +149,8 @@ class Core(Slices):
                     self.pass_on(callback, () if argument is None else (argument,), state.context)
                 except BaseException as error:
                     self.report("a task could not be given back to its loop", error)
+            if queue.scheduler._holds:
+                self._let_all_go(queue, False)
             if queue.entity.active:
                 self._eevdf.deactivate(queue.entity)
         registry.detach(self)
@@ -163,6 +168,13 @@ class Core(Slices):
         self._pump_callback = None
         self.loop = None  # not before: a scheduler that fails even now is reported to it
         self._end_program()
+
+    def _let_all_go(self, queue: QueueState, all_of_them: bool) -> None:
+        scheduler = queue.scheduler
+        try:
+            scheduler._let_go(all_of_them)
+        except BaseException as error:
+            self._replace_scheduler(queue, scheduler, error)
 
     def pause(self) -> None:
         """Take no more turns. What becomes runnable is kept."""

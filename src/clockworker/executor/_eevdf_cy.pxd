@@ -8,6 +8,7 @@ cdef long long _REBASE_AT
 
 cdef class Entity(HeapNode):
     cdef readonly object item
+    cdef object level
     cdef readonly long long share
     cdef readonly long long slice_ns
     cdef readonly long long span
@@ -18,17 +19,29 @@ cdef class Entity(HeapNode):
     cdef readonly bint eligible
 
 
-cdef class Eevdf:
+cdef class Choice:
     cdef readonly long long total_share
     cdef readonly long long asleep
+    cdef long long stint_ns
+    cdef long long uncharged_ns
+
+    cpdef Entity add(self, object item, long long share, long long slice_ns)
+    cpdef int64_t lag_ns(self, Entity entity) except? -1
+    cpdef int activate(self, Entity entity) except -1
+    cpdef int deactivate(self, Entity entity) except -1
+    cpdef int charge(self, Entity entity, long long elapsed_ns) except -1
+    cpdef Entity pick(self)
+    cpdef set_share(self, Entity entity, long long share)
+    cpdef bint outranks(self, Entity woken, Entity running) except -1
+
+
+cdef class Eevdf(Choice):
     cdef readonly long long virtual_time
     cdef long long _remainder
     cdef long long _entities
     cdef Heap _eligible
     cdef Heap _waiting
     cdef Entity _current
-    cdef long long stint_ns
-    cdef long long uncharged_ns
     cdef long long _granularity_ns
 
     cpdef Entity add(self, object item, long long share, long long slice_ns)
@@ -50,6 +63,7 @@ cdef class Eevdf:
     cdef int _promote(self) except -1
     @cython.locals(old_share=cython.longlong)
     cpdef set_share(self, Entity entity, long long share)
+    cpdef bint outranks(self, Entity woken, Entity running) except -1
     cdef int _insert(self, Entity entity) except -1
     cdef int _withdraw(self, Entity entity) except -1
     @cython.locals(step=cython.longlong, heap=Heap, entity=Entity, current=Entity)

@@ -60,12 +60,14 @@ _REBASE_AT = 1 << 60
 @cython.final
 @cython.cclass
 class Entity(HeapNode):
-    """One queue in the eyes of the policy. `item` is whatever the owner wants to find in what `Eevdf.pick` returns.
+    """One queue in the eyes of the policy. `item` is whatever the owner wants to find in what `Eevdf.pick` returns, `level` is
+    for a policy of several levels (`_nested_cy`).
 
     While active, `key` is the deadline (eligible) or the virtual runtime (waiting), as the heap that holds it wants.
     """
 
     item: object
+    level: object
     share: int
     slice_ns: int
     span: int  # a slice in virtual time
@@ -79,6 +81,7 @@ class Entity(HeapNode):
         super().__init__()
         self.tie = tie
         self.item = item
+        self.level = None
         self.share = share
         self.slice_ns = slice_ns
         self.span = virtual_span(slice_ns, share)
@@ -89,21 +92,59 @@ class Entity(HeapNode):
         self.eligible = False
 
 
-@cython.final
 @cython.cclass
-class Eevdf:
-    """The choice between the active ones of a set of entities."""
+class Choice:
+    """The choice between queues, as the core knows it: `Eevdf`, or more than one of them (`_nested_cy`)."""
 
     total_share: int  # of the active
     asleep: int  # how many are not active
+    stint_ns: int  # for which who was picked goes on without being compared: until it has had so much, `pick` returns it again
+    uncharged_ns: int  # of that, what it has had
+
+    def add(self, item: object, share: int, slice_ns: int) -> Entity:
+        """A new, inactive entity. Among equals, those added earlier win."""
+        raise NotImplementedError
+
+    def lag_ns(self, entity: Entity) -> int:
+        """What the entity is owed, in nanoseconds of its own running, rounded down; negative if it owes."""
+        raise NotImplementedError
+
+    def activate(self, entity: Entity) -> None:
+        """The entity has something to run."""
+        raise NotImplementedError
+
+    def deactivate(self, entity: Entity) -> None:
+        """The entity has nothing left to run."""
+        raise NotImplementedError
+
+    def charge(self, entity: Entity, elapsed_ns: int) -> None:
+        """The active entity has run for `elapsed_ns`."""
+        raise NotImplementedError
+
+    def pick(self) -> Entity | None:
+        """The entity that should run now; it stays active. None if none is active."""
+        raise NotImplementedError
+
+    def set_share(self, entity: Entity, share: int) -> None:
+        """Change the share; what the entity is owed in nanoseconds stays."""
+        raise NotImplementedError
+
+    def outranks(self, woken: Entity, running: Entity) -> bool:
+        """Whether one that has just become active should run instead of the one that does."""
+        raise NotImplementedError
+
+
+@cython.final
+@cython.cclass
+class Eevdf(Choice):
+    """The choice between the active ones of a set of entities."""
+
     virtual_time: int
     _remainder: int  # of running time that has not moved V yet
     _entities: int
     _eligible: Heap
     _waiting: Heap
     _current: Entity | None  # picked last, active, and in neither heap
-    stint_ns: int  # for which it goes on without being compared: until it has had so much, `pick` returns it again
-    uncharged_ns: int  # of that, what it has had
     _granularity_ns: int
 
     def __init__(self, granularity_ns: int = 0) -> None:
@@ -120,19 +161,16 @@ class Eevdf:
         self._granularity_ns = granularity_ns
 
     def add(self, item: object, share: int, slice_ns: int) -> Entity:
-        """A new, inactive entity. Among equals, those added earlier win."""
         self._entities += 1
         self.asleep += 1
         return Entity(item, share, slice_ns, self._entities)
 
     def lag_ns(self, entity: Entity) -> int:
-        """What the entity is owed, in nanoseconds of its own running, rounded down; negative if it owes."""
         self._end_stint()
         lag = self.virtual_time - entity.vruntime if entity.active else entity.kept_lag
         return (lag * entity.share) >> _SHIFT
 
     def activate(self, entity: Entity) -> None:
-        """The entity has something to run."""
         self._end_stint()
         alone = self.total_share == 0
         if alone:
@@ -151,7 +189,6 @@ class Eevdf:
             self._insert(entity)
 
     def deactivate(self, entity: Entity) -> None:
-        """The entity has nothing left to run."""
         if entity.share == self.total_share:
             # It is alone: what it has had in this stint has moved V as far as itself.
             self.stint_ns = 0
@@ -165,7 +202,6 @@ class Eevdf:
         self.total_share -= entity.share
 
     def charge(self, entity: Entity, elapsed_ns: int) -> None:
-        """The active entity has run for `elapsed_ns`."""
         if entity is self._current:
             self.uncharged_ns += elapsed_ns
             if self.uncharged_ns >= self.stint_ns:
@@ -187,7 +223,6 @@ class Eevdf:
             self._rebase()
 
     def pick(self) -> Entity | None:
-        """The entity that should run now; it stays active. None if none is active."""
         current = self._current
         if current is not None:
             if self.uncharged_ns < self.stint_ns:
@@ -248,7 +283,6 @@ class Eevdf:
             self._insert(entity)
 
     def set_share(self, entity: Entity, share: int) -> None:
-        """Change the share; what the entity is owed in nanoseconds stays."""
         self._end_stint()
         old_share = entity.share
         entity.share = share
@@ -261,6 +295,9 @@ class Eevdf:
         entity.vruntime = self.virtual_time + (entity.vruntime - self.virtual_time) * old_share // share
         entity.deadline = self.virtual_time + (entity.deadline - self.virtual_time) * old_share // share
         self._insert(entity)
+
+    def outranks(self, woken: Entity, running: Entity) -> bool:
+        return woken.eligible and woken.deadline < running.deadline
 
     def _insert(self, entity: Entity) -> None:
         """Into the heap to which it belongs."""

@@ -13,12 +13,13 @@ import uvloop
 
 from clockworker._errors import ConfigurationError, UsageError
 from clockworker.executor._core_cy import Core
+from clockworker.executor._group_handle import QueueGroupHandle, Standing
 from clockworker.executor._handles_cy import QueueHandle, queue_handle
 from clockworker.executor._protocols import Tracer
-from clockworker.executor._queue import OnPanic, Queue, check_on_panic, check_queues
+from clockworker.executor._queue import OnPanic, Queue, QueueGroup, check_on_panic, check_queues, queues_in
 from clockworker.executor._schedulers_cy import RunnableFifo
 from clockworker.executor._source_cy import WorkSource
-from clockworker.executor._stats import DurationStats, ExecutorStats, QueueStats
+from clockworker.executor._stats import DurationStats, ExecutorStats, QueueGroupStats, QueueStats
 from clockworker.executor._tasks_cy import JoinHandle, Membership, QueueState
 
 T = TypeVar("T")
@@ -30,7 +31,8 @@ MAX_SLOW = 1_000_000
 class Executor:
     """Divides one event loop's thread fairly between queues of tasks.
 
-    queues: their declarations; the first one is where tasks go that belong to none, on a loop from `new_event_loop`.
+    queues: their declarations, and those of groups of queues; the first one is where tasks go that belong to none, on a loop
+        from `new_event_loop`.
     on_panic: what becomes of an exception that escapes a spawned task. If a task is waiting for that one, by `await handle` or
         `handle.outcome()`, it is raised or returned there, and that is all. If none is, "propagate": it is a panic; the other
         tasks are cancelled, and `async with` raises it. "catch": it is left to whoever awaits the task later.
@@ -49,7 +51,7 @@ class Executor:
 
     def __init__(
         self,
-        queues: Iterable[Queue],
+        queues: Iterable[Queue | QueueGroup],
         *,
         on_panic: OnPanic = "propagate",
         sched_latency: float = 0.002,
@@ -69,8 +71,11 @@ class Executor:
             )
         self._core = Core(self, _nanoseconds(driver_yield), max_polls_per_yield)
         self._handles: dict[Hashable, QueueHandle] = {}
-        default_slice = max(sched_latency / len(declared), min_slice)
-        for queue in declared:
+        self._standing = Standing()
+        self._controlled: dict[Hashable, Any] = {}  # `Controlled`, by the key of its queue
+        default_slice = max(sched_latency / len(list(queues_in(declared))), min_slice)
+
+        def add(queue: Queue) -> None:
             state = self._core.add_queue(
                 queue.key,
                 queue.share,
@@ -81,6 +86,12 @@ class Executor:
             if queue.preemptive:
                 self._core.make_preemptive(state, 0 if queue.slice is None else _nanoseconds(queue.slice))
             self._handles[queue.key] = queue_handle(self._core, state)
+
+        if any(isinstance(each, QueueGroup) for each in declared):
+            self._standing.add_all(self._core, self._core.nest(), declared, default_slice, add)
+        else:
+            for queue in queues_in(declared):
+                add(queue)
         self._host: asyncio.Task[Any] | None = None
         self._loops_own = False  # of a loop that carries it, and is carried by nobody: see new_event_loop
         self._report_long: Callable[[Hashable, asyncio.Task[Any], int, int], None] | None = None
@@ -98,6 +109,22 @@ class Executor:
     def queues(self) -> Sequence[QueueHandle]:
         """The running queues, in the order of their declaration."""
         return list(self._handles.values())
+
+    def queue_group(self, key: Hashable) -> QueueGroupHandle:
+        """The group of queues of that key. An unknown key raises KeyError, listing those there are."""
+        try:
+            return self._standing.groups[key]
+        except (KeyError, TypeError):
+            known = ", ".join(repr(known) for known in self._standing.groups) or "none"
+            raise KeyError(f"no group of queues {key!r}; there are {known}") from None
+
+    def queue_groups(self) -> Sequence[QueueGroupHandle]:
+        """The groups of queues, outer ones before those in them, in the order of their declaration."""
+        return list(self._standing.groups.values())
+
+    def group_stats(self) -> dict[Hashable, QueueGroupStats]:
+        """What each group of queues has had, by its key. Groups of tasks within a queue are in `queue_stats`."""
+        return {key: group.stats() for key, group in self._standing.groups.items()}
 
     def current_queue(self) -> QueueHandle | None:
         """The queue of the task whose step is running; None outside of all queues."""
@@ -380,7 +407,7 @@ def _nanoseconds(seconds: float) -> int:
 
 
 def new_event_loop(
-    queues: Iterable[Queue],
+    queues: Iterable[Queue | QueueGroup],
     *,
     loop_factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop,
     on_panic: OnPanic = "catch",
@@ -475,7 +502,9 @@ async def yield_maybe() -> None:
         await asyncio.sleep(0)
 
 
-def run(main: Coroutine[Any, Any, T], *, queues: Iterable[Queue], debug: bool | None = None, **options: Any) -> T:
+def run(
+    main: Coroutine[Any, Any, T], *, queues: Iterable[Queue | QueueGroup], debug: bool | None = None, **options: Any
+) -> T:
     """Like `uvloop.run`, with an executor: runs `main`, which finds it by `current_executor()`.
 
     queues, options: those of `Executor`. debug: asyncio's debug mode; as `PYTHONASYNCIODEBUG` says unless given.

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from clockworker.executor._core_cy import Core
 from clockworker.executor._join import JoinHandle
 from clockworker.executor._queue import check_share
+from clockworker.executor._schedulers_cy import Scheduler
 from clockworker.executor._tasks_cy import Membership, QueueState
 
 T = TypeVar("T")
@@ -79,9 +80,14 @@ class QueueHandle(GroupHandle):
 
     @share.setter
     def share(self, share: int) -> None:
-        check_share(self._queue.key, share)
+        check_share(f"queue {self._queue.key!r}", share)
         self._core.check_thread("setting the share")
         self._core.set_share(self._queue, share)
+
+    @property
+    def scheduler(self) -> Scheduler:
+        """Who decides which of the queue's tasks is next. After a failure it is the one that has taken over."""
+        return self._queue.scheduler
 
     def group(self, key: Hashable) -> GroupHandle:
         """The group of that key, which exists for as long as it has tasks."""

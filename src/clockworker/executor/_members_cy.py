@@ -381,6 +381,8 @@ class Members(Seam):
         queue.use(fifo)
         queue.runnable = 0 if queue.suspended is None else 1
         for state in sorted([*self._table.states(), *self._singles_of_others], key=_ARRIVAL):
+            if state.membership.queue is queue:
+                state.slot = None  # what the failed one had put there means nothing to another queue's
             if state.queued and not state.held and state.membership.queue is queue:
                 state.next = None
                 fifo_push(fifo, state)

@@ -228,6 +228,11 @@ cdef inline bint step_holds(object step, object task):
     return (<step_layout *>step).task == <PyObject *>task
 
 
+cdef inline size_t address_of(object thing) noexcept:
+    """Only to be compared."""
+    return <size_t><PyObject *>thing
+
+
 cdef inline int bit_length(unsigned long long value) noexcept:
     return 64 - __builtin_clzll(value) if value else 0
 

@@ -1,8 +1,8 @@
-"""The declaration of a queue, as a user writes it."""
+"""The declaration of a queue, and of a group of queues, as a user writes it."""
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from typing import Literal
 
 import msgspec
@@ -44,19 +44,61 @@ class Queue(msgspec.Struct, frozen=True):
             hash(self.key)
         except TypeError:
             raise ConfigurationError(f"queue key {self.key!r} is not hashable") from None
-        check_share(self.key, self.share)
+        check_share(f"queue {self.key!r}", self.share)
         if self.scheduler is not None and not isinstance(self.scheduler, Scheduler):
             raise ConfigurationError(
                 f"scheduler of queue {self.key!r} is {self.scheduler!r}; it must be an instance of a Scheduler, such as LAS()"
             )
-        if self.slice is not None and not (
-            isinstance(self.slice, int | float) and not isinstance(self.slice, bool) and 1e-6 <= self.slice <= 10
-        ):
-            raise ConfigurationError(
-                f"slice of queue {self.key!r} is {self.slice!r}; it must be 0.000001 to 10 seconds"
-            )
+        check_slice(f"queue {self.key!r}", self.slice)
         check_on_panic(self.on_panic, optional=True)
         check_preemptive(self.key, self.preemptive, self.slice)
+
+
+class QueueGroup(msgspec.Struct, frozen=True):
+    """Queues that share one share: `Executor([Queue("web", 8), QueueGroup("tenants", share=2, queues=[Queue("a"),
+    Queue("b")])])`.
+
+    The core is divided between the queues and groups that stand beside each other, and what a group gets between those in it.
+    What one of them does not use is for the others of the group first.
+
+    key: anything hashable; `executor.queue_group(key)` finds the group by it. The keys of queues are unique in the executor,
+        whatever group they are in, and so are those of groups.
+    share: 1 to 10,000, beside the queues and groups outside. Those of the queues inside are between themselves.
+    queues: one or more; groups in groups, up to 8 deep.
+    slice: seconds, as of a queue; that of the queue inside that has the shortest, unless given.
+    """
+
+    key: Hashable
+    share: int = 1
+    queues: Sequence[Queue | QueueGroup] = ()
+    slice: float | None = None
+
+    def __post_init__(self) -> None:
+        try:
+            hash(self.key)
+        except TypeError:
+            raise ConfigurationError(f"key {self.key!r} of a group of queues is not hashable") from None
+        check_share(f"group of queues {self.key!r}", self.share)
+        check_slice(f"group of queues {self.key!r}", self.slice)
+        if isinstance(self.queues, str | bytes | Queue | QueueGroup) or not isinstance(self.queues, Iterable):
+            raise ConfigurationError(
+                f"queues of group {self.key!r} is {self.queues!r}; give a list, such as [Queue('a'), Queue('b')]"
+            )
+        msgspec.structs.force_setattr(self, "queues", tuple(self.queues))
+        if not self.queues:
+            raise ConfigurationError(f"group of queues {self.key!r} is empty; give at least one queue")
+
+
+MAX_DEPTH = 8
+
+
+def queues_in(declared: Iterable[Queue | QueueGroup]) -> Iterator[Queue]:
+    """All queues, those in groups too, in the order of their declaration."""
+    for each in declared:
+        if isinstance(each, QueueGroup):
+            yield from queues_in(each.queues)
+        else:
+            yield each
 
 
 def check_preemptive(key: Hashable, preemptive: object, slice: float | None) -> None:
@@ -73,11 +115,16 @@ def check_preemptive(key: Hashable, preemptive: object, slice: float | None) -> 
         raise ConfigurationError(f"queue {key!r} is preemptive, which needs {missing}")
 
 
-def check_share(key: Hashable, share: object) -> None:
+def check_share(of: str, share: object) -> None:
     if not isinstance(share, int) or isinstance(share, bool) or not 1 <= share <= MAX_SHARE:
-        raise ConfigurationError(
-            f"share of queue {key!r} is {share!r}; it must be a whole number from 1 to {MAX_SHARE:,}"
-        )
+        raise ConfigurationError(f"share of {of} is {share!r}; it must be a whole number from 1 to {MAX_SHARE:,}")
+
+
+def check_slice(of: str, slice: object) -> None:
+    if slice is not None and not (
+        isinstance(slice, int | float) and not isinstance(slice, bool) and 1e-6 <= slice <= 10
+    ):
+        raise ConfigurationError(f"slice of {of} is {slice!r}; it must be 0.000001 to 10 seconds")
 
 
 def check_on_panic(value: object, optional: bool = False) -> None:
@@ -85,8 +132,10 @@ def check_on_panic(value: object, optional: bool = False) -> None:
         raise ConfigurationError(f"on_panic is {value!r}; it must be 'propagate' or 'catch'")
 
 
-def check_queues(queues: Sequence[Queue]) -> None:
+def check_queues(declared: Sequence[Queue | QueueGroup]) -> None:
     """Whether these can be the queues of one executor. Raises `ConfigurationError`."""
+    _check_groups(declared, set(), 0)
+    queues = list(queues_in(declared))
     if not queues:
         raise ConfigurationError("an executor needs at least one queue, such as Queue('default')")
     if len(queues) > MAX_QUEUES:
@@ -107,3 +156,16 @@ def check_queues(queues: Sequence[Queue]) -> None:
                     f"queues {other.key!r} and {queue.key!r} share one scheduler; an instance serves one queue: "
                     f"give each a {kind}() of its own"
                 )
+
+
+def _check_groups(declared: Iterable[Queue | QueueGroup], keys: set[Hashable], depth: int) -> None:
+    for each in declared:
+        if isinstance(each, QueueGroup):
+            if each.key in keys:
+                raise ConfigurationError(f"two groups of queues have the key {each.key!r}; give each a key of its own")
+            if depth == MAX_DEPTH:
+                raise ConfigurationError(
+                    f"group of queues {each.key!r} is in {depth} others; they can be {MAX_DEPTH} deep"
+                )
+            keys.add(each.key)
+            _check_groups(each.queues, keys, depth + 1)

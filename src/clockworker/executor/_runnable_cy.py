@@ -23,8 +23,9 @@ except ModuleNotFoundError:
     from clockworker import _cython_shim as cython
 
 from clockworker.executor._cpython_cy import holds
-from clockworker.executor._eevdf_cy import Eevdf, Entity
+from clockworker.executor._eevdf_cy import Choice, Eevdf, Entity
 from clockworker.executor._members_cy import Members
+from clockworker.executor._nested_cy import Nested
 from clockworker.executor._schedulers_cy import Scheduler
 from clockworker.executor._tasks_cy import JoinHandle, QueueState
 
@@ -50,7 +51,7 @@ class Runnable(Members):
     """The queues of one executor. Its subclass sees to it that turns come (`_schedule`)."""
 
     queues: dict[Hashable, QueueState]
-    _eevdf: Eevdf
+    _eevdf: Choice
     _scheduled: bool  # a turn is
     _held: list[JoinHandle]  # those whose steps wait until the pump is behind these callbacks
     _step_started: int  # of the step that runs
@@ -70,6 +71,12 @@ class Runnable(Members):
         queue.entity = self._eevdf.add(queue, share, slice_ns)
         self.queues[key] = queue
         return queue
+
+    def nest(self) -> Nested:
+        """Before the first queue: there will be groups of queues."""
+        nested = Nested(_GRANULARITY_NS)
+        self._eevdf = nested
+        return nested
 
     def set_share(self, queue: QueueState, share: int) -> None:
         self._eevdf.set_share(queue.entity, share)
@@ -152,6 +159,30 @@ class Runnable(Members):
         if queue.scheduler is scheduler:  # else what has taken its place has found this one too
             queue.runnable += 1
 
+    def reconsider(self, queue: QueueState) -> None:
+        """What the queue's scheduler was holding may run now."""
+        if queue.runnable and not queue.entity.active and self.loop is not None:
+            self._eevdf.activate(queue.entity)
+            if self.current is not None:
+                self._consider_preemption(queue.entity)
+            if not self._scheduled:
+                self._schedule()
+
+    def let_begin(self, state: JoinHandle) -> None:
+        """The task has been aborted, and has to run to end. A scheduler that is holding it lets it go."""
+        queue = state.membership.queue
+        scheduler = queue.scheduler
+        if not state.queued or state.held or not scheduler._holds:
+            return
+        self._calling_out += 1
+        try:
+            scheduler._let_begin(state)
+        except BaseException as error:
+            self._replace_scheduler(queue, scheduler, error)
+        finally:
+            self._calling_out -= 1
+        self.reconsider(queue)
+
     def _hold(self, state: JoinHandle) -> None:
         state.held = True
         self._held.append(state)
@@ -171,7 +202,7 @@ class Runnable(Members):
 
     def _consider_preemption(self, woken: Entity) -> None:
         running = self.current.membership.queue  # type: ignore[union-attr]
-        if woken.eligible and woken.deadline < running.entity.deadline and not self._preempt:
+        if not self._preempt and self._eevdf.outranks(woken, running.entity):
             self._preempt = True
             running.preemptions += 1
 

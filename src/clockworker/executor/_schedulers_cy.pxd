@@ -13,12 +13,15 @@ cdef class ScheduledTask(HeapNode):
 
 cdef class Scheduler:
     cdef object _owner
+    cdef public bint _holds
 
     cpdef push(self, ScheduledTask task)
     cpdef ScheduledTask pop(self)
     cpdef observe(self, ScheduledTask task, long long elapsed_ns)
     cpdef forget_task(self, ScheduledTask task)
     cpdef forget_group(self, object group)
+    cpdef _let_begin(self, ScheduledTask task)
+    cpdef _let_go(self, bint all_of_them)
     cdef bint _put(self, ScheduledTask task) except -1
     cdef ScheduledTask _get(self)
     cdef bint _charge(self, ScheduledTask task, long long elapsed_ns) except -1

@@ -13,7 +13,9 @@ one, and after the step tells what it cost (`observe`). When a task or the last 
 - `QLAS`: LAS between powers of two of microseconds, round robin within one, and every 16th pop goes round robin over the
   levels, so that nobody starves (multi-level feedback, Corbato et al., 1962).
 
-A task that was spawned without a group is a group of its own. All but the first are in `_orders_cy`.
+More of them have modules of their own: `FairGroups`, `FairFifo`, `EDF`, `FairSRPT`.
+
+A task that was spawned without a group is a group of its own. ArrivalFifo, LAS and QLAS are in `_orders_cy`.
 """
 
 from __future__ import annotations
@@ -59,7 +61,7 @@ class ScheduledTask(HeapNode):
     # No call of super's: one of these is made for every task that is spawned.
     def __init__(self, task: asyncio.Task[Any], group: Hashable, arrival: int) -> None:
         self.key = 0
-        self.tie = 0
+        self.tie = arrival << 20  # PUSH_BITS of _orders_cy
         self.position = -1
         self.task = task
         self.group = group
@@ -84,6 +86,9 @@ class Scheduler:
     """
 
     _owner: Any  # the core of the executor that it works for, while that has a loop
+    # Of ours only: pop() may return None, since none of those inside may run now. Then the queue rests until a task of it ends
+    # or is pushed, or the core is told to `reconsider` it.
+    _holds: bool
 
     def push(self, task: ScheduledTask) -> None:
         """The task has become runnable. It is not in the scheduler already."""
@@ -104,6 +109,12 @@ class Scheduler:
 
     def __len__(self) -> int:
         raise NotImplementedError(f"{type(self).__name__} must define __len__()")
+
+    def _let_begin(self, task: ScheduledTask) -> None:
+        """Of one that holds: this task, which is inside, must end soon. It was aborted."""
+
+    def _let_go(self, all_of_them: bool) -> None:
+        """Of one that holds: from now on nothing is held, since all tasks leave. False: that is over."""
 
     # Of those that are built in (`is_built_in`), in C.
 
@@ -164,6 +175,7 @@ def set_owner(scheduler: Scheduler, core: Any) -> None:
 
 
 if not cython.compiled:
+    Scheduler._holds = False
 
     def fifo_push(fifo: RunnableFifo, task: ScheduledTask) -> None:
         """To the end of the core's list."""

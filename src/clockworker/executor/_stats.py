@@ -113,6 +113,27 @@ class QueueStats(msgspec.Struct, frozen=True):
     whole_step: DurationStats = DurationStats()
 
 
+class QueueGroupStats(msgspec.Struct, frozen=True):
+    """One group of queues: what its queues have, those in groups within it too.
+
+    key, share: as it was declared, or set since. queues: the keys of its queues. outer: the key of the group around it; None:
+    none. got: its part of what all have had that stand beside it, itself included: of `busy_ns`, since the executor was made.
+    wanted: its part of the shares there. runnable, tasks, polls, busy_ns, stolen_ns: see `QueueStats`.
+    """
+
+    key: Hashable
+    share: int
+    queues: tuple[Hashable, ...]
+    outer: Hashable
+    wanted: float
+    got: float
+    runnable: int
+    tasks: int
+    polls: int
+    busy_ns: int
+    stolen_ns: int
+
+
 class ExecutorStats(msgspec.Struct, frozen=True):
     """The executor: its queues added up, and the turns that it took on the loop.
 

@@ -35,7 +35,7 @@ cdef class Steps(Singles):
     )
     cdef bint _run_turn(self, long long now) except? -1
     cdef bint _may_linger(self) noexcept
-    @cython.locals(state=JoinHandle, cut=JoinHandle, popped=ScheduledTask)
+    @cython.locals(state=JoinHandle, cut=JoinHandle, popped=ScheduledTask, scheduler=Scheduler)
     cdef JoinHandle _take(self, QueueState queue)
     @cython.locals(popped=ScheduledTask, state=JoinHandle, scheduler=Scheduler)
     cdef JoinHandle _take_from_other(self, QueueState queue)

@@ -194,7 +194,7 @@ class Steps(Singles):
         return True
 
     def _take(self, queue: QueueState) -> JoinHandle | None:
-        """The queue's next task. None if its scheduler has failed and nothing was runnable after all."""
+        """The queue's next task. None if nothing may run: its scheduler holds what it has, or has failed and had nothing."""
         if queue.suspended is not None:  # what was cut is finished before anything else
             cut, queue.suspended = queue.suspended, None
             queue.runnable -= 1
@@ -218,14 +218,18 @@ class Steps(Singles):
                     return state
             self._refuse(queue, popped)
         while queue.runnable and queue.fifo is None:
+            scheduler = queue.scheduler
             state = self._take_from_other(queue)
             if state is not None:
                 queue.runnable -= 1
                 return state
+            if queue.scheduler is scheduler:  # which holds all that it has
+                return None
         return None if queue.runnable == 0 else self._take(queue)
 
     def _take_from_other(self, queue: QueueState) -> JoinHandle | None:
-        """From a scheduler that may fail, or may call us back. None: ask again, if anything is runnable."""
+        """From a scheduler that may fail, or may call us back. None: ask again, if anything is runnable and the scheduler is
+        another one now."""
         scheduler = queue.scheduler
         try:
             popped = scheduler.pop()
@@ -233,6 +237,8 @@ class Steps(Singles):
                 return (
                     None  # it has failed further down, and what has taken its place has found all that it was holding
                 )
+            if popped is None and scheduler._holds:
+                return None
             if type(popped) is JoinHandle:
                 state: JoinHandle = popped
                 if state.queued and not state.held and state.membership.queue is queue:

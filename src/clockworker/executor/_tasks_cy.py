@@ -388,8 +388,12 @@ class JoinHandle(ScheduledTask):
 
         Raises UsageError from a thread other than the executor's.
         """
-        self.membership.core.check_thread("handle.abort")
-        return self.task.cancel()
+        core: Any = self.membership.core
+        core.check_thread("handle.abort")
+        cancelled = self.task.cancel()
+        if self.queued and self.membership.queue.fifo is None:
+            core.let_begin(self)
+        return cancelled
 
     def done(self) -> bool:
         """True once the task has returned, raised or been cancelled."""

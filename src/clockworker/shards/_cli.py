@@ -139,7 +139,7 @@ def check(settings: Settings, placement: Placement, environment: Mapping[str, st
             if shard == 0 or shard in config.shard_queues:
                 of_shard = queues_of(config, shard, declared)
                 preemptive = preemptive_of(of_shard)
-                Executor(make_queues(of_shard, declared, config.app_dir))
+                Executor(make_queues(of_shard, declared, config.app_dir, config.queue_groups))
                 names = [queue.name for queue in of_shard]
                 if (mistake := lacking_for_options(config.http, names, shard, preemptive)) is not None:
                     return _complain(with_origins(mistake, settings.origins), EXIT_USAGE)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Coroutine, Iterable
 from typing import Any, TypeVar
 
 import clockworker.executor as executor_package
-from clockworker.executor import Executor, Queue
+from clockworker.executor import Executor, Queue, QueueGroup
 from clockworker.testing._clock import Clock
 from clockworker.testing._loop import WoundLoop
 from clockworker.testing._shuffle import check_seed, shuffled
@@ -19,7 +19,7 @@ T = TypeVar("T")
 def run(
     main: Coroutine[Any, Any, T],
     *,
-    queues: Iterable[Queue] = (),
+    queues: Iterable[Queue | QueueGroup] = (),
     clock: Clock | None = None,
     seed: int | None = None,
     debug: bool | None = None,
@@ -66,7 +66,7 @@ def run(
 
 
 def new_event_loop(
-    queues: Iterable[Queue] = (), *, clock: Clock | None = None, seed: int | None = None, **options: Any
+    queues: Iterable[Queue | QueueGroup] = (), *, clock: Clock | None = None, seed: int | None = None, **options: Any
 ) -> asyncio.AbstractEventLoop:
     """A loop with an executor, as `clockworker.new_event_loop` makes, for whoever runs tests by `asyncio.Runner` or takes a
     `loop_factory`. `queues`, clock and seed are those of `run`."""
@@ -74,8 +74,8 @@ def new_event_loop(
     return executor_package.new_event_loop(_queues(queues, seed), loop_factory=_loop_factory(clock, seed), **options)
 
 
-def _queues(queues: Iterable[Queue], seed: int | None) -> list[Queue]:
-    declared = list(queues) or [Queue("test")]
+def _queues(queues: Iterable[Queue | QueueGroup], seed: int | None) -> list[Queue | QueueGroup]:
+    declared: list[Queue | QueueGroup] = list(queues) or [Queue("test")]
     return declared if seed is None else shuffled(declared, seed)
 
 

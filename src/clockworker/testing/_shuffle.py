@@ -10,13 +10,14 @@ it in another order, and so do those that it holds for equal.
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Hashable, Iterable
 
 import msgspec
 
 from clockworker._errors import ConfigurationError
-from clockworker.executor import Queue, RunnableFifo, ScheduledTask, Scheduler
+from clockworker.executor import Queue, QueueGroup, RunnableFifo, ScheduledTask, Scheduler
 
 
 class Shuffle(Scheduler):
@@ -27,6 +28,7 @@ class Shuffle(Scheduler):
         self._random = random.Random(str(seed))
         self._inner = inner if type(inner) is not RunnableFifo else None
         self._came: list[ScheduledTask] = []
+        self._holds = inner is not None and inner._holds
 
     def push(self, task: ScheduledTask) -> None:
         """In no order yet."""
@@ -60,20 +62,32 @@ class Shuffle(Scheduler):
         if self._inner is not None:
             self._inner.forget_group(group)
 
+    def _let_begin(self, task: ScheduledTask) -> None:
+        if self._inner is not None and task not in self._came:
+            self._inner._let_begin(task)
+
+    def _let_go(self, all_of_them: bool) -> None:
+        if self._inner is not None:
+            self._inner._let_go(all_of_them)
+
     def __len__(self) -> int:
         return len(self._came) + (len(self._inner) if self._inner is not None else 0)
 
 
-def shuffled(queues: Iterable[Queue], seed: int) -> list[Queue]:
+def shuffled(queues: Iterable[Queue | QueueGroup], seed: int) -> list[Queue | QueueGroup]:
     """The same queues, whose tasks are shuffled: `cw.run(main(), queues=shuffled(queues, 7))`, on any loop.
 
     Which queue is next remains the executor's choice, by the time that steps take. `run(..., seed=7)` makes that repeat too.
     """
     check_seed(seed)
-    return [
-        msgspec.structs.replace(queue, scheduler=Shuffle(f"{seed}/{number}", queue.scheduler))
-        for number, queue in enumerate(queues)
-    ]
+    numbers = itertools.count()
+
+    def shuffle(declared: Queue | QueueGroup) -> Queue | QueueGroup:
+        if isinstance(declared, QueueGroup):
+            return msgspec.structs.replace(declared, queues=[shuffle(each) for each in declared.queues])
+        return msgspec.structs.replace(declared, scheduler=Shuffle(f"{seed}/{next(numbers)}", declared.scheduler))
+
+    return [shuffle(each) for each in queues]
 
 
 def check_seed(seed: object) -> None:

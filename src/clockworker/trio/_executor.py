@@ -11,7 +11,7 @@ import trio
 
 from clockworker._errors import ConfigurationError, UsageError
 from clockworker.executor._executor import MAX_POLLS, MAX_SLOW, use_also
-from clockworker.executor._queue import OnPanic, Queue, check_on_panic, check_queues
+from clockworker.executor._queue import OnPanic, Queue, QueueGroup, check_on_panic, check_queues
 from clockworker.executor._schedulers_cy import RunnableFifo
 from clockworker.executor._stats import ExecutorStats, QueueStats
 from clockworker.trio import _seam
@@ -34,7 +34,7 @@ class _SystemNursery:
 class Executor:
     """Divides one run of trio fairly between queues of tasks.
 
-    queues: their declarations (`clockworker.Queue`); preemptive ones need asyncio.
+    queues: their declarations (`clockworker.Queue`); preemptive ones, groups of queues and `FairFifo` need asyncio.
     on_panic: what becomes of an Exception that escapes a spawned task. If a task is waiting for that one, by `await handle` or
         `handle.outcome()`, it is raised or returned there, and that is all. If none is, "propagate": it is a panic; the other
         spawned tasks and the body are cancelled, and `async with` raises it. "catch": it is left to whoever awaits the task
@@ -75,6 +75,13 @@ class Executor:
         self._handles: dict[Hashable, QueueHandle] = {}
         default_slice = max(sched_latency / len(declared), min_slice)
         for queue in declared:
+            if isinstance(queue, QueueGroup):
+                raise ConfigurationError(
+                    f"group of queues {queue.key!r} needs an event loop of asyncio's; give its queues"
+                )
+            if queue.scheduler is not None and queue.scheduler._holds:
+                kind = type(queue.scheduler).__name__
+                raise ConfigurationError(f"scheduler {kind} of queue {queue.key!r} needs an event loop of asyncio's")
             if queue.preemptive:
                 raise ConfigurationError(f"queue {queue.key!r} is preemptive, which needs an event loop of asyncio's")
             state = self._gate.declare(

@@ -9,7 +9,7 @@ In reading order:
     _environment    --env-file
     _file           clockworker.toml
     _keywords       serve()'s keywords
-    _queues         queues, as text and as tables; _routes, routes of HTTP
+    _queues         queues, as text and as tables; _groups, groups of them; _routes, routes of HTTP
     _toml           reading TOML, and writing its values; _text, text files as other systems write them
     _parse          how each value is read from text; _access_format, of the access log's lines
     _config         ServeConfig and its parts; _http, those that HTTP has; _patterns, what a route says of paths

@@ -18,7 +18,7 @@ from typing import Any, TypeAlias
 
 from clockworker import _errors
 from clockworker._errors import ApplicationError
-from clockworker.executor import Queue
+from clockworker.executor import Queue, QueueGroup
 from clockworker.ipc.calls._annotations import layers
 from clockworker.ipc.calls._remote import noted
 from clockworker.ipc.calls._state import mistakes
@@ -114,7 +114,9 @@ def accepts(target: Callable[..., object], arguments: int) -> bool:
     return True
 
 
-def _check(app: str, target: object, queues: tuple[Queue, ...], interface: Interface, *, factory: bool) -> Main:
+def _check(
+    app: str, target: object, queues: tuple[Queue | QueueGroup, ...], interface: Interface, *, factory: bool
+) -> Main:
     # Here, because it imports this package. What is ours and what is of ASGI or WSGI is known by the same look.
     from clockworker.http import _application as http
 

@@ -88,7 +88,8 @@ Address: TypeAlias = TcpAddress | UnixAddress | InheritedSocket
 class QueueConfig(msgspec.Struct, frozen=True):
     """What is said of the executor queue of this name in each shard.
 
-    share: of the core, 1 to 10000. scheduler: the order inside it, a name or MODULE:CLASS of the application's own. slice: how
+    share: of the core, 1 to 10000. scheduler: the order inside it, a name, perhaps with parameters, or MODULE:CLASS of the
+    application's own. group: the group of queues in which it is, whose share it shares. slice: how
     long it wants to run at a stretch, in seconds. on_panic: what becomes of exceptions that escape its tasks. slow_poll: how
     long a step may take before it is logged, in seconds; 0: for ever. preemptive: whether steps that never await are cut.
 
@@ -102,12 +103,32 @@ class QueueConfig(msgspec.Struct, frozen=True):
     on_panic: OnPanic | None = None
     slow_poll: float | None = None
     preemptive: bool | None = None
+    group: str | None = None
 
     def __str__(self) -> str:
-        parts = (self.name, self.share, self.scheduler, PREEMPTIVE if self.preemptive else None)
+        name = self.name if self.group is None else f"{self.group}/{self.name}"
+        parts = (name, self.share, self.scheduler, PREEMPTIVE if self.preemptive else None)
         return ":".join(str(part) for part in parts if part is not None)
 
     def over(self, other: QueueConfig) -> QueueConfig:
+        """What is said here, and of the rest what the other says."""
+        given = {field: value for field in self.__struct_fields__ if (value := getattr(self, field)) is not None}
+        return msgspec.structs.replace(other, **given)
+
+
+class QueueGroupConfig(msgspec.Struct, frozen=True):
+    """What is said of the group of queues of this name in each shard.
+
+    share: of the core, or of the group around it, 1 to 10000. slice: as of a queue. outer: the group around it.
+    None: nothing is said. Then it is as the application declares it, or else 1, that of the quickest queue in it, and none.
+    """
+
+    name: str
+    share: int | None = None
+    slice: float | None = None
+    outer: str | None = None
+
+    def over(self, other: QueueGroupConfig) -> QueueGroupConfig:
         """What is said here, and of the rest what the other says."""
         given = {field: value for field in self.__struct_fields__ if (value := getattr(self, field)) is not None}
         return msgspec.structs.replace(other, **given)
@@ -118,7 +139,8 @@ class ServeConfig(msgspec.Struct, frozen=True):
     (`clockworker-serve --help`); of the others:
 
     reload_dirs: what --reload-dir names. pin: not --no-pin. idle_poll_us: --idle-poll, None: by the machine.
-    queues: what the options, environment or file say of queues; the application may declare some, too (`_queues.merge`).
+    queues, queue_groups: what the options, environment or file say of queues and groups of them; the application may declare
+    some, too (`_queues.merge`, `_groups.merge_groups`).
     shard_queues: what they say beyond that of the queues of one shard, by its number.
     addresses: what is listened on; none: the application serves nothing.
     max_connections: how many connections a shard holds open at once, of all servers that have no limit of their own; None: as
@@ -148,6 +170,7 @@ class ServeConfig(msgspec.Struct, frozen=True):
     switch_interval: float | None = None
     processes: int | None = None  # of each shard, for run_process(); None: by the number of CPUs
     queues: tuple[QueueConfig, ...] = ()
+    queue_groups: tuple[QueueGroupConfig, ...] = ()
     shard_queues: dict[int, tuple[QueueConfig, ...]] = {}
     addresses: tuple[Address, ...] = (TcpAddress("127.0.0.1", 8000),)
     backlog: int = 2048

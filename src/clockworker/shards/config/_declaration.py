@@ -7,12 +7,12 @@ operators say of queues is put over it in each shard (`_queues.merge`), after th
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Generic, ParamSpec, Protocol, TypeVar, overload
 
 from clockworker._errors import ApplicationError, ConfigurationError
-from clockworker.executor import Queue
-from clockworker.executor._queue import check_queues
+from clockworker.executor import Queue, QueueGroup
+from clockworker.executor._queue import check_queues, queues_in
 from clockworker.shards.config._http import Route
 
 P = ParamSpec("P")
@@ -43,7 +43,7 @@ class Application(Generic[P, R]):
     def __init__(
         self,
         main: Callable[P, R],
-        queues: tuple[Queue, ...] = (),
+        queues: tuple[Queue | QueueGroup, ...] = (),
         served: Served | None = None,
     ) -> None:
         functools.update_wrapper(self, main, updated=())
@@ -59,14 +59,14 @@ class Application(Generic[P, R]):
 
 
 @overload
-def application(main: Callable[P, R], /, *, queues: Iterable[Queue] = ()) -> Application[P, R]: ...
+def application(main: Callable[P, R], /, *, queues: Iterable[Queue | QueueGroup] = ()) -> Application[P, R]: ...
 
 
 @overload
-def application(*, queues: Iterable[Queue] = ()) -> Callable[[Callable[P, R]], Application[P, R]]: ...
+def application(*, queues: Iterable[Queue | QueueGroup] = ()) -> Callable[[Callable[P, R]], Application[P, R]]: ...
 
 
-def application(main: Any = None, /, *, queues: Iterable[Queue] = ()) -> Any:
+def application(main: Any = None, /, *, queues: Iterable[Queue | QueueGroup] = ()) -> Any:
     """Say what `async def main(shard)` needs of its server.
 
         @cw.application(queues=[cw.Queue("foreground", share=8, scheduler=cw.LAS()), cw.Queue("background")])
@@ -94,20 +94,34 @@ def application(main: Any = None, /, *, queues: Iterable[Queue] = ()) -> Any:
     return declare if main is None else declare(main)
 
 
-def check_declared(queues: Iterable[Queue], function: str) -> tuple[Queue, ...]:
+def check_declared(queues: Iterable[Queue | QueueGroup], function: str) -> tuple[Queue | QueueGroup, ...]:
     """Queues that an application can declare. function: that they were given to. Raises `ConfigurationError`."""
-    if isinstance(queues, str | bytes | Queue) or not isinstance(queues, Iterable):
+    if isinstance(queues, str | bytes | Queue | QueueGroup) or not isinstance(queues, Iterable):
         raise ConfigurationError(f"{function}(queues=...) is {queues!r}; give a list, such as [cw.Queue('foreground')]")
     declared = tuple(queues)
     if declared:
         check_queues(declared)
-    for queue in declared:
+    for group in groups_in(declared):
+        if not isinstance(group.key, str):
+            raise ConfigurationError(
+                f"group of queues {group.key!r} is called by no text; give one, such as cw.QueueGroup('tenants', ...)"
+            )
+        check_group_name(group.key)
+    for queue in queues_in(declared):
         if not isinstance(queue.key, str):
             raise ConfigurationError(
                 f"queue {queue.key!r} is called by no text; give one, such as cw.Queue('foreground')"
             )
         check_name(queue.key)
     return declared
+
+
+def groups_in(declared: Iterable[Queue | QueueGroup]) -> Iterator[QueueGroup]:
+    """All groups of queues, outer ones before those in them."""
+    for each in declared:
+        if isinstance(each, QueueGroup):
+            yield each
+            yield from groups_in(each.queues)
 
 
 def check_name(name: str) -> str:
@@ -121,5 +135,16 @@ def check_name(name: str) -> str:
     if size > MAX_NAME_BYTES:
         raise ConfigurationError(
             f"the name of queue '{name[:20]}...' has {size} bytes; give one of at most {MAX_NAME_BYTES}"
+        )
+    return name
+
+
+def check_group_name(name: str) -> str:
+    """Returns `name` if a group of queues can be called that. Raises `ConfigurationError`."""
+    check_name(name)
+    if "/" in name or ":" in name:
+        raise ConfigurationError(
+            f"the name {name!r} of a group of queues has a / or a : in it; give one without, and a group around it by "
+            "--queue-group OUTER/NAME:SHARE"
         )
     return name

@@ -1,5 +1,5 @@
-"""`clockworker.toml`: options by name, `[[queue]]` and `[[route]]` tables, `[shard.N]` for what one shard has otherwise, and
-`[cluster]`.
+"""`clockworker.toml`: options by name, `[[queue]]`, `[[group]]` and `[[route]]` tables, `[shard.N]` for what one shard has
+otherwise, and `[cluster]`.
 
     app = "app:main"
     shards = 4
@@ -11,6 +11,12 @@
     [[route]]
     path = "/reports/*"
     queue = "background"
+
+    [[group]]
+    name = "tenants"
+
+    [[group.queue]]
+    name = "gold"
 
     [[shard.0.queue]]
     name = "compaction"
@@ -24,14 +30,17 @@ An unknown key is an error and not a warning: a limit that was never in force is
 from __future__ import annotations
 
 import os
+from typing import cast
 
 from clockworker._errors import ConfigurationError
 from clockworker.shards.config import _toml
 from clockworker.shards.config._cluster import SECRET_PREFIX, SECRETS
+from clockworker.shards.config._config import QueueConfig, QueueGroupConfig
+from clockworker.shards.config._groups import groups_of_file
 from clockworker.shards.config._option import Option
 from clockworker.shards.config._options import ALIASES, BY_NAME, CLUSTER_PREFIX, OF_CLUSTER, OPTIONS
 from clockworker.shards.config._other_names import nearest_option
-from clockworker.shards.config._queues import changes_of_file, queues_of_file
+from clockworker.shards.config._queues import changes_of_file, each_once, queues_of_file
 from clockworker.shards.config._routes import routes_of_file
 
 NAME = "clockworker.toml"
@@ -67,9 +76,20 @@ def read_file(path: str) -> dict[str, object]:
             if name in values:
                 how = "with - and with _" if name == spelled else f"also as {name}"
                 raise ConfigurationError(f"is given twice, {how}; give it once")
-            values[name] = changes_of_file(value) if key == "shard" else read_value(name, value)
+            if name == "queue_group":
+                values[name] = groups_of_file(value)
+            else:
+                values[name] = changes_of_file(value) if key == "shard" else read_value(name, value)
         except ConfigurationError as error:
             raise ConfigurationError(f"{path}: {key}: {error}") from None
+    if "queue_group" in values:
+        groups, queues = cast(tuple[tuple[QueueGroupConfig, ...], tuple[QueueConfig, ...]], values["queue_group"])
+        values["queue_group"] = groups
+        if queues:
+            try:
+                values["queue"] = each_once([*cast(tuple[QueueConfig, ...], values.get("queue", ())), *queues])
+            except ConfigurationError as error:
+                raise ConfigurationError(f"{path}: {error}") from None
     return values
 
 

@@ -47,6 +47,7 @@ class ServeOptions(TypedDict, total=False):
     switch_interval: float | None
     processes: int | None
     queue: Sequence[str | Mapping[str, Any] | QueueConfig] | None
+    queue_group: Sequence[str] | None
     shard_queue: Sequence[str] | None
     config: Path | None
     bind: str | Sequence[str] | None

@@ -1,5 +1,6 @@
 """The options of `clockworker-serve`, in one table that the command line, the environment, `clockworker.toml` and the help
-all obey. Those of HTTP stand in `_http_options`, a cluster's in `_cluster_options`; what other servers call them, in `_other_names`.
+all obey. Those of HTTP stand in `_http_options`, a cluster's in `_cluster_options`; what other servers call them, in
+`_other_names`.
 """
 
 from __future__ import annotations
@@ -8,10 +9,14 @@ from clockworker.shards.config import _parse as parse
 from clockworker.shards.config._access_format import parse_access_log_format
 from clockworker.shards.config._cluster_options import CLUSTER_OPTIONS
 from clockworker.shards.config._config import METRICS_PORT
+from clockworker.shards.config._groups import parse_groups
 from clockworker.shards.config._http_options import HTTP_OPTIONS
 from clockworker.shards.config._option import Option
 from clockworker.shards.config._queues import parse_queues, parse_shard_queues
 from clockworker.shards.config._schedulers import SCHEDULERS
+
+# In a variable. `jobs:1:fair-fifo,limit=4` is one.
+BETWEEN_QUEUES = r"\s+|,(?![^,:\s]+=)"
 
 OPTIONS = (
     Option(
@@ -100,22 +105,34 @@ OPTIONS = (
     Option(
         "queues",
         ("--queue",),
-        "NAME:SHARE[:SCHEDULER][:preemptive]",
+        "[GROUP/]NAME:SHARE[:SCHEDULER][:preemptive]",
         parse_queues,
         "a queue of each shard: one that the application declares, with another share or scheduler, or one more; schedulers: "
-        f"{', '.join(SCHEDULERS)}, or MODULE:CLASS of your own; preemptive: Python that never awaits is cut into slices; may "
-        "be repeated; if there is none: default:1",
+        f"{', '.join(SCHEDULERS)}, some with parameters (fair-fifo,limit=4), or MODULE:CLASS of your own; preemptive: Python "
+        "that never awaits is cut into slices; may be repeated; if there is none: default:1",
+        takes=(list,),
+        repeat=True,
+        between=BETWEEN_QUEUES,
+    ),
+    Option(
+        "queues",
+        ("--queue-group",),
+        "[OUTER/]GROUP:SHARE",
+        parse_groups,
+        "the share of a group of queues, beside the queues and groups outside; those inside divide what it gets; may be "
+        "repeated; default 1 for each group that a queue is in",
         takes=(list,),
         repeat=True,
     ),
     Option(
         "queues",
         ("--shard-queue",),
-        "SHARD:NAME:SHARE[:SCHEDULER][:preemptive]",
+        "SHARD:[GROUP/]NAME:SHARE[:SCHEDULER][:preemptive]",
         parse_shard_queues,
         "a queue that this shard alone has, or has with another share or scheduler; may be repeated",
         takes=(),
         repeat=True,
+        between=BETWEEN_QUEUES,
     ),
     Option(
         "queues",
@@ -404,7 +421,7 @@ OPTIONS = (
 BY_NAME = {option.name: option for option in OPTIONS}
 
 # Options that have two long names, by the second one as the file has it.
-ALIASES = {"gil_switch_interval": "switch_interval"}
+ALIASES = {"gil_switch_interval": "switch_interval", "group": "queue_group"}
 
 # Those of HttpConfig, whose fields have these names but for a few.
 OF_HTTP = tuple(option.name for option in OPTIONS if option.group == "http")

@@ -12,7 +12,7 @@ import msgspec
 
 from clockworker.shards.config import _toml
 from clockworker.shards.config._cluster import ClusterConfig
-from clockworker.shards.config._config import InheritedSocket, QueueConfig, ServeConfig
+from clockworker.shards.config._config import InheritedSocket, QueueConfig, QueueGroupConfig, ServeConfig
 from clockworker.shards.config._http import Route
 from clockworker.shards.config._option import GROUPS, Option
 from clockworker.shards.config._options import CLUSTER_PREFIX, HTTP_FIELDS, OF_HTTP, OPTIONS
@@ -21,7 +21,7 @@ from clockworker.shards.config._parse import show_size
 _COLUMN = 44
 # Addresses are shown as `bind`, whatever they were given as; queues and routes as tables, after all plain values.
 _SECRET = ("ssl_keyfile_password",)
-_ELSEWHERE = ("host", "port", "uds", "uds_mode", "fd", "queue", "route")
+_ELSEWHERE = ("host", "port", "uds", "uds_mode", "fd", "queue", "queue_group", "route")
 
 
 def as_toml(
@@ -76,6 +76,10 @@ def _lines(
         yield f"{'# [[queue]]':{_COLUMN}}# {config.app} cannot be imported (--check-config says why), and may declare some"
     elif not declared and not config.queues:
         yield f"{'# [[queue]]':{_COLUMN}}# not set: those that the application declares, or else one, default"
+    for outer in config.queue_groups:
+        yield f"{'[[group]]':{_COLUMN}}# {comment('queue_group')}"
+        yield from _queue(outer)
+        yield ""
     for shard, queues in sorted(config.shard_queues.items()):
         for queue in queues:
             yield f"{f'[[shard.{shard}.queue]]':{_COLUMN}}# {comment('shard_queue')}"
@@ -140,7 +144,7 @@ def _value(config: ServeConfig, option: Option) -> object:
             return value
 
 
-def _queue(queue: QueueConfig) -> Iterator[str]:
+def _queue(queue: QueueConfig | QueueGroupConfig) -> Iterator[str]:
     for field in queue.__struct_fields__:
         if (value := getattr(queue, field)) is not None:
             yield f"{field} = {_toml.show(value)}"

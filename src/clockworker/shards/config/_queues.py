@@ -1,7 +1,7 @@
 """The queues of all shards. The application declares those that it names; operators write
-NAME:SHARE[:SCHEDULER][:preemptive] on the command line, or tables in the file. By its name a queue is one and the same to both:
-what the operator says of it goes before what the application does, what he does not say stays as declared, and a name that is
-not declared is one queue more. So `--queue background:1` alone takes no queue away that the application needs.
+[GROUP/]NAME:SHARE[:SCHEDULER][:preemptive] on the command line, or tables in the file. By its name a queue is one and the same
+to both: what the operator says of it goes before what the application does, what he does not say stays as declared, and a name
+that is not declared is one queue more. So `--queue background:1` alone takes no queue away that the application needs.
 
 Every shard has the same ones but for changes: a queue that one shard has beside the others, or has with another share or
 scheduler. A change says only what differs.
@@ -18,7 +18,7 @@ import msgspec
 from clockworker._errors import ConfigurationError
 from clockworker.executor._queue import LONGEST_SLICE, SHORTEST_SLICE
 from clockworker.shards.config._config import MAX_SHARDS, MAX_SHARE, PREEMPTIVE, OnPanic, QueueConfig
-from clockworker.shards.config._declaration import check_name
+from clockworker.shards.config._declaration import check_group_name, check_name
 from clockworker.shards.config._parse import parse_int
 from clockworker.shards.config._schedulers import check_scheduler
 from clockworker.shards.config._spelling import did_you_mean
@@ -36,9 +36,10 @@ _KEYS: dict[str, tuple[tuple[type, ...], str]] = {
     "on_panic": ((str,), '"catch" or "propagate"'),
     "slow_poll": ((float, int), "seconds from 0"),
     "preemptive": ((bool,), "true or false"),
+    "group": ((str,), "the name of a group of queues"),
 }
 
-_FORM = "NAME:SHARE[:SCHEDULER][:preemptive]"
+_FORM = "[GROUP/]NAME:SHARE[:SCHEDULER][:preemptive]"
 
 
 class QueueChange(msgspec.Struct, frozen=True):
@@ -49,13 +50,13 @@ class QueueChange(msgspec.Struct, frozen=True):
 
 
 def parse_queue(text: str) -> QueueConfig:
-    """NAME:SHARE[:SCHEDULER][:preemptive], for example `foreground:8:las`."""
+    """[GROUP/]NAME:SHARE[:SCHEDULER][:preemptive], for example `foreground:8:las`."""
     name, given = _split(text, text, f"{_FORM}, for example foreground:8:las")
     return QueueConfig(name, **given)
 
 
 def parse_queues(texts: Sequence[str]) -> tuple[QueueConfig, ...]:
-    return _each_once([parse_queue(text) for text in texts])
+    return each_once([parse_queue(text) for text in texts])
 
 
 def parse_shard_queues(texts: Sequence[str]) -> tuple[QueueChange, ...]:
@@ -73,12 +74,17 @@ def queues_of_file(value: object) -> tuple[QueueConfig, ...]:
     """The file's `[[queue]]` tables, or a list of texts as on the command line, or of both."""
     if not isinstance(value, list):
         raise ConfigurationError(f"queue is {value!r}; give tables [[queue]], each with a name")
-    return _each_once([parse_queue(item) if isinstance(item, str) else _queue_of_table(item) for item in value])
+    return each_once([parse_queue(item) if isinstance(item, str) else _queue_of_table(item) for item in value])
 
 
 def _queue_of_table(item: object) -> QueueConfig:
     ((name, given),) = _tables([item], "queue")
     return QueueConfig(name, **given)
+
+
+def tables_of_queues(value: object, where: str) -> list[QueueConfig]:
+    """Those of `[[group.queue]]`."""
+    return [QueueConfig(name, **given) for name, given in _tables(value, where)]
 
 
 def changes_of_file(value: object) -> tuple[QueueChange, ...]:
@@ -124,8 +130,12 @@ def _split(text: str, whole: str, form: str) -> tuple[str, dict[str, Any]]:
     share, colon, scheduler = (before if is_preemptive else rest).partition(":")  # MODULE:CLASS has one, too
     if not name or not rest or (colon and not scheduler) or scheduler.startswith(f"{PREEMPTIVE}:"):
         raise ConfigurationError(f"{whole!r} is not {form}")
+    given: dict[str, Any] = {}
+    if "/" in name:
+        given["group"], _, name = name.rpartition("/")
+        check_group_name(given["group"])
     check_name(name)
-    given: dict[str, Any] = {"share": parse_int(share, 1, MAX_SHARE, f"{whole!r}: the share")}
+    given |= {"share": parse_int(share, 1, MAX_SHARE, f"{whole!r}: the share")}
     if is_preemptive:
         given["preemptive"] = True
     if colon:
@@ -157,6 +167,8 @@ def _table(table: Mapping[str, object], where: str) -> tuple[str, dict[str, Any]
         raise ConfigurationError(f'{where}: there is no name; give one, for example name = "foreground"')
     check_name(str(name))
     given = {key: value for key, value in table.items() if key != "name"}
+    if "group" in given:
+        check_group_name(str(given["group"]))
     if given.get("preemptive") and not SHORTEST_SLICE <= given.get("slice", SHORTEST_SLICE) <= LONGEST_SLICE:  # type: ignore[operator]
         right = f"of a preemptive queue {SHORTEST_SLICE:g} to {LONGEST_SLICE:g} seconds"
         raise ConfigurationError(f"{where}: slice is {given['slice']!r}; give {right}")
@@ -181,7 +193,7 @@ def _in_range(key: str, value: object) -> bool:
     return True
 
 
-def _each_once(queues: list[QueueConfig]) -> tuple[QueueConfig, ...]:
+def each_once(queues: list[QueueConfig]) -> tuple[QueueConfig, ...]:
     names = [queue.name for queue in queues]
     if not names:
         raise ConfigurationError(

@@ -30,7 +30,7 @@ from clockworker.shards.config._options import BY_NAME, CLUSTER_PREFIX, HTTP_FIE
 from clockworker.shards.config._queues import by_shard
 
 # Option -> field of ServeConfig, where they have different names.
-_FIELDS = {"queue": "queues", "reload_dir": "reload_dirs", "idle_poll": "idle_poll_us"}
+_FIELDS = {"queue": "queues", "queue_group": "queue_groups", "reload_dir": "reload_dirs", "idle_poll": "idle_poll_us"}
 _ADDRESS_OPTIONS = ("bind", "host", "port", "uds", "fd")
 _COMMANDS = ("check_config", "print_config")
 

@@ -234,8 +234,13 @@ class _ShardMain:
             what = "a queue's scheduler cannot be imported"
             self._queues = queues_of(self._config, self._configure.shard, application.queues)
             preemptive = preemptive_of(self._queues)
-            executor = Executor(make_queues(self._queues, application.queues, self._config.app_dir), on_panic="catch")
-            queues = [queue.name for queue in self._queues]
+            groups = self._config.queue_groups
+            executor = Executor(
+                make_queues(self._queues, application.queues, self._config.app_dir, groups), on_panic="catch"
+            )
+            # Groups stand together in the executor, and all that is told of queues goes in its order.
+            queues = [str(queue.key) for queue in executor.queues()]
+            self._queues = tuple(sorted(self._queues, key=lambda queue: queues.index(queue.name)))
             shard = self._configure.shard
             if (mistake := lacking_for_options(self._config.http, queues, shard, preemptive)) is not None:
                 return self._fail(mistake, of_options=True)
@@ -297,10 +302,10 @@ class _ShardMain:
         if preemptive_of(self._queues):
             _release_alarm()
         start_witness(self._witness, executor)
-        if self._in_cluster is not None:
-            self._in_cluster.start()
         try:
             async with executor:
+                if self._in_cluster is not None:
+                    self._in_cluster.start()
                 await self._may_begin.wait()
                 self._main = executor.queues()[0].spawn(application(self._shard), name="main")
                 if self._shard.stopping:
