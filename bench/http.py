@@ -49,7 +49,7 @@ WARM = 50
 
 
 class Rates(msgspec.Struct, frozen=True):
-    """Requests in a second of CPU time, or in a million instructions; a figure a round."""
+    """Requests in a second of CPU time, or in a billion instructions; a figure a round."""
 
     server: str
     setup: str
@@ -107,7 +107,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> Http:
     if options.instructions:
-        return Http("million instructions", TARGET, counted(options.connections, options.requests))
+        return Http("billion instructions", TARGET, counted(options.connections, options.requests))
     results = []
     core, client_core = cores()[0], cores()[-1]
     os.sched_setaffinity(0, [core])
@@ -205,7 +205,7 @@ def counted(connections: int, requests: int) -> list[Rates]:
         rates = {}
         for setup in SETUPS:
             once, twice = (totals[str((server, setup, connections, n * requests))] for n in (1, 2))
-            rates[setup] = [1e6 * connections * requests / (twice - once)]
+            rates[setup] = [1e9 * connections * requests / (twice - once)]
         results += [Rates(server, setup, found, ratios(found, rates[PLAIN])) for setup, found in rates.items()]
     return results
 

@@ -23,6 +23,7 @@ PACKAGES = {
     "shards": "Shards",
     "ipc": "Calls and topics",
     "executor": "The executor",
+    "trio": "The executor on trio",
     "cluster": "Many machines",
     "testing": "Tests",
     "_errors": "Errors",
@@ -47,7 +48,7 @@ def module_of(package: str) -> Any:
     try:
         module = importlib.import_module(f"clockworker.{package}")
     except ModuleNotFoundError as error:
-        if error.name != f"clockworker.{package}":
+        if error.name not in (f"clockworker.{package}", package):  # the last: of an extra
             raise
         return None
     return module if getattr(module, "__all__", None) else None
@@ -132,7 +133,7 @@ def package_page(package: str, title: str) -> str:
     module = module_of(package)
     said = inspect.getdoc(module) or ""
     lines = [f"# {title}", "", said.partition("\n\n")[0].replace("\n", " "), ""]
-    if package != "testing":
+    if package not in ("testing", "trio"):
         lines += ["All of these are names of `clockworker` itself: `import clockworker as cw`.", ""]
     for name in module.__all__:
         lines += [f"::: clockworker.{package}.{name}", ""]
@@ -194,6 +195,19 @@ def there(nav: Any, pages: set[str]) -> Any:
         case dict():
             found = {title: there(of, pages) for title, of in nav.items()}
             return {title: of for title, of in found.items() if of}
+
+
+def checks_table() -> str:
+    """What of `python -m tests.reliability` is claimed and tried."""
+    sys.path.insert(0, str(ROOT))
+    from tests.reliability._checks import checks
+
+    rows = [f"| `{each.name}` | {each.claim} | {each.ci:,} | {each.release:,} |" for each in checks()]
+    return "\n".join(["| check | claim | in CI | before a release |", "|---|---|---|---|", *rows])
+
+
+def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
+    return markdown.replace("<!-- checks -->", checks_table()) if "<!-- checks -->" in markdown else markdown
 
 
 def on_config(config: Any) -> Any:

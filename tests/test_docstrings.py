@@ -28,11 +28,13 @@ IN_ITS_NAME = ("_ns", "_us", "_s", "_bytes")
 # Classes whose instances are made by us: what their constructors take is ours.
 MADE_BY_US = {"Counter", "Server", "Shard", "Sharded", "Subscription", "Topic"}
 
+# A shard's end of its links, public for those who build another runtime on it: its methods are called by links and peers.
+OF_PARTS = {"Mesh"}
+
 # Public methods that others of our parts call, and no user: what they take is said by the protocols that they are of.
 HOOKS = {
     "Executor": {"panicked", "was_long", "was_slow", "when_stirred"},
     "Clock": {"begin", "go_on"},
-    "Mesh": {"accept", "connect", "drain", "look_at", "refuse", "share_cpu", "take_schema", "take_topic", "unknown"},
 }
 
 
@@ -92,6 +94,8 @@ def of_class(name: str, owner: type) -> Iterator[Told]:
                 continue
             seen.add(each.name)
             if each.name in HOOKS.get(name, ()) or (each.name == "__init__" and name in MADE_BY_US):
+                continue
+            if each.name != "__init__" and name in OF_PARTS:
                 continue
             docs = [getattr(getattr(other, each.name, None), "__doc__", None) or "" for other in ours]
             yield Told(f"{name}.{each.name}", "\n".join([said, *docs, ast.get_docstring(each) or ""]), each)

@@ -16,6 +16,7 @@ import pytest
 import clockworker as cw
 from bench import __main__ as main
 from bench import instructions
+from tests.cluster.servers import find_server
 
 pytestmark = [pytest.mark.slow, pytest.mark.once]  # together: two minutes of CPU time
 
@@ -24,7 +25,7 @@ TIMEOUT_S = 600
 
 OVERHEAD = "--tasks 2 20 --rounds 2 --operations 40 --pending 100 --finished 1000"
 FAIRNESS = "--queues 2 5 --seconds 0.02 --attempts 1 --repeats 1 --shared-seconds 0.2"
-PRIORITY = "--rounds 1 --seconds 0.2 --warm-up 0.05 --rate 100"
+PRIORITY = "--rounds 1 --seconds 0.2 --warm-up 0.05 --rate 100 --scheduler las"
 TAIL = "--rounds 1 --seconds 0.3 --warm-up 0.05 --load 0.3 --simulated-seconds 1"
 CONTROLLED = "--seconds 2"
 CROSSING = "--rounds 1 --seconds 2 --warm-up 0.05 --rate 100"
@@ -38,6 +39,7 @@ MIXED = "--rounds 1 --seconds 0.3 --warm-up 0.05 --rate 50 --workers 2"
 PREEMPT = "--rounds 1 --seconds 0.1 --hogs 1 2"
 HANDOVER = "--keys 2000 --value-bytes 100 --rate 50"
 TOPICS = "--rounds 1 --messages 1000 --seconds 0.2"
+CLUSTER = "--rounds 1 --seconds 0.2"
 IPC = "--rounds 2 --seconds 0.005 --sizes 64 300000 --shards 2 3 --idle 0.05"
 
 
@@ -84,6 +86,18 @@ def test_topics(tmp_path: Path) -> None:
     assert all(figures[name] > 0 for name in ("topic_rate", "redis_rate", "redis_pipelined_rate", "quiet_p99_us"))
 
 
+@pytest.mark.skipif(
+    find_server() is None or importlib.util.find_spec("nats") is None, reason="needs nats-server, nats-py"
+)
+def test_cluster(tmp_path: Path) -> None:
+    (figures,) = run("cluster", CLUSTER, tmp_path)["rounds"]
+    for way in ("peer", "ours", "suspending"):
+        assert figures[way].keys() == {"p50_us", "rates", "large_mb", "cpu_us", "server_us"}
+        assert figures[way]["rates"].keys() == {"64", "256", "1024"}
+        assert min(figures[way]["p50_us"], figures[way]["large_mb"], *figures[way]["rates"].values()) > 0
+    assert figures["bare_large_mb"] > 0
+
+
 def test_overhead(tmp_path: Path) -> None:
     document = run("overhead", OVERHEAD, tmp_path)
     costs = document["costs"]
@@ -119,6 +133,39 @@ def test_trio(tmp_path: Path) -> None:
     assert all(cost["instructions"] > 0 and len(cost["ns"]) == 2 for cost in costs.values())
     assert [each["setup"] for each in document["latencies"]] == ["plain, alone", "plain", "alone", "two queues"]
     assert document["share"] > 1
+
+
+SETUPS = ["plain", "RunnableFifo", "ArrivalFifo", "QLAS", "LAS"]
+
+
+@pytest.mark.parametrize("instructions", [False, True])
+def test_overhead_of_schedulers(tmp_path: Path, instructions: bool) -> None:
+    if instructions and shutil.which("valgrind") is None:
+        pytest.skip("needs valgrind")
+    options = "--operations 2000 --instructions" if instructions else "--operations 200 --rounds 2"
+    document = run("overhead", f"--schedulers {options}", tmp_path)
+    cells = [(cell["row"], cell["setup"]) for cell in document["cells"]]
+    assert cells == [(row, setup) for row in document["targets"] for setup in SETUPS]
+    assert len(document["targets"]) == 3
+    for cell in document["cells"]:
+        assert len(cell["cost"]) == (1 if instructions else 2)
+        assert all(cost > 0 for cost in cell["cost"])
+        if cell["setup"] == "plain":
+            assert set(cell["ratio"].values()) == {1.0}
+
+
+@pytest.mark.parametrize("instructions", [False, True])
+def test_http(tmp_path: Path, instructions: bool) -> None:
+    if instructions and shutil.which("valgrind") is None:
+        pytest.skip("needs valgrind")
+    options = "--connections 2 --requests 10 --instructions" if instructions else "--rounds 2 --seconds 0.05"
+    document = run("http", options, tmp_path)
+    results = [(result["server"], result["setup"]) for result in document["results"]]
+    servers = list(dict.fromkeys(server for server, _ in results))
+    assert len(servers) == 2
+    assert results == [(server, setup) for server in servers for setup in SETUPS]
+    for result in document["results"]:
+        assert all(rate > 0 for rate in result["rates"])
 
 
 def test_fairness(tmp_path: Path) -> None:

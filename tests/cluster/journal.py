@@ -1,9 +1,9 @@
-"""A counter with a journal outside, which refuses who is past: the application of the release's check. A line is asked, a line is
-answered: `count KEY` adds one, wherever the key is, and says which number that was.
+"""A counter with a journal outside, which refuses who is past: the application of the release's check. A line is asked, a line
+is answered: `count KEY` adds one, wherever the key is, and says which number that was.
 
-The journal stands for a store that all nodes write to: a file, appended to under a lock. Of each partition it knows the highest epoch
-that has written, and refuses an older one; that is the part that only a store can do. Who gains a partition reads its counters
-there, in `partitions_moved`, before it serves them.
+The journal stands for a store that all nodes write to: a file, appended to under a lock. Of each partition it knows the highest
+epoch that has written, and refuses an older one; that is the part that only a store can do. Who gains a partition reads its
+counters there, in `partitions_moved`, before it serves them.
 """
 
 from __future__ import annotations

@@ -37,8 +37,8 @@ def free_port() -> int:
 
 
 class NatsServer:
-    """directory: for its store, its log and its file of configuration. more: of that file. prefix: what the command begins with,
-    to run it elsewhere."""
+    """directory: for its store, its log and its file of configuration. more: of that file. prefix: what the command begins
+    with, to run it elsewhere."""
 
     def __init__(
         self,

@@ -9,6 +9,7 @@ from collections.abc import Awaitable
 from typing import Any
 
 import pytest
+from probe import count_up, pid_and
 
 import clockworker as cw
 from clockworker.cluster import _far, _session
@@ -586,5 +587,27 @@ def test_of_gives_up_at_its_deadline_with_the_last_error(run: Run) -> None:
                 await service.of("key", timeout=0.2).whoami()
             with pytest.raises(AttributeError, match="'no_such' cannot be called on the shard of a key"):
                 service.of("key").no_such()
+
+    run(body)
+
+
+def test_a_function_is_called_where_a_key_is(run: Run) -> None:
+    async def body() -> None:
+        async with nodes() as both:
+            keys, there = both.here.keys, both.others[1].side.keys
+            owner = both.mesh.owners.of("key")
+            call = both.mesh._inner.function_caller
+            assert (await call(owner, pid_and)(3))[1:] == (3, 1)
+            assert both.here.keys.asked
+            keys.refuses = cw.NodeIsolated("cut off")
+            with pytest.raises(cw.NodeIsolated):
+                await call(owner, pid_and)(3)
+            keys.place = place(1)
+            owner = both.mesh.owners.of("key")
+            assert (await call(owner, pid_and)(3))[1:] == (3, 1)
+            assert [number async for number in call(owner, count_up)(3)] == [0, 1, 2]
+            there.refuses = cw.NotOwner("moved")
+            with pytest.raises(cw.NotOwner, match="moved"):
+                await call(owner, pid_and)(3)
 
     run(body)

@@ -1,5 +1,5 @@
-"""Whole nodes: `clockworker-serve` with a cluster, on this host or on one of its own (`hosts`). They are asked over a Unix socket,
-which does not care on which network they are."""
+"""Whole nodes: `clockworker-serve` with a cluster, on this host or on one of its own (`hosts`). They are asked over a Unix
+socket, which does not care on which network they are."""
 
 from __future__ import annotations
 

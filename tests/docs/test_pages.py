@@ -3,17 +3,22 @@ own, which know how many blocks there are."""
 
 from __future__ import annotations
 
+import configparser
+import doctest
 import re
 import shlex
 import shutil
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 
 import pytest
 
 from clockworker.shards.config._arguments import split_command_line
-from clockworker.shards.config._options import OPTIONS
+from clockworker.shards.config._file import read_file
 from tests.docs.reader import DOCS, FENCED, FILES, ROOT, RUN, SHOWN, Reader, blocks
+from tests.shards.servers import DEADLINE
 
 pytestmark = pytest.mark.once  # what is tested is Python in both kinds
 
@@ -40,14 +45,23 @@ TESTED = {
     "preemption.md": ("tests/shards/test_preemption.py", {"python": 2, "toml": 1}),
     "processes.md": ("tests/shards/test_processes.py", {"python": 1}),
     "protocols.md": ("tests/test_readme.py", {"python": 1}),
+    "runtimes.md": ("tests/trio/test_docs.py", {"python": 3}),
     "schedulers.md": ("tests/executor/test_schedulers_guide.py", {"python": 4, "toml": 1}),
     "state.md": ("tests/shards/test_state_guide.py", {"python": 7}),
     "testing.md": ("tests/testing/test_docs.py", {"python": 4}),
     "topics.md": ("tests/ecosystem/test_topics_guide.py", {"python": 3, "sh": 3}),
 }
 
+# Pages whose blocks of Python are programs, each by itself, that print what the comments behind their `print` say; and what
+# they need.
+PROGRAMS = {
+    "runtimes.md": ["trio", "anyio"],
+}
+
+# What needs several machines and a broker: tests/cluster runs that. Here it is read by those who read it there.
+PARSED = {"cluster.md": {"python", "toml", "yaml", "ini"}}
+
 PAGES = sorted([ROOT / "README.md", *DOCS.rglob("*.md")])
-FLAGS = {flag for option in OPTIONS for flag in option.flags}
 
 
 def name_of(page: Path) -> str:
@@ -60,6 +74,10 @@ def test_every_block_is_run(page: Path) -> None:
     name = name_of(page)
     if name in READ:
         assert kinds.keys() <= RUN | SHOWN
+    elif name in PROGRAMS:
+        assert kinds.keys() <= {"python", "text"}
+    elif name in PARSED:
+        assert kinds.keys() <= PARSED[name] | SHOWN
     elif name in TESTED:
         test, known = TESTED[name]
         assert {kind: count for kind, count in kinds.items() if kind not in SHOWN} == known
@@ -79,6 +97,41 @@ def test_a_reader_of(name: str, tmp_path: Path) -> None:
         reader.read_page(DOCS / name)
     finally:
         reader.clean_up()
+
+
+def programs() -> list[tuple[str, str]]:
+    found = [(name, block) for name in PROGRAMS for block in blocks(DOCS / name) if (DOCS / name).exists()]
+    return [(name, block.text) for name, block in found if block.kind == "python"]
+
+
+@pytest.mark.parametrize(("name", "program"), programs())
+def test_programs_print_what_they_say(name: str, program: str, tmp_path: Path) -> None:
+    for module in PROGRAMS[name]:
+        pytest.importorskip(module)
+    said = [comment.strip() for comment in re.findall(r"print\(.*\)  # (.*)$", program, re.MULTILINE)]
+    assert said
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=DEADLINE
+    )
+    assert (done.stderr, done.returncode) == ("", 0)
+    wanted = "".join(f"{line}\n" for line in said)
+    assert doctest.OutputChecker().check_output(wanted, done.stdout, doctest.ELLIPSIS), done.stdout
+
+
+@pytest.mark.parametrize("name", PARSED)
+def test_what_is_for_other_machines_is_understood(name: str, tmp_path: Path) -> None:
+    for block in blocks(DOCS / name):
+        match block.kind:
+            case "python":
+                compile(block.text, name, "exec")
+            case "toml":
+                (tmp_path / "clockworker.toml").write_text(block.text)
+                assert read_file(tmp_path / "clockworker.toml")
+            case "yaml":
+                assert list(pytest.importorskip("yaml").safe_load_all(block.text))
+            case "ini":
+                parser = configparser.ConfigParser(strict=False, interpolation=None)
+                parser.read_string(block.text)
 
 
 @pytest.mark.parametrize("name", READ)

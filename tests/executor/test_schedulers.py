@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import random
 import time
 from collections import deque
@@ -400,70 +401,32 @@ def test_las_serves_the_group_with_least_service() -> None:
     assert pop_all(scheduler) == [4, 3, 1, 2]  # 700, 999, and 1000 for both fat ones together
 
 
+GROUPS: list[list[Hashable]] = [[None], ["a"], ["a", "b", "c", None, None]]
+STINT_NS, STINT_STEPS = 5_000, 64
+
+
+def account(task: ScheduledTask) -> object:
+    return task if task.group is None else task.group
+
+
 @pytest.mark.parametrize("times", [1, 4, 100])
-@pytest.mark.parametrize("groups", [[None], ["a"], ["a", "b", "c", None, None]])
-def test_las_against_a_model(times: int, groups: list[Hashable]) -> None:
+@pytest.mark.parametrize("groups", GROUPS)
+@pytest.mark.parametrize("steps_ns", [[0, 1, 1_000, 50_000], [0, 1, 300, 700], [0], [20_000, 30_000]])
+@pytest.mark.parametrize("yields", [0.5, 0.99])
+def test_las_against_a_model(times: int, groups: list[Hashable], steps_ns: list[int], yields: float) -> None:
     rng = random.Random(3)
     scheduler = cw.LAS()
-    tasks = [make_task(arrival, group) for arrival, group in enumerate(groups * times)]
-    service: dict[object, int] = {}
-    entered: dict[object, int] = {}  # when the group last got in line: the tie
-    waiting: dict[object, list[ScheduledTask]] = {}
-    turn = 0
-
-    def account(task: ScheduledTask) -> object:
-        return task if task.group is None else task.group
-
-    idle = list(tasks)
-    for _ in range(5_000):
-        if idle and rng.random() < 0.5:
-            task = idle.pop(rng.randrange(len(idle)))
-            scheduler.push(task)
-            line = waiting.setdefault(account(task), [])
-            if not line:
-                turn += 1
-                entered[account(task)] = turn
-            line.append(task)
-        elif any(waiting.values()):
-            expected = min(
-                (group for group, line in waiting.items() if line),
-                key=lambda group: (service.get(group, 0), entered[group]),
-            )
-            task = scheduler.pop()
-            assert task is waiting[expected].pop(0)
-            if waiting[expected]:
-                turn += 1
-                entered[expected] = turn
-            elapsed = rng.choice([0, 1, 1_000, 50_000])
-            service[expected] = service.get(expected, 0) + elapsed
-            if rng.random() < 0.5:  # it yields: runnable again before it is known what the step cost
-                scheduler.push(task)
-                if not waiting[expected]:
-                    turn += 1
-                    entered[expected] = turn
-                waiting[expected].append(task)
-            else:
-                idle.append(task)
-            scheduler.observe(task, elapsed)
-
-
-@pytest.mark.parametrize("times", [1, 4, 100])
-@pytest.mark.parametrize("groups", [[None], ["a"], ["a", "b", "c", None, None]])
-def test_qlas_against_a_model(times: int, groups: list[Hashable]) -> None:
-    rng = random.Random(4)
-    scheduler = cw.QLAS()
     idle = [make_task(arrival, group) for arrival, group in enumerate(groups * times)]
     service: dict[object, int] = {}
+    entered: dict[object, int] = {}  # when the account last got in line: the tie
     waiting: dict[object, deque[ScheduledTask]] = {}
-    levels: list[deque[object]] = [deque() for _ in range(64)]
-    pops = 0
-    last = 63
-
-    def account(task: ScheduledTask) -> object:
-        return task if task.group is None else task.group
+    turn = ran_turn = streak = 0
+    ran: object = None
 
     def enter(of: object) -> None:
-        levels[(service.get(of, 0) // 1_000).bit_length()].append(of)
+        nonlocal turn
+        turn += 1
+        entered[of] = turn
 
     def push(task: ScheduledTask) -> None:
         scheduler.push(task)
@@ -472,26 +435,130 @@ def test_qlas_against_a_model(times: int, groups: list[Hashable]) -> None:
             enter(account(task))
         line.append(task)
 
-    for _ in range(5_000):
-        if idle and rng.random() < 0.5:
+    def place(of: object) -> tuple[int, int]:
+        return service.get(of, 0), entered[of]
+
+    for _ in range(4_000):
+        if idle and rng.random() < (0.5 if yields < 0.9 else 0.02):
             push(idle.pop(rng.randrange(len(idle))))
-        elif any(levels):
-            pops += 1
-            level = next(number for number, line in enumerate(levels) if line)
+            continue
+        line_up = [of for of, line in waiting.items() if line]
+        if not line_up:
+            continue
+        others = [of for of in line_up if of is not ran and of != ran]
+        expected = min(line_up, key=place)
+        if ran in line_up and others and turn == ran_turn + 1 == entered[ran]:  # only it has entered
+            least = service.get(min(others, key=place), 0)
+            if service.get(ran, 0) < least + STINT_NS and streak < STINT_STEPS:
+                expected = ran
+                streak += 1
+            else:
+                streak = 0
+        else:
+            streak = 0
+        task = scheduler.pop()
+        assert task is waiting[expected].popleft()
+        ran, ran_turn = expected, turn
+        if waiting[expected]:
+            enter(expected)
+        elapsed = rng.choice(steps_ns)
+        if rng.random() < yields:  # runnable again before it is known what the step cost
+            push(task)
+        else:
+            idle.append(task)
+        scheduler.observe(task, elapsed)
+        service[expected] = service.get(expected, 0) + elapsed
+
+
+@pytest.mark.parametrize("times", [1, 4, 100])
+@pytest.mark.parametrize("groups", GROUPS)
+@pytest.mark.parametrize("steps_ns", [[0, 900, 1_000, 50_000], [0, 1, 300, 700], [0]])
+@pytest.mark.parametrize("yields", [0.5, 0.99])
+def test_qlas_against_a_model(times: int, groups: list[Hashable], steps_ns: list[int], yields: float) -> None:
+    rng = random.Random(4)
+    scheduler = cw.QLAS()
+    idle = [make_task(arrival, group) for arrival, group in enumerate(groups * times)]
+    service: dict[object, int] = {}
+    waiting: dict[object, deque[ScheduledTask]] = {}
+    levels: list[deque[object]] = [deque() for _ in range(64)]
+    pops, last = 0, 63
+    ran: object = None
+    again: list[object] = []  # has run last, and is in line, but in no level yet
+    others, goes_on_to = False, 0
+
+    def line_up(of: object) -> None:
+        levels[(service.get(of, 0) // 1_000).bit_length()].append(of)
+
+    def enter(of: object) -> None:
+        nonlocal others
+        if of == ran and not again:
+            again.append(of)
+            return
+        others = True
+        if again:
+            line_up(again.pop())
+        line_up(of)
+
+    def push(task: ScheduledTask) -> None:
+        scheduler.push(task)
+        line = waiting.setdefault(account(task), deque())
+        if not line:
+            enter(account(task))
+        line.append(task)
+
+    for _ in range(4_000):
+        if idle and rng.random() < (0.5 if yields < 0.9 else 0.02):
+            push(idle.pop(rng.randrange(len(idle))))
+            continue
+        if not any(waiting.values()):
+            continue
+        pops += 1
+        if again and service.get(again[0], 0) < goes_on_to and pops % 16 and not others:
+            expected = again.pop()
+        else:
+            if again:
+                line_up(again.pop())
+            lowest = level = next(number for number, line in enumerate(levels) if line)
             if pops % 16 == 0:
                 level = last = next(number % 64 for number in range(last + 1, last + 65) if levels[number % 64])
-            expected = levels[level].popleft()
-            task = scheduler.pop()
-            assert task is waiting[expected].popleft()
-            if waiting[expected]:
-                enter(expected)
-            elapsed = rng.choice([0, 900, 1_000, 50_000])
-            if rng.random() < 0.5:
-                push(task)
-            else:
-                idle.append(task)
-            scheduler.observe(task, elapsed)
-            service[expected] = service.get(expected, 0) + elapsed
+            expected = ran = levels[level].popleft()
+            others = False
+            goes_on_to = min(service.get(expected, 0) + STINT_NS, 1_000 << level) if level == lowest else 0
+        task = scheduler.pop()
+        assert task is waiting[expected].popleft()
+        if waiting[expected]:
+            enter(expected)
+        elapsed = rng.choice(steps_ns)
+        if rng.random() < yields:
+            push(task)
+        else:
+            idle.append(task)
+        scheduler.observe(task, elapsed)
+        service[expected] = service.get(expected, 0) + elapsed
+
+
+@pytest.mark.parametrize("make", [cw.LAS, cw.QLAS])
+def test_a_stint_is_of_short_steps_and_ends_when_somebody_comes(make: Callable[[], cw.Scheduler]) -> None:
+    scheduler = make()
+    tasks = [make_task(number) for number in range(3)]
+    push_all(scheduler, tasks)
+
+    def runs(step_ns: int) -> int:
+        task = scheduler.pop()
+        scheduler.push(task)
+        scheduler.observe(task, step_ns)
+        return task.arrival
+
+    longer = [runs(20_000) for _ in range(9)]
+    assert all(sorted(longer[i : i + 3]) == [0, 1, 2] for i in (0, 3, 6))
+    shorter = [runs(500) for _ in range(60)]
+    changes = sum(one != other for one, other in itertools.pairwise(shorter))
+    assert 2 <= changes <= 20
+    first = scheduler.pop()
+    scheduler.push(make_task(9))  # has attained nothing
+    scheduler.push(first)
+    scheduler.observe(first, 500)
+    assert scheduler.pop().arrival == 9
 
 
 def test_qlas_prefers_the_lower_level_and_is_fair_within_one() -> None:
@@ -603,3 +670,11 @@ def test_a_heap_of_keys_against_a_model(seed: int) -> None:
             assert (*heap.places[0][:2], heap.nodes[heap.places[0].slot]) == least
     model.sort()
     assert [heap.pop() for _ in model] == [node for _, _, node in model]
+
+
+def test_the_fields_of_a_task_say_what_they_are() -> None:
+    fields = ("task", "group", "arrival", "service_ns", "slot", "key", "tie", "position")
+    for field in fields:
+        assert f"{field}: " in str(cw.ScheduledTask.__doc__)
+        if cw.compiled:
+            assert f"{field}: {getattr(cw.ScheduledTask, field).__doc__}\n" in str(cw.ScheduledTask.__doc__)

@@ -1,5 +1,5 @@
-"""Three nodes of a cluster, on hosts of their own, under random kills, cuts and heals: no acknowledged write of a fenced counter is
-lost or done by two owners, and no call hangs."""
+"""Three nodes of a cluster, on hosts of their own, under random kills, cuts and heals: no acknowledged write of a fenced
+counter is lost or done by two owners, and no call hangs."""
 
 from __future__ import annotations
 
@@ -76,6 +76,7 @@ class _Trial:
         self.errors: Counter[str] = Counter()
         self.befell: Counter[str] = Counter()
         self.longest = 0.0
+        self.refused: list[str] = []
         self.stopping = threading.Event()
         self.stood_still: dict[str, float] = {}  # until when a node's answers may be late, by its own name
         self.threads = [threading.Thread(target=self._ask, args=(name, seed)) for name in NAMES for seed in range(2)]
@@ -105,6 +106,8 @@ class _Trial:
                     self.acked.append((key, int(number)))
                 case [error, *_]:
                     self.errors[error] += 1
+                    if error in ("RemoteError", "Fenced"):
+                        self.refused.append(f"{time.monotonic():.2f} asked {name}: {answer}")
                     self.stopping.wait(0.02)
                 case []:  # its end
                     self.errors["no answer"] += 1

@@ -36,10 +36,10 @@ CREDIT_MUTATIONS = {
     "THREAD_NOT_DEEPER": ["ROOTS=1"],
 }
 # The same. Most are found with three nodes and two views.
-FENCE_MUTATIONS = {
+FENCE_MUTATIONS: dict[str, list[str]] = {
     "NO_FENCE": [],
     "ALONE": [],
-    "ANY_EPOCH": [],
+    "ANY_EPOCH": ["EPOCHS=2"],
     "NO_MARGIN": [],
     "DRIFT": [],
     "SERVE_AT_ONCE": [],
@@ -48,6 +48,7 @@ FENCE_MUTATIONS = {
     "GAIN_BY_MEMORY": [],
     "SUCCESSOR_CONFIRMS": ["EPOCHS=2", "RESTARTS=1"],
 }
+SILENCE_MUTATIONS = ("OWN_WORD", "OLD_WORDS", "ONE_WAY")
 _MEMORY_MIB = 6_000
 # Many processes, of which most are alike.
 _FLAGS = {"credit": ["-DCOLLAPSE", "-DVECTORSZ=2048"], "fence": ["-DCOLLAPSE"]}
@@ -119,6 +120,19 @@ def mutations_of_the_fence(trials: int) -> Result:
     for mutation, size in FENCE_MUTATIONS.items():
         expect("fence", mutation, _TORN, *size)
     return Result(trials, ", ".join(FENCE_MUTATIONS))
+
+
+@check("model of silence holds: nobody is written out of a cluster whom most of it hears", ci=2, release=2, pure=0)
+def model_of_silence(trials: int) -> Result:
+    states = sum(explore("silence", *macros) for macros in ([], ["UNCONFIRMED"])[:trials])
+    return Result(states, f"{states:,} states")
+
+
+@check("model of silence fails with each mutation", ci=3, release=3, pure=0)
+def mutations_of_silence(trials: int) -> Result:
+    for mutation in SILENCE_MUTATIONS:
+        expect("silence", mutation, _TORN)
+    return Result(trials, ", ".join(SILENCE_MUTATIONS))
 
 
 def explore(model: str, *macros: str) -> int:

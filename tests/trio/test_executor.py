@@ -252,8 +252,10 @@ def test_abort_before_the_first_step() -> None:
 def test_abort_while_suspended_or_queued_lets_it_clean_up() -> None:
     async def main() -> None:
         log: list[str] = []
+        begun: list[object] = []
 
         async def work(sleep: Any) -> None:
+            begun.append(sleep)
             try:
                 while True:
                     await sleep()
@@ -266,7 +268,8 @@ def test_abort_while_suspended_or_queued_lets_it_clean_up() -> None:
             handles = [
                 executor.queue("background").spawn(work(s)) for s in (trio.sleep_forever, trio.lowlevel.checkpoint)
             ]
-            await trio.sleep(0.001)
+            while len(begun) < 2:
+                await trio.sleep(0.001)
             for handle in handles:
                 assert handle.abort()
                 assert isinstance(await handle.outcome(), cw.TaskCancelled)

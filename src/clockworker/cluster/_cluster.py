@@ -1,7 +1,8 @@
 """`shard.cluster`: what a shard knows of the cluster, and whether it may begin a keyed call.
 
-The supervisor tells of each new view, with the table of partitions, before it tells anybody else that this node is at its epoch;
-and of the moment from which what was gained may be served. Between the two a shard serves what it had before and still has.
+The supervisor tells of each new view, with the table of partitions, before it tells anybody else that this node is at its
+epoch; and of the moment from which what was gained may be served. Between the two a shard serves what it had before and still
+has.
 
     served    partitions that may begin here, as long as the word says that the node owns (`_word`)
     waiting   those that the view gives us and that may not be served before it is settled
@@ -33,8 +34,8 @@ RETRY_S = 1.0  # of a hook that has raised
 
 
 class ClusterNode(msgspec.Struct, frozen=True):
-    """slot: what the places of its shards begin with, `slot * 1024`. shards: how many. since: when it joined, in seconds of Unix
-    time."""
+    """slot: what the places of its shards begin with, `slot * 1024`. shards: how many. since: when it joined, in seconds of
+    Unix time."""
 
     slot: int
     shards: int
@@ -49,7 +50,8 @@ class ClusterView(msgspec.Struct, frozen=True):
 
 
 class Cluster:
-    """Made by the shard's process. node: our own name. shard: our number in it. epoch: that of the view which we act by, 0 before the first."""
+    """Made by the shard's process. node: our own name. shard: our number in it. epoch: that of the view which we act by, 0
+    before the first."""
 
     def __init__(self, node: str, shard: int) -> None:
         self.node = node

@@ -33,6 +33,7 @@ class Post(Protocol):
 
     mesh: Mesh
     calls_sent: int
+    piece: int  # bytes of frames that a message may have
     window_waits: int  # how often a connection was crowded
 
     def now_ns(self) -> int:
@@ -89,8 +90,8 @@ class FarConnection(Connection):
         self._unsent: bytes | None = None  # a message that the wire has not taken
         self._is_dirty = False
         self._is_there = False
-        self._piece = min(PIECE, session.window)
-        self._used_ns = 0
+        self._is_used = False  # since the last look
+        self._used_ns = 0  # when it was
         self.link = post.mesh.open(self)
 
     # What a link asks of its connection
@@ -104,7 +105,7 @@ class FarConnection(Connection):
                 return
             self._begin()
         if is_request:
-            self._used_ns = self._post.now_ns()
+            self._is_used = True
             self._post.calls_sent += 1
         self.bytes_sent += len(body)
         self.frames_sent += 1
@@ -208,6 +209,8 @@ class FarConnection(Connection):
     def look(self) -> None:
         """Time has passed."""
         session, now = self.session, self._post.now_ns()
+        if self._is_used:
+            self._is_used, self._used_ns = False, now
         try:
             session.look(now)
         except Ended as ended:
@@ -240,7 +243,7 @@ class FarConnection(Connection):
             frames, size = self._in.take(FRAMES_A_TURN, BYTES_A_TURN, now)
             session.took(size)
             if frames:
-                self._used_ns = now
+                self._is_used = True
                 self._mesh.take_frames(self.link, frames)
         except (AgainstTheRules, PoisonedRing) as error:
             self._end(Ended("rules", f"has broken the rules: {error}"))
@@ -258,7 +261,7 @@ class FarConnection(Connection):
                 if not post.publish(self, self._unsent):
                     break
                 self._unsent = None
-            room = min(self._piece, session.room())
+            room = min(post.piece, session.room())
             if not out.size or room <= HEAD_SIZE:
                 break
             before = out.size

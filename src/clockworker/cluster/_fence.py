@@ -1,23 +1,24 @@
-"""Whether this node owns what its view gives it: the fence. No I/O, no clock of its own; `models/fence.pml` shows what it rests on.
+"""Whether this node owns what its view gives it: the fence. No I/O, no clock of its own; `models/fence.pml` shows what it rests
+on.
 
 Each node says twice a second that it is alive, and what it has heard of the others (`Alive`). Three rules:
 
 1.  *I own* while a quorum of my view's members, I among them, have confirmed, each at my epoch, a number that I sent less than
     `fence_after` ago. Who confirms is that very process: a successor under the same name never confirms for the one before,
     since it may read an old copy of the view that the one before had left.
-2.  *It is dead* when a quorum says so, by their own word, at my epoch, and lately: for `node_timeout` it has not been heard, or has
-    not heard them. Then a member that owns may write it out of the view. A deaf one has nobody's word but its own, and writes
-    out nobody.
+2.  *It is dead* when a quorum says so, by their own word, at my epoch, and lately: for `node_timeout` it has not been heard, or
+    has not heard them. Then a member that owns may write it out of the view. A deaf one has nobody's word but its own, and
+    writes out nobody.
 3.  *What I gain*, over the view before, I serve once the view is settled: every member of the view before has been heard at the
     new epoch, or a quorum of them has, and `node_timeout` has passed since. Nobody writes a view after one that is not settled.
 
-Why no two own at once: who owned in the view before needs a quorum that confirms at that epoch. Those who have been heard at the
-new one never do so again, and two quorums have a member in common. So what confirms it was sent before the last of them was
+Why no two own at once: who owned in the view before needs a quorum that confirms at that epoch. Those who have been heard at
+the new one never do so again, and two quorums have a member in common. So what confirms it was sent before the last of them was
 heard, and it stops `fence_after` later by its own clock, which is 0.8 of `node_timeout`: before ours has counted
 `node_timeout`, unless the clocks' rates differ by a fifth. Rule 2 has no part in this; it keeps the living in.
 
-That a view is settled is true for ever, so it is said in `Alive` and taken from whoever says it; a higher epoch says it as well,
-since nobody would have written that.
+That a view is settled is true for ever, so it is said in `Alive` and taken from whoever says it; a higher epoch says it as
+well, since nobody would have written that.
 
 What the model and simulations made of the rules as they were first written: who is heard and hears nobody is silent too, or it
 would stay, and serve nothing; a successor under its name counts for the member before it (the
@@ -185,7 +186,11 @@ class Fence:
 
     def may_replace(self, now: float) -> bool:
         """Whether the process before us under our name, which the view still has, counts as ended."""
-        return now - self._began >= self.node_timeout and not self.is_heard(now)
+        return self.has_listened(now) and not self.is_heard(now)
+
+    def has_listened(self, now: float) -> bool:
+        """For so long that whoever lives has been heard."""
+        return now - self._began >= self.node_timeout
 
     # Rule 3.
 

@@ -20,7 +20,7 @@ from typing import Protocol
 
 from clockworker._errors import CallError
 from clockworker.cluster import _subjects
-from clockworker.cluster._far import FarConnection
+from clockworker.cluster._far import PIECE, FarConnection
 from clockworker.cluster._peer import FarPeer
 from clockworker.cluster._session import HEAD, Ended, Session
 from clockworker.cluster._wire import Wire, WireError
@@ -88,6 +88,7 @@ class FarLinks:
         self.wire: Wire | None = None  # that is connected
         self.ended: Counter[str] = Counter()  # sessions, by reason
         self.calls_sent = 0
+        self.piece = PIECE
         self.window_waits = 0  # how often a connection was crowded
         self._slot = 0  # 0: we are not in the view
         self._keys = keys
@@ -121,7 +122,6 @@ class FarLinks:
     def start(self) -> None:
         """Connect, and again whenever that is lost; `connected` waits for it."""
         self._keeping = self._loop.create_task(self._keep(), name="wire")
-        self._tick()
 
     async def close(self) -> None:
         """Leave: peers are told, and calls end."""
@@ -165,6 +165,7 @@ class FarLinks:
             raise
         self._lost.clear()
         self.wire = wire
+        self.piece = min(PIECE, wire.max_payload - HEAD.size)
         self._connected.set()
         for place in self._peers:
             self._judge(place)
@@ -340,6 +341,9 @@ class FarLinks:
 
     def session_began(self, connection: FarConnection) -> None:
         self._in_session.add(connection)
+        if self._timer is None:
+            self._ticked_ns = 0
+            self._tick()
 
     def session_ended(self, connection: FarConnection, ended: Ended) -> None:
         if connection in self._in_session:
@@ -383,7 +387,8 @@ class FarLinks:
                 connection.session.slept(late_ns)  # what came meanwhile waits in the socket
             connection.look()
         self._ticked_ns = now
-        self._timer = self._loop.call_later(tick_s, self._tick)
+        # Nobody wakes up who has no session.
+        self._timer = self._loop.call_later(tick_s, self._tick) if self._in_session else None
 
 
 def _draw() -> int:

@@ -5,8 +5,8 @@ would be sent later, or lost), its pings are not waited for (they take minutes, 
 subscribers are left out (a full one drops in silence). What is used of it is its connection: TLS, authentication, the parser,
 the buffer of what is to be sent.
 
-A PING of our own goes out when nothing has been heard for a third of `silence`. It is judged by bytes: a message of a megabyte on
-its way over a slow line is life enough. `flush` waits for the PONG of a PING that stands behind what was published; the
+A PING of our own goes out when nothing has been heard for a third of `silence`. It is judged by bytes: a message of a megabyte
+on its way over a slow line is life enough. `flush` waits for the PONG of a PING that stands behind what was published; the
 library's own flush writes its PING in front of that.
 
 Publishing is a coroutine there that never waits as long as there is room for what it appends. It is run to its end by
@@ -96,7 +96,7 @@ class NatsWire:
             try:
                 await self._connect(url)
                 return
-            except (OSError, TimeoutError, ValueError, nats.errors.Error) as error:
+            except Exception as error:  # of the library, of TLS, of a file of credentials
                 said.append(f"{shown_url(url)}: {_why(self._refused or error)}")
         raise WireError("; ".join(said))
 
@@ -282,8 +282,8 @@ class NatsWire:
 
 
 class NatsBucket:
-    """One stream, which a client of NATS's key-value stores sees as such a one. Reads are the leader's: a replica may have an old
-    copy."""
+    """One stream, which a client of NATS's key-value stores sees as such a one. Reads are the leader's: a replica may have an
+    old copy."""
 
     def __init__(self, stream: JetStreamContext, name: str) -> None:
         self._stream = stream
@@ -354,9 +354,10 @@ def _context_of(config: ClusterConfig) -> ssl.SSLContext:
 
 @contextlib.contextmanager
 def _as_wire_error() -> Iterator[None]:
+    """Whatever the library raises: who asks for the view asks again."""
     try:
         yield
-    except (nats.errors.Error, OSError, TimeoutError) as error:
+    except Exception as error:
         raise WireError(_why(error)) from error
 
 

@@ -1,14 +1,14 @@
 """Which node and which shard a key belongs to, by arithmetic alone: the same on every machine, whatever its libm.
 
-Key -> partition: `crc32(key) * partitions >> 32`. Partition -> node: rendezvous, weighted by shards. Each shard of each node has a
-number of 64 bits for each partition, drawn by a hash of the node's name and the shard's number, and the node of the highest
-has it. A node with twice the shards draws twice as often, and so has twice the partitions. Who joins takes its part from each of
-the others, and none moves between those. Partition -> shard: `partition % shards` of that node.
+Key -> partition: `crc32(key) * partitions >> 32`. Partition -> node: rendezvous, weighted by shards. Each shard of each node
+has a number of 64 bits for each partition, drawn by a hash of the node's name and the shard's number, and the node of the
+highest has it. A node with twice the shards draws twice as often, and so has twice the partitions. Who joins takes its part
+from each of the others, and none moves between those. Partition -> shard: `partition % shards` of that node.
 
 The numbers of a shard are one long digest, of SHAKE-128: 4,096 of them take 0.1 ms, where a hash for each takes 4. Rejected:
--weight / log(u), the textbook's form, which takes one draw a node: machines whose logarithms differ in the last bit may disagree
-for ever. Between shards of a node the draws are not used: whoever has them would move keys between shards at each change of
-another's.
+-weight / log(u), the textbook's form, which takes one draw a node: machines whose logarithms differ in the last bit may
+disagree for ever. Between shards of a node the draws are not used: whoever has them would move keys between shards at each
+change of another's.
 
 (Thaler and Ravishankar, "Using name-based mappings to increase hit rates", 1998.)
 """

@@ -32,10 +32,10 @@ class ShardInCluster:
             succeeds=succeeds,
         )
         self.cluster.when_changed(self._see)
-        mesh.topics.join(FarTopics(self.links, config.name))
 
     def start(self) -> None:
-        """Connect, and go on trying."""
+        """Connect, and go on trying. Once the executor runs, before the application does."""
+        self.links.mesh.topics.join(FarTopics(self.links, self._config.name))
         self.links.start()
 
     def leave(self) -> None:

@@ -36,7 +36,7 @@ class OrderedTopics:
 
 
 class FarTopics:
-    """Of one shard; what `ipc.topics._beyond.Beyond` is."""
+    """Of one shard, whose executor runs; what `ipc.topics._beyond.Beyond` is."""
 
     def __init__(self, far: FarLinks, cluster: str) -> None:
         self._far = far

@@ -27,8 +27,8 @@ class Node(msgspec.Struct, frozen=True):
 
 
 class View(msgspec.Struct, frozen=True):
-    """previous: the nodes of the view before. two_nodes: how many of two are a quorum: both, or the lower slot alone. partitions
-    and two_nodes are fixed when the cluster is first started."""
+    """previous: the nodes of the view before. two_nodes: how many of two are a quorum: both, or the lower slot alone.
+    partitions and two_nodes are fixed when the cluster is first started."""
 
     partitions: int
     two_nodes: TwoNodes = "both"

@@ -1,8 +1,8 @@
 """Until when this node owns what its view says, in memory that all its shards see: one word, which the supervisor writes and a
 shard compares when a keyed call begins. A process that was stopped, or a machine that slept, looks before it does anything.
 
-The word is the time in milliseconds of the clock that goes on while the machine sleeps (CLOCK_BOOTTIME), above the epoch's lowest
-20 bits. It is one store, so a reader never sees the time of one epoch with the number of another.
+The word is the time in milliseconds of the clock that goes on while the machine sleeps (CLOCK_BOOTTIME), above the epoch's
+lowest 20 bits. It is one store, so a reader never sees the time of one epoch with the number of another.
 """
 
 from __future__ import annotations

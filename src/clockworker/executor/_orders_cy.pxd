@@ -7,6 +7,8 @@ cdef int _ROUND_ROBIN_EVERY
 cdef int PUSH_BITS
 cdef long long _PUSH_MASK
 cdef unsigned long long _LEVEL_0
+cdef long long _STINT_NS
+cdef int _STINT_STEPS
 
 
 cdef class KeyHeap:
@@ -102,6 +104,9 @@ cdef class LAS(_ServiceScheduler):
     cdef long long _turn
     cdef HeapNode _next
     cdef long long _next_turn
+    cdef size_t _ran
+    cdef long long _ran_turn
+    cdef int _stint_steps
 
     cdef bint _put(self, ScheduledTask task) except -1
     @cython.locals(account=HeapNode)
@@ -110,8 +115,9 @@ cdef class LAS(_ServiceScheduler):
 
 @cython.locals(heap=KeyHeap)
 cdef bint las_enter(LAS las, HeapNode account) except -1
-@cython.locals(heap=KeyHeap, first=HeapNode, account=HeapNode)
+@cython.locals(heap=KeyHeap, first=HeapNode, account=HeapNode, again=cython.bint)
 cdef HeapNode las_least(LAS las)
+cdef bint goes_on(LAS las, long long key) noexcept
 
 
 cdef class QLAS(_ServiceScheduler):
@@ -119,15 +125,20 @@ cdef class QLAS(_ServiceScheduler):
     cdef unsigned long long _occupied
     cdef int _last_level
     cdef long long _picks
+    cdef HeapNode _next
+    cdef size_t _ran
+    cdef long long _goes_on_to
+    cdef bint _others
 
     cdef bint _put(self, ScheduledTask task) except -1
     @cython.locals(account=HeapNode)
     cdef ScheduledTask _get(self)
 
 
-@cython.locals(number=cython.int, level=Line)
 cdef bint qlas_enter(QLAS qlas, HeapNode account) except -1
-@cython.locals(number=cython.int, level=Line, account=HeapNode)
+@cython.locals(number=cython.int, level=Line)
+cdef bint qlas_line_up(QLAS qlas, HeapNode account) except -1
+@cython.locals(number=cython.int, lowest=cython.int, level=Line, account=HeapNode, round_robin=cython.bint, level_ends=cython.longlong)
 cdef HeapNode qlas_next(QLAS qlas)
 @cython.locals(above=cython.ulonglong, candidates=cython.ulonglong, lowest=cython.int)
 cdef int _lowest_above(unsigned long long occupied, int level) noexcept

@@ -8,7 +8,11 @@ the core goes the way that it goes with a scheduler of the application's. What a
 
 - A task that is alone, is again the first, or has just been started by the first, is kept before the heap (`_next`).
 - What a task without a group has attained is in its own node (`key`), what a group has in the group's.
-- It only grows. So a node in the heap is moved down when it has come to the top, and not whenever it has had something.
+- An account that is runnable again after its step, when no other has become so meanwhile, goes on for a *stint*: until it is
+  5 us ahead of the next (LAS), or has had 5 us (QLAS), and for 64 steps at most. A choice after each of shorter steps would
+  cost more than it is worth; between queues it is the same (`_eevdf_cy`). Who comes is compared at once: a task that has
+  started or woken others, and ends its step, finds that those with less have run.
+- What is attained only grows. So a node in the heap is moved down when it has come to the top, and not at each step.
 - `KeyHeap` has copies of keys and ties side by side in memory: comparing touches no node, and 100,000 of them are a few cache
   misses. Its way down is heapq's: all the way along the smaller children, then up, for what comes from the end mostly belongs
   there, and that is half of the comparisons.
@@ -30,21 +34,24 @@ from clockworker.executor._heap_cy import HeapNode
 from clockworker.executor._schedulers_cy import ScheduledTask, Scheduler
 
 if cython.compiled:
-    from cython.cimports.clockworker.executor._native import Place, Places, bit_length
+    from cython.cimports.clockworker.executor._native import Place, Places, address_of, bit_length
     from cython.cimports.libc.stdlib import free, realloc
 else:
-    from clockworker.executor._pure import Place
+    from clockworker.executor._pure import Place, address_of
 
     bit_length = int.bit_length
 
 _LEAST_ROOM = 16  # of a heap
-# Every 16th pop of QLAS ignores the levels.
+# Every 16th pop of QLAS ignores the levels. A power of two.
 _ROUND_ROBIN_EVERY = 16
 # The lower bits of a task's `tie`, in which ArrivalFifo counts its pushes. The others are the place below `arrival`.
 PUSH_BITS = 20
 _PUSH_MASK = (1 << PUSH_BITS) - 1
 # Bit 0 of the levels. Its type in the .pxd has 64 bits; a plain 1 would be shifted as a C int, which has 32.
 _LEVEL_0 = 1
+# For how long an account goes on without being compared, and for how many steps.
+_STINT_NS = 5_000
+_STINT_STEPS = 64
 
 
 @cython.final
@@ -399,8 +406,11 @@ class LAS(_ServiceScheduler):
 
     _heap: KeyHeap  # by what each had when it entered
     _turn: int
-    _next: HeapNode | None  # in line, and not in the heap, the first of which it came before when it entered
+    _next: HeapNode | None  # in line, and not in the heap: it ran last, or came before all when it entered
     _next_turn: int
+    _ran: int  # the address of the account whose turn it was last; it may be gone
+    _ran_turn: int
+    _stint_steps: int  # that it has gone on for
 
     def __init__(self) -> None:
         super().__init__()
@@ -408,6 +418,9 @@ class LAS(_ServiceScheduler):
         self._turn = 0
         self._next = None
         self._next_turn = 0
+        self._ran = 0
+        self._ran_turn = 0
+        self._stint_steps = 0
 
     def _put(self, task: ScheduledTask) -> bool:
         if task.group is not None:
@@ -440,7 +453,7 @@ def las_enter(las: LAS, account: HeapNode) -> bool:
     """The account has a runnable task now. False if there is no room for it."""
     heap = las._heap
     las._turn += 1
-    if las._next is None and (heap.count == 0 or account.key < heap.places[0].key):
+    if las._next is None and (heap.count == 0 or account.key < heap.places[0].key or las._ran == address_of(account)):
         las._next = account
         las._next_turn = las._turn
         return True
@@ -451,25 +464,41 @@ def las_enter(las: LAS, account: HeapNode) -> bool:
 
 
 def las_least(las: LAS) -> HeapNode:
-    """Remove and return the account that has had least. There must be one."""
+    """Remove and return the account that has had least, or goes on. There must be one."""
     heap = las._heap
     first = las._next
-    if first is not None:
-        las._next = None
-        if heap.count == 0:
-            return first
-    while True:
-        if first is not None and _before(first.key, las._next_turn, heap.places[0].key, heap.places[0].tie):
-            return first
+    las._next = None
+    account = first
+    again = (
+        first is not None and las._turn == las._ran_turn + 1 and las._ran == address_of(first)
+    )  # only it has entered
+    if again and heap.count and goes_on(las, first.key):  # by what the next had when it entered: it has no less
+        las._ran_turn = las._turn
+        las._stint_steps += 1
+        return first
+    if heap.count:
         account = cython.cast(HeapNode, heap.nodes[heap.places[0].slot])
-        if account.key == heap.places[0].key:
-            break
-        heap.move_top(account.key)  # it has had something since it entered
-    if first is None:
-        heap.pop()
-    else:
-        heap.replace_top(first.key, las._next_turn, first)
+        while account.key != heap.places[0].key:  # it has had something since it entered
+            heap.move_top(account.key)
+            account = cython.cast(HeapNode, heap.nodes[heap.places[0].slot])
+        if first is None:
+            heap.pop()
+        elif again and goes_on(las, first.key):
+            las._ran_turn = las._turn
+            las._stint_steps += 1
+            return first
+        elif _before(first.key, las._next_turn, heap.places[0].key, heap.places[0].tie):
+            account = first
+        else:
+            heap.replace_top(first.key, las._next_turn, first)
+    las._ran = address_of(account)
+    las._ran_turn = las._turn
+    las._stint_steps = 0
     return account
+
+
+def goes_on(las: LAS, key: int) -> bool:
+    return key < las._heap.places[0].key + _STINT_NS and las._stint_steps < _STINT_STEPS
 
 
 class QLAS(_ServiceScheduler):
@@ -483,6 +512,10 @@ class QLAS(_ServiceScheduler):
     _occupied: int  # bit i: level i has groups
     _last_level: int  # served by the last round-robin pop
     _picks: int
+    _next: HeapNode | None  # in line, and in no level yet: it ran last
+    _ran: int  # the address of the account whose turn it was last; it may be gone
+    _goes_on_to: int  # what it may have had in the end
+    _others: bool  # have entered since then
 
     def __init__(self) -> None:
         super().__init__()
@@ -490,8 +523,12 @@ class QLAS(_ServiceScheduler):
         self._occupied = 0
         self._last_level = 63
         self._picks = 0
+        self._next = None
+        self._ran = 0
+        self._goes_on_to = 0
+        self._others = False
 
-    # A group that waits already keeps its place until it is next popped: one poll late, and no search.
+    # A group that waits in a level keeps its place until it is next popped: one poll late, and no search.
 
     def _put(self, task: ScheduledTask) -> bool:
         if task.group is not None:
@@ -514,11 +551,30 @@ class QLAS(_ServiceScheduler):
         return qlas_enter(self, account)
 
     def _make_room(self, account: HeapNode) -> None:
+        if self._next is not None:
+            cython.cast(Line, self._levels[_level(self._next.key)]).make_room()
+            qlas_line_up(self, self._next)
+            self._next = None
         cython.cast(Line, self._levels[_level(account.key)]).make_room()
 
 
 def qlas_enter(qlas: QLAS, account: HeapNode) -> bool:
     """The account has a runnable task now. False if there is no room for it."""
+    if qlas._next is None:
+        if qlas._ran == address_of(account):
+            qlas._next = account
+            return True
+        qlas._others = True
+    elif qlas_line_up(qlas, qlas._next):
+        qlas._next = None
+        qlas._others = True
+    else:
+        return False
+    return qlas_line_up(qlas, account)
+
+
+def qlas_line_up(qlas: QLAS, account: HeapNode) -> bool:
+    """In its level. False if there is no room."""
     number = _level(account.key)
     level = cython.cast(Line, qlas._levels[number])
     if level.count == level.room:
@@ -531,14 +587,28 @@ def qlas_enter(qlas: QLAS, account: HeapNode) -> bool:
 def qlas_next(qlas: QLAS) -> HeapNode:
     """Remove and return the account whose turn it is. There must be one."""
     qlas._picks += 1
-    number = _lowest_above(qlas._occupied, 0)
-    if qlas._picks % _ROUND_ROBIN_EVERY == 0:
+    round_robin = qlas._picks & (_ROUND_ROBIN_EVERY - 1) == 0
+    account = qlas._next
+    if account is not None:
+        if account.key < qlas._goes_on_to and not round_robin and not qlas._others:
+            qlas._next = None
+            return account
+        if not qlas_line_up(qlas, account):
+            qlas._make_room(account)
+        qlas._next = None
+    lowest = number = _lowest_above(qlas._occupied, 0)
+    if round_robin:
         number = _lowest_above(qlas._occupied, (qlas._last_level + 1) & 63)
         qlas._last_level = number
     level = cython.cast(Line, qlas._levels[number])
     account = cython.cast(HeapNode, level.pop())
     if level.count == 0:
         qlas._occupied &= ~(_LEVEL_0 << number)
+    qlas._ran = address_of(account)
+    qlas._others = False
+    # No further than the end of the level; not at all while a lower one waits, or beyond weeks.
+    level_ends = (_LEVEL_0 << number) * 1_000 if number == lowest and number < 50 else 0
+    qlas._goes_on_to = min(account.key + _STINT_NS, level_ends)
     return account
 
 

@@ -7,6 +7,8 @@ import contextvars
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+address_of = id
+
 
 class Place(NamedTuple):
     """Of a KeyHeap's (_heap_cy)."""

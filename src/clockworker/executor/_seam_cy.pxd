@@ -20,6 +20,7 @@ cdef c_function _RESULT
 cdef getter _EXCEPTION
 cdef bint _EXCEPTION_TELLS
 cdef bint _PLAIN
+cdef bint _ANY_FUTURE
 
 
 cdef class PlainStep:
@@ -46,6 +47,7 @@ cdef class Seam:
     cpdef report(self, str message, object error)
     @cython.locals(taken=cython.bint)
     cpdef schedule(self, object callback, object argument, object context)
+    cdef int wake_waiter(self, object callback, object awaited, bint cancelled, object context) except -1
     @cython.locals(step=PlainStep)
     cdef bint _take_plain(self, object callback, tuple args, object context) except -1
     cdef object pass_on(self, object callback, tuple args, object context)

@@ -64,6 +64,7 @@ class PlainStep:
 
 _STEP_TYPE = type(STEP) if holds("step") else PlainStep
 _PLAIN = not (holds("step") and holds("wakeup"))  # else some are not recognised by C
+_ANY_FUTURE = holds("completed")
 if cython.compiled:
     _WAKEUP = PyCFunction_GET_FUNCTION(WAKEUP) if holds("wakeup") else cython.NULL
     # They are asked after every step, and a look-up by name costs ten times as much.
@@ -203,6 +204,15 @@ class Seam:
                 self.call_soon(callback, argument, context=context)
         except BaseException as error:
             self.report("who waited for a task or a call could not be woken", error)
+
+    def wake_waiter(self, callback: Any, awaited: Any, cancelled: bool, context: contextvars.Context) -> None:
+        """Wake the task that waits for what is no asyncio.Future: a `Waiter`, a `Call`. callback: its wake-up. cancelled:
+        it is to see CancelledError."""
+        if self.loop is None:  # the executor has left it
+            awaited._loop.call_soon(callback, awaited, context=context)
+        else:
+            # A wake-up asks what it is given for a result or an exception, and an asyncio.Future four times as quickly.
+            self.schedule(callback, self.completed if _ANY_FUTURE and not cancelled else awaited, context)
 
     def _take_plain(self, callback: Any, args: tuple[Any, ...], context: contextvars.Context) -> bool:
         """`take` of what C has not recognised. Compiled only."""

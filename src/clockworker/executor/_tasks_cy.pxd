@@ -5,7 +5,7 @@ from clockworker.executor._schedulers_cy cimport RunnableFifo, ScheduledTask, Sc
 from clockworker.executor._seam_cy cimport Seam
 
 cdef object MEMBERSHIP
-cdef bint _HIDES, _CONTEXT_SHOWS, _ANY_FUTURE
+cdef bint _HIDES, _CONTEXT_SHOWS
 
 
 cdef class QueueState:

@@ -58,7 +58,6 @@ else:
 
 _HIDES = holds("gc")  # C globals when compiled
 _CONTEXT_SHOWS = holds("context")
-_ANY_FUTURE = holds("completed")
 
 MEMBERSHIP: contextvars.ContextVar[Membership] = contextvars.ContextVar("clockworker.membership")
 
@@ -284,14 +283,7 @@ class Waiter:
         self.finished = True
         self.show()
         if self.callback is not None:
-            core = self.handle.membership.core
-            if core.loop is not None:
-                # A wake-up asks what it is given for a result or an exception, and an asyncio.Future four times as quickly.
-                core.schedule(
-                    self.callback, core.completed if _ANY_FUTURE and not self.was_cancelled else self, self.context
-                )
-            else:  # the executor has left the loop
-                self._loop.call_soon(self.callback, self, context=self.context)
+            self.handle.membership.core.wake_waiter(self.callback, self, self.was_cancelled, self.context)
             self.callback = None
 
 

@@ -28,9 +28,11 @@ from clockworker.ipc._versions import Versions
 from clockworker.ipc.calls._definitions import function_schema, remote_function
 from clockworker.ipc.calls._frames import queue_identifier
 from clockworker.ipc.calls._home import Home
+from clockworker.ipc.calls._keyed import guarded
 from clockworker.ipc.calls._limits import Limits
 from clockworker.ipc.calls._link_cy import Link
-from clockworker.ipc.calls._owners import Cluster, Owners
+from clockworker.ipc.calls._method import RemoteMethod
+from clockworker.ipc.calls._owners import Cluster, Owner, Owners
 from clockworker.ipc.calls._places import Here, Places, There
 from clockworker.ipc.calls._request_cy import Request, Target, logger
 from clockworker.ipc.calls._service import Sharded
@@ -113,7 +115,7 @@ class Mesh(Traffic):
         self.owners = Owners(shard_id, count)
         self.shared.refusal_of = self.owners.refusal_of
         self._rings: dict[Link, RingConnection] = {}
-        self._known: list[Link] = []  # all of them
+        self._all: list[Link] = []  # all of them
         self.links.extend(self._new_link(peer) for peer in range(count))
         self._others = [self._new_link(peer) for peer in range(count)]
         for link, other in zip(self.links, self._others, strict=True):
@@ -127,20 +129,20 @@ class Mesh(Traffic):
         self.places = Places(
             {shard: self.here if shard == shard_id else There(self.links[shard]) for shard in range(count)}, self.owners
         )
-        self._known.extend([*self.links, *self._others])
-        self._versions = Versions(self.home, self._known)
+        self._all.extend([*self.links, *self._others])
+        self._versions = Versions(self.home, self._all)
         self._serving = Serving(self.home, self, self._versions, start_grace_s)
         self.keeping = Keeping(
             self.targets,
             self._versions,
-            self._known,
+            self._all,
             self.links[shard_id],
             loop,
             lambda: bool(self._unfinished) or self.doorbell.has_news(),
         )
         self._waits = Waits(
             self.shared,
-            self._known,
+            self._all,
             self.here.in_flight,
             {queue_identifier(queue.key): queue.key for queue in queues},
         )
@@ -273,7 +275,7 @@ class Mesh(Traffic):
     def open(self, connection: Connection) -> Link:
         """The link to a shard of another node, over a connection that is no ring's."""
         link = Link(connection, self.shared)
-        self._known.append(link)
+        self._all.append(link)
         return link
 
     def begun(self, link: Link) -> None:
@@ -307,14 +309,27 @@ class Mesh(Traffic):
 
     def function_caller(self, shard: int, function: Callable[..., Any]) -> Callable[..., Any]:
         """What calls a module's function on a shard, this one or another."""
+        if isinstance(shard, Owner):
+            return self._keyed_caller(shard, function)
         caller = self._callers.get((shard, function))
         if caller is None:
-            place = self.places[int(shard)]
-            method = remote_function(function)
-            self._versions.know_function(method, function)
-            self._versions.publish(function_schema(method))
+            place, method = self.places[shard], self._known(function)
             caller = self._callers[shard, function] = place.caller(method, function, 0, False)
         return caller
+
+    def _keyed_caller(self, owner: Owner, function: Callable[..., Any]) -> Callable[..., Any]:
+        """The same for a key, which is looked at where it runs."""
+        place = self.places[int(owner)]
+        if isinstance(place, There):
+            return place.caller(self._known(function), None, 0, False, owner.packed())
+        return guarded(self.owners, owner, remote_function(function), self.function_caller(int(owner), function))
+
+    def _known(self, function: Callable[..., Any]) -> RemoteMethod:
+        """What the function is called with; peers know of it."""
+        method = remote_function(function)
+        self._versions.know_function(method, function)
+        self._versions.publish(function_schema(method))
+        return method
 
     def run_threadsafe(self, call: Callable[[], Coroutine[Any, Any, R]]) -> CallFuture[R]:
         """From another thread: make the call in the loop's."""
@@ -427,7 +442,7 @@ class Mesh(Traffic):
         return self._others[peer] if link.changed != beside else link
 
     def _all_links(self) -> list[Link]:
-        return self._known
+        return self._all
 
     def _drop(self, link: Link, reason: str) -> None:
         if link not in self._rings:

@@ -4,7 +4,6 @@ from clockworker.ipc.calls._chain_cy cimport Chain
 
 cdef object _CHAIN, _get_running_loop
 cdef int NEW, WAITING, SENT, DONE, _REPLY, _LEAVING, _ONE_WAY, _FLAGS, _KEYED
-cdef bint _ANY_FUTURE
 
 
 cdef class Method:
@@ -64,7 +63,6 @@ cdef class Call:
     @cython.locals(sent=cython.bint)
     cpdef expire(self)
     cdef end(self)
-    @cython.locals(core=Core)
     cdef _wake(self)
 
 

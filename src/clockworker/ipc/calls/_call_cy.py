@@ -57,7 +57,6 @@ _LEAVING = int(Kind.LEAVING)
 _ONE_WAY = int(Kind.ONE_WAY)
 _FLAGS = FLAGS
 _KEYED = KEYED
-_ANY_FUTURE = holds("completed")  # C globals when compiled
 _CHAIN = CHAIN
 _get_running_loop = asyncio._get_running_loop
 
@@ -239,14 +238,7 @@ class Call:
     def _wake(self) -> None:
         callback = self._callback
         self._callback = None
-        core = self.channel.core
-        if core.loop is not None:
-            # A wake-up asks what it is given for a result or an exception, and an asyncio.Future most quickly.
-            core.schedule(
-                callback, core.completed if _ANY_FUTURE and self.cancelled_with is None else self, self._context
-            )
-        else:  # the executor has left the loop
-            self.channel.loop.call_soon(callback, self, context=self._context)
+        self.channel.core.wake_waiter(callback, self, self.cancelled_with is not None, self._context)
 
     # What asyncio asks of a future that a task waits for.
 

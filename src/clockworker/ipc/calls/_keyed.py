@@ -45,7 +45,7 @@ class Keyed:
             return place.caller(method, None, timeout_ns, nowait, key)
         bound: AnyCall = getattr(self.called, method.attribute)
         if isinstance(owner, Owner):
-            bound = _guarded(self.owners, owner, method, bound)
+            bound = guarded(self.owners, owner, method, bound)
         return place.caller(method, bound, timeout_ns, nowait)
 
     def patient_caller(self, key: bytes | str | int, method: RemoteMethod, timeout_ns: int) -> AnyCall:
@@ -85,7 +85,7 @@ class Keyed:
         return made
 
 
-def _guarded(owners: Owners, owner: Owner, method: RemoteMethod, bound: AnyCall) -> AnyCall:
+def guarded(owners: Owners, owner: Owner, method: RemoteMethod, bound: AnyCall) -> AnyCall:
     """The method here, which looks whether the key is ours when it begins, as a request of another shard does."""
 
     async def call(*args: Any, **kwargs: Any) -> Any:

@@ -14,6 +14,7 @@ cdef class LinkSender:
 
 cdef class Outbox:
     cdef object _find
+    cdef object _send_of_key
     cdef dict _senders
     cdef object _last_method
     cdef dict _last_senders

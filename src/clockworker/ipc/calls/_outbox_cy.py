@@ -54,21 +54,30 @@ Sender = LinkSender | Callable[[tuple[Any, ...], dict[str, Any]], Awaitable[None
 @cython.final
 @cython.cclass
 class Outbox:
-    """The senders of all methods of a service to all shards. find: that of a method to a shard."""
+    """The senders of all methods of a service to all shards. find: that of a method to a shard. send_of_key: sends to one that is
+    named by a key's owner (`_owners`)."""
 
     _find: Callable[[int, Any], Sender]
+    _send_of_key: Callable[[int, Any, tuple[Any, ...], dict[str, Any]], Awaitable[None] | None]
     _senders: dict[Any, dict[int, Sender]]
     _last_method: Any
     _last_senders: dict[int, Sender]
 
-    def __init__(self, find: Callable[[int, Any], Sender]) -> None:
+    def __init__(
+        self,
+        find: Callable[[int, Any], Sender],
+        send_of_key: Callable[[int, Any, tuple[Any, ...], dict[str, Any]], Awaitable[None] | None],
+    ) -> None:
         self._find = find
+        self._send_of_key = send_of_key
         self._senders = {}
         self._last_method = None
         self._last_senders = {}
 
     def send(self, shard: int, method: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Awaitable[None] | None:
         """Have the method run on that shard. None: it is sent; else what to await. IndexError if there is no such shard."""
+        if type(shard) is not int:
+            return self._send_of_key(shard, method, args, kwargs)
         if method is not self._last_method:
             senders = self._senders.get(method)
             if senders is None:

@@ -126,6 +126,8 @@ def node_local(service: T) -> T:
 
         @cw.node_local
         class Cache: ...
+
+    Raises ConfigurationError for what is no class.
     """
     if not isinstance(service, type):
         raise ConfigurationError(f"@node_local takes the class of a service, and {service!r} is none")

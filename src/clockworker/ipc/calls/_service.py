@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, cast, overload
 
 from clockworker._errors import UsageError
@@ -53,7 +53,7 @@ class Sharded(Generic[S]):
         self._keyed = Keyed(places, owners, called, methods)
         self._proxies = _Proxies(places, called, methods, nowait=False)
         self._nowait = _Proxies(places, called, methods, nowait=True)
-        self._send = Outbox(self._find_sender).send
+        self._send = Outbox(self._find_sender, self._send_of_key).send
         self._is_node_local = is_node_local(type(instance))
 
     @property
@@ -134,13 +134,6 @@ class Sharded(Generic[S]):
         wait. What the method returns is dropped, and what it raises is logged over there. Raises ShardDown and
         MessageTooLarge as a call does; if that shard dies, nobody says so.
         """
-        if isinstance(shard, Owner):
-            place, remote = self._places[int(shard)], self._remote(method)
-            if isinstance(place, There):
-                await place.send_of(shard.packed(), remote, remote.bind(*args, **kwargs))
-                return
-            if (refusal := self._owners.refusal(shard)) is not None:
-                raise refusal
         waiting = self._send(shard, method, args, kwargs)
         if waiting is not None:
             await waiting
@@ -265,6 +258,18 @@ class Sharded(Generic[S]):
     def _find_sender(self, shard: int, method: AnyCall) -> Sender:
         remote = self._remote(method)
         return self._places[shard].sender(remote, getattr(self._called, remote.attribute))
+
+    def _send_of_key(
+        self, shard: int, method: AnyCall, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Awaitable[None] | None:
+        """shard: an `Owner`, or another number that is no plain int."""
+        if isinstance(shard, Owner):
+            place, remote = self._places[int(shard)], self._remote(method)
+            if isinstance(place, There):
+                return place.send_of(shard.packed(), remote, remote.bind(*args, **kwargs))
+            if (refusal := self._owners.refusal(shard)) is not None:
+                raise refusal
+        return self._send(int(shard), method, args, kwargs)
 
     def _all(self) -> Sequence[int]:
         """All shards that have it."""

@@ -26,8 +26,8 @@ _PORT = 4222
 
 
 class ClusterConfig(msgspec.Struct, frozen=True):
-    """url: servers of the broker, of which one is enough. name: of the cluster. node: of this machine in it. credentials: a file
-    with a JWT and its seed. ca, cert, key: files in PEM, for TLS. tls_first: shake hands before anything else is said.
+    """url: servers of the broker, of which one is enough. name: of the cluster. node: of this machine in it. credentials: a
+    file with a JWT and its seed. ca, cert, key: files in PEM, for TLS. tls_first: shake hands before anything else is said.
     node_timeout: seconds. partitions, two_nodes: as the cluster was first started."""
 
     url: tuple[str, ...]

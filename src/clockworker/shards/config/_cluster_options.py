@@ -1,4 +1,5 @@
-"""The options of a cluster, a part of the table in `_options`. In the file they are the keys of `[cluster]`, without `cluster_`."""
+"""The options of a cluster, a part of the table in `_options`. In the file they are the keys of `[cluster]`, without
+`cluster_`."""
 
 from __future__ import annotations
 

@@ -1,5 +1,6 @@
 """The options of `clockworker-serve`, in one table that the command line, the environment, `clockworker.toml` and the help
-all obey. Those of HTTP stand in `_http_options`, a cluster's in `_cluster_options`; what other servers call them, in `_other_names`.
+all obey. Those of HTTP stand in `_http_options`, a cluster's in `_cluster_options`; what other servers call them, in
+`_other_names`.
 """
 
 from __future__ import annotations

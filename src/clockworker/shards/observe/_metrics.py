@@ -3,7 +3,8 @@
 Names follow Prometheus's conventions: base units, `_total` for counters. What belongs to a shard has the label `shard`,
 what belongs to a queue has `queue` too, and what belongs to HTTP's routes `route`. Histograms are given by queue (and route)
 over all shards, since a series for each shard and bucket would be most of the page; nothing has a series for each pair of
-shards. HTTP's families are there where HTTP is served, and so it is with those of topics, of preemptive queues and of a cluster.
+shards. HTTP's families are there where HTTP is served, and so it is with those of topics, of preemptive queues and of a
+cluster.
 
 What of a reading is shown, under which name, its own fields say (`_figures`). Here is the rest: what the supervisor knows, and
 what is made of several figures.
@@ -202,7 +203,15 @@ class Metrics:
         queues = tuple(tuple(reading.queues) for reading in readings)
         routes = tuple(tuple(row[:2] for row in reading.http.rows()) for reading in readings)
         topics = tuple(tuple(reading.topics.values) for reading in readings)
-        shape = queues, routes, topics, tuple(_counters(snapshot)), len(process), tuple(_preemptive(snapshot))
+        shape = (
+            queues,
+            routes,
+            topics,
+            tuple(_counters(snapshot)),
+            len(process),
+            tuple(_preemptive(snapshot)),
+            snapshot.cluster is None,
+        )
         return self._page.render(accept, shape, values, lambda: iter([*_families(snapshot), *process]))
 
     def collect(self) -> Iterator[Metric]:

@@ -169,8 +169,8 @@ class Event(msgspec.Struct, frozen=True):
 
 
 class NodeView(msgspec.Struct, frozen=True):
-    """A node of the cluster. silent: this one has not heard it, or was not heard by it, for node_timeout. since: when it joined,
-    in seconds of Unix time."""
+    """A node of the cluster. silent: this one has not heard it, or was not heard by it, for node_timeout. since: when it
+    joined, in seconds of Unix time."""
 
     name: str
     slot: int
@@ -180,9 +180,9 @@ class NodeView(msgspec.Struct, frozen=True):
 
 
 class ClusterStanding(msgspec.Struct, frozen=True):
-    """How this node stands in its cluster. joined: it is in the view of this epoch. owns: enough of the others have confirmed it
-    of late, so that it serves keys. settled: what this epoch has moved to it, too. connected: to the broker, or else what the
-    `problem` is. reconnects: after the first."""
+    """How this node stands in its cluster. joined: it is in the view of this epoch. owns: enough of the others have confirmed
+    it of late, so that it serves keys. settled: what this epoch has moved to it, too. connected: to the broker, or else what
+    the `problem` is. reconnects: after the first."""
 
     name: str
     node: str
@@ -197,8 +197,8 @@ class ClusterStanding(msgspec.Struct, frozen=True):
 
 
 class ClusterStats(ClusterStanding, frozen=True):
-    """With what its shards have done: calls to other nodes, per second and since the start; sessions with shards of theirs, now,
-    and those that have ended, by reason; how often as much was under way to one as may be."""
+    """With what its shards have done: calls to other nodes, per second and since the start; sessions with shards of theirs,
+    now, and those that have ended, by reason; how often as much was under way to one as may be."""
 
     calls_per_s: float
     calls: int

@@ -1,4 +1,4 @@
-"""Figures as words: how a section, a histogram and a table of names lie in memory, and what of them is believed. Pure.
+"""Figures as words: how a section, a histogram and a table of names lie in memory, and what of them is believed.
 
 A section is its struct's fields in order, a word each, but a histogram is its length, total, maximum and a word for each
 bucket, and a table of groups or counters is their number and, for each, the bytes of its name and its value.

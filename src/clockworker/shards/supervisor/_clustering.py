@@ -1,4 +1,5 @@
-"""The supervisor as a node of a cluster: what `cluster._membership` has to say goes to all shards, and to those that come later.
+"""The supervisor as a node of a cluster: what `cluster._membership` has to say goes to all shards, and to those that come
+later.
 
 Nothing of `cluster` is imported before there is a `[cluster]`.
 """

@@ -27,7 +27,8 @@ from clockworker.shards.supervisor._reload import check_reload
 # for a service that is called clockworker.
 _OTHER_VARIABLES = re.compile(
     PREFIX
-    + r"(SHARD_ID|CLUSTER_(USER|PASSWORD|TOKEN|NKEY)|PURE|PLAIN|REQUIRE_EXT|TESTING_\w+|(\w+_)?SERVICE_(HOST|PORT(_\w+)?)|(\w+_)?PORT(_\d+_(TCP|UDP|SCTP)\w*)?)"
+    + r"(SHARD_ID|CLUSTER_(USER|PASSWORD|TOKEN|NKEY)|PURE|PLAIN|REQUIRE_EXT|TESTING_\w+"
+    + r"|(\w+_)?SERVICE_(HOST|PORT(_\w+)?)|(\w+_)?PORT(_\d+_(TCP|UDP|SCTP)\w*)?)"
 )
 
 

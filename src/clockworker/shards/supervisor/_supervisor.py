@@ -5,8 +5,8 @@ happens to it arrives on one asyncio loop: a signal (`_signals`), a message from
 pidfd becomes readable), or a timer. What is worth a module has one: `_wiring` connects the shards, `_watch` looks after
 their loops, `_lending` says who accepts connections, `_drain` has shards finish, `_roll` replaces them in good order,
 `_starter` makes their processes, `_spares` has some in stock, `_turnover` sees that they grow old, `_shutdown` stops all,
-`_reload` sees that their sources change, `_clustering` makes us a node among others, `_systemd` tells who started us. What is left here is a shard's way through its
-states, and the server's own.
+`_reload` sees that their sources change, `_clustering` makes us a node among others, `_systemd` tells who started us. What is
+left here is a shard's way through its states, and the server's own.
 
 An error of the system (no process or descriptor left, a file system that has become read-only, a log that cannot be written)
 is the environment's, and no reason for shards that serve to stop: whoever makes the call catches the `OSError`, says it in one

@@ -302,10 +302,10 @@ class _ShardMain:
         if preemptive_of(self._queues):
             _release_alarm()
         start_witness(self._witness, executor)
-        if self._in_cluster is not None:
-            self._in_cluster.start()
         try:
             async with executor:
+                if self._in_cluster is not None:
+                    self._in_cluster.start()
                 await self._may_begin.wait()
                 self._main = executor.queues()[0].spawn(application(self._shard), name="main")
                 if self._shard.stopping:

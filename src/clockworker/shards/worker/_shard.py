@@ -185,8 +185,8 @@ class Shard:
         `@remote`. Start such a service before `ready()`.
 
         In a cluster, `async def partitions_moved(self, gained: frozenset[int], lost: frozenset[int], epoch: int)` hears which
-        partitions of the keys have come to this shard and have left it. It runs before a call of what was gained begins; calls of
-        what was lost are refused already.
+        partitions of the keys have come to this shard and have left it. It runs before a call of what was gained begins; calls
+        of what was lost are refused already.
 
         Raises `UsageError` for what is no class.
         """
@@ -296,8 +296,8 @@ class Shard:
 
     @property
     def place(self) -> int:
-        """The number of this shard on all nodes of the cluster, for messages that name it: `slot * 1024 + id`. Without a cluster,
-        and before this node has joined, it is `id`."""
+        """The number of this shard on all nodes of the cluster, for messages that name it: `slot * 1024 + id`. Without a
+        cluster, and before this node has joined, it is `id`."""
         return self.id if self.cluster is None else self.cluster.slot * PLACES + self.id
 
     def owner(self, key: bytes | str | int) -> int:
