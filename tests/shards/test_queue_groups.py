@@ -1,4 +1,4 @@
-"""Groups of queues and parameters of schedulers: on the command line, in the environment, in the file, printed, and declared."""
+"""Groups of queues, and parameters of schedulers: by options, environment and file, printed, and declared by the application."""
 
 from __future__ import annotations
 

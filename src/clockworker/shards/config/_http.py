@@ -100,7 +100,9 @@ def check_place(
     if group is not None:
         kind, _, name = group.partition(":") if isinstance(group, str) else ("", "", "")
         is_one = (
-            group in ("client", "host", "route") or (kind == "header" and TOKEN.fullmatch(name)) or (kind == "path" and name)
+            group in ("client", "host", "route")
+            or (kind == "header" and TOKEN.fullmatch(name))
+            or (kind == "path" and name)
         )
         if not is_one:
             raise wrong("group", group, '"client", "host", "route", "header:NAME" or "path:NAME"')
