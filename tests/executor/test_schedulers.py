@@ -518,12 +518,12 @@ def test_qlas_against_a_model(times: int, groups: list[Hashable], steps_ns: list
         else:
             if again:
                 line_up(again.pop())
-            level = next(number for number, line in enumerate(levels) if line)
+            lowest = level = next(number for number, line in enumerate(levels) if line)
             if pops % 16 == 0:
                 level = last = next(number % 64 for number in range(last + 1, last + 65) if levels[number % 64])
             expected = ran = levels[level].popleft()
             others = False
-            goes_on_to = min(service.get(expected, 0) + STINT_NS, 1_000 << level)
+            goes_on_to = min(service.get(expected, 0) + STINT_NS, 1_000 << level) if level == lowest else 0
         task = scheduler.pop()
         assert task is waiting[expected].popleft()
         if waiting[expected]:
@@ -670,3 +670,11 @@ def test_a_heap_of_keys_against_a_model(seed: int) -> None:
             assert (*heap.places[0][:2], heap.nodes[heap.places[0].slot]) == least
     model.sort()
     assert [heap.pop() for _ in model] == [node for _, _, node in model]
+
+
+def test_the_fields_of_a_task_say_what_they_are() -> None:
+    fields = ("task", "group", "arrival", "service_ns", "slot", "key", "tie", "position")
+    for field in fields:
+        assert f"{field}: " in str(cw.ScheduledTask.__doc__)
+        if cw.compiled:
+            assert f"{field}: {getattr(cw.ScheduledTask, field).__doc__}\n" in str(cw.ScheduledTask.__doc__)
