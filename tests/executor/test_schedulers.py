@@ -518,12 +518,12 @@ def test_qlas_against_a_model(times: int, groups: list[Hashable], steps_ns: list
         else:
             if again:
                 line_up(again.pop())
-            level = next(number for number, line in enumerate(levels) if line)
+            lowest = level = next(number for number, line in enumerate(levels) if line)
             if pops % 16 == 0:
                 level = last = next(number % 64 for number in range(last + 1, last + 65) if levels[number % 64])
             expected = ran = levels[level].popleft()
             others = False
-            goes_on_to = min(service.get(expected, 0) + STINT_NS, 1_000 << level)
+            goes_on_to = min(service.get(expected, 0) + STINT_NS, 1_000 << level) if level == lowest else 0
         task = scheduler.pop()
         assert task is waiting[expected].popleft()
         if waiting[expected]:

@@ -115,7 +115,7 @@ cdef class LAS(_ServiceScheduler):
 
 @cython.locals(heap=KeyHeap)
 cdef bint las_enter(LAS las, HeapNode account) except -1
-@cython.locals(heap=KeyHeap, first=HeapNode, account=HeapNode)
+@cython.locals(heap=KeyHeap, first=HeapNode, account=HeapNode, again=cython.bint)
 cdef HeapNode las_least(LAS las)
 cdef bint goes_on(LAS las, long long key) noexcept
 
@@ -138,7 +138,7 @@ cdef class QLAS(_ServiceScheduler):
 cdef bint qlas_enter(QLAS qlas, HeapNode account) except -1
 @cython.locals(number=cython.int, level=Line)
 cdef bint qlas_line_up(QLAS qlas, HeapNode account) except -1
-@cython.locals(number=cython.int, level=Line, account=HeapNode, round_robin=cython.bint, level_ends=cython.longlong)
+@cython.locals(number=cython.int, lowest=cython.int, level=Line, account=HeapNode, round_robin=cython.bint, level_ends=cython.longlong)
 cdef HeapNode qlas_next(QLAS qlas)
 @cython.locals(above=cython.ulonglong, candidates=cython.ulonglong, lowest=cython.int)
 cdef int _lowest_above(unsigned long long occupied, int level) noexcept

@@ -42,7 +42,7 @@ else:
     bit_length = int.bit_length
 
 _LEAST_ROOM = 16  # of a heap
-# Every 16th pop of QLAS ignores the levels.
+# Every 16th pop of QLAS ignores the levels. A power of two.
 _ROUND_ROBIN_EVERY = 16
 # The lower bits of a task's `tie`, in which ArrivalFifo counts its pushes. The others are the place below `arrival`.
 PUSH_BITS = 20
@@ -469,6 +469,13 @@ def las_least(las: LAS) -> HeapNode:
     first = las._next
     las._next = None
     account = first
+    again = (
+        first is not None and las._turn == las._ran_turn + 1 and las._ran == address_of(first)
+    )  # only it has entered
+    if again and heap.count and goes_on(las, first.key):  # by what the next had when it entered: it has no less
+        las._ran_turn = las._turn
+        las._stint_steps += 1
+        return first
     if heap.count:
         account = cython.cast(HeapNode, heap.nodes[heap.places[0].slot])
         while account.key != heap.places[0].key:  # it has had something since it entered
@@ -476,7 +483,7 @@ def las_least(las: LAS) -> HeapNode:
             account = cython.cast(HeapNode, heap.nodes[heap.places[0].slot])
         if first is None:
             heap.pop()
-        elif las._turn == las._ran_turn + 1 and las._ran == address_of(first) and goes_on(las, first.key):
+        elif again and goes_on(las, first.key):
             las._ran_turn = las._turn
             las._stint_steps += 1
             return first
@@ -580,7 +587,7 @@ def qlas_line_up(qlas: QLAS, account: HeapNode) -> bool:
 def qlas_next(qlas: QLAS) -> HeapNode:
     """Remove and return the account whose turn it is. There must be one."""
     qlas._picks += 1
-    round_robin = qlas._picks % _ROUND_ROBIN_EVERY == 0
+    round_robin = qlas._picks & (_ROUND_ROBIN_EVERY - 1) == 0
     account = qlas._next
     if account is not None:
         if account.key < qlas._goes_on_to and not round_robin and not qlas._others:
@@ -589,7 +596,7 @@ def qlas_next(qlas: QLAS) -> HeapNode:
         if not qlas_line_up(qlas, account):
             qlas._make_room(account)
         qlas._next = None
-    number = _lowest_above(qlas._occupied, 0)
+    lowest = number = _lowest_above(qlas._occupied, 0)
     if round_robin:
         number = _lowest_above(qlas._occupied, (qlas._last_level + 1) & 63)
         qlas._last_level = number
@@ -599,8 +606,8 @@ def qlas_next(qlas: QLAS) -> HeapNode:
         qlas._occupied &= ~(_LEVEL_0 << number)
     qlas._ran = address_of(account)
     qlas._others = False
-    # No further than the end of the level; beyond weeks, not at all.
-    level_ends = (_LEVEL_0 << number) * 1_000 if number < 50 else 0
+    # No further than the end of the level; not at all while a lower one waits, or beyond weeks.
+    level_ends = (_LEVEL_0 << number) * 1_000 if number == lowest and number < 50 else 0
     qlas._goes_on_to = min(account.key + _STINT_NS, level_ends)
     return account
 

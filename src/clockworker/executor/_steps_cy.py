@@ -154,9 +154,9 @@ class Steps(Singles):
                             self._passed(looked - now, looked)
                         now = looked
                         continue
-                    self._idle_since = 0
                     if self._may_linger():
                         return False
+                    self._idle_since = 0
                     if self.source.prepare_sleep():
                         self._asleep_since = now
                         self.patience_ns = self.patience_ns >> 1 if self.patience_ns > _LOOK_NS else 0
