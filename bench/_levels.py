@@ -99,7 +99,8 @@ class Noted:
         for name, model in self.models.items():
             model.end()
             owed, ahead = (
-                max(getattr(member, side) for member in model.queues) / 1e3 for side in ("most_owed_ns", "most_ahead_ns")
+                max(getattr(member, side) for member in model.queues) / 1e3
+                for side in ("most_owed_ns", "most_ahead_ns")
             )
             found.append(
                 Level(what, kind, name, len(model.queues), len(self.steps), longest, owed, ahead, SLICE_US + longest)
@@ -162,7 +163,9 @@ class NestedQueues(Crowd):
         self.booked: dict[str, tuple[int, int]] = {}  # of each queue: its last step, and busy_ns before that
         self.declared = self._declare("top", TREE, [])
 
-    def _declare(self, level: str, tree: dict[str, Any], outside: list[tuple[str, int]]) -> list[cw.Queue | cw.QueueGroup]:
+    def _declare(
+        self, level: str, tree: dict[str, Any], outside: list[tuple[str, int]]
+    ) -> list[cw.Queue | cw.QueueGroup]:
         shares = [self.chance.randint(1, 20) for _ in tree]
         self.noted.models[level] = FluidModel(shares, SLICE_US * 1e3)
         declared: list[cw.Queue | cw.QueueGroup] = []

@@ -16,6 +16,7 @@ import pytest
 import clockworker as cw
 from bench import __main__ as main
 from bench import instructions
+from tests.cluster.servers import find_server
 
 pytestmark = [pytest.mark.slow, pytest.mark.once]  # together: two minutes of CPU time
 
@@ -25,7 +26,8 @@ TIMEOUT_S = 600
 OVERHEAD = "--tasks 2 20 --rounds 2 --operations 40 --pending 100 --finished 1000"
 FAIRNESS = "--queues 2 5 --seconds 0.02 --attempts 1 --repeats 1 --shared-seconds 0.2"
 PRIORITY = "--rounds 1 --seconds 0.2 --warm-up 0.05 --rate 100 --scheduler las"
-TAIL = "--rounds 1 --seconds 0.3 --warm-up 0.05 --load 0.3"
+TAIL = "--rounds 1 --seconds 0.3 --warm-up 0.05 --load 0.3 --simulated-seconds 1"
+CONTROLLED = "--seconds 2"
 CROSSING = "--rounds 1 --seconds 2 --warm-up 0.05 --rate 100"
 PINGPONG = "--rounds 2 --wakeups 100"
 OBSERVE = "--rounds 2 --starts 1 --seconds 0.05 --clients 2 --stalls 1"
@@ -37,6 +39,7 @@ MIXED = "--rounds 1 --seconds 0.3 --warm-up 0.05 --rate 50 --workers 2"
 PREEMPT = "--rounds 1 --seconds 0.1 --hogs 1 2"
 HANDOVER = "--keys 2000 --value-bytes 100 --rate 50"
 TOPICS = "--rounds 1 --messages 1000 --seconds 0.2"
+CLUSTER = "--rounds 1 --seconds 0.2"
 IPC = "--rounds 2 --seconds 0.005 --sizes 64 300000 --shards 2 3 --idle 0.05"
 
 
@@ -81,6 +84,18 @@ def test_topics(tmp_path: Path) -> None:
     assert figures["crowd_frames"] == 1
     assert figures["unheard_frames"] == 0
     assert all(figures[name] > 0 for name in ("topic_rate", "redis_rate", "redis_pipelined_rate", "quiet_p99_us"))
+
+
+@pytest.mark.skipif(
+    find_server() is None or importlib.util.find_spec("nats") is None, reason="needs nats-server, nats-py"
+)
+def test_cluster(tmp_path: Path) -> None:
+    (figures,) = run("cluster", CLUSTER, tmp_path)["rounds"]
+    for way in ("peer", "ours", "suspending"):
+        assert figures[way].keys() == {"p50_us", "rates", "large_mb", "cpu_us", "server_us"}
+        assert figures[way]["rates"].keys() == {"64", "256", "1024"}
+        assert min(figures[way]["p50_us"], figures[way]["large_mb"], *figures[way]["rates"].values()) > 0
+    assert figures["bare_large_mb"] > 0
 
 
 def test_overhead(tmp_path: Path) -> None:
@@ -159,6 +174,10 @@ def test_fairness(tmp_path: Path) -> None:
     for scenario in document["scenarios"]:
         assert scenario["steps"] > 0
         assert scenario["bound_us"] == pytest.approx(scenario["slice_us"] + scenario["longest_poll_us"])
+    # Four levels of queues, and one of groups of tasks.
+    assert len(document["levels"]) == 5 * 3
+    for level in document["levels"]:
+        assert level["bound_us"] == pytest.approx(1_000 + level["longest_poll_us"])
     assert len(document["cases"]) == 3
     assert [case["work"] > 0 or bool(case["skipped"]) for case in document["shared"]] == [True] * 4
 
@@ -179,9 +198,22 @@ def test_priority(tmp_path: Path) -> None:
 def test_tail(tmp_path: Path) -> None:
     document = run("tail", TAIL, tmp_path)
     results = {(result["mix"], result["setup"], result["kind"]): result for result in document["results"]}
-    assert len(results) == len(document["results"]) == 2 * 5 * 2
+    assert len(results) == len(document["results"]) == 2 * 8 * 2
+    simulated = {(each["mix"], each["setup"], each["kind"]): each for each in document["simulated"]}
+    assert len(simulated) == 2 * 8 * 2
+    assert simulated["crate", "SRPT, exact", "thin"]["mean_us"] < simulated["crate", "RunnableFifo", "thin"]["mean_us"]
+    for deadlines in document["deadlines"]:
+        assert all(0 < met <= 1 for met in deadlines["met"].values())
     # The same arrivals for all.
     assert results["halves", "LAS", "thin"]["tasks"] == results["halves", "plain uvloop", "thin"]["tasks"] > 0
+
+
+def test_controlled(tmp_path: Path) -> None:
+    document = run("controlled", CONTROLLED, tmp_path)
+    assert len(document["runs"]) == 2 * 3
+    for each in document["runs"]:
+        if each["clock"] == "wound":  # the same on every machine
+            assert each["ended"] == pytest.approx(1, abs=0.05)
 
 
 def test_pingpong(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ import pytest
 pytest.importorskip("nats")
 
 from tests.cluster.hosts import Host, hosts, needs_hosts
-from tests.cluster.servers import NatsServer, needs_server
+from tests.cluster.servers import NatsServer, needs_server, three_servers
 from tests.cluster.whole import Node, key_of, owner_of, wait_all
 from tests.shards.servers import eventually
 
@@ -243,3 +243,33 @@ def test_two_of_three_cannot_go_on_alone(cluster: Cluster) -> None:
     one.wait_ok(f"count {key}", r"\d+ n1 0 \d+")
     cluster.hosts["n2"].heal()
     wait_all([*cluster.nodes.values()])
+
+
+def test_servers_of_three_die_one_by_one(tmp_path: Path) -> None:
+    """Of one that dies nodes find another. With one left the view cannot be written: nobody joins, and all serve on."""
+    with three_servers(tmp_path / "nats") as servers:
+        urls = [server.url for server in servers]
+        nodes = {name: Node(tmp_path, name, urls, node_timeout=TIMEOUT) for name in NAMES}
+        try:
+            wait_all([*nodes.values()])
+            keys = {name: key_of(nodes["n1"], name) for name in NAMES}
+            epoch = nodes["n1"].view()[0]
+            for left in (2, 1):
+                servers[left].kill()
+                time.sleep(TIMEOUT)
+                for asked in nodes.values():
+                    for owner, key in keys.items():
+                        asked.wait_ok(f"count {key}", rf"\d+ {owner} 0 \d+")
+            other = Node(tmp_path, "n4", urls, node_timeout=TIMEOUT)
+            nodes["n4"] = other
+            other.server.wait_serving()
+            time.sleep(3 * TIMEOUT)
+            assert nodes["n1"].view() == (epoch, [*NAMES])
+            for owner, key in keys.items():
+                nodes["n2"].wait_ok(f"count {key}", rf"\d+ {owner} 0 \d+")
+            assert other.view()[1] != [*NAMES, "n4"]
+            servers[1].start()
+            wait_all([*nodes.values()])
+        finally:
+            for node in nodes.values():
+                node.end()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import re
 import signal
 import ssl
 import time
@@ -225,6 +227,41 @@ def test_who_publishes_as_another_is_refused(tmp_path: Path) -> None:
                             await wire.subscribe(subject, lambda subject, body: None)
                 await other.flush()
                 assert heard == ["cw.t.alive.n1"] * 2
+
+    asyncio.run(main())
+
+
+def test_a_token_and_a_key(tmp_path: Path) -> None:
+    nkeys = pytest.importorskip("nkeys")
+    seed = nkeys.encode_seed(os.urandom(32), nkeys.PREFIX_BYTE_USER)
+    public = nkeys.from_seed(bytearray(seed)).public_key.decode()
+
+    async def main() -> None:
+        for number, (more, name, secret) in enumerate(
+            (
+                ("authorization { token: t0psecret }", "TOKEN", "t0psecret"),
+                (f"authorization {{ users: [ {{ nkey: {public} }} ] }}", "NKEY", seed.decode()),
+            )
+        ):
+            with one_server(tmp_path / str(number), more=more) as server:
+                async with wire_to(server.url, environment={f"CLOCKWORKER_CLUSTER_{name}": secret}) as wire:
+                    await wire.flush()
+                stranger = NatsWire(config_of(server.url), "test", 5.0, {})
+                with pytest.raises(WireError, match="Authorization Violation") as error:
+                    await stranger.connect()
+                assert secret not in str(error.value)
+                await stranger.close()
+
+    asyncio.run(main())
+
+
+def test_a_key_that_makes_no_sense_is_said_and_not_shown(server: NatsServer) -> None:
+    async def main() -> None:
+        wire = NatsWire(config_of(server.url), "test", 5.0, {"CLOCKWORKER_CLUSTER_NKEY": "SUnonsense"})
+        with pytest.raises(WireError, match=re.escape(server.url)) as error:
+            await wire.connect()
+        assert "SUnonsense" not in str(error.value)
+        await wire.close()
 
     asyncio.run(main())
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import subprocess
 import sys
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -225,6 +227,36 @@ def test_one_user_for_each_node(tmp_path: Path) -> None:
         finally:
             for node in nodes:
                 node.end()
+
+
+def test_a_view_that_is_deleted_while_nodes_run_makes_no_second_cluster(tmp_path: Path, own: NatsServer) -> None:
+    import nats
+
+    async def delete() -> None:
+        client = await nats.connect(own.url)
+        await (await client.jetstream().key_value("cw_t")).delete("view")
+        await client.close()
+
+    nodes = [Node(tmp_path, name, [own.url]) for name in ("n1", "n2")]
+    try:
+        wait_all(nodes)
+        epoch = nodes[0].view()[0]
+        asyncio.run(delete())
+        nodes[0].server.wait_log("the view was deleted, and nodes run at epoch")
+        nodes.append(Node(tmp_path, "n3", [own.url]))
+        nodes[2].server.wait_serving()
+        time.sleep(6.0)  # node_timeout, and more
+        assert nodes[0].view() == (epoch, ["n1", "n2"])
+        assert nodes[2].ask("view") == "0"
+        for node in nodes:
+            node.kill()
+        for node in nodes:
+            node.again()
+        wait_all(nodes)
+        assert nodes[0].view()[0] > epoch
+    finally:
+        for node in nodes:
+            node.end()
 
 
 def test_a_server_that_comes_later_is_found(tmp_path: Path) -> None:

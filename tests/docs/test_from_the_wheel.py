@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import venv
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,15 @@ def built_wheel(directory: Path) -> Path:
     assert done.returncode == 0, done.stderr
     (wheel,) = directory.glob("*.whl")
     return wheel
+
+
+def test_a_wheel_has_what_is_no_module(tmp_path: Path) -> None:
+    with zipfile.ZipFile(built_wheel(tmp_path)) as wheel:
+        names = {*wheel.namelist()}
+    sources = ROOT / "src"
+    others = [path for path in sources.rglob("*") if path.suffix in (".html", ".css", ".js", ".svg", ".typed", ".pxd")]
+    assert len(others) > 20
+    assert {str(path.relative_to(sources)) for path in others} <= names
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl, as the tutorial's reader does")

@@ -11,7 +11,7 @@ import pytest
 
 import clockworker as cw
 import clockworker.testing as testing
-from clockworker.executor._controlled import Goal, share_for
+from clockworker.executor._controlled import Goal, next_share, share_for
 from tests.conftest import Run
 
 GOAL_S = 10.0
@@ -283,6 +283,14 @@ def test_the_share_that_is_worth_a_part() -> None:
     assert share_for(0.9, 4, 1.0, 10_000) == 10_000
     assert share_for(math.inf, 4, 1.0, 50) == 50
     assert share_for(0.5, 0, 1.0, 10_000) == 1
+
+
+def test_a_share_sinks_while_others_leave_enough_and_doubles_when_they_do_not() -> None:
+    assert next_share(40, 100, 0.2, 0.2) == 30
+    assert [next_share(share, 100, 0.2, 0.17) for share in (1, 2, 3, 4, 5)] == [1, 1, 2, 3, 3]
+    assert next_share(1, 100, 0.2, 0.1) == 2
+    assert next_share(64, 100, 0.2, 0.1) == 100
+    assert next_share(40, 5, 0.2, 0.2) == 5
 
 
 def test_what_a_job_needs() -> None:

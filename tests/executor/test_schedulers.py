@@ -685,3 +685,11 @@ def test_a_heap_of_keys_against_a_model(seed: int) -> None:
             assert (*heap.places[0][:2], heap.nodes[heap.places[0].slot]) == least
     model.sort()
     assert [heap.pop() for _ in model] == [node for _, _, node in model]
+
+
+def test_the_fields_of_a_task_say_what_they_are() -> None:
+    fields = ("task", "group", "arrival", "service_ns", "slot", "key", "tie", "position")
+    for field in fields:
+        assert f"{field}: " in str(cw.ScheduledTask.__doc__)
+        if cw.compiled:
+            assert f"{field}: {getattr(cw.ScheduledTask, field).__doc__}\n" in str(cw.ScheduledTask.__doc__)

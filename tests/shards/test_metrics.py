@@ -19,8 +19,9 @@ from clockworker import DurationStats
 from clockworker.shards.observe._ledger import Totals
 from clockworker.shards.observe._metrics import Metrics, Snapshot
 from clockworker.shards.observe._page import make_template
-from clockworker.shards.observe._view import Presence
+from clockworker.shards.observe._view import ClusterStanding, NodeView, Presence
 from clockworker.shards.protocol._reading import (
+    SESSION_ENDS,
     CallReading,
     Counters,
     LoopReading,
@@ -46,6 +47,7 @@ def snapshot(
     routes: Sequence[str] = ("/", "other"),
     preemptive: Sequence[str] = (),
     topics: Sequence[str] = ("room:7",),
+    cluster: bool = False,
 ) -> Snapshot:
     """Counters of shard i and queue or counter j are different numbers, all of them multiples of `by`."""
     durations = DurationStats((*[0] * 70, 3 * by, *[0] * 100, by), 2**21, by * 5 * 10**6)
@@ -83,7 +85,11 @@ def snapshot(
         [Totals(3, 2, reading) for reading in readings],
         1.5,
         3 * 10**9,
+        CLUSTER if cluster else None,
     )
+
+
+CLUSTER = ClusterStanding("shop", "n1", 7, True, False, True, True, "", 2, [NodeView("n1", 1, 2, False, 0.0)])
 
 
 def _of_preemptive(by: int, durations: DurationStats) -> dict[str, Any]:
@@ -101,8 +107,8 @@ def _route(by: int, first: int, durations: DurationStats) -> RouteReading:
     return RouteReading(*[by * number for number in range(first, first + 10)], durations)  # type: ignore[call-arg, arg-type]
 
 
-def page(shards: int = 2, preemptive: Sequence[str] = ()) -> str:
-    body, kind = Metrics(lambda: snapshot(shards, preemptive=preemptive)).page(TEXT)
+def page(shards: int = 2, preemptive: Sequence[str] = (), cluster: bool = False) -> str:
+    body, kind = Metrics(lambda: snapshot(shards, preemptive=preemptive, cluster=cluster)).page(TEXT)
     assert kind.startswith("text/plain")
     return body.decode()
 
@@ -133,6 +139,7 @@ def test_a_page_says_what_prometheus_client_would_write(accept: str) -> None:
         snapshot(queues=odd, preemptive=odd[1:]),
         snapshot(topics=odd),
         snapshot(topics=()),
+        snapshot(cluster=True),
     ):
         now[0] = then
         body, content_type = metrics.page(accept)
@@ -274,7 +281,7 @@ def test_the_documentation_has_every_series_with_its_labels() -> None:
     rows = re.findall(r"^\| `(clockworker_\w+)` \| ([\w, ]*)\|", (DOCS / "observing.md").read_text(), re.M)
     documented = {name: set(labels.replace(",", " ").split()) for name, labels in rows}
     found: dict[str, set[str]] = {}
-    for family in parse(page(preemptive=["slow"])):
+    for family in parse(page(preemptive=["slow"], cluster=True)):
         for sample in family.samples:
             if sample.name.startswith("clockworker_"):
                 # A histogram or summary goes by its name there.
@@ -282,3 +289,12 @@ def test_the_documentation_has_every_series_with_its_labels() -> None:
                 found.setdefault(name, set()).update(sample.labels.keys() - {"le"})
     assert documented == found
     assert len(rows) == len(documented)
+
+
+def test_how_a_node_stands_in_its_cluster() -> None:
+    assert "cluster" not in page()
+    found = dict(line.split() for line in page(cluster=True).splitlines() if line.startswith("clockworker_cluster_"))
+    assert float(found["clockworker_cluster_epoch"]) == 7
+    assert float(found["clockworker_cluster_owns"]) == 0
+    assert float(found["clockworker_cluster_reconnects_total"]) == 2
+    assert sum(name.startswith("clockworker_cluster_sessions_ended_total{") for name in found) == 2 * len(SESSION_ENDS)

@@ -120,5 +120,14 @@ def test_every_value_says_where_it_came_from() -> None:
     assert lines.count("[[shard.1.queue]]                           # default") == 2
     named = {line.removeprefix("# ").partition(" ")[0] for line in lines}
     for option in OPTIONS:
-        if option.takes and option.name not in ("host", "port", "uds", "uds_mode", "fd", "queue", "queue_group", "route"):
+        if option.takes and option.name not in (
+            "host",
+            "port",
+            "uds",
+            "uds_mode",
+            "fd",
+            "queue",
+            "queue_group",
+            "route",
+        ):
             assert option.name.removeprefix("cluster_") in named

@@ -535,6 +535,29 @@ def test_preemptive_queues_are_refused() -> None:
         Executor([queue])
 
 
+def test_what_needs_asyncio_is_refused() -> None:
+    with pytest.raises(cw.ConfigurationError, match="group of queues 'g' needs an event loop of asyncio's"):
+        Executor([cw.QueueGroup("g", queues=[cw.Queue("a")])])
+    with pytest.raises(cw.ConfigurationError, match="scheduler FairFifo of queue 'a' needs an event loop of asyncio's"):
+        Executor([cw.Queue("a", scheduler=cw.FairFifo())])
+
+
+@pytest.mark.parametrize("make", [cw.FairGroups, cw.FairSRPT, lambda: cw.EDF({"g": 1.0})])
+def test_schedulers_that_know_groups(make: Any) -> None:
+    async def work(number: int) -> int:
+        for _ in range(3):
+            await trio.lowlevel.checkpoint()
+        return number
+
+    async def main() -> None:
+        async with Executor([cw.Queue("a", scheduler=make())]) as executor:
+            handles = [executor.queue("a").group("g").spawn(work(number)) for number in range(5)]
+            handles += [executor.queue("a").spawn(work(number)) for number in range(5)]
+            assert [await handle for handle in handles] == [*range(5)] * 2
+
+    trio.run(main)
+
+
 @pytest.mark.parametrize("name", ["sched_latency", "min_slice", "driver_yield", "max_polls_per_yield"])
 @pytest.mark.parametrize("value", [0, -1, "1", None, 2**70, float("nan")])
 def test_options_that_are_refused(name: str, value: Any) -> None:

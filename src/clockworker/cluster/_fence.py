@@ -186,7 +186,11 @@ class Fence:
 
     def may_replace(self, now: float) -> bool:
         """Whether the process before us under our name, which the view still has, counts as ended."""
-        return now - self._began >= self.node_timeout and not self.is_heard(now)
+        return self.has_listened(now) and not self.is_heard(now)
+
+    def has_listened(self, now: float) -> bool:
+        """For so long that whoever lives has been heard."""
+        return now - self._began >= self.node_timeout
 
     # Rule 3.
 

@@ -121,6 +121,8 @@ class Membership:
             loop.create_task(self._say_alive(), name="cluster beat"),
             loop.create_task(self._follow(), name="cluster view"),
         ]
+        for task in self._tasks:
+            task.add_done_callback(_tell_of_fault)
 
     def ready(self) -> None:
         """The shards are: it may join."""
@@ -186,7 +188,7 @@ class Membership:
             if problem:
                 log.error("the cluster's broker cannot be used, tried again and again: %s", problem)
             else:
-                log.info("connected to the cluster's broker at %s", ", ".join(self._config.shown_urls))
+                log.info("the cluster's broker can be used: %s", ", ".join(self._config.shown_urls))
 
     # What is said and heard.
 
@@ -331,7 +333,12 @@ class Membership:
         """The view that is to be written after this one; None: it is as it should be, or nobody may write."""
         config, fence, at = self._config, self._fence, self._now()
         if found is None or not found.value:
-            if not self._ready or self._leaving:
+            if fence.view is not None:
+                raise WireError(
+                    f"the view was deleted, and nodes run at epoch {fence.epoch}: stop all, then start them"
+                )
+            heard_of = fence.highest_epoch() > 0 or (found is not None and not fence.has_listened(at))
+            if not self._ready or self._leaving or heard_of:
                 return None
             return View(config.partitions, config.two_nodes).with_node(
                 config.node, self._shards, self.incarnation, time.time()
@@ -369,3 +376,9 @@ class Membership:
     def _refuse(self, reason: str) -> None:
         self._refused = True
         self._audience.refused(reason)
+
+
+def _tell_of_fault(task: asyncio.Task[None]) -> None:
+    """None of the three ends by itself. Without one of them the node would be cut off, and nobody would know why."""
+    if not task.cancelled() and (error := task.exception()) is not None:
+        task.get_loop().call_exception_handler({"message": f"{task.get_name()} failed", "exception": error})

@@ -96,7 +96,7 @@ class NatsWire:
             try:
                 await self._connect(url)
                 return
-            except (OSError, TimeoutError, ValueError, nats.errors.Error) as error:
+            except Exception as error:  # of the library, of TLS, of a file of credentials
                 said.append(f"{shown_url(url)}: {_why(self._refused or error)}")
         raise WireError("; ".join(said))
 
@@ -354,9 +354,10 @@ def _context_of(config: ClusterConfig) -> ssl.SSLContext:
 
 @contextlib.contextmanager
 def _as_wire_error() -> Iterator[None]:
+    """Whatever the library raises: who asks for the view asks again."""
     try:
         yield
-    except (nats.errors.Error, OSError, TimeoutError) as error:
+    except Exception as error:
         raise WireError(_why(error)) from error
 
 

@@ -5,14 +5,15 @@ The controller here looks at the job now and then and asks three questions:
 
 - What does it cost? The CPU time that its queue has used for the progress that it has made, the last of it counting most.
 - What does it need? That cost, for what is left of the job, in the time that is left: a part u of the core.
-- How is it to have that, and no more? By a share that is worth u even while all other queues are busy: u / (1 - u) of theirs
-  together, and some more, so that it can catch up. And by a limit, u, for when they are not (`_paced_cy`): a share alone gives
-  it all that others leave, and a job that has a night would be done in an hour.
+- How is it to have that, and no more? No more: by a limit (`_paced_cy`), since a share alone gives it all that others leave,
+  and a job that has a night would be done in an hour. That much: by a share. As long as it gets u with the share that it has,
+  others leave enough, and the share sinks; it need not stand in anybody's way. When it has had too little the share doubles, up
+  to what is worth u even while all other queues are busy: u / (1 - u) of their shares together, and some more, so that it can
+  catch up.
 
-So nothing has to be tuned: what a share is worth is known, and how the core is shared need not be found out by trying, as a
-controller with gains would. Each look starts from what is left, so an error of the one before is made good by the next, and
-so are others who take the core away. Towards the end what is left is divided by little time; the last hundredth is left free
-for that.
+So nothing has to be tuned: what a share is worth is known, and there is nothing to find out by trying, as a controller with
+gains would. Each look starts from what is left, so an error of the one before is made good by the next, and so are bursts of
+others. Towards the end what is left is divided by little time; the last hundredth is left free for that.
 
 Policy is in `Goal`, which is told the time and reads no clock.
 """
@@ -38,6 +39,8 @@ _LEAST_S, _MOST_S = 0.002, 1.0  # between two looks
 _FREE = 0.01  # of the time, at its end
 _MORE = 1.25  # than its need, in shares: what others have had of its time comes back
 _AT_LEAST = 0.02  # of what is left by its progress, however much it has had since
+_ENOUGH = 0.8  # of what was wanted, lately: then the share need not rise
+_LATELY = 0.05  # how much the last look counts in that: bursts of others pass, and what they took is made good
 _RECENT = 0.2  # how much the cost of the last piece of progress counts
 
 
@@ -52,7 +55,7 @@ class Goal:
     """What a job needs, from what it has had and what came of that. Times in seconds of one clock, service in nanoseconds."""
 
     def __init__(self, now: float, finish: float) -> None:
-        self._began = now
+        self.began = now
         self._ends = now + finish * (1 - _FREE)
         self._progress = 0.0
         self._service_ns = 0  # when there was that progress
@@ -92,6 +95,13 @@ def share_for(part: float, others: int, within: float, most: int) -> int:
     return max(1, min(most, math.ceil(wanted / (1 - wanted) * others)))
 
 
+def next_share(share: int, enough: int, wanted: float, got: float) -> int:
+    """The next one. share: the present one. enough: that of `share_for`. wanted, got: lately, of the core."""
+    if got < _ENOUGH * wanted:
+        return min(enough, 2 * share)
+    return max(1, min(enough, share - (share + 3) // 4))
+
+
 class Controlled:
     """Raise and lower the share of a queue so that the job in it ends on time, and hold the queue back so that it ends no
     earlier.
@@ -108,6 +118,9 @@ class Controlled:
     It begins when it is made, in the executor's thread, and ends when all is done, by `stop()`, or with the block: then the
     queue has the share that it had before, and no limit. When the time is over and the job is not done, the queue has the share
     `most`, and no limit.
+
+    Raises ConfigurationError for values that cannot be, and UsageError if the executor does not run or the queue is controlled
+    already.
     """
 
     def __init__(
@@ -140,6 +153,9 @@ class Controlled:
         self._period = min(max(finish / _LOOKS, _LEAST_S), _MOST_S)
         self._goal = Goal(self._loop.time(), finish)
         self._timer: asyncio.TimerHandle | None = None
+        # When last, what the queue had had, and what was wanted from then on; what was wanted and got lately, of the core.
+        self._looked = (self._goal.began, 0, 0.0)
+        self._lately = (0.0, 0.0)
         self._paced = begin_pacing(core, queue._queue)
         _of(core)[queue.key] = self
         self._look()
@@ -164,13 +180,24 @@ class Controlled:
         if self._core.loop is None:  # the executor has ended
             self.stop()
             return
-        need = self._goal.look(self._loop.time(), self._ask(), self._queue._queue.busy_ns - self._began_ns)
+        now, service_ns = self._loop.time(), self._queue._queue.busy_ns - self._began_ns
+        need = self._goal.look(now, self._ask(), service_ns)
         if need.done:
             self.stop()
             return
         if need.part is not None:
             others, within = self._core.owner._standing.others(self._core, self._queue.key)
-            share = share_for(need.part, others, within, self._most)
+            before, had_ns, wanted = self._looked
+            got = (service_ns - had_ns) / 1e9 / (now - before) if now > before else wanted
+            self._lately = (
+                self._lately[0] + _LATELY * (wanted - self._lately[0]),
+                self._lately[1] + _LATELY * (got - self._lately[1]),
+            )
+            enough = share_for(need.part, others, within, self._most)
+            share = next_share(self._queue.share, enough, *self._lately)
+            if need.part == math.inf:
+                share = self._most
+            self._looked = (now, service_ns, min(need.part, 1.0))
             if share != self._queue.share:
                 self._core.set_share(self._queue._queue, share)
             self._paced.set_rate(need.part)

@@ -290,6 +290,7 @@ class Executor:
 
         top_groups: of how many groups to give the CPU time. Finding them means to look at all of the queue's groups.
         """
+        parts = self._standing.parts(self._core)
         return {
             key: QueueStats(
                 key=key,
@@ -313,6 +314,7 @@ class Executor:
                 cuts=queue.cuts,
                 refusals=dict(queue.refusals),
                 whole_step=DurationStats.of(queue.whole_step) if queue.preemptive else poll_time,
+                part=round(1e6 * parts[key]),
             )
             for key, queue in self._core.queues.items()
         }

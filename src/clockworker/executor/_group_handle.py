@@ -23,9 +23,9 @@ class QueueGroupHandle:
         self._nested = nested
         self._level = level
         self._inside = tuple(queue.key for queue in queues_in([declared]))
-        self._beside: Sequence[
-            QueueGroupHandle | Hashable
-        ] = ()  # groups as handles, queues by their keys; itself among them
+        # Groups as handles, queues by their keys: those that stand beside it, itself among them, and those in it.
+        self._beside: Sequence[QueueGroupHandle | Hashable] = ()
+        self._members: Sequence[QueueGroupHandle | Hashable] = ()
 
     @property
     def key(self) -> Hashable:
@@ -86,6 +86,7 @@ class Standing:
 
     def __init__(self) -> None:
         self.groups: dict[Hashable, QueueGroupHandle] = {}
+        self._top: Sequence[QueueGroupHandle | Hashable] = ()
         self._beside: dict[Hashable, Sequence[QueueGroupHandle | Hashable]] = {}  # by the key of a queue
         self._outer: dict[Hashable, QueueGroupHandle] = {}
 
@@ -100,6 +101,10 @@ class Standing:
     ) -> None:
         """Add all that is declared to a core that has no queue yet. add: adds one queue."""
         beside: list[QueueGroupHandle | Hashable] = []
+        if outer is None:
+            self._top = beside
+        else:
+            outer._members = beside
         for each in declared:
             if isinstance(each, QueueGroup):
                 level = nested.begin_group(each.key, each.share, round(1e9 * _slice_of(each, default_slice)))
@@ -114,6 +119,21 @@ class Standing:
                 self._beside[each.key] = beside
                 if outer is not None:
                     self._outer[each.key] = outer
+
+    def parts(self, core: Core) -> dict[Hashable, float]:
+        """What the share of each queue is worth while all are busy, of the core."""
+        parts: dict[Hashable, float] = {}
+
+        def divide(part: float, beside: Sequence[QueueGroupHandle | Hashable]) -> None:
+            shares = _shares(core, beside)
+            for each in beside:
+                if isinstance(each, QueueGroupHandle):
+                    divide(part * each.share / shares, each._members)
+                else:
+                    parts[each] = part * core.queues[each].entity.share / shares
+
+        divide(1.0, self._top if self.groups else list(core.queues))
+        return parts
 
     def others(self, core: Core, key: Hashable) -> tuple[int, float]:
         """The shares of those beside a queue, together, and the part of the core that they and the queue have at least."""

@@ -176,6 +176,14 @@ cdef extern from *:
         return number;
     }
 
+    /* Cython gives a field of a compiled type no docstring. text: for ever. */
+    static inline void clockworker_document(PyObject *descriptor, PyObject *text) {
+        if (Py_IS_TYPE(descriptor, &PyGetSetDescr_Type)) {
+            Py_INCREF(text);
+            ((PyGetSetDescrObject *)descriptor)->d_getset->doc = PyBytes_AS_STRING(text);
+        }
+    }
+
     static inline int clockworker_in_empty_context(void) {
         PyObject *context = PyThreadState_Get()->context;
         return context == NULL || PyObject_Size(context) == 0;
@@ -199,6 +207,7 @@ cdef extern from *:
     ctypedef object (*proceed_function "clockworker_proceed_function")(object)
     void proceed_by "clockworker_proceed_by"(object type, proceed_function function)
     long long context_int "clockworker_context_int"(object variable) except? -1  # of a variable with a default
+    void document "clockworker_document"(object descriptor, bytes text)
     bint in_empty_context "clockworker_in_empty_context"()
     object run_in_context "clockworker_run"(object callback, object argument, object context)
     int __builtin_clzll(unsigned long long value) noexcept

@@ -21,6 +21,7 @@ A task that was spawned without a group is a group of its own. ArrivalFifo, LAS 
 from __future__ import annotations
 
 import asyncio
+import re
 from collections import deque
 from collections.abc import Hashable
 from typing import Any
@@ -32,6 +33,9 @@ except ModuleNotFoundError:
 
 from clockworker.executor._heap_cy import HeapNode
 
+if cython.compiled:
+    from cython.cimports.clockworker.executor._native import document
+
 
 class ScheduledTask(HeapNode):
     """A task as schedulers and the executor see it: one object a task, from its first step to its last.
@@ -41,8 +45,10 @@ class ScheduledTask(HeapNode):
     arrival: 1 for the executor's first task, and so on; of one that a task of its queue has started, that one's.
     service_ns: CPU time attained so far.
     slot: for the scheduler's own use; it dies with the task.
-    next: RunnableFifo's link, None while not in such a list. key, tie, position: a heap's, for a scheduler that has one. LAS
-        and QLAS count in `key` what the task has attained, if it has no group.
+    next: RunnableFifo's link, None while not in such a list.
+    key: a heap's, the smallest first; LAS and QLAS count in it what the task has attained, if it has no group.
+    tie: a heap's, the smallest first of those with equal keys.
+    position: in a heap; -1 while it is in none.
     """
 
     task: asyncio.Task[Any]
@@ -63,6 +69,13 @@ class ScheduledTask(HeapNode):
         self.service_ns = 0
         self.slot = None
         self.next = None
+
+
+if cython.compiled:
+    # Each field says what it is, as the class does.
+    for field, said in re.findall(r"^    (\w+): (.*)$", str(ScheduledTask.__doc__), re.MULTILINE):
+        if (descriptor := getattr(ScheduledTask, field, None)) is not None:
+            document(descriptor, said.encode())
 
 
 class Scheduler:

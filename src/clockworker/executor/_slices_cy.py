@@ -30,9 +30,11 @@ task, so that short steps overtake long ones of their queue: then any two steps 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import os
 import threading
+from collections.abc import Iterator
 from types import FrameType
 from typing import Any
 
@@ -344,6 +346,26 @@ def _forked() -> None:
 os.register_at_fork(after_in_child=_forked)
 
 
+@contextlib.contextmanager
+def _as_running(loop: Any) -> Iterator[None]:
+    """For a step of a loop that may not be running, and may be closed by a task of another. From CPython 3.14 on the current
+    task is a field of the thread, and of the loop that runs there."""
+    outer = asyncio._get_running_loop()
+    if _current_tasks is not None or outer is loop:
+        yield
+        return
+    task: Any = None if outer is None else asyncio.current_task(outer)
+    if task is not None:
+        asyncio._leave_task(outer, task)  # type: ignore[arg-type]
+    asyncio._set_running_loop(loop)
+    try:
+        yield
+    finally:
+        asyncio._set_running_loop(outer)
+        if task is not None:
+            asyncio._enter_task(outer, task)  # type: ignore[arg-type]
+
+
 class Slices(Steps):
     """The preemptive queues of one executor."""
 
@@ -380,10 +402,16 @@ class Slices(Steps):
         _begin()
         try:
             Steps.take_call_soon(self, loop)
+            try:
+                _alarm_cy.watch(loop)
+            except NotImplementedError:
+                self.give_call_soon_back()
+                raise ConfigurationError(
+                    f"preemptive queues need a loop that has add_reader, and {type(loop).__qualname__} has none"
+                ) from None
         except BaseException:
             _end()
             raise
-        _alarm_cy.watch(loop)
         self._slicing = True
         for queue in preemptive:
             queue.sliced = True
@@ -444,7 +472,8 @@ class Slices(Steps):
         try:
             if queue.suspended is not None:
                 fiber.thrown = asyncio.CancelledError()
-                self._run_slice(queue, self._take(queue), now_ns())  # type: ignore[arg-type]
+                with _as_running(self.loop):
+                    self._run_slice(queue, self._take(queue), now_ns())  # type: ignore[arg-type]
             fiber.end()
         except BaseException as error:
             self.report("the step that was cut could not be ended", error)

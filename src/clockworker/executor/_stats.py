@@ -88,6 +88,7 @@ class QueueStats(msgspec.Struct, frozen=True):
     preemptive: steps are cut; then poll_time is of their slices, and slow_polls counts slices too.
     cuts: of steps. refusals: of cuts, by reason: "lock", "guarded", "no_preempt", ...
     whole_step: of each step, all slices together; poll_time where nothing is cut.
+    part: what the share is worth while all queues are busy, in millionths of the core; on trio 0.
     """
 
     key: Hashable
@@ -111,6 +112,7 @@ class QueueStats(msgspec.Struct, frozen=True):
     cuts: int = 0
     refusals: dict[str, int] = msgspec.field(default_factory=dict)
     whole_step: DurationStats = DurationStats()
+    part: int = 0
 
 
 class QueueGroupStats(msgspec.Struct, frozen=True):

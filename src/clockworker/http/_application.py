@@ -15,7 +15,7 @@ from ssl import SSLContext
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from clockworker._errors import ApplicationError, ConfigurationError
-from clockworker.executor import Queue
+from clockworker.executor import Queue, QueueGroup
 from clockworker.http._marks import routes_of
 from clockworker.shards.config._application import accepts, is_coroutine_function, parameters
 from clockworker.shards.config._declaration import Application, check_declared
@@ -41,7 +41,7 @@ def asgi(
     *,
     state: Mapping[str, Any] | None = None,
     routes: Iterable[Route] = (),
-    queues: Iterable[Queue] = (),
+    queues: Iterable[Queue | QueueGroup] = (),
 ) -> HttpApplication:
     """A program for `clockworker-serve` that serves an ASGI application, and declares what it needs:
 
@@ -56,7 +56,9 @@ def asgi(
     return _program(_Served(app, _check_routes(routes), _check(app, "asgi")), state, queues)
 
 
-def wsgi(app: Callable[..., Any], *, routes: Iterable[Route] = (), queues: Iterable[Queue] = ()) -> HttpApplication:
+def wsgi(
+    app: Callable[..., Any], *, routes: Iterable[Route] = (), queues: Iterable[Queue | QueueGroup] = ()
+) -> HttpApplication:
     """The same of a WSGI application, which runs in threads (`--threads`). app, routes, queues: as in `asgi`."""
     return _program(_Served(app, _check_routes(routes), _check(app, "wsgi")), None, queues)
 
@@ -100,7 +102,7 @@ def as_asgi3(app: Callable[..., Any], interface: Protocol) -> Callable[..., Coro
 
 
 def as_program(
-    target: Callable[..., Any], interface: Protocol, subject: str, queues: tuple[Queue, ...]
+    target: Callable[..., Any], interface: Protocol, subject: str, queues: tuple[Queue | QueueGroup, ...]
 ) -> Application[..., Any]:
     """Of a target of the command line. subject: its name. Raises `ApplicationError` if what it needs is not installed."""
     served = _Served(target, (), interface)
@@ -175,7 +177,7 @@ class _Served:
         return [*self.routes, *routes_of(self.app)]
 
 
-def _program(served: _Served, state: Mapping[str, Any] | None, queues: Iterable[Queue]) -> HttpApplication:
+def _program(served: _Served, state: Mapping[str, Any] | None, queues: Iterable[Queue | QueueGroup]) -> HttpApplication:
     async def main(shard: Shard) -> None:
         if served.interface == "wsgi":
             await shard.serve_wsgi(served.app, routes=served.routes)

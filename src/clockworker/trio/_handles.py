@@ -87,7 +87,7 @@ class QueueHandle(GroupHandle):
 
     @share.setter
     def share(self, share: int) -> None:
-        check_share(self._queue.key, share)
+        check_share(f"queue {self._queue.key!r}", share)
         self._gate.check_thread("setting the share")
         self._gate.set_share(self._queue, share)
 

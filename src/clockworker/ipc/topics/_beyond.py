@@ -11,6 +11,7 @@ one publisher.
 
 from __future__ import annotations
 
+import secrets
 import struct
 import zlib
 from collections.abc import Callable
@@ -18,6 +19,8 @@ from typing import Protocol
 
 ORIGIN = struct.Struct("<II")  # publisher, number
 _MOST_PUBLISHERS = 10_000  # of a topic
+_MOST_TOPICS = 10_000
+_LAST = 0xFFFFFFFF
 
 
 class Beyond(Protocol):
@@ -46,6 +49,27 @@ class Beyond(Protocol):
 def listener_of(name: str, count: int) -> int:
     """The shard, of so many, that listens for its node."""
     return zlib.crc32(name.encode()) * count >> 32
+
+
+class Origins:
+    """What messages of this shard begin with: of each topic, which publisher we are, and how many it has sent. Policy only.
+
+    draw: a random number from 1 to 2**32 - 1.
+    """
+
+    def __init__(self, draw: Callable[[], int] = lambda: secrets.randbelow(_LAST) + 1) -> None:
+        self._draw = draw
+        self._of: dict[str, tuple[int, int]] = {}
+
+    def next(self, name: str) -> bytes:
+        """Of the next message of that topic."""
+        publisher, number = self._of.pop(name, (0, _LAST))
+        if number >= _LAST:
+            publisher, number = self._draw(), 0
+        if len(self._of) >= _MOST_TOPICS:  # the one in which nothing was published for longest
+            del self._of[next(iter(self._of))]
+        self._of[name] = publisher, number + 1
+        return ORIGIN.pack(publisher, number + 1)
 
 
 class Publishers:

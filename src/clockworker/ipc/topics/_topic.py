@@ -7,7 +7,6 @@ topic that nobody hears costs a look, and nothing leaves the shard.
 from __future__ import annotations
 
 import asyncio
-import secrets
 import threading
 import zlib
 from typing import TYPE_CHECKING, Generic, Literal, TypeVar
@@ -62,8 +61,6 @@ class Topic(Generic[T]):
         self._complained = False
         self._hurried = False  # a reader here had better have a turn
         self._bytes = name.encode()
-        self._publisher = 0  # a random number of ours, for other nodes; 0: none yet
-        self._published = 0  # messages for them
         self._publishers = Publishers()
         self._passage: Passage | None = None
         if ordered:
@@ -100,7 +97,9 @@ class Topic(Generic[T]):
         then, to nobody."""
         self._check(message)
         if self.ordered and (beyond := self._topics.beyond) is not None:
-            beyond.put_in_order_nowait(self.name, self._encoded(message))
+            body = self._encoded(message)
+            self._check_most(beyond, body)
+            beyond.put_in_order_nowait(self.name, body)
             self._counts.published += 1
             return
         passage = self._way()
@@ -170,6 +169,7 @@ class Topic(Generic[T]):
     async def _put_in_order(self, beyond: Beyond, message: T) -> None:
         """By way of the owner, which may be on another node."""
         body = self._encoded(message)
+        self._check_most(beyond, body)
         self._counts.published += 1
         try:
             await beyond.put_in_order(self.name, body)
@@ -178,16 +178,16 @@ class Topic(Generic[T]):
 
     def _publish_beyond(self, beyond: Beyond, body: bytes) -> None:
         """To other nodes."""
+        self._check_most(beyond, body)
+        if not beyond.publish(self.name, self._topics.origins.next(self.name) + body):
+            self._counts.dropped += 1
+
+    def _check_most(self, beyond: Beyond, body: bytes) -> None:
         if ORIGIN.size + len(body) > beyond.most():
             raise MessageTooLarge(
                 f"a message of topic {self.name!r} is {len(body):,} bytes encoded; the broker carries {beyond.most():,}. "
                 "Nothing was sent"
             )
-        if not self._publisher:
-            self._publisher = secrets.randbelow(0xFFFFFFFF) + 1
-        self._published = (self._published + 1) & 0xFFFFFFFF
-        if not beyond.publish(self.name, ORIGIN.pack(self._publisher, self._published) + body):
-            self._counts.dropped += 1
 
     def _take_beyond(self, message: bytes) -> None:
         """Of another node, for the subscribers of this shard."""

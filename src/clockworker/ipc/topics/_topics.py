@@ -17,7 +17,6 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
-import secrets
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -29,7 +28,7 @@ from clockworker.ipc.calls._frames import Kind
 from clockworker.ipc.calls._home import Home
 from clockworker.ipc.calls._link_cy import Link
 from clockworker.ipc.rings._ring_cy import PoisonedRing
-from clockworker.ipc.topics._beyond import ORIGIN, Beyond, listener_of
+from clockworker.ipc.topics._beyond import Beyond, Origins, listener_of
 from clockworker.ipc.topics._codec import Codec
 from clockworker.ipc.topics._confirmation import Confirmations
 from clockworker.ipc.topics._counts import AllCounts
@@ -45,7 +44,6 @@ logger = logging.getLogger("clockworker.ipc")
 LEARN_S = 5.0  # how long a peer may take to say which topics it has
 _MOST_WORDS = 1_000_000  # topics that a peer may want to hear
 _MOST_SHOWN = 400
-_MOST_ORDERED = 10_000  # topics of which it is remembered how many messages were put in order here
 
 _TOPIC = int(Kind.TOPIC)
 _PASS_ON = int(Kind.PASS_ON)
@@ -87,7 +85,7 @@ class Topics:
         self._when_learned: list[Callable[[], None]] = []
         self._held: list[tuple[Outlet, str, bytes]] = []  # to be passed on, once we know to whom
         self.beyond: Beyond | None = None
-        self._ordered: dict[str, tuple[int, int]] = {}  # our number as their publisher, and how many messages
+        self.origins = Origins()
         self._listening: set[str] = set()  # for other shards of our node, or for ourselves
         self._closed = False
         for link, outlet in self._outlets.items():
@@ -476,11 +474,7 @@ class Topics:
     def _publish_beyond(self, name: str, body: bytes) -> None:
         """Of an ordered topic, which is put in order here: its publisher is this shard, for other nodes."""
         assert self.beyond is not None
-        publisher, number = self._ordered.get(name) or (secrets.randbelow(0xFFFFFFFF) + 1, 0)
-        if name not in self._ordered and len(self._ordered) >= _MOST_ORDERED:
-            del self._ordered[next(iter(self._ordered))]
-        self._ordered[name] = publisher, number + 1
-        message = ORIGIN.pack(publisher, number + 1 & 0xFFFFFFFF) + body
+        message = self.origins.next(name) + body
         if len(message) > self.beyond.most() or not self.beyond.publish(name, message):
             self._counts.of(name).dropped += 1
 

@@ -203,7 +203,15 @@ class Metrics:
         queues = tuple(tuple(reading.queues) for reading in readings)
         routes = tuple(tuple(row[:2] for row in reading.http.rows()) for reading in readings)
         topics = tuple(tuple(reading.topics.values) for reading in readings)
-        shape = queues, routes, topics, tuple(_counters(snapshot)), len(process), tuple(_preemptive(snapshot))
+        shape = (
+            queues,
+            routes,
+            topics,
+            tuple(_counters(snapshot)),
+            len(process),
+            tuple(_preemptive(snapshot)),
+            snapshot.cluster is None,
+        )
         return self._page.render(accept, shape, values, lambda: iter([*_families(snapshot), *process]))
 
     def collect(self) -> Iterator[Metric]:

@@ -35,8 +35,8 @@ class Durations(msgspec.Struct, frozen=True):
 class QueueView(msgspec.Struct, frozen=True):
     """A queue, of one shard or over all.
 
-    wanted: its share of the shares of all queues. got: its part of the time that all queues have used. Less than wanted
-    means that it had less to do; more, that others left it theirs.
+    wanted: what its share is worth while all queues are busy, of the core. got: its part of the time that all queues have used.
+    Less than wanted means that it had less to do; more, that others left it theirs.
     wait: of runnable tasks for their step. poll_time: of steps, or slices of them. groups: the part of a core that each has
     used.
     preemptive: whether steps are cut. Then whole_step is of steps, all slices together, refusals_per_s of cuts that were due,
@@ -369,7 +369,7 @@ def _queue(name: str, queue: QueueReading, lately: QueueReading, shares: int, us
     return QueueView(
         name=name,
         share=queue.share,
-        wanted=queue.share / shares if shares else 0.0,
+        wanted=queue.part / 1e6 if queue.part else queue.share / shares if shares else 0.0,
         got=lately.busy_ns / used if used else 0.0,
         busy=lately.busy_ns / 1e9 / window_s if window_s else 0.0,
         runnable=queue.runnable,

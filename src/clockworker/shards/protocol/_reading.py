@@ -267,12 +267,14 @@ _REFUSALS = Family(
 class QueueReading(Section, frozen=True):
     """One queue.
 
+    part: what the share is worth while all queues are busy, in millionths of the core.
     preemptive, cuts, refusals_...: of a queue whose steps are cut. Then poll_time is of slices, and whole_step of steps; of an
     ordinary queue whole_step is left empty. hogs: CPU time by the names of tasks whose steps were cut and took long, of those
     that did last.
     """
 
     share: Annotated[int, peak("queue_share", "The queue's share.")] = 0
+    part: Annotated[int, peak()] = 0
     runnable: Annotated[int, gauge("queue_runnable", "Tasks that wait for their step.")] = 0
     tasks: Annotated[int, gauge("queue_tasks", "Tasks that are not done.")] = 0
     polls: Annotated[int, counter("queue_polls", "Steps of the queue's tasks.")] = 0
