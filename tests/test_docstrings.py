@@ -26,7 +26,7 @@ IN_ITS_NAME = ("_ns", "_us", "_s", "_bytes")
 
 
 # Classes whose instances are made by us: what their constructors take is ours.
-MADE_BY_US = {"Counter", "Server", "Shard", "Sharded", "Subscription", "Topic"}
+MADE_BY_US = {"Counter", "QueueGroupHandle", "Server", "Shard", "Sharded", "Subscription", "Topic"}
 
 # A shard's end of its links, public for those who build another runtime on it: its methods are called by links and peers.
 OF_PARTS = {"Mesh"}

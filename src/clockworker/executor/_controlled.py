@@ -118,6 +118,9 @@ class Controlled:
     It begins when it is made, in the executor's thread, and ends when all is done, by `stop()`, or with the block: then the
     queue has the share that it had before, and no limit. When the time is over and the job is not done, the queue has the share
     `most`, and no limit.
+
+    Raises `ConfigurationError` for what cannot be, `UsageError` for a queue that is controlled already, or whose executor is not
+    running, or runs in another thread.
     """
 
     def __init__(
