@@ -119,8 +119,8 @@ class Controlled:
     queue has the share that it had before, and no limit. When the time is over and the job is not done, the queue has the share
     `most`, and no limit.
 
-    Raises `ConfigurationError` for what cannot be, `UsageError` for a queue that is controlled already, or whose executor does
-    not run, or runs in another thread.
+    Raises ConfigurationError for values that cannot be, and UsageError if the executor does not run or the queue is controlled
+    already.
     """
 
     def __init__(

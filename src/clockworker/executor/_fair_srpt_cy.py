@@ -124,7 +124,7 @@ class FairSRPT(Scheduler):
         all others. math.inf: never.
 
     Tasks without a group share the history of all such tasks, and each is a job of its own with what it starts. Raises
-    `ConfigurationError` for what is no such number.
+    ConfigurationError for a slowdown below 1.
     """
 
     _slowdown: float
