@@ -26,7 +26,7 @@ IN_ITS_NAME = ("_ns", "_us", "_s", "_bytes")
 
 
 # Classes whose instances are made by us: what their constructors take is ours.
-MADE_BY_US = {"Counter", "Server", "Shard", "Sharded", "Subscription", "Topic"}
+MADE_BY_US = {"Counter", "QueueGroupHandle", "Server", "Shard", "Sharded", "Subscription", "Topic"}
 
 # A shard's end of its links, public for those who build another runtime on it: its methods are called by links and peers.
 OF_PARTS = {"Mesh"}
@@ -69,6 +69,11 @@ def definition(value: Any) -> ast.ClassDef | ast.FunctionDef | ast.AsyncFunction
     return node
 
 
+def docstring_of(owner: type) -> str:
+    node = definition(owner)
+    return ast.get_docstring(node) or "" if node is not None else ""
+
+
 def told() -> Iterator[Told]:
     testing = importlib.import_module("clockworker.testing")
     for door, name in [(clockworker, n) for n in clockworker.__all__] + [(testing, n) for n in testing.__all__]:
@@ -83,7 +88,8 @@ def told() -> Iterator[Told]:
 
 def of_class(name: str, owner: type) -> Iterator[Told]:
     ours = [base for base in owner.__mro__ if base.__module__.startswith("clockworker")]
-    said = "\n".join(inspect.getdoc(base) or "" for base in ours)
+    # From the source, too: what is compiled may be older.
+    said = "\n".join((inspect.getdoc(base) or "") + "\n" + docstring_of(base) for base in ours)
     seen = set()
     for base in ours:
         node = definition(base)

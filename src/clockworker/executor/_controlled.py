@@ -12,8 +12,8 @@ The controller here looks at the job now and then and asks three questions:
   catch up.
 
 So nothing has to be tuned: what a share is worth is known, and there is nothing to find out by trying, as a controller with
-gains would. Each look starts from what is left, so an error of the one before is made good by the next, and so are bursts of others.
-Towards the end what is left is divided by little time; the last hundredth is left free for that.
+gains would. Each look starts from what is left, so an error of the one before is made good by the next, and so are bursts of
+others. Towards the end what is left is divided by little time; the last hundredth is left free for that.
 
 Policy is in `Goal`, which is told the time and reads no clock.
 """
@@ -118,6 +118,9 @@ class Controlled:
     It begins when it is made, in the executor's thread, and ends when all is done, by `stop()`, or with the block: then the
     queue has the share that it had before, and no limit. When the time is over and the job is not done, the queue has the share
     `most`, and no limit.
+
+    Raises ConfigurationError for values that cannot be, and UsageError if the executor does not run or the queue is controlled
+    already.
     """
 
     def __init__(

@@ -81,7 +81,7 @@ class FairFifo(FairGroups):
         group; those that wait for their place count as runnable.
     shares: of groups, as `FairGroups` has them; equal unless given.
 
-    A task without a group is a group of its own, with what it starts.
+    A task without a group is a group of its own, with what it starts. Raises ConfigurationError for another limit or shares.
     """
 
     _limit: int

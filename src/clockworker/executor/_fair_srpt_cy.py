@@ -123,7 +123,8 @@ class FairSRPT(Scheduler):
     slowdown: 1 or more: a job whose service and waiting together have reached so many times its expected service goes before
         all others. math.inf: never.
 
-    Tasks without a group share the history of all such tasks, and each is a job of its own with what it starts.
+    Tasks without a group share the history of all such tasks, and each is a job of its own with what it starts. Raises
+    ConfigurationError for a slowdown below 1.
     """
 
     _slowdown: float
