@@ -115,7 +115,7 @@ class Executor:
 
     def current_queue(self) -> QueueHandle | None:
         """The queue of the task whose step is running; None outside of all queues."""
-        if not trio.lowlevel.in_trio_task():
+        if not _seam.in_task():
             return None
         place = self._gate.places.get(trio.lowlevel.current_task())
         return None if place is None else self._handles[place.membership.queue.key]
@@ -330,7 +330,7 @@ class QueuesInstrument(trio.abc.Instrument):
 class _Runtime:
     """For code of anyio's, which may run on either: `clockworker.current_executor()` and its like answer here, too."""
 
-    in_run = staticmethod(trio.lowlevel.in_trio_run)
+    in_run = staticmethod(_seam.in_run)
 
     def current_executor(self) -> Executor:
         return current_executor()
