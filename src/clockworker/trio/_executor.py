@@ -31,6 +31,16 @@ class _SystemNursery:
         trio.lowlevel.spawn_system_task(async_fn, *args, name=name, context=contextvars.copy_context())
 
 
+class _EndOfRun(trio.abc.Instrument):
+    """Lets go of a run that ends with tasks of `run_until`, which end with it."""
+
+    def __init__(self, gate: Gate) -> None:
+        self._gate = gate
+
+    def after_run(self) -> None:
+        self._gate.detach()
+
+
 class Executor:
     """Divides one run of trio fairly between queues of tasks.
 
@@ -93,6 +103,7 @@ class Executor:
             )
             self._handles[queue.key] = QueueHandle(self._gate, state)
         self._drained = trio.lowlevel.ParkingLot()
+        self._end_of_run = _EndOfRun(self._gate)
         self._host: trio.CancelScope | None = (
             None  # around what runs it: the body of `async with`, or run_until's awaitable
         )
@@ -177,6 +188,7 @@ class Executor:
             self._check_free("run_until")
             if self._gate.runner is None:
                 self._gate.attach()
+                trio.lowlevel.add_instrument(self._end_of_run)
         except BaseException:
             close = getattr(awaitable, "close", None)
             if close is not None:
@@ -209,6 +221,7 @@ class Executor:
                 with trio.CancelScope(shield=True):
                     await self._wait_empty()
             finally:
+                trio.lowlevel.remove_instrument(self._end_of_run)
                 self._gate.detach()
                 self._panic = None
 
