@@ -1,8 +1,8 @@
 """What does a step cost on trio, with every task in a queue, beside plain trio; and what do the queues give?
 
 - A checkpoint of one of several tasks; a task that starts another and waits for its end; a wake-up through an event. In
-  instructions by valgrind's cachegrind, which are the same on a busy machine (system calls are not in them, so the looks at the
-  kernel, of which an executor needs fewer, count little), and in CPU time of the thread, in turn, round after round.
+  instructions by valgrind's cachegrind, which are the same on a busy machine (system calls are not in them, of which there are
+  as many with queues), and in CPU time of the thread, in turn, round after round.
 - Shares: 8 to 1 between two queues of tasks that compute 50 us at a time.
 - Latency: a task that sleeps 2 ms and computes 100 us, again and again, beside 8 tasks that compute 200 us at a time: for how
   many of their steps it waits, which says the same on a busy machine, and how late it is done, which does not. Plain trio gives

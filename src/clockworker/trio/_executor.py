@@ -31,6 +31,16 @@ class _SystemNursery:
         trio.lowlevel.spawn_system_task(async_fn, *args, name=name, context=contextvars.copy_context())
 
 
+class _EndOfRun(trio.abc.Instrument):
+    """Lets go of a run that ends with tasks of `run_until`, which end with it."""
+
+    def __init__(self, gate: Gate) -> None:
+        self._gate = gate
+
+    def after_run(self) -> None:
+        self._gate.detach()
+
+
 class Executor:
     """Divides one run of trio fairly between queues of tasks.
 
@@ -93,6 +103,7 @@ class Executor:
             )
             self._handles[queue.key] = QueueHandle(self._gate, state)
         self._drained = trio.lowlevel.ParkingLot()
+        self._end_of_run = _EndOfRun(self._gate)
         self._host: trio.CancelScope | None = (
             None  # around what runs it: the body of `async with`, or run_until's awaitable
         )
@@ -115,7 +126,7 @@ class Executor:
 
     def current_queue(self) -> QueueHandle | None:
         """The queue of the task whose step is running; None outside of all queues."""
-        if not trio.lowlevel.in_trio_task():
+        if not _seam.in_task():
             return None
         place = self._gate.places.get(trio.lowlevel.current_task())
         return None if place is None else self._handles[place.membership.queue.key]
@@ -177,6 +188,7 @@ class Executor:
             self._check_free("run_until")
             if self._gate.runner is None:
                 self._gate.attach()
+                trio.lowlevel.add_instrument(self._end_of_run)
         except BaseException:
             close = getattr(awaitable, "close", None)
             if close is not None:
@@ -209,6 +221,7 @@ class Executor:
                 with trio.CancelScope(shield=True):
                     await self._wait_empty()
             finally:
+                trio.lowlevel.remove_instrument(self._end_of_run)
                 self._gate.detach()
                 self._panic = None
 
@@ -330,7 +343,7 @@ class QueuesInstrument(trio.abc.Instrument):
 class _Runtime:
     """For code of anyio's, which may run on either: `clockworker.current_executor()` and its like answer here, too."""
 
-    in_run = staticmethod(trio.lowlevel.in_trio_run)
+    in_run = staticmethod(_seam.in_run)
 
     def current_executor(self) -> Executor:
         return current_executor()

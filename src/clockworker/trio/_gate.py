@@ -84,7 +84,7 @@ class Gate(Steps):
 
     def contains_caller(self) -> bool:
         """Whether the caller is a task of this executor."""
-        return trio.lowlevel.in_trio_task() and trio.lowlevel.current_task() in self.places
+        return _seam.in_task() and trio.lowlevel.current_task() in self.places
 
     # The run
 

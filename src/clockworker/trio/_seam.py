@@ -74,6 +74,16 @@ class _List(list[Any]):
     queues: type[Any] | tuple[()] = ()
 
 
+def in_run() -> bool:
+    """Whether the caller is inside of trio."""
+    return hasattr(_run.GLOBAL_RUN_CONTEXT, "runner")
+
+
+def in_task() -> bool:
+    """Whether the caller is in a task's step. Newer releases have both in `trio.lowlevel`."""
+    return hasattr(_run.GLOBAL_RUN_CONTEXT, "task")
+
+
 def current_runner() -> Runner:
     """Of the caller's run. Raises RuntimeError outside of trio."""
     try:
@@ -129,5 +139,5 @@ def check() -> None:
         or not hasattr(_run, "GLOBAL_RUN_CONTEXT")
     ):
         raise ConfigurationError(
-            f"trio {trio.__version__} runs its tasks in another way than Clockworker knows; it knows trio 0.27 to 0.34"
+            f"trio {trio.__version__} runs its tasks in another way than Clockworker knows; it knows trio 0.27 to 0.35"
         )

@@ -221,6 +221,8 @@ class Steps:
         if place is None:
             place = self._adopt(task)
             if place is None:
+                if self.paused and self.runner.main_task_outcome is not None:
+                    self.paused = False  # the run ends, and waits for what is held
                 self._passing.append(task)
                 return
         place.queued = True
