@@ -190,6 +190,17 @@ def test_a_message_that_is_lost_is_missed_by_the_next() -> None:
     assert not b.taken
 
 
+def test_a_message_that_comes_twice_is_passed_over() -> None:
+    a, b = opened()
+    a.say(b"one", 1)
+    a.out *= 2
+    a.say(b"two", 1)
+    settle(a, b, 1)
+    assert b.taken == {a.session.ours: [b"one", b"two"]}
+    assert not a.ends
+    assert not b.ends
+
+
 def test_a_last_message_that_is_lost_is_missed_by_a_hello() -> None:
     a, b = opened()
     a.say(b"one", 0)

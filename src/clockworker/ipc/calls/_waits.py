@@ -144,7 +144,7 @@ class Waits:
             queue = self._queues.get(lane.queue, "(of that shard)")
             first = next(iter(lane.waiting)).method.name
             text = (
-                f"{waiting:,} calls of {here} to shard {link.peer} in queue {queue!r}"
+                f"{waiting:,} calls of {here} to {link.where()} in queue {queue!r}"
                 f"{f' at depth {lane.depth}' if lane.depth else ''} wait for {self._what(link, lane)}, the first, {first}, "
                 f"for {seconds:.1f} s"
             )
