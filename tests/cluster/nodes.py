@@ -114,6 +114,7 @@ class Side:
             node=NAMES[number],
             keys=self.keys,
             silence_s=options.get("silence_s", SILENCE_S),
+            succeeds=options.get("succeeds", False),
         )
         self.see(count)
         if options.get("short_names"):

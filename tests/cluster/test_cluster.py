@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from array import array
 from collections.abc import Iterable
 
@@ -28,7 +27,8 @@ class FakeWord:
 
 
 class Told:
-    """A cluster of a and b, as a's shard hears of it. Partitions of a: those that `owned` names; shard 0 of two has the even."""
+    """A cluster of a and b, as a shard of a hears of it. Partitions of a: those that `owned` names; shard 0 of two has the even
+    ones."""
 
     def __init__(self, shard: int = 0) -> None:
         self.word = FakeWord()
@@ -235,7 +235,7 @@ def test_changes_are_the_views(run: Run) -> None:
 
         async def watch() -> None:
             async for view in told.cluster.changes():
-                seen.append((view.epoch, {*view.nodes}))
+                seen.append((view.epoch, {*view.nodes}))  # noqa: PERF401  # it is looked at meanwhile
 
         watching = asyncio.create_task(watch())
         await settle_down()
@@ -266,4 +266,3 @@ def test_the_word() -> None:
     assert not reader.is_valid(8)
     with pytest.raises(TypeError):
         reader._words[0] = 1
-    os.close(descriptor)

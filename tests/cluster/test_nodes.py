@@ -245,7 +245,7 @@ def test_a_view_that_is_deleted_while_nodes_run_makes_no_second_cluster(tmp_path
         nodes[0].server.wait_log("the view was deleted, and nodes run at epoch")
         nodes.append(Node(tmp_path, "n3", [own.url]))
         nodes[2].server.wait_serving()
-        time.sleep(5.0)  # node_timeout, and more
+        time.sleep(6.0)  # node_timeout, and more
         assert nodes[0].view() == (epoch, ["n1", "n2"])
         assert nodes[2].ask("view") == "0"
         for node in nodes:

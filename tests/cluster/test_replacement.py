@@ -18,12 +18,13 @@ pytestmark = [needs_server, pytest.mark.once]
 
 
 def places_of(node: Node) -> list[int]:
-    return [int(each.split()[-1]) for each in node.ask("all").split(" | ")]
+    answer = node.wait_ok("all", r"x from \d+ \| x from \d+")[0]
+    return [int(each.split()[-1]) for each in answer.split(" | ")]
 
 
 def test_calls_of_other_nodes_do_not_notice_a_roll(tmp_path: Path) -> None:
     with one_server(tmp_path / "nats") as server:
-        one, two = nodes = [Node(tmp_path, name, [server.url]) for name in ("n1", "n2")]
+        one, two = nodes = [Node(tmp_path, name, [server.url], node_timeout=20.0) for name in ("n1", "n2")]
         try:
             wait_all(nodes)
             far = max(places_of(one))

@@ -28,7 +28,7 @@ class Node:
         name: str,
         urls: Sequence[str],
         *,
-        node_timeout: float = 2.0,
+        node_timeout: float = 4.0,  # beside other tests a loop may stand still for a second
         shards: int = 1,
         host: Host | None = None,
         options: Sequence[str] = (),

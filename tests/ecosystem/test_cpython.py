@@ -23,7 +23,7 @@ def test_outcomes_are_the_same(module: str, loop: str) -> None:
 @pytest.mark.slow
 @pytest.mark.version
 @pytest.mark.skipif(why_not() is not None, reason=f"preemptive queues need {why_not()}")
-@pytest.mark.parametrize("module", cpython.MODULES)
+@pytest.mark.parametrize("module", [name for name in cpython.MODULES if name not in cpython.NEVER_PREEMPTIVE])
 def test_outcomes_are_the_same_where_every_queue_is_preemptive(module: str) -> None:
     if module not in cpython.available():
         pytest.skip(f"this Python has no test.test_asyncio.{module}")

@@ -698,6 +698,22 @@ def test_a_loop_that_is_run_in_another_thread_is_refused(loop_factory: Any) -> N
     ] * 2
 
 
+def test_a_loop_without_add_reader_is_refused() -> None:
+    class Without(asyncio.SelectorEventLoop):
+        def add_reader(self, fd: Any, callback: Any, *args: Any) -> None:
+            if fd != self._ssock.fileno():  # type: ignore[attr-defined]
+                raise NotImplementedError
+            super().add_reader(fd, callback, *args)
+
+    with pytest.raises(cw.ConfigurationError, match=r"add_reader, and .*Without has none"):
+        cw.new_event_loop(queues(), loop_factory=Without)
+    # Nothing is left of the attempt.
+    assert signal.getsignal(signal.SIGRTMAX) is signal.SIG_DFL
+    loop = cw.new_event_loop(queues())
+    loop.run_until_complete(asyncio.sleep(0))
+    loop.close()
+
+
 def test_a_signal_that_is_taken_is_refused(run: Run) -> None:
     async def body() -> None:
         async with cw.Executor(queues()):

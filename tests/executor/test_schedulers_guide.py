@@ -53,7 +53,7 @@ def test_the_file(tmp_path: Path) -> None:
 
 def test_the_table_has_every_scheduler() -> None:
     table = GUIDE.partition("## Figures")[0]
-    named = {name for name in re.findall(r"`([^`]+)`", table)}
+    named = set(re.findall(r"`([^`]+)`", table))
     for name, kind in SCHEDULERS.items():
         if name != "runnable-fifo":
             assert any(each.partition(",")[0] == name for each in named), name

@@ -52,6 +52,11 @@ async def special():
 async def item(id: str):
     return here()
 
+@app.get("/kinds/{id}")
+@cw.queue("background", group="route")
+async def kind(id: str):
+    return here()
+
 @app.post("/items/{id}")
 async def change(id: str):
     return here()
@@ -214,6 +219,8 @@ def test_a_handshakes_route_is_for_all_that_a_websocket_does(each: Server) -> No
 def test_requests_are_grouped_as_their_routes_say(each: Server) -> None:
     get(each, "/items/acme", name="fastapi")
     each.wait_log(r'"GET /items/acme HTTP/1\.1" 200 .*\bbackground acme\n')
+    get(each, "/kinds/acme", name="fastapi")
+    each.wait_log(r'"GET /kinds/acme HTTP/1\.1" 200 .*\bbackground /kinds/\{id\}\n')
     connection = http.client.HTTPConnection("127.0.0.1", port_of(each, "fastapi"), timeout=DEADLINE)
     connection.request("GET", "/reports/daily", headers={"x-tenant": "globex"})
     assert connection.getresponse().status == 200

@@ -108,8 +108,8 @@ def model_of_the_fence(trials: int) -> Result:
         ["EPOCHS=3"],
         ["EPOCHS=2", "RESTARTS=2"],
         ["EPOCHS=3", "NODES=2", "LOWEST", "RESTARTS=1"],
-        ["EPOCHS=3", "RESTARTS=1"],
-        ["EPOCHS=2", "NODES=5"],
+        ["EPOCHS=2", "NODES=4"],
+        ["EPOCHS=2", "RESTARTS=3"],
     ][:trials]
     states = sum(explore("fence", *size) for size in sizes)
     return Result(states, f"{states:,} states")

@@ -41,12 +41,13 @@ def test_help_fits_100_columns_and_names_every_option_and_variable(command: Fork
         assert option.variable in result.stdout
         for flag in option.flags:
             assert flag in result.stdout
-    assert re.findall(r"^(\w+):$", result.stdout, re.MULTILINE)[-8:] == [
+    assert re.findall(r"^(\w+):$", result.stdout, re.MULTILINE)[-9:] == [
         "shards",
         "queues",
         "sockets",
         "application",
         "http",
+        "cluster",
         "life",
         "logs",
         "operations",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import json
 import re
 import shutil
 import socket
@@ -15,13 +14,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 pytest.importorskip("websockets")
 
-from clockworker.shards.observe._http import Answer, PageServer
-from clockworker.shards.observe._live import live_pages, summary
-from clockworker.shards.observe._view import ServerStats
+from clockworker.shards.observe._http import PageServer
+from clockworker.shards.observe._live import live_pages
+from clockworker.shards.observe._view import ClusterStats, ServerStats
 from clockworker.shards.protocol._reading import RingReading
 from clockworker.shards.tools._screen import _count, _duration, _rate
 from tests.examples.browser import CHROMIUM, Browser, Page, chromium
@@ -69,8 +69,8 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
 
 
 @contextmanager
-def pages_of(stats: ServerStats, **more: object) -> Iterator[str]:
-    """The URL of a live page that shows these, from a thread. more: what is in the summary beside them."""
+def pages_of(stats: ServerStats) -> Iterator[str]:
+    """The URL of a live page that shows these, from a thread."""
     loop = asyncio.new_event_loop()
     sock = socket.create_server(("127.0.0.1", 0))
     count = len(stats.shards)
@@ -83,11 +83,7 @@ def pages_of(stats: ServerStats, **more: object) -> Iterator[str]:
             for one in range(count)
         ]
 
-    pages = live_pages(lambda: stats, rings)
-    if more:
-        whole = json.loads(summary(stats)) | more
-        pages["/stats/summary"] = lambda accept: Answer(200, "application/json", json.dumps(whole).encode())
-    server = PageServer([sock], pages)
+    server = PageServer([sock], live_pages(lambda: stats, rings))
     thread = threading.Thread(target=loop.run_forever)
     thread.start()
     try:
@@ -209,7 +205,8 @@ def test_a_node_of_a_cluster_shows_the_others(browser: Browser) -> None:
         "sessions_ended": {},
         "window_waits": 0,
     }
-    with pages_of(figures(2, 2), cluster=cluster) as url:
+    stats = msgspec.structs.replace(figures(2, 2), cluster=msgspec.convert(cluster, ClusterStats))
+    with pages_of(stats) as url:
         page = browser.open(url)
         wait_shown(page)
         shown = table(page, "nodes-table")

@@ -1,4 +1,4 @@
-"""Groups of queues and parameters of schedulers: on the command line, in the environment, in the file, printed, and declared."""
+"""Groups of queues, parameters of schedulers: by options, environment and file, printed, and as applications declare them."""
 
 from __future__ import annotations
 

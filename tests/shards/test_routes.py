@@ -55,7 +55,7 @@ def test_text(text: str, expected: Route) -> None:
         ("/{a}-{b}=q", "{b} is the second in its segment"),
         ("/{a:path}/*=q", "only one part may contain a slash"),
         ("/{a:path}/{b:path}=q", "only one part may contain a slash"),
-        ("/x=q:tenant", 'group is \'tenant\'; give "client", "host", "header:NAME" or "path:NAME"'),
+        ("/x=q:tenant", 'group is \'tenant\'; give "client", "host", "route", "header:NAME" or "path:NAME"'),
         ("/x=q:header:", "group is 'header:'"),
         ("/x=q:header:a b", "group is 'header:a b'"),
         ("/{a}=q:path:b", "group is 'path:b'; give \"path:a\""),

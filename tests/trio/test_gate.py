@@ -225,6 +225,51 @@ def test_schedulers_choose_within_a_queue() -> None:
     assert sorted(order_of(cw.RunnableFifo())) == ["h", "l", "n"]  # an Event wakes in no order
 
 
+BUILT_IN = [each for each in map(vars(cw).get, cw.__all__) if isinstance(each, type) and issubclass(each, cw.Scheduler)]
+BUILT_IN.remove(cw.Scheduler)
+BUILT_IN.remove(cw.FairFifo)  # holds tasks back, which needs asyncio
+
+
+@pytest.mark.parametrize("make", BUILT_IN, ids=lambda make: make.__name__)
+def test_every_scheduler_runs_all(make: Any, caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> None:
+        async with Executor([cw.Queue("a", 3, scheduler=make()), cw.Queue("b")]) as executor:
+            wake = trio.Event()
+
+            async def work(number: int) -> int:
+                for _ in range(number % 5):
+                    await trio.lowlevel.checkpoint()
+                await wake.wait()
+                async with trio.open_nursery() as nursery:
+                    for _ in range(2):
+                        nursery.start_soon(trio.lowlevel.checkpoint)
+                return number
+
+            places = [
+                executor.queue("a"),
+                *(executor.queue("a").group(group) for group in range(3)),
+                executor.queue("b"),
+            ]
+            handles = [places[number % 5].spawn(work(number)) for number in range(40)]
+            await trio.testing.wait_all_tasks_blocked()
+            handles[7].abort()
+            wake.set()
+            results = [await handle.outcome() for handle in handles]
+            assert [isinstance(result, cw.Ok) for result in results].count(False) == 1
+            await executor.drain()
+            stats = executor.queue_stats()["a"]
+            assert (stats.runnable, stats.tasks) == (0, 0)
+            assert stats.finished == 32 + 2 * 31
+
+    run(main)
+    assert [record.getMessage() for record in caplog.records] == [], "none was replaced"
+
+
+def test_what_needs_asyncio_is_refused() -> None:
+    with pytest.raises(cw.ConfigurationError, match="scheduler FairFifo of queue 'a' needs an event loop of asyncio's"):
+        Executor([cw.Queue("a", scheduler=cw.FairFifo())])
+
+
 class Failing(cw.Scheduler):
     """A FIFO that fails at the third call of one method."""
 

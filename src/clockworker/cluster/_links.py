@@ -11,6 +11,7 @@ key is.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import secrets
 import time
@@ -33,6 +34,8 @@ logger = logging.getLogger("clockworker.cluster")
 LARGEST_WINDOW = 1 << 20
 ALL_WINDOWS = 48 << 20  # bytes, below what a server keeps for one who is slow (`max_pending`, 64 MiB)
 SMALLEST_WINDOW = 16 << 10
+FAREWELL_S = 1.0
+_MOST_OPENINGS = 10_000
 _FIRST_PAUSE_S = 0.05
 _LONGEST_PAUSE_S = 1.0
 _TICKS = 12  # of a time of silence
@@ -98,6 +101,7 @@ class FarLinks:
         self._unknown = unknown
         self._waits = succeeds
         self._has_left = False
+        self._openings: dict[str, bytes] = {}  # of sessions, that were heard before we had our place
         self._nodes: dict[str, Node] = {}
         self._names: dict[int, str] = {}  # of nodes, by slot
         self._silent: frozenset[str] = frozenset()
@@ -139,6 +143,8 @@ class FarLinks:
             self._flushing.cancel()
         self.wire = None
         if wire is not None:
+            with contextlib.suppress(WireError, TimeoutError):  # what peers are told
+                await asyncio.wait_for(wire.flush(), FAREWELL_S)
             await wire.close()
 
     async def connected(self) -> Wire:
@@ -228,6 +234,9 @@ class FarLinks:
             self._waits = False
             for place in self._peers:
                 self._judge(place)
+            openings, self._openings = self._openings, {}
+            for subject, message in openings.items():
+                self._heard(subject, message)
 
     def _has_twin(self) -> bool:
         return self.mesh.links[self.shard].connection.connected
@@ -358,7 +367,10 @@ class FarLinks:
         peer = self._senders.get(subject) or self._sender(subject)
         if peer is not None:
             if (self._waits or self._has_left) and len(body) >= HEAD.size and not HEAD.unpack_from(body)[3]:
-                return  # it begins a session, with our other incarnation, which has the place
+                # It begins a session with the incarnation that has our place; we may be that one soon.
+                if self._waits and len(self._openings) < _MOST_OPENINGS:
+                    self._openings[subject] = body
+                return
             peer.hear(body, alone=not self._has_twin())
 
     def _sender(self, subject: str) -> FarPeer | None:

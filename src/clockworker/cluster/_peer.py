@@ -94,10 +94,16 @@ class FarPeer:
 
     def opened(self, connection: FarConnection) -> None:
         if connection is self.other and self.present.session.is_held:
-            self._present = 1 - self._present
-            self.link.change(lambda: None)
+            self._change()
+
+    def _change(self) -> None:
+        """The successor has its place. What waits goes there."""
+        self._present = 1 - self._present
+        self.link.change(lambda: None)
 
     def ended(self, connection: FarConnection) -> None:
         self.link.look_for_split()
-        if connection is self.other and self.present.session.is_held and self.present.session.state != IDLE:
+        if connection is self.present and self.other.session.state != IDLE:
+            self._change()  # it has left before its successor has answered
+        elif connection is self.other and self.present.session.is_held and self.present.session.state != IDLE:
             connection.begin()  # the successor is slow to answer

@@ -12,8 +12,8 @@ The controller here looks at the job now and then and asks three questions:
   catch up.
 
 So nothing has to be tuned: what a share is worth is known, and there is nothing to find out by trying, as a controller with
-gains would. Each look starts from what is left, so an error of the one before is made good by the next, and so are bursts of others.
-Towards the end what is left is divided by little time; the last hundredth is left free for that.
+gains would. Each look starts from what is left, so an error of the one before is made good by the next, and so are bursts of
+others. Towards the end what is left is divided by little time; the last hundredth is left free for that.
 
 Policy is in `Goal`, which is told the time and reads no clock.
 """

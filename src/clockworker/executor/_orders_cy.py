@@ -156,7 +156,7 @@ class KeyHeap:
 
 
 def comes_before(one: Place, other: Place) -> bool:
-    return one.key < other.key or (one.key == other.key and one.tie < other.tie)
+    return one.key < other.key or (one.key == other.key and one.tie < other.tie)  # type: ignore[no-any-return]
 
 
 @cython.final
@@ -437,7 +437,7 @@ class LAS(_ServiceScheduler):
         account = las_least(self)
         if type(account) is ServiceGroup:
             return self._first_of(cython.cast(ServiceGroup, account))
-        return cython.cast(ScheduledTask, account)
+        return cython.cast(ScheduledTask, account)  # type: ignore[no-any-return]
 
     def _enter(self, account: HeapNode) -> bool:
         return las_enter(self, account)
@@ -472,10 +472,10 @@ def las_least(las: LAS) -> HeapNode:
     again = (
         first is not None and las._turn == las._ran_turn + 1 and las._ran == address_of(first)
     )  # only it has entered
-    if again and heap.count and goes_on(las, first.key):  # by what the next had when it entered: it has no less
+    if again and heap.count and goes_on(las, first.key):  # type: ignore[union-attr]  # by what the next had when it entered: it has no less
         las._ran_turn = las._turn
         las._stint_steps += 1
-        return first
+        return first  # type: ignore[return-value]
     if heap.count:
         account = cython.cast(HeapNode, heap.nodes[heap.places[0].slot])
         while account.key != heap.places[0].key:  # it has had something since it entered
@@ -494,7 +494,7 @@ def las_least(las: LAS) -> HeapNode:
     las._ran = address_of(account)
     las._ran_turn = las._turn
     las._stint_steps = 0
-    return account
+    return account  # type: ignore[return-value]
 
 
 def goes_on(las: LAS, key: int) -> bool:
@@ -545,7 +545,7 @@ class QLAS(_ServiceScheduler):
         account = qlas_next(self)
         if type(account) is ServiceGroup:
             return self._first_of(cython.cast(ServiceGroup, account))
-        return cython.cast(ScheduledTask, account)
+        return cython.cast(ScheduledTask, account)  # type: ignore[no-any-return]
 
     def _enter(self, account: HeapNode) -> bool:
         return qlas_enter(self, account)
@@ -609,7 +609,7 @@ def qlas_next(qlas: QLAS) -> HeapNode:
     # No further than the end of the level; not at all while a lower one waits, or beyond weeks.
     level_ends = (_LEVEL_0 << number) * 1_000 if number == lowest and number < 50 else 0
     qlas._goes_on_to = min(account.key + _STINT_NS, level_ends)
-    return account
+    return account  # type: ignore[no-any-return]
 
 
 def _lowest_above(occupied: int, level: int) -> int:
@@ -621,7 +621,7 @@ def _lowest_above(occupied: int, level: int) -> int:
 
 
 def _level(service_ns: int) -> int:
-    return bit_length(max(service_ns, 0) // 1000)  # below 0 if somebody has told us so
+    return bit_length(max(service_ns, 0) // 1000)  # type: ignore[no-any-return]  # below 0 if somebody has told us so
 
 
 BUILT_IN = (ArrivalFifo, LAS, QLAS)

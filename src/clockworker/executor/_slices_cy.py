@@ -402,10 +402,16 @@ class Slices(Steps):
         _begin()
         try:
             Steps.take_call_soon(self, loop)
+            try:
+                _alarm_cy.watch(loop)
+            except NotImplementedError:
+                self.give_call_soon_back()
+                raise ConfigurationError(
+                    f"preemptive queues need a loop that has add_reader, and {type(loop).__qualname__} has none"
+                ) from None
         except BaseException:
             _end()
             raise
-        _alarm_cy.watch(loop)
         self._slicing = True
         for queue in preemptive:
             queue.sliced = True

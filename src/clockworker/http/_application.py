@@ -56,7 +56,9 @@ def asgi(
     return _program(_Served(app, _check_routes(routes), _check(app, "asgi")), state, queues)
 
 
-def wsgi(app: Callable[..., Any], *, routes: Iterable[Route] = (), queues: Iterable[Queue | QueueGroup] = ()) -> HttpApplication:
+def wsgi(
+    app: Callable[..., Any], *, routes: Iterable[Route] = (), queues: Iterable[Queue | QueueGroup] = ()
+) -> HttpApplication:
     """The same of a WSGI application, which runs in threads (`--threads`). app, routes, queues: as in `asgi`."""
     return _program(_Served(app, _check_routes(routes), _check(app, "wsgi")), None, queues)
 

@@ -6,7 +6,7 @@ from clockworker.executor._tasks_cy cimport Membership
 
 cdef int _MOST_KNOWN, _LONGEST_KNOWN
 cdef bint _any_in_queue
-cdef int NO_GROUP, BY_CLIENT, BY_HOST, BY_HEADER, BY_PATH
+cdef int NO_GROUP, BY_CLIENT, BY_HOST, BY_HEADER, BY_PATH, BY_ROUTE
 
 
 cdef class Target:

@@ -35,8 +35,9 @@ BY_CLIENT = 1
 BY_HOST = 2
 BY_HEADER = 3
 BY_PATH = 4
+BY_ROUTE = 5
 _any_in_queue = False  # of the targets of this process
-_KINDS = {"client": BY_CLIENT, "host": BY_HOST, "header": BY_HEADER, "path": BY_PATH}
+_KINDS = {"client": BY_CLIENT, "host": BY_HOST, "header": BY_HEADER, "path": BY_PATH, "route": BY_ROUTE}
 
 
 @cython.final
@@ -125,6 +126,8 @@ class Target:
         return None if self._group == NO_GROUP else self._key(scope, path)
 
     def _key(self, scope: dict[str, Any], path: str) -> str:
+        if self._group == BY_ROUTE:
+            return self.route
         if self._group == BY_CLIENT:
             client = scope["client"]
             return "" if client is None else str(client[0])[:LONGEST_GROUP]

@@ -54,8 +54,8 @@ Sender = LinkSender | Callable[[tuple[Any, ...], dict[str, Any]], Awaitable[None
 @cython.final
 @cython.cclass
 class Outbox:
-    """The senders of all methods of a service to all shards. find: that of a method to a shard. send_of_key: sends to one that is
-    named by a key's owner (`_owners`)."""
+    """The senders of all methods of a service to all shards. find: that of a method to a shard. send_of_key: sends to one that
+    is named by a key's owner (`_owners`)."""
 
     _find: Callable[[int, Any], Sender]
     _send_of_key: Callable[[int, Any, tuple[Any, ...], dict[str, Any]], Awaitable[None] | None]

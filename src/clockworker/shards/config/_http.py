@@ -31,7 +31,8 @@ class Route(msgspec.Struct, frozen=True):
     queue: the queue that its requests run in; None: the first.
     methods: those that match, in capitals; none given: all. GET includes HEAD; a WebSocket's handshake is WEBSOCKET.
     host: only requests of this host, without its port.
-    group: by what the requests are grouped inside the queue: "client", "host", "header:NAME" or "path:NAME".
+    group: by what the requests are grouped inside the queue: "client", "host", "header:NAME" or "path:NAME"; or "route": all
+        of this route are one group, as FairSRPT wants to know what kind each is.
     after: the queue in which the task goes on when its response is complete.
     limit: so many requests at once in each shard; more of them wait.
     waiting: so many may wait; beyond that a request is refused with 503 and Retry-After. Unless given, as many as come.
@@ -99,10 +100,12 @@ def check_place(
     if group is not None:
         kind, _, name = group.partition(":") if isinstance(group, str) else ("", "", "")
         is_one = (
-            group in ("client", "host") or (kind == "header" and TOKEN.fullmatch(name)) or (kind == "path" and name)
+            group in ("client", "host", "route")
+            or (kind == "header" and TOKEN.fullmatch(name))
+            or (kind == "path" and name)
         )
         if not is_one:
-            raise wrong("group", group, '"client", "host", "header:NAME" or "path:NAME"')
+            raise wrong("group", group, '"client", "host", "route", "header:NAME" or "path:NAME"')
         if kind == "path" and names is not None and name not in names:
             right = " or ".join(f'"path:{each}"' for each in names) or f"a path that has it, with {{{name}}} in it"
             raise wrong("group", group, right)

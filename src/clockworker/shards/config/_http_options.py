@@ -20,8 +20,8 @@ HTTP_OPTIONS = (
         ("--route",),
         "PATH=QUEUE[:GROUP]",
         parse_routes,
-        "queue of the requests of a path such as /reports/{tenant}/*; GROUP: client, host, header:NAME or path:NAME; may be "
-        "repeated: the first that matches",
+        "queue of the requests of a path such as /reports/{tenant}/*; GROUP: client, host, route, header:NAME or path:NAME; "
+        "may be repeated: the first that matches",
         takes=(list,),
         repeat=True,
     ),

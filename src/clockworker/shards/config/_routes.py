@@ -19,7 +19,7 @@ _KEYS: dict[str, tuple[type, str]] = {
     "queue": (str, 'a string such as "background"'),
     "methods": (list, 'a list such as ["GET", "POST"]'),
     "host": (str, 'a string such as "api.example.com"'),
-    "group": (str, '"client", "host", "header:NAME" or "path:NAME"'),
+    "group": (str, '"client", "host", "route", "header:NAME" or "path:NAME"'),
     "after": (str, 'a string such as "background"'),
     "limit": (int, f"a whole number from 1 to {MAX_COUNT}"),
     "waiting": (int, f"a whole number from 0 to {MAX_COUNT}"),
