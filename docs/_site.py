@@ -110,6 +110,8 @@ def families() -> Iterator[tuple[str, str, str, str]]:
     yield "clockworker_info", "info", "version, compiled", "The server's version, and whether it is compiled."
     yield "clockworker_start_time_seconds", "gauge", "", "When the supervisor started, since the epoch."
     figures = [
+        *[(figure, ()) for figure in metrics._OF_NODE],
+        *[(figure, ("shard",)) for figure in metrics._OF_SHARD_IN_CLUSTER],
         *[(figure, ("shard",)) for figure in (*metrics._OF_SUPERVISOR, *metrics._OF_SHARD)],
         *[(figure, ("shard", "queue")) for figure in (*metrics._OF_QUEUE, *metrics._OF_PREEMPTIVE)],
         *[(figure, ("shard", *labels)) for figure, labels in metrics._OF_ROUTE],
