@@ -28,6 +28,7 @@ EXCEPTIONS: dict[str, str] = {
     "test_steps.py::test_a_reporter_of_slow_steps_that_fails": "counts reports; a step that was cut has one more, of the whole",
     "waits_for_the_books[asyncio-report": "waits for a report of a slow slice, and none is",
     "waits_for_the_books[uvloop-report": "waits for a report of a slow slice, and none is",
+    "test_join.py::test_a_loop_may_run_in_another_thread": "which no loop with a preemptive queue may",
     "test_singles.py::test_they_are_counted_and_charged": "has all of the thread's time charged; a cut is not the queue's",
     "test_singles.py::test_what_a_step_sees": "takes it that a slice of 10 s is not over",
     "test_steal.py::test_a_step_that_blocks_is_charged_by_the_wall": "sleeps, which goes on while the step is cut",
