@@ -17,6 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from clockworker.ipc.calls._owners import Owners
 from clockworker.shards import Shard
 from clockworker.shards.worker._recorder import EVERY_S
 from tests.shards.servers import ECHO, Serve, ask
@@ -25,7 +26,7 @@ KEYS: list[bytes | str | int] = [b"a", "a", "ä", "key:000000000012", 0, 1, -1, 
 
 
 def owner(key: bytes | str | int, count: int) -> int:
-    return Shard.owner(cast(Shard, SimpleNamespace(count=count)), key)
+    return Shard.owner(cast(Shard, SimpleNamespace(_mesh=SimpleNamespace(owners=Owners(0, count)))), key)
 
 
 def test_owners_never_change() -> None:
@@ -34,10 +35,7 @@ def test_owners_never_change() -> None:
 
 
 def test_owners_are_the_same_in_another_process() -> None:
-    program = (
-        "from types import SimpleNamespace; from clockworker.shards import Shard\n"
-        f"print([Shard.owner(SimpleNamespace(count=5), key) for key in {KEYS!r}])"
-    )
+    program = f"from clockworker.ipc.calls._owners import Owners\nprint([Owners(0, 5).of(key) for key in {KEYS!r}])"
     environment = os.environ | {"PYTHONHASHSEED": "7"}
     printed = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, check=True).stdout
     assert json.loads(printed) == [owner(key, 5) for key in KEYS]
