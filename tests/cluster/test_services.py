@@ -23,7 +23,6 @@ import test_waits
 
 from tests.cluster.nodes import nodes
 from tests.conftest import Run
-from tests.ipc.probe import Probe
 
 MODULES = [test_mesh, test_call, test_stream, test_service, test_threads, test_waits, test_topics]
 
@@ -102,7 +101,7 @@ def test_over_far_links(
 ) -> None:
     monkeypatch.setattr(module, "fleet", _fleet)
     monkeypatch.setattr(os, "kill", None)  # the process of all shards is this one
-    replaced = Probe.note_replaced  # whose code a test replaces
+    replaced = test_call.Probe.note_replaced  # whose code a test replaces
     monkeypatch.setattr(replaced, "__code__", replaced.__code__)
     test = getattr(module, name)
     given = {"run": run, "caplog": caplog, "monkeypatch": monkeypatch, **arguments}
