@@ -36,6 +36,8 @@ HOOKS = {
     "Executor": {"panicked", "was_long", "was_slow", "when_stirred"},
     "Clock": {"begin", "go_on"},
 }
+if not clockworker.compiled:  # else they are C's
+    HOOKS["JoinHandle"] = {"begin", "add", "remove"}
 
 
 class Told(msgspec.Struct):
