@@ -11,11 +11,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT / "src"))  # what is described is what lies beside it, whatever is installed
+from clockworker.shards.config._option import GROUPS, Option
+from clockworker.shards.config._options import OPTIONS
 
-from clockworker.shards.config._option import GROUPS, Option  # noqa: E402
-from clockworker.shards.config._options import OPTIONS  # noqa: E402
+ROOT = Path(__file__).parents[1]
 
 # The pages of Python names, by the package whose `__all__` they have. Those of packages that are not there are left out.
 PACKAGES = {
@@ -201,7 +200,8 @@ def there(nav: Any, pages: set[str]) -> Any:
 
 def checks_table() -> str:
     """What of `python -m tests.reliability` is claimed and tried."""
-    sys.path.insert(0, str(ROOT))
+    if str(ROOT) not in sys.path:  # as in mkdocs
+        sys.path.append(str(ROOT))
     from tests.reliability._checks import checks
 
     rows = [f"| `{each.name}` | {each.claim} | {each.ci:,} | {each.release:,} |" for each in checks()]

@@ -45,7 +45,7 @@ MUTANTS = (
     ),
     Mutant(
         "only a queue that is eligible preempts",
-        Mutation("executor/_runnable_cy", "if woken.eligible and woken.deadline <", "if woken.deadline <"),
+        Mutation("executor/_eevdf_cy", "return woken.eligible and woken.deadline <", "return woken.deadline <"),
         "executor/test_runnable.py::test_a_queue_that_owes_does_not_preempt_though_its_deadline_is_earlier",
     ),
     Mutant(

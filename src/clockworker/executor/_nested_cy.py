@@ -1,4 +1,4 @@
-# cython: language_level=3, annotation_typing=False, auto_pickle=False, allow_none_for_extension_args=False
+# cython: language_level=3, annotation_typing=False, auto_pickle=False, allow_none_for_extension_args=False, nonecheck=True
 """Groups of queues: EEVDF at each level.
 
 A group has a share beside queues and other groups, and divides what it gets between its own: a tenant's queues among

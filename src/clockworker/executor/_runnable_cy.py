@@ -22,6 +22,7 @@ try:
 except ModuleNotFoundError:
     from clockworker import _cython_shim as cython
 
+from clockworker._errors import UsageError
 from clockworker.executor._cpython_cy import holds
 from clockworker.executor._eevdf_cy import Choice, Eevdf, Entity
 from clockworker.executor._members_cy import Members
@@ -74,6 +75,8 @@ class Runnable(Members):
 
     def nest(self) -> Nested:
         """Before the first queue: there will be groups of queues."""
+        if self.queues:
+            raise UsageError("there are queues already, and they are in no group")
         nested = Nested(_GRANULARITY_NS)
         self._eevdf = nested
         return nested
