@@ -25,7 +25,7 @@ from tests.shards.servers import eventually
 
 pytestmark = [needs_server, pytest.mark.once, pytest.mark.slow]
 
-TIMEOUT = 2.0  # node_timeout
+TIMEOUT = 4.0  # node_timeout; half of it was too short for a shard beside a whole test run
 BUSY = 4.0  # what other tests beside this may take
 NAMES = ("n1", "n2", "n3")
 
@@ -142,7 +142,7 @@ def test_a_node_is_cut_off(cluster: Cluster) -> None:
     errors = [a.partition(":")[0] for _, _, a in asker.answers if "x from" not in a]
     assert {*errors} <= {"ShardDied", "NodeDied", "NodeDown", "ShardDown"}
     assert asker.longest() < TIMEOUT + 0.5 + BUSY
-    assert all(" n1 0 " in a for _, _, a in others.answers)  # who is not cut off notices nothing
+    assert [a for _, _, a in others.answers if " n1 0 " not in a] == []  # who is not cut off notices nothing
 
 
 def test_a_node_that_hears_nothing(cluster: Cluster) -> None:
