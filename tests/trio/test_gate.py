@@ -379,8 +379,12 @@ def test_ctrl_c_reaches_a_task_that_computes() -> None:
             executor.queue("background").spawn(computes())
             await trio.sleep_forever()
 
-    with pytest.raises(BaseExceptionGroup) as caught:
-        run(main)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # trio takes its place, and that of no other
+    try:
+        with pytest.raises(BaseExceptionGroup) as caught:
+            run(main)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert [type(error) for error in caught.value.exceptions] == [KeyboardInterrupt]
 
 
