@@ -319,3 +319,22 @@ def test_a_queue_that_is_due_sooner_stops_one_of_another_group(run: Run) -> None
 
     run(body)
     assert asked == [False, True]
+
+
+def test_who_has_queues_gets_no_levels_any_more(run: Run) -> None:
+    """Their entities are on no level."""
+
+    async def body() -> None:
+        async with cw.Executor([cw.Queue("only")]) as executor:
+            with pytest.raises(cw.UsageError, match="there are queues already"):
+                executor._core.nest()
+            assert await executor.queue("only").spawn(asyncio.sleep(0, 7)) == 7
+
+    run(body)
+
+
+def test_an_entity_on_no_level_is_refused() -> None:
+    stranger = Entity("item", 1, 1_000_000, 0)
+    for method in (Nested().activate, Nested().deactivate, Nested().lag_ns):
+        with pytest.raises((AttributeError, TypeError)):
+            method(stranger)
