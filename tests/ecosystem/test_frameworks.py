@@ -232,7 +232,8 @@ def both(tmp_path: Path, framework: Framework, upload_size: int) -> Iterator[tup
     module, _, name = framework.app.partition(":")
     app = f"{MODULES}.{module}:{name}"
     options, pattern = PEERS[framework.peer]
-    ours = Server(tmp_path, [app, "--port", "0", "--shards", "1", "--spares", "0"], environment, [], None)
+    command = [sys.executable, "-m", "clockworker.shards._cli"]
+    ours = Server(tmp_path, [app, "--port", "0", "--shards", "1", "--spares", "0"], environment, [], command)
     theirs = Peer(tmp_path, [app, *options], environment, [], [sys.executable, "-m", framework.peer])
     theirs.pattern = pattern
     try:

@@ -38,7 +38,7 @@ _LARGEST = 1 << 17  # bytes of a message
 
 
 def _read_once(environment: Mapping[str, str]) -> dict[str, str]:
-    return {name: value for name, value in environment.items() if name.startswith(_READ_ONCE)}
+    return {name: value for name, value in environment.items() if value and name.startswith(_READ_ONCE)}
 
 
 class Launched:
