@@ -229,8 +229,8 @@ def test_never_preempt(run: Run, by_hand: None) -> None:
 
 @needs_slices
 def test_what_libraries_of_asyncio_share_with_the_loop_is_not_seen_in_pieces(run: Run, by_hand: None) -> None:
-    """aiohttp makes the future that `connection_lost` sets when it is asked for; a cut between the question and the future would
-    leave a client that closes waiting for ever."""
+    """aiohttp makes the future that `connection_lost` sets when it is asked for; a cut between the question and the future
+    would leave a client that closes waiting for ever."""
     client_proto = pytest.importorskip("aiohttp.client_proto")
 
     async def body() -> None:
