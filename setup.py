@@ -46,6 +46,7 @@ MODULES = {
     "clockworker.executor._steps_cy": "src/clockworker/executor/_steps_cy.py",
     "clockworker.executor._alarm_cy": "src/clockworker/executor/_alarm_cy.py",
     "clockworker.executor._locks_cy": "src/clockworker/executor/_locks_cy.py",
+    "clockworker.executor._fiber_cy": "src/clockworker/executor/_fiber_cy.py",
     "clockworker.executor._guard_cy": "src/clockworker/executor/_guard_cy.py",
     "clockworker.executor._slices_cy": "src/clockworker/executor/_slices_cy.py",
     "clockworker.executor._core_cy": "src/clockworker/executor/_core_cy.py",
@@ -75,7 +76,7 @@ MODULES = {
 
 
 # In C libraries of its own where the C library is old.
-LIBRARIES = {"clockworker.executor._alarm_cy": ["rt"], "clockworker.executor._slices_cy": ["rt"]}
+LIBRARIES = {f"clockworker.executor.{name}": ["rt"] for name in ("_alarm_cy", "_fiber_cy", "_locks_cy")}
 
 
 def flag(name: str) -> bool:
