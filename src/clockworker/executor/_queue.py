@@ -104,6 +104,7 @@ def queues_in(declared: Iterable[Queue | QueueGroup]) -> Iterator[Queue]:
 
 
 def check_preemptive(key: Hashable, preemptive: object, slice: float | None) -> None:
+    """Raises `ConfigurationError` for what cannot be, and where there are no preemptive queues."""
     if not isinstance(preemptive, bool):
         raise ConfigurationError(f"preemptive of queue {key!r} is {preemptive!r}; it must be True or False")
     if not preemptive:
@@ -118,11 +119,13 @@ def check_preemptive(key: Hashable, preemptive: object, slice: float | None) -> 
 
 
 def check_share(of: str, share: object) -> None:
+    """of: "queue 'a'", for what is said. Raises `ConfigurationError`."""
     if not isinstance(share, int) or isinstance(share, bool) or not 1 <= share <= MAX_SHARE:
         raise ConfigurationError(f"share of {of} is {share!r}; it must be a whole number from 1 to {MAX_SHARE:,}")
 
 
 def check_slice(of: str, slice: object) -> None:
+    """Seconds, or None for the executor's own. Raises `ConfigurationError`."""
     if slice is not None and not (
         isinstance(slice, int | float) and not isinstance(slice, bool) and 1e-6 <= slice <= 10
     ):
@@ -130,6 +133,7 @@ def check_slice(of: str, slice: object) -> None:
 
 
 def check_on_panic(value: object, optional: bool = False) -> None:
+    """Raises `ConfigurationError`. optional: None says to take the executor's."""
     if value not in ("propagate", "catch") and not (optional and value is None):
         raise ConfigurationError(f"on_panic is {value!r}; it must be 'propagate' or 'catch'")
 

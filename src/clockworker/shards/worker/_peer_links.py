@@ -34,6 +34,7 @@ class PeerLinks:
         return sum(not link.present().connection.connected for link in self._mesh.peer_links())
 
     def connect(self, message: Connect, descriptors: list[int]) -> None:
+        """descriptors: as `Connect` has them. What the system refuses is asked for again."""
         incoming, outgoing, memory, event = descriptors
         try:
             self._mesh.connect(
@@ -58,6 +59,7 @@ class PeerLinks:
         asyncio.get_running_loop().call_later(RECONNECT_S, self._send, Unconnected(message.peer, message.epoch))
 
     def disconnect(self, message: Disconnect) -> None:
+        """The peer is gone: what waits for it fails."""
         self._mesh.disconnect(message.peer, beside=message.beside)
         if message.peer != self._shard:
             self._peers.disconnected(message.peer, beside=message.beside)
