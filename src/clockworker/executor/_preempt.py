@@ -72,10 +72,11 @@ def never_preempt(*packages: str) -> None:
     """Nothing is cut in code of these packages, nor in what that calls: for libraries that share plain objects between tasks
     and have no lock for them, since asyncio has one thread.
 
-        cw.never_preempt("sqlalchemy.pool", "aioredis")
+        cw.never_preempt("sqlalchemy.pool", "shop.connections")
 
     packages: names as they are imported; each stands for all below it. From now on, in the whole process. Locks of `threading`
-    need nothing of that: with one held nothing is cut.
+    need nothing of that: with one held nothing is cut. Clients and servers on asyncio that are in wide use are known without it
+    (aiohttp, asyncpg, httpcore, psycopg, pymongo, redis, websockets and others; docs/preemption.md lists them).
 
     Raises ConfigurationError for what is no such name.
     """
