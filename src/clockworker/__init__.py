@@ -16,13 +16,15 @@ if os.environ.get("CLOCKWORKER_PURE", "") not in ("", "0"):
 
     _sources.come_first()  # before anything that is compiled
 
-from clockworker import _errors, executor, http, ipc, shards
+from clockworker import _errors, _moved, executor, http, ipc, shards
 from clockworker._errors import *  # noqa: F403
 from clockworker._version import __version__ as __version__
 from clockworker.executor import *  # noqa: F403
 from clockworker.http import *  # noqa: F403
 from clockworker.ipc import *  # noqa: F403
 from clockworker.shards import *  # noqa: F403
+
+_moved.come_last()
 
 __all__ = [*_errors.__all__, *executor.__all__, *http.__all__, *ipc.__all__, *shards.__all__]
 
