@@ -311,7 +311,7 @@ class Members(Seam):
         """Its first task. A group may have ended and come back while a context still held the old membership: then that one."""
         self._calling_out += 1
         try:
-            return membership.queue.groups.setdefault(membership.group, membership)
+            return membership.queue.groups.setdefault(membership.group, membership)  # type: ignore[no-any-return]
         except BaseException as error:
             self.report("the key of a group failed; the group has an account of its own", error)
             return membership

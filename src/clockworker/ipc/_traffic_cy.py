@@ -23,7 +23,7 @@ except ModuleNotFoundError:
 
 from clockworker._errors import SchemaMismatch
 from clockworker.executor._core_cy import Core
-from clockworker.executor._source_cy import WorkSource
+from clockworker.executor._steps_cy import WorkSource
 from clockworker.executor._tasks_cy import Membership, QueueState
 from clockworker.ipc.calls._call_cy import Call
 from clockworker.ipc.calls._chain_cy import unpack_envelope
