@@ -46,6 +46,7 @@ MODULES = {
     "clockworker.executor._steps_cy": "src/clockworker/executor/_steps_cy.py",
     "clockworker.executor._alarm_cy": "src/clockworker/executor/_alarm_cy.py",
     "clockworker.executor._locks_cy": "src/clockworker/executor/_locks_cy.py",
+    "clockworker.executor._fiber_cy": "src/clockworker/executor/_fiber_cy.py",
     "clockworker.executor._guard_cy": "src/clockworker/executor/_guard_cy.py",
     "clockworker.executor._slices_cy": "src/clockworker/executor/_slices_cy.py",
     "clockworker.executor._core_cy": "src/clockworker/executor/_core_cy.py",
@@ -64,6 +65,8 @@ MODULES = {
     "clockworker.ipc.calls._outbox_cy": "src/clockworker/ipc/calls/_outbox_cy.py",
     "clockworker.ipc.calls._request_cy": "src/clockworker/ipc/calls/_request_cy.py",
     "clockworker.ipc._traffic_cy": "src/clockworker/ipc/_traffic_cy.py",
+    "clockworker.cluster._pieces_cy": "src/clockworker/cluster/_pieces_cy.py",
+    "clockworker.cluster._far_cy": "src/clockworker/cluster/_far_cy.py",
     "clockworker.shards.worker._accepted_cy": "src/clockworker/shards/worker/_accepted_cy.py",
     "clockworker.http._targets_cy": "src/clockworker/http/_targets_cy.py",
     "clockworker.http._request_cy": "src/clockworker/http/_request_cy.py",
@@ -76,7 +79,7 @@ MODULES = {
 
 
 # In C libraries of its own where the C library is old.
-LIBRARIES = {"clockworker.executor._alarm_cy": ["rt"], "clockworker.executor._slices_cy": ["rt"]}
+LIBRARIES = {f"clockworker.executor.{name}": ["rt"] for name in ("_alarm_cy", "_fiber_cy", "_locks_cy")}
 
 
 def flag(name: str) -> bool:

@@ -12,7 +12,8 @@ import pytest
 from probe import count_up, pid_and
 
 import clockworker as cw
-from clockworker.cluster import _far, _session
+from clockworker.cluster import _far_cy as _far
+from clockworker.cluster import _session
 from clockworker.cluster._session import HEAD, IDLE, OPEN
 from clockworker.ipc.calls._frames import Kind
 from clockworker.ipc.calls._owners import PLACES

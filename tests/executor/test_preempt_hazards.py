@@ -430,14 +430,14 @@ def test_a_trace_function_is_not_cut(run: Run, on: bool) -> None:
 COVERED = """
 import asyncio, sys
 import clockworker as cw
-from clockworker.executor import _slices_cy
+from clockworker.executor import _fiber_cy
 
 def compute(x):
     if x % 2:
         y = x + 1
     else:
         y = x - 1
-    _slices_cy.ask()
+    _fiber_cy.ask()
     return y
 
 async def main():

@@ -1,4 +1,4 @@
-"""A shard's links to the shards of other nodes: one wire to the broker, and a far connection (`_far`) for each shard that was
+"""A shard's links to the shards of other nodes: one wire to the broker, and a far connection (`_far_cy`) for each shard that was
 ever called or has called.
 
 When the wire is lost so are all sessions, and calls end in `ShardDown` at once until there is another wire. A new one is tried
@@ -21,7 +21,7 @@ from typing import Protocol
 
 from clockworker._errors import CallError
 from clockworker.cluster import _subjects
-from clockworker.cluster._far import PIECE, FarConnection
+from clockworker.cluster._far_cy import PIECE, FarConnection
 from clockworker.cluster._peer import FarPeer
 from clockworker.cluster._session import HEAD, Ended, Session
 from clockworker.cluster._wire import Wire, WireError
@@ -120,6 +120,7 @@ class FarLinks:
         self._when_connected: list[Callable[[Wire], None]] = []
         self._loop = asyncio.get_running_loop()
         mesh.join(self)
+        mesh.after_elsewhere = self.send_off
 
     # Beginning and end
 
@@ -323,12 +324,17 @@ class FarLinks:
         wire = self.wire
         if wire is None:
             return False
-        if wire.publish(self._subjects[connection], message):
+        if wire.publish(self._subjects[connection], message, hold=True):
             return True
         self._stuck.append(connection)
         if self._flushing is None:
             self._flushing = self._loop.create_task(self._flush(wire), name="flush")
         return False
+
+    def send_off(self) -> None:
+        wire = self.wire
+        if wire is not None:
+            wire.send_off()
 
     async def _flush(self, wire: Wire) -> None:
         try:

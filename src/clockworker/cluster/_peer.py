@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from clockworker.cluster._far import FarConnection, Post
+from clockworker.cluster._far_cy import FarConnection, Post
 from clockworker.cluster._session import HEAD, IDLE, Ended, Session
 from clockworker.ipc.calls._link_cy import Link
 
@@ -65,7 +65,7 @@ class FarPeer:
         for connection in self._connections:
             connection.leave()
 
-    def hear(self, message: bytes | memoryview, *, alone: bool) -> None:
+    def hear(self, message: bytes, *, alone: bool) -> None:
         """alone: there is no other incarnation of us, which it might be for."""
         if len(message) < HEAD.size:
             self.present.hear(message)

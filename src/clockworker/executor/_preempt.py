@@ -8,7 +8,6 @@ import importlib.util
 import re
 import signal
 import sys
-import sysconfig
 import weakref
 from types import TracebackType
 from typing import Any
@@ -33,6 +32,8 @@ def why_not() -> str | None:
         return "the compiled modules, and Clockworker runs as pure Python here"
     if sys.platform != "linux" or not hasattr(signal, "SIGRTMAX"):
         return f"Linux, and this is {sys.platform}"
+    import sysconfig  # which is slow to import, and asked by who has such a queue
+
     if sysconfig.get_config_var("Py_GIL_DISABLED"):
         return "the interpreter's lock, and this is a free-threaded Python"
     for name, there in NEEDS.items():

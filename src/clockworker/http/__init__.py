@@ -35,4 +35,4 @@ from clockworker.http._application import asgi, wsgi
 from clockworker.http._marks import queue
 from clockworker.shards.config._http import Route
 
-__all__ = ["Route", "asgi", "queue", "wsgi"]
+__all__: list[str] = ["Route", "asgi", "queue", "wsgi"]

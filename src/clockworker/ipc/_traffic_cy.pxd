@@ -20,6 +20,7 @@ cdef class Traffic(WorkSource):
     cdef readonly list links
     cdef readonly list dirty
     cdef public list elsewhere
+    cdef public object after_elsewhere
     cdef readonly list heard
     cdef readonly Doorbell doorbell
     cdef readonly dict targets

@@ -1,8 +1,12 @@
-"""The connection of two shards of different nodes: a link's frames, over a session (`_session`), in pieces (`_pieces`).
+# cython: language_level=3, annotation_typing=False, auto_pickle=False, allow_none_for_extension_args=False
+"""The connection of two shards of different nodes: a link's frames, over a session (`_session`), in pieces (`_pieces_cy`).
 
 It is there as long as its node is in the view and not silent. Only a request begins a session: what else there is to be said,
-it says then. Frames that are sent in one turn of the executor leave in one message, at its end. What finds no room in the
-window waits here; once a window's worth does the connection is crowded, and new calls wait, as with rings.
+it says then. Frames that are sent in one turn of the executor leave in one message at its end, or before that in several: as
+soon as a quarter of the calls that are under way has been gathered, and no less than `FEWEST`. So a flood of calls is some
+messages behind each other, and the two shards and the broker are at work at the same time; as one message it would be with one
+of the three, while the others waited. What finds no room in the window waits here; once a window's worth does the connection is
+crowded, and new calls wait, as with rings.
 
 What has come is taken in in the executor's turns, each of which takes as much of one peer as it would out of a ring.
 """
@@ -11,9 +15,14 @@ from __future__ import annotations
 
 from typing import Protocol
 
+try:
+    import cython
+except ModuleNotFoundError:
+    from clockworker import _cython_shim as cython
+
 from clockworker._errors import NodeDied, NodeDown, ShardDied, ShardDown
-from clockworker.cluster._pieces import HEAD_SIZE, AgainstTheRules, Frame, Incoming, Outgoing
-from clockworker.cluster._session import CLOSING, IDLE, OPEN, Ended, Session
+from clockworker.cluster._pieces_cy import HEAD_SIZE, AgainstTheRules, Frame, Incoming, Outgoing
+from clockworker.cluster._session import CLOSING, HEAD, IDLE, OPEN, Ended, Session
 from clockworker.ipc import Mesh
 from clockworker.ipc.calls._frames import FLAGS, Kind
 from clockworker.ipc.calls._link_cy import Link
@@ -24,8 +33,15 @@ PIECE = 512 * 1024  # bytes of a message, at most
 IDLE_NS = 60_000_000_000  # without a call, after which a session ends
 FRAMES_A_TURN = 64
 BYTES_A_TURN = 1 << 18
+FEWEST = 16  # frames that are no longer gathered, but sent
+MOST = 128  # that are gathered
 
-_REQUESTS = (int(Kind.REQUEST), int(Kind.ONE_WAY))
+# C globals when compiled.
+_REQUEST = int(Kind.REQUEST)
+_ONE_WAY = int(Kind.ONE_WAY)
+_FLAGS = FLAGS
+_FEWEST = FEWEST
+_MOST = MOST
 
 
 class Post(Protocol):
@@ -40,7 +56,11 @@ class Post(Protocol):
         """Of CLOCK_MONOTONIC."""
 
     def publish(self, connection: FarConnection, message: bytes) -> bool:
-        """To the peer. False: not now; `go_on` is called when it is time to try again."""
+        """To the peer, with the next `send_off`, which comes by itself after the turn of all connections. False: not now;
+        `go_on` is called when it is time to try again."""
+
+    def send_off(self) -> None:
+        """What was published leaves now."""
 
     def is_silent(self, node: str) -> bool:
         """Whether the node's supervisor is not heard either."""
@@ -68,10 +88,15 @@ class Standing(Protocol):
         """There is none any more."""
 
 
+@cython.final
+@cython.cclass
 class FarConnection(Connection):
     """To one incarnation of a shard of another node. place: its number among all; see `Owner`. standing: what becomes of that
     incarnation."""
 
+    node: str
+    shard: int
+    session: Session
     link: Link
 
     def __init__(
@@ -89,6 +114,7 @@ class FarConnection(Connection):
         self._in = Incoming(longest)
         self._unsent: bytes | None = None  # a message that the wire has not taken
         self._is_dirty = False
+        self._is_sending = False
         self._is_there = False
         self._is_used = False  # since the last look
         self._used_ns = 0  # when it was
@@ -99,7 +125,7 @@ class FarConnection(Connection):
     def send(self, kind: int, queue: int, method: int, call: int, body: bytes) -> None:
         if not self.connected:
             return
-        is_request = kind & ~FLAGS in _REQUESTS
+        is_request = kind & ~_FLAGS == _REQUEST or kind & ~_FLAGS == _ONE_WAY
         if self.session.state == IDLE:
             if not is_request:
                 return
@@ -109,7 +135,23 @@ class FarConnection(Connection):
             self._post.calls_sent += 1
         self.bytes_sent += len(body)
         self.frames_sent += 1
-        self._put((kind, queue, method, call, body))
+        out = self._out
+        out.put((kind, queue, method, call, body))
+        self.backlog_bytes = out.size
+        if not self.crowded and out.size > self.session.window:
+            self.crowded = True
+            self._post.window_waits += 1
+        if not self._is_dirty:
+            self._mark()
+        gathered = out.count()
+        if gathered >= _FEWEST and (gathered >= _MOST or gathered >= self._under_way() >> 2):
+            if self._unsent is None and not self._is_sending and not self.session.answers:
+                self._send_pieces()
+                self._post.send_off()
+
+    def _under_way(self) -> int:
+        """How many calls are, of ours and of the peer's."""
+        return len(self.link.pending) + len(self.link.serving)
 
     def send_soon(self) -> None:
         pass
@@ -174,11 +216,11 @@ class FarConnection(Connection):
     def is_busy(self) -> bool:
         """Whether a call is under way, or something else."""
         link = self.link
-        return bool(link.pending or link.serving or self._out.size or self._in or self._unsent)
+        return bool(link.pending or link.serving or self._out.size or self._in.waiting or self._unsent)
 
     # What comes
 
-    def hear(self, message: bytes | memoryview) -> None:
+    def hear(self, message: bytes) -> None:
         """A message of the peer's, to us."""
         if not self._is_there:
             return
@@ -201,7 +243,7 @@ class FarConnection(Connection):
         if session.is_held and not self.link.holding:
             self._standing.held(self)
         if piece is not None:
-            self._in.put(piece)
+            self._in.put(message, HEAD.size)
             self._mark()
         elif session.owes or session.answers or self._out.size:
             self._mark()
@@ -231,13 +273,15 @@ class FarConnection(Connection):
     def turn(self) -> bool:
         """Take in what has come, and send what waits. True if something came."""
         self._is_dirty = False
-        came = bool(self._in) and self._take_in()
+        came = self._in.waiting > 0
+        if came:
+            self._take_in()
         self._flush()
-        if self._in:
+        if self._in.waiting:
             self._mark()
         return came
 
-    def _take_in(self) -> bool:
+    def _take_in(self) -> None:
         session, now = self.session, self._post.now_ns()
         try:
             frames, size = self._in.take(FRAMES_A_TURN, BYTES_A_TURN, now)
@@ -247,7 +291,6 @@ class FarConnection(Connection):
                 self._mesh.take_frames(self.link, frames)
         except (AgainstTheRules, PoisonedRing) as error:
             self._end(Ended("rules", f"has broken the rules: {error}"))
-        return True
 
     def _flush(self) -> None:
         session, post = self.session, self._post
@@ -255,23 +298,33 @@ class FarConnection(Connection):
             del session.answers[0]
         if session.state == IDLE:
             return
-        out, now = self._out, post.now_ns()
-        while True:
-            if self._unsent is not None:
-                if not post.publish(self, self._unsent):
-                    break
-                self._unsent = None
-            room = min(post.piece, session.room())
-            if not out.size or room <= HEAD_SIZE:
-                break
-            before = out.size
-            parts = out.take(room, now)
-            self._unsent = b"".join((session.head(before - out.size, now), *parts))
-        if session.owes and self._unsent is None and not post.publish(self, session.hello(now)):
+        self._send_pieces()
+        if session.owes and self._unsent is None and not post.publish(self, session.hello(post.now_ns())):
             session.owes = True
-        self.backlog_bytes = out.size
-        if self.crowded and session.state != CLOSING and out.size <= session.window >> 1 and self._unsent is None:
+        waiting = self._out.size
+        if self.crowded and session.state != CLOSING and waiting <= session.window >> 1 and self._unsent is None:
             self._relieve()
+
+    def _send_pieces(self) -> None:
+        """What waits, as far as there is room for it."""
+        session, post, out = self.session, self._post, self._out
+        now = post.now_ns()
+        self._is_sending = True
+        try:
+            while True:
+                if self._unsent is not None:
+                    if not post.publish(self, self._unsent):
+                        break
+                    self._unsent = None
+                room = min(post.piece, session.room())
+                if not out.size or room <= HEAD_SIZE:
+                    break
+                before = out.size
+                parts = out.take(room, now)
+                self._unsent = b"".join((session.head(before - out.size, now), *parts))
+        finally:
+            self._is_sending = False
+        self.backlog_bytes = out.size
 
     # Sessions
 
@@ -305,14 +358,6 @@ class FarConnection(Connection):
     def _relieve(self) -> None:
         self.crowded = False
         self.relieved()
-
-    def _put(self, frame: Frame) -> None:
-        self._out.put(frame)
-        self.backlog_bytes = self._out.size
-        if not self.crowded and self._out.size > self.session.window:
-            self.crowded = True
-            self._post.window_waits += 1
-        self._mark()
 
     def _mark(self) -> None:
         """Have a turn of the executor's."""
