@@ -16,21 +16,16 @@ if os.environ.get("CLOCKWORKER_PURE", "") not in ("", "0"):
 
     _sources.come_first()  # before anything that is compiled
 
-<<<<<<< HEAD
 import importlib
 import sys
 from types import ModuleType
 from typing import TYPE_CHECKING
 
 from clockworker import _errors, _moved, executor
-=======
-from clockworker import _errors, _moved, executor, http, ipc, shards
->>>>>>> 4dc980c285433bbbb9704723c4a77a4d18632cc5
 from clockworker._errors import *  # noqa: F403
 from clockworker._version import __version__ as __version__
 from clockworker.executor import *  # noqa: F403
 
-<<<<<<< HEAD
 if TYPE_CHECKING:
     from clockworker import http, ipc, shards
     from clockworker.http import *  # noqa: F403
@@ -38,11 +33,6 @@ if TYPE_CHECKING:
     from clockworker.shards import *  # noqa: F403
 
     __all__ = [*_errors.__all__, *executor.__all__, *http.__all__, *ipc.__all__, *shards.__all__]
-=======
-_moved.come_last()
-
-__all__ = [*_errors.__all__, *executor.__all__, *http.__all__, *ipc.__all__, *shards.__all__]
->>>>>>> 4dc980c285433bbbb9704723c4a77a4d18632cc5
 
 _moved.come_last()
 
