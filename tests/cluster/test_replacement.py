@@ -9,8 +9,6 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("nats")
-
 from tests.cluster.servers import needs_server, one_server
 from tests.cluster.whole import Node, wait_all
 
