@@ -75,7 +75,7 @@ class QueueState:
     built_in: Scheduler | None  # the scheduler, if it is exactly one of those whose C methods the core may call
     sliced: bool  # its steps run in its fiber, and are cut
     suspended: JoinHandle | None  # whose step was cut
-    fiber: Any  # `_slices_cy.Fiber`, of a preemptive queue
+    fiber: Any  # `_fiber_cy.Fiber`, of a preemptive queue
     preemptive: bool
     entity: Entity
     catch: bool  # panics are left to whoever awaits
