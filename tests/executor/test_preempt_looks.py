@@ -173,10 +173,12 @@ def test_short_steps_are_not_looked_at(run: Run) -> None:
                     await asyncio.sleep(0)
 
             executor._core.visits.gap_ns = 2_000_000
-            looked = _alarm_cy.counts()[2]
+            stale, began = _alarm_cy.counts()[1], time.monotonic()
             await executor.queue("background").spawn(short())
-            slow = executor.queue_stats()["background"].slice_overruns
-            assert _alarm_cy.counts()[2] - looked <= 20 + slow  # on a busy machine some are long
+            busy_ms = executor.queue_stats()["background"].busy_ns / 1e6
+            elapsed_ms = (time.monotonic() - began) * 1e3
+            # One alarm in a slice of a millisecond; more where the core is shared. A look each 250 us would be four.
+            assert _alarm_cy.counts()[1] - stale <= 20 + 2 * busy_ms + elapsed_ms / 4
 
     run(body)
 
