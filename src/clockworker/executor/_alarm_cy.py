@@ -4,7 +4,7 @@
 A POSIX timer signals the main thread and no other (SIGEV_THREAD_ID). The signal's handler, in C, looks whether a slice is due.
 If it is, the interpreter is told that the signal has come (`PyErr_SetInterruptEx`), and calls the signal's Python-level handler
 at its next *eval breaker*, a few instructions on, where it also gives its lock to other threads. That handler is
-`_slices_cy`'s, and cuts there. C code that asks for signals by itself (`re`, `json`, arithmetic of large integers,
+`_fiber_cy`'s, and cuts there. C code that asks for signals by itself (`re`, `json`, arithmetic of large integers,
 `time.sleep`) is interrupted too, and C code that never asks is not.
 
 *Lazily.* To set a timer is a call of the kernel, and of the hypervisor in a virtual machine. So a slice only moves a word that
