@@ -48,6 +48,7 @@ MODULES = {
     "clockworker.executor._locks_cy": "src/clockworker/executor/_locks_cy.py",
     "clockworker.executor._fiber_cy": "src/clockworker/executor/_fiber_cy.py",
     "clockworker.executor._guard_cy": "src/clockworker/executor/_guard_cy.py",
+    "clockworker.executor._visits_cy": "src/clockworker/executor/_visits_cy.py",
     "clockworker.executor._slices_cy": "src/clockworker/executor/_slices_cy.py",
     "clockworker.executor._core_cy": "src/clockworker/executor/_core_cy.py",
     "clockworker.executor._handles_cy": "src/clockworker/executor/_handles_cy.py",
