@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import json
 import os
 import re
+import secrets
 import signal
 import ssl
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trustme
-
-pytest.importorskip("nats")
 
 from clockworker.cluster._nats import PENDING_BYTES, NatsWire
 from clockworker.cluster._wire import WireError
@@ -103,10 +105,14 @@ def test_a_full_buffer_says_so_and_sends_nothing(server: NatsServer) -> None:
 
             await two.subscribe("cw.t.bulk", count)
             body, sent = bytes(512 * 1024), 0
-            while one.publish("cw.t.bulk", body):
-                sent += 1
-                assert sent < 100
-            assert sent >= PENDING_BYTES // len(body) - 1
+            server.send_signal(signal.SIGSTOP)  # else it takes them as fast as they come
+            try:
+                while one.publish("cw.t.bulk", body):
+                    sent += 1
+                    assert sent < 100
+                assert sent >= PENDING_BYTES // len(body) - 1
+            finally:
+                server.send_signal(signal.SIGCONT)
             await one.flush()
             assert one.publish("cw.t.bulk", body)
             await one.flush()
@@ -253,6 +259,111 @@ def test_a_token_and_a_key(tmp_path: Path) -> None:
                 await stranger.close()
 
     asyncio.run(main())
+
+
+def jwt(claims: dict[str, object], issuer: Any) -> str:
+    """As nsc writes it."""
+    parts = [
+        base64.urlsafe_b64encode(json.dumps(each).encode()).decode().rstrip("=")
+        for each in ({"typ": "JWT", "alg": "ed25519-nkey"}, claims)
+    ]
+    signature = issuer.sign(".".join(parts).encode())
+    return ".".join([*parts, base64.urlsafe_b64encode(signature).decode().rstrip("=")])
+
+
+class Operator:
+    """An operator, with an account that its nodes are users of, and one for the servers themselves."""
+
+    def __init__(self) -> None:
+        self.nkeys = pytest.importorskip("nkeys")
+        self.operator = self.pair(self.nkeys.PREFIX_BYTE_OPERATOR)
+        self.account = self.pair(self.nkeys.PREFIX_BYTE_ACCOUNT)
+        self.system = self.pair(self.nkeys.PREFIX_BYTE_ACCOUNT)
+
+    def pair(self, prefix: int) -> Any:
+        return self.nkeys.from_seed(bytearray(self.nkeys.encode_seed(os.urandom(32), prefix)))
+
+    def claims(self, kind: str, subject: Any, issuer: Any, more: dict[str, object]) -> dict[str, object]:
+        return {
+            "jti": secrets.token_hex(16),
+            "iat": int(time.time()) - 60,
+            "iss": issuer.public_key.decode(),
+            "name": kind,
+            "sub": subject.public_key.decode(),
+            "nats": {"type": kind, "version": 2, **more},
+        }
+
+    def configuration(self) -> str:
+        limits = dict.fromkeys(("subs", "data", "payload", "conn", "leaf", "imports", "exports"), -1)
+        store = {"mem_storage": -1, "disk_storage": -1, "streams": -1, "consumer": -1}
+        preload = [
+            f"{pair.public_key.decode()}: {jwt(self.claims('account', pair, self.operator, more), self.operator)}"
+            for pair, more in (
+                (self.account, {"limits": {**limits, **store, "wildcards": True}}),
+                (self.system, {"limits": {**limits, "wildcards": True}}),
+            )
+        ]
+        named = {"system_account": self.system.public_key.decode()}
+        return f"""
+            operator: {jwt(self.claims("operator", self.operator, self.operator, named), self.operator)}
+            system_account: {self.system.public_key.decode()}
+            resolver: MEMORY
+            resolver_preload: {{ {", ".join(preload)} }}
+        """
+
+    def credentials(self, *, publish: str, subscribe: str, issuer: Any = None) -> str:
+        """A user's file."""
+        seed = self.nkeys.encode_seed(os.urandom(32), self.nkeys.PREFIX_BYTE_USER)
+        user = self.nkeys.from_seed(bytearray(seed))
+        allowed = {"pub": {"allow": publish.split()}, "sub": {"allow": subscribe.split()}}
+        claims = self.claims("user", user, self.account, {**allowed, "subs": -1, "data": -1, "payload": -1})
+        return (
+            f"-----BEGIN NATS USER JWT-----\n{jwt(claims, issuer or self.account)}\n------END NATS USER JWT------\n\n"
+            "************************* IMPORTANT *************************\nNKEY Seed printed below\n\n"
+            f"-----BEGIN USER NKEY SEED-----\n{seed.decode()}\n------END USER NKEY SEED------\n"
+        )
+
+
+def test_files_of_credentials(tmp_path: Path) -> None:
+    """An operator's server knows a node by its JWT, and permits what that says; it keeps the view, too."""
+    operator = Operator()
+    (tmp_path / "n1.creds").write_text(
+        operator.credentials(
+            publish="cw.t.to.*.*.n1.> cw.t.alive.n1 $KV.cw_t.view $JS.API.STREAM.*.KV_cw_t $JS.API.STREAM.MSG.GET.KV_cw_t",
+            subscribe="cw.t.to.n1.> cw.t.alive.* _INBOX.cw.t.n1.>",
+        )
+    )
+    other = operator.pair(operator.nkeys.PREFIX_BYTE_ACCOUNT)
+    (tmp_path / "forged.creds").write_text(operator.credentials(publish=">", subscribe=">", issuer=other))
+    (tmp_path / "none.creds").write_text("-----BEGIN NATS USER JWT-----\nx\n------END NATS USER JWT------\n")
+
+    async def refused(name: str, why: str) -> None:
+        wire = NatsWire(config_of(server.url, credentials=str(tmp_path / name)), "test", 5.0, {})
+        with pytest.raises(WireError, match=why):
+            await wire.connect()
+        await wire.close()
+
+    async def main() -> None:
+        async with wire_to(server.url, credentials=str(tmp_path / "n1.creds")) as wire:
+            heard: list[bytes] = []
+            await wire.subscribe("cw.t.alive.*", lambda subject, body: heard.append(body))
+            wire.publish("cw.t.alive.n1", b"x")
+            await wire.flush()
+            assert heard == [b"x"]
+            bucket = await wire.bucket("cw_t")
+            revision = await bucket.update("view", b"a", 0)
+            assert await bucket.get("view") == (b"a", revision)
+            lost: list[Exception] = []
+            wire.lost = lost.append
+            wire.publish("cw.t.alive.n2", b"")
+            await eventually(lambda: lost)
+            assert "permissions violation" in str(lost[0]).lower()
+        await refused("forged.creds", "Authorization Violation")
+        await refused("none.creds", "none.creds has no USER NKEY SEED")
+        await refused("missing.creds", "missing.creds cannot be read: No such file")
+
+    with one_server(tmp_path / "nats", more=operator.configuration()) as server:
+        asyncio.run(main())
 
 
 def test_a_key_that_makes_no_sense_is_said_and_not_shown(server: NatsServer) -> None:

@@ -16,7 +16,7 @@ from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
 import clockworker as cw
-from clockworker.executor._source_cy import WorkSource
+from clockworker.executor._steps_cy import WorkSource
 from clockworker.ipc.calls._waits import OwnLane
 from clockworker.shards.worker._blocking_pools import BlockingPools
 

@@ -6,7 +6,6 @@ import contextlib
 import os
 import re
 import signal
-import threading
 import time
 from collections import Counter
 from functools import partial
@@ -16,36 +15,26 @@ import pytest
 
 from clockworker.shards.supervisor import _roll
 from tests.shards.servers import ECHO, Serve, Server, ask, children, eventually
+from tests.shards.threads import Threads
 
 pytestmark = pytest.mark.once  # what is tested is Python in both kinds
 
 NEW = ECHO.replace("%d %s", "%d new %s")
 
 
-class Clients:
+class Clients(Threads):
     """Clients that connect, ask once and leave, again and again while the block runs: what they were answered, what failed,
     and how long each waited."""
 
     def __init__(self, server: Server, count: int = 2) -> None:
+        super().__init__(*[self._ask] * count)
         self.answers: Counter[bytes] = Counter()
         self.failed: list[Exception] = []
         self.longest_s = 0.0
         self._server = server
-        self._done = threading.Event()
-        self._threads = [threading.Thread(target=self._ask) for _ in range(count)]
-
-    def __enter__(self) -> Clients:
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._done.set()
-        for thread in self._threads:
-            thread.join()
 
     def _ask(self) -> None:
-        while not self._done.wait(0.01):
+        while not self.over.wait(0.01):
             began = time.monotonic()
             try:
                 with self._server.connect() as client:

@@ -110,6 +110,6 @@ def drain() -> None:
     alarm_drain(cython.address(alarm))  # type: ignore[name-defined]  # noqa: F821
 
 
-def counts() -> tuple[int, int]:
-    """How often the interpreter was interrupted, and how many alarms were stale."""
-    return (alarm.rung, alarm.stale) if cython.compiled else (0, 0)  # type: ignore[name-defined]  # noqa: F821
+def counts() -> tuple[int, int, int]:
+    """How often the interpreter was interrupted, how many alarms were stale, and how many looks found nobody."""
+    return (alarm.rung, alarm.stale, alarm.looked) if cython.compiled else (0, 0, 0)  # type: ignore[name-defined]  # noqa: F821

@@ -3,6 +3,7 @@
 In reading order:
 
     _child            its main: from the first message to the exit status; _waiting, of one that was started in advance
+    _loading          the application and its queues, before there is a loop; _peer_links, links to the other shards
     _reserve          descriptors that it keeps for what the supervisor sends
     _replaced         its part where state moves to a successor; _state, the way of that; _peers, who is where
     _fork             what children that are forked from it must not keep

@@ -1,0 +1,219 @@
+"""Looks: a slice is cut early when somebody wants the core, and is not cut for nothing.
+
+Slices are a second here, and a step has less CPU time than that: who waits for it waits for a look. On a busy machine a second
+may pass meanwhile, and then a test shows nothing; it is never red for that.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import time
+from collections.abc import Callable
+
+import pytest
+
+import clockworker as cw
+from clockworker.executor import _alarm_cy
+from tests.conftest import Run
+from tests.executor.slices import cuts, needs_slices
+
+pytestmark = needs_slices
+
+SLICE_S = 1.0  # the longest that there is
+PATIENCE_S = 0.4  # of CPU time
+
+
+def queues(background: int = 1) -> list[cw.Queue]:
+    return [cw.Queue("foreground", 8), cw.Queue("background", background, preemptive=True, slice=SLICE_S)]
+
+
+def compute(seconds: float) -> None:
+    until = time.thread_time() + seconds
+    while time.thread_time() < until:
+        pass
+
+
+def waits(condition: Callable[[], object]) -> bool:
+    """Without an await. Whether it came true in time."""
+    until = time.thread_time() + PATIENCE_S
+    while time.thread_time() < until:
+        if condition():
+            return True
+    return False
+
+
+async def long_before(executor: cw.Executor) -> None:
+    """The first slice of a step is looked at if the step before was long."""
+
+    async def long() -> None:
+        compute(0.002)
+
+    await executor.queue("background").spawn(long())
+
+
+async def of_a_hog(executor: cw.Executor, begin: Callable[[list[str]], object]) -> None:
+    """A hog begins something, and sees in time that others have done it."""
+    seen: list[str] = []
+
+    async def hog() -> bool:
+        begin(seen)
+        return waits(lambda: seen)
+
+    assert await executor.queue("background").spawn(hog())
+    assert seen
+
+
+def test_the_loop_has_an_event(run: Run) -> None:
+    async def body() -> None:
+        loop = asyncio.get_running_loop()
+        one, other = socket.socketpair()
+        seen: list[str] = []
+
+        def read() -> None:
+            seen.append(one.recv(1).decode())
+
+        one.setblocking(False)
+        loop.add_reader(one, read)
+
+        async with cw.Executor(queues()) as executor:
+            await long_before(executor)
+
+            async def hog() -> bool:
+                other.send(b"x")
+                return waits(lambda: seen)
+
+            assert await executor.queue("background").spawn(hog())
+        loop.remove_reader(one)
+        one.close()
+        other.close()
+
+    run(body)
+
+
+def test_a_callback_waits(run: Run) -> None:
+    async def body() -> None:
+        async with cw.Executor(queues()) as executor:
+            await long_before(executor)
+            loop = asyncio.get_running_loop()
+            await of_a_hog(executor, lambda seen: loop.call_soon(seen.append, "callback"))
+
+    run(body)
+
+
+def test_another_thread_calls(run: Run) -> None:
+    async def body() -> None:
+        async with cw.Executor(queues()) as executor:
+            await long_before(executor)
+            loop = asyncio.get_running_loop()
+            await of_a_hog(
+                executor, lambda seen: loop.run_in_executor(None, loop.call_soon_threadsafe, seen.append, "of a thread")
+            )
+
+    run(body)
+
+
+def test_another_queue_has_become_runnable(run: Run) -> None:
+    async def body() -> None:
+        async with cw.Executor(queues()) as executor:
+            await long_before(executor)
+
+            async def note(seen: list[str]) -> None:
+                seen.append("task")
+
+            await of_a_hog(executor, lambda seen: executor.queue("foreground").spawn(note(seen)))
+
+    run(body)
+
+
+@pytest.mark.parametrize("share", [1, 100])
+def test_who_is_owed_the_core_is_not_cut_for_others(run: Run, share: int) -> None:
+    """Others are runnable all the time. With a small share the step is soon ahead of them; with a large one it is owed nearly
+    all, and gets it in long slices."""
+
+    async def body() -> tuple[int, float]:
+        async with cw.Executor(queues(share)) as executor:
+            await long_before(executor)
+            done = False
+
+            async def others() -> None:
+                while not done:
+                    compute(0.000_1)
+                    await asyncio.sleep(0)
+
+            async def hog() -> None:
+                compute(0.2)
+
+            running = executor.queue("foreground").spawn(others())
+            before, began = cuts(executor), time.monotonic()
+            await executor.queue("background").spawn(hog())
+            had = cuts(executor) - before, time.monotonic() - began
+            done = True
+            await running
+            return had
+
+    had, elapsed = run(body)
+    if share == 1:
+        assert had >= 20
+    else:
+        assert had <= 10 + 100 * elapsed, "a cut for each look"
+
+
+def test_short_steps_are_not_looked_at(run: Run) -> None:
+    async def body() -> None:
+        async with cw.Executor([cw.Queue("foreground"), cw.Queue("background", preemptive=True)]) as executor:
+
+            async def short() -> None:
+                for _ in range(2_000):
+                    compute(0.000_02)
+                    await asyncio.sleep(0)
+
+            looked = _alarm_cy.counts()[2]
+            await executor.queue("background").spawn(short())
+            slow = executor.queue_stats()["background"].slice_overruns
+            assert _alarm_cy.counts()[2] - looked <= 20 + slow  # on a busy machine some are long
+
+    run(body)
+
+
+def test_nothing_is_cut_while_nobody_wants_the_core(run: Run) -> None:
+    async def body() -> None:
+        async with cw.Executor(queues()) as executor:
+
+            async def hog() -> None:
+                compute(0.2)
+
+            looked = _alarm_cy.counts()[2]
+            began = time.monotonic()
+            await executor.queue("background").spawn(hog())
+            assert cuts(executor) <= 1 + (time.monotonic() - began) / SLICE_S
+            await executor.queue("background").spawn(hog())
+            assert _alarm_cy.counts()[2] > looked
+
+    run(body)
+
+
+def test_an_alarm_of_the_slice_before_does_not_end_the_looking(run: Run) -> None:
+    """It rings when the next slice has just a few microseconds to go, by which it is taken for that one's."""
+
+    async def body() -> None:
+        queue = cw.Queue("background", preemptive=True, slice=0.000_1)
+        async with cw.Executor([cw.Queue("foreground"), queue]) as executor:
+            uncut: list[int] = []
+
+            async def short(nanoseconds: int) -> None:
+                until = time.perf_counter_ns() + nanoseconds
+                while time.perf_counter_ns() < until:
+                    pass
+
+            async def long(number: int) -> None:
+                before = cuts(executor)
+                if not waits(lambda: cuts(executor) > before):
+                    uncut.append(number)
+
+            for number in range(400):
+                executor.queue("background").spawn(short(100 * (number % 200)))
+                await executor.queue("background").spawn(long(number))
+            assert not uncut
+
+    run(body)
