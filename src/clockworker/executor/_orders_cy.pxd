@@ -47,9 +47,6 @@ cdef class _ServiceScheduler(Scheduler):
     cpdef push(self, ScheduledTask task)
     @cython.locals(task=ScheduledTask)
     cpdef ScheduledTask pop(self)
-    cdef bint _put(self, ScheduledTask task) except -1
-    @cython.locals(account=HeapNode)
-    cdef ScheduledTask _get(self)
     @cython.locals(group=ServiceGroup)
     cdef bint _put_in_group(self, ScheduledTask task) except -1
     @cython.locals(task=ScheduledTask)
@@ -59,8 +56,11 @@ cdef class _ServiceScheduler(Scheduler):
     cdef ServiceGroup _group_of(self, ScheduledTask task)
     cdef bint _enter(self, HeapNode account) except -1
     cdef int _make_room(self, HeapNode account) except -1
-    cdef HeapNode _next_account(self)
     cdef int _has_less(self) except -1
+
+
+cdef bint counted(_ServiceScheduler scheduler, bint entered) except -1
+cdef ScheduledTask task_of(_ServiceScheduler scheduler, HeapNode account)
 
 
 cdef class LAS(_ServiceScheduler):
@@ -72,12 +72,14 @@ cdef class LAS(_ServiceScheduler):
     cdef long long _ran_turn
     cdef int _stint_steps
 
-    @cython.locals(heap=KeyHeap)
-    cdef bint _enter(self, HeapNode account) except -1
-    @cython.locals(heap=KeyHeap, first=HeapNode, account=HeapNode, again=cython.bint)
-    cdef HeapNode _next_account(self)
+    cdef bint _put(self, ScheduledTask task) except -1
+    cdef ScheduledTask _get(self)
 
 
+@cython.locals(heap=KeyHeap)
+cdef bint las_enter(LAS las, HeapNode account) except -1
+@cython.locals(heap=KeyHeap, first=HeapNode, account=HeapNode, again=cython.bint)
+cdef HeapNode las_least(LAS las)
 cdef bint goes_on(LAS las, long long key) noexcept
 
 
@@ -91,11 +93,13 @@ cdef class QLAS(_ServiceScheduler):
     cdef long long _goes_on_to
     cdef bint _others
 
-    cdef bint _enter(self, HeapNode account) except -1
-    @cython.locals(number=cython.int, lowest=cython.int, level=Line, account=HeapNode, round_robin=cython.bint, level_ends=cython.longlong)
-    cdef HeapNode _next_account(self)
+    cdef bint _put(self, ScheduledTask task) except -1
+    cdef ScheduledTask _get(self)
 
 
+cdef bint qlas_enter(QLAS qlas, HeapNode account) except -1
+@cython.locals(number=cython.int, lowest=cython.int, level=Line, account=HeapNode, round_robin=cython.bint, level_ends=cython.longlong)
+cdef HeapNode qlas_next(QLAS qlas)
 @cython.locals(number=cython.int, level=Line)
 cdef bint line_up(QLAS qlas, HeapNode account) except -1
 @cython.locals(above=cython.ulonglong, candidates=cython.ulonglong, lowest=cython.int)

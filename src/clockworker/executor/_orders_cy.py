@@ -198,23 +198,6 @@ class _ServiceScheduler(Scheduler):
     def __len__(self) -> int:
         return self._count
 
-    def _put(self, task: ScheduledTask) -> bool:
-        if task.group is not None:
-            return self._put_in_group(task)
-        if not self._enter(task):
-            return False
-        self._count += 1
-        return True
-
-    def _get(self) -> ScheduledTask | None:
-        if self._count == 0:
-            return None
-        self._count -= 1
-        account = self._next_account()
-        if type(account) is ServiceGroup:
-            return self._first_of(cython.cast(ServiceGroup, account))
-        return cython.cast(ScheduledTask, account)  # type: ignore[no-any-return]
-
     def _put_in_group(self, task: ScheduledTask) -> bool:
         """`_put` of a task that has one."""
         if type(task.slot) is not ServiceGroup:
@@ -264,12 +247,26 @@ class _ServiceScheduler(Scheduler):
         """For this one."""
         raise NotImplementedError
 
-    def _next_account(self) -> HeapNode:
-        """Remove and return the account whose turn it is. There must be one."""
-        raise NotImplementedError
-
     def _has_less(self) -> None:
         """Some account has less than it had."""
+
+
+# Functions, and not methods of the base: the core comes here for every step, and a call of a method goes through a table.
+
+
+def counted(scheduler: _ServiceScheduler, entered: bool) -> bool:
+    """One runnable task more, if it has entered."""
+    if entered:
+        scheduler._count += 1
+    return entered
+
+
+def task_of(scheduler: _ServiceScheduler, account: HeapNode) -> ScheduledTask:
+    """The task of the account whose turn it is. It is runnable no longer."""
+    scheduler._count -= 1
+    if type(account) is ServiceGroup:
+        return scheduler._first_of(cython.cast(ServiceGroup, account))
+    return cython.cast(ScheduledTask, account)  # type: ignore[no-any-return]
 
 
 class LAS(_ServiceScheduler):
@@ -293,59 +290,69 @@ class LAS(_ServiceScheduler):
         self._ran_turn = 0
         self._stint_steps = 0
 
-    def _enter(self, account: HeapNode) -> bool:
-        heap = self._heap
-        self._turn += 1
-        if self._next is None and (
-            heap.count == 0 or account.key < heap.places[0].key or self._ran == address_of(account)
-        ):
-            self._next = account
-            self._next_turn = self._turn
-            return True
-        if heap.count == heap.room:
-            return False
-        heap.push(account.key, self._turn, account)
-        return True
+    def _put(self, task: ScheduledTask) -> bool:
+        return self._put_in_group(task) if task.group is not None else counted(self, las_enter(self, task))
 
-    def _next_account(self) -> HeapNode:
-        """That has had least, or goes on."""
-        heap = self._heap
-        first = self._next
-        self._next = None
-        account = first
-        again = (
-            first is not None and self._turn == self._ran_turn + 1 and self._ran == address_of(first)
-        )  # only it has entered
-        # By what the next had when it entered: it has no less.
-        if again and heap.count and goes_on(self, first.key):  # type: ignore[union-attr]
-            self._ran_turn = self._turn
-            self._stint_steps += 1
-            return first  # type: ignore[return-value]
-        if heap.count:
-            account = cython.cast(HeapNode, heap.nodes[heap.places[0].slot])
-            while account.key != heap.places[0].key:  # it has had something since it entered
-                heap.move_top(account.key)
-                account = cython.cast(HeapNode, heap.nodes[heap.places[0].slot])
-            if first is None:
-                heap.pop()
-            elif again and goes_on(self, first.key):
-                self._ran_turn = self._turn
-                self._stint_steps += 1
-                return first
-            elif _before(first.key, self._next_turn, heap.places[0].key, heap.places[0].tie):
-                account = first
-            else:
-                heap.replace_top(first.key, self._next_turn, first)
-        self._ran = address_of(account)
-        self._ran_turn = self._turn
-        self._stint_steps = 0
-        return account  # type: ignore[return-value]
+    def _get(self) -> ScheduledTask | None:
+        return None if self._count == 0 else task_of(self, las_least(self))
+
+    def _enter(self, account: HeapNode) -> bool:
+        return las_enter(self, account)
 
     def _make_room(self, account: HeapNode) -> None:
         self._heap.make_room()
 
     def _has_less(self) -> None:
         self._heap.keys_changed()
+
+
+def las_enter(las: LAS, account: HeapNode) -> bool:
+    """The account has a runnable task now. False if there is no room for it."""
+    heap = las._heap
+    las._turn += 1
+    if las._next is None and (heap.count == 0 or account.key < heap.places[0].key or las._ran == address_of(account)):
+        las._next = account
+        las._next_turn = las._turn
+        return True
+    if heap.count == heap.room:
+        return False
+    heap.push(account.key, las._turn, account)
+    return True
+
+
+def las_least(las: LAS) -> HeapNode:
+    """Remove and return the account that has had least, or goes on. There must be one."""
+    heap = las._heap
+    first = las._next
+    las._next = None
+    account = first
+    again = (
+        first is not None and las._turn == las._ran_turn + 1 and las._ran == address_of(first)
+    )  # only it has entered
+    # By what the next had when it entered: it has no less.
+    if again and heap.count and goes_on(las, first.key):  # type: ignore[union-attr]
+        las._ran_turn = las._turn
+        las._stint_steps += 1
+        return first  # type: ignore[return-value]
+    if heap.count:
+        account = cython.cast(HeapNode, heap.nodes[heap.places[0].slot])
+        while account.key != heap.places[0].key:  # it has had something since it entered
+            heap.move_top(account.key)
+            account = cython.cast(HeapNode, heap.nodes[heap.places[0].slot])
+        if first is None:
+            heap.pop()
+        elif again and goes_on(las, first.key):
+            las._ran_turn = las._turn
+            las._stint_steps += 1
+            return first
+        elif _before(first.key, las._next_turn, heap.places[0].key, heap.places[0].tie):
+            account = first
+        else:
+            heap.replace_top(first.key, las._next_turn, first)
+    las._ran = address_of(account)
+    las._ran_turn = las._turn
+    las._stint_steps = 0
+    return account  # type: ignore[return-value]
 
 
 def goes_on(las: LAS, key: int) -> bool:
@@ -381,44 +388,14 @@ class QLAS(_ServiceScheduler):
 
     # A group that waits in a level keeps its place until it is next popped: one poll late, and no search.
 
-    def _enter(self, account: HeapNode) -> bool:
-        if self._next is None:
-            if self._ran == address_of(account):
-                self._next = account
-                return True
-            self._others = True
-        elif line_up(self, self._next):
-            self._next = None
-            self._others = True
-        else:
-            return False
-        return line_up(self, account)
+    def _put(self, task: ScheduledTask) -> bool:
+        return self._put_in_group(task) if task.group is not None else counted(self, qlas_enter(self, task))
 
-    def _next_account(self) -> HeapNode:
-        self._picks += 1
-        round_robin = self._picks & (_ROUND_ROBIN_EVERY - 1) == 0
-        account = self._next
-        if account is not None:
-            if account.key < self._goes_on_to and not round_robin and not self._others:
-                self._next = None
-                return account
-            if not line_up(self, account):
-                self._make_room(account)
-            self._next = None
-        lowest = number = _lowest_above(self._occupied, 0)
-        if round_robin:
-            number = _lowest_above(self._occupied, (self._last_level + 1) & 63)
-            self._last_level = number
-        level = cython.cast(Line, self._levels[number])
-        account = cython.cast(HeapNode, level.pop())
-        if level.count == 0:
-            self._occupied &= ~(_LEVEL_0 << number)
-        self._ran = address_of(account)
-        self._others = False
-        # No further than the end of the level; not at all while a lower one waits, or beyond weeks.
-        level_ends = (_LEVEL_0 << number) * 1_000 if number == lowest and number < 50 else 0
-        self._goes_on_to = min(account.key + _STINT_NS, level_ends)
-        return account  # type: ignore[no-any-return]
+    def _get(self) -> ScheduledTask | None:
+        return None if self._count == 0 else task_of(self, qlas_next(self))
+
+    def _enter(self, account: HeapNode) -> bool:
+        return qlas_enter(self, account)
 
     def _make_room(self, account: HeapNode) -> None:
         if self._next is not None:
@@ -426,6 +403,49 @@ class QLAS(_ServiceScheduler):
             line_up(self, self._next)
             self._next = None
         cython.cast(Line, self._levels[_level(account.key)]).make_room()
+
+
+def qlas_enter(qlas: QLAS, account: HeapNode) -> bool:
+    """The account has a runnable task now. False if there is no room for it."""
+    if qlas._next is None:
+        if qlas._ran == address_of(account):
+            qlas._next = account
+            return True
+        qlas._others = True
+    elif line_up(qlas, qlas._next):
+        qlas._next = None
+        qlas._others = True
+    else:
+        return False
+    return line_up(qlas, account)
+
+
+def qlas_next(qlas: QLAS) -> HeapNode:
+    """Remove and return the account whose turn it is. There must be one."""
+    qlas._picks += 1
+    round_robin = qlas._picks & (_ROUND_ROBIN_EVERY - 1) == 0
+    account = qlas._next
+    if account is not None:
+        if account.key < qlas._goes_on_to and not round_robin and not qlas._others:
+            qlas._next = None
+            return account
+        if not line_up(qlas, account):
+            qlas._make_room(account)
+        qlas._next = None
+    lowest = number = _lowest_above(qlas._occupied, 0)
+    if round_robin:
+        number = _lowest_above(qlas._occupied, (qlas._last_level + 1) & 63)
+        qlas._last_level = number
+    level = cython.cast(Line, qlas._levels[number])
+    account = cython.cast(HeapNode, level.pop())
+    if level.count == 0:
+        qlas._occupied &= ~(_LEVEL_0 << number)
+    qlas._ran = address_of(account)
+    qlas._others = False
+    # No further than the end of the level; not at all while a lower one waits, or beyond weeks.
+    level_ends = (_LEVEL_0 << number) * 1_000 if number == lowest and number < 50 else 0
+    qlas._goes_on_to = min(account.key + _STINT_NS, level_ends)
+    return account  # type: ignore[no-any-return]
 
 
 def line_up(qlas: QLAS, account: HeapNode) -> bool:
