@@ -66,6 +66,7 @@ MODULES = {
     "clockworker.ipc.calls._request_cy": "src/clockworker/ipc/calls/_request_cy.py",
     "clockworker.ipc._traffic_cy": "src/clockworker/ipc/_traffic_cy.py",
     "clockworker.cluster._pieces_cy": "src/clockworker/cluster/_pieces_cy.py",
+    "clockworker.cluster._session_cy": "src/clockworker/cluster/_session_cy.py",
     "clockworker.cluster._far_cy": "src/clockworker/cluster/_far_cy.py",
     "clockworker.shards.worker._accepted_cy": "src/clockworker/shards/worker/_accepted_cy.py",
     "clockworker.http._targets_cy": "src/clockworker/http/_targets_cy.py",
