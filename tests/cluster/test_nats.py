@@ -193,7 +193,9 @@ def test_a_silent_one_by_our_own_ping(tmp_path: Path) -> None:
                 server.send_signal(signal.SIGSTOP)
                 stopped = time.monotonic()
                 await eventually(lambda: lost)
-                assert time.monotonic() - stopped >= 0.9  # 1.5 s since it was last heard, half a second ago at most
+                assert (
+                    time.monotonic() - stopped >= 0.6
+                )  # 1.5 s since it was last heard, which was within half a second and a look of 0.25 s
                 assert "silent" in str(lost[0])
 
     asyncio.run(main())
