@@ -29,18 +29,22 @@ def test_calls_of_other_nodes_do_not_notice_a_roll(tmp_path: Path) -> None:
         try:
             wait_all(nodes)
             far = beyond(one)
+            over = tmp_path / "over"
             with ThreadPoolExecutor() as pool:
                 slow = pool.submit(one.ask, f"slow {far} 6")
-                storm = pool.submit(one.ask, f"storm {far} 8")
-                back = pool.submit(two.ask, f"storm {beyond(two)} 8")
-                two.server.process.send_signal(signal.SIGHUP)
-                two.server.wait_log(r"shard 0 ready on", times=2)
-                assert slow.result() == "1", "the old incarnation answers what it was asked"
+                storm = pool.submit(one.ask, f"storm {far} {over}")
+                back = pool.submit(two.ask, f"storm {beyond(two)} {over}")
+                try:
+                    two.server.process.send_signal(signal.SIGHUP)
+                    two.server.wait_log(r"shard 0 ready on", times=2)
+                    assert slow.result() == "1", "the old incarnation answers what it was asked"
+                    assert one.ask(f"slow {far} 0") == "2"
+                finally:
+                    over.touch()
                 said = storm.result()
                 assert re.fullmatch(r"\d+ by \[1, 2\] errors \[\]", said), said
                 said = back.result()
                 assert re.fullmatch(r"\d+ by \[1\] errors \[\]", said), said
-            assert one.ask(f"slow {far} 0") == "2"
             two.server.process.send_signal(signal.SIGHUP)
             two.server.wait_log(r"shard 0 ready on", times=3)
             assert one.wait_ok(f"slow {far} 0", "3")

@@ -145,6 +145,7 @@ def test_a_broker_that_comes_back_is_subscribed_to_again(run: Run) -> None:
 
             while not await arrives():
                 pass
+            assert set(await heard(both, "news", 1)) == {Line(0, 1)}
 
     run(body)
 

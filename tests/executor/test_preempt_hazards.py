@@ -546,6 +546,7 @@ def test_signal_handlers_of_the_loop(run: Run) -> None:
                 await executor.queue("background").spawn(hog())
             finally:
                 loop.remove_signal_handler(signal.SIGUSR1)
+            assert log == ["signal"]
 
     run(body)
 
