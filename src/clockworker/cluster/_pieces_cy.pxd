@@ -15,8 +15,10 @@ cdef class Run:
     cdef put(self, int kind, long long queue, long long method, unsigned long long call, bytes body)
     @cython.locals(at=cython.Py_ssize_t, length=cython.Py_ssize_t, kind=cython.int)
     cdef Py_ssize_t fit(self, Py_ssize_t most, long long now_ns) except -1
+    @cython.locals(length=cython.Py_ssize_t)
     cdef Py_ssize_t _length(self, Py_ssize_t at) except -1
     cdef _leaves(self, Py_ssize_t at, Py_ssize_t key_size, Py_ssize_t length, long long now_ns)
+    @cython.locals(taken=bytes)
     cdef bytes take(self, Py_ssize_t size)
     cdef tuple take_first(self)
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import struct
 from collections import deque
+from typing import Any
 
 try:
     import cython
@@ -98,9 +99,11 @@ class Run:
 
     def _length(self, at: int) -> int:
         """Of the body of the frame there."""
+        length: int
         if cython.compiled:
-            return cw_get_u32(PyByteArray_AS_STRING(self.data) + at + 17)
-        length: int = _HEAD.unpack_from(self.data, at)[4]
+            length = cw_get_u32(PyByteArray_AS_STRING(self.data) + at + 17)
+        else:
+            length = _HEAD.unpack_from(self.data, at)[4]
         return length
 
     def _leaves(self, at: int, key_size: int, length: int, now_ns: int) -> None:
@@ -112,6 +115,7 @@ class Run:
 
     def take(self, size: int) -> bytes:
         """The next so many bytes."""
+        taken: bytes
         if cython.compiled:
             taken = PyBytes_FromStringAndSize(PyByteArray_AS_STRING(self.data) + self.at, size)
         else:
@@ -171,9 +175,9 @@ class Outgoing:
         if self._rest is not None:
             left = self._take_body(parts, self._rest, left)
         while self._line and left > _HEAD_BYTES and self._rest is None:
-            first = self._line[0]
+            first: Any = self._line[0]
             if type(first) is Run:
-                run = first
+                run: Run = first
                 left = self._take_run(parts, run, left, now_ns)
                 if run.at == run.end:
                     if run is self._last and len(self._line) == 1:
@@ -240,7 +244,7 @@ class Incoming:
 
     def put(self, message: bytes, at: int = 0) -> None:
         """The piece is what the message has from there on."""
-        if at >= len(message):
+        if not 0 <= at < len(message):
             return
         if self.waiting:
             self._pieces.append((message, at))

@@ -34,6 +34,7 @@ cdef class Session:
     cpdef Py_ssize_t room(self)
     cpdef bytes head(self, Py_ssize_t size, long long now_ns)
     cpdef bytes hello(self, long long now_ns)
+    @cython.locals(packed=bytes)
     cdef bytes _packed(self, int flags)
     cdef _speaks(self, long long now_ns)
     cpdef took(self, Py_ssize_t size)

@@ -167,7 +167,7 @@ class Session:
 
     def _packed(self, flags: int) -> bytes:
         if cython.compiled:
-            packed = PyBytes_FromStringAndSize(cython.NULL, _HEAD_BYTES)
+            packed: bytes = PyBytes_FromStringAndSize(cython.NULL, _HEAD_BYTES)
             cw_put_message_head(
                 PyBytes_AS_STRING(packed), _VERSION, flags, self.ours, self.theirs, self.sent, self.taken_bytes
             )
