@@ -11,6 +11,7 @@ import trio.testing
 from trio._core import _run
 
 import clockworker as cw
+from clockworker.executor import _clock_cy as executor_clock
 from clockworker.trio import Executor, _seam
 from tests.trio.conftest import declarations, run
 
@@ -194,7 +195,10 @@ def test_what_passes_goes_first_and_is_not_charged() -> None:
 
 
 def order_of(scheduler: cw.Scheduler) -> str:
-    """In which tasks run of which some have had much: a heavy group, a light one, and who belongs to none."""
+    """In which tasks run of which some have had much: a heavy group, a light one, and who belongs to none.
+
+    By a clock that is wound: what others take of the core meanwhile is no service.
+    """
 
     async def main() -> str:
         log: list[str] = []
@@ -202,7 +206,7 @@ def order_of(scheduler: cw.Scheduler) -> str:
             queue = executor.queue("a")
 
             async def work(name: str, event: trio.Event, us: int) -> None:
-                compute(us)
+                executor_clock.wind(us * 1_000)
                 await event.wait()
                 log.append(name)
 
@@ -215,7 +219,11 @@ def order_of(scheduler: cw.Scheduler) -> str:
             await executor.drain()
         return "".join(log)
 
-    return run(main)
+    executor_clock.begin_winding(1_000, 0)
+    try:
+        return run(main)
+    finally:
+        executor_clock.end_winding()
 
 
 def test_schedulers_choose_within_a_queue() -> None:
