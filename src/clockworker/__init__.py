@@ -21,7 +21,7 @@ import sys
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-from clockworker import _errors, executor
+from clockworker import _errors, _moved, executor
 from clockworker._errors import *  # noqa: F403
 from clockworker._version import __version__ as __version__
 from clockworker.executor import *  # noqa: F403
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from clockworker.shards import *  # noqa: F403
 
     __all__ = [*_errors.__all__, *executor.__all__, *http.__all__, *ipc.__all__, *shards.__all__]
+
+_moved.come_last()
 
 # For those who put a shard together by themselves, as the supervisor's children do: here as everything public is, and nothing
 # that an application is written with.

@@ -8,7 +8,7 @@ import pytest
 
 import clockworker as cw
 from clockworker.cluster._links import FarLinks
-from clockworker.cluster._session import IDLE
+from clockworker.cluster._session_cy import IDLE
 from tests.cluster.nodes import NAMES, Other, nodes
 from tests.conftest import Run, until
 

@@ -5,7 +5,7 @@ In reading order:
     _wire       what is asked of a broker: messages by subject, and one small store with compare-and-set
     _subjects   the subjects that messages go by, and who has sent what
     _pieces_cy  the stream of frames between two shards, in pieces of messages
-    _session    what two shards know of each other while they talk: numbers, windows, silence
+    _session_cy what two shards know of each other while they talk: numbers, windows, silence
     _far_cy     the connection of two shards of different nodes; _peer, a shard and its successor
     _links      a shard's links to the shards of other nodes; _topics, what they publish
     _partitions which node and shard a key belongs to

@@ -1,9 +1,9 @@
 # cython: language_level=3, annotation_typing=False, auto_pickle=False, allow_none_for_extension_args=False
-"""The connection of two shards of different nodes: a link's frames, over a session (`_session`), in pieces (`_pieces_cy`).
+"""The connection of two shards of different nodes: a link's frames, over a session (`_session_cy`), in pieces (`_pieces_cy`).
 
 It is there as long as its node is in the view and not silent. Only a request begins a session: what else there is to be said,
 it says then. Frames that are sent in one turn of the executor leave in one message at its end, or before that in several: as
-soon as a quarter of the calls that are under way has been gathered, and no less than `FEWEST`. So a flood of calls is some
+soon as half of the calls that are under way has been gathered, and no less than `FEWEST`. So a flood of calls is some
 messages behind each other, and the two shards and the broker are at work at the same time; as one message it would be with one
 of the three, while the others waited. What finds no room in the window waits here; once a window's worth does the connection is
 crowded, and new calls wait, as with rings.
@@ -21,8 +21,8 @@ except ModuleNotFoundError:
     from clockworker import _cython_shim as cython
 
 from clockworker._errors import NodeDied, NodeDown, ShardDied, ShardDown
-from clockworker.cluster._pieces_cy import HEAD_SIZE, AgainstTheRules, Frame, Incoming, Outgoing
-from clockworker.cluster._session import CLOSING, HEAD, IDLE, OPEN, Ended, Session
+from clockworker.cluster._pieces_cy import HEAD_SIZE, AgainstTheRules, Incoming, Outgoing
+from clockworker.cluster._session_cy import CLOSING, HEAD, IDLE, OPEN, Ended, Session
 from clockworker.ipc import Mesh
 from clockworker.ipc.calls._frames import FLAGS, Kind
 from clockworker.ipc.calls._link_cy import Link
@@ -33,27 +33,29 @@ PIECE = 512 * 1024  # bytes of a message, at most
 IDLE_NS = 60_000_000_000  # without a call, after which a session ends
 FRAMES_A_TURN = 64
 BYTES_A_TURN = 1 << 18
-FEWEST = 16  # frames that are no longer gathered, but sent
+FEWEST = 32  # frames that are no longer gathered, but sent
 MOST = 128  # that are gathered
 
 # C globals when compiled.
 _REQUEST = int(Kind.REQUEST)
 _ONE_WAY = int(Kind.ONE_WAY)
 _FLAGS = FLAGS
-_FEWEST = FEWEST
-_MOST = MOST
+_IDLE, _OPEN, _CLOSING = IDLE, OPEN, CLOSING
+_HEAD_SIZE = HEAD_SIZE
+_MESSAGE_HEAD = HEAD.size
+
+
+if cython.compiled:
+    from cython.cimports.clockworker.ipc.rings._monotonic import now_ns
+else:
+    from time import monotonic_ns as now_ns
 
 
 class Post(Protocol):
-    """What far connections have in common: the wire, the time, and what is known of nodes."""
+    """What far connections have in common: the wire, and what is known of nodes."""
 
     mesh: Mesh
-    calls_sent: int
     piece: int  # bytes of frames that a message may have
-    window_waits: int  # how often a connection was crowded
-
-    def now_ns(self) -> int:
-        """Of CLOCK_MONOTONIC."""
 
     def publish(self, connection: FarConnection, message: bytes) -> bool:
         """To the peer, with the next `send_off`, which comes by itself after the turn of all connections. False: not now;
@@ -98,6 +100,8 @@ class FarConnection(Connection):
     shard: int
     session: Session
     link: Link
+    calls_sent: int
+    window_waits: int  # how often it was crowded
 
     def __init__(
         self, post: Post, standing: Standing, node: str, shard: int, place: int, session: Session, longest: int
@@ -107,12 +111,16 @@ class FarConnection(Connection):
         self.shard = shard
         self.where = f"shard {shard} of node {node}"
         self.session = session
+        self.calls_sent = 0
+        self.window_waits = 0
         self._post = post
         self._standing = standing
         self._mesh = post.mesh
         self._out = Outgoing()
         self._in = Incoming(longest)
         self._unsent: bytes | None = None  # a message that the wire has not taken
+        self._fewest = FEWEST
+        self._most = MOST
         self._is_dirty = False
         self._is_sending = False
         self._is_there = False
@@ -126,28 +134,34 @@ class FarConnection(Connection):
         if not self.connected:
             return
         is_request = kind & ~_FLAGS == _REQUEST or kind & ~_FLAGS == _ONE_WAY
-        if self.session.state == IDLE:
+        session = self.session
+        if session.state == _IDLE:
             if not is_request:
                 return
             self._begin()
         if is_request:
             self._is_used = True
-            self._post.calls_sent += 1
+            self.calls_sent += 1
         self.bytes_sent += len(body)
         self.frames_sent += 1
         out = self._out
-        out.put((kind, queue, method, call, body))
+        out.put(kind, queue, method, call, body)
         self.backlog_bytes = out.size
-        if not self.crowded and out.size > self.session.window:
+        if not self.crowded and out.size > session.window:
             self.crowded = True
-            self._post.window_waits += 1
+            self.window_waits += 1
         if not self._is_dirty:
             self._mark()
-        gathered = out.count()
-        if gathered >= _FEWEST and (gathered >= _MOST or gathered >= self._under_way() >> 2):
-            if self._unsent is None and not self._is_sending and not self.session.answers:
-                self._send_pieces()
-                self._post.send_off()
+        gathered = out.count
+        if (
+            gathered >= self._fewest
+            and (gathered >= self._most or gathered >= self._under_way() >> 1)
+            and self._unsent is None
+            and not self._is_sending
+            and not session.answers
+        ):
+            self._send_pieces()
+            self._post.send_off()
 
     def _under_way(self) -> int:
         """How many calls are, of ours and of the peer's."""
@@ -181,7 +195,7 @@ class FarConnection(Connection):
         """Its node is in the view, and heard, and so are we. waits: calls have to, as we have not got our place yet."""
         self._is_there = True
         self.connected = self._is_wanted()
-        if self.session.state == IDLE and self.crowded != waits:
+        if self.session.state == _IDLE and self.crowded != waits:
             self.crowded = waits
             if not waits:
                 self.relieved()
@@ -194,23 +208,23 @@ class FarConnection(Connection):
 
     def leave(self) -> None:
         """We are about to be replaced: the peer's new calls are for our successor."""
-        self.session.leave(self._post.now_ns())
-        if self.session.state != IDLE:
+        self.session.leave(now_ns())
+        if self.session.state != _IDLE:
             self._mark()
 
     def begin(self) -> None:
         """A session, though there is no call."""
-        if self._is_there and self.session.state == IDLE:
+        if self._is_there and self.session.state == _IDLE:
             self._begin()
             self._mark()
 
     def _is_wanted(self) -> bool:
         """Whether new calls may be made to it."""
-        return self._is_there and (self.session.state != IDLE or self._standing.is_present(self))
+        return self._is_there and (self.session.state != _IDLE or self._standing.is_present(self))
 
     def drop(self, ended: Ended) -> None:
         """The session, if there is one."""
-        if self.session.state != IDLE:
+        if self.session.state != _IDLE:
             self._end(ended)
 
     def is_busy(self) -> bool:
@@ -224,33 +238,35 @@ class FarConnection(Connection):
         """A message of the peer's, to us."""
         if not self._is_there:
             return
-        session, now = self.session, self._post.now_ns()
+        session = self.session
+        now = now_ns()
         was = session.state
         try:
-            piece = session.hear(message, now, agrees=not self.is_busy())
+            has_piece = session.hear(message, now, not self.is_busy())
         except Ended as ended:
             self._end(ended)
             if ended.again:
                 self.hear(message)
             return
         if session.state != was:
-            if was == IDLE:
+            if was == _IDLE:
                 self._began()
-            elif was == CLOSING:
+            elif was == _CLOSING:
                 self._relieve()
-            if session.state == OPEN:
+            if session.state == _OPEN:
                 self._standing.opened(self)
         if session.is_held and not self.link.holding:
             self._standing.held(self)
-        if piece is not None:
-            self._in.put(message, HEAD.size)
+        if has_piece:
+            self._in.put(message, _MESSAGE_HEAD)
             self._mark()
         elif session.owes or session.answers or self._out.size:
             self._mark()
 
     def look(self) -> None:
         """Time has passed."""
-        session, now = self.session, self._post.now_ns()
+        session = self.session
+        now = now_ns()
         if self._is_used:
             self._is_used, self._used_ns = False, now
         try:
@@ -258,7 +274,7 @@ class FarConnection(Connection):
         except Ended as ended:
             self._end(ended)
             return
-        if session.state == OPEN and now - self._used_ns >= IDLE_NS and not self.is_busy():
+        if session.state == _OPEN and now - self._used_ns >= IDLE_NS and not self.is_busy():
             session.close()
             self.crowded = True  # a call that comes now waits for the next session
         if session.owes:
@@ -282,7 +298,8 @@ class FarConnection(Connection):
         return came
 
     def _take_in(self) -> None:
-        session, now = self.session, self._post.now_ns()
+        session = self.session
+        now = now_ns()
         try:
             frames, size = self._in.take(FRAMES_A_TURN, BYTES_A_TURN, now)
             session.took(size)
@@ -293,22 +310,25 @@ class FarConnection(Connection):
             self._end(Ended("rules", f"has broken the rules: {error}"))
 
     def _flush(self) -> None:
-        session, post = self.session, self._post
+        session = self.session
+        post = self._post
         while session.answers and post.publish(self, session.answers[0]):
             del session.answers[0]
-        if session.state == IDLE:
+        if session.state == _IDLE:
             return
         self._send_pieces()
-        if session.owes and self._unsent is None and not post.publish(self, session.hello(post.now_ns())):
+        if session.owes and self._unsent is None and not post.publish(self, session.hello(now_ns())):
             session.owes = True
         waiting = self._out.size
-        if self.crowded and session.state != CLOSING and waiting <= session.window >> 1 and self._unsent is None:
+        if self.crowded and session.state != _CLOSING and waiting <= session.window >> 1 and self._unsent is None:
             self._relieve()
 
     def _send_pieces(self) -> None:
         """What waits, as far as there is room for it."""
-        session, post, out = self.session, self._post, self._out
-        now = post.now_ns()
+        session = self.session
+        post = self._post
+        out = self._out
+        now = now_ns()
         self._is_sending = True
         try:
             while True:
@@ -317,7 +337,7 @@ class FarConnection(Connection):
                         break
                     self._unsent = None
                 room = min(post.piece, session.room())
-                if not out.size or room <= HEAD_SIZE:
+                if not out.size or room <= _HEAD_SIZE:
                     break
                 before = out.size
                 parts = out.take(room, now)
@@ -329,13 +349,13 @@ class FarConnection(Connection):
     # Sessions
 
     def _begin(self) -> None:
-        self.session.begin(self._post.now_ns())
+        self.session.begin(now_ns())
         self._began()
 
     def _began(self) -> None:
         self.epoch += 1
         self.connected = True
-        self._used_ns = self._post.now_ns()
+        self._used_ns = now_ns()
         self._post.session_began(self)
         self._mesh.begun(self.link)
 

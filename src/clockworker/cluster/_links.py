@@ -1,5 +1,5 @@
-"""A shard's links to the shards of other nodes: one wire to the broker, and a far connection (`_far_cy`) for each shard that was
-ever called or has called.
+"""A shard's links to the shards of other nodes: one wire to the broker, and a far connection (`_far_cy`) for each shard that
+was ever called or has called.
 
 When the wire is lost so are all sessions, and calls end in `ShardDown` at once until there is another wire. A new one is tried
 for ever, after pauses that grow to a second.
@@ -23,7 +23,7 @@ from clockworker._errors import CallError
 from clockworker.cluster import _subjects
 from clockworker.cluster._far_cy import PIECE, FarConnection
 from clockworker.cluster._peer import FarPeer
-from clockworker.cluster._session import HEAD, Ended, Session
+from clockworker.cluster._session_cy import HEAD, Ended, Session
 from clockworker.cluster._wire import Wire, WireError
 from clockworker.ipc import Mesh
 from clockworker.ipc.calls._link_cy import Link
@@ -90,9 +90,7 @@ class FarLinks:
         self.place = mesh.shard_id  # among all, once we are in the view
         self.wire: Wire | None = None  # that is connected
         self.ended: Counter[str] = Counter()  # sessions, by reason
-        self.calls_sent = 0
         self.piece = PIECE
-        self.window_waits = 0  # how often a connection was crowded
         self._slot = 0  # 0: we are not in the view
         self._keys = keys
         self._make_wire = wire
@@ -264,6 +262,15 @@ class FarLinks:
         for place, peer in self._peers.items():
             peer.set_window(window)
             self._judge(place)
+
+    @property
+    def calls_sent(self) -> int:
+        return sum(each.calls_sent for each in self._subjects)
+
+    @property
+    def window_waits(self) -> int:
+        """How often a connection was crowded."""
+        return sum(each.window_waits for each in self._subjects)
 
     def sessions(self) -> int:
         """How many there are."""

@@ -195,7 +195,7 @@ class NatsWire:
         self._write()
         try:
             async with asyncio.timeout(REQUEST_S):
-                found = await answer
+                found: Message = await answer
         except TimeoutError:
             raise WireError("no answer in time") from None
         finally:
@@ -248,8 +248,8 @@ class NatsWire:
             why = self._ended
             self._end(WireError(_why(error)))
             await asyncio.wait({stream.is_over}, timeout=CLOSE_S)
-            if why is not None and isinstance(error, Exception):
-                raise why from error
+            if why is not None and why is not error and isinstance(error, Exception):
+                raise why from error  # what the server has said of it
             raise
         self._heard_at = self._loop.time()
         self._has_asked = False
@@ -282,6 +282,8 @@ class NatsWire:
             self._is_lost(WireError(f"the server at {self._where} has sent {error}"))
             return
         for event in events:
+            if self._ended is not None:  # by one of them
+                return
             if type(event) is Message:
                 heard = self._listeners.get(event.sid)
                 if heard is not None:

@@ -49,7 +49,7 @@ class Info(msgspec.Struct, frozen=True):
     tls_available: bool = False
     nonce: str = ""
     cluster: str = ""
-    connect_urls: list[str] = []  # noqa: RUF012  # msgspec copies it
+    connect_urls: list[str] = []  # msgspec copies it
 
 
 class Pinged:

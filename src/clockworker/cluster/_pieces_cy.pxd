@@ -1,25 +1,45 @@
 cimport cython
 
-cdef Py_ssize_t _HEAD_BYTES, _SMALL
+cdef Py_ssize_t _HEAD_BYTES, _SMALL, _KEPT
 cdef int _ENVELOPE, _KEYED
 cdef unsigned long long _MOST_CALL
-cdef tuple _GONE
+
+
+cdef class Run:
+    cdef bytearray data
+    cdef Py_ssize_t at
+    cdef Py_ssize_t end
+    cdef Py_ssize_t fitting
+
+    @cython.locals(length=cython.Py_ssize_t, end=cython.Py_ssize_t, to=cython.p_char)
+    cdef put(self, int kind, long long queue, long long method, unsigned long long call, bytes body)
+    @cython.locals(at=cython.Py_ssize_t, length=cython.Py_ssize_t, kind=cython.int)
+    cdef Py_ssize_t fit(self, Py_ssize_t most, long long now_ns) except -1
+    @cython.locals(length=cython.Py_ssize_t)
+    cdef Py_ssize_t _length(self, Py_ssize_t at) except -1
+    cdef _leaves(self, Py_ssize_t at, Py_ssize_t key_size, Py_ssize_t length, long long now_ns)
+    @cython.locals(taken=bytes)
+    cdef bytes take(self, Py_ssize_t size)
+    cdef tuple take_first(self)
 
 
 cdef class Outgoing:
     cdef readonly Py_ssize_t size
-    cdef list _frames
-    cdef Py_ssize_t _at
+    cdef readonly Py_ssize_t count
+    cdef list _line
+    cdef Run _last
     cdef object _rest
 
-    cpdef put(self, tuple frame)
-    cpdef Py_ssize_t count(self)
     cpdef clear(self)
-    @cython.locals(left=cython.Py_ssize_t, first=cython.Py_ssize_t, run=cython.Py_ssize_t, length=cython.Py_ssize_t, frames=list, frame=tuple, body=bytes, kind=cython.int)
+    @cython.locals(run=Run)
+    cpdef put(self, int kind, long long queue, long long method, unsigned long long call, bytes body)
+    @cython.locals(left=cython.Py_ssize_t, length=cython.Py_ssize_t, run=Run, frame=tuple)
     cpdef list take(self, Py_ssize_t most, long long now_ns)
+    @cython.locals(size=cython.Py_ssize_t)
+    cdef Py_ssize_t _take_run(self, list parts, Run run, Py_ssize_t left, long long now_ns) except -1
+    @cython.locals(body=bytes, kind=cython.int)
+    cdef Py_ssize_t _take_frame(self, list parts, tuple frame, Py_ssize_t left, long long now_ns) except -1
     cdef Py_ssize_t _take_body(self, list parts, object body, Py_ssize_t left) except -1
-    @cython.locals(number=cython.Py_ssize_t, length=cython.Py_ssize_t, frame=tuple, body=bytes, packed=bytes, to=cython.p_char)
-    cdef bytes _packed(self, Py_ssize_t first, Py_ssize_t end, Py_ssize_t size)
 
 
 cdef class Incoming:

@@ -11,7 +11,8 @@ It works on any asyncio loop, alone; shards and rings need it, and it knows noth
     _runnable_cy    into the queues
     _singles_cy     steps of no task
     _steps_cy       out of the queues: which step is next, and running it; what is polled beside the loop
-    _slices_cy      steps of preemptive queues, in pieces; _alarm_cy, when they are cut; _locks_cy and _guard_cy, where not
+    _slices_cy      steps of preemptive queues, in pieces; _visits_cy, how often it is worth looking who waits
+    _fiber_cy       where they run, and are cut; _alarm_cy, when; _locks_cy and _guard_cy, where not
     _core_cy        the pump: when turns come. With the six above it makes one object, the core of an executor
     _controlled     Controlled: a queue's share by a goal; _paced_cy, a queue that is held to a part of the core
     _preempt        no_preempt, never_preempt; whether there can be preemptive queues
@@ -30,7 +31,7 @@ It works on any asyncio loop, alone; shards and rings need it, and it knows noth
     _clock_cy       the clock that times steps
     _steal_cy       what others had of a step's time; _meter_cy asks the kernel
     _cpython_cy     what we assume of CPython, tried at import, and switched off where it is not so; _layout, samples to try
-    _greenlet.pxd, _lock_methods.pxd  C of _slices_cy and _locks_cy
+    _greenlet.pxd, _lock_methods.pxd  C of _fiber_cy and _locks_cy
     _native.pxd     C that the compiled modules (`_cy`) use; _pure, some of it in Python
     _seal_cy        compiled types whose instances come complete or not at all
 """

@@ -22,12 +22,11 @@ cdef extern from *:
     typedef struct {
         volatile int64_t due_ns;  /* when the slice that runs is to be cut; 0: none runs, and alarms are stale */
         volatile int64_t looks_ns;  /* when the handler looks whether somebody wants the core, before that; NEVER: not at all */
-        volatile int64_t others_ns;  /* from when on another queue should have it; NEVER: none does */
         volatile int64_t rings_ns;  /* when the timer does; 0: it is not set */
         volatile int64_t rung;  /* how often the interpreter was interrupted */
         volatile int64_t stale;  /* alarms that came when nothing was due */
         volatile int64_t looked;  /* and those that found nobody */
-        volatile int for_loop;  /* the slice is cut early, for the loop is wanted */
+        volatile int wanted;  /* the loop was, when the slice's time was up or a look came */
         int64_t every_ns;  /* from one look to the next */
         const int *behind;  /* whether callbacks of the loop wait for the turn to end */
         int backend;  /* what the loop asks for events, a descriptor that can be polled; -1: not known */
@@ -64,11 +63,19 @@ cdef extern from *:
     /* A slice begins, which is to be cut at `due`. The timer is left alone if it rings before anything is to be done: its handler
        sets it anew. One that should have rung before now is not trusted to come. */
     static inline void clockworker_alarm_slice(clockworker_alarm *alarm, int64_t now, int64_t due, int64_t looks) {
-        alarm->for_loop = 0;
+        alarm->wanted = 0;
         alarm->looks_ns = looks;
         alarm->due_ns = due;
         int64_t next = clockworker_alarm_next(alarm), rings = alarm->rings_ns;
         if (rings == 0 || rings > next || rings < now) clockworker_alarm_set(alarm, next);
+    }
+
+    /* The slice is to be cut at `due` if it was not to be before. */
+    static inline void clockworker_alarm_sooner(clockworker_alarm *alarm, int64_t due) {
+        if (due >= alarm->due_ns) return;  /* none runs: 0 */
+        alarm->due_ns = due;
+        int64_t rings = alarm->rings_ns;
+        if (rings == 0 || rings > due) clockworker_alarm_set(alarm, due);
     }
 
     /* The slice is to be cut at `due`, and nobody looks before. */
@@ -104,15 +111,11 @@ cdef extern from *:
         }
     }
 
-    /* Whether somebody wants the core, and is owed it. What it asks may be asked in a signal's handler. */
-    static inline int clockworker_alarm_wanted(clockworker_alarm *alarm, int64_t now) {
-        struct pollfd backend = {alarm->backend, POLLIN, 0};
-        int behind = alarm->behind != NULL && *alarm->behind;
-        if (behind || (backend.fd >= 0 && poll(&backend, 1, 0) > 0 && backend.revents & POLLIN)) {
-            alarm->for_loop = 1;
-            return 1;
-        }
-        return alarm->others_ns <= now;
+    /* Whether the loop has something to do. What it asks may be asked in a signal's handler. */
+    static inline int clockworker_alarm_wanted(clockworker_alarm *alarm) {
+        if (alarm->behind != NULL && *alarm->behind) return 1;
+        struct pollfd backend = {alarm->backend, POLLIN, 0};  /* a negative one is passed over */
+        return poll(&backend, 1, 0) > 0 && backend.revents & POLLIN;
     }
 
     static inline void clockworker_alarm_rings(int number) {
@@ -123,17 +126,20 @@ cdef extern from *:
         if (alarm->due_ns == 0) alarm->stale++;
         else {
             int64_t now = clockworker_alarm_now(), almost = now + CLOCKWORKER_ALMOST;
-            int cut = alarm->due_ns <= almost;
-            if (!cut && alarm->looks_ns <= almost) {
-                cut = clockworker_alarm_wanted(alarm, now);
-                alarm->looks_ns = now + alarm->every_ns;
-                alarm->looked += !cut;
-            } else if (!cut) alarm->stale++;
-            if (cut) {
+            int due = alarm->due_ns <= almost, look = alarm->looks_ns <= almost;
+            if (due || look) alarm->wanted = clockworker_alarm_wanted(alarm);
+            else alarm->stale++;
+            if (due || (look && alarm->wanted)) {
                 if (now < alarm->due_ns) alarm->due_ns = now;  /* or who is interrupted would take it for an early one */
                 alarm->rung++;
                 PyErr_SetInterruptEx(number);
-            } else clockworker_alarm_set(alarm, clockworker_alarm_next(alarm));
+            } else {
+                if (look) {
+                    alarm->looked++;
+                    alarm->looks_ns = now + alarm->every_ns;
+                }
+                clockworker_alarm_set(alarm, clockworker_alarm_next(alarm));
+            }
         }
         errno = error;
     }
@@ -153,7 +159,7 @@ cdef extern from *:
         sigemptyset(&action.sa_mask);
         alarm->number = number;
         alarm->due_ns = alarm->rings_ns = 0;
-        alarm->looks_ns = alarm->others_ns = CLOCKWORKER_NEVER;
+        alarm->looks_ns = CLOCKWORKER_NEVER;
         alarm->backend = -1;
         alarm->behind = NULL;
         alarm->exists = 1;
@@ -177,12 +183,11 @@ cdef extern from *:
     ctypedef struct Alarm "clockworker_alarm":
         long long due_ns
         long long looks_ns
-        long long others_ns
         long long rings_ns
         long long rung
         long long stale
         long long looked
-        bint for_loop
+        bint wanted
         long long every_ns
         const bint *behind
         int backend
@@ -192,6 +197,7 @@ cdef extern from *:
     long long NEVER_NS "CLOCKWORKER_NEVER"
     long long alarm_now "clockworker_alarm_now"() noexcept
     void alarm_slice "clockworker_alarm_slice"(Alarm *alarm, long long now, long long due, long long looks) noexcept
+    void alarm_sooner "clockworker_alarm_sooner"(Alarm *alarm, long long due) noexcept
     void alarm_due "clockworker_alarm_due"(Alarm *alarm, long long due) noexcept
     void alarm_again "clockworker_alarm_again"(Alarm *alarm) noexcept
     void alarm_now_due "clockworker_alarm_now_due"(Alarm *alarm) noexcept

@@ -40,7 +40,7 @@ cdef class Fiber:
 
     cpdef run(self)
     @cython.locals(outer=Fiber, outer_could=cython.bint)
-    cdef bint go(self, long long started, long long slice_ns, long long look_ns, long long others_ns) except -1
+    cdef bint go(self, long long started, long long due_ns, long long look_ns) except -1
     cdef int end(self) except -1
     @cython.locals(state=JoinHandle)
     cdef object refusal(self, object frame)
@@ -50,4 +50,4 @@ cdef class Fiber:
 cdef object current_task(object loop)
 @cython.locals(fiber=Fiber, now=cython.longlong, refusals=dict)
 cpdef on_alarm(object number, object frame)
-cdef void wanted_from(long long others_ns) noexcept
+cdef void cut_by(long long due_ns) noexcept

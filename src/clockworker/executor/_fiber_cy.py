@@ -6,9 +6,9 @@
     fiber       what is cut
 
 A *fiber* is a greenlet in which all steps of one queue run, one after the other. The signal's handler, which the interpreter
-calls between two instructions of the step, switches to the greenlet that runs the loop, the *hub*. greenlet keeps for each fiber
-what belongs to a stack of Python: frames, the exception that is handled, the context, the depth of recursion. asyncio's current
-task is `_slices_cy`'s to change.
+calls between two instructions of the step, switches to the greenlet that runs the loop, the *hub*. greenlet keeps for each
+fiber what belongs to a stack of Python: frames, the exception that is handled, the context, the depth of recursion. asyncio's
+current task is `_slices_cy`'s to change.
 
 To other code a cut is what another thread would be: somebody runs between two instructions. Only that the thread is the same,
 so locks have the same owner, hence the rules, and `threading.local` shows the foreground's values.
@@ -53,6 +53,7 @@ if cython.compiled:
         alarm_now,
         alarm_now_due,
         alarm_slice,
+        alarm_sooner,
     )
     from cython.cimports.clockworker.executor._clock_cy import is_wound
     from cython.cimports.clockworker.executor._greenlet import (
@@ -149,11 +150,11 @@ class Fiber:
             self.finished = True
             switch_to(self.hub)
 
-    def go(self, started: int, slice_ns: int, look_ns: int, others_ns: int) -> bool:
-        """Run the step until it is cut, or finished. True if it was cut early, since the loop is wanted.
+    def go(self, started: int, due_ns: int, look_ns: int) -> bool:
+        """Run the step until it is cut, or finished. True if the loop had something to do when it was cut.
 
-        slice_ns: how long, at most; 0 if it is not to be cut. look_ns: how often somebody looks whether it is to be cut before
-        that; 0: nobody does. others_ns: from when on another queue should have the core.
+        due_ns: when it is cut, at the latest; 0 if it is not to be cut. look_ns: how often somebody looks whether the loop has
+        something to do, to cut it then; 0: nobody does.
 
         A loop that runs within a step (nest_asyncio) cuts nothing.
         """
@@ -165,19 +166,16 @@ class Fiber:
             outer_could = outer.cuttable
             outer.cuttable = False
         else:
-            self.cuttable = slice_ns != 0
+            self.cuttable = due_ns != 0
             self.retry_ns = _RETRY_NS
             _running = self
             held.tracking = True
-            alarm.others_ns = others_ns
             alarm.behind = cython.address(self.core.behind)
             alarm.backend = self.backend
             alarm.every_ns = look_ns
-            alarm.for_loop = False
-            if slice_ns and not _by_hand and not is_wound():
-                alarm_slice(
-                    cython.address(alarm), started, started + slice_ns, started + look_ns if look_ns else NEVER_NS
-                )
+            alarm.wanted = False
+            if due_ns and not _by_hand and not is_wound():
+                alarm_slice(cython.address(alarm), started, due_ns, started + look_ns if look_ns else NEVER_NS)
             else:
                 alarm.looks_ns = NEVER_NS
                 alarm.due_ns = NEVER_NS
@@ -202,7 +200,7 @@ class Fiber:
             self.hub = None
             if self.finished:
                 self.at = self.greenlet
-        return alarm.for_loop and not self.finished and outer is None
+        return alarm.wanted and not self.finished and outer is None
 
     def end(self) -> None:
         """No more steps: the greenlet ends, and another loop's steps get a new one."""
@@ -247,9 +245,10 @@ def current_task(loop: Any) -> Any:
     return asyncio.current_task(loop) if current_tasks is None else current_tasks.get(loop)
 
 
-def wanted_from(others_ns: int) -> None:
-    """Another queue should have the core from then on: the slice that runs is cut at the next look after that."""
-    alarm.others_ns = others_ns
+def cut_by(due_ns: int) -> None:
+    """The slice that runs is to be cut then, if it was not to be before."""
+    if not _by_hand and not is_wound():
+        alarm_sooner(cython.address(alarm), due_ns)
 
 
 def on_alarm(number: int, frame: Any) -> None:
@@ -355,5 +354,3 @@ def _forked() -> None:
 
 
 os.register_at_fork(after_in_child=_forked)
-
-

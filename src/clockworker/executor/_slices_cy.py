@@ -1,19 +1,22 @@
 # cython: language_level=3, annotation_typing=False, auto_pickle=False, allow_none_for_extension_args=False
 """Slices: a step of a preemptive queue is cut where it has had its time, and goes on when the queue's turn comes again.
 
-Where it runs, and what cuts it, is a *fiber* (`_fiber_cy`). Here each slice is charged like a step. `queue.suspended` is what was
-cut; it is taken before the scheduler is asked (`_take`), so what was cut is finished before any other step of the queue begins,
-and steps of one queue never interleave but at awaits.
+Where it runs, and what cuts it, is a *fiber* (`_fiber_cy`). Here each slice is charged like a step. `queue.suspended` is what
+was cut; it is taken before the scheduler is asked (`_take`), so what was cut is finished before any other step of the queue
+begins, and steps of one queue never interleave but at awaits.
 
 *How long.* A queue's own `slice`; else a millisecond, and four of them when nobody has wanted the core for a while: no other
-queue was runnable, and the loop's turns took no longer than empty ones.
+queue was runnable, and the loop's turns took no longer than empty ones. That long a slice is while nobody else is owed the
+core.
 
-*Looks.* That long a slice is while nobody else wants the core. Now and then the alarm's handler looks whether somebody does, in
-C, and without a cut if nobody does: whether the loop has events (its epoll instance is asked), or callbacks that wait for the
-turn to end; or another queue should have the core. If so the step is cut at once, and in the first two cases the turn ends. A
-request takes several turns of the loop, to be accepted, to be read, to be answered: each of them would wait for a slice to end.
-Who has become runnable is not always owed the core: EEVDF is asked, as of the time of each look (`Choice.stays`). Timers are not
-seen, and wait for a slice.
+*Other queues.* EEVDF knows how long the one that runs would be its choice (`Choice.stays`), and a slice is no longer than
+that, if it is no shorter than 250 us. So a queue that has become runnable, meanwhile or before, waits only as long as it has
+to, and one that is not owed the core causes no cut.
+
+*The loop.* If callbacks wait for the turn to end when a slice begins, it lasts 250 us. For what comes from outside, the
+alarm's handler looks now and then whether the loop has events or callbacks, in C, and without a cut if it has none. A request
+takes several turns of the loop, to be accepted, to be read, to be answered: each of them would wait for a slice to end. How
+often it is worth looking is `_visits_cy`'s to say. Timers are not seen, and wait for a slice; nor are other shards' calls.
 
 Short steps pay for no look: the first slice of a step has none, unless the queue's last one was long.
 
@@ -40,16 +43,17 @@ from clockworker.executor._fiber_cy import Fiber
 from clockworker.executor._histogram_cy import Histogram
 from clockworker.executor._steps_cy import Steps
 from clockworker.executor._tasks_cy import JoinHandle, QueueState
+from clockworker.executor._visits_cy import Visits
 
 if cython.compiled:
     from cython.cimports.clockworker.executor._clock_cy import now_ns
-    from cython.cimports.clockworker.executor._fiber_cy import current_tasks, rules, wanted_from
+    from cython.cimports.clockworker.executor._fiber_cy import current_tasks, cut_by, rules
     from cython.cimports.clockworker.executor._locks_cy import forget_all, held
     from cython.cimports.clockworker.executor._native import PyThread_get_thread_ident
     from cython.cimports.clockworker.executor._seam_cy import is_done
 else:
     from clockworker.executor._clock_cy import now_ns
-    from clockworker.executor._fiber_cy import current_tasks, rules, wanted_from
+    from clockworker.executor._fiber_cy import current_tasks, cut_by, rules
     from clockworker.executor._seam_cy import is_done
 
 _DEFAULT_NS = 1_000_000
@@ -59,10 +63,8 @@ _GROWTH = 4
 _DOUBT = 4  # so many quiet ones are as good as one in which somebody may have come
 # A turn of the loop in which something was done takes so much longer than an empty one.
 _NOISE_NS = 5_000
-# From one look to the next, and in slices that have grown.
-_LOOK_NS = 200_000
-_QUIET_LOOK_NS = 500_000
-_NEVER_NS = 1 << 62
+# At least so long is a slice that somebody waits for.
+_SHORTEST_NS = 250_000
 _main_thread = threading.main_thread().ident or 0
 
 
@@ -90,6 +92,7 @@ class Slices(Steps):
     """The preemptive queues of one executor."""
 
     _slicing: bool  # they run
+    visits: Visits  # of whom the loop knows
     _loop_close: Any
     _our_close: Any
     _loop_run_forever: Any
@@ -98,6 +101,7 @@ class Slices(Steps):
     def __init__(self, owner: Any, driver_yield_ns: int, max_polls: int) -> None:
         super().__init__(owner, driver_yield_ns, max_polls)
         self._slicing = False
+        self.visits = Visits()
         self._loop_close = None
         self._our_close = None
         self._loop_run_forever = None
@@ -208,7 +212,7 @@ class Slices(Steps):
             finally:
                 queue.sliced = self._slicing
         slice_ns = fiber.slice_ns if self._slicing else 0
-        look_ns = _LOOK_NS
+        look_ns = self.visits.look_ns()
         if fiber.state is None:
             if not fiber.was_long:
                 look_ns = 0
@@ -231,24 +235,28 @@ class Slices(Steps):
             if self._carrier is not None and not state.single:
                 self._leave_carrier()
         else:
-            if fiber.may_grow and slice_ns and self._is_quiet(fiber):
+            if fiber.may_grow and slice_ns and self._is_quiet(fiber, started):
                 slice_ns *= _GROWTH
-                look_ns = _QUIET_LOOK_NS
+                look_ns = 0
             if self._carrier is not None:
                 self._leave_carrier()
             self._enter_again(fiber)
-        if look_ns >= slice_ns:
-            look_ns = 0
-        others_ns = _NEVER_NS
-        if look_ns and self._eevdf.total_share != queue.entity.share:
-            others_ns = self._others_from(queue.entity, started, slice_ns)
+        due_ns = 0
+        if slice_ns:
+            due_ns = started + slice_ns
+            if slice_ns > _SHORTEST_NS:
+                if self._eevdf.total_share != queue.entity.share:
+                    due_ns = self._stays_until(queue.entity, started, due_ns)
+                if self.behind:
+                    due_ns = min(due_ns, started + _SHORTEST_NS)
         self._step_started = started
         self._preempt = False
         self.current = state
         queue.sliced = False
         try:
-            if fiber.go(started, slice_ns, look_ns, others_ns):
+            if fiber.go(started, due_ns, look_ns):
                 self._turn_must_end = 0
+                self.visits.note(now_ns())
         except BaseException as error:
             fiber.error = error
         queue.sliced = self._slicing
@@ -290,7 +298,7 @@ class Slices(Steps):
                 fiber.cpu_ns = self.steal.meter.cpu_ns()
             return ended
         fiber.state = None
-        fiber.was_long = fiber.elapsed_ns >= _LOOK_NS
+        fiber.was_long = fiber.elapsed_ns >= _SHORTEST_NS
         if held.count:
             forget_all()
         queue.polls += 1
@@ -308,14 +316,14 @@ class Slices(Steps):
             self._eevdf.deactivate(queue.entity)
         return ended
 
-    def _others_from(self, entity: Entity, started: int, slice_ns: int) -> int:
-        """From when on another queue should have the core, of the slice that begins or runs."""
-        elapsed = _LOOK_NS
-        while elapsed < slice_ns:
+    def _stays_until(self, entity: Entity, started: int, due_ns: int) -> int:
+        """Until when, of a slice that began and ends so, no other queue should have the core."""
+        elapsed = _SHORTEST_NS
+        while started + elapsed < due_ns:
             if not self._eevdf.stays(entity, elapsed):
                 return started + elapsed
-            elapsed += _LOOK_NS
-        return _NEVER_NS
+            elapsed += _SHORTEST_NS
+        return due_ns
 
     def _consider_preemption(self, woken: Entity) -> None:
         Steps._consider_preemption(self, woken)
@@ -323,9 +331,9 @@ class Slices(Steps):
             queue = self.current.membership.queue  # type: ignore[union-attr]
             if queue.preemptive:
                 fiber: Fiber = queue.fiber
-                wanted_from(self._others_from(queue.entity, self._step_started, fiber.slice_ns))
+                cut_by(self._stays_until(queue.entity, self._step_started, self._step_started + fiber.slice_ns))
 
-    def _is_quiet(self, fiber: Fiber) -> bool:
+    def _is_quiet(self, fiber: Fiber, now: int) -> bool:
         """Whether nobody has wanted the core for a while: no other step ran, no other queue is runnable, and the loop's turns,
         in which it would have looked after sockets and timers, took no longer than empty ones do."""
         gap = self.steal.meter.cpu_ns() - fiber.cpu_ns
@@ -337,7 +345,7 @@ class Slices(Steps):
             fiber.quiet = min(fiber.quiet + 1, 2 * _QUIET)
         else:  # or so it seems: caches may have been cold
             fiber.quiet = max(fiber.quiet - _DOUBT, 0)
-        return fiber.quiet > _QUIET
+        return fiber.quiet > _QUIET and self.visits.have_paused(now)
 
     def _leave_for_now(self, fiber: Fiber) -> None:
         """The step was cut: asyncio has no current task."""

@@ -70,7 +70,7 @@ class QueueState(RunningQueue):
     built_in: Scheduler | None  # the scheduler, if it is exactly one of those whose C methods the core may call
     sliced: bool  # its steps run in its fiber, and are cut
     suspended: JoinHandle | None  # whose step was cut
-    fiber: Any  # `_slices_cy.Fiber`, of a preemptive queue
+    fiber: Any  # `_fiber_cy.Fiber`, of a preemptive queue
     preemptive: bool
     cuts: int  # of steps
     refusals: dict[str, int]  # of cuts, by reason

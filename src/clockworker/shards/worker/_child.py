@@ -90,6 +90,7 @@ from clockworker.shards.protocol._witness import start_witness
 from clockworker.shards.worker._affinity import Starting
 from clockworker.shards.worker._current import being
 from clockworker.shards.worker._fork import REFUSAL, Legacy, open_descriptors
+from clockworker.shards.worker._hidden import hide
 from clockworker.shards.worker._hogs import HogWatch
 from clockworker.shards.worker._loading import Loading, WrongOptions
 from clockworker.shards.worker._peer_links import PeerLinks
@@ -254,6 +255,7 @@ class _ShardMain:
 
     async def _serve(self, application: Main, executor: Executor) -> int:
         self._loop = asyncio.get_running_loop()
+        hide(asyncio.current_task())
         self._legacy.take_loop(self._loop, self._before_loop)
         self._starting.wrap_loop(self._loop)
         self._executor = executor
