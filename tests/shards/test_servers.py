@@ -359,7 +359,8 @@ def test_no_connection_is_lost_while_both_are_rolled(serve: Serve, distribution:
             except OSError as error:
                 failed.append(f"{name or 'plain'}: {error!r}")
 
-    with Threads(*(partial(load, name) for name in asked)) as clients:
+    clients = Threads(*(partial(load, name) for name in asked))
+    with clients:
         server.send(signal.SIGHUP)
         server.wait_log(r"shard \d ready", 4)
         before = dict(asked)

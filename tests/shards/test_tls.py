@@ -239,7 +239,8 @@ def test_two_protocols_one_of_them_in_tls_are_served_rolled_and_drained(
             except (OSError, AssertionError) as error:
                 failed.append(f"{which}: {error!r}")
 
-    with Threads(*(partial(load, which) for which in asked)) as clients:
+    clients = Threads(*(partial(load, which) for which in asked))
+    with clients:
         server.send(signal.SIGHUP)
         server.wait_log(r"shard \d ready", 4)
         before = dict(asked)

@@ -24,7 +24,7 @@ It works on any asyncio loop, alone; shards and rings need it, and it knows noth
     _schedulers_cy  policy: which task of the queue is next; _orders_cy, by arrival and by attained service
     _fair_groups_cy FairGroups: EEVDF between the groups of a queue; _fair_fifo_cy, so many jobs of a group at a time
     _edf_cy         EDF, by deadlines; _fair_srpt_cy, by what is expected to remain; _jobs_cy, what is one job
-    _heap_cy        heaps for policies, and a line
+    _heap_cy        a binary heap for policies
     _histogram_cy   durations in log-linear buckets
     _stats          what stats() returns
     _look_ahead.pxd what the next steps of a long queue will touch is fetched into the cache
