@@ -6,11 +6,13 @@ import socket
 from pathlib import Path
 
 import pytest
+from msgspec import structs
 
 from clockworker import ConfigurationError
 from clockworker.shards.config._cluster import ClusterConfig, shown_url
 from clockworker.shards.config._print import as_toml
 from clockworker.shards.config._settings import Settings, read_settings
+from clockworker.shards.supervisor._clustering import check_cluster_needs
 
 
 def settings(tmp_path: Path, file: str = "", *options: str, **environment: str) -> Settings:
@@ -117,3 +119,18 @@ def test_what_is_printed_can_be_read(tmp_path: Path) -> None:
     found = settings(tmp_path, file)
     again = settings(tmp_path, as_toml(found.config, {}, {}).replace('app = "app:main"', ""))
     assert again.config.cluster == found.config.cluster
+
+
+def test_only_keys_need_what_signs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    plain = ClusterConfig(("nats://a:4222",), node="n")
+    check_cluster_needs(plain)
+    (tmp_path / "n.creds").write_text("x")
+    with pytest.raises(
+        ConfigurationError, match=r"\[cluster\] credentials needs nkeys, which is not installed: pip install"
+    ):
+        check_cluster_needs(structs.replace(plain, credentials=str(tmp_path / "n.creds")))
+    monkeypatch.setenv("CLOCKWORKER_CLUSTER_NKEY", "SUsecret")
+    with pytest.raises(ConfigurationError, match="CLOCKWORKER_CLUSTER_NKEY needs nkeys") as error:
+        check_cluster_needs(plain)
+    assert "SUsecret" not in str(error.value)
