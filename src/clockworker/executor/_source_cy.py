@@ -23,3 +23,7 @@ class WorkSource:
         """Called before the core leaves the thread to the loop with nothing runnable. From here on news must come through
         the loop. False if there is news already."""
         raise NotImplementedError
+
+    def turn_failed(self) -> None:
+        """Called when a turn ends in an exception: it ended without the look that ends others, and the next may be long in
+        coming."""

@@ -84,7 +84,7 @@ class Steps(Singles):
     _idle_since: int
     _asleep_since: int
     _charge_from: int
-    _turn_ended: int  # when; 0 from a turn's begin until that is known
+    _turn_ended: int  # when; 0 from a turn's begin until that is known; -1: there was none yet
     _lingers: bool  # the next turn has been asked for, though nothing is runnable
     _doubt: int  # how many chances to do so pass after one in vain
     _chances: int  # that are to pass
@@ -104,7 +104,7 @@ class Steps(Singles):
         self._idle_since = 0
         self._asleep_since = 0
         self._charge_from = 0
-        self._turn_ended = 0
+        self._turn_ended = -1
         self._lingers = False
         self._doubt = 0
         self._chances = 0
