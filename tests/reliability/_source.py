@@ -54,12 +54,6 @@ SURE_FIRST: Mutation = (
     "        sure = self.make_sure()\n"
     "        self._news += 1\n        self._memory.store(self._news_at, self._news)\n        return sure\n",
 )
-NEWS_FIRST: Mutation = (
-    "_connection_cy",
-    "        try:\n            if self.has_backlog or not self.producer.push(kind, queue, method, call, body):\n",
-    "        self._announced = -1\n        self._tell()\n"
-    "        try:\n            if self.has_backlog or not self.producer.push(kind, queue, method, call, body):\n",
-)
 NOT_AT_THE_END: Mutation = (
     "_connection_cy",
     "        self._tell()\n        self.make_sure()\n",
