@@ -1,4 +1,4 @@
-"""The ring's, the doorbell's and the connection's own code in every interleaving of two processes with store buffers, and its mutations."""
+"""The own code of ring, doorbell and connection in every interleaving of two processes with store buffers, and mutations."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class Pair:
         self.poisoned = source.ring.PoisonedRing
 
     def connection(self, in_turn: bool) -> tuple[Any, list[Any]]:
-        """The producer's, on the memory that is interleaved, and where those are put down that owe something at a turn's end."""
+        """The producer's, on the memory that is interleaved, and where it is put down when it owes something."""
         core = SimpleNamespace(_turn_ended=0 if in_turn else 1, _scheduled=True)
         dirty: list[Any] = []
         connection = self.source.connection.RingConnection(1, core, dirty)

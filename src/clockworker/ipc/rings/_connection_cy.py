@@ -1,16 +1,17 @@
 # cython: language_level=3, annotation_typing=False, auto_pickle=False, allow_none_for_extension_args=False
 """A connection: how the frames of a link get to its peer. That of two shards of one machine is a pair of rings.
 
-What a link asks of it is in `Connection`: to send a frame, whether the peer is there (`connected`) and which incarnation of it
-that is (`epoch`), and whether new calls should wait (`crowded`). It tells the link when they need not any more, and when the
-peer has broken its rules. So the calls of a link know nothing of rings, and may go another way to a peer on another machine.
+What a link asks of it is in `Connection`: to send a frame, whether the peer is there (`connected`) and which incarnation of
+it that is (`epoch`), and whether new calls should wait (`crowded`). It tells the link when they need not any more, and when
+the peer has broken its rules. So the calls of a link know nothing of rings, and may go another way to a peer on another
+machine.
 
-Frames leave in the order in which they were sent, and the peer is told of each at once. While it is awake that costs a store; if
-it sleeps, the bell is rung once, and it wakes up while we go on sending. Rejected: telling it once a turn
-of the executor. Then the two took turns: one worked through its batch while the other slept. With 16 calls in flight that
-was a quarter as fast, with 64 less than half, and the bell was rung more often, since each batch found the peer asleep.
+Frames leave in the order in which they were sent, and the peer is told of each at once. While it is awake that costs a store;
+if it sleeps, the bell is rung once, and it wakes up while we go on sending. Rejected: telling it once a turn of the executor.
+Then the two took turns: one worked through its batch while the other slept. With 16 calls in flight that was a quarter as
+fast, with 64 less than half, and the bell was rung more often, since each batch found the peer asleep.
 
-Only the fence is left to the end of the turn (`_doorbell_cy`): who has told something *owes* it, and is put down as dirty before
+Only the fence is left to the end of the turn (`_doorbell_cy`): who has told something *owes* it, and is put down before
 anything is published, so that no way out of a turn passes it by. It is paid
 - by the look that ends each turn, whatever became of the steps (they may raise, be cancelled, be cut), and before that whenever
   nothing is runnable; no shard sleeps while it owes;

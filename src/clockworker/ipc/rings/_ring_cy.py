@@ -15,10 +15,10 @@ A producer that finds no room says so in `stalls` (a count, its only writer is t
 full fence between. The consumer, having moved the head, fences and reads `stalls`: in every order at least one of the two
 sees the other, so that a stalled producer is always told of room, by the doorbell.
 
-It does so only where that is possible. No frame needs more than half of the ring, so a producer that waits for room has seen a head
-that lies more than half of the ring behind its tail. The head at which the consumer last fenced was visible to whoever has
-stalled since. So while the tail is no more than half of the ring beyond that one, nobody waits, or has published more than the
-consumer has seen, and then there will be news. A ring that is not half full is read without a fence.
+It does so only where that is possible. No frame needs more than half of the ring, so a producer that waits for room has seen
+a head that lies more than half of the ring behind its tail. The head at which the consumer last fenced was visible to whoever
+has stalled since. So while the tail is no more than half of the ring beyond that one, nobody waits, or has published more
+than the consumer has seen, and then there will be news. A ring that is not half full is read without a fence.
 
 A frame is a header of three words, and a body padded to eight bytes. Both may wrap around the end; words never do.
 
