@@ -50,7 +50,8 @@ nothing. So the page says where its shard runs, if it is tied to one core. Other
 Rejected: MEMBARRIER_CMD_GLOBAL_EXPEDITED by the sleeper, in place of the sender's fence (it interrupts every core that
 runs one of us at each sleep of any, and a container may forbid it); a bitmap of senders (a read-modify-write that all
 producers contend for, where 32 shards' words are four cache lines to look at) and a flag that the ringer clears (two writers;
-the count lets each producer ring once a sleep by itself). """
+the count lets each producer ring once a sleep by itself).
+"""
 
 from __future__ import annotations
 
