@@ -24,6 +24,7 @@ MODULES = {
     "clockworker.executor._nested_cy": "src/clockworker/executor/_nested_cy.py",
     "clockworker.executor._histogram_cy": "src/clockworker/executor/_histogram_cy.py",
     "clockworker.executor._schedulers_cy": "src/clockworker/executor/_schedulers_cy.py",
+    "clockworker.executor._running_queue_cy": "src/clockworker/executor/_running_queue_cy.py",
     "clockworker.executor._jobs_cy": "src/clockworker/executor/_jobs_cy.py",
     "clockworker.executor._fair_groups_cy": "src/clockworker/executor/_fair_groups_cy.py",
     "clockworker.executor._fair_fifo_cy": "src/clockworker/executor/_fair_fifo_cy.py",
@@ -40,13 +41,14 @@ MODULES = {
     "clockworker.executor._members_cy": "src/clockworker/executor/_members_cy.py",
     "clockworker.executor._runnable_cy": "src/clockworker/executor/_runnable_cy.py",
     "clockworker.executor._singles_cy": "src/clockworker/executor/_singles_cy.py",
-    "clockworker.executor._source_cy": "src/clockworker/executor/_source_cy.py",
     "clockworker.executor._meter_cy": "src/clockworker/executor/_meter_cy.py",
     "clockworker.executor._steal_cy": "src/clockworker/executor/_steal_cy.py",
     "clockworker.executor._steps_cy": "src/clockworker/executor/_steps_cy.py",
     "clockworker.executor._alarm_cy": "src/clockworker/executor/_alarm_cy.py",
     "clockworker.executor._locks_cy": "src/clockworker/executor/_locks_cy.py",
+    "clockworker.executor._fiber_cy": "src/clockworker/executor/_fiber_cy.py",
     "clockworker.executor._guard_cy": "src/clockworker/executor/_guard_cy.py",
+    "clockworker.executor._visits_cy": "src/clockworker/executor/_visits_cy.py",
     "clockworker.executor._slices_cy": "src/clockworker/executor/_slices_cy.py",
     "clockworker.executor._core_cy": "src/clockworker/executor/_core_cy.py",
     "clockworker.executor._handles_cy": "src/clockworker/executor/_handles_cy.py",
@@ -64,10 +66,14 @@ MODULES = {
     "clockworker.ipc.calls._outbox_cy": "src/clockworker/ipc/calls/_outbox_cy.py",
     "clockworker.ipc.calls._request_cy": "src/clockworker/ipc/calls/_request_cy.py",
     "clockworker.ipc._traffic_cy": "src/clockworker/ipc/_traffic_cy.py",
+    "clockworker.cluster._pieces_cy": "src/clockworker/cluster/_pieces_cy.py",
+    "clockworker.cluster._session_cy": "src/clockworker/cluster/_session_cy.py",
+    "clockworker.cluster._far_cy": "src/clockworker/cluster/_far_cy.py",
     "clockworker.shards.worker._accepted_cy": "src/clockworker/shards/worker/_accepted_cy.py",
     "clockworker.http._targets_cy": "src/clockworker/http/_targets_cy.py",
     "clockworker.http._request_cy": "src/clockworker/http/_request_cy.py",
     "clockworker.http._incoming_cy": "src/clockworker/http/_incoming_cy.py",
+    "clockworker.http._outgoing_cy": "src/clockworker/http/_outgoing_cy.py",
     "clockworker.http._websocket_frames_cy": "src/clockworker/http/_websocket_frames_cy.py",
     "clockworker.http._websocket_inbox_cy": "src/clockworker/http/_websocket_inbox_cy.py",
     "clockworker.http._connection_cy": "src/clockworker/http/_connection_cy.py",
@@ -75,7 +81,7 @@ MODULES = {
 
 
 # In C libraries of its own where the C library is old.
-LIBRARIES = {"clockworker.executor._alarm_cy": ["rt"], "clockworker.executor._slices_cy": ["rt"]}
+LIBRARIES = {f"clockworker.executor.{name}": ["rt"] for name in ("_alarm_cy", "_fiber_cy", "_locks_cy")}
 
 
 def flag(name: str) -> bool:

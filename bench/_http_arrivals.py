@@ -70,7 +70,13 @@ class _Asking:
         self.counted = False
         self._answered = answered
         self._protocol = connect()
-        self._protocol.connection_made(Transport(self._written))
+        self._transport = Transport(self._written)
+        self._protocol.connection_made(self._transport)
+
+    @property
+    def is_closed(self) -> bool:
+        """By the server: on a busy machine a connection is idle for long by the wall's clock."""
+        return self._transport.is_closing()
 
     def ask(self, what: bytes) -> None:
         self._protocol.data_received(what)
@@ -126,13 +132,20 @@ class CpuClock:
         self._all.append(asking)
         return asking
 
+    def _free_one(self) -> _Asking:
+        while self._free:
+            asking = self._free.pop()
+            if not asking.is_closed:
+                return asking
+        return self._new(self._light_answered)
+
     def _turn(self) -> None:
         """Once in each turn of the loop."""
         plan = self._plan
         elapsed_ns = time.process_time_ns() - self._start_ns
         while plan and plan[0] * 1e9 <= elapsed_ns:
             at_s = plan.popleft()
-            asking = self._free.pop() if self._free else self._new(self._light_answered)
+            asking = self._free_one()
             asking.planned_ns = self._start_ns + int(at_s * 1e9)
             asking.counted = at_s >= self._mix.warm_up_s
             self._late_ms.append((elapsed_ns / 1e9 - at_s) * 1e3)

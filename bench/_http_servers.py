@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -15,9 +14,10 @@ from pathlib import Path
 
 import psutil
 
+from bench._processes import stop
+
 ROOT = Path(__file__).parents[1]
 START_S = 60.0
-STOP_S = 15.0
 OURS = "clockworker"
 PEERS = ("uvicorn", "gunicorn", "granian", "hypercorn")
 # What a server at rest may use of a core.
@@ -111,12 +111,7 @@ def serving(
             sys.stderr.write(log.read().decode(errors="replace"))
             raise
         finally:
-            process.terminate()
-            try:
-                process.wait(STOP_S)
-            except subprocess.TimeoutExpired:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
+            stop(process)
 
 
 @contextlib.contextmanager

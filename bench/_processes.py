@@ -5,6 +5,8 @@ from __future__ import annotations
 import gc
 import multiprocessing
 import os
+import signal
+import subprocess
 import time
 import traceback
 from collections.abc import Callable, Sequence
@@ -15,6 +17,7 @@ T = TypeVar("T")
 
 # Seconds after which one measurement is taken to hang.
 DEADLINE_S = 60.0
+STOP_S = 15.0  # that a server has to end in good order
 
 _context = multiprocessing.get_context("fork")
 
@@ -76,3 +79,13 @@ def _collect(receivers: list[Connection], deadline_s: float) -> list[Any]:
             if failure:
                 raise SystemExit(failure)
     return [results[receiver] for receiver in receivers]
+
+
+def stop(process: subprocess.Popen[bytes]) -> None:
+    """A server, which leads a session of its own: with all that is in it if it does not end."""
+    process.terminate()
+    try:
+        process.wait(STOP_S)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()

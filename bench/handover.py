@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import os
 import random
 import resource
 import signal
@@ -26,8 +25,9 @@ import msgspec
 import psutil
 import uvloop
 
+from bench._processes import stop
 from bench._report import percentile, progress
-from bench.kv import ROOT, STOP_S, free_port, wait_for
+from bench.kv import ROOT, free_port, wait_for
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -117,12 +117,7 @@ def run(options: argparse.Namespace) -> HandoverReport:
             sys.stderr.write(log.read_text(errors="replace"))
             raise
         finally:
-            process.terminate()
-            try:
-                process.wait(STOP_S)
-            except subprocess.TimeoutExpired:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
+            stop(process)
 
 
 async def _measure(port: int, process: subprocess.Popen[bytes], log: Path, options: argparse.Namespace) -> list[Roll]:

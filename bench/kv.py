@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import csv
-import os
 import shutil
 import signal
 import socket
@@ -25,6 +24,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from bench._processes import stop
 from bench._report import progress
 
 if TYPE_CHECKING:
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[1]
 TESTS = ("SET", "GET", "INCR", "MSET (10 keys)")
 START_S = 30.0
-STOP_S = 15.0
 
 
 class Result(msgspec.Struct, frozen=True):
@@ -115,12 +114,7 @@ def server(command: list[str]) -> Iterator[int]:
             sys.stderr.write(log.read().decode(errors="replace"))
             raise
         finally:
-            process.terminate()
-            try:
-                process.wait(STOP_S)
-            except subprocess.TimeoutExpired:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
+            stop(process)
 
 
 def free_port() -> int:

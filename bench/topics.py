@@ -7,8 +7,11 @@ a round.
 - messages/s: one shard publishes, both have a subscriber; until both have read all. Redis: each publish is awaited; and 64 at
   a time in a pipeline.
 - 1,000 subscribers on the other shard: frames that were sent for each message; the same for a topic that nobody hears.
-- slow: 1,000 messages a second, and how late they are read on the other shard (p99), beside a subscriber that reads nothing, to
-  the same without it. What the shard's memory grew by meanwhile.
+- slow: 5,000 messages a second, and how late they are read on the other shard (p99), beside a subscriber that reads nothing and
+  whose queue is full, to the same without it. Both in turns of a tenth of a second, each first in every other one, so that
+  what disturbs the machine disturbs both; the p99 of a round is the median of its turns' (500 messages each). What the shard's
+  memory grew by meanwhile.
+- cpu: what a message costs the other shard's thread, of so many at once, likewise.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ import contextlib
 import os
 import shutil
 import socket
+import statistics
 import subprocess
 import tempfile
 import time
@@ -38,7 +42,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 PIPELINE = 64
-PACE = 1_000.0
+PACE = 5_000.0
+TURN_S = 0.1
+AT_ONCE = 5_000
 GOAL_RATE = 50_000
 GOAL_SLOW = 1.2
 MEMORY_BYTES = 16 << 20  # what a slow subscriber may cost, which holds 256 messages
@@ -54,6 +60,8 @@ class Round(msgspec.Struct, frozen=True):
     quiet_p99_us: float
     slow_p99_us: float
     slow_grown_bytes: int
+    quiet_cpu_us: float  # a message
+    slow_cpu_us: float
 
 
 class TopicsReport(msgspec.Struct, frozen=True):
@@ -88,6 +96,9 @@ class TopicsReport(msgspec.Struct, frozen=True):
             row("p99, us, quiet", "quiet_p99_us"),
             row("p99, us, beside a slow subscriber", "slow_p99_us"),
             ["the same, to quiet", slow, "", f"<= {GOAL_SLOW}"],
+            row("CPU there, us a message, quiet", "quiet_cpu_us", 2),
+            row("CPU there, beside a slow subscriber", "slow_cpu_us", 2),
+            ["the same, to quiet", str(self.ratio("slow_cpu_us", "quiet_cpu_us")), "", ""],
             row("memory grown by, bytes", "slow_grown_bytes", goal=f"<= {MEMORY_BYTES:,}"),
         ]
         return columns(rows)
@@ -177,21 +188,35 @@ async def measure_crossings(hall: Hall, count: int) -> dict[str, float]:
 
 async def measure_slow(hall: Hall, seconds: float) -> dict[str, float]:
     there = hall.service.on(1)
-    late_us = {}
-    before = 0
-    for how in ("quiet", "slow"):
+    published = {"quiet": 0, "slow": 0}
+    for how in published:
         await there.listen(how)
-        if how == "slow":
-            await there.listen_slowly(how)
-            before = await there.rss_bytes()
-        count = await hall.publish_paced(how, PACE, seconds)
-        await hall.until_heard_by(1, how, count)
-        late_us[how] = (await there.heard(how)).late_us["p99"]
+    await there.listen_slowly("slow")
+    before = await there.rss_bytes()
+    cpu_ns: dict[str, list[float]] = {how: [] for how in published}
+    for how in in_turns(max(3, int(seconds / 2 / TURN_S))):
+        begin = await there.cpu_ns()
+        await hall.publish(how, AT_ONCE)
+        published[how] += AT_ONCE
+        await hall.until_heard_by(1, how, published[how])
+        cpu_ns[how].append(await there.cpu_ns() - begin)
+    p99_us: dict[str, list[float]] = {how: [] for how in published}
+    for how in in_turns(max(1, round(seconds / TURN_S))):
+        await there.forget(how)
+        await hall.until_heard_by(1, how, await hall.publish_paced(how, PACE, TURN_S))
+        p99_us[how].append((await there.heard(how)).late_us["p99"])
     return {
-        "quiet_p99_us": late_us["quiet"],
-        "slow_p99_us": late_us["slow"],
+        "quiet_p99_us": statistics.median(p99_us["quiet"]),
+        "slow_p99_us": statistics.median(p99_us["slow"]),
         "slow_grown_bytes": max(0, await there.rss_bytes() - before),
+        "quiet_cpu_us": statistics.median(cpu_ns["quiet"]) / AT_ONCE / 1e3,
+        "slow_cpu_us": statistics.median(cpu_ns["slow"]) / AT_ONCE / 1e3,
     }
+
+
+def in_turns(pairs: int) -> Iterator[str]:
+    for number in range(pairs):
+        yield from ("quiet", "slow") if number % 2 else ("slow", "quiet")
 
 
 # Redis

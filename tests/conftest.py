@@ -6,6 +6,7 @@ import asyncio
 import gc
 import importlib
 import os
+import signal
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from typing import Any, TypeVar
 
@@ -62,6 +63,33 @@ def pytest_collection_finish() -> None:
     # Thousands of tests, and what they import, are there to the end: a test that has garbage collected need not look at them.
     gc.collect()
     gc.freeze()
+
+
+# Signals that some test has a handler for, or a library that tests run.
+_SIGNALS = [
+    getattr(signal, name)
+    for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT", "SIGCHLD", "SIGALRM", "SIGUSR1", "SIGUSR2", "SIGRTMAX")
+    if hasattr(signal, name)
+]
+_handlers: pytest.StashKey[dict[int, Any]] = pytest.StashKey()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    item.stash[_handlers] = {number: signal.getsignal(number) for number in _SIGNALS}
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(item: pytest.Item) -> Iterator[None]:
+    """A test that leaves a handler behind fails itself, and no other that comes later in its process."""
+    yield
+    left = []
+    for number, handler in item.stash.get(_handlers, {}).items():
+        if (now := signal.getsignal(number)) is not handler:
+            left.append(f"{signal.Signals(number).name} is {now!r}, and was {handler!r}")
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+    if left:
+        pytest.fail(f"the test leaves handlers of signals behind: {'; '.join(left)}", pytrace=False)
 
 
 LOOPS_VARIABLE = "TESTS_LOOPS"

@@ -31,7 +31,6 @@ EXCEPTIONS: dict[str, str] = {
     "test_join.py::test_a_loop_may_run_in_another_thread": "which no loop with a preemptive queue may",
     "test_singles.py::test_they_are_counted_and_charged": "has all of the thread's time charged; a cut is not the queue's",
     "test_singles.py::test_what_a_step_sees": "takes it that a slice of 10 s is not over",
-    "test_steal.py::test_a_step_that_blocks_is_charged_by_the_wall": "sleeps, which goes on while the step is cut",
     "test_steal.py::test_a_tracer_is_told_of_steps": "counts what a tracer is told; it is told of slices",
     "test_steal.py::test_an_executor_leaves_no_descriptor": "counts those of an executor; the alarm has a pipe beside them",
     "test_steps.py::test_while_a_queue_sleeps_the_loop_has_its_turn_after_a_quarter": "a turn ends before, after 256 slices",

@@ -50,7 +50,7 @@ def fails_on(module: str, directory: Path) -> str:
 
 def test_modules_are_compiled_together_or_not_at_all(sources: Path, tmp_path: Path) -> None:
     # The longest comes first, the shortest last: by then the others are there.
-    done = build(sources, CC=fails_on("_source_cy", tmp_path))
+    done = build(sources, CC=fails_on("_jobs_cy", tmp_path))
     assert done.returncode == 0, done.stderr
     assert f"modules on {len(os.sched_getaffinity(0))} CPUs" in done.stdout
     assert "installed as pure Python" in done.stderr

@@ -209,11 +209,86 @@ def test_an_arrow_up_is_inside_functions(here: str, package: str) -> None:
 
 def test_what_serves_http_is_imported_by_those_who_serve_it() -> None:
     """Whoever does not is not made to install it, nor to wait."""
-    code = "import clockworker, sys; print(*sys.modules)"
-    modules = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    modules = printed("import clockworker, sys; clockworker.Shard; print(*sys.modules)").split()
     assert not {"httptools", "websockets", "clockworker.http._serve"} & {*modules}
     assert not {"trio", "clockworker.trio"} & {*modules}
     assert "clockworker.http._marks" in modules
+
+
+def printed(code: str) -> str:
+    """By a new interpreter."""
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+
+
+def test_the_executor_alone_is_imported_without_the_rest() -> None:
+    modules = printed(
+        "import clockworker as cw, sys\n"
+        "async def main(): return await cw.current_executor().queue('only').spawn(asyncio.sleep(0, 'slept'))\n"
+        "import asyncio; cw.run(main(), queues=[cw.Queue('only')])\n"
+        "assert issubclass(cw.CallError, cw.ClockworkerError) and cw.compiled in (True, False)\n"
+        "print(*sys.modules)"
+    ).split()
+    parts = {module.split(".")[1] for module in modules if module.startswith("clockworker.")}
+    assert "executor" in parts
+    assert not parts & {"ipc", "shards", "http"}
+    # What takes longest of the standard library, beside what asyncio imports itself.
+    assert not {"ctypes", "pathlib", "pickle", "sysconfig"} & {*modules}
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        "from clockworker import http",
+        "from clockworker import ipc",
+        "from clockworker import shards",
+        "import clockworker.shards._cli",
+        "import clockworker.shards.worker._child",
+        "import clockworker.testing",
+        "import clockworker; clockworker.shards.Shard",
+        "import clockworker; clockworker.remote",
+        "import clockworker; dir(clockworker)",
+        "from clockworker import Shard, run, asgi",
+    ],
+)
+def test_it_is_all_the_same_what_is_imported_first(first: str) -> None:
+    said = printed(
+        f"{first}\n"
+        "import clockworker\n"
+        "from clockworker import *\n"
+        "assert all(globals()[name] is getattr(clockworker, name) for name in clockworker.__all__)\n"
+        "print(len(clockworker.__all__))"
+    )
+    assert int(said) == len(clockworker.__all__)
+
+
+def test_a_name_that_is_not_there_is_an_attribute_error() -> None:
+    said = printed(
+        "import clockworker\n"
+        "assert not hasattr(clockworker, 'Shrad')\n"
+        "try: clockworker.Shrad\n"
+        "except AttributeError as error: print(error)\n"
+        "try: from clockworker import Shrad\n"
+        "except ImportError as error: print(error)"
+    )
+    first, second = said.splitlines()
+    assert first == "module 'clockworker' has no attribute 'Shrad'"
+    assert second.startswith("cannot import name 'Shrad' from 'clockworker'")
+
+
+def test_many_threads_may_ask_for_the_rest_at_once() -> None:
+    said = printed(
+        "import clockworker, threading\n"
+        "start, found = threading.Barrier(8), []\n"
+        "def ask(name):\n"
+        "    start.wait()\n"
+        "    found.append(getattr(clockworker, name).__name__)\n"
+        "names = ['Shard', 'remote', 'asgi', 'Topic'] * 2\n"
+        "threads = [threading.Thread(target=ask, args=[name]) for name in names]\n"
+        "for thread in threads: thread.start()\n"
+        "for thread in threads: thread.join()\n"
+        "print(*sorted(found))"
+    )
+    assert said.split() == sorted(["Shard", "remote", "asgi", "Topic"] * 2)
 
 
 def test_what_makes_a_cluster_is_imported_by_those_who_have_one() -> None:

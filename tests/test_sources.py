@@ -22,6 +22,8 @@ KINDS = """
 import sys
 import clockworker
 
+clockworker.Shard  # and with it the rest
+
 found = {name: module.__file__ for name, module in sys.modules.items() if name.endswith("_cy")}
 print(clockworker.compiled, len(found), *{file.endswith("_cy.py") for file in found.values()})
 """

@@ -6,7 +6,8 @@ view           epoch, and the nodes
 echo PLACE X   from that shard
 all            which shards answer
 slow PLACE S   from that shard, after so many seconds
-storm PLACE S  calls of it for so long, 16 at a time: how many were answered, by how many processes, and what others ended in
+storm PLACE F  calls of it until there is that file, 16 at a time, and 16 more: how many were answered, by how many processes,
+               and what others ended in
 sub            answers with each message that is published from now on
 pub X          publish
 """
@@ -14,6 +15,7 @@ pub X          publish
 from __future__ import annotations
 
 import asyncio
+import os
 
 import msgspec
 
@@ -54,13 +56,14 @@ class Counters:
         self.moved.append((len(gained), len(lost), epoch))
 
 
-async def storm(counters: cw.Sharded[Counters], place: int, seconds: float) -> str:
-    ends = asyncio.get_running_loop().time() + seconds
+async def storm(counters: cw.Sharded[Counters], place: int, file: str) -> str:
     answers: list[int] = []
     errors: list[str] = []
 
     async def call() -> None:
-        while asyncio.get_running_loop().time() < ends:
+        over = False
+        while not over:
+            over = os.path.exists(file)  # noqa: ASYNC240
             try:
                 answers.append(await counters.on(place).slow(0.001))
             except Exception as error:
@@ -93,8 +96,8 @@ async def main(shard: cw.Shard) -> None:
                 place, _, seconds = rest.partition(" ")
                 return str(await counters.on(int(place)).slow(float(seconds)))
             case "storm":
-                place, _, seconds = rest.partition(" ")
-                return await storm(counters, int(place), float(seconds))
+                place, _, file = rest.partition(" ")
+                return await storm(counters, int(place), file)
             case "all":
                 places = [shard.id, *counters.others]
                 return " | ".join(sorted(await asyncio.gather(*(counters.on(place).echo("x") for place in places))))

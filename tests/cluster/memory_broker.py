@@ -101,13 +101,16 @@ class MemoryWire:
             self._subscriptions.append(subscription)
         return subscription
 
-    def publish(self, subject: str, body: bytes | bytearray | memoryview) -> bool:
+    def publish(self, subject: str, body: bytes | bytearray | memoryview, *, hold: bool = False) -> bool:
         assert len(body) <= self.max_payload, len(body)
         if self.full:
             return False
         if not self._is_lost:
             self._broker.publish(subject, bytes(body))
         return True
+
+    def send_off(self) -> None:
+        pass
 
     async def flush(self) -> None:
         await asyncio.sleep(0.01)

@@ -19,7 +19,7 @@ import uvloop
 from probe import Probe
 
 import clockworker as cw
-from clockworker.cluster._far import FarConnection
+from clockworker.cluster._far_cy import FarConnection
 from clockworker.cluster._links import FarLinks
 from clockworker.cluster._topics import FarTopics
 from clockworker.ipc.calls._owners import PLACES, Owner

@@ -16,8 +16,6 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("nats")
-
 from tests.cluster.hosts import Host, hosts, needs_hosts
 from tests.cluster.servers import NatsServer, needs_server, three_servers
 from tests.cluster.whole import Node, key_of, owner_of, wait_all

@@ -12,8 +12,9 @@ import pytest
 from probe import count_up, pid_and
 
 import clockworker as cw
-from clockworker.cluster import _far, _session
-from clockworker.cluster._session import HEAD, IDLE, OPEN
+from clockworker.cluster import _far_cy as _far
+from clockworker.cluster import _session_cy as _session
+from clockworker.cluster._session_cy import HEAD, IDLE, OPEN
 from clockworker.ipc.calls._frames import Kind
 from clockworker.ipc.calls._owners import PLACES
 from tests.cluster.nodes import Nodes, nodes, place
@@ -107,6 +108,38 @@ def test_many_calls_of_a_turn_are_one_message(run: Run) -> None:
             assert await asyncio.gather(*calls) == [b"x"] * 500
             # 64 frames are taken in a turn, and answered in a message.
             assert both.broker.messages - before < 60
+            await settled(both)
+
+    run(body)
+
+
+def test_a_flood_is_some_messages_behind_each_other(run: Run) -> None:
+    """So that the peer and the broker are at work while we go on; a few calls are one message."""
+
+    async def body() -> None:
+        async with nodes() as both:
+            await opened(both)
+            pieces: list[int] = []  # frames of each message of ours
+
+            def count(subject: str, message: bytes) -> list[bytes]:
+                if len(message) > HEAD.size and ".to.b_2eexample." in subject:
+                    pieces.append(message.count(b"a flood's call"))
+                return [message]
+
+            both.broker.fault = count
+
+            async def call(number: int) -> list[int]:
+                pieces.clear()
+                calls = [both.service.on(1).echo(b"a flood's call") for _ in range(number)]
+                await asyncio.gather(*calls)
+                return list(pieces)
+
+            assert await call(8) == [8]
+            found = await call(_far.FEWEST * 2)
+            assert len(found) == 2
+            assert found[0] == _far.FEWEST
+            assert sum(found) == 2 * _far.FEWEST
+            both.broker.fault = None
             await settled(both)
 
     run(body)

@@ -15,8 +15,6 @@ from pathlib import Path
 import msgspec
 import pytest
 
-pytest.importorskip("nats")
-
 from clockworker.shards.observe._view import ServerStats
 from tests.cluster.servers import NatsServer, needs_server, one_server
 from tests.cluster.whole import ROOT, Node, key_of, owner_of, wait_all
@@ -230,7 +228,7 @@ def test_one_user_for_each_node(tmp_path: Path) -> None:
 
 
 def test_a_view_that_is_deleted_while_nodes_run_makes_no_second_cluster(tmp_path: Path, own: NatsServer) -> None:
-    import nats
+    nats = pytest.importorskip("nats")
 
     async def delete() -> None:
         client = await nats.connect(own.url)

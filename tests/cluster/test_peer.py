@@ -8,7 +8,7 @@ import pytest
 
 import clockworker as cw
 from clockworker.cluster._links import FarLinks
-from clockworker.cluster._session import IDLE
+from clockworker.cluster._session_cy import IDLE
 from tests.cluster.nodes import NAMES, Other, nodes
 from tests.conftest import Run, until
 
@@ -67,7 +67,7 @@ def test_who_has_left_before_its_successor_answers_leaves_calls_waiting_for_that
                 wire = new.side.far.wire
                 assert wire is not None
                 publish = wire.publish
-                wire.publish = lambda subject, body: bool(kept.append((subject, body))) or True  # type: ignore[method-assign]
+                wire.publish = lambda subject, body, hold=False: bool(kept.append((subject, body))) or True  # type: ignore[method-assign]
                 old.do(lambda side: side.far.leave())
                 connection = both.connection()
                 await until(lambda: connection.link.holding)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clockworker.cluster._pieces import HEAD_SIZE, AgainstTheRules, Frame, Incoming, Outgoing
+from clockworker.cluster._pieces_cy import HEAD_SIZE, AgainstTheRules, Frame, Incoming, Outgoing
 from clockworker.ipc.calls._frames import ENVELOPE, KEYED, Kind
 from clockworker.ipc.calls._owners import KEY_SIZE
 
@@ -19,7 +19,7 @@ frames_of = st.lists(
         st.integers(1, 63),
         st.integers(0, 2**32 - 1),
         st.integers(0, 2**32 - 1),
-        st.integers(0, 2**64 - 1),
+        st.integers(0, 2**63 - 1),
         st.binary(max_size=200),
     ),
     max_size=20,
@@ -42,7 +42,7 @@ def all_pieces(outgoing: Outgoing, sizes: list[int]) -> list[bytes]:
 def all_frames(incoming: Incoming, most: int, most_bytes: int) -> tuple[list[Frame], int]:
     found: list[Frame] = []
     size = 0
-    while incoming:
+    while incoming.waiting:
         frames, taken = incoming.take(most, most_bytes, NOW)
         assert len(frames) <= most
         assert taken
@@ -57,10 +57,10 @@ def all_frames(incoming: Incoming, most: int, most_bytes: int) -> tuple[list[Fra
 def test_what_is_sent_arrives(frames: list[Frame], sizes: list[int], most: int, most_bytes: int) -> None:
     outgoing, incoming = Outgoing(), Incoming(1_000)
     for frame in frames:
-        outgoing.put(frame)
+        outgoing.put(*frame)
     pieces = all_pieces(outgoing, sizes)
     for piece in pieces:
-        incoming.put(memoryview(piece))
+        incoming.put(b"before" + piece, 6)
     assert all_frames(incoming, most, most_bytes) == (frames, sum(map(len, pieces)))
 
 
@@ -68,7 +68,7 @@ def test_what_is_sent_arrives(frames: list[Frame], sizes: list[int], most: int, 
 def test_a_stream_may_be_cut_anywhere(frames: list[Frame], sizes: list[int]) -> None:
     outgoing, incoming = Outgoing(), Incoming(1_000)
     for frame in frames:
-        outgoing.put(frame)
+        outgoing.put(*frame)
     stream = b"".join(all_pieces(outgoing, [10_000]))
     at = number = 0
     found: list[Frame] = []
@@ -83,8 +83,8 @@ def test_a_stream_may_be_cut_anywhere(frames: list[Frame], sizes: list[int]) -> 
 def test_frames_of_a_turn_share_a_message_and_are_cut_only_if_they_must_be() -> None:
     outgoing = Outgoing()
     for number in range(3):
-        outgoing.put((Kind.REPLY, 0, 0, number, bytes(40)))
-    outgoing.put((Kind.REPLY, 0, 0, 3, bytes(500)))
+        outgoing.put(Kind.REPLY, 0, 0, number, bytes(40))
+    outgoing.put(Kind.REPLY, 0, 0, 3, bytes(500))
     sizes = [len(piece) for piece in all_pieces(outgoing, [150])]
     assert sizes == [122, 150, 150, 150, 132]
 
@@ -92,10 +92,10 @@ def test_frames_of_a_turn_share_a_message_and_are_cut_only_if_they_must_be() -> 
 def test_a_deadline_travels_as_what_is_left() -> None:
     outgoing, incoming = Outgoing(), Incoming(1_000)
     rest = b"\0\0\0arguments"
-    outgoing.put((Kind.REQUEST | ENVELOPE, 1, 2, 3, struct.pack("<Q", 9_000) + rest))
-    outgoing.put((Kind.REQUEST | ENVELOPE | KEYED, 1, 2, 4, bytes(KEY_SIZE) + struct.pack("<Q", 9_000) + rest))
-    outgoing.put((Kind.REQUEST | ENVELOPE, 1, 2, 5, bytes(8) + rest))
-    outgoing.put((Kind.REQUEST | ENVELOPE, 1, 2, 6, struct.pack("<Q", 1_000) + rest))  # has passed
+    outgoing.put(Kind.REQUEST | ENVELOPE, 1, 2, 3, struct.pack("<Q", 9_000) + rest)
+    outgoing.put(Kind.REQUEST | ENVELOPE | KEYED, 1, 2, 4, bytes(KEY_SIZE) + struct.pack("<Q", 9_000) + rest)
+    outgoing.put(Kind.REQUEST | ENVELOPE, 1, 2, 5, bytes(8) + rest)
+    outgoing.put(Kind.REQUEST | ENVELOPE, 1, 2, 6, struct.pack("<Q", 1_000) + rest)  # has passed
     incoming.put(b"".join(outgoing.take(1_000, 2_000)))
     frames, _ = incoming.take(10, 1_000, 1_000_000)
     times = [struct.unpack_from("<Q", body, KEY_SIZE if kind & KEYED else 0)[0] for kind, _, _, _, body in frames]
@@ -116,11 +116,33 @@ def test_a_frame_that_is_too_large_is_against_the_rules() -> None:
         incoming.take(1, 100, NOW)
 
 
+def test_a_call_whose_number_nobody_counts_to_is_against_the_rules() -> None:
+    incoming = Incoming(100)
+    incoming.put(struct.pack("<BIIQI", Kind.REPLY, 0, 0, 1 << 63, 0))
+    with pytest.raises(AgainstTheRules, match="a frame of call 9223372036854775808"):
+        incoming.take(1, 100, NOW)
+
+
+@pytest.mark.parametrize("size", [10, 4_096, 4_097, 100_000])
+def test_frames_keep_their_order_whatever_their_sizes(size: int) -> None:
+    outgoing, incoming = Outgoing(), Incoming(1 << 20)
+    frames: list[Frame] = [
+        (Kind.REPLY, 0, 0, number, bytes([number]) * (size if number % 3 else 5)) for number in range(30)
+    ]
+    for number, frame in enumerate(frames):
+        outgoing.put(*frame)
+        assert outgoing.count == number + 1
+    for piece in all_pieces(outgoing, [70_000, 5_000]):
+        incoming.put(piece)
+    assert outgoing.count == 0
+    assert all_frames(incoming, 64, 1 << 20)[0] == frames
+
+
 def test_what_a_turn_takes_is_bounded() -> None:
     incoming = Incoming(1 << 20)
     outgoing = Outgoing()
-    outgoing.put((Kind.REPLY, 0, 0, 1, bytes(1_000)))
-    outgoing.put((Kind.REPLY, 0, 0, 2, bytes(1_000)))
+    outgoing.put(Kind.REPLY, 0, 0, 1, bytes(1_000))
+    outgoing.put(Kind.REPLY, 0, 0, 2, bytes(1_000))
     incoming.put(b"".join(outgoing.take(1 << 20, NOW)))
     frames, taken = incoming.take(64, 100, NOW)
     assert [call for _, _, _, call, _ in frames] == [1]

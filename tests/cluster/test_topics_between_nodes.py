@@ -62,6 +62,24 @@ def topic(both: Nodes, name: str) -> cw.Topic[Line]:
     return found
 
 
+def test_a_topic_of_another_type_there_is_said_once(run: Run, caplog: pytest.LogCaptureFixture) -> None:
+    """Types are compared between the shards of a node; between nodes, by the messages that come."""
+
+    async def body() -> None:
+        async with nodes() as both:
+            await subscribed(both, "news")
+            other: cw.Topic[int] = both.here.mesh.topics.topic("news", int)
+            for number in range(3):
+                await other.publish(number)
+            stats = both.others[1].side.mesh.topics.stats
+            await until(lambda: stats()["news"].dropped >= 3)
+            said = [record.getMessage() for record in caplog.records if "is not delivered" in record.getMessage()]
+            assert len(said) == 1
+            assert said[0].startswith("topic 'news': a message is not ")
+
+    run(body)
+
+
 def test_what_is_lost_is_counted(run: Run) -> None:
     async def body() -> None:
         async with nodes() as both:
@@ -127,6 +145,7 @@ def test_a_broker_that_comes_back_is_subscribed_to_again(run: Run) -> None:
 
             while not await arrives():
                 pass
+            assert set(await heard(both, "news", 1)) == {Line(0, 1)}
 
     run(body)
 

@@ -38,7 +38,7 @@ class Node:
         self.name = name
         self.path = directory / f"{name}.sock"
         self.directory = directory
-        command = [*(host.command if host else ()), sys.executable, "-P", "-m", "clockworker.shards._cli"]
+        command = [*host.command, sys.executable, "-P", "-m", "clockworker.shards._cli"] if host else None
         self._start = lambda: Server(
             directory,
             [

@@ -28,6 +28,7 @@ READ = {
     "jobs.md": ["fastapi"],
     "own-loop.md": ["fastapi"],
     "queues.md": ["fastapi"],
+    "stalls.md": ["fastapi", "prometheus_client"],
     "tutorial.md": ["fastapi", "prometheus_client"],
 }
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 import clockworker as cw
-from clockworker.executor import _preempt, _slices_cy
+from clockworker.executor import _fiber_cy, _preempt
 
 why_not = _preempt.why_not()
 needs_slices = pytest.mark.skipif(why_not is not None, reason=f"preemptive queues need {why_not}")
@@ -21,23 +21,23 @@ def queues() -> list[cw.Queue]:
 @contextlib.contextmanager
 def alarms() -> Iterator[None]:
     """They ring, though the test is by hand otherwise."""
-    _slices_cy.cut_by_hand(False)
+    _fiber_cy.cut_by_hand(False)
     try:
         yield
     finally:
-        _slices_cy.cut_by_hand(True)
+        _fiber_cy.cut_by_hand(True)
 
 
 @pytest.fixture
 def by_hand() -> Iterator[None]:
     """No alarm rings: whatever is cut has asked for it."""
-    _slices_cy.cut_by_hand(True)
+    _fiber_cy.cut_by_hand(True)
     yield
-    _slices_cy.cut_by_hand(False)
+    _fiber_cy.cut_by_hand(False)
 
 
 # Be cut where this returns, unless something forbids it. A function in C: the next instruction is the caller's own.
-ask = _slices_cy.ask
+ask = _fiber_cy.ask
 
 
 def compute_until(condition: Callable[[], object], what: str = "the condition") -> None:
@@ -61,12 +61,12 @@ def refusals(executor: cw.Executor) -> dict[str, int]:
 def rule(name: str, on: bool) -> Iterator[None]:
     """Without the rule the hazard is there: so a test that is green without it shows nothing."""
     if not on:
-        _slices_cy.switch_rule(name, False)
+        _fiber_cy.switch_rule(name, False)
     try:
         yield
     finally:
         if not on:
-            _slices_cy.switch_rule(name, True)
+            _fiber_cy.switch_rule(name, True)
 
 
 with_and_without = pytest.mark.parametrize("on", [True, False], ids=["rule", "no rule"])

@@ -12,7 +12,7 @@ import pytest
 import clockworker as cw
 import clockworker.testing as testing
 from clockworker.executor._controlled import Goal, next_share, share_for
-from tests.conftest import Run
+from tests.conftest import Run, until
 
 GOAL_S = 10.0
 STEP_S = 0.0005
@@ -217,8 +217,8 @@ def test_an_executor_that_ends_ends_its_controllers(run: Run) -> None:
         async with cw.Executor([cw.Queue("job")]) as executor:
             control = cw.Controlled(executor.queue("job"), finish=0.05, progress=lambda: 0.1)
             executor.queue("job").spawn(asyncio.sleep(3_600))
-        while control.active:
-            await asyncio.sleep(0.005)
+            assert control.active
+        await until(lambda: not control.active)
 
     run(body)
 

@@ -227,7 +227,7 @@ def test_what_does_not_hold_is_found_and_done_without(names: str) -> None:
         ("context", "_layout", None),
         ("send", "_layout", None),
         ("seal", "_layout", None),
-        ("lookahead", "platform", None),
+        ("lookahead", "sys", None),
     ],
 )
 def test_what_is_tried_may_fail(monkeypatch: pytest.MonkeyPatch, name: str, attribute: str, value: object) -> None:

@@ -440,6 +440,31 @@ def test_service_stays_within_a_slice_and_a_poll_of_the_entitlement(seed: int, c
             assert abs(service[index] - entitled) <= slice_ns + stint + longest + 500 * entity.share / UNIT
 
 
+@given(seed=st.integers(0, 2**32), count=st.integers(1, 8))
+@settings(max_examples=100)
+def test_stays_knows_whom_the_next_choice_will_be(seed: int, count: int) -> None:
+    rng = random.Random(seed)
+    eevdf, entities = make(*[rng.choice([1, 2, 8, 99]) for _ in range(count)], slice_ns=rng.choice([100 * US, MS]))
+    for _ in range(300):
+        picked = eevdf.pick()
+        assert picked is not None
+        elapsed = rng.choice([rng.randrange(1, 10 * US), rng.randrange(1, 2 * MS)])
+        foretold = eevdf.stays(picked, elapsed)
+        eevdf.charge(picked, elapsed)
+        assert (eevdf.pick() is picked) is foretold
+        other = rng.choice(entities)
+        if other is not picked and rng.random() < 0.2:
+            eevdf.deactivate(other) if other.active else eevdf.activate(other)
+
+
+def test_stays_counts_what_the_stint_has_had() -> None:
+    eevdf, (first, _) = make(1, 1, granularity_ns=20 * US)
+    assert eevdf.pick() is first
+    assert eevdf.stays(first, 0)
+    eevdf.charge(first, 15 * US)
+    assert not eevdf.stays(first, 5 * US)
+
+
 @given(seed=st.integers(0, 2**32))
 @settings(max_examples=50)
 def test_nobody_gets_further_ahead_than_one_step(seed: int) -> None:

@@ -417,8 +417,10 @@ def test_a_task_that_cannot_be_cancelled_holds_up_nobody(run: Run) -> None:
 
         for panics in (False, True):
             ended: list[str] = []
+            begun = asyncio.Event()
 
-            async def others(ended: list[str] = ended) -> None:
+            async def others(ended: list[str] = ended, begun: asyncio.Event = begun) -> None:
+                begun.set()
                 try:
                     await forever()
                 finally:
@@ -428,7 +430,7 @@ def test_a_task_that_cannot_be_cancelled_holds_up_nobody(run: Run) -> None:
                 async with cw.Executor(QUEUES) as executor:
                     stubborn = executor.queue("foreground").spawn(waits())
                     executor.queue("foreground").spawn(others())
-                    await asyncio.sleep(0)
+                    await begun.wait()
                     if panics:
                         executor.queue("background").spawn(fail())
                         await forever()

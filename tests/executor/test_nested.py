@@ -85,7 +85,9 @@ class Tree:
         assert self.queues[queue].active
         elapsed = self.chance.randint(1_000, 300_000)
         self.longest = max(self.longest, elapsed)
+        foretold = self.nested.stays(picked, elapsed)
         self.nested.charge(picked, elapsed)
+        assert (self.nested.pick() is picked) is foretold
         for name, place in self.places[queue]:
             self.fluids[name].run(place, elapsed)
         return queue

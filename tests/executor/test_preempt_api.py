@@ -227,5 +227,34 @@ def test_never_preempt(run: Run, by_hand: None) -> None:
     run(body)
 
 
+@needs_slices
+def test_what_libraries_of_asyncio_share_with_the_loop_is_not_seen_in_pieces(run: Run, by_hand: None) -> None:
+    """aiohttp makes the future that `connection_lost` sets when it is asked for; a cut between the question and the future
+    would leave a client that closes waiting for ever."""
+    client_proto = pytest.importorskip("aiohttp.client_proto")
+
+    async def body() -> None:
+        class Loop:
+            def create_future(self) -> asyncio.Future[None]:
+                ask()
+                return asyncio.get_running_loop().create_future()
+
+        async with cw.Executor(queues()) as executor:
+
+            async def asks() -> None:
+                protocol = client_proto.ResponseHandler(asyncio.get_running_loop())
+                protocol._loop = Loop()
+                asyncio.get_running_loop().call_soon(protocol.connection_lost, None)
+                closed = protocol.closed
+                assert closed is not None
+                async with asyncio.timeout(DEADLINE):
+                    await closed
+
+            await executor.queue("background").spawn(asks())
+            assert refusals(executor)["guarded"] >= 1
+
+    run(body)
+
+
 def test_the_bounds_of_a_slice() -> None:
     assert 0 < _queue.SHORTEST_SLICE < 0.001 < _queue.LONGEST_SLICE

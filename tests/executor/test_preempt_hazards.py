@@ -430,14 +430,14 @@ def test_a_trace_function_is_not_cut(run: Run, on: bool) -> None:
 COVERED = """
 import asyncio, sys
 import clockworker as cw
-from clockworker.executor import _slices_cy
+from clockworker.executor import _fiber_cy
 
 def compute(x):
     if x % 2:
         y = x + 1
     else:
         y = x - 1
-    _slices_cy.ask()
+    _fiber_cy.ask()
     return y
 
 async def main():
@@ -546,6 +546,7 @@ def test_signal_handlers_of_the_loop(run: Run) -> None:
                 await executor.queue("background").spawn(hog())
             finally:
                 loop.remove_signal_handler(signal.SIGUSR1)
+            assert log == ["signal"]
 
     run(body)
 

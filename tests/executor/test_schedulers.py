@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 import clockworker as cw
-from clockworker.executor._orders_cy import KeyHeap
+from clockworker.executor._heap_cy import KeyHeap
 from clockworker.executor._schedulers_cy import ScheduledTask
 from tests.conftest import Run
 

@@ -13,8 +13,9 @@ import clockworker as cw
 from clockworker.executor._heap_cy import HeapNode
 from clockworker.executor._meter_cy import Meter
 from clockworker.executor._orders_cy import _ServiceScheduler
+from clockworker.executor._running_queue_cy import RunningQueue
 from clockworker.executor._seal_cy import compiled_types
-from clockworker.executor._source_cy import WorkSource
+from clockworker.executor._steps_cy import WorkSource
 from clockworker.ipc.calls._call_cy import Method
 from clockworker.ipc.rings._connection_cy import Connection
 from tests.conftest import needs
@@ -33,6 +34,7 @@ OPEN = {
     cw.FairFifo,
     cw.EDF,
     cw.FairSRPT,
+    RunningQueue,
     WorkSource,
     Meter,
     Method,

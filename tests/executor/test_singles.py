@@ -13,7 +13,7 @@ from collections.abc import Callable
 import pytest
 
 import clockworker as cw
-from clockworker.executor._source_cy import WorkSource
+from clockworker.executor._steps_cy import WorkSource
 from clockworker.executor._tasks_cy import JoinHandle
 from tests.conftest import Run
 

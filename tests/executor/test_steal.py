@@ -221,8 +221,12 @@ def test_nothing_is_given_back_twice_nor_more_than_was_taken(events: list[tuple[
 
 
 def block() -> None:
-    """For 0.1 s. Half of that may pass before the thread sleeps: it can be robbed when it knows already when it will wake."""
-    time.sleep(0.1)
+    """For 0.1 s. Half of that may pass before the thread sleeps: it can be robbed when it knows already when it will wake.
+
+    It is not cut: of a step that is, the sleep goes on while others run.
+    """
+    with cw.no_preempt():
+        time.sleep(0.1)
 
 
 class Pretend(Meter):

@@ -11,7 +11,7 @@ import pytest
 
 import clockworker as cw
 from clockworker.executor._meter_cy import Meter
-from clockworker.executor._source_cy import WorkSource
+from clockworker.executor._steps_cy import WorkSource
 from tests.conftest import Run, until
 
 QUEUES = [cw.Queue("foreground", 8), cw.Queue("background")]

@@ -572,7 +572,9 @@ async def test_a_response_that_is_not_completed_is_cut(how: str, version: str) -
         assert len(server.failures) == (0 if how == "is cancelled" else 1)
 
 
-@pytest.mark.parametrize("how", ["raises", "returns", "returns a value", "is cancelled", "suspends with a head"])
+@pytest.mark.parametrize(
+    "how", ["raises", "returns", "returns a value", "is cancelled", "awaits what is cancelled", "suspends with a head"]
+)
 @on_a_loop
 async def test_an_application_that_fails_before_it_has_answered(how: str) -> None:
     async def app(scope: Any, receive: Receive, send: Send) -> Any:
@@ -583,6 +585,10 @@ async def test_an_application_that_fails_before_it_has_answered(how: str) -> Non
         if how == "is cancelled":
             asyncio.current_task().cancel()  # type: ignore[union-attr]
             await asyncio.sleep(0)
+        if how == "awaits what is cancelled":
+            future = asyncio.get_running_loop().create_future()
+            future.cancel()
+            await future
         if how == "suspends with a head":
             await send({"type": "http.response.start", "status": 200})
             await asyncio.sleep(0)
@@ -591,6 +597,7 @@ async def test_an_application_that_fails_before_it_has_answered(how: str) -> Non
         connection = server.connect()
         connection.feed(GET)
         await server.idle()
+        assert len(server.failures) == (0 if how == "is cancelled" else 1)
         if how == "suspends with a head":
             assert connection.statuses == [200]
             assert connection.transport.aborted

@@ -271,17 +271,22 @@ def test_a_lifespan_may_end_early(run: Run, caplog: pytest.LogCaptureFixture) ->
     assert line.startswith("the application's lifespan raised while it served; there will be no shutdown\nTraceback")
 
 
-def test_one_that_ends_with_its_start_has_started(run: Run) -> None:
+def test_one_that_ends_with_its_start_has_started(run: Run, caplog: pytest.LogCaptureFixture) -> None:
+    heard = []
+
     async def app(scope: Any, receive: Any, send: Any) -> None:
-        await receive()
+        heard.append(await receive())
         await send(COMPLETE)
 
     async def body() -> None:
-        lifespan, _ = lifespan_of(app)
+        lifespan, tasks = lifespan_of(app)
         await lifespan.startup()
         await lifespan.shutdown()
+        assert [task.done() for task in tasks] == [True]
 
     run(body)
+    assert heard == [{"type": "lifespan.startup"}]
+    assert errors(caplog) == []
 
 
 @pytest.mark.parametrize(

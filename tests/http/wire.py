@@ -29,6 +29,15 @@ from tests.conftest import until
 
 Application: TypeAlias = Callable[[dict[str, Any], Callable[[], Awaitable[Any]], Callable[[Any], Awaitable[None]]], Any]
 
+# A machine that stands still for seconds ends no connection.
+_PATIENT = HttpConfig(
+    date_header=False,
+    server_header=False,
+    timeout_request_header=3600,
+    timeout_request_body=3600,
+    timeout_keep_alive=3600,
+    timeout_response=3600,
+)
 _STATUS = re.compile(rb"HTTP/1\.1 (\d{3})[ \r]")
 
 
@@ -208,7 +217,7 @@ async def wire(
         first = Target("other", executor.queue("requests"), **target)
         http = HttpServer(
             app,
-            config or HttpConfig(date_header=False, server_header=False),
+            config or _PATIENT,
             state={},
             table=RouteTable(routes),
             targets=[*(Target(route.path, executor.queue("second")) for route in routes), first],

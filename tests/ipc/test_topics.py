@@ -115,13 +115,15 @@ def test_a_subscriber_that_has_left_is_sent_nothing(run: Run) -> None:
     async def body() -> None:
         async with fleet(2, topics=True) as mesh:
             room = topic(mesh)
-            for _ in range(3):
+            for times in range(1, 4):
                 await mesh.service.on(1).listen("room")
                 await until(lambda: len(room._targets) == 1)
                 await room.publish(Line(0, 1))
                 await heard(mesh, 1, 1)
                 await mesh.service.on(1).cease("room")
                 await until(lambda: room._targets == ())
+                await room.publish(Line(0, 2))
+                assert await mesh.service.on(1).counted("room") == (0, times, 0, 0)
 
     run(body)
 

@@ -15,7 +15,7 @@ import pytest
 from probe import Probe
 
 import clockworker as cw
-from clockworker.executor._source_cy import WorkSource
+from clockworker.executor._steps_cy import WorkSource
 from clockworker.ipc.calls._frames import Kind
 from clockworker.ipc.rings._connection_cy import RingConnection
 from clockworker.ipc.rings._doorbell_cy import Doorbell

@@ -16,13 +16,16 @@ from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
 import clockworker as cw
-from clockworker.executor._source_cy import WorkSource
+from clockworker.executor._steps_cy import WorkSource
 from clockworker.ipc.calls._waits import OwnLane
 from clockworker.shards.worker._blocking_pools import BlockingPools
 
 SHARDS = 3
 MOST_THINGS = 40  # in one graph
-LIMIT_S = 30.0  # by then it stands still: it takes milliseconds
+LIMIT_S = (
+    30.0  # with nothing done in so long it stands still: a graph takes milliseconds, or as many as others leave it
+)
+MOST_LIMITS = 40  # and then it goes round in a circle
 
 Things = list[Any]  # what is done: one after the other
 
@@ -188,6 +191,7 @@ class Shards:
     """Three shards in this process."""
 
     def __init__(self, executor: cw.Executor, credit: int, ring: int = 1 << 16) -> None:
+        self.executor = executor
         self.queues = executor.queues()
         self.credit = credit
         self.blind = False
@@ -224,13 +228,19 @@ class Shards:
             for things in several
         ]
         limit = 0.5 if self.blind else LIMIT_S
-        left: set[asyncio.Task[None]] = set()
-        if roots:
-            _, left = await asyncio.wait([root.task for root in roots], timeout=limit)
-        ends = time.monotonic() + limit
+        left = {root.task for root in roots}
+        for _ in range(1 if self.blind else MOST_LIMITS):
+            done = self._done()
+            if left:
+                _, left = await asyncio.wait(left, timeout=limit)
+            if not left or self._done() == done:
+                break
+        done, ends = self._done(), time.monotonic() + limit
         while left or not self._is_over():
             if left or time.monotonic() > ends:
-                raise Standstill(self._left(len(left)))
+                if left or self._done() == done:
+                    raise Standstill(self._left(len(left)))
+                done, ends = self._done(), time.monotonic() + limit
             await asyncio.sleep(0)
         for root in roots:
             match await root.outcome():
@@ -251,6 +261,11 @@ class Shards:
         return all(
             mesh.is_quiet() and not any(link.pending or link.streams for link in mesh.links) for mesh in self.meshes
         ) and all(lane.credit == self.credit for lane in self._lanes())
+
+    def _done(self) -> int:
+        """What has been done so far; it grows as long as anything goes on."""
+        frames = sum(link.connection.frames_received for mesh in self.meshes for link in mesh.links)
+        return frames + sum(queue.finished for queue in self.executor.queue_stats().values())
 
     def _lanes(self) -> list[Any]:
         own: list[OwnLane] = [lane for mesh in self.meshes for lane in mesh.here.in_flight.values()]

@@ -24,7 +24,7 @@ from typing import Any
 import clockworker as cw
 from clockworker.executor._heap_cy import HeapNode
 from clockworker.executor._seal_cy import compiled_types
-from clockworker.executor._source_cy import WorkSource
+from clockworker.executor._steps_cy import WorkSource
 from clockworker.ipc.calls._call_cy import Caller, Method, new_call
 from clockworker.ipc.rings._doorbell_cy import Doorbell, PeerDoorbell
 from clockworker.ipc.rings._ring_cy import RingConsumer, RingProducer

@@ -97,7 +97,7 @@ MUTANTS = (
     ),
     Mutant(
         "a body is as long as its Content-Length says",
-        Mutation("http/_connection_cy", "if size > request.remaining:", "if False:"),
+        Mutation("http/_outgoing_cy", "if size > request.remaining:", "if False:"),
         "http/test_connection.py::test_a_body_of_another_length_than_was_said_is_cut",
     ),
     Mutant(

@@ -8,10 +8,15 @@ import pytest
 from tests.shards.forked import ForkedCommand
 from tests.shards.servers import Serve
 
+# Whose servers are started as users start them, for they are about what a process has from its start.
+STARTED = {
+    "behaviour", "hostile_environment", "processes", "small_errors", "sockets", "spares", "supervisor", "terminal", "umask",
+}  # fmt: skip
+
 
 @pytest.fixture
-def serve(tmp_path: Path) -> Iterator[Serve]:
-    serve = Serve(tmp_path)
+def serve(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Serve]:
+    serve = Serve(tmp_path, forked=request.path.stem.removeprefix("test_") not in STARTED)
     yield serve
     serve.clean_up()
 

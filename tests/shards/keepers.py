@@ -5,11 +5,12 @@ from __future__ import annotations
 
 import itertools
 import os
-import threading
 import time
+from functools import partial
 from pathlib import Path
 
 from tests.shards.servers import Server, ask
+from tests.shards.threads import Threads
 
 # A line `add KEY`, `slow KEY SECONDS`, `get KEY` goes to the shard that owns the key; `came` says how this shard came by, and
 # `who` which process it is. `@N COMMAND` goes to shard N whoever owns the key.
@@ -160,35 +161,21 @@ def write(directory: Path, source: str) -> None:
     os.replace(directory / "app.new", directory / "app.py")
 
 
-class Journal:
+class Journal(Threads):
     """Clients that each count up keys of their own, again and again while the block runs, and write down what they were told.
     A key's numbers follow each other, whatever is replaced meanwhile: one that is missing was acknowledged and lost, one that
     comes twice was done and lost."""
 
     def __init__(self, server: Server, clients: int = 3, keys: int = 8) -> None:
+        super().__init__(*(partial(self._run, [f"{client}-{key}" for key in range(keys)]) for client in range(clients)))
         self.acknowledged: dict[str, int] = {}
         self.wrong: list[str] = []
         self.longest_s = 0.0
         self._server = server
-        self._done = threading.Event()
-        self._threads = [
-            threading.Thread(target=self._run, args=([f"{client}-{key}" for key in range(keys)],))
-            for client in range(clients)
-        ]
-
-    def __enter__(self) -> Journal:
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._done.set()
-        for thread in self._threads:
-            thread.join()
 
     def _run(self, keys: list[str]) -> None:
         for key in itertools.cycle(keys):
-            if self._done.wait(0.003):
+            if self.over.wait(0.003):
                 return
             began = time.monotonic()
             try:

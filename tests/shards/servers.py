@@ -19,8 +19,11 @@ import psutil
 import pytest
 
 from clockworker.shards.protocol._birth import SPARE_VARIABLE
+from tests.shards.launcher import ENVIRONMENT, Launched, launcher_for
 
 T = TypeVar("T")
+
+COMMAND = [sys.executable, "-m", "clockworker.shards._cli"]
 
 DEADLINE = 60.0  # generous: the machine may be busy with other things
 
@@ -68,23 +71,27 @@ class Server:
         arguments: list[str],
         environment: dict[str, str],
         fds: list[int],
-        command: list[str],
+        command: list[str] | None,
     ) -> None:
+        """command: None is clockworker-serve, by the launcher."""
         self._log_path = directory / f"log-{time.monotonic_ns()}"
-        # Unbuffered, a print() is two writes, and another process's line may come between.
-        # An application that is changed within a second, and is as long as before, would be read from its old bytecode.
-        environment = {"PYTHONUNBUFFERED": "", "PYTHONDONTWRITEBYTECODE": "1", **environment}
+        environment = {**os.environ, **ENVIRONMENT, **environment}
+        launcher = launcher_for(environment) if command is None else None
         with self._log_path.open("wb") as log:
-            self.process = subprocess.Popen(
-                [*command, *arguments],
-                cwd=directory,
-                env=os.environ | environment,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                pass_fds=fds,
-                start_new_session=True,
-            )
+            self.process: subprocess.Popen[bytes] | Launched
+            if launcher is not None:
+                self.process = launcher.start(arguments, directory, environment, log.fileno(), fds)
+            else:
+                self.process = subprocess.Popen(
+                    [*(command or COMMAND), *arguments],
+                    cwd=directory,
+                    env=environment,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    pass_fds=fds,
+                    start_new_session=True,
+                )
         self.pid = self.process.pid
 
     @property
@@ -146,12 +153,11 @@ class Server:
     def members(self) -> list[psutil.Process]:
         """Every process of the server's session that is there, zombies included."""
         found = []
-        for process in psutil.process_iter():
-            try:
-                if os.getsid(process.pid) == self.pid:
-                    found.append(process)
-            except ProcessLookupError:
-                continue
+        for name in os.listdir("/proc"):
+            if name.isdecimal():
+                with suppress(ProcessLookupError, psutil.NoSuchProcess):
+                    if os.getsid(int(name)) == self.pid:
+                        found.append(psutil.Process(int(name)))
         return found
 
     def clean_up(self) -> None:
@@ -202,10 +208,14 @@ def ask(connection: socket.socket, line: bytes) -> bytes:
 
 
 class Serve:
-    """Writes the application to app.py and starts it: `serve(source, "--shards", "2")`."""
+    """Writes the application to app.py and starts it: `serve(source, "--shards", "2")`.
 
-    def __init__(self, directory: Path) -> None:
+    forked: by the launcher, unless the test names a command. Where it is False, tests are about what that leaves out.
+    """
+
+    def __init__(self, directory: Path, *, forked: bool = True) -> None:
         self._directory = directory
+        self._forked = forked
         self._servers: list[Server] = []
 
     def __call__(
@@ -222,7 +232,8 @@ class Serve:
         """`under` is a command that is to run the server, such as taskset."""
         if source is not None:
             (self._directory / "app.py").write_text(source)
-        command = [*under, *(command or [sys.executable, "-m", "clockworker.shards._cli"])]
+        if under or command or not self._forked:
+            command = [*under, *(command or COMMAND)]
         given = [*([app] if app else []), *bind, *arguments, *_share_cpus(arguments)]
         server = Server(self._directory, given, environment or {}, fds or [], command)
         self._servers.append(server)

@@ -6,7 +6,6 @@ import os
 import re
 import signal
 import socket
-import threading
 import time
 from contextlib import ExitStack
 from pathlib import Path
@@ -15,6 +14,7 @@ import psutil
 import pytest
 
 from tests.shards.servers import ECHO, Serve, Server, ask, children, eventually, is_alive, shared_memory
+from tests.shards.threads import Threads
 
 # `sleep S` answers after S seconds, `block S` keeps the loop for as long, `call PEER` asks that shard; else as ECHO.
 WORK = """
@@ -74,29 +74,18 @@ def open_request(server: Server, line: bytes, shard: int | None = None) -> socke
     return client
 
 
-class Clients:
+class Clients(Threads):
     """Clients that connect, ask once, and leave, again and again while the block runs."""
 
     def __init__(self, server: Server, line: bytes, count: int = 4) -> None:
+        super().__init__(*[self._ask] * count)
         self.answers: list[bytes] = []
         self.failed: list[Exception] = []
         self._server = server
         self._line = line
-        self._done = threading.Event()
-        self._threads = [threading.Thread(target=self._ask) for _ in range(count)]
-
-    def __enter__(self) -> Clients:
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._done.set()
-        for thread in self._threads:
-            thread.join()
 
     def _ask(self) -> None:
-        while not self._done.is_set():
+        while not self.over.is_set():
             try:
                 with self._server.connect() as client:
                     self.answers.append(ask(client, self._line))

@@ -6,9 +6,11 @@ from __future__ import annotations
 
 import fcntl
 import itertools
+import mmap
 import os
 import pty
 import re
+import resource
 import signal
 import socket
 import subprocess
@@ -20,9 +22,14 @@ from pathlib import Path
 import psutil
 import pytest
 
+from clockworker.executor._queue import MAX_QUEUES
+from clockworker.shards.config._config import MAX_SHARDS
 from clockworker.shards.machine._heritage import STRAY, name_of
 from clockworker.shards.machine._host import OF_SHARD, OF_SUPERVISOR, descriptors_needed
+from clockworker.shards.machine._machine import LARGEST
 from clockworker.shards.protocol._pulse import DUMP_SIGNAL
+from clockworker.shards.protocol._slots import _Layout
+from clockworker.shards.supervisor._wiring import TWIN_CAPACITY
 from tests.shards.keepers import COUNTS, Journal
 from tests.shards.servers import ECHO, Serve, Server, ask, children, eventually, is_alive
 from tests.shards.test_behaviour import WORK, Clients, open_request
@@ -394,6 +401,26 @@ def test_a_machine_without_proc(tmp_path: Path, check: tuple[str, ...]) -> None:
     assert ended.returncode == 2
     assert ended.stderr.count("\n") == 1
     assert "/proc is needed" in ended.stderr
+
+
+@pytest.mark.parametrize("check", [(), ("--check-config",)])
+def test_files_that_may_not_be_as_large_as_the_memory_that_is_shared(tmp_path: Path, check: tuple[str, ...]) -> None:
+    """Else no shard could be started, now or at any later attempt."""
+    assert max(_Layout(MAX_QUEUES, MAX_SHARDS).bytes, TWIN_CAPACITY + mmap.PAGESIZE) <= LARGEST
+    (tmp_path / "app.py").write_text(ECHO)
+    limit = 1 << 20
+    ended = subprocess.run(
+        [sys.executable, "-m", "clockworker.shards._cli", "app:main", "--port", "0", "--shards", "1", *check],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
+    )
+    assert ended.returncode == 2
+    assert ended.stderr.count("\n") == 1
+    assert "ulimit -f" in ended.stderr
 
 
 # The log.

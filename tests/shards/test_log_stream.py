@@ -119,6 +119,8 @@ def test_a_reader_that_is_gone_raises_nothing() -> None:
     stream.write("nobody\n")
     os.close(writer)
     stream.write("nowhere\n")
+    stream.finish(20)
+    assert not stream._waiting, "nobody will ever read them"
 
 
 def read_if_any(reader: int) -> bytes:

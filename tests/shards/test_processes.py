@@ -105,7 +105,7 @@ def test_what_a_function_has_around_it(server: Server) -> None:
         pid, parent, cpus, nice = json.loads(ask(client, b"about"))
         shard = int(ask(client, b"pid"))
         assert (pid == shard, parent) == (False, shard)
-        assert nice == 10
+        assert nice == min(19, os.nice(0) + 10)
         allowed = os.sched_getaffinity(0)
         pinned = psutil.Process(shard).cpu_affinity()
         assert pinned is not None
@@ -214,6 +214,8 @@ def test_figures(serve: Serve, tmp_path: Path) -> None:
 def test_the_page_of_the_documentation(serve: Serve) -> None:
     pytest.importorskip("fastapi")
     [program] = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    assert "timeout(5)" in program
+    program = program.replace("timeout(5)", "timeout(50)")  # the first process starts, on whatever else runs here
     server = serve(program, "--shards", "1", app="app:app")
     server.wait_serving()
     with urllib.request.urlopen("http://{}:{}/primes/1000".format(*server.address), timeout=60) as response:

@@ -7,15 +7,16 @@ import re
 import signal
 import socket
 import sys
-import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
+from functools import partial
 from pathlib import Path
 
 import psutil
 import pytest
 
 from tests.shards.servers import Serve, Server, ask, eventually
+from tests.shards.threads import Threads
 
 DISTRIBUTIONS = ("kernel", "fixed", "least-connections")
 
@@ -345,11 +346,11 @@ def test_a_unix_socket_and_several_addresses_may_share_a_name(serve: Serve, tmp_
 @pytest.mark.parametrize("distribution", DISTRIBUTIONS)
 def test_no_connection_is_lost_while_both_are_rolled(serve: Serve, distribution: str) -> None:
     server = started(serve, "--distribution", distribution)
-    over, failed, asked = threading.Event(), [], {"": 0, "admin": 0}
+    failed, asked = [], {"": 0, "admin": 0}
 
     def load(name: str) -> None:
         last = 0
-        while not over.is_set():
+        while not clients.over.is_set():
             last = last % 200 + 1
             try:
                 with connect(server, name, last) as client:
@@ -358,17 +359,10 @@ def test_no_connection_is_lost_while_both_are_rolled(serve: Serve, distribution:
             except OSError as error:
                 failed.append(f"{name or 'plain'}: {error!r}")
 
-    clients = [threading.Thread(target=load, args=(name,)) for name in asked]
-    for client in clients:
-        client.start()
-    try:
+    with Threads(*(partial(load, name) for name in asked)) as clients:
         server.send(signal.SIGHUP)
         server.wait_log(r"shard \d ready", 4)
         before = dict(asked)
         eventually(lambda: all(asked[name] > before[name] for name in asked), "they are served after it")
-    finally:
-        over.set()
-        for client in clients:
-            client.join()
     assert not failed
     assert server.stop() == 0

@@ -340,6 +340,26 @@ def test_no_address_and_one_are_a_contradiction(arguments: str, file: str) -> No
         settings(f"app:main {arguments}", file)
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "--bind :1 --bind :1",
+        "--bind a=:1 --bind b=:1",
+        "--bind unix:s --bind unix:s,mode=600",
+        "--fd 7 --bind fd:7",
+        "--metrics 127.0.0.1:8000",
+    ],
+)
+def test_an_address_is_given_once(arguments: str) -> None:
+    """A start would say that another server has it."""
+    with pytest.raises(ConfigurationError, match=r"is an address (that is given twice|of the application)"):
+        settings(f"app:main {arguments} {'--port 8000' if 'metrics' in arguments else ''}")
+
+
+def test_any_free_port_is_given_as_often_as_one_likes() -> None:
+    assert len(read("app:main --bind 127.0.0.1:0 --bind 127.0.0.1:0 --metrics 127.0.0.1:0").addresses) == 2
+
+
 def test_the_names_of_binds_are_in_their_order() -> None:
     assert read("app:main --bind b=:1 --bind :2 --bind a=:3 --bind b=:4").binds == ("b", "", "a")
 

@@ -164,6 +164,76 @@ def test_an_exception_in_a_handler_is_logged_and_ends_that_connection_only(serve
         assert ask(one, b"still there") == b"0 still there"
 
 
+CANCELS = "import asyncio\n" + ECHO.replace(
+    "            await writer.drain()",
+    """
+            if line == b"awaits\\n":
+                future = asyncio.get_running_loop().create_future()
+                future.cancel()
+                await future
+            if line == b"next\\n":
+                cancel_the_next(set(asyncio.all_tasks()))""",
+).replace(
+    "async def main(shard):",
+    """
+def cancel_the_next(seen):
+    if new := asyncio.all_tasks() - seen:
+        new.pop().cancel()
+    else:
+        asyncio.get_running_loop().call_soon(cancel_the_next, seen)
+
+async def main(shard):""",
+)
+
+
+def test_what_a_handler_awaits_is_cancelled_and_nobody_has_cancelled_the_handler(serve: Serve) -> None:
+    server = serve(CANCELS, "--shards", "1")
+    with server.connect() as client:
+        client.sendall(b"awaits\n")
+        assert client.recv(100) == b"0 awaits\n"
+        assert client.recv(100) == b""
+    server.wait_log(r"ERROR .*\[shard 0 default\] something that a connection's handler awaited was cancelled\n")
+    assert server.stop() == 0
+
+
+def test_a_handler_that_is_cancelled_before_its_first_step_ends_its_connection(serve: Serve) -> None:
+    server = serve(CANCELS, "--shards", "1")
+    with server.connect() as client:
+        assert ask(client, b"next") == b"0 next"
+        with server.connect() as cancelled:
+            cancelled.settimeout(60)
+            assert cancelled.recv(100) == b""
+        assert ask(client, b"hello") == b"0 hello"
+    assert server.stop() == 0
+    assert "(0 open)" in server.log
+    assert "Traceback" not in server.log
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGHUP])
+def test_code_that_cancels_all_tasks_but_its_own_at_the_end_holds_nothing_up(serve: Serve, how: signal.Signals) -> None:
+    """Of ours, one waits for `main`."""
+    source = "import asyncio\n" + ECHO.replace(
+        "    await shard.wait_stopped()",
+        """
+    await shard.wait_stopped()
+    others = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+    for task in others:
+        task.cancel()
+    await asyncio.gather(*others, return_exceptions=True)""",
+    )
+    server = serve(source, "--shards", "2", "--timeout-graceful-shutdown", "600")
+    server.wait_serving()
+    with server.connect() as client:
+        assert ask(client, b"hello").endswith(b" hello")
+        if how == signal.SIGHUP:
+            server.send(signal.SIGHUP)
+            for shard in (0, 1):
+                server.wait_log(rf"shard {shard} ready", 2)
+        assert server.stop() == 0
+    assert "killed" not in server.log
+    assert "Traceback" not in server.log
+
+
 def test_a_client_that_leaves_is_no_error(serve: Serve) -> None:
     server = serve(ECHO, "--shards", "1")
     with server.connect() as client:

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from clockworker._errors import ConfigurationError
 from clockworker.shards.config._config import ServeConfig
 from clockworker.shards.machine._certificates import context_of
 from tests.shards.servers import Serve, Server, ask, eventually
+from tests.shards.threads import Threads
 
 DISTRIBUTIONS = ("kernel", "fixed", "least-connections")
 
@@ -220,11 +222,11 @@ def test_two_protocols_one_of_them_in_tls_are_served_rolled_and_drained(
 ) -> None:
     server = started(serve, "--distribution", distribution)
     context = authority.context()
-    over, failed, asked = threading.Event(), [], {"tls": 0, "admin": 0}
+    failed, asked = [], {"tls": 0, "admin": 0}
 
     def load(which: str) -> None:
         last = 0
-        while not over.is_set():
+        while not clients.over.is_set():
             last = last % 200 + 1
             try:
                 if which == "tls":
@@ -237,18 +239,11 @@ def test_two_protocols_one_of_them_in_tls_are_served_rolled_and_drained(
             except (OSError, AssertionError) as error:
                 failed.append(f"{which}: {error!r}")
 
-    clients = [threading.Thread(target=load, args=(which,)) for which in asked]
-    for client in clients:
-        client.start()
-    try:
+    with Threads(*(partial(load, which) for which in asked)) as clients:
         server.send(signal.SIGHUP)
         server.wait_log(r"shard \d ready", 4)
         before = dict(asked)
         eventually(lambda: all(asked[which] > before[which] for which in asked), "they are served after it")
-    finally:
-        over.set()
-        for client in clients:
-            client.join()
     assert not failed
 
     # What is asked in the last moment is answered, on connections that are open and on some that nobody has accepted.

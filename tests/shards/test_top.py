@@ -26,7 +26,8 @@ import pytest
 
 from clockworker import ControlError
 from clockworker.shards.observe._query_client import QueryClient
-from tests.shards.servers import DEADLINE, Serve, Server, eventually
+from clockworker.shards.supervisor._watch import is_stopped
+from tests.shards.servers import DEADLINE, ECHO, Serve, Server, eventually
 
 pytestmark = pytest.mark.once  # what is tested is Python in both kinds
 
@@ -283,6 +284,20 @@ def test_mistakes(server: Server) -> None:
         ("90", "/dev/null"): "a trace of 90 s is not possible; more than 0 and at most 60 is",
     }.items():
         assert top("--trace", *arguments, status=1) == f"clockworker-top: {said}\n"
+
+
+def test_a_supervisor_that_stands_still_is_waited_for_with_an_end(serve: Serve, tmp_path: Path) -> None:
+    server = serve(ECHO, "--shards", "1")
+    server.wait_serving()
+    server.send(signal.SIGSTOP)
+    eventually(lambda: is_stopped(server.pid), "it has stopped")
+    client = QueryClient(tmp_path / "clockworker" / f"{server.pid}.sock", timeout_s=0.5)
+    try:
+        with pytest.raises(ControlError, match=r"has not answered for 0\.5 s: it stands still, or is stopped"):
+            client.stats()
+    finally:
+        client.close()
+        server.send(signal.SIGCONT)
 
 
 def test_two_traces_at_once_are_refused(server: Server, tmp_path: Path) -> None:

@@ -231,6 +231,7 @@ def test_whom_nobody_has_announced_is_waited_for() -> None:
         await woken.wait()
 
     wound(clock, body)
+    assert clock.now == 0, "no timer was due"
 
 
 def test_what_is_left_at_the_end_needs_no_winding() -> None:
@@ -323,6 +324,9 @@ def test_a_busy_queue_does_not_keep_the_others_waiting() -> None:
         await executor.queue("works").spawn(works())
         done = True
         await spinning
+        spun, worked = (executor.queue_stats()[name].polls for name in ("spins", "works"))
+        assert worked == 1001
+        assert spun > 1, "and it was busy meanwhile"
 
     run(body(), queues=[cw.Queue("main"), cw.Queue("spins", 10), cw.Queue("works")])
 

@@ -1,5 +1,5 @@
-"""A shard's links to the shards of other nodes: one wire to the broker, and a far connection (`_far`) for each shard that was
-ever called or has called.
+"""A shard's links to the shards of other nodes: one wire to the broker, and a far connection (`_far_cy`) for each shard that
+was ever called or has called.
 
 When the wire is lost so are all sessions, and calls end in `ShardDown` at once until there is another wire. A new one is tried
 for ever, after pauses that grow to a second.
@@ -21,9 +21,9 @@ from typing import Protocol
 
 from clockworker._errors import CallError
 from clockworker.cluster import _subjects
-from clockworker.cluster._far import PIECE, FarConnection
+from clockworker.cluster._far_cy import PIECE, FarConnection
 from clockworker.cluster._peer import FarPeer
-from clockworker.cluster._session import HEAD, Ended, Session
+from clockworker.cluster._session_cy import HEAD, Ended, Session
 from clockworker.cluster._wire import Wire, WireError
 from clockworker.ipc import Mesh
 from clockworker.ipc.calls._link_cy import Link
@@ -90,9 +90,7 @@ class FarLinks:
         self.place = mesh.shard_id  # among all, once we are in the view
         self.wire: Wire | None = None  # that is connected
         self.ended: Counter[str] = Counter()  # sessions, by reason
-        self.calls_sent = 0
         self.piece = PIECE
-        self.window_waits = 0  # how often a connection was crowded
         self._slot = 0  # 0: we are not in the view
         self._keys = keys
         self._make_wire = wire
@@ -120,6 +118,7 @@ class FarLinks:
         self._when_connected: list[Callable[[Wire], None]] = []
         self._loop = asyncio.get_running_loop()
         mesh.join(self)
+        mesh.after_elsewhere = self.send_off
 
     # Beginning and end
 
@@ -264,6 +263,15 @@ class FarLinks:
             peer.set_window(window)
             self._judge(place)
 
+    @property
+    def calls_sent(self) -> int:
+        return sum(each.calls_sent for each in self._subjects)
+
+    @property
+    def window_waits(self) -> int:
+        """How often a connection was crowded."""
+        return sum(each.window_waits for each in self._subjects)
+
     def sessions(self) -> int:
         """How many there are."""
         return len(self._in_session)
@@ -323,12 +331,17 @@ class FarLinks:
         wire = self.wire
         if wire is None:
             return False
-        if wire.publish(self._subjects[connection], message):
+        if wire.publish(self._subjects[connection], message, hold=True):
             return True
         self._stuck.append(connection)
         if self._flushing is None:
             self._flushing = self._loop.create_task(self._flush(wire), name="flush")
         return False
+
+    def send_off(self) -> None:
+        wire = self.wire
+        if wire is not None:
+            wire.send_off()
 
     async def _flush(self, wire: Wire) -> None:
         try:

@@ -1,59 +1,42 @@
-"""The wire over NATS, by nats-py.
+"""The wire over NATS: one connection, by our own end of its protocol (`_nats_protocol`).
 
-The library's own ways are switched off where they hide what has happened: it does not reconnect (what was published meanwhile
-would be sent later, or lost), its pings are not waited for (they take minutes, and tell nobody), its queues in front of
-subscribers are left out (a full one drops in silence). What is used of it is its connection: TLS, authentication, the parser,
-the buffer of what is to be sent.
+Rejected: nats-py, which this began with. It reconnects and sends later what was published meanwhile, its pings take minutes to
+tell, and a full queue in front of a subscriber drops in silence; with all that switched off, by way of its private parts, what
+was used of it was its parser and its buffer. Of these each message woke two tasks, and a lone call took a third longer.
 
-A PING of our own goes out when nothing has been heard for a third of `silence`. It is judged by bytes: a message of a megabyte
-on its way over a slow line is life enough. `flush` waits for the PONG of a PING that stands behind what was published; the
-library's own flush writes its PING in front of that.
+A PING goes out when nothing has been heard for a third of `silence`. It is judged by bytes: a message of a megabyte on its way
+over a slow line is life enough. `flush` waits for the PONG of a PING that stands behind what was published.
 
-Publishing is a coroutine there that never waits as long as there is room for what it appends. It is run to its end by
-`send(None)`, without a task.
+What is published in one turn of the loop leaves at its end in one write, or at once if it is much, or its publisher says so
+(`send_off`). The transport keeps what the socket does not take; beyond `PENDING_BYTES` of that nothing more is taken.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import logging
+import contextvars
 import os
 import random
+import secrets
 import ssl
-from collections.abc import Callable, Coroutine, Iterator, Mapping
-from typing import Any
+from collections import deque
+from collections.abc import Callable, Mapping
+from typing import cast
+from urllib.parse import unquote, urlsplit
 
-import nats.errors
-import nats.js.errors
-from nats.aio.client import Client
-from nats.js import JetStreamContext
-from nats.js.api import DiscardPolicy, Header, StorageType, StreamConfig
+from clockworker._version import __version__
+from clockworker.cluster import _nats_protocol as protocol
+from clockworker.cluster._nats_keys import Secrets
+from clockworker.cluster._nats_protocol import BrokenProtocol, Event, Info, Message, Parser, Pinged, Ponged, Refused
+from clockworker.cluster._nats_store import NatsBucket, open_bucket
+from clockworker.cluster._wire import WireError
+from clockworker.shards.config._cluster import ClusterConfig, shown_url
 
-from clockworker.cluster._wire import Entry, WireError
-from clockworker.shards.config._cluster import SECRET_PREFIX, ClusterConfig, shown_url
-
-CONNECT_S = 3.0  # for each server
+CONNECT_S = 3.0  # for each step, to each server
 REQUEST_S = 2.0
+CLOSE_S = 1.0
 PENDING_BYTES = 2 * 1024 * 1024
-NEVER_S = 10**9
-
-_PING = b"PING\r\n"
-
-
-class _Client(Client):
-    """Messages of our subscriptions go straight to who listens; the rest (answers to requests) as the library has it."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.listeners: dict[int, Callable[[str, bytes], None]] = {}
-
-    async def _process_msg(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes) -> None:
-        heard = self.listeners.get(sid)
-        if heard is None:
-            await super()._process_msg(sid, subject, reply, data, headers)
-        else:
-            heard(subject.decode(), data)
+WRITE_BYTES = 64 * 1024  # of what was published, that do not wait for the end of a turn
 
 
 class _Subscription:
@@ -64,6 +47,29 @@ class _Subscription:
     def close(self) -> None:
         """Hear no more of it."""
         self._wire._unsubscribe(self._sid)
+
+
+class _Stream(asyncio.Protocol):
+    """What the loop knows of the wire."""
+
+    def __init__(self, wire: NatsWire) -> None:
+        self._wire = wire
+        self.transport: asyncio.Transport | None = None
+        self.is_over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)
+
+    def data_received(self, data: bytes) -> None:
+        if self._wire._stream is self:
+            self._wire._came(data)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self.transport = None
+        if not self.is_over.done():
+            self.is_over.set_result(None)
+        if self._wire._stream is self:
+            self._wire._is_lost(WireError(_why(error) if error else "the server has closed the connection"))
 
 
 class NatsWire:
@@ -79,270 +85,337 @@ class NatsWire:
     ) -> None:
         self.max_payload = 0
         self.lost: Callable[[Exception], None] = lambda error: None
+        self.info = Info()  # what the server has said of itself
         self._config = config
         self._label = label
         self._silence = silence
-        self._environment = environment
-        self._client: _Client | None = None
-        self._heard = 0.0
-        self._watching: asyncio.Task[None] | None = None
-        self._ended = False
-        self._refused: Exception | None = None
+        self._secrets = Secrets(config.credentials, environment)
+        self._loop: asyncio.AbstractEventLoop
+        self._where = "?"
+        self._stream: _Stream | None = None  # of the last attempt to connect
+        self._parser = Parser()
+        self._is_ready = False  # connected, and not lost
+        self._ended: WireError | None = None  # it is, and why
+        self._said_info: asyncio.Future[None] | None = None
+        self._pongs: deque[asyncio.Future[None] | None] = deque()  # of each PING under way, who waits for it
+        self._listeners: dict[int, Callable[[str, bytes], None]] = {}
+        self._last_sid = 0
+        self._inbox = ""
+        self._asked: dict[str, asyncio.Future[Message]] = {}  # by the last word of where the answer comes
+        self._last_question = 0
+        self._out: list[bytes] = []  # published, and not with the transport
+        self._out_size = 0
+        self._writes_soon = False
+        self._heard_at = 0.0
+        self._has_asked = False
+        self._watching: asyncio.TimerHandle | None = None
 
     async def connect(self) -> None:
         """Raises `WireError`, with the addresses that were tried and what each said."""
         said = []
+        loop = self._loop = asyncio.get_running_loop()
         for url in random.sample(self._config.url, len(self._config.url)):
+            # In an empty context, as what the loop calls has it from here on: what a message starts inherits nothing.
+            connecting = loop.create_task(self._connect(url), name="nats connect", context=contextvars.Context())
             try:
-                await self._connect(url)
+                await connecting
                 return
-            except Exception as error:  # of the library, of TLS, of a file of credentials
-                said.append(f"{shown_url(url)}: {_why(self._refused or error)}")
+            except Exception as error:  # of the socket, of TLS, of a file of credentials
+                said.append(f"{shown_url(url)}: {_why(error)}")
+            except BaseException:
+                connecting.cancel()
+                await self.close()
+                raise
         raise WireError("; ".join(said))
 
     async def subscribe(self, subject: str, heard: Callable[[str, bytes], None]) -> _Subscription:
         """`heard(subject, body)` for each message, in order, in a callback of the loop; once the server has confirmed it."""
-        client = self._open()
+        self._check()
+        self._last_sid += 1
+        sid = self._last_sid
+        self._listeners[sid] = heard
+        self._put(protocol.subscribe(subject, sid))
         try:
-            # With a future the library makes no task and no queue; what comes is ours before it looks at that.
-            subscription = await client.subscribe(subject, future=asyncio.get_running_loop().create_future())
-            client.listeners[subscription._id] = heard
-        except nats.errors.Error as error:
-            raise WireError(f"{subject}: {_why(error)}") from error
-        await self.flush()
-        if self._refused is not None:
-            raise WireError(f"{subject}: {_why(self._refused)}")
-        return _Subscription(self, subscription._id)
+            await self.flush()
+        except WireError as error:
+            raise WireError(f"{subject}: {error}") from error
+        return _Subscription(self, sid)
 
-    def publish(self, subject: str, body: bytes | bytearray | memoryview) -> bool:
-        """Never waits. False: nothing was sent, as too much waits for the socket; `flush`, then try again."""
-        client = self._client
-        if client is None or self._ended or client.pending_data_size + len(body) > PENDING_BYTES:
+    def publish(self, subject: str, body: bytes | bytearray | memoryview, *, hold: bool = False) -> bool:
+        """Never waits. False: nothing was sent, as too much waits for the socket; `flush`, then try again. hold: it leaves with
+        `send_off`, which will be called in this turn of the loop's; else with that."""
+        size = len(body)
+        if not self._is_ready or self._out_size + self._unwritten() + size > PENDING_BYTES:
             return False
-        publishing = client.publish(subject, body if isinstance(body, bytes) else bytes(body))
-        try:
-            publishing.send(None)
-        except StopIteration:
-            return True
-        except nats.errors.Error as error:
-            if isinstance(error, nats.errors.MaxPayloadError):
-                raise
-            return False
-        publishing.close()  # it has been appended, and would have waited for room
+        if size > self.max_payload:
+            raise WireError(f"a message of {size:,} bytes; the server takes up to {self.max_payload:,} (max_payload)")
+        out = self._out
+        out.append(protocol.publish(subject, size))
+        out.append(body if type(body) is bytes else bytes(body))
+        out.append(protocol.CRLF)
+        self._out_size += size
+        if not hold or self._out_size >= WRITE_BYTES:
+            self._leaves()
         return True
+
+    def send_off(self) -> None:
+        """What was published leaves now, and not only with the end of this turn."""
+        if self._out:
+            self._write()
 
     async def flush(self) -> None:
         """Until all that was published is with the server."""
-        client = self._open()
-        pong: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        client._pongs.append(pong)
-        try:
-            await client._send_command(_PING)
-            await client._flush_pending()
-        except (nats.errors.Error, OSError) as error:
-            raise WireError(_why(error)) from error
-        assert self._watching is not None
-        ends: set[asyncio.Future[Any]] = {pong, self._watching}
-        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
-        if not pong.done():
-            raise WireError("the connection was lost")
+        self._check()
+        pong: asyncio.Future[None] = self._loop.create_future()
+        self._pongs.append(pong)
+        self._put(protocol.PING)
+        self._write()
+        await pong
 
     async def bucket(self, name: str) -> NatsBucket:
         """Made, if it is not there: in a file, with one value a key, and on as many servers as there are, up to three."""
-        client = self._open()
-        stream = client.jetstream(timeout=REQUEST_S)
-        known = {*self._config.url, *client._server_info.get("connect_urls", ())}
-        with _as_wire_error():
-            try:
-                await stream.stream_info(f"KV_{name}")
-            except nats.js.errors.NotFoundError:
-                await stream.add_stream(_stream_of(name, min(3, len(known)) if _is_clustered(client) else 1))
-        return NatsBucket(stream, name)
+        known = {*self._config.url, *self.info.connect_urls}
+        return await open_bucket(self, name, min(3, len(known)) if self.info.cluster else 1)
+
+    async def request(self, subject: str, body: bytes, head: Mapping[str, str] | None = None) -> Message:
+        """The first answer. Raises `WireError` if there is none, or nobody who hears it."""
+        self._check()
+        if not self._inbox:
+            self._inbox = f"{inbox_of(self._config)}.{secrets.token_hex(8)}"
+            self._last_sid += 1
+            self._put(protocol.subscribe(f"{self._inbox}.*", self._last_sid))
+        self._last_question += 1
+        word = str(self._last_question)
+        answer = self._asked[word] = self._loop.create_future()
+        reply = f"{self._inbox}.{word}"
+        if head is None:
+            self._put(protocol.publish(subject, len(body), reply) + body + protocol.CRLF)
+        else:
+            self._put(protocol.publish_with_head(subject, reply, head, len(body)) + body + protocol.CRLF)
+        self._write()
+        try:
+            async with asyncio.timeout(REQUEST_S):
+                found: Message = await answer
+        except TimeoutError:
+            raise WireError("no answer in time") from None
+        finally:
+            del self._asked[word]
+        if not found.body and protocol.status_of(found.head) == 503:
+            raise WireError(f"the server has nobody who answers {subject}")
+        return found
 
     async def close(self) -> None:
         """Twice is once."""
-        self._ended = True
-        if self._watching is not None:
-            self._watching.cancel()
-            await asyncio.wait({self._watching})
-        await self._close_client()
+        self._end(WireError("the connection was closed"))
+        stream = self._stream
+        if stream is not None:
+            await asyncio.wait({stream.is_over}, timeout=CLOSE_S)
+
+    # Connecting
 
     async def _connect(self, url: str) -> None:
-        self._refused = None
-        client = self._client = _Client()
-        config, environment = self._config, self._environment
-        secrets = {
-            name: value for name, ending in _SECRETS.items() if (value := environment.get(SECRET_PREFIX + ending))
-        }
+        parts = urlsplit(url)
+        host, port = cast(str, parts.hostname), cast(int, parts.port)
+        context = _context_of(self._config) if parts.scheme == "tls" else None
+        first = context if self._config.tls_first else None
+        self._where = f"{host}:{port}"
+        self._ended = None
+        self._parser = Parser()
+        self._pongs.clear()
+        said_info = self._said_info = self._loop.create_future()
+        stream = self._stream = _Stream(self)
         try:
-            await asyncio.wait_for(
-                client.connect(
-                    [url],
-                    error_cb=self._error,
-                    closed_cb=self._closed,
-                    name=self._label,
-                    allow_reconnect=False,
-                    connect_timeout=CONNECT_S,  # type: ignore[arg-type]
-                    max_reconnect_attempts=1,  # 0 would be for ever
-                    reconnect_time_wait=0,
-                    ping_interval=NEVER_S,
-                    pending_size=2 * PENDING_BYTES,
-                    tls=_context_of(config) if url.startswith("tls:") else None,
-                    tls_handshake_first=config.tls_first,
-                    user_credentials=config.credentials,
-                    inbox_prefix=inbox_of(config),
-                    **secrets,  # type: ignore[arg-type]
-                ),
-                2 * CONNECT_S,
-            )
-            client._ps.parse = self._counting(client._ps.parse)  # type: ignore[method-assign, assignment]
-        except BaseException:
-            await self._close_client()
+            async with asyncio.timeout(CONNECT_S):
+                transport, _ = await self._loop.create_connection(
+                    lambda: stream, host, port, ssl=first, server_hostname=host if first else None
+                )
+                await said_info
+            if context is not None and first is None:
+                if not (self.info.tls_required or self.info.tls_available):
+                    raise WireError("the server has no TLS; give nats://, or have it use TLS")
+                async with asyncio.timeout(CONNECT_S):
+                    encrypted = await self._loop.start_tls(transport, stream, context, server_hostname=host)
+                stream.transport = transport = cast(asyncio.Transport, encrypted)
+            elif self.info.tls_required and context is None:
+                raise WireError("the server wants TLS; give tls://")
+            transport.set_write_buffer_limits(high=0)  # so uvloop writes at once
+            self.max_payload = self.info.max_payload
+            self._is_ready = True
+            self._put(protocol.connect(self._introduction(parts.username, parts.password, context is not None)))
+            async with asyncio.timeout(CONNECT_S):
+                await self.flush()
+        except BaseException as error:
+            why = self._ended
+            self._end(WireError(_why(error)))
+            await asyncio.wait({stream.is_over}, timeout=CLOSE_S)
+            if why is not None and why is not error and isinstance(error, Exception):
+                raise why from error  # what the server has said of it
             raise
-        self.max_payload = client.max_payload
-        loop = asyncio.get_running_loop()
-        self._heard = loop.time()
-        self._watching = loop.create_task(self._watch(client), name="nats silence")
+        self._heard_at = self._loop.time()
+        self._has_asked = False
+        self._watch()
 
-    def _counting(
-        self, parse: Callable[[bytes], Coroutine[Any, Any, Any]]
-    ) -> Callable[[bytes], Coroutine[Any, Any, Any]]:
-        """The parser gets whatever comes, as it comes."""
-        loop = asyncio.get_running_loop()
+    def _introduction(self, user: str | None, password: str | None, uses_tls: bool) -> dict[str, object]:
+        """user, password: of the URL."""
+        return {
+            "verbose": False,
+            "pedantic": False,
+            "lang": "clockworker",
+            "version": __version__,
+            "name": self._label,
+            "protocol": 1,  # it may tell of other servers
+            "headers": True,
+            "no_responders": True,
+            "tls_required": uses_tls,
+            **self._secrets.shown_to(self.info.nonce, user and unquote(user), password and unquote(password)),
+        }
 
-        def counted(data: bytes = b"") -> Coroutine[Any, Any, Any]:
-            if data:
-                self._heard = loop.time()
-            return parse(data)
+    # What comes
 
-        return counted
-
-    async def _watch(self, client: _Client) -> None:
-        """Ends when the connection has."""
-        loop = asyncio.get_running_loop()
-        third = self._silence / 3
-        asked = False
-        while not client.is_closed:
-            quiet = loop.time() - self._heard
-            if quiet >= self._silence:
-                self._is_lost(WireError(f"the server at {self._where()} was silent for {quiet:.1f} s"))
+    def _came(self, data: bytes) -> None:
+        if self._ended is not None:
+            return
+        self._heard_at = self._loop.time()
+        try:
+            events = self._parser.feed(data)
+        except BrokenProtocol as error:
+            self._is_lost(WireError(f"the server at {self._where} has sent {error}"))
+            return
+        for event in events:
+            if self._ended is not None:  # by one of them
                 return
-            if quiet < third:
-                asked = False
-            elif not asked:
-                asked = True
-                client._pongs.append(loop.create_future())
-                if client.pending_data_size <= PENDING_BYTES:
-                    await client._send_command(_PING)
-                    await client._flush_pending()
-            await asyncio.sleep(third / 2)
+            if type(event) is Message:
+                heard = self._listeners.get(event.sid)
+                if heard is not None:
+                    try:
+                        heard(event.subject, event.body)
+                    except Exception as error:
+                        self._loop.call_exception_handler(
+                            {"message": f"a message to {event.subject} could not be taken in", "exception": error}
+                        )
+                elif (answer := self._asked.get(event.subject.rpartition(".")[2])) and not answer.done():
+                    answer.set_result(event)
+            else:
+                self._told(event)
 
-    def _where(self) -> str:
-        url = None if self._client is None else self._client.connected_url
-        return "?" if url is None else f"{url.hostname}:{url.port}"
+    def _told(self, event: Event) -> None:
+        """By the server itself."""
+        match event:
+            case Pinged():
+                self._put(protocol.PONG)
+                self._write()
+            case Ponged():
+                pong = self._pongs.popleft() if self._pongs else None
+                if pong is not None and not pong.done():
+                    pong.set_result(None)
+            case Info():
+                self.info = event
+                if self._is_ready:
+                    self.max_payload = event.max_payload
+                if self._said_info is not None and not self._said_info.done():
+                    self._said_info.set_result(None)
+            case Refused():
+                self._is_lost(WireError(event.why))
 
-    async def _error(self, error: Exception) -> None:
-        """The library's callback: whatever the server refuses, and what goes wrong while connecting."""
-        self._refused = error
-        if self._watching is not None and not isinstance(error, nats.errors.SlowConsumerError):
-            self._is_lost(WireError(_why(error)))
-
-    async def _closed(self) -> None:
-        if self._watching is not None:
-            self._is_lost(WireError("the server has closed the connection"))
-
-    def _is_lost(self, error: Exception) -> None:
-        if self._ended:
+    def _watch(self) -> None:
+        """For silence."""
+        if not self._is_ready:
             return
-        self._ended = True
-        self._closing = asyncio.get_running_loop().create_task(self.close(), name="nats close")
-        self.lost(error)
-
-    async def _close_client(self) -> None:
-        client, self._client = self._client, None
-        if client is None:
+        quiet = self._loop.time() - self._heard_at
+        third = self._silence / 3
+        if quiet >= self._silence:
+            self._is_lost(WireError(f"the server at {self._where} was silent for {quiet:.1f} s"))
             return
-        if client._transport is not None and self._watching is not None and client.pending_data_size:
-            client._pending.clear()  # what the other side does not take would be waited for
-            client._pending_data_size = 0
-        with contextlib.suppress(Exception):
-            await asyncio.wait_for(client.close(), CONNECT_S)
+        if quiet < third:
+            self._has_asked = False
+        elif not self._has_asked:
+            self._has_asked = True
+            self._pongs.append(None)
+            self._put(protocol.PING)
+            self._write()
+        self._watching = self._loop.call_later(third / 2, self._watch)
+
+    # What goes
+
+    def _put(self, command: bytes) -> None:
+        self._out.append(command)
+        self._out_size += len(command)
+        self._leaves()
+
+    def _leaves(self) -> None:
+        """What was published, with this turn, or at once if it is much."""
+        if self._out_size >= WRITE_BYTES:
+            self._write()
+        elif not self._writes_soon:
+            self._writes_soon = True
+            self._loop.call_soon(self._write_soon)
+
+    def _write_soon(self) -> None:
+        self._writes_soon = False
+        if self._out:
+            self._write()
+
+    def _write(self) -> None:
+        out, self._out = self._out, []
+        size, self._out_size = self._out_size, 0
+        transport = None if self._stream is None else self._stream.transport
+        if transport is None:
+            return
+        if size < WRITE_BYTES:
+            transport.write(b"".join(out))
+        else:
+            transport.writelines(out)
+
+    def _unwritten(self) -> int:
+        """Bytes that the socket has not taken."""
+        transport = None if self._stream is None else self._stream.transport
+        return 0 if transport is None else transport.get_write_buffer_size()
 
     def _unsubscribe(self, sid: int) -> None:
-        client = self._client
-        if client is None or client.listeners.pop(sid, None) is None or self._ended:
-            return
-        client._remove_sub(sid)
-        self._unsubscribing = asyncio.get_running_loop().create_task(client._send_unsubscribe(sid))
+        if self._listeners.pop(sid, None) is not None and self._is_ready:
+            self._put(protocol.unsubscribe(sid))
 
-    def _open(self) -> _Client:
-        if self._client is None or self._ended or self._client.is_closed:
-            raise WireError("not connected")
-        return self._client
+    # The end
 
+    def _check(self) -> None:
+        if not self._is_ready:
+            raise self._ended or WireError("not connected")
 
-class NatsBucket:
-    """One stream, which a client of NATS's key-value stores sees as such a one. Reads are the leader's: a replica may have an
-    old copy."""
+    def _is_lost(self, error: WireError) -> None:
+        was_ready = self._watching is not None
+        if self._end(error) and was_ready:
+            self.lost(error)
 
-    def __init__(self, stream: JetStreamContext, name: str) -> None:
-        self._stream = stream
-        self._name = name
-
-    async def get(self, key: str) -> Entry | None:
-        """What is there; None if nothing is. What was deleted by hand is empty, and has the revision of that."""
-        with _as_wire_error():
-            try:
-                found = await self._stream.get_msg(f"KV_{self._name}", subject=f"$KV.{self._name}.{key}", direct=False)
-            except nats.js.errors.NotFoundError:
-                return None
-        assert found.seq is not None
-        deleted = found.headers is not None and found.headers.get("KV-Operation") in ("DEL", "PURGE")
-        return Entry(b"" if deleted else found.data or b"", found.seq)
-
-    async def update(self, key: str, value: bytes, last: int) -> int | None:
-        """Write if `last` is the revision that is there, 0 if nothing may be; the new revision; None: another wrote."""
-        with _as_wire_error():
-            try:
-                written = await self._stream.publish(
-                    f"$KV.{self._name}.{key}",
-                    value,
-                    headers={Header.EXPECTED_LAST_SUBJECT_SEQUENCE.value: str(last)},
-                )
-            except nats.js.errors.APIError as error:
-                if error.err_code in _WRONG_LAST:
-                    return None
-                raise
-        return int(written.seq)
-
-
-_WRONG_LAST = (10071, 10164)
-_SECRETS = {"user": "USER", "password": "PASSWORD", "token": "TOKEN", "nkeys_seed_str": "NKEY"}
+    def _end(self, error: WireError) -> bool:
+        """False: it was over before."""
+        if self._ended is not None or self._stream is None:
+            return False
+        self._ended = error
+        self._is_ready = False
+        if self._watching is not None:
+            self._watching.cancel()
+        waiting = [self._said_info, *self._pongs, *self._asked.values()]
+        self._pongs.clear()
+        for each in waiting:
+            if each is not None and not each.done():
+                each.set_exception(error)
+                each.exception()  # perhaps nobody waits any more
+        self._out = []
+        self._out_size = 0
+        transport = self._stream.transport
+        if transport is None:
+            if not self._stream.is_over.done():
+                self._stream.is_over.set_result(None)
+        elif transport.get_write_buffer_size():
+            transport.abort()  # what the other side does not take would be waited for
+        else:
+            transport.close()
+        return True
 
 
 def inbox_of(config: ClusterConfig) -> str:
     """Where answers to a node's requests come: nobody else may be permitted to hear them."""
     return f"_INBOX.cw.{config.name}.{config.node}"
-
-
-def _stream_of(name: str, replicas: int) -> StreamConfig:
-    return StreamConfig(
-        name=f"KV_{name}",
-        subjects=[f"$KV.{name}.>"],
-        storage=StorageType.FILE,
-        num_replicas=replicas,
-        max_msgs_per_subject=1,
-        max_consumers=-1,
-        max_msgs=-1,
-        discard=DiscardPolicy.NEW,
-        allow_rollup_hdrs=True,
-        deny_delete=True,
-        allow_direct=False,
-    )
-
-
-def _is_clustered(client: _Client) -> bool:
-    return "cluster" in client._server_info
 
 
 def _context_of(config: ClusterConfig) -> ssl.SSLContext:
@@ -352,20 +425,10 @@ def _context_of(config: ClusterConfig) -> ssl.SSLContext:
     return context
 
 
-@contextlib.contextmanager
-def _as_wire_error() -> Iterator[None]:
-    """Whatever the library raises: who asks for the view asks again."""
-    try:
-        yield
-    except Exception as error:
-        raise WireError(_why(error)) from error
-
-
-def _why(error: Exception) -> str:
-    """In a line, without the library's name in front. Never has it what a URL has before its @."""
+def _why(error: BaseException) -> str:
+    """In a line. Never has it what a URL has before its @."""
     if isinstance(error, TimeoutError) and not str(error):
         return "no answer in time"
-    return str(error).removeprefix("nats: ").strip("'\" \r\n") or type(error).__name__
-
-
-logging.getLogger("nats").setLevel(logging.CRITICAL)  # what it says is said by whoever uses the wire
+    if isinstance(error, OSError) and error.strerror and not isinstance(error, ssl.SSLError):
+        return error.strerror
+    return str(error).strip("'\" \r\n") or type(error).__name__

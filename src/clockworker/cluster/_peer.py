@@ -1,7 +1,7 @@
 """A shard of another node, of which there are two while it is replaced in good order.
 
-The incarnation that leaves says so in each of its sessions (`_session.HELD`), gives up its place, and goes on with what it has.
-Who hears that has new calls wait, and begins a session with the successor at once: by the same subject, which only the
+The incarnation that leaves says so in each of its sessions (`_session_cy.HELD`), gives up its place, and goes on with what it
+has. Who hears that has new calls wait, and begins a session with the successor at once: by the same subject, which only the
 successor answers any more. Then those that wait go there, and the two links change parts, as those of neighbours do
 (`_link_cy`).
 
@@ -12,8 +12,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from clockworker.cluster._far import FarConnection, Post
-from clockworker.cluster._session import HEAD, IDLE, Ended, Session
+from clockworker.cluster._far_cy import FarConnection, Post
+from clockworker.cluster._session_cy import HEAD, IDLE, Ended, Session
 from clockworker.ipc.calls._link_cy import Link
 
 _LONGEST_WORD = (
@@ -65,7 +65,7 @@ class FarPeer:
         for connection in self._connections:
             connection.leave()
 
-    def hear(self, message: bytes | memoryview, *, alone: bool) -> None:
+    def hear(self, message: bytes, *, alone: bool) -> None:
         """alone: there is no other incarnation of us, which it might be for."""
         if len(message) < HEAD.size:
             self.present.hear(message)

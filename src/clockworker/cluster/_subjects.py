@@ -1,7 +1,7 @@
 """The subjects that a cluster's messages go by, and who has sent what: the sender is taken from the subject, which the broker's
 permissions guard, and never from the body, which anybody can write.
 
-    cw.<cluster>.to.<node>.<shard>.<from node>.<from shard>     from shard to shard (`_far`)
+    cw.<cluster>.to.<node>.<shard>.<from node>.<from shard>     from shard to shard (`_far_cy`)
     cw.<cluster>.topic.<node>.<shard>.<topic>                   what that shard has published (`_topics`)
     cw.<cluster>.alive.<node>                                   of its supervisor
 

@@ -49,8 +49,12 @@ class Wire(Protocol):
     async def subscribe(self, subject: str, heard: Callable[[str, bytes], None]) -> Subscription:
         """`heard(subject, body)` for each message, in order, in a callback of the loop; once the broker has confirmed it."""
 
-    def publish(self, subject: str, body: bytes | bytearray | memoryview) -> bool:
-        """Never waits. False: nothing was sent, as too much waits for the socket; `flush`, then try again."""
+    def publish(self, subject: str, body: bytes | bytearray | memoryview, *, hold: bool = False) -> bool:
+        """Never waits. False: nothing was sent, as too much waits for the socket; `flush`, then try again. It leaves with this
+        turn of the loop's; hold: with `send_off`, which will be called in this turn."""
+
+    def send_off(self) -> None:
+        """What was published leaves now."""
 
     async def flush(self) -> None:
         """Until all that was published is with the broker."""

@@ -1,6 +1,7 @@
 cdef extern from *:
     """
     #include <errno.h>
+    #include <poll.h>
     #include <signal.h>
     #include <stdint.h>
     #include <string.h>
@@ -20,9 +21,15 @@ cdef extern from *:
     /* What the signal's handler shares with the thread that it interrupts, which is the main one. */
     typedef struct {
         volatile int64_t due_ns;  /* when the slice that runs is to be cut; 0: none runs, and alarms are stale */
+        volatile int64_t looks_ns;  /* when the handler looks whether somebody wants the core, before that; NEVER: not at all */
         volatile int64_t rings_ns;  /* when the timer does; 0: it is not set */
         volatile int64_t rung;  /* how often the interpreter was interrupted */
         volatile int64_t stale;  /* alarms that came when nothing was due */
+        volatile int64_t looked;  /* and those that found nobody */
+        volatile int wanted;  /* the loop was, when the slice's time was up or a look came */
+        int64_t every_ns;  /* from one look to the next */
+        const int *behind;  /* whether callbacks of the loop wait for the turn to end */
+        int backend;  /* what the loop asks for events, a descriptor that can be polled; -1: not known */
         int exists;
         int number;  /* of the signal */
         pid_t thread;
@@ -30,6 +37,9 @@ cdef extern from *:
         int read_end;  /* of the pipe that is in the place of the loop's wake-up descriptor */
         int loops;  /* that one; -1: none was there */
     } clockworker_alarm;
+
+    #define CLOCKWORKER_NEVER ((int64_t)1 << 62)
+    #define CLOCKWORKER_ALMOST 5000  /* ns: not worth another alarm */
 
     static clockworker_alarm *clockworker_the_alarm;
 
@@ -46,11 +56,40 @@ cdef extern from *:
         timer_settime(alarm->timer, TIMER_ABSTIME, &when, NULL);
     }
 
-    /* The slice is to be cut at `due`. The timer is left alone if it rings before that: its handler sets it anew. */
-    static inline void clockworker_alarm_due(clockworker_alarm *alarm, int64_t due) {
+    static inline int64_t clockworker_alarm_next(const clockworker_alarm *alarm) {
+        return alarm->looks_ns < alarm->due_ns ? alarm->looks_ns : alarm->due_ns;
+    }
+
+    /* A slice begins, which is to be cut at `due`. The timer is left alone if it rings before anything is to be done: its handler
+       sets it anew. One that should have rung before now is not trusted to come. */
+    static inline void clockworker_alarm_slice(clockworker_alarm *alarm, int64_t now, int64_t due, int64_t looks) {
+        alarm->wanted = 0;
+        alarm->looks_ns = looks;
+        alarm->due_ns = due;
+        int64_t next = clockworker_alarm_next(alarm), rings = alarm->rings_ns;
+        if (rings == 0 || rings > next || rings < now) clockworker_alarm_set(alarm, next);
+    }
+
+    /* The slice is to be cut at `due` if it was not to be before. */
+    static inline void clockworker_alarm_sooner(clockworker_alarm *alarm, int64_t due) {
+        if (due >= alarm->due_ns) return;  /* none runs: 0 */
         alarm->due_ns = due;
         int64_t rings = alarm->rings_ns;
         if (rings == 0 || rings > due) clockworker_alarm_set(alarm, due);
+    }
+
+    /* The slice is to be cut at `due`, and nobody looks before. */
+    static inline void clockworker_alarm_due(clockworker_alarm *alarm, int64_t due) {
+        alarm->looks_ns = CLOCKWORKER_NEVER;
+        alarm->due_ns = due;
+        int64_t rings = alarm->rings_ns;
+        if (rings == 0 || rings > due) clockworker_alarm_set(alarm, due);
+    }
+
+    /* The interpreter was interrupted too early: by an alarm of the slice before. */
+    static inline void clockworker_alarm_again(clockworker_alarm *alarm) {
+        int64_t next = clockworker_alarm_next(alarm);
+        if (alarm->rings_ns == 0 && next < CLOCKWORKER_NEVER) clockworker_alarm_set(alarm, next);
     }
 
     /* Have a cut looked for a few instructions on. In the main thread. */
@@ -72,19 +111,35 @@ cdef extern from *:
         }
     }
 
+    /* Whether the loop has something to do. What it asks may be asked in a signal's handler. */
+    static inline int clockworker_alarm_wanted(clockworker_alarm *alarm) {
+        if (alarm->behind != NULL && *alarm->behind) return 1;
+        struct pollfd backend = {alarm->backend, POLLIN, 0};  /* a negative one is passed over */
+        return poll(&backend, 1, 0) > 0 && backend.revents & POLLIN;
+    }
+
     static inline void clockworker_alarm_rings(int number) {
         clockworker_alarm *alarm = clockworker_the_alarm;
         if (alarm == NULL || !alarm->exists || (pid_t)syscall(SYS_gettid) != alarm->thread) return;
         int error = errno;
         alarm->rings_ns = 0;
-        int64_t due = alarm->due_ns;
-        if (due == 0) alarm->stale++;
-        else if (due > clockworker_alarm_now() + 5000) {
-            alarm->stale++;
-            clockworker_alarm_set(alarm, due);
-        } else {
-            alarm->rung++;
-            PyErr_SetInterruptEx(number);
+        if (alarm->due_ns == 0) alarm->stale++;
+        else {
+            int64_t now = clockworker_alarm_now(), almost = now + CLOCKWORKER_ALMOST;
+            int due = alarm->due_ns <= almost, look = alarm->looks_ns <= almost;
+            if (due || look) alarm->wanted = clockworker_alarm_wanted(alarm);
+            else alarm->stale++;
+            if (due || (look && alarm->wanted)) {
+                if (now < alarm->due_ns) alarm->due_ns = now;  /* or who is interrupted would take it for an early one */
+                alarm->rung++;
+                PyErr_SetInterruptEx(number);
+            } else {
+                if (look) {
+                    alarm->looked++;
+                    alarm->looks_ns = now + alarm->every_ns;
+                }
+                clockworker_alarm_set(alarm, clockworker_alarm_next(alarm));
+            }
         }
         errno = error;
     }
@@ -104,6 +159,9 @@ cdef extern from *:
         sigemptyset(&action.sa_mask);
         alarm->number = number;
         alarm->due_ns = alarm->rings_ns = 0;
+        alarm->looks_ns = CLOCKWORKER_NEVER;
+        alarm->backend = -1;
+        alarm->behind = NULL;
         alarm->exists = 1;
         clockworker_the_alarm = alarm;
         sigaction(number, &action, NULL);  /* which cannot fail, Python having done the same */
@@ -124,14 +182,24 @@ cdef extern from *:
     """
     ctypedef struct Alarm "clockworker_alarm":
         long long due_ns
+        long long looks_ns
         long long rings_ns
         long long rung
         long long stale
+        long long looked
+        bint wanted
+        long long every_ns
+        const bint *behind
+        int backend
         bint exists
         int read_end
         int loops
+    long long NEVER_NS "CLOCKWORKER_NEVER"
     long long alarm_now "clockworker_alarm_now"() noexcept
+    void alarm_slice "clockworker_alarm_slice"(Alarm *alarm, long long now, long long due, long long looks) noexcept
+    void alarm_sooner "clockworker_alarm_sooner"(Alarm *alarm, long long due) noexcept
     void alarm_due "clockworker_alarm_due"(Alarm *alarm, long long due) noexcept
+    void alarm_again "clockworker_alarm_again"(Alarm *alarm) noexcept
     void alarm_now_due "clockworker_alarm_now_due"(Alarm *alarm) noexcept
     void alarm_drain "clockworker_alarm_drain"(Alarm *alarm) noexcept
     int alarm_begin "clockworker_alarm_begin"(Alarm *alarm, int number) noexcept

@@ -4,13 +4,21 @@
 A POSIX timer signals the main thread and no other (SIGEV_THREAD_ID). The signal's handler, in C, looks whether a slice is due.
 If it is, the interpreter is told that the signal has come (`PyErr_SetInterruptEx`), and calls the signal's Python-level handler
 at its next *eval breaker*, a few instructions on, where it also gives its lock to other threads. That handler is
-`_slices_cy`'s, and cuts there. C code that asks for signals by itself (`re`, `json`, arithmetic of large integers,
+`_fiber_cy`'s, and cuts there. C code that asks for signals by itself (`re`, `json`, arithmetic of large integers,
 `time.sleep`) is interrupted too, and C code that never asks is not.
 
 *Lazily.* To set a timer is a call of the kernel, and of the hypervisor in a virtual machine. So a slice only moves a word that
 says when it is due. A timer that is set for an earlier time, for the sake of a slice that has long ended, is left alone; its
 handler finds the word moved, or zero, and sets it anew, or not. A short step costs two stores, and the timer rings at most once
-in the time of a slice.
+in the time of a slice. One that should have rung and has not is no reason to leave it alone.
+
+*Looks.* Before a slice is due the handler may be asked to look now and then whether the loop has something to do: by `poll` of
+what the loop itself asks for events, and by a word of the executor's. Both may be done in a signal's handler, and nothing in
+Python is interrupted if there is nothing. `_slices_cy` says why, and how often.
+
+*Early.* An alarm that was set for the end of one slice may ring just before the end of the next. It counts for that one if less
+than 5 us are left of it; then its end is moved to now. If it is yet another slice when the Python-level handler comes, that has
+it set anew: else nothing would ever cut what runs.
 
 *SIGRTMAX.* The interpreter calls the handlers of all signals that have come in the order of their numbers, in a loop that
 stands still while one of them is switched away from. So it is the last number. System calls that are interrupted are restarted
@@ -110,6 +118,6 @@ def drain() -> None:
     alarm_drain(cython.address(alarm))  # type: ignore[name-defined]  # noqa: F821
 
 
-def counts() -> tuple[int, int]:
-    """How often the interpreter was interrupted, and how many alarms were stale."""
-    return (alarm.rung, alarm.stale) if cython.compiled else (0, 0)  # type: ignore[name-defined]  # noqa: F821
+def counts() -> tuple[int, int, int]:
+    """How often the interpreter was interrupted, how many alarms were stale, and how many looks found nobody."""
+    return (alarm.rung, alarm.stale, alarm.looked) if cython.compiled else (0, 0, 0)  # type: ignore[name-defined]  # noqa: F821

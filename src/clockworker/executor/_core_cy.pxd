@@ -25,7 +25,6 @@ cdef class Core(Slices):
     @cython.locals(scheduler=Scheduler)
     cdef int _let_all_go(self, QueueState queue, bint all_of_them) except -1
     cpdef take_turn(self)
-    cdef _check_schedulers(self)
     cpdef bint is_attached(self) except -1
     cdef _end_program(self)
     cdef int _schedule(self) except -1

@@ -38,11 +38,10 @@ try:
 except ModuleNotFoundError:
     from clockworker import _cython_shim as cython
 
-from clockworker._errors import ConfigurationError
 from clockworker.executor import _clock_cy as clock
 from clockworker.executor import _registry_cy as registry
-from clockworker.executor._members_cy import shown
-from clockworker.executor._schedulers_cy import Scheduler, owner_of, set_owner
+from clockworker.executor._members_cy import check_schedulers
+from clockworker.executor._schedulers_cy import Scheduler, set_owner
 from clockworker.executor._slices_cy import Slices
 from clockworker.executor._tasks_cy import QueueState
 
@@ -97,7 +96,7 @@ class Core(Slices):
         """Take the loop: from now on steps of members come here."""
         clock.begin()
         with _attaching:
-            self._check_schedulers()
+            check_schedulers(self.queues.values(), self)
             self.take_call_soon(loop)
             for queue in self.queues.values():
                 set_owner(queue.scheduler, self)
@@ -109,15 +108,6 @@ class Core(Slices):
         self._maker.attach(loop)
         self._get_task_factory = loop.get_task_factory
         self.accepting = True
-
-    def _check_schedulers(self) -> None:
-        for queue in self.queues.values():
-            owner = owner_of(queue.scheduler)
-            if owner is not None and owner is not self and owner.is_attached():
-                raise ConfigurationError(
-                    f"the scheduler of queue {shown(queue.key)} works for another executor, which is running: "
-                    f"an instance serves one queue of one executor; make a {type(queue.scheduler).__name__}() for each"
-                )
 
     def is_attached(self) -> bool:
         """Whether it has a loop that may still run."""

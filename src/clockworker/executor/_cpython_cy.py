@@ -23,7 +23,6 @@ import asyncio
 import dis
 import gc
 import os
-import platform
 import signal
 import sys
 import threading
@@ -425,7 +424,7 @@ def _try_send() -> str | None:
 def _try_lookahead() -> str | None:
     if sys.version_info >= (3, 14):
         return "whether a coroutine is suspended is not public from CPython 3.14 on"
-    if platform.python_implementation() != "CPython":
+    if sys.implementation.name != "cpython":
         return "this is no CPython"
     return None  # _steps_cy learns where things are, and says if it does not find them
 
@@ -440,8 +439,9 @@ def _try_seal() -> str | None:
 
 
 def _try_clock() -> str | None:
-    if platform.machine() not in ("x86_64", "AMD64"):
-        return f"there is no time stamp counter on {platform.machine()}"
+    machine = os.uname().machine
+    if machine not in ("x86_64", "amd64"):
+        return f"there is no time stamp counter on {machine}"
     try:
         with open("/sys/devices/system/clocksource/clocksource0/current_clocksource") as file:
             source = file.read().strip()

@@ -181,6 +181,7 @@ def brought_by(task: ScheduledTask) -> int:
 
 
 def check_seconds(within: object) -> float:
+    """Of a deadline, and no more than can be counted. Raises `ConfigurationError`."""
     if isinstance(within, bool) or not isinstance(within, int | float) or math.isnan(within) or within < 0:
         raise ConfigurationError(f"within is {within!r}; it must be seconds from 0, or None for no deadline")
     return min(within, _LONGEST_S)

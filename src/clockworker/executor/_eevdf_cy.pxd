@@ -33,6 +33,7 @@ cdef class Choice:
     cpdef Entity pick(self)
     cpdef set_share(self, Entity entity, long long share)
     cpdef bint outranks(self, Entity woken, Entity running) except -1
+    cpdef bint stays(self, Entity entity, long long elapsed_ns) except -1
 
 
 cdef class Eevdf(Choice):
@@ -64,6 +65,8 @@ cdef class Eevdf(Choice):
     @cython.locals(old_share=cython.longlong)
     cpdef set_share(self, Entity entity, long long share)
     cpdef bint outranks(self, Entity woken, Entity running) except -1
+    @cython.locals(virtual_time=cython.longlong, vruntime=cython.longlong, deadline=cython.longlong, first=cython.longlong, heap=Heap, other=Entity)
+    cpdef bint stays(self, Entity entity, long long elapsed_ns) except -1
     cdef int _insert(self, Entity entity) except -1
     cdef int _withdraw(self, Entity entity) except -1
     @cython.locals(step=cython.longlong, heap=Heap, entity=Entity, current=Entity)

@@ -133,6 +133,10 @@ class Choice:
         """Whether one that has just become active should run instead of the one that does."""
         raise NotImplementedError
 
+    def stays(self, entity: Entity, elapsed_ns: int) -> bool:
+        """Whether the entity, which was picked, would be picked again after running for `elapsed_ns`."""
+        raise NotImplementedError
+
 
 @cython.final
 @cython.cclass
@@ -298,6 +302,31 @@ class Eevdf(Choice):
 
     def outranks(self, woken: Entity, running: Entity) -> bool:
         return woken.eligible and woken.deadline < running.deadline
+
+    def stays(self, entity: Entity, elapsed_ns: int) -> bool:
+        if self.total_share == entity.share:
+            return True
+        if entity is self._current:
+            elapsed_ns += self.uncharged_ns
+        virtual_time = self.virtual_time + (self._remainder + (elapsed_ns << _SHIFT)) // self.total_share
+        vruntime = entity.vruntime + virtual_span(elapsed_ns, entity.share)
+        deadline = entity.deadline if vruntime < entity.deadline else vruntime + entity.span
+        first = vruntime
+        for heap in (self._eligible, self._waiting):
+            for other in heap.nodes[: heap.count]:
+                if other is not entity and other.vruntime < first:
+                    first = other.vruntime
+        if first > virtual_time:  # all are ahead: V moves up
+            virtual_time = first
+        if vruntime > virtual_time:
+            return False
+        for heap in (self._eligible, self._waiting):
+            for other in heap.nodes[: heap.count]:
+                if other is entity or other.vruntime > virtual_time:
+                    continue
+                if other.deadline < deadline or (other.deadline == deadline and other.tie < entity.tie):
+                    return False
+        return True
 
     def _insert(self, entity: Entity) -> None:
         """Into the heap to which it belongs."""

@@ -1,31 +1,42 @@
-"""The executor as its users see it, and the ways to get a loop that has one."""
+"""The executor as its users see it."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import heapq
-from collections.abc import Awaitable, Callable, Coroutine, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Iterable, Mapping, Sequence
 from types import TracebackType
-from typing import Any, Protocol, Self, TypeVar
+from typing import Any, Self, TypeVar
 
-import uvloop
-
-from clockworker._errors import ConfigurationError, UsageError
+from clockworker._errors import UsageError
 from clockworker.executor._core_cy import Core
 from clockworker.executor._group_handle import QueueGroupHandle, Standing
 from clockworker.executor._handles_cy import QueueHandle, queue_handle
 from clockworker.executor._protocols import Tracer
-from clockworker.executor._queue import OnPanic, Queue, QueueGroup, check_on_panic, check_queues, queues_in
+from clockworker.executor._queue import (
+    OnPanic,
+    Queue,
+    QueueGroup,
+    check_on_panic,
+    check_queues,
+    check_slow_limit,
+    check_times,
+    queues_in,
+    unknown_key,
+)
 from clockworker.executor._schedulers_cy import RunnableFifo
-from clockworker.executor._source_cy import WorkSource
-from clockworker.executor._stats import DurationStats, ExecutorStats, QueueGroupStats, QueueStats
-from clockworker.executor._tasks_cy import JoinHandle, Membership, QueueState
+from clockworker.executor._stats import (
+    DurationStats,
+    ExecutorStats,
+    QueueGroupStats,
+    QueueStats,
+    executor_stats,
+    queue_stats,
+)
+from clockworker.executor._steps_cy import WorkSource
+from clockworker.executor._tasks_cy import JoinHandle
 
 T = TypeVar("T")
-
-MAX_POLLS = 1_000_000_000
-MAX_SLOW = 1_000_000
 
 
 class Executor:
@@ -62,13 +73,12 @@ class Executor:
         declared = list(queues)
         check_on_panic(on_panic)
         check_queues(declared)
-        for name, value in (("sched_latency", sched_latency), ("min_slice", min_slice), ("driver_yield", driver_yield)):
-            if not isinstance(value, int | float) or not 0 < value <= 10:
-                raise ConfigurationError(f"{name} is {value!r}; it must be more than 0 and at most 10 seconds")
-        if not isinstance(max_polls_per_yield, int) or not 1 <= max_polls_per_yield <= MAX_POLLS:
-            raise ConfigurationError(
-                f"max_polls_per_yield is {max_polls_per_yield!r}; it must be a whole number from 1 to {MAX_POLLS:,}"
-            )
+        check_times(
+            sched_latency=sched_latency,
+            min_slice=min_slice,
+            driver_yield=driver_yield,
+            max_polls_per_yield=max_polls_per_yield,
+        )
         self._core = Core(self, _nanoseconds(driver_yield), max_polls_per_yield)
         self._handles: dict[Hashable, QueueHandle] = {}
         self._standing = Standing()
@@ -103,8 +113,7 @@ class Executor:
         try:
             return self._handles[key]
         except (KeyError, TypeError):
-            known = ", ".join(repr(known) for known in self._handles)
-            raise KeyError(f"no queue {key!r}; there are {known}") from None
+            raise unknown_key("queue", key, self._handles) from None
 
     def queues(self) -> Sequence[QueueHandle]:
         """The running queues, in the order of their declaration."""
@@ -115,8 +124,7 @@ class Executor:
         try:
             return self._standing.groups[key]
         except (KeyError, TypeError):
-            known = ", ".join(repr(known) for known in self._standing.groups) or "none"
-            raise KeyError(f"no group of queues {key!r}; there are {known}") from None
+            raise unknown_key("group of queues", key, self._standing.groups) from None
 
     def queue_groups(self) -> Sequence[QueueGroupHandle]:
         """The groups of queues, outer ones before those in them, in the order of their declaration."""
@@ -269,21 +277,7 @@ class Executor:
     def stats(self) -> ExecutorStats:
         """Counters over all queues, and gauges of now."""
         queues = self._core.queues.values()
-        return ExecutorStats(
-            runnable=sum(queue.runnable for queue in queues),
-            tasks=sum(queue.live for queue in queues),
-            polls=sum(queue.polls for queue in queues),
-            busy_ns=sum(queue.busy_ns for queue in queues),
-            stolen_ns=sum(queue.stolen_ns for queue in queues),
-            spawned=sum(queue.spawned for queue in queues),
-            finished=sum(queue.finished for queue in queues),
-            panics=sum(queue.panics for queue in queues),
-            cuts=sum(queue.cuts for queue in queues),
-            turns=self._core.turns,
-            driver_ns=self._core.driver_ns,
-            idle_ns=self._core.idle_ns,
-            decision_time=DurationStats.of(self._core.decision_time),
-        )
+        return executor_stats(self._core, queues, cuts=sum(queue.cuts for queue in queues))
 
     def queue_stats(self, *, top_groups: int = 8) -> dict[Hashable, QueueStats]:
         """Counters and gauges of each queue, by its key.
@@ -292,28 +286,13 @@ class Executor:
         """
         parts = self._standing.parts(self._core)
         return {
-            key: QueueStats(
-                key=key,
-                share=queue.entity.share,
-                runnable=queue.runnable,
-                tasks=queue.live,
-                polls=queue.polls,
-                busy_ns=queue.busy_ns,
-                stolen_ns=queue.stolen_ns,
-                spawned=queue.spawned,
-                finished=queue.finished,
-                panics=queue.panics,
-                slice_overruns=queue.slice_overruns,
-                preemptions=queue.preemptions,
-                poll_time=(poll_time := DurationStats.of(queue.poll_time)),
-                first_poll_wait=DurationStats.of(queue.first_poll_wait),
-                wait=DurationStats.of(queue.wait),
-                slow_polls=queue.slow_polls,
-                top_groups=_top_groups(queue, top_groups),
+            key: queue_stats(
+                queue,
+                top_groups,
                 preemptive=queue.preemptive,
                 cuts=queue.cuts,
                 refusals=dict(queue.refusals),
-                whole_step=DurationStats.of(queue.whole_step) if queue.preemptive else poll_time,
+                whole_step=DurationStats.of(queue.whole_step) if queue.preemptive else None,
                 part=round(1e6 * parts[key]),
             )
             for key, queue in self._core.queues.items()
@@ -331,10 +310,7 @@ class Executor:
         Raises ConfigurationError for a limit that is no time.
         """
         for key, seconds in limits.items():
-            if not isinstance(seconds, int | float) or not 0 <= seconds <= MAX_SLOW:
-                raise ConfigurationError(
-                    f"the limit of queue {key!r} is {seconds!r}; it must be 0 to {MAX_SLOW:,} seconds"
-                )
+            check_slow_limit(key, seconds)
             self.queue(key)._queue.slow_ns = _nanoseconds(seconds)
         self._report_slow = report
 
@@ -398,126 +374,5 @@ class Executor:
             self._core.cancel(self._host)
 
 
-def _top_groups(queue: QueueState, count: int) -> tuple[tuple[Hashable, int], ...]:
-    groups = list(queue.groups.values())  # at once: another thread may ask
-    top = heapq.nlargest(count, groups, key=lambda membership: membership.service_ns)
-    return tuple((membership.group, membership.service_ns) for membership in top)
-
-
 def _nanoseconds(seconds: float) -> int:
     return round(seconds * 1e9)
-
-
-def new_event_loop(
-    queues: Iterable[Queue | QueueGroup],
-    *,
-    loop_factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop,
-    on_panic: OnPanic = "catch",
-    **options: Any,
-) -> asyncio.AbstractEventLoop:
-    """A loop with an executor attached, for `asyncio.Runner(loop_factory=...)`; `current_executor` finds it.
-
-    Tasks that belong to no queue run in the first one.
-
-    queues, options: those of `Executor`. loop_factory: makes the loop; uvloop's unless given.
-    on_panic: "catch" unless given, since there is no `async with` to raise a panic.
-
-    Raises ConfigurationError as `Executor` does.
-    """
-    executor = Executor(queues, on_panic=on_panic, **options)
-    loop = loop_factory()
-    try:
-        executor._core.attach(loop)
-    except BaseException:
-        loop.close()
-        raise
-    first = executor.queues()[0]
-    executor._core.default = Membership(executor._core, first._queue, None)
-    executor._loops_own = True
-    close = loop.close
-
-    def detach_and_close() -> None:
-        # Nobody else would detach it, and what is spawned on a closed loop would never run and never complain. A running
-        # loop refuses to close, and keeps its executor.
-        if not loop.is_running():
-            executor._core.detach()
-        close()
-
-    loop.close = detach_and_close  # type: ignore[method-assign]
-    return loop
-
-
-class Runtime(Protocol):
-    """What answers where no loop of asyncio's runs: `clockworker.trio`, once that is imported."""
-
-    def in_run(self) -> bool:
-        """Whether the caller is inside of it."""
-
-    def current_executor(self) -> Any:
-        """Its executor."""
-
-    def should_yield(self) -> bool:
-        """As below."""
-
-    async def yield_maybe(self) -> None:
-        """As below."""
-
-
-_other: Runtime | None = None
-
-
-def use_also(runtime: Runtime) -> None:
-    """From now on code that may run on either asks this one, too."""
-    global _other
-    _other = runtime
-
-
-def _is_elsewhere() -> bool:
-    return _other is not None and asyncio._get_running_loop() is None and _other.in_run()
-
-
-def current_executor() -> Executor:
-    """The executor of the running loop, or of the running trio (`clockworker.trio`). Raises UsageError if it has none,
-    RuntimeError if neither is running."""
-    if _other is not None and _is_elsewhere():
-        return _other.current_executor()  # type: ignore[no-any-return]
-    core = getattr(asyncio.get_running_loop().call_soon, "__self__", None)
-    if not isinstance(core, Core):
-        raise UsageError("the running loop has no executor: see Executor and new_event_loop")
-    return core.owner  # type: ignore[no-any-return]
-
-
-def should_yield() -> bool:
-    """Whether the running task should give way soon: a queue with an earlier deadline has woken, its own slice is used up, or
-    the loop is due its turn. False in a task that is in no queue."""
-    if _other is not None and _is_elsewhere():
-        return _other.should_yield()
-    core = getattr(asyncio.get_running_loop().call_soon, "__self__", None)
-    return isinstance(core, Core) and core.should_yield()
-
-
-async def yield_maybe() -> None:
-    """Give way if `should_yield()`, else go on at once. For loops that compute: much cheaper than `asyncio.sleep(0)`."""
-    if _other is not None and _is_elsewhere():
-        await _other.yield_maybe()
-    elif should_yield():
-        await asyncio.sleep(0)
-
-
-def run(
-    main: Coroutine[Any, Any, T], *, queues: Iterable[Queue | QueueGroup], debug: bool | None = None, **options: Any
-) -> T:
-    """Like `uvloop.run`, with an executor: runs `main`, which finds it by `current_executor()`.
-
-    queues, options: those of `Executor`. debug: asyncio's debug mode; as `PYTHONASYNCIODEBUG` says unless given.
-
-    An exception that escapes a spawned task is raised here, unless `on_panic="catch"`.
-    """
-    executor = Executor(queues, **options)
-
-    async def with_executor() -> T:
-        async with executor:
-            return await main
-
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop, debug=debug) as runner:
-        return runner.run(with_executor())

@@ -198,6 +198,7 @@ def share_in(shares: Any, key: Hashable) -> int:
 
 
 def check_group_share(key: Hashable, share: object) -> int:
+    """Raises `ConfigurationError` for what is none."""
     if type(share) is not int or not 1 <= share <= MAX_SHARE:
         raise ConfigurationError(
             f"share of group {key!r} is {share!r}; it must be a whole number from 1 to {MAX_SHARE:,}"

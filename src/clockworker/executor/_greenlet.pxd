@@ -1,5 +1,5 @@
 # greenlet's functions, by the capsule that it has for C. Nothing of it is needed to compile, and nothing is imported before
-# `import_greenlet`. Of _slices_cy alone.
+# `import_greenlet`. Of _fiber_cy alone.
 
 cdef extern from *:
     """

@@ -8,6 +8,10 @@ guarded package, or a `__del__`. Beyond that coroutine there are only coroutines
 *Verdicts are kept in the code objects*, in a word that CPython has for such ends. A frame's module is looked up once for each
 function, and again after `never_preempt` has added a package: each generation of verdicts has its number.
 
+*Libraries of asyncio's.* A connection, a protocol, a pool is a plain object that tasks of all queues change, and callbacks of
+the loop between them. aiohttp's `if not lost: closed = create_future()`, cut at the call, is a future that nobody sets. Those
+that are in wide use are guarded like asyncio; of others `never_preempt` is told.
+
 *Boundaries.* Clockworker's own code is guarded. Where it calls a function of the application's, in a frame of its own, it says
 so (`calls_out`): what lies further out is as good as a coroutine that waits.
 """
@@ -47,12 +51,41 @@ _PACKAGES = (
     "selectors",
     "signal",
 )
+# Clients and servers on asyncio, whose objects are shared without a lock. Not frameworks: below their coroutines is the
+# application's own code, which is what computes.
+_LIBRARIES = (
+    "aio_pika",
+    "aiohttp",
+    "aiokafka",
+    "aiomcache",
+    "aiomysql",
+    "aiopg",
+    "aioredis",
+    "aiormq",
+    "aiosqlite",
+    "asyncmy",
+    "asyncpg",
+    "asyncssh",
+    "engineio",
+    "grpc",
+    "httpcore",
+    "hypercorn",
+    "nats",
+    "psycopg",
+    "psycopg_pool",
+    "pymongo",
+    "redis",
+    "socketio",
+    "uvicorn",
+    "valkey",
+    "websockets",
+)
 
 _OPEN = 1
 _GUARDED = 2
 _BOUNDARY = 3
 
-_packages = set(_PACKAGES)
+_packages = {*_PACKAGES, *_LIBRARIES}
 _boundaries: dict[int, CodeType] = {}  # by identity: code objects of different modules may be equal
 _index = -1
 _generation = 1

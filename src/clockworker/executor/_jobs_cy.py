@@ -48,5 +48,6 @@ def find_job(jobs: dict[int, Job], task: ScheduledTask) -> Job | None:
 
 
 def number_of(task: ScheduledTask) -> int:
+    """When it arrived, among all tasks of the executor: `tie` without the count of pushes."""
     number: int = task.tie >> PUSH_BITS
     return number

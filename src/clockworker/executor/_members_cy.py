@@ -21,7 +21,7 @@ import asyncio
 import contextvars
 import operator
 import types
-from collections.abc import Callable, Coroutine, Hashable
+from collections.abc import Callable, Coroutine, Hashable, Iterable
 from typing import Any
 
 try:
@@ -29,9 +29,10 @@ try:
 except ModuleNotFoundError:
     from clockworker import _cython_shim as cython
 
-from clockworker._errors import UsageError
+from clockworker._errors import ConfigurationError, UsageError
 from clockworker.executor._cpython_cy import holds
-from clockworker.executor._schedulers_cy import RunnableFifo, Scheduler
+from clockworker.executor._running_queue_cy import RunningQueue
+from clockworker.executor._schedulers_cy import RunnableFifo, Scheduler, owner_of
 from clockworker.executor._seam_cy import Seam
 from clockworker.executor._table_cy import TaskTable
 from clockworker.executor._task_maker_cy import TaskMaker
@@ -98,6 +99,7 @@ class Members(Seam):
         self._turn_must_end = 0
 
     def runs(self, handle: Any) -> bool:
+        """Whether the caller is a step of that task."""
         if self.loop is None:  # its tasks are the loop's own
             return asyncio.current_task() is handle.task
         return self.current is handle
@@ -311,7 +313,7 @@ class Members(Seam):
         """Its first task. A group may have ended and come back while a context still held the old membership: then that one."""
         self._calling_out += 1
         try:
-            return membership.queue.groups.setdefault(membership.group, membership)
+            return membership.queue.groups.setdefault(membership.group, membership)  # type: ignore[no-any-return]
         except BaseException as error:
             self.report("the key of a group failed; the group has an account of its own", error)
             return membership
@@ -400,6 +402,17 @@ def shown(thing: object) -> str:
         return repr(thing)
     except Exception:
         return object.__repr__(thing)
+
+
+def check_schedulers(queues: Iterable[RunningQueue], core: object) -> None:
+    """Whether those of the queues are free to work for this core. Raises `ConfigurationError`."""
+    for queue in queues:
+        owner = owner_of(queue.scheduler)
+        if owner is not None and owner is not core and owner.is_attached():
+            raise ConfigurationError(
+                f"the scheduler of queue {shown(queue.key)} works for another executor, which is running: "
+                f"an instance serves one queue of one executor; make a {type(queue.scheduler).__name__}() for each"
+            )
 
 
 def check_group(key: Hashable, coroutine: object) -> None:

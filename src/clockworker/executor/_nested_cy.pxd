@@ -37,6 +37,8 @@ cdef class Nested(Choice):
     cpdef set_share(self, Entity entity, long long share)
     @cython.locals(one=Entity, other=Entity)
     cpdef bint outranks(self, Entity woken, Entity running) except -1
+    @cython.locals(level=Level, each=Entity)
+    cpdef bint stays(self, Entity entity, long long elapsed_ns) except -1
 
 
 @cython.locals(level=Level)

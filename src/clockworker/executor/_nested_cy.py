@@ -150,6 +150,15 @@ class Nested(Choice):
             one = entity_around(one)
         return False
 
+    def stays(self, entity: Entity, elapsed_ns: int) -> bool:
+        each: Entity | None = entity
+        while each is not None:
+            level: Level = each.level  # type: ignore[assignment]
+            if not level.eevdf.stays(each, elapsed_ns):
+                return False
+            each = level.entity
+        return True
+
 
 def entity_around(entity: Entity) -> Entity | None:
     """That of the group in which it is; None on the first level."""

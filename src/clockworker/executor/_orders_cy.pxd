@@ -1,6 +1,5 @@
 cimport cython
-from clockworker.executor._heap_cy cimport HeapNode
-from clockworker.executor._native cimport Place, Places
+from clockworker.executor._heap_cy cimport HeapNode, KeyHeap, Line
 from clockworker.executor._schedulers_cy cimport ScheduledTask, Scheduler
 
 cdef int _ROUND_ROBIN_EVERY
@@ -9,45 +8,6 @@ cdef long long _PUSH_MASK
 cdef unsigned long long _LEVEL_0
 cdef long long _STINT_NS
 cdef int _STINT_STEPS
-
-
-cdef class KeyHeap:
-    cdef readonly Py_ssize_t count
-    cdef readonly Py_ssize_t room
-    cdef list nodes
-    cdef Places places
-
-    cdef int make_room(self) except -1
-    @cython.locals(slot=Py_ssize_t, places=Places)
-    cdef int _grow(self, Py_ssize_t room) except -1
-    @cython.locals(position=Py_ssize_t, place=Place)
-    cdef void push(self, long long key, long long tie, object node) noexcept
-    @cython.locals(free_place=Place, last=Place)
-    cdef object pop(self)
-    @cython.locals(slot=Py_ssize_t)
-    cdef void replace_top(self, long long key, long long tie, object node) noexcept
-    cdef void move_top(self, long long key) noexcept
-    @cython.locals(i=Py_ssize_t)
-    cdef int keys_changed(self) except -1
-    @cython.locals(places=Places, parent=Py_ssize_t)
-    cdef void _up(self, Place place, Py_ssize_t position) noexcept
-    @cython.locals(places=Places, size=Py_ssize_t, position=Py_ssize_t, child=Py_ssize_t, parent=Py_ssize_t)
-    cdef void _down(self, Place place) noexcept
-
-
-cdef class Line:
-    cdef readonly Py_ssize_t count
-    cdef readonly Py_ssize_t room
-    cdef Py_ssize_t first
-    cdef list nodes
-
-    @cython.locals(i=Py_ssize_t)
-    cdef int make_room(self) except -1
-    cdef void push(self, object node) noexcept
-    cdef object pop(self)
-
-
-cdef bint comes_before(Place one, Place other) noexcept
 
 
 cpdef bint is_built_in(Scheduler scheduler) except -1
@@ -99,6 +59,10 @@ cdef class _ServiceScheduler(Scheduler):
     cdef int _has_less(self) except -1
 
 
+cdef bint counted(_ServiceScheduler scheduler, bint entered) except -1
+cdef ScheduledTask task_of(_ServiceScheduler scheduler, HeapNode account)
+
+
 cdef class LAS(_ServiceScheduler):
     cdef KeyHeap _heap
     cdef long long _turn
@@ -109,7 +73,6 @@ cdef class LAS(_ServiceScheduler):
     cdef int _stint_steps
 
     cdef bint _put(self, ScheduledTask task) except -1
-    @cython.locals(account=HeapNode)
     cdef ScheduledTask _get(self)
 
 
@@ -131,14 +94,13 @@ cdef class QLAS(_ServiceScheduler):
     cdef bint _others
 
     cdef bint _put(self, ScheduledTask task) except -1
-    @cython.locals(account=HeapNode)
     cdef ScheduledTask _get(self)
 
 
 cdef bint qlas_enter(QLAS qlas, HeapNode account) except -1
-@cython.locals(number=cython.int, level=Line)
-cdef bint qlas_line_up(QLAS qlas, HeapNode account) except -1
 @cython.locals(number=cython.int, lowest=cython.int, level=Line, account=HeapNode, round_robin=cython.bint, level_ends=cython.longlong)
 cdef HeapNode qlas_next(QLAS qlas)
+@cython.locals(number=cython.int, level=Line)
+cdef bint line_up(QLAS qlas, HeapNode account) except -1
 @cython.locals(above=cython.ulonglong, candidates=cython.ulonglong, lowest=cython.int)
 cdef int _lowest_above(unsigned long long occupied, int level) noexcept

@@ -12,36 +12,29 @@ the core goes the way that it goes with a scheduler of the application's. What a
   5 us ahead of the next (LAS), or has had 5 us (QLAS), and for 64 steps at most. A choice after each of shorter steps would
   cost more than it is worth; between queues it is the same (`_eevdf_cy`). Who comes is compared at once: a task that has
   started or woken others, and ends its step, finds that those with less have run.
-- What is attained only grows. So a node in the heap is moved down when it has come to the top, and not at each step.
-- `KeyHeap` has copies of keys and ties side by side in memory: comparing touches no node, and 100,000 of them are a few cache
-  misses. Its way down is heapq's: all the way along the smaller children, then up, for what comes from the end mostly belongs
-  there, and that is half of the comparisons.
-
-All in one module: calls within one are cheapest.
+- What is attained only grows. So a node in the heap (a `KeyHeap`) is moved down when it has come to the top, and not at each
+  step.
 """
 
 from __future__ import annotations
 
 from collections.abc import Hashable
-from typing import Any
 
 try:
     import cython
 except ModuleNotFoundError:
     from clockworker import _cython_shim as cython
 
-from clockworker.executor._heap_cy import HeapNode
+from clockworker.executor._heap_cy import HeapNode, KeyHeap, Line
 from clockworker.executor._schedulers_cy import ScheduledTask, Scheduler
 
 if cython.compiled:
-    from cython.cimports.clockworker.executor._native import Place, Places, address_of, bit_length
-    from cython.cimports.libc.stdlib import free, realloc
+    from cython.cimports.clockworker.executor._native import address_of, bit_length
 else:
-    from clockworker.executor._pure import Place, address_of
+    from clockworker.executor._pure import address_of
 
     bit_length = int.bit_length
 
-_LEAST_ROOM = 16  # of a heap
 # Every 16th pop of QLAS ignores the levels. A power of two.
 _ROUND_ROBIN_EVERY = 16
 # The lower bits of a task's `tie`, in which ArrivalFifo counts its pushes. The others are the place below `arrival`.
@@ -52,149 +45,6 @@ _LEVEL_0 = 1
 # For how long an account goes on without being compared, and for how many steps.
 _STINT_NS = 5_000
 _STINT_STEPS = 64
-
-
-@cython.final
-@cython.cclass
-class KeyHeap:
-    """Nodes by (key, tie), the smallest first: `nodes[places[0].slot]`. A node may be in it more than once."""
-
-    count: int
-    room: int  # for so many
-    nodes: list[Any]  # by slot
-    places: list[Place]  # the first `count` are the heap; the slots of the others are free
-
-    def __init__(self) -> None:
-        self.count = 0
-        self.room = 0
-        self.nodes = []
-        if not cython.compiled:
-            self.places = []
-        self.make_room()
-
-    def __dealloc__(self) -> None:  # of compiled classes only
-        free(self.places)
-
-    def make_room(self) -> None:
-        """For one more. MemoryError if there is none."""
-        if self.count == self.room:
-            self._grow(max(2 * self.room, _LEAST_ROOM))
-
-    def _grow(self, room: int) -> None:
-        self.nodes.extend([None] * (room - len(self.nodes)))
-        if cython.compiled:
-            places = cython.cast(Places, realloc(self.places, room * cython.sizeof(Place)))
-            if not places:
-                raise MemoryError
-            self.places = places
-            for slot in range(self.room, room):
-                places[slot] = Place(0, 0, slot)
-        else:
-            self.places.extend(Place(0, 0, slot) for slot in range(self.room, room))
-        self.room = room
-
-    def push(self, key: int, tie: int, node: Any) -> None:
-        """There must be room."""
-        position = self.count
-        place = Place(key, tie, self.places[position].slot)
-        self.nodes[place.slot] = node
-        self.count = position + 1
-        self._up(place, position)
-
-    def pop(self) -> Any:
-        """Remove and return the smallest node. The heap must not be empty."""
-        free_place = self.places[0]
-        node = self.nodes[free_place.slot]
-        self.nodes[free_place.slot] = None
-        self.count -= 1
-        last = self.places[self.count]
-        self.places[self.count] = free_place
-        if self.count:
-            self._down(last)
-        return node
-
-    def replace_top(self, key: int, tie: int, node: Any) -> None:
-        """As `pop` and `push`. The heap must not be empty."""
-        slot = self.places[0].slot
-        self.nodes[slot] = node
-        self._down(Place(key, tie, slot))
-
-    def move_top(self, key: int) -> None:
-        """The smallest node has this key now."""
-        self._down(Place(key, self.places[0].tie, self.places[0].slot))
-
-    def keys_changed(self) -> None:
-        """Some may be less than they were. The nodes have a `key`."""
-        entries = [(self.places[i].tie, self.nodes[self.places[i].slot]) for i in range(self.count)]
-        self.count = 0
-        for tie, node in entries:  # as many as there is room for
-            self.push(node.key, tie, node)
-
-    def _up(self, place: Place, position: int) -> None:
-        places = self.places
-        while position > 0:
-            parent = (position - 1) >> 1
-            if not comes_before(place, places[parent]):
-                break
-            places[position] = places[parent]
-            position = parent
-        places[position] = place
-
-    def _down(self, place: Place) -> None:
-        """From the top."""
-        places = self.places
-        size = self.count
-        position = 0
-        child = 1
-        while child < size:
-            if child + 1 < size and comes_before(places[child + 1], places[child]):
-                child += 1
-            places[position] = places[child]
-            position = child
-            child = 2 * position + 1
-        self._up(place, position)
-
-
-def comes_before(one: Place, other: Place) -> bool:
-    return one.key < other.key or (one.key == other.key and one.tie < other.tie)  # type: ignore[no-any-return]
-
-
-@cython.final
-@cython.cclass
-class Line:
-    """First in, first out; a deque that C can reach into."""
-
-    count: int
-    room: int  # for so many, a power of two
-    first: int
-    nodes: list[Any]
-
-    def __init__(self) -> None:
-        self.count = 0
-        self.room = 0
-        self.first = 0
-        self.nodes = []
-
-    def make_room(self) -> None:
-        """For one more."""
-        if self.count == self.room:
-            self.nodes = [self.nodes[(self.first + i) & (self.room - 1)] for i in range(self.count)]
-            self.first = 0
-            self.room = max(2 * self.room, 4)
-            self.nodes.extend([None] * (self.room - self.count))
-
-    def push(self, node: Any) -> None:
-        """There must be room."""
-        self.nodes[(self.first + self.count) & (self.room - 1)] = node
-        self.count += 1
-
-    def pop(self) -> Any:
-        """It must not be empty."""
-        node = self.nodes[self.first]
-        self.nodes[self.first] = None
-        self.first = (self.first + 1) & (self.room - 1)
-        self.count -= 1
-        return node
 
 
 class ArrivalFifo(Scheduler):
@@ -401,6 +251,24 @@ class _ServiceScheduler(Scheduler):
         """Some account has less than it had."""
 
 
+# Functions, and not methods of the base: the core comes here for every step, and a call of a method goes through a table.
+
+
+def counted(scheduler: _ServiceScheduler, entered: bool) -> bool:
+    """One runnable task more, if it has entered."""
+    if entered:
+        scheduler._count += 1
+    return entered
+
+
+def task_of(scheduler: _ServiceScheduler, account: HeapNode) -> ScheduledTask:
+    """The task of the account whose turn it is. It is runnable no longer."""
+    scheduler._count -= 1
+    if type(account) is ServiceGroup:
+        return scheduler._first_of(cython.cast(ServiceGroup, account))
+    return cython.cast(ScheduledTask, account)  # type: ignore[no-any-return]
+
+
 class LAS(_ServiceScheduler):
     """Least attained service first, by group; equals in the order in which they became runnable."""
 
@@ -423,21 +291,10 @@ class LAS(_ServiceScheduler):
         self._stint_steps = 0
 
     def _put(self, task: ScheduledTask) -> bool:
-        if task.group is not None:
-            return self._put_in_group(task)
-        if not las_enter(self, task):
-            return False
-        self._count += 1
-        return True
+        return self._put_in_group(task) if task.group is not None else counted(self, las_enter(self, task))
 
     def _get(self) -> ScheduledTask | None:
-        if self._count == 0:
-            return None
-        self._count -= 1
-        account = las_least(self)
-        if type(account) is ServiceGroup:
-            return self._first_of(cython.cast(ServiceGroup, account))
-        return cython.cast(ScheduledTask, account)  # type: ignore[no-any-return]
+        return None if self._count == 0 else task_of(self, las_least(self))
 
     def _enter(self, account: HeapNode) -> bool:
         return las_enter(self, account)
@@ -532,21 +389,10 @@ class QLAS(_ServiceScheduler):
     # A group that waits in a level keeps its place until it is next popped: one poll late, and no search.
 
     def _put(self, task: ScheduledTask) -> bool:
-        if task.group is not None:
-            return self._put_in_group(task)
-        if not qlas_enter(self, task):
-            return False
-        self._count += 1
-        return True
+        return self._put_in_group(task) if task.group is not None else counted(self, qlas_enter(self, task))
 
     def _get(self) -> ScheduledTask | None:
-        if self._count == 0:
-            return None
-        self._count -= 1
-        account = qlas_next(self)
-        if type(account) is ServiceGroup:
-            return self._first_of(cython.cast(ServiceGroup, account))
-        return cython.cast(ScheduledTask, account)  # type: ignore[no-any-return]
+        return None if self._count == 0 else task_of(self, qlas_next(self))
 
     def _enter(self, account: HeapNode) -> bool:
         return qlas_enter(self, account)
@@ -554,7 +400,7 @@ class QLAS(_ServiceScheduler):
     def _make_room(self, account: HeapNode) -> None:
         if self._next is not None:
             cython.cast(Line, self._levels[_level(self._next.key)]).make_room()
-            qlas_line_up(self, self._next)
+            line_up(self, self._next)
             self._next = None
         cython.cast(Line, self._levels[_level(account.key)]).make_room()
 
@@ -566,23 +412,12 @@ def qlas_enter(qlas: QLAS, account: HeapNode) -> bool:
             qlas._next = account
             return True
         qlas._others = True
-    elif qlas_line_up(qlas, qlas._next):
+    elif line_up(qlas, qlas._next):
         qlas._next = None
         qlas._others = True
     else:
         return False
-    return qlas_line_up(qlas, account)
-
-
-def qlas_line_up(qlas: QLAS, account: HeapNode) -> bool:
-    """In its level. False if there is no room."""
-    number = _level(account.key)
-    level = cython.cast(Line, qlas._levels[number])
-    if level.count == level.room:
-        return False
-    level.push(account)
-    qlas._occupied |= _LEVEL_0 << number
-    return True
+    return line_up(qlas, account)
 
 
 def qlas_next(qlas: QLAS) -> HeapNode:
@@ -594,7 +429,7 @@ def qlas_next(qlas: QLAS) -> HeapNode:
         if account.key < qlas._goes_on_to and not round_robin and not qlas._others:
             qlas._next = None
             return account
-        if not qlas_line_up(qlas, account):
+        if not line_up(qlas, account):
             qlas._make_room(account)
         qlas._next = None
     lowest = number = _lowest_above(qlas._occupied, 0)
@@ -611,6 +446,17 @@ def qlas_next(qlas: QLAS) -> HeapNode:
     level_ends = (_LEVEL_0 << number) * 1_000 if number == lowest and number < 50 else 0
     qlas._goes_on_to = min(account.key + _STINT_NS, level_ends)
     return account  # type: ignore[no-any-return]
+
+
+def line_up(qlas: QLAS, account: HeapNode) -> bool:
+    """In its level. False if there is no room."""
+    number = _level(account.key)
+    level = cython.cast(Line, qlas._levels[number])
+    if level.count == level.room:
+        return False
+    level.push(account)
+    qlas._occupied |= _LEVEL_0 << number
+    return True
 
 
 def _lowest_above(occupied: int, level: int) -> int:

@@ -8,7 +8,6 @@ import importlib.util
 import re
 import signal
 import sys
-import sysconfig
 import weakref
 from types import TracebackType
 from typing import Any
@@ -33,6 +32,8 @@ def why_not() -> str | None:
         return "the compiled modules, and Clockworker runs as pure Python here"
     if sys.platform != "linux" or not hasattr(signal, "SIGRTMAX"):
         return f"Linux, and this is {sys.platform}"
+    import sysconfig  # which is slow to import, and asked by who has such a queue
+
     if sysconfig.get_config_var("Py_GIL_DISABLED"):
         return "the interpreter's lock, and this is a free-threaded Python"
     for name, there in NEEDS.items():
@@ -72,10 +73,11 @@ def never_preempt(*packages: str) -> None:
     """Nothing is cut in code of these packages, nor in what that calls: for libraries that share plain objects between tasks
     and have no lock for them, since asyncio has one thread.
 
-        cw.never_preempt("sqlalchemy.pool", "aioredis")
+        cw.never_preempt("sqlalchemy.pool", "shop.connections")
 
     packages: names as they are imported; each stands for all below it. From now on, in the whole process. Locks of `threading`
-    need nothing of that: with one held nothing is cut.
+    need nothing of that: with one held nothing is cut. Clients and servers on asyncio that are in wide use are known without it
+    (aiohttp, asyncpg, httpcore, psycopg, pymongo, redis, websockets and others; docs/preemption.md lists them).
 
     Raises ConfigurationError for what is no such name.
     """

@@ -1,4 +1,4 @@
-"""The declaration of a queue, and of a group of queues, as a user writes it."""
+"""The declaration of a queue, and of a group of queues, as a user writes it; what an executor is told beside them."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from clockworker.executor._preempt import why_not
 from clockworker.executor._schedulers_cy import Scheduler
 
 MAX_QUEUES = 1_024
+MAX_POLLS = 1_000_000_000
+MAX_SLOW = 1_000_000  # seconds
 # Of a preemptive queue, in seconds: to cut takes some 20 us, and what is longer than a second is no slice.
 SHORTEST_SLICE = 0.0001
 LONGEST_SLICE = 1.0
@@ -102,6 +104,7 @@ def queues_in(declared: Iterable[Queue | QueueGroup]) -> Iterator[Queue]:
 
 
 def check_preemptive(key: Hashable, preemptive: object, slice: float | None) -> None:
+    """Raises `ConfigurationError` for what cannot be, and where there are no preemptive queues."""
     if not isinstance(preemptive, bool):
         raise ConfigurationError(f"preemptive of queue {key!r} is {preemptive!r}; it must be True or False")
     if not preemptive:
@@ -116,11 +119,13 @@ def check_preemptive(key: Hashable, preemptive: object, slice: float | None) -> 
 
 
 def check_share(of: str, share: object) -> None:
+    """of: "queue 'a'", for what is said. Raises `ConfigurationError`."""
     if not isinstance(share, int) or isinstance(share, bool) or not 1 <= share <= MAX_SHARE:
         raise ConfigurationError(f"share of {of} is {share!r}; it must be a whole number from 1 to {MAX_SHARE:,}")
 
 
 def check_slice(of: str, slice: object) -> None:
+    """Seconds, or None for the executor's own. Raises `ConfigurationError`."""
     if slice is not None and not (
         isinstance(slice, int | float) and not isinstance(slice, bool) and 1e-6 <= slice <= 10
     ):
@@ -128,6 +133,7 @@ def check_slice(of: str, slice: object) -> None:
 
 
 def check_on_panic(value: object, optional: bool = False) -> None:
+    """Raises `ConfigurationError`. optional: None says to take the executor's."""
     if value not in ("propagate", "catch") and not (optional and value is None):
         raise ConfigurationError(f"on_panic is {value!r}; it must be 'propagate' or 'catch'")
 
@@ -169,3 +175,25 @@ def _check_groups(declared: Iterable[Queue | QueueGroup], keys: set[Hashable], d
                 )
             keys.add(each.key)
             _check_groups(each.queues, keys, depth + 1)
+
+
+def check_times(*, sched_latency: float, min_slice: float, driver_yield: float, max_polls_per_yield: int) -> None:
+    """Whether an executor can have these. Raises `ConfigurationError`."""
+    for name, value in (("sched_latency", sched_latency), ("min_slice", min_slice), ("driver_yield", driver_yield)):
+        if not isinstance(value, int | float) or not 0 < value <= 10:
+            raise ConfigurationError(f"{name} is {value!r}; it must be more than 0 and at most 10 seconds")
+    if not isinstance(max_polls_per_yield, int) or not 1 <= max_polls_per_yield <= MAX_POLLS:
+        raise ConfigurationError(
+            f"max_polls_per_yield is {max_polls_per_yield!r}; it must be a whole number from 1 to {MAX_POLLS:,}"
+        )
+
+
+def check_slow_limit(key: Hashable, seconds: object) -> None:
+    """Of `report_slow_polls`."""
+    if not isinstance(seconds, int | float) or not 0 <= seconds <= MAX_SLOW:
+        raise ConfigurationError(f"the limit of queue {key!r} is {seconds!r}; it must be 0 to {MAX_SLOW:,} seconds")
+
+
+def unknown_key(what: str, key: object, known: Iterable[Hashable]) -> KeyError:
+    """Of a look-up among those that are `known`. what: "queue", ..."""
+    return KeyError(f"no {what} {key!r}; there are {', '.join(map(repr, known)) or 'none'}")

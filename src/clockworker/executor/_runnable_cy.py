@@ -68,6 +68,7 @@ class Runnable(Members):
         self._preempt = False
 
     def add_queue(self, key: Hashable, share: int, slice_ns: int, scheduler: Scheduler, catch: bool) -> QueueState:
+        """A queue more, before the first turn. catch: panics are left to whoever awaits."""
         queue = QueueState(key, scheduler, catch)
         queue.entity = self._eevdf.add(queue, share, slice_ns)
         self.queues[key] = queue
@@ -82,9 +83,11 @@ class Runnable(Members):
         return nested
 
     def set_share(self, queue: QueueState, share: int) -> None:
+        """From the next choice on."""
         self._eevdf.set_share(queue.entity, share)
 
     def is_busy(self) -> bool:
+        """Whether any queue has something to run."""
         return self._eevdf.total_share != 0
 
     def take(self, callback: Any, argument: Any, context: contextvars.Context) -> bool:

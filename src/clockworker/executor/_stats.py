@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable
+import heapq
+from collections.abc import Collection, Hashable, Iterable
 from itertools import zip_longest
 from operator import add, sub
+from typing import Any, Protocol
 
 import msgspec
 
 from clockworker.executor._histogram_cy import BUCKETS, Histogram, bucket_bound_ns
+from clockworker.executor._running_queue_cy import RunningQueue
 
 
 class DurationStats(msgspec.Struct, frozen=True):
@@ -159,3 +162,70 @@ class ExecutorStats(msgspec.Struct, frozen=True):
     idle_ns: int
     decision_time: DurationStats
     cuts: int = 0
+
+
+class Turns(Protocol):
+    """What has run the steps: the core of an executor on asyncio, the gate of one on trio."""
+
+    @property
+    def turns(self) -> int: ...
+    @property
+    def driver_ns(self) -> int: ...
+    @property
+    def idle_ns(self) -> int: ...
+    @property
+    def decision_time(self) -> Histogram: ...
+
+
+def executor_stats(turns: Turns, queues: Collection[RunningQueue], *, cuts: int = 0) -> ExecutorStats:
+    """Counters over all queues, and gauges of now."""
+    return ExecutorStats(
+        runnable=sum(queue.runnable for queue in queues),
+        tasks=sum(queue.live for queue in queues),
+        polls=sum(queue.polls for queue in queues),
+        busy_ns=sum(queue.busy_ns for queue in queues),
+        stolen_ns=sum(queue.stolen_ns for queue in queues),
+        spawned=sum(queue.spawned for queue in queues),
+        finished=sum(queue.finished for queue in queues),
+        panics=sum(queue.panics for queue in queues),
+        turns=turns.turns,
+        driver_ns=turns.driver_ns,
+        idle_ns=turns.idle_ns,
+        decision_time=DurationStats.of(turns.decision_time),
+        cuts=cuts,
+    )
+
+
+def queue_stats(
+    queue: RunningQueue, top_groups: int, *, whole_step: DurationStats | None = None, **own: Any
+) -> QueueStats:
+    """Counters and gauges of one queue. whole_step: as `QueueStats` has it; None: nothing is cut. own: its other fields, of a
+    queue on asyncio."""
+    poll_time = DurationStats.of(queue.poll_time)
+    return QueueStats(
+        key=queue.key,
+        share=queue.entity.share,
+        runnable=queue.runnable,
+        tasks=queue.live,
+        polls=queue.polls,
+        busy_ns=queue.busy_ns,
+        stolen_ns=queue.stolen_ns,
+        spawned=queue.spawned,
+        finished=queue.finished,
+        panics=queue.panics,
+        slice_overruns=queue.slice_overruns,
+        preemptions=queue.preemptions,
+        poll_time=poll_time,
+        first_poll_wait=DurationStats.of(queue.first_poll_wait),
+        wait=DurationStats.of(queue.wait),
+        slow_polls=queue.slow_polls,
+        top_groups=_top_groups(queue, top_groups),
+        whole_step=poll_time if whole_step is None else whole_step,
+        **own,
+    )
+
+
+def _top_groups(queue: RunningQueue, count: int) -> tuple[tuple[Hashable, int], ...]:
+    groups = list(queue.groups.values())  # at once: another thread may ask
+    top = heapq.nlargest(count, groups, key=lambda membership: membership.service_ns)
+    return tuple((membership.group, membership.service_ns) for membership in top)

@@ -4,11 +4,14 @@ from clockworker.executor._eevdf_cy cimport Entity
 from clockworker.executor._histogram_cy cimport Histogram
 from clockworker.executor._schedulers_cy cimport RunnableFifo, ScheduledTask, Scheduler
 from clockworker.executor._singles_cy cimport Singles
-from clockworker.executor._source_cy cimport WorkSource
 from clockworker.executor._steal_cy cimport Steal
 from clockworker.executor._tasks_cy cimport JoinHandle, QueueState
 
 cdef long long _ATTENTION, _LOOK_NS
+
+
+cdef class WorkSource:
+    cdef bint look(self) except -1
 
 
 cdef class Steps(Singles):

@@ -33,7 +33,6 @@ from clockworker.executor._members_cy import shown
 from clockworker.executor._meter_cy import Meter
 from clockworker.executor._protocols import Tracer
 from clockworker.executor._singles_cy import Singles
-from clockworker.executor._source_cy import WorkSource
 from clockworker.executor._steal_cy import Steal
 from clockworker.executor._tasks_cy import JoinHandle, QueueState
 
@@ -66,6 +65,31 @@ _ATTENTION = 4
 # For how long nothing may come and nothing be runnable before the loop has its turn: some turns of the loop, and nothing beside
 # what sockets and timers wait for while something is. As long as something comes the turn goes on, as it does with steps.
 _LOOK_NS = 10_000
+
+
+class WorkSource:
+    """Work that comes from beside the loop, such as the rings of other shards.
+
+    A subclass in Python defines `poll` and `prepare_sleep`. One that is compiled overrides `look` instead of `poll`: the core
+    calls it again and again while it waits, and to find a method by its name takes as long as all that it does.
+    """
+
+    def look(self) -> bool:
+        """`poll`, as the core calls it."""
+        return self.poll()
+
+    def poll(self) -> bool:
+        """Take in what has come and send off what is waiting. True if there was anything to take in."""
+        raise NotImplementedError
+
+    def prepare_sleep(self) -> bool:
+        """Called before the core leaves the thread to the loop with nothing runnable. From here on news must come through
+        the loop. False if there is news already."""
+        raise NotImplementedError
+
+    def turn_failed(self) -> None:
+        """Called when a turn ends in an exception: it ended without the look that ends others, and the next may be long in
+        coming."""
 
 
 class Steps(Singles):

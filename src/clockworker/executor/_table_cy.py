@@ -63,6 +63,7 @@ class TaskTable:
         table_close(cython.address(self._table))
 
     def get(self, task: asyncio.Task[Any]) -> JoinHandle | None:
+        """What is kept of the task; None: it is none of ours."""
         if cython.compiled:
             found = table_get(cython.address(self._table), cython.cast(cython.p_void, task))
             if found != cython.NULL:
@@ -119,5 +120,6 @@ class TaskTable:
         return found
 
     def clear(self) -> None:
+        """Let all tasks go; they stay what they are."""
         for state in self.states():
             self.remove(state, False)

@@ -47,6 +47,7 @@ class TaskMaker:
         self._constructing = False
 
     def attach(self, loop: asyncio.AbstractEventLoop) -> None:
+        """From now on tasks are this loop's."""
         self._loop = loop
         self._keywords = {"loop": loop, "name": None}
         self._name_in_keywords = None

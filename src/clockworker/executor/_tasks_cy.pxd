@@ -1,41 +1,19 @@
 cimport cython
-from clockworker.executor._eevdf_cy cimport Entity
 from clockworker.executor._histogram_cy cimport Histogram
-from clockworker.executor._schedulers_cy cimport RunnableFifo, ScheduledTask, Scheduler
+from clockworker.executor._running_queue_cy cimport RunningQueue
+from clockworker.executor._schedulers_cy cimport ScheduledTask, Scheduler
 from clockworker.executor._seam_cy cimport Seam
 
 cdef object MEMBERSHIP
 cdef bint _HIDES, _CONTEXT_SHOWS
 
 
-cdef class QueueState:
-    cdef readonly object key
-    cdef readonly Scheduler scheduler
-    cdef RunnableFifo fifo
+cdef class QueueState(RunningQueue):
     cdef Scheduler built_in
     cdef bint sliced
     cdef readonly JoinHandle suspended
     cdef object fiber
     cdef readonly bint preemptive
-    cdef readonly Entity entity
-    cdef readonly bint catch
-    cdef readonly dict groups
-    cdef readonly Py_ssize_t runnable
-    cdef readonly Py_ssize_t live
-    cdef readonly long long polls
-    cdef readonly long long busy_ns
-    cdef readonly long long stolen_ns
-    cdef readonly long long spawned
-    cdef readonly long long finished
-    cdef readonly long long panics
-    cdef readonly long long slice_overruns
-    cdef readonly long long preemptions
-    cdef readonly Histogram poll_time
-    cdef readonly Histogram first_poll_wait
-    cdef readonly Histogram wait
-    cdef int pushes_to_sample
-    cdef public long long slow_ns
-    cdef readonly long long slow_polls
     cdef readonly long long cuts
     cdef readonly dict refusals
     cdef readonly Histogram whole_step

@@ -27,11 +27,11 @@ except ModuleNotFoundError:
 
 from clockworker._errors import TaskCancelled, TaskPanicked
 from clockworker.executor._cpython_cy import holds
-from clockworker.executor._eevdf_cy import Entity
 from clockworker.executor._histogram_cy import Histogram
 from clockworker.executor._orders_cy import is_built_in
 from clockworker.executor._outcome import Ok
-from clockworker.executor._schedulers_cy import RunnableFifo, ScheduledTask, Scheduler
+from clockworker.executor._running_queue_cy import RunningQueue
+from clockworker.executor._schedulers_cy import ScheduledTask, Scheduler
 from clockworker.executor._seam_cy import Seam
 
 if cython.compiled:
@@ -64,77 +64,31 @@ MEMBERSHIP: contextvars.ContextVar[Membership] = contextvars.ContextVar("clockwo
 
 @cython.final
 @cython.cclass
-class QueueState:
-    """One queue while it runs: its entity in the policy, its scheduler, its counters."""
+class QueueState(RunningQueue):
+    """One queue of an executor on asyncio: with what C may call of its scheduler, and the steps that are cut."""
 
-    key: Hashable
-    scheduler: Scheduler
-    fifo: (
-        RunnableFifo | None
-    )  # the scheduler, if it is exactly the default one, which does not fail and observes nothing
     built_in: Scheduler | None  # the scheduler, if it is exactly one of those whose C methods the core may call
     sliced: bool  # its steps run in its fiber, and are cut
     suspended: JoinHandle | None  # whose step was cut
-    fiber: Any  # `_slices_cy.Fiber`, of a preemptive queue
+    fiber: Any  # `_fiber_cy.Fiber`, of a preemptive queue
     preemptive: bool
-    entity: Entity
-    catch: bool  # panics are left to whoever awaits
-    groups: dict[Hashable, Membership]
-    runnable: int
-    live: int
-    polls: int
-    busy_ns: int
-    stolen_ns: int  # by others, of its steps; no part of busy_ns
-    spawned: int
-    finished: int
-    panics: int
-    slice_overruns: int  # steps that took longer than the queue's slice
-    preemptions: int  # steps during which a queue with an earlier deadline became runnable
-    poll_time: Histogram
-    first_poll_wait: Histogram
-    wait: Histogram  # sampled
-    pushes_to_sample: int
-    slow_ns: int  # steps that take as long are reported; 0: none
-    slow_polls: int
     cuts: int  # of steps
     refusals: dict[str, int]  # of cuts, by reason
     whole_step: Histogram  # all slices of each step together; of an ordinary queue, poll_time
 
     def __init__(self, key: Hashable, scheduler: Scheduler, catch: bool) -> None:
-        if not isinstance(scheduler, Scheduler):
-            raise TypeError(f"a queue needs a Scheduler, not {scheduler!r}")
-        self.key = key
+        RunningQueue.__init__(self, key, scheduler, catch)
         self.sliced = False
         self.suspended = None
         self.fiber = None
         self.preemptive = False
-        self.use(scheduler)
-        self.catch = catch
-        self.groups = {}
-        self.runnable = 0
-        self.live = 0
-        self.polls = 0
-        self.busy_ns = 0
-        self.stolen_ns = 0
-        self.spawned = 0
-        self.finished = 0
-        self.panics = 0
-        self.slice_overruns = 0
-        self.preemptions = 0
-        self.poll_time = Histogram()
-        self.first_poll_wait = Histogram()
-        self.wait = Histogram()
-        self.pushes_to_sample = 1
-        self.slow_ns = 0
-        self.slow_polls = 0
         self.cuts = 0
         self.refusals = {}
         self.whole_step = self.poll_time
 
     def use(self, scheduler: Scheduler) -> None:
         """Take the scheduler, which is empty."""
-        self.scheduler = scheduler
-        self.fifo = scheduler if type(scheduler) is RunnableFifo else None
+        RunningQueue.use(self, scheduler)
         self.built_in = scheduler if is_built_in(scheduler) else None
 
 

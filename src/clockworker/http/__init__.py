@@ -6,7 +6,8 @@ In reading order:
     _serve          serving one in a shard: lifespan, server, drain
     _lifespan       its start-up and shutdown
     _server         the connections of a server: their limits in time, and their end at the stop
-    _connection_cy  HTTP/1.1: a connection; _incoming_cy, from bytes to requests; _states, what it waits for
+    _connection_cy  HTTP/1.1: a connection; _incoming_cy, from bytes to requests; _outgoing_cy, from responses to bytes;
+                    _states, what it waits for
     _file           files that are bodies
     _half_closed    clients that have said all, and may still listen
     _http2          HTTP/2: a connection; _http2_stream, a request of it; _http2_frames, what its client may send; _http2_heads
@@ -34,4 +35,4 @@ from clockworker.http._application import asgi, wsgi
 from clockworker.http._marks import queue
 from clockworker.shards.config._http import Route
 
-__all__ = ["Route", "asgi", "queue", "wsgi"]
+__all__: list[str] = ["Route", "asgi", "queue", "wsgi"]

@@ -38,14 +38,17 @@ class AccessFormat:
         self._atoms = [(atom, _finder(atom, shard)) for atom in atoms_of(text)]
 
     def render(self, done: Done) -> str:
+        """The line, without its end."""
         return self._text % {atom: find(done) for atom, find in self._atoms}
 
 
 def is_plain(text: str) -> bool:
+    """Whether it may stand in quotes as it is."""
     return text.isascii() and text.isprintable() and '"' not in text and "\\" not in text
 
 
 def escaped(text: str) -> str:
+    """In ASCII, so that it can stand in quotes and on one line."""
     return text.encode("unicode_escape").decode("ascii").replace('"', '\\"')
 
 

@@ -1,30 +1,18 @@
 cimport cython
-from clockworker.http._incoming_cy cimport Incoming
+from clockworker.http._outgoing_cy cimport Outgoing
 from clockworker.http._request_cy cimport Request
 from clockworker.http._targets_cy cimport Target
 
 cdef int _MOST_LINGERED, _MOST_ZEROS
-cdef object _TOKEN
-cdef dict _STATUS_LINES, _NAMES
 cdef bytes _CONTINUE
 cdef int IDLE, HEAD, BODY, PARSED, LINGERING
 
 
-cdef class HttpConnection(Incoming):
+cdef class HttpConnection(Outgoing):
     @cython.locals(parsing=Request, current=Request, last=Request)
     cdef refuse(self, int status)
     cdef _say_and_close(self, int status)
-    @cython.locals(line=bytes, parts=list, length=cython.longlong, closes=cython.bint, known=bytes, size=cython.Py_ssize_t)
-    cpdef begin_response(self, Request request, int status, object headers)
-    @cython.locals(parts=list)
-    cdef bytes _finish_head(self, Request request, long long size)
-    @cython.locals(size=cython.Py_ssize_t)
-    cpdef send_body(self, Request request, object data, bint more)
-    cpdef send_trailers(self, Request request, list fields)
-    cpdef send_hint(self, Request request, list links)
-    cpdef announce(self, Request request, long long size)
     cdef _take_preface(self, bytes data)
-    cdef _write(self, object data)
     cdef _completed(self, Request request)
     @cython.locals(request=Request)
     cdef rest(self)
@@ -35,9 +23,3 @@ cdef class HttpConnection(Incoming):
     cdef _close(self)
     cdef _abort(self)
     cdef linger(self)
-
-
-cdef bint _has_length(list parts)
-cdef bytes _new_name(object name)
-@cython.locals(text=bytes, byte=cython.uchar)
-cdef bint is_value(object value) except -1

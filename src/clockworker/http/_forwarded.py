@@ -26,6 +26,7 @@ class Element(NamedTuple):
 
 
 def elements_from_the_right(value: str) -> Iterator[Element]:
+    """Of a header `Forwarded`, the last first: the nearest proxy has added that. A comma in quotes parts nothing."""
     parts = value.split(",")
     while parts:
         pieces = [parts.pop()]

@@ -90,6 +90,7 @@ class Rules:
         request.take_turn(self.targets)
 
     def refresh(self) -> None:
+        """The next tick: a look at the time, once in a while."""
         self.tick += 1
         self.defaults = self.headers.render()
 
@@ -171,6 +172,7 @@ class Incoming(Carrier):
     # Coming in.
 
     def feed(self, data: Any) -> None:
+        """What has come: in slices, so that a client that sends many requests at once has few made."""
         size = len(data)
         if size <= _SLICE:
             self._parse(data)

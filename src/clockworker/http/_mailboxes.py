@@ -182,6 +182,7 @@ class Office:
         return self._shard.owner(channel) == self._shard.id
 
     async def join(self, group: str, channel: str, rules: Rules) -> None:
+        """Returns when all that is sent from now on comes to the channel. It leaves after `rules.group_expiry` seconds."""
         found = self._groups.get(group)
         if found is None:
             found = self._groups[group] = _Group(self._shard, self.topic(group), self.boxes)
@@ -189,6 +190,7 @@ class Office:
         await found.entered()
 
     def leave(self, group: str, channel: str) -> None:
+        """A channel that is not in it may leave, too."""
         found = self._groups.get(group)
         if found is not None:
             found.members.pop(channel, None)
@@ -197,6 +199,7 @@ class Office:
                 found.leave()
 
     def topic(self, group: str) -> Topic[bytes]:
+        """By which messages to the group go to all shards."""
         return self._shard.topic(f"{self._prefix}:{group}", bytes)
 
     def topic_of(self, mark: str) -> Topic[tuple[str, bytes, Rules]]:
@@ -204,6 +207,7 @@ class Office:
         return self._shard.topic(f"{self._prefix}!{mark}", tuple[str, bytes, Rules])
 
     def flush(self) -> None:
+        """Drop all that waits here, and leave all groups."""
         self.boxes.clear()
         for group, found in list(self._groups.items()):
             for channel in list(found.members):

@@ -505,6 +505,8 @@ class Request:
         self.coroutine = None
         if isinstance(error, Exception):
             self.carrier.failed("Exception in ASGI application", error)
+        elif isinstance(error, asyncio.CancelledError) and self.task is not None and not self.task.cancelling():
+            self.carrier.failed("Exception in ASGI application: something that it awaited was cancelled", error)
         self.fail()
 
     def fail(self) -> None:

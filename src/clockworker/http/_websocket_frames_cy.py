@@ -97,6 +97,7 @@ class FrameReader:
         self._head = b""
 
     def feed(self, data: bytes) -> None:
+        """What has come, which may begin and end anywhere."""
         if self._head:
             data = self._head + data
             self._head = b""

@@ -40,6 +40,7 @@ class Waiters:
         return bool(self._waiters)
 
     async def wait(self) -> None:
+        """Return at the next `wake`."""
         waiter = asyncio.get_running_loop().create_future()
         self._waiters.append(waiter)
         try:
@@ -50,6 +51,7 @@ class Waiters:
             raise
 
     def wake(self) -> None:
+        """All that wait now."""
         for waiter in self._waiters:
             if not waiter.done():
                 waiter.set_result(None)

@@ -32,7 +32,7 @@ from clockworker.ipc.topics._outlet import TopicStats
 from clockworker.ipc.topics._subscription import Subscription
 from clockworker.ipc.topics._topic import Topic
 
-__all__ = [
+__all__: list[str] = [
     "Limits",
     "LinkStats",
     "Mesh",

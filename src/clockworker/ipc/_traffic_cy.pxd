@@ -1,6 +1,6 @@
 cimport cython
 from clockworker.executor._core_cy cimport Core
-from clockworker.executor._source_cy cimport WorkSource
+from clockworker.executor._steps_cy cimport WorkSource
 from clockworker.executor._tasks_cy cimport Membership, QueueState
 from clockworker.ipc.calls._call_cy cimport Call
 from clockworker.ipc.calls._chain_cy cimport unpack_envelope
@@ -20,6 +20,7 @@ cdef class Traffic(WorkSource):
     cdef readonly list links
     cdef readonly Worklist dirty
     cdef public list elsewhere
+    cdef public object after_elsewhere
     cdef readonly list heard
     cdef readonly Doorbell doorbell
     cdef readonly dict targets

@@ -13,7 +13,7 @@ turns, each of which its queue is charged for.
 
 from __future__ import annotations
 
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 try:
@@ -23,7 +23,7 @@ except ModuleNotFoundError:
 
 from clockworker._errors import SchemaMismatch
 from clockworker.executor._core_cy import Core
-from clockworker.executor._source_cy import WorkSource
+from clockworker.executor._steps_cy import WorkSource
 from clockworker.executor._tasks_cy import Membership, QueueState
 from clockworker.ipc.calls._call_cy import Call
 from clockworker.ipc.calls._chain_cy import unpack_envelope
@@ -75,7 +75,8 @@ class Traffic(WorkSource):
     shared: Shared
     links: list[Link]
     dirty: Worklist  # connections with something to flush
-    elsewhere: list[Any]  # connections that are no rings': with something to take in or to send; see `cluster._far`
+    elsewhere: list[Any]  # connections that are no rings': with something to take in or to send; see `cluster._far_cy`
+    after_elsewhere: Callable[[], None]  # told after the turns of these
     heard: list[Link]  # whose news the words of the doorbell are
     doorbell: Doorbell
     targets: dict[int, Target]
@@ -96,6 +97,7 @@ class Traffic(WorkSource):
         self.links = []
         self.dirty = Worklist()
         self.elsewhere = []
+        self.after_elsewhere = _nothing
         self.heard = []
         self.doorbell = doorbell
         self.targets = {}
@@ -150,6 +152,7 @@ class Traffic(WorkSource):
         for connection in connections:
             if connection.turn():
                 came = True
+        self.after_elsewhere()
         return came
 
     def _take_in(self, link: Link) -> bool:
@@ -398,3 +401,7 @@ class Traffic(WorkSource):
     def serve_stream(self, request: Request) -> Coroutine[Any, Any, None]:
         """Run a generator for a peer; see `_stream`."""
         raise NotImplementedError
+
+
+def _nothing() -> None:
+    pass

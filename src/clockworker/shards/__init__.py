@@ -28,7 +28,7 @@ from clockworker.shards.worker._current import current_shard
 from clockworker.shards.worker._peers import PeerChange
 from clockworker.shards.worker._shard import Shard, ShardStats
 
-__all__ = [
+__all__: list[str] = [
     "Counter",
     "PeerChange",
     "QueueConfig",

@@ -8,7 +8,6 @@ Not imported with `clockworker`: `from clockworker import trio`, with the extra 
     _seam        the seam in trio's run queue, through which its tasks come
     _gate        the gate: which tasks are an executor's, and the place of each
     _steps_cy    into the queues, and out of them one step at a time
-    _statistics  what stats() and queue_stats() return
 
 Policy is the executor's own (`clockworker.executor`: EEVDF, the schedulers, steal, histograms), as it is. Queues are declared
 by `clockworker.Queue`, and results and errors are `clockworker`'s: `Ok`, `TaskCancelled`, `TaskPanicked`.

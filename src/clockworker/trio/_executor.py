@@ -10,14 +10,22 @@ from typing import Any, Self, TypeVar
 import trio
 
 from clockworker._errors import ConfigurationError, UsageError
-from clockworker.executor._executor import MAX_POLLS, MAX_SLOW, use_also
-from clockworker.executor._queue import OnPanic, Queue, QueueGroup, check_on_panic, check_queues
+from clockworker.executor._loops import use_also
+from clockworker.executor._queue import (
+    OnPanic,
+    Queue,
+    QueueGroup,
+    check_on_panic,
+    check_queues,
+    check_slow_limit,
+    check_times,
+    unknown_key,
+)
 from clockworker.executor._schedulers_cy import RunnableFifo
-from clockworker.executor._stats import ExecutorStats, QueueStats
+from clockworker.executor._stats import ExecutorStats, QueueStats, executor_stats, queue_stats
 from clockworker.trio import _seam
 from clockworker.trio._gate import Gate, report
 from clockworker.trio._handles import QueueHandle
-from clockworker.trio._statistics import executor_stats, queue_stats
 from clockworker.trio._steps_cy import Membership, Place
 from clockworker.trio._tasks import is_cancellation
 
@@ -74,13 +82,12 @@ class Executor:
         declared = list(queues)
         check_on_panic(on_panic)
         check_queues(declared)
-        for name, value in (("sched_latency", sched_latency), ("min_slice", min_slice), ("driver_yield", driver_yield)):
-            if not isinstance(value, int | float) or not 0 < value <= 10:
-                raise ConfigurationError(f"{name} is {value!r}; it must be more than 0 and at most 10 seconds")
-        if not isinstance(max_polls_per_yield, int) or not 1 <= max_polls_per_yield <= MAX_POLLS:
-            raise ConfigurationError(
-                f"max_polls_per_yield is {max_polls_per_yield!r}; it must be a whole number from 1 to {MAX_POLLS:,}"
-            )
+        check_times(
+            sched_latency=sched_latency,
+            min_slice=min_slice,
+            driver_yield=driver_yield,
+            max_polls_per_yield=max_polls_per_yield,
+        )
         self._gate = Gate(self, round(driver_yield * 1e9), max_polls_per_yield)
         self._handles: dict[Hashable, QueueHandle] = {}
         default_slice = max(sched_latency / len(declared), min_slice)
@@ -117,8 +124,7 @@ class Executor:
         try:
             return self._handles[key]
         except (KeyError, TypeError):
-            known = ", ".join(repr(known) for known in self._handles)
-            raise KeyError(f"no queue {key!r}; there are {known}") from None
+            raise unknown_key("queue", key, self._handles) from None
 
     def queues(self) -> Sequence[QueueHandle]:
         """The running queues, in the order of their declaration."""
@@ -255,7 +261,7 @@ class Executor:
 
     def stats(self) -> ExecutorStats:
         """Counters over all queues, and gauges of now."""
-        return executor_stats(self._gate)
+        return executor_stats(self._gate, self._gate.queues.values())
 
     def queue_stats(self, *, top_groups: int = 8) -> dict[Hashable, QueueStats]:
         """Counters and gauges of each queue, by its key.
@@ -274,10 +280,7 @@ class Executor:
             others had of that time, in ns.
         """
         for key, seconds in limits.items():
-            if not isinstance(seconds, int | float) or not 0 <= seconds <= MAX_SLOW:
-                raise ConfigurationError(
-                    f"the limit of queue {key!r} is {seconds!r}; it must be 0 to {MAX_SLOW:,} seconds"
-                )
+            check_slow_limit(key, seconds)
             self.queue(key)._queue.slow_ns = round(seconds * 1e9)
         self._report_slow = report
 

@@ -19,11 +19,11 @@ from typing import Any, Protocol, TypeVar
 import trio
 from trio.lowlevel import enable_ki_protection
 
-from clockworker._errors import ConfigurationError, UsageError
+from clockworker._errors import UsageError
 from clockworker.executor import _clock_cy as clock
 from clockworker.executor._core_cy import compiled
-from clockworker.executor._members_cy import shown
-from clockworker.executor._schedulers_cy import RunnableFifo, Scheduler, owner_of, set_owner
+from clockworker.executor._members_cy import check_schedulers, shown
+from clockworker.executor._schedulers_cy import RunnableFifo, Scheduler, set_owner
 from clockworker.trio import _seam
 from clockworker.trio._steps_cy import Membership, Place, QueueState, Steps
 from clockworker.trio._tasks import MEMBERSHIP, JoinHandle
@@ -90,7 +90,7 @@ class Gate(Steps):
 
     def attach(self) -> None:
         """Take the caller's run: from now on steps of members come here."""
-        self._check_schedulers()
+        check_schedulers(self.queues.values(), self)
         runner = _seam.current_runner()
         clock.begin()
         self._thread = threading.get_ident()
@@ -104,15 +104,6 @@ class Gate(Steps):
             set_owner(queue.scheduler, self)
         self._turn_ended = clock.read()
         self._steal.begin(self._turn_ended)
-
-    def _check_schedulers(self) -> None:
-        for queue in self.queues.values():
-            owner = owner_of(queue.scheduler)
-            if owner is not None and owner is not self and owner.is_attached():
-                raise ConfigurationError(
-                    f"the scheduler of queue {shown(queue.key)} works for another executor, which is running: "
-                    f"an instance serves one queue of one executor; make a {type(queue.scheduler).__name__}() for each"
-                )
 
     def is_attached(self) -> bool:
         """Whether it has a run."""

@@ -1,6 +1,7 @@
 cimport cython
 from clockworker.executor._eevdf_cy cimport Eevdf, Entity
 from clockworker.executor._histogram_cy cimport Histogram
+from clockworker.executor._running_queue_cy cimport RunningQueue
 from clockworker.executor._schedulers_cy cimport RunnableFifo, ScheduledTask, Scheduler
 from clockworker.executor._steal_cy cimport Steal
 from libc.stdint cimport int64_t
@@ -11,32 +12,10 @@ cdef int _SAMPLE_EVERY, _ATTENTION, _NONE
 cdef class Steps
 
 
-cdef class QueueState:
-    cdef readonly object key
-    cdef readonly Scheduler scheduler
-    cdef readonly RunnableFifo fifo
+cdef class QueueState(RunningQueue):
     cdef readonly bint builtin
-    cdef readonly Entity entity
-    cdef readonly bint catch
-    cdef readonly dict groups
-    cdef readonly long long runnable
-    cdef public long long live
-    cdef readonly long long polls
-    cdef readonly long long busy_ns
-    cdef readonly long long stolen_ns
-    cdef public long long spawned
-    cdef public long long finished
-    cdef public long long panics
-    cdef readonly long long slice_overruns
-    cdef readonly long long preemptions
-    cdef readonly Histogram poll_time
-    cdef readonly Histogram first_poll_wait
-    cdef readonly Histogram wait
-    cdef int pushes_to_sample
-    cdef public long long slow_ns
-    cdef readonly long long slow_polls
 
-    cpdef use(self, Scheduler scheduler)
+    cdef use(self, Scheduler scheduler)
 
 
 cdef class Membership:

@@ -25,10 +25,11 @@ except ModuleNotFoundError:
     from clockworker import _cython_shim as cython
 
 from clockworker._errors import UsageError
-from clockworker.executor._eevdf_cy import Eevdf, Entity
+from clockworker.executor._eevdf_cy import Eevdf
 from clockworker.executor._histogram_cy import Histogram
 from clockworker.executor._members_cy import shown
 from clockworker.executor._meter_cy import Meter
+from clockworker.executor._running_queue_cy import RunningQueue
 from clockworker.executor._schedulers_cy import RunnableFifo, ScheduledTask, Scheduler
 from clockworker.executor._steal_cy import Steal
 
@@ -49,61 +50,14 @@ _NONE = -2
 
 @cython.final
 @cython.cclass
-class QueueState:
-    """One queue while it runs: its entity in the policy, its scheduler, its counters."""
+class QueueState(RunningQueue):
+    """One queue of an executor on trio."""
 
-    key: Hashable
-    scheduler: Scheduler
-    fifo: (
-        RunnableFifo | None
-    )  # the scheduler, if it is exactly the default one, which does not fail and observes nothing
     builtin: bool  # the scheduler is Clockworker's own: in C when compiled, where no signal's handler runs
-    entity: Entity
-    catch: bool  # panics are left to whoever awaits
-    groups: dict[Hashable, Membership]
-    runnable: int
-    live: int
-    polls: int
-    busy_ns: int
-    stolen_ns: int
-    spawned: int
-    finished: int
-    panics: int
-    slice_overruns: int
-    preemptions: int
-    poll_time: Histogram
-    first_poll_wait: Histogram
-    wait: Histogram  # sampled
-    pushes_to_sample: int
-    slow_ns: int  # steps that take as long are reported; 0: none
-    slow_polls: int
-
-    def __init__(self, key: Hashable, scheduler: Scheduler, catch: bool) -> None:
-        self.key = key
-        self.use(scheduler)
-        self.catch = catch
-        self.groups = {}
-        self.runnable = 0
-        self.live = 0
-        self.polls = 0
-        self.busy_ns = 0
-        self.stolen_ns = 0
-        self.spawned = 0
-        self.finished = 0
-        self.panics = 0
-        self.slice_overruns = 0
-        self.preemptions = 0
-        self.poll_time = Histogram()
-        self.first_poll_wait = Histogram()
-        self.wait = Histogram()
-        self.pushes_to_sample = 1
-        self.slow_ns = 0
-        self.slow_polls = 0
 
     def use(self, scheduler: Scheduler) -> None:
         """Take the scheduler, which is empty."""
-        self.scheduler = scheduler
-        self.fifo = scheduler if type(scheduler) is RunnableFifo else None
+        RunningQueue.use(self, scheduler)
         self.builtin = type(scheduler).__module__.startswith("clockworker.executor.")
 
 

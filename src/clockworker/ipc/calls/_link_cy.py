@@ -35,7 +35,7 @@ from clockworker.ipc.calls._chain_cy import CHAIN, DEEPEST, pack_envelope
 from clockworker.ipc.calls._credit_cy import Credit, Debts, Lane
 from clockworker.ipc.calls._frames import ENVELOPE, FLAGS, KEYED, Kind
 from clockworker.ipc.calls._shared_cy import Shared
-from clockworker.ipc.rings._connection_cy import Connection
+from clockworker.ipc.rings._connection_cy import Connection, RingConnection
 
 if cython.compiled:
     from cython.cimports.clockworker.ipc.calls._call_cy import DONE, SENT, WAITING
@@ -80,9 +80,12 @@ class Link(Channel):
     holding: bool  # suspended
     when_quiet: Callable[[], None] | None  # after the change: told when no call to the old incarnation is in flight
 
-    def __init__(self, connection: Connection, shared: Shared) -> None:
+    def __init__(self, connection: Connection | int, shared: Shared) -> None:
+        """connection: or the peer's number, for one over rings that nobody flushes, outside a mesh."""
         if connection is None or shared is None:
             raise TypeError("a link has a connection, and a mesh that it is of")
+        if isinstance(connection, int):
+            connection = RingConnection(connection, shared.core, [])
         self.core = shared.core
         self.loop = shared.loop
         self.connection = connection
@@ -107,6 +110,14 @@ class Link(Channel):
         self.when_quiet = None
         self._debts = Debts(shared.limits.credit)
         self._next_call = 0
+
+    @property
+    def connected(self) -> bool:
+        return self.connection.connected
+
+    def connect(self, epoch: int, *ends: Any) -> None:
+        """A new incarnation of the peer, at the other ends of these."""
+        self.connection.connect(epoch, *ends)  # type: ignore[attr-defined]
 
     def disconnect(self, reason: str, keep: bool = False) -> None:
         """The peer is gone. Calls in flight end in ShardDied, those that wait for credit in ShardDown; its own are aborted, but

@@ -80,6 +80,8 @@ _SLEEPS_AT = 0
 _CORE_AT = 8  # 1 + the core that the shard is tied to; 0: to none, or it is not there yet
 _NEWS_AT = 64
 
+MAX_PLACES = 1 << 16  # of a mesh
+
 _AHEAD = 1 << 32  # what a bell ahead of news adds to the eventfd; others add 1
 
 # How long one who was rung for ahead looks for the news. A promise is made for what should follow sooner than a core wakes up
@@ -90,6 +92,8 @@ _LOOK_ON_NS = 25_000
 def create_doorbell(count: int) -> tuple[int, int]:
     """The descriptors (memory, eventfd) of a new doorbell for a mesh of `count` shards. The incarnations of shard i flush to
     word i and word i + count in turn."""
+    if not 1 <= count <= MAX_PLACES:
+        raise ValueError(f"a doorbell for {count!r} shards; there can be from 1 to {MAX_PLACES:,}")
     memory = create_memory("doorbell", _NEWS_AT + 2 * 8 * count)
     try:
         return memory, os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)

@@ -20,7 +20,14 @@ import msgspec
 from clockworker._errors import ConfigurationError
 from clockworker.shards.config._arguments import split_command_line
 from clockworker.shards.config._cluster import ClusterConfig, check_cluster, parse_node
-from clockworker.shards.config._config import DEFAULT_MODE, Address, ServeConfig, TcpAddress, UnixAddress
+from clockworker.shards.config._config import (
+    DEFAULT_MODE,
+    Address,
+    InheritedSocket,
+    ServeConfig,
+    TcpAddress,
+    UnixAddress,
+)
 from clockworker.shards.config._environment import read_env_file
 from clockworker.shards.config._file import find_file, read_file
 from clockworker.shards.config._http import HttpConfig
@@ -204,4 +211,31 @@ def _addresses(found: dict[str, Setting], foremost: int) -> tuple[Address, ...]:
     if "host" in value or "port" in value:
         addresses.append(TcpAddress(value.get("host", "127.0.0.1"), value.get("port", 8000)))
     addresses.extend(value[name] for name in ("uds", "fd") if name in value)
+    _check_once(addresses, found.get("metrics"))
     return tuple(addresses)
+
+
+def _check_once(addresses: Sequence[Address], metrics: Setting | None) -> None:
+    """The start would take what we listen on ourselves for another server's."""
+    places: set[object] = set()
+    for address in addresses:
+        place = _place(address)
+        if place in places:
+            raise ConfigurationError(f"{address} is an address that is given twice; take one out, or change it")
+        if place is not None:
+            places.add(place)
+    if metrics is not None and metrics.value is not None and _place(metrics.value) in places:
+        raise ConfigurationError(
+            f"{metrics.origin}: {metrics.value} is an address of the application; choose another for the metrics"
+        )
+
+
+def _place(address: Address) -> object:
+    """What two that cannot both be listened on have in common. None for any free port."""
+    match address:
+        case TcpAddress(host, port):
+            return (host, port) if port else None
+        case UnixAddress(path):
+            return path
+        case InheritedSocket(descriptor):
+            return descriptor

@@ -15,6 +15,10 @@ from contextlib import ExitStack
 from clockworker._errors import ConfigurationError
 from clockworker.ipc.rings._memory_cy import create_memory, is_sealed
 
+LARGEST = (
+    33 << 20
+)  # bytes: no memory that processes share is larger from the start. Pages that nobody touches cost nothing.
+
 
 def check_machine() -> None:
     """Raises `ConfigurationError`."""
@@ -32,7 +36,10 @@ def check_machine() -> None:
 def _needs() -> Iterator[tuple[str, Callable[[], object]]]:
     yield "/proc is needed (mount -t proc proc /proc)", lambda: os.stat("/proc/self/statm")
     yield f"{os.devnull} is needed", _open_null
-    yield "memory that processes share is needed (memfd_create, with seals)", _make_memory
+    yield (
+        f"memory that processes share is needed (memfd_create, with seals, {LARGEST >> 20} MiB; `ulimit -f` limits it, too)",
+        _make_memory,
+    )
     yield "Linux 5.3 or later is needed (pidfd_open, pidfd_send_signal)", _use_pidfd
     yield "an eventfd is needed", lambda: os.close(os.eventfd(0, os.EFD_NONBLOCK))
     yield "epoll is needed", lambda: select.epoll().close()
@@ -46,7 +53,7 @@ def _open_null() -> None:
 
 def _make_memory() -> None:
     with ExitStack() as opened:
-        descriptor = create_memory("check", 4096)
+        descriptor = create_memory("check", LARGEST)
         opened.callback(os.close, descriptor)
         if not is_sealed(descriptor):
             raise OSError(0, "it is not sealed")

@@ -21,7 +21,7 @@ MAX_TRACE_S = 60.0
 
 
 class AskStats(msgspec.Struct, frozen=True, tag="stats"):
-    pass
+    """All that the server counts: answered by `Stats`."""
 
 
 class AskRings(msgspec.Struct, frozen=True, tag="rings"):
@@ -35,6 +35,8 @@ class AskTrace(msgspec.Struct, frozen=True, tag="trace"):
 
 
 class Stats(msgspec.Struct, frozen=True, tag="stats"):
+    """What `AskStats` asks for."""
+
     stats: ServerStats
 
 
@@ -52,6 +54,8 @@ class Recording(msgspec.Struct, frozen=True, tag="recording"):
 
 
 class Refused(msgspec.Struct, frozen=True, tag="refused"):
+    """The request cannot be answered, and nothing follows."""
+
     reason: str
 
 

@@ -10,6 +10,7 @@ import msgspec
 from clockworker._errors import ControlError
 from clockworker.shards.observe._query import (
     MAX_ANSWER,
+    MAX_TRACE_S,
     AskRings,
     AskStats,
     AskTrace,
@@ -25,12 +26,14 @@ from clockworker.shards.observe._query import (
 from clockworker.shards.observe._view import ServerStats
 from clockworker.shards.protocol._reading import RingReading
 
+ANSWER_S = 20.0  # by then it stands still, as one that was stopped does
+
 
 class QueryClient:
-    """A tool's connection. Raises `ControlError` if the supervisor refuses or is gone, or is silent for timeout_s seconds;
-    None: for ever."""
+    """A tool's connection. Raises `ControlError` if the supervisor refuses or is gone, or is silent for timeout_s seconds."""
 
-    def __init__(self, path: Path, timeout_s: float | None = None) -> None:
+    def __init__(self, path: Path, timeout_s: float = ANSWER_S) -> None:
+        self._timeout_s = timeout_s
         self._sock = socket.socket(socket.AF_UNIX)
         self._sock.settimeout(timeout_s)
         try:
@@ -56,6 +59,7 @@ class QueryClient:
     def trace(self, seconds: float) -> dict[int, bytes]:
         """The recording of each shard. Waits for as long."""
         found = {}
+        self._sock.settimeout(self._timeout_s + min(MAX_TRACE_S, max(0.0, seconds)))
         reply = self._ask(AskTrace(seconds))
         while isinstance(reply, Recording) and reply.shard >= 0:
             found[reply.shard] = self._receive(reply.size)
@@ -90,6 +94,10 @@ class QueryClient:
         while len(data) < size:
             try:
                 piece = self._sock.recv(min(size - len(data), 1 << 20))
+            except TimeoutError:
+                raise ControlError(
+                    f"the supervisor has not answered for {self._sock.gettimeout():g} s: it stands still, or is stopped"
+                ) from None
             except OSError as error:
                 raise ControlError(f"the supervisor is gone: {error.strerror or error}") from error
             if not piece:

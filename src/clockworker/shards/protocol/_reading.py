@@ -46,6 +46,7 @@ class Groups(msgspec.Struct, frozen=True):
 
     @classmethod
     def sum(cls, parts: Iterable[Groups]) -> Groups:
+        """Of several shards or queues: groups of one name are added up."""
         used: dict[str, int] = {}
         for part in parts:
             for name, ns in part.service_ns.items():
@@ -54,6 +55,7 @@ class Groups(msgspec.Struct, frozen=True):
 
     @classmethod
     def largest(cls, used: dict[str, int]) -> Groups:
+        """The `MAX_GROUPS` that have used the most."""
         return cls(dict(sorted(used.items(), key=lambda item: item[1], reverse=True)[:MAX_GROUPS]))
 
 
@@ -71,6 +73,7 @@ class Counters(msgspec.Struct, frozen=True):
 
     @classmethod
     def total(cls, parts: Iterable[Counters]) -> Counters:
+        """Of several shards: those of one name are added up."""
         values: dict[str, int] = {}
         for part in parts:
             for name, value in part.values.items():
@@ -348,6 +351,7 @@ class Reading(msgspec.Struct, frozen=True):
 
     @classmethod
     def nothing(cls, queues: Iterable[str] = ()) -> Reading:
+        """What a shard says that has done nothing yet."""
         return cls(0, ProcessReading(), LoopReading(), CallReading(), {queue: QueueReading() for queue in queues})
 
     def then(self, later: Reading) -> Reading:
@@ -365,6 +369,7 @@ class Reading(msgspec.Struct, frozen=True):
         )
 
     def since(self, earlier: Reading) -> Reading:
+        """What has come since, see `Section`. A queue that was not there before has had it all since."""
         return Reading(
             self.written_ns,
             self.process.since(earlier.process),
@@ -385,6 +390,7 @@ class Reading(msgspec.Struct, frozen=True):
 
     @classmethod
     def total(cls, parts: Iterable[Reading]) -> Reading:
+        """Of several shards together. written_ns: the oldest."""
         parts = list(parts)
         names = dict.fromkeys(name for part in parts for name in part.queues)
         return cls(

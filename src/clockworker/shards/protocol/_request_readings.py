@@ -86,6 +86,7 @@ class Requests(msgspec.Struct, frozen=True):
         return Requests.of(rows)
 
     def since(self, earlier: Requests) -> Requests:
+        """What has come since. A route that had no name of its own then was one of the others."""
         before = _added_up(
             (queue, route if route in self.by_queue.get(queue, _NO_ROUTES) else OTHER, reading)
             for queue, route, reading in earlier.rows()

@@ -52,6 +52,7 @@ class Table:
         self.words = 1 + most * self._each
 
     def put(self, words: memoryview[int], at: int, values: Mapping[str, int]) -> None:
+        """At most `most` of them."""
         words[at] = len(values)
         at += 1
         for name, value in values.items():
@@ -61,6 +62,7 @@ class Table:
             at += self._each
 
     def get(self, words: memoryview[int], at: int, most: int) -> dict[str, int]:
+        """What `put` has put there. Raises `Nonsense` for what it cannot have put; most: that a value can be."""
         values = {}
         for place in range(at + 1, at + 1 + bounded("length", words[at], self._most) * self._each, self._each):
             end = place + self._name_words
@@ -93,6 +95,7 @@ FIELDS: dict[type[Section], list[tuple[str, Any, int]]] = {
 
 
 def words_of(section: type[Section]) -> int:
+    """How many words of shared memory its figures take."""
     sizes: dict[Any, int] = {DurationStats: HISTOGRAM_WORDS, Groups: GROUPS.words}
     return sum(sizes.get(field, 1) for _, field, _ in FIELDS[section])
 
@@ -102,6 +105,7 @@ class Nonsense(Exception):
 
 
 def bounded(name: str, value: int, most: int) -> int:
+    """The value. Raises `Nonsense` for more than that."""
     if value > most:
         raise Nonsense(f"{name} is more than it can be")
     return value

@@ -139,13 +139,13 @@ def create_slots(queues: int, shards: int) -> int:
 
 
 class _Slots:
-    def __init__(self, descriptor: int, queues: int, *, writable: bool) -> None:
+    def __init__(self, descriptor: int, queues: int | None, *, writable: bool) -> None:
         self._memory = MappedMemory(descriptor, writable=writable)
         self._words = self._memory.words
         version, self._room, self._shards = self._words[:_SEQUENCE]
         if version != VERSION:
             raise ControlError(f"the slots are of version {version}; this is version {VERSION}")
-        self._lay_out(queues)
+        self._lay_out(self._room if queues is None else queues)
 
     def _lay_out(self, queues: int) -> None:
         if queues > self._room:
@@ -157,9 +157,10 @@ class _Slots:
 
 
 class SlotWriter(_Slots):
-    """The shard's side, for so many queues: the only writer. Maps the descriptor, which stays the caller's."""
+    """The shard's side, for so many queues, or all that there is room for: the only writer. Maps the descriptor, which stays
+    the caller's."""
 
-    def __init__(self, descriptor: int, queues: int) -> None:
+    def __init__(self, descriptor: int, queues: int | None = None) -> None:
         super().__init__(descriptor, queues, writable=True)
         self._routes: tuple[list[_Route], list[_Route]] = ([], [])  # as they are in either set
         self._topics: tuple[list[_Topic], list[_Topic]] = ([], [])

@@ -11,6 +11,7 @@ In reading order:
     _starter        makes it, and tells it who it is
     _spawn          starting its process; _spares, processes that are started in advance
     _orphans        children that are none of ours: the duties of PID 1
+    _hearing        what shards say, and whom it concerns
     _wiring         connects the shards with each other by rings
     _dispatch       hands connections to the shard that has the fewest
     _lending        who accepts from whose listening sockets

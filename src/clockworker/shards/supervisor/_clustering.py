@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from clockworker._errors import ConfigurationError
-from clockworker.shards.config._cluster import ClusterConfig, check_cluster_files
+from clockworker.shards.config._cluster import SECRET_PREFIX, ClusterConfig, check_cluster_files
 from clockworker.shards.observe._view import ClusterStanding, NodeView
 from clockworker.shards.protocol._messages import Fenced, NodesSilent, ViewChanged, ViewSettled
 from clockworker.shards.supervisor._member import Members
@@ -120,7 +120,10 @@ class Clustering:
 
 
 def check_cluster_needs(config: ClusterConfig) -> None:
-    """Raises `ConfigurationError` if a file is not there, or what the extra installs."""
-    if importlib.util.find_spec("nats") is None:
-        raise ConfigurationError("[cluster] needs nats-py, which is not installed: pip install 'clockworker[cluster]'")
+    """Raises `ConfigurationError` if a file is not there, or what signs for a key."""
+    signs = f"{SECRET_PREFIX}NKEY" if os.environ.get(f"{SECRET_PREFIX}NKEY") else ""
+    if config.credentials is not None:
+        signs = "[cluster] credentials"
+    if signs and importlib.util.find_spec("nkeys") is None:
+        raise ConfigurationError(f"{signs} needs nkeys, which is not installed: pip install 'clockworker[cluster]'")
     check_cluster_files(config)

@@ -53,6 +53,7 @@ class Drain:
             member.process.send_signal(signal.SIGTERM)
 
     def drained(self, member: Member) -> None:
+        """It has finished what was open."""
         member.drained = True
         self.let_go()
 

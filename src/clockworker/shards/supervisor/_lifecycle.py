@@ -46,6 +46,8 @@ _FORGOTTEN = 0.1
 
 
 class Lifecycle:
+    """The state of one shard. Every change goes by the table."""
+
     __slots__ = ("state",)
 
     def __init__(self) -> None:

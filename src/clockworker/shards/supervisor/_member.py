@@ -53,6 +53,7 @@ class Member:
 
     @property
     def takes_connections(self) -> bool:
+        """Whether it may get any."""
         return self.state is State.READY and bool(self.serves)
 
     @property
@@ -92,10 +93,12 @@ class Members(list[Member]):
         self._incarnations: Counter[int] = Counter()
 
     def next_incarnation(self, shard: int) -> int:
+        """1 for the shard's first process, and so on."""
         self._incarnations[shard] += 1
         return self._incarnations[shard]
 
     def everyone(self) -> list[Member]:
+        """With the one beside."""
         return [*self] if self.beside is None else [*self, self.beside]
 
     def processes(self, other_than: ShardProcess) -> list[tuple[Member, ShardProcess]]:

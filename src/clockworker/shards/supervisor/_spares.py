@@ -6,11 +6,12 @@ shard it is, and imports the application only then: so it has the application, a
 (`_waiting` is what it does.)
 
 A spare is taken by whatever shard is started next, because another one died or for a HUP. It may still be importing: then it
-has a lead. The next one is started when all shards are ready and none is being replaced, so that it takes nothing from those
-that start; the first one a moment after that, when the server has begun its work. It has no place in the statistics and nobody
-looks after its loop. If it ends, or there is no process, memory or descriptor for one, nothing is lost but its use: that is a
-line for those who debug, and it is tried again later, each time after twice as long. Where little is left of a limit on
-processes, there is none.
+has a lead. Another one is started in its place at once: it takes a little from who starts, and the second of two deaths, or
+the next shard of a HUP, finds one with a lead of a whole start. One that is otherwise missing is started when all shards are
+ready and none is being replaced; the first one a moment after that, when the server has begun its work. It has no place in the
+statistics and nobody looks after its loop. If it ends, or there is no process, memory or descriptor for one, nothing is lost
+but its use: that is a line for those who debug, and it is tried again later, each time after twice as long. Where little is
+left of a limit on processes, there is none.
 
 Rejected: to fork shards from one process that has imported everything (a forkserver). It costs less, but shards would have the
 same hash seed and addresses, and what a library starts when it is imported, a thread or a lock that it holds, does not survive
@@ -62,7 +63,11 @@ class Spares:
 
     def process(self, shard: int, cpu: int | None, terminal: bool) -> Process:
         """One that is to be that shard: a spare, or else a new one. Raises `OSError`."""
-        process = self._take(terminal) or Process(self._app, shard, terminal=terminal)
+        process = self._take(terminal)
+        if process is not None:
+            asyncio.get_running_loop().call_soon(self._start_missing)
+        else:
+            process = Process(self._app, shard, terminal=terminal)
         process.run_on(os.sched_getaffinity(0) if cpu is None else {cpu})
         return process
 
@@ -77,8 +82,12 @@ class Spares:
 
     def fill(self) -> None:
         """The server may be calm now: start what is missing."""
+        if self._is_calm():
+            self._start_missing()
+
+    def _start_missing(self) -> None:
         loop = asyncio.get_running_loop()
-        while self._timer is None and len(self._waiting) < self._count and not self._over and self._is_calm():
+        while self._timer is None and len(self._waiting) < self._count and not self._over:
             try:
                 _check_room()
                 process = Process(self._app, None, terminal=self._terminal)

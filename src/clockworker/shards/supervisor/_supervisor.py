@@ -5,8 +5,8 @@ happens to it arrives on one asyncio loop: a signal (`_signals`), a message from
 pidfd becomes readable), or a timer. What is worth a module has one: `_wiring` connects the shards, `_watch` looks after
 their loops, `_lending` says who accepts connections, `_drain` has shards finish, `_roll` replaces them in good order,
 `_starter` makes their processes, `_spares` has some in stock, `_turnover` sees that they grow old, `_shutdown` stops all,
-`_reload` sees that their sources change, `_clustering` makes us a node among others, `_systemd` tells who started us. What is
-left here is a shard's way through its states, and the server's own.
+`_reload` sees that their sources change, `_hearing` reads what they say, `_clustering` makes us a node among others, `_systemd`
+tells who started us. What is left here is a shard's way through its states, and the server's own.
 
 An error of the system (no process or descriptor left, a file system that has become read-only, a log that cannot be written)
 is the environment's, and no reason for shards that serve to stop: whoever makes the call catches the `OSError`, says it in one
@@ -20,11 +20,9 @@ import contextlib
 import logging
 import os
 import traceback
-from collections.abc import Mapping
 from typing import Any
 
 from clockworker import _errors
-from clockworker._errors import ControlError
 from clockworker.shards.config._config import ServeConfig
 from clockworker.shards.logs._log_limit import more
 from clockworker.shards.machine._host import OF_SPARE, TOOLS, raise_descriptor_limit, set_process_title
@@ -32,32 +30,13 @@ from clockworker.shards.machine._placement import Placement
 from clockworker.shards.machine._sockets import Listeners
 from clockworker.shards.machine._systemd import Notifier
 from clockworker.shards.observe._view import ClusterStanding
-from clockworker.shards.protocol._control_channel import DescriptorsLost
 from clockworker.shards.protocol._health import HealthPolicy
-from clockworker.shards.protocol._messages import (
-    Declared,
-    Drained,
-    Failed,
-    Held,
-    IsShut,
-    ListenersClosed,
-    NoRoom,
-    NotTaken,
-    Poisoned,
-    Quiet,
-    Ready,
-    Running,
-    Serves,
-    Stirred,
-    Taken,
-    Terminated,
-    Traced,
-    Unconnected,
-)
+from clockworker.shards.protocol._messages import Failed, Ready
 from clockworker.shards.supervisor import _silence
 from clockworker.shards.supervisor._clustering import Clustering, check_cluster_needs
 from clockworker.shards.supervisor._dispatch import Dispatcher
 from clockworker.shards.supervisor._drain import Drain
+from clockworker.shards.supervisor._hearing import Hearing, Reports
 from clockworker.shards.supervisor._lending import Lending
 from clockworker.shards.supervisor._lifecycle import State
 from clockworker.shards.supervisor._member import Member, Members
@@ -112,6 +91,21 @@ class Supervisor:
         self._dispatchers: list[Dispatcher] = []
         self._shutdown = Shutdown(
             self._members, listeners, self._lending, self._drain, config.timeout_graceful_shutdown
+        )
+        self._hearing = Hearing(
+            self._tracing,
+            self._watch,
+            self._wiring,
+            self._drain,
+            self._roll,
+            self._shutdown,
+            Reports(
+                ready=self._became_ready,
+                serves=self._serves_now,
+                worn=self._worn,
+                refused=self._refused,
+                failed=self._failed,
+            ),
         )
         self._clustering: Clustering | None = None
         self._leaving: asyncio.Task[None] | None = None  # the cluster
@@ -246,7 +240,7 @@ class Supervisor:
             self._observer.started(member)
         member.timer = self._loop.call_later(self._config.timeout_startup, self._start_up_overdue, member)
         try:
-            self._starter.configure(member, process, self._read)
+            self._starter.configure(member, process, self._hearing.read)
         except OSError as error:
             self._refused(member, str(error))
             process.kill()
@@ -275,86 +269,15 @@ class Supervisor:
             self._stop(exit_status)
         member.broken = self._config.reload
 
-    # What shards say.
+    # Being ready.
 
-    def _read(self, member: Member, process: ShardProcess) -> None:
-        try:
-            while True:
-                try:
-                    received = process.channel.receive()
-                except DescriptorsLost as lost:
-                    log.error("%s: %s", member, lost)
-                    self._tracing.ended(process)
-                    continue
-                if received is None:
-                    self._loop.remove_reader(process.channel.fileno())  # its end shows at the pidfd
-                    return
-                self._handle(member, process, *received)
-        except BlockingIOError:
-            pass
-        except OSError as error:  # no memory: what waits is read at the next turn
-            log.error("what %s says cannot be read yet: %s", member, error.strerror)
-        except ControlError as error:
-            log.error("%s sent nonsense: %s: killed", member, error)
-            self._loop.remove_reader(process.channel.fileno())
-            process.kill()
-
-    def _handle(self, member: Member, process: ShardProcess, message: object, descriptors: list[int]) -> None:
-        match message, descriptors:
-            case Traced(), [recording]:
-                self._tracing.arrived(process, recording)
-                return
-            case Traced(), []:  # lost on its way for want of descriptors
-                self._tracing.ended(process)
-                return
-        for descriptor in descriptors:  # nobody has asked for these
-            os.close(descriptor)
-        match message:
-            case Declared(queues):
-                process.slots.declare(queues)
-            case Ready(serves, services):
-                if member.state is State.STARTING:  # else it had been told to stop meanwhile
-                    member.services = services
-                    self._became_ready(member, process, serves)
-            case Serves(bind, limit):
-                self._serves_now(member, process, bind, limit)
-            case Stirred():
-                self._watch.stirred()
-            case Terminated(reason):
-                self._worn(member, reason or "was sent SIGTERM")
-            case ListenersClosed():
-                self._shutdown.no_longer_accepts(process)
-            case Drained() if self._stopping:
-                self._drain.drained(member)
-            case Drained():
-                self._roll.drained(member)
-            case Quiet(peer):
-                self._roll.quiet(process, peer)
-            case Held():
-                self._roll.held(process)
-            case IsShut():
-                self._roll.is_shut(process)
-            case Running(methods):
-                self._roll.running(process, methods)
-            case Taken(size):
-                self._roll.taken(process, size)
-            case NotTaken(problem, traceback_):
-                self._roll.not_taken(process, "\n".join(filter(None, (problem, traceback_))))
-            case Failed():
-                self._failed(member, message)
-            case Unconnected(peer, epoch):
-                self._wiring.unconnected(member, process, peer, epoch)
-            case NoRoom(reason):
-                self._refused(member, reason)
-            case Poisoned(peer, epoch):
-                self._wiring.poisoned(member, process, peer, epoch)
-            case _:
-                raise ControlError(f"{type(message).__name__} is for shards")
-
-    def _became_ready(self, member: Member, process: ShardProcess, serves: Mapping[str, int | None]) -> None:
+    def _became_ready(self, member: Member, process: ShardProcess, said: Ready) -> None:
+        if member.state is not State.STARTING:  # it had been told to stop meanwhile
+            return
+        member.services = said.services
         member.cancel_timer()
         member.lifecycle.to(State.READY)
-        for bind, limit in serves.items():
+        for bind, limit in said.serves.items():
             _has_server(member, process, bind, limit)
         if member is not self._members.beside:
             self._takes_place(member, process)
@@ -468,7 +391,7 @@ class Supervisor:
     # The end of a process.
 
     def _exited(self, member: Member, process: ShardProcess) -> None:
-        self._read(member, process)  # its last words may still be unread
+        self._hearing.read(member, process)  # its last words may still be unread
         self._loop.remove_reader(process.channel.fileno())
         self._loop.remove_reader(process.pidfd)
         self._watch.remove(process)

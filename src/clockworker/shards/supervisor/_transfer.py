@@ -75,10 +75,12 @@ class Transfer:
         self._hold(again=False)
 
     def held(self, process: ShardProcess) -> None:
+        """It lets new calls wait. When all do, the old one may shut."""
         self._not_held.discard(process)
         self._shut_if_held()
 
     def is_shut(self, process: ShardProcess) -> None:
+        """The state can be fetched: the successor takes it, in the time that is left."""
         if self._phase == "shutting" and process is self._old.process:
             self._phase = "taking"
             self._cancel_round()
@@ -90,10 +92,12 @@ class Transfer:
             self.successor.tell(TakeState(self._services, left))
 
     def running(self, process: ShardProcess, methods: tuple[str, ...]) -> None:
+        """These are what the old one still waits for, to be named if it takes too long."""
         if process is self._old.process:
             self._running = methods
 
     def taken(self, process: ShardProcess, size: int) -> None:
+        """The successor has the state, of so many bytes: it takes the place."""
         if self._phase == "taking" and process is self.successor.process:
             self._over()
             log.info(
@@ -106,6 +110,7 @@ class Transfer:
             self._done(self.successor)
 
     def not_taken(self, process: ShardProcess, problem: str) -> None:
+        """The successor cannot, and the old one goes on."""
         if process is self.successor.process:
             self._fail(problem)
 

@@ -32,6 +32,8 @@ TWIN_CAPACITY = 1 << 25  # between the two incarnations of a shard, for its stat
 
 
 class Wiring:
+    """Makes the ring of each pair of shards, hands the ends to both, and makes it anew when one of them is replaced."""
+
     def __init__(self, members: Members) -> None:
         self._members = members
         self._epoch = 0

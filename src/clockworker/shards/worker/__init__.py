@@ -3,10 +3,12 @@
 In reading order:
 
     _child            its main: from the first message to the exit status; _waiting, of one that was started in advance
+    _loading          the application and its queues, before there is a loop; _peer_links, links to the other shards
     _reserve          descriptors that it keeps for what the supervisor sends
     _replaced         its part where state moves to a successor; _state, the way of that; _peers, who is where
     _fork             what children that are forked from it must not keep
     _affinity         and the CPUs of all that it starts
+    _hidden           tasks that are no business of the application's
     _shard            Shard, the application's view; _current, finding it
     _shard_queues     the queues that the application declares, under what the operator says of them
     _servers          the servers of a shard, one for each bind

@@ -34,11 +34,9 @@ from clockworker._errors import (
 )
 from clockworker.executor import Executor, JoinHandle, Ok
 from clockworker.ipc import Limits, Mesh
-from clockworker.shards.config._application import Main, format_traceback, load_application
-from clockworker.shards.config._routes import beyond, lacking_for_application, lacking_for_options
+from clockworker.shards.config._application import Main, format_traceback
 from clockworker.shards.logs._log_limit import Limiter, more
 from clockworker.shards.logs._logging import reopen, set_up_logging
-from clockworker.shards.machine._certificates import context_of
 from clockworker.shards.machine._heritage import STRAY, Handler, do_nothing, name_of
 from clockworker.shards.machine._host import set_process_title
 from clockworker.shards.machine._terminal import set_up_debugging
@@ -70,7 +68,6 @@ from clockworker.shards.protocol._messages import (
     Moved,
     NodesSilent,
     Poisoned,
-    Quiet,
     Ready,
     Release,
     Reopen,
@@ -83,7 +80,6 @@ from clockworker.shards.protocol._messages import (
     TakeState,
     Terminated,
     Traced,
-    Unconnected,
     ViewChanged,
     ViewSettled,
 )
@@ -94,13 +90,16 @@ from clockworker.shards.protocol._witness import start_witness
 from clockworker.shards.worker._affinity import Starting
 from clockworker.shards.worker._current import being
 from clockworker.shards.worker._fork import REFUSAL, Legacy, open_descriptors
+from clockworker.shards.worker._hidden import hide
 from clockworker.shards.worker._hogs import HogWatch
+from clockworker.shards.worker._loading import Loading, WrongOptions
+from clockworker.shards.worker._peer_links import PeerLinks
 from clockworker.shards.worker._recorder import Recorder
 from clockworker.shards.worker._replaced import Replacement
 from clockworker.shards.worker._reserve import FOR_A_MESSAGE, Reserve
 from clockworker.shards.worker._servers import Line
 from clockworker.shards.worker._shard import Shard
-from clockworker.shards.worker._shard_queues import is_of_machine, make_queues, misspelt, preemptive_of, queues_of
+from clockworker.shards.worker._shard_queues import is_of_machine, misspelt, preemptive_of
 from clockworker.shards.worker._slow import log_slow_polls
 from clockworker.shards.worker._trace import Trace
 from clockworker.shards.worker._waiting import be_shard, wait
@@ -115,7 +114,6 @@ EXIT_FAILED = 1
 EXIT_START_UP = 3
 
 QUIET_LOOK_S = 0.005
-RECONNECT_S = 0.25  # after which a link that could not be made is asked for again
 CUT_S = 0.1  # before SIGKILL, so that it can still be said what is cut
 # Bytes of what is said of a failure: both have to fit into one message.
 MESSAGE_LIMIT = 8_000
@@ -222,49 +220,23 @@ class _ShardMain:
     def _run(self) -> int:
         if self._config.switch_interval is not None:
             sys.setswitchinterval(self._config.switch_interval)
-        what = f"{self._config.app} cannot be imported"
+        loading = Loading(self._configure)
         try:
-            application = load_application(
-                self._config.app,
-                self._config.app_dir,
-                factory=self._config.factory,
-                interface=self._config.http.interface,
-            )
-            self._ssl = context_of(self._config)
-            what = "a queue's scheduler cannot be imported"
-            self._queues = queues_of(self._config, self._configure.shard, application.queues)
-            preemptive = preemptive_of(self._queues)
-            groups = self._config.queue_groups
-            executor = Executor(
-                make_queues(self._queues, application.queues, self._config.app_dir, groups), on_panic="catch"
-            )
-            # Groups stand together in the executor, and all that is told of queues goes in its order.
-            queues = [str(queue.key) for queue in executor.queues()]
-            self._queues = tuple(sorted(self._queues, key=lambda queue: queues.index(queue.name)))
-            shard = self._configure.shard
-            if (mistake := lacking_for_options(self._config.http, queues, shard, preemptive)) is not None:
-                return self._fail(mistake, of_options=True)
-            what = "the application's table of routes cannot be read"
-            routes = application.served.find_routes() if application.served is not None else ()
-            if (mistake := beyond(routes, self._configure.count)) is not None:
-                return self._fail(mistake)
-            if (mistake := lacking_for_application(routes, queues, shard, preemptive)) is not None:
-                return self._fail(mistake)
+            loaded = loading.load()
         except ConfigurationError as error:
-            return self._fail(str(error), of_options=is_of_machine(error))
-        except ApplicationError as error:
-            return self._fail(str(error))
+            return self._fail(str(error), of_options=isinstance(error, WrongOptions) or is_of_machine(error))
         except BaseException as error:  # KeyboardInterrupt, SystemExit and the like are of the application, too
             if self._legacy.forked:
                 raise
-            return self._fail(what, error)
+            return self._fail(loading.what, error)
+        self._queues, self._ssl = loaded.queues, loaded.ssl
         if self._legacy.forked:
             self._legacy.end()
-        self._declare_queues(application)
+        self._declare_queues(loaded.application)
         self._before_loop = open_descriptors()
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             try:
-                return runner.run(self._serve(application, executor))
+                return runner.run(self._serve(loaded.application, loaded.executor))
             except BaseException as error:
                 if self._legacy.forked:
                     self._legacy.end(error)
@@ -283,6 +255,7 @@ class _ShardMain:
 
     async def _serve(self, application: Main, executor: Executor) -> int:
         self._loop = asyncio.get_running_loop()
+        hide(asyncio.current_task())
         self._legacy.take_loop(self._loop, self._before_loop)
         self._starting.wrap_loop(self._loop)
         self._executor = executor
@@ -355,6 +328,9 @@ class _ShardMain:
             ssl=self._ssl,
             cluster=None if self._in_cluster is None else self._in_cluster.cluster,
         )
+        self._peer_links = PeerLinks(
+            configure.shard, self._mesh, self._shard._peers, self._channel.send, self._complain
+        )
         self._replacement = Replacement(self._mesh, self._channel.send)
         self._legacy.withhold(self._mesh.descriptors)
         self._legacy.at_fork(lambda: self._mesh.refuse_all(REFUSAL))
@@ -419,9 +395,7 @@ class _ShardMain:
             while True:
                 with self._reserve:
                     self._read_one()
-                    self._reserve.size = FOR_A_MESSAGE + sum(
-                        not link.present().connection.connected for link in self._mesh.peer_links()
-                    )
+                    self._reserve.size = FOR_A_MESSAGE + self._peer_links.missing()
 
     def _read_one(self) -> None:
         try:
@@ -429,8 +403,8 @@ class _ShardMain:
         except DescriptorsLost as lost:  # another thread took what was given up
             self._complain(lost)
             match lost.message:
-                case Connect(peer=peer, epoch=epoch, beside=beside):
-                    self._connect_later(peer, epoch, beside)
+                case Connect():
+                    self._peer_links.connect_later(lost.message)
                 case Stop():
                     self._handle(lost.message, [])
             return
@@ -441,41 +415,18 @@ class _ShardMain:
         except OSError as error:  # of a log file, or a trace: a shortage of the machine's
             self._complain(OSError(f"{type(received[0]).__name__} cannot be carried out: {error}"))
 
-    def _connect_later(self, peer: int, epoch: int, beside: bool) -> None:
-        self._mesh.disconnect(peer, beside=beside)
-        self._loop.call_later(RECONNECT_S, lambda: self._channel.send(Unconnected(peer, epoch)))
-
     def _complain(self, error: Exception) -> None:
         if (unsaid := self._complaints.may_say(self._loop.time())) is not None:
             log.error("%s%s", error, more(unsaid))
 
     def _handle(self, message: object, descriptors: list[int]) -> None:
         match message:
-            case Connect(peer, epoch, place, beside, incarnation, ready):
-                incoming, outgoing, memory, event = descriptors
-                try:
-                    self._mesh.connect(
-                        peer,
-                        epoch,
-                        incoming=incoming,
-                        outgoing=outgoing,
-                        doorbell=(memory, event),
-                        place=place,
-                        beside=beside,
-                        ready=ready,
-                    )
-                except OSError as error:
-                    self._complain(error)
-                    self._connect_later(peer, epoch, beside)
-                if peer != self._configure.shard:
-                    self._shard._peers.connected(peer, incarnation, beside=beside)
-            case Disconnect(peer, beside):
-                self._mesh.disconnect(peer, beside=beside)
-                if peer != self._configure.shard:
-                    self._shard._peers.disconnected(peer, beside=beside)
-            case Change(peer):
-                self._mesh.change(peer, when_quiet=lambda: self._channel.send(Quiet(peer)))
-                self._shard._peers.changed(peer)
+            case Connect():
+                self._peer_links.connect(message, descriptors)
+            case Disconnect():
+                self._peer_links.disconnect(message)
+            case Change():
+                self._peer_links.change(message)
             case Fenced() | ViewChanged() | ViewSettled() | NodesSilent():
                 if self._in_cluster is not None:
                     self._in_cluster.handle(message, descriptors)

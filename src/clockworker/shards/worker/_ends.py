@@ -33,6 +33,12 @@ def without_ends(
     return rest
 
 
+def is_cancelled() -> bool:
+    """Of the task that runs: it was told to. If not, a CancelledError is that of something which it has awaited."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
 def _is_end(error: BaseException, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, protocol: object) -> bool:
     broken = reader.exception()  # what the connection was lost by; None if it was closed in good order
     if error is broken:

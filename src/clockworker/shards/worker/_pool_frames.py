@@ -44,6 +44,9 @@ class Setup(msgspec.Struct, frozen=True):
 
 
 class Failure(msgspec.Struct, frozen=True):
+    """A call that has not returned. where: calling it, sending its value, or sending what it raised. type_name,
+    message, trace: of the exception."""
+
     where: Where
     message: str
     type_name: str

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from clockworker.ipc import Mesh
 from clockworker.shards.config._application import format_traceback
 from clockworker.shards.protocol._messages import Held, IsShut, NotTaken, Running, Taken, ToSupervisor
+from clockworker.shards.worker._hidden import hide
 from clockworker.shards.worker._state import StateNotTaken, take_over_state
 
 LOOK_S = 0.002
@@ -71,6 +72,7 @@ class Replacement:
 
     def take(self, services: tuple[str, ...], seconds: float) -> None:
         self._taking = asyncio.get_running_loop().create_task(self._take(services, seconds), name="take over")
+        hide(self._taking)
 
     def stop(self) -> None:
         for shard in [*self._waiting]:
@@ -83,7 +85,9 @@ class Replacement:
         if condition():
             self._tell(then)
         else:
-            self._waiting[shard] = asyncio.get_running_loop().create_task(self._tell_when(condition, then))
+            waiting = asyncio.get_running_loop().create_task(self._tell_when(condition, then))
+            hide(waiting)
+            self._waiting[shard] = waiting
 
     def _wait_no_more(self, shard: int) -> None:
         if (waiting := self._waiting.pop(shard, None)) is not None:

@@ -22,6 +22,7 @@ from clockworker.shards.machine._sockets import HANDSHAKE_S
 from clockworker.shards.worker._accept import Acceptor
 from clockworker.shards.worker._accepted_cy import Places
 from clockworker.shards.worker._connections import LOOK_S, Connection, Connections, Server
+from clockworker.shards.worker._hidden import all_of
 from clockworker.shards.worker._tls import Handshakes, prepare
 
 
@@ -150,7 +151,7 @@ class Servers:
             await acceptor.close(last, starved=starved)
             await self._connections[bind].settle()
 
-        await asyncio.gather(*(stop(bind, acceptor) for bind, acceptor in self._acceptors.items()))
+        await all_of(stop(bind, acceptor) for bind, acceptor in self._acceptors.items())
         for listening in self._listening.values():
             close_all(listening)
         close_all(sock for _, sock in orphaned)
@@ -159,7 +160,7 @@ class Servers:
     async def drain(self, accepting: asyncio.Task[None] | None) -> None:
         """Returns when no connection is open. accepting: until it is done, there may be more of them."""
         while True:
-            await asyncio.gather(*(connections.drain() for connections in self._connections.values()))
+            await all_of(connections.drain() for connections in self._connections.values())
             if accepting is None or accepting.done():
                 return
             await asyncio.wait([accepting], timeout=LOOK_S)

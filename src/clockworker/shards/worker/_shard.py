@@ -36,6 +36,7 @@ from clockworker.shards.protocol._messages import CameBy, Configure
 from clockworker.shards.worker._blocking_pools import BlockingPools
 from clockworker.shards.worker._connections import Server
 from clockworker.shards.worker._counter import Counter, CounterBook
+from clockworker.shards.worker._hidden import hide
 from clockworker.shards.worker._peers import PeerChange, Peers
 from clockworker.shards.worker._pool_frames import Setup
 from clockworker.shards.worker._process_pool import ProcessPool
@@ -553,6 +554,7 @@ class Shard:
             self._stops_for_good = for_good
             stop = self._stop_accepting(for_good, orphaned)
             self._stopping = asyncio.get_running_loop().create_task(stop, name="stop")
+            hide(self._stopping)
 
     def _log_cut(self) -> None:
         self._servers.log_cut()

@@ -20,8 +20,9 @@ from contextlib import contextmanager
 from functools import partial
 from typing import TypeAlias
 
+from clockworker.executor import JoinHandle
 from clockworker.shards.worker._connections import FIRST_S, IDLE_S, Connection, Connections
-from clockworker.shards.worker._ends import without_ends
+from clockworker.shards.worker._ends import is_cancelled, without_ends
 
 Handler: TypeAlias = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
@@ -87,7 +88,7 @@ class StreamServer:
     logs_connections = True
 
     def __init__(
-        self, handler: Handler, spawn: Callable[..., object], limit: int, *, read_timeout: float | None = None
+        self, handler: Handler, spawn: Callable[..., JoinHandle[None]], limit: int, *, read_timeout: float | None = None
     ) -> None:
         self._handler = handler
         self._spawn = spawn
@@ -120,7 +121,17 @@ class StreamServer:
         assert isinstance(reader, _Reader)
         self._readers[connection] = reader
         connection.working = True
-        self._spawn(self._handle(connection, reader, writer, writer.transport.get_protocol()), name="connection")
+        handle = self._spawn(
+            self._handle(connection, reader, writer, writer.transport.get_protocol()), name="connection"
+        )
+        handle.task.add_done_callback(partial(self._never_begun, connection, writer))
+
+    def _never_begun(self, connection: Connection, writer: asyncio.StreamWriter, task: object) -> None:
+        """If the task was cancelled before its first step: the end of its connection is nobody else's duty."""
+        if self._readers.pop(connection, None) is not None:
+            connection.end = "failed"
+            writer.close()
+            connection.done()
 
     async def _handle(
         self, connection: Connection, reader: _Reader, writer: asyncio.StreamWriter, protocol: object
@@ -129,6 +140,11 @@ class StreamServer:
             await self._handler(reader, writer)
         except Exception as error:
             connection.end = self._why(error, reader, writer, protocol)
+        except asyncio.CancelledError as error:
+            if not is_cancelled():
+                connection.end = "failed"
+                self.connections.failed("something that a connection's handler awaited was cancelled", error)
+            raise
         finally:
             del self._readers[connection]
             connection.received = reader.received

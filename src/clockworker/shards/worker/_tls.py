@@ -99,9 +99,11 @@ class Handshakes:
         self._complaints = Limiter()
 
     def connection(self, connections: Connections, family: int, descriptor: int) -> SecureConnection:
+        """One that has just been accepted, and shakes hands first."""
         return SecureConnection(connections, family, descriptor, self)
 
     def failed(self, error: BaseException) -> None:
+        """Said at a limited rate; not of clients that have just left."""
         if isinstance(error, ConnectionResetError | BrokenPipeError):
             return
         if (unsaid := self._complaints.may_say(time.monotonic())) is not None:

@@ -22,6 +22,7 @@ class Usage:
             self._schedstat = None
 
     def read(self) -> ProcessReading:
+        """What the kernel counts now. Three system calls."""
         usage = resource.getrusage(resource.RUSAGE_SELF)
         return ProcessReading(
             cpu_user_ns=round(usage.ru_utime * 1e9),

@@ -1,3 +1,4 @@
+# cython: language_level=3, annotation_typing=False, auto_pickle=False, allow_none_for_extension_args=False
 """A session: what two shards of different nodes know of each other while they talk, from the first call to the end of all.
 Policy only: no clock, no socket.
 
@@ -8,7 +9,7 @@ each end draws a random number for its session, and each message begins with 24 
     version, flags     HELLO: no piece follows. BYE: the session that it names is over. CLOSE: a hello that would like to end
     it.                    HELD: one of who is about to be replaced: what is new is for its successor, which it says to all
     peers ours, theirs       the sender's session and the receiver's; theirs is 0 if it is not known yet
-    number             of this message, from 1 on; of a hello, of the last one before it
+    number             of this message, from 1 on, modulo 2**32; of a hello, of the last one before it
     taken              how many bytes of the receiver's pieces the sender has taken in
 
     IDLE ──begin, or a hello──> OPENING ──a message that names our session──> OPEN ──close──> CLOSING
@@ -35,6 +36,15 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable
 
+try:
+    import cython
+except ModuleNotFoundError:
+    from clockworker import _cython_shim as cython
+
+if cython.compiled:
+    from cython.cimports.clockworker.cluster._heads import cw_get_u16, cw_get_u32, cw_get_u64, cw_put_message_head
+    from cython.cimports.cpython.bytes import PyBytes_AS_STRING, PyBytes_FromStringAndSize
+
 VERSION = 1
 HEAD = struct.Struct("<HHIIIQ")
 
@@ -48,6 +58,14 @@ IDLE = "idle"
 OPENING = "opening"
 OPEN = "open"
 CLOSING = "closing"
+
+# C globals when compiled.
+_IDLE, _OPENING, _OPEN, _CLOSING = IDLE, OPENING, OPEN, CLOSING
+_VERSION = VERSION
+_DATA, _HELLO, _BYE, _CLOSE, _HELD = DATA, HELLO, BYE, CLOSE, HELD
+_HEAD_BYTES = HEAD.size
+_NUMBERS = (1 << 32) - 1  # messages' numbers begin again behind it
+_HALF = 1 << 31
 
 _NEXT: dict[str, frozenset[str]] = {
     IDLE: frozenset({OPENING}),
@@ -71,6 +89,8 @@ class Ended(Exception):
         self.again = again
 
 
+@cython.final
+@cython.cclass
 class Session:
     """Of one shard with one other. draw: a random number from 1 to 2**32 - 1.
 
@@ -79,11 +99,19 @@ class Session:
     leaves: we are about to be replaced. is_held: the peer is.
     """
 
+    window: int
+    silence_ns: int
+    state: str
+    answers: list[bytes]
+    leaves: bool
+    is_held: bool
+    owes: bool
+
     def __init__(self, window: int, silence_ns: int, draw: Callable[[], int]) -> None:
         self.window = window
         self.silence_ns = silence_ns
         self._draw = draw
-        self.state = IDLE
+        self.state = _IDLE
         self.answers: list[bytes] = []
         self.leaves = False
         self._reset()
@@ -113,7 +141,7 @@ class Session:
 
     def begin(self, now_ns: int) -> None:
         """We have something to say."""
-        self._go(OPENING)
+        self._go(_OPENING)
         self._reset()
         self.ours = self._draw()
         self.heard_ns = self.spoke_ns = now_ns
@@ -121,22 +149,30 @@ class Session:
 
     def room(self) -> int:
         """How many bytes may be sent now."""
-        if self.state != OPEN:
+        if self.state != _OPEN:
             return 0
         return self.window - (self.sent_bytes - self.given_bytes)
 
     def head(self, size: int, now_ns: int) -> bytes:
         """What a message with a piece of so many bytes begins with."""
-        self.sent += 1
+        self.sent = (self.sent + 1) & _NUMBERS
         self.sent_bytes += size
         self._speaks(now_ns)
-        return HEAD.pack(VERSION, DATA, self.ours, self.theirs, self.sent, self.taken_bytes)
+        return self._packed(_DATA)
 
     def hello(self, now_ns: int) -> bytes:
         """A message without a piece."""
         self._speaks(now_ns)
-        flags = CLOSE if self.state == CLOSING else HELD if self.leaves else HELLO
-        return HEAD.pack(VERSION, flags, self.ours, self.theirs, self.sent, self.taken_bytes)
+        return self._packed(_CLOSE if self.state == _CLOSING else _HELD if self.leaves else _HELLO)
+
+    def _packed(self, flags: int) -> bytes:
+        if cython.compiled:
+            packed: bytes = PyBytes_FromStringAndSize(cython.NULL, _HEAD_BYTES)
+            cw_put_message_head(
+                PyBytes_AS_STRING(packed), _VERSION, flags, self.ours, self.theirs, self.sent, self.taken_bytes
+            )
+            return packed
+        return HEAD.pack(_VERSION, flags, self.ours, self.theirs, self.sent, self.taken_bytes)
 
     def _speaks(self, now_ns: int) -> None:
         self.spoke_ns = now_ns
@@ -152,28 +188,28 @@ class Session:
     def leave(self, now_ns: int) -> None:
         """We are about to be replaced, which the peer is told before all else."""
         self.leaves = True
-        if self.state != IDLE:
+        if self.state != _IDLE:
             self.answers.append(self.hello(now_ns))
 
     def close(self) -> None:
         """We should like to end it."""
-        self._go(CLOSING)
+        self._go(_CLOSING)
         self.owes = True
 
     def end(self) -> bytes | None:
         """It is over. Returns what tells the peer; None: there is nobody to be told."""
-        if self.state == IDLE:
+        if self.state == _IDLE:
             return None
         farewell = bye(self.theirs) if self.theirs else None
         self._over()
         return farewell
 
     def _over(self) -> None:
-        self._go(IDLE)
+        self._go(_IDLE)
         self.ours = self.theirs = 0
         self.owes = False
 
-    def _ended(self, kind: str, reason: str, *, again: bool = False, told: bool = True) -> Ended:
+    def _ended(self, kind: str, reason: str, again: bool = False, told: bool = True) -> Ended:
         """To be raised. told: the peer has to be."""
         farewell = self.end()
         if farewell is not None and told:
@@ -184,13 +220,13 @@ class Session:
 
     def due_ns(self) -> int | None:
         """When `look` should be called next; None: nothing is waited for."""
-        if self.state == IDLE:
+        if self.state == _IDLE:
             return None
         return min(self.heard_ns + self.silence_ns, self.spoke_ns + self.silence_ns // 3)
 
     def look(self, now_ns: int) -> None:
         """Raises `Ended` if the peer has been silent for too long; else a hello may be owed."""
-        if self.state == IDLE:
+        if self.state == _IDLE:
             return
         if now_ns - self.heard_ns >= self.silence_ns:
             raise self._ended("silence", f"was not heard for {self.silence_ns / 1e9:g} s")
@@ -203,67 +239,81 @@ class Session:
 
     # What the peer does
 
-    def hear(self, message: bytes | memoryview, now_ns: int, *, agrees: bool = True) -> memoryview | None:
-        """A message of the peer's. Returns its piece, if it has one that is to be taken in. Raises `Ended`.
+    def hear(self, message: bytes, now_ns: int, agrees: bool = True) -> bool:
+        """A message of the peer's. Returns whether what stands behind its head is a piece that is to be taken in. Raises
+        `Ended`.
 
         agrees: whether we have no call either, should the peer want to close.
         """
-        if len(message) < HEAD.size:
-            raise self._ended("rules", f"has sent a message of {len(message)} bytes")
-        version, flags, theirs, ours, number, taken = HEAD.unpack_from(message)
-        if version != VERSION:
-            raise self._ended("version", f"speaks version {version}, and we speak {VERSION}", told=False)
-        if flags == BYE:
+        size = len(message)
+        if size < _HEAD_BYTES:
+            raise self._ended("rules", f"has sent a message of {size} bytes")
+        if cython.compiled:
+            at = PyBytes_AS_STRING(message)
+            version = cw_get_u16(at)
+            flags = cw_get_u16(at + 2)
+            theirs = cw_get_u32(at + 4)
+            ours = cw_get_u32(at + 8)
+            number = cw_get_u32(at + 12)
+            taken = cw_get_u64(at + 16)
+        else:
+            version, flags, theirs, ours, number, taken = HEAD.unpack_from(message)
+        if version != _VERSION:
+            raise self._ended("version", f"speaks version {version}, and we speak {_VERSION}", False, False)
+        if flags == _BYE:
             if ours and ours == self.ours:
-                closing = self.state == CLOSING
+                closing = self.state == _CLOSING
                 self._over()
                 raise Ended("idle" if closing else "bye", "has ended its session")
-            return None
-        if flags not in (DATA, HELLO, CLOSE, HELD) or not theirs:
+            return False
+        if flags not in (_DATA, _HELLO, _CLOSE, _HELD) or not theirs:
             raise self._ended("rules", f"has sent a message with flags {flags} in session {theirs}")
         if not ours:
-            if flags in (HELLO, HELD):
+            if flags in (_HELLO, _HELD):
                 self._hear_beginning(theirs, now_ns)
-                self.is_held = flags == HELD
-            return None
+                self.is_held = flags == _HELD
+            return False
         if ours != self.ours:
             self.answers.append(bye(theirs))
-            return None
+            return False
         self._adopt(theirs, flags)
         self.heard_ns = now_ns
         if taken > self.sent_bytes:
             raise self._ended("rules", "has taken in more than was sent")
         self.given_bytes = max(self.given_bytes, taken)
-        if flags != DATA:
-            self.is_held = self.is_held or flags == HELD
-            if number > self.received:
-                raise self._ended("gap", f"has sent {number - self.received} messages that were lost")
-            if flags == CLOSE:
-                if agrees and number == self.received and self.sent_bytes == self.given_bytes:
+        ahead = (
+            number - self.received
+        ) & _NUMBERS  # of a number that was heard before: more than half of all that there are
+        if flags != _DATA:
+            self.is_held = self.is_held or flags == _HELD
+            if 0 < ahead < _HALF:
+                raise self._ended("gap", f"has sent {ahead} messages that were lost")
+            if flags == _CLOSE:
+                if agrees and ahead == 0 and self.sent_bytes == self.given_bytes:
                     raise self._ended("idle", "has ended its session")
                 self.owes = True
-            elif self.state == CLOSING:
-                self._go(OPEN)
-            return None
-        if number <= self.received:
-            return None
-        if number != self.received + 1:
-            raise self._ended("gap", f"has sent {number - self.received - 1} messages that were lost")
-        if self.state == CLOSING:
-            self._go(OPEN)
+            elif self.state == _CLOSING:
+                self._go(_OPEN)
+            return False
+        if ahead == 0 or ahead >= _HALF:
+            return False
+        if ahead != 1:
+            raise self._ended("gap", f"has sent {ahead - 1} messages that were lost")
+        if self.state == _CLOSING:
+            self._go(_OPEN)
         self.received = number
-        piece = memoryview(message)[HEAD.size :]
-        self.received_bytes += len(piece)
-        if self.received_bytes - self.taken_bytes > max(self.window, len(piece)) << 2:
+        size -= _HEAD_BYTES
+        self.received_bytes += size
+        if self.received_bytes - self.taken_bytes > max(self.window, size) << 2:
             # Its own window may be another than ours, but not by so much.
             raise self._ended("rules", "has sent more than its window has room for")
-        return piece
+        return True
 
     def _hear_beginning(self, theirs: int, now_ns: int) -> None:
         """The peer's hello, which knows of no session of ours."""
         if self.theirs not in (0, theirs):
-            raise self._ended("anew", "has begun anew", again=True, told=False)
-        if self.state == IDLE:
+            raise self._ended("anew", "has begun anew", True, False)
+        if self.state == _IDLE:
             self.begin(now_ns)
         self.theirs = theirs
         self.heard_ns = now_ns
@@ -272,17 +322,17 @@ class Session:
     def _adopt(self, theirs: int, flags: int) -> None:
         """It names our session: so the peer knows of it."""
         if not self.theirs:
-            if flags == DATA:
+            if flags == _DATA:
                 raise self._ended("gap", "has sent a message whose hello was lost")
             self.theirs = theirs
             self.owes = True  # or the peer would not know that we know
         elif theirs != self.theirs:
             raise self._ended("anew", "has begun anew")
-        if self.state == OPENING:
-            self._go(OPEN)
+        if self.state == _OPENING:
+            self._go(_OPEN)
             self.was_open = True
 
 
 def bye(theirs: int) -> bytes:
     """What ends the peer's session."""
-    return HEAD.pack(VERSION, BYE, 0, theirs, 0, 0)
+    return HEAD.pack(_VERSION, _BYE, 0, theirs, 0, 0)

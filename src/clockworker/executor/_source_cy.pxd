@@ -1,2 +1,0 @@
-cdef class WorkSource:
-    cdef bint look(self) except -1

@@ -1,0 +1,195 @@
+"""Servers without the price of their start: a process that has imported the command forks, and the child is the server.
+
+A server's supervisor is the same then, for a tenth of a second of CPU less, and hundreds of tests start one. Its shards are
+fresh processes as ever. What depends on how the supervisor itself came to be (its variables at import, its command line, what
+the interpreter does before it) is for the real command: `Serve(..., forked=False)`, which is also what a test gets that names a
+command, or variables that are read before the first line of ours.
+
+One launcher a process, started at the first call. It reads a request a message, with the descriptors that the server is to
+have, and answers with the server's pid; asked for an ended one's status, it reaps it. It ends with the process that started it.
+"""
+
+from __future__ import annotations
+
+import atexit
+import fcntl
+import functools
+import gc
+import json
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+# Variables that the interpreter, the C library or this package read once, when they start.
+_READ_ONCE = ("PYTHON", "LC_", "LANG", "LD_", "MALLOC_", "GLIBC_", "COVERAGE_", "CLOCKWORKER_P", "TESTS_")
+# What servers of tests have of those, unless the test says something else. Unbuffered, a print() is two writes, and another
+# process's line may come between. An application that is changed within a second, and is as long as before, would be read from
+# its old bytecode.
+ENVIRONMENT = {"PYTHONUNBUFFERED": "", "PYTHONDONTWRITEBYTECODE": "1"}
+_HIGH = 200  # descriptors from there on are nobody's yet
+_LARGEST = 1 << 17  # bytes of a message
+
+
+def _read_once(environment: Mapping[str, str]) -> dict[str, str]:
+    return {name: value for name, value in environment.items() if value and name.startswith(_READ_ONCE)}
+
+
+class Launched:
+    """A server, as `subprocess.Popen` would have it."""
+
+    def __init__(self, launcher: Launcher, pid: int) -> None:
+        self._launcher = launcher
+        self._pidfd = os.pidfd_open(pid)  # nobody reaps it but by `poll`
+        self._reaping = threading.Lock()
+        self.pid = pid
+        self.returncode: int | None = None
+
+    def __del__(self) -> None:
+        os.close(self._pidfd)
+
+    def poll(self) -> int | None:
+        return self._look(0)
+
+    def wait(self, timeout: float | None = None) -> int:
+        status = self._look(timeout)
+        if status is None:
+            raise subprocess.TimeoutExpired("clockworker-serve", timeout or 0)
+        return status
+
+    def send_signal(self, number: int) -> None:
+        if self.poll() is None:
+            signal.pidfd_send_signal(self._pidfd, number)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+
+    def terminate(self) -> None:
+        self.send_signal(signal.SIGTERM)
+
+    def _look(self, timeout: float | None) -> int | None:
+        if self.returncode is None:
+            poll = select.poll()
+            poll.register(self._pidfd, select.POLLIN)
+            if poll.poll(None if timeout is None else timeout * 1000):
+                with self._reaping:  # one thread may wait, and another look
+                    if self.returncode is None:
+                        self.returncode = self._launcher.status_of(self.pid)
+        return self.returncode
+
+
+class Launcher:
+    def __init__(self) -> None:
+        self._socket, child = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._asking = threading.Lock()
+        environment = {**os.environ, **ENVIRONMENT}
+        self.variables = _read_once(environment)
+        with child:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "tests.shards.launcher", str(child.fileno())],
+                cwd=Path(__file__).parents[2],
+                env=environment,
+                pass_fds=[child.fileno()],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                start_new_session=True,
+            )
+
+    def start(
+        self, arguments: list[str], directory: Path, environment: Mapping[str, str], log: int, fds: list[int]
+    ) -> Launched:
+        """fds: they have the same numbers there."""
+        request = {"arguments": arguments, "cwd": str(directory), "environment": {**environment}, "fds": fds}
+        data = json.dumps(request).encode()
+        assert len(data) < _LARGEST
+        return Launched(self, self._ask(data, [log, *fds]))
+
+    def status_of(self, pid: int) -> int:
+        """Of one that has ended; asked for once."""
+        return self._ask(json.dumps({"wait": pid}).encode(), [])
+
+    def close(self) -> None:
+        self._socket.close()
+        self._process.wait()
+
+    def _ask(self, request: bytes, fds: list[int]) -> int:
+        with self._asking:
+            socket.send_fds(self._socket, [request], fds)
+            answer = self._socket.recv(100)
+        assert answer, "the launcher has ended"
+        return int(answer)
+
+
+@functools.cache
+def _launcher(pid: int) -> Launcher:
+    launcher = Launcher()
+    atexit.register(launcher.close)
+    return launcher
+
+
+def launcher_for(environment: Mapping[str, str]) -> Launcher | None:
+    """None if a server with these variables needs an interpreter of its own."""
+    launcher = _launcher(os.getpid())
+    return launcher if launcher.variables == _read_once(environment) else None
+
+
+# The launcher's side
+
+
+def main() -> None:
+    from clockworker.shards import _cli
+
+    connection = socket.socket(fileno=int(sys.argv[1]))
+    gc.collect()
+    gc.freeze()  # a child that has garbage collected copies none of it
+    while True:
+        data, fds, _, _ = socket.recv_fds(connection, _LARGEST, 64)
+        if not data:
+            os._exit(0)
+        request: dict[str, Any] = json.loads(data)
+        if "wait" in request:
+            status = os.waitstatus_to_exitcode(os.waitpid(request["wait"], 0)[1])
+            connection.send(str(status).encode())
+            continue
+        begun, beginning = os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            connection.close()
+            os.close(begun)
+            os.setsid()
+            _become(request, fds, beginning)
+            break
+        os.close(beginning)
+        for fd in fds:
+            os.close(fd)
+        os.read(begun, 1)  # until it is as `exec` would have left it
+        os.close(begun)
+        connection.send(str(pid).encode())
+    _cli.main()
+
+
+def _become(request: dict[str, Any], fds: list[int], beginning: int) -> None:
+    """beginning: closed at the end."""
+    *high, beginning_high = [fcntl.fcntl(fd, fcntl.F_DUPFD, _HIGH) for fd in (*fds, beginning)]
+    for fd in (*fds, beginning):
+        os.close(fd)
+    for fd, target in zip(high, [2, *request["fds"]], strict=True):
+        os.dup2(fd, target)
+        os.close(fd)
+    os.dup2(2, 1)
+    os.chdir(request["cwd"])
+    os.environ.clear()
+    os.environ.update(request["environment"])
+    sys.argv = ["clockworker-serve", *request["arguments"]]
+    sys.path[0] = request["cwd"]  # as `python -m` has it
+    os.close(beginning_high)
+
+
+if __name__ == "__main__":
+    main()
