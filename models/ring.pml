@@ -1,10 +1,18 @@
 /* The ring and the doorbell between two processes, with the store buffers of the processor, and death at any store.
 
-   What is modelled, name by name, is ipc/rings/_ring_cy.py and ipc/rings/_doorbell_cy.py: a producer pushes MSGS frames of two words into a
-   ring for CAP frames, sleeps when the ring is full, and is told of room; a consumer pops, and sleeps when it is empty. The
-   producer may ring ahead of the last frame, AHEAD times (where others follow, their bells make up for one that is lost). Who is
-   rung reads the eventfd before it sleeps again, so it must mean nothing but news. Either may be killed between any two of its
-   steps; then the reaper tells the other, by a socket on which it sleeps too.
+   What is modelled, name by name, is ipc/rings/_ring_cy.py, _doorbell_cy.py and _connection_cy.py: a producer pushes MSGS frames
+   of two words into a ring for CAP frames, sleeps when the ring is full, and is told of room; a consumer pops, and sleeps when it
+   is empty. The producer may ring ahead of the last frame, AHEAD times (where others follow, their bells make up for one that is
+   lost: so it is of all that may go wrong). Who is rung reads the eventfd before it sleeps again, so it must mean nothing but
+   news. Either may be killed between any two of its steps; then the reaper tells the other, by a socket on which it sleeps too.
+
+   A turn. The producer tells of each frame as it pushes it, and looks whether the consumer sleeps, without a fence: what that look
+   does not see it owes, and makes sure of once for all frames, after a fence, when its turn ends. It may push any number of frames
+   between two fences. The turn of the last one may also fail (FAILURES times): then what is owed is made sure of in the next,
+   which comes at once. What is sent outside of turns is made sure of there and then. Who closes its end makes sure before.
+
+   The consumer looks for a producer that waits for room only where that is possible: when more than half of the ring (here: all
+   of it) has been published beyond the head that it had when it last looked, after a fence.
 
    Memory. A store enters the buffer of its process and reaches memory later, in order (x86-TSO). With -DWEAK (aarch64) only a
    release store keeps behind what was stored before it; a plain store may overtake. A full fence waits until the buffer is
@@ -15,8 +23,10 @@
    What must hold: a frame is whole and the next in order (assertions); whoever was killed, what it had published is all taken;
    and nobody sleeps on news for ever, which would be an invalid end state. There is no fallback poll here.
 
-   Mutations, each of which must be found out: -DTAIL_FIRST, -DNO_FENCE_ANNOUNCE, -DNO_FENCE_SLEEP, -DNO_FENCE_STALL,
-   -DNO_FENCE_STALLED, -DDEAD_NOT_TOLD, -DLOOK_BEFORE_SLEEP, -DAHEAD_FOR_THE_NEXT, -DANSWERED_IN_SLEEP. */
+   Mutations, each of which must be found out: -DTAIL_FIRST, -DNEWS_FIRST, -DNO_FENCE_TURN, -DNO_FENCE_SLEEP, -DNO_FENCE_STALL,
+   -DNO_FENCE_STALLED, -DDEAD_NOT_TOLD, -DLOOK_BEFORE_SLEEP, -DAHEAD_FOR_THE_NEXT, -DANSWERED_IN_SLEEP; of the turn, -DSURE_FIRST
+   (before the frame is published), -DNOT_AT_THE_END, -DFORGOTTEN_BY_FAILURE, -DNOT_OUTSIDE, -DNOT_AT_CLOSE; and of room,
+   -DSELDOM_STALLED, -DROOM_NOT_SURE. */
 
 #ifndef MSGS
 #define MSGS 2
@@ -26,6 +36,9 @@
 #endif
 #ifndef AHEAD
 #define AHEAD 1
+#endif
+#ifndef FAILURES
+#define FAILURES 1
 #endif
 #ifndef BUFFER
 #define BUFFER 3
@@ -62,17 +75,33 @@ end:
     od
 }
 
-inline announce(me, peer) {
-    news++;
-    release(me, NEWS(peer), news);
-#ifndef NO_FENCE_ANNOUNCE
-    fence(me);
-#endif
-    d_step { value = mem[SLEEPS(peer)]; }
+inline look_whether_it_sleeps(me, peer) {
+    d_step {
+        value = mem[SLEEPS(peer)];
+        if
+        :: (value & 1) && value != rung_for -> rung_for = value; value = 1
+        :: else -> value = 0
+        fi
+    }
     if
-    :: (value & 1) && value != rung_for -> rung_for = value; eventfd[peer] = 1
+    :: value -> d_step { eventfd[peer] = 1; value = 0 }
     :: else
     fi
+}
+
+inline tell(me, peer) {
+    news++;
+    release(me, NEWS(peer), news);
+    look_whether_it_sleeps(me, peer);
+    owes = 1
+}
+
+inline make_sure(me, peer) {
+    owes = 0;
+#ifndef NO_FENCE_TURN
+    fence(me);
+#endif
+    look_whether_it_sleeps(me, peer)
 }
 
 inline ring_ahead(me, peer) {
@@ -118,8 +147,9 @@ inline sleep(me) {
     value = mem[NEWS(me)];
 #endif
     if
-    :: value != seen
+    :: value != seen -> value = 0
     :: else ->
+       value = 0;
 #ifdef ANSWERED_IN_SLEEP
        answer(me);
 #endif
@@ -132,27 +162,50 @@ inline sleep(me) {
     release(me, SLEEPS(me), sleeps)
 }
 
+inline push() {
+#ifdef TAIL_FIRST
+    release(P, TAIL, tail + 1);
+#endif
+#ifdef NEWS_FIRST
+    tell(P, C);
+#endif
+#ifdef SURE_FIRST
+    make_sure(P, C);
+#endif
+    plain(P, DATA(tail, 0), tail + 1);
+    plain(P, DATA(tail, 1), tail + 1);
+#ifndef TAIL_FIRST
+    release(P, TAIL, tail + 1);
+#endif
+    tail++;
+#ifndef NEWS_FIRST
+    tell(P, C);
+#endif
+#ifdef SURE_FIRST
+    owes = 0;
+#endif
+    if
+    :: true /* in a turn, which makes sure when it ends */
+    :: tail == MSGS -> /* outside of one */
+#ifdef NOT_OUTSIDE
+       owes = 0
+#else
+       make_sure(P, C)
+#endif
+    fi
+}
+
 proctype Producer() {
     byte tail, head, stalls, news, sleeps, seen, rung_for, value;
-    bit pushed, over, rung;
-    byte ahead;
+    bit owes, over, rung;
+    byte ahead, failures;
     {
-        do
+        do /* turns */
         :: seen = mem[NEWS(P)];
            over = dead[C];
            do
            :: tail == MSGS -> break
-           :: tail < MSGS && tail - head < CAP ->
-#ifdef TAIL_FIRST
-              release(P, TAIL, tail + 1);
-#endif
-              plain(P, DATA(tail, 0), tail + 1);
-              plain(P, DATA(tail, 1), tail + 1);
-#ifndef TAIL_FIRST
-              release(P, TAIL, tail + 1);
-#endif
-              tail++;
-              pushed = 1
+           :: tail < MSGS && tail - head < CAP -> push()
            :: tail < MSGS && tail - head == CAP ->
               head = mem[HEAD];
               if
@@ -169,26 +222,44 @@ proctype Producer() {
                  :: else -> break
                  fi
               fi
-           :: pushed -> pushed = 0; announce(P, C) /* a flush at any time */
-           :: tail == MSGS - 1 && !pushed && ahead < AHEAD -> ahead++; ring_ahead(P, C)
+           :: owes && tail == MSGS && failures < FAILURES -> failures++; goto failed
+           :: tail == MSGS - 1 && !owes && ahead < AHEAD -> ahead++; ring_ahead(P, C)
            od;
+#ifndef NOT_AT_THE_END
            if
-           :: pushed -> pushed = 0; announce(P, C)
-           :: else
+           :: owes -> make_sure(P, C)
+           :: owes && tail == MSGS -> goto closing
+           :: !owes
            fi;
+#endif
            if
            :: tail == MSGS || over -> break
            :: else
            fi;
-           sleep(P)
+           sleep(P);
+           goto next;
+failed:
+#ifdef FORGOTTEN_BY_FAILURE
+           owes = 0;
+#endif
+           skip;
+next:
+           skip
         od;
+closing:
+#ifndef NOT_AT_CLOSE
+        if
+        :: owes -> make_sure(P, C)
+        :: else
+        fi;
+#endif
         gone[P] = 1
     } unless { atomic { killed[P] && !gone[P] -> gone[P] = 1 } }
 }
 
 proctype Consumer() {
-    byte tail, head, stalls_seen, news, sleeps, seen, rung_for, value;
-    bit over, rung;
+    byte tail, head, looked_at, stalls_seen, news, sleeps, seen, rung_for, value;
+    bit owes, over, rung;
     {
         do
         :: seen = mem[NEWS(C)];
@@ -201,21 +272,33 @@ proctype Consumer() {
               :: else -> assert(tail > head && tail - head <= CAP)
               fi
            :: head != tail ->
-              value = mem[DATA(head, 0)];
-              assert(value == head + 1);
-              value = mem[DATA(head, 1)];
-              assert(value == head + 1);
+              assert(mem[DATA(head, 0)] == head + 1);
+              assert(mem[DATA(head, 1)] == head + 1);
               head++;
               release(C, HEAD, head)
            od;
-#ifndef NO_FENCE_STALLED
-           fence(C);
-#endif
-           value = mem[STALLS];
            if
-           :: value != stalls_seen -> stalls_seen = value; announce(C, P)
+#ifdef SELDOM_STALLED
+           :: tail - looked_at <= CAP
+#else
+           :: tail - looked_at < CAP /* nobody can be waiting, or there will be news */
+#endif
+           :: else ->
+#ifndef NO_FENCE_STALLED
+              fence(C);
+#endif
+              looked_at = head;
+              if
+              :: d_step { mem[STALLS] != stalls_seen -> stalls_seen = mem[STALLS] }; tell(C, P)
+              :: mem[STALLS] == stalls_seen
+              fi
+           fi;
+#ifndef ROOM_NOT_SURE
+           if
+           :: owes -> make_sure(C, P)
            :: else
            fi;
+#endif
            if
            :: head == MSGS -> break
            :: head < MSGS && over -> assert(mem[TAIL] == head); break

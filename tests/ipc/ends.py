@@ -10,7 +10,7 @@ import clockworker as cw
 from clockworker.ipc.calls._limits import Limits
 from clockworker.ipc.calls._link_cy import Link
 from clockworker.ipc.calls._shared_cy import Shared
-from clockworker.ipc.rings._connection_cy import RingConnection
+from clockworker.ipc.rings._connection_cy import RingConnection, Worklist
 from clockworker.ipc.rings._doorbell_cy import Doorbell, PeerDoorbell
 from clockworker.ipc.rings._ring_cy import RingConsumer, RingProducer
 
@@ -21,7 +21,7 @@ class Ends:
     def __init__(self, credit: int = 4, capacity: int = 4096) -> None:
         self.loop = asyncio.new_event_loop()
         self.broken: list[Exception] = []
-        self.dirty: list[RingConnection] = []
+        self.dirty = Worklist()
         self.drops_broken = False  # as a mesh does
         executor = cw.Executor([cw.Queue("only")])
         self.shared = Shared(

@@ -35,13 +35,44 @@ NO_FENCE_TO_STALL: Mutation = (
 )
 NO_FENCE_AFTER_POPPING: Mutation = (
     "_ring_cy",
-    "        self._memory.fence()\n        stalls = ",
-    "        stalls = ",
+    "        self._memory.fence()\n        self._looked_at = ",
+    "        self._looked_at = ",
+)
+SELDOM_STALLED: Mutation = (
+    "_ring_cy",
+    "        if self._tail - self._looked_at <= self.capacity >> 1:\n",
+    "        if self._tail - self._looked_at <= self.capacity:\n",
 )
 NO_FENCE_TO_ANNOUNCE: Mutation = (
     "_doorbell_cy",
-    "        self._memory.store(self._news_at, self._news)\n        self._memory.fence()\n",
-    "        self._memory.store(self._news_at, self._news)\n",
+    "        self._memory.fence()\n        return self._look()\n",
+    "        return self._look()\n",
+)
+SURE_FIRST: Mutation = (
+    "_doorbell_cy",
+    "        self._news += 1\n        self._memory.store(self._news_at, self._news)\n        return self.make_sure()\n",
+    "        sure = self.make_sure()\n"
+    "        self._news += 1\n        self._memory.store(self._news_at, self._news)\n        return sure\n",
+)
+NOT_AT_THE_END: Mutation = (
+    "_connection_cy",
+    "        self._tell()\n        self.make_sure()\n",
+    "        self._tell()\n",
+)
+NOT_OUTSIDE: Mutation = (
+    "_connection_cy",
+    "            if self._core._turn_ended:  # we are in none\n                self.make_sure()\n",
+    "            if self._core._turn_ended:\n                self.mark_dirty()\n",
+)
+NOT_AT_CLOSE: Mutation = (
+    "_connection_cy",
+    "        self.make_sure()\n        self.connected = False\n",
+    "        self.connected = False\n",
+)
+NOT_PUT_DOWN: Mutation = (
+    "_connection_cy",
+    "        if not self._is_dirty and self._core._turn_ended == 0:\n            self.mark_dirty()",
+    "        if self._is_dirty:\n            self.mark_dirty()",
 )
 NO_FENCE_TO_SLEEP: Mutation = (
     "_doorbell_cy",
@@ -61,12 +92,12 @@ ANSWERED_IN_SLEEP: Mutation = (
 
 
 class Source:
-    """`ring` and `doorbell`, loaded anew. Their `SharedMemory(descriptor)` is `memory(descriptor)`."""
+    """`ring`, `doorbell` and `connection`, loaded anew. Their `SharedMemory(descriptor)` is `memory(descriptor)`."""
 
     def __init__(self, memory: Any, *mutations: Mutation) -> None:
         loaded: dict[str, ModuleType] = {}
         fake = SimpleNamespace(SharedMemory=memory, create_memory=None, new_bytes=bytearray)
-        for name in ("_ring_cy", "_doorbell_cy"):
+        for name in ("_ring_cy", "_doorbell_cy", "_connection_cy"):
             text = (_RINGS / f"{name}.py").read_text()
             for module, old, new in mutations:
                 if module == name:
@@ -75,6 +106,7 @@ class Source:
                     text = text.replace(old, new)
             loaded[name] = module_of = ModuleType(f"{name}_under_test")
             stand_ins = {"cython": _cython_shim, "clockworker.ipc.rings._memory_cy": fake}
+            stand_ins |= {f"clockworker.ipc.rings.{other}": module for other, module in loaded.items() if other != name}
             before = {key: sys.modules.get(key) for key in stand_ins}
             sys.modules.update(stand_ins)  # type: ignore[arg-type]
             try:
@@ -87,3 +119,4 @@ class Source:
                         sys.modules[key] = value
         self.ring: Any = loaded["_ring_cy"]
         self.doorbell: Any = loaded["_doorbell_cy"]
+        self.connection: Any = loaded["_connection_cy"]

@@ -1,9 +1,10 @@
-"""The ring's and the doorbell's own code in every interleaving of two processes with store buffers, and its mutations."""
+"""The own code of ring, doorbell and connection in every interleaving of two processes with store buffers, and mutations."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 from tests.reliability._checks import Result, check
@@ -16,6 +17,12 @@ from tests.reliability._source import (
     NO_FENCE_TO_ANNOUNCE,
     NO_FENCE_TO_SLEEP,
     NO_FENCE_TO_STALL,
+    NOT_AT_CLOSE,
+    NOT_AT_THE_END,
+    NOT_OUTSIDE,
+    NOT_PUT_DOWN,
+    SELDOM_STALLED,
+    SURE_FIRST,
     TAIL_FIRST,
     Mutation,
     Source,
@@ -39,7 +46,7 @@ class Pair:
     """Both ends of a ring and their doorbells, made before anything is interleaved, and copied for each run."""
 
     def __init__(self, mutations: tuple[Mutation, ...], pushed: int, popped: int) -> None:
-        source = Source(_Solid, *mutations)
+        self.source = source = Source(_Solid, *mutations)
         source.doorbell.os = EventFd
         # One more look, and no clock: a process must do the same whenever it is run again.
         source.doorbell.now_ns, source.doorbell._LOOK_ON_NS = lambda: 0, -1
@@ -64,6 +71,14 @@ class Pair:
         for _ in range(popped):
             assert self._consumer.pop() is not None
         self.poisoned = source.ring.PoisonedRing
+
+    def connection(self, in_turn: bool) -> tuple[Any, list[Any]]:
+        """The producer's, on the memory that is interleaved, and where it is put down when it owes something."""
+        core = SimpleNamespace(_turn_ended=0 if in_turn else 1, _scheduled=True)
+        dirty: list[Any] = []
+        connection = self.source.connection.RingConnection(1, core, dirty)
+        connection.connect(1, self.end("consumer"), self.end("producer"), self.end("to consumer"))
+        return connection, dirty
 
     def end(self, which: str) -> Any:
         """A copy of an end as it was, on the memory that is interleaved."""
@@ -127,6 +142,71 @@ def wake_the_consumer(*mutations: Mutation) -> int:
             raise LostWakeUp(f"the consumer sleeps, and has taken {taken} of 2")
 
     return explore((produce, consume), pair.memory, judge)
+
+
+def _turns(mutations: tuple[Mutation, ...], frames: int, produce: Callable[[Pair], None]) -> int:
+    """One sends over its connection; the other looks, finds nothing, and goes to sleep."""
+    pair = Pair(mutations, 0, 0)
+
+    def consume() -> tuple[int, bool]:
+        consumer, bell = pair.end("consumer"), pair.end("consumer's bell")
+        bell.news()
+        taken = 0
+        while consumer.pop() is not None:
+            taken += 1
+        return taken, bell.sleep()
+
+    def judge(_: None, consumed: tuple[int, bool], rung: dict[int, int]) -> None:
+        taken, asleep = consumed
+        if taken < frames and asleep and not rung.get(_BELL_OF_CONSUMER):
+            raise LostWakeUp(f"the consumer sleeps, and has taken {taken} of {frames}")
+
+    return explore((lambda: produce(pair), consume), pair.memory, judge)
+
+
+def one_turn(*mutations: Mutation) -> int:
+    """Two frames in one turn of the executor's."""
+
+    def produce(pair: Pair) -> None:
+        connection, dirty = pair.connection(in_turn=True)
+        for number in range(2):
+            connection.send(1, 0, 0, number, b"")
+        for each in dirty:
+            each.flush()
+
+    return _turns(mutations, 2, produce)
+
+
+def outside_of_turns(*mutations: Mutation) -> int:
+    """A frame that a callback of the loop's sends."""
+
+    def produce(pair: Pair) -> None:
+        pair.connection(in_turn=False)[0].send(1, 0, 0, 0, b"")
+
+    return _turns(mutations, 1, produce)
+
+
+def a_turn_that_fails(*mutations: Mutation) -> int:
+    """What `Traffic.turn_failed` does."""
+
+    def produce(pair: Pair) -> None:
+        connection, dirty = pair.connection(in_turn=True)
+        connection.send(1, 0, 0, 0, b"")
+        for each in dirty:
+            each.make_sure()
+
+    return _turns(mutations, 1, produce)
+
+
+def a_turn_that_closes(*mutations: Mutation) -> int:
+    """The connection is closed in the turn in which something was sent."""
+
+    def produce(pair: Pair) -> None:
+        connection, _ = pair.connection(in_turn=True)
+        connection.send(1, 0, 0, 0, b"")
+        connection.close()
+
+    return _turns(mutations, 1, produce)
 
 
 def wake_the_consumer_ahead(*mutations: Mutation) -> int:
@@ -233,7 +313,17 @@ def frames_as_they_come(*mutations: Mutation) -> int:
 
 @check("the code in every interleaving with store buffers: torn frames 0, lost wake-ups 0", ci=1, release=1)
 def interleavings(trials: int) -> Result:
-    scenarios = (wake_the_consumer, wake_the_consumer_ahead, wake_the_producer, whole_frames, frames_as_they_come)
+    scenarios = (
+        wake_the_consumer,
+        wake_the_consumer_ahead,
+        wake_the_producer,
+        whole_frames,
+        frames_as_they_come,
+        one_turn,
+        outside_of_turns,
+        a_turn_that_fails,
+        a_turn_that_closes,
+    )
     states = {scenario.__name__: scenario() for scenario in scenarios}
     return Result(sum(states.values()), ", ".join(f"{name} {count:,} states" for name, count in states.items()))
 
@@ -249,10 +339,18 @@ MUTATIONS: list[tuple[str, Mutation, Callable[..., int], type[AssertionError]]] 
     ("the bell is answered when sleep is announced", ANSWERED_IN_SLEEP, wake_the_consumer_ahead, LostWakeUp),
     ("no fence to stall", NO_FENCE_TO_STALL, wake_the_producer, LostWakeUp),
     ("no fence after popping", NO_FENCE_AFTER_POPPING, wake_the_producer, LostWakeUp),
+    ("a full ring's producer is looked for too seldom", SELDOM_STALLED, wake_the_producer, LostWakeUp),
+    ("made sure before there is news", SURE_FIRST, wake_the_consumer, LostWakeUp),
+    ("no fence at the end of a turn", NO_FENCE_TO_ANNOUNCE, one_turn, LostWakeUp),
+    ("nothing is made sure of at the end of a turn", NOT_AT_THE_END, one_turn, LostWakeUp),
+    ("who owes is not put down", NOT_PUT_DOWN, one_turn, LostWakeUp),
+    ("the same, in a turn that fails", NOT_PUT_DOWN, a_turn_that_fails, LostWakeUp),
+    ("what is sent outside of turns waits for one", NOT_OUTSIDE, outside_of_turns, LostWakeUp),
+    ("nothing is made sure of at close", NOT_AT_CLOSE, a_turn_that_closes, LostWakeUp),
 ]
 
 
-@check("the code with each mutation is found out by some interleaving", ci=10, release=10)
+@check("the code with each mutation is found out by some interleaving", ci=18, release=18)
 def mutated_interleavings(trials: int) -> Result:
     for name, mutation, scenario, finding in MUTATIONS:
         try:

@@ -256,6 +256,8 @@ class Core(Slices):
         except BaseException:
             # The source of work has failed. What is runnable stays so.
             self.current = None
+            if self.source is not None:
+                self.source.turn_failed()
             if self.loop is not None:
                 self._admit()
                 self._schedule()

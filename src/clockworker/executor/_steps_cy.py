@@ -87,6 +87,10 @@ class WorkSource:
         the loop. False if there is news already."""
         raise NotImplementedError
 
+    def turn_failed(self) -> None:
+        """Called when a turn ends in an exception: it ended without the look that ends others, and the next may be long in
+        coming."""
+
 
 class Steps(Singles):
     """The steps of one executor."""
@@ -104,7 +108,7 @@ class Steps(Singles):
     _idle_since: int
     _asleep_since: int
     _charge_from: int
-    _turn_ended: int  # when; 0 from a turn's begin until that is known
+    _turn_ended: int  # when; 0 from a turn's begin until that is known; -1: there was none yet
     _lingers: bool  # the next turn has been asked for, though nothing is runnable
     _doubt: int  # how many chances to do so pass after one in vain
     _chances: int  # that are to pass
@@ -124,7 +128,7 @@ class Steps(Singles):
         self._idle_since = 0
         self._asleep_since = 0
         self._charge_from = 0
-        self._turn_ended = 0
+        self._turn_ended = -1
         self._lingers = False
         self._doubt = 0
         self._chances = 0

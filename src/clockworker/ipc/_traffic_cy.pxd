@@ -4,7 +4,7 @@ from clockworker.executor._steps_cy cimport WorkSource
 from clockworker.executor._tasks_cy cimport Membership, QueueState
 from clockworker.ipc.calls._call_cy cimport Call
 from clockworker.ipc.calls._chain_cy cimport unpack_envelope
-from clockworker.ipc.rings._connection_cy cimport Connection, RingConnection
+from clockworker.ipc.rings._connection_cy cimport Connection, RingConnection, Worklist
 from clockworker.ipc.rings._doorbell_cy cimport Doorbell
 from clockworker.ipc.calls._link_cy cimport Link
 from clockworker.ipc.calls._request_cy cimport Request, Target, new_request
@@ -18,7 +18,7 @@ cdef class Traffic(WorkSource):
     cdef readonly Core core
     cdef readonly Shared shared
     cdef readonly list links
-    cdef readonly list dirty
+    cdef readonly Worklist dirty
     cdef public list elsewhere
     cdef public object after_elsewhere
     cdef readonly list heard
@@ -30,14 +30,14 @@ cdef class Traffic(WorkSource):
     cdef readonly long long calls_received
     cdef readonly long long one_ways_received
     cdef public bint looks_seldom
-    cdef readonly list _unfinished
+    cdef readonly Worklist _unfinished
     cdef long long _last_identifier
     cdef Target _last_target
     cdef long long _last_queue
     cdef Membership _last_membership
     cdef QueueState _charged
 
-    @cython.locals(link=Link, came=cython.bint)
+    @cython.locals(link=Link, came=cython.bint, ring=RingConnection)
     cdef bint look(self) except -1
     cdef bint _look_elsewhere(self) except -1
     @cython.locals(ring=RingConnection, received=cython.longlong)
@@ -49,10 +49,10 @@ cdef class Traffic(WorkSource):
     @cython.locals(ring=RingConnection)
     cpdef _finish(self, Link link)
     cpdef bint prepare_sleep(self) except -1
+    @cython.locals(ring=RingConnection)
+    cpdef turn_failed(self)
     cpdef rung(self)
     cpdef look_at(self, Link link)
-    @cython.locals(ring=RingConnection, dirty=list)
-    cdef _flush(self)
     @cython.locals(ring=RingConnection, consumer=RingConsumer, epoch=cython.longlong, taken=cython.int, body=bytes)
     cpdef bint drain(self, Link link) except? -1
     @cython.locals(connection=Connection, epoch=cython.longlong, kind=cython.int, queue=cython.longlong, method=cython.longlong, number=cython.longlong, body=bytes)

@@ -33,7 +33,7 @@ from clockworker.ipc.calls._link_cy import Link
 from clockworker.ipc.calls._owners import KEY_SIZE
 from clockworker.ipc.calls._request_cy import Request, Target, logger, new_request
 from clockworker.ipc.calls._shared_cy import Shared
-from clockworker.ipc.rings._connection_cy import Connection, RingConnection
+from clockworker.ipc.rings._connection_cy import Connection, RingConnection, Worklist
 from clockworker.ipc.rings._doorbell_cy import Doorbell
 from clockworker.ipc.rings._ring_cy import PoisonedRing, RingConsumer
 
@@ -74,7 +74,7 @@ class Traffic(WorkSource):
     core: Core
     shared: Shared
     links: list[Link]
-    dirty: list[RingConnection]  # with something to flush
+    dirty: Worklist  # connections with something to flush
     elsewhere: list[Any]  # connections that are no rings': with something to take in or to send; see `cluster._far_cy`
     after_elsewhere: Callable[[], None]  # told after the turns of these
     heard: list[Link]  # whose news the words of the doorbell are
@@ -95,7 +95,7 @@ class Traffic(WorkSource):
         self.core = shared.core
         self.shared = shared
         self.links = []
-        self.dirty = []
+        self.dirty = Worklist()
         self.elsewhere = []
         self.after_elsewhere = _nothing
         self.heard = []
@@ -107,7 +107,7 @@ class Traffic(WorkSource):
         self.calls_received = 0
         self.one_ways_received = 0
         self.looks_seldom = False
-        self._unfinished: list[Link] = []  # those whose rings may have more for us
+        self._unfinished = Worklist()  # links whose rings may have more for us
         # Of the last request: mostly the next is like it.
         self._last_identifier = 0
         self._last_target: Target | None = None
@@ -133,16 +133,17 @@ class Traffic(WorkSource):
         """Take in what has come, send off what waits. True if something came."""
         self._listen()
         came = False
-        if len(self._unfinished) == 1:  # mostly
-            came = self._take_in(self._unfinished[0])
-        elif self._unfinished:
+        if self._unfinished._count == 1:  # mostly
+            came = self._take_in(self._unfinished.last())
+        elif self._unfinished._count:
             for link in list(self._unfinished):
                 if self._take_in(link):
                     came = True
         if self.elsewhere and self._look_elsewhere():
             came = True
-        if self.dirty:
-            self._flush()
+        while self.dirty._count:
+            ring: RingConnection = self.dirty.pop()
+            ring.flush()
         return came
 
     def _look_elsewhere(self) -> bool:
@@ -157,7 +158,7 @@ class Traffic(WorkSource):
     def _take_in(self, link: Link) -> bool:
         """What has come of this peer. True if something has."""
         ring: RingConnection = link.connection  # type: ignore[assignment]
-        if ring.backlog:
+        if ring.has_backlog:
             ring.mark_dirty()  # it may have made room
         received = ring.frames_received
         # Not self.drain: what a subclass may override is looked up first, each time.
@@ -189,18 +190,23 @@ class Traffic(WorkSource):
         ring: RingConnection = link.connection  # type: ignore[assignment]
         if ring.unfinished:
             ring.unfinished = False
-            if self._unfinished[-1] is link:
+            if self._unfinished.last() is link:
                 self._unfinished.pop()
             else:
                 self._unfinished.remove(link)
 
     def prepare_sleep(self) -> bool:
         """Announce that the shard sleeps. False if there is news after all."""
-        if self._unfinished or self.dirty or self.elsewhere:
+        if self._unfinished._count or self.dirty._count or self.elsewhere:
             return False
         if self.looks_seldom:
             self.look_soon()
         return self.doorbell.sleep()
+
+    def turn_failed(self) -> None:
+        """What was told in it is made sure of all the same."""
+        for ring in self.dirty:
+            ring.make_sure()
 
     def rung(self) -> None:
         """Our bell can be read: take a turn now. It is read when that has served what we were woken for."""
@@ -218,12 +224,6 @@ class Traffic(WorkSource):
         """There may be something in its ring."""
         self._begin(link)
         self.core.wake()
-
-    def _flush(self) -> None:
-        dirty = self.dirty
-        while dirty:
-            ring: RingConnection = dirty.pop()
-            ring.flush()
 
     # Frames in
 

@@ -1,7 +1,19 @@
+cimport cython
 from clockworker.executor._core_cy cimport Core
 from clockworker.ipc.rings._ahead_cy cimport Habit
 from clockworker.ipc.rings._doorbell_cy cimport PeerDoorbell
 from clockworker.ipc.rings._ring_cy cimport RingConsumer, RingProducer
+
+
+cdef class Worklist:
+    cdef list _room
+    cdef Py_ssize_t _count
+
+    cpdef append(self, object thing)
+    cpdef pop(self)
+    cpdef last(self)
+    @cython.locals(place=Py_ssize_t)
+    cpdef remove(self, object thing)
 
 
 cdef class Connection:
@@ -33,16 +45,19 @@ cdef class RingConnection(Connection):
     cdef readonly long long rings_before
     cdef readonly long long rings_ahead_before
     cdef readonly object backlog
+    cdef readonly bint has_backlog
     cdef bint unfinished
     cdef Core _core
-    cdef list _dirty
+    cdef Worklist _dirty
     cdef bint _is_dirty
     cdef long long _announced
+    cdef bint _owes
     cdef Habit _habit
 
     cpdef mark_dirty(self)
     cpdef flush(self)
     cdef bint _send_backlog(self) except -1
-    cdef _announce(self)
+    cdef _tell(self)
+    cpdef make_sure(self)
     cpdef announce_room(self)
     cpdef hear(self)

@@ -1,14 +1,24 @@
 # cython: language_level=3, annotation_typing=False, auto_pickle=False, allow_none_for_extension_args=False
 """A connection: how the frames of a link get to its peer. That of two shards of one machine is a pair of rings.
 
-What a link asks of it is in `Connection`: to send a frame, whether the peer is there (`connected`) and which incarnation of it
-that is (`epoch`), and whether new calls should wait (`crowded`). It tells the link when they need not any more, and when the
-peer has broken its rules. So the calls of a link know nothing of rings, and may go another way to a peer on another machine.
+What a link asks of it is in `Connection`: to send a frame, whether the peer is there (`connected`) and which incarnation of
+it that is (`epoch`), and whether new calls should wait (`crowded`). It tells the link when they need not any more, and when
+the peer has broken its rules. So the calls of a link know nothing of rings, and may go another way to a peer on another
+machine.
 
-Frames leave in the order in which they were sent, and the peer is told of each at once. While it is awake that costs a store
-and a fence; if it sleeps, the bell is rung once, and it wakes up while we go on sending. Rejected: telling it once a turn
-of the executor. Then the two took turns: one worked through its batch while the other slept. With 16 calls in flight that
-was a quarter as fast, with 64 less than half, and the bell was rung more often, since each batch found the peer asleep.
+Frames leave in the order in which they were sent, and the peer is told of each at once. While it is awake that costs a store;
+if it sleeps, the bell is rung once, and it wakes up while we go on sending. Rejected: telling it once a turn of the executor.
+Then the two took turns: one worked through its batch while the other slept. With 16 calls in flight that was a quarter as
+fast, with 64 less than half, and the bell was rung more often, since each batch found the peer asleep.
+
+Only the fence is left to the end of the turn (`_doorbell_cy`): who has told something *owes* it, and is put down before
+anything is published, so that no way out of a turn passes it by. It is paid
+- by the look that ends each turn, whatever became of the steps (they may raise, be cancelled, be cut), and before that whenever
+  nothing is runnable; no shard sleeps while it owes;
+- by `Traffic.turn_failed`, when the look itself has raised;
+- at once, outside of turns: in callbacks of the loop, before the executor has begun and after it has ended;
+- by `close`, before the memory goes.
+A copy of the process (`forsake`) owes nothing: the original does.
 
 What finds the ring full waits in `backlog`, in this process's memory, until the end of the turn or the next news of the peer.
 Once a ring's worth waits there the connection is *crowded*, and new calls wait, as if there were no credit, until half of that
@@ -19,7 +29,8 @@ do not wait: credit bounds how many there are (`_credit_cy`).
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Any
 
 try:
     import cython
@@ -36,6 +47,54 @@ if cython.compiled:
     from cython.cimports.clockworker.ipc.rings._monotonic import now_ns
 else:
     from time import monotonic_ns as now_ns
+
+
+@cython.final
+@cython.cclass
+class Worklist:
+    """What is to be seen to, last come first. It keeps its room when it runs empty: a list that takes in one thing and gives it
+    away again, turn after turn, has its memory made and freed each time, which was a twentieth of a call."""
+
+    def __init__(self) -> None:
+        self._room: list[Any] = []
+        self._count = 0
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self._room[: self._count])
+
+    def append(self, thing: Any) -> None:
+        if self._count < len(self._room):
+            self._room[self._count] = thing
+        else:
+            self._room.append(thing)
+        self._count += 1
+
+    def pop(self) -> Any:
+        """IndexError if there is nothing."""
+        if self._count == 0:
+            raise IndexError("pop from an empty worklist")
+        self._count -= 1
+        thing = self._room[self._count]
+        self._room[self._count] = None
+        return thing
+
+    def last(self) -> Any:
+        """What `pop` would give, and leave it. IndexError if there is nothing."""
+        if self._count == 0:
+            raise IndexError("an empty worklist has no last thing")
+        return self._room[self._count - 1]
+
+    def remove(self, thing: Any) -> None:
+        """ValueError if it is not there."""
+        for place in range(self._count):
+            if self._room[place] is thing:
+                self._room[place] = self.last()
+                self.pop()
+                return
+        raise ValueError("not in this worklist")
 
 
 class Connection:
@@ -108,9 +167,10 @@ class RingConnection(Connection):
     rings_before: int  # of the peer, at its earlier incarnations
     rings_ahead_before: int
     backlog: deque[tuple[int, int, int, int, bytes]]
+    has_backlog: bool  # asked of each frame, and quicker than the deque
     unfinished: bool  # among those whose rings may have more for us
 
-    def __init__(self, peer: int, core: Core, dirty: list[RingConnection]) -> None:
+    def __init__(self, peer: int, core: Core, dirty: Worklist) -> None:
         if core is None or dirty is None:
             raise TypeError("a connection of rings belongs to a shard's executor")
         super().__init__(peer)
@@ -120,8 +180,10 @@ class RingConnection(Connection):
         self.rings_before = 0
         self.rings_ahead_before = 0
         self.backlog = deque()
+        self.has_backlog = False
         self.unfinished = False
         self._announced = 0  # of what is published in the ring, how much the peer has been told of
+        self._owes = False  # to make sure that the peer has heard of it
         self._habit = Habit()
 
     def connect(self, epoch: int, consumer: RingConsumer, producer: RingProducer, doorbell: PeerDoorbell) -> None:
@@ -133,6 +195,7 @@ class RingConnection(Connection):
         self.producer = producer
         self.doorbell = doorbell
         self._announced = 0
+        self._owes = False
         self._habit = Habit()
         self.connected = True
 
@@ -140,8 +203,10 @@ class RingConnection(Connection):
         """The peer is gone, and with it what waited for room."""
         if not self.connected:
             return
+        self.make_sure()
         self.connected = False
         self.backlog.clear()
+        self.has_backlog = False
         self.backlog_bytes = 0
         self.crowded = False
         self.consumer.close()
@@ -155,15 +220,18 @@ class RingConnection(Connection):
         if not self.connected:
             return
         self.bytes_sent += len(body)
+        if not self._is_dirty and self._core._turn_ended == 0:
+            self.mark_dirty()  # first: whatever stops us, the turn's end finds what we owe
         try:
-            if self.backlog or not self.producer.push(kind, queue, method, call, body):
+            if self.has_backlog or not self.producer.push(kind, queue, method, call, body):
                 self.backlog.append((kind, queue, method, call, body))
+                self.has_backlog = True
                 self.backlog_bytes += len(body)
                 self.crowded = self.crowded or self.backlog_bytes > self.producer.capacity
                 self.mark_dirty()
             else:
                 self.frames_sent += 1
-                self._announce()
+                self._tell()
         except PoisonedRing as error:
             self.broken(error)
 
@@ -186,19 +254,18 @@ class RingConnection(Connection):
         if not self.connected:
             return
         try:
-            if self.backlog and not self._send_backlog():
+            if self.has_backlog and not self._send_backlog():
                 # The stall must be visible before we look once more: then either we see the room, or the peer our stall.
                 self.producer.stall()
                 self._send_backlog()
         except PoisonedRing as error:
             self.broken(error)
             return
+        self._tell()
+        self.make_sure()
         if self.crowded and self.backlog_bytes <= self.producer.capacity >> 1:
             self.crowded = False
             self.relieved()
-            if not self.connected:  # its ring was broken
-                return
-        self._announce()
 
     def _send_backlog(self) -> bool:
         while self.backlog:
@@ -208,16 +275,26 @@ class RingConnection(Connection):
             self.backlog.popleft()
             self.backlog_bytes -= len(body)
             self.frames_sent += 1
+        self.has_backlog = False
         return True
 
-    def _announce(self) -> None:
-        """Tell the peer of what has been published."""
-        published = self.producer.published()
+    def _tell(self) -> None:
+        """Of what has been published. The peer has seen it, or the turn's end makes sure of that."""
+        published = self.producer._tail
         if published != self._announced:
             self._announced = published
-            self.doorbell.announce()
+            self._owes = True
+            self.doorbell.tell()
+            if self._core._turn_ended:  # we are in none
+                self.make_sure()
             if self._habit.heard_ns:
                 self._habit.follow(now_ns())
+
+    def make_sure(self) -> None:
+        """That the peer has heard of all that it was told, or wakes up to."""
+        if self._owes:
+            self._owes = False
+            self.doorbell.make_sure()
 
     def announce_room(self) -> None:
         """After taking frames in: if the peer waits for room in its ring to us, tell it."""

@@ -47,8 +47,11 @@ cdef class PeerDoorbell:
     cdef readonly uint64_t rings_ahead
     cdef uint64_t _own_core
 
-    @cython.locals(sleeps=uint64_t)
+    cpdef tell(self)
+    cpdef bint make_sure(self) except? -1
     cpdef bint announce(self) except? -1
+    @cython.locals(sleeps=uint64_t)
+    cdef bint _look(self) except? -1
     cpdef ring(self)
     cpdef bint may_ring_ahead(self) except? -1
     @cython.locals(sleeps=uint64_t)

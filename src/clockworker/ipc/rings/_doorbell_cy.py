@@ -2,16 +2,25 @@
 """The doorbell: how a shard that sleeps in its event loop learns that a ring has news.
 
 Each incarnation of a shard has one page of shared memory and one eventfd. The page has a word `sleeps`, which the shard alone
-writes: odd while it sleeps, or is about to; and a word of `news` for each peer, which that peer alone writes: how often it has
-flushed. A shard that is awake looks at the news words and reads only the rings of those that have changed. While a peer is
-replaced there are two of it, so there are two words for each; nobody looks at the second ones before the first is used.
+writes: odd while it sleeps, or is about to; and a word of `news` for each peer, which that peer alone writes: how often it
+has told of something. A shard that is awake looks at the news words and reads only the rings of those that have changed.
+While a peer is replaced there are two of it, so there are two words for each; nobody looks at the second ones before the
+first is used.
 
-    producer:  publish frames     news += 1     full fence     load sleeps; odd, and not rung for yet: write the eventfd
+    producer:  publish a frame    news += 1     load sleeps; odd, and not rung for yet: write the eventfd   (`tell`, each frame)
+               at its turn's end  full fence    load sleeps; odd, and not rung for yet: write the eventfd   (`make_sure`, once)
     sleeper:   sleeps += 1 (odd)  full fence    load all news; any changed: sleeps += 1, stay awake
 
 Each side stores, fences, and loads what the other stores, so at least one sees the other (Dekker). Without the fence both
 loads may be done before either store is seen, and the wake-up is lost: on x86-64 in two of a thousand. The fence must hold
 between processes: membarrier's PRIVATE_EXPEDITED covers one process and is wrong here.
+
+One fence is enough for all that was told before it, so it comes once a turn: a fence for each frame waits each time until the
+stores of that frame have reached the other core, which was a fourteenth of a sender's time. A peer that is awake needs none:
+it sees each frame as it is told. One that sleeps already is seen to sleep and rung for at once. What is left to the turn's
+end is a peer that falls asleep within the tenth of a microsecond in which our store is on its way; the look at the next frame
+sees that too. It waits for the steps of this turn at most. Whoever has told something owes that fence: `_connection_cy` has
+the paths.
 
 On aarch64 the stores are stlr, the loads ldar and the fence dmb ish, which alone orders a store before a later load. The frames
 come before the news (stlr is a release of all that precedes), and the reader, who has loaded the news (ldar), looks at the
@@ -38,8 +47,10 @@ after it, so a bell must mean nothing else.
 A promise is for a peer that has a core to itself, and another than ours: on ours it would wake up in our place, and find
 nothing. So the page says where its shard runs, if it is tied to one core. Otherwise nobody rings ahead.
 
-Rejected: a bitmap of senders (a read-modify-write that all producers contend for, where 32 shards' words are four cache
-lines to look at) and a flag that the ringer clears (two writers; the count lets each producer ring once a sleep by itself).
+Rejected: MEMBARRIER_CMD_GLOBAL_EXPEDITED by the sleeper, in place of the sender's fence (it interrupts every core that
+runs one of us at each sleep of any, and a container may forbid it); a bitmap of senders (a read-modify-write that all
+producers contend for, where 32 shards' words are four cache lines to look at) and a flag that the ringer clears (two writers;
+the count lets each producer ring once a sleep by itself).
 """
 
 from __future__ import annotations
@@ -233,11 +244,26 @@ class PeerDoorbell:
         if eventfd >= 0:
             os.close(eventfd)
 
-    def announce(self) -> bool:
-        """There is news in our ring, or room. Wakes the peer if it sleeps: then True."""
+    def tell(self) -> None:
+        """There is news in our ring, or room. Who is awake sees it, and who is seen to sleep is rung for. `make_sure` must
+        follow, once for all that has been told."""
         self._news += 1
         self._memory.store(self._news_at, self._news)
+        self._look()
+
+    def make_sure(self) -> bool:
+        """That who sleeps hears of what was told: wakes the peer if it still has to be woken, then True."""
         self._memory.fence()
+        return self._look()
+
+    def announce(self) -> bool:
+        """Tell, and make sure at once. True if that has woken the peer."""
+        self._news += 1
+        self._memory.store(self._news_at, self._news)
+        return self.make_sure()
+
+    def _look(self) -> bool:
+        """Wake the peer if it is seen to sleep, and has not been rung for: then True."""
         sleeps = self._memory.load(_SLEEPS_AT)
         if sleeps & 1 and sleeps != self._rung_for:
             self._rung_for = sleeps

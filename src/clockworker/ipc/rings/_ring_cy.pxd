@@ -50,6 +50,7 @@ cdef class RingConsumer(_RingEnd):
     cdef readonly uint64_t method
     cdef readonly uint64_t call
     cdef uint64_t _stalls_seen
+    cdef uint64_t _looked_at
     cdef uint64_t _max_message
     cdef object _message
     cdef uint64_t _expected

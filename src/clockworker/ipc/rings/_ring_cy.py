@@ -15,6 +15,11 @@ A producer that finds no room says so in `stalls` (a count, its only writer is t
 full fence between. The consumer, having moved the head, fences and reads `stalls`: in every order at least one of the two
 sees the other, so that a stalled producer is always told of room, by the doorbell.
 
+It does so only where that is possible. No frame needs more than half of the ring, so a producer that waits for room has seen
+a head that lies more than half of the ring behind its tail. The head at which the consumer last fenced was visible to whoever
+has stalled since. So while the tail is no more than half of the ring beyond that one, nobody waits, or has published more
+than the consumer has seen, and then there will be news. A ring that is not half full is read without a fence.
+
 A frame is a header of three words, and a body padded to eight bytes. Both may wrap around the end; words never do.
 
     word 0   length of the body (bits 0-31), kind (32-39), the body goes on in the next frame (40), a skip (41); others: zero
@@ -246,6 +251,7 @@ class RingConsumer(_RingEnd):
         self.method = 0
         self.call = 0
         self._stalls_seen = 0
+        self._looked_at = self._head  # where the head was when we last looked for a stall, after a fence
         self._max_message = max_message
         self._message: Any = None  # a body of which `_received` bytes have come in chunks
         self._expected = 0
@@ -358,7 +364,10 @@ class RingConsumer(_RingEnd):
 
     def producer_stalled(self) -> bool:
         """To be asked after popping: True, once for each stall, if the producer waits to hear of room."""
+        if self._tail - self._looked_at <= self.capacity >> 1:
+            return False
         self._memory.fence()
+        self._looked_at = self._head
         stalls = self._memory.load(_STALLS_AT)
         if stalls == self._stalls_seen:
             return False
