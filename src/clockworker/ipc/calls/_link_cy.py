@@ -35,7 +35,7 @@ from clockworker.ipc.calls._chain_cy import CHAIN, DEEPEST, pack_envelope
 from clockworker.ipc.calls._credit_cy import Credit, Debts, Lane
 from clockworker.ipc.calls._frames import ENVELOPE, FLAGS, KEYED, Kind
 from clockworker.ipc.calls._shared_cy import Shared
-from clockworker.ipc.rings._connection_cy import Connection, RingConnection
+from clockworker.ipc.rings._connection_cy import Connection, RingConnection, Worklist
 
 if cython.compiled:
     from cython.cimports.clockworker.ipc.calls._call_cy import DONE, SENT, WAITING
@@ -85,7 +85,7 @@ class Link(Channel):
         if connection is None or shared is None:
             raise TypeError("a link has a connection, and a mesh that it is of")
         if isinstance(connection, int):
-            connection = RingConnection(connection, shared.core, [])
+            connection = RingConnection(connection, shared.core, Worklist())
         self.core = shared.core
         self.loop = shared.loop
         self.connection = connection
