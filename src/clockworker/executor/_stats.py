@@ -6,12 +6,14 @@ import heapq
 from collections.abc import Collection, Hashable, Iterable
 from itertools import zip_longest
 from operator import add, sub
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
 from clockworker.executor._histogram_cy import BUCKETS, Histogram, bucket_bound_ns
-from clockworker.executor._running_queue_cy import RunningQueue
+
+if TYPE_CHECKING:
+    from clockworker.executor._running_queue_cy import RunningQueue
 
 
 class DurationStats(msgspec.Struct, frozen=True):
