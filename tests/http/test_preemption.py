@@ -83,7 +83,7 @@ def test_light_requests_are_answered_beside_eight_that_compute(
         return re.search(r"^ reports +(\S+) .*/reports/\{name\} \d+\.\d%$", top(), re.MULTILINE)
 
     found = eventually(hog, "the hog in clockworker-top", shown=lambda: f":\n{top()}")
-    assert float(found[1]) > 0
+    assert found[1] not in ("0", "0.0")
     stats = json.loads(top("--json"))
     light, reports = (stats["total"]["since_start"]["queues"][name] for name in ("foreground", "reports"))
     assert (light["preemptive"], light["cuts"], light["whole_step"]["buckets"]) == (0, 0, [])

@@ -21,14 +21,22 @@ import anyio.to_thread
 import clockworker as cw
 
 async def threads_of(run):
-    # Three at a time meet, so there are three; if there were more, some of these would be in them.
+    # Three at a time meet, so there are three; if there were more, some of these would be at work beside them.
     barrier = threading.Barrier(3)
+    lock = threading.Lock()
+    at_work = most = 0
 
     def function():
+        nonlocal at_work, most
+        with lock:
+            at_work += 1
+            most = max(most, at_work)
         barrier.wait(60)
-        return threading.get_ident()
+        with lock:
+            at_work -= 1
 
-    return len(set(await asyncio.gather(*(run(function) for _ in range(12)))))
+    await asyncio.gather(*(run(function) for _ in range(12)))
+    return most
 
 async def app(scope, receive, send):
     answer = {

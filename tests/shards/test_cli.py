@@ -413,11 +413,15 @@ def test_check_config_and_the_start_say_the_same(name: str, tmp_path: Path, comm
 
 def test_an_address_that_is_taken_is_no_mistake_to_the_check(tmp_path: Path, command: ForkedCommand) -> None:
     (tmp_path / "app.py").write_text(ECHO)
-    with socket.create_server(("127.0.0.1", 0)) as other, socket.socket(socket.AF_UNIX) as unix:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as other,
+        socket.create_server(("127.0.0.1", 0)) as third,
+        socket.socket(socket.AF_UNIX) as unix,
+    ):
         unix.bind(str(tmp_path / "s"))
         unix.listen()
-        address = f"127.0.0.1:{other.getsockname()[1]}"
-        options = ("--bind", address, "--bind", "unix:s", "--metrics", address, "--control", "s")
+        address, metrics = (f"127.0.0.1:{each.getsockname()[1]}" for each in (other, third))
+        options = ("--bind", address, "--bind", "unix:s", "--metrics", metrics, "--control", "s")
         result = command("app:main", "--shards", "1", "--check-config", *options, cwd=tmp_path)
     assert (result.returncode, result.stderr) == (0, "")
 

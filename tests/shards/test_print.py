@@ -63,6 +63,19 @@ HTTP = st.builds(
     timeout_keep_alive=st.floats(1e-9, 1e6),
     root_path=st.sampled_from(["", "/a", "/é"]),
 )
+
+
+def place_of(address: TcpAddress | UnixAddress | InheritedSocket) -> object:
+    """Two that have the same are refused."""
+    match address:
+        case TcpAddress(host, port):
+            return (host, port) if port else address
+        case UnixAddress(path):
+            return path
+        case InheritedSocket(descriptor):
+            return descriptor
+
+
 CONFIGS = st.builds(
     ServeConfig,
     app=st.just("app:main"),
@@ -77,6 +90,7 @@ CONFIGS = st.builds(
         )
         | st.builds(InheritedSocket, st.integers(0, 99), NAMES),
         max_size=3,
+        unique_by=place_of,
     ).map(tuple),
     timeout_startup=st.floats(1e-9, 1e6),
     shard_lifetime=st.none() | st.floats(1e-9, 1e6),
