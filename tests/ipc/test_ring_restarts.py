@@ -89,9 +89,16 @@ class RingWithRestarts(RuleBasedStateMachine):
             consumer = self.consumer
             assert (consumer.kind, consumer.queue, consumer.method, consumer.call, body) == expected
 
-    @rule()
-    def producer_stalls(self) -> None:
+    @precondition(lambda self: self.unfinished is None)
+    @rule(frame=frames)
+    def producer_stalls(self, frame: Frame) -> None:
+        """It finds no room, says so, and finds none again: who then takes in what there is must be told of it."""
+        while self.producer.push(*frame[:4], frame[4][: CAPACITY // 4]):
+            self.model.append((*frame[:4], frame[4][: CAPACITY // 4]))
         self.producer.stall()
+        assert not self.producer.push(*frame[:4], frame[4][: CAPACITY // 4])
+        while self.model:
+            self.pop(1)
         assert self.consumer.producer_stalled()
         assert not self.consumer.producer_stalled()
 
