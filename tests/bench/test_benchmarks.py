@@ -123,8 +123,8 @@ def test_overhead_of_an_extra_that_is_not_used(tmp_path: Path) -> None:
     counted = run("overhead", "--preempt --tasks 4 --operations 2000", tmp_path)["counted"]
     assert [each["operation"] for each in counted] == ["spawn and await", "spawn all", "yield", "future ping"]
     for each in counted:
-        # Beside others turns end elsewhere. Of lone wake-ups, in how many the next turn was there already depends on how long the
-        # steps before were.
+        # Beside others turns end elsewhere. Of lone wake-ups, in how many the next turn was there already depends on how long
+        # the steps before were.
         most = 0.15 if each["operation"] == "future ping" else 0.02
         assert each["with_extra"] / each["without"] == pytest.approx(1, abs=most), each["operation"]
 
