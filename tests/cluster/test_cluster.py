@@ -21,9 +21,13 @@ MINE = 77  # our incarnation
 
 class FakeWord:
     valid = True
+    epoch: int | None = None  # None: any
 
     def is_valid(self, epoch: int) -> bool:
         return self.valid
+
+    def is_of(self, epoch: int) -> bool:
+        return self.epoch is None or self.epoch == epoch
 
 
 class Told:
@@ -77,6 +81,25 @@ def test_only_what_is_ours_begins_and_only_while_the_word_says_so() -> None:
     told.word.valid = False
     assert isinstance(told.cluster.refusal(0), cw.NodeIsolated)
     assert isinstance(told.cluster.refusal(4), cw.NotOwner)
+
+
+def test_a_new_view_that_is_not_confirmed_yet_is_worth_another_try(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who is not cut off has to notice nothing of it."""
+    now = 100.0
+    monkeypatch.setattr(_cluster, "boot_time", lambda: now)
+    told = Told()
+    told.view(1, [0, 2])
+    told.word.valid = False
+    assert isinstance(told.cluster.refusal(0), cw.NodeIsolated)
+    told.word.epoch = 2  # the supervisor has read it already
+    assert isinstance(told.cluster.refusal(0), cw.NotOwner)
+    told.view(2, [0, 2])
+    assert isinstance(told.cluster.refusal(0), cw.NotOwner)
+    told.word.valid = True
+    assert told.cluster.refusal(0) is None
+    told.word.valid = False
+    now += _cluster.CONFIRM_S
+    assert isinstance(told.cluster.refusal(0), cw.NodeIsolated)
 
 
 def test_places() -> None:
@@ -257,6 +280,8 @@ def test_the_word() -> None:
     word.write(7, boot_time() + 60)
     assert reader.is_valid(7)
     assert not reader.is_valid(6)
+    assert reader.is_of(7)
+    assert not reader.is_of(6)
     assert not reader.is_valid(8)
     word.write(7, boot_time() - 0.001)
     assert not reader.is_valid(7)

@@ -22,7 +22,7 @@ import msgspec
 from clockworker._errors import CallError, NodeIsolated, NotOwner, UsageError
 from clockworker.cluster._partitions import partition_of
 from clockworker.cluster._view import View
-from clockworker.cluster._word import Word
+from clockworker.cluster._word import Word, boot_time
 from clockworker.ipc.calls._owners import PLACES, Owner, checksum
 
 log = logging.getLogger("clockworker.cluster")
@@ -31,6 +31,7 @@ log = logging.getLogger("clockworker.cluster")
 Hook: TypeAlias = Callable[[frozenset[int], frozenset[int], int], Awaitable[object]]
 
 RETRY_S = 1.0  # of a hook that has raised
+CONFIRM_S = 2.0  # the others confirm a new view within a beat or two, on a busy machine too
 
 
 class ClusterNode(msgspec.Struct, frozen=True):
@@ -58,6 +59,7 @@ class Cluster:
         self.epoch = 0
         self.shard = shard
         self._word: Word | None = None
+        self._changed_at = float("-inf")  # when a view came after another, by `boot_time`
         self._incarnation = 0
         self._view: View | None = None
         self._by_slot: dict[int, tuple[str, int]] = {}  # slot -> name, shards
@@ -134,10 +136,20 @@ class Cluster:
         if partition in self._served:
             if self._word is not None and self._word.is_valid(self.epoch):
                 return None
+            if self._is_to_be_confirmed():
+                return NotOwner(
+                    f"partition {partition} is ours, and most of the cluster has yet to confirm the new view"
+                )
             return NodeIsolated(f"node {self.node} is cut off: most of the cluster has not confirmed it of late")
         if self._is_ours(partition):
             return NotOwner(f"partition {partition} is ours at epoch {self.epoch}, and not served yet")
         return NotOwner(f"partition {partition} is another's at epoch {self.epoch}; the caller was at epoch {epoch}")
+
+    def _is_to_be_confirmed(self) -> bool:
+        """A new view is on its way to us, or has just come. Each begins with nobody's confirmation."""
+        if boot_time() - self._changed_at < CONFIRM_S:
+            return True
+        return self._word is not None and not self._word.is_of(self.epoch)
 
     def when_changed(self, listener: Callable[[], None]) -> None:
         """Called after each new view, and when another node falls silent or is heard again."""
@@ -161,6 +173,8 @@ class Cluster:
         mine = self._mine()
         # Of views that were missed nobody knows what they moved.
         fresh = mine & frozenset(array("I", moved)) if epoch == self.epoch + 1 else mine
+        if self.epoch:
+            self._changed_at = boot_time()
         self.epoch = epoch
         self._waiting = frozenset() if settled else fresh & frozenset(array("I", moved))
         known = self._told | self._telling

@@ -47,6 +47,10 @@ class Word:
             and time.clock_gettime_ns(time.CLOCK_BOOTTIME) < (word >> _EPOCH_BITS) * 1_000_000
         )
 
+    def is_of(self, epoch: int) -> bool:
+        """Whether it is about this epoch's view."""
+        return self._words[0] & _EPOCHS == epoch & _EPOCHS
+
     def close(self) -> None:
         self._memory.close()
 
