@@ -11,7 +11,7 @@ import pytest
 
 from clockworker._errors import ConfigurationError
 from clockworker.shards.supervisor._reload import check_reload
-from tests.shards.servers import ECHO, Serve, ask
+from tests.shards.servers import ECHO, Serve, ask, eventually
 
 pytestmark = pytest.mark.once  # what is tested is Python in both kinds
 
@@ -38,8 +38,12 @@ def test_a_change_replaces_the_shards_and_a_broken_one_does_not(serve: Serve, tm
     assert server.shard_pids() == pids
     save(tmp_path / "app.py", ECHO.replace("%d %s", "%d new %s"))
     server.wait_log("shard . ready", 4)
-    with server.connect() as client:
-        assert ask(client, b"hello").endswith(b" new hello")
+
+    def answer() -> bytes:
+        with server.connect() as client:
+            return ask(client, b"hello")
+
+    eventually(lambda: answer().endswith(b" new hello"), "the successor has the connections")
     assert server.stop() == 0
 
 
