@@ -29,7 +29,7 @@ def main() -> None:
             axes.bar_label(bars, fmt="{:,g}", padding=3, fontsize=8)
         axes.set_xscale("log")
         axes.xaxis.set_major_formatter("{x:,g}")
-        axes.set_xlim(1, 4 * max(value for row in rows for value in row["values"]))
+        axes.set_xlim(0.5, 4 * max(value for row in rows for value in row["values"]))
         axes.set_yticks(range(len(rows)), [row["name"] for row in rows])
         axes.invert_yaxis()
         axes.set_title(panel["title"], fontsize=9, loc="right")
