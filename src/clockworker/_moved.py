@@ -48,4 +48,5 @@ class _Alias:
 
 
 def come_last() -> None:
+    """Be asked, once all other finders have found nothing."""
     sys.meta_path.append(MovedIntoRooms)
