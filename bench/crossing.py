@@ -146,7 +146,7 @@ def measure(generator: ProcessPoolExecutor, setup: str, path: str, load: Load, i
         with ProcessPoolExecutor(1, context) as server, ProcessPoolExecutor(1, context) as caller:
             flood = functools.partial(call_all_the_time, setup, in_flight)
             served = server.submit(
-                on_shard, 0, server_core, bells, rings, functools.partial(serve_foreground, path, load)
+                on_shard, 0, server_core, bells, rings, functools.partial(serve_foreground, setup, path, load)
             )
             called = caller.submit(on_shard, 1, other_core, bells, rings, flood)
             late = await_both(generator.submit(generate, path, load, other_core), served)
@@ -188,6 +188,7 @@ class Target:
 
     def __init__(self) -> None:
         self.service: cw.Sharded[Target]
+        self.begun = asyncio.Event()
         self.stopped = asyncio.Event()
         self.served = 0
         self._chance = random.Random(5)
@@ -195,18 +196,24 @@ class Target:
     @cw.remote(queue="background")
     async def work(self) -> None:
         burn(self._chance.randint(*TASK.cpu_us))
-        self.served += 1
+        self._count()
 
     @cw.remote(queue="background")
     async def nothing(self) -> None:
-        self.served += 1
+        self._count()
 
     @cw.remote(queue="foreground")
     async def stop(self) -> None:
         self.stopped.set()
 
+    def _count(self) -> None:
+        self.served += 1
+        self.begun.set()
 
-async def serve_foreground(path: str, load: Load, target: Target) -> Calm:
+
+async def serve_foreground(setup: str, path: str, load: Load, target: Target) -> Calm:
+    if setup != QUIET:
+        await target.begun.wait()
     timer = MicrosecondTimer()
     since = served = 0.0
 

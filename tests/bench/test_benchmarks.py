@@ -257,7 +257,8 @@ def test_ipc(tmp_path: Path) -> None:
 def test_crossing(tmp_path: Path) -> None:
     results = run("crossing", CROSSING, tmp_path)["results"]
     assert [result["setup"] for result in results] == ["quiet", "work", "empty", "one way"]
-    assert [result["calls_per_second"][0] > 0 for result in results] == [False, True, True, True]
+    # The others have sent a call at least, or this would hang; on a busy machine it may be the only one.
+    assert results[0]["calls_per_second"] == [0]
     assert all(0 < result["total_us"]["p50"][0] <= result["total_us"]["p99"][0] for result in results)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import os
 import signal
 import sys
@@ -78,6 +79,11 @@ def die(number: int) -> NoReturn:
     os.kill(os.getpid(), number)
     signal.pause()
     raise AssertionError
+
+
+def end_slowly() -> NoReturn:
+    atexit.register(time.sleep, 100)
+    die(signal.SIGTERM)
 
 
 def leave(status: int) -> NoReturn:

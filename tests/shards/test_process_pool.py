@@ -138,12 +138,23 @@ def test_what_goes_wrong_is_said_and_costs_one_call(run: Run) -> None:
     run(body)
 
 
+def test_one_that_is_told_to_end_and_takes_its_time(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_pool_process, "_END_S", 0.05)
+
+    async def body() -> None:
+        async with pool_of(1) as pool:
+            with pytest.raises(cw.ProcessDied, match="end_slowly was ended by SIGTERM after"):
+                await pool.run(pooled.end_slowly)
+
+    run(body)
+
+
 def test_one_that_closes_what_it_answers_through(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_pool_process, "_END_S", 0.05)
 
     async def body() -> None:
         async with pool_of(1) as pool:
-            with pytest.raises(cw.ProcessDied, match="close_all was killed by SIGKILL"):
+            with pytest.raises(cw.ProcessDied, match="close_all closed its connection .* and was killed after"):
                 await pool.run(pooled.close_all, 100)
             assert await pool.run(abs, -1) == 1
 

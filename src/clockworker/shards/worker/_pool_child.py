@@ -37,6 +37,7 @@ from clockworker.shards.worker._pool_frames import (
     READY,
     REOPEN,
     SETUP,
+    TOLD,
     VALUE,
     Failure,
     Setup,
@@ -85,7 +86,11 @@ def _serve(sock: socket.socket, incoming: BinaryIO) -> None:
 
                 spawn.prepare(pickle.loads(body))
             case _ if kind == CALL:
-                answer = _run(body)
+                try:
+                    answer = _run(body)
+                except BaseException:  # told to end, which beside a busy shard may take longer than is waited for
+                    sock.sendall(frame(TOLD))
+                    raise
                 _flush()
                 sock.sendall(answer)
                 del answer

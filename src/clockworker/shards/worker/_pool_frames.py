@@ -4,7 +4,7 @@ A frame is a byte that says what it is, the length of what follows as eight byte
 of one installation, and of one trust.
 
     to the process     SETUP first; MAIN before the first call that needs it; CALL; REOPEN
-    to the shard       READY first; of each CALL one of VALUE, RAISED, FAILED
+    to the shard       READY first; of each CALL one of VALUE, RAISED, FAILED, TOLD
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ MAIN = b"m"  # where the program's own module is found, pickled: `multiprocessin
 CALL = b"c"  # function, args and kwargs, pickled
 REOPEN = b"o"  # nothing: log files have been moved
 READY = b"r"  # nothing: it is set up
+TOLD = b"t"  # nothing: SIGTERM has ended the function, and ends the process
 VALUE = b"v"  # what the function returned, pickled
 RAISED = b"e"  # the exception and its traceback as a text, pickled
 FAILED = b"f"  # a Failure, pickled

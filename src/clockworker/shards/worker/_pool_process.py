@@ -14,7 +14,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from clockworker.shards.protocol._birth import command, held_back
 from clockworker.shards.worker._places import name_of
-from clockworker.shards.worker._pool_frames import CALL, HEAD, MAIN, READY, SETUP, Setup, frame, packed
+from clockworker.shards.worker._pool_frames import CALL, HEAD, MAIN, READY, SETUP, TOLD, Setup, frame, packed
 
 T = TypeVar("T")
 
@@ -66,6 +66,8 @@ class PoolProcess:
         self._has_main = False
         self._ending = False
         self._finished = False
+        self._told = False
+        self._killed = False
         self._timer: asyncio.TimerHandle | None = None
         self._outgoing: list[memoryview] = []
         self._kind, self._body, self._filled = b"", bytearray(HEAD.size), 0
@@ -111,10 +113,10 @@ class PoolProcess:
                 self._sock.shutdown(socket.SHUT_WR)
         else:
             self._process.send_signal(signal.SIGTERM)
-        self._timer = self._loop.call_later(_END_S, self._process.kill)
+        self._timer = self._loop.call_later(_END_S, self._kill)
 
     def kill(self) -> None:
-        self._process.kill()
+        self._kill()
         with suppress(subprocess.TimeoutExpired):  # in the kernel, where nothing ends it
             self._process.wait(_END_S)
         self._finish()
@@ -175,6 +177,9 @@ class PoolProcess:
         if kind == READY:
             self._ready = True
             return
+        if kind == TOLD:
+            self._told = True
+            return
         if self._call is None or self._ending:  # it had answered when it was told to end
             return
         call, self._call = self._call, None
@@ -189,8 +194,12 @@ class PoolProcess:
             self._outgoing.clear()
         self._sock.close()
         if self._timer is None:
-            self._timer = self._loop.call_later(_END_S, self._process.kill)
+            self._timer = self._loop.call_later(_END_S, self._kill)
         self._reap(_REAP_S)
+
+    def _kill(self) -> None:
+        self._killed = True
+        self._process.kill()
 
     def _reap(self, again_s: float) -> None:
         if self._process.poll() is None:
@@ -209,7 +218,16 @@ class PoolProcess:
         call, self._call = self._call, None
         if call is not None:
             call.process = None
-        self._pool.ended(self, call, _end_of(self._process.returncode, self._ready))
+        self._pool.ended(self, call, self._how())
+
+    def _how(self) -> str:
+        """How it ended, for a message."""
+        status = self._process.returncode
+        if self._told:
+            return _end_of(128 + signal.SIGTERM, self._ready)
+        if not self._killed or status != -signal.SIGKILL:
+            return _end_of(status, self._ready)
+        return "was killed" if self._ending else "closed its connection with the shard and was killed"
 
 
 def _spawn(sock: socket.socket) -> subprocess.Popen[bytes]:
