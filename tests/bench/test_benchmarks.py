@@ -307,9 +307,8 @@ def test_mixed(tmp_path: Path) -> None:
         pytest.importorskip(peer)
     document = run("mixed", MIXED, tmp_path)
     found = {(each["clock"], each["workers"], each["server"], each["mix"]): each for each in document["results"]}
-    assert len(found) == 3 * (
-        3 + 7
-    )  # mixes, of five that differ in numbers only; servers on the CPU's clock, and over sockets with two workers
+    # Mixes, of five that differ in numbers only; servers on the CPU's clock, and over sockets with two workers.
+    assert len(found) == 3 * (3 + 7)
     for (_, _, _, mix), result in found.items():
         assert 0 < result["latency_ms"]["p50"][0] <= result["latency_ms"]["p99"][0]
         assert (result["heavy"][0] > 0) == (mix != "alone")

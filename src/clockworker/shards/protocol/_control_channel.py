@@ -34,8 +34,8 @@ _ANCILLARY_SIZE = socket.CMSG_SPACE(MAX_DESCRIPTORS * array.array("i").itemsize)
 
 
 class Lent(int):
-    """A descriptor that outboxes keep without a copy, so that what waits takes no more descriptors than what does not. Its owner
-    closes it by `close`, too, and it stays open until the last of them has."""
+    """A descriptor that outboxes keep without a copy, so that what waits takes no more descriptors than what does not. Its
+    owner closes it by `close`, too, and it stays open until the last of them has."""
 
     _holders = 1
 
