@@ -11,7 +11,7 @@ import clockworker as cw
 Stats = dict[Hashable, cw.QueueStats]
 
 SLICE_NS = 1_000_000  # of each of two queues that say nothing of it
-_ENOUGH = 30  # times what is allowed; then a thirtieth is what can be told
+_ENOUGH = 12  # times what is allowed, for the smallest; then a twelfth of it is what can be told
 
 
 def bound_ns(stats: Stats) -> int:
