@@ -39,7 +39,6 @@ if TYPE_CHECKING:
 
 APP = "bench._http_hostile:main"
 TARGET = 2.0
-WARM_UP_S = 3.0  # in which all connections of an attack are opened
 MIB = 1 << 20
 
 
@@ -92,6 +91,9 @@ class Hostile(msgspec.Struct, frozen=True):
 def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=5.0, help="of each attack in each round")
+    parser.add_argument(
+        "--warm-up", type=float, default=3.0, help="seconds in which an attack's connections are opened"
+    )
     parser.add_argument("--rate", type=float, default=200, help="light requests a second")
     parser.add_argument("--attacks", nargs="+", choices=list(attacks()), default=list(attacks()))
     parser.add_argument("--check", action="store_true", help="fail if the goal is missed")
@@ -137,8 +139,8 @@ def run(options: argparse.Namespace) -> Hostile:
 def beside(
     what: Attack | None, options: argparse.Namespace, port: int, attacked: int, shard: int
 ) -> tuple[Outcome, Suffered | None]:
-    seconds = WARM_UP_S + options.seconds
-    works: list[Any] = [partial(ask, port, options.rate, WARM_UP_S if what else 0.5, options.seconds)]
+    seconds = options.warm_up + options.seconds
+    works: list[Any] = [partial(ask, port, options.rate, options.warm_up if what else 0.5, options.seconds)]
     if what is not None:
         works.append(partial(assault, what, attacked, shard, seconds))
     results = together(works, 60 + 10 * seconds)
