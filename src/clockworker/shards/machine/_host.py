@@ -29,8 +29,9 @@ OF_SHARD = 9
 OF_LINE = 2
 OF_SUPERVISOR = 16
 OF_SPARE = 2  # a pidfd and a channel
+OF_PEER = 2  # rings between a new process and each other: they wait while the kernel lets no descriptor on its way
 
-# What comes and goes: pipes of a start, rings that are handed over, log files, a trace; a connection on its way to a shard.
+# What comes and goes: pipes of a start, log files, a trace; a connection on its way to a shard.
 PASSING = 16
 
 # At least so many connections of tools, to --metrics and the control socket, are possible at once.
@@ -41,7 +42,7 @@ def descriptors_needed(shards: int, addresses: int, lines: int = 0) -> int:
     """Of the supervisor, which has more of them than any shard (a shard has one for each peer). addresses: listening sockets
     of each shard. lines: on which connections are handed over to it. There may be one process more than shards, a successor; at
     the stop each address takes three more sockets."""
-    of_shard = OF_SHARD + OF_LINE * lines + addresses
+    of_shard = OF_SHARD + OF_PEER + OF_LINE * lines + addresses
     return OF_SUPERVISOR + PASSING + TOOLS + (shards + 1) * of_shard + 3 * addresses
 
 
