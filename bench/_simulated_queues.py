@@ -19,7 +19,7 @@ import msgspec
 import clockworker as cw
 from bench._open_loop import Kind, Load
 from bench._report import percentile
-from clockworker.executor._eevdf_cy import Entity, Eevdf
+from clockworker.executor._eevdf_cy import Eevdf, Entity
 
 US, MS = 1_000, 1_000_000
 SLICE_NS = 1 * MS  # an executor's own, of two queues

@@ -175,9 +175,7 @@ def run(options: argparse.Namespace) -> Priority:
     targets = LAS_TARGETS if scheduler == LAS else TARGETS
     load = load_of(options, 0)
     if options.rounds == 0:
-        return Priority(
-            load.utilisation(), [0, 0], options.timer, scheduler, 0.0, [*CURVE], simulated, [], {}, targets
-        )
+        return Priority(load.utilisation(), [0, 0], options.timer, scheduler, 0.0, [*CURVE], simulated, [], {}, targets)
     setups = [*SETUPS, WITHOUT_EXTRA] if options.preempt else [*SETUPS]
     measured: dict[str, list[Measured]] = {setup: [] for setup in setups}
     late_us = []

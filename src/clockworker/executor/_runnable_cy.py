@@ -94,10 +94,10 @@ class Runnable(Members):
         """A queue is not attentive if a slice of each other one is longer in virtual time. Who wakes is due by the end of its
         own, counted from now, and who runs by the end of its own: nobody who wakes would come first, but who was owed more
         than the difference when it went to sleep. In groups of queues all are attentive."""
-        for queue in self.queues.values():
-            queue.attentive = type(self._eevdf) is not Eevdf or any(
-                [each is not queue and each.entity.span <= queue.entity.span for each in self.queues.values()]
-            )
+        queues = list(self.queues.values())
+        for queue in queues:
+            sooner = [each for each in queues if each is not queue and each.entity.span <= queue.entity.span]
+            queue.attentive = len(sooner) > 0 or type(self._eevdf) is not Eevdf
 
     def is_busy(self) -> bool:
         """Whether any queue has something to run."""
