@@ -199,7 +199,7 @@ class Server:
         return self._process.pid
 
     def pid(self, shard: int) -> int:
-        """The process of the shard's newest incarnation that has been ready."""
+        """The process of the shard's newest incarnation that has been ready. Raises `LookupError` before one has been."""
         self._looks()
         if shard not in self._ready_pids:
             raise LookupError(f"shard {shard} has not been ready; there are 0 to {self.shards - 1}")

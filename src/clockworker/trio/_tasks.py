@@ -71,7 +71,7 @@ class JoinHandle(Generic[T]):
         raise TaskCancelled(*outcome.args)  # each who waits has one of its own, with its own traceback
 
     async def outcome(self) -> Ok[T] | TaskPanicked | TaskCancelled:
-        """Wait, and return what became of the task instead of raising it, for `match`."""
+        """Wait, and return what became of the task instead of raising it, for `match`. RuntimeError in the task itself."""
         self._is_told = True
         if self._outcome is not None:
             await trio.lowlevel.checkpoint()
