@@ -115,8 +115,9 @@ class Serving(Protocol):
 
 
 class Server:
-    """Made by `serving`. All methods block; in an async test call them with `asyncio.to_thread`. Waits that take too long
-    raise `TimeoutError`, and `ApplicationError` if the server has ended meanwhile; both show the log.
+    """A server that runs for a test. Made by `serving`. All methods block; in an async test call them with
+    `asyncio.to_thread`. Waits that take too long raise `TimeoutError`, and `ApplicationError` if the server has ended
+    meanwhile; both show the log.
 
     app: MODULE:ATTRIBUTE. shards: how many there are.
     """

@@ -26,7 +26,8 @@ class _NextStep:
 
 
 class GroupHandle:
-    """A place for tasks: a queue, and a group within it. Tasks of one group share one account in the scheduler."""
+    """A place for tasks: a queue, and a group within it. Tasks of one group share one account in the scheduler. Made
+    by the executor: `executor.queue(key).group(key)`."""
 
     def __init__(self, gate: Gate, membership: Membership) -> None:
         self._gate = gate
@@ -73,7 +74,7 @@ class GroupHandle:
 
 
 class QueueHandle(GroupHandle):
-    """A running queue: `executor.queue(key)`."""
+    """A running queue. Made by the executor: `executor.queue(key)`."""
 
     def __init__(self, gate: Gate, queue: QueueState) -> None:
         super().__init__(gate, Membership(gate, queue, None))

@@ -30,7 +30,7 @@ MEMBERSHIP: contextvars.ContextVar[Membership | None] = contextvars.ContextVar(
 
 
 class JoinHandle(Generic[T]):
-    """A spawned task, to wait for or to abort. Dropping the handle leaves the task running.
+    """A spawned task, to wait for or to abort. Made by `spawn`. Dropping the handle leaves the task running.
 
     `await handle` gives the task's value, raises the task's own exception, or `TaskCancelled` if the task was aborted. It
     is a checkpoint, may be awaited more than once, and by several tasks. Cancelling one who waits does not touch the task.

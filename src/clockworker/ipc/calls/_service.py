@@ -26,7 +26,8 @@ A = TypeVar("A")
 
 
 class Sharded(Generic[S]):
-    """A service that `shard.start` has started here. `await service.on(i).method(...)` runs the method on shard i."""
+    """A service, with an instance on each shard. Made by `Shard.start`. `await service.on(i).method(...)` runs the method on
+    shard i."""
 
     def __init__(
         self,

@@ -38,8 +38,8 @@ _WAYS = ("wait", "drop")
 
 
 class Topic(Generic[T]):
-    """Made by `Shard.topic`: the same one for the same name, for as long as somebody has it. Belongs to the thread of the event
-    loop.
+    """What all shards know by a name, to publish and to subscribe. Made by `Shard.topic`: the same one for the same name, for
+    as long as somebody has it. Belongs to the thread of the event loop.
 
     name: text of up to 255 bytes, the same on all shards.
     ordered: whether all subscribers see the messages of all publishers in one order.
