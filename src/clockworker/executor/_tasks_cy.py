@@ -303,7 +303,7 @@ class JoinHandle(ScheduledTask):
 
     # Instead of a constructor, whose arguments would be packed and parsed at every spawn.
     def begin(self, task: asyncio.Task[Any], membership: Membership, context: contextvars.Context | None) -> None:
-        """The core's: from here on it is the handle of this task, which has no place yet."""
+        """The core's: from here on it is the handle of this task, with membership and context, which has no place yet."""
         self.task = task
         self.context = context
         self.group = membership.group
@@ -378,7 +378,7 @@ class JoinHandle(ScheduledTask):
         return waiter
 
     def add(self, waiter: Waiter) -> None:
-        """Wake it at the task's end, after those that have waited for longer."""
+        """Wake `waiter` at the task's end, after those that have waited for longer."""
         if self.first_waiter is None:
             self.first_waiter = waiter
             if self.membership.core.loop is None:
@@ -391,7 +391,7 @@ class JoinHandle(ScheduledTask):
             PyObject_GC_UnTrack(waiter)
 
     def remove(self, waiter: Waiter) -> None:
-        """It waits no longer."""
+        """`waiter` waits no longer."""
         if waiter.before is None:
             self.first_waiter = waiter.after
         else:

@@ -83,7 +83,8 @@ class ShardStats(msgspec.Struct, frozen=True):
 
 
 class Shard:
-    """Made by `clockworker-serve` in each of its processes. Everything here belongs to the thread of the event loop.
+    """The shard that an application runs in. Made by `clockworker-serve` in each of its processes. Everything here belongs to
+    the thread of the event loop.
 
     id: 0 to count - 1. The same after a restart.
     count: how many shards there are.
