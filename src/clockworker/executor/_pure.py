@@ -28,6 +28,10 @@ def is_of(callback: Any, argument: object, task: asyncio.Task[Any]) -> bool:
     return callback.__self__ is task
 
 
+def is_context(thing: object) -> bool:
+    return type(thing) is contextvars.Context
+
+
 def run_in_context(
     callback: Callable[..., object], argument: object, context: contextvars.Context
 ) -> BaseException | None:

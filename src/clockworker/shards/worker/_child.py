@@ -1,6 +1,7 @@
 """The process of one shard: `python -m clockworker.shards.worker._child`, started by the supervisor and by nobody else.
 
-In order: tie this process's life to the supervisor's, read what to do (a spare waits for that), import the application, and
+In order: tie this process's life to the supervisor's, read what to do (a spare waits for that; a fork server forks spares, and
+it is they that go on), import the application, and
 only then make loop, executor and mesh, and run `main(shard)` in the first queue. What the supervisor says meanwhile waits in
 the channel.
 
@@ -43,6 +44,7 @@ from clockworker.shards.machine._terminal import set_up_debugging
 from clockworker.shards.protocol._birth import (
     CONTROL_VARIABLE,
     EXIT_ORPHANED,
+    FORK_SERVER_VARIABLE,
     SPARE_VARIABLE,
     SUPERVISOR_VARIABLE,
     TERMINAL_SIGNALS,
@@ -90,6 +92,7 @@ from clockworker.shards.protocol._witness import start_witness
 from clockworker.shards.worker._affinity import Starting
 from clockworker.shards.worker._current import being
 from clockworker.shards.worker._fork import REFUSAL, Legacy, open_descriptors
+from clockworker.shards.worker._fork_server import fork_spares
 from clockworker.shards.worker._hidden import hide
 from clockworker.shards.worker._hogs import HogWatch
 from clockworker.shards.worker._loading import Loading, WrongOptions
@@ -125,8 +128,11 @@ def main() -> None:
     descriptor = int(os.environ.pop(CONTROL_VARIABLE))
     os.set_inheritable(descriptor, False)
     channel = ControlChannel(socket.socket(fileno=descriptor), trusting=True)
-    if (spare_of := os.environ.pop(SPARE_VARIABLE, None)) is not None:
-        wait(channel, spare_of)
+    if (app := os.environ.pop(FORK_SERVER_VARIABLE, None)) is not None:
+        channel, imported = fork_spares(channel, app)
+        wait(channel, app, imported)
+    elif (app := os.environ.pop(SPARE_VARIABLE, None)) is not None:
+        wait(channel, app)
     received = channel.receive_first()
     if received is None:
         sys.exit(EXIT_ORPHANED)
