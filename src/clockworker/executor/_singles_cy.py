@@ -124,8 +124,8 @@ class Singles(Runnable):
                 return failure
         context = state.membership.context_or_error()
         if not is_context(context):
-            return context
-        state.context = context
+            return context  # type: ignore[return-value]
+        state.context = context  # type: ignore[assignment]
         error = run_in_context(state.callback, None, context)
         return None if error is None else self._single_failed(state, error)
 

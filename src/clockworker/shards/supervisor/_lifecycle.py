@@ -67,9 +67,9 @@ class RestartPolicy(msgspec.Struct, frozen=True):
     caught by the one or the other: the shorter, the more each death counts; and one that lives for the whole window and dies
     is started again at once each time, which is seldom enough.
 
-    Of a server that has never served, starts are counted and not timed: however long each takes, because the application does or
-    because others have the CPU, what has failed `max_starts` times in a row ends. Later there is something to lose by that: what
-    a start waits for may come back, and until then the others serve.
+    Of a server that has never served, starts are counted and not timed: however long each takes, because the application does
+    or because others have the CPU, what has failed `max_starts` times in a row ends. Later there is something to lose by that:
+    what a start waits for may come back, and until then the others serve.
     """
 
     delay: float = 0.1
