@@ -35,6 +35,8 @@ _SAID = 200
 def fork_spares(channel: ControlChannel, app: str) -> tuple[ControlChannel, Imports]:
     """As often as the supervisor asks. Returns in each spare, with its channel and the state of what has been imported; in the
     process itself never: it ends with the supervisor."""
+    import clockworker.http._application  # noqa: F401  # which says for each shard what its application is
+
     imported = state_of_imports()
     set_process_title("fork server", app)
     gc.collect()
