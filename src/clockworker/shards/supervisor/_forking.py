@@ -100,6 +100,9 @@ class ForkServer:
         except (ControlError, DescriptorsLost) as error:
             log.debug("the process that forks spares (pid %d) is of no use: %s", self.pid, error)
             received = None
+        except OSError as error:  # no memory: it is read at the next turn
+            log.debug("what the process that forks spares says cannot be read yet: %s", error)
+            return
         if received is None:
             asyncio.get_running_loop().remove_reader(self._process.channel.fileno())
             self.stop()

@@ -118,6 +118,7 @@ EXIT_START_UP = 3
 
 QUIET_LOOK_S = 0.005
 CUT_S = 0.1  # before SIGKILL, so that it can still be said what is cut
+_LOOP_STOPPED = "Event loop stopped before Future completed"  # as asyncio and uvloop say it
 # Bytes of what is said of a failure: both have to fit into one message.
 MESSAGE_LIMIT = 8_000
 TRACEBACK_LIMIT = 48_000
@@ -226,7 +227,9 @@ class _ShardMain:
     def _run(self) -> int:
         if self._config.switch_interval is not None:
             sys.setswitchinterval(self._config.switch_interval)
-        loading = Loading(self._configure)
+        of_lines = [line.fileno() for line in self._lines]
+        held = [self._channel.fileno(), *self._doorbell, self._slots, self._witness.fileno(), *of_lines]
+        loading = Loading(self._configure, held)
         try:
             loaded = loading.load()
         except ConfigurationError as error:
@@ -248,6 +251,11 @@ class _ShardMain:
                     self._legacy.end(error)
                 if isinstance(error, ConfigurationError) and self._main is None:  # a queue cannot be preemptive here
                     return self._fail(str(error), of_options=True)
+                if _LOOP_STOPPED in str(error):
+                    return self._fail(
+                        "the application has stopped its shard's event loop (loop.stop()); await shard.wait_stopped() "
+                        "ends where the server stops"
+                    )
                 return self._fail('an exception escaped a task of a queue with on_panic = "propagate"', error)
 
     def _declare_queues(self, application: Main) -> None:
@@ -394,6 +402,8 @@ class _ShardMain:
         said = message.encode(errors="backslashreplace")[:MESSAGE_LIMIT]
         trace = format_traceback(error).encode(errors="backslashreplace")[-TRACEBACK_LIMIT:] if error else b""
         self._channel.send(Failed(said.decode(errors="ignore"), trace.decode(errors="ignore"), of_options))
+        if self._channel.backlogged:  # it is not there any more
+            log.critical("%s", message)
         return EXIT_START_UP
 
     def _read(self) -> None:
