@@ -262,6 +262,9 @@ class Span(msgspec.Struct, frozen=True):
     cuts: int = 0
     looks: int = 0
 
+    def and_also(self, other: Span) -> Span:
+        return Span(*[getattr(self, field) + getattr(other, field) for field in self.__struct_fields__])
+
 
 class Loss(msgspec.Struct, frozen=True):
     """Of a hog's time, 0 to 1, beyond what it loses where nothing cuts it. By two clocks, and by each of them in two ways: as
@@ -269,7 +272,7 @@ class Loss(msgspec.Struct, frozen=True):
     and in other processes, and the thread's CPU clock does not: so each way agrees with the other of its clock.
 
     cut_us: a gap's length. cuts: a second. uncounted: of the wall's time, what the thread's clock has not counted, beyond what
-    it does not count where nothing cuts it. Each is the median of many pairs of spans, cut and uncut.
+    it does not count where nothing cuts it.
     """
 
     gaps_wall: float
@@ -281,26 +284,37 @@ class Loss(msgspec.Struct, frozen=True):
     uncounted: float
 
 
-def measure_loss(slice_ms: float | None, with_timer: bool, seconds: float) -> Loss:
-    """with_timer: the loop has a timer of 2 ms, and a foreground that waits; else there is nothing but the hog. Cut and uncut
-    spans take turns, so that what else the machine does disturbs them alike."""
+def measure_loss(slice_ms: float | None, with_timer: bool, seconds: float) -> list[Loss]:
+    """Of span after span. with_timer: the loop has a timer of 2 ms, and a foreground that waits; else there is nothing but the
+    hog. Cut and uncut spans take turns, and each that is cut is compared with the two beside it: how fast a core is changes by
+    some per cent from one tenth of a second to the next, and work not done is as little."""
     kind = Kind("", ("foreground", "hogs"), True, slice_ms)
     queues = [*kind.declared(1), cw.Queue("uncut", 1)]
 
     async def main(spawns: list[Spawn]) -> list[Loss]:
         _, cut, uncut = spawns
         timer = Ticks(Taking()) if with_timer else None
-        pairs = []
+        losses: list[Loss] = []
+        before = await uncut(look(_SPAN_MS * 1_000_000))
         until = time.perf_counter() + seconds
-        while time.perf_counter() < until:
-            pairs.append(loss_of(*[await spawn(look(_SPAN_MS * 1_000_000)) for spawn in (cut, uncut)]))
+        while not losses or time.perf_counter() < until:
+            span = await cut(look(_SPAN_MS * 1_000_000))
+            after = await uncut(look(_SPAN_MS * 1_000_000))
+            losses.append(loss_of(span, before.and_also(after)))
+            before = after
         if timer is not None:
             timer.stop()
-        return pairs
+        return losses
 
     take_core()
-    pairs = on_loop(queues, main)
-    return Loss(*[statistics.median(getattr(pair, field) for pair in pairs) for field in Loss.__struct_fields__])
+    return on_loop(queues, main)
+
+
+def middle(losses: Sequence[Loss]) -> Loss:
+    """Of each figure the mean of the middle half."""
+    values = [sorted(getattr(loss, field) for loss in losses) for field in Loss.__struct_fields__]
+    aside = len(losses) // 4
+    return Loss(*[statistics.mean(each[aside : len(each) - aside]) for each in values])
 
 
 async def look(wall_ns: int) -> Span:

@@ -12,9 +12,9 @@ Latencies are from the time that was planned. Others may take the core from the 
 what they had of it meanwhile; where nothing else runs, the two are one.
 
 A hog's loss is measured in spans that are cut and spans that are not, in turn, both as gaps in its own time and as work not
-done in as much time. By the wall's clock and by the thread's CPU clock these are two different things: the CPU clock does not
-count what a timer's interrupt takes in the kernel and in a hypervisor, and the wall's clock does. Within each clock the two
-ways agree. The wall's is what users lose, and is the one that is judged.
+done in as much time; of the latter it takes tens of spans to see one per cent. By the wall's clock and by the thread's CPU
+clock these are two different things: the CPU clock does not count what a timer's interrupt takes in the kernel and in a
+hypervisor, and the wall's clock does. Within each clock the two ways agree. The wall's is what users lose, and is judged.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from bench._hogs import Kind, Late, Loss, measure_late, measure_loss
+from bench._hogs import Kind, Late, Loss, measure_late, measure_loss, middle
 from bench._processes import together
 from bench._report import Summary, columns, percentile, progress, summary
 
@@ -51,8 +51,10 @@ TIMER, NOTHING = SITUATIONS = ("idle foreground, a timer of 2 ms", "nobody else"
 GOALS = {
     f"timer p99 beside {MOST} hogs, ms": 2.0,
     f"foreground p99 beside {MOST} hogs, ms": 2.5,
-    f"hogs' loss, {TIMER}, %": 5.0,
-    f"hogs' loss, {NOTHING}, %": 1.0,
+    f"hogs' loss as gaps, {TIMER}, %": 5.0,
+    f"the same as work, {TIMER}, %": 5.0,
+    f"hogs' loss as gaps, {NOTHING}, %": 1.0,
+    f"the same as work, {NOTHING}, %": 1.0,
 }
 
 
@@ -71,9 +73,19 @@ class Result(msgspec.Struct, frozen=True):
 
 
 class Lost(msgspec.Struct, frozen=True):
+    """Of each round, span by span."""
+
     slice: str
     situation: str
-    rounds: list[Loss]
+    rounds: list[list[Loss]]
+
+    def middle(self) -> Loss:
+        return middle([span for spans in self.rounds for span in spans])
+
+    def percent(self, field: str) -> Summary:
+        """Of all rounds' spans, with the rounds' own."""
+        rounds = [100 * getattr(middle(spans), field) for spans in self.rounds]
+        return Summary(100 * getattr(self.middle(), field), min(rounds), max(rounds))
 
 
 class Preempt(msgspec.Struct, frozen=True):
@@ -104,14 +116,10 @@ class Preempt(msgspec.Struct, frozen=True):
             ["hogs' loss, %", "slice", "gaps", "work", "CPU: gaps", "CPU: work", "uncounted", "cuts/s", "cut, us"]
         ]
         for lost in self.losses:
-            percents = [
-                median_percent([getattr(each, name) for each in lost.rounds])
-                for name in ("gaps_wall", "work_wall", "gaps_cpu", "work_cpu", "uncounted")
-            ]
-            cuts = [
-                f"{statistics.median(getattr(each, name) for each in lost.rounds):.0f}" for name in ("cuts", "cut_us")
-            ]
-            losses.append([lost.situation, lost.slice, *percents, *cuts])
+            loss = lost.middle()
+            parts = (loss.gaps_wall, loss.work_wall, loss.gaps_cpu, loss.work_cpu, loss.uncounted)
+            percents = [f"{100 * part:.1f}" for part in parts]
+            losses.append([lost.situation, lost.slice, *percents, f"{loss.cuts:.0f}", f"{loss.cut_us:.0f}"])
         verdicts = [["", "median (least-most)", "goal", ""]]
         for name, verdict in self.verdicts.items():
             goal = self.goals[name]
@@ -136,10 +144,6 @@ class Preempt(msgspec.Struct, frozen=True):
                 axes.legend(fontsize="small")
 
 
-def median_percent(values: list[float]) -> str:
-    return f"{100 * statistics.median(values):.1f}"
-
-
 def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=2.0, help="of each set-up in each round")
@@ -152,7 +156,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> Preempt:
     late: dict[tuple[str, int], list[Late]] = {}
-    lost: dict[tuple[str, str], list[Loss]] = {}
+    lost: dict[tuple[str, str], list[list[Loss]]] = {}
     kinds = [kind for kind in KINDS if kind.name in options.setups]
     for number in range(options.rounds):
         for hogs in options.hogs:
@@ -196,8 +200,11 @@ def judge(results: list[Result], losses: list[Lost]) -> dict[str, Summary]:
         if (result.setup, result.hogs) == (DEFAULT, MOST):
             found[timer] = summary(result.own_timer_p99)
             found[foreground] = summary(result.own_foreground_p99)
-    for situation, goal in zip(SITUATIONS, of_situations, strict=True):
-        for lost in losses:
-            if (lost.slice, lost.situation) == ("default", situation):
-                found[goal] = summary([100 * each.gaps_wall for each in lost.rounds])
+    goals = iter(of_situations)
+    for situation in SITUATIONS:
+        for field in ("gaps_wall", "work_wall"):
+            goal = next(goals)
+            for lost in losses:
+                if (lost.slice, lost.situation) == ("default", situation):
+                    found[goal] = lost.percent(field)
     return found

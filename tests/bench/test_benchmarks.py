@@ -36,6 +36,7 @@ INSTRUCTIONS = "--requests 100"
 TRIO = "--rounds 2 --operations 40 --counted 40 --tasks 4 --seconds 0.05"
 ASGI = "--rounds 1 --seconds 0.1 --connections 4 --workers 2"
 MIXED = "--rounds 1 --seconds 0.3 --warm-up 0.05 --rate 50 --workers 2"
+HOSTILE = "--rounds 1 --seconds 0.3 --warm-up 0.2 --attacks slow-heads smuggling websocket-fragments rapid-reset"
 PREEMPT = "--rounds 1 --seconds 0.1 --hogs 1 2"
 HANDOVER = "--keys 2000 --value-bytes 100 --rate 50"
 TOPICS = "--rounds 1 --messages 1000 --seconds 0.2"
@@ -311,6 +312,16 @@ def test_mixed(tmp_path: Path) -> None:
         assert 0 < result["latency_ms"]["p50"][0] <= result["latency_ms"]["p99"][0]
         assert (result["heavy"][0] > 0) == (mix != "alone")
     assert set(document["limits"]) == {name.partition(";")[0] for name in document["verdicts"]}
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl makes the certificate")
+def test_hostile(tmp_path: Path) -> None:
+    document = run("hostile", HOSTILE, tmp_path)
+    found = {each["attack"]: each for each in document["results"]}
+    assert list(found) == ["slow-heads", "smuggling", "websocket-fragments", "rapid-reset"]
+    assert len(document["quiet_p99_ms"]) == 5
+    assert all(0 < each["p50_ms"][0] <= each["p99_ms"][0] for each in found.values())
+    assert set(found["smuggling"]["ends"]) == {"400"}
 
 
 def test_handover(tmp_path: Path) -> None:

@@ -154,7 +154,7 @@ def test_one_that_closes_what_it_answers_through(run: Run, monkeypatch: pytest.M
 
     async def body() -> None:
         async with pool_of(1) as pool:
-            with pytest.raises(cw.ProcessDied, match="close_all closed its connection .* and was killed after"):
+            with pytest.raises(cw.ProcessDied, match=r"close_all closed its connection .* and was killed after"):
                 await pool.run(pooled.close_all, 100)
             assert await pool.run(abs, -1) == 1
 

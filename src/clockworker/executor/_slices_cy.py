@@ -58,7 +58,7 @@ else:
 
 _DEFAULT_NS = 1_000_000
 # Alone a slice is longer, after so many in which nobody came; by this factor.
-_QUIET = 16
+_QUIET = 8
 _GROWTH = 4
 _DOUBT = 4  # so many quiet ones are as good as one in which somebody may have come
 # A turn of the loop in which something was done takes so much longer than an empty one.

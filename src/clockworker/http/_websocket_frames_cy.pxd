@@ -1,11 +1,13 @@
 cimport cython
 
 cdef list _SHORT_TEXT, _SHORT_BINARY
+cdef int _AT_ONCE, _DEAR
 cdef object _CONT, _TEXT, _BINARY, _PONG
 
 
 cdef class FrameReader:
-    cdef public long long frames
+    cdef public long long effort
+    cdef public bint has_more
     cdef public long long rest
     cdef public bint wanted
     cdef public bint ended

@@ -26,6 +26,9 @@ if cython.compiled:
     from cython.cimports.clockworker.http._mask import xor
 
 PLAIN_TEXT, PLAIN_BINARY = 0x81, 0x82  # how a frame begins that is a whole message, as it is
+AT_ONCE = 256  # plain messages that are parsed in one go
+_AT_ONCE = AT_ONCE  # for C
+_DEAR = 16  # a frame that goes to the protocol takes as long as so many
 _LONGEST = 1 << 62  # bytes: a client may name up to 2^64, which the protocol refuses whatever its limit
 _SHORT_TEXT = [bytes((PLAIN_TEXT, size)) for size in range(126)]
 _SHORT_BINARY = [bytes((PLAIN_BINARY, size)) for size in range(126)]
@@ -57,11 +60,13 @@ class FrameReader:
     take(message) is called with each, as text or bytes; pong(data) for each pong; answer(writes) with what the protocol has to
     say itself: a pong, or the end. All three from within `feed`.
 
-    most: bytes of a message. frames: how many have begun; who feeds sets it back. rest: bytes still to come of a frame of which
+    most: bytes of a message. effort: what has been parsed, in plain messages; who feeds sets it back. At `AT_ONCE` it stops,
+    and `has_more` says so: `feed` goes on, with nothing new as well. rest: bytes still to come of a frame of which
     the protocol has the beginning. wanted: whether messages are still passed on. ended: nothing more is parsed.
     """
 
-    frames: int
+    effort: int
+    has_more: bool
     rest: int
     wanted: bool
     ended: bool
@@ -72,7 +77,7 @@ class FrameReader:
     _pong: Callable[[bytes], None]
     _answer: Callable[[list[bytes]], None]
     _is_text: bool
-    _head: bytes  # the beginning of a frame, which does not say yet how long it is
+    _head: bytes  # what is not parsed yet: the beginning of a frame, which does not say how long it is; or more
 
     def __init__(
         self,
@@ -83,7 +88,8 @@ class FrameReader:
         pong: Callable[[bytes], None],
         answer: Callable[[list[bytes]], None],
     ) -> None:
-        self.frames = 0
+        self.effort = 0
+        self.has_more = False
         self.rest = 0
         self.wanted = True
         self.ended = False
@@ -101,6 +107,7 @@ class FrameReader:
         if self._head:
             data = self._head + data
             self._head = b""
+        self.has_more = False
         size = len(data)
         at = 0
         if self.rest:
@@ -108,7 +115,10 @@ class FrameReader:
             self.rest -= at
             self._pass_on(data[:at])
         while at < size and not self.ended:
-            self.frames += 1
+            if self.effort >= _AT_ONCE:
+                self._head = data[at:]
+                self.has_more = True
+                return
             first = data[at]
             second = data[at + 1] if at + 2 <= size else 0
             length = second & 127
@@ -128,9 +138,11 @@ class FrameReader:
                 and end <= size
                 and self.parts is None
             ):
+                self.effort += 1
                 self._is_text = first == 0x81
                 self._complete(unmasked(data, body, end))
             else:
+                self.effort += _DEAR
                 if end > size:
                     self.rest = end - size
                     end = size
