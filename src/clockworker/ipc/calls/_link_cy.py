@@ -38,8 +38,8 @@ from clockworker.ipc.calls._shared_cy import Shared
 from clockworker.ipc.rings._connection_cy import Connection, RingConnection, Worklist
 
 if cython.compiled:
-    from cython.cimports.clockworker.ipc.calls._call_cy import DONE, SENT, WAITING
     from cython.cimports.clockworker.executor._native import call_or_error
+    from cython.cimports.clockworker.ipc.calls._call_cy import DONE, SENT, WAITING
     from cython.cimports.clockworker.ipc.calls._native import context_get
     from cython.cimports.clockworker.ipc.rings._monotonic import now_ns
 else:

@@ -22,6 +22,7 @@ import sys
 import time
 from contextlib import suppress
 
+from clockworker.shards.config._application import import_ahead
 from clockworker.shards.machine._host import die_with_parent, set_process_title
 from clockworker.shards.protocol._birth import EXIT_ORPHANED, FORK_SERVER_VARIABLE, SPARE_VARIABLE
 from clockworker.shards.protocol._control_channel import ControlChannel
@@ -35,8 +36,7 @@ _SAID = 200
 def fork_spares(channel: ControlChannel, app: str) -> tuple[ControlChannel, Imports]:
     """As often as the supervisor asks. Returns in each spare, with its channel and the state of what has been imported; in the
     process itself never: it ends with the supervisor."""
-    import clockworker.http._application  # noqa: F401  # which says for each shard what its application is
-
+    import_ahead()
     imported = state_of_imports()
     set_process_title("fork server", app)
     gc.collect()

@@ -50,8 +50,8 @@ class Loading:
         )
         if any(_what_is(descriptor) != found for descriptor, found in self._held.items()):
             raise ApplicationError(
-                f"{config.app} has closed descriptors of its shard's while it was imported; close none that you have not opened "
-                "(os.closerange, daemon libraries)"
+                f"{config.app} has closed descriptors of its shard's while it was imported; close none that you have not "
+                "opened (os.closerange, daemon libraries)"
             )
         ssl = context_of(config)
         self.what = "a queue's scheduler cannot be imported"
