@@ -47,6 +47,7 @@ if cython.compiled:
         PyObject_GC_UnTrack,
         PyThread_get_thread_ident,
         context_value,
+        copy_or_error,
         in_empty_context,
         proceed_by,
     )
@@ -132,6 +133,15 @@ class Membership:
         context = contextvars.copy_context()
         context.run(MEMBERSHIP.set, self)
         return context
+
+    def context_or_error(self) -> contextvars.Context | BaseException:
+        """As `context`. An exception is returned: a `try` costs as much as half of the context does."""
+        if cython.compiled and _CONTEXT_SHOWS and self._context_alone is not None and in_empty_context():
+            return copy_or_error(self._context_alone)  # type: ignore[no-any-return]
+        try:
+            return self.context()
+        except BaseException as error:
+            return error
 
     def context_to_copy(self) -> contextvars.Context | None:
         """A context for a task's constructor to copy; None if the current one, which it copies anyway, has this membership.
