@@ -48,6 +48,7 @@ class Server:
     def __init__(self, name: str, port: int, process: subprocess.Popen[bytes]) -> None:
         self.name = name
         self.port = port
+        self.pid = process.pid
         self._process = process
 
     def cpu_s(self) -> float:

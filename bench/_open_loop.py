@@ -32,11 +32,13 @@ START_S = 30.0
 
 class Kind(msgspec.Struct, frozen=True):
     """A kind of task: how many segments, how much CPU time in each, how long the sleeps between: uniform, ends included.
-    A sleep of 0 is a yield."""
+    A sleep of 0 is a yield. ends_asleep: there is a sleep after the last segment too, so there may be none; then comes a step
+    that has nothing to do but to end."""
 
     segments: tuple[int, int]
     cpu_us: tuple[int, int]
     sleep_us: tuple[int, int]
+    ends_asleep: bool = False
 
     def mean_cpu_us(self) -> float:
         return sum(self.segments) / 2 * sum(self.cpu_us) / 2
@@ -65,7 +67,9 @@ class Load(msgspec.Struct, frozen=True):
             kind = self.kinds[name]
             count = chance.randint(*kind.segments)
             cpu_us = [chance.randint(*kind.cpu_us) for _ in range(count)]
-            sleeps_us = [chance.randint(*kind.sleep_us) for _ in range(count - 1)]
+            if kind.ends_asleep:
+                cpu_us.append(0)
+            sleeps_us = [chance.randint(*kind.sleep_us) for _ in range(len(cpu_us) - 1)]
             yield Arrival(at_s, name, at_s >= self.warm_up_s, cpu_us, sleeps_us)
             at_s += chance.expovariate(self.rate)
 

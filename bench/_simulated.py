@@ -43,9 +43,12 @@ class Served(msgspec.Struct, frozen=True):
     total_ns: list[int]
 
     def mean_us(self) -> float:
-        return sum(self.total_ns) / len(self.total_ns) / 1e3
+        """NaN if there were none, as of percentiles."""
+        return sum(self.total_ns) / len(self.total_ns) / 1e3 if self.total_ns else float("nan")
 
     def percentile_us(self, percent: float) -> float:
+        if not self.total_ns:
+            return float("nan")
         ordered = sorted(self.total_ns)
         return ordered[min(len(ordered) - 1, int(len(ordered) * percent / 100))] / 1e3
 

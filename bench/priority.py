@@ -12,6 +12,10 @@ another. Five set-ups take turns, round after round, with the same arrivals:
 - Clockworker, without and with them;
 - two processes on one core, plain uvloop each, the foreground niced to -20 (if permitted, else 0) and the background to 19.
 
+Before that they are simulated (_simulated_queues.py), with the very policy and the very schedulers, on a core where nothing
+else takes time: what is seen there no executor can undo. Alone the foreground has what it would have if background steps could
+be cut at any time for nothing, so that is the least that its scheduler leaves it with. `--rounds 0` does no more.
+
 `--preempt` adds a sixth, Clockworker with the background tasks in a process that does not find greenlet: what the extra
 `preempt` costs where no queue is preemptive.
 
@@ -52,6 +56,7 @@ from bench._open_loop import (
     serve,
 )
 from bench._report import Summary, columns, microseconds, percentile, progress, ratios, summary
+from bench._simulated_queues import Simulated, simulate
 from clockworker.shards.config._schedulers import SCHEDULERS
 
 if TYPE_CHECKING:
@@ -101,11 +106,23 @@ class Priority(msgspec.Struct, frozen=True):
     scheduler: str
     late_us: float  # 1 % of the arrivals were sent later than planned by this, at the median of all measurements
     percents: list[float]  # of curve_us
+    simulated: list[Simulated]
     results: list[Result]
     verdicts: dict[str, Summary]
     targets: dict[str, float]
 
     def table(self) -> str:
+        return "\n\n".join([self._exact(), *([self._measured()] if self.results else [])])
+
+    def _exact(self) -> str:
+        rows = [["simulated, us", *(f"p{p} total" for p in PERCENTS), f"p99 / {ALONE}", "background work"]]
+        for each in self.simulated:
+            figures = [each.p50_us, each.p90_us, each.p99_us]
+            rows.append([each.setup, *(f"{figure:,.0f}" for figure in figures)])
+            rows[-1] += [f"{each.p99_us / self.simulated[0].p99_us:.2f}", f"{each.background:.1%}"]
+        return columns(rows)
+
+    def _measured(self) -> str:
         rows = [["us: median (least-most) of the rounds", *(f"p{p} delay" for p in PERCENTS)]]
         rows[0] += [*(f"p{p} total" for p in PERCENTS), "background work", "CPU"]
         for result in self.results:
@@ -142,6 +159,7 @@ class Priority(msgspec.Struct, frozen=True):
 def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=2.5, help="of each set-up in each round, after --warm-up")
+    parser.add_argument("--simulated-seconds", type=float, default=50.0, help="of arrivals, by the simulation's clock")
     parser.add_argument("--warm-up", type=float, default=0.3, help="seconds that are not counted")
     parser.add_argument("--rate", type=float, default=1_000, help="foreground tasks a second")
     parser.add_argument("--background", type=int, default=8, help="tasks")
@@ -152,6 +170,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> Priority:
+    simulated = exact(options)
+    scheduler = options.scheduler
+    targets = LAS_TARGETS if scheduler == LAS else TARGETS
+    load = load_of(options, 0)
+    if options.rounds == 0:
+        return Priority(load.utilisation(), [0, 0], options.timer, scheduler, 0.0, [*CURVE], simulated, [], {}, targets)
     setups = [*SETUPS, WITHOUT_EXTRA] if options.preempt else [*SETUPS]
     measured: dict[str, list[Measured]] = {setup: [] for setup in setups}
     late_us = []
@@ -164,7 +188,7 @@ def run(options: argparse.Namespace) -> Priority:
         without = stack.enter_context(ProcessPoolExecutor(1, context, _hidden.hide, ("greenlet",)))
         nice = [niced.submit(renice, -20).result(), background.submit(renice, 19).result()]
         for number in range(options.rounds):
-            load = Load({"foreground": TASK}, {"foreground": 1}, options.rate, options.warm_up, options.seconds, number)
+            load = load_of(options, number)
             for setup in setups:
                 progress(f"{setup}, round {number + 1} of {options.rounds}")
                 path = str(directory / f"{number} {setup}")
@@ -181,7 +205,6 @@ def run(options: argparse.Namespace) -> Priority:
         ratios(by_setup[OURS].background, by_setup[PLAIN].background),
         summary(by_setup[OURS].queue_delay_us["p50"]),
     )
-    targets = LAS_TARGETS if options.scheduler == LAS else TARGETS
     verdicts = dict(zip(targets, figures, strict=True))
     if options.preempt:
         ours, other = by_setup[OURS], by_setup[WITHOUT_EXTRA]
@@ -192,13 +215,30 @@ def run(options: argparse.Namespace) -> Priority:
         load.utilisation(),
         nice,
         options.timer,
-        options.scheduler,
+        scheduler,
         statistics.median(late_us),
         [*CURVE],
+        simulated,
         results,
         verdicts,
         targets,
     )
+
+
+def load_of(options: argparse.Namespace, seed: int) -> Load:
+    return Load({"foreground": TASK}, {"foreground": 1}, options.rate, options.warm_up, options.seconds, seed)
+
+
+def exact(options: argparse.Namespace) -> list[Simulated]:
+    load = msgspec.structs.replace(load_of(options, 0), duration_s=options.simulated_seconds)
+    first, second = options.shares
+    make, tasks = SCHEDULERS[options.scheduler], options.background
+    return [
+        simulate(ALONE, load, TASK, 0),
+        simulate(PLAIN, load, TASK, tasks),
+        simulate(OURS_ALONE, load, TASK, 0, (first, second), make),
+        simulate(OURS, load, TASK, tasks, (first, second), make),
+    ]
 
 
 def renice(value: int) -> int:

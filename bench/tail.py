@@ -1,9 +1,11 @@
 """How long do short tasks wait behind long ones, under each scheduler?
 
-One queue, open-loop arrivals by a Poisson process at 80 % load. Two mixes of thin tasks and fat ones:
+One queue, open-loop arrivals by a Poisson process at 80 % load. Three mixes of thin tasks and fat ones:
 
-- crate: that of the Rust crate's benchmark. 90 % thin of 1-3 segments, 10 % fat of 5-10, each 100-500 us of CPU time with
-  sleeps of 100-1,000 us between. Most of the load is thin.
+- crate: that of the Rust crate's benchmark. 99 % thin of 0-4 segments, 1 % fat of 5-9, each 100-500 us of CPU time with a
+  sleep of 100-1,000 us after it. There 1,000 come in a second, which is a load of 0.615.
+- most thin: 90 % thin of 1-3 segments, 10 % fat of 5-10, with the same sleeps between. Most of the load is thin, as in the
+  crate's first version (0-3, 5-10).
 - halves: thin and fat make half of the load each. Thin: one segment of 100-300 us; fat: 20-50 of them, with yields between.
 
 The load is what plain uvloop's thread uses of the core, event loop and benchmark included; a first run of it finds the rate of
@@ -18,7 +20,7 @@ nothing is in the way: those figures are the same each time. Beside them stand t
 the true remaining time of each task, and EDF on a core that can be taken away in the middle of a step.
 
 - mix: as above, at the load asked for. "waiting" is what is left of the mean when the task's own work and sleeps are taken
-  off.
+  off; "nobody waits" is these alone, and no order has less.
 - deadlines: the part of all tasks that are done when they are due, at loads from 0.8 to 1.2. Beyond 1 there is more work than
   time, and EDF, which always does what is latest, meets less than who gives up on some.
 """
@@ -44,7 +46,7 @@ from bench._loops import Spawn, on_loop
 from bench._microsleep import MicrosecondTimer
 from bench._open_loop import Background, Kind, Load, Measured, await_both, cores, generate, serve
 from bench._report import Summary, columns, microseconds, percentile, progress, ratios
-from bench._simulated import Remaining, ideal, simulate
+from bench._simulated import Remaining, Served, ideal, simulate
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -62,7 +64,7 @@ SCHEDULERS: dict[str, Callable[[], cw.Scheduler]] = {
     "EDF": partial(cw.EDF, DUE_S),
 }
 BY_KIND = ("FairGroups", "FairSRPT", "EDF")
-TRUE_SRPT, IDEAL_EDF = "SRPT, exact", "EDF, ideal"
+TRUE_SRPT, IDEAL_EDF, ALONE = "SRPT, exact", "EDF, ideal", "nobody waits"
 LOADS = (0.8, 0.9, 1.0, 1.2)
 SETUPS = (PLAIN, *SCHEDULERS)
 PERCENTS = (50, 90, 99)
@@ -80,6 +82,10 @@ def halves(thin: Kind, fat: Kind) -> Mix:
 
 MIXES = {
     "crate": Mix(
+        {THIN: Kind((0, 4), (100, 500), (100, 1_000), True), FAT: Kind((5, 9), (100, 500), (100, 1_000), True)},
+        {THIN: 99, FAT: 1},
+    ),
+    "most thin": Mix(
         {THIN: Kind((1, 3), (100, 500), (100, 1_000)), FAT: Kind((5, 10), (100, 500), (100, 1_000))}, {THIN: 9, FAT: 1}
     ),
     "halves": halves(Kind((1, 1), (100, 300), (0, 0)), Kind((20, 50), (100, 300), (0, 0))),
@@ -226,14 +232,13 @@ def exact(load: float, seconds: float) -> tuple[list[Simulated], list[Deadlines]
         def arrivals(load: float) -> Load:
             return Load(mix.kinds, mix.weights, load / work, 1, seconds, 1)  # noqa: B023
 
-        least = {kind: shortest_us(arrivals(load), kind) for kind in mix.kinds}
+        alone = {kind: shortest(arrivals(load), kind) for kind in mix.kinds}
+        least = {kind: of_kind.mean_us() for kind, of_kind in alone.items()}
         for setup, make in {**SCHEDULERS, TRUE_SRPT: Remaining}.items():
             progress(f"{name}, {setup}, simulated")
-            for kind, of_kind in simulate(arrivals(load), make(), grouped=setup in BY_KIND).items():
-                mean = of_kind.mean_us()
-                p50, p99 = of_kind.percentile_us(50), of_kind.percentile_us(99)
-                count = len(of_kind.total_ns)
-                simulated.append(Simulated(name, setup, kind, count, mean, mean - least[kind], p50, p99))
+            served = simulate(arrivals(load), make(), grouped=setup in BY_KIND)
+            simulated += [exactly(name, setup, kind, of_kind, least[kind]) for kind, of_kind in served.items()]
+        simulated += [exactly(name, ALONE, kind, of_kind, least[kind]) for kind, of_kind in alone.items()]
         for setup in (FIFO, "LAS", "FairSRPT", "EDF", IDEAL_EDF):
             progress(f"{name}, {setup}, deadlines")
             met = {}
@@ -248,10 +253,20 @@ def exact(load: float, seconds: float) -> tuple[list[Simulated], list[Deadlines]
     return simulated, deadlines
 
 
-def shortest_us(load: Load, kind: str) -> float:
-    """What such a task takes on average if nobody is there beside it."""
-    alone = [sum(each.cpu_us) + sum(each.sleeps_us) for each in load.arrivals() if each.kind == kind and each.counted]
-    return sum(alone) / len(alone)
+def shortest(load: Load, kind: str) -> Served:
+    """What such tasks take if nobody is there beside them."""
+    return Served(
+        [
+            1_000 * (sum(each.cpu_us) + sum(each.sleeps_us))
+            for each in load.arrivals()
+            if each.kind == kind and each.counted
+        ]
+    )
+
+
+def exactly(mix: str, setup: str, kind: str, served: Served, least_us: float) -> Simulated:
+    mean, p50, p99 = served.mean_us(), served.percentile_us(50), served.percentile_us(99)
+    return Simulated(mix, setup, kind, len(served.total_ns), mean, mean - least_us, p50, p99)
 
 
 def serve_tasks(setup: str, path: str, load: Load, core: int) -> Measured:

@@ -37,6 +37,7 @@ INSTRUCTIONS = "--requests 100"
 TRIO = "--rounds 2 --operations 40 --counted 40 --tasks 4 --seconds 0.05"
 ASGI = "--rounds 1 --seconds 0.1 --connections 4 --workers 2"
 MIXED = "--rounds 1 --seconds 0.3 --warm-up 0.05 --rate 50 --workers 2 --mixes alone '8 heavy' '8 that never await'"
+HOSTILE = "--rounds 1 --seconds 0.3 --warm-up 0.2 --attacks slow-heads smuggling websocket-fragments rapid-reset"
 PREEMPT = "--rounds 1 --seconds 0.1 --hogs 1 2"
 HANDOVER = "--keys 2000 --value-bytes 100 --rate 50"
 TOPICS = "--rounds 1 --messages 1000 --seconds 0.2"
@@ -204,10 +205,12 @@ def test_priority(tmp_path: Path) -> None:
 def test_tail(tmp_path: Path) -> None:
     document = run("tail", TAIL, tmp_path)
     results = {(result["mix"], result["setup"], result["kind"]): result for result in document["results"]}
-    assert len(results) == len(document["results"]) == 2 * 8 * 2
+    assert len(results) == len(document["results"]) == 3 * 8 * 2
     simulated = {(each["mix"], each["setup"], each["kind"]): each for each in document["simulated"]}
-    assert len(simulated) == 2 * 8 * 2
-    assert simulated["crate", "SRPT, exact", "thin"]["mean_us"] < simulated["crate", "RunnableFifo", "thin"]["mean_us"]
+    assert len(simulated) == 3 * 9 * 2
+    for mix in ("crate", "most thin"):
+        means = [simulated[mix, name, "thin"]["mean_us"] for name in ("nobody waits", "SRPT, exact", "RunnableFifo")]
+        assert means == sorted(means)
     for deadlines in document["deadlines"]:
         assert all(0 <= met <= 1 for met in deadlines["met"].values())
     # The same arrivals for all.
@@ -313,6 +316,16 @@ def test_mixed(tmp_path: Path) -> None:
         assert 0 < result["latency_ms"]["p50"][0] <= result["latency_ms"]["p99"][0]
         assert (result["heavy"][0] > 0) == (mix != "alone")
     assert set(document["limits"]) == {name.partition(";")[0] for name in document["verdicts"]}
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl makes the certificate")
+def test_hostile(tmp_path: Path) -> None:
+    document = run("hostile", HOSTILE, tmp_path)
+    found = {each["attack"]: each for each in document["results"]}
+    assert list(found) == ["slow-heads", "smuggling", "websocket-fragments", "rapid-reset"]
+    assert len(document["quiet_p99_ms"]) == 5
+    assert all(0 < each["p50_ms"][0] <= each["p99_ms"][0] for each in found.values())
+    assert set(found["smuggling"]["ends"]) == {"400"}
 
 
 def test_handover(tmp_path: Path) -> None:

@@ -32,17 +32,18 @@ def lines(text: str) -> Iterator[tuple[int, int, str, int, str]]:
 
 class Journal:
     def __init__(self, path: Path) -> None:
-        self._file = path.open("a+")
+        self._path = path
 
     def write(self, rows: list[tuple[int, int, str, int, str]]) -> dict[str, int]:
         """Append them. Returns the counters of their partitions. Raises `Fenced`, and has written nothing then."""
-        fcntl.flock(self._file, fcntl.LOCK_EX)
-        try:
-            self._file.seek(0)
+        # Opened each time: threads that share what was opened are not kept apart by its lock, and move each other's position.
+        with self._path.open("a+") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            file.seek(0)
             highest: dict[int, int] = {}
             counters: dict[str, int] = {}
             wanted = {row[0] for row in rows}
-            for partition, epoch, key, number, _ in lines(self._file.read()):
+            for partition, epoch, key, number, _ in lines(file.read()):
                 if partition in wanted:
                     highest[partition] = max(highest.get(partition, 0), epoch)
                     if number:
@@ -52,11 +53,8 @@ class Journal:
                     raise Fenced(
                         f"partition {partition} was written at epoch {highest[partition]}, and this is {epoch}"
                     )
-            self._file.write("".join(f"{' '.join(map(str, row))}\n" for row in rows))
-            self._file.flush()
+            file.write("".join(f"{' '.join(map(str, row))}\n" for row in rows))
             return counters
-        finally:
-            fcntl.flock(self._file, fcntl.LOCK_UN)
 
 
 class Counters:

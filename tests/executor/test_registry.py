@@ -52,6 +52,51 @@ def test_all_tasks_names_every_task(run: Run) -> None:
     run(body)
 
 
+def test_tasks_that_are_made_in_a_queue_by_others_are_left_out_too(run: Run) -> None:
+    async def body() -> None:
+        never = asyncio.Event()
+
+        async def start() -> list[asyncio.Task[Any]]:
+            made = [asyncio.create_task(never.wait()) for _ in range(3)]
+            await asyncio.sleep(0)
+            assert all(weakref.getweakrefcount(task) == 0 for task in made) is IS_OURS
+            assert set(made) < all_tasks()
+            return made
+
+        async with cw.Executor([cw.Queue("first")]) as executor:
+            made = await executor.queue("first").spawn(start())
+            assert set(made) < all_tasks()
+            outside = asyncio.create_task(never.wait())
+            assert weakref.getweakrefcount(outside)
+            made[0].cancel()
+            await asyncio.wait(made[:1])
+            assert all_tasks() == {asyncio.current_task(), outside, *made[1:]}
+            outside.cancel()
+        assert all_tasks() == {asyncio.current_task()}
+
+    run(body)
+
+
+def test_a_task_that_was_there_before_the_executor_is_in_the_set_once(run: Run) -> None:
+    async def body() -> None:
+        never = asyncio.Event()
+        first = cw.Executor([cw.Queue("first")])
+        async with first:
+            task = first.queue("first").spawn(never.wait()).task
+            await asyncio.sleep(0)
+            first._core.detach()
+            core = cw.Executor([cw.Queue("second")])._core
+            core.attach(asyncio.get_running_loop())
+            never.set()
+            later = asyncio.create_task(asyncio.sleep(0))
+            assert all_tasks() == {asyncio.current_task(), task, later}
+            await later
+            core.detach()
+        await task
+
+    run(body)
+
+
 def test_the_set_is_as_it_was_when_the_last_executor_has_left(run: Run) -> None:
     kind = type(registry())
 

@@ -89,6 +89,26 @@ def test_short_steps_before_are_part_of_the_window_and_never_of_the_step() -> No
     assert steal.of(50 * US, kernel.now) == 50 * US
 
 
+def test_steps_that_end_soon_after_a_reading_are_not_asked_about_and_given_nothing() -> None:
+    kernel, steal = begin()
+    kernel.run(300 * US)
+    kernel.steal(100 * US)
+    assert steal.of(400 * US, kernel.now) == 0
+    kernel.run(300 * US)
+    kernel.steal(400 * US)  # less than the step before has taken: it may have been that one's
+    assert steal.of(700 * US, kernel.now) == 100 * US  # of 500, in 1.1 ms
+    kernel.run(300 * US)
+    assert steal.of(300 * US, kernel.now) == 0
+
+
+def test_in_the_alert_each_long_step_is_asked_about() -> None:
+    kernel, steal = noticed()
+    for _ in range(10):
+        kernel.run(100 * US)
+        kernel.steal(100 * US)
+        assert steal.of(200 * US, kernel.now) == 100 * US
+
+
 def test_a_thread_that_has_had_all_its_time_is_not_asked_about() -> None:
     kernel, steal = begin()
     for _ in range(100):

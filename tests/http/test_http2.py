@@ -788,6 +788,26 @@ def test_a_table_is_no_larger_than_ours(run: Run) -> None:
     run(body)
 
 
+def test_what_is_taken_back_before_it_began_is_never_seen(run: Run) -> None:
+    app = Recorder()
+
+    async def body() -> None:
+        async with wire(app) as server:
+            client = Client(server)
+            taken_back = [client.ask("/no") for _ in range(50)]
+            kept = client.ask("/yes")
+            for stream in taken_back:
+                client.raw(RstStreamFrame(stream, ErrorCodes.CANCEL))
+            await server.idle()
+            await until(lambda: client.answer(kept).ended)
+            assert [seen.target for seen in app.seen] == [b"/yes"]
+            assert server.target.running == 0
+            assert server.target.statuses == [50, 0, 1, 0, 0, 0]
+            assert not client.is_over
+
+    run(body)
+
+
 def test_small_frames_come_in_many_turns(run: Run) -> None:
     """Nothing else runs during one."""
     app = Recorder()

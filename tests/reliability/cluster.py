@@ -185,7 +185,9 @@ class _Trial:
             if number == 0:
                 moves += 1
                 continue
-            assert number == last.get(key, 0) + 1, f"{key}: {number} by {who} after {last.get(key, 0)}"
+            assert number == last.get(key, 0) + 1, (
+                f"{key}: {number} by {who} after {last.get(key, 0)}; its partition's last:\n{self._of(partition)}"
+            )
             last[key] = number
             written.add((key, number))
         lost = [each for each in self.acked if each not in written]
@@ -199,6 +201,11 @@ class _Trial:
             f"{len(self.acked):,} acked, 0 lost, 0 twice, 0 hung (longest {self.longest:.1f} s); {moves} partitions gained; "
             f"{fenced} refused by the journal; {befell}"
         )
+
+    def _of(self, partition: int) -> str:
+        """What the journal says of it, up to the end."""
+        rows = self.journal.read_text().splitlines()
+        return "\n".join([row for row in rows if row.split()[0] == str(partition)][-60:])
 
 
 def _signal(pid: int, number: int) -> None:

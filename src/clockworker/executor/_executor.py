@@ -50,7 +50,8 @@ class Executor:
     sched_latency, min_slice: seconds. A queue without a `slice` of its own gets sched_latency divided by the number of
         queues, and no less than min_slice.
     driver_yield, max_polls_per_yield: seconds, and steps. After either the event loop has its turn; after a quarter of the
-        time while a queue sleeps, which the loop may be about to wake.
+        time while a queue sleeps that might come first, and that the loop may be about to wake: one whose slice, divided by its
+        share, is no longer than that of the queue that runs.
 
         async with Executor([Queue("foreground", share=8), Queue("background")]) as executor:
             value = await executor.queue("foreground").spawn(work())
@@ -315,7 +316,7 @@ class Executor:
         self._report_slow = report
 
     def was_slow(self, state: JoinHandle, elapsed_ns: int) -> None:
-        """The core's word of a slow step."""
+        """The core's word of a slow step. state: of its task. elapsed_ns: what it took."""
         self._report_slow(state.membership.queue.key, state.task, elapsed_ns)
 
     def report_long_steps(self, report: Callable[[Hashable, asyncio.Task[Any], int, int], None]) -> None:
@@ -328,7 +329,7 @@ class Executor:
         self._report_long = report
 
     def was_long(self, state: JoinHandle, elapsed_ns: int, slices: int) -> None:
-        """The core's word of such a step."""
+        """The core's word of such a step. state: of its task. elapsed_ns: what it took, in so many `slices`."""
         if self._report_long is not None:
             self._report_long(state.membership.queue.key, state.task, elapsed_ns, slices)
 
@@ -354,7 +355,7 @@ class Executor:
         return self._core.is_busy()
 
     def when_stirred(self, callback: Callable[[], None] | None) -> None:
-        """Call back once, when something becomes runnable after nothing was, before it runs. None: nobody wants to know."""
+        """Call `callback` once, when something becomes runnable after nothing was, before it runs. None: no more."""
         self._core.stirred = callback
 
     def wake(self) -> None:
@@ -362,7 +363,7 @@ class Executor:
         self._core.wake()
 
     def panicked(self, state: JoinHandle) -> None:
-        """The core's word that a spawned task of a queue that propagates has raised."""
+        """The core's word that a spawned task of a queue that propagates has raised. state: of that task."""
         if self._panicked is not None:
             return
         self._panicked = state.task

@@ -15,10 +15,9 @@ cdef extern from *:
 
     /* WeakSet.add */
     static PyObject *clockworker_registry_add(PyObject *self, PyObject *task) {
-        if (task == clockworker_left_out) {
-            clockworker_left_out = NULL;
-            Py_RETURN_NONE;
-        }
+        PyObject *left_out = clockworker_left_out;
+        clockworker_left_out = NULL;  /* whichever is added: an address says nothing for long */
+        if (task == left_out) Py_RETURN_NONE;
         if (PyList_GET_SIZE(PyTuple_GET_ITEM(self, CLOCKWORKER_PENDING))) {
             PyObject *done = PyObject_CallNoArgs(PyTuple_GET_ITEM(self, CLOCKWORKER_COMMIT));
             if (done == NULL) return NULL;
@@ -44,9 +43,16 @@ cdef extern from *:
     static inline void clockworker_set_left_out(PyObject *task) {
         clockworker_left_out = task;
     }
+
+    static inline int clockworker_has_weak_references(PyObject *task) {
+        Py_ssize_t offset = Py_TYPE(task)->tp_weaklistoffset;
+        return offset == 0 || *(PyObject **)((char *)task + offset) != NULL;
+    }
     """
     object new_registry_method "clockworker_new_registry_method"(int which, tuple parts)
     void set_left_out "clockworker_set_left_out"(object task) noexcept
+    bint has_weak_references "clockworker_has_weak_references"(object task) noexcept
 
 
 cdef void leave_out(object task) noexcept
+cdef void leave_out_if_new(object task) noexcept

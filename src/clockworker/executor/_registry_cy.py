@@ -5,8 +5,8 @@ A Task's constructor calls `add` of a WeakSet, from which `asyncio.all_tasks()` 
 reference, which calls another when the task goes. Together they are a third of what a spawn costs. While an executor is
 attached,
 
-- a task that an executor has just spawned is left out: it is in the executor's own table until it is done. The set is of a
-  subclass that, when asked, names those as well.
+- a task that is made in a queue, by `spawn` or by whatever library, is left out: it is in the executor's own table until it is
+  done. The set is of a subclass that, when asked, names those as well.
 - `add` does the same as ever to all others, in C when compiled.
 
 With the last executor everything is as it was before the first. Where the set is not what we assume (`_cpython_cy`) it is left
@@ -43,7 +43,7 @@ class Owner(Protocol):
 
 _owners: list[Owner] = []
 _registry: Any = None  # the set, while it is ours
-_left_out: object = None  # when not compiled
+_left_out = 0  # the task's id, when not compiled
 
 
 class _TasksOfAll(weakref.WeakSet[asyncio.Task[Any]]):
@@ -92,7 +92,17 @@ def leave_out(task: asyncio.Task[Any]) -> None:
         set_left_out(task)  # type: ignore[name-defined]  # noqa: F821
     else:
         global _left_out
-        _left_out = task
+        _left_out = id(task)
+
+
+def leave_out_if_new(task: asyncio.Task[Any]) -> None:
+    """`leave_out`, if the task is under construction, as most are whose first step an owner sees. One that is in the set has a
+    weak reference. If `add` is not called for it after all, it has been left out already."""
+    if cython.compiled:
+        if not has_weak_references(task):  # type: ignore[name-defined]  # noqa: F821
+            set_left_out(task)  # type: ignore[name-defined]  # noqa: F821
+    elif weakref.getweakrefcount(task) == 0:
+        leave_out(task)
 
 
 def _owned() -> list[asyncio.Task[Any]]:
@@ -107,9 +117,8 @@ def _new_add(registry: Any) -> Any:
 
     def add(task: asyncio.Task[Any]) -> None:
         global _left_out
-        if task is _left_out:
-            _left_out = None
-        else:
+        left_out, _left_out = _left_out, 0
+        if id(task) != left_out:
             weakref.WeakSet.add(registry, task)
 
     return add

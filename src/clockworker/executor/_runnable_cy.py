@@ -33,11 +33,13 @@ from clockworker.executor._tasks_cy import JoinHandle, QueueState
 if cython.compiled:
     from cython.cimports.clockworker.executor._clock_cy import now_ns
     from cython.cimports.clockworker.executor._native import PyObject_GC_UnTrack
+    from cython.cimports.clockworker.executor._registry_cy import leave_out_if_new
     from cython.cimports.clockworker.executor._schedulers_cy import fifo_push
     from cython.cimports.clockworker.executor._seam_cy import is_of, task_of
 else:
     from clockworker.executor._clock_cy import now_ns
     from clockworker.executor._pure import is_of, task_of
+    from clockworker.executor._registry_cy import leave_out_if_new
     from clockworker.executor._schedulers_cy import fifo_push
 
 # How long a queue goes on before it is compared with others: a fiftieth of the shortest slice that is given by default, and
@@ -72,6 +74,7 @@ class Runnable(Members):
         queue = QueueState(key, scheduler, catch)
         queue.entity = self._eevdf.add(queue, share, slice_ns)
         self.queues[key] = queue
+        self._set_attentive()
         return queue
 
     def nest(self) -> Nested:
@@ -85,6 +88,16 @@ class Runnable(Members):
     def set_share(self, queue: QueueState, share: int) -> None:
         """From the next choice on."""
         self._eevdf.set_share(queue.entity, share)
+        self._set_attentive()
+
+    def _set_attentive(self) -> None:
+        """A queue is not attentive if a slice of each other one is longer in virtual time. Who wakes is due by the end of its
+        own, counted from now, and who runs by the end of its own: nobody who wakes would come first, but who was owed more
+        than the difference when it went to sleep. In groups of queues all are attentive."""
+        queues = list(self.queues.values())
+        for queue in queues:
+            sooner = [each for each in queues if each is not queue and each.entity.span <= queue.entity.span]
+            queue.attentive = len(sooner) > 0 or type(self._eevdf) is not Eevdf
 
     def is_busy(self) -> bool:
         """Whether any queue has something to run."""
@@ -103,6 +116,8 @@ class Runnable(Members):
                 state = self._adopt(task_of(callback, argument), context)
                 if state is None:
                     return False
+                if argument is None:
+                    leave_out_if_new(state.task)
         if state.queued:
             # A future has woken its task twice. In the loop's hands that does what it would without us, and no harm here.
             return False

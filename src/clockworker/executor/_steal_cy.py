@@ -7,8 +7,10 @@ taken, and a large queue would lose the most, being the one that mostly runs. So
 the time that they took less what was stolen. A step that blocks (`time.sleep`, a synchronous query) has the core as long as it
 blocks, for no other step can run; if it waits for a core afterwards, that is stolen again.
 
-*Which steps.* To ask the kernel takes a third of a microsecond, as long as a short step, and is done after long steps only
-(`long_ns`): a step that was interrupted for long is one. Shorter interruptions are charged to the step that they hit.
+*Which steps.* To ask the kernel takes a third of a microsecond or more, as long as a short step, and is done after long steps
+only (`long_ns`): a step that was interrupted for long is one. Shorter interruptions are charged to the step that they hit. Nor
+is it done more often than once in a millisecond, outside of the alert (below): what takes as long as that is asked about, and
+of what is shorter and was not, nothing is given back.
 
 *How much.* A reading compares with the reading before. Wall time less the thread's CPU time was lost. If any was,
 /proc/thread-self/schedstat says how much of it the thread has waited for a core (its run delay; throttling by a quota
@@ -53,6 +55,8 @@ _LONG_NS = 50_000
 _ALERT_LONG_NS = 10_000
 _SECOND_NS = 1_000_000_000
 _NOTICEABLE_NS = 1_000_000  # in a second
+# Outside of the alert readings are so far apart.
+_SELDOM_NS = 1_000_000
 # How old a reading may be when a turn begins, in the alert.
 _OFTEN_NS = 250_000
 # One in so many long gaps is followed by a reading.
@@ -75,7 +79,7 @@ class Steal:
     _cpu_ns: int  # the thread's CPU clock then
     _had_ns: int  # CPU time in the window before
     _gaps: int  # since then
-    _elsewhere_ns: int  # how long they took
+    _elsewhere_ns: int  # how long these took, and steps that were long and were not asked about
 
     def __init__(self, meter: Meter) -> None:
         self.meter = meter
@@ -99,6 +103,12 @@ class Steal:
 
     def of(self, elapsed_ns: int, now: int) -> int:
         """What was stolen of a long step that ends now."""
+        if now - self._read_at < _SELDOM_NS and now >= self.alert_until:
+            self._elsewhere_ns += elapsed_ns
+            return 0
+        return self._of(elapsed_ns, now)
+
+    def _of(self, elapsed_ns: int, now: int) -> int:
         elsewhere_ns = self._elsewhere_ns
         stolen_ns = self._read(now)
         if elsewhere_ns:
@@ -111,7 +121,7 @@ class Steal:
     def of_work(self, elapsed_ns: int, now: int) -> int:
         """As much of what a turn did beside its steps, or the loop in its own: nobody has told of what came before."""
         self._elsewhere_ns = now - self._read_at - elapsed_ns
-        return self.of(elapsed_ns, now)
+        return self._of(elapsed_ns, now)
 
     def passed(self, gap_ns: int, now: int) -> None:
         """So much time has passed until now in no step. To be told of long gaps, and until `alert_until` of all."""

@@ -10,6 +10,7 @@ cdef bint _HIDES, _CONTEXT_SHOWS
 
 cdef class QueueState(RunningQueue):
     cdef Scheduler built_in
+    cdef bint attentive
     cdef bint sliced
     cdef readonly JoinHandle suspended
     cdef object fiber
@@ -30,6 +31,7 @@ cdef class Membership:
     cdef object _context_alone
 
     cpdef object context(self)
+    cdef object context_or_error(self)
     cdef object context_to_copy(self)
     cdef object _alone(self)
 

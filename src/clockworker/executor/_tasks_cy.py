@@ -47,6 +47,7 @@ if cython.compiled:
         PyObject_GC_UnTrack,
         PyThread_get_thread_ident,
         context_value,
+        copy_or_error,
         in_empty_context,
         proceed_by,
     )
@@ -68,6 +69,7 @@ class QueueState(RunningQueue):
     """One queue of an executor on asyncio: with what C may call of its scheduler, and the steps that are cut."""
 
     built_in: Scheduler | None  # the scheduler, if it is exactly one of those whose C methods the core may call
+    attentive: bool  # while it runs, who wakes may come first: turns are short while others sleep
     sliced: bool  # its steps run in its fiber, and are cut
     suspended: JoinHandle | None  # whose step was cut
     fiber: Any  # `_fiber_cy.Fiber`, of a preemptive queue
@@ -78,6 +80,7 @@ class QueueState(RunningQueue):
 
     def __init__(self, key: Hashable, scheduler: Scheduler, catch: bool) -> None:
         RunningQueue.__init__(self, key, scheduler, catch)
+        self.attentive = True
         self.sliced = False
         self.suspended = None
         self.fiber = None
@@ -130,6 +133,15 @@ class Membership:
         context = contextvars.copy_context()
         context.run(MEMBERSHIP.set, self)
         return context
+
+    def context_or_error(self) -> contextvars.Context | BaseException:
+        """As `context`. An exception is returned: a `try` costs as much as half of the context does."""
+        if cython.compiled and _CONTEXT_SHOWS and self._context_alone is not None and in_empty_context():
+            return copy_or_error(self._context_alone)  # type: ignore[no-any-return]
+        try:
+            return self.context()
+        except BaseException as error:
+            return error
 
     def context_to_copy(self) -> contextvars.Context | None:
         """A context for a task's constructor to copy; None if the current one, which it copies anyway, has this membership.
@@ -301,7 +313,7 @@ class JoinHandle(ScheduledTask):
 
     # Instead of a constructor, whose arguments would be packed and parsed at every spawn.
     def begin(self, task: asyncio.Task[Any], membership: Membership, context: contextvars.Context | None) -> None:
-        """The core's: from here on it is the handle of this task, which has no place yet."""
+        """The core's: from here on it is the handle of this task, with membership and context, which has no place yet."""
         self.task = task
         self.context = context
         self.group = membership.group
@@ -376,7 +388,7 @@ class JoinHandle(ScheduledTask):
         return waiter
 
     def add(self, waiter: Waiter) -> None:
-        """Wake it at the task's end, after those that have waited for longer."""
+        """Wake `waiter` at the task's end, after those that have waited for longer."""
         if self.first_waiter is None:
             self.first_waiter = waiter
             if self.membership.core.loop is None:
@@ -389,7 +401,7 @@ class JoinHandle(ScheduledTask):
             PyObject_GC_UnTrack(waiter)
 
     def remove(self, waiter: Waiter) -> None:
-        """It waits no longer."""
+        """`waiter` waits no longer."""
         if waiter.before is None:
             self.first_waiter = waiter.after
         else:

@@ -2,8 +2,9 @@
 None waits for another of its connection; with HTTP/1.1 the next one does.
 
 The protocol is h2's; `_http2_frames` stands before it and weighs what comes. A connection has up to `MOST_STREAMS` requests.
-When a client resets a stream its request goes on, until the application asks for more and gets `http.disconnect`. So requests
-count until their tasks have ended; more streams are refused, which a client may try again.
+When a client resets a stream its request is dropped if its task has not begun; else it goes on, until the application asks for
+more and gets `http.disconnect`. So requests count until their tasks have ended; more streams are refused, which a client may
+try again.
 
 Coming in, the window of each stream opens as its application takes the body (`_http2_stream`). The connection's own window
 opens at once: else streams whose requests wait would hold up all others. Going out, streams that wait for room send a frame
@@ -49,7 +50,7 @@ if TYPE_CHECKING:
 
 MOST_STREAMS = 100
 WINDOW_OF_ALL = 1_048_576  # of a connection
-AT_ONCE_NS = 1_000_000  # frames are taken for so long in a turn of the loop
+AT_ONCE_NS = 250_000  # frames are taken for so long; then other connections have their turns (`_backlog`)
 _TABLE = 4_096  # bytes of our HPACK table, whatever the client would keep
 _LAST_STREAM = 2**31 - 1
 _ASGI = {"version": "3.0", "spec_version": "2.3"}
@@ -91,7 +92,7 @@ class Http2Connection(asyncio.Protocol):
         self.blocked: dict[Stream, None] = {}  # by turn
         self.orphans: set[Stream] = set()  # reset, with requests whose tasks have not ended
         self._unopened = 0  # bytes by which the connection's window is to be opened
-        self._later: asyncio.Handle | None = None
+        self._waits = False  # for its turn to take what has come
         self._head_since: int | None = None
         self._last: int | None = None  # the last stream that is served, once its number has been said
         self._highest = 0
@@ -114,15 +115,12 @@ class Http2Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if not self.closing:
             self.frames.feed(data)
-            if self._later is None:
+            if not self._waits:
                 self._take()
 
     def connection_lost(self, error: Exception | None) -> None:
         self.closing = True
         self.server.closed(self)
-        if self._later is not None:
-            self._later.cancel()
-            self._later = None
         self._lose_all()
 
     def pause_writing(self) -> None:
@@ -134,12 +132,14 @@ class Http2Connection(asyncio.Protocol):
 
     # Coming in.
 
+    def _go_on(self) -> None:
+        self._waits = False
+        if not self.closing:
+            self.transport.resume_reading()
+            self._take()
+
     def _take(self) -> None:
         """What has come, as far as there is time: there may be thousands of frames in one read."""
-        if self._later is not None:
-            self._later = None
-            if not self.closing:
-                self.transport.resume_reading()
         until = now_ns() + AT_ONCE_NS
         try:
             while not self.closing and (frame := self.frames.next()) is not None:
@@ -148,8 +148,9 @@ class Http2Connection(asyncio.Protocol):
                     if handler is not None:
                         handler(self, event)
                 if now_ns() >= until and self.frames.has_part and not self.closing:
-                    self._later = asyncio.get_running_loop().call_soon(self._take)
+                    self._waits = True
                     self.transport.pause_reading()
+                    self.server.backlog.add(self._go_on)
                     break
         except ProtocolError:  # h2 has its GOAWAY written
             self._end()
@@ -262,6 +263,7 @@ class Http2Connection(asyncio.Protocol):
     def _reset(self, event: StreamReset) -> None:
         stream = self.streams.get(event.stream_id)
         if stream is not None:
+            stream.request.withdrawn = event.remote_reset
             stream.lose()
             self.rest()
         if not event.remote_reset:
@@ -338,7 +340,7 @@ class Http2Connection(asyncio.Protocol):
 
     @property
     def is_busy(self) -> bool:
-        return bool(self.streams) or self._later is not None or self.frames.has_part
+        return bool(self.streams) or self._waits or self.frames.has_part
 
     def end_idle(self) -> None:
         self.refuse_more()

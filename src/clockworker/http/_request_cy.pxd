@@ -49,6 +49,7 @@ cdef class Request:
     cdef public bint started
     cdef public bint complete
     cdef public bint left
+    cdef public bint withdrawn
     cdef public bint expects
     cdef public bint more_body
     cdef public bint chunked

@@ -164,7 +164,7 @@ class Request:
     trailers: so far.
     chunked, remaining: how the response is framed, and how much of it may still come; below 0: that is not known.
     head: of the response, until it goes out. started: it was given one. complete: all has been sent, or nothing more can be.
-    left: its client has.
+    left: its client has. withdrawn: it has taken the request back; if its task has not begun, the application never sees it.
     """
 
     carrier: Carrier
@@ -185,6 +185,7 @@ class Request:
     started: bool
     complete: bool
     left: bool
+    withdrawn: bool
     expects: bool
     more_body: bool
     chunked: bool
@@ -538,7 +539,7 @@ def new_request(carrier: Carrier, app: Callable[..., Any]) -> Request:
         request.target = request.task = request.head = request.body = request.coroutine = None
         request._waiters = request._writers = None
         request.status = request.sent = request.received_ns = 0
-        request.started = request.complete = request.left = request.expects = False
+        request.started = request.complete = request.left = request.withdrawn = request.expects = False
         request.chunked = request.is_given = request.asked = request.begun = False
         request.trails = 0
         request.response_headers = request.trailers = None
@@ -568,6 +569,9 @@ def step(awaited: Any, value: object) -> Any:
     over = False
     try:
         if not request.begun:
+            if request.withdrawn:
+                request.close()
+                return request
             request.begin()
         elif request.coroutine is None:
             raise RuntimeError("cannot reuse already awaited coroutine")  # as any other says

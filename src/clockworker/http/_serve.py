@@ -69,6 +69,7 @@ async def serve(
         access_log=AccessLog(shard.id, shard._config.access_log_format) if shard._config.access_log else None,
         websockets=None if interface == "wsgi" else _websocket(),
         looks=shard._look_at_requests,
+        is_busy=shard.executor._core.is_busy,
     )
     context = context_of_options(shard._config) if ssl is None else ssl
     if context and config.proxy_protocol:

@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
+from clockworker.http._backlog import Backlog
 from clockworker.http._connection_cy import HttpConnection
 from clockworker.http._head import DefaultHeaders
 from clockworker.http._incoming_cy import Rules
@@ -55,7 +56,7 @@ class HttpServer:
     """app: an ASGI 3 application. state: of its lifespan, copied for each request. targets: one for each route of the table,
     and one more for the requests that none is about. trusts: whether what a client says of its own clients is believed; None:
     of none. access_log: told of each request; None: nobody wants to know. websockets: what makes one of a handshake. looks: is
-    called at each look at the time.
+    called at each look at the time. is_busy: whether any task is runnable.
 
     look_s: seconds between two looks at the time, each a tick of the rules.
     """
@@ -74,7 +75,9 @@ class HttpServer:
         access_log: Any = None,
         websockets: Callable[[Any, Request, HttpServer], Any] | None = None,
         looks: Callable[[], None] | None = None,
+        is_busy: Callable[[], bool] = bool,
     ) -> None:
+        self.backlog = Backlog(is_busy)
         self.app = app
         self.config = config
         self.state = state

@@ -94,6 +94,7 @@ class WebSocket:
             most=config.ws_max_size,
             pong=self._answered,
             answer=self._answer,
+            later=server.backlog.add,
         )
         self.data_received = self._inbox.feed  # for the connection
         scope = request.scope

@@ -20,6 +20,7 @@ cdef class Inbox:
     cdef Py_ssize_t _most_messages
     cdef bint _parsing
     cdef bint _goes_on
+    cdef object _later
 
     cpdef feed(self, bytes data)
     cpdef pop(self)
@@ -29,6 +30,7 @@ cdef class Inbox:
     cpdef _take(self, object message)
     @cython.locals(reader=FrameReader, size=Py_ssize_t)
     cdef _parse_on(self)
+    cdef _go_on_later(self)
     cpdef _go_on(self)
     cdef _pause(self)
     cdef _read_on(self)

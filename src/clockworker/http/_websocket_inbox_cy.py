@@ -3,7 +3,8 @@
 
 No more is read while as many messages wait for the application as `ws_max_queue` says, or 64 KiB of them. A read may hold
 thousands of small frames, or a compressed message that is a thousand times its size, so it is parsed in slices, and the rest
-waits unparsed: for the application, or for the next turn of the loop if it is many frames that nobody waits for, such as pings.
+waits unparsed: for the application, or for its turn among all connections (`_backlog`) if it is many frames that nobody waits
+for, such as pings.
 """
 
 from __future__ import annotations
@@ -19,10 +20,9 @@ except ModuleNotFoundError:
 
 from websockets.server import ServerProtocol
 
-from clockworker.http._websocket_frames_cy import FrameReader
+from clockworker.http._websocket_frames_cy import AT_ONCE, FrameReader
 
 _SLICE = 4_096  # bytes that are parsed without a look at how much has come of them
-_AT_ONCE = 256  # frames in one turn of the loop; a slice may have some more
 _HIGH_WATER = 65_536  # bytes of messages, or of what has not been parsed, beyond which no more is read
 
 
@@ -64,7 +64,8 @@ class Inbox:
     """messages: those that wait. size: their length, in bytes or characters. unread: what waits to be parsed. paused: the
     client's connection is not read. heard: something has come that was dropped; who waits for silence sets it back.
 
-    Nothing is parsed before the first `resume`. most_messages: how many may wait. For most, pong and answer see FrameReader.
+    Nothing is parsed before the first `resume`. most_messages: how many may wait. later: takes what is to be called at this
+    connection's turn. For most, pong and answer see FrameReader.
     """
 
     messages: deque[str | bytes]
@@ -77,7 +78,8 @@ class Inbox:
     _transport: asyncio.Transport
     _most_messages: int
     _parsing: bool  # what comes is parsed at once; otherwise it waits
-    _goes_on: bool  # in the next turn
+    _goes_on: bool  # when its turn comes
+    _later: Callable[[Callable[[], None]], None]
 
     def __init__(
         self,
@@ -88,6 +90,7 @@ class Inbox:
         most: int,
         pong: Callable[[bytes], None],
         answer: Callable[[list[bytes]], None],
+        later: Callable[[Callable[[], None]], None],
     ) -> None:
         self.messages = deque()
         self.size = 0
@@ -100,11 +103,17 @@ class Inbox:
         self._most_messages = most_messages
         self._parsing = False
         self._goes_on = False
+        self._later = later
 
     def feed(self, data: bytes) -> None:
         """What has come."""
         if self._parsing and self.unread is None and len(data) <= _SLICE:
+            self.reader.effort = 0
             self.reader.feed(data)
+            if self.reader.has_more and not self.reader.ended:
+                self.unread = bytearray()
+                if self._parsing:
+                    self._go_on_later()
         elif not self.reader.ended:
             if self.unread is None:
                 self.unread = bytearray(data)
@@ -155,23 +164,28 @@ class Inbox:
     def _parse_on(self) -> None:
         """What waited to be parsed, up to what may wait as messages, and what may be done in one turn of the loop."""
         unread, reader = self.unread, self.reader
-        reader.frames = 0
-        while unread and self._parsing and reader.frames < _AT_ONCE:
-            size = max(_SLICE, reader.rest)
+        if unread is None:
+            return
+        reader.effort = 0
+        while (unread or reader.has_more) and self._parsing and reader.effort < AT_ONCE:
+            size = 0 if reader.has_more else max(_SLICE, reader.rest)
             data = bytes(unread[:size])
             del unread[:size]
             reader.feed(data)
         if reader.ended:
             return
-        if not unread:
+        if not unread and not reader.has_more:
             self.unread = None
         elif self._parsing:
-            self._pause()
-            if not self._goes_on:
-                self._goes_on = True
-                asyncio.get_running_loop().call_soon(self._go_on)
+            self._go_on_later()
         elif len(unread) > _HIGH_WATER:
             self._pause()
+
+    def _go_on_later(self) -> None:
+        self._pause()
+        if not self._goes_on:
+            self._goes_on = True
+            self._later(self._go_on)
 
     def _go_on(self) -> None:
         self._goes_on = False

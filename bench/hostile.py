@@ -1,0 +1,210 @@
+"""How quickly is a light request answered beside clients that attack?
+
+A FastAPI route of 0.5 ms of CPU time, 200 requests a second over sockets, which arrive whether or not those before them are
+answered: one shard on a core, the clients and the attackers on another. Beside it nothing, and one attack after the other, by
+as many connections as each needs: each begins again when the server has ended it. An attacker is nice; so what its processor
+has left is what it attacks with.
+
+Quiet comes before and after each attack, which is compared with the mean of both. How much the shard's memory grows is seen
+from outside.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import shutil
+import statistics
+import subprocess
+import tempfile
+import time
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import psutil
+
+from bench._attacks import Attack, Suffered, attack, attacks
+from bench._hogs import take_core
+from bench._http_servers import OURS, free_port, serving
+from bench._processes import cores, together
+from bench._report import Summary, columns, percentile, progress, ratios, summary
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from bench._http_arrivals import Outcome
+
+APP = "bench._http_hostile:main"
+TARGET = 2.0
+MIB = 1 << 20
+
+
+class Result(msgspec.Struct, frozen=True):
+    """Of one attack; a figure a round. ms. ratio: of p99 to quiet. grown: bytes of the shard at most."""
+
+    attack: str
+    p50_ms: list[float]
+    p99_ms: list[float]
+    ratio: Summary
+    attacks_per_second: list[float]
+    ends: dict[str, int]
+    grown: int
+    late_ms: float
+
+
+class Hostile(msgspec.Struct, frozen=True):
+    quiet_p50_ms: list[float]
+    quiet_p99_ms: list[float]
+    target: float
+    results: list[Result]
+
+    def table(self) -> str:
+        rows = [
+            ["ms: median (least-most) of the rounds", "p50", "p99", "p99 / quiet", "attacks/s", "ended by", "MiB more"]
+        ]
+        rows.append(["quiet", str(summary(self.quiet_p50_ms)), str(summary(self.quiet_p99_ms)), "", "", "", ""])
+        for result in self.results:
+            ends = ", ".join(f"{end} {count:,}" for end, count in sorted(result.ends.items()))
+            rate = f"{statistics.median(result.attacks_per_second):,.0f}"
+            cells = [str(summary(result.p50_ms)), str(summary(result.p99_ms)), str(result.ratio), rate, ends]
+            rows.append([result.attack, *cells, f"{result.grown / MIB:.0f}"])
+        return f"{columns(rows)}\n\ngoal: p99 / quiet <= {self.target:g}"
+
+    def failures(self) -> list[str]:
+        return [
+            f"{result.attack}: p99 is {result.ratio} of quiet"
+            for result in self.results
+            if result.ratio.median > self.target
+        ]
+
+    def plot(self, figure: Figure) -> None:
+        """The 99th percentiles."""
+        axes = figure.add_subplot(xlabel="p99, ms")
+        names = ["quiet", *(result.attack for result in self.results)]
+        axes.barh(names, [summary(values).median for values in (self.quiet_p99_ms, *(r.p99_ms for r in self.results))])
+        axes.invert_yaxis()
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=5.0, help="of each attack in each round")
+    parser.add_argument(
+        "--warm-up", type=float, default=3.0, help="seconds in which an attack's connections are opened"
+    )
+    parser.add_argument("--rate", type=float, default=200, help="light requests a second")
+    parser.add_argument("--attacks", nargs="+", choices=list(attacks()), default=list(attacks()))
+    parser.add_argument("--check", action="store_true", help="fail if the goal is missed")
+
+
+def run(options: argparse.Namespace) -> Hostile:
+    known = attacks()
+    quiet: list[Outcome] = []
+    found: dict[str, list[tuple[Outcome, Suffered, float]]] = {}
+    with contextlib.ExitStack() as stack:
+        secure = free_port()
+        certificate = stack.enter_context(self_signed())
+        more: tuple[str, ...] = ()
+        if certificate is None:
+            progress("openssl is not installed: no attacks over TLS")
+        else:
+            os.environ["BENCH_CERTIFICATE"] = certificate
+            more = ("--bind", f"secure=127.0.0.1:{secure}")
+        server = stack.enter_context(serving(OURS, APP, 1, ready="/light", options=more, cores=cores()[:1]))
+        shard = shard_of(server.pid)
+        for number in range(options.rounds):
+            for name in options.attacks:
+                what = known[name]
+                if what.secure and certificate is None:
+                    continue
+                progress(f"round {number + 1} of {options.rounds}: {name}")
+                if not quiet:
+                    quiet.append(beside(None, options, server.port, 0, shard)[0])
+                outcome, suffered = beside(what, options, server.port, secure if what.secure else server.port, shard)
+                time.sleep(1)  # what an attack leaves is ended
+                quiet.append(beside(None, options, server.port, 0, shard)[0])
+                p99 = statistics.mean(p99_of(each) for each in quiet[-2:])
+                assert suffered is not None
+                found.setdefault(name, []).append((outcome, suffered, p99))
+    return Hostile(
+        [p50_of(each) for each in quiet],
+        [p99_of(each) for each in quiet],
+        TARGET,
+        [sum_up(name, rounds) for name, rounds in found.items()],
+    )
+
+
+def beside(
+    what: Attack | None, options: argparse.Namespace, port: int, attacked: int, shard: int
+) -> tuple[Outcome, Suffered | None]:
+    seconds = options.warm_up + options.seconds
+    works: list[Any] = [partial(ask, port, options.rate, options.warm_up if what else 0.5, options.seconds)]
+    if what is not None:
+        works.append(partial(assault, what, attacked, shard, seconds))
+    results = together(works, 60 + 10 * seconds)
+    return results[0], results[1] if what else None
+
+
+def ask(port: int, rate: float, warm_up: float, seconds: float) -> Outcome:
+    from bench._http_arrivals import Mix, OverSockets
+
+    os.sched_setaffinity(0, cores_of_clients())
+    take_core()
+    return OverSockets(port, Mix("hostile", 0, "", rate, warm_up, seconds, 0)).run()
+
+
+def assault(what: Attack, port: int, shard: int, seconds: float) -> Suffered:
+    os.sched_setaffinity(0, cores_of_clients())
+    return attack(what, port, shard, seconds)
+
+
+def cores_of_clients() -> list[int]:
+    return list(range(os.cpu_count() or 1))[-1:]
+
+
+def shard_of(supervisor: int) -> int:
+    """The process that serves."""
+    return max(psutil.Process(supervisor).children(), key=lambda child: child.memory_info().rss).pid
+
+
+@contextlib.contextmanager
+def self_signed() -> Any:
+    """The path of a certificate with its key; None without openssl."""
+    if shutil.which("openssl") is None:
+        yield None
+        return
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory) / "certificate.pem"
+        made = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+        made += ["-days", "1", "-subj", "/CN=localhost"]
+        subprocess.run([*made, "-keyout", path, "-out", f"{path}.crt"], check=True, capture_output=True)
+        path.write_bytes(path.read_bytes() + Path(f"{path}.crt").read_bytes())
+        yield str(path)
+
+
+def sum_up(name: str, rounds: list[tuple[Outcome, Suffered, float]]) -> Result:
+    ends: dict[str, int] = {}
+    for _, suffered, _ in rounds:
+        for end, count in suffered.ends.items():
+            ends[end] = ends.get(end, 0) + count
+    p99 = [p99_of(outcome) for outcome, _, _ in rounds]
+    return Result(
+        name,
+        [p50_of(outcome) for outcome, _, _ in rounds],
+        p99,
+        ratios(p99, [quiet for _, _, quiet in rounds]),
+        [suffered.attacks for _, suffered, _ in rounds],
+        ends,
+        max(suffered.grown for _, suffered, _ in rounds),
+        summary([outcome.late_ms for outcome, _, _ in rounds]).median,
+    )
+
+
+def p50_of(outcome: Outcome) -> float:
+    return percentile(sorted(outcome.latencies_ms), 50)
+
+
+def p99_of(outcome: Outcome) -> float:
+    return percentile(sorted(outcome.latencies_ms), 99)
