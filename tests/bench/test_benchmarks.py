@@ -353,8 +353,8 @@ def test_preempt(tmp_path: Path) -> None:
         for situation in ("idle foreground, a timer of 2 ms", "nobody else")
     }
     losses = {lost["situation"]: lost["rounds"] for lost in document["losses"]}
-    assert losses["idle foreground, a timer of 2 ms"][0]["cuts"] > 100
-    assert len(document["verdicts"]) == 2  # the others are beside 8 hogs
+    assert max(span["cuts"] for span in losses["idle foreground, a timer of 2 ms"][0]) > 100  # a second
+    assert len(document["verdicts"]) == 4  # the others are beside 8 hogs
 
 
 def test_list_of_benchmarks() -> None:
