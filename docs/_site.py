@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import clockworker
 from clockworker.shards.config._option import GROUPS, Option
 from clockworker.shards.config._options import OPTIONS
 
@@ -33,6 +34,16 @@ OF_REPOSITORY = {
     "changelog.md": "CHANGELOG.md",
     "contributing.md": "CONTRIBUTING.md",
     "security.md": "SECURITY.md",
+}
+
+# What a search looks at first, and last. Else pages that have all words, and answer nothing, come before those that do.
+GUIDES_FIRST = 2.0
+THE_REST_LAST = {
+    "reference/": 0.7,
+    "architecture.md": 0.5,
+    "cpython.md": 0.2,
+    "changelog.md": 0.2,
+    "contributing.md": 0.2,
 }
 
 IN_FILE = {str: "text", int: "integer", float: "number", bool: "true or false", list: "list"}
@@ -136,9 +147,16 @@ def package_page(package: str, title: str) -> str:
     lines = [f"# {title}", "", said.partition("\n\n")[0].replace("\n", " "), ""]
     if package not in ("testing", "trio"):
         lines += ["All of these are names of `clockworker` itself: `import clockworker as cw`.", ""]
-    for name in module.__all__:
+    for name in names_of(module):
         lines += [f"::: clockworker.{package}.{name}", ""]
+        if re.search(r"\bMade\s+by\b", inspect.getdoc(getattr(module, name)) or ""):
+            lines[-1:] = ["    options: {merge_init_into_class: false}  # what it is made of is no user's", ""]
     return "\n".join(lines)
+
+
+def names_of(module: Any) -> list[str]:
+    """Those that applications are written with first."""
+    return sorted(module.__all__, key=lambda name: name in clockworker._WIRING)
 
 
 def index_page() -> str:
@@ -154,7 +172,7 @@ def index_page() -> str:
         if (module := module_of(package)) is None:
             continue
         lines += ["", f"## {title}", "", "| name | |", "|---|---|"]
-        for name in module.__all__:
+        for name in names_of(module):
             where = f"{page_of(package).removeprefix('reference/')}#clockworker.{package}.{name}"
             lines.append(f"| [`{name}`]({where}) | {first_sentence(getattr(module, name))} |")
     return "\n".join(lines) + "\n"
@@ -209,6 +227,9 @@ def checks_table() -> str:
 
 
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
+    path = page.file.src_uri
+    boosts = [boost for beginning, boost in THE_REST_LAST.items() if path.startswith(beginning)]
+    page.meta["search"] = {"boost": boosts[0] if boosts else GUIDES_FIRST}
     return markdown.replace("<!-- checks -->", checks_table()) if "<!-- checks -->" in markdown else markdown
 
 

@@ -16,6 +16,7 @@ import uvloop
 
 import clockworker as cw
 from tests import preemptive
+from tests.rewriting import share_rewriting
 from tests.watchdog import watch
 
 T = TypeVar("T")
@@ -51,6 +52,11 @@ def pytest_configure(config: pytest.Config) -> None:
         watchdog.wait()
 
     config.add_cleanup(dismiss)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection(session: pytest.Session) -> None:
+    share_rewriting(session.config)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -23,7 +23,9 @@ pytestmark = [pytest.mark.slow, pytest.mark.once]
 SECONDS = 900
 
 
-def built_wheel(directory: Path) -> Path:
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("wheel")
     if given := os.environ.get("TESTS_WHEEL"):
         return Path(given).resolve()
     pytest.importorskip("setuptools", "77")
@@ -49,13 +51,13 @@ def built_wheel(directory: Path) -> Path:
     environment = os.environ | {"CLOCKWORKER_PURE": "1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=SECONDS)
     assert done.returncode == 0, done.stderr
-    (wheel,) = directory.glob("*.whl")
-    return wheel
+    (built,) = directory.glob("*.whl")
+    return built
 
 
-def test_a_wheel_has_what_is_no_module(tmp_path: Path) -> None:
-    with zipfile.ZipFile(built_wheel(tmp_path)) as wheel:
-        names = {*wheel.namelist()}
+def test_a_wheel_has_what_is_no_module(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        names = {*archive.namelist()}
     sources = ROOT / "src"
     others = [path for path in sources.rglob("*") if path.suffix in (".html", ".css", ".js", ".svg", ".typed", ".pxd")]
     assert len(others) > 20
@@ -63,8 +65,7 @@ def test_a_wheel_has_what_is_no_module(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl, as the tutorial's reader does")
-def test_the_tutorial_from_pip_install_on(tmp_path: Path) -> None:
-    wheel = built_wheel(tmp_path)
+def test_the_tutorial_from_pip_install_on(wheel: Path, tmp_path: Path) -> None:
     venv.create(tmp_path / "venv", with_pip=True)
     python = str(tmp_path / "venv" / "bin" / "python")
     if subprocess.run([python, "-m", "pip", "download", "-q", "--no-deps", "-d", str(tmp_path), "msgspec"]).returncode:

@@ -75,3 +75,18 @@ def test_it_is_built_strictly(tmp_path: Path) -> None:
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     assert "QueueHandle" in (tmp_path / "site" / "reference" / "executor" / "index.html").read_text()
+
+
+def test_arguments_are_items_of_a_list() -> None:
+    pytest.importorskip("griffe")
+    spec = importlib.util.spec_from_file_location("docs_arguments", DOCS / "_arguments.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    text = "Serve.\n\nOf it.\nlimit: so many,\nand not more.\nhost, port: where.\nnote: no argument.\n\n    code()\n\nRaises."
+    shown = module.as_list(text, {"limit", "host", "port"})
+    assert shown == (
+        "Serve.\n\nOf it.\n\n- `limit`: so many,\n    and not more.\n- `host`, `port`: where.\n    note: no argument.\n\n"
+        "<!-- -->\n\n    code()\n\nRaises."
+    )

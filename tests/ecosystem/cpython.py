@@ -32,6 +32,7 @@ import argparse
 import asyncio
 import contextlib
 import faulthandler
+import functools
 import importlib
 import importlib.util
 import json
@@ -231,14 +232,23 @@ def run_module(
         return result["outcomes"], result["steps"]
 
 
+@functools.cache
+def _plain(name: str, loop: str) -> Outcomes:
+    """Of a whole module, which is compared with more than one kind of queues."""
+    return run_module(name, loop, executor=False)[0]
+
+
 def _run_both(
     name: str, loop: str, slice_us: float | None, tests: Iterable[str] = ()
 ) -> tuple[Outcomes, Outcomes, int]:
     # Side by side: they mostly sleep.
     with ThreadPoolExecutor(1) as pool:
-        future = pool.submit(run_module, name, loop, executor=False, tests=tests)
+        if tests:
+            future = pool.submit(lambda: run_module(name, loop, executor=False, tests=tests)[0])
+        else:
+            future = pool.submit(_plain, name, loop)
         ours, steps = run_module(name, loop, executor=True, tests=tests, slice_us=slice_us)
-        return future.result()[0], ours, steps
+        return future.result(), ours, steps
 
 
 def _kind(outcome: str | None) -> str:

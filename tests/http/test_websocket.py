@@ -627,10 +627,37 @@ def test_what_is_too_long_once_it_is_unpacked(run: Run, in_parts: bool) -> None:
             assert length < 4_000
             first = (0x42 if in_parts else 0xC2).to_bytes(1, "big")
             peer.connection.feed(first + b"\xfe" + length.to_bytes(2, "big") + bytes(4) + bytes(head.data))
+            await until(lambda: peer.closed_with is not None)
             assert peer.closed_with is not None
             assert peer.closed_with[0] == 1009
             assert (await app.receive())["code"] == 1009
             assert peer.websocket._inbox.reader.parts is None or len(peer.websocket._inbox.reader.parts) <= 1_000_000
+
+    run(body)
+
+
+@pytest.mark.parametrize("in_parts", [False, True])
+def test_what_is_long_once_it_is_unpacked_takes_many_turns(run: Run, in_parts: bool) -> None:
+    async def body() -> None:
+        async with session(deflate=True) as (peer, app, _):
+            packer = zlib.compressobj(9, zlib.DEFLATED, -12)
+            size = 4_000_000
+            data = packer.compress(bytes(size)) + packer.flush(zlib.Z_SYNC_FLUSH)[:-4]
+            frames = [data[:100], data[100:]] if in_parts else [data]
+            for number, piece in enumerate(frames):
+                first = (0x80 if number == len(frames) - 1 else 0) | (CONT if number else 0x40 | BINARY)
+                peer.connection.feed(bytes((first, 0x80 | 126)) + len(piece).to_bytes(2, "big") + bytes(4) + piece)
+            peer.connection.feed(Frame(TEXT, b"after").serialize(mask=True))
+            receiving = asyncio.ensure_future(app.receive())
+            turns = 0
+            while not receiving.done():
+                turns += 1
+                await asyncio.sleep(0)
+            assert turns > 8
+            assert (await receiving)["bytes"] == bytes(size)
+            peer.connection.flow()
+            assert (await app.receive())["text"] == "after"
+            assert not peer.transport.paused
 
     run(body)
 

@@ -136,8 +136,8 @@ def restarts(trials: int) -> Result:
         memory, descriptors = 0, list[str]()
 
         def is_whole() -> bool:
-            """Each shard is there, and a spare process, which has descriptors of the supervisor's, too."""
-            return len(supervisor.children()) == shards + 1
+            """Each shard is there, a spare process, and who forks those: they have descriptors of the supervisor's, too."""
+            return len(supervisor.children()) == shards + 2
 
         for struck in rounds(trials, shards):
             before = {shard: server.pid(shard) for shard in struck}

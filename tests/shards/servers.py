@@ -18,7 +18,7 @@ from typing import TypeVar
 import psutil
 import pytest
 
-from clockworker.shards.protocol._birth import SPARE_VARIABLE
+from clockworker.shards.protocol._birth import FORK_SERVER_VARIABLE, SPARE_VARIABLE
 from tests.shards.launcher import ENVIRONMENT, Launched, launcher_for
 
 T = TypeVar("T")
@@ -181,15 +181,24 @@ def is_alive(pid: int) -> bool:
 
 
 def children(supervisor: int, *, spare: bool = False) -> list[psutil.Process]:
-    """A supervisor's, zombies included, but for spare processes; or those alone."""
-    return [child for child in psutil.Process(supervisor).children() if _is_spare(child) == spare]
+    """A supervisor's, zombies included, but for spare processes and who forks them; or the spare ones alone."""
+    wanted = "spare" if spare else "shard"
+    return [child for child in psutil.Process(supervisor).children() if _role(child) == wanted]
 
 
-def _is_spare(process: psutil.Process) -> bool:
+def fork_servers(supervisor: int) -> list[psutil.Process]:
+    """What forks its spare processes: one or none."""
+    return [child for child in psutil.Process(supervisor).children() if _role(child) == "fork server"]
+
+
+def _role(process: psutil.Process) -> str:
     try:
-        return SPARE_VARIABLE in process.environ()
+        environment = process.environ()
     except psutil.Error:  # a zombie has no environment
-        return False
+        return "shard"
+    if FORK_SERVER_VARIABLE in environment:
+        return "fork server"
+    return "spare" if SPARE_VARIABLE in environment else "shard"
 
 
 def gone(pids: list[int]) -> bool:

@@ -147,9 +147,6 @@ def test_kill_of_a_worker(serve: Serve) -> None:
 
 def test_crash_again_and_again(serve: Serve) -> None:
     server = serve("import os\nos.write(2, b'boot\\n')\nos._exit(7)\n", "--shards", "1")
-    eventually(lambda: server.process.poll() is not None or "restarted in 0.8 s" in server.log, "it ends")
-    if "restarted in 0.8 s" in server.log:  # the sixth start
-        pytest.skip("five starts take longer here than the ten seconds in which they make a crash loop")
     assert server.wait_exit() == 1
     assert server.log.count("boot\n") == 5
     assert "crashes again and again" in server.log

@@ -311,6 +311,34 @@ def test_with_as_many_open_files_as_are_asked_for_it_starts_and_recovers(serve: 
     assert f"{shards} shards need {needed} open files, but the limit is {needed - 1}" in too_few.log
 
 
+@contextmanager
+def descriptors_on_their_way() -> Iterator[None]:
+    """250 of this user's, which nobody takes: a process of its whose limit is below that is let send none."""
+    one, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    with one, other:
+        socket.send_fds(one, [b"x"], [one.fileno()] * 250)
+        yield
+
+
+def rings_of(pid: int) -> int:
+    links = [os.path.join(f"/proc/{pid}/fd", name) for name in os.listdir(f"/proc/{pid}/fd")]
+    return sum("clockworker-ring" in os.readlink(link) for link in links if os.path.lexists(link))
+
+
+def test_while_the_kernel_lets_no_descriptor_on_its_way_a_successor_waits(serve: Serve) -> None:
+    """With no more open files than are asked for."""
+    shards = 4
+    limit = f"--nofile={descriptors_needed(shards, 1)}"
+    server = serve(ECHO, "--shards", str(shards), under=(*NO_CAPABILITIES, *under("prlimit", limit)))
+    server.wait_serving()
+    with descriptors_on_their_way():
+        server.send(signal.SIGHUP)
+        eventually(lambda: rings_of(server.pid) > shards, "rings that wait", shown=lambda: f":\n{server.log}")
+    server.wait_log(r"shard 0 stopped")  # its successor is ready
+    assert server.stop() == 0
+    assert "Too many open files" not in server.log
+
+
 @needs_root
 def test_where_there_are_no_processes_a_shard_waits_for_one(serve: Serve) -> None:
     root = Path("/sys/fs/cgroup")

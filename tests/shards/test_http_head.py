@@ -25,6 +25,11 @@ GET = Request("GET", "/health", "", True)
         "the absolute form, as proxies send it": ("GET http://x:80/health HTTP/1.1\nHost: y\n\n", GET),
         "the absolute form without a path": ("GET http://x?q HTTP/1.1\nHost: x\n\n", Request("GET", "/", "", True)),
         "an empty host, as the absolute form of a URN has": ("GET /health HTTP/1.1\nHost:\n\n", GET),
+        "letters that are quoted and need not be": (
+            "GET /%68e%61lth%7e HTTP/1.1\nHost: x\n\n",
+            Request("GET", "/health~", "", True),
+        ),
+        "a slash that is quoted, and is none": ("GET /a%2fb HTTP/1.1\nHost: x\n\n", Request("GET", "/a%2fb", "", True)),
         "an empty line in front": ("\nGET /health HTTP/1.1\nHost: x\n\n", GET),
         "fields of any case, with white space": ("GET /health HTTP/1.1\nhOST: \t x \t\nX-Y:\n\n", GET),
         "what is accepted, in two fields": (

@@ -97,6 +97,30 @@ def test_where_others_serve_on_there_is_no_end_but_the_longest_delay() -> None:
     assert restarts.died(5.0, give_up=False) == POLICY.max_delay
 
 
+def test_where_nothing_has_served_yet_five_starts_are_enough_however_long_they_take() -> None:
+    """A slow machine, or a slow application: five starts take longer than the window."""
+    restarts, now, delays = Restarts(POLICY), 0.0, list[float | None]()
+    for _ in range(5):
+        restarts.started(now)
+        now += 30.0
+        delays.append(restarts.died(now, timed=False))
+        now += delays[-1] or 0.0
+    assert delays == [0.0, 0.1, 0.2, 0.4, None]
+
+
+def test_a_shard_that_has_been_ready_has_the_window_although_others_have_not() -> None:
+    restarts, now = Restarts(POLICY), 0.0
+    for ready_for in (1.0, None, None, None, None, None):
+        restarts.started(now)
+        now += 3.0
+        if ready_for is not None:
+            restarts.became_ready(now)
+            now += ready_for
+        delay = restarts.died(now, timed=False)
+        assert delay is not None
+        now += delay
+
+
 def test_having_been_ready_for_the_whole_window_starts_the_count_anew() -> None:
     restarts = Restarts(POLICY)
     now, _ = crash(restarts, 0.0, boot=0.1)

@@ -13,7 +13,13 @@ from hypothesis import strategies as st
 
 from clockworker._errors import ControlError
 from clockworker.shards.config._config import ServeConfig
-from clockworker.shards.protocol._control_channel import MAX_DESCRIPTORS, MAX_MESSAGE, ControlChannel, DescriptorsLost
+from clockworker.shards.protocol._control_channel import (
+    MAX_DESCRIPTORS,
+    MAX_MESSAGE,
+    ControlChannel,
+    DescriptorsLost,
+    Lent,
+)
 from clockworker.shards.protocol._messages import (
     AcceptFrom,
     Ahead,
@@ -205,6 +211,53 @@ def test_what_the_kernel_is_too_short_of_something_to_take_is_sent_later_and_in_
         assert [receiver.receive() for _ in range(4)] == [(Quiet(peer), []) for peer in range(4)]
         sender.close()
         receiver.close()
+
+    run(body)
+
+
+def is_open(descriptor: int) -> bool:
+    return os.path.exists(f"/proc/self/fd/{descriptor}")
+
+
+def test_a_descriptor_that_is_lent_waits_without_a_copy_and_is_open_until_all_have_sent_it(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    send_fds = socket.send_fds
+    refused = {*()}
+
+    def refuse(sock: socket.socket, data: list[bytes], descriptors: list[int]) -> int:
+        if sock.fileno() in refused:
+            raise OSError(errno.ETOOMANYREFS, os.strerror(errno.ETOOMANYREFS))
+        return send_fds(sock, data, descriptors)
+
+    monkeypatch.setattr(socket, "send_fds", refuse)
+
+    async def body() -> None:
+        pairs = [ControlChannel.pair() for _ in range(3)]
+        refused.update(sender.fileno() for sender, _ in pairs)
+        reads, writes = os.pipe()
+        lent = Lent(writes)
+        before = len(os.listdir("/proc/self/fd"))
+        for sender, _ in pairs:
+            sender.send(Connect(1, 1, 1, False, 1, True), [lent])
+        assert len(os.listdir("/proc/self/fd")) == before
+        lent.close()
+        pairs[0][0].close()  # what is never sent
+        for sender, receiver in pairs[1:]:
+            assert is_open(writes)
+            refused.discard(sender.fileno())
+            sender.flush()
+            received = receiver.receive()
+            assert received is not None
+            [descriptor] = received[1]
+            os.write(descriptor, b"x")
+            os.close(descriptor)
+        assert os.read(reads, 10) == b"xx"
+        assert not is_open(writes)
+        os.close(reads)
+        for pair in pairs:
+            for channel in pair:
+                channel.close()
 
     run(body)
 

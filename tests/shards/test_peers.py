@@ -285,7 +285,9 @@ def test_hup_under_load_fails_no_call_of_a_peer(serve: Serve) -> None:
 
     def requests() -> None:
         while not done.is_set():
-            with server.connect() as client:
+            # A handler that waits for the next line reads its end when the shard stops: a client that is late comes again. What
+            # a call raises closes a connection, too, and is in the log.
+            with server.connect() as client, contextlib.suppress(ConnectionError):
                 for peer in (0, 1):
                     answers[ask(client, b"%d slow 0.002" % peer).decode()] += 1
 
@@ -305,6 +307,7 @@ def test_hup_under_load_fails_no_call_of_a_peer(serve: Serve) -> None:
     assert all(before[shard] != pid for shard, pid in server.shard_pids().items())
     assert server.stop() == 0
     assert "killed" not in server.log
+    assert "Traceback" not in server.log
 
 
 def test_a_crash_loop_of_one_shard_leaves_nothing_mapped_in_the_other(serve: Serve) -> None:

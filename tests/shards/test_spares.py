@@ -12,11 +12,12 @@ from pathlib import Path
 import psutil
 import pytest
 
-from clockworker.shards.machine._host import OF_SPARE
-from clockworker.shards.supervisor import _spares
+from clockworker.shards.machine._host import OF_FORK_SERVER, OF_SPARE
+from clockworker.shards.supervisor import _forking, _spares
 from clockworker.shards.supervisor._spares import Spares
+from clockworker.shards.supervisor._spawn import Process
 from clockworker.shards.supervisor._watch import is_stopped
-from tests.shards.servers import ECHO, Serve, Server, ask, children, eventually, gone, is_alive
+from tests.shards.servers import ECHO, Serve, Server, ask, children, eventually, fork_servers, gone, is_alive
 from tests.shards.test_roll import write
 
 pytestmark = pytest.mark.once  # what is tested is Python in both kinds
@@ -34,9 +35,12 @@ TELLING = ECHO.replace(
             writer.write""",
 )
 
-# As `sitecustomize`, which Python imports before anything of ours: a spare that is still importing, for as long as it is told.
+# As `sitecustomize`, which Python imports before anything of ours. It opens a file in what would fork spares, which is not done
+# then: each is started, and imports for as long as it is told.
 IMPORTING = """
 import os, pathlib, time
+if "CLOCKWORKER_FORK_SERVER_OF" in os.environ:
+    opened = open(os.devnull)
 if "CLOCKWORKER_SPARE_SHARD_OF" in os.environ:
     while pathlib.Path("hold").exists():
         time.sleep(0.01)
@@ -93,8 +97,8 @@ def test_a_spare_takes_the_place_of_a_killed_shard_and_then_of_one_that_is_repla
         with server.connect_to(shard) as client:
             assert ask(client, b"told").endswith(b"'new', None)")
     waiting_spare(server)
+    eventually(lambda: len(server.members()) == 5, "with the supervisor, a spare process, and who has forked it")
     members = server.members()
-    assert len(members) == 4
     assert server.stop() == 0
     assert not server.members()
     assert gone([each.pid for each in members])
@@ -108,8 +112,15 @@ while pathlib.Path("slow").exists():
 """
 
 
-def test_the_second_of_two_deaths_finds_a_spare_that_was_started_at_the_first(serve: Serve, tmp_path: Path) -> None:
-    server = serve(HELD + ECHO, "--shards", "2", *DEBUG)
+@pytest.mark.parametrize("forked", [True, False])
+def test_the_second_of_two_deaths_finds_a_spare_that_was_made_at_the_first(
+    serve: Serve, tmp_path: Path, forked: bool
+) -> None:
+    environment = {}
+    if not forked:
+        (tmp_path / "sitecustomize.py").write_text(IMPORTING)
+        environment["PYTHONPATH"] = str(tmp_path)
+    server = serve(HELD + ECHO, "--shards", "2", *DEBUG, environment=environment)
     server.wait_serving()
     first = waiting_spare(server)
     (tmp_path / "slow").touch()
@@ -123,7 +134,98 @@ def test_the_second_of_two_deaths_finds_a_spare_that_was_started_at_the_first(se
     assert new_pid(server, 1, 2) == second
     waiting_spare(server)
     assert len(children(server.pid, spare=True)) == 1
+    assert len(fork_servers(server.pid)) == forked
     assert server.stop() == 0
+
+
+def test_spares_are_forked_by_a_process_that_has_one_thread_and_nothing_open(serve: Serve) -> None:
+    server = serve(ECHO, "--shards", "1", "--spares", "3", *DEBUG)
+    server.wait_serving()
+    descriptors = len(os.listdir(f"/proc/{server.pid}/fd"))
+    [forks] = eventually(lambda: fork_servers(server.pid), "what forks them")
+    eventually(lambda: len(children(server.pid, spare=True)) == 3, "three of them")
+    spares = children(server.pid, spare=True)
+    assert {spare.ppid() for spare in spares} == {server.pid}, "not of who has forked them"
+    assert forks.num_threads() == 1
+    assert forks.num_fds() == 4
+    for spare in spares:
+        assert spare.num_fds() == 4, "and nothing of who has forked it"
+        assert spare.environ()["CLOCKWORKER_SPARE_SHARD_OF"] == "app:main"
+        assert os.getpgid(spare.pid) == server.pid
+    assert not forks.children()
+    assert len(os.listdir(f"/proc/{server.pid}/fd")) == descriptors + OF_FORK_SERVER + 3 * OF_SPARE
+    # Its end is no end of theirs, and there is another one when one is wanted.
+    forks.kill()
+    server.wait_log("the process that forks spares killed by SIGKILL")
+    assert all(is_alive(spare.pid) for spare in spares)
+    os.kill(server.shard_pids()[0], signal.SIGKILL)
+    assert new_pid(server, 0, 2) in {spare.pid for spare in spares}
+    eventually(lambda: len(children(server.pid, spare=True)) == 3, "three again")
+    assert len(fork_servers(server.pid)) == 1
+    assert server.stop() == 0
+    assert not server.members()
+
+
+def test_shards_that_are_forked_end_with_the_supervisor_and_have_numbers_of_their_own(serve: Serve) -> None:
+    drawing = ECHO.replace(
+        "            writer.write",
+        """
+            import random, uuid
+            line = f"{random.random()} {uuid.uuid4()}\\n".encode()
+            writer.write""",
+    )
+    server = serve(drawing, "--shards", "2", "--spares", "2")
+    server.wait_serving()
+    eventually(lambda: len(children(server.pid, spare=True)) == 2, "two of them")
+    for pid in server.shard_pids().values():
+        os.kill(pid, signal.SIGKILL)
+    pids = {new_pid(server, shard, 2) for shard in (0, 1)}
+    drawn = set()
+    for shard in (0, 1):
+        with server.connect_to(shard) as client:
+            ours = ask(client, b"draw").split()
+            drawn |= {ours[1], ours[2]}
+            assert ask(client, b"again").split()[1] not in drawn, shard
+    assert len(drawn) == 4
+    server.send(signal.SIGKILL)
+    eventually(lambda: gone(list(pids)), "they are gone")
+
+
+def test_an_orphan_of_the_application_s_is_collected(serve: Serve) -> None:
+    """While the supervisor waits for a fork it takes in what others leave behind, too: here always, for what forks stands
+    still."""
+    leaving = """
+import os, time
+def leave():
+    if os.fork() == 0:
+        if os.fork() == 0:
+            time.sleep(0.2)
+        os._exit(0)
+    os.wait()
+""" + ECHO.replace(
+        "            writer.write",
+        "            if line == b'leave\\n':\n                leave()\n            writer.write",
+    )
+    server = serve(leaving, "--shards", "1")
+    server.wait_serving()
+    spare = waiting_spare(server)
+    [forks] = fork_servers(server.pid)
+    forks.suspend()
+    os.kill(spare, signal.SIGKILL)
+    eventually(lambda: not children(server.pid, spare=True), "it is asked for another one")
+    time.sleep(_spares.DELAY_S)
+    with server.connect() as client:
+        for _ in range(5):
+            ask(client, b"leave")
+    eventually(lambda: len(psutil.Process(server.pid).children()) == 2, "the shard, and what forks")
+    os.kill(server.shard_pids()[0], signal.SIGKILL)
+    new_pid(server, 0, 2)
+    forks.resume()
+    waiting_spare(server)
+    with server.connect() as client:
+        assert ask(client, b"still") == b"0 still"
+    assert server.stop() == 0
+    assert not server.members()
 
 
 def cpus() -> str:
@@ -192,6 +294,7 @@ def test_a_stop_waits_for_no_spare(serve: Serve, tmp_path: Path, number: signal.
     server = serve(ECHO, "--shards", "1", *DEBUG, environment={"PYTHONPATH": str(tmp_path)})
     server.wait_serving()
     starting_spare(server)
+    server.wait_log("a spare process cannot be forked: it has opened /dev/null")
     os.killpg(server.pid, number) if number == signal.SIGINT else server.send(number)
     assert server.wait_exit() == 0
     assert not server.members()
@@ -219,6 +322,14 @@ def test_a_spare_whose_imports_have_changed_begins_anew(serve: Serve, tmp_path: 
         assert ask(client, b"told").endswith(b"'upgraded')")
     process = psutil.Process(spare)
     assert process.environ()["CLOCKWORKER_SHARD_ID"] == "0"
+    # Who has forked it has begun anew, too, before it has forked the next one.
+    [forks] = fork_servers(server.pid)
+    next_one = waiting_spare(server, spare)
+    os.kill(spare, signal.SIGKILL)
+    assert new_pid(server, 0, 3) == next_one
+    with server.connect_to(0) as client:
+        assert ask(client, b"told").endswith(b"'upgraded')")
+    assert [each.pid for each in fork_servers(server.pid)] == [forks.pid]
     assert server.stop() == 0
 
 
@@ -254,15 +365,15 @@ class Short:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, failures: int) -> None:
         self.failures = failures
         self.tried: list[float] = []
-        start = _spares.Process
+        start = _forking.start_fork_server
 
-        def begin(app: str, as_shard: int | None, *, terminal: bool) -> _spares.Process:
+        def begin(app: str) -> Process:
             self.tried.append(asyncio.get_running_loop().time())
             if len(self.tried) <= self.failures:
                 raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
-            return start(app, as_shard, terminal=terminal)
+            return start(app)
 
-        monkeypatch.setattr(_spares, "Process", begin)
+        monkeypatch.setattr(_forking, "start_fork_server", begin)
 
 
 def test_where_there_is_no_process_to_be_had_there_is_none_and_it_is_tried_less_and_less(
@@ -299,7 +410,7 @@ def test_what_is_left_of_a_limit_on_processes_is_the_application_s(
         monkeypatch.setattr(_spares, "read_process_limit", lambda: (used, limit))
         spares = Spares("app:main", 1, lambda: True)
         spares.fill()
-        found = len(spares._waiting)
+        found = spares._there_are()
         spares.stop()
         await spares.wait_gone()
         return found

@@ -438,3 +438,46 @@ def test_a_broken_invariant_stops_the_server_in_order(serve: Serve, tmp_path: Pa
         assert server.wait_exit() == 1
         assert "no such state" in server.log
         assert not server.members()
+
+
+@pytest.mark.parametrize("first", [3, 0])
+def test_an_application_that_closes_what_is_not_its_own_when_it_is_imported(serve: Serve, first: int) -> None:
+    """As libraries do that make daemons. From 3 on nobody can be told but the log's reader; from 0 on nobody."""
+    server = serve(f"import os\nos.closerange({first}, 1024)\n{ECHO}", "--shards", "1")
+    assert server.wait_exit() == 1
+    assert "Traceback" not in server.log
+    said = (
+        "[shard 0] app:main has closed descriptors of its shard's while it was imported; close none that you have not"
+    )
+    assert server.log.count(said) == (5 if first else 0)
+    assert server.log.count("exited with status 3") == 5
+
+
+def test_an_application_that_closes_what_one_cannot_do_without_but_the_channel(serve: Serve) -> None:
+    closing = """
+import os
+for name in os.listdir("/proc/self/fd"):
+    try:
+        if "event" in os.readlink(f"/proc/self/fd/{name}"):
+            os.close(int(name))
+    except OSError:
+        pass
+"""
+    server = serve(closing + ECHO, "--shards", "1")
+    assert server.wait_exit() == 3
+    assert server.log.count("shard 0: app:main has closed descriptors of its shard's") == 1
+
+
+def test_an_application_that_stops_the_loop_is_told_so(serve: Serve) -> None:
+    stopping = ECHO.replace(
+        "            writer.write",
+        "            import asyncio; asyncio.get_running_loop().stop()\n            writer.write",
+    )
+    server = serve(stopping, "--shards", "1")
+    server.wait_serving()
+    with server.connect() as client:
+        client.sendall(b"stop\n")
+        server.wait_log("shard 0: the application has stopped its shard's event loop")
+        server.wait_log("shard 0 ready", 2)
+    assert "Traceback" not in server.log
+    assert server.stop() == 0

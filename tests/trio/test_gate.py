@@ -13,6 +13,7 @@ from trio._core import _run
 import clockworker as cw
 from clockworker.executor import _clock_cy as executor_clock
 from clockworker.trio import Executor, _seam
+from tests.shares import check_shares, had_enough
 from tests.trio.conftest import declarations, run
 
 
@@ -23,44 +24,36 @@ def compute(us: float) -> None:
         pass
 
 
+async def busy() -> None:
+    while True:
+        compute(50)
+        await trio.lowlevel.checkpoint()
+
+
 def test_shares_of_eight_to_one() -> None:
-    async def main() -> float:
-        queues = [cw.Queue("large", 8), cw.Queue("small", 1)]
-        async with Executor(queues) as executor:
-
-            async def busy() -> None:
-                while True:
-                    compute(50)
-                    await trio.lowlevel.checkpoint()
-
+    async def main() -> None:
+        async with Executor([cw.Queue("large", 8), cw.Queue("small", 1)]) as executor:
             for key in ("large", "small"):
                 for _ in range(3):
                     executor.queue(key).spawn(busy())
-            await trio.sleep(1)
-            stats = executor.queue_stats()
-            return stats["large"].busy_ns / stats["small"].busy_ns
+            while not had_enough(executor.queue_stats):
+                await trio.sleep(0.01)
+            check_shares({"large": 8, "small": 1}, executor.queue_stats())
 
-    assert run(main) == pytest.approx(8, rel=0.02)
+    run(main)
 
 
 def test_shares_change_while_it_runs() -> None:
     async def main() -> None:
         async with Executor([cw.Queue("a", 8), cw.Queue("b", 1)]) as executor:
-
-            async def busy() -> None:
-                while True:
-                    compute(50)
-                    await trio.lowlevel.checkpoint()
-
             for key in ("a", "b"):
                 executor.queue(key).spawn(busy())
-            await trio.sleep(0.2)
+            await trio.sleep(0.1)
             executor.queue("b").share = 8
             before = executor.queue_stats()
-            await trio.sleep(0.5)
-            after = executor.queue_stats()
-            had = {key: after[key].busy_ns - before[key].busy_ns for key in ("a", "b")}
-            assert had["a"] / had["b"] == pytest.approx(1, rel=0.05)
+            while not had_enough(executor.queue_stats, before):
+                await trio.sleep(0.01)
+            check_shares({"a": 8, "b": 8}, executor.queue_stats(), before)
 
     run(main)
 

@@ -86,6 +86,8 @@ class EDF(Scheduler):
         number of seconds counts as none, and is reported once to the loop's exception handler.
 
     Who has no deadline runs when all who have one wait. Equals go in the order in which they came.
+
+    Raises ConfigurationError for a `within` that is none of these.
     """
 
     _heap: Heap

@@ -316,7 +316,7 @@ class Executor:
         self._report_slow = report
 
     def was_slow(self, state: JoinHandle, elapsed_ns: int) -> None:
-        """The core's word of a slow step."""
+        """The core's word of a slow step. state: of its task. elapsed_ns: what it took."""
         self._report_slow(state.membership.queue.key, state.task, elapsed_ns)
 
     def report_long_steps(self, report: Callable[[Hashable, asyncio.Task[Any], int, int], None]) -> None:
@@ -329,7 +329,7 @@ class Executor:
         self._report_long = report
 
     def was_long(self, state: JoinHandle, elapsed_ns: int, slices: int) -> None:
-        """The core's word of such a step."""
+        """The core's word of such a step. state: of its task. elapsed_ns: what it took, in so many `slices`."""
         if self._report_long is not None:
             self._report_long(state.membership.queue.key, state.task, elapsed_ns, slices)
 
@@ -355,7 +355,7 @@ class Executor:
         return self._core.is_busy()
 
     def when_stirred(self, callback: Callable[[], None] | None) -> None:
-        """Call back once, when something becomes runnable after nothing was, before it runs. None: nobody wants to know."""
+        """Call `callback` once, when something becomes runnable after nothing was, before it runs. None: no more."""
         self._core.stirred = callback
 
     def wake(self) -> None:
@@ -363,7 +363,7 @@ class Executor:
         self._core.wake()
 
     def panicked(self, state: JoinHandle) -> None:
-        """The core's word that a spawned task of a queue that propagates has raised."""
+        """The core's word that a spawned task of a queue that propagates has raised. state: of that task."""
         if self._panicked is not None:
             return
         self._panicked = state.task

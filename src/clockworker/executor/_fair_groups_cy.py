@@ -61,6 +61,8 @@ class FairGroups(Scheduler):
         once. A wrong share counts as 1, and is reported once a group to the loop's exception handler.
 
     A task without a group is a group of its own, with a share of 1.
+
+    Raises ConfigurationError for shares that are neither a mapping nor a function.
     """
 
     _eevdf: Eevdf

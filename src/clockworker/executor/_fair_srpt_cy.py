@@ -148,7 +148,7 @@ class FairSRPT(Scheduler):
 
     @property
     def slowdown(self) -> float:
-        """The limit."""
+        """The limit: so many times its expected service may a job's service and waiting be together."""
         return self._slowdown
 
     def push(self, task: ScheduledTask) -> None:

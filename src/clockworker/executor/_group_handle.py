@@ -13,7 +13,7 @@ from clockworker.executor._tasks_cy import QueueState
 
 
 class QueueGroupHandle:
-    """A group of queues: its share, and what it has had."""
+    """A group of queues: its share, and what it has had. Made by the executor: `executor.queue_group(key)`."""
 
     def __init__(
         self, core: Core, nested: Nested, level: Level, declared: QueueGroup, outer: QueueGroupHandle | None

@@ -135,6 +135,18 @@ cdef extern from *:
         return error != NULL ? error : Py_NewRef(Py_None);
     }
 
+    /* A copy of the context, or the exception. */
+    static inline PyObject *clockworker_copy(PyObject *context) {
+        PyObject *copy = PyContext_Copy(context);
+        return copy != NULL ? copy : clockworker_take_exception();
+    }
+
+    /* function(argument), or the exception. */
+    static inline PyObject *clockworker_call_or_error(PyObject *function, PyObject *argument) {
+        PyObject *result = PyObject_CallOneArg(function, argument);
+        return result != NULL ? result : clockworker_take_exception();
+    }
+
     /* What is awaited, and proceeds by a function that returns either itself, to be waited for, or the result. From there the
        result goes to who awaits it without a StopIteration (CPython 3.11), or in one without a traceback, which takes some 3,000
        instructions to make and to free. A module has one such type. */
@@ -210,6 +222,9 @@ cdef extern from *:
     void document "clockworker_document"(object descriptor, bytes text)
     bint in_empty_context "clockworker_in_empty_context"()
     object run_in_context "clockworker_run"(object callback, object argument, object context)
+    object copy_or_error "clockworker_copy"(object context)
+    object call_or_error "clockworker_call_or_error"(object function, object argument)
+    bint is_context "PyContext_CheckExact"(object thing)
     int __builtin_clzll(unsigned long long value) noexcept
     int __builtin_ctzll(unsigned long long value) noexcept
 

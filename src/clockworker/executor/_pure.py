@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 address_of = id
 
@@ -26,6 +26,18 @@ def task_of(callback: Any, argument: object) -> asyncio.Task[Any]:
 def is_of(callback: Any, argument: object, task: asyncio.Task[Any]) -> bool:
     """Whether it is this task's."""
     return callback.__self__ is task
+
+
+def is_context(thing: object) -> TypeGuard[contextvars.Context]:
+    return type(thing) is contextvars.Context
+
+
+def call_or_error(function: Callable[[Any], Any], argument: object) -> Any:
+    """What the function returns, or what it raises: compiled, a `try` takes some 50 instructions."""
+    try:
+        return function(argument)
+    except BaseException as error:
+        return error
 
 
 def run_in_context(

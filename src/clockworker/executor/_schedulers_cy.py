@@ -91,21 +91,21 @@ class Scheduler:
     _holds: bool
 
     def push(self, task: ScheduledTask) -> None:
-        """The task has become runnable. It is not in the scheduler already."""
+        """`task` has become runnable. It is not in the scheduler already."""
         raise NotImplementedError(f"{type(self).__name__} must define push(task)")
 
     def pop(self) -> ScheduledTask:
-        """Remove and return the task to run next. Only called while `len()` is not 0."""
+        """Remove and return the task to run next. Only called while `len()` is not 0; those built in raise IndexError else."""
         raise NotImplementedError(f"{type(self).__name__} must define pop()")
 
     def observe(self, task: ScheduledTask, elapsed_ns: int) -> None:
-        """The task's step took `elapsed_ns`. It may be runnable again already."""
+        """A step of `task` took `elapsed_ns`. It may be runnable again already."""
 
     def forget_task(self, task: ScheduledTask) -> None:
-        """The task is done. It is not in the scheduler."""
+        """`task` is done. It is not in the scheduler."""
 
     def forget_group(self, group: Hashable) -> None:
-        """No task of the group is left in this queue."""
+        """No task of `group` is left in this queue."""
 
     def __len__(self) -> int:
         raise NotImplementedError(f"{type(self).__name__} must define __len__()")

@@ -16,8 +16,9 @@ cdef class Singles(Runnable):
 
     @cython.locals(state=JoinHandle, queue=QueueState)
     cpdef spawn_step(self, Membership membership, object carrier, object step)
-    @cython.locals(membership=Membership)
     cdef object _run_single(self, JoinHandle state)
+    cdef object _single_failed(self, JoinHandle state, object error)
+    cdef object _change_carrier(self, object task)
     cdef int _enter_carrier(self, object task) except -1
     cdef int _leave_carrier(self) except -1
     cdef int _leave_single(self, JoinHandle state) except -1

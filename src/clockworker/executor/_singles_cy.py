@@ -26,10 +26,10 @@ from clockworker.executor._tasks_cy import JoinHandle, Membership
 
 if cython.compiled:
     from cython.cimports.clockworker.executor._clock_cy import now_ns
-    from cython.cimports.clockworker.executor._native import Py_REFCNT, run_in_context
+    from cython.cimports.clockworker.executor._native import Py_REFCNT, is_context, run_in_context
 else:
     from clockworker.executor._clock_cy import now_ns
-    from clockworker.executor._pure import run_in_context
+    from clockworker.executor._pure import is_context, run_in_context
 
 # C globals when compiled: attributes of modules would be looked up at each step.
 _enter_task = asyncio._enter_task
@@ -118,20 +118,35 @@ class Singles(Runnable):
         """Call what `spawn_step` was given. Returns what went wrong and is not the step's own doing, or ends the program."""
         if not self.accepting:
             return None
+        if self._carrier is not state.task:
+            failure = self._change_carrier(state.task)
+            if failure is not None:
+                return failure
+        context = state.membership.context_or_error()
+        if not is_context(context):
+            return context  # type: ignore[return-value]
+        state.context = context  # type: ignore[assignment]
+        error = run_in_context(state.callback, None, context)
+        return None if error is None else self._single_failed(state, error)
+
+    def _single_failed(self, state: JoinHandle, error: BaseException) -> BaseException | None:
+        if isinstance(error, KeyboardInterrupt | SystemExit):
+            return error
         try:
-            membership = state.membership
-            state.context = membership.context()
-            if self._carrier is not state.task:
-                self._enter_carrier(state.task)
-            error = run_in_context(state.callback, None, state.context)
-            if error is None or isinstance(error, KeyboardInterrupt | SystemExit):
-                return error
             if not isinstance(error, asyncio.CancelledError):
                 # Its panic is dealt with as that of any task.
-                self.spawn(membership, _panic(error), state.task.get_name())
+                self.spawn(state.membership, _panic(error), state.task.get_name())
             return None
         except BaseException as failure:
             return failure
+
+    def _change_carrier(self, task: asyncio.Task[Any]) -> BaseException | None:
+        """The current task is this one. Returns what keeps it from being that."""
+        try:
+            self._enter_carrier(task)
+        except BaseException as failure:
+            return failure
+        return None
 
     def _enter_carrier(self, task: asyncio.Task[Any]) -> None:
         """The current task is this one."""

@@ -31,6 +31,7 @@ cdef class Membership:
     cdef object _context_alone
 
     cpdef object context(self)
+    cdef object context_or_error(self)
     cdef object context_to_copy(self)
     cdef object _alone(self)
 

@@ -51,7 +51,7 @@ def asgi(
     routes: after those of the options, before the marks of endpoints (`cw.queue`).
     queues: as in `cw.application`.
 
-    Raises `ConfigurationError` for what is no such application, route or queue.
+    Raises `ApplicationError` for what is no such application, `ConfigurationError` for what is no such route or queue.
     """
     return _program(_Served(app, _check_routes(routes), _check(app, "asgi")), state, queues)
 
@@ -59,7 +59,8 @@ def asgi(
 def wsgi(
     app: Callable[..., Any], *, routes: Iterable[Route] = (), queues: Iterable[Queue | QueueGroup] = ()
 ) -> HttpApplication:
-    """The same of a WSGI application, which runs in threads (`--threads`). app, routes, queues: as in `asgi`."""
+    """The same of a WSGI application, which runs in threads (`--threads`). app, routes, queues: as in `asgi`, and so are
+    `ApplicationError` and `ConfigurationError`."""
     return _program(_Served(app, _check_routes(routes), _check(app, "wsgi")), None, queues)
 
 

@@ -1,7 +1,7 @@
 cimport cython
 
 cdef list _SHORT_TEXT, _SHORT_BINARY
-cdef int _AT_ONCE, _DEAR
+cdef int _AT_ONCE, _DEAR, _INFLATED, _A_MESSAGE
 cdef object _CONT, _TEXT, _BINARY, _PONG
 
 
@@ -16,10 +16,18 @@ cdef class FrameReader:
     cdef long long _most
     cdef bint _is_text
     cdef bytes _head
+    cdef bytes _deflated
+    cdef bint _inflates
+    cdef bint _is_last
 
     @cython.locals(size=Py_ssize_t, at=Py_ssize_t, body=Py_ssize_t, end=Py_ssize_t, length=cython.longlong, first=int, second=int)
     cpdef feed(self, bytes data)
     cdef _pass_on(self, bytes data)
+    cdef bint _is_deflated(self) except -1
+    cdef _begin_to_inflate(self, object frame)
+    @cython.locals(size=Py_ssize_t)
+    cdef _inflate(self)
+    cdef _fail(self, object code, str reason)
     cdef _complete(self, object data)
 
 

@@ -3,12 +3,13 @@
 
 Most frames are whole messages that are not compressed. These are framed here, in both directions, which takes far less. The
 others go to the protocol of `websockets`, frame by frame, so that it is always at the beginning of one; it also answers pings
-and closes. Fragments are joined as they come.
+and closes. Fragments are joined as they come, and what is compressed is inflated here, piece by piece.
 """
 
 from __future__ import annotations
 
 import logging
+import zlib
 from collections.abc import Callable
 from typing import Any
 
@@ -17,10 +18,11 @@ try:
 except ModuleNotFoundError:
     from clockworker import _cython_shim as cython
 
-from websockets.extensions.permessage_deflate import ServerPerMessageDeflateFactory
 from websockets.frames import CloseCode, Frame, Opcode
 from websockets.protocol import OPEN
 from websockets.server import ServerProtocol
+
+from clockworker.http._websocket_deflate import EMPTY_BLOCK, OFFERED, Deflate
 
 if cython.compiled:
     from cython.cimports.clockworker.http._mask import xor
@@ -29,17 +31,12 @@ PLAIN_TEXT, PLAIN_BINARY = 0x81, 0x82  # how a frame begins that is a whole mess
 AT_ONCE = 256  # plain messages that are parsed in one go
 _AT_ONCE = AT_ONCE  # for C
 _DEAR = 16  # a frame that goes to the protocol takes as long as so many
+_INFLATED = 65_536  # bytes at once
+_A_MESSAGE = 1_024  # inflated bytes that take as long as one
 _LONGEST = 1 << 62  # bytes: a client may name up to 2^64, which the protocol refuses whatever its limit
 _SHORT_TEXT = [bytes((PLAIN_TEXT, size)) for size in range(126)]
 _SHORT_BINARY = [bytes((PLAIN_BINARY, size)) for size in range(126)]
 _CONT, _TEXT, _BINARY, _PONG = Opcode.CONT, Opcode.TEXT, Opcode.BINARY, Opcode.PONG
-
-# As `websockets` advises for servers: windows of 4 KiB and smaller tables compress nearly as well as zlib's own.
-_DEFLATE = [
-    ServerPerMessageDeflateFactory(
-        server_max_window_bits=12, client_max_window_bits=12, compress_settings={"memLevel": 5}
-    )
-]
 
 # What `websockets` itself has to say: each frame if this is set to DEBUG. That connections open and close is said elsewhere.
 _frames = logging.getLogger("clockworker.websocket.frames")
@@ -49,7 +46,7 @@ if _frames.level == logging.NOTSET:
 
 def new_protocol(most: int, deflate: bool) -> ServerProtocol:
     """Of an open WebSocket. most: bytes of a message. deflate: whether it may be compressed, if the client offers that."""
-    return ServerProtocol(state=OPEN, extensions=_DEFLATE if deflate else None, max_size=most, logger=_frames)
+    return ServerProtocol(state=OPEN, extensions=OFFERED if deflate else None, max_size=most, logger=_frames)
 
 
 @cython.final
@@ -77,6 +74,9 @@ class FrameReader:
     _pong: Callable[[bytes], None]
     _answer: Callable[[list[bytes]], None]
     _is_text: bool
+    _deflated: bytes  # of a frame, what is not inflated yet
+    _inflates: bool  # has one of which something is not inflated
+    _is_last: bool  # the frame that is inflated is its message's last
     _head: bytes  # what is not parsed yet: the beginning of a frame, which does not say how long it is; or more
 
     def __init__(
@@ -100,6 +100,9 @@ class FrameReader:
         self._pong = pong
         self._answer = answer
         self._is_text = False
+        self._deflated = b""
+        self._inflates = False
+        self._is_last = False
         self._head = b""
 
     def feed(self, data: bytes) -> None:
@@ -108,6 +111,12 @@ class FrameReader:
             data = self._head + data
             self._head = b""
         self.has_more = False
+        if self._inflates:
+            self._inflate()
+            if self._inflates:
+                self._head = data
+                self.has_more = True
+                return
         size = len(data)
         at = 0
         if self.rest:
@@ -115,7 +124,7 @@ class FrameReader:
             self.rest -= at
             self._pass_on(data[:at])
         while at < size and not self.ended:
-            if self.effort >= _AT_ONCE:
+            if self._inflates or self.effort >= _AT_ONCE:
                 self._head = data[at:]
                 self.has_more = True
                 return
@@ -148,6 +157,7 @@ class FrameReader:
                     end = size
                 self._pass_on(data[at:end])
             at = end
+        self.has_more = self._inflates
 
     def _pass_on(self, data: bytes) -> None:
         """To the protocol."""
@@ -158,12 +168,18 @@ class FrameReader:
             opcode = frame.opcode
             if opcode is _TEXT or opcode is _BINARY:
                 self._is_text = opcode is _TEXT
-                if frame.fin:
+                if self._is_deflated():
+                    self.parts = bytearray()
+                    self._begin_to_inflate(frame)
+                elif frame.fin:
                     self._complete(frame.data)
                 else:
                     self.parts = bytearray(frame.data)
             elif opcode is _CONT:
                 assert self.parts is not None
+                if self._is_deflated():
+                    self._begin_to_inflate(frame)
+                    continue
                 self.parts += frame.data
                 if frame.fin:
                     whole, self.parts = self.parts, None
@@ -172,6 +188,53 @@ class FrameReader:
                 self._pong(bytes(frame.data))
         if writes := protocol.data_to_send():
             self._answer(writes)
+
+    def _is_deflated(self) -> bool:
+        extensions = self._protocol.extensions
+        return bool(extensions) and extensions[0].is_deflated  # type: ignore[attr-defined]
+
+    def _begin_to_inflate(self, frame: Any) -> None:
+        if self.wanted:
+            self._is_last = frame.fin
+            self._deflated = bytes(frame.data) + EMPTY_BLOCK if frame.fin else bytes(frame.data)
+            self._inflates = True
+            self._inflate()
+
+    def _inflate(self) -> None:
+        """What may be done in one go."""
+        deflate: Deflate = self._protocol.extensions[0]  # type: ignore[assignment]
+        decoder = deflate.decoder
+        parts = self.parts
+        assert parts is not None
+        while True:
+            try:
+                piece = decoder.decompress(self._deflated, _INFLATED)
+            except zlib.error:
+                self._fail(CloseCode.PROTOCOL_ERROR, "decompression failed")
+                return
+            self._deflated = decoder.unconsumed_tail
+            size = len(piece)
+            parts += piece
+            if len(parts) > self._most:
+                self._fail(CloseCode.MESSAGE_TOO_BIG, f"a message of more than {self._most} bytes")
+                return
+            self.effort += size // _A_MESSAGE
+            if size < _INFLATED and not self._deflated:
+                break
+            if self.effort >= _AT_ONCE:
+                return
+        self._inflates = False
+        if self._is_last:
+            deflate.end()
+            self.parts = None
+            self._complete(parts)
+
+    def _fail(self, code: CloseCode, reason: str) -> None:
+        self._inflates = False
+        self._deflated = b""
+        self.parts = None
+        self._protocol.fail(code, reason)
+        self._answer(self._protocol.data_to_send())
 
     def _complete(self, data: Any) -> None:
         """A message, in one frame or in many."""
@@ -182,8 +245,7 @@ class FrameReader:
             try:
                 message = str(data, "utf-8")
             except UnicodeDecodeError as error:
-                self._protocol.fail(CloseCode.INVALID_DATA, f"{error.reason} at position {error.start}")
-                self._answer(self._protocol.data_to_send())
+                self._fail(CloseCode.INVALID_DATA, f"{error.reason} at position {error.start}")
                 return
         else:
             message = bytes(data)

@@ -59,7 +59,7 @@ class ChannelLayer(BaseChannelLayer):  # type: ignore[misc]
         self.prefix = prefix
 
     async def new_channel(self, prefix: str = "specific") -> str:
-        """The name of a channel of this process, which only it receives from."""
+        """The name of a channel of this process, which only it receives from. prefix: what the name begins with."""
 
         async def make(shard: Shard, here: Office) -> str:
             return here.own_channel(prefix.rstrip("."))
@@ -67,7 +67,8 @@ class ChannelLayer(BaseChannelLayer):  # type: ignore[misc]
         return await self._at_home(make)
 
     async def send(self, channel: str, message: dict[str, Any]) -> None:
-        """Raises Channels' `ChannelFull` if the channel holds as many as it may. To a process that is gone: nothing happens."""
+        """Send `message` to one channel. Raises Channels' `ChannelFull` if that holds as many as it may, and TypeError for a
+        name that is none. To a process that is gone: nothing happens."""
         self._check(message)
         self.require_valid_channel_name(channel)
         body = _encode(message)
@@ -96,7 +97,7 @@ class ChannelLayer(BaseChannelLayer):  # type: ignore[misc]
         return _decode(await self._at_home(receive))
 
     async def group_add(self, group: str, channel: str) -> None:
-        """What is sent to the group from now on, by whomever, the channel gets."""
+        """What is sent to the group from now on, by whomever, the channel gets. Raises TypeError for a name that is none."""
         self._check_names(group, channel)
 
         async def add(shard: Shard, here: Office) -> None:
@@ -108,7 +109,7 @@ class ChannelLayer(BaseChannelLayer):  # type: ignore[misc]
         await self._at_home(add)
 
     async def group_discard(self, group: str, channel: str) -> None:
-        """Nothing happens if the channel is not in the group."""
+        """Take the channel out. Nothing happens if it is not in the group. Raises TypeError for a name that is none."""
         self._check_names(group, channel)
 
         async def discard(shard: Shard, here: Office) -> None:
@@ -120,7 +121,8 @@ class ChannelLayer(BaseChannelLayer):  # type: ignore[misc]
         await self._at_home(discard)
 
     async def group_send(self, group: str, message: dict[str, Any]) -> None:
-        """To all channels of the group, on all shards. Those that are full do not get it."""
+        """Send `message` to all channels of the group, on all shards. Those that are full do not get it. Raises TypeError as
+        `send` does."""
         self._check(message)
         self.require_valid_group_name(group)
         body = _encode(message)

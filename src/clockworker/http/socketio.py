@@ -33,7 +33,8 @@ LIMIT = 10_000  # events that wait for a shard's listener
 
 
 class TopicManager(AsyncPubSubManager):  # type: ignore[misc]
-    """channel: name of the topic; managers with the same one belong together. write_only: emits, and has no clients itself."""
+    """channel: name of the topic; managers with the same one belong together. write_only: emits, and has no clients itself.
+    logger: as of python-socketio's other managers."""
 
     name = "clockworker"
 

@@ -165,8 +165,10 @@ class Mesh(Traffic):
         beside: bool = False,
         ready: bool = False,
     ) -> None:
-        """A peer has come up: its rings, of which `incoming` is ours to read, and its doorbell. Owns the descriptors.
+        """A peer has come up: its rings, of which `incoming` is ours to read and `outgoing` to write, and its doorbell. Owns
+        the descriptors. Raises UsageError in another thread.
 
+        epoch: the number of this connection of the two.
         peer: may be this shard itself, whose other incarnation it is: that hears what we publish, and state moves there.
         place: its word in our doorbell. beside: another incarnation of it has its place. ready: it was there before us.
         """
@@ -188,8 +190,8 @@ class Mesh(Traffic):
         self.look_at(link)
 
     def disconnect(self, peer: int, *, beside: bool = False) -> None:
-        """The peer has died, or its incarnation that does not have its place. What it had published is still taken in; then
-        calls in flight to it end in ShardDied."""
+        """The peer has died; beside: its incarnation that does not have its place. What it had published is still taken in;
+        then calls in flight to it end in ShardDied. Raises UsageError in another thread."""
         self.home.check_thread("disconnect")
         link = self._link(peer, beside)
         while link.connection.connected and self.drain(link):
@@ -201,7 +203,7 @@ class Mesh(Traffic):
 
     def change(self, peer: int, when_quiet: Callable[[], None]) -> None:
         """The peer's incarnation that was connected beside it takes its place: new calls go there. `when_quiet` is called once
-        those in flight to the other have been answered."""
+        those in flight to the other have been answered. Raises UsageError in another thread."""
         self.home.check_thread("change")
         self.links[peer].change(when_quiet)
         if self._topics is not None:
@@ -213,7 +215,7 @@ class Mesh(Traffic):
 
     def suspend(self, peer: int) -> None:
         """New calls to the peer wait, since it is to hand over its state. Again: those that are made within others go, and the
-        rest still waits."""
+        rest still waits. Raises UsageError in another thread."""
         self.home.check_thread("suspend")
         self.links[peer].present().suspend()
 
@@ -222,12 +224,12 @@ class Mesh(Traffic):
         return self.links[peer].present().connection.backlog_bytes
 
     def resume(self, peer: int) -> None:
-        """The peer has kept its place: what waits goes there."""
+        """The peer has kept its place: what waits goes there. Raises UsageError in another thread."""
         self.home.check_thread("resume")
         self.links[peer].present().resume()
 
     def share_cpu(self, shared: bool) -> None:
-        """Another incarnation of this shard runs on the same CPU, and what polling takes is that one's."""
+        """shared: another incarnation of this shard runs on the same CPU, and what polling takes is that one's."""
         self.executor.poll_source(self, idle_poll_us=0 if shared else self._idle_poll_us)
 
     def descriptors(self) -> list[int]:
@@ -251,7 +253,7 @@ class Mesh(Traffic):
         return sum(link.one_ways_done for link in links) == self.one_ways_received
 
     def close(self) -> None:
-        """Leave: calls in flight end in ShardDied. Nothing may be called afterwards."""
+        """Leave: calls in flight end in ShardDied. Nothing may be called afterwards. Raises UsageError in another thread."""
         self.home.check_thread("close")
         self.executor.poll_source(None, idle_poll_us=0)
         self._sleep.close()
@@ -267,7 +269,8 @@ class Mesh(Traffic):
     # Other nodes
 
     def join(self, cluster: Cluster) -> None:
-        """From now on there may be shards beyond those of this machine."""
+        """From now on there may be shards beyond those of this machine: `cluster` finds them. Raises UsageError in another
+        thread."""
         self.home.check_thread("join")
         self.owners.cluster = cluster
         self.shared.place = cluster.place
@@ -279,12 +282,12 @@ class Mesh(Traffic):
         return link
 
     def begun(self, link: Link) -> None:
-        """Its connection has begun anew: the peer is told of our services, in front of all else."""
+        """The connection of `link` has begun anew: the peer is told of our services, in front of all else."""
         self._versions.tell_all(link)
 
     def ended(self, link: Link, reason: str, *, keep: bool = False) -> None:
-        """What was begun is over. Calls in flight end in what the connection says (`died`), and so do those that wait, unless
-        they are to be kept for what begins next."""
+        """What was begun of `link` is over, for this reason. Calls in flight end in what the connection says (`died`), and so
+        do those that wait; keep: these wait for what begins next."""
         self.parked = [parked for parked in self.parked if parked[0] is not link]
         link.disconnect(reason, keep)
 
@@ -292,7 +295,8 @@ class Mesh(Traffic):
 
     @property
     def topics(self) -> Topics:
-        """Those of this shard. They begin, and peers are asked for theirs, when they are first asked for, here or by a peer."""
+        """Those of this shard. They begin, and peers are asked for theirs, when they are first asked for, here or by a peer.
+        Raises UsageError in another thread."""
         if self._topics is None:
             self.home.check_thread("topics")
             self._topics = Topics(self.home, self.links, self._others, self.drain)
@@ -338,7 +342,8 @@ class Mesh(Traffic):
     # Services
 
     def start(self, service: type[S], instance: S) -> Sharded[S]:
-        """Let the other shards call `instance`. Calls that came before are served now."""
+        """Let the other shards call `instance` of the class `service`. Calls that came before are served now. Raises UsageError
+        in another thread, and for a service that is started already."""
         self.home.check_thread("start")
         state = state_methods(service)
         methods = self._serving.start(service, instance)
@@ -361,7 +366,8 @@ class Mesh(Traffic):
         return {name: name in self.keeping.kept for name in self._serving.started}
 
     def ready(self) -> None:
-        """All services should have been started by now: calls of others do not wait for that for much longer."""
+        """All services should have been started by now: calls of others do not wait for that for much longer.
+        Raises UsageError in another thread."""
         self.home.check_thread("ready")
         self._serving.ready()
         if self._topics is not None:
@@ -406,15 +412,19 @@ class Mesh(Traffic):
     # What traffic asks for
 
     def unknown(self, link: Link, kind: int, queue: int, identifier: int, number: int, body: bytes) -> Target | None:
-        """A function, or a method of a service that the peer has started and we have not yet."""
+        """The target of a frame whose identifier is not known: a function, or a method of a service that the peer has started
+        and we have not yet. None if there is none. link: whose frame it is; kind, queue, identifier, number and body are its
+        fields (`ipc.calls._frames`)."""
         return self._serving.unknown(link, kind, queue, identifier, number, body)
 
     def take_schema(self, link: Link, body: bytes) -> None:
-        """The peer's word of what a service of its own looks like. Raises `PoisonedRing` if it cannot be read."""
+        """The word of the peer of `link`, in `body`, of what a service of its own looks like. Raises `PoisonedRing` if it
+        cannot be read."""
         self._versions.take(link, body)
 
     def take_topic(self, link: Link, kind: int, queue: int, method: int, number: int, body: bytes) -> None:
-        """Something that is about topics. Raises `PoisonedRing` if it breaks their rules."""
+        """Something that is about topics: a frame of `link` with these fields (kind, queue, method, number, body). Raises
+        `PoisonedRing` if it breaks their rules."""
         if link not in self._rings:
             raise PoisonedRing(f"a frame of kind {kind}, about topics")
         self.topics.take(link, kind, queue, method, number, body)

@@ -221,14 +221,14 @@ class Traffic(WorkSource):
         raise NotImplementedError
 
     def look_at(self, link: Link) -> None:
-        """There may be something in its ring."""
+        """There may be something in the ring of `link`."""
         self._begin(link)
         self.core.wake()
 
     # Frames in
 
     def drain(self, link: Link) -> bool:
-        """Take frames in. True if there may be more."""
+        """Take frames of `link` in. True if there may be more."""
         ring: RingConnection = link.connection  # type: ignore[assignment]
         if not ring.connected:
             return False
@@ -259,7 +259,8 @@ class Traffic(WorkSource):
         return taken == _FRAMES_A_TURN or consumer.is_spent()
 
     def take_frames(self, link: Link, frames: list[tuple[int, int, int, int, bytes]]) -> None:
-        """Frames that have come over a connection that is no ring's. Raises `PoisonedRing` for one that breaks the rules."""
+        """`frames` of `link` that have come over a connection that is no ring's: kind, queue, identifier, number and body of
+        each. Raises `PoisonedRing` for one that breaks the rules."""
         connection: Connection = link.connection
         epoch = connection.epoch
         self.core.begin_charge()
@@ -337,7 +338,8 @@ class Traffic(WorkSource):
     # Calls in
 
     def accept(self, link: Link, kind: int, queue: int, identifier: int, number: int, body: bytes) -> QueueState | None:
-        """A request: start its task, or queue it as it is. Returns the queue in which it runs, if it does."""
+        """A request of `link`, by its frame (kind, queue, identifier, number, body): start its task, or queue it as it is.
+        Returns the queue in which it runs, if it does."""
         deadline_ns = 0
         group: Any = None
         depth = 0
@@ -391,7 +393,8 @@ class Traffic(WorkSource):
         return membership.queue
 
     def refuse(self, link: Link, kind: int, queue: int, number: int, error: Exception) -> None:
-        """Answer a request that is not run. queue: whose credit it has, the key of the peer's lane."""
+        """Answer a request of `link` that is not run with `error`. kind, number: of its frame. queue: whose credit it has, the
+        key of the peer's lane."""
         if kind & ~_FLAGS == _ONE_WAY:
             logger.error("a one-way request of shard %d was not run: %s", link.peer, error)
             link.owe(link.connection.epoch, queue)

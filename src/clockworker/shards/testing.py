@@ -115,8 +115,9 @@ class Serving(Protocol):
 
 
 class Server:
-    """Made by `serving`. All methods block; in an async test call them with `asyncio.to_thread`. Waits that take too long
-    raise `TimeoutError`, and `ApplicationError` if the server has ended meanwhile; both show the log.
+    """A server that runs for a test. Made by `serving`. All methods block; in an async test call them with
+    `asyncio.to_thread`. Waits that take too long raise `TimeoutError`, and `ApplicationError` if the server has ended
+    meanwhile; both show the log.
 
     app: MODULE:ATTRIBUTE. shards: how many there are.
     """
@@ -199,7 +200,7 @@ class Server:
         return self._process.pid
 
     def pid(self, shard: int) -> int:
-        """The process of the shard's newest incarnation that has been ready."""
+        """The process of the shard's newest incarnation that has been ready. Raises `LookupError` before one has been."""
         self._looks()
         if shard not in self._ready_pids:
             raise LookupError(f"shard {shard} has not been ready; there are 0 to {self.shards - 1}")

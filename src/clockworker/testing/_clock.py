@@ -81,6 +81,8 @@ class Clock:
         """Let so many seconds pass, as they would: all that is due in them runs when it is due, the last moment's included.
 
         `advance(0)` lets run what can run now. Other tasks may wait for advances of their own meanwhile.
+
+        Raises ConfigurationError for less than 0 seconds, UsageError on a loop that does not go by this clock.
         """
         ns = _forwards("advance", seconds)
         loop = asyncio.get_running_loop()
@@ -91,7 +93,7 @@ class Clock:
 
     def jump(self, seconds: float) -> None:
         """Let so many seconds pass at once, as a step that computes for so long does. In a step of an executor's task they are
-        that step's."""
+        that step's. Raises ConfigurationError for less than 0 seconds."""
         ns = _forwards("jump", seconds)
         if self._loop is None:
             self._now_ns += ns
@@ -106,7 +108,7 @@ class Clock:
     # The loop's side
 
     def begin(self, loop: asyncio.AbstractEventLoop, dice: int) -> None:
-        """This loop goes by it."""
+        """This loop goes by it. dice: what steps take is drawn from this number; 0: all take the same."""
         executor_clock.begin_winding(self._step_ns, dice)
         self._loop = loop
 
@@ -127,7 +129,7 @@ class Clock:
         return bool(self._targets) or (self.autojump and timeout is not None)
 
     def go_on(self, timeout: float | None) -> None:
-        """To the next stop. All is done that can be done now."""
+        """To the next stop. All is done that can be done now. timeout: as in `moves`, in seconds."""
         if self._targets and self._targets[0][0] <= self._now_ns:
             heapq.heappop(self._targets)[2].set_result(None)  # one: what it does comes before the next
             return

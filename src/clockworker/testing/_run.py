@@ -36,6 +36,8 @@ def run(
 
     debug: asyncio's debug mode. Other options are those of `Executor`. What is left when `main` ends is cancelled, and its
     timers are not waited for.
+
+    Raises what `main` does, and ConfigurationError for another seed, and as `Executor` does.
     """
     clock = Clock(autojump=True) if clock is None else clock
     try:
@@ -69,7 +71,8 @@ def new_event_loop(
     queues: Iterable[Queue | QueueGroup] = (), *, clock: Clock | None = None, seed: int | None = None, **options: Any
 ) -> asyncio.AbstractEventLoop:
     """A loop with an executor, as `clockworker.new_event_loop` makes, for whoever runs tests by `asyncio.Runner` or takes a
-    `loop_factory`. `queues`, clock and seed are those of `run`."""
+    `loop_factory`. `queues`, clock and seed are those of `run`, options those of
+    `Executor`. Raises ConfigurationError as `run` does."""
     clock = Clock(autojump=True) if clock is None else clock
     return executor_package.new_event_loop(_queues(queues, seed), loop_factory=_loop_factory(clock, seed), **options)
 

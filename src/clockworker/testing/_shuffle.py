@@ -31,7 +31,7 @@ class Shuffle(Scheduler):
         self._holds = inner is not None and inner._holds
 
     def push(self, task: ScheduledTask) -> None:
-        """In no order yet."""
+        """`task` is runnable, in no order yet."""
         self._came.append(task)
 
     def pop(self) -> ScheduledTask:
@@ -78,6 +78,8 @@ def shuffled(queues: Iterable[Queue | QueueGroup], seed: int) -> list[Queue | Qu
     """The same queues, whose tasks are shuffled: `cw.run(main(), queues=shuffled(queues, 7))`, on any loop.
 
     Which queue is next remains the executor's choice, by the time that steps take. `run(..., seed=7)` makes that repeat too.
+
+    Raises ConfigurationError for a seed that is no whole number from 0 to 2**64 - 1.
     """
     check_seed(seed)
     numbers = itertools.count()

@@ -67,6 +67,8 @@ class Executor:
 
     The tasks are trio's, in a nursery that is open inside `async with`. Leaving it cancels those that are left and waits for
     their end. `run_until` is the other way to run it.
+
+    Raises ConfigurationError for a value that cannot be, and for queues that do not go together.
     """
 
     def __init__(
@@ -216,7 +218,9 @@ class Executor:
         return result
 
     async def close(self) -> None:
-        """After `run_until`: cancel the tasks that are left, wait for their end, and leave the run as it was."""
+        """After `run_until`: cancel the tasks that are left, wait for their end, and leave the run as it was.
+
+        Raises UsageError inside `async with` or `run_until`, and from a task of this executor."""
         if self._host is not None:
             raise UsageError("close() was called inside `async with` or run_until, which end by themselves")
         self._check_free("close()")
@@ -248,7 +252,7 @@ class Executor:
     async def drain(self) -> None:
         """Wait until no task of any queue is left, those included that they start meanwhile.
 
-        Not from within a task of this executor, which would wait for itself.
+        Raises UsageError from within a task of this executor, which would wait for itself.
         """
         if self._gate.runner is not None and self._gate.contains_caller():
             raise UsageError("drain() was awaited by a task of this executor, which would wait for itself")
@@ -278,6 +282,8 @@ class Executor:
         limits: seconds, by queue; none for the queues that are not there. Less than a queue's slice counts as the slice.
         report: called after such a step with the queue's key, the task, and how long the step took without what
             others had of that time, in ns.
+
+        Raises ConfigurationError for a limit that is no time.
         """
         for key, seconds in limits.items():
             check_slow_limit(key, seconds)
@@ -297,7 +303,7 @@ class Executor:
     # The gate's words
 
     def panicked(self, error: BaseException) -> None:
-        """A spawned task of a queue that propagates has raised, and nobody was waiting for it."""
+        """A spawned task of a queue that propagates has raised `error`, and nobody was waiting for it."""
         if self._panic is None:
             self._panic = error
             self._gate.cancel_all()
@@ -311,7 +317,7 @@ class Executor:
         self._drained.unpark_all()
 
     def was_slow(self, place: Place, elapsed_ns: int) -> None:
-        """A step took as long as its queue's limit, or longer."""
+        """A step of the task at `place` took as long as its queue's limit, or longer: `elapsed_ns`."""
         if self._report_slow is not None:
             self._report_slow(place.membership.queue.key, place.task, elapsed_ns)  # type: ignore[arg-type]  # trio's
 
@@ -321,7 +327,9 @@ class QueuesInstrument(trio.abc.Instrument):
     runs. Every task of the run is gated; those that belong to no queue, main included, run in the first one.
     `current_executor()` finds it.
 
-    Options are those of `Executor`; panics are caught, since there is no `async with` to raise them.
+    queues, options: those of `Executor`. on_panic: "catch" unless given, since there is no `async with` to raise a panic.
+
+    Raises ConfigurationError as `Executor` does, and with a trio whose run loop is another than the one that is known.
     """
 
     def __init__(self, queues: Iterable[Queue], *, on_panic: OnPanic = "catch", **options: Any) -> None:
@@ -329,7 +337,7 @@ class QueuesInstrument(trio.abc.Instrument):
         self.executor = Executor(queues, on_panic=on_panic, **options)
 
     def before_run(self) -> None:
-        """trio's word: no task is there yet."""
+        """trio's word: no task is there yet. Raises UsageError if the executor runs already."""
         executor = self.executor
         executor._check_free("QueuesInstrument")
         executor._gate.default = Membership(executor._gate, executor.queues()[0]._queue, None)
@@ -389,8 +397,8 @@ async def yield_maybe() -> None:
 def run(async_fn: Callable[..., Awaitable[T]], *args: Any, queues: Iterable[Queue], **options: Any) -> T:
     """Like `trio.run`, with an executor: runs `async_fn(*args)`, which finds it by `current_executor()`.
 
-    Options of `Executor` go there, others (`clock`, `instruments`, ...) to `trio.run`. An exception that escapes a spawned task
-    is raised here, unless `on_panic="catch"`.
+    queues, and options of `Executor`, go there; others (`clock`, `instruments`, ...) to `trio.run`. An exception that escapes a
+    spawned task is raised here, unless `on_panic="catch"`.
     """
     names = ("on_panic", "sched_latency", "min_slice", "driver_yield", "max_polls_per_yield")
     executor = Executor(queues, **{name: options.pop(name) for name in names if name in options})

@@ -26,7 +26,8 @@ class _NextStep:
 
 
 class GroupHandle:
-    """A place for tasks: a queue, and a group within it. Tasks of one group share one account in the scheduler."""
+    """A place for tasks: a queue, and a group within it. Tasks of one group share one account in the scheduler. Made
+    by the executor: `executor.queue(key).group(key)`."""
 
     def __init__(self, gate: Gate, membership: Membership) -> None:
         self._gate = gate
@@ -41,6 +42,8 @@ class GroupHandle:
         """Start a task here, in the executor's nursery. The tasks that it starts in turn, in nurseries of its own, are here
         too.
 
+        name: the task's; that of the coroutine unless given.
+
         Raises TypeError if it is given no coroutine, UsageError if the executor is not running, or runs in another thread: from
         there `trio.from_thread.run_sync(queue.spawn, coroutine)`.
         """
@@ -48,7 +51,9 @@ class GroupHandle:
 
     def start_soon(self, async_fn: Callable[..., Awaitable[Any]], *args: Any, name: object = None) -> None:
         """As a nursery's: start a task here that runs `async_fn(*args)`. So a queue or a group is a `handler_nursery` for
-        `trio.serve_tcp` and its like, and each connection is a task of it."""
+        `trio.serve_tcp` and its like, and each connection is a task of it. name: the task's, as a nursery's.
+
+        Raises UsageError as `spawn` does."""
         self._gate.start_soon(self._membership, async_fn, args, name)
 
     def switch_to(self) -> Awaitable[None]:
@@ -69,7 +74,7 @@ class GroupHandle:
 
 
 class QueueHandle(GroupHandle):
-    """A running queue: `executor.queue(key)`."""
+    """A running queue. Made by the executor: `executor.queue(key)`."""
 
     def __init__(self, gate: Gate, queue: QueueState) -> None:
         super().__init__(gate, Membership(gate, queue, None))

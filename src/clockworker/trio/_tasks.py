@@ -30,7 +30,7 @@ MEMBERSHIP: contextvars.ContextVar[Membership | None] = contextvars.ContextVar(
 
 
 class JoinHandle(Generic[T]):
-    """A spawned task, to wait for or to abort. Dropping the handle leaves the task running.
+    """A spawned task, to wait for or to abort. Made by `spawn`. Dropping the handle leaves the task running.
 
     `await handle` gives the task's value, raises the task's own exception, or `TaskCancelled` if the task was aborted. It
     is a checkpoint, may be awaited more than once, and by several tasks. Cancelling one who waits does not touch the task.
@@ -71,7 +71,7 @@ class JoinHandle(Generic[T]):
         raise TaskCancelled(*outcome.args)  # each who waits has one of its own, with its own traceback
 
     async def outcome(self) -> Ok[T] | TaskPanicked | TaskCancelled:
-        """Wait, and return what became of the task instead of raising it, for `match`."""
+        """Wait, and return what became of the task instead of raising it, for `match`. RuntimeError in the task itself."""
         self._is_told = True
         if self._outcome is not None:
             await trio.lowlevel.checkpoint()

@@ -54,6 +54,7 @@ cdef class Link(Channel):
     cdef _full(self, Call call, bint crowded)
     @cython.locals(shared=Shared, connection=Connection, current=JoinHandle, membership=Membership, lane=Lane, queue=cython.longlong, body=bytes)
     cpdef Call post(self, Method method, tuple arguments)
+    cdef object _unsendable(self, Method method, object arguments, object error)
     @cython.locals(lane=Lane)
     cpdef leave(self, Call call)
     @cython.locals(call=Call)

@@ -38,12 +38,14 @@ from clockworker.ipc.calls._shared_cy import Shared
 from clockworker.ipc.rings._connection_cy import Connection, RingConnection, Worklist
 
 if cython.compiled:
+    from cython.cimports.clockworker.executor._native import call_or_error
     from cython.cimports.clockworker.ipc.calls._call_cy import DONE, SENT, WAITING
     from cython.cimports.clockworker.ipc.calls._native import context_get
     from cython.cimports.clockworker.ipc.rings._monotonic import now_ns
 else:
     from time import monotonic_ns as now_ns
 
+    from clockworker.executor._pure import call_or_error
     from clockworker.ipc.calls._call_cy import DONE, SENT, WAITING
 
 _ONE_WAY = int(Kind.ONE_WAY)
@@ -245,10 +247,10 @@ class Link(Channel):
         depth = call.depth
         if connection.connected and not connection.crowded:
             connection.send_soon()
-        try:
-            body = shared.encode(call.arguments)
-        except Exception as error:
-            raise unsendable(method, call.arguments, shared.encode, error) from error
+        encoded = call_or_error(shared.encode, call.arguments)
+        if type(encoded) is not bytes:
+            raise self._unsendable(method, call.arguments, encoded)
+        body: bytes = encoded
         call.arguments = None
         if not connection.connected:
             raise self.down()
@@ -325,10 +327,10 @@ class Link(Channel):
         if lane.credit <= 0 or not connection.connected or connection.crowded or self.split or self.mismatches:
             return new_call(self, _ONE_WAY, method, arguments, 0, False)
         connection.send_soon()
-        try:
-            body = shared.encode(arguments)
-        except Exception as error:
-            raise unsendable(method, arguments, shared.encode, error) from error
+        encoded = call_or_error(shared.encode, arguments)
+        if type(encoded) is not bytes:
+            raise self._unsendable(method, arguments, encoded)
+        body: bytes = encoded
         if len(body) > shared.max_message:
             raise self.too_large(body, f"the arguments of {method.name}")
         lane.credit -= 1
@@ -336,6 +338,14 @@ class Link(Channel):
         shared.one_ways_sent += 1
         self.connection.send(_ONE_WAY, queue, method.identifier, self._next_call, body)
         return None
+
+    def _unsendable(self, method: Method, arguments: Any, error: BaseException) -> BaseException:
+        """What to raise of arguments that could not be encoded."""
+        if not isinstance(error, Exception):
+            return error
+        found = unsendable(method, arguments, self.shared.encode, error)
+        found.__cause__ = error
+        return found
 
     def leave(self, call: Call) -> None:
         if call.state == WAITING:

@@ -12,6 +12,13 @@ cdef extern from *:
         return PyContextVar_Get(variable, NULL, &value) < 0 ? NULL : value;
     }
 
+    /* An int, exactly; -1 if it is too large for a long long. */
+    static inline long long clockworker_small_int(PyObject *number) {
+        int overflow;
+        long long value = PyLong_AsLongLongAndOverflow(number, &overflow);
+        return overflow ? -1 : value;
+    }
+
     /* A coroutine's first step, which must not be its last. */
     static inline int clockworker_begin(PyObject *coroutine) {
         PyObject *result = NULL;
@@ -22,4 +29,5 @@ cdef extern from *:
     }
     """
     object context_get "clockworker_context_get"(object variable)
+    long long small_int "clockworker_small_int"(object number) noexcept
     int begin "clockworker_begin"(object coroutine) except -1

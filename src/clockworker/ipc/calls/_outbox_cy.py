@@ -18,6 +18,17 @@ except ModuleNotFoundError:
 from clockworker.ipc.calls._call_cy import Method
 from clockworker.ipc.calls._link_cy import Link
 
+if cython.compiled:
+    from cython.cimports.clockworker.ipc.calls._native import small_int as small
+else:
+
+    def small(number: int) -> int:
+        return number
+
+
+# Shards up to that number have their places in a list, which takes a quarter of the instructions of a dictionary.
+_NEAR = 4_096
+
 
 @cython.final
 @cython.cclass
@@ -59,9 +70,10 @@ class Outbox:
 
     _find: Callable[[int, Any], Sender]
     _send_of_key: Callable[[int, Any, tuple[Any, ...], dict[str, Any]], Awaitable[None] | None]
-    _senders: dict[Any, dict[int, Sender]]
+    _senders: dict[Any, list[Sender | None]]  # of a method, by shard: those that have been asked for
+    _far: dict[tuple[int, Any], Sender]  # and those to shards with large numbers, of other nodes
     _last_method: Any
-    _last_senders: dict[int, Sender]
+    _last_senders: list[Sender | None]
 
     def __init__(
         self,
@@ -71,8 +83,9 @@ class Outbox:
         self._find = find
         self._send_of_key = send_of_key
         self._senders = {}
+        self._far = {}
         self._last_method = None
-        self._last_senders = {}
+        self._last_senders = []
 
     def send(self, shard: int, method: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Awaitable[None] | None:
         """Have the method run on that shard. None: it is sent; else what to await. IndexError if there is no such shard."""
@@ -81,13 +94,27 @@ class Outbox:
         if method is not self._last_method:
             senders = self._senders.get(method)
             if senders is None:
-                senders = self._senders[method] = {}
+                senders = self._senders[method] = []
             self._last_senders = senders
             self._last_method = method
-        sender = self._last_senders.get(shard)
+        number = small(shard)
+        sender = self._last_senders[number] if 0 <= number < len(self._last_senders) else None
         if sender is None:
-            sender = self._last_senders[shard] = self._find(shard, method)
+            sender = self._sender(shard, method)
         if isinstance(sender, LinkSender):
             link_sender: LinkSender = sender
             return link_sender.send(args, kwargs)
         return sender(args, kwargs)
+
+    def _sender(self, shard: int, method: Any) -> Sender:
+        """Of the last method, to a shard that was not sent to before, or is far."""
+        if not 0 <= shard < _NEAR:
+            sender = self._far.get((shard, method))
+            if sender is None:
+                sender = self._far[shard, method] = self._find(shard, method)
+            return sender
+        sender = self._find(shard, method)
+        senders = self._last_senders
+        senders += [None] * (shard + 1 - len(senders))
+        senders[shard] = sender
+        return sender

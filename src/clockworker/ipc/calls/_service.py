@@ -26,7 +26,8 @@ A = TypeVar("A")
 
 
 class Sharded(Generic[S]):
-    """A service that `shard.start` has started here. `await service.on(i).method(...)` runs the method on shard i."""
+    """A service, with an instance on each shard. Made by `Shard.start`. `await service.on(i).method(...)` runs the method on
+    shard i."""
 
     def __init__(
         self,
@@ -97,7 +98,7 @@ class Sharded(Generic[S]):
         called.
 
         A call asks where that is. In a cluster keys move from node to node, and shards are restarted: if the call finds that
-        out, or finds nobody, and nothing has run, it asks and tries again, for `timeout`, or until the deadline that it
+        out, or finds nobody, and nothing has run, it asks and tries again, for `timeout` seconds, or until the deadline that it
         inherits, or for 5 s. Then it ends in the last error: NotOwner, ShardDown, NodeDown. NodeIsolated ends it at once.
         """
         timeout_ns = 0 if timeout is None else nanoseconds(timeout)
@@ -112,7 +113,7 @@ class Sharded(Generic[S]):
 
     def on_nowait(self, shard: int, *, timeout: float | None = None) -> S:
         """As `on`, but a call does not wait for credit: it is sent by calling it, before it is awaited, or raises
-        ChannelFull. timeout: seconds, as there."""
+        ChannelFull. shard, timeout: as there, the latter in seconds."""
         if isinstance(shard, Owner):
             return self._of_owner(shard, timeout, nowait=True)
         if timeout is None:
@@ -132,7 +133,8 @@ class Sharded(Generic[S]):
         Waits for credit, of which each request holds some until it is done, so that a sender cannot outrun that shard by
         more. Sent within more than 60 others, each by the method that ran the one before, it ends in ChannelFull where it would
         wait. What the method returns is dropped, and what it raises is logged over there. Raises ShardDown and
-        MessageTooLarge as a call does; if that shard dies, nobody says so.
+        MessageTooLarge as a call does, and UsageError for a method that is not marked `@remote`; if that shard dies, nobody
+        says so.
         """
         waiting = self._send(shard, method, args, kwargs)
         if waiting is not None:
@@ -146,7 +148,7 @@ class Sharded(Generic[S]):
         *args: P.args,
         **kwargs: P.kwargs,
     ) -> None:
-        """As `send`, at once. ChannelFull if there is no credit."""
+        """As `send` of `method` to `shard`, at once. Raises ChannelFull if there is no credit, and what `send` does."""
         place, remote = self._places[shard], self._remote(method)
         arguments = remote.bind(*args, **kwargs)
         if isinstance(place, There):
@@ -175,7 +177,8 @@ class Sharded(Generic[S]):
             sizes = await store.map(Store.size)
             found = await store.map(store.others, Store.get, key)
 
-        If one fails its exception is raised, and the calls that are still going on are cancelled.
+        If one fails its exception is raised, and the calls that are still going on are cancelled. Raises UsageError, before
+        anything is sent, for a method that is not marked `@remote`.
         """
         if callable(first):
             shards: Iterable[int] = self._all()
@@ -199,7 +202,7 @@ class Sharded(Generic[S]):
         **kwargs: P.kwargs,
     ) -> A:
         """Call the method on all shards at once, and fold the results in the order of the shards, as functools.reduce does:
-        from `initial` on.
+        from `initial` on. Raises what `map` does.
 
         total = await store.map_reduce(operator.add, 0, Store.size)
         """
@@ -211,7 +214,7 @@ class Sharded(Generic[S]):
         """Call the method on all shards, and return when it has ended on each.
 
         One that fails does not keep the others from it. Then the exception of the first such shard is raised, and what became
-        of the others is noted on it.
+        of the others is noted on it. Raises UsageError for a method that is not marked `@remote`.
         """
         name = self._remote(method).attribute
         self._home.check_thread(self._methods[name].name)
@@ -241,7 +244,8 @@ class Sharded(Generic[S]):
     ) -> CallFuture[R]:
         """From any thread: call the method on that shard. The future's `result()` waits for it, `cancel()` cancels it.
 
-        In the event loop's own thread `result()` raises UsageError: nobody could make the call meanwhile.
+        In the event loop's own thread `result()` raises UsageError: nobody could make the call meanwhile. So does this, of a
+        method that is not marked `@remote`.
         """
         name = self._remote(method).attribute
         return self._threads.run(lambda: getattr(self.on(shard), name)(*args, **kwargs))

@@ -20,6 +20,8 @@ def deadline(timeout: float) -> Iterator[None]:
 
     Nothing but such calls is cut short: for your own code there is `asyncio.timeout`. In a queue whose scheduler is `EDF` what
     runs inside is due at that time, and goes before what is due later.
+
+    Raises `ConfigurationError` for a timeout that is no number of seconds from 0.
     """
     with until(time.monotonic_ns() + nanoseconds(timeout)):
         yield

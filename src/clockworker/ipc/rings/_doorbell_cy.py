@@ -91,7 +91,7 @@ _LOOK_ON_NS = 25_000
 
 def create_doorbell(count: int) -> tuple[int, int]:
     """The descriptors (memory, eventfd) of a new doorbell for a mesh of `count` shards. The incarnations of shard i flush to
-    word i and word i + count in turn."""
+    word i and word i + count in turn. Raises ValueError for a count below 1, or above 64 Ki."""
     if not 1 <= count <= MAX_PLACES:
         raise ValueError(f"a doorbell for {count!r} shards; there can be from 1 to {MAX_PLACES:,}")
     memory = create_memory("doorbell", _NEWS_AT + 2 * 8 * count)

@@ -93,7 +93,8 @@ class PoisonedRing(ClockworkerError):
 
 
 def create_ring(capacity: int) -> int:
-    """The descriptor of a new ring for `capacity` bytes of frames, a power of two from 4 KiB to 1 GiB."""
+    """The descriptor of a new ring for `capacity` bytes of frames, a power of two from 4 KiB to 1 GiB. ValueError for
+    another."""
     if not MIN_CAPACITY <= capacity <= MAX_CAPACITY or capacity & (capacity - 1):
         raise ValueError(
             f"ring capacity is {capacity!r}; it must be a power of two from {MIN_CAPACITY} to {MAX_CAPACITY}"

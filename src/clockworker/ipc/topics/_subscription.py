@@ -47,8 +47,8 @@ class Message:
 
 
 class Subscription(Generic[T]):
-    """Made by `Topic.subscribe`; `async with` enters it, `async for` reads it, in one task. Messages that are published after
-    it was entered are in it, in the order of each publisher.
+    """The messages of one subscriber. Made by `Topic.subscribe`; `async with` enters it, `async for` reads it, in one task.
+    Messages that are published after it was entered are in it, in the order of each publisher.
 
     dropped: how many messages this subscriber did not get, because its queue was full or they could not be read.
     """

@@ -38,8 +38,8 @@ _WAYS = ("wait", "drop")
 
 
 class Topic(Generic[T]):
-    """Made by `Shard.topic`: the same one for the same name, for as long as somebody has it. Belongs to the thread of the event
-    loop.
+    """What all shards know by a name, to publish and to subscribe. Made by `Shard.topic`: the same one for the same name, for
+    as long as somebody has it. Belongs to the thread of the event loop.
 
     name: text of up to 255 bytes, the same on all shards.
     ordered: whether all subscribers see the messages of all publishers in one order.
@@ -94,7 +94,7 @@ class Topic(Generic[T]):
 
     def publish_nowait(self, message: T) -> None:
         """The same of `message` for who cannot wait: `ChannelFull` if a shard is slow to take its messages in. Nothing was sent
-        then, to nobody."""
+        then, to nobody. Raises `UsageError` and `MessageTooLarge` as `publish` does."""
         self._check(message)
         if self.ordered and (beyond := self._topics.beyond) is not None:
             body = self._encoded(message)
@@ -117,8 +117,8 @@ class Topic(Generic[T]):
         limit: how many messages wait for who reads. when_full: what becomes of one more. "disconnect": the subscription ends,
             in `Lagged`; "drop-oldest": it takes the place of the one that has waited longest; "drop-newest": it is not put in.
 
-        Raises `SchemaMismatch`, when it is entered, if another shard has the topic with a type whose messages are not
-        understood here.
+        Raises `ConfigurationError` for another limit or `when_full`; and `SchemaMismatch`, when it is entered, if another shard
+        has the topic with a type whose messages are not understood here.
         """
         return Subscription(self, limit, when_full)
 

@@ -114,6 +114,11 @@ def accepts(target: Callable[..., object], arguments: int) -> bool:
     return True
 
 
+def import_ahead() -> None:
+    """What is imported by the check of an application, whatever that is."""
+    from clockworker.http import _application  # noqa: F401
+
+
 def _check(
     app: str, target: object, queues: tuple[Queue | QueueGroup, ...], interface: Interface, *, factory: bool
 ) -> Main:

@@ -20,6 +20,8 @@ from clockworker._errors import ConfigurationError
 log = logging.getLogger("clockworker.supervisor")
 
 _PR_SET_PDEATHSIG = 1
+_PR_SET_CHILD_SUBREAPER = 36
+_PR_GET_CHILD_SUBREAPER = 37
 
 
 # Descriptors of the supervisor; tests count them. A shard costs it a pidfd, a channel, the dump, slots, pulse, two for each of
@@ -29,8 +31,10 @@ OF_SHARD = 9
 OF_LINE = 2
 OF_SUPERVISOR = 16
 OF_SPARE = 2  # a pidfd and a channel
+OF_FORK_SERVER = 2  # as well
+OF_PEER = 2  # rings between a new process and each other: they wait while the kernel lets no descriptor on its way
 
-# What comes and goes: pipes of a start, rings that are handed over, log files, a trace; a connection on its way to a shard.
+# What comes and goes: pipes of a start, log files, a trace; a connection on its way to a shard.
 PASSING = 16
 
 # At least so many connections of tools, to --metrics and the control socket, are possible at once.
@@ -41,7 +45,7 @@ def descriptors_needed(shards: int, addresses: int, lines: int = 0) -> int:
     """Of the supervisor, which has more of them than any shard (a shard has one for each peer). addresses: listening sockets
     of each shard. lines: on which connections are handed over to it. There may be one process more than shards, a successor; at
     the stop each address takes three more sockets."""
-    of_shard = OF_SHARD + OF_LINE * lines + addresses
+    of_shard = OF_SHARD + OF_PEER + OF_LINE * lines + addresses
     return OF_SUPERVISOR + PASSING + TOOLS + (shards + 1) * of_shard + 3 * addresses
 
 
@@ -67,6 +71,18 @@ def die_with_parent(parent: int) -> bool:
     if libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG)")
     return os.getppid() == parent
+
+
+def adopt_orphans(adopt: bool) -> bool:
+    """Whether processes below this one whose parent ends become its children (else those of init, or of another subreaper
+    above it). Returns what has been so far. Raises `OSError`."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    before = ctypes.c_int()
+    if libc.prctl(_PR_GET_CHILD_SUBREAPER, ctypes.byref(before), 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "prctl(PR_GET_CHILD_SUBREAPER)")
+    if libc.prctl(_PR_SET_CHILD_SUBREAPER, int(adopt), 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "prctl(PR_SET_CHILD_SUBREAPER)")
+    return bool(before.value)
 
 
 def set_process_title(role: str, app: str) -> None:

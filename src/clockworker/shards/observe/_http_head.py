@@ -18,6 +18,7 @@ _END = re.compile(rb"\r?\n\r?\n")
 _EMPTY_LINES = re.compile(rb"(?:\r?\n)+")
 _REQUEST_LINE = re.compile(rb"(" + _TOKEN + rb") ([!-~\x80-\xff]+) HTTP/(\d)\.(\d)")
 _FIELD = re.compile(rb"(" + _TOKEN + rb"):[ \t]*([^\x00-\x08\x0a-\x1f\x7f]*?)[ \t]*")
+_QUOTED = re.compile(rb"%([46][1-9A-Fa-f]|[57][0-9Aa]|3[0-9]|2[DdEe]|5[Ff]|7[Ee])")  # of what needs no quoting
 _ABSOLUTE = re.compile(rb"[A-Za-z][A-Za-z0-9+.-]*://[^/?#]*")
 
 
@@ -82,7 +83,8 @@ def _path(target: bytes) -> str:
         target = target[absolute.end() :]
         if not target.startswith(b"/"):
             target = b"/" + target
-    return re.split(rb"[?#]", target, maxsplit=1)[0].decode("ascii", "replace")
+    path = re.split(rb"[?#]", target, maxsplit=1)[0]
+    return _QUOTED.sub(lambda quoted: bytes.fromhex(quoted[1].decode()), path).decode("ascii", "replace")
 
 
 def _keeps(minor: bytes, fields: dict[bytes, list[bytes]]) -> bool:

@@ -6,6 +6,7 @@ import errno
 import os
 import socket
 import stat
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from clockworker.shards.config._config import UnixAddress
 from clockworker.shards.machine._sockets import explain
 
 _BACKLOG = 16
+_BINDING_S = 10.0  # a machine that is busy may stand still between bind and listen
 
 
 def default_directory(environment: Mapping[str, str]) -> Path:
@@ -64,6 +66,7 @@ def bind(path: Path) -> socket.socket:
 def remove_stale(path: Path) -> bool:
     """Remove a socket that a killed supervisor has left. True if there is none any more."""
     with socket.socket(socket.AF_UNIX) as probe:
+        probe.setblocking(False)  # whoever stands still takes no connection, and is not to be waited for
         try:
             if not stat.S_ISSOCK(path.lstat().st_mode):
                 return False
@@ -80,6 +83,15 @@ def remove_stale(path: Path) -> bool:
 
 def sweep(directory: Path) -> list[Path]:
     """Remove what killed supervisors have left there, and return what is of living ones. One that is just being bound has
-    nobody who listens either: only those are removed whose process is gone too."""
+    nobody who listens either: what is younger than that may last is left to a process of its number. An older one is stale
+    whatever process has that number now; 1 is there always, and was a container's."""
     found = sorted(path for path in directory.glob("*.sock") if path.stem.isdecimal())
-    return [path for path in found if Path(f"/proc/{path.stem}").exists() or not remove_stale(path)]
+    return [path for path in found if _may_be_bound_now(path) or not remove_stale(path)]
+
+
+def _may_be_bound_now(path: Path) -> bool:
+    try:
+        age_s = time.time() - path.lstat().st_mtime
+    except FileNotFoundError:
+        return False
+    return age_s < _BINDING_S and Path(f"/proc/{path.stem}").exists()

@@ -14,9 +14,10 @@ from clockworker.shards.machine._host import die_with_parent
 CONTROL_VARIABLE = "CLOCKWORKER_CONTROL_FD"
 SUPERVISOR_VARIABLE = "CLOCKWORKER_SUPERVISOR_PID"
 SHARD_VARIABLE = "CLOCKWORKER_SHARD_ID"
-SPARE_VARIABLE = (
-    "CLOCKWORKER_SPARE_SHARD_OF"  # in its place: the application. Of a length that the other's entry fits into
-)
+# In its place, of a spare, and of the process that forks spares: the application. Each is of a length that the entry fits into
+# by which it is overwritten when a fork server's child becomes a spare, and a spare a shard.
+SPARE_VARIABLE = "CLOCKWORKER_SPARE_SHARD_OF"
+FORK_SERVER_VARIABLE = "CLOCKWORKER_FORK_SERVER_OF"
 
 # A terminal sends these to the whole process group. A shard obeys its supervisor, not the terminal; until it has said
 # so to the kernel itself they are held back.

@@ -33,6 +33,22 @@ RETRY_S = 0.02  # between two attempts to send what the kernel is too short of s
 _ANCILLARY_SIZE = socket.CMSG_SPACE(MAX_DESCRIPTORS * array.array("i").itemsize)
 
 
+class Lent(int):
+    """A descriptor that outboxes keep without a copy, so that what waits takes no more descriptors than what does not. Its
+    owner closes it by `close`, too, and it stays open until the last of them has."""
+
+    _holders = 1
+
+    def keep(self) -> Lent:
+        self._holders += 1
+        return self
+
+    def close(self) -> None:
+        self._holders -= 1
+        if self._holders == 0:
+            os.close(self)
+
+
 class DescriptorsLost(Exception):
     """A message came, and its descriptors did not: there was no room for them."""
 
@@ -74,8 +90,8 @@ class ControlChannel:
         return bool(self._outbox)
 
     def send(self, message: Message, descriptors: Sequence[int] = ()) -> None:
-        """Send, or keep for `flush`. The descriptors stay the caller's. A peer that is gone is no error here: it is
-        noticed by reading. Raises `OSError` if there is no descriptor to keep its descriptors by."""
+        """Send, or keep for `flush`. The descriptors stay the caller's; what waits has copies of those that are not `Lent`. A
+        peer that is gone is no error here: it is noticed by reading. Raises `OSError` if there is no descriptor for a copy."""
         data = self._encoder.encode(message)
         if self._trusting and (len(data) > MAX_MESSAGE or len(descriptors) > MAX_DESCRIPTORS):
             raise ControlError(
@@ -96,11 +112,11 @@ class ControlChannel:
     def _send(self, data: bytes, descriptors: Sequence[int]) -> None:
         if self._outbox or not self._try_send(data, descriptors):
             with ExitStack() as kept:
-                copies = []
+                own: list[int] = []
                 for descriptor in descriptors:
-                    copies.append(os.dup(descriptor))
-                    kept.callback(os.close, copies[-1])
-                self._outbox.append((data, copies))
+                    own.append(descriptor.keep() if isinstance(descriptor, Lent) else os.dup(descriptor))
+                    kept.callback(_close, own[-1])
+                self._outbox.append((data, own))
                 kept.pop_all()
 
     def flush(self) -> None:
@@ -216,7 +232,14 @@ def _descriptors(ancillary: list[tuple[int, int, bytes]]) -> list[int]:
     return descriptors.tolist()
 
 
+def _close(descriptor: int) -> None:
+    if isinstance(descriptor, Lent):
+        descriptor.close()
+    else:
+        os.close(descriptor)
+
+
 def _close_all(descriptors: Sequence[int]) -> None:
     for descriptor in descriptors:
         with contextlib.suppress(OSError):
-            os.close(descriptor)
+            _close(descriptor)

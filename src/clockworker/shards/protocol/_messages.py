@@ -303,6 +303,18 @@ class Poisoned(msgspec.Struct, frozen=True, tag="poisoned"):
     epoch: int
 
 
+class Fork(msgspec.Struct, frozen=True, tag="fork"):
+    """To the process that forks spares: fork one. Descriptors: its control channel."""
+
+
+class Forked(msgspec.Struct, frozen=True, tag="forked"):
+    """Its answer. Descriptors: the pidfd of the process. Or why there is none; for_good: and never will be one of it."""
+
+    pid: int = 0
+    problem: str = ""
+    for_good: bool = False
+
+
 ToShard: TypeAlias = (
     Configure
     | Connect
@@ -325,6 +337,7 @@ ToShard: TypeAlias = (
     | ViewSettled
     | NodesSilent
     | StartTrace
+    | Fork
 )
 ToSupervisor: TypeAlias = (
     Declared
@@ -345,5 +358,6 @@ ToSupervisor: TypeAlias = (
     | Unconnected
     | Stirred
     | Traced
+    | Forked
 )
 Message: TypeAlias = ToShard | ToSupervisor | Ahead | Enclosed

@@ -9,7 +9,7 @@ In reading order:
     _lifecycle      policy: the states of a shard, and when a dead one may start again
     _process        one incarnation
     _starter        makes it, and tells it who it is
-    _spawn          starting its process; _spares, processes that are started in advance
+    _spawn          starting its process; _spares, processes that are made in advance; _forking, who forks those
     _orphans        children that are none of ours: the duties of PID 1
     _hearing        what shards say, and whom it concerns
     _wiring         connects the shards with each other by rings

@@ -66,6 +66,10 @@ class RestartPolicy(msgspec.Struct, frozen=True):
     being ready, little by little, and over the same time starts are counted. So whatever a shard's span of life is, it is
     caught by the one or the other: the shorter, the more each death counts; and one that lives for the whole window and dies
     is started again at once each time, which is seldom enough.
+
+    Of a server that has never served, starts are counted and not timed: however long each takes, because the application does
+    or because others have the CPU, what has failed `max_starts` times in a row ends. Later there is something to lose by that:
+    what a start waits for may come back, and until then the others serve.
     """
 
     delay: float = 0.1
@@ -77,12 +81,13 @@ class RestartPolicy(msgspec.Struct, frozen=True):
 class Restarts:
     """The history of one shard's starts, and the answer to "when may it start again?"."""
 
-    __slots__ = ("_failures", "_policy", "_ready_at", "_refused", "_starts")
+    __slots__ = ("_failures", "_policy", "_ready_at", "_refused", "_starts", "_was_ready")
 
     def __init__(self, policy: RestartPolicy) -> None:
         self._policy = policy
         self._starts: deque[float] = deque(maxlen=policy.max_starts)
         self._ready_at: float | None = None
+        self._was_ready = False  # since the first of the starts
         self._failures = 0.0  # deaths that are not forgotten
         self._refused = 0  # starts in a row
 
@@ -93,10 +98,12 @@ class Restarts:
     def forget(self) -> None:
         """What comes next is no restart: the shard stopped in good order, and is replaced."""
         self._starts.clear()
+        self._was_ready = False
         self._failures = 0.0
 
     def became_ready(self, now: float) -> None:
         self._ready_at = now
+        self._was_ready = True
         self._refused = 0
 
     def refused(self) -> float:
@@ -107,9 +114,9 @@ class Restarts:
         self._refused += 1
         return min(self._policy.max_delay, self._policy.delay * 2.0 ** min(self._refused - 1, 30))
 
-    def died(self, now: float, *, give_up: bool = True) -> float | None:
+    def died(self, now: float, *, give_up: bool = True, timed: bool = True) -> float | None:
         """The delay until the next start, or None if that start would make a crash loop. give_up: else there is none, and
-        the delay is the longest."""
+        the delay is the longest. timed: whether the window matters to a shard that has not been ready."""
         policy = self._policy
         if self._ready_at is not None:
             self._failures = max(0.0, self._failures - (now - self._ready_at) / policy.window)
@@ -117,6 +124,7 @@ class Restarts:
         if self._failures > _FORGOTTEN:
             delay = round(min(policy.max_delay, policy.delay * 2.0 ** (self._failures - 1)), 2)
         self._failures += 1
-        if len(self._starts) == policy.max_starts and now + delay - self._starts[0] < policy.window:
+        timed = timed or self._was_ready
+        if len(self._starts) == policy.max_starts and (not timed or now + delay - self._starts[0] < policy.window):
             return None if give_up else policy.max_delay
         return delay

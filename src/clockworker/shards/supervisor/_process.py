@@ -18,6 +18,7 @@ from contextlib import ExitStack
 from clockworker import ipc
 from clockworker.executor._queue import MAX_QUEUES
 from clockworker.shards.machine._terminal import Terminal
+from clockworker.shards.protocol._control_channel import Lent
 from clockworker.shards.protocol._handover import Handover
 from clockworker.shards.protocol._health import Health, HealthPolicy
 from clockworker.shards.protocol._messages import Configure, ToShard
@@ -46,17 +47,17 @@ class ShardProcess:
         self.killed = False
         self.health = Health(health)
         with ExitStack() as opened:
-            self.doorbell = ipc.create_doorbell(count)
+            self.doorbell = [Lent(descriptor) for descriptor in ipc.create_doorbell(count)]
             for descriptor in self.doorbell:
-                opened.callback(os.close, descriptor)
-            self._slots_descriptor = create_slots(MAX_QUEUES, count)
-            opened.callback(os.close, self._slots_descriptor)
+                opened.callback(descriptor.close)
+            self._slots_descriptor = Lent(create_slots(MAX_QUEUES, count))
+            opened.callback(self._slots_descriptor.close)
             self.slots = SlotReader(self._slots_descriptor)
             opened.callback(self.slots.close)
-            self._pulse_descriptor = create_pulse(len(lines))
-            opened.callback(os.close, self._pulse_descriptor)
-            self._dump_descriptor = create_dump()
-            opened.callback(os.close, self._dump_descriptor)
+            self._pulse_descriptor = Lent(create_pulse(len(lines)))
+            opened.callback(self._pulse_descriptor.close)
+            self._dump_descriptor = Lent(create_dump())
+            opened.callback(self._dump_descriptor.close)
             self.pulse = PulseReader(self._pulse_descriptor, self._dump_descriptor)
             opened.callback(self.pulse.close)
             witness, self._testimony = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)

@@ -1,14 +1,16 @@
 """A process for a shard that has not been told yet which one it is: started, tied to us by a channel, and to be waited for.
 
-Shards are fresh processes (fork and exec at once), never forks that go on: a forked interpreter inherits locks, sockets
-and memory that nobody meant it to have. One descriptor is passed by number, the control channel's; everything else goes
-through that. The pidfd, not the pid, stands for the process, so that no signal ever hits a stranger.
+It is a fresh process (fork and exec at once), or has been forked by one that has imported what a shard needs and does nothing
+else (`_fork_server`); never a fork of ours that goes on: that would inherit locks, sockets and memory that nobody meant it to
+have. One descriptor is passed by number, the control channel's; everything else goes through that. The pidfd, not the pid,
+stands for the process, so that no signal ever hits a stranger.
 
 The environment says whether the process is wanted now, as the shard of that number, or is a spare (`_spares`).
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import select
@@ -17,9 +19,11 @@ import socket
 import subprocess
 from collections.abc import Iterable
 from contextlib import ExitStack
+from typing import Protocol
 
 from clockworker.shards.protocol._birth import (
     CONTROL_VARIABLE,
+    FORK_SERVER_VARIABLE,
     SHARD_VARIABLE,
     SPARE_VARIABLE,
     SUPERVISOR_VARIABLE,
@@ -39,26 +43,27 @@ def reap_strangers() -> None:
     reap_orphans(_running)
 
 
+class Child(Protocol):
+    """What has begun it, and may end it."""
+
+    @property
+    def pid(self) -> int: ...
+    def kill(self) -> None: ...
+    def wait(self) -> int:
+        """Collect it. Returns the exit status, or a signal's number below 0."""
+        ...
+
+
 class Process:
-    """as_shard: its number; or None for a spare, of the application `app`. terminal: whether it is to have ours.
+    """A child of ours. pidfd and channel: become its own. terminal: it has ours."""
 
-    Raises `OSError` from the constructor, with nothing left open, if there is no process or descriptor to be had."""
-
-    def __init__(self, app: str, as_shard: int | None, *, terminal: bool) -> None:
+    def __init__(self, child: Child, pidfd: int, channel: ControlChannel, *, terminal: bool = False) -> None:
+        self._child = child
+        self.pid = child.pid
+        self.pidfd = pidfd
+        self.channel = channel
         self.terminal = terminal
-        with ExitStack() as opened:
-            parent, child = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-            self.channel = ControlChannel(parent)
-            opened.callback(self.channel.close)
-            with child:
-                variables = {SPARE_VARIABLE: app} if as_shard is None else {SHARD_VARIABLE: str(as_shard)}
-                self._popen = _start(child.fileno(), variables, terminal=terminal)
-            self.pid = self._popen.pid
-            _running.add(self.pid)
-            opened.callback(self.reap)
-            opened.callback(self._popen.kill)
-            self.pidfd = os.pidfd_open(self.pid)
-            opened.pop_all()
+        _running.add(self.pid)
 
     @property
     def has_ended(self) -> bool:
@@ -84,7 +89,7 @@ class Process:
 
     def reap(self) -> str:
         """Collect the ended process and say how it ended, for a log line."""
-        status = self._popen.wait()
+        status = self._child.wait()
         _running.discard(self.pid)
         reap_strangers()
         if status < 0:
@@ -101,13 +106,59 @@ class Process:
 
     def discard(self) -> None:
         """End it, and wait for that."""
-        self._popen.kill()
+        self._child.kill()
         self.reap()
         self.close()
 
 
-def _start(channel: int, variables: dict[str, str], *, terminal: bool) -> subprocess.Popen[bytes]:
-    environment = os.environ | {CONTROL_VARIABLE: str(channel), SUPERVISOR_VARIABLE: str(os.getpid())} | variables
-    with held_back():
-        stdin = None if terminal else subprocess.DEVNULL
-        return subprocess.Popen(command(), env=environment, pass_fds=[channel], stdin=stdin)
+def start_shard(shard: int, *, terminal: bool) -> Process:
+    """Raises `OSError`, with nothing left open, if there is no process or descriptor to be had; the two others as well."""
+    return _start({SHARD_VARIABLE: str(shard)}, terminal=terminal)
+
+
+def start_spare(app: str, *, terminal: bool) -> Process:
+    return _start({SPARE_VARIABLE: app}, terminal=terminal)
+
+
+def start_fork_server(app: str) -> Process:
+    return _start({FORK_SERVER_VARIABLE: app}, terminal=False)
+
+
+def _start(variables: dict[str, str], *, terminal: bool) -> Process:
+    with ExitStack() as opened:
+        parent, child = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        channel = ControlChannel(parent)
+        opened.callback(channel.close)
+        with child:
+            told = {CONTROL_VARIABLE: str(child.fileno()), SUPERVISOR_VARIABLE: str(os.getpid())}
+            environment = os.environ | told | variables
+            with held_back():
+                stdin = None if terminal else subprocess.DEVNULL
+                popen = subprocess.Popen(command(), env=environment, pass_fds=[child.fileno()], stdin=stdin)
+        opened.callback(popen.wait)
+        opened.callback(popen.kill)
+        process = Process(popen, os.pidfd_open(popen.pid), channel, terminal=terminal)
+        opened.pop_all()
+        return process
+
+
+def adopt(pid: int, pidfd: int, channel: ControlChannel) -> Process:
+    """One that another process has begun, and that has become a child of ours."""
+    return Process(_Adopted(pid, pidfd), pidfd, channel)
+
+
+class _Adopted:
+    def __init__(self, pid: int, pidfd: int) -> None:
+        self.pid = pid
+        self._pidfd = pidfd
+
+    def kill(self) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+
+    def wait(self) -> int:
+        try:
+            _, status = os.waitpid(self.pid, 0)
+        except ChildProcessError:  # it had ended, and was collected as a stranger, before we knew of it
+            return 0
+        return os.waitstatus_to_exitcode(status)

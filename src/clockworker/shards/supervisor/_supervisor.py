@@ -25,7 +25,13 @@ from typing import Any
 from clockworker import _errors
 from clockworker.shards.config._config import ServeConfig
 from clockworker.shards.logs._log_limit import more
-from clockworker.shards.machine._host import OF_SPARE, TOOLS, raise_descriptor_limit, set_process_title
+from clockworker.shards.machine._host import (
+    OF_FORK_SERVER,
+    OF_SPARE,
+    TOOLS,
+    raise_descriptor_limit,
+    set_process_title,
+)
 from clockworker.shards.machine._placement import Placement
 from clockworker.shards.machine._sockets import Listeners
 from clockworker.shards.machine._systemd import Notifier
@@ -123,8 +129,9 @@ class Supervisor:
         set_process_title("supervisor", self._config.app)
         addresses = len(self._listeners.of(0) or self._listeners.own)
         left = raise_descriptor_limit(len(self._members), addresses, len(self._config.lines))
-        spares = min(self._config.spares, max(0, left - TOOLS) // OF_SPARE)
-        self._spares = Spares(self._config.app, spares if self._config.respawn else 0, self._is_calm)
+        wanted = self._config.spares if self._config.respawn else 0
+        spares = max(0, min(wanted, (left - TOOLS - OF_FORK_SERVER) // OF_SPARE))
+        self._spares = Spares(self._config.app, spares, self._is_calm)
         self._starter = Starter(
             self._config,
             self._placement,
@@ -136,7 +143,7 @@ class Supervisor:
             self._spares,
             self._clustering,
         )
-        self._observer.open(left - spares * OF_SPARE)
+        self._observer.open(left - spares * OF_SPARE - (OF_FORK_SERVER if spares else 0))
         return asyncio.run(self._supervise())
 
     async def _supervise(self) -> int:
@@ -443,7 +450,7 @@ class Supervisor:
                 self._stop(EXIT_START_UP)
                 return
         elif may_return:
-            delay = member.restarts.died(self._loop.time(), give_up=not self._others_serve_on())
+            delay = member.restarts.died(self._loop.time(), give_up=not self._others_serve_on(), timed=self._serving)
         if delay is not None:
             lost = f"; what {', '.join(member.keeps)} had is lost" if member.keeps else ""
             log.info("%s is restarted%s%s", member, f" in {delay:g} s" if delay else "", lost)
@@ -455,7 +462,8 @@ class Supervisor:
             log.error("%s waits for a change of the source", member)
             return
         if self._config.respawn:
-            log.error("%s crashes again and again (5 starts within 10 s): giving up", member)
+            within = " within 10 s" if self._serving else ""
+            log.error("%s crashes again and again (5 starts%s): giving up", member, within)
         else:
             log.error("%s is not restarted (--no-respawn): stopping", member)
         self._stop(EXIT_CRASHED)

@@ -15,11 +15,11 @@ both has been taken by the kernel.
 from __future__ import annotations
 
 import logging
-import os
 from collections import deque
 from contextlib import ExitStack
 
 from clockworker import ipc
+from clockworker.shards.protocol._control_channel import Lent
 from clockworker.shards.protocol._messages import Begin, Connect, Disconnect
 from clockworker.shards.supervisor._lifecycle import State
 from clockworker.shards.supervisor._member import Member, Members
@@ -121,10 +121,10 @@ class Wiring:
         to_b = Connect(a.id, self._epoch, process_a.place, self._is_beside(a), a.incarnation, _is_ready(a))
         with ExitStack() as rings:
             capacity = RING_CAPACITY if a.id != b.id else TWIN_CAPACITY
-            a_to_b = ipc.create_ring(capacity)
-            rings.callback(os.close, a_to_b)
-            b_to_a = ipc.create_ring(capacity)
-            rings.callback(os.close, b_to_a)
+            a_to_b = Lent(ipc.create_ring(capacity))
+            rings.callback(a_to_b.close)
+            b_to_a = Lent(ipc.create_ring(capacity))
+            rings.callback(b_to_a.close)
             process_a.send(to_a, [b_to_a, a_to_b, *process_b.doorbell])
             process_b.send(to_b, [a_to_b, b_to_a, *process_a.doorbell])
 

@@ -2,7 +2,8 @@
 
 In reading order:
 
-    _child            its main: from the first message to the exit status; _waiting, of one that was started in advance
+    _child            its main: from the first message to the exit status; _waiting, of one that was made in advance;
+                      _fork_server, who forks those
     _loading          the application and its queues, before there is a loop; _peer_links, links to the other shards
     _reserve          descriptors that it keeps for what the supervisor sends
     _replaced         its part where state moves to a successor; _state, the way of that; _peers, who is where

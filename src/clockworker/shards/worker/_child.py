@@ -1,6 +1,7 @@
 """The process of one shard: `python -m clockworker.shards.worker._child`, started by the supervisor and by nobody else.
 
-In order: tie this process's life to the supervisor's, read what to do (a spare waits for that), import the application, and
+In order: tie this process's life to the supervisor's, read what to do (a spare waits for that; a fork server forks spares, and
+it is they that go on), import the application, and
 only then make loop, executor and mesh, and run `main(shard)` in the first queue. What the supervisor says meanwhile waits in
 the channel.
 
@@ -43,6 +44,7 @@ from clockworker.shards.machine._terminal import set_up_debugging
 from clockworker.shards.protocol._birth import (
     CONTROL_VARIABLE,
     EXIT_ORPHANED,
+    FORK_SERVER_VARIABLE,
     SPARE_VARIABLE,
     SUPERVISOR_VARIABLE,
     TERMINAL_SIGNALS,
@@ -90,6 +92,7 @@ from clockworker.shards.protocol._witness import start_witness
 from clockworker.shards.worker._affinity import Starting
 from clockworker.shards.worker._current import being
 from clockworker.shards.worker._fork import REFUSAL, Legacy, open_descriptors
+from clockworker.shards.worker._fork_server import fork_spares
 from clockworker.shards.worker._hidden import hide
 from clockworker.shards.worker._hogs import HogWatch
 from clockworker.shards.worker._loading import Loading, WrongOptions
@@ -115,6 +118,7 @@ EXIT_START_UP = 3
 
 QUIET_LOOK_S = 0.005
 CUT_S = 0.1  # before SIGKILL, so that it can still be said what is cut
+_LOOP_STOPPED = "Event loop stopped before Future completed"  # as asyncio and uvloop say it
 # Bytes of what is said of a failure: both have to fit into one message.
 MESSAGE_LIMIT = 8_000
 TRACEBACK_LIMIT = 48_000
@@ -125,8 +129,11 @@ def main() -> None:
     descriptor = int(os.environ.pop(CONTROL_VARIABLE))
     os.set_inheritable(descriptor, False)
     channel = ControlChannel(socket.socket(fileno=descriptor), trusting=True)
-    if (spare_of := os.environ.pop(SPARE_VARIABLE, None)) is not None:
-        wait(channel, spare_of)
+    if (app := os.environ.pop(FORK_SERVER_VARIABLE, None)) is not None:
+        channel, imported = fork_spares(channel, app)
+        wait(channel, app, imported)
+    elif (app := os.environ.pop(SPARE_VARIABLE, None)) is not None:
+        wait(channel, app)
     received = channel.receive_first()
     if received is None:
         sys.exit(EXIT_ORPHANED)
@@ -220,7 +227,9 @@ class _ShardMain:
     def _run(self) -> int:
         if self._config.switch_interval is not None:
             sys.setswitchinterval(self._config.switch_interval)
-        loading = Loading(self._configure)
+        of_lines = [line.fileno() for line in self._lines]
+        held = [self._channel.fileno(), *self._doorbell, self._slots, self._witness.fileno(), *of_lines]
+        loading = Loading(self._configure, held)
         try:
             loaded = loading.load()
         except ConfigurationError as error:
@@ -242,6 +251,11 @@ class _ShardMain:
                     self._legacy.end(error)
                 if isinstance(error, ConfigurationError) and self._main is None:  # a queue cannot be preemptive here
                     return self._fail(str(error), of_options=True)
+                if _LOOP_STOPPED in str(error):
+                    return self._fail(
+                        "the application has stopped its shard's event loop (loop.stop()); await shard.wait_stopped() "
+                        "ends where the server stops"
+                    )
                 return self._fail('an exception escaped a task of a queue with on_panic = "propagate"', error)
 
     def _declare_queues(self, application: Main) -> None:
@@ -388,6 +402,8 @@ class _ShardMain:
         said = message.encode(errors="backslashreplace")[:MESSAGE_LIMIT]
         trace = format_traceback(error).encode(errors="backslashreplace")[-TRACEBACK_LIMIT:] if error else b""
         self._channel.send(Failed(said.decode(errors="ignore"), trace.decode(errors="ignore"), of_options))
+        if self._channel.backlogged:  # it is not there any more
+            log.critical("%s", message)
         return EXIT_START_UP
 
     def _read(self) -> None:

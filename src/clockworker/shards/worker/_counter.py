@@ -21,7 +21,8 @@ from clockworker.shards.protocol._reading import (
 
 
 class Counter:
-    """Made by `Shard.counter`. Belongs to the shard, and starts from 0 with each incarnation: the sums don't."""
+    """A counter of the application's own. Made by `Shard.counter`. Belongs to the shard, and starts from 0 with each
+    incarnation: the sums don't."""
 
     __slots__ = ("_name", "_value")
 

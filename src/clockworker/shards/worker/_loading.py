@@ -3,6 +3,8 @@ and the application name is there."""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
 from ssl import SSLContext
 
 import msgspec
@@ -31,9 +33,11 @@ class Loaded(msgspec.Struct, frozen=True):
 
 
 class Loading:
-    """what: is to be said of whatever the application raises meanwhile."""
+    """what: is to be said of whatever the application raises meanwhile. held: descriptors of ours, which libraries that make
+    daemons close without asking whose they are."""
 
-    def __init__(self, configure: Configure) -> None:
+    def __init__(self, configure: Configure, held: Sequence[int] = ()) -> None:
+        self._held = {descriptor: _what_is(descriptor) for descriptor in held}
         self._configure = configure
         self._config = configure.config
         self.what = f"{self._config.app} cannot be imported"
@@ -44,6 +48,11 @@ class Loading:
         application = load_application(
             config.app, config.app_dir, factory=config.factory, interface=config.http.interface
         )
+        if any(_what_is(descriptor) != found for descriptor, found in self._held.items()):
+            raise ApplicationError(
+                f"{config.app} has closed descriptors of its shard's while it was imported; close none that you have not "
+                "opened (os.closerange, daemon libraries)"
+            )
         ssl = context_of(config)
         self.what = "a queue's scheduler cannot be imported"
         queues = queues_of(config, self._configure.shard, application.queues)
@@ -65,3 +74,11 @@ class Loading:
         mistake = beyond(routes, self._configure.count) or lacking_for_application(routes, queues, shard, preemptive)
         if mistake is not None:
             raise ApplicationError(mistake)
+
+
+def _what_is(descriptor: int) -> tuple[int, int] | None:
+    try:
+        found = os.fstat(descriptor)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino

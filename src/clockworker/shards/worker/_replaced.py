@@ -4,6 +4,7 @@ as that one, and as its successor."""
 from __future__ import annotations
 
 import asyncio
+import gc
 import time
 from collections.abc import Callable
 
@@ -102,6 +103,7 @@ class Replacement:
         self._mesh.share_cpu(True)
         try:
             size = await take_over_state(self._mesh.keeping, services, seconds)
+            gc.freeze()  # as `Shard.ready` does with what was there before
         except Exception as error:
             cause = error.__cause__ if isinstance(error, StateNotTaken) else error
             said = f"{error}" if isinstance(error, StateNotTaken) else "the state could not be fetched"

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import gc
 import os
 import socket
 import sys
@@ -82,7 +83,8 @@ class ShardStats(msgspec.Struct, frozen=True):
 
 
 class Shard:
-    """Made by `clockworker-serve` in each of its processes. Everything here belongs to the thread of the event loop.
+    """The shard that an application runs in. Made by `clockworker-serve` in each of its processes. Everything here belongs to
+    the thread of the event loop.
 
     id: 0 to count - 1. The same after a restart.
     count: how many shards there are.
@@ -439,7 +441,13 @@ class Shard:
             self.is_ready = True
             self._mesh.ready()
             # Who is ready may be given work, and what that publishes is for all who listen.
-            self._mesh.topics.when_learned(lambda: self._announce_ready(self._servers.announce()))
+            self._mesh.topics.when_learned(self._announce)
+
+    def _announce(self) -> None:
+        # What the application has made until now stays: the collector need not go through it again and again, each time for as
+        # long as a hundred requests take.
+        gc.freeze()
+        self._announce_ready(self._servers.announce())
 
     async def wait_stopped(self) -> None:
         """Return when the shard is told to stop. What `main` does then has the graceful shutdown's time."""

@@ -20,6 +20,7 @@ import select
 import site
 import sys
 from pathlib import Path
+from typing import TypeAlias
 
 from clockworker.shards.machine._host import set_process_title
 from clockworker.shards.protocol._birth import (
@@ -35,17 +36,25 @@ from clockworker.shards.protocol._control_channel import ControlChannel
 _ENV_START = 47  # of /proc/PID/stat, which counts from 1 and begins with two more
 
 
-def wait(channel: ControlChannel, app: str) -> None:
-    """For the first message, which stays unread."""
-    imported = _state_of_imports()
+# By path: what tells one state of a file or directory from another.
+Imports: TypeAlias = dict[str, tuple[int, ...] | None]
+
+
+def wait(channel: ControlChannel, app: str, imported: Imports | None = None) -> None:
+    """For the first message, which stays unread. imported: as it was when that was imported, if not just now."""
     set_process_title("spare", app)
+    wait_on_disk(channel, imported or state_of_imports(), SPARE_VARIABLE, app)
+    importlib.invalidate_caches()
+
+
+def wait_on_disk(channel: ControlChannel, imported: Imports, role: str, app: str) -> None:
+    """For a message, which stays unread; and begin anew, in the role of that variable, if the disk has changed meanwhile."""
     poll = select.poll()
     poll.register(channel.fileno(), select.POLLIN)
     poll.poll()
     if any(_state(path) != state for path, state in imported.items()):
         with contextlib.suppress(OSError):  # the interpreter is gone; this one is here
-            _begin_anew(channel, app)
-    importlib.invalidate_caches()
+            _begin_anew(channel, role, app)
 
 
 def be_shard(number: int) -> None:
@@ -53,28 +62,28 @@ def be_shard(number: int) -> None:
     if SHARD_VARIABLE in os.environ:
         return
     os.environ[SHARD_VARIABLE] = str(number)
-    _show(f"{SHARD_VARIABLE}={number}")
+    show(f"{SHARD_VARIABLE}={number}", SPARE_VARIABLE)
 
 
-def _show(entry: str) -> None:
+def show(entry: str, over: str) -> None:
     """In /proc/PID/environ, by which tools know a shard: what a process was started with stays there unless it is overwritten.
-    A spare's own entry is never needed again, and longer."""
+    over: the variable of an entry that is never needed again, and is as long or longer."""
     with contextlib.suppress(OSError, ValueError):  # there is no /proc, or somebody has written over all of it
         _, _, fields = Path("/proc/self/stat").read_bytes().rpartition(b")")
         start, end = map(int, fields.split()[_ENV_START : _ENV_START + 2])
         block = ctypes.string_at(start, end - start)
-        at = block.index(f"{SPARE_VARIABLE}=".encode())
+        at = block.index(f"{over}=".encode())
         room = block.index(b"\0", at) - at
         # What is left over is no variable, and not empty: for some readers an empty one is the last.
         ctypes.memmove(start + at, f"{entry}\0".encode().ljust(room, b"_"), room)
 
 
-def _begin_anew(channel: ControlChannel, app: str) -> None:
+def _begin_anew(channel: ControlChannel, role: str, app: str) -> None:
     """Does not return."""
     environment = {
         CONTROL_VARIABLE: str(channel.fileno()),
         SUPERVISOR_VARIABLE: str(os.getppid()),
-        SPARE_VARIABLE: app,
+        role: app,
     }
     with held_back():
         os.set_inheritable(channel.fileno(), True)
@@ -84,8 +93,7 @@ def _begin_anew(channel: ControlChannel, app: str) -> None:
             os.set_inheritable(channel.fileno(), False)
 
 
-def _state_of_imports() -> dict[str, tuple[int, ...] | None]:
-    """By path: what tells one state of a file or directory from another."""
+def state_of_imports() -> Imports:
     directories = [*site.getsitepackages(), *([site.getusersitepackages()] if site.ENABLE_USER_SITE else [])]
     paths = {sys.executable, *directories}
     for directory in directories:
