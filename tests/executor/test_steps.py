@@ -130,10 +130,11 @@ def test_what_is_spent_for_a_queue_outside_of_its_steps_delays_its_next(run: Run
 @pytest.mark.parametrize(
     ("running", "share", "part"), [("background", 1, 4), ("foreground", 8, 1), ("foreground", 1, 4)]
 )
-def test_while_a_queue_sleeps_that_may_come_first_the_loop_has_its_turn_after_a_quarter_of_the_time(
+def test_while_a_queue_sleeps_the_loop_has_its_turn_after_a_quarter_of_the_time(
     run: Run, running: str, share: int, part: int
 ) -> None:
-    """What wakes it may be waiting there. By a clock that steps wind, 5 ms each: real ones are longer on a busy machine."""
+    """If it might come first: what wakes it may be waiting there. By a clock that steps wind, 5 ms each: real ones are longer
+    on a busy machine."""
     driver_yield_s, step_s, steps = 0.2, 0.005, 60
 
     async def body() -> None:
