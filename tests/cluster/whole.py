@@ -92,9 +92,14 @@ class Node:
         epoch, *nodes = self.ask("view").split()
         return int(epoch), nodes
 
-    def wait_nodes(self, *names: str) -> None:
+    def wait_nodes(self, *names: str, beside: Sequence[Node] = ()) -> None:
+        """beside: whose logs are shown, too, if they do not come together."""
         self.server.wait_serving()
-        eventually(lambda: self.view()[1] == [*names], f"{self.name}: nodes {names}", shown=lambda: f"\n{self.log}")
+
+        def logs() -> str:
+            return "".join(f"\n{node.name}:\n{node.log}" for node in {self: 0} | dict.fromkeys(beside, 0))
+
+        eventually(lambda: self.view()[1] == [*names], f"{self.name}: nodes {names}", shown=logs)
 
     def wait_ok(self, line: str, pattern: str) -> re.Match[str]:
         """Ask until the answer is of this form."""
@@ -139,7 +144,7 @@ def wait_all(nodes: Sequence[Node]) -> None:
     """Until each sees all, and serves: a call of some key to each is answered."""
     names = sorted(node.name for node in nodes)
     for node in nodes:
-        node.wait_nodes(*names)
+        node.wait_nodes(*names, beside=nodes)
     eventually(lambda: len({node.view()[0] for node in nodes}) == 1, "one epoch")
     for node in nodes:
         for key in range(8):
