@@ -14,6 +14,7 @@ callbacks are in no queue.
 from __future__ import annotations
 
 import contextvars
+import heapq
 from collections.abc import Hashable
 from typing import Any
 
@@ -94,10 +95,11 @@ class Runnable(Members):
         """A queue is not attentive if a slice of each other one is longer in virtual time. Who wakes is due by the end of its
         own, counted from now, and who runs by the end of its own: nobody who wakes would come first, but who was owed more
         than the difference when it went to sleep. In groups of queues all are attentive."""
-        queues = list(self.queues.values())
-        for queue in queues:
-            sooner = [each for each in queues if each is not queue and each.entity.span <= queue.entity.span]
-            queue.attentive = len(sooner) > 0 or type(self._eevdf) is not Eevdf
+        grouped = type(self._eevdf) is not Eevdf
+        shortest, next_one = [*heapq.nsmallest(2, [queue.entity.span for queue in self.queues.values()]), 0][:2]
+        for queue in self.queues.values():
+            of_others = next_one if queue.entity.span == shortest else shortest
+            queue.attentive = grouped or 0 < of_others <= queue.entity.span
 
     def is_busy(self) -> bool:
         """Whether any queue has something to run."""
