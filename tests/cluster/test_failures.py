@@ -64,6 +64,7 @@ class Asker:
 
     def __init__(self, node: Node, line: str) -> None:
         self.answers: list[tuple[float, float, str]] = []
+        self.begun = 0
         self._node = node
         self._line = line
         self._ended = threading.Event()
@@ -72,6 +73,7 @@ class Asker:
     def _run(self) -> None:
         while not self._ended.is_set():
             began = time.monotonic()
+            self.begun += 1
             answer = self._node.ask(self._line)
             self.answers.append((began, time.monotonic(), answer))
             self._ended.wait(0.01)
@@ -104,9 +106,13 @@ def test_a_shard_is_killed(cluster: Cluster) -> None:
     place = place_of(one, "n2")
     with asking(one, f"echo {place} x") as asker:
         eventually(lambda: asker.answers, "an answer")
+        pid = two.server.shard_pids()[0]
+        os.kill(pid, signal.SIGSTOP)  # so that a question is under way
+        seen = asker.begun
+        eventually(lambda: asker.begun > seen, "a question")
         killed = time.monotonic()
-        os.kill(two.server.shard_pids()[0], signal.SIGKILL)
-        eventually(lambda: any("x from" not in a for a in asker.after(killed)), "an error")
+        os.kill(pid, signal.SIGKILL)
+        eventually(lambda: any("x from" not in a for _, end, a in asker.answers if end >= killed), "an error")
         two.server.wait_log("shard 0 ready on", times=2)
         healed = time.monotonic()
         eventually(lambda: any("x from" in a for a in asker.after(healed)), "an answer again")
