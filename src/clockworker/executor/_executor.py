@@ -50,8 +50,7 @@ class Executor:
     sched_latency, min_slice: seconds. A queue without a `slice` of its own gets sched_latency divided by the number of
         queues, and no less than min_slice.
     driver_yield, max_polls_per_yield: seconds, and steps. After either the event loop has its turn; after a quarter of the
-        time while a queue sleeps that might come first, and that the loop may be about to wake: one whose slice, divided by its
-        share, is no longer than that of the queue that runs.
+        time while a queue sleeps, which the loop may be about to wake.
 
         async with Executor([Queue("foreground", share=8), Queue("background")]) as executor:
             value = await executor.queue("foreground").spawn(work())

@@ -21,8 +21,6 @@ cdef class Runnable(Members):
     cpdef QueueState add_queue(self, object key, long long share, long long slice_ns, Scheduler scheduler, bint catch)
     cpdef Nested nest(self)
     cpdef set_share(self, QueueState queue, long long share)
-    @cython.locals(queue=QueueState, each=QueueState)
-    cdef int _set_attentive(self) except -1
     cpdef bint is_busy(self)
     @cython.locals(state=JoinHandle)
     cdef bint take(self, object callback, object argument, object context) except -1

@@ -14,7 +14,6 @@ callbacks are in no queue.
 from __future__ import annotations
 
 import contextvars
-import heapq
 from collections.abc import Hashable
 from typing import Any
 
@@ -75,7 +74,6 @@ class Runnable(Members):
         queue = QueueState(key, scheduler, catch)
         queue.entity = self._eevdf.add(queue, share, slice_ns)
         self.queues[key] = queue
-        self._set_attentive()
         return queue
 
     def nest(self) -> Nested:
@@ -89,17 +87,6 @@ class Runnable(Members):
     def set_share(self, queue: QueueState, share: int) -> None:
         """From the next choice on."""
         self._eevdf.set_share(queue.entity, share)
-        self._set_attentive()
-
-    def _set_attentive(self) -> None:
-        """A queue is not attentive if a slice of each other one is longer in virtual time. Who wakes is due by the end of its
-        own, counted from now, and who runs by the end of its own: nobody who wakes would come first, but who was owed more
-        than the difference when it went to sleep. In groups of queues all are attentive."""
-        grouped = type(self._eevdf) is not Eevdf
-        shortest, next_one = [*heapq.nsmallest(2, [queue.entity.span for queue in self.queues.values()]), 0][:2]
-        for queue in self.queues.values():
-            of_others = next_one if queue.entity.span == shortest else shortest
-            queue.attentive = grouped or 0 < of_others <= queue.entity.span
 
     def is_busy(self) -> bool:
         """Whether any queue has something to run."""

@@ -59,8 +59,9 @@ else:
     from clockworker.executor._seam_cy import is_done
 
 
-# While a queue sleeps that may come before the one that runs, what wakes it may be waiting in the loop: turns are shorter by
-# this factor, so that nobody begins a long step without having looked.
+# While a queue sleeps, what wakes it may be waiting in the loop: turns are shorter by this factor, so that nobody begins a
+# long step without having looked. Rejected: long turns beside queues that would not come first anyway. What comes by sockets
+# waits for the end of the turn, too.
 _ATTENTION = 4
 # For how long nothing may come and nothing be runnable before the loop has its turn: some turns of the loop, and nothing beside
 # what sockets and timers wait for while something is. As long as something comes the turn goes on, as it does with steps.
@@ -142,7 +143,7 @@ class Steps(Singles):
         look_until = 0
         queue: QueueState = None  # type: ignore[assignment]
         while polls < self._max_polls and now < self._turn_must_end:
-            if now >= attentive_until and polls and self._eevdf.asleep and queue.attentive:
+            if self._eevdf.asleep and now >= attentive_until and polls:
                 break
             if self._eevdf.uncharged_ns >= self._eevdf.stint_ns or not polls:
                 entity = self._eevdf.pick()

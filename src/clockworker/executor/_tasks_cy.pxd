@@ -10,7 +10,6 @@ cdef bint _HIDES, _CONTEXT_SHOWS
 
 cdef class QueueState(RunningQueue):
     cdef Scheduler built_in
-    cdef bint attentive
     cdef bint sliced
     cdef readonly JoinHandle suspended
     cdef object fiber

@@ -69,7 +69,6 @@ class QueueState(RunningQueue):
     """One queue of an executor on asyncio: with what C may call of its scheduler, and the steps that are cut."""
 
     built_in: Scheduler | None  # the scheduler, if it is exactly one of those whose C methods the core may call
-    attentive: bool  # while it runs, who wakes may come first: turns are short while others sleep
     sliced: bool  # its steps run in its fiber, and are cut
     suspended: JoinHandle | None  # whose step was cut
     fiber: Any  # `_fiber_cy.Fiber`, of a preemptive queue
@@ -80,7 +79,6 @@ class QueueState(RunningQueue):
 
     def __init__(self, key: Hashable, scheduler: Scheduler, catch: bool) -> None:
         RunningQueue.__init__(self, key, scheduler, catch)
-        self.attentive = True
         self.sliced = False
         self.suspended = None
         self.fiber = None
