@@ -151,13 +151,17 @@ class Server:
         return self.wait_exit()
 
     def members(self) -> list[psutil.Process]:
-        """Every process of the server's session that is there, zombies included."""
+        """Every process of the server's session that is there; zombies included while the supervisor is there to collect them:
+        later they are init's, which does so in its own time."""
         found = []
+        is_over = self.process.poll() is not None
         for name in os.listdir("/proc"):
             if name.isdecimal():
                 with suppress(ProcessLookupError, psutil.NoSuchProcess):
                     if os.getsid(int(name)) == self.pid:
-                        found.append(psutil.Process(int(name)))
+                        process = psutil.Process(int(name))
+                        if not is_over or process.status() != psutil.STATUS_ZOMBIE:
+                            found.append(process)
         return found
 
     def clean_up(self) -> None:
