@@ -68,8 +68,7 @@ def is_sealed(descriptor: int) -> bool:
 
 def order() -> None:
     """For words that are moved through a memoryview (`Mapping.words`): stores on either side are seen in this order, and loads
-    are done in it. Nothing is said of a store before and a load after. Where it is not compiled only x86-64 keeps to that, which
-    does by itself."""
+    are done in it. Nothing is said of a store before and a load after. Uncompiled it is for x86-64, which does so by itself."""
     if cython.compiled:
         cw_order()
 
