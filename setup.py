@@ -10,7 +10,13 @@ from __future__ import annotations
 
 import os
 import shlex
+import sys
 from pathlib import Path
+
+if "t" in getattr(sys, "abiflags", ""):
+    sys.exit(
+        "clockworker relies on CPython's interpreter lock, and this is a free-threaded Python: install it for another"
+    )
 
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
