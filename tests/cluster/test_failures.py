@@ -71,7 +71,7 @@ class Asker:
 
     def __init__(self, node: Node, line: str) -> None:
         self.answers: list[tuple[float, float, str]] = []
-        self.begun = 0
+        self._began = 0.0  # the one that is under way
         self._node = node
         self._line = line
         self._ended = threading.Event()
@@ -79,11 +79,14 @@ class Asker:
 
     def _run(self) -> None:
         while not self._ended.is_set():
-            began = time.monotonic()
-            self.begun += 1
+            began = self._began = time.monotonic()
             answer = self._node.ask(self._line)
             self.answers.append((began, time.monotonic(), answer))
             self._ended.wait(0.01)
+
+    def waits(self) -> float:
+        """For how long there was no answer."""
+        return time.monotonic() - self._began
 
     def after(self, moment: float) -> list[str]:
         return [answer for began, _, answer in self.answers if began >= moment]
@@ -115,8 +118,7 @@ def test_a_shard_is_killed(cluster: Cluster) -> None:
         eventually(lambda: asker.answers, "an answer")
         pid = two.server.shard_pids()[0]
         os.kill(pid, signal.SIGSTOP)  # so that a question is under way
-        seen = asker.begun
-        eventually(lambda: asker.begun > seen, "a question")
+        eventually(lambda: asker.waits() > 1.0, "a question that is not answered")
         killed = time.monotonic()
         os.kill(pid, signal.SIGKILL)
         eventually(lambda: any("x from" not in a for _, end, a in asker.answers if end >= killed), "an error")

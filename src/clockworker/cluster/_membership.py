@@ -163,6 +163,7 @@ class Membership:
                 self._wire = wire
                 await wire.subscribe(_subjects.alive_of_any(self._config.name), self._heard)
                 self._fence.listens(self._now())
+                self._say()  # what was said meanwhile was lost, and confirmations run out
                 self._bucket = await wire.bucket(f"cw_{self._config.name}")
                 self.reconnects += 1
                 self._has_problem("")
