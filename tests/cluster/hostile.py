@@ -4,6 +4,8 @@ view            epoch, and the nodes
 others          places of the other nodes' shards
 call P NAME     this method of the shard there, with nothing
 big P BYTES     send and get back so many
+later P         what is answered there once it is told to (`call P answer`)
+waits P         how many such calls there are
 hold P          open a stream of large items there, take one, and no more
 held P          how many items streams have produced there, and how many of those streams go on
 storm P ROUNDS  calls there that are given up after some microseconds, 100 at a time: how many were given up, and how many of
@@ -27,6 +29,8 @@ class Hostile:
         self.produced = 0
         self.open = 0
         self.hanging = 0
+        self.later = 0
+        self.is_time = asyncio.Event()
 
     @cw.remote
     async def ping(self) -> str:
@@ -53,6 +57,21 @@ class Hostile:
             await asyncio.Event().wait()
         finally:
             self.hanging -= 1
+
+    @cw.remote
+    async def wait(self) -> str:
+        self.later += 1
+        await self.is_time.wait()
+        return "answered"
+
+    @cw.remote
+    async def waiting(self) -> int:
+        return self.later
+
+    @cw.remote
+    async def answer(self) -> str:
+        self.is_time.set()
+        return "answered"
 
     @cw.remote
     async def figures(self) -> tuple[int, int, int]:
@@ -101,6 +120,10 @@ async def main(shard: cw.Shard) -> None:
             case "big", [place, size]:
                 data = random.randbytes(int(size))
                 return "same" if await hostile.on(int(place)).echo(data) == data else "another"
+            case "later", [place]:
+                return await hostile.on(int(place)).wait()
+            case "waits", [place]:
+                return str(await hostile.on(int(place)).waiting())
             case "hold", [place]:
                 stream = aiter(hostile.on(int(place)).items())
                 held.append(stream)

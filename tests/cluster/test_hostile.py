@@ -209,6 +209,26 @@ def test_a_server_without_jetstream_is_told_from_one_that_is_not_there(tmp_path:
             node.end()
 
 
+# The machine.
+
+
+def test_a_node_that_stands_still_for_half_of_node_timeout_loses_nothing(start: Callable[..., Node]) -> None:
+    """When it goes on, what came meanwhile waits in its sockets: neither the broker nor other nodes were silent."""
+    one, other = two(start, node_timeout=6.0)
+    place = other_of(one)
+    with one.connect() as sock, sock.makefile("rw") as stream:
+        stream.write(f"later {place}\n")
+        stream.flush()
+        eventually(lambda: one.ask(f"waits {place}") == "1", "a call under way")
+        other.stop()
+        time.sleep(3.2)
+        other.go_on()
+        one.wait_ok(f"call {place} answer", "answered")
+        assert stream.readline() == "answered\n"
+    other.server.wait_log("this process stood still for 2|this process stood still for 3")
+    assert "was silent" not in other.log
+
+
 # Starts and ends.
 
 
