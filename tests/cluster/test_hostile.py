@@ -209,6 +209,27 @@ def test_a_server_without_jetstream_is_told_from_one_that_is_not_there(tmp_path:
             node.end()
 
 
+def test_a_node_is_rolled_and_ended_while_the_broker_is_away(start: Callable[..., Node], own: NatsServer) -> None:
+    nodes = [start("n1"), start("n2")]
+    wait_all(nodes)
+    keys = {node.name: key_of(node, node.name) for node in nodes}
+    own.kill()
+    nodes[0].server.process.send_signal(signal.SIGHUP)
+    nodes[0].server.wait_log("shard 0 ready on", times=2)
+    nodes[0].wait_ok("echo 0 x", r"x from \d+")
+    own.start()
+    wait_all(nodes)
+    for asked in nodes:
+        for name, key in keys.items():
+            asked.wait_ok(f"count {key}", rf"\d+ {name} 0 \d+")
+    own.kill()
+    assert [node.terminate() for node in nodes] == [0, 0]
+    own.start()
+    for node in nodes:
+        node.again()
+    wait_all(nodes)
+
+
 # The machine.
 
 
