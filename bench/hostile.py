@@ -5,6 +5,8 @@ answered: one shard on a core, the clients and the attackers on another. Beside 
 as many connections as each needs: each begins again when the server has ended it. An attacker is nice; so what its processor
 has left is what it attacks with.
 
+The light route has a queue of its own, and what the attackers ask for another, which is worth a quarter.
+
 Quiet comes before and after each attack, which is compared with the mean of both. How much the shard's memory grows is seen
 from outside.
 """
@@ -19,6 +21,7 @@ import statistics
 import subprocess
 import tempfile
 import time
+import urllib.request
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,6 +34,7 @@ from bench._hogs import take_core
 from bench._http_servers import OURS, free_port, serving
 from bench._processes import cores, together
 from bench._report import Summary, columns, percentile, progress, ratios, summary
+from bench._turns import Watched
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -38,6 +42,7 @@ if TYPE_CHECKING:
     from bench._http_arrivals import Outcome
 
 APP = "bench._http_hostile:main"
+QUEUES = ("--queue", "foreground:4", "--queue", "attacked:1", "--route", "/light=foreground", "--route", "/*=attacked")
 TARGET = 2.0
 MIB = 1 << 20
 
@@ -96,22 +101,27 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--rate", type=float, default=200, help="light requests a second")
     parser.add_argument("--attacks", nargs="+", choices=list(attacks()), default=list(attacks()))
+    parser.add_argument(
+        "--turns", action="store_true", help="say what turns of the loop are made of, which then never sleeps"
+    )
     parser.add_argument("--check", action="store_true", help="fail if the goal is missed")
 
 
 def run(options: argparse.Namespace) -> Hostile:
     known = attacks()
+    if options.turns:
+        os.environ["BENCH_TURNS"] = "1"
     quiet: list[Outcome] = []
     found: dict[str, list[tuple[Outcome, Suffered, float]]] = {}
     with contextlib.ExitStack() as stack:
         secure = free_port()
         certificate = stack.enter_context(self_signed())
-        more: tuple[str, ...] = ()
+        more = QUEUES
         if certificate is None:
             progress("openssl is not installed: no attacks over TLS")
         else:
             os.environ["BENCH_CERTIFICATE"] = certificate
-            more = ("--bind", f"secure=127.0.0.1:{secure}")
+            more += ("--bind", f"secure=127.0.0.1:{secure}")
         server = stack.enter_context(serving(OURS, APP, 1, ready="/light", options=more, cores=cores()[:1]))
         shard = shard_of(server.pid)
         for number in range(options.rounds):
@@ -122,7 +132,10 @@ def run(options: argparse.Namespace) -> Hostile:
                 progress(f"round {number + 1} of {options.rounds}: {name}")
                 if not quiet:
                     quiet.append(beside(None, options, server.port, 0, shard)[0])
+                look_at(server.port, options.turns)
                 outcome, suffered = beside(what, options, server.port, secure if what.secure else server.port, shard)
+                if (watched := look_at(server.port, options.turns)) is not None:
+                    progress(f"{name}: {watched}")
                 time.sleep(1)  # what an attack leaves is ended
                 quiet.append(beside(None, options, server.port, 0, shard)[0])
                 p99 = statistics.mean(p99_of(each) for each in quiet[-2:])
@@ -134,6 +147,14 @@ def run(options: argparse.Namespace) -> Hostile:
         TARGET,
         [sum_up(name, rounds) for name, rounds in found.items()],
     )
+
+
+def look_at(port: int, is_wanted: bool) -> Watched | None:
+    """What turns of the shard's loop were made of since the last time."""
+    if not is_wanted:
+        return None
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/turns", timeout=60) as answer:
+        return msgspec.json.decode(answer.read(), type=Watched)
 
 
 def beside(
