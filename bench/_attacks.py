@@ -50,13 +50,13 @@ class Suffered(msgspec.Struct, frozen=True):
     grown: int
 
 
-def attack(what: Attack, port: int, shard: int, seconds: float) -> Suffered:
+def attack(what: Attack, port: int, shard: int, seconds: float, nice: int) -> Suffered:
     """shard: a process. Raises SystemExit if this process may not open so many connections."""
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     if limit != resource.RLIM_INFINITY and limit < what.connections + 100:
         raise SystemExit(f"{what.connections:,} connections need ulimit -Hn {what.connections + 100}; it is {limit}")
     resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
-    os.nice(19)
+    os.nice(nice)
     return uvloop.run(_attack(what, port, psutil.Process(shard), seconds))
 
 

@@ -14,19 +14,20 @@ from typing import Any
 
 import msgspec
 
-from bench._report import percentile
-
 _PASSES = 3  # generations
+_EMPTY_NS = 20_000  # a turn in which nothing is done takes less
 
 
 class Watched(msgspec.Struct, frozen=True):
-    """Since the last look. ms of the thread's CPU time.
+    """Since the last look. ms of the thread's CPU time. Of turns in which something was done, the percentiles are by time: so long
+    is the turn, at least, in which one of so many events comes that come at any time.
 
     user_share, kernel_share: of the time that went by. collections: passes, by generation. collector_ms: all of them; longest.
     garbage: objects that were found.
     """
 
     turns: int
+    busy_share: float
     p50_ms: float
     p99_ms: float
     longest_ms: float
@@ -40,7 +41,7 @@ class Watched(msgspec.Struct, frozen=True):
     def __str__(self) -> str:
         passes = "/".join(map(str, self.collections))
         return (
-            f"turn p50 {self.p50_ms:.3f}, p99 {self.p99_ms:.2f}, longest {self.longest_ms:.1f} ms; user {self.user_share:.0%}, "
+            f"busy {self.busy_share:.0%}, turn p50 {self.p50_ms:.2f}, p99 {self.p99_ms:.2f}, longest {self.longest_ms:.1f} ms; user {self.user_share:.0%}, "
             f"kernel {self.kernel_share:.0%}; collections {passes}, {self.collector_ms:.1f} ms, longest "
             f"{self.longest_collection_ms:.1f}, {self.garbage:,} objects"
         )
@@ -53,18 +54,18 @@ class Turns:
         self._loop = asyncio.get_running_loop()
         gc.callbacks.append(self._collection)
         self._begin()
-        self._last = time.thread_time_ns()
         self._loop.call_soon(self._turn)
 
     def look(self) -> Watched:
-        turns = sorted(self._turns)
+        turns, total = sorted(self._turns), sum(self._turns)
         usage, now = resource.getrusage(resource.RUSAGE_THREAD), time.monotonic()
         elapsed = now - self._since
         found = Watched(
             len(turns),
-            percentile(turns, 50) / 1e6,
-            percentile(turns, 99) / 1e6,
-            turns[-1] / 1e6,
+            total / 1e9 / elapsed,
+            by_time(turns, 0.5 * total) / 1e6,
+            by_time(turns, 0.99 * total) / 1e6,
+            by_time(turns, total) / 1e6,
             (usage.ru_utime - self._usage.ru_utime) / elapsed,
             (usage.ru_stime - self._usage.ru_stime) / elapsed,
             self._collections,
@@ -80,10 +81,12 @@ class Turns:
         self._collections = [0] * _PASSES
         self._collector_ns = self._longest_ns = self._garbage = self._collecting_since = 0
         self._usage, self._since = resource.getrusage(resource.RUSAGE_THREAD), time.monotonic()
+        self._last = time.thread_time_ns()
 
     def _turn(self) -> None:
         now = time.thread_time_ns()
-        self._turns.append(now - self._last)
+        if now - self._last >= _EMPTY_NS:
+            self._turns.append(now - self._last)
         self._last = now
         self._loop.call_soon(self._turn)
 
@@ -96,3 +99,12 @@ class Turns:
         self._garbage += info["collected"]
         self._collector_ns += now - self._collecting_since
         self._longest_ns = max(self._longest_ns, now - self._collecting_since)
+
+
+def by_time(turns: list[int], total: float) -> int:
+    """The turn by which so much time has gone by, of turns in order of their length."""
+    for turn in turns:
+        total -= turn
+        if total <= 0:
+            return turn
+    return turns[-1] if turns else 0

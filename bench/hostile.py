@@ -58,6 +58,7 @@ class Result(msgspec.Struct, frozen=True):
     ends: dict[str, int]
     grown: int
     late_ms: float
+    turns: list[Watched]
 
 
 class Hostile(msgspec.Struct, frozen=True):
@@ -76,7 +77,8 @@ class Hostile(msgspec.Struct, frozen=True):
             rate = f"{statistics.median(result.attacks_per_second):,.0f}"
             cells = [str(summary(result.p50_ms)), str(summary(result.p99_ms)), str(result.ratio), rate, ends]
             rows.append([result.attack, *cells, f"{result.grown / MIB:.0f}"])
-        return f"{columns(rows)}\n\ngoal: p99 / quiet <= {self.target:g}"
+        turns = [f"{result.attack}: {each}" for result in self.results for each in result.turns]
+        return "\n".join([columns(rows), "", *turns, f"goal: p99 / quiet <= {self.target:g}"])
 
     def failures(self) -> list[str]:
         return [
@@ -104,6 +106,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--turns", action="store_true", help="say what turns of the loop are made of, which then never sleeps"
     )
+    parser.add_argument("--nice", type=int, default=19, help="of the attackers: 0 where others use the processors, too")
     parser.add_argument("--check", action="store_true", help="fail if the goal is missed")
 
 
@@ -113,6 +116,7 @@ def run(options: argparse.Namespace) -> Hostile:
         os.environ["BENCH_TURNS"] = "1"
     quiet: list[Outcome] = []
     found: dict[str, list[tuple[Outcome, Suffered, float]]] = {}
+    watched: dict[str, list[Watched]] = {}
     with contextlib.ExitStack() as stack:
         secure = free_port()
         certificate = stack.enter_context(self_signed())
@@ -134,8 +138,8 @@ def run(options: argparse.Namespace) -> Hostile:
                     quiet.append(beside(None, options, server.port, 0, shard)[0])
                 look_at(server.port, options.turns)
                 outcome, suffered = beside(what, options, server.port, secure if what.secure else server.port, shard)
-                if (watched := look_at(server.port, options.turns)) is not None:
-                    progress(f"{name}: {watched}")
+                if (seen := look_at(server.port, options.turns)) is not None:
+                    watched.setdefault(name, []).append(seen)
                 time.sleep(1)  # what an attack leaves is ended
                 quiet.append(beside(None, options, server.port, 0, shard)[0])
                 p99 = statistics.mean(p99_of(each) for each in quiet[-2:])
@@ -145,7 +149,7 @@ def run(options: argparse.Namespace) -> Hostile:
         [p50_of(each) for each in quiet],
         [p99_of(each) for each in quiet],
         TARGET,
-        [sum_up(name, rounds) for name, rounds in found.items()],
+        [sum_up(name, rounds, watched.get(name, [])) for name, rounds in found.items()],
     )
 
 
@@ -163,7 +167,7 @@ def beside(
     seconds = options.warm_up + options.seconds
     works: list[Any] = [partial(ask, port, options.rate, options.warm_up if what else 0.5, options.seconds)]
     if what is not None:
-        works.append(partial(assault, what, attacked, shard, seconds))
+        works.append(partial(assault, what, attacked, shard, seconds, options.nice))
     results = together(works, 60 + 10 * seconds)
     return results[0], results[1] if what else None
 
@@ -176,9 +180,9 @@ def ask(port: int, rate: float, warm_up: float, seconds: float) -> Outcome:
     return OverSockets(port, Mix("hostile", 0, "", rate, warm_up, seconds, 0)).run()
 
 
-def assault(what: Attack, port: int, shard: int, seconds: float) -> Suffered:
+def assault(what: Attack, port: int, shard: int, seconds: float, nice: int) -> Suffered:
     os.sched_setaffinity(0, cores_of_clients())
-    return attack(what, port, shard, seconds)
+    return attack(what, port, shard, seconds, nice)
 
 
 def cores_of_clients() -> list[int]:
@@ -205,7 +209,7 @@ def self_signed() -> Any:
         yield str(path)
 
 
-def sum_up(name: str, rounds: list[tuple[Outcome, Suffered, float]]) -> Result:
+def sum_up(name: str, rounds: list[tuple[Outcome, Suffered, float]], turns: list[Watched]) -> Result:
     ends: dict[str, int] = {}
     for _, suffered, _ in rounds:
         for end, count in suffered.ends.items():
@@ -220,6 +224,7 @@ def sum_up(name: str, rounds: list[tuple[Outcome, Suffered, float]]) -> Result:
         ends,
         max(suffered.grown for _, suffered, _ in rounds),
         summary([outcome.late_ms for outcome, _, _ in rounds]).median,
+        turns,
     )
 
 

@@ -1,7 +1,7 @@
 # cython: language_level=3, annotation_typing=False, auto_pickle=False, allow_none_for_extension_args=False
 """HPACK (RFC 7541): a client's header blocks, as fields.
 
-The table and the code of Huffman are `hpack`'s. Its decoder is not used, for what a client sends decides how long that takes: it
+The table and Huffman's code are `hpack`'s. Its decoder is not used: what a client sends decides how long that takes, for it
 copies the rest of the block for each literal, takes any number of changes of the table's size, and counts bytes, but no
 fields. A block of 64 KiB so took the loop for a tenth of a second. Here it is read once, from its beginning to its end.
 """
@@ -30,8 +30,8 @@ def _states() -> tuple[bytes, bytes, bytes, bytes]:
     """The code, as an automaton that takes four bits at once. A state is an inner node of the tree, of which there are 256; the
     root is 0. No symbol is shorter than four bits, so one step gives one of them at the most.
 
-    By state and bits, the state times sixteen: the next state; whether there is a symbol (1), or never may be (2); and which. By
-    state: whether a string may end there, behind less than a byte of ones.
+    By state and bits, the state times sixteen: the next state; whether there is a symbol (1), or never may be (2); and which.
+    By state: whether a string may end there, behind less than a byte of ones.
     """
     children: list[list[int]] = [[0, 0]]  # a symbol: its complement
     for symbol, (code, length) in enumerate(zip(REQUEST_CODES, REQUEST_CODES_LENGTH, strict=True)):
