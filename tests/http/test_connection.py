@@ -732,6 +732,17 @@ async def test_chunks_are_parsed_in_many_turns(size: int) -> None:
 
 
 @on_a_loop
+async def test_much_that_costs_little_to_parse_is_not_read_all_at_once() -> None:
+    async with wire(Recorder(), config()) as server:
+        connection = server.connect()
+        connection.feed(b"\r\n" * 65_536)
+        assert connection.transport.paused
+        await until(lambda: not connection.transport.paused)
+        connection.feed(GET)
+        await until(lambda: connection.statuses == [200])
+
+
+@on_a_loop
 async def test_what_waits_to_be_parsed_ends_with_its_connection() -> None:
     chunks = head("POST / HTTP/1.1", _HOST, "Transfer-Encoding: chunked") + b"1\r\nx\r\n" * 20_000
     app = Recorder()

@@ -2,7 +2,7 @@ cimport cython
 from clockworker.http._request_cy cimport Carrier, Request, new_request
 from clockworker.http._targets_cy cimport Targets
 
-cdef int _SLICE, _SLICE_OF_BODY, _MANY, _MOST_UNWANTED, _QUIETLY
+cdef int _SLICE, _SLICE_OF_BODY, _MANY, _MUCH, _MOST_UNWANTED, _QUIETLY
 cdef long long _AT_ONCE_NS
 cdef object _Parser, _ParserError, _CallbackError, _Upgrade, _unquote, _HOST, _ABSOLUTE
 cdef dict _ASGI, _EXTENSIONS, _LOWER

@@ -38,6 +38,7 @@ _SLICE = 4_096  # bytes that are parsed at once: pipelined requests in them are 
 _SLICE_OF_BODY = 16_384
 _MANY = 256  # parts of a body in one slice, which are chunks of a few bytes; then slices are small
 _AT_ONCE_NS = 250_000
+_MUCH = 131_072  # bytes of a read; behind one that brings so many loops read on, up to 8 MB
 _MOST_UNWANTED = 262_144  # bytes of a body that nobody reads, for the sake of a connection that goes on
 
 _QUIETLY = -1  # in the place of a status: the connection has ended in the middle of what was read
@@ -209,16 +210,21 @@ class Incoming(Carrier):
                 self.pause()
                 self.server.backlog.add(self.go_on)
                 return
-        if self.websocket is not None and at < size:
-            self.websocket.data_received(bytes(view[at:]))
+        if self.websocket is not None:
+            if at < size:
+                self.websocket.data_received(bytes(view[at:]))
+        elif size >= _MUCH and not self.paused and not self.closing and not self.ended:
+            self.pause()
+            self.server.backlog.add(self.go_on)
 
     def go_on(self) -> None:
-        """Its turn has come to parse what it has read. Behind requests that wait, that is theirs."""
-        data = self.unread
-        if data is None or self.pipeline or self.closing or self.ended:
+        """Its turn has come to parse what it has read, and to read on. Behind requests that wait, that is theirs."""
+        if self.pipeline or self.closing or self.ended or self.websocket is not None:
             return
-        self.unread = None
-        self.feed(bytes(data))
+        data = self.unread
+        if data is not None:
+            self.unread = None
+            self.feed(bytes(data))
         if self.unread is None and not self.pipeline and (self.parsing is None or not self.parsing.is_full()):
             self.resume()
 
