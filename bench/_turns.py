@@ -19,8 +19,8 @@ _EMPTY_NS = 20_000  # a turn in which nothing is done takes less
 
 
 class Watched(msgspec.Struct, frozen=True):
-    """Since the last look. ms of the thread's CPU time. Of turns in which something was done, the percentiles are by time: so long
-    is the turn, at least, in which one of so many events comes that come at any time.
+    """Since the last look. ms of the thread's CPU time. Of turns in which something was done, the percentiles are by time: so
+    long is the turn, at least, in which one of so many events comes that come at any time.
 
     user_share, kernel_share: of the time that went by. collections: passes, by generation. collector_ms: all of them; longest.
     garbage: objects that were found.
@@ -41,9 +41,9 @@ class Watched(msgspec.Struct, frozen=True):
     def __str__(self) -> str:
         passes = "/".join(map(str, self.collections))
         return (
-            f"busy {self.busy_share:.0%}, turn p50 {self.p50_ms:.2f}, p99 {self.p99_ms:.2f}, longest {self.longest_ms:.1f} ms; user {self.user_share:.0%}, "
-            f"kernel {self.kernel_share:.0%}; collections {passes}, {self.collector_ms:.1f} ms, longest "
-            f"{self.longest_collection_ms:.1f}, {self.garbage:,} objects"
+            f"busy {self.busy_share:.0%}, turn p50 {self.p50_ms:.2f}, p99 {self.p99_ms:.2f}, longest {self.longest_ms:.1f} ms; "
+            f"user {self.user_share:.0%}, kernel {self.kernel_share:.0%}; collections {passes}, {self.collector_ms:.1f} ms, "
+            f"longest {self.longest_collection_ms:.1f}, {self.garbage:,} objects"
         )
 
 

@@ -7,8 +7,9 @@ has left is what it attacks with.
 
 The light route has a queue of its own, and what the attackers ask for another, which is worth a quarter.
 
-Quiet comes before and after each attack, which is compared with the mean of both. How much the shard's memory grows is seen
-from outside.
+`--floor` is for what no server has in its hands: the kernel's part, which is on the shard's core, and the attackers' beside
+the clients. Quiet comes before and after each attack, which is compared with the mean of both. How much the shard's memory
+grows is seen from outside.
 """
 
 from __future__ import annotations
@@ -30,8 +31,9 @@ import msgspec
 import psutil
 
 from bench._attacks import Attack, Suffered, attack, attacks
+from bench._floor import floor
 from bench._hogs import take_core
-from bench._http_servers import OURS, free_port, serving
+from bench._http_servers import IDLE, OURS, free_port, serving
 from bench._processes import cores, together
 from bench._report import Summary, columns, percentile, progress, ratios, summary
 from bench._turns import Watched
@@ -45,6 +47,7 @@ APP = "bench._http_hostile:main"
 QUEUES = ("--queue", "foreground:4", "--queue", "attacked:1", "--route", "/light=foreground", "--route", "/*=attacked")
 TARGET = 2.0
 MIB = 1 << 20
+_REST_S = 30.0
 
 
 class Result(msgspec.Struct, frozen=True):
@@ -107,41 +110,41 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--turns", action="store_true", help="say what turns of the loop are made of, which then never sleeps"
     )
     parser.add_argument("--nice", type=int, default=19, help="of the attackers: 0 where others use the processors, too")
+    parser.add_argument(
+        "--floor",
+        type=float,
+        default=0,
+        metavar="US",
+        help="of a server in C that closes whatever attacks; its light requests take so many microseconds",
+    )
     parser.add_argument("--check", action="store_true", help="fail if the goal is missed")
 
 
 def run(options: argparse.Namespace) -> Hostile:
     known = attacks()
     if options.turns:
+        if options.floor:
+            raise SystemExit("--turns are those of our loop: leave out --floor")
         os.environ["BENCH_TURNS"] = "1"
     quiet: list[Outcome] = []
     found: dict[str, list[tuple[Outcome, Suffered, float]]] = {}
     watched: dict[str, list[Watched]] = {}
     with contextlib.ExitStack() as stack:
-        secure = free_port()
-        certificate = stack.enter_context(self_signed())
-        more = QUEUES
-        if certificate is None:
-            progress("openssl is not installed: no attacks over TLS")
-        else:
-            os.environ["BENCH_CERTIFICATE"] = certificate
-            more += ("--bind", f"secure=127.0.0.1:{secure}")
-        server = stack.enter_context(serving(OURS, APP, 1, ready="/light", options=more, cores=cores()[:1]))
-        shard = shard_of(server.pid)
+        port, secure, shard = served(options, stack)
         for number in range(options.rounds):
             for name in options.attacks:
                 what = known[name]
-                if what.secure and certificate is None:
+                if what.secure and not secure:
                     continue
                 progress(f"round {number + 1} of {options.rounds}: {name}")
                 if not quiet:
-                    quiet.append(beside(None, options, server.port, 0, shard)[0])
-                look_at(server.port, options.turns)
-                outcome, suffered = beside(what, options, server.port, secure if what.secure else server.port, shard)
-                if (seen := look_at(server.port, options.turns)) is not None:
+                    quiet.append(beside(None, options, port, 0, shard)[0])
+                look_at(port, options.turns)
+                outcome, suffered = beside(what, options, port, secure if what.secure else port, shard)
+                if (seen := look_at(port, options.turns)) is not None:
                     watched.setdefault(name, []).append(seen)
-                time.sleep(1)  # what an attack leaves is ended
-                quiet.append(beside(None, options, server.port, 0, shard)[0])
+                rest(shard)
+                quiet.append(beside(None, options, port, 0, shard)[0])
                 p99 = statistics.mean(p99_of(each) for each in quiet[-2:])
                 assert suffered is not None
                 found.setdefault(name, []).append((outcome, suffered, p99))
@@ -151,6 +154,35 @@ def run(options: argparse.Namespace) -> Hostile:
         TARGET,
         [sum_up(name, rounds, watched.get(name, [])) for name, rounds in found.items()],
     )
+
+
+def served(options: argparse.Namespace, stack: contextlib.ExitStack) -> tuple[int, int, int]:
+    """Its port, that of TLS (0: none) and the process that serves."""
+    if options.floor:
+        port = free_port()
+        return port, 0, stack.enter_context(floor(port, options.floor, cores()[:1]))
+    secure = 0
+    certificate = stack.enter_context(self_signed())
+    more: tuple[str, ...] = QUEUES
+    if certificate is None:
+        progress("openssl is not installed: no attacks over TLS")
+    else:
+        secure = free_port()
+        os.environ["BENCH_CERTIFICATE"] = certificate
+        more += ("--bind", f"secure=127.0.0.1:{secure}")
+    server = stack.enter_context(serving(OURS, APP, 1, ready="/light", options=more, cores=cores()[:1]))
+    return server.port, secure, shard_of(server.pid)
+
+
+def rest(shard: int) -> None:
+    """Until what an attack leaves is ended, and what it has sent is taken."""
+    process = psutil.Process(shard)
+    deadline = time.monotonic() + _REST_S
+    while time.monotonic() < deadline:
+        before = sum(process.cpu_times()[:2])
+        time.sleep(1)
+        if sum(process.cpu_times()[:2]) - before < IDLE:
+            return
 
 
 def look_at(port: int, is_wanted: bool) -> Watched | None:
