@@ -98,6 +98,12 @@ class Server:
     def log(self) -> str:
         return self._log_path.read_text()
 
+    def warnings(self) -> list[str]:
+        """What the log warns of, but for stalls: on a busy machine any shard has them."""
+        return [
+            line for line in self.log.splitlines() if " WARNING " in line and "not come back to its loop" not in line
+        ]
+
     def wait_log(self, pattern: str, times: int = 1, deadline: float = DEADLINE) -> list[re.Match[str]]:
         """Wait until the log has `times` matches. An end of the server with fewer fails."""
 
