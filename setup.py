@@ -82,6 +82,7 @@ MODULES = {
     "clockworker.http._request_cy": "src/clockworker/http/_request_cy.py",
     "clockworker.http._incoming_cy": "src/clockworker/http/_incoming_cy.py",
     "clockworker.http._outgoing_cy": "src/clockworker/http/_outgoing_cy.py",
+    "clockworker.http._http2_fields_cy": "src/clockworker/http/_http2_fields_cy.py",
     "clockworker.http._websocket_frames_cy": "src/clockworker/http/_websocket_frames_cy.py",
     "clockworker.http._websocket_inbox_cy": "src/clockworker/http/_websocket_inbox_cy.py",
     "clockworker.http._connection_cy": "src/clockworker/http/_connection_cy.py",
