@@ -174,7 +174,7 @@ def test_methods_may_have_any_names(run: Run) -> None:
     async def body() -> None:
         async with mesh_of_one() as mesh:
             service = mesh.start(Odd, Odd())
-            for there in (service.on(0), service.on(0, timeout=5), service.on_nowait(0, timeout=5)):
+            for there in (service.on(0), service.on(0, timeout=60), service.on_nowait(0, timeout=5)):
                 assert await there._place(3) == 3
                 assert (await there._methods(), await there._call(), await there._proxy()) == (
                     "methods",

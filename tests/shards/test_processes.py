@@ -89,7 +89,7 @@ async def main(shard):
 
 @pytest.fixture
 def server(serve: Serve) -> Server:
-    server = serve(POOLED, "--shards", "1", "--processes", "2", "--timeout-graceful-shutdown", "20")
+    server = serve(POOLED, "--shards", "1", "--processes", "2", "--timeout-graceful-shutdown", "60")
     server.wait_serving()
     return server
 

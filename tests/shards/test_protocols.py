@@ -117,7 +117,7 @@ def test_every_kind_of_protocol_is_counted_and_capped(serve: Serve, made: str) -
             with pytest.raises(TimeoutError):
                 two.recv(100)
             one.close()
-            two.settimeout(20)
+            two.settimeout(60)
             assert two.recv(100) == b"1 of 2\n"
 
 
@@ -219,7 +219,7 @@ def connected(server: Server, family: str, path: Path) -> socket.socket:
     if family == "TCP":
         return server.connect()
     client = socket.socket(socket.AF_UNIX)
-    client.settimeout(20)
+    client.settimeout(60)
     client.connect(str(path))
     return client
 

@@ -165,7 +165,7 @@ def started(
 def plain(server: Server, name: str = "", last: int = 1) -> socket.socket:
     pattern = rf"listening on {name}=127\.0\.0\.1:(\d+)" if name else r"listening on 127\.0\.0\.1:(\d+)"
     port = int(server.wait_log(pattern)[0][1])
-    return socket.create_connection(("127.0.0.1", port), timeout=20, source_address=(f"127.0.0.{last}", 0))
+    return socket.create_connection(("127.0.0.1", port), timeout=60, source_address=(f"127.0.0.{last}", 0))
 
 
 def secure(server: Server, context: ssl.SSLContext, last: int = 1, name: str = "") -> ssl.SSLSocket:
@@ -329,7 +329,7 @@ def test_a_handshake_that_never_ends_has_a_place_and_a_time(
     late.sock.settimeout(0.3)
     with pytest.raises(TimeoutError):
         late.sock.recv(1)
-    late.sock.settimeout(20)
+    late.sock.settimeout(60)
     for each in stuck:
         assert each.sock.recv(100) == b""
     late.finish()
@@ -403,7 +403,7 @@ def _rests(sock: socket.socket, seconds: float = 0.1) -> bool:
     except TimeoutError:
         return True
     finally:
-        sock.settimeout(20)
+        sock.settimeout(60)
     return False
 
 
@@ -493,7 +493,7 @@ def test_a_connections_context_is_one_for_all_callbacks(serve: Serve, authority:
 def test_a_unix_socket(serve: Serve, authority: Authority, tmp_path: Path) -> None:
     server = started(serve, bind=("--bind", f"unix:{tmp_path}/s", "--bind", "admin=127.0.0.1:0"))
     with socket.socket(socket.AF_UNIX) as sock:
-        sock.settimeout(20)
+        sock.settimeout(60)
         sock.connect(f"{tmp_path}/s")
         with authority.context().wrap_socket(sock, server_hostname="localhost") as client:
             assert ask(client, b"hello").endswith(b" hello")
