@@ -229,7 +229,7 @@ def test_no_request_fails_at_hup_nor_at_term_and_none_comes_behind_the_lifespan(
 
     def load() -> None:
         nonlocal answered
-        while not over.is_set():
+        while not over.wait(0.003):
             connection = http.client.HTTPConnection(*server.address, timeout=DEADLINE)
             try:
                 connection.connect()

@@ -89,6 +89,8 @@ def test_light_requests_are_answered_beside_eight_that_compute(
     server.wait_log(said)
 
     def hog() -> re.Match[str] | None:
+        """Of the last seconds, in which there was none if the machine is busy."""
+        stalls_meanwhile()
         return re.search(r"^ reports +(\S+) .*/reports/\{name\} \d+\.\d%$", top(), re.MULTILINE)
 
     found = eventually(hog, "the hog in clockworker-top", shown=lambda: f":\n{top()}")

@@ -65,10 +65,11 @@ def test_a_local_call_into_another_queue(run: Run) -> None:
 
 def test_cancelling_a_local_call_into_another_queue(run: Run) -> None:
     class Hangs:
-        ended = False
+        begun = ended = False
 
         @cw.remote(queue="background")
         async def hang(self) -> None:
+            self.begun = True
             try:
                 await asyncio.Event().wait()
             finally:
@@ -77,9 +78,11 @@ def test_cancelling_a_local_call_into_another_queue(run: Run) -> None:
     async def body() -> None:
         async with mesh_of_one() as mesh:
             service = mesh.start(Hangs, Hangs())
-            with pytest.raises(TimeoutError):
-                async with asyncio.timeout(0.02):
-                    await service.on(0).hang()
+            task = asyncio.ensure_future(service.on(0).hang())
+            await until(lambda: service.local.begun)
+            task.cancel()
+            await asyncio.wait([task])
+            assert task.cancelled()
             assert service.local.ended
 
     run(body)

@@ -254,7 +254,7 @@ def test_options_environment_and_file_go_before_what_is_declared(serve: Serve, t
 
 def run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "clockworker.shards._cli", *arguments]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=60)
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300)
 
 
 @pytest.mark.parametrize("name", ["a share of 0", "one scheduler for two", "too many"])

@@ -424,7 +424,7 @@ def test_a_machine_without_proc(tmp_path: Path, check: tuple[str, ...]) -> None:
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
         check=False,
     )
     assert ended.returncode == 2
@@ -443,7 +443,7 @@ def test_files_that_may_not_be_as_large_as_the_memory_that_is_shared(tmp_path: P
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
         check=False,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
     )

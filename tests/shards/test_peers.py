@@ -284,7 +284,7 @@ def test_hup_under_load_fails_no_call_of_a_peer(serve: Serve) -> None:
     done = threading.Event()
 
     def requests() -> None:
-        while not done.is_set():
+        while not done.wait(0.003):
             # A handler that waits for the next line reads its end when the shard stops: a client that is late comes again. What
             # a call raises closes a connection, too, and is in the log.
             with server.connect() as client, contextlib.suppress(ConnectionError):

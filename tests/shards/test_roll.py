@@ -53,7 +53,7 @@ def write(tmp_path: Path, source: str) -> None:
 
 
 # --timeout-startup of those that never are ready: on a busy machine a shard that is takes seconds.
-PATIENCE_S = 15
+PATIENCE_S = 20
 
 # How the new version fails, and what the log says of it.
 FAILURES = {

@@ -350,7 +350,7 @@ def test_no_connection_is_lost_while_both_are_rolled(serve: Serve, distribution:
 
     def load(name: str) -> None:
         last = 0
-        while not clients.over.is_set():
+        while not clients.over.wait(0.003):
             last = last % 200 + 1
             try:
                 with connect(server, name, last) as client:

@@ -420,14 +420,19 @@ def test_a_broken_invariant_stops_the_server_in_order(serve: Serve, tmp_path: Pa
         "import sys\n"
         "from clockworker.shards import _cli\n"
         "from clockworker.shards.supervisor._supervisor import Supervisor\n"
+        "reported = []\n"
         "def fail(*_): raise AssertionError('no such state')\n"
-        "Supervisor._report_stall = fail\n"
+        "def fail_once(self, stall):\n"
+        "    if 'sleep(2)' in str(stall) and not reported:\n"
+        "        reported.append(stall)\n"
+        "        fail()\n"
+        "Supervisor._report_stall = fail_once\n"
         "if 'twice' in sys.argv: Supervisor._drain_all = fail\n"
         "_cli.main([word for word in sys.argv[1:] if word != 'twice'])\n"
     )
     (tmp_path / "broken.py").write_text(program)
     write = "            writer.write("
-    block = ECHO.replace(write, f"            line == b'block\\n' and __import__('time').sleep(3)\n{write}")
+    block = ECHO.replace(write, f"            line == b'block\\n' and __import__('time').sleep(2)\n{write}")
     for more in ((), ("twice",)):
         server = serve(block, "--shards", "1", *more, command=[sys.executable, str(tmp_path / "broken.py")])
         server.wait_serving()

@@ -337,7 +337,7 @@ def test_a_full_disk_is_said_in_one_line(server: Server) -> None:
     for option in ("--json", "--once"):
         with open("/dev/full", "w") as full:
             done = subprocess.run(
-                [*TOP, option], stdout=full, stderr=subprocess.PIPE, text=True, timeout=60, check=False
+                [*TOP, option], stdout=full, stderr=subprocess.PIPE, text=True, timeout=300, check=False
             )
         said = "clockworker-top: standard output cannot be written: No space left on device\n"
         assert (done.returncode, done.stderr) == (1, said)
@@ -346,7 +346,7 @@ def test_a_full_disk_is_said_in_one_line(server: Server) -> None:
 def test_a_shard_that_has_recorded_nothing_is_named(server: Server, tmp_path: Path) -> None:
     path = tmp_path / "trace.json"
     resource.prlimit(server.shard_pids()[1], resource.RLIMIT_NOFILE, (0, 0))  # no memory to hand it over in
-    done = subprocess.run([*TOP, "--trace", "0.1", str(path)], capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run([*TOP, "--trace", "0.1", str(path)], capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 1
     assert "steps of 1 shards in" in done.stdout
     assert done.stderr.startswith("clockworker-top: nothing was recorded of shards 1: ")
