@@ -128,7 +128,7 @@ def crash_on_boot(trials: int) -> Result:
     return Result(trials, "5 starts each")
 
 
-@check("restarts: same descriptors, no zombies, the supervisor's memory flat", ci=50, release=1_000, pure=0)
+@check("restarts: same descriptors, no zombies, the supervisor's memory flat", ci=26, release=1_000, pure=0)
 def restarts(trials: int) -> Result:
     shards = 13
     with serving(main, shards=shards) as server:

@@ -114,7 +114,7 @@ async def http(shard: cw.Shard) -> None:
     await runner.cleanup()
 
 
-@check("HUP and TERM under load, of streams and of aiohttp: requests failed 0", ci=10, release=100, pure=2)
+@check("HUP and TERM under load, of streams and of aiohttp: requests failed 0", ci=4, release=100, pure=2)
 def requests_at_stop(trials: int) -> Result:
     """A trial is a HUP. Every other server accepts by itself, the others' shards do; each ends with a TERM."""
     try:

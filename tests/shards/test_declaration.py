@@ -27,6 +27,8 @@ from clockworker.shards.worker._shard_queues import make_queues, misspelt, queue
 from tests.shards.servers import Serve, ask, eventually
 from tests.shards.test_observe import get, samples, stats, total
 
+pytestmark = pytest.mark.once  # what is tested is Python in both kinds
+
 # Says what queues it has, and answers lines.
 MAIN = """
 import clockworker as cw

@@ -30,6 +30,8 @@ from tests.conftest import DEADLINE, Run, until
 from tests.shards import pooled
 from tests.shards.servers import is_alive
 
+pytestmark = pytest.mark.once  # what is tested is Python in both kinds
+
 
 @asynccontextmanager
 async def pool_of(processes: int, **options: Any) -> AsyncIterator[ProcessPool]:

@@ -15,6 +15,8 @@ import pytest
 
 from tests.shards.servers import Serve, Server, ask, eventually, is_alive
 
+pytestmark = pytest.mark.once  # what is tested is Python in both kinds
+
 PAGE = Path(__file__).parents[2] / "docs" / "processes.md"
 
 POOLED = """
