@@ -116,7 +116,7 @@ def test_a_slow_client_gets_its_whole_answer(serve: Serve, kind: str, how: str, 
 
 @both
 def test_what_is_cut_at_the_end_of_the_grace_is_said(serve: Serve, kind: str) -> None:
-    server = started(serve, kind, "--timeout-graceful-shutdown", "0.5")
+    server = started(serve, kind, "--timeout-graceful-shutdown", "3")
     with server.connect() as client:
         client.sendall(b"big close\n")
         client.recv(1, socket.MSG_PEEK)

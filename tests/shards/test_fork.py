@@ -444,7 +444,7 @@ def test_that_a_shard_was_sent_a_signal_to_stop_is_said(server: Server) -> None:
 
 
 def test_a_stop_that_waits_for_a_child_says_so(serve: Serve) -> None:
-    server = serve(FORKS, "--shards", "1", "--timeout-graceful-shutdown", "2")
+    server = serve(FORKS, "--shards", "1", "--timeout-graceful-shutdown", "5")
     server.wait_serving()
     with server.connect() as client, child_of(client, b"process") as child:
         server.send(signal.SIGTERM)

@@ -241,7 +241,7 @@ def test_commands_and_cpu_of_a_load_are_what_clients_and_the_kernel_counted(serv
     before = fresh(server)
     started_ns = [cpu_clock_ns(shard.pid) for shard in before.shards]
     commands, used_s = 0, 0.0
-    while used_s < 2.5:
+    while used_s < 1.0:
         for connection in connections:
             connection.sendall(requests)
         for connection in connections:
@@ -256,7 +256,7 @@ def test_commands_and_cpu_of_a_load_are_what_clients_and_the_kernel_counted(serv
     assert total(samples(server), "kv_commands_total") == commands
     for old, new, started, ended in zip(before.shards, after.shards, started_ns, ended_ns, strict=True):
         counted_ns = new.since_start.process.cpu_ns - old.since_start.process.cpu_ns
-        assert counted_ns == pytest.approx(ended - started, rel=0.01)
+        assert counted_ns == pytest.approx(ended - started, rel=0.03)
     assert lately.calls.sent == lately.calls.received > 0
     for connection in connections:
         connection.close()

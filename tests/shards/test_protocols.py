@@ -274,7 +274,7 @@ def test_without_stop_a_connection_that_stays_idle_is_closed(serve: Serve) -> No
 
 def test_a_stop_that_raises_is_an_error_and_no_more(serve: Serve) -> None:
     source = SERVER.replace("STOP", "fail") + "\ndef fail(protocol):\n    raise LookupError('as it should')\n"
-    server = started(serve, source, "--timeout-graceful-shutdown", "1")
+    server = started(serve, source, "--timeout-graceful-shutdown", "4")
     with server.connect() as client:
         assert ask(client, b"quick") == b"quick"
         assert server.stop() == 0

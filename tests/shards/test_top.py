@@ -31,7 +31,7 @@ from tests.shards.servers import DEADLINE, ECHO, Serve, Server, eventually
 
 pytestmark = pytest.mark.once  # what is tested is Python in both kinds
 
-# Shard 0 spins half of its time in `foreground` for two tenants and all the rest in `background`; shard 1 does little.
+# Shard 0 spins a third of its time in `foreground` for two tenants and a third in `background`; shard 1 does little.
 UNEQUAL = """
 import asyncio, time
 
@@ -49,7 +49,7 @@ async def main(shard):
     async def fill():
         while not shard.stopping:
             spin(0.0005)
-            await asyncio.sleep(0)
+            await asyncio.sleep(0.0005)
 
     foreground = shard.queue("foreground")
     foreground.group("tenant-1").spawn(tenant(0.004 if shard.id == 0 else 0.0001), name="tenant")
