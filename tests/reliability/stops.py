@@ -124,7 +124,7 @@ def requests_at_stop(trials: int) -> Result:
     each, answered = -(-trials // 4), 0
     for application, load_of in ((main, Load), (http, HttpLoad)):
         for distribution in ("kernel", "least-connections"):
-            options = ["--distribution", distribution, "--timeout-graceful-shutdown", "10"]
+            options = ["--distribution", distribution, "--timeout-graceful-shutdown", "30"]
             with (
                 serving(application, shards=2, options=options) as server,
                 load_of(server.address, 500, each=1) as load,
