@@ -9,6 +9,7 @@ there, by what it was made from: C is the same for all versions of CPython, and 
 from __future__ import annotations
 
 import os
+import shlex
 from pathlib import Path
 
 from setuptools import Extension, setup
@@ -84,6 +85,12 @@ MODULES = {
 # In C libraries of its own where the C library is old.
 LIBRARIES = {f"clockworker.executor.{name}": ["rt"] for name in ("_alarm_cy", "_fiber_cy", "_locks_cy")}
 
+# Without the sources' lines for a debugger, which nobody wants of generated C: a fifth less time to build, and a seventh of the
+# size. Names of functions stay, for perf and py-spy. -O2 is as fast here as -O3, and smaller. A step is some forty small
+# functions in turn, which fill a CPU's cache of instructions: where they happened to begin made a yield 10 % dearer or cheaper
+# with each change, until all of them began a line. What the environment asks for has the last word.
+FLAGS = ["-g0", "-O2", "-falign-functions=64", *shlex.split(os.environ.get("CFLAGS", ""))]
+
 
 def flag(name: str) -> bool:
     return os.environ.get(name, "") not in ("", "0")
@@ -142,10 +149,8 @@ class build_all(build_ext):
 
 
 if __name__ == "__main__":  # Cython's processes may import this
-    # Without the sources' lines for a debugger, which nobody wants of generated C: a fifth less time to build, and a seventh of
-    # the size. Names of functions stay, for perf and py-spy.
     extensions = [
-        Extension(name, [source], libraries=LIBRARIES.get(name, []), extra_compile_args=["-g0"])
+        Extension(name, [source], libraries=LIBRARIES.get(name, []), extra_compile_args=FLAGS, depends=["setup.py"])
         for name, source in MODULES.items()
     ]
     setup(ext_modules=[] if flag("CLOCKWORKER_PURE") else extensions, cmdclass={"build_ext": build_all})

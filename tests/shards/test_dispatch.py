@@ -112,7 +112,7 @@ def test_what_waits_while_all_are_full_is_served_before_the_stop(serve: Serve, o
     assert server.stop() == 0
     assert {connection.recv(100) for connection in late} <= {b"0 late\n", b"1 late\n"}
     assert [connection.recv(100) for connection in (*first, *late)] == [b""] * 604
-    assert not server.warnings
+    assert server.warnings() == []
 
 
 def test_what_no_shard_takes_before_the_stop_is_closed_and_counted(serve: Serve, opened: ExitStack) -> None:
@@ -162,7 +162,7 @@ def test_without_descriptors_the_rest_is_served_before_the_stop_as_they_become_f
     for client in clients:
         assert client.recv(100) == b"0 hello\n"
         assert client.recv(100) == b""
-    assert all("Too many open files" in line for line in server.warnings)
+    assert server.warnings() == []
 
 
 def test_a_supervisor_without_descriptors_accepts_the_rest_before_the_stop_as_it_hands_them_over(

@@ -163,6 +163,24 @@ def test_one_that_closes_what_it_answers_through(run: Run, monkeypatch: pytest.M
     run(body)
 
 
+def test_one_that_is_long_about_its_end_was_not_killed_by_us(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a busy machine the kernel may take seconds to end what has been killed: its socket is closed before it is gone."""
+    monkeypatch.setattr(_pool_process, "_END_S", 0.05)
+    look = _pool_process.PoolProcess._reap
+
+    def look_late(process: _pool_process.PoolProcess, again_s: float) -> None:
+        asyncio.get_running_loop().call_later(0.3, look, process, again_s)
+
+    monkeypatch.setattr(_pool_process.PoolProcess, "_reap", look_late)
+
+    async def body() -> None:
+        async with pool_of(1) as pool:
+            with pytest.raises(cw.ProcessDied, match="die was killed by SIGKILL, as the kernel does"):
+                await pool.run(pooled.die, signal.SIGKILL)
+
+    run(body)
+
+
 def test_no_more_at_once_than_there_are_processes_and_who_waits_may_leave(run: Run, tmp_path: Path) -> None:
     async def body() -> None:
         async with pool_of(2) as pool:
