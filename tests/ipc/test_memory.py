@@ -3,13 +3,18 @@ from __future__ import annotations
 import fcntl
 import mmap
 import os
+import platform
+import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 import clockworker as cw
+from clockworker.ipc import rings
 from clockworker.ipc.rings._memory_cy import SharedMemory, create_memory
 
 
@@ -77,3 +82,28 @@ def test_the_pure_version_refuses_processors_that_reorder_stores(
     monkeypatch.setattr("platform.machine", lambda: "aarch64")
     with pytest.raises(cw.ConfigurationError, match="on aarch64 the pure-Python rings are not safe"):
         SharedMemory(descriptor)
+
+
+# What aarch64 needs and x86-64 does by itself. Each shared word is stored, loaded and fenced by one of these.
+ORDERED = """
+uint64_t load(const void *word) { return cw_load_acquire(word); }
+void store(void *word, uint64_t value) { cw_store_release(word, value); }
+void fence(void) { cw_full_fence(); }
+void order(void) { cw_order(); }
+"""
+INSTRUCTIONS = {"load": r"ldapr|ldar", "store": "stlr", "fence": r"dmb\s+ish", "order": r"dmb\s+ish"}
+
+
+def test_a_compiler_for_aarch64_orders_what_is_shared(tmp_path: Path) -> None:
+    compiler = "cc" if platform.machine() == "aarch64" else "aarch64-linux-gnu-gcc"
+    if shutil.which(compiler) is None:
+        pytest.skip(f"there is no {compiler}")
+    _, code, _ = Path(rings.__path__[0], "_atomics.pxd").read_text().split('"""')
+    source = tmp_path / "ordered.c"
+    source.write_text(code + ORDERED)
+    subprocess.run([compiler, "-O2", "-S", source.name], cwd=tmp_path, check=True, timeout=60)
+    assembly = source.with_suffix(".s").read_text()
+    for name, instruction in INSTRUCTIONS.items():
+        body = re.search(rf"^{name}:(.*?)\bret\b", assembly, re.MULTILINE | re.DOTALL)
+        assert body is not None
+        assert len(re.findall(rf"^\s+(?:{instruction})\b", body[1], re.MULTILINE)) == 1, body[1]
