@@ -22,7 +22,7 @@ from tests.watchdog import watch
 T = TypeVar("T")
 
 # Seconds after which a test that waits for something is taken to hang. Generous: the machine may be busy with other things.
-DEADLINE = 60.0
+DEADLINE = 120.0
 
 # Examples take as long as the machine lets them; slowness is no failure.
 hypothesis.settings.register_profile("clockworker", deadline=None, print_blob=True)
