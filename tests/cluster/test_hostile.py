@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import re
 import signal
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -248,6 +249,35 @@ def test_a_node_that_stands_still_for_half_of_node_timeout_loses_nothing(start: 
         assert stream.readline() == "answered\n"
     other.server.wait_log("this process stood still for 2|this process stood still for 3")
     assert "was silent" not in other.log
+
+
+AHEAD = ["unshare", "--time", "--boottime", "1000000", "--monotonic", "500000", "--"]
+
+
+class Ahead:
+    """A host that was started days before the others."""
+
+    command = AHEAD
+
+
+def has_clocks_of_its_own() -> bool:
+    try:
+        uptime = subprocess.run([*AHEAD, "cat", "/proc/uptime"], capture_output=True, text=True, check=True).stdout
+    except (subprocess.CalledProcessError, OSError):
+        return False
+    return float(uptime.split()[0]) > 1_000_000
+
+
+@pytest.mark.skipif(not has_clocks_of_its_own(), reason="time namespaces need root and unshare")
+def test_clocks_that_show_other_times(start: Callable[..., Node]) -> None:
+    """Rates are what counts: no time of one machine is compared with another's."""
+    nodes = [start("n1"), start("n2", host=Ahead()), start("n3")]
+    wait_all(nodes)
+    for node in nodes:
+        key = key_of(nodes[0], node.name)
+        assert nodes[1].ask(f"count {key}").split()[1] == node.name
+    place = nodes[0].ask(f"where {key_of(nodes[0], 'n2')}")
+    assert nodes[0].ask(f"slow {place} 0.5") == "1"  # with what is left of its deadline
 
 
 # Starts and ends.

@@ -178,6 +178,7 @@ class Membership:
             pause = min(2 * pause, longest)
 
     def _is_lost(self, error: Exception, gone: asyncio.Event) -> None:
+        self._bucket = None
         self._has_problem(str(error))
         gone.set()
 
@@ -259,12 +260,14 @@ class Membership:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._news.wait(), LOOK_S)
             self._news.clear()
-            if self._bucket is None:
+            bucket = self._bucket
+            if bucket is None:
                 continue
             try:
-                await self._look(self._bucket)
+                await self._look(bucket)
             except WireError as error:  # without a leader, or a quorum: the next look may find one
-                self._has_problem(f"the view cannot be read or written: {error}")
+                if self._bucket is bucket:  # else the connection was lost, which has been said
+                    self._has_problem(f"the view cannot be read or written: {error}")
             else:
                 if self._bucket is not None:
                     self._has_problem("")
