@@ -1,5 +1,5 @@
-"""The floor of `bench hostile`: a server in C that accepts, reads, and closes whatever is no light request, which it knows by its
-host. What this one does not reach is out of every server's reach on that machine."""
+"""The floor of `bench hostile`: a server in C that accepts, reads, and closes whatever is no light request, which it knows by
+its host. What this one does not reach is out of every server's reach on that machine."""
 
 from __future__ import annotations
 

@@ -650,6 +650,28 @@ async def test_a_head_is_sent_when_the_application_waits_before_it_has_a_body() 
         assert connection.sent == OK
 
 
+@on_a_loop
+async def test_a_client_that_takes_everything_lets_others_have_their_turns() -> None:
+    begun: list[str] = []
+
+    async def app(scope: Any, receive: Receive, send: Send) -> None:
+        if scope["path"] == "/large":
+            begun.append("large")
+            await answer(send, *[bytes(65_536)] * 100)
+            begun.append("large is over")
+        else:
+            begun.append("small")
+            await answer(send, b"ok")
+
+    async with wire(app, config()) as server:
+        large, small = server.connect(), server.connect()
+        large.feed(head("GET /large HTTP/1.1", _HOST))
+        small.feed(GET)
+        await server.idle()
+        assert begun == ["large", "small", "large is over"]
+        assert large.sent.count(bytes(65_536)) == 100
+
+
 # Pipelining.
 
 
