@@ -76,7 +76,8 @@ def server(serve: Serve) -> Server:
 @pytest.fixture
 def quiet(serve: Serve) -> Server:
     """One that does nothing, for what does not depend on its figures."""
-    server = serve(ECHO, "--shards", "2", "--queue", "foreground:8", "--queue", "background:1")
+    source = "async def main(shard):\n    await shard.wait_stopped()\n"
+    server = serve(source, "--shards", "2", "--queue", "foreground:8", "--queue", "background:1")
     server.wait_serving()
     return server
 
