@@ -10,7 +10,13 @@ from __future__ import annotations
 
 import os
 import shlex
+import sys
 from pathlib import Path
+
+if "t" in getattr(sys, "abiflags", ""):
+    sys.exit(
+        "clockworker relies on CPython's interpreter lock, and this is a free-threaded Python: install it for another"
+    )
 
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
@@ -76,6 +82,7 @@ MODULES = {
     "clockworker.http._request_cy": "src/clockworker/http/_request_cy.py",
     "clockworker.http._incoming_cy": "src/clockworker/http/_incoming_cy.py",
     "clockworker.http._outgoing_cy": "src/clockworker/http/_outgoing_cy.py",
+    "clockworker.http._http2_fields_cy": "src/clockworker/http/_http2_fields_cy.py",
     "clockworker.http._websocket_frames_cy": "src/clockworker/http/_websocket_frames_cy.py",
     "clockworker.http._websocket_inbox_cy": "src/clockworker/http/_websocket_inbox_cy.py",
     "clockworker.http._connection_cy": "src/clockworker/http/_connection_cy.py",

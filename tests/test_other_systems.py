@@ -153,3 +153,23 @@ def test_the_command_helps_and_tells_its_version(tmp_path: Path) -> None:
         done = run(f"from clockworker.shards._cli import main; main(['{option}'])", tmp_path)
         assert done.returncode == 0
         assert done.stdout.startswith(said)
+
+
+@pytest.mark.parametrize(
+    "program", ["import clockworker", "import runpy; runpy.run_path('setup.py', run_name='__main__')"]
+)
+def test_a_free_threaded_python_is_refused_in_one_line(program: str) -> None:
+    """Where it is imported, and where pip would compile it."""
+    root = Path(__file__).parents[1]
+    if not (root / "setup.py").exists():
+        pytest.skip("there are no sources to install")
+    done = subprocess.run(
+        [sys.executable, "-c", f"import sys; sys.abiflags = 't'; {program}"],
+        cwd=root,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 1
+    last = done.stderr.splitlines()[-1]
+    assert "relies on CPython's interpreter lock, and this is a free-threaded Python" in last

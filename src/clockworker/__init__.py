@@ -10,6 +10,13 @@ Everything public is importable from here, but `testing`, which production does 
 """
 
 import os
+import sys
+
+if "t" in getattr(sys, "abiflags", ""):
+    raise ImportError(
+        "Clockworker relies on CPython's interpreter lock, and this is a free-threaded Python: use "
+        f"python{sys.version_info.major}.{sys.version_info.minor}, not python{sys.version_info.major}.{sys.version_info.minor}t"
+    )
 
 if os.environ.get("CLOCKWORKER_PURE", "") not in ("", "0"):
     from clockworker import _sources
@@ -17,7 +24,6 @@ if os.environ.get("CLOCKWORKER_PURE", "") not in ("", "0"):
     _sources.come_first()  # before anything that is compiled
 
 import importlib
-import sys
 from types import ModuleType
 from typing import TYPE_CHECKING
 

@@ -149,10 +149,19 @@ def test_all_may_be_switched_off() -> None:
     assert list(work(CLOCKWORKER_PLAIN="1")) == IN_USE
 
 
+# From CPython 3.14 on tasks in Python are none of those that asyncio's functions in C know.
+TASKS_IN_PYTHON = """
+import asyncio, asyncio.tasks as t
+asyncio.Task = t.Task = t._PyTask
+for name in ("all_tasks", "current_task", "_enter_task", "_leave_task", "_register_task", "_unregister_task"):
+    for module in (asyncio, t):
+        setattr(module, name, getattr(t, "_py_" + name.lstrip("_"), getattr(t, name)))
+"""
+
 # What the interpreter is made to be, in Python, before clockworker is imported.
 BROKEN = {
     # As nest_asyncio does it: bound methods for steps and wake-ups, and small objects.
-    "step wakeup methods spacing lookahead": "import asyncio; asyncio.Task = asyncio.tasks.Task = asyncio.tasks._PyTask",
+    "step wakeup methods spacing lookahead": TASKS_IN_PYTHON,
     "registry": """
 import asyncio.tasks as t, weakref
 tasks = getattr(t, "_scheduled_tasks", None)
@@ -179,9 +188,8 @@ class Task(t.Task):
 import asyncio
 asyncio.Task = t.Task = Task
 """,
-    "completed": """
-import asyncio, asyncio.futures, asyncio.tasks as t
-
+    "completed": TASKS_IN_PYTHON
+    + """
 class Task(t._PyTask):
     def _Task__wakeup(self, future):
         pass
@@ -193,7 +201,6 @@ def wakeup(self, future):
 
 original = t._PyTask._Task__wakeup
 t._PyTask._Task__wakeup = wakeup
-asyncio.Task = t.Task = t._PyTask
 """,
     "clock": """
 import builtins, io
@@ -206,7 +213,7 @@ builtins.open = lambda name, *a, **k: io.StringIO("hpet") if "clocksource" in st
 @pytest.mark.parametrize("names", BROKEN)
 def test_what_does_not_hold_is_found_and_done_without(names: str) -> None:
     expected = {name for name in names.split() if name in IN_USE}
-    if not expected:
+    if not expected - cw.switched_off().keys():
         pytest.skip("nothing of it is assumed here")
     off = work(BROKEN[names] + "\n")
     assert expected <= off.keys()

@@ -456,6 +456,64 @@ def test_a_client_that_says_no_goodbye_is_left(serve: Serve, authority: Authorit
     assert server.stop() == 0
 
 
+@pytest.mark.parametrize("source", [TWO, PROTOCOL], ids=["streams", "a protocol"])
+def test_records_of_a_byte_are_read_in_many_turns(
+    serve: Serve, authority: Authority, opened: ExitStack, source: str
+) -> None:
+    """Of one read of the socket, and nothing is lost."""
+    counting = """
+looks = []
+async def count():
+    while True:
+        looks.append(0)
+        await asyncio.sleep(0)
+read = tls._Noted.read
+def told(self, *arguments):
+    turns.add(len(looks))
+    return read(self, *arguments)
+turns = set()
+tls._Noted.read = told
+"""
+    source = source.replace("async def main(shard):", f"{counting}\nasync def main(shard):", 1)
+    source = source.replace(
+        "    await shard.wait_stopped()", "    asyncio.create_task(count())\n    await shard.wait_stopped()"
+    )
+    source += "    print('turns:', len(turns), flush=True)\n"
+    server = started(serve, source=source, shards=1)
+    client = Slow(opened.enter_context(plain(server)), authority.context())
+    client.sock.sendall(client.hello())
+    client.finish()
+    line = b"x" * 3_000 + b"\n"
+    client.sock.sendall(b"".join(client.record(line[at : at + 1]) for at in range(len(line))))
+    answer = b""
+    while not answer.endswith(b"\n"):
+        answer += client.read()
+    assert answer == b"0 " + line
+    client.sock.close()
+    assert server.stop() == 0
+    assert int(server.wait_log(r"turns: (\d+)")[0][1]) > 3_000 // 64
+
+
+def test_a_client_that_is_left_and_goes_on_sending_is_cut(
+    serve: Serve, authority: Authority, opened: ExitStack
+) -> None:
+    """What it sends is not decrypted for as long as a farewell takes."""
+    server = started(serve, "--access-log", shards=1, first="tls.FAREWELL_S = 1000; tls._MOST_LINGERED = 1_000_000")
+    client = Slow(opened.enter_context(plain(server)), authority.context())
+    client.sock.sendall(client.hello())
+    client.finish()
+    client.sock.sendall(client.record(b"big 5\n"))
+    assert client.read() == bytes(5)
+    sent = 0
+    with pytest.raises((ConnectionResetError, BrokenPipeError)):
+        while sent < 100_000_000:
+            client.sock.sendall(client.record(bytes(16_384)))
+            sent += 16_384
+    assert sent > 900_000
+    server.wait_log("INFO .* closed after")
+    assert server.stop() == 0
+
+
 def test_nobody_waits_for_a_goodbye_at_the_stop(serve: Serve, authority: Authority, opened: ExitStack) -> None:
     server = started(serve, shards=1, first="tls.FAREWELL_S = 1000")
     client = opened.enter_context(secure(server, authority.context()))

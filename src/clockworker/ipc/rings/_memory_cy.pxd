@@ -1,6 +1,7 @@
 from libc.stdint cimport uint64_t
 
 
+cpdef order()
 cpdef new_bytes(Py_ssize_t length)
 
 

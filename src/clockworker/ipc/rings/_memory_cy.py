@@ -26,7 +26,12 @@ from clockworker._errors import ConfigurationError
 from clockworker.ipc.rings._mapping import Mapping
 
 if cython.compiled:
-    from cython.cimports.clockworker.ipc.rings._atomics import cw_full_fence, cw_load_acquire, cw_store_release
+    from cython.cimports.clockworker.ipc.rings._atomics import (
+        cw_full_fence,
+        cw_load_acquire,
+        cw_order,
+        cw_store_release,
+    )
     from cython.cimports.cpython.bytes import (
         PyBytes_AS_STRING,
         PyBytes_CheckExact,
@@ -59,6 +64,13 @@ def is_sealed(descriptor: int) -> bool:
         return fcntl.fcntl(descriptor, fcntl.F_GET_SEALS) & _SIZE_SEALS == _SIZE_SEALS
     except OSError:  # a file of another kind
         return False
+
+
+def order() -> None:
+    """For words that are moved through a memoryview (`Mapping.words`): stores on either side are seen in this order, and loads
+    are done in it. Nothing is said of a store before and a load after. Uncompiled it is for x86-64, which does so by itself."""
+    if cython.compiled:
+        cw_order()
 
 
 def new_bytes(length: int) -> Any:

@@ -21,7 +21,7 @@ from itertools import takewhile
 
 from clockworker.executor import Executor
 from clockworker.ipc.rings._mapping import Mapping
-from clockworker.ipc.rings._memory_cy import create_memory
+from clockworker.ipc.rings._memory_cy import create_memory, order
 from clockworker.shards.machine._heritage import widen_signal_stack
 from clockworker.shards.protocol._rest import BEAT_S, Rest, next_tick
 
@@ -64,11 +64,15 @@ class PulseReader:
     @property
     def pace(self) -> float:
         """Seconds in which the next may be expected. To be read before `beat`: what is written last is what shortens it."""
-        return self._words[_PACE] / 1e9
+        pace = self._words[_PACE] / 1e9
+        order()
+        return pace
 
     def taken(self, line: int) -> int:
-        """How many connections the shard has taken from this line of the supervisor's."""
-        return self._words[_COUNTS + 2 * line]
+        """How many connections the shard has taken from this line of the supervisor's. To be read before `open`."""
+        taken = self._words[_COUNTS + 2 * line]
+        order()
+        return taken
 
     def open(self, line: int) -> int:
         """How many of them are open."""
@@ -131,6 +135,7 @@ class Pulse:
     def write_connections(self, line: int, taken: int, open: int) -> None:
         """In between the supervisor may count one connection too many, never one too few."""
         self._words[_COUNTS + 2 * line + 1] = open
+        order()
         self._words[_COUNTS + 2 * line] = taken
 
     def _beat(self) -> None:
@@ -147,6 +152,7 @@ class Pulse:
 
     def _change(self) -> None:
         self._resting = not self._resting
+        order()  # the beat, then the pace
         self._words[_PACE] = round((self._pace if self._resting else BEAT_S) * 1e9)
         self._executor.when_stirred(self._stirred if self._resting else None)
         self._changed(self._resting)

@@ -21,7 +21,7 @@ A shard at rest writes no new set, but the time of the last one anew. A reader t
 same rule: the sequence is looked at before and after.
 
 Aligned 64-bit stores through a memoryview are single moves in CPython, and so are those of memcpy on whole words. Their
-order is the program's on x86; elsewhere a torn set of counters is possible, a torn counter is not.
+order is the program's on x86; elsewhere `order` keeps the sequence from passing what it publishes, as the kernel's barriers do.
 
 What is read is not trusted, since the shard that wrote it may have gone mad. Each figure has a bound beyond which no honest
 shard can get (`MOST`), a length that of its table, and the name of a counter obeys the rules of `Shard.counter`. A set that
@@ -42,7 +42,7 @@ import msgspec
 
 from clockworker._errors import ControlError
 from clockworker.ipc.rings._mapping import Mapping as MappedMemory
-from clockworker.ipc.rings._memory_cy import create_memory
+from clockworker.ipc.rings._memory_cy import create_memory, order
 from clockworker.shards.protocol._reading import (
     MAX_COUNTER,
     RESERVED_NAMES,
@@ -182,7 +182,9 @@ class SlotWriter(_Slots):
             at = put(words, at, queue)
         for peer in range(self._shards):
             at = put(words, at, rings.get(peer, _NO_RING) if rings else _NO_RING)
+        order()
         words[_SEQUENCE] = sequence
+        order()  # the next set is the one that was read until now
 
     def _put_routes(self, sequence: int, at: int, reading: Reading) -> int:
         """Returns how many there are."""
@@ -258,7 +260,9 @@ class SlotReader(_Slots):
         words = self._words
         sequence = words[_SEQUENCE]
         if sequence == self._sequence and not self.nonsense:  # a shard at rest only touches it
+            order()
             written_ns = words[self._layout.first(sequence)]
+            order()
             if words[_SEQUENCE] == sequence and written_ns <= MOST_NS:  # else it is the time of another set, or none
                 self._last = msgspec.structs.replace(self._last, written_ns=written_ns)
                 return self._last
@@ -329,6 +333,7 @@ class SlotReader(_Slots):
         words = self._words
         for _ in range(_ATTEMPTS):
             sequence = words[_SEQUENCE]
+            order()
             first = self._layout.first(sequence)
             data = words[first + start : first + end].tobytes()
             count = min(words[first + _ROUTES_AT], _MAX_ROUTES) if rows else 0
@@ -337,6 +342,7 @@ class SlotReader(_Slots):
             count = min(words[first + _TOPICS_AT], _MAX_TOPICS) if rows else 0
             begin = first + self._layout.topics
             topics = words[begin : begin + count * _TOPIC_WORDS].tobytes()
+            order()
             if words[_SEQUENCE] == sequence:
                 return sequence, data, routes, topics
         return None
