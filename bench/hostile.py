@@ -5,8 +5,11 @@ answered: one shard on a core, the clients and the attackers on another. Beside 
 as many connections as each needs: each begins again when the server has ended it. An attacker is nice; so what its processor
 has left is what it attacks with.
 
-Quiet comes before and after each attack, which is compared with the mean of both. How much the shard's memory grows is seen
-from outside.
+The light route has a queue of its own, and what the attackers ask for another, which is worth a quarter.
+
+`--floor` is for what no server has in its hands: the kernel's part, which is on the shard's core, and the attackers' beside
+the clients. Quiet comes before and after each attack, which is compared with the mean of both. How much the shard's memory
+grows is seen from outside.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ import statistics
 import subprocess
 import tempfile
 import time
+import urllib.request
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,10 +31,12 @@ import msgspec
 import psutil
 
 from bench._attacks import Attack, Suffered, attack, attacks
+from bench._floor import floor
 from bench._hogs import take_core
-from bench._http_servers import OURS, free_port, serving
+from bench._http_servers import IDLE, OURS, free_port, serving
 from bench._processes import cores, together
 from bench._report import Summary, columns, percentile, progress, ratios, summary
+from bench._turns import Watched
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -38,8 +44,10 @@ if TYPE_CHECKING:
     from bench._http_arrivals import Outcome
 
 APP = "bench._http_hostile:main"
+QUEUES = ("--queue", "foreground:4", "--queue", "attacked:1", "--route", "/light=foreground", "--route", "/*=attacked")
 TARGET = 2.0
 MIB = 1 << 20
+_REST_S = 30.0
 
 
 class Result(msgspec.Struct, frozen=True):
@@ -53,6 +61,7 @@ class Result(msgspec.Struct, frozen=True):
     ends: dict[str, int]
     grown: int
     late_ms: float
+    turns: list[Watched]
 
 
 class Hostile(msgspec.Struct, frozen=True):
@@ -71,7 +80,8 @@ class Hostile(msgspec.Struct, frozen=True):
             rate = f"{statistics.median(result.attacks_per_second):,.0f}"
             cells = [str(summary(result.p50_ms)), str(summary(result.p99_ms)), str(result.ratio), rate, ends]
             rows.append([result.attack, *cells, f"{result.grown / MIB:.0f}"])
-        return f"{columns(rows)}\n\ngoal: p99 / quiet <= {self.target:g}"
+        turns = [f"{result.attack}: {each}" for result in self.results for each in result.turns]
+        return "\n".join([columns(rows), "", *turns, f"goal: p99 / quiet <= {self.target:g}"])
 
     def failures(self) -> list[str]:
         return [
@@ -96,35 +106,45 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--rate", type=float, default=200, help="light requests a second")
     parser.add_argument("--attacks", nargs="+", choices=list(attacks()), default=list(attacks()))
+    parser.add_argument(
+        "--turns", action="store_true", help="say what turns of the loop are made of, which then never sleeps"
+    )
+    parser.add_argument("--nice", type=int, default=19, help="of the attackers: 0 where others use the processors, too")
+    parser.add_argument(
+        "--floor",
+        type=float,
+        default=0,
+        metavar="US",
+        help="of a server in C that closes whatever attacks; its light requests take so many microseconds",
+    )
     parser.add_argument("--check", action="store_true", help="fail if the goal is missed")
 
 
 def run(options: argparse.Namespace) -> Hostile:
     known = attacks()
+    if options.turns:
+        if options.floor:
+            raise SystemExit("--turns are those of our loop: leave out --floor")
+        os.environ["BENCH_TURNS"] = "1"
     quiet: list[Outcome] = []
     found: dict[str, list[tuple[Outcome, Suffered, float]]] = {}
+    watched: dict[str, list[Watched]] = {}
     with contextlib.ExitStack() as stack:
-        secure = free_port()
-        certificate = stack.enter_context(self_signed())
-        more: tuple[str, ...] = ()
-        if certificate is None:
-            progress("openssl is not installed: no attacks over TLS")
-        else:
-            os.environ["BENCH_CERTIFICATE"] = certificate
-            more = ("--bind", f"secure=127.0.0.1:{secure}")
-        server = stack.enter_context(serving(OURS, APP, 1, ready="/light", options=more, cores=cores()[:1]))
-        shard = shard_of(server.pid)
+        port, secure, shard = served(options, stack)
         for number in range(options.rounds):
             for name in options.attacks:
                 what = known[name]
-                if what.secure and certificate is None:
+                if what.secure and not secure:
                     continue
                 progress(f"round {number + 1} of {options.rounds}: {name}")
                 if not quiet:
-                    quiet.append(beside(None, options, server.port, 0, shard)[0])
-                outcome, suffered = beside(what, options, server.port, secure if what.secure else server.port, shard)
-                time.sleep(1)  # what an attack leaves is ended
-                quiet.append(beside(None, options, server.port, 0, shard)[0])
+                    quiet.append(beside(None, options, port, 0, shard)[0])
+                look_at(port, options.turns)
+                outcome, suffered = beside(what, options, port, secure if what.secure else port, shard)
+                if (seen := look_at(port, options.turns)) is not None:
+                    watched.setdefault(name, []).append(seen)
+                rest(shard)
+                quiet.append(beside(None, options, port, 0, shard)[0])
                 p99 = statistics.mean(p99_of(each) for each in quiet[-2:])
                 assert suffered is not None
                 found.setdefault(name, []).append((outcome, suffered, p99))
@@ -132,8 +152,45 @@ def run(options: argparse.Namespace) -> Hostile:
         [p50_of(each) for each in quiet],
         [p99_of(each) for each in quiet],
         TARGET,
-        [sum_up(name, rounds) for name, rounds in found.items()],
+        [sum_up(name, rounds, watched.get(name, [])) for name, rounds in found.items()],
     )
+
+
+def served(options: argparse.Namespace, stack: contextlib.ExitStack) -> tuple[int, int, int]:
+    """Its port, that of TLS (0: none) and the process that serves."""
+    if options.floor:
+        port = free_port()
+        return port, 0, stack.enter_context(floor(port, options.floor, cores()[:1]))
+    secure = 0
+    certificate = stack.enter_context(self_signed())
+    more: tuple[str, ...] = QUEUES
+    if certificate is None:
+        progress("openssl is not installed: no attacks over TLS")
+    else:
+        secure = free_port()
+        os.environ["BENCH_CERTIFICATE"] = certificate
+        more += ("--bind", f"secure=127.0.0.1:{secure}")
+    server = stack.enter_context(serving(OURS, APP, 1, ready="/light", options=more, cores=cores()[:1]))
+    return server.port, secure, shard_of(server.pid)
+
+
+def rest(shard: int) -> None:
+    """Until what an attack leaves is ended, and what it has sent is taken."""
+    process = psutil.Process(shard)
+    deadline = time.monotonic() + _REST_S
+    while time.monotonic() < deadline:
+        before = sum(process.cpu_times()[:2])
+        time.sleep(1)
+        if sum(process.cpu_times()[:2]) - before < IDLE:
+            return
+
+
+def look_at(port: int, is_wanted: bool) -> Watched | None:
+    """What turns of the shard's loop were made of since the last time."""
+    if not is_wanted:
+        return None
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/turns", timeout=60) as answer:
+        return msgspec.json.decode(answer.read(), type=Watched)
 
 
 def beside(
@@ -142,7 +199,7 @@ def beside(
     seconds = options.warm_up + options.seconds
     works: list[Any] = [partial(ask, port, options.rate, options.warm_up if what else 0.5, options.seconds)]
     if what is not None:
-        works.append(partial(assault, what, attacked, shard, seconds))
+        works.append(partial(assault, what, attacked, shard, seconds, options.nice))
     results = together(works, 60 + 10 * seconds)
     return results[0], results[1] if what else None
 
@@ -155,9 +212,9 @@ def ask(port: int, rate: float, warm_up: float, seconds: float) -> Outcome:
     return OverSockets(port, Mix("hostile", 0, "", rate, warm_up, seconds, 0)).run()
 
 
-def assault(what: Attack, port: int, shard: int, seconds: float) -> Suffered:
+def assault(what: Attack, port: int, shard: int, seconds: float, nice: int) -> Suffered:
     os.sched_setaffinity(0, cores_of_clients())
-    return attack(what, port, shard, seconds)
+    return attack(what, port, shard, seconds, nice)
 
 
 def cores_of_clients() -> list[int]:
@@ -184,7 +241,7 @@ def self_signed() -> Any:
         yield str(path)
 
 
-def sum_up(name: str, rounds: list[tuple[Outcome, Suffered, float]]) -> Result:
+def sum_up(name: str, rounds: list[tuple[Outcome, Suffered, float]], turns: list[Watched]) -> Result:
     ends: dict[str, int] = {}
     for _, suffered, _ in rounds:
         for end, count in suffered.ends.items():
@@ -199,6 +256,7 @@ def sum_up(name: str, rounds: list[tuple[Outcome, Suffered, float]]) -> Result:
         ends,
         max(suffered.grown for _, suffered, _ in rounds),
         summary([outcome.late_ms for outcome, _, _ in rounds]).median,
+        turns,
     )
 
 

@@ -7,6 +7,7 @@ import gc
 import importlib
 import os
 import signal
+import threading
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from typing import Any, TypeVar
 
@@ -22,7 +23,7 @@ from tests.watchdog import watch
 T = TypeVar("T")
 
 # Seconds after which a test that waits for something is taken to hang. Generous: the machine may be busy with other things.
-DEADLINE = 60.0
+DEADLINE = 120.0
 
 # Examples take as long as the machine lets them; slowness is no failure.
 hypothesis.settings.register_profile("clockworker", deadline=None, print_blob=True)
@@ -44,6 +45,9 @@ def needs(assumption: str) -> pytest.MarkDecorator:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # A shell has what it runs in the background ignore it, and libraries put back what they take for the usual.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     preemptive.install()
     watchdog = watch()
 

@@ -58,7 +58,7 @@ def run(code: str, cwd: Path) -> subprocess.CompletedProcess[str]:
         text=True,
         cwd=cwd,
         env=environment,
-        timeout=120,
+        timeout=300,
         check=False,
     )
 

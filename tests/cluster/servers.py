@@ -32,7 +32,7 @@ needs_server = pytest.mark.skipif(
 
 class NatsServer:
     """directory: for its store, its log and its file of configuration. more: of that file. prefix: what the command begins
-    with, to run it elsewhere."""
+    with, to run it elsewhere. store: whether it has JetStream."""
 
     def __init__(
         self,
@@ -44,6 +44,7 @@ class NatsServer:
         more: str = "",
         prefix: Sequence[str] = (),
         scheme: str = "nats",
+        store: bool = True,
     ) -> None:
         self.directory = directory
         self.name = name
@@ -63,7 +64,7 @@ class NatsServer:
             http: "{host}:{self.monitor}"
             ping_interval: "5s"
             ping_max: 2
-            jetstream {{ store_dir: "{directory / name}" }}
+            {f'jetstream {{ store_dir: "{directory / name}" }}' if store else ""}
             {more}
             """
         )
@@ -96,6 +97,11 @@ class NatsServer:
             self._process = None
             self.log.unlink(missing_ok=True)
 
+    def wipe(self) -> None:
+        """Its store is gone, as with a disk. Once it is killed."""
+        assert self._process is None
+        shutil.rmtree(self.directory / self.name)
+
     def ask(self, page: str) -> dict[str, object]:
         """A page of its monitoring: `connz`, `jsz`."""
         with urllib.request.urlopen(f"http://{self.host}:{self.monitor}/{page}", timeout=10) as answer:
@@ -104,8 +110,8 @@ class NatsServer:
 
 
 @contextlib.contextmanager
-def one_server(directory: Path, *, more: str = "", scheme: str = "nats") -> Iterator[NatsServer]:
-    server = NatsServer(directory, more=more, scheme=scheme)
+def one_server(directory: Path, *, more: str = "", scheme: str = "nats", store: bool = True) -> Iterator[NatsServer]:
+    server = NatsServer(directory, more=more, scheme=scheme, store=store)
     server.start()
     try:
         yield server

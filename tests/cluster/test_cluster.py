@@ -17,6 +17,7 @@ from tests.conftest import Run
 
 PARTITIONS = 16
 MINE = 77  # our incarnation
+CONFIRM_S = 4.0
 
 
 class FakeWord:
@@ -36,7 +37,7 @@ class Told:
 
     def __init__(self, shard: int = 0) -> None:
         self.word = FakeWord()
-        self.cluster = Cluster("a", shard)
+        self.cluster = Cluster("a", shard, CONFIRM_S)
         self.cluster.take_word(self.word)  # type: ignore[arg-type]
         self.moves: list[tuple[set[int], set[int], int]] = []
 
@@ -98,7 +99,7 @@ def test_a_new_view_that_is_not_confirmed_yet_is_worth_another_try(monkeypatch: 
     told.word.valid = True
     assert told.cluster.refusal(0) is None
     told.word.valid = False
-    now += _cluster.CONFIRM_S
+    now += CONFIRM_S
     assert isinstance(told.cluster.refusal(0), cw.NodeIsolated)
 
 

@@ -7,6 +7,7 @@ import pytest
 
 from clockworker.cluster._fence import VERSION, Alive, Fence
 from clockworker.cluster._view import Node, View
+from clockworker.shards.config._cluster import MIN_NODE_TIMEOUT
 
 TIMEOUT = 5.0
 
@@ -272,3 +273,24 @@ def test_a_name_that_is_heard_is_taken() -> None:
     assert fence.is_heard(9.9)
     assert not fence.may_replace(9.9)
     assert fence.may_replace(10.0)
+
+
+# Beats.
+
+
+@pytest.mark.parametrize("node_timeout", [MIN_NODE_TIMEOUT, 3.0, 5.0, 60.0])
+def test_a_process_may_stand_still_for_half_of_node_timeout(node_timeout: float) -> None:
+    """Whenever that begins between its own beats and the other's; it and all whom it needs are else in time."""
+    for offset in (0.0, 0.3, 0.6, 0.9):
+        a, b = (Fence(name, 1, node_timeout, 0.0) for name in "ab")
+        for fence in (a, b):
+            fence.adopt(view_of("a", "b"), 7, 0.0)
+        turns = [(number * a.beat_s, a, b) for number in range(40)]
+        turns += [((number + offset) * b.beat_s, b, a) for number in range(40)]
+        stops, goes_on = 20.1 * a.beat_s, 20.1 * a.beat_s + node_timeout / 2
+        for at, fence, other in sorted(turns, key=lambda turn: turn[0]):
+            if fence is a and stops < at < goes_on:
+                continue
+            if at > 4 * a.beat_s:
+                assert a.owns(at)
+            other.heard(fence.name, fence.say(at), at)

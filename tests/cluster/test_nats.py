@@ -202,6 +202,55 @@ def test_a_silent_one_by_our_own_ping(tmp_path: Path) -> None:
     asyncio.run(main())
 
 
+def test_a_loop_that_stood_still_is_no_silent_server(server: NatsServer) -> None:
+    """What came meanwhile waits in the socket, behind the look for silence."""
+
+    async def main() -> None:
+        async with wire_to(server.url, silence=1.5) as wire:
+            lost: list[Exception] = []
+            wire.lost = lost.append
+            for _ in range(2):
+                await asyncio.sleep(0.6)  # a PING is under way
+                time.sleep(2.0)  # noqa: ASYNC251
+                await asyncio.sleep(0.1)
+            await wire.flush()
+            assert not lost
+
+    asyncio.run(main())
+
+
+def test_a_server_without_a_store_or_with_small_messages_says_what_it_lacks(tmp_path: Path) -> None:
+    async def main() -> None:
+        with one_server(tmp_path / "1", store=False) as server:
+            async with wire_to(server.url) as wire:
+                with pytest.raises(
+                    WireError, match="the server has no JetStream, which keeps the view; start it with -js"
+                ):
+                    await wire.bucket("cw_t")
+        with one_server(tmp_path / "2", more="max_payload: 4096") as server:
+            wire = NatsWire(config_of(server.url), "test", 5.0, {})
+            with pytest.raises(
+                WireError, match=r"messages of up to 4,096 bytes \(max_payload\); a cluster needs 65,536"
+            ):
+                await wire.connect()
+
+    asyncio.run(main())
+
+
+def test_a_bucket_that_is_removed_is_made_again(server: NatsServer) -> None:
+    async def main() -> None:
+        async with wire_to(server.url) as wire:
+            bucket = await wire.bucket("removed")
+            assert await bucket.update("view", b"a", 0)
+            await wire.request("$JS.API.STREAM.DELETE.KV_removed", b"")
+            with pytest.raises(WireError, match="nobody who answers"):
+                await bucket.update("view", b"b", 1)
+            assert await bucket.get("view") is None
+            assert await bucket.update("view", b"b", 0) == 1
+
+    asyncio.run(main())
+
+
 PERMISSIONS = """
 authorization {
   users: [

@@ -207,12 +207,13 @@ def test_one_user_for_each_node(tmp_path: Path) -> None:
     guide = (ROOT / "docs" / "cluster.md").read_text()
     for name in ("cw.shop.to.*.*.n1.>", "$JS.API.STREAM.MSG.GET.KV_cw_shop", "_INBOX.cw.shop.n1.>"):
         assert name in guide
-    more = PERMISSIONS.format(users="\n".join(USER.format(node=name) for name in ("n1", "n2")))
+    more = PERMISSIONS.format(users="\n".join(USER.format(node=name) for name in ("n1", "n_5f2")))
+    more = more.replace("user: n_5f2, password: p-n_5f2", "user: n2, password: p-n2")
     nodes: list[Node] = []
     with one_server(tmp_path / "nats", more=more) as server:
         try:
-            for name in ("n1", "n2"):
-                secrets = {"CLOCKWORKER_CLUSTER_USER": name, "CLOCKWORKER_CLUSTER_PASSWORD": f"p-{name}"}
+            for name, user in (("n1", "n1"), ("n_2", "n2")):
+                secrets = {"CLOCKWORKER_CLUSTER_USER": user, "CLOCKWORKER_CLUSTER_PASSWORD": f"p-{user}"}
                 nodes.append(Node(tmp_path, name, [server.url], environment=secrets))
             wait_all(nodes)
             assert nodes[0].ask("all").count("x from") == 2
@@ -220,7 +221,7 @@ def test_one_user_for_each_node(tmp_path: Path) -> None:
             secrets = {"CLOCKWORKER_CLUSTER_USER": "n1", "CLOCKWORKER_CLUSTER_PASSWORD": "p-n1"}
             nodes.append(Node(tmp_path, "n3", [server.url], environment=secrets))
             nodes[-1].server.wait_log("(?i)permissions violation")
-            assert nodes[0].view()[1] == ["n1", "n2"]
+            assert nodes[0].view()[1] == ["n1", "n_2"]
             assert all("p-n" not in node.log for node in nodes)
         finally:
             for node in nodes:

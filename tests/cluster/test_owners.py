@@ -78,7 +78,7 @@ class Store:
 class Machine:
     """One node: a supervisor, which may stand still, and a shard, which does not."""
 
-    def __init__(self, world: World, name: str, rate: float, start: float) -> None:
+    def __init__(self, world: World, name: str, rate: float, start: float, node_timeout: float) -> None:
         self.world = world
         self.name = name
         self.rate = rate
@@ -89,7 +89,7 @@ class Machine:
         self.stopped_until = 0.0
         self.next_beat = self.next_look = 0.0
         self.refusal = ""
-        config = ClusterConfig(url=("memory",), node=name, name="t", node_timeout=TIMEOUT, partitions=PARTITIONS)
+        config = ClusterConfig(url=("memory",), node=name, name="t", node_timeout=node_timeout, partitions=PARTITIONS)
         self.membership = Membership(config, 1, self._none, self.word, self, self.clock)  # type: ignore[arg-type]
         self.membership._wire = self  # type: ignore[assignment]
         self.membership.ready()
@@ -127,7 +127,7 @@ class Machine:
     def turn(self) -> None:
         at = self.clock()
         if at >= self.next_beat:
-            self.next_beat = at + _fence.BEAT_S
+            self.next_beat = at + _fence.BEAT_S  # slow ones: what is confirmed late is what may go wrong
             self.membership._say()
         if at >= self.next_look or self.membership._news.is_set():
             self.membership._news.clear()
@@ -157,9 +157,9 @@ class World:
         self.moves = 0
         self.served_for = 0
 
-    def start(self, name: str) -> None:
+    def start(self, name: str, node_timeout: float = TIMEOUT) -> None:
         rate = self.chance.choice([1.0, 1.0 - self.apart])
-        self.machines[name] = Machine(self, name, rate, self.chance.uniform(0, 1000))
+        self.machines[name] = Machine(self, name, rate, self.chance.uniform(0, 1000), node_timeout)
 
     def send(self, sender: str, subject: str, body: bytes) -> None:
         for name in self.machines:
@@ -283,6 +283,41 @@ def test_a_deaf_node_writes_out_nobody_and_is_written_out() -> None:
         assert {p for machine in world.machines.values() for p in machine.serves()} == set(range(PARTITIONS))
         world.heal()
         assert {*world.machines["n1"].membership.view.nodes} == {"n1", "n2", "n3"}  # type: ignore[union-attr]
+
+
+def test_who_comes_when_all_have_left_begins_anew() -> None:
+    """Under another name: nobody is left who could say that the last view is settled."""
+    for world in worlds(5, trouble=0.0):
+        world.run(10, calm=True)
+        for name in NAMES[:3]:
+            world.machines[name].membership._leaving = True
+        world.run(5, calm=True)
+        assert not any(machine.serves() for machine in world.machines.values())
+        left = world.machines["n1"].membership.view
+        assert left is not None
+        assert (left.nodes, left.previous) == ({}, {})
+        world.machines.clear()
+        world.start("n4")
+        world.run(5, calm=True)
+        assert world.machines["n4"].serves() == set(range(PARTITIONS))
+
+
+def test_nodes_of_another_node_timeout_are_refused_until_all_have_left() -> None:
+    """Who counts to less would serve what another, who counts to more, still owns."""
+    for world in worlds(2, trouble=0.0):
+        world.run(10, calm=True)
+        world.start("n4", node_timeout=TIMEOUT / 2)
+        world.run(5, calm=True)
+        assert world.machines["n4"].refusal == (
+            "[cluster] node_timeout is 1.0, and cluster t was started with 2.0; give 2.0, or stop all nodes first"
+        )
+        for name in NAMES[:3]:
+            world.machines[name].membership._leaving = True
+        world.run(5, calm=True)
+        world.machines.clear()
+        world.start("n4", node_timeout=TIMEOUT / 2)
+        world.run(5, calm=True)
+        assert world.machines["n4"].serves() == set(range(PARTITIONS))
 
 
 # Each rule, when it is broken, is found.

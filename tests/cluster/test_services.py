@@ -111,6 +111,7 @@ def test_over_far_links(
 def _fleet(count: int = 2, **options: Any) -> Any:
     for of_rings in ("ring", "cores", "topics"):
         options.pop(of_rings, None)
+    options.setdefault("silence_s", 20.0)  # no test of these is about it, and all nodes are threads of one busy process
     return nodes(count, short_names=True, **options)
 
 

@@ -9,6 +9,7 @@ from asgiref.sync import async_to_sync
 from channels.layers import get_channel_layer
 
 import clockworker as cw
+from clockworker.http._mailboxes import office
 
 
 class Layers:
@@ -30,6 +31,11 @@ class Layers:
                 return dict(await get_channel_layer(layer).receive(channel))
         except Exception as error:
             return type(error).__name__
+
+    async def waiting(self, channel: str) -> int:
+        """How many wait here for a message of this channel."""
+        box = office("channels").boxes._boxes.get(channel)
+        return 0 if box is None else len(box.waiting)
 
     async def group_add(self, group: str, channel: str, layer: str = "default") -> str:
         return await _name_of_error(get_channel_layer(layer).group_add(group, channel))

@@ -18,6 +18,7 @@ aiohttp = pytest.importorskip("aiohttp")
 
 from clockworker.shards.testing import Server, serving  # noqa: E402
 from tests.ecosystem.channels_layers import Layers  # noqa: E402
+from tests.shards.servers import eventually  # noqa: E402
 
 numbers = itertools.count()
 
@@ -138,8 +139,11 @@ def test_expiry(server: Server) -> None:
     assert server.call(0, Layers.receive, channel, 0.3, "short") == "TimeoutError"
     server.call(1, Layers.group_send, "group", message(2), "short")
     assert server.call(0, Layers.receive, channel, 0.3, "short") == "TimeoutError", "membership expires as well"
-    server.call(1, Layers.send, channel, message(3), "short")
-    assert server.call(0, Layers.receive, channel, 30.0, "short") == message(3)
+    with ThreadPoolExecutor(1) as pool:  # who waits has it however soon it expires
+        waiting = pool.submit(server.call, 0, Layers.receive, channel, 30.0, "short")
+        while not waiting.done():
+            server.call(1, Layers.send, channel, message(3), "short")
+    assert waiting.result() == message(3)
 
 
 def test_who_gives_up_takes_no_message_along(server: Server, channel: str) -> None:
@@ -152,9 +156,9 @@ def test_who_gives_up_takes_no_message_along(server: Server, channel: str) -> No
 def test_who_has_waited_longest_is_first(server: Server, channel: str) -> None:
     with ThreadPoolExecutor(3) as pool:
         waiting = []
-        for _ in range(3):
+        for number in range(3):
             waiting.append(pool.submit(server.call, 0, Layers.receive, channel))
-            time.sleep(0.3)
+            eventually(lambda: sum(server.call(at, Layers.waiting, channel) for at in (0, 1)) > number, "it waits")  # noqa: B023
         for number in range(3):
             server.call(1, Layers.send, channel, message(number))
         assert [each.result(60) for each in waiting] == [message(number) for number in range(3)]

@@ -14,7 +14,7 @@ pytest.importorskip("aiohttp")
 
 from clockworker.shards.testing import Server, serving  # noqa: E402
 
-DEADLINE = 60
+DEADLINE = 120
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ GUIDE = (Path(__file__).parents[2] / "docs" / "topics.md").read_text()
 SOURCES = dict(re.findall(r"```python\n# ([\w.]+\.py)\n(.*?)```", GUIDE, re.DOTALL))
 ((SETTINGS,),) = [re.findall(r"```python\n# in settings.py\n(.*?)```", GUIDE, re.DOTALL)]
 COMMANDS = re.findall(r"```sh\n(.*?)\n```", GUIDE, re.DOTALL)
-DEADLINE = 60
+DEADLINE = 120
 # So that each shard has clients.
 SPREAD = ("--distribution", "least-connections", "--spares", "0")
 

@@ -21,7 +21,7 @@ from tests.ports import free_port
 
 ROOT = Path(__file__).parents[2]
 SERVE = Path(sys.executable).with_name("clockworker-serve")
-DEADLINE_S = 30.0
+DEADLINE_S = 120.0
 
 
 def eventually(condition: Callable[[], object], within_s: float = DEADLINE_S) -> None:

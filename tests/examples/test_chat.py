@@ -38,7 +38,7 @@ async def all_talk(session: aiohttp.ClientSession, room: str) -> list[list[str]]
             await sockets[number].send_str(f"{number} {line}")
 
     async def read(number: int) -> list[str]:
-        read = [await sockets[number].receive_str(timeout=30) for _ in range(BROWSERS * LINES)]
+        read = [await sockets[number].receive_str(timeout=60) for _ in range(BROWSERS * LINES)]
         numbers = [int(text.partition(":")[0]) for text in read]
         assert numbers == sorted(set(numbers))
         return [text.partition(": ")[2] for text in read]
@@ -104,7 +104,7 @@ async def _still_open(sockets: list[aiohttp.ClientWebSocketResponse]) -> list[ai
             await socket.send_str("still here")
         except ConnectionError:
             continue
-    first = [await socket.receive(timeout=30) for socket in sockets]
+    first = [await socket.receive(timeout=60) for socket in sockets]
     return [s for s, message in zip(sockets, first, strict=True) if message.type is aiohttp.WSMsgType.TEXT]
 
 
@@ -114,7 +114,7 @@ def test_all_are_told_when_the_server_stops(server: Server) -> None:
             sockets = [await session.ws_connect("/rooms/room") for _ in range(BROWSERS)]
             server_stops = asyncio.create_task(asyncio.to_thread(server.stop))
             for socket in sockets:
-                message = await socket.receive(timeout=30)
+                message = await socket.receive(timeout=60)
                 assert (message.type, message.data) == (aiohttp.WSMsgType.CLOSE, aiohttp.WSCloseCode.GOING_AWAY)
             assert await server_stops == 0
 

@@ -149,7 +149,7 @@ class Load:
 
     def _run(self) -> None:
         with self.client, self.client.pipeline(transaction=False) as pipeline:
-            while not self._stop.is_set():
+            while not self._stop.wait(0.003):
                 for key in KEYS:
                     pipeline.execute_command("INCR", key)
                 for key, reply in zip(KEYS, pipeline.execute(raise_on_error=False), strict=True):

@@ -8,7 +8,7 @@ from kv_server import ROOT, Server, needs
 
 
 def run(*command: str) -> str:
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=True)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=True)
     assert done.stderr == ""
     return done.stdout
 

@@ -167,7 +167,7 @@ def test_orders_of_a_client_are_counted_over_the_shards(server: Server) -> None:
 async def socket_at(server: Server, shard: int) -> AsyncIterator[ClientConnection]:
     async with AsyncExitStack() as elsewhere:
         while True:
-            socket = await connect(url(server, "ws") + "/live", open_timeout=30)
+            socket = await connect(url(server, "ws") + "/live", open_timeout=60)
             assert socket.response is not None
             if socket.response.headers["x-shard"] == str(shard):
                 break

@@ -611,7 +611,7 @@ finally:
 @pytest.mark.parametrize(("error", "code"), [("SystemExit(3)", 3), ("KeyboardInterrupt", -2)])
 def test_what_ends_a_program_ends_it(factory: str, error: str, code: int) -> None:
     script = ENDS_THE_PROGRAM.format(error=error, factory=factory)
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=300)
     assert done.stdout == "other ends\nafter\n", done.stderr
     assert done.returncode in (code, 130 if code == -2 else code), done.stderr
 

@@ -240,7 +240,7 @@ def test_a_job_that_is_aborted_while_it_waits_ends_at_once(run: Run) -> None:
             assert executor.stats().runnable == 2
             assert second.abort()
             with pytest.raises(cw.TaskCancelled):
-                await asyncio.wait_for(_wait(second), 5)
+                await asyncio.wait_for(_wait(second), 60)
             assert not first.done()
             assert not third.done()
             gate.set()
@@ -352,6 +352,6 @@ def test_a_queue_that_rests_wakes_for_a_task_of_another(run: Run, kind: str) -> 
             group = jobs.group("g")
             group.spawn(leaves())
             second = group.spawn(left.wait())
-            assert await asyncio.wait_for(_wait(second), 5) is True
+            assert await asyncio.wait_for(_wait(second), 60) is True
 
     run(body)

@@ -413,7 +413,10 @@ def test_beside_a_busy_process_queues_are_charged_what_the_thread_had(run: Run, 
 
             handles = [executor.queue(name).spawn(work()) for name in ("large", "small") for _ in range(2)]
             wall, cpu = time.monotonic_ns(), time.thread_time_ns()
-            await asyncio.sleep(0.4)
+            while (
+                time.thread_time_ns() - cpu < 150_000_000
+            ):  # beside many others, too: of a little the accounts say little
+                await asyncio.sleep(0.05)
             wall, cpu = time.monotonic_ns() - wall, time.thread_time_ns() - cpu
             stats = executor.stats()
             for handle in handles:

@@ -10,6 +10,6 @@ from tests.shards.servers import Serve
 
 @pytest.fixture
 def serve(tmp_path: Path) -> Iterator[Serve]:
-    serve = Serve(tmp_path)
+    serve = Serve(tmp_path, spares=False)
     yield serve
     serve.clean_up()

@@ -48,9 +48,9 @@ def cancel_all() -> None:
 async def wire(
     app: Application, config: HttpConfig | None = None, *, at_once_ns: int = 1 << 62, **target: Any
 ) -> AsyncIterator[Server]:
-    """As `tests.http.wire` has it, but nothing is too late unless that is said, whatever comes is taken at once, and a test
-    that fails leaves no request to wait for."""
-    usual, _http2.AT_ONCE_NS = _http2.AT_ONCE_NS, at_once_ns
+    """As `tests.http.wire` has it, but nothing is too late unless that is said, whatever comes is taken at once, who is at
+    fault has been told so in no time, and a test that fails leaves no request to wait for."""
+    usual, _http2.AT_ONCE_NS, _http2.HEARD_S = (_http2.AT_ONCE_NS, _http2.HEARD_S), at_once_ns, 0
     patient = HttpConfig(date_header=False, server_header=False, timeout_request_header=0, timeout_keep_alive=0)
     async with _wire(app, config or patient, **target) as server:
         done = server.idle
@@ -72,7 +72,7 @@ async def wire(
             cancel_all()
             raise
         finally:
-            _http2.AT_ONCE_NS = usual
+            _http2.AT_ONCE_NS, _http2.HEARD_S = usual
 
 
 class Answer(msgspec.Struct):

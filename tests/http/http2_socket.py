@@ -14,7 +14,7 @@ from hyperframe.frame import Frame
 
 from tests.http.http2 import Answer
 
-DEADLINE = 60.0
+DEADLINE = 120.0
 
 
 class Closed(Exception):

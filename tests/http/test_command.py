@@ -364,7 +364,7 @@ def check(tmp_path: Path, *arguments: str, **environment: str) -> tuple[int, str
         [sys.executable, "-m", "clockworker.shards._cli", "--shards", "1", "--port", "0", *arguments],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
         cwd=tmp_path,
         env=os.environ | environment,
         check=False,

@@ -8,6 +8,7 @@ import functools
 import gc
 import random
 import socket
+import weakref
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, ParamSpec
 
@@ -649,6 +650,28 @@ async def test_a_head_is_sent_when_the_application_waits_before_it_has_a_body() 
         assert connection.sent == OK
 
 
+@on_a_loop
+async def test_a_client_that_takes_everything_lets_others_have_their_turns() -> None:
+    begun: list[str] = []
+
+    async def app(scope: Any, receive: Receive, send: Send) -> None:
+        if scope["path"] == "/large":
+            begun.append("large")
+            await answer(send, *[bytes(65_536)] * 100)
+            begun.append("large is over")
+        else:
+            begun.append("small")
+            await answer(send, b"ok")
+
+    async with wire(app, config()) as server:
+        large, small = server.connect(), server.connect()
+        large.feed(head("GET /large HTTP/1.1", _HOST))
+        small.feed(GET)
+        await server.idle()
+        assert begun == ["large", "small", "large is over"]
+        assert large.sent.count(bytes(65_536)) == 100
+
+
 # Pipelining.
 
 
@@ -705,6 +728,86 @@ async def test_thousands_of_pipelined_requests_are_not_held_as_requests(read: in
         await server.idle()
         assert app.begun == [f"/{at}" for at in range(number)]
         assert connection.statuses == [200] * number
+
+
+@pytest.mark.parametrize("size", [1, 10, 3_000])
+@on_a_loop
+async def test_chunks_are_parsed_in_many_turns(size: int) -> None:
+    """Others have theirs in between."""
+    app = Recorder()
+    chunk = b"%x\r\n" % size + b"x" * size + b"\r\n"
+    count = 1_000_000 // len(chunk)
+    async with wire(app, config(), at_once_ns=0) as server:
+        connection, other = server.connect(), server.connect()
+        connection.feed(
+            head("POST / HTTP/1.1", _HOST, "Transfer-Encoding: chunked") + chunk * count + b"0\r\n\r\n" + GET
+        )
+        assert not connection.transport.is_reading()
+        other.feed(GET)
+        await until(lambda: other.statuses == [200])
+        assert connection.statuses == []
+        await server.idle()
+        await until(lambda: connection.statuses == [200, 200])
+        assert connection.transport.is_reading()
+        assert app.seen[1].body == b"x" * size * count
+        assert server.target.statuses == [0, 0, 3, 0, 0, 0]
+
+
+@on_a_loop
+async def test_much_that_costs_little_to_parse_is_not_read_all_at_once() -> None:
+    async with wire(Recorder(), config()) as server:
+        connection = server.connect()
+        connection.feed(b"\r\n" * 65_536)
+        assert connection.transport.paused
+        await until(lambda: not connection.transport.paused)
+        connection.feed(GET)
+        await until(lambda: connection.statuses == [200])
+
+
+@on_a_loop
+async def test_what_waits_to_be_parsed_ends_with_its_connection() -> None:
+    chunks = head("POST / HTTP/1.1", _HOST, "Transfer-Encoding: chunked") + b"1\r\nx\r\n" * 20_000
+    app = Recorder()
+    async with wire(app, config(), at_once_ns=0) as server:
+        lost, refused = server.connect(), server.connect()
+        lost.feed(chunks)
+        refused.feed(chunks + b"no chunk\r\n" + GET * 1_000)
+        lost.lose()
+        await until(lambda: refused.statuses == [400])
+        await server.idle()
+        assert [seen.body for seen in app.seen] == [None, None]
+        assert refused.is_over
+
+
+@on_a_loop
+async def test_a_connection_is_freed_without_the_collector() -> None:
+    class Mark:
+        pass
+
+    async def app(scope: Any, receive: Receive, send: Send) -> None:
+        await receive()
+        await answer(send, b"ok")
+
+    gc.collect()
+    gc.disable()
+    try:
+        async with wire(app, config()) as server:
+            marks = []
+            for data in (GET, b"no request\r\n\r\n", head("POST / HTTP/1.1", _HOST, "Content-Length: 3")):
+                connection = server.connect()
+                mark = connection.transport._facts["mark"] = Mark()
+                marks.append(weakref.ref(mark))
+                del mark
+                connection.feed(data)
+                await server.idle() if data is GET else await asyncio.sleep(0)
+                connection.lose()
+                connection.transport._connection = None  # as those of loops forget it
+            await server.idle()
+            server.connections.clear()
+            del connection
+            await until(lambda: not any(mark() for mark in marks))
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize("together", [0, 100, 10_000, 100_000])

@@ -1,9 +1,12 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import weakref
 from typing import Any
 
 import pytest
+from h2.connection import H2Connection
 from h2.errors import ErrorCodes
 from hyperframe.frame import (
     ContinuationFrame,
@@ -17,6 +20,7 @@ from hyperframe.frame import (
     WindowUpdateFrame,
 )
 
+from clockworker.http import _http2
 from clockworker.http._http2 import AT_ONCE_NS, MOST_STREAMS
 from clockworker.http._http2_frames import PREFACE
 from clockworker.http._http2_stream import WINDOW
@@ -763,10 +767,128 @@ def test_a_head_that_unpacks_to_much(run: Run) -> None:
             encoder = client.h2.encoder
             block = encoder.encode([*ASKED, (b"a", b"b" * 4_000)]) + encoder.encode([(b"a", b"b" * 4_000)]) * 1_000
             client.raw(HeadersFrame(1, block, flags=["END_STREAM", "END_HEADERS"]))
+            await client.taken()
             assert client.codes == [ErrorCodes.ENHANCE_YOUR_CALM]
             assert client.is_over
 
     run(body)
+
+
+@pytest.mark.parametrize(
+    ("block", "code"),
+    [
+        (b"\x20" * 16_000 + b"\x82", ErrorCodes.PROTOCOL_ERROR),
+        (b"\x82" * 1_000, ErrorCodes.ENHANCE_YOUR_CALM),
+        (b"\x00\x01a\x01b" * 1_000, ErrorCodes.ENHANCE_YOUR_CALM),
+    ],
+    ids=["changes of the table's size", "indexed fields", "literals"],
+)
+def test_a_head_of_many_small_parts(run: Run, block: bytes, code: ErrorCodes) -> None:
+    async def body() -> None:
+        async with wire(hello) as server:
+            client = Client(server)
+            client.raw(HeadersFrame(1, block, flags=["END_STREAM", "END_HEADERS"]))
+            await client.taken()
+            assert client.codes == [code]
+            assert client.is_over
+            assert server.target.statuses == [0, 0, 0, 0, 1, 0]
+
+    run(body)
+
+
+def test_of_a_client_at_fault_nothing_more_is_read(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And it has the time to see why."""
+
+    async def body() -> None:
+        async with wire(hello) as server:
+            monkeypatch.setattr(_http2, "HEARD_S", 0.01)
+            client = Client(server)
+            client.raw(PingFrame(0, bytes(8)).serialize() * 1_100)
+            assert client.codes == [ErrorCodes.ENHANCE_YOUR_CALM]
+            assert not client.is_over
+            assert not client.transport.is_reading()
+            assert not client.protocol.is_busy
+            await until(lambda: client.is_over)
+
+    run(body)
+
+
+def test_windows_that_open_by_a_byte(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They cost little, however many streams wait."""
+    looks = 0
+    window = H2Connection.local_flow_control_window
+
+    def counted(self: H2Connection, stream_id: int) -> int:
+        nonlocal looks
+        looks += 1
+        return window(self, stream_id)
+
+    async def large(scope: Any, receive: Any, send: Any) -> None:
+        await send(START)
+        await send({"type": "http.response.body", "body": bytes(10_000)})
+
+    async def body() -> None:
+        nonlocal looks
+        async with wire(large) as server:
+            client = Client(server, acknowledges=False)
+            streams = [client.ask() for _ in range(90)]
+            await server.idle()
+            waiting = [each for each in streams if not client.answer(each).ended]
+            assert len(waiting) > 80
+            looks = 0
+            for number in (None, waiting[-1]):
+                for _ in range(100):
+                    client.h2.increment_flow_control_window(1, number)
+                    client.flow()
+            assert 100 <= looks <= 400
+            client.h2.increment_flow_control_window(1_000_000)
+            client.flow()
+            await until(lambda: all(client.answer(each).ended for each in waiting))
+            assert {client.answer(each).body for each in waiting} == {bytes(10_000)}
+            server.tick(0)
+
+    monkeypatch.setattr(H2Connection, "local_flow_control_window", counted)
+    run(body)
+
+
+def test_what_a_client_has_made_of_memory_is_freed_without_the_collector(run: Run) -> None:
+    class Mark:
+        pass
+
+    marks: list[weakref.ref[Any]] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        mark = scope["mark"] = Mark()
+        marks.append(weakref.ref(mark))
+        del mark
+        if scope["path"] == "/waits":
+            while (await receive())["type"] == "http.request":
+                pass
+        else:
+            await hello(scope, receive, send)
+
+    async def body() -> None:
+        async with wire(app) as server:
+            client = Client(server)
+            answered = client.ask()
+            reset = client.ask("/waits")
+            client.ask("/waits")
+            await until(lambda: len(marks) == 3)
+            client.reset(reset)
+            await until(lambda: client.answer(answered).ended)
+            await until(lambda: marks[0]() is None)
+            streams = [weakref.ref(stream) for stream in client.protocol.h2.streams.values()]
+            assert any(stream() for stream in streams)
+            client.lose()
+            await until(lambda: not any(mark() for mark in marks))
+            assert not any(stream() for stream in streams)
+
+    gc.collect()
+    gc.disable()
+    try:
+        run(body)
+    finally:
+        gc.enable()
 
 
 def test_a_table_is_no_larger_than_ours(run: Run) -> None:

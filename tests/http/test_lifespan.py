@@ -408,7 +408,7 @@ def test_it_runs_in_the_queue_that_it_is_given(run: Run) -> None:
 
 ALONE = ("--spares", "0")
 SERVED = """
-import asyncio, os
+import asyncio, os, time
 from clockworker import current_executor
 
 def queue():
@@ -464,7 +464,7 @@ def ask(server: Server, path: str) -> str:
 def test_a_failed_start_ends_the_server_with_one_traceback_of_all_shards(serve: Serve, tmp_path: Path) -> None:
     """Though the other shard fails too, when it has been told to stop and has not read that yet."""
     start = """while scope["state"]["shard"].id == 1 and not os.path.exists("go on"):
-            pass
+            time.sleep(0.01)
         raise LookupError("no database")"""
     server = serve(source(start=start), "--shards", "2", *ALONE, app="app:app")
     server.wait_log("LookupError")
@@ -504,7 +504,7 @@ def test_the_shutdown_comes_behind_the_last_request_and_a_version_that_fails_to_
 
 
 def test_a_shutdown_that_never_ends_is_cut_with_the_grace_and_said(serve: Serve) -> None:
-    grace = ("--timeout-graceful-shutdown", "1")
+    grace = ("--timeout-graceful-shutdown", "4")
     server = serve(source(shutdown="await asyncio.Event().wait()"), "--shards", "1", *ALONE, *grace, app="app:app")
     server.wait_serving()
     server.stop()

@@ -220,7 +220,7 @@ def check_top(server: Server) -> None:
     stop = threading.Event()
 
     def load() -> None:
-        while not stop.is_set():
+        while not stop.wait(0.003):
             ask(server, "/status/200")
             ask(server, "/status/404")
 

@@ -12,8 +12,8 @@ import signal
 import socket
 import struct
 import threading
-import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -21,7 +21,7 @@ from clockworker.shards.config._routes import beyond, routes_of_file
 from tests.shards.servers import DEADLINE, Serve, Server, eventually
 
 APPLICATION = """
-import asyncio, contextlib, hashlib, json, time
+import asyncio, contextlib, hashlib, json, os, time
 import clockworker as cw
 
 heard = []
@@ -55,13 +55,17 @@ async def app(scope, receive, send):
         await send({"type": "http.response.body", "body": b"half", "more_body": True})
         raise LookupError("as it should")
     if path == "/placed/silent":
+        print("it listens", flush=True)
         await receive()
         heard.append(path)
         return
     if path == "/placed/block":
-        time.sleep(0.5)
+        print("it blocks", flush=True)
+        while not os.path.exists("go"):
+            time.sleep(0.01)
     if path == "/placed/slow":
-        await asyncio.sleep(1.0)
+        print("it waits", flush=True)
+        await asyncio.sleep(3600)
     if path == "/placed/large":
         await send(start)
         for number in range(64):
@@ -179,7 +183,7 @@ def test_what_fails_there(server: Server) -> None:
 def test_a_client_that_leaves_is_heard_of_there(server: Server) -> None:
     connection = at_shard(server, 0)
     connection.request("GET", "/placed/silent")
-    time.sleep(0.1)
+    server.wait_log("it listens")
     connection.close()
 
     def is_heard() -> bool:
@@ -206,14 +210,12 @@ def test_a_client_that_leaves_in_the_middle_of_a_large_answer(server: Server) ->
 
 def test_a_shard_that_never_awaits_holds_up_itself_only(server: Server) -> None:
     blocked = at_shard(server, 0)
-    blocked.request("GET", "/placed/block")
     other = at_shard(server, 0)
-    began = time.monotonic()
-    answers = 0
-    while time.monotonic() - began < 0.2:
+    blocked.request("GET", "/placed/block")
+    server.wait_log("it blocks")
+    for _ in range(5):
         assert asked(other, "/light")["shard"] == 0
-        answers += 1
-    assert answers > 3
+    Path(f"/proc/{server.pid}/cwd/go").touch()
     assert json.loads(blocked.getresponse().read())["shard"] == 1
     blocked.close()
     other.close()
@@ -227,7 +229,7 @@ def test_no_request_fails_at_hup_nor_at_term_and_none_comes_behind_the_lifespan(
 
     def load() -> None:
         nonlocal answered
-        while not over.is_set():
+        while not over.wait(0.003):
             connection = http.client.HTTPConnection(*server.address, timeout=DEADLINE)
             try:
                 connection.connect()
@@ -266,7 +268,7 @@ def test_while_the_other_shard_is_not_there(serve: Serve) -> None:
     server = started(serve)
     connection = at_shard(server, 0)
     connection.request("GET", "/placed/slow")
-    time.sleep(0.3)
+    server.wait_log("it waits")
     os.kill(server.shard_pids()[1], signal.SIGKILL)
     assert connection.getresponse().status == 502
     connection.close()

@@ -102,7 +102,8 @@ def test_replacing_and_stopping_a_server_fails_no_request(serve: Serve) -> None:
     assert LATE not in server.log
     assert server.log.count(ENDED) == 2 * 3, "a shard that is killed ends nothing"
     lines = len(re.findall(r'"GET / HTTP/1\.1" 200 \d+ \d+\.\d default -\n', server.log))
-    assert load.answered - 60 <= lines <= load.answered, "of the last moments before a kill"
+    # Of the last moments before the kill lines are lost, and answers that have a line.
+    assert load.answered - 60 <= lines <= load.answered + THREADS
 
 
 def test_a_shard_that_has_answered_its_requests_is_replaced_and_none_fails(serve: Serve) -> None:

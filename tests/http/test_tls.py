@@ -275,7 +275,8 @@ def test_no_request_fails_when_certificates_are_renewed_and_at_the_stop(
     serve: Serve, authority: Authority, tmp_path: Path
 ) -> None:
     own = Authority(tmp_path)
-    server = serve(APP, "--shards", "2", "--spares", "0", "--lifespan", "off", *TLS, app="app:app")
+    options = ("--shards", "2", "--spares", "0", "--lifespan", "off", "--timeout-graceful-shutdown", "120")
+    server = serve(APP, *options, *TLS, app="app:app")
     server.wait_serving()
     over, stopping = threading.Event(), threading.Event()
     failed: list[str] = []
@@ -283,7 +284,7 @@ def test_no_request_fails_when_certificates_are_renewed_and_at_the_stop(
 
     def load(number: int) -> None:
         """Clients go on as long as they may, and then connect again. Streams that were not served, they try again."""
-        while not over.is_set():
+        while not over.wait(0.003):
             try:
                 client = SocketClient(server.address, own.context())
             except OSError as error:

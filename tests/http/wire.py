@@ -196,7 +196,8 @@ class Server:
         def is_idle() -> bool:
             for connection in self.connections:
                 connection.flow()
-            return all(target.running == 0 and target.waiting == 0 for target in self.http.targets)
+            busy = any(target.running or target.waiting for target in self.http.targets)
+            return not busy and not self.http.backlog._waiting
 
         await until(is_idle, "the end of all requests")
 
@@ -210,9 +211,15 @@ class Server:
 
 @asynccontextmanager
 async def wire(
-    app: Application, config: HttpConfig | None = None, routes: Sequence[Route] = (), **target: Any
+    app: Application,
+    config: HttpConfig | None = None,
+    routes: Sequence[Route] = (),
+    *,
+    at_once_ns: int = 1 << 62,
+    **target: Any,
 ) -> AsyncIterator[Server]:
-    """target: options of the target of what no route is about. The requests of routes are in the second queue."""
+    """target: options of the target of what no route is about. The requests of routes are in the second queue. at_once_ns: for
+    how long a read is parsed before others have their turns; else all of it is, however slow the machine."""
     async with cw.Executor([cw.Queue("requests"), cw.Queue("second")]) as executor:
         first = Target("other", executor.queue("requests"), **target)
         http = HttpServer(
@@ -223,6 +230,7 @@ async def wire(
             targets=[*(Target(route.path, executor.queue("second")) for route in routes), first],
             websockets=WebSocket,
         )
+        http.rules.at_once_ns = at_once_ns
         server = Server(http, first)
         try:
             yield server

@@ -91,7 +91,7 @@ class Fleet:
         assert process.stdin is not None
         process.stdin.close()
         try:
-            process.wait(timeout=20)
+            process.wait(timeout=60)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()

@@ -249,7 +249,7 @@ def test_two_processes_exchange_frames_and_lose_no_wake_up() -> None:
                     else:
                         own.rung = True
                     own.wake()
-        status = child.wait(timeout=30)
+        status = child.wait(timeout=60)
     finally:
         child.kill()
     assert missed == 0

@@ -25,7 +25,7 @@ print(faults() // 100, keep_freed_memory(), faults() and faults() // 100)
 
 def run(**environment: str) -> list[str]:
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM], env={**os.environ, **environment}, capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", PROGRAM], env={**os.environ, **environment}, capture_output=True, text=True, timeout=300
     )
     assert done.returncode == 0, done.stderr
     return done.stdout.split()

@@ -57,7 +57,7 @@ def test_closing_unmaps(descriptor: int) -> None:
 def test_a_peer_cannot_change_the_size(descriptor: int, size: int) -> None:
     script = "import os, sys; os.ftruncate(int(sys.argv[1]), int(sys.argv[2]))"
     command = [sys.executable, "-c", script, str(descriptor), str(size)]
-    done = subprocess.run(command, pass_fds=[descriptor], capture_output=True, text=True, timeout=30)
+    done = subprocess.run(command, pass_fds=[descriptor], capture_output=True, text=True, timeout=300)
     assert done.returncode == 1
     assert "PermissionError" in done.stderr
     assert os.fstat(descriptor).st_size == 8192

@@ -386,9 +386,19 @@ def test_cancelling_the_caller_cancels_the_callee(run: Run) -> None:
                 await handle
             while await probe.hangs() != (0, 1):
                 await asyncio.sleep(0)
-            with pytest.raises(TimeoutError):
-                async with asyncio.timeout(0.05):
+            limits: list[asyncio.Timeout] = []
+
+            async def hang_for_a_while() -> None:
+                async with asyncio.timeout(None) as limit:
+                    limits.append(limit)
                     await probe.hang()
+
+            task = asyncio.ensure_future(hang_for_a_while())
+            while await probe.hangs() != (1, 1):
+                await asyncio.sleep(0)
+            limits[0].reschedule(0.0)
+            with pytest.raises(TimeoutError):
+                await task
             while await probe.hangs() != (0, 2):
                 await asyncio.sleep(0)
             await settled(mesh)

@@ -576,9 +576,11 @@ def schema_of(source: str) -> ServiceSchema:
 
 def test_differences_name_the_method_and_both_versions() -> None:
     old = schema_of("get(self, key: int) -> str; put(self, key: int) -> None")
-    assert differences(old, schema_of("put(self, key: int) -> None; get(self, key: int) -> str"), 3).outgoing == {}
+    assert (
+        differences(old, schema_of("put(self, key: int) -> None; get(self, key: int) -> str"), "shard 3").outgoing == {}
+    )
     new = schema_of("get(self, key: int) -> str; put(self, key: str) -> None")
-    found = differences(old, new, 3)
+    found = differences(old, new, "shard 3")
     put = old.methods["put"].identifier
     assert found.outgoing == {
         put: "app.Store: put differs: put(key: int) -> None here and put(key: str) -> None on shard 3: "
@@ -594,12 +596,12 @@ def test_differences_name_the_method_and_both_versions() -> None:
 def test_a_method_that_one_side_lacks() -> None:
     one, both = schema_of("get(self) -> None"), schema_of("get(self) -> None; put(self) -> None")
     put = both.methods["put"].identifier
-    found = differences(one, both, 3)
+    found = differences(one, both, "shard 3")
     assert (found.outgoing, found.incoming) == (
         {},
         {put: "app.Store: put is not there here, and on shard 3 it is put() -> None"},
     )
-    found = differences(both, one, 3)
+    found = differences(both, one, "shard 3")
     assert (found.outgoing, found.incoming) == (
         {put: "app.Store: put is not there on shard 3, and here it is put() -> None"},
         {},
@@ -609,7 +611,7 @@ def test_a_method_that_one_side_lacks() -> None:
 def test_a_method_with_other_parameters_is_fitted() -> None:
     old, new = schema_of("get(self, key: int) -> str"), schema_of("get(self, key: int, default: int = 0) -> str")
     for ours, theirs, names in ((old, new, ["key", "default"]), (new, old, ["key"])):
-        found = differences(ours, theirs, 3)
+        found = differences(ours, theirs, "shard 3")
         assert (found.outgoing, found.incoming) == ({}, {})
         assert [each.name for each in found.fitted["get"].parameters] == names
 
@@ -649,7 +651,7 @@ def test_what_cannot_be_read_is_not_understood(name: str) -> None:
     ):
         ours = schema_of(source)
         theirs = told(UNREADABLE[name], "x" * 100_000)
-        found = differences(ours, theirs, 3)
+        found = differences(ours, theirs, "shard 3")
         if name not in ("very wide", "a union of itself"):
             assert found.outgoing
         for text in (*found.outgoing.values(), *found.incoming.values()):
@@ -658,7 +660,7 @@ def test_what_cannot_be_read_is_not_understood(name: str) -> None:
 
 @given(st.binary(max_size=300))
 def test_garbage_is_not_understood(description: bytes) -> None:
-    found = differences(schema_of("get(self, a: int | None = 1) -> list[int]"), told(description), 3)
+    found = differences(schema_of("get(self, a: int | None = 1) -> list[int]"), told(description), "shard 3")
     assert found.outgoing
     assert found.incoming
 
@@ -669,7 +671,7 @@ def test_a_description_that_was_tampered_with_raises_nothing(data: st.DataObject
     body = bytearray(ours.methods["get"].description)
     for place in data.draw(st.lists(st.integers(0, len(body) - 1), min_size=1, max_size=4)):
         body[place] = data.draw(st.integers(0, 255))
-    found = differences(ours, told(bytes(body)), 3)
+    found = differences(ours, told(bytes(body)), "shard 3")
     assert all("get" in said for said in (*found.incoming.values(), *found.outgoing.values()))
 
 
@@ -686,6 +688,6 @@ def test_what_is_too_large_is_told_by_its_digest_alone() -> None:
         return service_schema(Store, remote_methods(Store))
 
     assert schema(large).methods["get"].description == b""
-    assert differences(schema(large), schema(large), 1).outgoing == {}
-    said = differences(schema(large), schema(made), 1).outgoing
+    assert differences(schema(large), schema(large), "shard 1").outgoing == {}
+    said = differences(schema(large), schema(made), "shard 1").outgoing
     assert "they are too large, or too different, to be compared" in "".join(said.values())

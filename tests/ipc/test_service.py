@@ -65,10 +65,11 @@ def test_a_local_call_into_another_queue(run: Run) -> None:
 
 def test_cancelling_a_local_call_into_another_queue(run: Run) -> None:
     class Hangs:
-        ended = False
+        begun = ended = False
 
         @cw.remote(queue="background")
         async def hang(self) -> None:
+            self.begun = True
             try:
                 await asyncio.Event().wait()
             finally:
@@ -77,9 +78,11 @@ def test_cancelling_a_local_call_into_another_queue(run: Run) -> None:
     async def body() -> None:
         async with mesh_of_one() as mesh:
             service = mesh.start(Hangs, Hangs())
-            with pytest.raises(TimeoutError):
-                async with asyncio.timeout(0.02):
-                    await service.on(0).hang()
+            task = asyncio.ensure_future(service.on(0).hang())
+            await until(lambda: service.local.begun)
+            task.cancel()
+            await asyncio.wait([task])
+            assert task.cancelled()
             assert service.local.ended
 
     run(body)
@@ -174,7 +177,7 @@ def test_methods_may_have_any_names(run: Run) -> None:
     async def body() -> None:
         async with mesh_of_one() as mesh:
             service = mesh.start(Odd, Odd())
-            for there in (service.on(0), service.on(0, timeout=5), service.on_nowait(0, timeout=5)):
+            for there in (service.on(0), service.on(0, timeout=60), service.on_nowait(0, timeout=5)):
                 assert await there._place(3) == 3
                 assert (await there._methods(), await there._call(), await there._proxy()) == (
                     "methods",
@@ -232,12 +235,13 @@ def test_a_map_that_has_failed_leaves_its_task_as_it_was(run: Run) -> None:
     async def body() -> None:
         async with fleet(3) as mesh:
             with pytest.raises(TimeoutError):
-                async with asyncio.timeout(0.05):
+                async with asyncio.timeout(None) as limit:
                     with pytest.raises(ValueError, match="wrong value"):
                         await mesh.service.map(Probe.fail, "ValueError")
                     task = asyncio.current_task()
                     assert task is not None
                     assert task.cancelling() == 0
+                    limit.reschedule(0.0)
                     await asyncio.sleep(60)
 
     run(body)

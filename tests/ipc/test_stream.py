@@ -214,7 +214,7 @@ def test_a_stream_runs_in_its_methods_queue(run: Run) -> None:
     async def body() -> None:
         async with fleet() as mesh:
             for shard in (0, 1):
-                for on in (mesh.service.on(shard), mesh.service.on(shard, timeout=30)):
+                for on in (mesh.service.on(shard), mesh.service.on(shard, timeout=60)):
                     assert await spawn(mesh, _all(on.queues(3))) == ["background"] * 3
 
     run(body)

@@ -65,11 +65,11 @@ Service = cw.Sharded[Sum]
 WAYS: dict[str, Callable[[Service, cw.Mesh, int], Coroutine[Any, Any, Any]]] = {
     "call": lambda service, mesh, shard: service.on(shard).add(1),
     "call in a queue": lambda service, mesh, shard: service.on(shard).add_there(1),
-    "call with a timeout": lambda service, mesh, shard: service.on(shard, timeout=5).add(1),
+    "call with a timeout": lambda service, mesh, shard: service.on(shard, timeout=60).add(1),
     "call without waiting": lambda service, mesh, shard: _made(lambda: service.on_nowait(shard).add(1)),
     "gather": lambda service, mesh, shard: _gathered(service.on(shard).add(1), service.on(shard).add(1)),
     "stream": lambda service, mesh, shard: _all(service.on(shard).rows(3)),
-    "stream with a timeout": lambda service, mesh, shard: _all(service.on(shard, timeout=5).rows(3)),
+    "stream with a timeout": lambda service, mesh, shard: _all(service.on(shard, timeout=60).rows(3)),
     "send": lambda service, mesh, shard: service.send(shard, Sum.add, 1),
     "send without waiting": lambda service, mesh, shard: _made(lambda: service.send_nowait(shard, Sum.add, 1)),
     "map": lambda service, mesh, shard: service.map(Sum.add, 1),

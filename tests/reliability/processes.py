@@ -97,7 +97,7 @@ def term_under_load(trials: int) -> Result:
     served, rates, times = 0, list[float](), list[float]()
     for trial in range(trials):
         distribution = ("kernel", "least-connections")[trial % 2]
-        options = ["--timeout-graceful-shutdown", "10", "--distribution", distribution]
+        options = ["--timeout-graceful-shutdown", "30", "--distribution", distribution]
         with serving(main, shards=2, options=options) as server, Load(server.address, rate, each=1) as load:
             wait(server, lambda: len(load.outcomes) > rate / 5, "a steady load")
             rates.append(load.rate())
@@ -128,7 +128,7 @@ def crash_on_boot(trials: int) -> Result:
     return Result(trials, "5 starts each")
 
 
-@check("restarts: same descriptors, no zombies, the supervisor's memory flat", ci=50, release=1_000, pure=0)
+@check("restarts: same descriptors, no zombies, the supervisor's memory flat", ci=26, release=1_000, pure=0)
 def restarts(trials: int) -> Result:
     shards = 13
     with serving(main, shards=shards) as server:

@@ -114,7 +114,7 @@ async def http(shard: cw.Shard) -> None:
     await runner.cleanup()
 
 
-@check("HUP and TERM under load, of streams and of aiohttp: requests failed 0", ci=10, release=100, pure=2)
+@check("HUP and TERM under load, of streams and of aiohttp: requests failed 0", ci=4, release=100, pure=2)
 def requests_at_stop(trials: int) -> Result:
     """A trial is a HUP. Every other server accepts by itself, the others' shards do; each ends with a TERM."""
     try:
@@ -124,7 +124,7 @@ def requests_at_stop(trials: int) -> Result:
     each, answered = -(-trials // 4), 0
     for application, load_of in ((main, Load), (http, HttpLoad)):
         for distribution in ("kernel", "least-connections"):
-            options = ["--distribution", distribution, "--timeout-graceful-shutdown", "10"]
+            options = ["--distribution", distribution, "--timeout-graceful-shutdown", "30"]
             with (
                 serving(application, shards=2, options=options) as server,
                 load_of(server.address, 500, each=1) as load,

@@ -12,11 +12,14 @@ from tests.shards.servers import Serve
 STARTED = {
     "behaviour", "hostile_environment", "processes", "small_errors", "sockets", "spares", "supervisor", "terminal", "umask",
 }  # fmt: skip
+# Whose servers have spare processes all the same.
+WITH_SPARES = {"roll", "turnover", "preemption"}
 
 
 @pytest.fixture
 def serve(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Serve]:
-    serve = Serve(tmp_path, forked=request.path.stem.removeprefix("test_") not in STARTED)
+    module = request.path.stem.removeprefix("test_")
+    serve = Serve(tmp_path, forked=module not in STARTED, spares=module in STARTED | WITH_SPARES)
     yield serve
     serve.clean_up()
 

@@ -5,15 +5,14 @@ from __future__ import annotations
 
 import itertools
 import os
-import time
 from functools import partial
 from pathlib import Path
 
 from tests.shards.servers import Server, ask
 from tests.shards.threads import Threads
 
-# A line `add KEY`, `slow KEY SECONDS`, `get KEY` goes to the shard that owns the key; `came` says how this shard came by, and
-# `who` which process it is. `@N COMMAND` goes to shard N whoever owns the key.
+# A line `add KEY`, `slow KEY FILE` (which ends when the file is there), `get KEY` goes to the shard that owns the key; `came`
+# says how this shard came by, and `who` which process it is. `@N COMMAND` goes to shard N whoever owns the key.
 COUNTS = """
 import asyncio, os, time
 from collections.abc import AsyncIterator
@@ -37,9 +36,11 @@ class Counts:
         return self.counts[key]
 
     @cw.remote
-    async def slow(self, key: str, seconds: float) -> int:
+    async def slow(self, key: str, path: str) -> int:
         before = self.counts.get(key, 0)
-        await asyncio.sleep(seconds)
+        print(f"{key} is slow", flush=True)
+        while not os.path.exists(path):
+            await asyncio.sleep(0.01)
         self.counts[key] = before + 1
         return self.counts[key]
 
@@ -98,8 +99,8 @@ async def main(shard):
                 return f"{shard.id} {os.getpid()} {shard.came_by}"
             case ["add", key]:
                 return await counts.on(to).add(key)
-            case ["slow", key, seconds]:
-                return await counts.on(to).slow(key, float(seconds))
+            case ["slow", key, path]:
+                return await counts.on(to).slow(key, path)
             case ["nested", key, seconds]:
                 return await counts.on(to).nested(key, float(seconds))
             case ["get", key]:
@@ -170,20 +171,17 @@ class Journal(Threads):
         super().__init__(*(partial(self._run, [f"{client}-{key}" for key in range(keys)]) for client in range(clients)))
         self.acknowledged: dict[str, int] = {}
         self.wrong: list[str] = []
-        self.longest_s = 0.0
         self._server = server
 
     def _run(self, keys: list[str]) -> None:
         for key in itertools.cycle(keys):
             if self.over.wait(0.003):
                 return
-            began = time.monotonic()
             try:
                 with self._server.connect() as client:
                     said = ask(client, f"add {key}".encode()).decode()
             except Exception as error:
                 said = f"{type(error).__name__}: {error}"
-            self.longest_s = max(self.longest_s, time.monotonic() - began)
             expected = self.acknowledged.get(key, 0) + 1
             if said != str(expected):
                 self.wrong.append(f"{key}: {said}, and not {expected}")

@@ -25,7 +25,7 @@ T = TypeVar("T")
 
 COMMAND = [sys.executable, "-m", "clockworker.shards._cli"]
 
-DEADLINE = 60.0  # generous: the machine may be busy with other things
+DEADLINE = 120.0  # generous: the machine may be busy with other things
 
 ECHO = """
 async def main(shard):
@@ -60,6 +60,15 @@ def eventually(condition: Callable[[], T], what: str, deadline: float = DEADLINE
             pytest.fail(f"not within {deadline:g} s: {what}{shown()}")
         time.sleep(0.005)
     return value
+
+
+def at_best(attempt: Callable[[], T], wanted: T, times: int = 5) -> T:
+    """What `attempt` returns, `wanted` if it does so in one of so many times. For what is so unless a shard looks for a moment
+    as if it stood still, as on a busy machine each may: it is spared then."""
+    for _ in range(times - 1):
+        if attempt() == wanted:
+            return wanted
+    return attempt()
 
 
 class Server:
@@ -97,6 +106,12 @@ class Server:
     @property
     def log(self) -> str:
         return self._log_path.read_text()
+
+    def warnings(self) -> list[str]:
+        """What the log warns of, but for stalls: on a busy machine any shard has them."""
+        return [
+            line for line in self.log.splitlines() if " WARNING " in line and "not come back to its loop" not in line
+        ]
 
     def wait_log(self, pattern: str, times: int = 1, deadline: float = DEADLINE) -> list[re.Match[str]]:
         """Wait until the log has `times` matches. An end of the server with fewer fails."""
@@ -224,11 +239,14 @@ class Serve:
     """Writes the application to app.py and starts it: `serve(source, "--shards", "2")`.
 
     forked: by the launcher, unless the test names a command. Where it is False, tests are about what that leaves out.
+    spares: whether there are spare processes where the test does not say so. One costs a fifth of a second of CPU, half as much
+    as the rest of a server.
     """
 
-    def __init__(self, directory: Path, *, forked: bool = True) -> None:
+    def __init__(self, directory: Path, *, forked: bool = True, spares: bool = True) -> None:
         self._directory = directory
         self._forked = forked
+        self._spares = spares
         self._servers: list[Server] = []
 
     def __call__(
@@ -248,6 +266,8 @@ class Serve:
         if under or command or not self._forked:
             command = [*under, *(command or COMMAND)]
         given = [*([app] if app else []), *bind, *arguments, *_share_cpus(arguments)]
+        if not (self._spares or "--spares" in arguments):
+            given += ["--spares", "0"]
         server = Server(self._directory, given, environment or {}, fds or [], command)
         self._servers.append(server)
         return server

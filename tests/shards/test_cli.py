@@ -26,7 +26,7 @@ def run(*arguments: str, cwd: Path | None = None, **environment: str) -> subproc
         [sys.executable, "-m", "clockworker.shards._cli", *arguments],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
         cwd=cwd,
         env=os.environ | environment,
         check=False,
@@ -249,7 +249,7 @@ def test_a_port_that_takes_a_privilege(option: str, tmp_path: Path) -> None:
     without = ["setpriv", "--bounding-set=-net_bind_service"] if os.geteuid() == 0 else []
     address = ["--port", "80"] if option == "--port" else ["--port", "0", "--metrics", "127.0.0.1:80"]
     command = [*without, sys.executable, "-m", "clockworker.shards._cli", "app:main", "--log-level", "error", *address]
-    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False)
     assert result.returncode == 1
     (line,) = result.stderr.splitlines()
     assert "127.0.0.1:80: permission denied; choose a port above 1023" in line

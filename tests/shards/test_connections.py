@@ -116,7 +116,7 @@ def test_a_slow_client_gets_its_whole_answer(serve: Serve, kind: str, how: str, 
 
 @both
 def test_what_is_cut_at_the_end_of_the_grace_is_said(serve: Serve, kind: str) -> None:
-    server = started(serve, kind, "--timeout-graceful-shutdown", "0.5")
+    server = started(serve, kind, "--timeout-graceful-shutdown", "3")
     with server.connect() as client:
         client.sendall(b"big close\n")
         client.recv(1, socket.MSG_PEEK)
@@ -135,7 +135,7 @@ def test_a_connection_has_its_place_until_its_bytes_are_out(serve: Serve, kind: 
         with pytest.raises(TimeoutError):
             late.recv(100)
         assert read_all(client).endswith(b"this is the end of the answer\n")
-        late.settimeout(20)
+        late.settimeout(60)
         assert late.recv(100) == b"1 of 2\n"
 
 
@@ -202,7 +202,7 @@ def test_connections_are_counted_and_logged(serve: Serve, kind: str) -> None:
         one.close()
         eventually(lambda: ask(two, b"open") == b"1 of 2", "it is over")
     received = ", 5 bytes received" if kind == "streams" else ""
-    server.wait_log(rf"INFO    \[shard 0 only\] 127\.0\.0\.1:{port} closed after \d\.\d+ s{received}\n")
+    server.wait_log(rf"INFO    \[shard 0 only\] 127\.0\.0\.1:{port} closed after \d+\.\d+ s{received}\n")
     assert server.stop() == 0
     server.wait_log(r"stopped after .*: 2 connections \(0 open\)")
 
@@ -258,7 +258,7 @@ def test_what_comes_in_the_last_moment_is_answered(serve: Serve, kind: str) -> N
         with pytest.raises(TimeoutError):
             asks.settimeout(0.2)
             asks.recv(1)
-        asks.settimeout(20)
+        asks.settimeout(60)
         assert ask(asks, b"slow") == b"slow"
     assert server.wait_exit() == 0
     assert "killed" not in server.log
@@ -291,5 +291,5 @@ def test_a_handler_whose_client_has_gone_is_waited_for_and_its_end_logged(serve:
         other.close()
         assert server.stop() == 0
     assert server.log.count("it is done") == 3
-    server.wait_log(r"127\.0\.0\.1:\d+ lost after 1\.\d+ s, 5 bytes received")
+    server.wait_log(r"127\.0\.0\.1:\d+ lost after \d+\.\d+ s, 5 bytes received")
     assert "ERROR" not in server.log

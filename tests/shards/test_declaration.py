@@ -27,6 +27,8 @@ from clockworker.shards.worker._shard_queues import make_queues, misspelt, queue
 from tests.shards.servers import Serve, ask, eventually
 from tests.shards.test_observe import get, samples, stats, total
 
+pytestmark = pytest.mark.once  # what is tested is Python in both kinds
+
 # Says what queues it has, and answers lines.
 MAIN = """
 import clockworker as cw
@@ -254,7 +256,7 @@ def test_options_environment_and_file_go_before_what_is_declared(serve: Serve, t
 
 def run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "clockworker.shards._cli", *arguments]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=60)
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300)
 
 
 @pytest.mark.parametrize("name", ["a share of 0", "one scheduler for two", "too many"])

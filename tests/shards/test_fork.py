@@ -133,7 +133,7 @@ async def main(shard):
                     process = fork.Process(target=sleep)
                     process.start()
                     process.terminate()
-                    process.join(10)
+                    process.join(60)
                     ended.append(process.exitcode)
                 answer = set(ended)
             elif way == b"group":
@@ -142,7 +142,7 @@ async def main(shard):
                 while os.getpgid(process.pid) != process.pid:
                     time.sleep(0.001)
                 os.killpg(process.pid, signal.SIGTERM)
-                process.join(10)
+                process.join(60)
                 answer = process.exitcode
             elif way == b"pool":
                 with fork.Pool(2) as pool:
@@ -214,7 +214,7 @@ def kept(pid: int) -> list[str]:
 def refuses(address: tuple[str, int] | str) -> bool:
     sock = socket.socket(socket.AF_UNIX) if isinstance(address, str) else socket.socket()
     with sock:
-        sock.settimeout(10)
+        sock.settimeout(60)
         try:
             sock.connect(address)
         except (ConnectionRefusedError, FileNotFoundError):
@@ -253,7 +253,7 @@ def test_children_keep_nothing_whoever_dies_first(serve: Serve, tmp_path: Path, 
 
     def connect() -> socket.socket:
         sock = socket.socket(socket.AF_UNIX) if isinstance(address, str) else socket.socket()
-        sock.settimeout(20)
+        sock.settimeout(60)
         sock.connect(address)
         return sock
 
@@ -449,7 +449,7 @@ def test_that_a_shard_was_sent_a_signal_to_stop_is_said(server: Server) -> None:
 
 
 def test_a_stop_that_waits_for_a_child_says_so(serve: Serve) -> None:
-    server = serve(FORKS, "--shards", "1", "--timeout-graceful-shutdown", "2")
+    server = serve(FORKS, "--shards", "1", "--timeout-graceful-shutdown", "5")
     server.wait_serving()
     with server.connect() as client, child_of(client, b"process") as child:
         server.send(signal.SIGTERM)

@@ -81,21 +81,23 @@ def test_connections_of_the_old_shard_go_on_with_its_successors_state(serve: Ser
 
 
 @pytest.mark.parametrize("shards", SHARDS)
-def test_a_call_that_is_running_ends_before_the_state_is_read(serve: Serve, shards: int) -> None:
-    server = serve(COUNTS, "--shards", str(shards), "--timeout-hand-over", "30")
+def test_a_call_that_is_running_ends_before_the_state_is_read(serve: Serve, tmp_path: Path, shards: int) -> None:
+    server = serve(COUNTS, "--shards", str(shards), "--timeout-hand-over", "60")
     server.wait_serving()
     answers: list[bytes] = []
 
     def slow(shard: int) -> None:
         with server.connect_to(shard) as client:
-            answers.append(ask(client, b"@0 slow key%d 3" % shard))
+            answers.append(ask(client, b"@0 slow key%d go" % shard))
 
     threads = [threading.Thread(target=slow, args=(shard,)) for shard in range(shards)]
     for thread in threads:
         thread.start()
-    time.sleep(0.2)
+    server.wait_log("(?m)^key. is slow", shards)
+    end = threading.Timer(3.0, (tmp_path / "go").touch)  # by then its end is waited for, but on a very busy machine
+    end.start()
     replace(server, shards)
-    for thread in threads:
+    for thread in [*threads, end]:
         thread.join()
     assert answers == [b"1"] * shards
     with server.connect() as client:
@@ -106,7 +108,7 @@ def test_a_call_that_is_running_ends_before_the_state_is_read(serve: Serve, shar
 
 def test_calls_that_call_back_end_in_the_midst_of_a_replacement(serve: Serve) -> None:
     """They are made within others that have to end first, so they must not wait with the rest."""
-    server = serve(COUNTS, "--shards", "3", "--timeout-hand-over", "30")
+    server = serve(COUNTS, "--shards", "3", "--timeout-hand-over", "60")
     server.wait_serving()
     done = threading.Event()
     answers: list[int] = []
@@ -165,6 +167,9 @@ def test_an_open_stream_keeps_nobody_waiting(serve: Serve) -> None:
     assert " ERROR " not in server.log
 
 
+# --timeout-hand-over where it is waited for.
+PATIENCE_S = 4
+
 # How a successor fails to take over, and what the log says of it. The old one serves on.
 VERSION = HAND_OVER.replace("dict[str, int]", "dict[str, list[str]]")
 FAILURES = {
@@ -186,7 +191,7 @@ FAILURES = {
     ),
     "take_over stands still": (
         COUNTS.replace("self.counts, self.log = state", "time.sleep(3600)"),
-        r"it had not taken over the state after 2 s \(--timeout-hand-over\), and did not come to say why",
+        rf"it had not taken over the state after {PATIENCE_S} s \(--timeout-hand-over\), and did not come to say why",
     ),
     "a State of another version": (
         COUNTS.replace(HAND_OVER, VERSION),
@@ -221,7 +226,9 @@ def test_a_successor_that_cannot_take_it_leaves_the_old_one_serving(
     if shards == 2 and failure not in ("take_over raises", "is killed in the middle", "take_over never ends"):
         pytest.skip("what is different with two has been shown")
     source, said = FAILURES[failure]
-    server = serve(COUNTS, "--shards", str(shards), "--timeout-hand-over", "2")
+    # Long where it does not come to that: on a busy machine it takes long to hand anything over.
+    limit = PATIENCE_S if "time" in said else 60
+    server = serve(COUNTS, "--shards", str(shards), "--timeout-hand-over", str(limit))
     server.wait_serving()
     before = server.shard_pids()
     with Journal(server) as journal:
@@ -318,16 +325,17 @@ async def main(shard):""",
     assert server.stop() == 0
 
 
-def test_calls_that_do_not_end_are_named(serve: Serve) -> None:
+def test_calls_that_do_not_end_are_named(serve: Serve, tmp_path: Path) -> None:
     server = serve(COUNTS, "--shards", "2", "--timeout-hand-over", "1")
     server.wait_serving()
     with server.connect_to(1) as client, server.connect_to(0) as other:
-        client.sendall(b"@0 slow key 6\n")
-        other.sendall(b"@0 slow other 6\n")
-        time.sleep(0.2)
+        client.sendall(b"@0 slow key go\n")
+        other.sendall(b"@0 slow other go\n")
+        server.wait_log("(?m)^(key|other) is slow", 2)
         server.send(signal.SIGHUP)
         said = server.wait_log(r"the shards are not replaced: .*calls were still running after 1 s .*: (.*)\n")[0][1]
         assert sorted(said.split(", ")) == ["Counts.slow", "Counts.slow (for other shards)"]
+        (tmp_path / "go").touch()
         assert client.recv(10) == b"1\n"
         assert other.recv(10) == b"1\n"
     assert server.stop() == 0
@@ -383,19 +391,18 @@ def test_a_crash_and_a_stop_hand_over_nothing(serve: Serve) -> None:
 
 
 def test_term_in_the_middle_of_a_hand_over_ends_all_in_good_order(serve: Serve) -> None:
-    source = COUNTS.replace("self.counts, self.log = state", "print('taking', flush=True); await asyncio.sleep(60)")
-    server = serve(source, "--shards", "2", "--timeout-hand-over", "60", "--timeout-graceful-shutdown", "20")
+    source = COUNTS.replace("self.counts, self.log = state", "print('taking', flush=True); await asyncio.sleep(3600)")
+    server = serve(source, "--shards", "2", "--timeout-hand-over", "3600", "--timeout-graceful-shutdown", "60")
     server.wait_serving()
     with server.connect_to(1) as client:
         server.send(signal.SIGHUP)
         server.wait_log("(?m)^taking")
         client.sendall(b"@0 add key\n")  # it waits, and is then answered
         time.sleep(0.2)
-        began = time.monotonic()
         server.send(signal.SIGTERM)
         assert client.recv(100) == b"1\n"
     assert server.wait_exit() == 0
-    assert time.monotonic() - began < 20
+    assert "killed" not in server.log
 
 
 def test_hup_in_the_middle_of_a_hand_over_begins_again(serve: Serve, tmp_path: Path) -> None:

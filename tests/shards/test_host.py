@@ -25,7 +25,7 @@ def test_a_limit_on_open_files_that_is_too_low_is_said_before_any_shard_starts(t
         capture_output=True,
         text=True,
         check=False,
-        timeout=120,
+        timeout=300,
     )
     assert result.returncode == 2
     assert f"8 shards need {descriptors_needed(8, 1)} open files, but the limit is 70" in result.stderr

@@ -95,7 +95,7 @@ def test_whoever_it_runs_as_nothing_is_cut(serve: Serve, place: tuple[str, ...],
     # After the stop nobody listens; before it nobody is turned away, and nobody who was let in is left without an answer.
     assert {type(error) for error in clients.failed} <= {ConnectionRefusedError, TimeoutError}, clients.failed
     assert "Traceback" not in server.log
-    assert "WARNING" not in server.log
+    assert server.warnings() == []
 
 
 @pytest.mark.parametrize(
@@ -424,7 +424,7 @@ def test_a_machine_without_proc(tmp_path: Path, check: tuple[str, ...]) -> None:
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
         check=False,
     )
     assert ended.returncode == 2
@@ -443,7 +443,7 @@ def test_files_that_may_not_be_as_large_as_the_memory_that_is_shared(tmp_path: P
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
         check=False,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
     )
@@ -487,7 +487,7 @@ def test_a_log_that_nobody_reads_stops_nothing(tmp_path: Path, kind: str) -> Non
             os.kill(psutil.Process(server.pid).children()[0].pid, signal.SIGSTOP)  # the supervisor has something to say
             os.kill(psutil.Process(server.pid).children()[0].pid, signal.SIGCONT)
             server.send_signal(signal.SIGTERM)
-            assert server.wait(20) == 0
+            assert server.wait(60) == 0
         finally:
             server.kill()
             server.wait()
@@ -497,7 +497,7 @@ def test_a_log_that_nobody_reads_stops_nothing(tmp_path: Path, kind: str) -> Non
 
 
 def test_a_shard_gone_mad_cannot_take_the_supervisor_along(serve: Serve) -> None:
-    server = serve(ECHO, "--shards", "2", "--timeout-shard-healthcheck", "1")
+    server = serve(ECHO, "--shards", "2", "--timeout-shard-healthcheck", "3")
     server.wait_serving()
     pid = server.shard_pids()[1]
     refused, truncated, closed = set(), set(), set()

@@ -47,7 +47,7 @@ def test_ours_are_there() -> None:
 def test_theirs_are_there(peer: str) -> None:
     if importlib.util.find_spec(peer) is None:
         pytest.skip(f"{peer} is not installed")
-    done = subprocess.run([sys.executable, "-m", peer, "--help"], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-m", peer, "--help"], capture_output=True, text=True, timeout=300)
     there = set(re.findall(r"(?<![\w-])--?[a-zA-Z][\w-]*", done.stdout))
     column = HEAD.index(peer)
     assert {option for row in ROWS for option in options_of(row[column])} <= there

@@ -25,8 +25,8 @@ from clockworker.shards.observe._query_client import QueryClient
 from clockworker.shards.observe._view import ServerStats
 from tests.shards.servers import Serve, Server, ask, eventually
 
-# `work N` spins for N ms in the queue of the connection; `calls N` makes N calls to the other shard; `block S` sleeps in
-# a task of `background`, `die` kills the shard.
+# `work N` spins for N ms in the queue of the connection; `calls N` makes N calls to the other shard; `block` sleeps in
+# a task of `background` until the file `go` is there, `die` kills the shard.
 APP = """
 import os, signal, time
 import clockworker as cw
@@ -38,8 +38,9 @@ class Echo:
     async def echo(self, value: int) -> int:
         return value
 
-async def nap(seconds):
-    time.sleep(seconds)  # THE STALL
+async def nap():
+    while not os.path.exists("go"):
+        time.sleep(0.01)  # THE STALL
 
 async def spin(milliseconds):
     end = time.thread_time() + milliseconds / 1000  # what others have of the core is no part of the work
@@ -57,8 +58,8 @@ async def main(shard):
                 case [b"calls", count]:
                     for number in range(int(count)):
                         await echo.on((shard.id + 1) % shard.count).echo(number)
-                case [b"block", seconds]:
-                    await shard.queue("background").spawn(nap(float(seconds)), name="napper")
+                case [b"block"]:
+                    await shard.queue("background").spawn(nap(), name="napper")
                 case [b"die"]:
                     os.kill(os.getpid(), signal.SIGKILL)
             writer.write(b"%d %s" % (shard.id, line))
@@ -240,7 +241,7 @@ def test_commands_and_cpu_of_a_load_are_what_clients_and_the_kernel_counted(serv
     before = fresh(server)
     started_ns = [cpu_clock_ns(shard.pid) for shard in before.shards]
     commands, used_s = 0, 0.0
-    while used_s < 2.5:
+    while used_s < 1.0:
         for connection in connections:
             connection.sendall(requests)
         for connection in connections:
@@ -255,7 +256,7 @@ def test_commands_and_cpu_of_a_load_are_what_clients_and_the_kernel_counted(serv
     assert total(samples(server), "kv_commands_total") == commands
     for old, new, started, ended in zip(before.shards, after.shards, started_ns, ended_ns, strict=True):
         counted_ns = new.since_start.process.cpu_ns - old.since_start.process.cpu_ns
-        assert counted_ns == pytest.approx(ended - started, rel=0.01)
+        assert counted_ns == pytest.approx(ended - started, rel=0.03)
     assert lately.calls.sent == lately.calls.received > 0
     for connection in connections:
         connection.close()
@@ -307,17 +308,19 @@ def test_the_stall_report_names_everything_before_the_stall_ends(serve: Serve) -
     server = start(serve, shards=1)
     with server.connect() as connection:
         ask(connection, b"hello")
-        began = time.monotonic()
-        connection.sendall(b"block 2\n")
+        connection.sendall(b"block\n")
         server.wait_log(r"queue 'background', task 'napper'")
         eventually(lambda: "THE STALL" in server.log, "the stack")
-        seen = time.monotonic() - began
-        # The sleep is long, so that a loaded machine is no failure: the report comes after 0.15 s.
-        assert seen < 2
         assert re.search(r'app\.py", line \d+, in nap', server.log)
-        assert connection.recv(100) == b"0 block 2\n"
-    eventually(lambda: stats(server).shards[0].stalls == 1, "the count of stalls")
-    assert total(samples(server), "clockworker_shard_stalls_total") == 1
+        Path(f"/proc/{server.pid}/cwd/go").touch()
+        assert connection.recv(100) == b"0 block\n"
+
+    def counted() -> bool:
+        """As often as it was found, which on a busy machine may be more than once."""
+        found = stats(server).shards[0].stalls
+        return found == total(samples(server), "clockworker_shard_stalls_total") >= 1
+
+    eventually(counted, "the count of stalls")
 
 
 def test_the_control_socket_is_ours_alone_and_gone_afterwards(serve: Serve, runtime_directory: Path) -> None:
@@ -328,7 +331,7 @@ def test_the_control_socket_is_ours_alone_and_gone_afterwards(serve: Serve, runt
     # What is no request, or is too long, is refused; the supervisor lives on.
     for request in (b"\0\0\0\2{}", b"\0\0\0\x09[[[[[[[[[", b"\xff\xff\xff\xff"):
         with socket.socket(socket.AF_UNIX) as client:
-            client.settimeout(20)
+            client.settimeout(60)
             client.connect(str(path))
             client.sendall(request)
             assert b'"type":"refused"' in client.recv(4096)
@@ -352,7 +355,7 @@ def test_another_user_is_not_answered(serve: Serve, tmp_path: Path) -> None:
         "import os, socket\n"
         "os.setuid(12345)\n"
         "client = socket.socket(socket.AF_UNIX)\n"
-        "client.settimeout(20)\n"
+        "client.settimeout(60)\n"
         "client.connect('control')\n"
         "try:\n"
         '    client.sendall(b\'\\0\\0\\0\\x10{"type":"stats"}\')\n'
@@ -361,7 +364,7 @@ def test_another_user_is_not_answered(serve: Serve, tmp_path: Path) -> None:
         "    print('cut off')\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", source], cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False
+        [sys.executable, "-c", source], cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False
     )
     assert done.stdout in ("cut off\n", "b''\n"), done.stderr
 

@@ -30,6 +30,8 @@ from tests.conftest import DEADLINE, Run, until
 from tests.shards import pooled
 from tests.shards.servers import is_alive
 
+pytestmark = pytest.mark.once  # what is tested is Python in both kinds
+
 
 @asynccontextmanager
 async def pool_of(processes: int, **options: Any) -> AsyncIterator[ProcessPool]:
@@ -157,6 +159,24 @@ def test_one_that_closes_what_it_answers_through(run: Run, monkeypatch: pytest.M
             with pytest.raises(cw.ProcessDied, match=r"close_all closed its connection .* and was killed after"):
                 await pool.run(pooled.close_all, 100)
             assert await pool.run(abs, -1) == 1
+
+    run(body)
+
+
+def test_one_that_is_long_about_its_end_was_not_killed_by_us(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a busy machine the kernel may take seconds to end what has been killed: its socket is closed before it is gone."""
+    monkeypatch.setattr(_pool_process, "_END_S", 0.05)
+    look = _pool_process.PoolProcess._reap
+
+    def look_late(process: _pool_process.PoolProcess, again_s: float) -> None:
+        asyncio.get_running_loop().call_later(0.3, look, process, again_s)
+
+    monkeypatch.setattr(_pool_process.PoolProcess, "_reap", look_late)
+
+    async def body() -> None:
+        async with pool_of(1) as pool:
+            with pytest.raises(cw.ProcessDied, match="die was killed by SIGKILL, as the kernel does"):
+                await pool.run(pooled.die, signal.SIGKILL)
 
     run(body)
 
@@ -367,7 +387,10 @@ def test_functions_of_the_program_itself(tmp_path: Path, by_name: bool) -> None:
     assert (ended.stdout, ended.stderr) == ("__mp_main__ True mine True\n", "")
 
 
-def test_killed_at_once_where_the_loop_is_about_to_end(run: Run, tmp_path: Path) -> None:
+def test_killed_at_once_where_the_loop_is_about_to_end(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_pool_process, "_END_S", DEADLINE)  # on a busy CPU it has less than others
     path = tmp_path / "began"
 
     async def body() -> None:

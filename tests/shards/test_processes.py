@@ -15,6 +15,8 @@ import pytest
 
 from tests.shards.servers import Serve, Server, ask, eventually, is_alive
 
+pytestmark = pytest.mark.once  # what is tested is Python in both kinds
+
 PAGE = Path(__file__).parents[2] / "docs" / "processes.md"
 
 POOLED = """
@@ -89,7 +91,7 @@ async def main(shard):
 
 @pytest.fixture
 def server(serve: Serve) -> Server:
-    server = serve(POOLED, "--shards", "1", "--processes", "2", "--timeout-graceful-shutdown", "20")
+    server = serve(POOLED, "--shards", "1", "--processes", "2", "--timeout-graceful-shutdown", "60")
     server.wait_serving()
     return server
 
@@ -161,13 +163,13 @@ def test_what_does_not_end_within_the_grace_is_named_and_killed(serve: Serve, tm
     await shard.wait_stopped()
 """,
     )
-    server = serve(source, "--shards", "1", "--timeout-graceful-shutdown", "1")
+    server = serve(source, "--shards", "1", "--timeout-graceful-shutdown", "4")
     server.wait_serving()
     process = begun(tmp_path, "began")
     server.send(signal.SIGTERM)
     server.wait_log(rf"\[shard 0\] the stop waits for processes: app\.wait \(.* s, in process {process}\)")
     server.wait_exit()
-    assert "shard 0 still had work 1 s after it was told to stop: killed" in server.log
+    assert "shard 0 still had work 4 s after it was told to stop: killed" in server.log
     eventually(lambda: not is_alive(process), "it is killed with its shard")
 
 

@@ -117,7 +117,7 @@ def test_every_kind_of_protocol_is_counted_and_capped(serve: Serve, made: str) -
             with pytest.raises(TimeoutError):
                 two.recv(100)
             one.close()
-            two.settimeout(20)
+            two.settimeout(60)
             assert two.recv(100) == b"1 of 2\n"
 
 
@@ -219,7 +219,7 @@ def connected(server: Server, family: str, path: Path) -> socket.socket:
     if family == "TCP":
         return server.connect()
     client = socket.socket(socket.AF_UNIX)
-    client.settimeout(20)
+    client.settimeout(60)
     client.connect(str(path))
     return client
 
@@ -274,7 +274,7 @@ def test_without_stop_a_connection_that_stays_idle_is_closed(serve: Serve) -> No
 
 def test_a_stop_that_raises_is_an_error_and_no_more(serve: Serve) -> None:
     source = SERVER.replace("STOP", "fail") + "\ndef fail(protocol):\n    raise LookupError('as it should')\n"
-    server = started(serve, source, "--timeout-graceful-shutdown", "1")
+    server = started(serve, source, "--timeout-graceful-shutdown", "4")
     with server.connect() as client:
         assert ask(client, b"quick") == b"quick"
         assert server.stop() == 0

@@ -25,6 +25,8 @@ from clockworker.shards.config._options import BY_NAME
 from clockworker.shards.config._settings import settings_of
 from tests.shards.servers import DEADLINE, ECHO, Serve, Server, ask
 
+pytestmark = pytest.mark.once  # what is tested is Python in both kinds
+
 PROGRAM = """
 import signal, sys
 import clockworker as cw

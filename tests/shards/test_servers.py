@@ -70,7 +70,7 @@ def connect(server: Server, name: str = "", last: int = 1) -> socket.socket:
     """From 127.0.0.N, of which a fixed distribution makes N modulo the shards."""
     pattern = rf"listening on {name}=127\.0\.0\.1:(\d+)" if name else r"listening on 127\.0\.0\.1:(\d+)"
     port = int(server.wait_log(pattern)[0][1])
-    return socket.create_connection(("127.0.0.1", port), timeout=20, source_address=(f"127.0.0.{last}", 0))
+    return socket.create_connection(("127.0.0.1", port), timeout=60, source_address=(f"127.0.0.{last}", 0))
 
 
 def burst(server: Server, opened: ExitStack, name: str, count: int = 30) -> list[socket.socket]:
@@ -169,7 +169,7 @@ def test_a_servers_own_limit_counts_apart(serve: Serve, opened: ExitStack, distr
         waits.settimeout(0.3)
         with pytest.raises(TimeoutError):
             waits.recv(100)
-        waits.settimeout(20)
+        waits.settimeout(60)
     plain[0].close()
     assert late.recv(100) == b"plain 0 late\n"
     admin.close()
@@ -207,7 +207,7 @@ def test_servers_without_a_limit_of_their_own_share_the_common_one(
     for client in late.values():
         with pytest.raises(TimeoutError):
             client.recv(100)
-        client.settimeout(20)
+        client.settimeout(60)
     plain.close()  # room for one of the two
     first = eventually(lambda: next((c for c in late.values() if _has_come(c)), None), "one of them is served")
     assert first.recv(100).endswith(b"late\n")
@@ -223,7 +223,7 @@ def _has_come(client: socket.socket) -> bool:
     except BlockingIOError:
         return False
     finally:
-        client.settimeout(20)
+        client.settimeout(60)
 
 
 def test_statistics_are_of_all_servers_together(serve: Serve, opened: ExitStack, tmp_path: Path) -> None:
@@ -294,7 +294,7 @@ def test_a_worker_has_no_socket_and_no_warning(serve: Serve, distribution: str, 
         with suppress(psutil.NoSuchProcess):  # it has been replaced
             assert not process.net_connections()
     assert server.stop() == 0
-    assert "WARNING" not in server.log
+    assert server.warnings() == []
 
 
 PASSED = """
@@ -323,7 +323,7 @@ def test_systemd_gives_names(serve: Serve, tmp_path: Path, names: str) -> None:
     ports = sorted(c.laddr.port for c in server.members()[0].net_connections() if c.status == "LISTEN")
     said = set()
     for port in ports:
-        with socket.create_connection(("127.0.0.1", port), timeout=20) as client:
+        with socket.create_connection(("127.0.0.1", port), timeout=60) as client:
             said.add(ask(client, b"hello").split()[0])
     assert said == {b"plain", b"admin"}
     assert server.stop() == 0
@@ -335,7 +335,7 @@ def test_a_unix_socket_and_several_addresses_may_share_a_name(serve: Serve, tmp_
     server = started(serve, "--distribution", distribution, bind=bind)
     assert (tmp_path / "admin.sock").stat().st_mode & 0o777 == 0o600
     with socket.socket(socket.AF_UNIX) as client:
-        client.settimeout(20)
+        client.settimeout(60)
         client.connect(str(tmp_path / "admin.sock"))
         assert ask(client, b"hello").startswith(b"admin ")
     with connect(server, "admin") as other:
@@ -350,7 +350,7 @@ def test_no_connection_is_lost_while_both_are_rolled(serve: Serve, distribution:
 
     def load(name: str) -> None:
         last = 0
-        while not clients.over.is_set():
+        while not clients.over.wait(0.003):
             last = last % 200 + 1
             try:
                 with connect(server, name, last) as client:

@@ -112,7 +112,7 @@ class Day:
 
     def _page(self, path: str) -> Callable[[], bool]:
         def get() -> bool:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self._metrics}/{path}", timeout=5) as page:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self._metrics}/{path}", timeout=60) as page:
                 return bool(page.status == 200)
 
         return get

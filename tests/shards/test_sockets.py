@@ -7,6 +7,7 @@ import os
 import select
 import socket
 import struct
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -53,6 +54,28 @@ def test_nothing_stays_open_after_a_failure(taken: TcpAddress, tmp_path: Path) -
         Listeners((LOCAL, UnixAddress(str(path)), taken), shards=2, backlog=8)
     assert os.listdir("/proc/self/fd") == before
     assert not path.exists()
+
+
+def test_shards_of_a_supervisor_that_was_killed_are_given_the_time_to_end(tmp_path: Path) -> None:
+    """Who restarts it at once is not told that its address is in use."""
+    path = tmp_path / "s"
+    reading, writing = os.pipe()
+    supervisor = os.fork()
+    if not supervisor:
+        with Listeners((UnixAddress(str(path)),), shards=1, backlog=8):
+            if not os.fork():  # its shard
+                os.write(writing, b"x")
+                time.sleep(0.5)
+            os._exit(0)
+    os.waitpid(supervisor, 0)
+    try:
+        assert os.read(reading, 1) == b"x"
+        began = time.monotonic()
+        with Listeners((UnixAddress(str(path)),), shards=1, backlog=8):
+            assert time.monotonic() - began > 0.1
+    finally:
+        os.close(reading)
+        os.close(writing)
 
 
 def test_a_closed_address_can_be_bound_again() -> None:

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.once  # what is tested is Python in both kinds
 def notices(tmp_path: Path) -> Iterator[socket.socket]:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind(str(tmp_path / "notify"))
-        manager.settimeout(20)
+        manager.settimeout(60)
         yield manager
 
 
@@ -89,7 +89,7 @@ def test_an_abstract_socket_is_notified_and_one_that_is_gone_is_no_error() -> No
     name = f"@clockworker-test-{os.getpid()}"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind("\0" + name[1:])
-        manager.settimeout(20)
+        manager.settimeout(60)
         notifier = Notifier({"NOTIFY_SOCKET": name})
         notifier.status("fine")
         assert receive(manager) == {"STATUS": "fine"}

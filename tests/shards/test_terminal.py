@@ -50,12 +50,15 @@ async def main(shard):
     await shard.wait_stopped()
 """
 
-PROGRAM = """
+# --timeout-shard-healthcheck.
+LIMIT_S = 3
+
+PROGRAM = f"""
 if __name__ == "__main__":
     import clockworker
-    clockworker.serve(main, port=0, shards=1, timeout_shard_healthcheck=1)
+    clockworker.serve(main, port=0, shards=1, timeout_shard_healthcheck={LIMIT_S})
 """
-COMMAND = ("clockworker", "app:main", "--port", "0", "--shards", "1", "--timeout-shard-healthcheck", "1")
+COMMAND = ("clockworker", "app:main", "--port", "0", "--shards", "1", "--timeout-shard-healthcheck", str(LIMIT_S))
 
 
 class OnTerminal:
@@ -65,7 +68,6 @@ class OnTerminal:
         (directory / "app.py").write_text(DEBUGGED + PROGRAM)
         self.ours, theirs = pty.openpty()
         self._text = ""
-        self.seen = ""
         self.modes = termios.tcgetattr(theirs)
         command = (sys.executable, *command)
         # setsid -c: the terminal is the session's own, as at a login.
@@ -79,11 +81,15 @@ class OnTerminal:
         deadline = time.monotonic() + DEADLINE
         while (match := re.search(pattern, self._text)) is None:
             assert time.monotonic() < deadline, f"no {pattern!r} in {self._text}"
-            if select.select([self.ours], [], [], 0.1)[0]:
-                self._text += os.read(self.ours, 65536).decode().replace("\r", "")
-        self.seen += self._text[: match.end()]
+            self.read_on()
         self._text = self._text[match.end() :]
         return match
+
+    def read_on(self) -> str:
+        """What is there and has not been looked for; waits a little for more."""
+        if select.select([self.ours], [], [], 0.1)[0]:
+            self._text += os.read(self.ours, 65536).decode().replace("\r", "")
+        return self._text
 
     def type(self, line: str) -> None:
         os.write(self.ours, line.encode() + b"\n")
@@ -115,7 +121,8 @@ def test_one_shard_on_a_terminal_is_debugged_there_for_as_long_as_it_takes(on_te
         on_terminal.read(r"app\.py\(\d+\)handle\(\)")
         on_terminal.read(r"\(Pdb\) ")
         on_terminal.read(r"shard 0 is stopped in a debugger: not looked after until it goes on")
-        time.sleep(2)  # twice the limit: nothing tells that it has not been killed
+        time.sleep(LIMIT_S + 1)  # nothing tells that it has not been killed
+        assert "has not come back" not in on_terminal.read_on()
         on_terminal.type("word = 'changed'")
         on_terminal.type("c")
         assert client.recv(100) == b"changed\n"
@@ -126,7 +133,6 @@ def test_one_shard_on_a_terminal_is_debugged_there_for_as_long_as_it_takes(on_te
         os.kill(shard, signal.SIGKILL)
         on_terminal.read(r"killed by SIGKILL")
         assert on_terminal.modes_now() == on_terminal.modes  # readline had changed them
-    assert "has not come back" not in on_terminal.seen
     on_terminal.read("shard 0 ready")
     on_terminal.process.send_signal(signal.SIGTERM)
     assert on_terminal.process.wait(DEADLINE) == 0

@@ -204,7 +204,7 @@ def test_what_does_not_travel_keeps_the_application_from_being_started(tmp_path:
         pytest.fail("it has started")
     assert "Traceback" not in str(caught.value)
     arguments = [sys.executable, "-m", "clockworker.shards._cli", "paths:main", "--check-config"]
-    done = subprocess.run(arguments, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(arguments, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode != 0
     assert "Files.get: parameter path has a type that cannot be sent" in done.stderr + done.stdout
 

@@ -165,7 +165,7 @@ def started(
 def plain(server: Server, name: str = "", last: int = 1) -> socket.socket:
     pattern = rf"listening on {name}=127\.0\.0\.1:(\d+)" if name else r"listening on 127\.0\.0\.1:(\d+)"
     port = int(server.wait_log(pattern)[0][1])
-    return socket.create_connection(("127.0.0.1", port), timeout=20, source_address=(f"127.0.0.{last}", 0))
+    return socket.create_connection(("127.0.0.1", port), timeout=60, source_address=(f"127.0.0.{last}", 0))
 
 
 def secure(server: Server, context: ssl.SSLContext, last: int = 1, name: str = "") -> ssl.SSLSocket:
@@ -220,13 +220,14 @@ class Slow:
 def test_two_protocols_one_of_them_in_tls_are_served_rolled_and_drained(
     serve: Serve, authority: Authority, opened: ExitStack, distribution: str
 ) -> None:
-    server = started(serve, "--distribution", distribution)
+    # Whoever is late has time for that, on a busy machine too.
+    server = started(serve, "--distribution", distribution, first="tls.FIRST_S = 60.0; protocols.QUIET_S = 3.0")
     context = authority.context()
     failed, asked = [], {"tls": 0, "admin": 0}
 
     def load(which: str) -> None:
         last = 0
-        while not clients.over.is_set():
+        while not clients.over.wait(0.003):
             last = last % 200 + 1
             try:
                 if which == "tls":
@@ -329,7 +330,7 @@ def test_a_handshake_that_never_ends_has_a_place_and_a_time(
     late.sock.settimeout(0.3)
     with pytest.raises(TimeoutError):
         late.sock.recv(1)
-    late.sock.settimeout(20)
+    late.sock.settimeout(60)
     for each in stuck:
         assert each.sock.recv(100) == b""
     late.finish()
@@ -343,7 +344,7 @@ def test_a_handshake_that_never_ends_has_a_place_and_a_time(
 def test_a_stop_waits_for_a_handshake_that_goes_on_and_for_no_other(
     serve: Serve, authority: Authority, opened: ExitStack, source: str
 ) -> None:
-    server = started(serve, source=source, shards=1, first="tls.FIRST_S = 2.0")
+    server = started(serve, source=source, shards=1, first="tls.FIRST_S = 5.0")
     context = authority.context()
     stuck = Slow(opened.enter_context(plain(server)), context)
     stuck.sock.sendall(stuck.hello()[:20])
@@ -403,7 +404,7 @@ def _rests(sock: socket.socket, seconds: float = 0.1) -> bool:
     except TimeoutError:
         return True
     finally:
-        sock.settimeout(20)
+        sock.settimeout(60)
     return False
 
 
@@ -455,6 +456,64 @@ def test_a_client_that_says_no_goodbye_is_left(serve: Serve, authority: Authorit
     assert server.stop() == 0
 
 
+@pytest.mark.parametrize("source", [TWO, PROTOCOL], ids=["streams", "a protocol"])
+def test_records_of_a_byte_are_read_in_many_turns(
+    serve: Serve, authority: Authority, opened: ExitStack, source: str
+) -> None:
+    """Of one read of the socket, and nothing is lost."""
+    counting = """
+looks = []
+async def count():
+    while True:
+        looks.append(0)
+        await asyncio.sleep(0)
+read = tls._Noted.read
+def told(self, *arguments):
+    turns.add(len(looks))
+    return read(self, *arguments)
+turns = set()
+tls._Noted.read = told
+"""
+    source = source.replace("async def main(shard):", f"{counting}\nasync def main(shard):", 1)
+    source = source.replace(
+        "    await shard.wait_stopped()", "    asyncio.create_task(count())\n    await shard.wait_stopped()"
+    )
+    source += "    print('turns:', len(turns), flush=True)\n"
+    server = started(serve, source=source, shards=1)
+    client = Slow(opened.enter_context(plain(server)), authority.context())
+    client.sock.sendall(client.hello())
+    client.finish()
+    line = b"x" * 3_000 + b"\n"
+    client.sock.sendall(b"".join(client.record(line[at : at + 1]) for at in range(len(line))))
+    answer = b""
+    while not answer.endswith(b"\n"):
+        answer += client.read()
+    assert answer == b"0 " + line
+    client.sock.close()
+    assert server.stop() == 0
+    assert int(server.wait_log(r"turns: (\d+)")[0][1]) > 3_000 // 64
+
+
+def test_a_client_that_is_left_and_goes_on_sending_is_cut(
+    serve: Serve, authority: Authority, opened: ExitStack
+) -> None:
+    """What it sends is not decrypted for as long as a farewell takes."""
+    server = started(serve, "--access-log", shards=1, first="tls.FAREWELL_S = 1000; tls._MOST_LINGERED = 1_000_000")
+    client = Slow(opened.enter_context(plain(server)), authority.context())
+    client.sock.sendall(client.hello())
+    client.finish()
+    client.sock.sendall(client.record(b"big 5\n"))
+    assert client.read() == bytes(5)
+    sent = 0
+    with pytest.raises((ConnectionResetError, BrokenPipeError)):
+        while sent < 100_000_000:
+            client.sock.sendall(client.record(bytes(16_384)))
+            sent += 16_384
+    assert sent > 900_000
+    server.wait_log("INFO .* closed after")
+    assert server.stop() == 0
+
+
 def test_nobody_waits_for_a_goodbye_at_the_stop(serve: Serve, authority: Authority, opened: ExitStack) -> None:
     server = started(serve, shards=1, first="tls.FAREWELL_S = 1000")
     client = opened.enter_context(secure(server, authority.context()))
@@ -493,7 +552,7 @@ def test_a_connections_context_is_one_for_all_callbacks(serve: Serve, authority:
 def test_a_unix_socket(serve: Serve, authority: Authority, tmp_path: Path) -> None:
     server = started(serve, bind=("--bind", f"unix:{tmp_path}/s", "--bind", "admin=127.0.0.1:0"))
     with socket.socket(socket.AF_UNIX) as sock:
-        sock.settimeout(20)
+        sock.settimeout(60)
         sock.connect(f"{tmp_path}/s")
         with authority.context().wrap_socket(sock, server_hostname="localhost") as client:
             assert ask(client, b"hello").endswith(b" hello")

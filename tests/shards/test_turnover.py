@@ -23,8 +23,10 @@ HOARDER = ECHO.replace(
 def test_an_old_shard_is_replaced(serve: Serve) -> None:
     server = serve(ECHO, "--shards", "2", "--spares", "0", "--shard-lifetime", "2")
     server.wait_serving()
-    first = server.shard_pids()
-    said = server.wait_log(r"shard (\d) \(pid (\d+)\) has lived for (\d+) s \(--shard-lifetime\): it is replaced", 2)
+    first = {int(match[1]): int(match[2]) for match in server.wait_log(r"shard (\d) ready on .*, pid (\d+)", 2)[:2]}
+    said = server.wait_log(r"shard (\d) \(pid (\d+)\) has lived for (\d+) s \(--shard-lifetime\): it is replaced", 2)[
+        :2
+    ]
     server.wait_log("shard . stopped", 2)
     assert {int(match[1]): int(match[2]) for match in said} == first
     assert all(int(match[3]) >= 2 for match in said)

@@ -13,6 +13,8 @@ import pytest
 
 from tests.shards.servers import eventually, is_alive
 
+pytestmark = pytest.mark.once  # what is tested is Python in both kinds
+
 pytest_plugins = ["pytester"]
 
 # Warnings are errors in all of them, and no plugin but those that are named is there.

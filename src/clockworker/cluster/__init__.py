@@ -11,7 +11,7 @@ In reading order:
     _partitions which node and shard a key belongs to
     _view       who is in the cluster: the one value that all agree on
     _fence      whether this node owns what the view gives it
-    _word       the same, as shards see it when a call begins
+    _word       the same, as shards see it when a call begins; _outage, what the log says if it does not
     _cluster    `shard.cluster`: what a shard knows, and may begin
     _shard      the shard's part: both together
     _membership the supervisor's part: being a node

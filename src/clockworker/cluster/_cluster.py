@@ -31,7 +31,6 @@ log = logging.getLogger("clockworker.cluster")
 Hook: TypeAlias = Callable[[frozenset[int], frozenset[int], int], Awaitable[object]]
 
 RETRY_S = 1.0  # of a hook that has raised
-CONFIRM_S = 2.0  # the others confirm a new view within a beat or two, on a busy machine too
 
 
 class ClusterNode(msgspec.Struct, frozen=True):
@@ -52,10 +51,12 @@ class ClusterView(msgspec.Struct, frozen=True):
 
 class Cluster:
     """Made by the shard's process. node: our own name. shard: our number in it. epoch: that of the view which we act by, 0
-    before the first."""
+    before the first. confirm_s: how long the others may take to confirm a new view before it is said that we are cut off; they
+    do within a beat or two, and on a machine that keeps them waiting as late as they confirm anything (`fence_after`)."""
 
-    def __init__(self, node: str, shard: int) -> None:
+    def __init__(self, node: str, shard: int, confirm_s: float) -> None:
         self.node = node
+        self._confirm_s = confirm_s
         self.epoch = 0
         self.shard = shard
         self._word: Word | None = None
@@ -147,7 +148,7 @@ class Cluster:
 
     def _is_to_be_confirmed(self) -> bool:
         """A new view is on its way to us, or has just come. Each begins with nobody's confirmation."""
-        if boot_time() - self._changed_at < CONFIRM_S:
+        if boot_time() - self._changed_at < self._confirm_s:
             return True
         return self._word is not None and not self._word.is_of(self.epoch)
 

@@ -1,7 +1,9 @@
 """Whether this node owns what its view gives it: the fence. No I/O, no clock of its own; `models/fence.pml` shows what it rests
 on.
 
-Each node says twice a second that it is alive, and what it has heard of the others (`Alive`). Three rules:
+Each node says twice a second that it is alive, and what it has heard of the others (`Alive`). What it said is confirmed with a
+beat of the others', and is up to two beats old until the next is; so with a short node_timeout beats are quicker, or nothing
+would be left of `fence_after` for a process that the machine keeps waiting. Three rules:
 
 1.  *I own* while a quorum of my view's members, I among them, have confirmed, each at my epoch, a number that I sent less than
     `fence_after` ago. Who confirms is that very process: a successor under the same name never confirms for the one before,
@@ -37,12 +39,13 @@ import msgspec
 from clockworker.cluster._view import View, is_quorum
 
 FENCE_PART = 0.8  # of node_timeout: what a clock's rate may differ by
-BEAT_S = 0.5
+BEAT_S = 0.5  # of a node_timeout of 5 s and more
+BEATS = 10  # in a shorter one
 VERSION = 1
 
 
 class Alive(msgspec.Struct, frozen=True, array_like=True):
-    """What a node says, twice a second and at each new epoch; whose it is the subject says.
+    """What a node says, with each beat and at each new epoch; whose it is the subject says.
 
     number: counts the node's own. heard: of each other node the process that was heard, and its highest number. silent: members
     of the view that have not been heard, or have not heard it, for node_timeout. settled: whether this epoch's view is.
@@ -55,6 +58,11 @@ class Alive(msgspec.Struct, frozen=True, array_like=True):
     heard: dict[str, tuple[int, int]]
     silent: list[str]
     settled: bool
+
+
+def beat_s(node_timeout: float) -> float:
+    """Seconds between two of what a node says."""
+    return min(BEAT_S, node_timeout / BEATS)
 
 
 class _Peer:
@@ -74,6 +82,7 @@ class Fence:
         self.incarnation = incarnation
         self.node_timeout = node_timeout
         self.fence_after = FENCE_PART * node_timeout
+        self.beat_s = beat_s(node_timeout)
         self.epoch = 0
         self.view: View | None = None
         self._began = now
@@ -159,6 +168,11 @@ class Fence:
 
     def owns(self, now: float) -> bool:
         return self.until(now) > now
+
+    def heard_ago(self, now: float) -> dict[str, float | None]:
+        """How many seconds ago each other member was heard; None: never."""
+        peers = {name: self._member(name) for name in self._others()}
+        return {name: None if peer is None else now - peer.at for name, peer in peers.items()}
 
     # Rule 2.
 

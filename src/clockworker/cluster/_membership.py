@@ -1,7 +1,7 @@
 """Being a node of the cluster: the supervisor's part, which no application can stall.
 
-It says twice a second that it is alive, hears the others, looks at the view each second and whenever a higher epoch is heard
-of, writes it where `_fence` permits, and tells the shards. Every change of the view goes one way: it is read; the word in
+It says twice a second or more that it is alive, hears the others, looks at the view each second and whenever a higher epoch is
+heard of, writes it where `_fence` permits, and tells the shards. Every change of the view goes one way: it is read; the word in
 shared memory gets its epoch, by which no keyed call begins; the shards get the table; and only then the others hear that we are
 at that epoch, since they rely on our not serving by an older one.
 
@@ -21,7 +21,9 @@ from typing import Protocol
 
 import msgspec
 
-from clockworker.cluster._fence import BEAT_S, VERSION, Alive, Fence
+from clockworker.cluster import _subjects
+from clockworker.cluster._fence import VERSION, Alive, Fence
+from clockworker.cluster._outage import Outage
 from clockworker.cluster._partitions import Draws
 from clockworker.cluster._view import View
 from clockworker.cluster._wire import Bucket, Entry, Wire, WireError
@@ -66,8 +68,9 @@ class Membership:
         self._now = now
         self.incarnation = random.SystemRandom().getrandbits(62) or 1
         self._fence = Fence(config.node, self.incarnation, config.node_timeout, self._now())
+        self._outage = Outage(self._fence, self._now())
         self._draws = Draws(config.partitions)
-        self._subject = f"cw.{config.name}.alive.{config.node}"
+        self._subject = _subjects.alive(config.name, config.node)
         self._encoder = msgspec.msgpack.Encoder()
         self._decoder = msgspec.msgpack.Decoder(Alive)
         self._wire: Wire | None = None
@@ -82,6 +85,7 @@ class Membership:
         self._problem = ""
         self._taken_since: float | None = None
         self._tasks: list[asyncio.Task[None]] = []
+        self._strangers: set[str] = set()  # nodes of another release
         self.nonsense = 0  # messages that were none
         self.reconnects = -1
 
@@ -136,7 +140,7 @@ class Membership:
         self._news.set()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
-                while self.is_in_view():  # noqa: ASYNC110  # the view's task says it by what it reads
+                while self.is_in_view() or self._was_last():  # noqa: ASYNC110  # the view's task says it by what it reads
                     await asyncio.sleep(0.02)
 
     async def stop(self) -> None:
@@ -157,8 +161,9 @@ class Membership:
             try:
                 await wire.connect()
                 self._wire = wire
-                await wire.subscribe(f"cw.{self._config.name}.alive.*", self._heard)
+                await wire.subscribe(_subjects.alive_of_any(self._config.name), self._heard)
                 self._fence.listens(self._now())
+                self._say()  # what was said meanwhile was lost, and confirmations run out
                 self._bucket = await wire.bucket(f"cw_{self._config.name}")
                 self.reconnects += 1
                 self._has_problem("")
@@ -173,6 +178,7 @@ class Membership:
             pause = min(2 * pause, longest)
 
     def _is_lost(self, error: Exception, gone: asyncio.Event) -> None:
+        self._bucket = None
         self._has_problem(str(error))
         gone.set()
 
@@ -195,26 +201,41 @@ class Membership:
     async def _say_alive(self) -> None:
         while True:
             self._say()
-            await asyncio.sleep(BEAT_S)
+            await asyncio.sleep(self._fence.beat_s)
 
     def _say(self) -> None:
         """Of ourselves, as the fence is now. What cannot be sent is lost, and the next says more."""
-        alive = self._fence.say(self._now())
+        at = self._now()
+        self._outage.beat(at)
+        alive = self._fence.say(at)
         if self._wire is not None:
-            self._wire.publish(self._subject, self._encoder.encode(alive))
+            try:
+                self._wire.publish(self._subject, self._encoder.encode(alive))
+            except WireError as error:
+                self._has_problem(str(error))
         self._write_word()
         if (silent := tuple(alive.silent)) != self._silent:
             self._silent = silent
             self._audience.tell(NodesSilent(silent))
 
     def _heard(self, subject: str, body: bytes) -> None:
-        name = subject.rpartition(".")[2]
         try:
+            name = _subjects.name_of(subject.rpartition(".")[2])
             alive = self._decoder.decode(body)
         except Exception:  # whatever a decoder raises
             self.nonsense += 1
             return
-        if alive.version != VERSION or (name == self._config.node and alive.incarnation == self.incarnation):
+        if name == self._config.node and alive.incarnation == self.incarnation:
+            return
+        if alive.version != VERSION:
+            if name not in self._strangers:
+                self._strangers.add(name)
+                log.error(
+                    "node %s is not heard: it says that it is alive in version %d, and we in %d; give both one release",
+                    name,
+                    alive.version,
+                    VERSION,
+                )
             return
         self._fence.heard(name, alive, self._now())
         if alive.epoch > max(self._fence.epoch, self._there):
@@ -224,7 +245,9 @@ class Membership:
     def _write_word(self) -> None:
         at = self._now()
         fence = self._fence
-        self._word.write(fence.epoch, fence.until(at))
+        until = fence.until(at)
+        self._word.write(fence.epoch, until)
+        self._outage.look(at, until)
         if fence.epoch > self._settled and fence.is_settled(at):
             self._settled = fence.epoch
             self._audience.tell(ViewSettled(fence.epoch))
@@ -237,12 +260,14 @@ class Membership:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._news.wait(), LOOK_S)
             self._news.clear()
-            if self._bucket is None:
+            bucket = self._bucket
+            if bucket is None:
                 continue
             try:
-                await self._look(self._bucket)
+                await self._look(bucket)
             except WireError as error:  # without a leader, or a quorum: the next look may find one
-                self._has_problem(f"the view cannot be read or written: {error}")
+                if self._bucket is bucket:  # else the connection was lost, which has been said
+                    self._has_problem(f"the view cannot be read or written: {error}")
             else:
                 if self._bucket is not None:
                     self._has_problem("")
@@ -250,10 +275,12 @@ class Membership:
     async def _look(self, bucket: Bucket) -> None:
         found = await bucket.get(KEY)
         self._there = 0 if found is None else found.revision
-        if self._fence.highest_epoch() > self._there or self._fence.epoch > self._there:
+        highest = max(self._fence.highest_epoch(), self._fence.epoch)
+        if highest > self._there:
             # An old copy, or a store that was made anew under a cluster that lives: it would give two of each owner.
             raise WireError(
-                f"its store has epoch {self._there}, and nodes are at {max(self._fence.highest_epoch(), self._fence.epoch)}"
+                f"its store has epoch {self._there}, and nodes run at epoch {highest}: it was lost, or is an old copy. If it "
+                "does not come back, stop all nodes, then start them"
             )
         if found is not None and found.value:
             self._take(found)
@@ -267,6 +294,8 @@ class Membership:
             else:
                 self._there = written
                 self._adopt(view, written)
+                if self._was_last():
+                    self._news.set()
 
     def _take(self, found: Entry) -> None:
         if found.revision <= self._fence.epoch:
@@ -274,16 +303,22 @@ class Membership:
         try:
             view = View.decode(found.value)
         except Exception as error:
-            self._refuse(f"the view in the broker's store makes no sense: {error}")
+            reason = f"the view in the broker's store makes no sense: {error}"
+            if (
+                self._fence.view is not None
+            ):  # somebody has put it there by hand: the cluster that runs is not to end by it
+                raise WireError(f"{reason}. Stop all nodes, delete it, then start them") from error
+            self._refuse(reason)
             return
         config = self._config
-        for name, given, there in (
-            ("partitions", config.partitions, view.partitions),
-            ("two_nodes", config.two_nodes, view.two_nodes),
+        for name, given, there, until in (
+            ("partitions", config.partitions, view.partitions, ""),
+            ("two_nodes", config.two_nodes, view.two_nodes, ""),
+            ("node_timeout", config.node_timeout, view.node_timeout, ", or stop all nodes first"),
         ):
-            if given != there:
+            if given != there and (view.nodes or not until):
                 self._refuse(
-                    f"[cluster] {name} is {given}, and cluster {config.name} was started with {there}; give {there}"
+                    f"[cluster] {name} is {given}, and cluster {config.name} was started with {there}; give {there}{until}"
                 )
                 return
         self._adopt(view, found.revision)
@@ -293,6 +328,7 @@ class Membership:
         was_in = self.is_in_view()
         fence.adopt(view, epoch, self._now())
         self._word.write(epoch, 0.0)
+        self._outage.adopted(self._now(), is_member=self.is_in_view() and not self._leaving)
         self._audience.tell(self._for_shards(view, epoch))
         self._settled = epoch if fence.is_settled(self._now()) else self._settled
         self._say()
@@ -340,14 +376,12 @@ class Membership:
             heard_of = fence.highest_epoch() > 0 or (found is not None and not fence.has_listened(at))
             if not self._ready or self._leaving or heard_of:
                 return None
-            return View(config.partitions, config.two_nodes).with_node(
-                config.node, self._shards, self.incarnation, time.time()
-            )
+            return self._joined(View(config.partitions, config.two_nodes))
         view = fence.view
         if view is None or found.revision != fence.epoch or not fence.is_settled(at):
             return None
         if self._leaving:
-            return view.without({config.node}) if self.is_in_view() else None
+            return view.without({config.node}) if self.is_in_view() or self._was_last() else None
         if not self.is_in_view():
             if not self._ready:
                 return None
@@ -357,9 +391,21 @@ class Membership:
             self._taken_since = None
             if config.node in view.nodes and not fence.may_replace(at):
                 return None
-            return view.with_node(config.node, self._shards, self.incarnation, time.time())
+            return self._joined(view)
         dead = fence.dead(at)
         return view.without(dead) if dead else None
+
+    def _joined(self, view: View) -> View:
+        config = self._config
+        if not view.nodes:
+            view = msgspec.structs.replace(view, node_timeout=config.node_timeout)
+        return view.with_node(config.node, self._shards, self.incarnation, time.time())
+
+    def _was_last(self) -> bool:
+        """All have left, which we know to be settled, and nobody could tell those that come later. A view of nobody that comes
+        after one of nobody is settled for all."""
+        view = self._fence.view
+        return view is not None and not view.nodes and bool(view.previous) and self.is_settled()
 
     def _name_is_taken(self) -> None:
         """Another process says that it is alive under our name. One that has just ended falls silent; one that lives does

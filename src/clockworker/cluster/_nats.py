@@ -5,7 +5,8 @@ tell, and a full queue in front of a subscriber drops in silence; with all that 
 was used of it was its parser and its buffer. Of these each message woke two tasks, and a lone call took a third longer.
 
 A PING goes out when nothing has been heard for a third of `silence`. It is judged by bytes: a message of a megabyte on its way
-over a slow line is life enough. `flush` waits for the PONG of a PING that stands behind what was published.
+over a slow line is life enough. While we ourselves stood still nothing was heard either, though it may have come: that time
+does not count. `flush` waits for the PONG of a PING that stands behind what was published.
 
 What is published in one turn of the loop leaves at its end in one write, or at once if it is much, or its publisher says so
 (`send_off`). The transport keeps what the socket does not take; beyond `PENDING_BYTES` of that nothing more is taken.
@@ -29,13 +30,15 @@ from clockworker.cluster import _nats_protocol as protocol
 from clockworker.cluster._nats_keys import Secrets
 from clockworker.cluster._nats_protocol import BrokenProtocol, Event, Info, Message, Parser, Pinged, Ponged, Refused
 from clockworker.cluster._nats_store import NatsBucket, open_bucket
-from clockworker.cluster._wire import WireError
+from clockworker.cluster._subjects import word
+from clockworker.cluster._wire import NobodyAnswers, WireError
 from clockworker.shards.config._cluster import ClusterConfig, shown_url
 
 CONNECT_S = 3.0  # for each step, to each server
 REQUEST_S = 2.0
 CLOSE_S = 1.0
 PENDING_BYTES = 2 * 1024 * 1024
+LEAST_PAYLOAD = 64 * 1024  # of a server: the view, and what nodes say of all others, are one message each
 WRITE_BYTES = 64 * 1024  # of what was published, that do not wait for the end of a turn
 
 
@@ -107,6 +110,7 @@ class NatsWire:
         self._out_size = 0
         self._writes_soon = False
         self._heard_at = 0.0
+        self._watch_at = 0.0  # when we look next for silence
         self._has_asked = False
         self._watching: asyncio.TimerHandle | None = None
 
@@ -201,7 +205,7 @@ class NatsWire:
         finally:
             del self._asked[word]
         if not found.body and protocol.status_of(found.head) == 503:
-            raise WireError(f"the server has nobody who answers {subject}")
+            raise NobodyAnswers(f"the server has nobody who answers {subject}")
         return found
 
     async def close(self) -> None:
@@ -239,6 +243,11 @@ class NatsWire:
             elif self.info.tls_required and context is None:
                 raise WireError("the server wants TLS; give tls://")
             transport.set_write_buffer_limits(high=0)  # so uvloop writes at once
+            if self.info.max_payload < LEAST_PAYLOAD:
+                raise WireError(
+                    f"the server takes messages of up to {self.info.max_payload:,} bytes (max_payload); a cluster needs "
+                    f"{LEAST_PAYLOAD:,}"
+                )
             self.max_payload = self.info.max_payload
             self._is_ready = True
             self._put(protocol.connect(self._introduction(parts.username, parts.password, context is not None)))
@@ -251,7 +260,7 @@ class NatsWire:
             if why is not None and why is not error and isinstance(error, Exception):
                 raise why from error  # what the server has said of it
             raise
-        self._heard_at = self._loop.time()
+        self._heard_at = self._watch_at = self._loop.time()
         self._has_asked = False
         self._watch()
 
@@ -321,8 +330,11 @@ class NatsWire:
         """For silence."""
         if not self._is_ready:
             return
-        quiet = self._loop.time() - self._heard_at
-        third = self._silence / 3
+        now, third = self._loop.time(), self._silence / 3
+        late = now - self._watch_at
+        if late > third / 2:  # we stood still, and what has come meanwhile is read after this
+            self._heard_at = min(now, self._heard_at + late)
+        quiet = now - self._heard_at
         if quiet >= self._silence:
             self._is_lost(WireError(f"the server at {self._where} was silent for {quiet:.1f} s"))
             return
@@ -333,7 +345,8 @@ class NatsWire:
             self._pongs.append(None)
             self._put(protocol.PING)
             self._write()
-        self._watching = self._loop.call_later(third / 2, self._watch)
+        self._watch_at = now + third / 2
+        self._watching = self._loop.call_at(self._watch_at, self._watch)
 
     # What goes
 
@@ -415,7 +428,7 @@ class NatsWire:
 
 def inbox_of(config: ClusterConfig) -> str:
     """Where answers to a node's requests come: nobody else may be permitted to hear them."""
-    return f"_INBOX.cw.{config.name}.{config.node}"
+    return f"_INBOX.cw.{word(config.name)}.{word(config.node)}"
 
 
 def _context_of(config: ClusterConfig) -> ssl.SSLContext:

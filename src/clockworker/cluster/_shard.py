@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from clockworker.cluster._cluster import Cluster
+from clockworker.cluster._fence import FENCE_PART
 from clockworker.cluster._links import FarLinks
 from clockworker.cluster._nats import NatsWire
 from clockworker.cluster._topics import FarTopics
@@ -21,7 +22,7 @@ class ShardInCluster:
 
     def __init__(self, config: ClusterConfig, mesh: Mesh, *, succeeds: bool) -> None:
         self._config = config
-        self.cluster = Cluster(config.node, mesh.shard_id)
+        self.cluster = Cluster(config.node, mesh.shard_id, FENCE_PART * config.node_timeout)
         self.links = FarLinks(
             mesh,
             self._wire,

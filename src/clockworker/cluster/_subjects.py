@@ -68,6 +68,11 @@ def alive(cluster: str, node: str) -> str:
     return f"cw.{word(cluster)}.alive.{word(node)}"
 
 
+def alive_of_any(cluster: str) -> str:
+    """What the supervisors of the others subscribe to."""
+    return f"cw.{word(cluster)}.alive.*"
+
+
 def sender(subject: str) -> Sender | None:
     """Who has published a message of a shard's: of `to` and `topic`. None if the subject is not one of those."""
     words = subject.split(".")

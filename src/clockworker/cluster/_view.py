@@ -28,13 +28,15 @@ class Node(msgspec.Struct, frozen=True):
 
 class View(msgspec.Struct, frozen=True):
     """previous: the nodes of the view before. two_nodes: how many of two are a quorum: both, or the lower slot alone.
-    partitions and two_nodes are fixed when the cluster is first started."""
+    partitions and two_nodes are fixed when the cluster is first started, node_timeout until all have left: who waits for others
+    to have stopped relies on their counting as long as it does."""
 
     partitions: int
     two_nodes: TwoNodes = "both"
     next_slot: int = 1
     previous: dict[str, Node] = {}
     nodes: dict[str, Node] = {}
+    node_timeout: float = 5.0
 
     def encode(self) -> bytes:
         return msgspec.json.encode(self)

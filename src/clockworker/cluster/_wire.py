@@ -68,3 +68,7 @@ class Wire(Protocol):
 
 class WireError(Exception):
     """The broker is not there, has gone, or does not answer."""
+
+
+class NobodyAnswers(WireError):
+    """It has nobody who hears the question."""

@@ -1,5 +1,5 @@
 """What clients have sent beyond what is parsed at once. Their connections take turns with it, and all of them together have a
-quarter of a millisecond in a turn of the loop; while tasks are runnable, in a millisecond.
+quarter of a millisecond in a turn of the loop; while tasks are runnable, a fifth of the time.
 
 One read may hold thousands of frames that ask for nothing, or of requests that are taken back. Were each connection given its
 own time in each turn of the loop, a few of them had it all, and no task of any queue came to its step.
@@ -14,7 +14,7 @@ from collections.abc import Callable
 from clockworker.executor._clock_cy import read as now_ns
 
 SLICE_NS = 250_000
-_PAUSE_NS = 1_000_000
+_PAUSES = 4  # times as long as they have had
 
 
 class Backlog:
@@ -39,7 +39,7 @@ class Backlog:
         if now < self._not_before and self._is_busy():
             self._look_later()
             return
-        until = now + SLICE_NS
+        began, until = now, now + SLICE_NS
         try:
             # As many as there are now: one that adds itself again has its next turn in the loop's next.
             for _ in range(len(self._waiting)):
@@ -52,6 +52,6 @@ class Backlog:
             self._waiting.popleft()
             raise
         finally:
-            self._not_before = now + _PAUSE_NS
+            self._not_before = now + _PAUSES * (now - began)
             if self._waiting:
                 self._look_later()

@@ -66,6 +66,7 @@ class HttpConnection(Outgoing):
                 self.tls = extension_of(ssl_object)
                 if ssl_object.selected_alpn_protocol() == "h2":
                     self.server.take_over(self)
+                    self.transport = self._parser = None
                     return
         if self.server.expects_proxy(self):
             self.preface = b""
@@ -77,8 +78,10 @@ class HttpConnection(Outgoing):
         if self.half_closed is not None:
             self.half_closed.stop()
         self.server.closed(self)
+        self._parser = None  # it holds methods of ours: else only a collection would free both
         websocket = self.websocket
         if websocket is not None:
+            self.websocket = self.parsing = None
             websocket.connection_lost(error)
             return
         current, parsing, pipeline = self.current, self.parsing, self.pipeline
@@ -347,7 +350,7 @@ class HttpConnection(Outgoing):
     def linger(self) -> None:
         """The client may be sending. A socket that is closed with something unread is reset, and the response lost with it: so
         what comes is read for a while, and dropped."""
-        self.parsing = None
+        self.parsing = self.unread = None
         if self.is_secure or self.half_closed is not None or not self.transport.can_write_eof():
             self._close()
         elif self.state != LINGERING:

@@ -40,17 +40,21 @@ from hyperframe.frame import GoAwayFrame
 
 from clockworker.executor._clock_cy import read as now_ns
 from clockworker.http._head import EXTENSIONS
+from clockworker.http._http2_fields_cy import FieldDecoder
 from clockworker.http._http2_frames import A_SECOND, RESET, Abuse, Frames
 from clockworker.http._http2_heads import Defaults, Malformed, TooLarge, read_head, write_head
 from clockworker.http._http2_stream import OPEN_AT, WINDOW, Stream
 
 if TYPE_CHECKING:
     from clockworker.http._connection_cy import HttpConnection
+    from clockworker.http._request_cy import Request
     from clockworker.http._server import HttpServer
 
 MOST_STREAMS = 100
 WINDOW_OF_ALL = 1_048_576  # of a connection
 AT_ONCE_NS = 250_000  # frames are taken for so long; then other connections have their turns (`_backlog`)
+HEARD_S = 1.0  # for a client at fault to read so
+_FIELDS = 4  # times as many as a request may have: parts of cookies are fields of their own, and one header
 _TABLE = 4_096  # bytes of our HPACK table, whatever the client would keep
 _LAST_STREAM = 2**31 - 1
 _ASGI = {"version": "3.0", "spec_version": "2.3"}
@@ -87,12 +91,14 @@ class Http2Connection(asyncio.Protocol):
         self.can_write = True
         self.streams: dict[int, Stream] = {}
         self.h2 = _H2(_CONFIGURATION)
+        self.h2.decoder = FieldDecoder(_FIELDS * server.config.limit_request_fields)
         self.frames = Frames(server.config.incomplete_event_size)
         self.defaults = Defaults()
         self.blocked: dict[Stream, None] = {}  # by turn
-        self.orphans: set[Stream] = set()  # reset, with requests whose tasks have not ended
+        self.orphans: set[Request] = set()  # of streams that were reset, whose tasks have not ended
         self._unopened = 0  # bytes by which the connection's window is to be opened
         self._waits = False  # for its turn to take what has come
+        self._hang_up: asyncio.TimerHandle | None = None  # at fault, and told so
         self._head_since: int | None = None
         self._last: int | None = None  # the last stream that is served, once its number has been said
         self._highest = 0
@@ -122,6 +128,11 @@ class Http2Connection(asyncio.Protocol):
         self.closing = True
         self.server.closed(self)
         self._lose_all()
+        self.orphans.clear()
+        if self._hang_up is not None:
+            self._hang_up.cancel()
+        # h2's connections hold methods of their own. What a client has made of them is freed now, and not by a collection.
+        vars(self.h2).clear()
 
     def pause_writing(self) -> None:
         self.can_write = False
@@ -234,7 +245,7 @@ class Http2Connection(asyncio.Protocol):
         if self._last is not None:
             return False
         if len(self.streams) + len(self.orphans) >= MOST_STREAMS:
-            self.orphans = {stream for stream in self.orphans if stream.request.task is not None}
+            self.orphans = {request for request in self.orphans if request.task is not None}
         return len(self.streams) + len(self.orphans) < MOST_STREAMS
 
     def _refuse(self, number: int, status: int, has_ended: bool) -> None:
@@ -270,8 +281,12 @@ class Http2Connection(asyncio.Protocol):
             self.frames.spend(RESET)
 
     def _window(self, event: WindowUpdated) -> None:
-        if self.blocked:
-            self.pump()
+        if not event.stream_id:
+            if self.blocked:
+                self.pump()
+        elif (stream := self.streams.get(event.stream_id)) is not None:
+            while self.can_write and stream.send_frame():
+                pass
 
     def _settings(self, event: RemoteSettingsChanged) -> None:
         if SettingCodes.HEADER_TABLE_SIZE in event.changed_settings:
@@ -322,9 +337,18 @@ class Http2Connection(asyncio.Protocol):
             self.transport.close()
 
     def _end(self) -> None:
-        """The client is at fault, and is told so by what waits to be written."""
+        """The client is at fault, and is told so by what waits to be written.
+
+        It may go on sending. A transport of TLS that is closed decrypts all that comes, until the client has closed it, too; so
+        nothing more is read, and what the client has been told it can read until the connection is cut.
+        """
         self.server.refused(400)
-        self.close()
+        self.frames.end()
+        if not self.closing:
+            self.closing = True
+            self.write()
+            self.transport.pause_reading()
+            self._hang_up = asyncio.get_running_loop().call_later(HEARD_S, self.transport.abort)
         self._lose_all()
 
     def _lose_all(self) -> None:
@@ -343,6 +367,9 @@ class Http2Connection(asyncio.Protocol):
         return bool(self.streams) or self._waits or self.frames.has_part
 
     def end_idle(self) -> None:
+        if self._hang_up is not None:
+            self.transport.abort()
+            return
         self.refuse_more()
         self.close()
 

@@ -56,6 +56,11 @@ class Frames:
     def feed(self, data: bytes) -> None:
         self._data += data
 
+    def end(self) -> None:
+        """No more is taken, and nothing kept."""
+        self._data.clear()
+        self._head = 0
+
     def next(self) -> bytes | None:
         """The next whole frame, for h2; first the preface. None: it has not come. Raises Abuse."""
         data = self._data

@@ -153,6 +153,7 @@ class Stream(Carrier):
         if not self.closed:
             self._close()
             self._count(request.status)
+            del self.request
             self.connection.reset(self.number, ErrorCodes.INTERNAL_ERROR)
             self.connection.rest()
             self.connection.write()
@@ -202,6 +203,8 @@ class Stream(Carrier):
         if self.closed or self.writable:
             return False
         pending = self._pending
+        if pending and connection.h2.outbound_flow_control_window <= 0:
+            return False  # as soon as that is known: streams are many, and updates of windows cheap
         try:
             window = connection.h2.local_flow_control_window(self.number)  # which a client's settings may make negative
             size = max(0, min(len(pending), LONGEST_FRAME, window))
@@ -235,6 +238,7 @@ class Stream(Carrier):
         self._close()
         self._count(self.request.status)
         connection.frames.earn(ANSWERED)
+        del self.request  # which knows this stream: else only a collection would free both
         if not self.has_ended:
             connection.reset(self.number, ErrorCodes.NO_ERROR)
         connection.rest()
@@ -269,8 +273,9 @@ class Stream(Carrier):
             target.leave(request)
         self._count(request.status if request.started else 0, left=True)
         if request.task is not None:
-            self.connection.orphans.add(self)
+            self.connection.orphans.add(request)
         request.leave()
+        del self.request
 
     def time_out(self) -> None:
         """The client sends nothing of a body that is asked for, or takes nothing of the response."""

@@ -2,7 +2,8 @@ cimport cython
 from clockworker.http._request_cy cimport Carrier, Request, new_request
 from clockworker.http._targets_cy cimport Targets
 
-cdef int _SLICE, _SLICE_OF_BODY, _MOST_UNWANTED, _QUIETLY
+cdef int _SLICE, _SLICE_OF_BODY, _MANY, _MUCH, _MOST_UNWANTED, _QUIETLY
+cdef long long _AT_ONCE_NS
 cdef object _Parser, _ParserError, _CallbackError, _Upgrade, _unquote, _HOST, _ABSOLUTE
 cdef dict _ASGI, _EXTENSIONS, _LOWER
 cdef Py_ssize_t _MOST_LOWER, _LONGEST_LOWER
@@ -16,6 +17,7 @@ cdef class Rules:
     cdef readonly long long tick
     cdef readonly bytes defaults
     cdef public bint stopping
+    cdef public long long at_once_ns
     cdef readonly object headers
     cdef str root_path
     cdef bytes raw_root_path
@@ -48,6 +50,7 @@ cdef class Incoming(Carrier):
     cdef bint paused
     cdef int refusal
     cdef long long unwanted
+    cdef int _parts
     cdef object _parser
     cdef bint _upgrading
     cdef bytes _url
@@ -76,7 +79,7 @@ cdef class Incoming(Carrier):
     cdef refuse(self, int status)
     cdef linger(self)
     cdef rest(self)
-    @cython.locals(size=cython.Py_ssize_t, at=cython.Py_ssize_t, length=cython.Py_ssize_t)
+    @cython.locals(size=cython.Py_ssize_t, at=cython.Py_ssize_t, length=cython.Py_ssize_t, until=cython.longlong)
     cdef feed(self, object data)
     @cython.locals(upgraded_at=cython.Py_ssize_t)
     cdef _parse(self, object data)

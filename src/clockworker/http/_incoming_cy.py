@@ -29,8 +29,16 @@ from clockworker.http._head import BESIDE_TARGET, EXTENSIONS, HOST
 from clockworker.http._request_cy import Carrier, Request, new_request
 from clockworker.http._targets_cy import Targets
 
+if cython.compiled:
+    from cython.cimports.clockworker.executor._clock_cy import now_ns
+else:
+    from time import monotonic_ns as now_ns
+
 _SLICE = 4_096  # bytes that are parsed at once: pipelined requests in them are all made
-_SLICE_OF_BODY = 65_536
+_SLICE_OF_BODY = 16_384
+_MANY = 256  # parts of a body in one slice, which are chunks of a few bytes; then slices are small
+_AT_ONCE_NS = 250_000
+_MUCH = 131_072  # bytes of a read; behind one that brings so many loops read on, up to 8 MB
 _MOST_UNWANTED = 262_144  # bytes of a body that nobody reads, for the sake of a connection that goes on
 
 _QUIETLY = -1  # in the place of a status: the connection has ended in the middle of what was read
@@ -63,11 +71,13 @@ class Rules:
 
     app, state: the application, and what of its state each request has a copy. targets: where its requests run.
     tick: the time, in looks at it. defaults: rendered headers. stopping: responses say that they are the last.
+    at_once_ns: slices of a read are parsed for so long; then other connections have their turns (`_backlog`).
     """
 
     tick: int
     defaults: bytes
     stopping: bool
+    at_once_ns: int
 
     def __init__(self, config: Any, headers: Any, app: Any, state: dict[str, Any], targets: Targets) -> None:
         """config: an HttpConfig. headers: DefaultHeaders."""
@@ -78,6 +88,7 @@ class Rules:
         self.headers = headers
         self.defaults = headers.render()
         self.stopping = False
+        self.at_once_ns = _AT_ONCE_NS
         self.root_path = config.root_path
         self.raw_root_path = config.root_path.encode("latin-1", "replace")
         self.most_in_request_line = config.limit_request_line
@@ -154,6 +165,7 @@ class Incoming(Carrier):
         self._scope: dict[str, Any] | None = None
         self._data: Any = None
         self.unwanted = 0
+        self._parts = 0
 
     # What becomes of it, for the subclass to say.
 
@@ -179,6 +191,7 @@ class Incoming(Carrier):
             return
         view = memoryview(data)
         at = 0
+        until = now_ns() + self.rules.at_once_ns
         while at < size and not self.closing and not self.ended and self.websocket is None:
             if self.pipeline:
                 if self.unread is None:
@@ -186,11 +199,34 @@ class Incoming(Carrier):
                 self.unread += view[at:]  # behind what is left of a slice that offered another protocol
                 self.pause()
                 return
-            length = _SLICE_OF_BODY if self.state == BODY else _SLICE
+            length = _SLICE_OF_BODY if self.state == BODY and self._parts < _MANY else _SLICE
+            self._parts = 0
             self._parse(view[at : at + length])
             at += length
-        if self.websocket is not None and at < size:
-            self.websocket.data_received(bytes(view[at:]))
+            if at < size and now_ns() >= until and self.websocket is None and not self.closing and not self.ended:
+                if self.unread is None:
+                    self.unread = bytearray()
+                self.unread += view[at:]
+                self.pause()
+                self.server.backlog.add(self.go_on)
+                return
+        if self.websocket is not None:
+            if at < size:
+                self.websocket.data_received(bytes(view[at:]))
+        elif size >= _MUCH and not self.paused and not self.closing and not self.ended:
+            self.pause()
+            self.server.backlog.add(self.go_on)
+
+    def go_on(self) -> None:
+        """Its turn has come to parse what it has read, and to read on. Behind requests that wait, that is theirs."""
+        if self.pipeline or self.closing or self.ended or self.websocket is not None:
+            return
+        data = self.unread
+        if data is not None:
+            self.unread = None
+            self.feed(bytes(data))
+        if self.unread is None and not self.pipeline and (self.parsing is None or not self.parsing.is_full()):
+            self.resume()
 
     def _parse(self, data: Any) -> None:
         self._data = data if self.state == IDLE and type(data) is bytes else None
@@ -454,6 +490,7 @@ class Incoming(Carrier):
 
     def on_body(self, data: bytes) -> None:
         self.since = self.rules.tick
+        self._parts += 1
         self._head_size = -_SLICE_OF_BODY  # what is parsed at once may be this body's to its last byte
         request = self.parsing
         if request is None:
@@ -485,7 +522,7 @@ class Incoming(Carrier):
             self.transport.pause_reading()
 
     def resume(self) -> None:
-        if self.paused and not self.closing:
+        if self.paused and not self.closing and self.unread is None:
             self.paused = False
             self.transport.resume_reading()
 

@@ -1,7 +1,8 @@
 cimport cython
 from clockworker.http._targets_cy cimport Target, Targets
 
-cdef object _Future, _Coroutine
+cdef object _Future, _Coroutine, _sleep
+cdef long long _IN_A_ROW
 cdef Ready _READY
 cdef int NO_BODY, TRAILS, BODY_OVER
 
@@ -61,6 +62,7 @@ cdef class Request:
     cdef public bint is_given
     cdef public bint asked
     cdef bint begun
+    cdef long long _in_a_row
     cdef object coroutine
     cdef list _waiters
     cdef list _writers

@@ -85,7 +85,7 @@ class WebSocket:
         self._awaited = b""
         self._unsent = 0
         self._at = _NEVER
-        self._due: Callable[[], None] = self._send_ping
+        self._due: Callable[[WebSocket], None] = WebSocket._send_ping  # bound, it would make a cycle
         self._protocol = new_protocol(config.ws_max_size, config.ws_per_message_deflate)
         self._inbox = Inbox(
             self._transport,
@@ -158,7 +158,7 @@ class WebSocket:
         """Whether something is due."""
         if self._server.rules.tick > self._at:
             self._at = _NEVER
-            self._due()
+            self._due(self)
 
     def _end(self, code: CloseCode) -> None:
         """The application has ended."""
@@ -182,6 +182,7 @@ class WebSocket:
     def connection_lost(self, error: Exception | None) -> None:
         self._at = _NEVER
         self._leave()
+        self._inbox.release()
 
     def pause_writing(self) -> None:
         self._writable = False
@@ -223,7 +224,7 @@ class WebSocket:
             # A socket that is closed with something unread is reset, and the reason lost with it. (Half-closing it would say
             # so at once; asyncio's transports, on the other side, then break while they still have something to send.)
             self._inbox.drop()
-            self._when(_LINGER_S, self._over)
+            self._when(_LINGER_S, WebSocket._over)
             self._linger()
         else:
             self._over()
@@ -343,7 +344,7 @@ class WebSocket:
             self._close(CloseCode.SERVICE_RESTART)
             return
         if self._ping_interval > 0:
-            self._when(self._ping_interval, self._send_ping)
+            self._when(self._ping_interval, WebSocket._send_ping)
         self._inbox.resume()
 
     def _deny(self, status: int, headers: Any) -> None:
@@ -374,7 +375,7 @@ class WebSocket:
         self._finish(
             {"code": code, "reason": reason} if by_application else {"code": int(code)}, by_application=by_application
         )
-        self._when(_CLOSE_S, self._over)
+        self._when(_CLOSE_S, WebSocket._over)
         self._inbox.resume()
 
     def _finish(self, disconnect: dict[str, Any], *, by_application: bool = False) -> None:
@@ -389,7 +390,7 @@ class WebSocket:
     def _over(self) -> None:
         """All has been said. What is still in the transport's buffer has as long as a client has for closing."""
         self._inbox.drop()
-        self._when(_CLOSE_S, self._transport.abort)
+        self._when(_CLOSE_S, WebSocket._abort)
         self._connection.close_websocket()
 
     def _how_it_ended(self) -> str:
@@ -399,9 +400,12 @@ class WebSocket:
 
     # Time.
 
-    def _when(self, seconds: float, due: Callable[[], None]) -> None:
+    def _when(self, seconds: float, due: Callable[[WebSocket], None]) -> None:
         self._at = self._server.rules.tick + seconds / self._server.look_s
         self._due = due
+
+    def _abort(self) -> None:
+        self._transport.abort()
 
     def _send_ping(self) -> None:
         self._ping += 1
@@ -411,25 +415,24 @@ class WebSocket:
             self._protocol.send_ping(self._awaited)
             self._transport.write(b"".join(self._protocol.data_to_send()))
         if self._ping_timeout > 0:
-            self._when(self._ping_timeout, self._unanswered)
+            self._when(self._ping_timeout, WebSocket._unanswered)
         else:
-            self._when(self._ping_interval, self._send_ping)
+            self._when(self._ping_interval, WebSocket._send_ping)
 
     def _answered(self, pong: bytes) -> None:
         if pong != self._awaited:
             return
         self._awaited = b""
         if self._state == _OPEN:
-            self._when(self._ping_interval, self._send_ping)
+            self._when(self._ping_interval, WebSocket._send_ping)
 
     def _unanswered(self) -> None:
         """The pong is late."""
         unsent = self._transport.get_write_buffer_size()
         if self._inbox.paused or 0 < unsent < self._unsent:
             self._unsent = unsent
-            self._when(
-                self._ping_timeout, self._unanswered
-            )  # it may have come, or the client is still taking what was before
+            # It may have come, or the client is still taking what was before.
+            self._when(self._ping_timeout, WebSocket._unanswered)
             return
         self._protocol.fail(CloseCode.INTERNAL_ERROR, "keepalive ping timeout")
         self._answer(self._protocol.data_to_send())

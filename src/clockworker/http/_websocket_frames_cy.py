@@ -105,6 +105,15 @@ class FrameReader:
         self._is_last = False
         self._head = b""
 
+    def release(self) -> None:
+        """Nothing is called any more. Not from within `feed`."""
+        self.ended = True
+        self._take = self._pong = self._answer = _nobody
+        self._deflated = self._head = b""
+        self.parts = None
+        self._protocol.parser.close()  # its generator holds the protocol, as does what ended it
+        self._protocol.parser_exc = None
+
     def feed(self, data: bytes) -> None:
         """What has come, which may begin and end anywhere."""
         if self._head:
@@ -250,6 +259,10 @@ class FrameReader:
         else:
             message = bytes(data)
         self._take(message)
+
+
+def _nobody(what: object) -> None:
+    pass
 
 
 def plain_frame(first: int, data: bytes) -> bytes:

@@ -152,6 +152,10 @@ class Inbox:
         self._parsing = False
         self.unread = None
 
+    def release(self) -> None:
+        """The connection is lost: what hold each other let go, or only a collection would free them."""
+        self.reader.release()
+
     def _take(self, message: str | bytes) -> None:
         self.messages.append(message)
         self.size += len(message)

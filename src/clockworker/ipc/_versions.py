@@ -109,7 +109,7 @@ class Versions:
         ours = ServiceSchema(service, {name: method.schema for name, (method, _) in methods.items()})
         if ours == theirs:
             return
-        found = differences(ours, theirs, link.peer)
+        found = differences(ours, theirs, link.where())
         link.mismatches = link.mismatches | found.outgoing
         link.variants = link.variants | found.incoming
         for name, version in found.fitted.items():
@@ -119,4 +119,4 @@ class Versions:
             )
         for identifier in sorted(found.outgoing | found.incoming):
             text = found.outgoing.get(identifier) or found.incoming[identifier]
-            logger.error("shard %d and shard %d run different versions of %s", self._home.shard_id, link.peer, text)
+            logger.error("shard %d and %s run different versions of %s", self._home.shard_id, link.where(), text)

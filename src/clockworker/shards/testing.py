@@ -70,7 +70,7 @@ def serving(
     options: Sequence[str] = (),
     environment: Mapping[str, str] | None = None,
     app_dir: str | os.PathLike[str] = ".",
-    timeout: float = 30.0,
+    timeout: float = 60.0,
     encode_local_calls: bool = False,
 ) -> Iterator[Server]:
     """Run `app` while the block lasts, on a free port of 127.0.0.1 unless `options` say otherwise.
@@ -108,7 +108,7 @@ class Serving(Protocol):
         options: Sequence[str] = (),
         environment: Mapping[str, str] | None = None,
         app_dir: str | os.PathLike[str] = ".",
-        timeout: float = 30.0,
+        timeout: float = 60.0,
         encode_local_calls: bool = False,
     ) -> Server:
         """Options are those of `serving`. May be called several times in a test."""

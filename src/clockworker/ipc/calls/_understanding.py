@@ -57,30 +57,30 @@ class Differences(msgspec.Struct, frozen=True):
     fitted: dict[str, MethodDescription]
 
 
-def differences(ours: ServiceSchema, theirs: ServiceSchema, peer: int) -> Differences:
-    """Of a service of which both have a version."""
+def differences(ours: ServiceSchema, theirs: ServiceSchema, where: str) -> Differences:
+    """Of a service of which both have a version. where: whose theirs is, as in `Link.where`."""
     found = Differences({}, {}, {})
     for key in sorted(ours.methods.keys() | theirs.methods.keys()):
         mine, other = ours.methods.get(key), theirs.methods.get(key)
         name = key or ours.service.rpartition(".")[2]
         if mine is None and other is not None:
-            said = f"{name} is not there here, and on shard {peer} it is {name}{_cut(other.signature)}"
+            said = f"{name} is not there here, and on {where} it is {name}{_cut(other.signature)}"
             found.incoming[other.identifier] = f"{ours.service}: {said}"
         elif other is None and mine is not None:
-            said = f"{name} is not there on shard {peer}, and here it is {name}{mine.signature}"
+            said = f"{name} is not there on {where}, and here it is {name}{mine.signature}"
             found.outgoing[mine.identifier] = f"{ours.service}: {said}"
         elif mine is not None and other is not None and mine.digest != other.digest:
-            version = _differ(found, ours.service, name, mine, other, peer)
+            version = _differ(found, ours.service, name, mine, other, where)
             if version is not None:
                 found.fitted[key] = version
     return found
 
 
 def _differ(
-    found: Differences, service: str, name: str, mine: MethodSchema, other: MethodSchema, peer: int
+    found: Differences, service: str, name: str, mine: MethodSchema, other: MethodSchema, where: str
 ) -> MethodDescription | None:
     """Returns the peer's version, if its calls are understood and have other parameters."""
-    here, there = "here", f"on shard {peer}"
+    here, there = "here", f"on {where}"
     fitted: MethodDescription | None = None
     try:
         if len(other.description) > MAX_DESCRIPTION:

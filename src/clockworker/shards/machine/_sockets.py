@@ -31,6 +31,7 @@ import select
 import socket
 import stat
 import struct
+import time
 from collections.abc import Sequence
 from typing import Self, TypeAlias
 
@@ -47,6 +48,8 @@ _SO_ATTACH_REUSEPORT_CBPF = 51
 _SO_DETACH_REUSEPORT_BPF = 68
 
 _PLUG_S = 0.2  # for a connection to ourselves
+_ORPHANS_S = 5.0  # for the shards of a supervisor that was killed to end, too
+_KILLED = -1
 
 
 # Where the connections of a listening socket come from: family, host or path, and port (0 of a Unix one).
@@ -403,11 +406,27 @@ def _is_free(address: UnixAddress) -> bool:
         raise AddressUnavailable(
             f"{address}: a file that is no socket is in the place; remove it or choose another path"
         )
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as probe:
-        result = probe.connect_ex(address.path)
+    until = time.monotonic() + _ORPHANS_S
+    result = _connect(address.path)
+    if result == _KILLED:
+        while result in (_KILLED, errno.EAGAIN) and time.monotonic() < until:  # EAGAIN: nobody takes what we connect
+            time.sleep(0.02)
+            result = _connect(address.path)
     if result not in (errno.ECONNREFUSED, errno.ENOENT):  # connected, or EAGAIN: a listener with a full queue
         raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
     return result == errno.ENOENT
+
+
+def _connect(path: str) -> int:
+    """What becomes of it; `_KILLED` if somebody listens, and who has begun that is gone: a supervisor that was killed. Its
+    shards end with it, as soon as the kernel gives them the time for that."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as probe:
+        result = probe.connect_ex(path)
+        if result == 0:
+            (pid,) = struct.unpack("i8x", probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+            if pid > 0 and not os.path.exists(f"/proc/{pid}"):
+                return _KILLED
+        return result
 
 
 def _adopt(address: InheritedSocket) -> socket.socket:

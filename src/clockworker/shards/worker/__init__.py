@@ -9,6 +9,7 @@ In reading order:
     _replaced         its part where state moves to a successor; _state, the way of that; _peers, who is where
     _fork             what children that are forked from it must not keep
     _affinity         and the CPUs of all that it starts
+    _collector        how often cycles are looked for among all objects
     _hidden           tasks that are no business of the application's
     _shard            Shard, the application's view; _current, finding it
     _shard_queues     the queues that the application declares, under what the operator says of them

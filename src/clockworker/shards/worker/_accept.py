@@ -4,7 +4,8 @@ A loop's own servers cost less, and cannot do what is needed. They count nothing
 run in the one context of the server, so that a context variable set for one client is seen by the next; libuv closes what
 it has no descriptor for without a word; and it accepts one connection a turn, which alone would cap a shard at 2,000 a second
 while the executor is busy and a turn takes half a millisecond. Here one is accepted a turn too if nothing is runnable, since
-the next turn comes at once, and looking for more would cost a system call for each connection; else as many as wait.
+the next turn comes at once, and looking for more would cost a system call for each connection; else some, as long as the loop
+has no more than a third of the time.
 
 Each connection has a context of its own, a copy of the one in which the server was made, in the server's queue.
 
@@ -30,6 +31,7 @@ from clockworker.shards.worker._connections import Connections
 log = logging.getLogger("clockworker.shard")
 
 _NO_DESCRIPTORS_S = 0.5
+_NEVER_NS = 1 << 62
 
 # How long the queues may take to become empty. Some never do: of sockets that others hold and go on with.
 _EMPTY_S = 5.0
@@ -50,7 +52,7 @@ class Acceptor(Intake):
 
     def __init__(self, connections: Connections, executor: Executor) -> None:
         self._loop = asyncio.get_running_loop()
-        super().__init__(self._loop, connections, connections.queue.context(), executor._core.is_busy)
+        super().__init__(self._loop, connections, connections.queue.context(), executor._core)
         self._sources: dict[socket.socket, Source] = {}
         self._connections = connections
         self._places = connections.places
@@ -85,7 +87,7 @@ class Acceptor(Intake):
         self.remove([sock for sock in self._sources if sock not in last])
         deadline = time.monotonic() + _EMPTY_S
         while last and time.monotonic() < deadline:
-            result = self.take(self._sources[last[-1]], AT_ONCE)
+            result = self.take(self._sources[last[-1]], AT_ONCE, _NEVER_NS)
             if result is None:
                 last.pop()
             elif not result:

@@ -2,7 +2,8 @@ cimport cython
 
 
 cdef tuple _NO_ROOM
-cdef int _STREAM
+cdef int _STREAM, _AT_ONCE, _PARTS
+cdef long long _AT_ONCE_NS, _LONGEST_NS
 
 
 cdef class Places:
@@ -69,8 +70,10 @@ cdef class Intake:
     cdef object _loop
     cdef Book _book
     cdef object _context
-    cdef object _is_busy
+    cdef object _core
+    cdef long long _taken_ns, _driver_ns
 
+    @cython.locals(now=cython.longlong, driver_ns=cython.longlong, passed=cython.longlong, most=Py_ssize_t)
     cpdef readable(self, Source source)
-    @cython.locals(connection=Accepted, descriptor=cython.int)
-    cpdef take(self, Source source, Py_ssize_t most)
+    @cython.locals(connection=Accepted, descriptor=cython.int, at=Py_ssize_t)
+    cpdef take(self, Source source, Py_ssize_t most, long long until_ns)

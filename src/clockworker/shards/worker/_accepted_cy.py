@@ -28,7 +28,11 @@ else:
     from time import monotonic_ns as now_ns
 
 
-AT_ONCE = 64  # connections taken in one go, so that nothing else waits long
+AT_ONCE = 64  # connections taken in one go
+_AT_ONCE = AT_ONCE  # for C
+_AT_ONCE_NS = 100_000  # and no more begun after so long
+_PARTS = 3  # of the time, of which the loop has one while tasks are runnable, or no more are taken ...
+_LONGEST_NS = 4_000_000  # ... for so long
 
 _NO_ROOM = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 _STREAM = int(socket.SOCK_STREAM)
@@ -320,21 +324,37 @@ class Intake:
         loop: asyncio.AbstractEventLoop,
         book: Book,
         context: contextvars.Context,
-        is_busy: Callable[[], bool],
+        core: Any,
     ) -> None:
-        """is_busy: whether anything is runnable, so that the next turn comes late."""
+        """core: an executor's. While anything is runnable there, the next turn of the loop comes late."""
         self._loop = loop
         self._book = book
         self._context = context
-        self._is_busy = is_busy
+        self._core = core
+        self._taken_ns = self._driver_ns = 0
 
     def readable(self, source: Source) -> None:
-        if self.take(source, AT_ONCE if self._is_busy() else 1) is False:
+        """Take what waits there: one if nothing else is to be done, else some. What connections cost comes after this, as
+        events of the loop's: so whoever opens them as fast as he can would have as much of the time as he likes, and tasks
+        what is left."""
+        now = now_ns()
+        driver_ns = self._core.driver_ns
+        most = 1
+        if self._core.is_busy():
+            passed = now - self._taken_ns
+            if passed < _LONGEST_NS and passed < _PARTS * (driver_ns - self._driver_ns):
+                return
+            most = _AT_ONCE
+        self._taken_ns, self._driver_ns = now, driver_ns
+        if self.take(source, most, now + _AT_ONCE_NS) is False:
             self.wait_for_room()
 
-    def take(self, source: Source, most: int) -> bool | None:
-        """Take so many, at the most. Returns None if there are no more, and False if they can't be taken now."""
-        for _ in range(most):
+    def take(self, source: Source, most: int, until_ns: int) -> bool | None:
+        """Take so many, at the most, and no more when that time has come. Returns None if there are no more, and False if they
+        can't be taken now."""
+        for at in range(most):
+            if at and now_ns() >= until_ns:
+                return True
             if self._book.places.is_full():
                 self.is_full()
                 return True

@@ -22,6 +22,7 @@ _END_S = 1.0  # for a process that was told to end, before it is killed
 _READ_BYTES = 1 << 18  # at once, so that a large result does not hold up the loop
 _REAP_S = 0.002  # between looks at a process that ends; doubled up to
 _MOST_REAP_S = 0.05
+_PF_EXITING = 0x4  # in the flags of /proc/PID/stat: include/linux/sched.h
 
 
 class Call(Generic[T]):
@@ -194,8 +195,13 @@ class PoolProcess:
             self._outgoing.clear()
         self._sock.close()
         if self._timer is None:
-            self._timer = self._loop.call_later(_END_S, self._kill)
+            self._timer = self._loop.call_later(_END_S, self._kill_if_it_lives)
         self._reap(_REAP_S)
+
+    def _kill_if_it_lives(self) -> None:
+        """Or one that ended otherwise, on a busy machine, would be said to have been killed for its closed socket."""
+        if not _is_exiting(self.pid):
+            self._kill()
 
     def _kill(self) -> None:
         self._killed = True
@@ -228,6 +234,16 @@ class PoolProcess:
         if not self._killed or status != -signal.SIGKILL:
             return _end_of(status, self._ready)
         return "was killed" if self._ending else "closed its connection with the shard and was killed"
+
+
+def _is_exiting(pid: int) -> bool:
+    """Whether the kernel is taking it apart. False where /proc does not say."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            fields = file.read().rpartition(b")")[2].split()
+    except OSError:
+        return False
+    return bool(int(fields[6]) & _PF_EXITING)
 
 
 def _spawn(sock: socket.socket) -> subprocess.Popen[bytes]:

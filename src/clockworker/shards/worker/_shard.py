@@ -35,6 +35,7 @@ from clockworker.shards.config._http import Route
 from clockworker.shards.logs._log_limit import ErrorLimiter, more
 from clockworker.shards.protocol._messages import CameBy, Configure
 from clockworker.shards.worker._blocking_pools import BlockingPools
+from clockworker.shards.worker._collector import Collector
 from clockworker.shards.worker._connections import Server
 from clockworker.shards.worker._counter import Counter, CounterBook
 from clockworker.shards.worker._hidden import hide
@@ -124,6 +125,7 @@ class Shard:
         self.executor = executor
         self._config = configure.config
         self._mesh = mesh
+        self._collector = Collector()
         config = self._config
         self._servers = Servers(
             executor,
@@ -447,6 +449,7 @@ class Shard:
         # What the application has made until now stays: the collector need not go through it again and again, each time for as
         # long as a hundred requests take.
         gc.freeze()
+        self._collector.start()
         self._announce_ready(self._servers.announce())
 
     async def wait_stopped(self) -> None:

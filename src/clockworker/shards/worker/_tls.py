@@ -10,6 +10,10 @@ The farewell. uvloop's own limit on it begins when a transport is closed, and wo
 gets none, and the limit here begins when the client has taken everything: it then has `FAREWELL_S` to say goodbye in its turn.
 In a drain nobody waits for that.
 
+Floods. A client may send records of a byte each, of which one read of the socket holds ten thousand; and it may go on sending
+when the server has said goodbye, all of which uvloop decrypts to find the client's. So an object gives so many records at once,
+and the rest in the loop's next turn; and a client that is left and still sends more than anybody sends by chance is cut off.
+
 A handshake that fails is the client's business, and no error of a handler: one line, at a limited rate, and none where the
 client has only left, as load balancers do that look whether a port is open.
 """
@@ -44,6 +48,9 @@ FAREWELL_S = 5.0
 
 FAILED = "failed in its handshake"
 
+_AT_ONCE = 64  # records in one turn of the loop
+_MOST_LINGERED = 4_194_304  # bytes of a client that is left
+
 _NEVER_S = 365 * 86_400.0
 _LOOK_S = 0.5  # between two looks at whether the client has taken everything
 _TICK_S = 0.02  # what the kernel's clock for sockets may be off
@@ -51,17 +58,45 @@ _REST_S = 5.0  # a record of which no more has come for so long is none that any
 
 
 class _Noted:
-    """What an `SSLObject` is, too: it notes when bytes of the application pass. when_leaving: told when it says goodbye."""
+    """What an `SSLObject` is, too: it notes when bytes of the application pass. when_leaving: told when it says goodbye.
+
+    when_many: asked, when many records have been given in a row, whether the rest is to be asked for later. when_flooded: told
+    if too much comes after the goodbye.
+    """
 
     came_at: float | None = None
     went_at: float | None = None
     when_leaving: Callable[[], None] | None = None
+    when_many: Callable[[], bool] | None = None
+    when_flooded: Callable[[], None] | None = None
+    _given = 0  # in a row
+    _lingers: int | None = None  # bytes that may still come once it has said goodbye
 
     def read(self, len: int = 1024, buffer: bytearray | None = None) -> Any:
-        taken = super().read(len, buffer)  # type: ignore[misc]
+        if self._given >= _AT_ONCE and self.when_many is not None:
+            self._given = 0
+            if self.when_many():
+                raise ssl.SSLWantReadError
+        try:
+            taken = super().read(len, buffer)  # type: ignore[misc]
+        except ssl.SSLWantReadError:
+            self._given = 0
+            raise
         if taken:
+            self._given += 1
             self.came_at = time.monotonic()
+            if self._lingers is not None:
+                self._drop(taken if isinstance(taken, int) else taken.__len__())
         return taken
+
+    def _drop(self, size: int) -> None:
+        assert self._lingers is not None
+        self._lingers -= size
+        if self._lingers < 0:
+            told, self.when_flooded = self.when_flooded, None
+            if told is not None:
+                told()
+            raise ssl.SSLWantReadError
 
     def write(self, data: Any) -> int:
         written: int = super().write(data)  # type: ignore[misc]
@@ -72,6 +107,8 @@ class _Noted:
         told, self.when_leaving = self.when_leaving, None
         if told is not None:
             told()
+        if self._lingers is None:
+            self._lingers = _MOST_LINGERED
         super().unwrap()  # type: ignore[misc]
 
 
@@ -165,6 +202,8 @@ class SecureConnection(Connection):
             self._shaken_at = time.monotonic()
             if self._noted is not None:
                 self._noted.when_leaving = self._leaves
+                self._noted.when_many = self._give_later
+                self._noted.when_flooded = self._cut_soon
 
     def _give_up_handshake(self, end: str) -> None:
         assert self._opening is not None
@@ -188,7 +227,7 @@ class SecureConnection(Connection):
         elif self.transport is None and self._opening is not None:
             self._give_up_handshake(self.end)
         if self._noted is not None:
-            self._noted.when_leaving = None
+            self._noted.when_leaving = self._noted.when_many = self._noted.when_flooded = None
         self._secured = None
         super().close()
 
@@ -242,6 +281,22 @@ class SecureConnection(Connection):
             self._leaves_at = now
         elif now - self._leaves_at >= IDLE_S:
             self._abort()
+
+    def _give_later(self) -> bool:
+        transport = self._secured
+        if transport is None or transport.is_closing():
+            return False
+        asyncio.get_running_loop().call_soon(self._give_on)
+        return True
+
+    def _give_on(self) -> None:
+        transport = self._secured
+        if transport is not None and not transport.is_closing() and transport.is_reading():
+            transport.pause_reading()
+            transport.resume_reading()  # with what its object has; else it does so when its protocol resumes
+
+    def _cut_soon(self) -> None:
+        asyncio.get_running_loop().call_soon(self._abort)
 
     def _leaves(self) -> None:
         """It is closed, and the client is told so."""
