@@ -194,14 +194,19 @@ def child_of(connection: socket.socket, way: bytes) -> Iterator[int]:
 
 def kept(pid: int) -> list[str]:
     """What a process has beside its standard streams, and that is not nothing. An end of what multiprocessing needs for itself
-    is a pipe."""
+    is a pipe, and libffi keeps its own file open."""
     found = []
     for descriptor in Path(f"/proc/{pid}/fd").iterdir():
         try:
             target = os.readlink(descriptor)
         except FileNotFoundError:  # it is being taken
             continue
-        if int(descriptor.name) > 2 and target != "/dev/null" and not target.startswith("pipe:"):
+        if (
+            int(descriptor.name) > 2
+            and target != "/dev/null"
+            and not target.startswith("pipe:")
+            and not os.path.basename(target).startswith("libffi.so")
+        ):
             found.append(target)
     return found
 

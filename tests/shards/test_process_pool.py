@@ -285,10 +285,13 @@ def test_what_a_process_has_of_its_parent(run: Run, tmp_path: Path) -> None:
             with (tmp_path / "open").open("w") as file:
                 os.set_inheritable(file.fileno(), True)
                 about = await pool.run(pooled.about)
-            assert {number for number in about["descriptors"] if number > 2} == {
-                number for number, target in about["descriptors"].items() if target.startswith("socket:") and number > 2
-            }
-            assert len([number for number in about["descriptors"] if number > 2]) == 1
+            beside = [
+                target
+                for number, target in about["descriptors"].items()
+                if number > 2 and not os.path.basename(target).startswith("libffi.so")  # which keeps its own file open
+            ]
+            assert len(beside) == 1
+            assert beside[0].startswith("socket:")
             assert about["descriptors"][0] == "/dev/null"
             assert about["nice"] == min(os.getpriority(os.PRIO_PROCESS, 0) + NICE, 19)
             assert about["policy"] == os.SCHED_BATCH

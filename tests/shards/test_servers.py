@@ -299,7 +299,6 @@ def test_a_worker_has_no_socket_and_no_warning(serve: Serve, distribution: str, 
 
 PASSED = """
 import os, socket, sys
-from clockworker.shards._cli import main
 
 for number in (3, 4):
     listening = socket.socket()
@@ -309,6 +308,7 @@ for number in (3, 4):
     listening.set_inheritable(True)
     listening.detach()
 os.environ |= {"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": "2", "LISTEN_FDNAMES": sys.argv.pop(1)}
+from clockworker.shards._cli import main  # libraries of its imports may open files, and systemd's come first
 main()
 """
 

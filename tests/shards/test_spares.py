@@ -139,6 +139,12 @@ def test_the_second_of_two_deaths_finds_a_spare_that_was_made_at_the_first(
     assert server.stop() == 0
 
 
+def count_open(process: psutil.Process) -> int:
+    """Its descriptors, but for that of libffi, which keeps its own file open."""
+    targets = [os.readlink(path) for path in Path(f"/proc/{process.pid}/fd").iterdir()]
+    return len([target for target in targets if "/libffi.so" not in target])
+
+
 def test_spares_are_forked_by_a_process_that_has_one_thread_and_nothing_open(serve: Serve) -> None:
     server = serve(ECHO, "--shards", "1", "--spares", "3", *DEBUG)
     server.wait_serving()
@@ -148,9 +154,9 @@ def test_spares_are_forked_by_a_process_that_has_one_thread_and_nothing_open(ser
     spares = children(server.pid, spare=True)
     assert {spare.ppid() for spare in spares} == {server.pid}, "not of who has forked them"
     assert forks.num_threads() == 1
-    assert forks.num_fds() == 4
+    assert count_open(forks) == 4
     for spare in spares:
-        assert spare.num_fds() == 4, "and nothing of who has forked it"
+        assert count_open(spare) == 4, "and nothing of who has forked it"
         assert spare.environ()["CLOCKWORKER_SPARE_SHARD_OF"] == "app:main"
         assert os.getpgid(spare.pid) == server.pid
     assert not forks.children()

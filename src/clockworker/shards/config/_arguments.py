@@ -73,6 +73,18 @@ def _close_metrics(arguments: Sequence[str]) -> list[str]:
     return closed
 
 
+class _PrintVersion(argparse.Action):
+    """In one line, which argparse's own action would break."""
+
+    def __init__(self, option_strings: list[str], dest: str, version: str, help: str) -> None:
+        super().__init__(option_strings, argparse.SUPPRESS, nargs=0, default=argparse.SUPPRESS, help=help)
+        self.version = version
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        print(self.version)
+        parser.exit()
+
+
 def _parser(version: str) -> _Parser:
     width = min(shutil.get_terminal_size().columns, 100)
     parser = _Parser(
@@ -94,7 +106,7 @@ def _parser(version: str) -> _Parser:
                 _add(section, option)
     section.add_argument(
         "--version",
-        action="version",
+        action=_PrintVersion,
         version=version,
         help="print the version, if it is compiled, and what is switched off",
     )
