@@ -240,13 +240,13 @@ def test_nothing_is_given_back_twice_nor_more_than_was_taken(events: list[tuple[
 # Of an executor
 
 
-def block() -> None:
-    """For 0.1 s. Half of that may pass before the thread sleeps: it can be robbed when it knows already when it will wake.
+def block(seconds: float = 0.1) -> None:
+    """Half of that may pass before the thread sleeps: it can be robbed when it knows already when it will wake.
 
     It is not cut: of a step that is, the sleep goes on while others run.
     """
     with cw.no_preempt():
-        time.sleep(0.1)
+        time.sleep(seconds)
 
 
 class Pretend(Meter):
@@ -368,7 +368,7 @@ def test_a_step_that_blocks_is_charged_by_the_wall(run: Run) -> None:
         async with cw.Executor([cw.Queue("one")]) as executor:
 
             async def blocks() -> None:
-                block()
+                block(0.5)  # of which a busy machine may take most
 
             await executor.queue("one").spawn(blocks())
             assert executor.queue_stats()["one"].busy_ns >= 50 * MS

@@ -87,8 +87,11 @@ async def peer() -> AsyncIterator[tuple[Peer, cw.Executor]]:
 
 
 async def in_turn(executor: cw.Executor, work: Callable[[], None]) -> None:
+    """A step that is not cut: a turn that ends between two lines of `work` has paid what the first owed."""
+
     async def step() -> None:
-        work()
+        with cw.no_preempt():
+            work()
 
     await executor.queue("only").spawn(step())
 
@@ -206,8 +209,9 @@ def test_a_task_that_is_cancelled_leaves_the_debt_to_the_turn(run: Run, how: str
                 try:
                     await asyncio.Event().wait()
                 finally:
-                    one.send()
-                    one.falls_asleep()
+                    with cw.no_preempt():
+                        one.send()
+                        one.falls_asleep()
 
             handle = executor.queue("only").spawn(calls())
             await asyncio.sleep(0.01)
@@ -250,8 +254,9 @@ def test_an_executor_that_ends_in_a_turn_leaves_nobody_asleep(run: Run) -> None:
             one = Peer(executor)
 
             async def works() -> None:
-                one.send()
-                one.falls_asleep()
+                with cw.no_preempt():
+                    one.send()
+                    one.falls_asleep()
                 await asyncio.Event().wait()
 
             executor.queue("only").spawn(works())
