@@ -354,11 +354,11 @@ def test_a_tracer_is_told_of_steps_by_the_wall_and_of_what_was_stolen_if_it_asks
                 executor.trace(None)
                 long, short = tracer.told
                 assert long[0] >= 50 * MS
-                assert len(short) == 1
                 if isinstance(tracer, StolenSteps):
                     assert 25 * MS <= long[1] <= long[0]
+                    assert sum(short[1:]) <= short[0]  # nothing, unless the machine made a long one of it
                 else:
-                    assert len(long) == 1
+                    assert len(long) == len(short) == 1
 
     run(body)
 

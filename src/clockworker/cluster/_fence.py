@@ -41,6 +41,7 @@ from clockworker.cluster._view import View, is_quorum
 FENCE_PART = 0.8  # of node_timeout: what a clock's rate may differ by
 BEAT_S = 0.5  # of a node_timeout of 5 s and more
 BEATS = 10  # in a shorter one
+_FIRST_BEATS = 1.5  # of the others', to be waited for
 VERSION = 1
 
 
@@ -205,6 +206,11 @@ class Fence:
     def has_listened(self, now: float) -> bool:
         """For so long that whoever lives has been heard."""
         return now - self._began >= self.node_timeout
+
+    def may_be_first(self, now: float) -> bool:
+        """Whether we have listened for so long that whoever lives has probably been heard. A store without a view may be a new
+        one, whose cluster has lived on."""
+        return now - max(self._began, self._listening) >= _FIRST_BEATS * self.beat_s
 
     # Rule 3.
 

@@ -373,8 +373,8 @@ class Membership:
                 raise WireError(
                     f"the view was deleted, and nodes run at epoch {fence.epoch}: stop all, then start them"
                 )
-            heard_of = fence.highest_epoch() > 0 or (found is not None and not fence.has_listened(at))
-            if not self._ready or self._leaving or heard_of:
+            is_sure = fence.may_be_first(at) if found is None else fence.has_listened(at)
+            if not self._ready or self._leaving or not is_sure or fence.highest_epoch() > 0:
                 return None
             return self._joined(View(config.partitions, config.two_nodes))
         view = fence.view
