@@ -7,7 +7,7 @@ import re
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -19,26 +19,6 @@ from tests.shards.servers import eventually
 pytestmark = [needs_server, pytest.mark.once]
 
 HOSTILE = "tests.cluster.hostile:main"
-
-
-@pytest.fixture
-def own(tmp_path: Path) -> Iterator[NatsServer]:
-    with one_server(tmp_path / "nats") as server:
-        yield server
-
-
-@pytest.fixture
-def start(tmp_path: Path, own: NatsServer) -> Iterator[Callable[..., Node]]:
-    nodes: list[Node] = []
-
-    def start(name: str, **changes: object) -> Node:
-        node = Node(tmp_path, name, [own.url], **changes)  # type: ignore[arg-type]
-        nodes.append(node)
-        return node
-
-    yield start
-    for node in nodes:
-        node.end()
 
 
 def other_of(node: Node) -> str:

@@ -29,27 +29,6 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsServer]:
         yield server
 
 
-@pytest.fixture
-def own(tmp_path: Path) -> Iterator[NatsServer]:
-    """A server with nothing in it."""
-    with one_server(tmp_path / "nats") as server:
-        yield server
-
-
-@pytest.fixture
-def start(tmp_path: Path, own: NatsServer) -> Iterator[Callable[..., Node]]:
-    nodes: list[Node] = []
-
-    def start(name: str, **changes: object) -> Node:
-        node = Node(tmp_path, name, [own.url], **changes)  # type: ignore[arg-type]
-        nodes.append(node)
-        return node
-
-    yield start
-    for node in nodes:
-        node.end()
-
-
 def test_two_nodes_answer_each_others_calls(start: Callable[..., Node]) -> None:
     nodes = [start("n1", shards=2), start("n2", shards=2)]
     wait_all(nodes)
