@@ -49,6 +49,15 @@ def compute_until(condition: Callable[[], object], what: str = "the condition") 
     raise AssertionError(f"{what} never came true: nobody else has run")
 
 
+def ask_with(on: bool, condition: Callable[[], object]) -> None:
+    """Be cut where this is called: once if the rule is on, which forbids it, and else until the condition holds, which others
+    have to run for. Whether they are the next when something is cut is EEVDF's to say."""
+    if on:
+        ask()
+    else:
+        compute_until(condition)
+
+
 def cuts(executor: cw.Executor) -> int:
     return executor.queue_stats()["background"].cuts
 
