@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import clockworker as cw
+from clockworker.executor import WorkSource
 from clockworker.executor._meter_cy import Meter
 from clockworker.executor._steal_cy import Steal
 from tests.conftest import Run
@@ -393,6 +394,54 @@ def test_what_is_stolen_outside_of_steps_is_not_charged_either(run: Run) -> None
             core.charge(queue)
             assert (queue.entity.vruntime - charged) / UNIT < 25 * MS
             await executor.drain()
+
+    run(body)
+
+
+class RobbedWhileItLooks(WorkSource):
+    looks = 0
+
+    def poll(self) -> bool:
+        self.looks += 1
+        if self.looks == 1:
+            block()
+        return False
+
+    def prepare_sleep(self) -> bool:
+        return True
+
+
+class RobbedWhileItChooses(cw.ArrivalFifo):
+    pops = 0
+
+    def pop(self) -> cw.ScheduledTask | None:
+        self.pops += 1
+        if self.pops == 1:
+            block()
+        return super().pop()
+
+
+@pytest.mark.parametrize("where", ["at a turn's end", "before a step"])
+def test_a_step_is_not_given_what_was_stolen_before_it(run: Run, where: str) -> None:
+    async def body() -> None:
+        scheduler = RobbedWhileItChooses() if where == "before a step" else cw.ArrivalFifo()
+        async with cw.Executor([cw.Queue("one", scheduler=scheduler)], max_polls_per_yield=1) as executor:
+            steal = executor._core.steal
+            steal.meter = Pretend()
+            steal.begin(time.monotonic_ns())
+            if where == "at a turn's end":
+                executor.poll_source(RobbedWhileItLooks(), idle_poll_us=0)
+
+            async def computes() -> None:
+                if where == "at a turn's end":
+                    await asyncio.sleep(0)
+                ends = time.thread_time() + 0.02
+                while time.thread_time() < ends:
+                    pass
+
+            await executor.queue("one").spawn(computes())
+            executor.poll_source(None, idle_poll_us=0)
+            assert executor.queue_stats()["one"].busy_ns >= 15 * MS
 
     run(body)
 

@@ -196,6 +196,8 @@ class Steps(Singles):
             if self._decisions & 15 == 0:
                 decided = now_ns()
                 self.decision_time.record(decided - now)
+                if decided - now >= self.steal.long_ns:
+                    self._passed(decided - now, decided)
                 now = decided
             self._decisions += 1
             now = self._run_step(queue, state, now)
@@ -206,6 +208,10 @@ class Steps(Singles):
             self._leave_carrier()
         if self.source is not None:
             self.source.look()
+        ended: int = now_ns()
+        self._turn_ended = ended
+        if ended - now >= self.steal.long_ns:
+            self._passed(ended - now, ended)
         return False
 
     def _may_linger(self) -> bool:
