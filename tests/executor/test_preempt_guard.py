@@ -15,7 +15,17 @@ import pytest
 import clockworker as cw
 from clockworker.executor import _guard_cy
 from tests.conftest import Run, until
-from tests.executor.slices import ask, ask_with, compute_until, cuts, needs_slices, queues, refusals, rule, with_and_without
+from tests.executor.slices import (
+    ask,
+    ask_with,
+    compute_until,
+    cuts,
+    needs_slices,
+    queues,
+    refusals,
+    rule,
+    with_and_without,
+)
 
 pytestmark = [needs_slices, pytest.mark.usefixtures("by_hand")]
 
