@@ -56,10 +56,11 @@ FENCE_MUTATIONS: dict[str, list[str]] = {
     "GAIN_BY_MEMORY": [],
     "SUCCESSOR_CONFIRMS": ["EPOCHS=2", "RESTARTS=1"],
 }
+LINEAGE_MUTATIONS = ("NO_YIELD", "EPOCHS_ONLY", "BOTH_YIELD", "ANY_VIEW")
 SILENCE_MUTATIONS = ("OWN_WORD", "OLD_WORDS", "ONE_WAY")
 _MEMORY_MIB = 6_000
 # Many processes, of which most are alike.
-_FLAGS = {"credit": ["-DCOLLAPSE", "-DVECTORSZ=2048"], "fence": ["-DCOLLAPSE"]}
+_FLAGS = {"credit": ["-DCOLLAPSE", "-DVECTORSZ=2048"], "fence": ["-DCOLLAPSE"], "lineages": ["-DCOLLAPSE"]}
 
 
 @check("model of ring and doorbell holds, with weak memory and death at any store", ci=1, release=4, pure=0)
@@ -146,6 +147,20 @@ def mutations_of_silence(trials: int) -> Result:
     for mutation in SILENCE_MUTATIONS:
         expect("silence", mutation, _TORN)
     return Result(trials, ", ".join(SILENCE_MUTATIONS))
+
+
+@check("model of lineages holds: of two clusters of which one began in a lost store one goes on", ci=2, release=3, pure=0)
+def model_of_lineages(trials: int) -> Result:
+    sizes = [["NODES=2", "WIPES=2"], ["DEATHS=0", "EPOCHS=2"], ["EPOCHS=2"]][:trials]
+    states = sum(explore("lineages", *size) for size in sizes)
+    return Result(states, f"{states:,} states")
+
+
+@check("model of lineages fails with each mutation", ci=4, release=4, pure=0)
+def mutations_of_lineages(trials: int) -> Result:
+    for mutation in LINEAGE_MUTATIONS:
+        expect("lineages", mutation, _TORN)
+    return Result(trials, ", ".join(LINEAGE_MUTATIONS))
 
 
 def explore(model: str, *macros: str) -> int:

@@ -19,6 +19,13 @@ the new one never do so again, and two quorums have a member in common. So what 
 heard, and it stops `fence_after` later by its own clock, which is 0.8 of `node_timeout`: before ours has counted
 `node_timeout`, unless the clocks' rates differ by a fifth. Rule 2 has no part in this; it keeps the living in.
 
+That holds within a lineage: what has come of one beginning of the cluster, in one store. A store that is lost counts its
+revisions from 1 again, and who comes then begins a second cluster, if it hears nobody of the first. So there is a fourth rule,
+which `models/lineages.pml` shows:
+
+4.  *I yield*, and own nothing, while I know of another lineage that is higher than mine, by its epoch, then by its number; or of
+    a higher epoch of my own, if the store turned out to have a lower one when it was read after that. Who yields confirms nobody.
+
 That a view is settled is true for ever, so it is said in `Alive` and taken from whoever says it; a higher epoch says it as
 well, since nobody would have written that.
 
@@ -42,6 +49,7 @@ FENCE_PART = 0.8  # of node_timeout: what a clock's rate may differ by
 BEAT_S = 0.5  # of a node_timeout of 5 s and more
 BEATS = 10  # in a shorter one
 _FIRST_BEATS = 1.5  # of the others', to be waited for
+_REMEMBERED = 4  # node_timeouts: what has been heard
 VERSION = 1
 
 
@@ -49,7 +57,8 @@ class Alive(msgspec.Struct, frozen=True, array_like=True):
     """What a node says, with each beat and at each new epoch; whose it is the subject says.
 
     number: counts the node's own. heard: of each other node the process that was heard, and its highest number. silent: members
-    of the view that have not been heard, or have not heard it, for node_timeout. settled: whether this epoch's view is.
+    of the view that have not been heard, or have not heard it, for node_timeout. settled: whether this epoch's view is. lineage:
+    the view's; 0: it has none, or says nothing of it.
     """
 
     version: int
@@ -59,6 +68,7 @@ class Alive(msgspec.Struct, frozen=True, array_like=True):
     heard: dict[str, tuple[int, int]]
     silent: list[str]
     settled: bool
+    lineage: int = 0
 
 
 def beat_s(node_timeout: float) -> float:
@@ -94,13 +104,14 @@ class Fence:
         self._members: dict[tuple[str, int], float] = {}  # of the view: since when
         self._peers: dict[str, dict[int, _Peer]] = {}  # by name and incarnation
         self._is_settled = False
+        self._missing = 0  # an epoch that was heard of, and that the store has not
         self._quorum_since: float | None = None  # a quorum of the view before has been heard at this epoch
 
     # What happens.
 
     def adopt(self, view: View, epoch: int, now: float) -> None:
-        """The view has been read. One that is older than ours is passed over."""
-        if epoch <= self.epoch:
+        """The view has been read. One that is lower than ours is passed over."""
+        if not self.is_news(view, epoch):
             return
         self.view, self.epoch = view, epoch
         self._is_settled = not view.previous
@@ -111,6 +122,16 @@ class Fence:
             for member in [(name, node.incarnation)]
         }
         self._look(now)
+
+    def is_news(self, view: View, epoch: int) -> bool:
+        """Whether it is higher than ours."""
+        return epoch > self.epoch or (
+            epoch == self.epoch and self.view is not None and self._is_foreign(view.lineage) and view.lineage > self.lineage
+        )
+
+    def misses(self, epoch: int) -> None:
+        """The store has been read, and has not this epoch, of which we had heard before; 0: it has all."""
+        self._missing = epoch
 
     def listens(self, now: float) -> None:
         """From now on others can be heard: there is a connection, after one was lost or at first. Who comes back a moment later
@@ -128,14 +149,17 @@ class Fence:
             self._sent.popleft()
         self._forget(now)
         self._look(now)
+        yields = self.yields_to(now)
         heard = {
             name: (incarnation, peer.alive.number)
             for name in self._peers
-            if (latest := self._latest(name)) is not None
+            if not yields and (latest := self._latest(name)) is not None
             for incarnation, peer in [latest]
         }
         silent = [name for name in self._others() if self._is_silent(name, now)]
-        return Alive(VERSION, self.incarnation, self.epoch, self._number, heard, silent, self.is_settled(now))
+        return Alive(
+            VERSION, self.incarnation, self.epoch, self._number, heard, silent, self.is_settled(now), self.lineage
+        )
 
     def heard(self, name: str, alive: Alive, now: float) -> None:
         """`name`: by the subject, never by what is said. Of one that comes late nothing is taken."""
@@ -156,7 +180,7 @@ class Fence:
     def until(self, now: float) -> float:
         """When we stop owning, unless more is heard before; 0: we do not own."""
         view = self.view
-        if view is None or not view.has(self.name, self.incarnation):
+        if view is None or not view.has(self.name, self.incarnation) or self.yields_to(now):
             return 0.0
         times = {name: now if name == self.name else self._confirmed(name) for name in view.nodes}
         # The latest time at which so many had confirmed that they are a quorum.
@@ -209,7 +233,7 @@ class Fence:
 
     def may_be_first(self, now: float) -> bool:
         """Whether we have listened for so long that whoever lives has probably been heard. A store without a view may be a new
-        one, whose cluster has lived on."""
+        one, whose cluster has lived on. Who is heard later has one of the two yield: this spares the application that."""
         return now - max(self._began, self._listening) >= _FIRST_BEATS * self.beat_s
 
     # Rule 3.
@@ -226,8 +250,32 @@ class Fence:
         return self._quorum_since + self.node_timeout
 
     def highest_epoch(self) -> int:
-        """That has been heard of, or ours."""
+        """That has been heard of."""
         return max((peer.alive.epoch for peer in self._all()), default=0)
+
+    # Rule 4.
+
+    @property
+    def lineage(self) -> int:
+        """Of our view; 0: there is none, or it is of a release that had none."""
+        return 0 if self.view is None else self.view.lineage
+
+    def yields_to(self, now: float) -> int:
+        """The epoch to which ours yields; 0: to none. Who has not been heard for long is forgotten."""
+        if self.view is None:
+            return 0
+        ours = (self.epoch, self.lineage)
+        higher = (
+            peer.alive.epoch
+            for peer in self._all()
+            if now - peer.at <= _REMEMBERED * self.node_timeout
+            and self._is_foreign(peer.alive.lineage)
+            and (peer.alive.epoch, peer.alive.lineage) > ours
+        )
+        return max(higher, default=self._missing if self._missing > self.epoch else 0)
+
+    def _is_foreign(self, lineage: int) -> bool:
+        return lineage != self.lineage and lineage != 0 and self.lineage != 0
 
     def _look(self, now: float) -> None:
         """What has been heard at our epoch."""
@@ -235,7 +283,8 @@ class Fence:
             return
         before = self.view.previous
         if any(
-            peer.alive.epoch > self.epoch or (peer.alive.epoch == self.epoch and peer.alive.settled)
+            not self._is_foreign(peer.alive.lineage)
+            and (peer.alive.epoch > self.epoch or (peer.alive.epoch == self.epoch and peer.alive.settled))
             for peer in self._all()
         ):
             self._is_settled = True
@@ -252,13 +301,17 @@ class Fence:
             return True
         of_name = self._peers.get(name, {})
         member = of_name.get(incarnation)
-        if member is not None and member.alive.epoch >= self.epoch:
+        if member is not None and self._is_at_ours(member):
             return True
         if now - (self._began if member is None else member.at) < self.node_timeout:
             return False
         return name == self.name or any(
-            other != incarnation and peer.alive.epoch >= self.epoch for other, peer in of_name.items()
+            other != incarnation and self._is_at_ours(peer) for other, peer in of_name.items()
         )
+
+    def _is_at_ours(self, peer: _Peer) -> bool:
+        """At our epoch, or a later one that has come of it."""
+        return peer.alive.epoch >= self.epoch and not self._is_foreign(peer.alive.lineage)
 
     # What was heard.
 
@@ -284,7 +337,7 @@ class Fence:
     def _confirmed(self, name: str) -> float:
         """When the number was sent that it has confirmed at our epoch; long ago if it has none of late."""
         peer = self._member(name)
-        if peer is None or peer.alive.epoch != self.epoch:
+        if peer is None or peer.alive.epoch != self.epoch or self._is_foreign(peer.alive.lineage):
             return float("-inf")
         return self._sent_at(peer.alive)
 
@@ -308,6 +361,7 @@ class Fence:
             peer is not None
             and now - peer.at < self.fence_after
             and peer.alive.epoch == self.epoch
+            and not self._is_foreign(peer.alive.lineage)
             and name in peer.alive.silent
         )
 
@@ -321,7 +375,7 @@ class Fence:
         )
         for name, of_name in [*self._peers.items()]:
             for incarnation, peer in [*of_name.items()]:
-                if now - peer.at > 4 * self.node_timeout and (name, incarnation) not in meant:
+                if now - peer.at > _REMEMBERED * self.node_timeout and (name, incarnation) not in meant:
                     del of_name[incarnation]
             if not of_name:
                 del self._peers[name]

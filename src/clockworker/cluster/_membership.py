@@ -36,6 +36,7 @@ log = logging.getLogger("clockworker.cluster")
 LOOK_S = 1.0
 RECONNECT_S = (0.1, 2.0)  # the first pause, and the longest
 KEY = "view"
+_RANDOM = 0xFFFF  # of a lineage: the rest is Unix time in ns
 
 
 class Audience(Protocol):
@@ -273,15 +274,14 @@ class Membership:
                     self._has_problem("")
 
     async def _look(self, bucket: Bucket) -> None:
+        highest = max(self._fence.highest_epoch(), self._fence.epoch)
         found = await bucket.get(KEY)
         self._there = 0 if found is None else found.revision
-        highest = max(self._fence.highest_epoch(), self._fence.epoch)
+        self._fence.misses(highest if highest > self._there else 0)
         if highest > self._there:
             # An old copy, or a store that was made anew under a cluster that lives: it would give two of each owner.
-            raise WireError(
-                f"its store has epoch {self._there}, and nodes run at epoch {highest}: it was lost, or is an old copy. If it "
-                "does not come back, stop all nodes, then start them"
-            )
+            self._write_word()
+            raise self._lost(highest)
         if found is not None and found.value:
             self._take(found)
         if self._refused:
@@ -297,8 +297,15 @@ class Membership:
                 if self._was_last():
                     self._news.set()
 
+    def _lost(self, highest: int) -> WireError:
+        yields = f". This node, at epoch {self.epoch}, yields to them" if self._fence.yields_to(self._now()) else ""
+        return WireError(
+            f"its store has epoch {self._there}, and nodes run at epoch {highest}: it was lost, or is an old copy{yields}. If it "
+            "does not come back, stop all nodes, then start them"
+        )
+
     def _take(self, found: Entry) -> None:
-        if found.revision <= self._fence.epoch:
+        if found.revision < self._fence.epoch:
             return
         try:
             view = View.decode(found.value)
@@ -309,6 +316,10 @@ class Membership:
             ):  # somebody has put it there by hand: the cluster that runs is not to end by it
                 raise WireError(f"{reason}. Stop all nodes, delete it, then start them") from error
             self._refuse(reason)
+            return
+        if not self._fence.is_news(view, found.revision):
+            if view.lineage != self._fence.lineage:
+                raise self._lost(self.epoch)
             return
         config = self._config
         for name, given, there, until in (
@@ -330,7 +341,7 @@ class Membership:
         self._word.write(epoch, 0.0)
         self._outage.adopted(self._now(), is_member=self.is_in_view() and not self._leaving)
         self._audience.tell(self._for_shards(view, epoch))
-        self._settled = epoch if fence.is_settled(self._now()) else self._settled
+        self._settled = epoch if fence.is_settled(self._now()) else min(self._settled, epoch - 1)
         self._say()
         self._tell(before, view, epoch, was_in)
 
@@ -376,9 +387,11 @@ class Membership:
             is_sure = fence.may_be_first(at) if found is None else fence.has_listened(at)
             if not self._ready or self._leaving or not is_sure or fence.highest_epoch() > 0:
                 return None
-            return self._joined(View(config.partitions, config.two_nodes))
+            # The later one is higher, unless clocks are wrong; then it is any of them.
+            lineage = time.time_ns() & ~_RANDOM | random.SystemRandom().getrandbits(16)
+            return self._joined(View(config.partitions, config.two_nodes, lineage=lineage))
         view = fence.view
-        if view is None or found.revision != fence.epoch or not fence.is_settled(at):
+        if view is None or found.revision != fence.epoch or not fence.is_settled(at) or fence.yields_to(at):
             return None
         if self._leaving:
             return view.without({config.node}) if self.is_in_view() or self._was_last() else None

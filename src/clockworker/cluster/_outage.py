@@ -66,6 +66,8 @@ class Outage:
         heard = ", ".join(
             f"{name} never" if ago is None else f"{name} {ago:.1f} s ago" for name, ago in fence.heard_ago(now).items()
         )
+        if higher := fence.yields_to(now):
+            return f"nodes run at epoch {higher}, to which this one yields, at epoch {fence.epoch}"
         said = f"most of the cluster has not confirmed it for {now - self._lapses + fence.fence_after:.1f} s"
         if heard:
             said += f"; heard: {heard}"

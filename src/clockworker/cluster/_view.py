@@ -29,7 +29,8 @@ class Node(msgspec.Struct, frozen=True):
 class View(msgspec.Struct, frozen=True):
     """previous: the nodes of the view before. two_nodes: how many of two are a quorum: both, or the lower slot alone.
     partitions and two_nodes are fixed when the cluster is first started, node_timeout until all have left: who waits for others
-    to have stopped relies on their counting as long as it does."""
+    to have stopped relies on their counting as long as it does. lineage: a number of the cluster's beginning, 0 in a view of a
+    release that had none; a second one, begun in a store that had lost the first, has another."""
 
     partitions: int
     two_nodes: TwoNodes = "both"
@@ -37,6 +38,7 @@ class View(msgspec.Struct, frozen=True):
     previous: dict[str, Node] = {}
     nodes: dict[str, Node] = {}
     node_timeout: float = 5.0
+    lineage: int = 0
 
     def encode(self) -> bytes:
         return msgspec.json.encode(self)
