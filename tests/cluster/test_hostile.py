@@ -126,6 +126,41 @@ def test_a_server_whose_store_is_lost_makes_no_second_cluster(start: Callable[..
     wait_all(nodes)
 
 
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_of_two_clusters_in_a_store_that_was_lost_one_goes_on(
+    start: Callable[..., Node], own: NatsServer, count: int
+) -> None:
+    """Those who know better stand still meanwhile. Two have come to epoch 2: a second cluster of one is below that, and yields;
+    one of two has the same, and began later; one of three is above."""
+    old = [start(name) for name in ("n1", "n2")]
+    wait_all(old)
+    keys = {node.name: key_of(node, node.name) for node in old}
+    epoch = old[0].view()[0]
+    assert epoch == 2
+    for node in old:
+        node.stop()
+    own.kill()
+    own.wipe()
+    own.start()
+    new = [start(f"n{number}") for number in range(3, 3 + count)]
+    wait_all(new)
+    for node in old:
+        node.go_on()
+    if count == 1:
+        new[0].wait_ok("count k", "NodeIsolated.*")
+        new[0].server.wait_log(r"nodes run at epoch 2: .* This node, at epoch 1, yields to them\. If it does not come back")
+        for _ in range(2):
+            for node in old:
+                node.wait_ok(f"count {keys[node.name]}", rf"\d+ {node.name} 0 {epoch}")
+            assert new[0].ask("count k").startswith("NodeIsolated")
+        return
+    wait_all([*old, *new])
+    keys = {node.name: key_of(node, node.name) for node in (*old, *new)}
+    for node in (*old, *new):
+        for name, key in keys.items():
+            assert node.wait_ok(f"count {key}", rf"\d+ (n\d) 0 \d+")[1] == name
+
+
 def test_a_view_that_makes_no_sense_ends_nobody_who_serves(start: Callable[..., Node], own: NatsServer) -> None:
     node = start("n1")
     wait_all([node])
