@@ -280,6 +280,11 @@ class FarConnection(Connection):
         if session.owes:
             self._mark()
 
+    def become(self, node: str) -> None:
+        """The place is now that of a node with another name: of another cluster, to which ours has yielded."""
+        self.node = node
+        self.where = f"shard {self.shard} of node {node}"
+
     def go_on(self) -> None:
         """The wire takes messages again."""
         self._mark()

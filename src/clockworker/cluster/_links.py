@@ -261,6 +261,10 @@ class FarLinks:
         window = self.window()
         for place, peer in self._peers.items():
             peer.set_window(window)
+            name = self._names.get(place // PLACES)
+            if name is not None and name not in (peer.node, self.node):
+                peer.become(name)
+                self._address(peer)
             self._judge(place)
 
     @property
@@ -315,12 +319,16 @@ class FarLinks:
         if name is None or slot == self._slot or shard >= self._nodes[name].shards:
             return None
         peer = FarPeer(self, name, shard, place, lambda: Session(self.window(), self._silence_ns, _draw))
+        self._address(peer)
         for connection in peer.connections:
-            self._subjects[connection] = _subjects.to(self._cluster, name, shard, self.node, self.shard)
             connection.session.leaves = self._has_left
         self._peers[place] = peer
         self._judge(place)
         return peer
+
+    def _address(self, peer: FarPeer) -> None:
+        for connection in peer.connections:
+            self._subjects[connection] = _subjects.to(self._cluster, peer.node, peer.shard, self.node, self.shard)
 
     # What connections ask of it
 

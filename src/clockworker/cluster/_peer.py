@@ -50,6 +50,13 @@ class FarPeer:
         for connection in self._connections:
             connection.session.window = window
 
+    def become(self, node: str) -> None:
+        """Of this name: slots are used once in a cluster, and again in another, to which ours may yield."""
+        self.go(Ended("left", "has left the cluster"))
+        self.node = node
+        for connection in self._connections:
+            connection.become(node)
+
     def come(self, *, waits: bool) -> None:
         """Its node is in the view and heard, and so are we. waits: calls have to."""
         for connection in self._connections:
