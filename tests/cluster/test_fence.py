@@ -248,6 +248,66 @@ def test_nobody_is_written_out_of_a_view_that_is_not_settled() -> None:
 # What comes late, or twice.
 
 
+# Rule 4.
+
+
+def alone(lineage: int = 5) -> Fence:
+    fence = fence_of(view=msgspec.structs.replace(view_of("a"), lineage=lineage))
+    assert fence.owns(1.0)
+    return fence
+
+
+@pytest.mark.parametrize(("epoch", "lineage"), [(8, 4), (8, 6), (7, 6)])
+def test_a_higher_one_of_another_lineage_is_yielded_to_until_it_is_forgotten(epoch: int, lineage: int) -> None:
+    fence = alone()
+    Other("b").says(fence, 1.0, epoch=epoch, lineage=lineage)
+    assert not fence.owns(1.0)
+    assert fence.yields_to(1.0) == epoch
+    assert fence.say(1.0).heard == {}  # and confirms nobody
+    assert not fence.owns(1.0 + 4 * TIMEOUT)
+    assert fence.owns(1.1 + 4 * TIMEOUT)
+    assert fence.say(1.1 + 4 * TIMEOUT).lineage == 5
+
+
+@pytest.mark.parametrize(("epoch", "lineage"), [(6, 6), (7, 4), (7, 5), (8, 5), (8, 0)])
+def test_a_lower_one_and_one_of_our_own_or_of_none_are_not(epoch: int, lineage: int) -> None:
+    fence = alone()
+    Other("b").says(fence, 1.0, epoch=epoch, lineage=lineage)
+    assert fence.owns(1.0)
+
+
+def test_who_misses_a_later_view_of_its_own_in_the_store_yields() -> None:
+    fence = alone()
+    fence.misses(8)
+    assert not fence.owns(1.0)
+    fence.misses(7)
+    assert fence.owns(1.0)
+    fence.misses(8)
+    fence.misses(0)
+    assert fence.owns(1.0)
+
+
+def test_another_lineage_confirms_nobody_and_settles_nothing() -> None:
+    """At the same epoch, lower: it is what its own view says."""
+    nodes = msgspec.structs.replace(view_of("a", "b", previous="b"), lineage=5)
+    fence, b = fence_of(view=nodes), Other("b")
+    b.says(fence, 1.0, confirms=fence.say(1.0).number, lineage=4, settled=True)
+    assert not fence.owns(1.0)
+    assert not fence.is_settled(1.0)
+    b.says(fence, 1.1, confirms=fence.say(1.1).number, lineage=5)
+    assert fence.owns(1.1)
+    assert fence.is_settled(1.1)
+
+
+def test_a_view_of_the_same_epoch_is_news_if_its_lineage_is_higher() -> None:
+    fence = alone()
+    fence.adopt(msgspec.structs.replace(view_of("b"), lineage=4), 7, 2.0)
+    assert fence.lineage == 5
+    fence.adopt(msgspec.structs.replace(view_of("b"), lineage=6), 7, 2.0)
+    assert fence.lineage == 6
+    assert not fence.owns(2.0)
+
+
 def test_what_comes_late_is_not_heard() -> None:
     fence = fence_of()
     number = fence.say(10.0).number

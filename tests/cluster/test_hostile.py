@@ -148,7 +148,9 @@ def test_of_two_clusters_in_a_store_that_was_lost_one_goes_on(
         node.go_on()
     if count == 1:
         new[0].wait_ok("count k", "NodeIsolated.*")
-        new[0].server.wait_log(r"nodes run at epoch 2: .* This node, at epoch 1, yields to them\. If it does not come back")
+        new[0].server.wait_log(
+            r"nodes run at epoch 2: .* This node, at epoch 1, yields to them\. If it does not come back"
+        )
         for _ in range(2):
             for node in old:
                 node.wait_ok(f"count {keys[node.name]}", rf"\d+ {node.name} 0 {epoch}")
@@ -158,7 +160,7 @@ def test_of_two_clusters_in_a_store_that_was_lost_one_goes_on(
     keys = {node.name: key_of(node, node.name) for node in (*old, *new)}
     for node in (*old, *new):
         for name, key in keys.items():
-            assert node.wait_ok(f"count {key}", rf"\d+ (n\d) 0 \d+")[1] == name
+            assert node.wait_ok(f"count {key}", r"\d+ (n\d) 0 \d+")[1] == name
 
 
 def test_a_view_that_makes_no_sense_ends_nobody_who_serves(start: Callable[..., Node], own: NatsServer) -> None:

@@ -149,7 +149,9 @@ def mutations_of_silence(trials: int) -> Result:
     return Result(trials, ", ".join(SILENCE_MUTATIONS))
 
 
-@check("model of lineages holds: of two clusters of which one began in a lost store one goes on", ci=2, release=3, pure=0)
+@check(
+    "model of lineages holds: of two clusters of which one began in a lost store one goes on", ci=2, release=3, pure=0
+)
 def model_of_lineages(trials: int) -> Result:
     sizes = [["NODES=2", "WIPES=2"], ["DEATHS=0", "EPOCHS=2"], ["EPOCHS=2"]][:trials]
     states = sum(explore("lineages", *size) for size in sizes)

@@ -23,8 +23,9 @@ That holds within a lineage: what has come of one beginning of the cluster, in o
 revisions from 1 again, and who comes then begins a second cluster, if it hears nobody of the first. So there is a fourth rule,
 which `models/lineages.pml` shows:
 
-4.  *I yield*, and own nothing, while I know of another lineage that is higher than mine, by its epoch, then by its number; or of
-    a higher epoch of my own, if the store turned out to have a lower one when it was read after that. Who yields confirms nobody.
+4.  *I yield*, and own nothing, while I know of another lineage that is higher than mine, by its epoch, then by its number; or
+    of a higher epoch of my own, if the store turned out to have a lower one when it was read after that. Who yields confirms
+    nobody.
 
 That a view is settled is true for ever, so it is said in `Alive` and taken from whoever says it; a higher epoch says it as
 well, since nobody would have written that.
@@ -57,8 +58,8 @@ class Alive(msgspec.Struct, frozen=True, array_like=True):
     """What a node says, with each beat and at each new epoch; whose it is the subject says.
 
     number: counts the node's own. heard: of each other node the process that was heard, and its highest number. silent: members
-    of the view that have not been heard, or have not heard it, for node_timeout. settled: whether this epoch's view is. lineage:
-    the view's; 0: it has none, or says nothing of it.
+    of the view that have not been heard, or have not heard it, for node_timeout. settled: whether this epoch's view is.
+    lineage: the view's; 0: it has none, or says nothing of it.
     """
 
     version: int
@@ -126,7 +127,10 @@ class Fence:
     def is_news(self, view: View, epoch: int) -> bool:
         """Whether it is higher than ours."""
         return epoch > self.epoch or (
-            epoch == self.epoch and self.view is not None and self._is_foreign(view.lineage) and view.lineage > self.lineage
+            epoch == self.epoch
+            and self.view is not None
+            and self._is_foreign(view.lineage)
+            and view.lineage > self.lineage
         )
 
     def misses(self, epoch: int) -> None:

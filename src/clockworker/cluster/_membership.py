@@ -300,8 +300,8 @@ class Membership:
     def _lost(self, highest: int) -> WireError:
         yields = f". This node, at epoch {self.epoch}, yields to them" if self._fence.yields_to(self._now()) else ""
         return WireError(
-            f"its store has epoch {self._there}, and nodes run at epoch {highest}: it was lost, or is an old copy{yields}. If it "
-            "does not come back, stop all nodes, then start them"
+            f"its store has epoch {self._there}, and nodes run at epoch {highest}: it was lost, or is an old copy{yields}. If "
+            "it does not come back, stop all nodes, then start them"
         )
 
     def _take(self, found: Entry) -> None:
