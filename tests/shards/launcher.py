@@ -216,13 +216,14 @@ class FirstShards:
     def __init__(self, arguments: list[str], foreign: list[int]) -> None:
         from clockworker.shards.supervisor import _spares
 
-        given = dict(itertools.pairwise(arguments))
+        given = dict(itertools.pairwise(part for argument in arguments for part in argument.split("=", 1)))
         count = given.get("--shards", "")
+        self._supervisor = os.getpid()
         self._waiting: list[tuple[int, int, socket.socket]] = []  # pid, pidfd, our end of its channel
         for _ in range(min(int(count), _MOST_SHARDS) if count.isdecimal() else 1):
             self._fork(foreign)
-        self._start_shard = _spares.start_shard
-        _spares.start_shard = self._start
+        self._start_shard = _spares.start_shard  # type: ignore[attr-defined]
+        _spares.start_shard = self._start  # type: ignore[attr-defined]
 
     def _start(self, shard: int, *, terminal: bool) -> Process:
         """As `_spawn.start_shard`."""
@@ -245,7 +246,6 @@ class FirstShards:
             os.close(pidfd)
 
     def _fork(self, foreign: list[int]) -> None:
-        supervisor = os.getpid()
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs, held_back():
             pid = os.fork()
@@ -256,14 +256,21 @@ class FirstShards:
                     channel.close()
                 for fd in foreign:
                     os.close(fd)
-                _be_shard(theirs.detach(), supervisor)
+                _be_shard(theirs.detach(), self._supervisor)
             self._waiting.append((pid, os.pidfd_open(pid), ours))
 
 
 def _be_shard(descriptor: int, supervisor: int) -> NoReturn:
     """As if this process had been started as `python -P -m clockworker.shards.worker._child`."""
+    from clockworker.shards.config import _application
+    from clockworker.shards.protocol import _witness
     from clockworker.shards.worker import _child
 
+    # What lies below it on the stack is no more the application's than the interpreter's start.
+    _application._OURS += (__file__,)
+    _witness._OURS += (__file__,)  # type: ignore[assignment]
+    for name in ("tests.shards", "tests"):
+        del sys.modules[name]
     os.environ[CONTROL_VARIABLE] = str(descriptor)
     os.environ[SUPERVISOR_VARIABLE] = str(supervisor)
     del sys.path[0]
