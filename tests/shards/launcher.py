@@ -3,9 +3,9 @@
 A server's supervisor is the same then, for a tenth of a second of CPU less, and hundreds of tests start one. So are its first
 shards, for a fifth of a second each: before the supervisor does anything, it forks as many as `--shards` says (or one), which
 wait for what a shard is told first. Those that come later (another incarnation, a spare) are fresh processes as ever. What
-depends on how a process came to be (its variables at import, its command line, what the interpreter does before it) is for the
-real command: `Serve(..., forked=False)`, which is also what a test gets that names a command, or variables that are read before
-the first line of ours.
+depends on how a process came to be (its variables at import, its command line, what the interpreter does before it, which of
+its memory it has touched) is for the real command: `Serve(..., forked=False)`, which is also what a test gets that names a
+command, or variables that are read before the first line of ours.
 
 One launcher a process, started at the first call. It reads a request a message, with the descriptors that the server is to
 have, and answers with the server's pid; asked for an ended one's status, it reaps it. It ends with the process that started it.
