@@ -21,7 +21,7 @@ MIB = 1024 * 1024
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """One that is asked all of this."""
-    serve = Serve(tmp_path_factory.mktemp("hostile"))
+    serve = Serve(tmp_path_factory.mktemp("hostile"), forked=False)  # its memory is looked at
     server = serve(hostile.APPLICATION, "--spares", "0", "--shards", "1", *hostile.OPTIONS, app="app:app")
     server.wait_serving()
     yield server

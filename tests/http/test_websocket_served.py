@@ -71,7 +71,7 @@ HANDSHAKE = (
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    serve = Serve(tmp_path_factory.mktemp("served"))
+    serve = Serve(tmp_path_factory.mktemp("served"), forked=False)  # its memory is looked at
     server = serve(APP, "--shards", "1", "--spares", "0", "--lifespan", "off", app="app:app")
     server.wait_serving()
     yield server

@@ -828,7 +828,7 @@ def app(environ, start_response):
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    serve = Serve(tmp_path_factory.mktemp("wsgi"))
+    serve = Serve(tmp_path_factory.mktemp("wsgi"), forked=False)  # its memory is looked at
     try:
         server = serve(APPLICATION, "--shards", "1", "--spares", "0", "--threads", "4", app="app:app")
         server.wait_serving()

@@ -248,7 +248,7 @@ def http2_attacks(trials: int) -> Result:
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
         authority = Authority(directory)
-        serve = Serve(directory)
+        serve = Serve(directory, forked=False)
         try:
             times = (
                 "--timeout-request-header",

@@ -35,7 +35,7 @@ def http_hostile(trials: int) -> Result:
         raise Unavailable(f"{trials + 500:,} descriptors: raise the hard limit (ulimit -Hn)")
     figures = []
     with tempfile.TemporaryDirectory() as directory:
-        serve = Serve(Path(directory))
+        serve = Serve(Path(directory), forked=False)
         try:
             server = serve(hostile.APPLICATION, "--spares", "0", "--shards", "1", *hostile.OPTIONS, app="app:app")
             server.wait_serving()

@@ -239,8 +239,8 @@ class Serve:
     """Writes the application to app.py and starts it: `serve(source, "--shards", "2")`.
 
     forked: by the launcher, unless the test names a command. Where it is False, tests are about what that leaves out.
-    spares: whether there are spare processes where the test does not say so. One costs a fifth of a second of CPU, half as much
-    as the rest of a server.
+    spares: whether there are spare processes where the test does not say so. One costs a fifth of a second of CPU, more than
+    the rest of a server that the launcher forks.
     """
 
     def __init__(self, directory: Path, *, forked: bool = True, spares: bool = True) -> None:
