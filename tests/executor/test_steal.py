@@ -141,10 +141,11 @@ def test_what_cannot_have_been_stolen_in_a_gap_is_the_step_s(gap_ms: int) -> Non
     assert 49 * MS <= stolen <= 50 * MS
 
 
-def test_a_step_that_blocks_is_not_given_what_was_stolen_before() -> None:
+@pytest.mark.parametrize("stolen_ms", [4, 49, 80, 600])
+def test_a_step_that_blocks_is_not_given_what_was_stolen_before(stolen_ms: int) -> None:
     kernel, steal = begin()
-    kernel.steal(4 * MS)
-    steal.passed(4 * MS, kernel.now)
+    kernel.steal(stolen_ms * MS)
+    steal.passed(stolen_ms * MS, kernel.now)
     kernel.block(50 * MS)
     assert steal.of(50 * MS, kernel.now) == 0
 

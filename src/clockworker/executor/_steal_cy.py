@@ -21,12 +21,12 @@ nothing does otherwise. Where neither can be asked, nothing is ever stolen: step
 
 *When.* A window from one reading to the next may hold more than the step that it ends with: short steps, and gaps, the time
 between turns and without steps. A step is only given back what cannot have been stolen in the gaps: what is more than these;
-and what it lost for certain, having taken longer than the thread has had the core in all of the window. On a core that is
-shared this is not good enough, and shorter interruptions, of which there may be thousands a second, begin to count: they would
-be given back to long steps, and those that hit short steps would not. So for a second after steal was noticeable (a thousandth
-of the time) the *alert* lasts: steps are long from 10 us on, and readings are taken after long gaps and now and then between
-turns. Then a window is hardly more than its step. An executor that has its core for itself reads after steps of 50 us, and
-after one long gap in 16.
+and what it lost for certain, having taken longer than the thread has had the core in all of the window, if about as much was
+stolen in that. On a core that is shared this is not good enough, and shorter interruptions, of which there may be thousands a
+second, begin to count: they would be given back to long steps, and those that hit short steps would not. So for a second after
+steal was noticeable (a thousandth of the time) the *alert* lasts: steps are long from 10 us on, and readings are taken after
+long gaps and now and then between turns. Then a window is hardly more than its step. An executor that has its core for itself
+reads after steps of 50 us, and after one long gap in 16.
 
 Not seen: waiting for the interpreter's lock, which the kernel calls blocked; a process that is stopped (SIGSTOP, a freezer),
 likewise; a hypervisor's steal in a window in which the guest's kernel took the core as well.
@@ -61,6 +61,8 @@ _SELDOM_NS = 1_000_000
 _OFTEN_NS = 250_000
 # One in so many long gaps is followed by a reading.
 _GAPS = 16
+# What is stolen when a sleeping thread wakes up, in the gap before a step that loses more: such a part of that at most.
+_DELAYS = 4
 # Two clocks that are read one after the other are so far apart.
 _NOISE_NS = 5_000
 
@@ -113,8 +115,10 @@ class Steal:
         stolen_ns = self._read(now)
         if elsewhere_ns:
             lost_ns = elapsed_ns - self._had_ns
-            # If more was lost than stolen, the step has blocked, and who knows for how long.
-            certain_ns = max(lost_ns, 0) if stolen_ns >= lost_ns - _NOISE_NS else 0
+            # If more was lost than stolen, the step has blocked, and who knows for how long. If much more was stolen, the gaps
+            # lost that, and the step may have blocked all the same.
+            is_of_step = lost_ns - _NOISE_NS <= stolen_ns <= lost_ns + lost_ns // _DELAYS + _NOISE_NS
+            certain_ns = max(lost_ns, 0) if is_of_step else 0
             stolen_ns = max(stolen_ns - elsewhere_ns, min(stolen_ns, certain_ns))
         return min(stolen_ns, elapsed_ns)
 
