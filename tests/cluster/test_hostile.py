@@ -131,12 +131,11 @@ def test_of_two_clusters_in_a_store_that_was_lost_one_goes_on(
     start: Callable[..., Node], own: NatsServer, count: int
 ) -> None:
     """Those who know better stand still meanwhile. Two have come to epoch 2: a second cluster of one is below that, and yields;
-    one of two has the same, and began later; one of three is above."""
+    one of two has the same, and began later; one of three is above. On a machine that is busy they may have come further."""
     old = [start(name) for name in ("n1", "n2")]
     wait_all(old)
     keys = {node.name: key_of(node, node.name) for node in old}
     epoch = old[0].view()[0]
-    assert epoch == 2
     for node in old:
         node.stop()
     own.kill()
@@ -144,12 +143,13 @@ def test_of_two_clusters_in_a_store_that_was_lost_one_goes_on(
     own.start()
     new = [start(f"n{number}") for number in range(3, 3 + count)]
     wait_all(new)
+    lower = new[0].view()[0]
     for node in old:
         node.go_on()
-    if count == 1:
+    if lower < epoch:
         new[0].wait_ok("count k", "NodeIsolated.*")
         new[0].server.wait_log(
-            r"nodes run at epoch 2: .* This node, at epoch 1, yields to them\. If it does not come back"
+            rf"nodes run at epoch {epoch}: .* This node, at epoch {lower}, yields to them\. If it does not come back"
         )
         for _ in range(2):
             for node in old:
