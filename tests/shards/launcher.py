@@ -219,10 +219,11 @@ class FirstShards:
         given = dict(itertools.pairwise(part for argument in arguments for part in argument.split("=", 1)))
         count = given.get("--shards", "")
         self._supervisor = os.getpid()
-        self._inherited = self._to_inherit()
         self._waiting: list[tuple[int, int, socket.socket]] = []  # pid, pidfd, our end of its channel
-        for _ in range(min(int(count), _MOST_SHARDS) if count.isdecimal() else 1):
-            self._fork(foreign)
+        # Variables that the command reads from a file are not there yet.
+        if "--env-file" not in given:
+            for _ in range(min(int(count), _MOST_SHARDS) if count.isdecimal() else 1):
+                self._fork(foreign)
         self._start_shard = _spares.start_shard  # type: ignore[attr-defined]
         _spares.start_shard = self._start  # type: ignore[attr-defined]
 
@@ -231,14 +232,10 @@ class FirstShards:
         from clockworker.shards.protocol._control_channel import ControlChannel
         from clockworker.shards.supervisor._spawn import adopt
 
-        # What the command has changed of this process (`--env-file`), its forks do not have.
-        if terminal or not self._waiting or self._to_inherit() != self._inherited:
+        if terminal or not self._waiting:
             return self._start_shard(shard, terminal=terminal)
         pid, pidfd, channel = self._waiting.pop(0)
         return adopt(pid, pidfd, ControlChannel(channel))
-
-    def _to_inherit(self) -> tuple[dict[str, str], str]:
-        return dict(os.environ), os.getcwd()
 
     def discard(self) -> None:
         """Those that no shard has been made of: the server has not begun, or has fewer."""
