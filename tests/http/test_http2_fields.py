@@ -71,11 +71,26 @@ def test_huffmans_code_is_read_as_hpack_reads_it() -> None:
             expected = decode_huffman(text) if text else b""
         except HPACKError:
             with pytest.raises(HPACKDecodingError):
-                unpacked(text, 0, len(text))
+                unpacked(text, 0, len(text), 1_000)
         else:
             valid += 1
-            assert unpacked(text, 0, len(text)) == expected
+            assert unpacked(text, 0, len(text), 1_000) == expected
     assert valid > 500
+
+
+def test_of_a_string_no_more_is_read_than_a_block_may_have() -> None:
+    zeros = bytes(1_000)  # 1,600 times the symbol of five bits, then what is no end
+    assert unpacked(zeros[:10], 0, 10, 16) == b"0" * 16
+    with pytest.raises(OversizedHeaderListError):
+        unpacked(zeros[:10], 0, 10, 15)
+    with pytest.raises(OversizedHeaderListError):
+        unpacked(b"\0" * 100 + b"\xff" * 4, 0, 104, 100)  # the symbol of the end comes too late to be seen
+    decoder = FieldDecoder(10)
+    decoder.max_header_list_size = 40
+    assert decoder.decode(b"\x00\x01a\x07" + b"b" * 7) == [(b"a", b"b" * 7)]
+    for text in (b"\x07" + b"b" * 7, b"\x29" + b"b" * 41, b"\x9e" + bytes(30)):
+        with pytest.raises(OversizedHeaderListError):
+            decoder.decode(b"\x00\x02aa" + text)
 
 
 @pytest.mark.parametrize(

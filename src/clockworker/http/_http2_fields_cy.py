@@ -96,39 +96,48 @@ class _Block:
             shift += 7
         raise HPACKDecodingError("an integer is too long")
 
-    def string(self) -> bytes:
-        """A literal, in plain or in Huffman's code."""
+    def string(self, most: int) -> bytes:
+        """A literal of so many bytes at the most, in plain or in Huffman's code."""
         data = self._data
         is_plain = data[self.at] < 0x80
         length = self.integer(0x7F)
         begin = self.at
         if length > len(data) - begin:
             raise HPACKDecodingError("the block ends in a string")
+        if is_plain and length > most:
+            raise OversizedHeaderListError(f"a string of {length} bytes")
         self.at = begin + length
-        return data[begin : self.at] if is_plain else unpacked(data, begin, self.at)
+        return data[begin : self.at] if is_plain else unpacked(data, begin, self.at, most)
 
 
-def unpacked(data: bytes, begin: int, end: int) -> bytes:
-    """What a string in Huffman's code says."""
-    following, found, symbols = _FOLLOWING, _FOUND, _SYMBOLS
-    text = bytearray()
+def unpacked(data: bytes, begin: int, end: int, most: int) -> bytes:
+    """What a string in Huffman's code says, of so many bytes at the most: what is longer is not read to its end."""
+    following, found, symbols, coded = _FOLLOWING, _FOUND, _SYMBOLS, data  # pointers when compiled
+    # No symbol is shorter than five bits. One step finds one; so behind each byte there is room for two more.
+    text = bytearray(min((end - begin) * 8 // 5, most) + 2)
+    room = text
+    size = 0
     state = 0
     for at in range(begin, end):
-        byte = data[at]
+        byte = coded[at]
         step = state * 16 + (byte >> 4)
         if found[step]:
             if found[step] == 2:
                 raise HPACKDecodingError("a string has the symbol of its end")
-            text.append(symbols[step])
+            room[size] = symbols[step]
+            size += 1
         step = following[step] * 16 + (byte & 15)
         if found[step]:
             if found[step] == 2:
                 raise HPACKDecodingError("a string has the symbol of its end")
-            text.append(symbols[step])
+            room[size] = symbols[step]
+            size += 1
         state = following[step]
+        if size > most:
+            raise OversizedHeaderListError(f"a string of more than {most} bytes")
     if not _ENDS[state]:
         raise HPACKDecodingError("a string ends in the middle of a symbol")
-    return bytes(text)
+    return bytes(text[:size])
 
 
 def read_block(
@@ -159,8 +168,9 @@ def read_block(
             continue
         else:
             index = block.integer(0x3F if first >= 0x40 else 0x0F)
-            name = entry(index)[0] if index else block.string()
-            value = block.string()
+            most = most_bytes - total
+            name = entry(index)[0] if index else block.string(most)
+            value = block.string(most)
             field = (name, value)
             if first >= 0x40:
                 add(name, value)
