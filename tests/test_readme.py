@@ -114,6 +114,7 @@ def test_the_sharded_service(tmp_path: Path) -> None:
         serve.clean_up()
 
 
+@pytest.mark.slow
 def test_a_protocol(tmp_path: Path) -> None:
     """No request fails while the shards are replaced, and none that was accepted when the server stops."""
     pytest.importorskip("aiohttp")

@@ -28,6 +28,7 @@ def test_that_never_ends(serve):
 
 
 @pytest.mark.parametrize("workers", ["0", "1"])
+@pytest.mark.slow
 def test_what_a_killed_run_has_started_dies_with_it(workers: str, tmp_path: Path) -> None:
     (tmp_path / "test_killed.py").write_text(TEST)
     said = tmp_path / "said"

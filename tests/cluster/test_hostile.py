@@ -99,6 +99,7 @@ def test_calls_that_are_given_up_in_thousands_leave_nothing(start: Callable[...,
 # The broker.
 
 
+@pytest.mark.slow
 def test_a_server_whose_store_is_lost_makes_no_second_cluster(start: Callable[..., Node], own: NatsServer) -> None:
     """Who serves goes on; nobody joins, and the log says what to do, which helps."""
     nodes = [start(name) for name in ("n1", "n2")]
@@ -227,6 +228,7 @@ def test_a_server_without_jetstream_is_told_from_one_that_is_not_there(tmp_path:
             node.end()
 
 
+@pytest.mark.slow
 def test_a_node_is_rolled_and_ended_while_the_broker_is_away(start: Callable[..., Node], own: NatsServer) -> None:
     nodes = [start("n1"), start("n2")]
     wait_all(nodes)

@@ -150,6 +150,7 @@ def test_what_is_shown_of_it(start: Callable[..., Node], tmp_path: Path) -> None
     assert "SERVES NO KEYS" in subprocess.run(top, capture_output=True, text=True, check=True).stdout
 
 
+@pytest.mark.slow
 def test_of_two_the_lowest_goes_on_if_that_was_chosen(start: Callable[..., Node]) -> None:
     lowest = ["--cluster-two-nodes=lowest"]
     one = start("n1", options=lowest)
@@ -207,6 +208,7 @@ def test_one_user_for_each_node(tmp_path: Path) -> None:
                 node.end()
 
 
+@pytest.mark.slow
 def test_a_view_that_is_deleted_while_nodes_run_makes_no_second_cluster(tmp_path: Path, own: NatsServer) -> None:
     nats = pytest.importorskip("nats")
 

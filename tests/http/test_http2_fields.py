@@ -85,6 +85,9 @@ def test_of_a_string_no_more_is_read_than_a_block_may_have() -> None:
         unpacked(zeros[:10], 0, 10, 15)
     with pytest.raises(OversizedHeaderListError):
         unpacked(b"\0" * 100 + b"\xff" * 4, 0, 104, 100)  # the symbol of the end comes too late to be seen
+    for begin, end, most in ((-1, 4, 9), (4, 3, 9), (0, 11, 9), (0, 4, -1)):
+        with pytest.raises(ValueError, match="no part of 10 bytes"):
+            unpacked(zeros[:10], begin, end, most)
     decoder = FieldDecoder(10)
     decoder.max_header_list_size = 40
     assert decoder.decode(b"\x00\x01a\x07" + b"b" * 7) == [(b"a", b"b" * 7)]

@@ -220,6 +220,7 @@ FAILURES = {
 
 @pytest.mark.parametrize("failure", FAILURES)
 @pytest.mark.parametrize("shards", SHARDS)
+@pytest.mark.once
 def test_a_successor_that_cannot_take_it_leaves_the_old_one_serving(
     serve: Serve, tmp_path: Path, failure: str, shards: int
 ) -> None:
@@ -325,6 +326,7 @@ async def main(shard):""",
     assert server.stop() == 0
 
 
+@pytest.mark.once
 def test_calls_that_do_not_end_are_named(serve: Serve, tmp_path: Path) -> None:
     server = serve(COUNTS, "--shards", "2", "--timeout-hand-over", "1")
     server.wait_serving()
@@ -343,6 +345,7 @@ def test_calls_that_do_not_end_are_named(serve: Serve, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("when", ["it hands over", "the successor takes over"])
 @pytest.mark.parametrize("shards", SHARDS)
+@pytest.mark.once
 def test_an_old_one_that_dies_in_the_middle_is_followed_by_an_empty_one(serve: Serve, shards: int, when: str) -> None:
     source = COUNTS
     if when == "it hands over":
@@ -372,6 +375,7 @@ def test_an_old_one_that_dies_in_the_middle_is_followed_by_an_empty_one(serve: S
     server.send(signal.SIGKILL)
 
 
+@pytest.mark.once
 def test_a_crash_and_a_stop_hand_over_nothing(serve: Serve) -> None:
     source = COUNTS.replace(
         "return self.counts, self.log", "print('handed over', flush=True); return self.counts, self.log"
@@ -405,6 +409,7 @@ def test_term_in_the_middle_of_a_hand_over_ends_all_in_good_order(serve: Serve) 
     assert "killed" not in server.log
 
 
+@pytest.mark.once
 def test_hup_in_the_middle_of_a_hand_over_begins_again(serve: Serve, tmp_path: Path) -> None:
     source = COUNTS.replace("self.counts, self.log = state", "print('taking', flush=True); await asyncio.sleep(60)")
     server = serve(COUNTS, "--shards", "2", "--timeout-hand-over", "60")
@@ -433,6 +438,7 @@ def test_a_shard_that_is_sent_term_alone_hands_over_too(serve: Serve) -> None:
     assert server.stop() == 0
 
 
+@pytest.mark.once
 def test_state_that_is_no_longer_wanted_is_dropped_with_a_word(serve: Serve, tmp_path: Path) -> None:
     server = serve(COUNTS, "--shards", "1")
     server.wait_serving()
@@ -498,6 +504,7 @@ def test_a_large_state_goes_in_pieces(serve: Serve) -> None:
         (("state: tuple[dict[str, int], list[int]]", "state: AsyncIterator[int]"), "cannot be handed over: "),
     ],
 )
+@pytest.mark.once
 def test_what_is_wrong_with_the_methods_is_said_when_the_application_is_imported(
     serve: Serve, change: tuple[str, str], said: str
 ) -> None:

@@ -97,7 +97,7 @@ FAILURES = {
 
 
 @pytest.mark.parametrize("failure", FAILURES)
-@pytest.mark.parametrize("shards", [1, 2])
+@pytest.mark.parametrize("shards", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_a_version_that_fails_leaves_the_old_shards_serving(
     serve: Serve, tmp_path: Path, failure: str, shards: int
 ) -> None:

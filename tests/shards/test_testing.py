@@ -81,6 +81,7 @@ async def main(shard: cw.Shard) -> None:
     await shard.wait_stopped()
 
 
+@pytest.mark.slow
 def test_an_application_from_start_to_stop() -> None:
     with serving(main, shards=2, options=["--queue", "foreground:8"]) as server:
         with server.connect() as client:

@@ -310,6 +310,7 @@ def _closed(client: socket.socket) -> None:
         pass
 
 
+@pytest.mark.once
 def test_a_client_that_does_not_trust_the_server_is_named_by_its_reason(serve: Serve, authority: Authority) -> None:
     server = started(serve, shards=1)
     with pytest.raises(ssl.SSLCertVerificationError):
@@ -318,6 +319,7 @@ def test_a_client_that_does_not_trust_the_server_is_named_by_its_reason(serve: S
     assert server.stop() == 0
 
 
+@pytest.mark.once
 def test_a_handshake_that_never_ends_has_a_place_and_a_time(
     serve: Serve, authority: Authority, opened: ExitStack
 ) -> None:
@@ -425,6 +427,8 @@ def test_a_first_request_that_takes_long_is_no_idle_connection(
     assert server.wait_exit() == 0
 
 
+@pytest.mark.slow
+@pytest.mark.once
 def test_an_answer_is_taken_slowly(serve: Serve, authority: Authority) -> None:
     """For longer than the farewell may take, and during the stop."""
     server = started(serve, shards=1, first="tls.FAREWELL_S = 0.2; tls._LOOK_S = 0.05")
@@ -546,6 +550,7 @@ def test_a_connections_context_is_one_for_all_callbacks(serve: Serve, authority:
     assert server.stop() == 0
 
 
+@pytest.mark.once
 def test_a_unix_socket(serve: Serve, authority: Authority, tmp_path: Path) -> None:
     server = started(serve, bind=("--bind", f"unix:{tmp_path}/s", "--bind", "admin=127.0.0.1:0"))
     with socket.socket(socket.AF_UNIX) as sock:
@@ -574,6 +579,7 @@ async def main(shard):
 OPTIONS = ("--bind", "127.0.0.1:0", "--bind", "plain=127.0.0.1:0")
 
 
+@pytest.mark.once
 def test_the_options_are_for_all_servers_that_do_not_say_otherwise(serve: Serve, authority: Authority) -> None:
     server = serve(ECHO, "--shards", "1", "--ssl-certfile", "cert.pem", bind=OPTIONS)
     server.wait_serving()
@@ -583,6 +589,7 @@ def test_the_options_are_for_all_servers_that_do_not_say_otherwise(serve: Serve,
     assert server.stop() == 0
 
 
+@pytest.mark.once
 def test_a_client_has_to_show_a_certificate(serve: Serve, authority: Authority) -> None:
     authority.issue("client.pem")
     options = ("--ssl-certfile", "cert.pem.alone", "--ssl-keyfile", "cert.pem.key", "--ssl-ca-certs", "ca.pem")
@@ -596,6 +603,7 @@ def test_a_client_has_to_show_a_certificate(serve: Serve, authority: Authority) 
     assert server.stop() == 0
 
 
+@pytest.mark.once
 def test_revoked_certificates(serve: Serve, authority: Authority) -> None:
     """The list is read anew at HUP, as certificates are."""
     for name in ("client.pem", "left.pem"):
@@ -622,6 +630,7 @@ def test_revoked_certificates(serve: Serve, authority: Authority) -> None:
     assert server.stop() == 0
 
 
+@pytest.mark.once
 def test_a_client_needs_no_certificate_although_some_are_revoked(serve: Serve, authority: Authority) -> None:
     authority.revoke("cert.pem")
     options = ("--ssl-certfile", "cert.pem", "--ssl-ca-certs", "ca.pem", "--ssl-crl", "revoked.pem")
@@ -656,6 +665,7 @@ def test_hup_reads_certificates_anew_and_a_broken_one_changes_nothing(
     assert server.stop() == 0
 
 
+@pytest.mark.once
 def test_a_mistake_in_the_options_is_said_before_anything_starts(serve: Serve, authority: Authority) -> None:
     for arguments in ((), ("--check-config",)):
         server = serve(ECHO, "--ssl-certfile", "missing.pem", *arguments, bind=OPTIONS)
@@ -667,6 +677,7 @@ def test_a_mistake_in_the_options_is_said_before_anything_starts(serve: Serve, a
     assert server.log.endswith("--ssl-crl: ca.pem has no list of revoked certificates (X509 CRL) in PEM\n")
 
 
+@pytest.mark.once
 def test_the_password_shows_nowhere(serve: Serve, authority: Authority, tmp_path: Path) -> None:
     _encrypt(tmp_path / "cert.pem.key", b"secret")
     options = ("--ssl-certfile", "cert.pem.alone", "--ssl-keyfile", "cert.pem.key")
@@ -738,6 +749,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize("what", WRONG)
+@pytest.mark.once
 def test_wrong_files(authority: Authority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str) -> None:
     monkeypatch.chdir(tmp_path)
     authority.issue("other.pem")
@@ -761,6 +773,7 @@ ARGUMENTS = {
 
 
 @pytest.mark.parametrize("argument", ARGUMENTS)
+@pytest.mark.once
 def test_wrong_arguments(serve: Serve, argument: str) -> None:
     server = serve(ECHO.replace("start_server(handle)", f"start_server(handle, ssl={argument})"), "--shards", "1")
     assert server.wait_exit() == 3

@@ -196,6 +196,7 @@ def test_json_is_everything(server: Server) -> None:
     eventually(steps, "steps in the histogram")
 
 
+@pytest.mark.slow
 def test_which_server(quiet: Server, serve: Serve, tmp_path: Path) -> None:
     path = tmp_path / "clockworker" / f"{quiet.pid}.sock"
     for target in (str(quiet.pid), str(path)):

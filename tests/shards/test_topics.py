@@ -83,6 +83,7 @@ def test_who_stays_publishes_to_both_incarnations_of_a_subscriber_that_is_replac
 
 
 @pytest.mark.parametrize("ordered", [False, True])
+@pytest.mark.slow
 def test_hup_under_publishing_by_all(ordered: bool) -> None:
     environment = {"PUBLISH": "01", "LISTEN": "01", **({"ORDERED": "1"} if ordered else {})}
     with serving(APP, environment=environment) as server:

@@ -20,6 +20,7 @@ GUIDE = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "testing.md").read_t
 ]
 
 
+@pytest.mark.slow
 def test_the_guide(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, sys.path)))

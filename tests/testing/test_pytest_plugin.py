@@ -77,6 +77,7 @@ def test_coverage_measures_the_import_of_the_package(pytester: pytest.Pytester) 
     pytester.runpytest_subprocess(*ALONE).assert_outcomes(passed=1)
 
 
+@pytest.mark.slow
 def test_serving(pytester: pytest.Pytester) -> None:
     pytester.makepyfile(
         app=APP,

@@ -112,6 +112,8 @@ class _Block:
 
 def unpacked(data: bytes, begin: int, end: int, most: int) -> bytes:
     """What a string in Huffman's code says, of so many bytes at the most: what is longer is not read to its end."""
+    if not 0 <= begin <= end <= len(data) or most < 0:
+        raise ValueError(f"no part of {len(data)} bytes: {begin} to {end}, at most {most}")
     following, found, symbols, coded = _FOLLOWING, _FOUND, _SYMBOLS, data  # pointers when compiled
     # No symbol is shorter than five bits. One step finds one; so behind each byte there is room for two more.
     text = bytearray(min((end - begin) * 8 // 5, most) + 2)
